@@ -1,0 +1,45 @@
+"""Run pgqueue's migrations: in one transaction, one migrator at a time, inside pgqueue's own schema.
+
+`pgqueue.migrate` hands over an open SQLAlchemy connection and the schema's name in `config.attributes`;
+without a connection (`pgqueue migrate --sql`) the script is printed. The host application's alembic is
+never touched: version table and tables live in the schema of pgqueue.
+"""
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+SCHEMA: str = context.config.attributes.get("schema", "pgqueue")
+
+
+def configure(connection: Connection | None) -> None:
+    context.configure(
+        connection=connection,
+        dialect_name=None if connection else "postgresql",
+        version_table="migration",
+        version_table_schema=SCHEMA,
+        literal_binds=connection is None,
+        dialect_opts={"paramstyle": "named"} if connection is None else None,
+        pgqueue_schema=SCHEMA,
+    )
+
+
+def run_online(connection: Connection) -> None:
+    # A transaction lock, not a session lock: a killed migrator leaves nothing behind, and PgBouncer
+    # in transaction mode cannot strand it. The version is read only when the lock is ours.
+    connection.execute(text("select pg_advisory_xact_lock(hashtext(:key))"), {"key": f"pgqueue migrate {SCHEMA}"})
+    connection.execute(text(f"create schema if not exists {SCHEMA}"))
+    configure(connection)
+    context.run_migrations()
+
+
+def run_offline() -> None:
+    configure(None)
+    with context.begin_transaction():
+        context.execute(f"create schema if not exists {SCHEMA}")
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online(context.config.attributes["connection"])

@@ -1,0 +1,57 @@
+"""pgqueue: a transactional job queue for Python that is only Postgres."""
+
+from pgqueue.app import App, Enqueuer, Task
+from pgqueue.client import Client
+from pgqueue.context import Context
+from pgqueue.errors import (
+    ConfigError,
+    DatabaseUnreachable,
+    InvalidArguments,
+    InvalidOption,
+    InvalidPlan,
+    InvalidTask,
+    NotMigrated,
+    PgqueueError,
+    UnknownJob,
+    UnknownQueue,
+    UnknownTask,
+    UnsupportedConnection,
+)
+from pgqueue.job import Attempt, Job, JobState
+from pgqueue.outcome import Cancel, ErrorInfo, Fail, Retry, Snooze
+from pgqueue.plan import Cron, Every
+from pgqueue.retry import Constant, Delays, Exponential, RetryPolicy
+
+__all__ = [
+    "App",
+    "Attempt",
+    "Cancel",
+    "Client",
+    "ConfigError",
+    "Constant",
+    "Context",
+    "Cron",
+    "DatabaseUnreachable",
+    "Delays",
+    "Enqueuer",
+    "ErrorInfo",
+    "Every",
+    "Exponential",
+    "Fail",
+    "InvalidArguments",
+    "InvalidOption",
+    "InvalidPlan",
+    "InvalidTask",
+    "Job",
+    "JobState",
+    "NotMigrated",
+    "PgqueueError",
+    "Retry",
+    "RetryPolicy",
+    "Snooze",
+    "Task",
+    "UnknownJob",
+    "UnknownQueue",
+    "UnknownTask",
+    "UnsupportedConnection",
+]

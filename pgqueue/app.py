@@ -1,0 +1,326 @@
+"""The app: a registry of tasks and schedules, and the front door to the queue."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from pgqueue import db, embedded
+from pgqueue.client import Client, Options, Session, as_job, check_max_attempts, check_priority, check_tags, new_job
+from pgqueue.config import check_queue, check_schema, find_dsn
+from pgqueue.context import Context
+from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.job import Job, NewJob
+from pgqueue.plan import Plan, as_plan
+from pgqueue.queries import Queries
+from pgqueue.queries.schedule import Schedule
+from pgqueue.retry import Delays, Exponential, RetryOption, as_policy
+from pgqueue.tasks import Tasks, TaskSpec, task_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
+ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
+
+
+class Enqueuer(Generic[P, R]):
+    """A task bound to a connection and options: what `task.using(…)` returns."""
+
+    def __init__(self, app: "App", spec: TaskSpec, conn: object | None, options: Options) -> None:
+        self._app = app
+        self._spec = spec
+        self._session = Session(app, conn)
+        self._options = options
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
+
+        Raises InvalidArguments before anything is written.
+        """
+        new = self._new(args, kwargs)
+        return as_job(new, self._session.run(self._app.queries.enqueue([new]))[0])
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
+
+        Raises InvalidArguments before anything is written.
+        """
+        new = self._new(args, kwargs)
+        return as_job(new, (await self._session.arun(self._app.queries.enqueue([new])))[0])
+
+    def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
+
+        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
+        """
+        return self._session.insert_many(self._new_many(calls))
+
+    async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
+
+        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
+        """
+        return await self._session.ainsert_many(self._new_many(calls))
+
+    def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
+        return new_job(self._spec.encode(args, kwargs), self._options, self._spec, self._spec.name, self._app)
+
+    def _new_many(self, calls: Iterable[Mapping[str, Any]]) -> list[NewJob]:
+        jobs: list[NewJob] = []
+        for call in calls:
+            try:
+                jobs.append(self._new((), call))
+            except InvalidArguments as error:
+                raise InvalidArguments(self._spec.name, [f"call {len(jobs)}: {p}" for p in error.problems]) from None
+        return jobs
+
+
+class Task(Enqueuer[P, R]):
+    """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
+
+    def __init__(self, app: "App", spec: TaskSpec) -> None:
+        super().__init__(app, spec, None, Options())
+        self.__doc__ = spec.function.__doc__
+        self.__name__ = getattr(spec.function, "__name__", spec.name)
+        self.__wrapped__ = spec.function
+
+    @property
+    def name(self) -> str:
+        """The name jobs of this task carry."""
+        return self._spec.name
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The registered function and the defaults of its jobs."""
+        return self._spec
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function directly, without a job."""
+        result: R = self._spec.function(*args, **kwargs)
+        return result
+
+    def using(
+        self,
+        conn: object | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        max_attempts: int | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Enqueuer[P, R]:
+        """Bind a connection to borrow and options for the jobs to come.
+
+        `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; it is never
+        committed and never closed. Without it each call uses a connection of our own and commits at once. `run_at`
+        is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to 100) runs sooner;
+        `max_attempts` counts the first run.
+        """
+        options = Options(queue, priority, run_at, delay, max_attempts, tags)
+        return Enqueuer(self._app, self._spec, conn, options)
+
+
+class TaskDecorator(Protocol):
+    """What `@app.task(…)` returns."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
+
+
+class App:
+    """A registry of tasks and schedules over one schema of one database.
+
+    Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
+    looked up when it is first needed. `queue`, `max_attempts` and `retry` are the defaults of its tasks.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        schema: str = "pgqueue",
+        queue: str = "default",
+        max_attempts: int = 20,
+        retry: RetryOption = DEFAULT_RETRY,
+    ) -> None:
+        check_max_attempts(max_attempts)
+        self.schema = check_schema(schema)
+        self.queue = check_queue(queue)
+        self.max_attempts = max_attempts
+        self.retry = as_policy(retry)
+        self.tasks = Tasks()
+        self.schedules: dict[str, Schedule] = {}
+        self.queries = Queries(schema)
+        self.pools = db.Pools()
+        self._given_dsn = dsn
+        self._server: embedded.EmbeddedServer | None = None
+
+    @property
+    def dsn(self) -> str:
+        """The connection string that libpq reads. An `embedded:` one starts its server at the first look."""
+        dsn = find_dsn(self._given_dsn)
+        if not dsn.startswith(embedded.PREFIX):
+            return dsn
+        if self._server is None:
+            self._server = embedded.start(dsn.removeprefix(embedded.PREFIX))
+        return self._server.dsn
+
+    @dsn.setter
+    def dsn(self, dsn: str) -> None:
+        self._given_dsn = dsn
+
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        priority: int = 0,
+        max_attempts: int | None = None,
+        retry: RetryOption | None = None,
+        retry_on: ErrorTypes = (),
+        no_retry_on: ErrorTypes = (),
+        tags: Sequence[str] = (),
+    ) -> TaskDecorator: ...
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        priority: int = 0,
+        max_attempts: int | None = None,
+        retry: RetryOption | None = None,
+        retry_on: ErrorTypes = (),
+        no_retry_on: ErrorTypes = (),
+        tags: Sequence[str] = (),
+    ) -> Any:
+        """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
+
+        `def` runs in a thread, `async def` on the worker's event loop. A first parameter annotated
+        `pgqueue.Context` is filled by the worker. Parameters are stored by name and validated by pydantic when a job
+        is enqueued and when it runs.
+
+        `retry` is a policy, a list of delays in seconds (then `max_attempts` is one more than its length, unless
+        given) or one delay. `retry_on`: only these exceptions are retried. `no_retry_on`: these never are. An error
+        that is not retried makes the job a dead letter at once.
+
+        Raises InvalidTask if the function cannot be a task, InvalidOption for a setting out of its bounds.
+        """
+        check_priority(priority)
+        check_max_attempts(max_attempts)
+        check_tags(tags)
+        policy = self.retry if retry is None else as_policy(retry)
+        if max_attempts is None:
+            # A list of three delays means three retries.
+            max_attempts = len(policy.seconds) + 1 if isinstance(policy, Delays) else self.max_attempts
+        settings: dict[str, Any] = {
+            "queue": self.queue if queue is None else check_queue(queue),
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "retry": policy,
+            "retry_on": _error_types("retry_on", retry_on),
+            "no_retry_on": _error_types("no_retry_on", no_retry_on),
+            "tags": tuple(tags),
+        }
+
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
+            spec = TaskSpec(name=name or task_name(function), function=function, **settings)
+            self.tasks.add(spec)
+            return Task(self, spec)
+
+        return register if function is None else register(function)
+
+    def schedule(
+        self,
+        plan: str | float | timedelta | Plan,
+        /,
+        *,
+        name: str | None = None,
+        timezone: str = "UTC",
+        args: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        max_attempts: int | None = None,
+    ) -> Callable[[AnyTask], AnyTask]:
+        """Run a task by a plan: `@app.schedule("*/5 * * * *", timezone="Europe/Paris")` above `@app.task`.
+
+        `plan` is a cron expression, or an interval in seconds or as a timedelta, anchored so that it never drifts. The
+        schedule is called like its task unless it has a `name`; `pgqueue schedule` makes it a row and fires it. Raises
+        InvalidPlan, InvalidArguments or InvalidOption at once.
+        """
+        options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
+        checked = as_plan(plan, timezone)
+
+        def declare(task: AnyTask) -> AnyTask:
+            if not isinstance(task, Task):
+                raise InvalidTask(f"{task!r} is no task: put @app.schedule(…) above @app.task")
+            new = new_job(task.spec.encode((), args or {}), options, task.spec, task.name, self)
+            self._declare(
+                Schedule(name or task.name, new.task, new.args, checked, new.queue, new.priority, new.max_attempts)
+            )
+            return task
+
+        return declare
+
+    def _declare(self, schedule: Schedule) -> None:
+        if self.schedules.setdefault(schedule.name, schedule) != schedule:
+            raise InvalidOption(f"two schedules are called {schedule.name!r}: give one of them name=…")
+
+    def using(
+        self,
+        conn: object | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        max_attempts: int | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Client:
+        """Bind a connection to borrow, and options, for the verbs that take a task by name. As `Task.using`."""
+        return Client(self, conn, Options(queue, priority, run_at, delay, max_attempts, tags))
+
+    def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
+        """Enqueue a task by name on a connection of our own, committed at once."""
+        return self.using().enqueue(task, args)
+
+    async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
+        """Enqueue a task by name on a connection of our own, committed at once."""
+        return await self.using().aenqueue(task, args)
+
+    def get(self, job_id: int) -> Job:
+        """Return a job with its attempts and their errors. Raises UnknownJob."""
+        return self.using().get(job_id)
+
+    async def aget(self, job_id: int) -> Job:
+        """Return a job with its attempts and their errors. Raises UnknownJob."""
+        return await self.using().aget(job_id)
+
+    def close(self) -> None:
+        """Close the app's own connections. Using the app again opens new ones."""
+        self.pools.close()
+
+    async def aclose(self) -> None:
+        """Close the app's own connections in this event loop, and the sync ones."""
+        await self.pools.aclose()
+        self.pools.close()
+
+
+def _error_types(option: str, given: ErrorTypes) -> tuple[type[BaseException], ...]:
+    types = given if isinstance(given, tuple) else (given,)
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidOption(f"{option}={kind!r} cannot be used: give exception classes")
+    return types

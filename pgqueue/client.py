@@ -1,0 +1,214 @@
+"""The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from pgqueue import db
+from pgqueue.config import check_queue
+from pgqueue.errors import InvalidOption, UnknownJob
+from pgqueue.job import Job, JobState, NewJob
+from pgqueue.outcome import seconds
+from pgqueue.queries import Queries, Query
+from pgqueue.queries.enqueue import Inserted
+from pgqueue.retry import MAX_DELAY
+from pgqueue.tasks import Tasks, TaskSpec, check_json_object
+
+T = TypeVar("T")
+CHUNK = 5_000
+
+
+class Home(Protocol):
+    """What the verbs need of an app."""
+
+    queries: Queries
+    tasks: Tasks
+    pools: db.Pools
+    queue: str
+    max_attempts: int
+
+    @property
+    def dsn(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of one call; None means that the task's own setting, or the app's, stands."""
+
+    queue: str | None = None
+    priority: int | None = None
+    run_at: datetime | None = None
+    delay: float | timedelta | None = None
+    max_attempts: int | None = None
+    tags: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue is not None:
+            check_queue(self.queue)
+        check_priority(self.priority)
+        check_max_attempts(self.max_attempts)
+        check_tags(self.tags)
+        if self.run_at is not None and self.delay is not None:
+            raise InvalidOption("run_at and delay exclude each other: give one of them")
+        if self.run_at is not None and (not isinstance(self.run_at, datetime) or self.run_at.tzinfo is None):
+            raise InvalidOption(f"run_at={self.run_at!r} has no timezone: give an aware datetime, or delay=…")
+        if self.delay is not None and not 0 <= seconds(self.delay) <= MAX_DELAY:
+            raise InvalidOption(f"delay={self.delay!r} cannot be used: give 0 to {MAX_DELAY:g} seconds")
+
+    def over(self, other: "Options") -> "Options":
+        """Return these options, with `other`'s where these are unset."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Options(**{name: getattr(other, name) if v is None else v for name, v in values.items()})
+
+
+def check_priority(priority: object) -> None:
+    """Refuse a priority that is no whole number from -100 to 100."""
+    if priority is not None and (type(priority) is not int or not -100 <= priority <= 100):
+        raise InvalidOption(f"priority={priority!r} cannot be used: give -100 to 100 (higher runs sooner)")
+
+
+def check_max_attempts(max_attempts: object) -> None:
+    """Refuse a number of attempts that is no whole number from 1 on."""
+    if max_attempts is not None and (type(max_attempts) is not int or not 1 <= max_attempts <= 1_000_000):
+        raise InvalidOption(f"max_attempts={max_attempts!r} cannot be used: give 1 (no retries) to 1000000")
+
+
+def check_tags(tags: Sequence[str] | None) -> None:
+    """Refuse tags that are not short texts."""
+    if tags is None:
+        return
+    if isinstance(tags, str) or len(tags) > 100:
+        raise InvalidOption(f"tags={tags!r} cannot be used: give a list of at most 100 texts")
+    for tag in tags:
+        if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
+            raise InvalidOption(f"tag {tag!r} cannot be used: give 1 to 200 printable characters")
+
+
+def new_job(args: str, options: Options, spec: TaskSpec | None, name: str, home: Home) -> NewJob:
+    """Make the job of one call: options first, then the task's settings, then the app's."""
+    return NewJob(
+        task=name,
+        args=args,
+        queue=options.queue or (spec.queue if spec else home.queue),
+        priority=options.priority if options.priority is not None else (spec.priority if spec else 0),
+        max_attempts=options.max_attempts or (spec.max_attempts if spec else home.max_attempts),
+        run_at=options.run_at,
+        delay=None if options.delay is None else seconds(options.delay),
+        tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
+    )
+
+
+def as_job(new: NewJob, row: Inserted) -> Job:
+    """Return the job that was just inserted, as a reader would see it."""
+    return Job(
+        id=row.id,
+        task=new.task,
+        queue=new.queue,
+        priority=new.priority,
+        state=JobState.PENDING,
+        phase="scheduled" if row.run_at > row.created_at else "pending",
+        args=json.loads(new.args),
+        tags=new.tags,
+        run_at=row.run_at,
+        created_at=row.created_at,
+        attempt=0,
+        max_attempts=new.max_attempts,
+    )
+
+
+class Session:
+    """Runs queries where the caller wants them: on `conn`, in its transaction, or on a connection of our own."""
+
+    def __init__(self, home: Home, conn: object | None) -> None:
+        self._home = home
+        self._conn = conn
+
+    @contextmanager
+    def _connection(self) -> Iterator[db.Connection]:
+        if self._conn is not None:
+            yield db.borrow(self._conn)
+        else:
+            with self._home.pools.connection(self._home.dsn) as own:
+                yield own
+
+    @asynccontextmanager
+    async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
+        if self._conn is not None:
+            yield await db.borrow_async(self._conn)
+        else:
+            async with self._home.pools.async_connection(self._home.dsn) as own:
+                yield own
+
+    def run(self, query: Query[T]) -> T:
+        """Run one query."""
+        with self._connection() as conn:
+            return db.run(conn, query)
+
+    async def arun(self, query: Query[T]) -> T:
+        """Run one query."""
+        async with self._async_connection() as conn:
+            return await db.run_async(conn, query)
+
+    def insert_many(self, jobs: Iterable[NewJob]) -> list[int]:
+        """Insert jobs in chunks, all of them or none."""
+        ids: list[int] = []
+        source = iter(jobs)
+        with self._connection() as conn, db.all_or_nothing(conn):
+            while chunk := list(islice(source, CHUNK)):
+                ids += [row.id for row in db.run(conn, self._home.queries.enqueue(chunk))]
+        return ids
+
+    async def ainsert_many(self, jobs: Iterable[NewJob]) -> list[int]:
+        """Insert jobs in chunks, all of them or none."""
+        ids: list[int] = []
+        source = iter(jobs)
+        async with self._async_connection() as conn, db.all_or_nothing_async(conn):
+            while chunk := list(islice(source, CHUNK)):
+                ids += [row.id for row in await db.run_async(conn, self._home.queries.enqueue(chunk))]
+        return ids
+
+
+class Client:
+    """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
+
+    def __init__(self, home: Home, conn: object | None, options: Options) -> None:
+        self._home = home
+        self._session = Session(home, conn)
+        self._options = options
+
+    def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
+        """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
+        that knows it. Raises InvalidArguments before anything is written."""
+        new = self._new(task, args)
+        return as_job(new, self._session.run(self._home.queries.enqueue([new]))[0])
+
+    async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
+        """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
+        that knows it. Raises InvalidArguments before anything is written."""
+        new = self._new(task, args)
+        return as_job(new, (await self._session.arun(self._home.queries.enqueue([new])))[0])
+
+    def get(self, job_id: int) -> Job:
+        """Return a job with its attempts and their errors. Raises UnknownJob."""
+        return _found(job_id, self._session.run(self._home.queries.get_job(job_id)))
+
+    async def aget(self, job_id: int) -> Job:
+        """Return a job with its attempts and their errors. Raises UnknownJob."""
+        return _found(job_id, await self._session.arun(self._home.queries.get_job(job_id)))
+
+    def _new(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
+        if not isinstance(task, str) or not 1 <= len(task) <= 200 or not task.isprintable():
+            raise InvalidOption(f"task name {task!r} cannot be used: give 1 to 200 printable characters")
+        spec = self._home.tasks.get(task)
+        text = spec.encode((), args or {}) if spec else check_json_object(task, args or {})
+        return new_job(text, self._options, spec, task, self._home)
+
+
+def _found(job_id: int, job: Job | None) -> Job:
+    if job is None:
+        raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
+    return job

@@ -1,0 +1,249 @@
+"""Running queries: two small drivers, the caller's connection borrowed, our own connections made when first needed."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from pgqueue.config import redact
+from pgqueue.errors import DatabaseUnreachable, NotMigrated, UnsupportedConnection
+from pgqueue.queries import Query
+
+T = TypeVar("T")
+Connection: TypeAlias = psycopg.Connection[Any]
+AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
+
+CONNECT_TIMEOUT = 10
+_SCHEMA_ERRORS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedFunction,
+)
+
+
+def run(conn: Connection, query: Query[T]) -> T:
+    """Execute a query. Never commits: a connection in a transaction stays in it."""
+    with _explained(conn), psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+        cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
+        return query.read(cursor.fetchall() if cursor.description else [])
+
+
+async def run_async(conn: AsyncConnection, query: Query[T]) -> T:
+    """Execute a query. Never commits: a connection in a transaction stays in it."""
+    with _explained(conn):
+        async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
+            await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
+            return query.read(await cursor.fetchall() if cursor.description else [])
+
+
+@contextmanager
+def _explained(conn: Connection | AsyncConnection) -> Iterator[None]:
+    try:
+        yield
+    except _SCHEMA_ERRORS as error:
+        raise NotMigrated(
+            f"database {conn.info.dbname!r} does not have the tables this pgqueue needs "
+            f"({str(error).splitlines()[0]}): run `pgqueue migrate`"
+        ) from error
+
+
+def connect(dsn: str, name: str) -> Connection:
+    """Open a connection of our own, in autocommit: each statement is its own transaction."""
+    with _reachable(dsn):
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=name)
+
+
+async def connect_async(dsn: str, name: str) -> AsyncConnection:
+    """Open a connection of our own, in autocommit: each statement is its own transaction."""
+    with _reachable(dsn):
+        return await psycopg.AsyncConnection.connect(
+            dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=name
+        )
+
+
+@contextmanager
+def _reachable(dsn: str) -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.ProgrammingError, PoolTimeout) as error:
+        raise DatabaseUnreachable(f"cannot connect to {redact(dsn)!r}: {str(error).strip()}") from error
+
+
+def borrow(conn: object) -> Connection:
+    """Return the psycopg connection inside `conn`, to be used in the caller's transaction.
+
+    Takes a psycopg Connection or a SQLAlchemy Connection or Session on the psycopg driver. Never commits, never closes.
+    """
+    if isinstance(conn, psycopg.Connection):
+        return conn
+    if _is(conn, "sqlalchemy.orm", "scoped_session"):
+        conn = conn()  # type: ignore[operator]  # a scoped_session is called for its Session
+    if _is(conn, "sqlalchemy.orm", "Session"):
+        conn = conn.connection()  # type: ignore[attr-defined]
+    if _is(conn, "sqlalchemy", "Connection"):
+        _autobegin(conn)
+        conn = conn.connection.driver_connection  # type: ignore[attr-defined]
+        if isinstance(conn, psycopg.Connection):
+            return conn
+    raise _unsupported(conn, asynchronous=False)
+
+
+async def borrow_async(conn: object) -> AsyncConnection:
+    """Return the psycopg async connection inside `conn`: the twin of `borrow` for AsyncConnection and AsyncSession."""
+    if isinstance(conn, psycopg.AsyncConnection):
+        return conn
+    if _is(conn, "sqlalchemy.ext.asyncio", "async_scoped_session"):
+        conn = conn()  # type: ignore[operator]
+    if _is(conn, "sqlalchemy.ext.asyncio", "AsyncSession"):
+        conn = await conn.connection()  # type: ignore[attr-defined]
+    if _is(conn, "sqlalchemy.ext.asyncio", "AsyncConnection"):
+        _autobegin(conn.sync_connection)  # type: ignore[attr-defined]
+        conn = (await conn.get_raw_connection()).driver_connection  # type: ignore[attr-defined]
+        if isinstance(conn, psycopg.AsyncConnection):
+            return conn
+    raise _unsupported(conn, asynchronous=True)
+
+
+def _is(conn: object, module: str, name: str) -> bool:
+    """Whether `conn` is of a class of a library that the host has imported; we import none for it."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(conn, kind)
+
+
+def _autobegin(conn: Any) -> None:
+    # SQLAlchemy commits only what it knows to be in a transaction; its own execute() begins one like this.
+    if not conn.in_transaction():
+        conn.begin()
+
+
+def _unsupported(conn: object, *, asynchronous: bool) -> UnsupportedConnection:
+    kind = f"{type(conn).__module__}.{type(conn).__qualname__}"
+    twin = "AsyncConnection" if asynchronous else "Connection"
+    hint = ""
+    if asynchronous and (isinstance(conn, psycopg.Connection) or kind.startswith("sqlalchemy")):
+        hint = " A sync connection goes with enqueue(), get() and so on, without the a."
+    elif not asynchronous and "sync" in kind.lower():
+        hint = " An async connection goes with aenqueue(), aget() and so on."
+    return UnsupportedConnection(
+        f"cannot enqueue on a {kind}: give a psycopg {twin}, or a SQLAlchemy one on postgresql+psycopg.{hint}"
+    )
+
+
+class Pools:
+    """Our own connections, for callers that lend none. Opens nothing until one is asked for.
+
+    A forked child never uses its parent's sockets: it gets pools of its own.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._pool: ConnectionPool[Connection] | None = None
+        self._async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncConnection]] = (
+            WeakKeyDictionary()
+        )
+
+    @contextmanager
+    def connection(self, dsn: str) -> Iterator[Connection]:
+        """Lend a connection in autocommit."""
+        pool = self._sync_pool(dsn)
+        with _reachable_pool(dsn):
+            conn = pool.getconn()
+        try:
+            yield conn
+        finally:
+            pool.putconn(conn)
+
+    @asynccontextmanager
+    async def async_connection(self, dsn: str) -> AsyncIterator[AsyncConnection]:
+        """Lend an async connection in autocommit, of the running event loop."""
+        pool = await self._async_pool(dsn)
+        with _reachable_pool(dsn):
+            conn = await pool.getconn()
+        try:
+            yield conn
+        finally:
+            await pool.putconn(conn)
+
+    def _sync_pool(self, dsn: str) -> ConnectionPool[Connection]:
+        with self._lock:
+            self._forget_parent()
+            if self._pool is None:
+                connect(dsn, "pgqueue").close()  # says what is wrong at once; a pool would only time out
+                self._pool = ConnectionPool(dsn, check=ConnectionPool.check_connection, **self._options())
+                self._pool.open()
+            return self._pool
+
+    async def _async_pool(self, dsn: str) -> AsyncConnectionPool[AsyncConnection]:
+        self._forget_parent()
+        loop = asyncio.get_running_loop()
+        pool = self._async_pools.get(loop)
+        if pool is None:
+            await (await connect_async(dsn, "pgqueue")).close()
+            pool = self._async_pools.get(loop)  # another task may have been faster
+        if pool is None:
+            pool = AsyncConnectionPool(dsn, check=AsyncConnectionPool.check_connection, **self._options())
+            self._async_pools[loop] = pool
+            await pool.open()
+        return pool
+
+    def _options(self) -> dict[str, Any]:
+        settings = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT, "application_name": "pgqueue"}
+        return {"kwargs": settings, "min_size": 0, "max_size": self._size, "open": False, "timeout": CONNECT_TIMEOUT}
+
+    def _forget_parent(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._pool = None
+            self._async_pools = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Close the sync pool. The next call opens a new one."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    async def aclose(self) -> None:
+        """Close the running event loop's pool. The next call opens a new one."""
+        pool = self._async_pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.close()
+
+
+@contextmanager
+def _reachable_pool(dsn: str) -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise DatabaseUnreachable(f"no connection to {redact(dsn)!r} within {CONNECT_TIMEOUT} s") from error
+
+
+@contextmanager
+def all_or_nothing(conn: Connection) -> Iterator[None]:
+    """Make several statements one unit on an autocommit connection; elsewhere the caller's transaction is that unit."""
+    if conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        with conn.transaction():
+            yield
+    else:
+        yield
+
+
+@asynccontextmanager
+async def all_or_nothing_async(conn: AsyncConnection) -> AsyncIterator[None]:
+    """Make several statements one unit on an autocommit connection; elsewhere the caller's transaction is that unit."""
+    if conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+        async with conn.transaction():
+            yield
+    else:
+        yield

@@ -1,0 +1,84 @@
+"""The errors of pgqueue, one tree:
+
+PgqueueError
+├── ConfigError              a setting, a name or a reference that cannot be used
+├── DatabaseUnreachable      no connection to Postgres
+├── NotMigrated              the schema is missing or older than this pgqueue
+├── UnsupportedConnection    `using(conn)` got something that is no Postgres connection of psycopg
+├── InvalidTask              a function that cannot be a task
+├── UnknownTask              no task of that name is registered
+├── InvalidArguments         arguments that do not fit the task or cannot be stored as JSON
+├── InvalidOption            a queue, priority, delay, tag … out of its bounds
+├── InvalidPlan              a cron expression, interval or timezone that cannot be used
+├── UnknownQueue             a limit names a queue the worker does not serve
+└── UnknownJob               no job has that id
+"""
+
+
+class PgqueueError(Exception):
+    """Anything pgqueue refuses. The message names the thing and says what to do instead."""
+
+    exit_code = 1
+
+
+class ConfigError(PgqueueError):
+    """A setting, a name or a reference that cannot be used."""
+
+    exit_code = 78
+
+
+class DatabaseUnreachable(PgqueueError):
+    """No connection to Postgres could be made, or it was lost."""
+
+    exit_code = 69
+
+
+class NotMigrated(PgqueueError):
+    """pgqueue's schema is missing in this database, or older than this version needs."""
+
+    exit_code = 78
+
+
+class UnsupportedConnection(PgqueueError, TypeError):
+    """`using(conn)` was given something that is not a Postgres connection pgqueue can borrow."""
+
+
+class InvalidTask(PgqueueError, TypeError):
+    """A function cannot be registered as a task."""
+
+
+class UnknownTask(PgqueueError, LookupError):
+    """No task of that name is registered with this app."""
+
+
+class InvalidArguments(PgqueueError, ValueError):
+    """Arguments do not fit the task's signature, or cannot be stored as JSON. Nothing was written."""
+
+    exit_code = 2
+
+    def __init__(self, task: str, problems: list[str]) -> None:
+        self.task = task
+        self.problems = problems
+        super().__init__(f"cannot call {task}: " + "; ".join(problems))
+
+
+class InvalidOption(PgqueueError, ValueError):
+    """An option of a job or task is out of its bounds. Nothing was written."""
+
+    exit_code = 2
+
+
+class InvalidPlan(PgqueueError, ValueError):
+    """A schedule's cron expression, interval or timezone cannot be used."""
+
+    exit_code = 2
+
+
+class UnknownQueue(PgqueueError, LookupError):
+    """A limit names a queue that the worker does not serve."""
+
+    exit_code = 2
+
+
+class UnknownJob(PgqueueError, LookupError):
+    """No job has that id: it never existed, its transaction rolled back, or retention dropped it."""

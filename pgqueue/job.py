@@ -1,0 +1,111 @@
+"""Jobs as values: what is enqueued, what a worker claims, what a reader gets back."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from pgqueue.outcome import ErrorInfo
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three are terminal; `failed` means dead letter."""
+
+    BLOCKED = "blocked"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether no worker will touch the job again."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time."""
+
+    task: str
+    args: str
+    queue: str
+    priority: int
+    max_attempts: int
+    run_at: datetime | None = None
+    delay: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ClaimedJob:
+    """A job that this worker runs now. `lease` fences whatever the worker writes about it."""
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    args: str
+    tags: list[str]
+    headers: str
+    run_at: datetime
+    created_at: datetime
+    attempt: int
+    max_attempts: int
+    lease: int
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure of this attempt makes the job a dead letter."""
+        return self.attempt >= self.max_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a job. `ended_at` and `state` are None while it runs; `reason` says how it ended."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    state: JobState | None
+    reason: str | None
+    error: ErrorInfo | None
+    worker_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the database has it at the moment of reading.
+
+    `phase` is the state as people say it: a pending job shows as `scheduled` before its first time has come, and
+    as `retrying` after an attempt. `attempts` is filled by `app.get(id)`.
+    """
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    state: JobState
+    phase: str
+    args: dict[str, Any]
+    tags: tuple[str, ...]
+    run_at: datetime
+    created_at: datetime
+    attempt: int
+    max_attempts: int
+    crash_count: int = 0
+    waits_for: str | None = None
+    claimed_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker_id: UUID | None = None
+    reason: str | None = None
+    result: Any = None
+    error: ErrorInfo | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def errors(self) -> list[ErrorInfo]:
+        """The errors of its attempts, oldest first."""
+        return [a.error for a in self.attempts if a.error is not None]

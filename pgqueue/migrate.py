@@ -1,0 +1,77 @@
+"""Migrations: alembic behind three functions, on the versions that ship with the package."""
+
+import io
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import NullPool, create_engine
+
+from pgqueue import db
+from pgqueue.config import check_schema
+from pgqueue.errors import ConfigError
+from pgqueue.queries import Queries
+
+
+def directory() -> Path:
+    """Where the migrations are: inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    for place in (package / "migrations", package.parent / "migrations"):
+        if place.is_dir():
+            return place
+    raise ConfigError(f"pgqueue's migrations are missing beside {package}: install pgqueue again")
+
+
+def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
+    """Bring the schema to the newest version; return the version before and after.
+
+    Safe to call from several processes at once: one works, the others wait and find nothing to do. All or nothing.
+    """
+    before = current(dsn, schema)
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(dsn), poolclass=NullPool)
+    with engine.begin() as connection:
+        config = _config(schema)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    with db.connect(dsn, "pgqueue migrate") as conn:
+        db.run(conn, Queries(schema).make_partitions())
+    return before, head()
+
+
+def script(schema: str = "pgqueue") -> str:
+    """Return the SQL that builds the schema from nothing. Needs no database."""
+    output = io.StringIO()
+    config = _config(schema)
+    config.output_buffer = output
+    command.upgrade(config, "head", sql=True)
+    return output.getvalue()
+
+
+def current(dsn: str, schema: str = "pgqueue") -> str | None:
+    """Return the version the schema has; None if it was never migrated."""
+    queries = Queries(check_schema(schema))
+    with db.connect(dsn, "pgqueue migrate") as conn:
+        return db.run(conn, queries.schema_version()) if db.run(conn, queries.has_version()) else None
+
+
+def head() -> str:
+    """Return the newest version this package knows."""
+    version = ScriptDirectory.from_config(_config("pgqueue")).get_current_head()
+    if version is None:
+        raise ConfigError(f"no migrations in {directory()}: install pgqueue again")
+    return version
+
+
+def _config(schema: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(directory()).replace("%", "%%"))
+    config.attributes["schema"] = check_schema(schema)
+    return config
+
+
+def _connect(dsn: str) -> psycopg.Connection[object]:
+    conn: psycopg.Connection[object] = db.connect(dsn, "pgqueue migrate")
+    conn.autocommit = False
+    return conn

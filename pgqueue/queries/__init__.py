@@ -1,0 +1,20 @@
+"""Every statement of pgqueue, each a method that returns a Query: SQL, parameters and how to read the rows.
+
+No SQL stands anywhere else but in migrations and tests. Each statement's comment says what it promises under
+concurrency, which index it uses and which naive form is wrong.
+"""
+
+from pgqueue.queries.base import Query
+from pgqueue.queries.claim import ClaimQueries
+from pgqueue.queries.enqueue import EnqueueQueries
+from pgqueue.queries.read import ReadQueries
+from pgqueue.queries.resolve import ResolveQueries
+from pgqueue.queries.schedule import ScheduleQueries
+from pgqueue.queries.schema import SchemaQueries
+from pgqueue.queries.worker import WorkerQueries
+
+__all__ = ["Queries", "Query"]
+
+
+class Queries(EnqueueQueries, ClaimQueries, ResolveQueries, WorkerQueries, ScheduleQueries, SchemaQueries, ReadQueries):
+    """All statements, rendered for one schema."""

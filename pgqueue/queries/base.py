@@ -1,0 +1,55 @@
+"""What a statement is, and how its schema name is put in."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, LiteralString, TypeVar
+
+from psycopg import sql
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """A statement as a value: `db.run` and `db.run_async` execute it alike."""
+
+    sql: bytes
+    read: Callable[[Sequence[Row]], T]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Statements:
+    """Statements rendered for one schema, each once.
+
+    In a template `{s}` stands for the schema's name and `{channel}` for the literal that names its NOTIFY channel: the
+    channel is called like the schema, so that two installations in one database do not wake each other.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self._rendered: dict[str, bytes] = {}
+
+    def _sql(self, template: LiteralString) -> bytes:
+        rendered = self._rendered.get(template)
+        if rendered is None:
+            rendered = (
+                sql.SQL(template).format(s=sql.Identifier(self.schema), channel=sql.Literal(self.schema)).as_bytes(None)
+            )
+            self._rendered[template] = rendered
+        return rendered
+
+
+def nothing(rows: Sequence[Row]) -> None:
+    """Read no rows."""
+
+
+def first_value(rows: Sequence[Row]) -> Any:
+    """Read the one value of the one row; None without a row."""
+    return rows[0][0] if rows else None
+
+
+def text_array(items: Iterable[str]) -> str:
+    """Return a Postgres text[] literal. Arrays of arrays cannot pass through unnest, so each row's is a literal."""
+    quoted = ('"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' for item in items)
+    return "{" + ",".join(quoted) + "}"

@@ -1,0 +1,136 @@
+"""Taking jobs for one attempt."""
+
+from collections.abc import Mapping, Sequence
+from typing import LiteralString
+from uuid import UUID
+
+from pgqueue.job import ClaimedJob
+from pgqueue.queries.base import Query, Row, Statements
+
+# What both claims do with the rows they have picked: charge the attempt, raise the lease, log the move.
+# The attempt is counted here and not at the end, so that a job that kills its worker each time still runs out of
+# attempts. `picked` holds row locks, and as a CTE with FOR UPDATE it is never inlined: the update cannot touch more
+# rows than were picked. The state is checked again nevertheless.
+_MOVE: LiteralString = """, moved as (
+    update {s}.job_live j
+    set state = 'running', waits_for = null, attempt = j.attempt + 1, lease = j.lease + 1,
+        worker_id = %(worker)s, claimed_at = now()
+    from picked where j.id = picked.id and j.state = picked.state
+    returning j.*, picked.state as was
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
+    select id, was, 'running', attempt, lease, worker_id from moved
+)
+select id, task, queue, priority, args::text, tags, headers::text, run_at, created_at, attempt, max_attempts, lease
+from moved order by array_position(%(queues)s::text[], queue), priority desc, run_at, id"""
+
+# Claim up to `room` due jobs, queues in the order given, higher priority first, then by run_at and id.
+# SKIP LOCKED: two workers never wait for each other and never get the same row.
+# A lane is a queue and a priority; `lane` finds the priorities that exist by hopping from one to the next in the
+# ready index, and each lane is read in exact index order (job_live_ready). The obvious form, `queue = any(…) order by
+# priority desc, run_at, id limit n`, sorts the whole backlog: 1,222 ms against 0.5 ms on 2 million rows. The other
+# one, `where id in (select … limit n for update skip locked)`, can run its subquery again for each outer row and take
+# more than n.
+# A queue gives at most its own room (how many more of it this worker may run). Paused queues give nothing.
+# Outer limits stop the nested loops, so no row is locked that is not taken.
+CLAIM: LiteralString = (
+    """
+with picked as materialized (
+    select found.id, 'pending' as state
+    from (select u.name, u.room
+          from unnest(%(queues)s::text[], %(rooms)s::int[]) with ordinality as u(name, room, ord)
+          where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
+          order by u.ord) as served
+    cross join lateral (
+        with recursive lane(priority) as (
+            (select j.priority from {s}.job_live j where j.state = 'pending' and j.queue = served.name
+             order by j.priority desc limit 1)
+            union all
+            select (select j.priority from {s}.job_live j
+                    where j.state = 'pending' and j.queue = served.name and j.priority < lane.priority
+                    order by j.priority desc limit 1)
+            from lane where lane.priority is not null
+        )
+        select ready.id
+        from (select lane.priority from lane where lane.priority is not null order by lane.priority desc) as lane
+        cross join lateral (
+            select j.id from {s}.job_live j
+            where j.state = 'pending' and j.queue = served.name and j.priority = lane.priority and j.run_at <= now()
+            order by j.run_at, j.id limit %(room)s for update skip locked
+        ) as ready
+        limit served.room
+    ) as found
+    limit %(room)s
+)"""
+    + _MOVE
+)
+
+# Claim parked jobs: a worker that met a task it does not know put them aside (`park`), and this worker knows it.
+# They are claimed here directly and not put back to pending first, or workers of the old release would park them
+# again and again during a deploy. Reads job_live_parked, one task after the other.
+ADOPT: LiteralString = (
+    """
+with picked as materialized (
+    select found.id, 'blocked' as state
+    from unnest(%(tasks)s::text[], %(task_queues)s::text[]) as known(task, queue)
+    cross join lateral (
+        select j.id from {s}.job_live j
+        where j.state = 'blocked' and j.waits_for = 'task' and j.task = known.task and j.queue = known.queue
+        and j.run_at <= now()
+        and not exists (select from {s}.queue q where q.name = j.queue and q.paused_at is not null)
+        order by j.priority desc, j.run_at, j.id limit %(room)s for update skip locked
+    ) as found
+    limit %(room)s
+)"""
+    + _MOVE
+)
+
+# Seconds until the next pending job of these queues is due: null when none is, zero or less when one is due already.
+# Asked when a claim came back empty, so that a worker can sleep exactly that long. One hop a lane, as in CLAIM:
+# the first row of a lane is its earliest.
+NEXT_DUE: LiteralString = """
+select extract(epoch from min(first.run_at) - clock_timestamp())::float8
+from unnest(%(queues)s::text[]) as served(name)
+cross join lateral (
+    with recursive lane(priority, run_at) as (
+        (select j.priority, j.run_at from {s}.job_live j where j.state = 'pending' and j.queue = served.name
+         order by j.priority desc, j.run_at limit 1)
+        union all
+        select following.priority, following.run_at
+        from lane cross join lateral (
+            select j.priority, j.run_at from {s}.job_live j
+            where j.state = 'pending' and j.queue = served.name and j.priority < lane.priority
+            order by j.priority desc, j.run_at limit 1) as following
+    )
+    select lane.run_at from lane
+) as first
+where not exists (select from {s}.queue q where q.name = served.name and q.paused_at is not null)"""
+
+
+def _jobs(rows: Sequence[Row]) -> list[ClaimedJob]:
+    return [ClaimedJob(*row) for row in rows]
+
+
+class ClaimQueries(Statements):
+    """Taking jobs for one attempt."""
+
+    def claim(self, worker: UUID, rooms: Mapping[str, int], room: int) -> Query[list[ClaimedJob]]:
+        """Claim up to `room` due jobs; `rooms` maps each queue, in order, to how many it may give."""
+        params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
+        return Query(self._sql(CLAIM), _jobs, params)
+
+    def adopt(self, worker: UUID, queues: Sequence[str], tasks: Sequence[str], room: int) -> Query[list[ClaimedJob]]:
+        """Claim up to `room` parked jobs of tasks this worker knows."""
+        pairs = [(task, queue) for queue in queues for task in tasks]
+        params = {
+            "worker": worker,
+            "queues": list(queues),
+            "tasks": [task for task, _ in pairs],
+            "task_queues": [queue for _, queue in pairs],
+            "room": room,
+        }
+        return Query(self._sql(ADOPT), _jobs, params)
+
+    def next_due(self, queues: Sequence[str]) -> Query[float | None]:
+        """Seconds until a pending job of these queues is due."""
+        return Query(self._sql(NEXT_DUE), lambda rows: rows[0][0], {"queues": list(queues)})

@@ -1,0 +1,151 @@
+"""Writing how attempts ended, and taking jobs from dead workers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from pgqueue.job import ClaimedJob, JobState
+from pgqueue.lifecycle import Resolution
+from pgqueue.outcome import ErrorInfo
+from pgqueue.queries.base import Query, Statements
+
+_CARRIED: LiteralString = (
+    "id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, "
+    "worker_id, claimed_at"
+)
+
+# Write a batch of outcomes, whatever they are, in one statement: rows that end are deleted from job_live and inserted
+# where they belong, rows that go on are updated, every move is logged.
+# The fence: only a row that is still running under this very lease is touched. A worker that was declared dead, and
+# whose job runs elsewhere by now, changes nothing; its id is missing from what comes back.
+# Deletes and inserts, because updating `state` across partitions of one table raised "tuple to be locked was already
+# moved to another partition" within seconds under two workers; a deleted row is skipped silently.
+# Finds its rows by primary key. No two batches want the same rows, so the order of locks does not matter.
+RESOLVE: LiteralString = (
+    """
+with given as materialized (
+    select * from unnest(%(ids)s::bigint[], %(leases)s::bigint[], %(targets)s::text[], %(reasons)s::text[],
+                         %(delays)s::float8[], %(refunds)s::int[], %(results)s::text[], %(errors)s::text[])
+        as g(id, lease, target, reason, delay, refund, result, error)
+), ended as (
+    delete from {s}.job_live j using given g
+    where j.id = g.id and j.state = 'running' and j.lease = g.lease
+    and g.target in ('succeeded', 'cancelled', 'failed')
+    returning j.*, g.target, g.reason, g.result, g.error
+), finished as (
+    insert into {s}.job_finished ("""
+    + _CARRIED
+    + """, state, reason, result)
+    select """
+    + _CARRIED
+    + """, target, reason, result::jsonb
+    from ended where target in ('succeeded', 'cancelled')
+), buried as (
+    insert into {s}.dead_letter ("""
+    + _CARRIED
+    + """, reason, error)
+    select """
+    + _CARRIED
+    + """, coalesce(reason, 'failed'), error::jsonb
+    from ended where target = 'failed'
+), kept as (
+    update {s}.job_live j
+    set state = g.target, waits_for = case when g.target = 'blocked' then 'task' end,
+        run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
+        attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
+    from given g
+    where j.id = g.id and j.state = 'running' and j.lease = g.lease and g.target in ('pending', 'blocked')
+    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.reason, g.error
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
+    select id, 'running', target, attempt, lease, %(worker)s, reason, error::jsonb
+    from (select id, target, attempt, lease, reason, error from ended
+          union all select id, target, attempt, lease, reason, error from kept) as moved
+)
+select id from ended union all select id from kept"""
+)
+
+# Take the running jobs of workers that have been declared lost, or whose row is gone. A job with an attempt left is
+# pending again at once; one without becomes a dead letter. Rows that somebody else holds (a resolve in flight, another
+# rescuer) are skipped and looked at next time.
+# Reads the running rows (job_live_running) of all workers: as many as the fleet has slots, whatever the history. The
+# naive form, deleting the worker's row first, would leave jobs running for ever if the process died in between: a job
+# without a worker row counts as lost here.
+RESCUE: LiteralString = (
+    """
+with lost as materialized (
+    select j.id, j.lease, w.host, w.pid, w.heartbeat_at
+    from {s}.job_live j left join {s}.worker w on w.id = j.worker_id
+    where j.state = 'running'
+    and (w.id is null or w.lost_at is not null)
+    order by j.id limit %(at_most)s
+    for update of j skip locked
+), told as (
+    select id, lease, jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', case when host is null
+        then 'the worker that ran this attempt has no heartbeat row any more'
+        else format('worker on %%s, pid %%s, did not beat since %%s', host, pid, heartbeat_at) end) as error
+    from lost
+), again as (
+    update {s}.job_live j
+    set state = 'pending', run_at = now(), worker_id = null, claimed_at = null, crash_count = j.crash_count + 1
+    from told where j.id = told.id and j.state = 'running' and j.lease = told.lease and j.attempt < j.max_attempts
+    returning j.id, j.attempt, j.lease, told.error
+), spent as (
+    delete from {s}.job_live j using told
+    where j.id = told.id and j.state = 'running' and j.lease = told.lease and j.attempt >= j.max_attempts
+    returning j.*, told.error
+), buried as (
+    insert into {s}.dead_letter ("""
+    + _CARRIED
+    + """, reason, error)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
+           lease, worker_id, claimed_at, 'crashed', error
+    from spent
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
+    select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error
+    from (select id, 'pending' as target, attempt, lease, error from again
+          union all select id, 'failed', attempt, lease, error from spent) as moved
+)
+select id, 'pending' from again union all select id, 'failed' from spent"""
+)
+
+
+class Rescued(NamedTuple):
+    """A job taken from a dead worker, and where it went."""
+
+    id: int
+    state: JobState
+
+
+def _error_json(error: ErrorInfo | None) -> str | None:
+    return None if error is None else json.dumps(asdict(error))
+
+
+class ResolveQueries(Statements):
+    """Writing how attempts ended."""
+
+    def resolve(self, worker: UUID, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
+        """Write a batch of resolutions; returns the ids that moved. A missing id lost its lease."""
+        params: dict[str, Any] = {
+            "worker": worker,
+            "ids": [job.id for job, _ in batch],
+            "leases": [job.lease for job, _ in batch],
+            "targets": [resolution.target for _, resolution in batch],
+            "reasons": [resolution.reason for _, resolution in batch],
+            "delays": [r.delay if r.verb in ("retry", "snooze") else None for _, r in batch],
+            "refunds": [int(resolution.refund) for _, resolution in batch],
+            "results": [resolution.result for _, resolution in batch],
+            "errors": [_error_json(resolution.error) for _, resolution in batch],
+        }
+        return Query(self._sql(RESOLVE), lambda rows: {row[0] for row in rows}, params)
+
+    def rescue(self, worker: UUID | None, at_most: int = 500) -> Query[list[Rescued]]:
+        """Take up to `at_most` running jobs from dead workers."""
+        return Query(
+            self._sql(RESCUE),
+            lambda rows: [Rescued(row[0], JobState(row[1])) for row in rows],
+            {"worker": worker, "at_most": at_most},
+        )

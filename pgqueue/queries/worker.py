@@ -1,0 +1,111 @@
+"""Workers: their rows, their heartbeats, whether they sleep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from pgqueue.queries.base import Query, Statements, first_value, nothing
+
+REGISTER: LiteralString = """
+insert into {s}.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds)
+values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(queues)s::text[], %(tasks)s::text[], %(slots)s,
+        %(lease_seconds)s)"""
+
+# One row a process, by primary key, no indexed column: a HOT update. No row back means that others have declared this
+# worker dead and may have taken its jobs.
+HEARTBEAT: LiteralString = """
+update {s}.worker set heartbeat_at = clock_timestamp() where id = %(id)s and lost_at is null returning true"""
+
+# Declare dead who has not beaten for as long as it promised to. By the database's clock alone. A heartbeat that comes
+# in at the same moment holds the row; this statement then looks at the row again and lets the worker live: a worker
+# whose beat succeeded has not been declared dead before it.
+DECLARE_LOST: LiteralString = """
+update {s}.worker set lost_at = clock_timestamp(), waiting = false
+where lost_at is null and heartbeat_at < clock_timestamp() - make_interval(secs => lease_seconds)
+returning id, kind, host, pid"""
+
+# Say whether this worker sleeps, and so wants to be notified. It is set before the last look for jobs that precedes
+# the sleep, and stays set while the worker is only lightly loaded: it changes seldom.
+SET_WAITING: LiteralString = "update {s}.worker set waiting = %(waiting)s where id = %(id)s and waiting <> %(waiting)s"
+
+SET_STOPPING: LiteralString = "update {s}.worker set stopping = true, waiting = false where id = %(id)s"
+
+UNREGISTER: LiteralString = "delete from {s}.worker where id = %(id)s"
+
+# Drop the rows of processes long dead. Kept for an hour so that `status` shows who was lost; never while a job still
+# names the worker, so that the rescue can say whose it was.
+FORGET_LOST: LiteralString = """
+delete from {s}.worker w
+where w.lost_at < now() - interval '1 hour'
+and not exists (select from {s}.job_live j where j.state = 'running' and j.worker_id = w.id)"""
+
+# Reads nothing; fails when the schema is missing. The first thing each process asks.
+READY: LiteralString = "select count(*) from {s}.worker where false"
+
+LISTEN: LiteralString = "listen {s}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a process tells about itself when it starts."""
+
+    id: UUID
+    kind: str
+    host: str
+    pid: int
+    version: str
+    queues: Sequence[str]
+    tasks: Sequence[str]
+    slots: int
+    lease_seconds: float
+
+
+class LostWorker(NamedTuple):
+    """A process that has stopped beating."""
+
+    id: UUID
+    kind: str
+    host: str
+    pid: int
+
+
+class WorkerQueries(Statements):
+    """Workers and their rows."""
+
+    def register(self, info: WorkerInfo) -> Query[None]:
+        """Insert the row of a new process."""
+        params: dict[str, Any] = {name: getattr(info, name) for name in info.__slots__}
+        return Query(self._sql(REGISTER), nothing, params | {"queues": list(info.queues), "tasks": list(info.tasks)})
+
+    def heartbeat(self, worker: UUID) -> Query[bool]:
+        """Say that the process lives; False when it has been declared dead."""
+        return Query(self._sql(HEARTBEAT), lambda rows: bool(rows), {"id": worker})
+
+    def set_waiting(self, worker: UUID, waiting: bool) -> Query[None]:
+        """Say whether the process sleeps and wants to be notified."""
+        return Query(self._sql(SET_WAITING), nothing, {"id": worker, "waiting": waiting})
+
+    def set_stopping(self, worker: UUID) -> Query[None]:
+        """Say that the process takes no more jobs."""
+        return Query(self._sql(SET_STOPPING), nothing, {"id": worker})
+
+    def unregister(self, worker: UUID) -> Query[None]:
+        """Delete the row of a process that ends in order."""
+        return Query(self._sql(UNREGISTER), nothing, {"id": worker})
+
+    def declare_lost(self) -> Query[list[LostWorker]]:
+        """Mark the processes that have stopped beating."""
+        return Query(self._sql(DECLARE_LOST), lambda rows: [LostWorker(*row) for row in rows])
+
+    def forget_lost(self) -> Query[None]:
+        """Delete the rows of processes lost for an hour."""
+        return Query(self._sql(FORGET_LOST), nothing)
+
+    def ready(self) -> Query[Any]:
+        """Fail unless the schema is there."""
+        return Query(self._sql(READY), first_value)
+
+    def listen(self) -> Query[None]:
+        """Listen on the schema's channel."""
+        return Query(self._sql(LISTEN), nothing)

@@ -1,0 +1,237 @@
+"""Tasks: registered functions, how their arguments become JSON, and back."""
+
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired
+
+import pydantic_core
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from typing_extensions import TypedDict
+
+from pgqueue.context import Context
+from pgqueue.errors import InvalidArguments, InvalidTask, UnknownTask
+from pgqueue.outcome import ErrorInfo
+from pgqueue.retry import RetryPolicy
+
+_JSON = ConfigDict(
+    extra="forbid",
+    arbitrary_types_allowed=False,
+    ser_json_inf_nan="constants",  # found and refused below; pydantic's default would store null
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+)
+# Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
+_SUSPECTS = (b"NaN", b"Infinity", b"\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """A registered function and the defaults of its jobs."""
+
+    name: str
+    function: Callable[..., Any]
+    queue: str
+    priority: int
+    max_attempts: int
+    retry: RetryPolicy
+    retry_on: tuple[type[BaseException], ...]
+    no_retry_on: tuple[type[BaseException], ...]
+    tags: tuple[str, ...] = ()
+    signature: inspect.Signature = field(init=False)
+    context_parameter: str | None = field(init=False)
+    adapter: TypeAdapter[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters, context = _parameters(self.name, self.function)
+        object.__setattr__(self, "context_parameter", context)
+        object.__setattr__(self, "signature", inspect.Signature(parameters))
+        object.__setattr__(self, "adapter", _adapter(self.name, parameters))
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function runs on the event loop and not in a thread."""
+        return inspect.iscoroutinefunction(inspect.unwrap(self.function))
+
+    def retries(self, error: BaseException) -> bool:
+        """Whether the policy wants another attempt after this error."""
+        if isinstance(error, self.no_retry_on):
+            return False
+        return not self.retry_on or isinstance(error, self.retry_on)
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the arguments of one call as JSON text by name, validated against the signature."""
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidArguments(self.name, [f"{error} (it takes {self.signature})"]) from None
+        try:
+            valid = self.adapter.validate_python(dict(bound.arguments))
+            text = self.adapter.dump_json(valid, warnings="error")
+        except ValidationError as error:
+            raise InvalidArguments(self.name, list(_problems(error))) from None
+        except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
+            raise InvalidArguments(self.name, self._unserialisable(valid, error)) from None
+        if any(suspect in text for suspect in _SUSPECTS):
+            problems = list(_unstorable(json.loads(text), ""))
+            if problems:
+                raise InvalidArguments(self.name, problems)
+        return text.decode()
+
+    def decode(self, text: str) -> dict[str, Any]:
+        """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit."""
+        return self.adapter.validate_json(text)
+
+    def call(self, arguments: dict[str, Any], context: Context) -> Any:
+        """Call the function; of an async one, the coroutine comes back."""
+        if self.context_parameter is not None:
+            arguments[self.context_parameter] = context
+        return self.function(**arguments)
+
+    def _unserialisable(self, valid: dict[str, Any], error: Exception) -> list[str]:
+        problems = []
+        for name, value in valid.items():
+            try:
+                pydantic_core.to_json(value)
+            except (pydantic_core.PydanticSerializationError, UnicodeError) as cause:
+                problems.append(f"{name}: {cause} (pass plain data, such as the id of a row, not an object)")
+        return problems or [f"{error} (pass plain data, such as the id of a row, not an object)"]
+
+
+def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.Parameter], str | None]:
+    """Return the parameters a caller passes, with annotations evaluated, and the name of the one for the context."""
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise InvalidTask(f"task {task}: an annotation cannot be evaluated: {error}") from error
+    context, parameters = None, []
+    for parameter in signature.parameters.values():
+        if parameter.annotation is Context:
+            context = parameter.name
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise InvalidTask(
+                f"task {task}: parameter {str(parameter)!r} has no name to store its value under: arguments are kept "
+                "as one JSON object by name, so use ordinary named parameters (a list or dict for many)"
+            )
+        else:
+            parameters.append(parameter)
+    return parameters, context
+
+
+def _adapter(task: str, parameters: list[inspect.Parameter]) -> TypeAdapter[dict[str, Any]]:
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+        try:
+            TypeAdapter(kind)
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
+            raise InvalidTask(
+                f"task {task}: parameter {parameter.name!r} is annotated {kind!r}, which cannot be stored as JSON: "
+                "take plain data, such as the id of a row, and load the object inside the task"
+            ) from error
+        fields[parameter.name] = kind if parameter.default is parameter.empty else NotRequired[kind]
+    shape = with_config(_JSON)(TypedDict("Arguments", fields))  # type: ignore[operator]  # built at run time
+    return TypeAdapter(shape)
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        yield f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+
+
+def _unstorable(value: Any, path: str) -> Iterator[str]:
+    match value:
+        case float() if not math.isfinite(value):
+            yield f"{path}: {value} is not JSON (pass a finite number, or None)"
+        case str() if "\x00" in value:
+            yield f"{path}: a NUL character cannot be stored by Postgres (remove it, or pass bytes)"
+        case list():
+            for index, item in enumerate(value):
+                yield from _unstorable(item, f"{path}.{index}")
+        case dict():
+            for key, item in value.items():
+                at = f"{path}.{key}" if path else key
+                yield from _unstorable(key, at.replace("\x00", "\\x00"))
+                yield from _unstorable(item, at.replace("\x00", "\\x00"))
+
+
+def encode_result(value: object) -> tuple[str | None, ErrorInfo | None]:
+    """Return a task's result as JSON text, or why it cannot be stored. The job has succeeded either way."""
+    if value is None:
+        return None, None
+    try:
+        text = pydantic_core.to_json(value, inf_nan_mode="constants", bytes_mode="base64")
+        problems = list(_unstorable(json.loads(text), "")) if any(s in text for s in _SUSPECTS) else []
+    except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
+        return None, ErrorInfo.of(error)
+    if problems:
+        return None, ErrorInfo("pgqueue.ResultNotStorable", "; ".join(problems))
+    return text.decode(), None
+
+
+def check_json_object(task: str, args: Mapping[str, Any]) -> str:
+    """Return the arguments of a task that is not registered here as JSON text."""
+    if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
+        raise InvalidArguments(task, ["arguments must be an object with a name for each value"])
+    text, problem = encode_result(dict(args))
+    if text is None:
+        raise InvalidArguments(task, [problem.message if problem else "not JSON"])
+    return text
+
+
+def task_name(function: Callable[..., Any]) -> str:
+    """Return the name a function is registered under: its module and qualified name.
+
+    A module run as a script is named as it would be when imported, so that its jobs find their worker.
+    """
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
+    return f"{module}.{function.__qualname__}".replace(".<locals>", "")
+
+
+class Tasks:
+    """The tasks of one app, by name."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, TaskSpec] = {}
+
+    def add(self, spec: TaskSpec) -> None:
+        """Register a task. A name means one function."""
+        known = self._specs.get(spec.name)
+        if known is not None and known.function is not spec.function:
+            raise InvalidTask(
+                f"two functions want to be task {spec.name!r}: {_where(known.function)} and {_where(spec.function)}; "
+                "give one of them name=…"
+            )
+        self._specs[spec.name] = spec
+
+    def get(self, name: str) -> TaskSpec | None:
+        """Return the task of that name, or None."""
+        return self._specs.get(name)
+
+    def __getitem__(self, name: str) -> TaskSpec:
+        spec = self._specs.get(name)
+        if spec is None:
+            known = ", ".join(sorted(self._specs)) or "none"
+            raise UnknownTask(f"no task named {name!r} is registered (known: {known})")
+        return spec
+
+    def __iter__(self) -> Iterator[TaskSpec]:
+        return iter(self._specs.values())
+
+    def names(self) -> list[str]:
+        """The names of all tasks."""
+        return sorted(self._specs)
+
+
+def _where(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)

@@ -1,0 +1,55 @@
+"""Rescue: takes the running jobs of dead workers. Every worker does it; row locks keep them apart."""
+
+import logging
+import random
+from collections.abc import Callable
+
+from pgqueue.queries import Queries
+from pgqueue.service import DATABASE_ERRORS, Identity, Link, Service, monotonic
+
+log = logging.getLogger("pgqueue.worker")
+BATCH = 500
+
+
+class Rescuer(Service):
+    """Declares lost who has stopped beating, and gives their jobs back.
+
+    After it could not reach the database itself it judges nobody for the length of a lease: the others may just have
+    come back, and not beaten yet.
+    """
+
+    name = "rescue"
+
+    def __init__(self, link: Link, queries: Queries, identity: Identity, on_rescued: Callable[[], None]) -> None:
+        super().__init__()
+        self._link = link
+        self._queries = queries
+        self._identity = identity
+        self._lease = identity.info.lease_seconds
+        self._on_rescued = on_rescued
+        self._judge_from = 0.0
+
+    async def tick(self) -> float:
+        """Rescue once."""
+        try:
+            if monotonic() >= self._judge_from:
+                await self._declare_lost()
+            if await self._rescue() == BATCH:
+                return 0.0
+            await self._link.run(self._queries.forget_lost())
+        except DATABASE_ERRORS:
+            self._judge_from = monotonic() + self._lease
+            raise
+        return self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
+
+    async def _declare_lost(self) -> None:
+        for lost in await self._link.run(self._queries.declare_lost()):
+            log.warning("%s %s (%s, pid %d) has stopped beating and is lost", lost.kind, lost.id, lost.host, lost.pid)
+
+    async def _rescue(self) -> int:
+        rescued = await self._link.run(self._queries.rescue(self._identity.id, BATCH))
+        for job in rescued:
+            log.warning("job %d was taken from a lost worker and is %s", job.id, job.state)
+        if rescued:
+            self._on_rescued()
+        return len(rescued)

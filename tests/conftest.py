@@ -1,0 +1,167 @@
+"""A real Postgres for every test: PGQUEUE_TEST_DSN, else a container, else the embedded one.
+
+One database is migrated for the run; a test that wants a database gets a copy of it (`CREATE DATABASE … TEMPLATE`).
+"""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from pgqueue import App, embedded, migrate
+from pgqueue.worker import Worker, WorkerSettings
+
+DEADLINE = 30.0
+
+
+def _docker_answers() -> bool:
+    try:
+        import docker
+
+        client = docker.from_env(timeout=3)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except Exception:  # noqa: BLE001 - no client, no daemon, no permission: no container
+        return False
+
+
+def _container_server() -> Iterator[str]:
+    from testcontainers.postgres import PostgresContainer
+
+    image = os.environ.get("PGQUEUE_TEST_IMAGE", "postgres:18")
+    with PostgresContainer(image, driver=None).with_command("-c fsync=off -c max_connections=200") as container:
+        yield container.get_connection_url()
+
+
+def _embedded_server(path: Path) -> Iterator[str]:
+    server = embedded.start(path / "pg")
+    try:
+        yield server.dsn
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that we may make databases on."""
+    given = os.environ.get("PGQUEUE_TEST_DSN")
+    if given:
+        yield given
+    elif _docker_answers():
+        yield from _container_server()
+    else:
+        yield from _embedded_server(tmp_path_factory.mktemp("server"))
+
+
+class Databases:
+    """Makes and drops databases on the test server."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._made: list[str] = []
+
+    def make(self, template: str = "template0") -> str:
+        """Make a database; return its DSN."""
+        name = f"pgqueue_test_{uuid.uuid4().hex[:12]}"
+        self._run(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
+        self._made.append(name)
+        return make_conninfo(self._dsn, dbname=name)
+
+    def drop_all(self) -> None:
+        """Drop what was made."""
+        for name in self._made:
+            self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+    def _run(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as conn:
+            conn.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def template(server_dsn: str) -> Iterator[str]:
+    """The name of a migrated database."""
+    databases = Databases(server_dsn)
+    dsn = databases.make()
+    migrate.upgrade(dsn)
+    yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]  # type: ignore[misc]
+    databases.drop_all()
+
+
+@pytest.fixture
+def empty_dsn(server_dsn: str) -> Iterator[str]:
+    """A database without pgqueue in it."""
+    databases = Databases(server_dsn)
+    yield databases.make()
+    databases.drop_all()
+
+
+@pytest.fixture
+def dsn(server_dsn: str, template: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    databases = Databases(server_dsn)
+    yield databases.make(template)
+    databases.drop_all()
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that looks from outside: autocommit, nothing on its search path but the system catalogue."""
+    with psycopg.connect(dsn, autocommit=True, options="-c search_path=") as conn:
+        yield conn
+
+
+@pytest.fixture
+def app(dsn: str) -> Iterator[App]:
+    """An app on the test's database."""
+    app = App(dsn)
+    yield app
+    app.close()
+
+
+def scalar(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:
+    """The one value that a query returns."""
+    row = conn.execute(query, params or None).fetchone()
+    return None if row is None else row[0]
+
+
+async def eventually(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """Wait until `condition()` is true; fail after the deadline."""
+    async with asyncio.timeout(DEADLINE):
+        try:
+            while not (result := condition()):
+                await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come true within {DEADLINE} s") from None
+        return result
+
+
+async def work(app: App, until: Callable[[], Awaitable[Any] | Any], **settings: Any) -> bool:
+    """Run a worker in this process until `until()` is true, then stop it in order."""
+    worker = Worker(app, WorkerSettings(**settings))
+    running = asyncio.create_task(worker.run())
+    try:
+        condition = asyncio.create_task(eventually(until, "what the worker should reach"))
+        await asyncio.wait([running, condition], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            condition.cancel()
+            return await running
+        await condition
+    finally:
+        worker.stop()
+        await asyncio.wait([running], timeout=DEADLINE)
+    return await running
+
+
+def drain(app: App, conn: psycopg.Connection[Any], **settings: Any) -> None:
+    """Run a worker until no job is pending or running any more."""
+    quiet = "select count(*) = 0 from pgqueue.job_live where state in ('pending', 'running')"
+    asyncio.run(work(app, lambda: scalar(conn, quiet), **settings))
