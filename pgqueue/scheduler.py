@@ -112,12 +112,12 @@ class Scheduler:
         """End after the transaction in flight."""
         self._stopping.set()
 
-    async def run(self) -> None:
-        """Fire schedules until stopped. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
+    async def run(self) -> bool:
+        """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
         app, dsn = self._app, self._app.dsn
         info = describe("scheduler", self._settings.lease_seconds, [], [], 0)
         identity = Identity(dsn, app.queries, info, _say_lost)
-        identity.start()
+        await asyncio.to_thread(identity.start)
         link, chores = Link(dsn, "pgqueue scheduler"), Link(dsn, "pgqueue scheduler chores")
         duties = [Ticker(app, link, self._settings), Partitions(chores, app.queries)]
         try:
@@ -127,8 +127,9 @@ class Scheduler:
         finally:
             await link.close()
             await chores.close()
-            identity.stop()
+            await asyncio.to_thread(identity.stop)
             log.info("scheduler %s stopped", identity.id)
+        return True
 
 
 def _say_lost(lost: uuid.UUID) -> None:

@@ -1,0 +1,19 @@
+"""The command line: a command parses, calls one function, prints. Data goes to stdout, messages to stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migration needed.
+"""
+
+import sys
+
+from pgqueue.cli.commands import cli
+from pgqueue.cli.output import complain
+from pgqueue.errors import PgqueueError
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        cli()
+    except PgqueueError as error:
+        complain(error)
+        sys.exit(error.exit_code)

@@ -1,0 +1,63 @@
+"""Finding the app that `-A module:attr` names."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from pgqueue.app import App
+from pgqueue.config import find_app
+from pgqueue.errors import ConfigError
+
+
+def load_app(reference: str | None, dsn: str | None) -> App:
+    """Import the app. `module:attr`, or `module` alone if it holds one app. `dsn` overrides the app's own."""
+    found = find_app(reference)
+    if not found:
+        raise ConfigError("no app named: pass -A module:attr (for example -A shop:app), or set PGQUEUE_APP")
+    module_name, _, attribute = found.partition(":")
+    module = _import(module_name)
+    app = getattr(module, attribute, None) if attribute else _only_app(module)
+    if not isinstance(app, App):
+        apps = ", ".join(f"{module_name}:{name}" for name in _apps(module)) or "none"
+        raise ConfigError(f"-A {found}: that is no pgqueue.App (apps in {module_name}: {apps})")
+    if dsn:
+        app.dsn = dsn
+    return app
+
+
+def app_or_default(reference: str | None, dsn: str | None, schema: str) -> App:
+    """Return the app that is named, or, where none is, one that only knows the database."""
+    return load_app(reference, dsn) if find_app(reference) else App(dsn, schema=schema)
+
+
+def _import(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise ConfigError(
+                f"-A {name}: no module named {error.name!r} in {here} or among what is installed"
+            ) from None
+        raise _broken(name, error) from error
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> ConfigError:
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return ConfigError(f"-A {name}: importing it failed with {type(error).__name__}: {error}{at}")
+
+
+def _apps(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, App)]
+
+
+def _only_app(module: ModuleType) -> App | None:
+    apps: set[App] = {value for value in vars(module).values() if isinstance(value, App)}
+    return apps.pop() if len(apps) == 1 else None

@@ -1,0 +1,1 @@
+"""The demo: a small shop whose jobs commit with its orders, on a Postgres of its own."""

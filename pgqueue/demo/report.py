@@ -1,0 +1,138 @@
+"""What the demo reads back: each finding with the SQL that shows it, and whether it is as it must be."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something read from the tables: a title, the SQL, its rows, and what does not hold (nothing, one hopes)."""
+
+    title: str
+    sql: str
+    columns: list[str]
+    rows: Rows
+    wrong: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What went in: order numbers by their fate, and where files were written."""
+
+    committed: frozenset[int]
+    declined: frozenset[int]
+    poison: int
+    received: Path
+    invoices: Path
+
+
+JOBS = "select state, count(*) from pgqueue.job group by state order by state"
+ATTEMPTS = """select reason, count(*), count(distinct job_id) as jobs
+from pgqueue.transition where from_state = 'running' and to_state = 'pending' group by reason order by reason"""
+DEAD = """select d.id, d.task, d.args->>'order_number' as order, d.attempt, d.reason,
+       d.error->>'type' as error, d.error->>'message' as message from pgqueue.dead_letter d"""
+DEAD_ATTEMPTS = """select a.job_id, a.attempt, a.to_state, a.reason, a.error->>'type' as error,
+       a.error->>'message' as message
+from pgqueue.attempt a join pgqueue.dead_letter d on d.id = a.job_id order by a.job_id, a.attempt"""
+ORDERS = """select (select count(*) from shop.orders) as orders,
+       count(*) filter (where task like '%deliver_webhook') as webhook_jobs,
+       count(*) filter (where task like '%render_invoice') as invoice_jobs,
+       count(*) filter (where not exists (select from shop.orders o
+           where o.number = (j.args->>'order_number')::int)) as jobs_without_order
+from pgqueue.job j where j.args ? 'order_number'"""
+TICKS = """select f.schedule, count(*) as ticks, count(distinct f.tick) as distinct_ticks,
+       count(distinct f.job_id) as jobs,
+       count(*) filter (where f.outcome <> 'fired') as missed,
+       extract(epoch from max(f.tick) - min(f.tick))::int / 2 + 1 as expected
+from pgqueue.schedule_fire f group by f.schedule"""
+
+
+def findings(conn: psycopg.Connection[Any], expected: Expected) -> list[Finding]:
+    """Read everything back."""
+    return [
+        _find(conn, "jobs by state", JOBS, _check_states),
+        _find(conn, "attempts that ended in another one", ATTEMPTS, _check_attempts),
+        _find(conn, "the dead letter", DEAD, lambda rows: _check_dead(rows, expected)),
+        _find(conn, "its attempts", DEAD_ATTEMPTS, _check_dead_attempts),
+        _find(conn, "orders and their jobs", ORDERS, lambda rows: _check_orders(rows, expected)),
+        _find(conn, "ticks of the schedule", TICKS, _check_ticks),
+        _webhooks(expected),
+        _invoices(expected),
+    ]
+
+
+def _find(conn: psycopg.Connection[Any], title: str, sql: str, check: Callable[[Rows], str | None]) -> Finding:
+    cursor = conn.execute(sql.encode())
+    rows = cursor.fetchall()
+    return Finding(title, sql, [column.name for column in cursor.description or []], rows, check(rows))
+
+
+def _check_states(rows: Rows) -> str | None:
+    states: dict[str, int] = dict(rows)  # type: ignore[arg-type]  # rows of two columns
+    if set(states) != {"succeeded", "failed"} or states["failed"] != 1:
+        return "every job must have succeeded but the one of the poison order"
+    return None
+
+
+def _check_attempts(rows: Rows) -> str | None:
+    reasons = {row[0]: row[1] for row in rows}
+    if not reasons.get("error"):
+        return "some webhooks must have been retried after a 503"
+    return None if reasons.get("rescued") else "the killed worker's jobs must have been rescued"
+
+
+def _check_dead(rows: Rows, expected: Expected) -> str | None:
+    if [int(row[2]) for row in rows] != [expected.poison]:
+        return f"the invoice of order {expected.poison} must be the only dead letter"
+    return None
+
+
+def _check_dead_attempts(rows: Rows) -> str | None:
+    if [row[1] for row in rows] != [1, 2, 3] or not all(row[4] for row in rows):
+        return "each of its three attempts must be there with its error"
+    return None
+
+
+def _check_orders(rows: Rows, expected: Expected) -> str | None:
+    orders, webhooks, invoices, without = rows[0]
+    if without or not orders == webhooks == invoices == len(expected.committed):
+        return f"each of the {len(expected.committed)} committed orders must have its two jobs, and no other order any"
+    return None
+
+
+def _check_ticks(rows: Rows) -> str | None:
+    if len(rows) != 1:
+        return "the schedule must have ticked"
+    _, ticks, distinct, jobs, missed, wanted = rows[0]
+    return None if ticks == distinct == jobs == wanted and not missed else "each tick must have fired exactly once"
+
+
+def _webhooks(expected: Expected) -> Finding:
+    lines = [json.loads(line) for line in expected.received.read_text().splitlines()]
+    orders, keys = Counter(line["order"] for line in lines), {line["key"] for line in lines}
+    wrong = None
+    if orders.keys() != expected.committed:
+        lost, ghosts = expected.committed - orders.keys(), orders.keys() - expected.committed
+        wrong = f"webhooks must be exactly those of committed orders (lost {sorted(lost)}, ghosts {sorted(ghosts)})"
+    elif len(keys) != len(expected.committed):
+        wrong = "each order must come under one idempotency key"
+    repeated = sum(count - 1 for count in orders.values())
+    row = (len(expected.committed), len(orders), len(expected.declined & orders.keys()), repeated)
+    columns = ["committed orders", "orders received", "of them rolled back", "repetitions (at least once)"]
+    return Finding("webhooks at the receiver", f"-- read from {expected.received.name}", columns, [row], wrong)
+
+
+def _invoices(expected: Expected) -> Finding:
+    files = {int(path.stem) for path in expected.invoices.glob("*.html")}
+    wanted = expected.committed - {expected.poison}
+    wrong = None if files == wanted else "each committed order but the poison one must have its invoice"
+    columns = ["invoices wanted", "invoices written"]
+    return Finding("invoices", "-- read from the directory", columns, [(len(wanted), len(files))], wrong)

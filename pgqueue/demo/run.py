@@ -1,0 +1,192 @@
+"""`pgqueue demo`: runs the shop and shows what the tables say."""
+
+import csv
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.syntax import Syntax
+from rich.table import Table
+
+from pgqueue import embedded, migrate
+from pgqueue.demo import shop
+from pgqueue.demo.processes import SCHEDULE, WORK, Processes
+from pgqueue.demo.report import Expected, Finding, findings
+
+DEADLINE = 90.0
+PACE = 0.045  # seconds between orders, so that there is something to look at
+LIVE = "select count(*) filter (where state = 'running'), count(*) from pgqueue.job_live"
+DONE = "select (select count(*) from pgqueue.job_finished) + (select count(*) from pgqueue.dead_letter)"
+RUNNING_OF = """select count(*) from pgqueue.job_live j join pgqueue.worker w on w.id = j.worker_id
+where j.state = 'running' and w.pid = %s"""
+
+
+class DemoFailed(Exception):
+    """The demo did not get to its end."""
+
+
+def run(*, keep: bool = False) -> int:
+    """Run the demo; return 0 if everything that must hold does, else 1."""
+    console = Console()
+    directory = Path(tempfile.mkdtemp(prefix="pgqueue-demo-"))
+    directory.chmod(0o755)
+    server = None
+    try:
+        console.print(f"[bold]pgqueue demo[/] in {directory}")
+        server = embedded.start(directory / "postgres")
+        os.environ["PGQUEUE_DSN"] = server.dsn
+        migrate.upgrade(server.dsn)
+        with psycopg.connect(server.dsn, autocommit=True) as conn:
+            conn.execute(shop.TABLES.encode())
+            expected = _run_shop(console, conn, directory)
+            found = findings(conn, expected)
+        wrong = _show(console, found)
+        if keep:
+            console.print(f"kept: {directory}; psql {server.dsn!r}")
+        return 1 if wrong else 0
+    except DemoFailed as error:
+        console.print(f"[bold red]the demo failed:[/] {error}; logs are in {directory}")
+        keep = True
+        return 1
+    finally:
+        if server is not None and not keep:
+            server.stop()
+        if not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run_shop(console: Console, conn: psycopg.Connection[Any], directory: Path) -> Expected:
+    """Run all processes, place all orders, kill a worker half-way, wait until no job is left."""
+    invoices = directory / "invoices"
+    invoices.mkdir()
+    os.environ["SHOP_INVOICES"] = str(invoices)
+    orders = list(_orders())
+    with _processes(directory) as processes:
+        os.environ["SHOP_WEBHOOK_URL"] = processes.start_receiver()
+        for name in ("scheduler-1", "scheduler-2"):
+            processes.start(name, SCHEDULE)
+        victim = processes.start("worker-1", WORK)
+        processes.start("worker-2", WORK)
+        with _progress(console) as progress:
+            _place_orders(conn, orders, progress, processes, victim)
+            processes.stop("scheduler-1", "scheduler-2")
+            _wait_until_done(conn, progress, processes)
+        processes.stop("worker-2")
+    committed = {order.number for order, card in orders if card != "declined"}
+    declined = {order.number for order, card in orders if card == "declined"}
+    poison = next(order.number for order, _ in orders if order.currency not in shop.CURRENCIES)
+    return Expected(frozenset(committed), frozenset(declined), poison, directory / "received.jsonl", invoices)
+
+
+def _orders() -> Iterator[tuple[shop.Order, str]]:
+    text = files("pgqueue.demo").joinpath("orders.csv").read_text(encoding="utf-8")
+    for line in csv.DictReader(text.splitlines()):
+        card = line.pop("card")
+        numbers = {name: int(line.pop(name)) for name in ("number", "quantity", "unit_cents")}
+        yield shop.Order(**numbers, **line), card  # type: ignore[arg-type]  # the columns of the file are its fields
+
+
+@contextmanager
+def _processes(directory: Path) -> Iterator[Processes]:
+    processes = Processes(directory)
+    try:
+        yield processes
+    finally:
+        processes.stop_all()
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(SpinnerColumn(), *columns, TextColumn("{task.fields[note]}"), console=console)
+
+
+def _place_orders(
+    conn: psycopg.Connection[Any],
+    orders: list[tuple[shop.Order, str]],
+    progress: Progress,
+    processes: Processes,
+    victim: int,
+) -> None:
+    placing = progress.add_task("orders placed", total=len(orders), note="")
+    working = progress.add_task("jobs done", total=0, note="")
+    start = time.monotonic()
+    with psycopg.connect(shop.app.dsn, autocommit=True) as customer:
+        for number, (order, card) in enumerate(orders, 1):
+            try:
+                shop.place_order(customer, order, card)
+            except shop.PaymentDeclined:
+                progress.update(placing, note=f"order {order.number} rolled back")
+            if number == len(orders) // 2:
+                _kill_in_the_middle(conn, processes, victim)
+                progress.console.print(f"worker-1 (pid {victim}) was killed with SIGKILL while it ran jobs")
+            progress.advance(placing)
+            _show_jobs(conn, progress, working)
+            time.sleep(max(0.0, start + number * PACE - time.monotonic()))
+
+
+def _kill_in_the_middle(conn: psycopg.Connection[Any], processes: Processes, pid: int) -> None:
+    """Kill worker-1 while the database says that it runs jobs: it is frozen first, so that the look is true."""
+    for _ in _until_deadline("worker-1 to run a job"):
+        processes.pause("worker-1")
+        time.sleep(0.05)  # what it had sent before it froze arrives
+        row = conn.execute(RUNNING_OF, [pid]).fetchone()
+        if row and row[0]:
+            processes.kill("worker-1")
+            return
+        processes.go_on("worker-1")
+        time.sleep(0.05)
+
+
+def _wait_until_done(conn: psycopg.Connection[Any], progress: Progress, processes: Processes) -> None:
+    working = progress.task_ids[-1]
+    for _ in _until_deadline("all jobs to end"):
+        if died := processes.died():
+            raise DemoFailed(f"{', '.join(died)} died")
+        if _show_jobs(conn, progress, working) == 0:
+            return
+        time.sleep(0.1)
+
+
+def _show_jobs(conn: psycopg.Connection[Any], progress: Progress, bar: Any) -> int:
+    running, live = conn.execute(LIVE).fetchone() or (0, 0)
+    (done,) = conn.execute(DONE).fetchone() or (0,)
+    progress.update(bar, completed=done, total=done + live, note=f"{running} running")
+    return int(live)
+
+
+def _until_deadline(what: str) -> Iterator[int]:
+    end = time.monotonic() + DEADLINE
+    for turn in count():
+        if time.monotonic() > end:
+            raise DemoFailed(f"waited {DEADLINE:g} s for {what}")
+        yield turn
+
+
+def _show(console: Console, found: list[Finding]) -> list[str]:
+    for finding in found:
+        console.rule(f"[bold]{finding.title}", align="left")
+        console.print(Syntax(finding.sql, "sql", background_color="default", word_wrap=True))
+        table = Table(*finding.columns)
+        for row in finding.rows:
+            table.add_row(*("" if value is None else str(value) for value in row))
+        console.print(table)
+        console.print(f"[bold red]✗ {finding.wrong}" if finding.wrong else "[green]✓ as it must be")
+    wrong = [finding.title for finding in found if finding.wrong]
+    console.rule()
+    if wrong:
+        console.print(f"[bold red]does not hold: {', '.join(wrong)}")
+    else:
+        console.print(
+            "[bold green]Everything holds:[/] a worker was killed, orders were rolled back, nothing was lost."
+        )
+    return wrong

@@ -1,0 +1,223 @@
+"""Helpers that more than one test file wants: waiting, proofs of blocking, rows, processes, a proxy that cuts."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+from conftest import DEADLINE, eventually, scalar
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgqueue.job import ClaimedJob, NewJob
+from pgqueue.queries import Queries
+
+Conn = psycopg.Connection[Any]
+COMMAND = [sys.executable, "-m", "pgqueue"]
+QUERIES = Queries("pgqueue")
+
+
+def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """Wait, outside an event loop, until `condition()` is true."""
+    return asyncio.run(eventually(condition, what))
+
+
+def wait_blocked(observer: Conn, waiting: Conn, holder: Conn) -> None:
+    """Wait for the proof that `waiting` is blocked by `holder`."""
+    pids = waiting.info.backend_pid, holder.info.backend_pid
+    wait_for(lambda: scalar(observer, "select %s = any(pg_blocking_pids(%s))", pids[1], pids[0]), "the block")
+
+
+class InThread:
+    """A call that runs beside the test; `result()` waits for it and raises what it raised."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        self._thread.join(DEADLINE)
+        assert self.done, "the call did not end in time"
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def new_job(task: str = "t", queue: str = "default", **other: Any) -> NewJob:
+    """A job as `Queries.enqueue` takes it."""
+    return NewJob(task, other.pop("args", "{}"), queue, other.pop("priority", 0), other.pop("max_attempts", 3), **other)
+
+
+def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
+    """A claimed job as far as `Queries.resolve` looks at it."""
+    now = datetime.now(UTC)
+    attempt, most = other.get("attempt", 1), other.get("max_attempts", 3)
+    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease)
+
+
+def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lease_seconds: float = 30, lost: bool = False) -> uuid.UUID:
+    """Insert the row of a worker."""
+    worker = uuid.uuid4()
+    conn.execute(
+        "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at,"
+        " lost_at) values (%s, 'worker', 'h', 1, '0', '{default}', '{t}', 8, %s, now() - make_interval(secs => %s), %s)",
+        (worker, lease_seconds, beat_seconds_ago, datetime.now(UTC) if lost else None),
+    )
+    return worker
+
+
+def insert_job(conn: Conn, **columns: Any) -> int:
+    """Insert a row into job_live as it is given, without a transition."""
+    columns = {"task": "t", "queue": "default"} | columns
+    names = ", ".join(columns)
+    values = ", ".join(f"%({name})s" for name in columns)
+    row = conn.execute(f"insert into pgqueue.job_live ({names}) values ({values}) returning id", columns).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+class Process:
+    """`pgqueue …` as a real process with a log; killed at the end, by its own pid, whatever happened."""
+
+    def __init__(self, directory: Path, dsn: str, *arguments: str) -> None:
+        self._log = directory / f"{uuid.uuid4().hex}.log"
+        environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": str(directory), "PYTHONUNBUFFERED": "1"}
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*COMMAND, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environ, cwd=directory
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit code."""
+        return self._process.wait(DEADLINE)
+
+    def alive_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait for a condition; fail at once, with the log, if the process ends before."""
+
+        def check() -> Any:
+            assert self.running, f"the process ended while waiting for {what}:\n{self.log()}"
+            return condition()
+
+        wait_for(check, what)
+
+
+class Proxy:
+    """Stands between a client and Postgres, and can lose the answer to one request: F13 of the fault matrix."""
+
+    def __init__(self, dsn: str, marker: bytes) -> None:
+        self._parts = conninfo_to_dict(dsn)
+        self._marker = marker
+        self.cut = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._port = 0
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._finished = asyncio.Event()
+
+    @property
+    def dsn(self) -> str:
+        parts = dict(self._parts) | {"host": "127.0.0.1", "port": self._port, "sslmode": "disable"}
+        return make_conninfo(**parts, gssencmode="disable")
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        self._port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        await self._finished.wait()
+        server.close()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = str(self._parts.get("host", "localhost")), int(self._parts.get("port") or 5432)
+        if host.startswith("/"):
+            up_reader, up_writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            up_reader, up_writer = await asyncio.open_connection(host, port)
+        losing = False
+
+        async def requests() -> None:
+            nonlocal losing
+            while data := await reader.read(65536):
+                losing = losing or (not self.cut.is_set() and self._marker in data)
+                up_writer.write(data)
+                await up_writer.drain()
+
+        async def answers() -> None:
+            while data := await up_reader.read(65536):
+                if losing and b"\x5a\x00\x00\x00\x05I" in data:  # ReadyForQuery, idle: it is committed
+                    self.cut.set()
+                    return
+                if not losing:
+                    writer.write(data)
+                    await writer.drain()
+
+        ends = [asyncio.create_task(requests()), asyncio.create_task(answers())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        for stream in (writer, up_writer):
+            stream.close()
+            with suppress(OSError):
+                await stream.wait_closed()
+
+    @classmethod
+    @contextmanager
+    def before(cls, dsn: str, marker: bytes) -> Iterator["Proxy"]:
+        """Run a proxy; it forwards the first request that contains `marker` and cuts the line before the answer."""
+        proxy = cls(dsn, marker)
+        proxy._thread.start()
+        assert proxy._ready.wait(DEADLINE)
+        try:
+            yield proxy
+        finally:
+            proxy._loop.call_soon_threadsafe(proxy._finished.set)
+            proxy._thread.join(DEADLINE)
+            for task in asyncio.all_tasks(proxy._loop):
+                task.cancel()
+            proxy._loop.run_until_complete(asyncio.sleep(0.01))
+            proxy._loop.close()

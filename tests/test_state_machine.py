@@ -1,0 +1,204 @@
+"""Every verb against every state, through the statements that workers use."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from conftest import Databases, scalar
+from harness import QUERIES, Conn, add_worker, claimed, insert_job, new_job
+
+from pgqueue import db
+from pgqueue.job import JobState
+from pgqueue.lifecycle import TRANSITIONS, Resolution
+from pgqueue.outcome import ErrorInfo
+
+LEASE = 7
+WORKER = uuid4()
+ERROR = ErrorInfo("E", "it broke")
+RESOLUTIONS = {
+    "succeed": Resolution("succeed", result='{"a": 1}'),
+    "retry": Resolution("retry", "error", delay=5.0, error=ERROR),
+    "snooze": Resolution("snooze", "later", delay=5.0, refund=True),
+    "release": Resolution("release", "released", refund=True),
+    "park": Resolution("park", "unknown task", refund=True),
+    "bury": Resolution("bury", "exhausted", error=ERROR),
+    "cancel": Resolution("cancel", "not wanted"),
+}
+OTHERS = {"claim", "adopt", "rescue", "rescue_spent"}
+VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
+
+
+@pytest.fixture(scope="module")
+def database(server_dsn: str, template: str) -> Iterator[str]:
+    databases = Databases(server_dsn)
+    yield databases.make(template)
+    databases.drop_all()
+
+
+@pytest.fixture
+def tx(database: str) -> Iterator[Conn]:
+    """A connection in a transaction that is rolled back."""
+    with psycopg.connect(database, options="-c search_path=") as conn:
+        yield conn
+        conn.rollback()
+
+
+def put(conn: Conn, state: JobState, *, spent: bool = False) -> int:
+    """Put a job into a state, of a worker that was declared lost. `spent`: without an attempt left, if it can be."""
+    common: dict[str, Any] = {"lease": LEASE, "attempt": 2, "max_attempts": 2 if spent else 5}
+    worker = add_worker(conn, lost=True)
+    match state:
+        case JobState.PENDING | JobState.BLOCKED:
+            waits_for = "task" if state == JobState.BLOCKED else None
+            return insert_job(conn, **common | {"state": state, "waits_for": waits_for, "max_attempts": 5})
+        case JobState.RUNNING:
+            return insert_job(conn, **common, state=state, worker_id=worker, claimed_at=scalar(conn, "select now()"))
+        case JobState.FAILED:
+            table, columns, values = "dead_letter", "reason", ("exhausted",)
+        case _:
+            table, columns, values = "job_finished", "state", (str(state),)
+    job = scalar(conn, "select nextval('pgqueue.job_id')")
+    conn.execute(
+        f"insert into pgqueue.{table} (id, task, queue, lease, attempt, max_attempts, {columns})"
+        " values (%s, 't', 'default', %s, %s, %s, %s)",
+        (job, *common.values(), *values),
+    )
+    return int(job)
+
+
+def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
+    """Apply a verb through its statement."""
+    if verb == "claim":
+        db.run(conn, QUERIES.claim(WORKER, {"default": 10}, 10))
+    elif verb == "adopt":
+        db.run(conn, QUERIES.adopt(WORKER, ["default"], ["t"], 10))
+    elif verb in ("rescue", "rescue_spent"):
+        db.run(conn, QUERIES.rescue(WORKER))
+    else:
+        db.run(conn, QUERIES.resolve(WORKER, [(claimed(job, lease), RESOLUTIONS[verb])]))
+
+
+def row(conn: Conn, job: int) -> Any:
+    return conn.execute("select * from pgqueue.job where id = %s", (job,)).fetchall()
+
+
+def moves(conn: Conn, job: int) -> list[Any]:
+    query = "select from_state, to_state, attempt, lease from pgqueue.transition where job_id = %s"
+    return conn.execute(query, (job,)).fetchall()
+
+
+def test_every_verb_of_the_table_is_driven_here() -> None:
+    assert set(TRANSITIONS) == {"enqueue", *VERBS}
+
+
+@pytest.mark.parametrize("state", list(JobState))
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, verb: str, state: JobState) -> None:
+    job = put(tx, state, spent=verb == "rescue_spent")
+    before = row(tx, job)
+    assert len(before) == 1
+
+    apply(tx, verb, job)
+
+    move = TRANSITIONS[verb]
+    if state in move.sources:
+        claiming = verb in ("claim", "adopt")
+        assert [r[:2] for r in tx.execute("select id, state from pgqueue.job").fetchall()] == [(job, move.target)]
+        assert moves(tx, job) == [(state, move.target, 3 if claiming else 2, LEASE + claiming)]
+    else:
+        assert row(tx, job) == before
+        assert moves(tx, job) == []
+
+
+def test_the_moves_that_happen_are_exactly_the_moves_of_the_table(tx: Conn) -> None:
+    for verb in VERBS:
+        for state in JobState:
+            with tx.transaction(savepoint_name="one", force_rollback=False):
+                apply(tx, verb, put(tx, state, spent=verb == "rescue_spent"))
+    db.run(tx, QUERIES.enqueue([new_job()]))
+    happened = tx.execute("select distinct from_state, to_state from pgqueue.transition").fetchall()
+    allowed = {(source, move.target) for move in TRANSITIONS.values() for source in move.sources or [None]}
+    assert set(happened) == allowed
+
+
+def test_enqueue_writes_one_transition_from_nothing_to_pending(tx: Conn) -> None:
+    job = db.run(tx, QUERIES.enqueue([new_job()]))[0].id
+    assert scalar(tx, "select state from pgqueue.job where id = %s", job) == "pending"
+    assert moves(tx, job) == [(None, "pending", 0, 0)]
+
+
+@pytest.mark.parametrize("offset", [-1, 1])
+@pytest.mark.parametrize("verb", sorted(RESOLUTIONS))
+def test_a_wrong_lease_never_moves_a_job(tx: Conn, verb: str, offset: int) -> None:
+    job = put(tx, JobState.RUNNING)
+    before = row(tx, job)
+    apply(tx, verb, job, LEASE + offset)
+    assert row(tx, job) == before
+    assert moves(tx, job) == []
+
+
+@pytest.mark.parametrize("verb", sorted(RESOLUTIONS))
+def test_resolve_answers_with_the_job_that_moved_and_not_with_the_one_that_lost_its_lease(tx: Conn, verb: str) -> None:
+    mine, stale = put(tx, JobState.RUNNING), put(tx, JobState.RUNNING)
+    batch = [(claimed(mine, LEASE), RESOLUTIONS[verb]), (claimed(stale, LEASE - 1), RESOLUTIONS[verb])]
+    assert db.run(tx, QUERIES.resolve(WORKER, batch)) == {mine}
+
+
+@pytest.mark.parametrize(("verb", "attempt"), [("retry", 2), ("snooze", 1), ("release", 1), ("park", 1)])
+def test_only_a_retry_spends_the_attempt_of_a_job_that_goes_on(tx: Conn, verb: str, attempt: int) -> None:
+    job = put(tx, JobState.RUNNING)
+    apply(tx, verb, job)
+    kept = tx.execute("select attempt, lease, worker_id, claimed_at from pgqueue.job where id = %s", (job,)).fetchone()
+    assert kept == (attempt, LEASE, None, None)
+
+
+def check_kept(tx: Conn, verb: str, query: str) -> Any:
+    job = put(tx, JobState.RUNNING)
+    apply(tx, verb, job)
+    return scalar(tx, query, job)
+
+
+@pytest.mark.parametrize(
+    ("verb", "query", "expected"),
+    [
+        ("succeed", "select result->>'a' from pgqueue.job where id = %s", "1"),
+        ("bury", "select error->>'message' from pgqueue.job where id = %s", "it broke"),
+        ("bury", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
+        ("retry", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
+        ("cancel", "select reason from pgqueue.job where id = %s", "not wanted"),
+        ("snooze", "select reason from pgqueue.transition where job_id = %s", "later"),
+        ("rescue", "select crash_count from pgqueue.job where id = %s", 1),
+        ("rescue", "select error->>'type' from pgqueue.transition where job_id = %s", "pgqueue.WorkerLost"),
+        ("retry", "select extract(epoch from run_at - now())::int from pgqueue.job where id = %s", 5),
+        ("snooze", "select extract(epoch from run_at - now())::int from pgqueue.job where id = %s", 5),
+    ],
+)
+def test_a_verb_writes_what_goes_with_it(tx: Conn, verb: str, query: str, expected: Any) -> None:
+    assert check_kept(tx, verb, query) == expected
+
+
+def test_a_job_rescued_without_an_attempt_left_is_a_dead_letter_that_says_it_crashed(tx: Conn) -> None:
+    job = put(tx, JobState.RUNNING, spent=True)
+    apply(tx, "rescue_spent", job)
+    dead = tx.execute("select reason, crash_count, error->>'type' from pgqueue.dead_letter where id = %s", (job,))
+    assert dead.fetchone() == ("crashed", 1, "pgqueue.WorkerLost")
+
+
+def worker_is_gone(conn: Conn) -> None:
+    conn.execute("delete from pgqueue.worker")
+
+
+def worker_lives(conn: Conn) -> None:
+    conn.execute("update pgqueue.worker set lost_at = null")
+
+
+@pytest.mark.parametrize(("change", "state"), [(worker_is_gone, "pending"), (worker_lives, "running")])
+def test_rescue_takes_jobs_without_a_worker_row_and_spares_those_of_the_living(
+    tx: Conn, change: Callable[[Conn], None], state: str
+) -> None:
+    job = put(tx, JobState.RUNNING)
+    change(tx)
+    apply(tx, "rescue", job)
+    assert scalar(tx, "select state from pgqueue.job where id = %s", job) == state
