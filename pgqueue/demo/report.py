@@ -76,7 +76,7 @@ def _find(conn: psycopg.Connection[Any], title: str, sql: str, check: Callable[[
 
 
 def _check_states(rows: Rows) -> str | None:
-    states: dict[str, int] = dict(rows)  # type: ignore[arg-type]  # rows of two columns
+    states: dict[str, int] = dict(rows)
     if set(states) != {"succeeded", "failed"} or states["failed"] != 1:
         return "every job must have succeeded but the one of the poison order"
     return None

@@ -119,32 +119,31 @@ def _place_orders(
 ) -> None:
     placing = progress.add_task("orders placed", total=len(orders), note="")
     working = progress.add_task("jobs done", total=0, note="")
-    start = time.monotonic()
+    start, killed = time.monotonic(), False
     with psycopg.connect(shop.app.dsn, autocommit=True) as customer:
         for number, (order, card) in enumerate(orders, 1):
             try:
                 shop.place_order(customer, order, card)
             except shop.PaymentDeclined:
                 progress.update(placing, note=f"order {order.number} rolled back")
-            if number == len(orders) // 2:
-                _kill_in_the_middle(conn, processes, victim)
+            if number >= len(orders) // 2 and not killed and _kill_while_it_works(conn, processes, victim):
+                killed = True
                 progress.console.print(f"worker-1 (pid {victim}) was killed with SIGKILL while it ran jobs")
             progress.advance(placing)
             _show_jobs(conn, progress, working)
             time.sleep(max(0.0, start + number * PACE - time.monotonic()))
 
 
-def _kill_in_the_middle(conn: psycopg.Connection[Any], processes: Processes, pid: int) -> None:
-    """Kill worker-1 while the database says that it runs jobs: it is frozen first, so that the look is true."""
-    for _ in _until_deadline("worker-1 to run a job"):
-        processes.pause("worker-1")
-        time.sleep(0.05)  # what it had sent before it froze arrives
-        row = conn.execute(RUNNING_OF, [pid]).fetchone()
-        if row and row[0]:
-            processes.kill("worker-1")
-            return
-        processes.go_on("worker-1")
-        time.sleep(0.05)
+def _kill_while_it_works(conn: psycopg.Connection[Any], processes: Processes, pid: int) -> bool:
+    """Kill worker-1 if the database says that it runs jobs; it is frozen first, so that the look is true."""
+    processes.pause("worker-1")
+    time.sleep(0.03)  # what it had sent before it froze arrives
+    row = conn.execute(RUNNING_OF, [pid]).fetchone()
+    if row and row[0]:
+        processes.kill("worker-1")
+        return True
+    processes.go_on("worker-1")
+    return False
 
 
 def _wait_until_done(conn: psycopg.Connection[Any], progress: Progress, processes: Processes) -> None:

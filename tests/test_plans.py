@@ -1,0 +1,176 @@
+"""Plans of the hot statements on a big backlog: which index, no scan or sort of the backlog, few pages."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from conftest import Databases
+from harness import QUERIES, Conn, claimed
+from psycopg.conninfo import conninfo_to_dict
+
+from pgqueue.lifecycle import Resolution
+from pgqueue.plan import Every
+from pgqueue.queries import Query
+from pgqueue.queries.schedule import Schedule
+
+WORKER = uuid4()
+QUEUES = ["q0", "q1", "q2"]
+BACKLOG = """
+insert into pgqueue.job_live (task, queue, priority, run_at)
+select 't', 'q' || i % 3, i % 7, now() - make_interval(secs => i / 100.0) from generate_series(1, 200000) as i
+union all
+select 't', 'q' || i % 3, i % 7, now() + interval '1 day' from generate_series(1, 100000) as i;
+insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, lost_at)
+select gen_random_uuid(), 'worker', 'h', 1, '0', '{q0}', '{t}', 8, 30, case when i = 1 then now() end
+from generate_series(1, 3) as i;
+insert into pgqueue.job_live (task, queue, state, attempt, lease, worker_id, claimed_at)
+select 't', 'q0', 'running', 1, 1, w.id, now() from pgqueue.worker w, generate_series(1, 20);
+insert into pgqueue.job_live (task, queue, state, waits_for)
+select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, 3000) as i;
+insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
+select 's' || i, 't', 'q0', 60, now() + make_interval(days => case when i < 10 then -1 else 1 end)
+from generate_series(1, 5000) as i"""
+
+
+@pytest.fixture(scope="module")
+def backlogs(server_dsn: str, template: str) -> Iterator[dict[str, str]]:
+    """The same backlog with no statistics, with the ones of an empty table, and with good ones."""
+    databases = Databases(server_dsn)
+    made = {"never analysed": databases.make(template), "analysed when empty": databases.make(template)}
+    for statistics, dsn in made.items():
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("alter table pgqueue.job_live set (autovacuum_enabled = off)")
+            if statistics == "analysed when empty":
+                conn.execute("analyze")
+            conn.execute(BACKLOG)
+    copied = str(conninfo_to_dict(made["never analysed"])["dbname"])
+    made["analysed"] = databases.make(copied)
+    with psycopg.connect(made["analysed"], autocommit=True) as conn:
+        conn.execute("analyze")
+    yield made
+    databases.drop_all()
+
+
+@pytest.fixture(params=["never analysed", "analysed when empty", "analysed"])
+def backlog(backlogs: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Conn]:
+    """A connection to a backlog, in a transaction that is rolled back."""
+    with psycopg.connect(backlogs[request.param]) as conn:
+        yield conn
+        conn.rollback()
+
+
+Node = dict[str, Any]
+
+
+def explain(conn: Conn, query: Query[Any], *, generic: bool) -> Node:
+    """Run a statement under EXPLAIN ANALYZE, prepared, with a custom or the generic plan."""
+    names = list(dict.fromkeys(re.findall(rb"%\((\w+)\)s", query.sql)))
+    text = re.sub(rb"%\((\w+)\)s", lambda m: b"$%d" % (names.index(m[1]) + 1), query.sql).replace(b"%%", b"%")
+    conn.execute(f"set local plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
+    conn.execute(b"prepare explained as " + text)
+    values = [query.params[name.decode()] for name in names]
+    call = "execute explained" + (f"({', '.join(['%s'] * len(values))})" if values else "")
+    row = (
+        psycopg.ClientCursor(conn).execute(f"explain (analyze, buffers, format json) {call}", values or None).fetchone()
+    )
+    assert row is not None
+    plan: Node = row[0][0]["Plan"]
+    return plan
+
+
+def nodes(plan: Node) -> Iterator[Node]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def job_scans(plan: Node) -> set[str]:
+    """Which indexes job_live is read by; a scan without one is called by its type."""
+    scans = [n for n in nodes(plan) if "Scan" in n["Node Type"]]
+    reads = [n for n in scans if n.get("Relation Name") == "job_live" or n.get("Index Name", "").startswith("job_live")]
+    return {n.get("Index Name", n["Node Type"]) for n in reads if n["Node Type"] != "Bitmap Heap Scan"}
+
+
+def sorted_rows(plan: Node) -> int:
+    """The most rows that any sort got."""
+    sorts = [n for n in nodes(plan) if "Sort" in n["Node Type"]]
+    return max((child["Actual Rows"] for n in sorts for child in n["Plans"]), default=0)
+
+
+def buffers(plan: Node) -> int:
+    """Pages touched: those of the statement and of the data-modifying CTEs that nobody reads."""
+    parts = [plan, *(n for n in nodes(plan) if n["Node Type"] == "ModifyTable")]
+    return max(n["Shared Hit Blocks"] + n["Shared Read Blocks"] for n in parts)
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_claim_reads_the_ready_index_sorts_no_backlog_and_touches_few_pages(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.claim(WORKER, dict.fromkeys(QUEUES, 10), 10), generic=generic)
+    assert plan["Actual Rows"] == 10
+    assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
+    assert "job_live_ready" in job_scans(plan)
+    assert sorted_rows(plan) <= 10
+    assert buffers(plan) < 500
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_claim_that_finds_nothing_touches_few_pages(backlog: Conn, generic: bool) -> None:
+    backlog.execute("delete from pgqueue.job_live where run_at <= now()")
+    query = QUERIES.claim(WORKER, {"none": 10, "nor this": 10}, 10)
+    assert buffers(explain(backlog, query, generic=generic)) < 100
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_next_due_hops_along_the_ready_index(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.next_due(QUEUES), generic=generic)
+    assert job_scans(plan) == {"job_live_ready"}
+    assert sorted_rows(plan) <= 21
+    assert buffers(plan) < 300
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_rescue_reads_only_running_rows(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.rescue(WORKER), generic=generic)
+    assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
+    assert "job_live_running" in job_scans(plan)
+    assert buffers(plan) < 1000
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_adopt_reads_only_parked_rows_of_its_tasks(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.adopt(WORKER, QUEUES, ["unknown1", "other"], 10), generic=generic)
+    assert plan["Actual Rows"] == 10
+    assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
+    assert "job_live_parked" in job_scans(plan)
+    assert buffers(plan) < 500
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool) -> None:
+    rows = backlog.execute("select id, lease from pgqueue.job_live where state = 'running' limit 20").fetchall()
+    verbs = [Resolution("succeed"), Resolution("retry", "error", 1.0)]
+    batch = [(claimed(*row), verbs[i % 2]) for i, row in enumerate(rows)]
+    plan = explain(backlog, QUERIES.resolve(WORKER, batch), generic=generic)
+    assert plan["Actual Rows"] == 20
+    assert job_scans(plan) == {"job_live_pkey"}
+    assert buffers(plan) < 1000
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_lock_due_reads_the_index_of_next_ticks(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.lock_due(100), generic=generic)
+    assert plan["Actual Rows"] == 9
+    assert "schedule_next_tick" in {n.get("Index Name") for n in nodes(plan)}
+    assert "Seq Scan" not in {n["Node Type"] for n in nodes(plan)}
+
+
+def test_declaring_schedules_again_writes_nothing(backlog: Conn) -> None:
+    schedule = Schedule("s1", "t", "{}", Every(60), "q0", 0, 20)
+    before = backlog.execute("select ctid from pgqueue.schedule where name = 's1'").fetchone()
+    query = QUERIES.declare([(schedule, datetime.now(UTC))])
+    backlog.execute(query.sql, query.params)
+    assert backlog.execute("select ctid from pgqueue.schedule where name = 's1'").fetchone() == before

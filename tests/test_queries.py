@@ -1,0 +1,244 @@
+"""Every statement is accepted by Postgres; claims come in the promised order and never exceed their room."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from conftest import Databases, scalar
+from harness import QUERIES, Conn, add_worker, claimed, insert_job, new_job
+
+from pgqueue import db
+from pgqueue.lifecycle import Resolution
+from pgqueue.outcome import ErrorInfo
+from pgqueue.plan import Cron, Every
+from pgqueue.queries import Queries, Query
+from pgqueue.queries.schedule import Schedule, Tick
+from pgqueue.service import describe
+
+WORKER = UUID("00000000-0000-0000-0000-000000000001")
+TICK = datetime(2026, 1, 1, tzinfo=UTC)
+PLANS = [Schedule("s", "t", "{}", Every(60), "default", 0, 3), Schedule("c", "t", "{}", Cron("@daily"), "default", 0, 3)]
+TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
+OUTCOMES = [
+    (claimed(3, 1), Resolution("succeed", result="[1]")),
+    (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
+]
+SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
+    "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
+    "claim": lambda q: q.claim(WORKER, {"default": 2, "bulk": 1}, 3),
+    "adopt": lambda q: q.adopt(WORKER, ["default"], ["t"], 3),
+    "next_due": lambda q: q.next_due(["default", "bulk"]),
+    "resolve": lambda q: q.resolve(WORKER, OUTCOMES),
+    "rescue": lambda q: q.rescue(WORKER, 10),
+    "register": lambda q: q.register(describe("worker", 30, ["default"], ["t"], 8)),
+    "heartbeat": lambda q: q.heartbeat(WORKER),
+    "set_waiting": lambda q: q.set_waiting(WORKER, True),
+    "set_stopping": lambda q: q.set_stopping(WORKER),
+    "unregister": lambda q: q.unregister(WORKER),
+    "declare_lost": lambda q: q.declare_lost(),
+    "forget_lost": lambda q: q.forget_lost(),
+    "ready": lambda q: q.ready(),
+    "listen": lambda q: q.listen(),
+    "clock": lambda q: q.clock(),
+    "declare": lambda q: q.declare([(plan, TICK) for plan in PLANS]),
+    "lock_due": lambda q: q.lock_due(10),
+    "known_ticks": lambda q: q.known_ticks([("s", TICK)]),
+    "record_ticks": lambda q: q.record_ticks(TICKS, {"s": TICK, "c": TICK}),
+    "next_tick": lambda q: q.next_tick(),
+    "has_version": lambda q: q.has_version(),
+    "schema_version": lambda q: q.schema_version(),
+    "make_partitions": lambda q: q.make_partitions(),
+    "get_job": lambda q: q.get_job(1),
+    "list_jobs": lambda q: q.list_jobs(state="pending", queue="default", task="t", before=1000, limit=10),
+    "count_jobs": lambda q: q.count_jobs(),
+    "count_finished": lambda q: q.count_finished(),
+    "list_workers": lambda q: q.list_workers(),
+    "list_unknown_tasks": lambda q: q.list_unknown_tasks(),
+    "list_schedules": lambda q: q.list_schedules(),
+}
+
+
+@pytest.fixture(scope="module")
+def database(server_dsn: str, template: str) -> Iterator[str]:
+    databases = Databases(server_dsn)
+    yield databases.make(template)
+    databases.drop_all()
+
+
+@pytest.fixture
+def tx(database: str) -> Iterator[Conn]:
+    """A connection in a transaction that is rolled back."""
+    with psycopg.connect(database, options="-c search_path=") as conn:
+        yield conn
+        conn.rollback()
+
+
+def fill(conn: Conn) -> None:
+    """Rows for every statement to read: jobs in each table, a worker, schedules with ticks."""
+    worker = add_worker(conn, beat_seconds_ago=60)
+    db.run(conn, QUERIES.enqueue([new_job(), new_job(queue="bulk"), new_job(), new_job()]))
+    now = scalar(conn, "select now()")
+    insert_job(conn, state="running", lease=1, attempt=1, worker_id=worker, claimed_at=now)
+    insert_job(conn, state="blocked", waits_for="task")
+    conn.execute("insert into pgqueue.job_finished (id, task, queue, state) values (900, 't', 'default', 'succeeded')")
+    conn.execute("insert into pgqueue.dead_letter (id, task, queue, reason) values (901, 't', 'default', 'why')")
+    db.run(conn, QUERIES.declare([(plan, TICK - timedelta(days=1)) for plan in PLANS]))
+    conn.execute("insert into pgqueue.schedule_fire values ('s', '2025-01-01', 'missed')")
+
+
+def test_no_statement_is_without_a_sample() -> None:
+    public = {name for name in dir(Queries) if not name.startswith("_") and callable(getattr(Queries, name))}
+    assert public == set(SAMPLES)
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_statement_runs_with_an_empty_search_path_and_its_rows_can_be_read(tx: Conn, name: str, filled: bool) -> None:
+    if filled:
+        fill(tx)
+    db.run(tx, SAMPLES[name](QUERIES))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_statement_can_be_prepared(tx: Conn, name: str) -> None:
+    query = SAMPLES[name](QUERIES)
+    tx.execute(query.sql, query.params or None, prepare=True, binary=True if query.params else None)
+    assert scalar(tx, "select count(*) from pg_prepared_statements") == 1
+
+
+@pytest.mark.parametrize("schema", ["pgqueue", "s" * 48], ids=["default", "longest"])
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_statement_is_short_enough_for_psycopg_to_cache(name: str, schema: str) -> None:
+    assert len(SAMPLES[name](Queries(schema)).sql) <= 4096
+
+
+def claim(conn: Conn, rooms: dict[str, int], room: int) -> list[int]:
+    return [job.id for job in db.run(conn, QUERIES.claim(WORKER, rooms, room))]
+
+
+def test_a_claim_takes_queues_in_the_order_given(tx: Conn) -> None:
+    last, first = insert_job(tx, queue="a", priority=100), insert_job(tx, queue="b", priority=-100)
+    assert claim(tx, {"b": 5, "a": 5}, 5) == [first, last]
+
+
+def test_within_a_queue_a_claim_takes_priority_then_run_at_then_id(tx: Conn) -> None:
+    early = scalar(tx, "select now() - interval '1 hour'")
+    late = scalar(tx, "select now() - interval '1 minute'")
+    columns: list[dict[str, Any]] = [
+        {"priority": -5, "run_at": early},
+        {"priority": 7, "run_at": late},
+        {"priority": 0, "run_at": early},
+        {"priority": 7, "run_at": early},
+        {"priority": 7, "run_at": early},
+        {"priority": 100, "run_at": late},
+    ]
+    jobs = [insert_job(tx, **c) for c in columns]
+    assert claim(tx, {"default": 10}, 10) == [jobs[5], jobs[3], jobs[4], jobs[1], jobs[2], jobs[0]]
+
+
+def test_a_claim_that_is_cut_short_takes_the_first_in_order(tx: Conn) -> None:
+    jobs = {priority: insert_job(tx, priority=priority) for priority in (0, 50, -3, 9, 100)}
+    assert claim(tx, {"default": 3}, 3) == [jobs[100], jobs[50], jobs[9]]
+
+
+def test_each_queue_gives_at_most_its_own_room(tx: Conn) -> None:
+    db.run(tx, QUERIES.enqueue([new_job(queue=queue, run_at=TICK) for queue in ("a", "b") for _ in range(5)]))
+    taken = db.run(tx, QUERIES.claim(WORKER, {"a": 2, "b": 3}, 10))
+    assert [job.queue for job in taken] == ["a", "a", "b", "b", "b"]
+
+
+def test_the_room_of_a_queue_is_shared_by_its_priorities(tx: Conn) -> None:
+    db.run(tx, QUERIES.enqueue([new_job(priority=p, run_at=TICK) for p in (1, 2, 3) for _ in range(5)]))
+    assert [job.priority for job in db.run(tx, QUERIES.claim(WORKER, {"default": 7}, 10))] == [3] * 5 + [2] * 2
+
+
+def test_a_paused_queue_gives_nothing_and_holds_up_no_other(tx: Conn) -> None:
+    insert_job(tx, queue="a")
+    job = insert_job(tx, queue="b")
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('a', now())")
+    assert claim(tx, {"a": 5, "b": 5}, 5) == [job]
+
+
+def test_a_paused_queue_has_no_next_due_time(tx: Conn) -> None:
+    insert_job(tx)
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('default', now())")
+    assert db.run(tx, QUERIES.next_due(["default"])) is None
+
+
+def test_a_paused_queue_gives_no_parked_jobs(tx: Conn) -> None:
+    insert_job(tx, state="blocked", waits_for="task")
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('default', now())")
+    assert db.run(tx, QUERIES.adopt(WORKER, ["default"], ["t"], 5)) == []
+
+
+def test_jobs_of_the_future_are_not_claimed_and_hide_no_due_ones(tx: Conn) -> None:
+    insert_job(tx, priority=100, run_at=scalar(tx, "select now() + interval '1 second'"))
+    due = insert_job(tx, priority=-100)
+    assert claim(tx, {"default": 5}, 5) == [due]
+
+
+def test_jobs_of_queues_that_are_not_named_are_not_claimed(tx: Conn) -> None:
+    insert_job(tx, queue="other")
+    assert claim(tx, {"default": 5}, 5) == []
+
+
+def test_next_due_is_the_earliest_of_all_queues_and_priorities(tx: Conn) -> None:
+    for seconds, queue, priority in [(900, "a", 50), (300, "a", -50), (600, "b", 0)]:
+        insert_job(tx, queue=queue, priority=priority, run_at=datetime.now(UTC) + timedelta(seconds=seconds))
+    due = db.run(tx, QUERIES.next_due(["a", "b"]))
+    assert due is not None
+    assert 250 < due <= 301
+
+
+def test_next_due_is_nothing_when_no_job_is_pending(tx: Conn) -> None:
+    assert db.run(tx, QUERIES.next_due(["default"])) is None
+
+
+def test_a_claim_charges_the_attempt_raises_the_lease_and_names_the_worker(tx: Conn) -> None:
+    job = insert_job(tx, attempt=2, lease=9)
+    claim(tx, {"default": 5}, 5)
+    row = tx.execute("select attempt, lease, worker_id, claimed_at = now() from pgqueue.job_live where id = %s", (job,))
+    assert row.fetchone() == (3, 10, WORKER, True)
+
+
+def test_adopt_takes_only_tasks_and_queues_that_are_known(tx: Conn) -> None:
+    known = insert_job(tx, state="blocked", waits_for="task")
+    insert_job(tx, state="blocked", waits_for="task", task="other")
+    insert_job(tx, state="blocked", waits_for="task", queue="other")
+    assert [job.id for job in db.run(tx, QUERIES.adopt(WORKER, ["default"], ["t"], 5))] == [known]
+
+
+SETTINGS = ["hashagg", "sort", "hashjoin", "mergejoin", "indexscan", "bitmapscan", "material", "nestloop", "seqscan"]
+COMBINATIONS = [c for size in range(len(SETTINGS) + 1) for c in itertools.combinations(SETTINGS, size)]
+
+
+def under_each_combination(conn: Conn, call: Callable[[], int], expected: int) -> None:
+    for off in COMBINATIONS:
+        with conn.transaction(force_rollback=True):
+            conn.execute(f"set local plan_cache_mode = {'force_generic_plan' if len(off) % 2 else 'force_custom_plan'}")
+            for setting in off:
+                conn.execute(f"set local enable_{setting} = off")
+            assert call() == expected, off
+
+
+def test_a_claim_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    jobs = [new_job(queue=q, priority=p, run_at=TICK) for q in ("a", "b", "c") for p in (0, 5) for _ in range(20)]
+    db.run(tx, QUERIES.enqueue(jobs))
+    under_each_combination(tx, lambda: len(claim(tx, {"a": 3, "b": 2, "c": 9}, 7)), 7)
+
+
+def test_adopt_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    for _ in range(40):
+        insert_job(tx, state="blocked", waits_for="task", task=f"t{_ % 2}")
+    query = QUERIES.adopt(WORKER, ["default"], ["t0", "t1"], 7)
+    under_each_combination(tx, lambda: len(db.run(tx, query)), 7)
+
+
+def test_rescue_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    for _ in range(20):
+        insert_job(tx, state="running", worker_id=uuid4(), claimed_at=TICK, attempt=1)
+    under_each_combination(tx, lambda: len(db.run(tx, QUERIES.rescue(WORKER, 7))), 7)
