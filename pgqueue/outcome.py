@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 20_000
+_OWN_FRAMES = ("pgqueue.worker.", "pgqueue.tasks")  # how the task was called: the same for every error
 
 
 def seconds(duration: float | timedelta) -> float:
@@ -84,8 +85,11 @@ def _message(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_OWN_FRAMES):
+        frames = frames.tb_next
     try:
-        return "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(type(error), error, frames))
     except Exception as broken:  # noqa: BLE001 - as above: formatting calls the exception's own code
         return f"<no traceback: formatting it raised {type(broken).__name__}>"
 

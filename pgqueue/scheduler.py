@@ -10,7 +10,7 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.job import NewJob
 from pgqueue.plan import due_ticks
-from pgqueue.queries.schedule import Due, Schedule, Tick, tick_headers
+from pgqueue.queries.schedule import Due, Schedule, Tick, Unusable, tick_headers
 from pgqueue.service import Identity, Link, Partitions, Service, describe, run_duties
 
 log = logging.getLogger("pgqueue.scheduler")
@@ -48,9 +48,13 @@ class Ticker(Service):
         """Fire up to a batch of due schedules in one transaction: jobs, ticks and next ticks, or none of it."""
         queries = self._app.queries
         async with self._link.connection() as conn, conn.transaction():
-            firings = [Firing.of(due) for due in await db.run_async(conn, queries.lock_due(BATCH))]
-            if not firings:
+            found = await db.run_async(conn, queries.lock_due(BATCH))
+            if not found:
                 return 0
+            if unusable := [one for one in found if isinstance(one, Unusable)]:
+                log.error("paused, for their plans cannot be used: %s", ", ".join(one.name for one in unusable))
+                await db.run_async(conn, queries.pause_unusable(unusable))
+            firings = [Firing.of(due) for due in found if isinstance(due, Due)]
             known = await db.run_async(conn, queries.known_ticks([(f.schedule.name, f.tick) for f in firings]))
             new = [f for f in firings if (f.schedule.name, f.tick) not in known]
             rows = await db.run_async(conn, queries.enqueue([f.job for f in new], [f.headers for f in new]))
@@ -59,7 +63,7 @@ class Ticker(Service):
             await db.run_async(conn, queries.record_ticks(ticks, {f.schedule.name: f.following for f in firings}))
         for firing in new:
             log.info("schedule %s fired %s for %s", firing.schedule.name, firing.schedule.task, firing.tick)
-        return len(firings)
+        return len(found)
 
 
 @dataclass(frozen=True, slots=True)

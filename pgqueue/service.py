@@ -88,6 +88,7 @@ class Service(ABC):
     """
 
     name = "service"
+    interruptible = False  # whether a tick may be cut off at any point when the process stops
 
     def __init__(self) -> None:
         self._wake = asyncio.Event()
@@ -143,10 +144,13 @@ async def run_duties(duties: Sequence[Service], stopping: asyncio.Event, grace_s
     running = [asyncio.create_task(duty.run(), name=duty.name) for duty in duties]
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
-    for duty in duties:
+    for duty, task in zip(duties, running, strict=True):
         duty.stop()
+        if duty.interruptible:
+            task.cancel()
     _, hanging = await asyncio.wait(running, timeout=grace_seconds)
-    for task in [stopped, *hanging]:
+    stopped.cancel()
+    for task in hanging:
         task.cancel()
     results = await asyncio.gather(*running, return_exceptions=True)
     for result in results:

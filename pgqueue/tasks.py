@@ -69,7 +69,8 @@ class TaskSpec:
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArguments(self.name, [f"{error} (it takes {self.signature})"]) from None
+            unknown = [f"{name}: no such parameter" for name in kwargs if name not in self.signature.parameters]
+            raise InvalidArguments(self.name, [*unknown, f"{error} (it takes {self.signature})"]) from None
         try:
             valid = self.adapter.validate_python(dict(bound.arguments))
             text = self.adapter.dump_json(valid, warnings="error")

@@ -131,12 +131,12 @@ PLANS = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(plan=PLANS, start=st.integers(0, 400 * 1440), minutes=st.integers(-100, 3 * 1440), at_most=st.integers(1, 40))
 def test_due_ticks_are_the_last_of_what_a_naive_walk_finds(plan: Plan, start: int, minutes: int, at_most: int) -> None:
     first = plan.after(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=start))
     now = first + timedelta(minutes=minutes)
-    counted = Counted(plan, 50_000)
+    counted = Counted(plan, 5_000)
     walked = list(naive(plan, first, now))
     found, following = due_ticks(counted, first, now, at_most)  # type: ignore[arg-type]
     assert found == walked[-at_most:]
@@ -175,7 +175,7 @@ def test_years_of_downtime_cost_no_more_than_the_ticks_asked_for() -> None:
 def test_a_plan_that_ticks_in_bursts_is_searched_in_bounded_work(
     expression: str, last: datetime, step: timedelta
 ) -> None:
-    counted = Counted(Cron(expression), 10_000)
+    counted = Counted(Cron(expression), 3_000)
     found, following = due_ticks(counted, datetime(2025, 1, 1, 12, tzinfo=UTC), NOON, 5)  # type: ignore[arg-type]
     assert found == [last - n * step for n in (4, 3, 2, 1, 0)]
     assert following == Cron(expression).after(NOON)
@@ -236,7 +236,9 @@ def test_a_cron_of_something_that_is_no_text_is_refused(wrong: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "interval", [0, -1, 0.5, math.nan, math.inf, 367 * 86400, timedelta(0), timedelta(days=-1), 10**400], ids=str
+    "interval",
+    [0, -1, 0.5, math.nan, math.inf, 367 * 86400, timedelta(0), timedelta(days=-1), 10**400],
+    ids=lambda given: str(given)[:20],
 )
 def test_an_interval_out_of_bounds_is_refused_with_the_bounds(interval: Any) -> None:
     with pytest.raises(InvalidPlan, match="give 1 second to 366 days"):

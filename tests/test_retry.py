@@ -142,7 +142,7 @@ def test_a_policy_of_the_users_own_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     "option",
     [None, True, "30", "soon", {"base": 2}, -1, math.nan, math.inf, timedelta(days=-1), MAX_DELAY * 2, 10**400],
-    ids=str,
+    ids=lambda option: str(option)[:20],
 )
 def test_an_option_that_is_no_policy_is_refused(option: Any) -> None:
     with pytest.raises(InvalidOption, match="cannot be used: give"):

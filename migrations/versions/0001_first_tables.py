@@ -116,6 +116,7 @@ STATEMENTS = (
     max_attempts integer not null default 20 check (max_attempts >= 1),
     next_tick timestamptz not null,
     paused_at timestamptz,
+    paused_by text,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint schedule_one_plan check (num_nonnulls(cron, every_seconds) = 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,8 +15,10 @@ from rich.table import Table
 from pgqueue.job import Attempt, Job
 from pgqueue.outcome import ErrorInfo
 
-console = Console()
-stderr = Console(stderr=True)
+PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
+
+console = Console(emoji=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+stderr = Console(emoji=False, stderr=True)
 
 
 def complain(error: Exception) -> None:
@@ -42,7 +45,7 @@ def _plain(value: object) -> Any:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; nothing but a line where it has no rows."""
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
     for column in columns:
         shown.add_column(column)
     for row in rows:

@@ -67,18 +67,25 @@ with picked as materialized (
 
 # Claim parked jobs: a worker that met a task it does not know put them aside (`park`), and this worker knows it.
 # They are claimed here directly and not put back to pending first, or workers of the old release would park them
-# again and again during a deploy. Reads job_live_parked, one task after the other.
+# again and again during a deploy. Reads job_live_parked, one queue and task after the other. Rooms as in CLAIM.
 ADOPT: LiteralString = (
     """
 with picked as materialized (
     select found.id, 'blocked' as state
-    from unnest(%(tasks)s::text[], %(task_queues)s::text[]) as known(task, queue)
+    from (select u.name, u.room
+          from unnest(%(queues)s::text[], %(rooms)s::int[]) with ordinality as u(name, room, ord)
+          where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
+          order by u.ord) as served
     cross join lateral (
-        select j.id from {s}.job_live j
-        where j.state = 'blocked' and j.waits_for = 'task' and j.task = known.task and j.queue = known.queue
-        and j.run_at <= now()
-        and not exists (select from {s}.queue q where q.name = j.queue and q.paused_at is not null)
-        order by j.priority desc, j.run_at, j.id limit %(room)s for update skip locked
+        select parked.id
+        from unnest(%(tasks)s::text[]) as known(task)
+        cross join lateral (
+            select j.id from {s}.job_live j
+            where j.state = 'blocked' and j.waits_for = 'task' and j.task = known.task and j.queue = served.name
+            and j.run_at <= now()
+            order by j.priority desc, j.run_at, j.id limit %(room)s for update skip locked
+        ) as parked
+        limit served.room
     ) as found
     limit %(room)s
 )"""
@@ -119,17 +126,10 @@ class ClaimQueries(Statements):
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
         return Query(self._sql(CLAIM), _jobs, params)
 
-    def adopt(self, worker: UUID, queues: Sequence[str], tasks: Sequence[str], room: int) -> Query[list[ClaimedJob]]:
-        """Claim up to `room` parked jobs of tasks this worker knows."""
-        pairs = [(task, queue) for queue in queues for task in tasks]
-        params = {
-            "worker": worker,
-            "queues": list(queues),
-            "tasks": [task for task, _ in pairs],
-            "task_queues": [queue for _, queue in pairs],
-            "room": room,
-        }
-        return Query(self._sql(ADOPT), _jobs, params)
+    def adopt(self, worker: UUID, rooms: Mapping[str, int], tasks: Sequence[str], room: int) -> Query[list[ClaimedJob]]:
+        """Claim up to `room` parked jobs of tasks this worker knows; `rooms` as in `claim`."""
+        params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
+        return Query(self._sql(ADOPT), _jobs, params | {"tasks": list(tasks)})
 
     def next_due(self, queues: Sequence[str]) -> Query[float | None]:
         """Seconds until a pending job of these queues is due."""

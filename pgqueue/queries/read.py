@@ -55,6 +55,7 @@ select queue,
        count(*) filter (where state = 'blocked'),
        (select count(*) from {s}.dead_letter d where d.queue = live.queue),
        extract(epoch from now() - min(run_at) filter (where state = 'pending' and run_at <= now()))::float8,
+       (select count(*) from {s}.worker w where w.lost_at is null and live.queue = any(w.queues)),
        exists (select from {s}.queue q where q.name = live.queue and q.paused_at is not null)
 from (select queue, state, run_at, attempt from {s}.job_live
       union all select distinct queue, 'failed', null::timestamptz, 0 from {s}.dead_letter) as live
@@ -89,7 +90,8 @@ order by s.name"""
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """How many jobs a queue holds, by phase, and for how long the oldest due one has waited, in seconds."""
+    """How many jobs a queue holds, by phase; for how long the oldest due one has waited, in seconds; and how many
+    living workers serve it."""
 
     queue: str
     pending: int
@@ -99,6 +101,7 @@ class QueueCounts:
     blocked: int
     dead: int
     oldest_due_seconds: float | None
+    workers: int
     paused: bool
 
 
@@ -121,12 +124,12 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class UnknownTaskJobs:
-    """Jobs parked because a worker did not know their task. `awaited`: a living worker knows it and will take them."""
+    """Jobs parked because a worker did not know their task, and whether a living worker knows it and will take them."""
 
     task: str
     queue: str
     jobs: int
-    awaited: bool
+    known_to_a_worker: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
+from pgqueue.errors import InvalidPlan
 from pgqueue.plan import Cron, Every, Plan
 from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
 
@@ -60,6 +61,11 @@ select t.* from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcom
 where t.outcome = 'fired'
 or not exists (select from {s}.schedule_fire f where f.schedule = t.schedule and f.tick = t.tick)"""
 
+# Pause a schedule whose plan cannot be read, and say why: an edit by hand must not stop all the others.
+PAUSE_UNUSABLE: LiteralString = """
+update {s}.schedule s set paused_at = now(), paused_by = p.reason
+from unnest(%(names)s::text[], %(reasons)s::text[]) as p(name, reason) where s.name = p.name"""
+
 # Seconds until the next tick of any schedule; null without one. The first entry of schedule_next_tick.
 NEXT_TICK: LiteralString = """
 select extract(epoch from min(next_tick) - clock_timestamp())::float8 from {s}.schedule where paused_at is null"""
@@ -88,6 +94,14 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """A schedule whose plan cannot be read."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """What became of one tick. `job_id` if it fired."""
 
@@ -98,9 +112,12 @@ class Tick:
     job_id: int | None = None
 
 
-def _due(row: Row) -> Due:
+def _due(row: Row) -> Due | Unusable:
     name, task, args, cron, every, timezone, queue, priority, max_attempts, tick, now = row
-    plan: Plan = Every(every, timezone) if cron is None else Cron(cron, timezone)
+    try:
+        plan: Plan = Every(every, timezone) if cron is None else Cron(cron, timezone)
+    except InvalidPlan as error:
+        return Unusable(name, str(error))
     return Due(Schedule(name, task, args, plan, queue, priority, max_attempts), tick, now)
 
 
@@ -128,9 +145,14 @@ class ScheduleQueries(Statements):
         }
         return Query(self._sql(DECLARE), nothing, params)
 
-    def lock_due(self, at_most: int) -> Query[list[Due]]:
+    def lock_due(self, at_most: int) -> Query[list[Due | Unusable]]:
         """Lock up to `at_most` due schedules for this transaction."""
         return Query(self._sql(LOCK_DUE), lambda rows: [_due(row) for row in rows], {"at_most": at_most})
+
+    def pause_unusable(self, schedules: Sequence[Unusable]) -> Query[None]:
+        """Pause schedules whose plan cannot be read."""
+        params = {"names": [s.name for s in schedules], "reasons": [s.reason for s in schedules]}
+        return Query(self._sql(PAUSE_UNUSABLE), nothing, params)
 
     def known_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:
         """Those of the ticks that have a row."""

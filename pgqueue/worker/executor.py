@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pydantic import ValidationError
-
 from pgqueue.context import Context
 from pgqueue.job import ClaimedJob
 from pgqueue.outcome import (
@@ -30,10 +28,6 @@ from pgqueue.outcome import (
 from pgqueue.tasks import Tasks, TaskSpec, encode_result
 
 
-class Stopped(Exception):
-    """The attempt was cut off by the worker itself: no outcome of the task."""
-
-
 class Executor:
     """Runs async tasks on the event loop and the others in threads, one thread a slot."""
 
@@ -48,7 +42,7 @@ class Executor:
             return UnknownHere()
         try:
             arguments = spec.decode(job.args)
-        except (ValidationError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - a user's own validators may raise anything
             return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
         try:
             value = await self._call(spec, arguments, Context.of(job))
@@ -96,8 +90,5 @@ def _raised(spec: TaskSpec, error: BaseException) -> Outcome:
         case Cancel():
             return Withdrawn(storable(str(error)))
         case _:
-            return Raised(ErrorInfo.of(error), permanent=not spec.retries(error), reason=_reason(spec, error))
-
-
-def _reason(spec: TaskSpec, error: BaseException) -> str:
-    return "error" if spec.retries(error) else "not retried"
+            again = spec.retries(error)
+            return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")

@@ -12,6 +12,7 @@ class Listener(Service):
     """Wakes the producer when a job for one of its queues was committed."""
 
     name = "listen"
+    interruptible = True
 
     def __init__(self, link: Link, queries: Queries, queues: Collection[str], wake: Callable[[], None]) -> None:
         super().__init__()

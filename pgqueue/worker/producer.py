@@ -11,6 +11,7 @@ from pgqueue.worker.slots import Slots
 
 log = logging.getLogger("pgqueue.worker")
 BUSY_SECONDS = 1.0
+LOCKED_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Producer(Service):
         self._due_at = 0.0  # by the monotonic clock: when the next known job is due
         self._looked_at = 0.0  # and when that was last asked
         self._adopted_at = 0.0
+        self._parked_left = False
+        self._just_adopted = False
 
     def slot_freed(self) -> None:
         """Claim again, if the last claim left jobs behind."""
@@ -73,44 +76,49 @@ class Producer(Service):
 
     async def tick(self) -> float:
         """Claim once; return how long to sleep."""
-        rooms = self._slots.rooms()
-        if not rooms:
+        room = self._slots.room()
+        if not room:
             self._busy_since = self._busy_since or monotonic()
             return self._poll
-        room = min(self._slots.free, sum(rooms.values()))
-        jobs = await self._link.run(self._queries.claim(self._identity.id, rooms, room))
-        self._take(jobs)
-        if len(jobs) == room:
+        if await self._adopt() + await self._claim() >= room:
             return await self._stay_busy()
-        if await self._adopt(room - len(jobs)):
-            return 0.0
         self._busy_since = None
+        if self._parked_left:
+            return 0.0
         if not self._said_waiting:
             await self._say_waiting(True)
             return 0.0  # the last look: what was committed before the flag was set notified nobody
         return await self._until_due()
 
-    def _take(self, jobs: list[ClaimedJob]) -> None:
+    async def _claim(self) -> int:
+        room = self._slots.room()
+        if not room:
+            return 0
+        return self._take(await self._link.run(self._queries.claim(self._identity.id, self._slots.rooms(), room)))
+
+    async def _adopt(self) -> int:
+        """Take parked jobs of tasks known here. A look each poll interval, at once again when it found some; then the
+        next claim is for the others, so that neither starves."""
+        due = self._parked_left or monotonic() - self._adopted_at >= self._poll
+        if not due or self._just_adopted:
+            self._just_adopted = False
+            return 0
+        rooms, room = self._slots.rooms(), self._slots.room()
+        jobs = await self._link.run(self._queries.adopt(self._identity.id, rooms, self._diet.tasks, room))
+        self._adopted_at = monotonic()
+        self._parked_left = self._just_adopted = bool(jobs)
+        return self._take(jobs)
+
+    def _take(self, jobs: list[ClaimedJob]) -> int:
         for job in jobs:
             self._start(job)
+        return len(jobs)
 
     async def _stay_busy(self) -> float:
         self._busy_since = self._busy_since or monotonic()
         if self._said_waiting and monotonic() - self._busy_since > BUSY_SECONDS:
             await self._say_waiting(False)
         return 0.0 if self._slots.rooms() else self._poll
-
-    async def _adopt(self, room: int) -> int:
-        """Take parked jobs of tasks known here: a poll's worth of patience between two looks."""
-        if room < 1 or monotonic() - self._adopted_at < self._poll:
-            return 0
-        jobs = await self._link.run(
-            self._queries.adopt(self._identity.id, list(self._slots.rooms()), self._diet.tasks, room)
-        )
-        self._take(jobs)
-        if not jobs:
-            self._adopted_at = monotonic()
-        return len(jobs)
 
     async def _say_waiting(self, waiting: bool) -> None:
         await self._link.run(self._queries.set_waiting(self._identity.id, waiting))
@@ -119,7 +127,8 @@ class Producer(Service):
     async def _until_due(self) -> float:
         now = monotonic()
         if now >= min(self._due_at, self._looked_at + self._poll):
-            due = await self._link.run(self._queries.next_due(self._diet.queues))
+            due = await self._link.run(self._queries.next_due(list(self._slots.rooms())))
             self._looked_at = monotonic()
-            self._due_at = self._looked_at + (self._poll if due is None else due)
+            # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.
+            self._due_at = self._looked_at + (self._poll if due is None else max(due, LOCKED_SECONDS))
         return min(max(self._due_at - monotonic(), 0.0), self._poll)

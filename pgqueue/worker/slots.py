@@ -53,6 +53,10 @@ class Slots:
         rooms = {q: min(self.free, self._limits.get(q, self.total) - self._by_queue[q]) for q in self._queues}
         return {queue: room for queue, room in rooms.items() if room > 0}
 
+    def room(self) -> int:
+        """How many more jobs may be claimed."""
+        return min(self.free, sum(self.rooms().values()))
+
     def take(self, job: ClaimedJob) -> Running:
         """Put a job into a slot."""
         running = Running(job)

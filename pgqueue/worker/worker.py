@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pgqueue.app import App
+from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.config import check_queue
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution, decide
@@ -120,7 +120,11 @@ class Worker:
 
     def _resolve(self, job: ClaimedJob, outcome: Outcome) -> None:
         spec = self._app.tasks.get(job.task)
-        resolution = decide(job, outcome, spec.retry if spec else self._app.retry)
+        try:
+            resolution = decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
+        except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
+            log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
+            resolution = decide(job, outcome, DEFAULT_RETRY)
         _tell(job, resolution)
         self._resolver.add(job, resolution)
 
@@ -130,15 +134,17 @@ class Worker:
     def _lost(self, identity: uuid.UUID) -> None:
         """Drop what runs under an identity that others have declared lost: it runs again elsewhere."""
         log.error("worker %s was declared lost: it drops its %d jobs", identity, len(self._slots.running))
-        self._abandon()
-        self._producer.forget()
-
-    def _abandon(self) -> None:
         for running in self._slots.running:
             running.abandoned = True
+        self._cancel_running()
+        self._producer.forget()
+
+    def _cancel_running(self) -> None:
+        """Cancel async tasks. A thread cannot be cancelled: its slot stays taken until it ends."""
+        for running in self._slots.running:
             spec = self._app.tasks.get(running.job.task)
             if running.task is not None and spec is not None and spec.is_async:
-                running.task.cancel()  # a thread cannot be cancelled: its slot stays taken until it ends
+                running.task.cancel()
 
     async def _drain(self, link: Link, identity: Identity) -> None:
         """Wait for the jobs that run, then cut off those that do not end; write all outcomes."""
@@ -158,13 +164,13 @@ class Worker:
             await asyncio.wait_for(self._resolver.drained(), 5.0)
 
     async def _cut_off(self) -> None:
-        cut = [running.job for running in self._slots.running]
-        log.warning("giving back %d jobs that did not end in time", len(cut))
-        self._abandon()
+        log.warning("cutting off %d jobs that did not end in time", len(self._slots.running))
+        self._cancel_running()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._slots.emptied(), 1.0)
-        for job in cut:
-            self._resolve(job, Unstarted())
+        for running in self._slots.running:
+            running.abandoned = True
+            self._resolve(running.job, Unstarted())
 
 
 def _tell(job: ClaimedJob, resolution: Resolution) -> None:
