@@ -31,7 +31,7 @@ class Enqueuer(Generic[P, R]):
         self._session = Session(app, conn)
         self._options = options
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
 
         Raises InvalidArguments before anything is written.
@@ -39,7 +39,7 @@ class Enqueuer(Generic[P, R]):
         new = self._new(args, kwargs)
         return as_job(new, self._session.run(self._app.queries.enqueue([new]))[0])
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
 
         Raises InvalidArguments before anything is written.
@@ -93,7 +93,7 @@ class Task(Enqueuer[P, R]):
         """The registered function and the defaults of its jobs."""
         return self._spec
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function directly, without a job."""
         result: R = self._spec.function(*args, **kwargs)
         return result
@@ -173,6 +173,7 @@ class App:
 
     @dsn.setter
     def dsn(self, dsn: str) -> None:
+        self.pools.close()
         self._given_dsn = dsn
 
     @overload

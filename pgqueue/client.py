@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -52,17 +52,26 @@ class Options:
         check_priority(self.priority)
         check_max_attempts(self.max_attempts)
         check_tags(self.tags)
+        check_run_at(self.run_at)
+        check_delay(self.delay)
         if self.run_at is not None and self.delay is not None:
             raise InvalidOption("run_at and delay exclude each other: give one of them")
-        if self.run_at is not None and (not isinstance(self.run_at, datetime) or self.run_at.tzinfo is None):
-            raise InvalidOption(f"run_at={self.run_at!r} has no timezone: give an aware datetime, or delay=…")
-        if self.delay is not None and not 0 <= seconds(self.delay) <= MAX_DELAY:
-            raise InvalidOption(f"delay={self.delay!r} cannot be used: give 0 to {MAX_DELAY:g} seconds")
 
-    def over(self, other: "Options") -> "Options":
-        """Return these options, with `other`'s where these are unset."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Options(**{name: getattr(other, name) if v is None else v for name, v in values.items()})
+
+def check_run_at(run_at: object) -> None:
+    """Refuse a time that is naive, or further away than Postgres and Python both can say."""
+    if run_at is None:
+        return
+    if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
+        raise InvalidOption(f"run_at={run_at!r} has no timezone: give an aware datetime, or delay=…")
+    if not 1900 <= run_at.year <= 9000:
+        raise InvalidOption(f"run_at={run_at!r} cannot be used: give a year from 1900 to 9000")
+
+
+def check_delay(delay: float | timedelta | None) -> None:
+    """Refuse a delay that is no number of seconds, negative, or longer than ten years."""
+    if delay is not None and not 0 <= seconds(delay) <= MAX_DELAY:
+        raise InvalidOption(f"delay={delay!r} cannot be used: give 0 to {MAX_DELAY:.0f} seconds, or a timedelta")
 
 
 def check_priority(priority: object) -> None:
@@ -81,7 +90,7 @@ def check_tags(tags: Sequence[str] | None) -> None:
     """Refuse tags that are not short texts."""
     if tags is None:
         return
-    if isinstance(tags, str) or len(tags) > 100:
+    if not isinstance(tags, (list, tuple)) or len(tags) > 100:
         raise InvalidOption(f"tags={tags!r} cannot be used: give a list of at most 100 texts")
     for tag in tags:
         if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
@@ -204,7 +213,8 @@ class Client:
         if not isinstance(task, str) or not 1 <= len(task) <= 200 or not task.isprintable():
             raise InvalidOption(f"task name {task!r} cannot be used: give 1 to 200 printable characters")
         spec = self._home.tasks.get(task)
-        text = spec.encode((), args or {}) if spec else check_json_object(task, args or {})
+        given = {} if args is None else args
+        text = spec.encode((), given) if spec else check_json_object(task, given)
         return new_job(text, self._options, spec, task, self._home)
 
 

@@ -4,11 +4,13 @@ import os
 import re
 from collections.abc import Mapping
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
 from pgqueue.errors import ConfigError, InvalidOption
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
-_PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*(@)|(password\s*=\s*)('[^']*'|\S+)", re.IGNORECASE)
 
 
 def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
@@ -22,7 +24,9 @@ def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
             "no database named: pass App(dsn=…) or --dsn, or set PGQUEUE_DSN (or DATABASE_URL), "
             "for example postgresql://user@localhost/shop"
         )
-    return re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", dsn)
+    if dsn.startswith("embedded:"):
+        return dsn
+    return _check_dsn(re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", dsn))
 
 
 def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -32,9 +36,10 @@ def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str 
 
 def check_schema(name: str) -> str:
     """Return `name` if it can be pgqueue's schema: lower case, digits, underscores, at most 48 characters."""
-    if not _SCHEMA.fullmatch(name):
+    if not isinstance(name, str) or not _SCHEMA.fullmatch(name) or name.startswith("pg_"):
         raise ConfigError(
-            f"schema name {name!r} cannot be used: it must match {_SCHEMA.pattern} (lower case, no quotes needed)"
+            f"schema name {name!r} cannot be used: it must match {_SCHEMA.pattern} (lower case, no quotes needed) and "
+            "not begin with pg_"
         )
     return name
 
@@ -48,6 +53,23 @@ def check_queue(name: object) -> str:
     return name
 
 
-def redact(dsn: str) -> str:
-    """Return the DSN without its password, for messages."""
-    return _PASSWORD.sub(lambda m: f"{m[1]}***{m[2]}" if m[1] else f"{m[3]}***", dsn)
+def describe(dsn: str) -> str:
+    """Return where a DSN leads, for messages: never its password, nor any text that could be part of one."""
+    parts = conninfo_to_dict(dsn)
+    shown = {name: parts[name] for name in ("host", "hostaddr", "port", "user", "dbname") if parts.get(name)}
+    return " ".join(f"{name}={value}" for name, value in shown.items()) or "the local default"
+
+
+def _check_dsn(dsn: str) -> str:
+    try:
+        parts = conninfo_to_dict(dsn)
+    except ProgrammingError:
+        parts = {"port": "unreadable"}
+    if not all(port.isdigit() for port in str(parts.get("port") or 0).split(",")):
+        raise ConfigError(
+            "the DSN cannot be read (it is not shown here, for it may hold a password): "
+            "give postgresql://user:password@host:port/database, with special characters as %XX, or key=value pairs"
+        )
+    if "@" in str(parts.get("host")):
+        raise ConfigError("the DSN's host has an @ in it: write an @ in the password as %40")
+    return dsn

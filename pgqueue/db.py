@@ -13,9 +13,10 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.config import redact
+from pgqueue.config import describe
 from pgqueue.errors import DatabaseUnreachable, NotMigrated, UnsupportedConnection
 from pgqueue.queries import Query
+from pgqueue.queries.base import nothing
 
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[Any]
@@ -34,7 +35,7 @@ def run(conn: Connection, query: Query[T]) -> T:
     """Execute a query. Never commits: a connection in a transaction stays in it."""
     with _explained(conn), psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
         cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
-        return query.read(cursor.fetchall() if cursor.description else [])
+        return query.read([] if query.read is nothing else cursor.fetchall())
 
 
 async def run_async(conn: AsyncConnection, query: Query[T]) -> T:
@@ -42,7 +43,7 @@ async def run_async(conn: AsyncConnection, query: Query[T]) -> T:
     with _explained(conn):
         async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
             await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
-            return query.read(await cursor.fetchall() if cursor.description else [])
+            return query.read([] if query.read is nothing else await cursor.fetchall())
 
 
 @contextmanager
@@ -74,8 +75,8 @@ async def connect_async(dsn: str, name: str) -> AsyncConnection:
 def _reachable(dsn: str) -> Iterator[None]:
     try:
         yield
-    except (psycopg.OperationalError, psycopg.ProgrammingError, PoolTimeout) as error:
-        raise DatabaseUnreachable(f"cannot connect to {redact(dsn)!r}: {str(error).strip()}") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseUnreachable(f"cannot connect to {describe(dsn)}: {str(error).strip()}") from error
 
 
 def borrow(conn: object) -> Connection:
@@ -226,7 +227,7 @@ def _reachable_pool(dsn: str) -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise DatabaseUnreachable(f"no connection to {redact(dsn)!r} within {CONNECT_TIMEOUT} s") from error
+        raise DatabaseUnreachable(f"no connection to {describe(dsn)} within {CONNECT_TIMEOUT} s") from error
 
 
 @contextmanager

@@ -5,14 +5,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
+from pgqueue.errors import InvalidOption
+
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 20_000
 _OWN_FRAMES = ("pgqueue.worker.", "pgqueue.tasks")  # how the task was called: the same for every error
 
 
 def seconds(duration: float | timedelta) -> float:
-    """Return a duration given in seconds or as a timedelta in seconds."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    """Return a duration given in seconds or as a timedelta in seconds. Raises InvalidOption for anything else."""
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    try:
+        if isinstance(duration, (int, float)) and not isinstance(duration, bool):
+            return float(duration)
+    except OverflowError:
+        pass
+    raise InvalidOption(f"{duration!r:.100} is no duration: give a number of seconds or a timedelta")
 
 
 class Verdict(Exception):

@@ -1,6 +1,5 @@
 """When a schedule ticks: plans are values, the next tick a pure function of a moment."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from pgqueue.errors import InvalidPlan
+from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.outcome import seconds
 
 _NICKNAMES = {
@@ -25,6 +24,13 @@ _NICKNAMES = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def _check_timezone(name: object) -> None:
+    try:
+        ZoneInfo(name)  # type: ignore[arg-type]  # whatever it is, ZoneInfo says so
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError) as error:
+        raise InvalidPlan(f"timezone {name!r} is not known here: give an IANA name such as Europe/Paris") from error
+
+
 @dataclass(frozen=True, slots=True)
 class Cron:
     """Tick when a cron expression matches the wall clock of `timezone`.
@@ -37,19 +43,19 @@ class Cron:
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise InvalidPlan(
-                f"timezone {self.timezone!r} is not known here: give an IANA name such as Europe/Paris"
-            ) from error
+        _check_timezone(self.timezone)
+        if not isinstance(self.expression, str):
+            raise InvalidPlan(f"{self.expression!r} is no cron expression: give a text such as '*/5 * * * *'")
         self.after(_EPOCH)
 
     def after(self, moment: datetime) -> datetime:
         """Return the first tick after `moment`, in UTC."""
         local = moment.astimezone(ZoneInfo(self.timezone))
         try:
-            return next(CronSim(_NICKNAMES.get(self.expression, self.expression), local)).astimezone(UTC)
+            ticks = CronSim(_NICKNAMES.get(self.expression, self.expression), local)
+            # Within the second of the two equal hours of autumn cronsim first gives a tick of the first one, which
+            # has passed.
+            return next(tick for tick in (one.astimezone(UTC) for one in ticks) if tick > moment)
         except CronSimError as error:
             raise InvalidPlan(
                 f"cron expression {self.expression!r} cannot be used: {error} "
@@ -67,13 +73,14 @@ class Every:
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.seconds <= 366 * 86400:
+        _check_timezone(self.timezone)
+        if not isinstance(self.seconds, (int, float)) or not 1 <= self.seconds <= 366 * 86400:
             raise InvalidPlan(f"an interval of {self.seconds!r} seconds cannot be used: give 1 second to 366 days")
 
     def after(self, moment: datetime) -> datetime:
         """Return the first tick after `moment`, in UTC."""
         period = timedelta(seconds=self.seconds)
-        return _EPOCH + (math.floor((moment - _EPOCH) / period) + 1) * period
+        return _EPOCH + ((moment - _EPOCH) // period + 1) * period
 
 
 Plan: TypeAlias = Cron | Every
@@ -89,39 +96,42 @@ def as_plan(given: str | float | timedelta | Plan, timezone: str = "UTC") -> Pla
         case bool():
             pass
         case int() | float() | timedelta():
-            return Every(seconds(given))
+            try:
+                return Every(seconds(given), timezone)
+            except InvalidOption as error:
+                raise InvalidPlan(str(error)) from error
     raise InvalidPlan(f"{given!r} is no plan: give a cron expression, a number of seconds or a timedelta")
 
 
 def due_ticks(plan: Plan, first: datetime, now: datetime, at_most: int) -> tuple[list[datetime], datetime]:
     """Return the ticks from `first` to `now`, the last `at_most` of them, and the tick that comes next.
 
-    After a long downtime the oldest ticks are left out by searching from a moment shortly before `now`: the work
-    is bounded by `at_most`, not by how long nobody looked.
+    The work is bounded by `at_most`, not by how long nobody looked: the newest ticks are searched for backwards.
     """
-    ticks: list[datetime] = []
-    if first <= now:
-        ticks = [first, *_between(plan, first, now, 4 * at_most)]
-    if ticks and plan.after(ticks[-1]) <= now:
-        ticks = _latest(plan, first, now, at_most)
-    return ticks[-at_most:], plan.after(max(ticks[-1], now) if ticks else now)
-
-
-def _between(plan: Plan, start: datetime, end: datetime, at_most: int) -> Iterator[datetime]:
-    def ticks() -> Iterator[datetime]:
-        tick = plan.after(start)
-        while tick <= end:
-            yield tick
-            tick = plan.after(tick)
-
-    return islice(ticks(), at_most)
+    if first > now:
+        return [], plan.after(now)
+    ticks = _latest(plan, first, now, at_most)
+    return ticks[-at_most:], plan.after(max(ticks[-1], now))
 
 
 def _latest(plan: Plan, first: datetime, now: datetime, at_most: int) -> list[datetime]:
-    span = timedelta(seconds=at_most)
+    """Return at least the last `at_most` ticks, by trying spans before `now` until one holds enough, not too many."""
+    few, many, span = timedelta(0), None, timedelta(seconds=at_most)
     while True:
-        start = max(first, now - span)
-        ticks = list(_between(plan, start, now, 4 * at_most))
-        if plan.after(ticks[-1] if ticks else start) > now and (len(ticks) >= at_most or start == first):
+        whole = now - first <= span
+        ticks = [first] if whole else []
+        ticks += islice(_between(plan, first if whole else now - span, now), 4 * at_most)
+        if len(ticks) >= 4 * at_most:
+            many = span
+        elif whole or len(ticks) >= at_most:
             return ticks
-        span = span * 2 if len(ticks) < at_most else span / 2
+        else:
+            few = span
+        span = (few + many) / 2 if many else span * 2
+
+
+def _between(plan: Plan, start: datetime, end: datetime) -> Iterator[datetime]:
+    tick = plan.after(start)
+    while tick <= end:
+        yield tick
+        tick = plan.after(tick)

@@ -21,7 +21,7 @@ class RetryPolicy(Protocol):
 
 
 def _check(name: str, value: float, least: float = 0.0) -> None:
-    if not least <= value <= MAX_DELAY:  # refuses NaN too
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= MAX_DELAY:  # or NaN
         raise InvalidOption(f"retry {name}={value!r} cannot be used: give {least:g} to {MAX_DELAY:g}")
 
 
@@ -44,18 +44,18 @@ class Exponential:
         _check("base", self.base)
         _check("max", self.max)
         _check("factor", self.factor, 1.0)
-        if not 0 <= self.jitter <= 1:
+        if not isinstance(self.jitter, (bool, int, float)) or not 0 <= self.jitter <= 1:
             raise InvalidOption(f"retry jitter={self.jitter!r} cannot be used: give True, False or a share up to 1")
 
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after `attempt` failed."""
         try:
-            exact = min(self.base * self.factor ** (attempt - 1), self.max)
+            exact = min(self.base * float(self.factor) ** (attempt - 1), self.max)
         except OverflowError:
-            exact = self.max
+            exact = self.max if self.base else 0.0
         if self.jitter is True:
             return self.uniform(0.0, exact)
-        return exact * self.uniform(1 - self.jitter, 1 + self.jitter) if self.jitter else exact
+        return min(exact * self.uniform(1 - self.jitter, 1 + self.jitter), self.max) if self.jitter else exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ RetryOption: TypeAlias = RetryPolicy | Sequence[float | timedelta] | float | tim
 
 def as_policy(option: RetryOption) -> RetryPolicy:
     """Return the policy that `retry=` means: a policy, a list of delays, or one delay, in seconds or timedelta."""
-    if isinstance(option, RetryPolicy):
+    if isinstance(option, RetryPolicy) and not isinstance(option, type):
         return option
-    if isinstance(option, (int, float, timedelta)) and not isinstance(option, bool):
+    if isinstance(option, (int, float, timedelta)):
         return Constant(seconds(option))
     if isinstance(option, (list, tuple)):
         return Delays(tuple(seconds(delay) for delay in option))

@@ -1,16 +1,15 @@
 """Tasks: registered functions, how their arguments become JSON, and back."""
 
 import inspect
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, get_args
 
 import pydantic_core
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, PydanticUserError, SecretBytes, SecretStr, TypeAdapter, ValidationError, with_config
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from typing_extensions import TypedDict
 
@@ -19,15 +18,13 @@ from pgqueue.errors import InvalidArguments, InvalidTask, UnknownTask
 from pgqueue.outcome import ErrorInfo
 from pgqueue.retry import RetryPolicy
 
-_JSON = ConfigDict(
-    extra="forbid",
-    arbitrary_types_allowed=False,
-    ser_json_inf_nan="constants",  # found and refused below; pydantic's default would store null
-    ser_json_bytes="base64",
-    val_json_bytes="base64",
-)
+_READ = ConfigDict(extra="forbid", val_json_bytes="base64")
+# NaN and Infinity are written out, found and refused; pydantic's default would quietly store null, and so do models,
+# which have their own setting.
+_WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
 # Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
-_SUSPECTS = (b"NaN", b"Infinity", b"\\u0000")
+_SUSPECTS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**')
+_ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), _WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +43,17 @@ class TaskSpec:
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
+    serializer: pydantic_core.SchemaSerializer = field(init=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 200 or not self.name.isprintable():
+            raise InvalidTask(f"task name {self.name!r} cannot be used: give 1 to 200 printable characters")
         parameters, context = _parameters(self.name, self.function)
         object.__setattr__(self, "context_parameter", context)
         object.__setattr__(self, "signature", inspect.Signature(parameters))
         object.__setattr__(self, "adapter", _adapter(self.name, parameters))
+        serializer = pydantic_core.SchemaSerializer(self.adapter.core_schema, _WRITE)
+        object.__setattr__(self, "serializer", serializer)
 
     @property
     def is_async(self) -> bool:
@@ -66,6 +68,8 @@ class TaskSpec:
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the arguments of one call as JSON text by name, validated against the signature."""
+        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+            raise InvalidArguments(self.name, [f"{kwargs!r:.100} does not give arguments by name (as a dict would)"])
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -73,15 +77,13 @@ class TaskSpec:
             raise InvalidArguments(self.name, [*unknown, f"{error} (it takes {self.signature})"]) from None
         try:
             valid = self.adapter.validate_python(dict(bound.arguments))
-            text = self.adapter.dump_json(valid, warnings="error")
+            text = self.serializer.to_json(valid, warnings="error")
         except ValidationError as error:
             raise InvalidArguments(self.name, list(_problems(error))) from None
         except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
             raise InvalidArguments(self.name, self._unserialisable(valid, error)) from None
-        if any(suspect in text for suspect in _SUSPECTS):
-            problems = list(_unstorable(json.loads(text), ""))
-            if problems:
-                raise InvalidArguments(self.name, problems)
+        if problems := _hidden_problems(text, valid, self.serializer, ""):
+            raise InvalidArguments(self.name, problems)
         return text.decode()
 
     def decode(self, text: str) -> dict[str, Any]:
@@ -108,20 +110,20 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
     """Return the parameters a caller passes, with annotations evaluated, and the name of the one for the context."""
     try:
         signature = inspect.signature(function, eval_str=True)
-    except NameError as error:
-        raise InvalidTask(f"task {task}: an annotation cannot be evaluated: {error}") from error
-    context, parameters = None, []
+    except Exception as error:  # annotations are expressions: evaluating one may raise anything
+        raise InvalidTask(f"task {task}: its signature cannot be read: {type(error).__name__}: {error}") from error
+    contexts: list[inspect.Parameter] = []
+    parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
-        if parameter.annotation is Context:
-            context = parameter.name
-        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise InvalidTask(
                 f"task {task}: parameter {str(parameter)!r} has no name to store its value under: arguments are kept "
                 "as one JSON object by name, so use ordinary named parameters (a list or dict for many)"
             )
-        else:
-            parameters.append(parameter)
-    return parameters, context
+        (contexts if parameter.annotation is Context else parameters).append(parameter)
+    if len(contexts) > 1 or any(Context in get_args(parameter.annotation) for parameter in parameters):
+        raise InvalidTask(f"task {task}: one parameter at most is annotated pgqueue.Context, and it is just that")
+    return parameters, contexts[0].name if contexts else None
 
 
 def _adapter(task: str, parameters: list[inspect.Parameter]) -> TypeAdapter[dict[str, Any]]:
@@ -129,14 +131,16 @@ def _adapter(task: str, parameters: list[inspect.Parameter]) -> TypeAdapter[dict
     for parameter in parameters:
         kind = Any if parameter.annotation is parameter.empty else parameter.annotation
         try:
-            TypeAdapter(kind)
+            complete = TypeAdapter(kind).pydantic_complete
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
             raise InvalidTask(
                 f"task {task}: parameter {parameter.name!r} is annotated {kind!r}, which cannot be stored as JSON: "
                 "take plain data, such as the id of a row, and load the object inside the task"
             ) from error
+        if not complete:
+            raise InvalidTask(f"task {task}: the annotation {kind!r} of {parameter.name!r} names an unknown type")
         fields[parameter.name] = kind if parameter.default is parameter.empty else NotRequired[kind]
-    shape = with_config(_JSON)(TypedDict("Arguments", fields))  # type: ignore[operator]  # built at run time
+    shape = with_config(_READ)(TypedDict("Arguments", fields))  # type: ignore[operator]  # built at run time
     return TypeAdapter(shape)
 
 
@@ -145,17 +149,26 @@ def _problems(error: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
 
 
+def _hidden_problems(text: bytes, value: Any, serializer: pydantic_core.SchemaSerializer, path: str) -> list[str]:
+    if not any(suspect in text for suspect in _SUSPECTS):
+        return []
+    return list(_unstorable(serializer.to_python(value), path))
+
+
 def _unstorable(value: Any, path: str) -> Iterator[str]:
     match value:
         case float() if not math.isfinite(value):
             yield f"{path}: {value} is not JSON (pass a finite number, or None)"
         case str() if "\x00" in value:
             yield f"{path}: a NUL character cannot be stored by Postgres (remove it, or pass bytes)"
-        case list():
+        case SecretStr() | SecretBytes():
+            yield f"{path}: a secret is written as asterisks, and lost (pass the id of where it is kept)"
+        case list() | tuple() | set() | frozenset():
             for index, item in enumerate(value):
                 yield from _unstorable(item, f"{path}.{index}")
         case dict():
             for key, item in value.items():
+                key = str(key)
                 at = f"{path}.{key}" if path else key
                 yield from _unstorable(key, at.replace("\x00", "\\x00"))
                 yield from _unstorable(item, at.replace("\x00", "\\x00"))
@@ -166,8 +179,8 @@ def encode_result(value: object) -> tuple[str | None, ErrorInfo | None]:
     if value is None:
         return None, None
     try:
-        text = pydantic_core.to_json(value, inf_nan_mode="constants", bytes_mode="base64")
-        problems = list(_unstorable(json.loads(text), "")) if any(s in text for s in _SUSPECTS) else []
+        text = _ANYTHING.to_json(value)
+        problems = _hidden_problems(text, value, _ANYTHING, "result")
     except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
         return None, ErrorInfo.of(error)
     if problems:
@@ -179,10 +192,14 @@ def check_json_object(task: str, args: Mapping[str, Any]) -> str:
     """Return the arguments of a task that is not registered here as JSON text."""
     if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
         raise InvalidArguments(task, ["arguments must be an object with a name for each value"])
-    text, problem = encode_result(dict(args))
-    if text is None:
-        raise InvalidArguments(task, [problem.message if problem else "not JSON"])
-    return text
+    try:
+        text = _ANYTHING.to_json(dict(args))
+        problems = _hidden_problems(text, dict(args), _ANYTHING, "")
+    except (pydantic_core.PydanticSerializationError, ValueError, RecursionError) as error:
+        problems = [str(error)]
+    if problems:
+        raise InvalidArguments(task, problems)
+    return text.decode()
 
 
 def task_name(function: Callable[..., Any]) -> str:
@@ -190,12 +207,16 @@ def task_name(function: Callable[..., Any]) -> str:
 
     A module run as a script is named as it would be when imported, so that its jobs find their worker.
     """
-    module = function.__module__
+    if not callable(function):
+        raise InvalidTask(f"{function!r} is no function: put @app.task above a def or async def")
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None:
+        raise InvalidTask(f"{function!r} has no name of its own: give name=…")
     if module == "__main__":
         main = sys.modules["__main__"]
         spec = getattr(main, "__spec__", None)
         module = spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
-    return f"{module}.{function.__qualname__}".replace(".<locals>", "")
+    return f"{module}.{name}".replace(".<locals>", "")
 
 
 class Tasks:

@@ -5,6 +5,8 @@ One database is migrated for the run; a test that wants a database gets a copy o
 
 import asyncio
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -42,16 +44,23 @@ def _container_server() -> Iterator[str]:
         yield container.get_connection_url()
 
 
-def _embedded_server(path: Path) -> Iterator[str]:
-    server = embedded.start(path / "pg")
+def _embedded_server() -> Iterator[str]:
+    # Not in pytest's own directory: pytest closes that to all but its owner, and under root the server is somebody else.
+    directory = Path(tempfile.mkdtemp(prefix="pgqueue-tests-"))
+    directory.chmod(0o755)
+    server = embedded.start(directory / "postgres")
     try:
+        with psycopg.connect(server.dsn, autocommit=True) as conn:
+            conn.execute("alter system set fsync = off")
+            conn.execute("select pg_reload_conf()")
         yield server.dsn
     finally:
         server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_dsn() -> Iterator[str]:
     """A server that we may make databases on."""
     given = os.environ.get("PGQUEUE_TEST_DSN")
     if given:
@@ -59,7 +68,7 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     elif _docker_answers():
         yield from _container_server()
     else:
-        yield from _embedded_server(tmp_path_factory.mktemp("server"))
+        yield from _embedded_server()
 
 
 class Databases:

@@ -76,13 +76,14 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
     return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease)
 
 
-def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lease_seconds: float = 30, lost: bool = False) -> uuid.UUID:
+def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False) -> uuid.UUID:
     """Insert the row of a worker."""
     worker = uuid.uuid4()
     conn.execute(
-        "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at,"
-        " lost_at) values (%s, 'worker', 'h', 1, '0', '{default}', '{t}', 8, %s, now() - make_interval(secs => %s), %s)",
-        (worker, lease_seconds, beat_seconds_ago, datetime.now(UTC) if lost else None),
+        "insert into pgqueue.worker"
+        " (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, lost_at)"
+        " values (%s, 'worker', 'h', 1, '0', '{default}', '{t}', 8, 30, now() - make_interval(secs => %s), %s)",
+        (worker, beat_seconds_ago, datetime.now(UTC) if lost else None),
     )
     return worker
 

@@ -210,13 +210,6 @@ BAD_DSNS = [
     f"host=no.such.host.invalid password = '{SECRET} with spaces'",
     f"host=no.such.host.invalid password='{SECRET}\\'{SECRET}'",
     f"postgresql://no.such.host.invalid/db?user=u&password={SECRET}",
-    f"postgresql://u:{SECRET}%zz@no.such.host.invalid/db",
-    f"postgresql://u:{SECRET}/x@no.such.host.invalid/db",
-    f"postgresql://u:x@{SECRET}@no.such.host.invalid/db",
-    f"postgresql://u:{SECRET}@[no.such.host.invalid/db",
-    f"host=no.such.host.invalid password=x {SECRET}",
-    "host=no.such.host.invalid nonsense=1",
-    "no.such.host.invalid",
 ]
 
 
@@ -234,6 +227,25 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn: st
             attempt()
         assert "no.such.host.invalid" in str(caught.value)
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://u:{SECRET}%zz@localhost/db",
+        f"postgresql://u:{SECRET}/x@localhost/db",
+        f"postgresql://u:x@{SECRET}@localhost/db",
+        f"postgresql://u:{SECRET}@[localhost/db",
+        f"host=localhost password=x {SECRET}",
+        f"host=localhost password='{SECRET}",
+        f"host=localhost password={SECRET} nonsense=1",
+        SECRET,
+    ],
+)
+def test_a_dsn_that_cannot_be_read_is_refused_without_its_password(dsn: str) -> None:
+    with pytest.raises(PgqueueError) as caught:
+        App(dsn).enqueue("t")
+    assert SECRET not in str(caught.value)
 
 
 def test_a_port_where_nobody_listens_is_unreachable() -> None:

@@ -19,6 +19,7 @@ from pgqueue.queries.schedule import Schedule
 
 WORKER = uuid4()
 QUEUES = ["q0", "q1", "q2"]
+ROOMS = dict.fromkeys(QUEUES, 10)
 BACKLOG = """
 insert into pgqueue.job_live (task, queue, priority, run_at)
 select 't', 'q' || i % 3, i % 7, now() - make_interval(secs => i / 100.0) from generate_series(1, 200000) as i
@@ -109,7 +110,7 @@ def buffers(plan: Node) -> int:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_a_claim_reads_the_ready_index_sorts_no_backlog_and_touches_few_pages(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.claim(WORKER, dict.fromkeys(QUEUES, 10), 10), generic=generic)
+    plan = explain(backlog, QUERIES.claim(WORKER, ROOMS, 10), generic=generic)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
     assert "job_live_ready" in job_scans(plan)
@@ -142,7 +143,7 @@ def test_rescue_reads_only_running_rows(backlog: Conn, generic: bool) -> None:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_adopt_reads_only_parked_rows_of_its_tasks(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.adopt(WORKER, QUEUES, ["unknown1", "other"], 10), generic=generic)
+    plan = explain(backlog, QUERIES.adopt(WORKER, ROOMS, ["unknown1", "other"], 10), generic=generic)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert "job_live_parked" in job_scans(plan)

@@ -16,12 +16,12 @@ from pgqueue.lifecycle import Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.plan import Cron, Every
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.schedule import Schedule, Tick
+from pgqueue.queries.schedule import Schedule, Tick, Unusable
 from pgqueue.service import describe
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
-PLANS = [Schedule("s", "t", "{}", Every(60), "default", 0, 3), Schedule("c", "t", "{}", Cron("@daily"), "default", 0, 3)]
+PLANS = [Schedule("s", "t", "{}", Every(60), "q", 0, 3), Schedule("c", "t", "{}", Cron("@daily"), "q", 0, 3)]
 TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
 OUTCOMES = [
     (claimed(3, 1), Resolution("succeed", result="[1]")),
@@ -30,7 +30,7 @@ OUTCOMES = [
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
     "claim": lambda q: q.claim(WORKER, {"default": 2, "bulk": 1}, 3),
-    "adopt": lambda q: q.adopt(WORKER, ["default"], ["t"], 3),
+    "adopt": lambda q: q.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
     "next_due": lambda q: q.next_due(["default", "bulk"]),
     "resolve": lambda q: q.resolve(WORKER, OUTCOMES),
     "rescue": lambda q: q.rescue(WORKER, 10),
@@ -48,6 +48,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "lock_due": lambda q: q.lock_due(10),
     "known_ticks": lambda q: q.known_ticks([("s", TICK)]),
     "record_ticks": lambda q: q.record_ticks(TICKS, {"s": TICK, "c": TICK}),
+    "pause_unusable": lambda q: q.pause_unusable([Unusable("s", "why")]),
     "next_tick": lambda q: q.next_tick(),
     "has_version": lambda q: q.has_version(),
     "schema_version": lambda q: q.schema_version(),
@@ -172,7 +173,7 @@ def test_a_paused_queue_has_no_next_due_time(tx: Conn) -> None:
 def test_a_paused_queue_gives_no_parked_jobs(tx: Conn) -> None:
     insert_job(tx, state="blocked", waits_for="task")
     tx.execute("insert into pgqueue.queue (name, paused_at) values ('default', now())")
-    assert db.run(tx, QUERIES.adopt(WORKER, ["default"], ["t"], 5)) == []
+    assert db.run(tx, QUERIES.adopt(WORKER, {"default": 9}, ["t"], 5)) == []
 
 
 def test_jobs_of_the_future_are_not_claimed_and_hide_no_due_ones(tx: Conn) -> None:
@@ -209,7 +210,15 @@ def test_adopt_takes_only_tasks_and_queues_that_are_known(tx: Conn) -> None:
     known = insert_job(tx, state="blocked", waits_for="task")
     insert_job(tx, state="blocked", waits_for="task", task="other")
     insert_job(tx, state="blocked", waits_for="task", queue="other")
-    assert [job.id for job in db.run(tx, QUERIES.adopt(WORKER, ["default"], ["t"], 5))] == [known]
+    assert [job.id for job in db.run(tx, QUERIES.adopt(WORKER, {"default": 9}, ["t"], 5))] == [known]
+
+
+def test_each_queue_gives_at_most_its_own_room_of_parked_jobs(tx: Conn) -> None:
+    for queue in ("a", "b"):
+        for _ in range(5):
+            insert_job(tx, queue=queue, state="blocked", waits_for="task")
+    adopted = db.run(tx, QUERIES.adopt(WORKER, {"a": 2, "b": 3}, ["t"], 10))
+    assert [job.queue for job in adopted] == ["a", "a", "b", "b", "b"]
 
 
 SETTINGS = ["hashagg", "sort", "hashjoin", "mergejoin", "indexscan", "bitmapscan", "material", "nestloop", "seqscan"]
@@ -234,7 +243,7 @@ def test_a_claim_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> Non
 def test_adopt_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
     for _ in range(40):
         insert_job(tx, state="blocked", waits_for="task", task=f"t{_ % 2}")
-    query = QUERIES.adopt(WORKER, ["default"], ["t0", "t1"], 7)
+    query = QUERIES.adopt(WORKER, {"default": 9}, ["t0", "t1"], 7)
     under_each_combination(tx, lambda: len(db.run(tx, query)), 7)
 
 

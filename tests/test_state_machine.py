@@ -73,7 +73,7 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
     if verb == "claim":
         db.run(conn, QUERIES.claim(WORKER, {"default": 10}, 10))
     elif verb == "adopt":
-        db.run(conn, QUERIES.adopt(WORKER, ["default"], ["t"], 10))
+        db.run(conn, QUERIES.adopt(WORKER, {"default": 10}, ["t"], 10))
     elif verb in ("rescue", "rescue_spent"):
         db.run(conn, QUERIES.rescue(WORKER))
     else:

@@ -113,7 +113,8 @@ def test_a_parameter_without_annotation_takes_any_json() -> None:
         (Blob, Blob(data=b"plain")), (Line, Line(sku="ü", price=Decimal("0.3"))), (Literal["a", "b"], "b"),
         (int | None, None), (int | str, "5"), (int | str, 5), (list[Order], [Order(1), Order(2)]),
         (dict[str, Line], {"k": Line(sku="x")}), (tuple[int, str], (1, "x")), (set[int], {1, 2}),
-        (dict[int, datetime], {3: NOW}), (bool, True), (float, 0.1), (int, 10**30), (str, "日本 \U0001f600 \\u0000 \" ' %s"),
+        (dict[int, datetime], {3: NOW}), (bool, True), (float, 0.1), (int, 10**30),
+        (str, "日本 \U0001f600 \\u0000 \" ' %s"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -346,8 +347,10 @@ def test_a_result_becomes_json(value: Any, text: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), math.nan, {"a": [math.inf]}, "\x00", {"\x00": 1}, "\ud800", Reading(celsius=math.nan)], ids=ascii
-)  # fmt: skip
+    "value",
+    [object(), math.nan, {"a": [math.inf]}, "\x00", {"\x00": 1}, "\ud800", Reading(celsius=math.nan)],
+    ids=lambda value: ascii(value)[:20],
+)
 def test_a_result_that_cannot_be_stored_says_why(value: Any) -> None:
     text, error = encode_result(value)
     assert text is None

@@ -242,9 +242,7 @@ def test_a_parked_job_is_left_alone_by_a_worker_of_another_queue(app: App, conn:
     def later() -> None: ...
 
     marker = newer.using(queue="other").enqueue("later")
-    asyncio.run(
-        work(newer, lambda: scalar(conn, "select count(*) from pgqueue.job_finished") == 1, queues=["other"])
-    )
+    asyncio.run(work(newer, lambda: scalar(conn, "select count(*) from pgqueue.job_finished") == 1, queues=["other"]))
     assert app.get(marker.id).state == "succeeded"
     assert app.get(job.id).state == "blocked"
     newer.close()

@@ -12,7 +12,8 @@ branch_labels = None
 depends_on = None
 
 # What a job is, whichever of the three tables holds it. `args` is one object by parameter name, so that
-# args->>'order_id' works in SQL. `lease` counts claims and is never reset: it fences every write of a worker.
+# args->>'order_id' works in SQL. Times are such as every client can read: one row that cannot be read back would take
+# all jobs claimed with it along. `lease` counts claims and is never reset: it fences every write of a worker.
 JOB_COLUMNS = """
     task text not null check (char_length(task) between 1 and 200),
     queue text not null check (char_length(queue) between 1 and 100),
@@ -20,8 +21,8 @@ JOB_COLUMNS = """
     args jsonb not null default '{{}}' check (jsonb_typeof(args) = 'object'),
     tags text[] not null default '{{}}',
     headers jsonb not null default '{{}}' check (jsonb_typeof(headers) = 'object'),
-    run_at timestamptz not null default now(),
-    created_at timestamptz not null default now(),
+    run_at timestamptz not null default now() check (run_at between '1900-01-01Z' and '9999-01-01Z'),
+    created_at timestamptz not null default now() check (created_at between '1900-01-01Z' and '9999-01-01Z'),
     attempt integer not null default 0 check (attempt >= 0),
     max_attempts integer not null default 20 check (max_attempts >= 1),
     crash_count integer not null default 0 check (crash_count >= 0),
@@ -114,7 +115,7 @@ STATEMENTS = (
     queue text not null check (char_length(queue) between 1 and 100),
     priority smallint not null default 0 check (priority between -100 and 100),
     max_attempts integer not null default 20 check (max_attempts >= 1),
-    next_tick timestamptz not null,
+    next_tick timestamptz not null check (next_tick between '1900-01-01Z' and '9999-01-01Z'),
     paused_at timestamptz,
     paused_by text,
     created_at timestamptz not null default now(),

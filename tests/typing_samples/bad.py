@@ -1,0 +1,63 @@
+"""Calls that a type checker must refuse, each on the line that is marked."""
+
+from typing import Any
+
+import psycopg
+
+from pgqueue import App, Context
+
+app = App()
+
+
+@app.task
+def plain(order_id: int, to: str = "x") -> None: ...
+
+
+@app.task(queue="email")
+def configured(order_id: int) -> None: ...
+
+
+@app.task
+async def on_the_loop(order_id: int, *, vip: bool = False) -> str:
+    return "x"
+
+
+@app.task
+def with_context(ctx: Context, order_id: int) -> None: ...
+
+
+@app.task(priority=5)
+async def async_with_context(ctx: Context, order_id: int) -> None: ...
+
+
+def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
+    plain.enqueue(order_id="x")  # ERROR wrong type
+    plain.enqueue("x")  # ERROR wrong type by position
+    plain.enqueue()  # ERROR missing
+    plain.enqueue(order_id=1, cc="y")  # ERROR unknown
+    plain.enqueue(1, "a", 2)  # ERROR too many
+    plain(order_id="x")  # ERROR wrong type in a direct call
+    plain.using(conn).enqueue(order_id="x")  # ERROR wrong type after using
+    plain.using(priority="high").enqueue(1)  # ERROR wrong option
+    plain.using(urgent=True).enqueue(1)  # ERROR unknown option
+    plain.using(conn=conn).enqueue(1)  # ERROR the connection is positional
+    plain.enqueue_many([1])  # ERROR no mapping
+    configured.enqueue(order_id="x")  # ERROR wrong type of a configured task
+    configured.enqueue()  # ERROR missing of a configured task
+    on_the_loop.enqueue(order_id="x")  # ERROR wrong type of an async task
+    on_the_loop.enqueue(1, True)  # ERROR keyword only
+    with_context.enqueue(ctx, 1)  # ERROR the caller passes no context
+    with_context.enqueue(order_id="x")  # ERROR wrong type beside a context
+    with_context.enqueue()  # ERROR missing beside a context
+    async_with_context.enqueue(ctx, order_id=1)  # ERROR the caller passes no context
+    app.task(priority="high")  # ERROR wrong setting
+    app.task(nonsense=1)  # ERROR unknown setting
+    app.enqueue(plain)  # ERROR a task by name
+
+
+async def async_calls() -> int:
+    await on_the_loop.aenqueue("x")  # ERROR wrong type
+    await on_the_loop.aenqueue(order_id=1, vip="yes")  # ERROR wrong type of a keyword
+    await plain.using().aenqueue(nothing=1)  # ERROR unknown
+    await async_with_context.aenqueue("x")  # ERROR wrong type beside a context
+    return await on_the_loop(1)  # ERROR wrong result

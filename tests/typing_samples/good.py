@@ -1,0 +1,71 @@
+"""Calls that a type checker must accept."""
+
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+from uuid import UUID
+
+import psycopg
+
+from pgqueue import App, Context, Enqueuer, Exponential, Job
+
+app = App()
+
+
+@app.task
+def plain(order_id: int, to: str = "x") -> dict[str, int]:
+    return {"a": order_id}
+
+
+@app.task(queue="email", retry=Exponential(base=2), max_attempts=8, tags=["a"])
+def configured(order_id: int) -> None: ...
+
+
+@app.task
+async def on_the_loop(customer: UUID, *, vip: bool = False) -> str:
+    return str(customer)
+
+
+@app.task
+def with_context(ctx: Context, order_id: int) -> int:
+    return ctx.attempt + order_id
+
+
+@app.task(queue="a")
+async def async_with_context(ctx: Context, order_id: int) -> None: ...
+
+
+@app.schedule("*/5 * * * *", timezone="Europe/Paris", args={"order_id": 1})
+@app.task
+def scheduled(order_id: int) -> None: ...
+
+
+def calls(conn: psycopg.Connection[Any]) -> None:
+    assert_type(plain.enqueue(1), Job)
+    assert_type(plain.enqueue(order_id=1, to="a"), Job)
+    assert_type(plain(1), dict[str, int])
+    assert_type(plain.using(conn, delay=timedelta(1)).enqueue(order_id=1), Job)
+    assert_type(plain.using(run_at=datetime.now(UTC)).enqueue_many([{"order_id": 1}]), list[int])
+    configured.enqueue(5)
+    on_the_loop.enqueue(UUID(int=1), vip=True)
+    with_context.enqueue(1)
+    with_context.enqueue(order_id=1)
+    with_context.using(conn, priority=5).enqueue(order_id=1)
+    async_with_context.enqueue(1)
+    scheduled.enqueue(order_id=1)
+    assert_type(app.enqueue("anything", {"a": 1}), Job)
+    assert_type(app.get(1), Job)
+
+
+async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
+    assert_type(await plain.using(conn).aenqueue(1), Job)
+    assert_type(await on_the_loop.aenqueue(customer=UUID(int=1)), Job)
+    assert_type(await async_with_context.aenqueue(1), Job)
+    running: Coroutine[Any, Any, str] = on_the_loop(UUID(int=1))
+    assert_type(await running, str)
+    assert_type(await on_the_loop(UUID(int=1)), str)
+    assert_type(await plain.aenqueue_many([{"order_id": 1}]), list[int])
+
+
+def takes(enqueuer: Enqueuer[[int], None]) -> None:
+    enqueuer.enqueue(1)
