@@ -9,6 +9,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 SCHEMA: str = context.config.attributes.get("schema", "pgqueue")
+QUOTED = f'"{SCHEMA}"'  # checked by pgqueue.config: no quotes inside
 
 
 def configure(connection: Connection | None) -> None:
@@ -19,7 +20,7 @@ def configure(connection: Connection | None) -> None:
         version_table_schema=SCHEMA,
         literal_binds=connection is None,
         dialect_opts={"paramstyle": "named"} if connection is None else None,
-        pgqueue_schema=SCHEMA,
+        pgqueue_schema=QUOTED,
     )
 
 
@@ -27,7 +28,7 @@ def run_online(connection: Connection) -> None:
     # A transaction lock, not a session lock: a killed migrator leaves nothing behind, and PgBouncer
     # in transaction mode cannot strand it. The version is read only when the lock is ours.
     connection.execute(text("select pg_advisory_xact_lock(hashtext(:key))"), {"key": f"pgqueue migrate {SCHEMA}"})
-    connection.execute(text(f"create schema if not exists {SCHEMA}"))
+    connection.execute(text(f"create schema if not exists {QUOTED}"))
     configure(connection)
     context.run_migrations()
 
@@ -35,7 +36,7 @@ def run_online(connection: Connection) -> None:
 def run_offline() -> None:
     configure(None)
     with context.begin_transaction():
-        context.execute(f"create schema if not exists {SCHEMA}")
+        context.execute(f"create schema if not exists {QUOTED}")
         context.run_migrations()
 
 

@@ -70,8 +70,12 @@ def check_run_at(run_at: object) -> None:
 
 def check_delay(delay: float | timedelta | None) -> None:
     """Refuse a delay that is no number of seconds, negative, or longer than ten years."""
-    if delay is not None and not 0 <= seconds(delay) <= MAX_DELAY:
-        raise InvalidOption(f"delay={delay!r} cannot be used: give 0 to {MAX_DELAY:.0f} seconds, or a timedelta")
+    try:
+        usable = delay is None or 0 <= seconds(delay) <= MAX_DELAY
+    except InvalidOption:
+        usable = False
+    if not usable:
+        raise InvalidOption(f"delay={delay!r:.100} cannot be used: give 0 to {MAX_DELAY:.0f} seconds, or a timedelta")
 
 
 def check_priority(priority: object) -> None:

@@ -55,6 +55,7 @@ class ClaimedJob:
     attempt: int
     max_attempts: int
     lease: int
+    worker_id: UUID
 
     @property
     def is_last_attempt(self) -> bool:

@@ -1,6 +1,7 @@
 """Migrations: alembic behind three functions, on the versions that ship with the package."""
 
 import io
+import threading
 from pathlib import Path
 
 import psycopg
@@ -13,6 +14,9 @@ from pgqueue import db
 from pgqueue.config import check_schema
 from pgqueue.errors import ConfigError
 from pgqueue.queries import Queries
+
+# Alembic keeps the migration that runs in a module global: one at a time in a process.
+_ALEMBIC = threading.Lock()
 
 
 def directory() -> Path:
@@ -31,7 +35,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
     """
     before = current(dsn, schema)
     engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(dsn), poolclass=NullPool)
-    with engine.begin() as connection:
+    with _ALEMBIC, engine.begin() as connection:
         config = _config(schema)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -45,7 +49,8 @@ def script(schema: str = "pgqueue") -> str:
     output = io.StringIO()
     config = _config(schema)
     config.output_buffer = output
-    command.upgrade(config, "head", sql=True)
+    with _ALEMBIC:
+        command.upgrade(config, "head", sql=True)
     return output.getvalue()
 
 

@@ -21,7 +21,7 @@ def seconds(duration: float | timedelta) -> float:
             return float(duration)
     except OverflowError:
         pass
-    raise InvalidOption(f"{duration!r:.100} is no duration: give a number of seconds or a timedelta")
+    raise InvalidOption(f"{duration!r:.100} cannot be used: give a number of seconds or a timedelta")
 
 
 class Verdict(Exception):
@@ -89,7 +89,7 @@ def storable(text: str) -> str:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not lose the attempt
+    except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not lose the attempt
         return f"<str() of the exception raised {type(broken).__name__}>"
 
 
@@ -99,7 +99,7 @@ def _traceback(error: BaseException) -> str:
         frames = frames.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, frames))
-    except Exception as broken:  # noqa: BLE001 - as above: formatting calls the exception's own code
+    except BaseException as broken:  # noqa: BLE001 - as above: formatting calls the exception's own code
         return f"<no traceback: formatting it raised {type(broken).__name__}>"
 
 

@@ -21,6 +21,7 @@ _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+_INTERVALS = "give 1 second to 366 days"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -75,7 +76,7 @@ class Every:
     def __post_init__(self) -> None:
         _check_timezone(self.timezone)
         if not isinstance(self.seconds, (int, float)) or not 1 <= self.seconds <= 366 * 86400:
-            raise InvalidPlan(f"an interval of {self.seconds!r} seconds cannot be used: give 1 second to 366 days")
+            raise InvalidPlan(f"an interval of {self.seconds!r} seconds cannot be used: {_INTERVALS}")
 
     def after(self, moment: datetime) -> datetime:
         """Return the first tick after `moment`, in UTC."""
@@ -96,10 +97,11 @@ def as_plan(given: str | float | timedelta | Plan, timezone: str = "UTC") -> Pla
         case bool():
             pass
         case int() | float() | timedelta():
+            _check_timezone(timezone)
             try:
-                return Every(seconds(given), timezone)
+                return Every(seconds(given))
             except InvalidOption as error:
-                raise InvalidPlan(str(error)) from error
+                raise InvalidPlan(f"an interval of {given!r:.100} cannot be used: {_INTERVALS}") from error
     raise InvalidPlan(f"{given!r} is no plan: give a cron expression, a number of seconds or a timedelta")
 
 

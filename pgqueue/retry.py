@@ -96,10 +96,13 @@ def as_policy(option: RetryOption) -> RetryPolicy:
     """Return the policy that `retry=` means: a policy, a list of delays, or one delay, in seconds or timedelta."""
     if isinstance(option, RetryPolicy) and not isinstance(option, type):
         return option
-    if isinstance(option, (int, float, timedelta)):
-        return Constant(seconds(option))
-    if isinstance(option, (list, tuple)):
-        return Delays(tuple(seconds(delay) for delay in option))
+    try:
+        if isinstance(option, (list, tuple)):
+            return Delays(tuple(seconds(delay) for delay in option))
+        if isinstance(option, (int, float, timedelta)):
+            return Constant(seconds(option))
+    except InvalidOption as error:
+        raise InvalidOption(f"retry={option!r:.200}: {error}") from error
     raise InvalidOption(
         f"retry={option!r} cannot be used: give Exponential(…), Constant(…), a list such as [10, 60, 300] or a number"
     )

@@ -218,9 +218,9 @@ class Identity:
         """Beat once; take a new identity if this one was declared lost."""
         if self._run(self._queries.heartbeat(self.id)):
             return
-        lost = self.id
-        self.info = replace(self.info, id=uuid.uuid4())
-        self._run(self._queries.register(self.info))
+        lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
+        self._run(self._queries.register(reborn))
+        self.info = reborn
         self._on_lost(lost)
 
     def _run(self, query: Query[T]) -> T:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ _READ = ConfigDict(extra="forbid", val_json_bytes="base64")
 _WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
 # Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
 _SUSPECTS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**')
+MAX_DEPTH = 200
+MAX_DIGITS = 4000
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
 _ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), _WRITE)
 
 
@@ -150,9 +156,22 @@ def _problems(error: ValidationError) -> Iterator[str]:
 
 
 def _hidden_problems(text: bytes, value: Any, serializer: pydantic_core.SchemaSerializer, path: str) -> list[str]:
-    if not any(suspect in text for suspect in _SUSPECTS):
+    problems = _too_much(text, path)
+    if not problems and any(suspect in text for suspect in _SUSPECTS):
+        problems = list(_unstorable(serializer.to_python(value), path))
+    return problems
+
+
+def _too_much(text: bytes, path: str) -> list[str]:
+    """Find what JSON allows and readers do not: nesting without end, numbers of thousands of digits."""
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH and len(text) <= MAX_DIGITS:
         return []
-    return list(_unstorable(serializer.to_python(value), path))
+    bare, depth, deepest = _STRINGS.sub(b"", text), 0, 0
+    for bracket in _BRACKETS.findall(bare):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    problems = [f"{path}: nested {deepest} deep (at most {MAX_DEPTH})"] if deepest > MAX_DEPTH else []
+    return problems + [f"{path}: a number of more than {MAX_DIGITS} digits"] * bool(_LONG_NUMBER.search(bare))
 
 
 def _unstorable(value: Any, path: str) -> Iterator[str]:

@@ -45,7 +45,7 @@ def _container_server() -> Iterator[str]:
 
 
 def _embedded_server() -> Iterator[str]:
-    # Not in pytest's own directory: pytest closes that to all but its owner, and under root the server is somebody else.
+    # Not in pytest's own directory: pytest closes that to all but its owner, and under root the server is another user.
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-tests-"))
     directory.chmod(0o755)
     server = embedded.start(directory / "postgres")

@@ -64,6 +64,9 @@ class InThread:
         return self._value
 
 
+WORKER = uuid.uuid4()
+
+
 def new_job(task: str = "t", queue: str = "default", **other: Any) -> NewJob:
     """A job as `Queries.enqueue` takes it."""
     return NewJob(task, other.pop("args", "{}"), queue, other.pop("priority", 0), other.pop("max_attempts", 3), **other)
@@ -73,7 +76,7 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
     """A claimed job as far as `Queries.resolve` looks at it."""
     now = datetime.now(UTC)
     attempt, most = other.get("attempt", 1), other.get("max_attempts", 3)
-    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease)
+    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, WORKER)
 
 
 def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False) -> uuid.UUID:

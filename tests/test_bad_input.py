@@ -204,7 +204,6 @@ def test_no_dsn_at_all_says_where_to_put_one(monkeypatch: pytest.MonkeyPatch) ->
 BAD_DSNS = [
     f"postgresql://u:{SECRET}@no.such.host.invalid/db",
     f"postgresql://u:{SECRET}@no.such.host.invalid:1/db?connect_timeout=2",
-    f"postgresql://u:{SECRET}@no.such.host.invalid:notaport/db",
     f"postgresql+psycopg://u:{SECRET}@no.such.host.invalid/db",
     f"host=no.such.host.invalid password={SECRET}",
     f"host=no.such.host.invalid password = '{SECRET} with spaces'",
@@ -238,6 +237,7 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn: st
         f"postgresql://u:{SECRET}@[localhost/db",
         f"host=localhost password=x {SECRET}",
         f"host=localhost password='{SECRET}",
+        f"postgresql://u:{SECRET}@localhost:notaport/db",
         f"host=localhost password={SECRET} nonsense=1",
         SECRET,
     ],

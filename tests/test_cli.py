@@ -129,7 +129,7 @@ def test_migrate_check_sql_and_twice(tmp_path: Path, empty_dsn: str) -> None:
     assert shell("migrate", "--check").returncode == 0
     script = Shell(tmp_path, None)("migrate", "--sql")
     assert script.returncode == 0
-    assert "create table pgqueue.job_live" in script.stdout
+    assert 'create table "pgqueue".job_live' in script.stdout
 
 
 def test_jobs_and_dead_letters_are_listed_and_shown(shell: Shell, app: App, conn: psycopg.Connection[Any]) -> None:

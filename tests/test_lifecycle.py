@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from pgqueue.outcome import (
 from pgqueue.retry import MAX_DELAY, RetryPolicy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WORKER = UUID(int=1)
 ERROR = ErrorInfo("shop.Broken", "no stock")
 ALL: list[Outcome] = [
     Succeeded("1"), Raised(ERROR), Raised(ERROR, permanent=True), AskedRetry(None, ERROR), AskedRetry(3, ERROR),
@@ -33,7 +35,7 @@ ALL: list[Outcome] = [
 
 def job(attempt: int = 1, max_attempts: int = 3) -> ClaimedJob:
     """A running job."""
-    return ClaimedJob(1, "t", "default", 0, "{}", [], "{}", NOW, NOW, attempt, max_attempts, lease=attempt)
+    return ClaimedJob(1, "t", "default", 0, "{}", [], "{}", NOW, NOW, attempt, max_attempts, attempt, WORKER)
 
 
 class ByAttempt:

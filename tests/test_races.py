@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 from conftest import scalar
-from harness import QUERIES, Conn, InThread, add_worker, claimed, insert_job, new_job, wait_blocked, wait_for
+from harness import QUERIES, WORKER, Conn, InThread, add_worker, claimed, insert_job, new_job, wait_blocked, wait_for
 
 from pgqueue import db
 from pgqueue.job import ClaimedJob
@@ -18,7 +17,6 @@ from pgqueue.lifecycle import Resolution
 from pgqueue.plan import Every
 from pgqueue.queries.schedule import Schedule, Tick
 
-WORKER = uuid4()
 ROOMS = {"default": 3}
 Open = Callable[[], Conn]
 
@@ -108,7 +106,7 @@ def test_an_open_transaction_that_enqueued_holds_up_no_other_enqueue_and_no_clai
 def test_a_stale_outcome_after_a_rescue_changes_nothing(conn: Conn) -> None:
     job = running_job(conn)
     db.run(conn, QUERIES.rescue(WORKER))
-    assert db.run(conn, QUERIES.resolve(WORKER, [(job, Resolution("succeed"))])) == set()
+    assert db.run(conn, QUERIES.resolve([(job, Resolution("succeed"))])) == set()
     assert scalar(conn, "select state from pgqueue.job") == "pending"
 
 
@@ -117,14 +115,14 @@ def test_a_stale_outcome_does_not_touch_the_next_attempt(conn: Conn) -> None:
     db.run(conn, QUERIES.rescue(WORKER))
     (again,) = claim(conn)
     assert (again.id, again.lease) == (job.id, job.lease + 1)
-    assert db.run(conn, QUERIES.resolve(WORKER, [(job, Resolution("bury", "error"))])) == set()
+    assert db.run(conn, QUERIES.resolve([(job, Resolution("bury", "error"))])) == set()
     assert scalar(conn, "select state || lease from pgqueue.job_live") == "running2"
 
 
 def test_a_rescue_skips_a_job_whose_outcome_is_in_flight(conn: Conn, connect: Open) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
-    assert db.run(a, QUERIES.resolve(WORKER, [(job, Resolution("succeed"))])) == {job.id}
+    assert db.run(a, QUERIES.resolve([(job, Resolution("succeed"))])) == {job.id}
     with at_once(b):
         assert db.run(b, QUERIES.rescue(WORKER)) == []
     a.commit()
@@ -137,7 +135,7 @@ def test_an_outcome_waits_for_a_rescue_in_flight_and_then_moves_nothing(conn: Co
     job = running_job(conn)
     a, b = connect(), connect()
     assert [rescued.id for rescued in db.run(a, QUERIES.rescue(WORKER))] == [job.id]
-    late = InThread(lambda: db.run(b, QUERIES.resolve(WORKER, [(job, Resolution(verb, "r"))])))
+    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, Resolution(verb, "r"))])))
     wait_blocked(conn, b, a)
     a.commit()
     assert late.result() == set()
@@ -150,7 +148,7 @@ def test_an_outcome_that_waited_for_a_rescue_that_rolled_back_is_written(conn: C
     job = running_job(conn)
     a, b = connect(), connect()
     db.run(a, QUERIES.rescue(WORKER))
-    late = InThread(lambda: db.run(b, QUERIES.resolve(WORKER, [(job, Resolution("succeed"))])))
+    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, Resolution("succeed"))])))
     wait_blocked(conn, b, a)
     a.rollback()
     assert late.result() == {job.id}
@@ -260,7 +258,7 @@ def test_enqueue_claim_and_resolve_do_not_wait_for_the_making_of_partitions(conn
     with at_once(b):
         db.run(b, QUERIES.enqueue([new_job(run_at=datetime(2026, 1, 1, tzinfo=UTC))]))
         (job,) = claim(b)
-        db.run(b, QUERIES.resolve(WORKER, [(job, Resolution("succeed"))]))
+        db.run(b, QUERIES.resolve([(job, Resolution("succeed"))]))
 
 
 def test_making_partitions_gives_up_on_a_long_reader_and_raises_nothing(conn: Conn, connect: Open) -> None:
@@ -289,7 +287,7 @@ def test_a_day_without_partitions_goes_to_the_default_one_and_loses_nothing(conn
     drop_partitions(conn, "true")
     (row,) = db.run(conn, QUERIES.enqueue([new_job()]))
     (job,) = claim(conn)
-    assert db.run(conn, QUERIES.resolve(WORKER, [(job, Resolution("succeed", result="1"))])) == {row.id}
+    assert db.run(conn, QUERIES.resolve([(job, Resolution("succeed", result="1"))])) == {row.id}
     found = db.run(conn, QUERIES.get_job(row.id))
     assert found is not None
     assert (found.state, found.result, len(found.attempts)) == ("succeeded", 1, 1)
@@ -309,6 +307,6 @@ def test_a_worker_row_that_is_locked_holds_up_no_claim(conn: Conn, connect: Open
 def test_a_retried_outcome_whose_first_answer_was_lost_moves_nothing_twice(conn: Conn) -> None:
     job = running_job(conn, lost=False)
     batch = [(claimed(job.id, job.lease), Resolution("retry", "error"))]
-    assert db.run(conn, QUERIES.resolve(WORKER, batch)) == {job.id}
-    assert db.run(conn, QUERIES.resolve(WORKER, batch)) == set()
+    assert db.run(conn, QUERIES.resolve(batch)) == {job.id}
+    assert db.run(conn, QUERIES.resolve(batch)) == set()
     wait_for(lambda: scalar(conn, "select count(*) from pgqueue.transition where from_state = 'running'") == 1)

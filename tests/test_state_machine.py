@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 from conftest import Databases, scalar
-from harness import QUERIES, Conn, add_worker, claimed, insert_job, new_job
+from harness import QUERIES, WORKER, Conn, add_worker, claimed, insert_job, new_job
 
 from pgqueue import db
 from pgqueue.job import JobState
@@ -15,7 +14,6 @@ from pgqueue.lifecycle import TRANSITIONS, Resolution
 from pgqueue.outcome import ErrorInfo
 
 LEASE = 7
-WORKER = uuid4()
 ERROR = ErrorInfo("E", "it broke")
 RESOLUTIONS = {
     "succeed": Resolution("succeed", result='{"a": 1}'),
@@ -77,7 +75,7 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
     elif verb in ("rescue", "rescue_spent"):
         db.run(conn, QUERIES.rescue(WORKER))
     else:
-        db.run(conn, QUERIES.resolve(WORKER, [(claimed(job, lease), RESOLUTIONS[verb])]))
+        db.run(conn, QUERIES.resolve([(claimed(job, lease), RESOLUTIONS[verb])]))
 
 
 def row(conn: Conn, job: int) -> Any:
@@ -143,7 +141,7 @@ def test_a_wrong_lease_never_moves_a_job(tx: Conn, verb: str, offset: int) -> No
 def test_resolve_answers_with_the_job_that_moved_and_not_with_the_one_that_lost_its_lease(tx: Conn, verb: str) -> None:
     mine, stale = put(tx, JobState.RUNNING), put(tx, JobState.RUNNING)
     batch = [(claimed(mine, LEASE), RESOLUTIONS[verb]), (claimed(stale, LEASE - 1), RESOLUTIONS[verb])]
-    assert db.run(tx, QUERIES.resolve(WORKER, batch)) == {mine}
+    assert db.run(tx, QUERIES.resolve(batch)) == {mine}
 
 
 @pytest.mark.parametrize(("verb", "attempt"), [("retry", 2), ("snooze", 1), ("release", 1), ("park", 1)])

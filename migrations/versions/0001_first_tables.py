@@ -55,7 +55,8 @@ STATEMENTS = (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1)""",
     "alter sequence {s}.job_id owned by {s}.job_live.id",
     "create index job_live_ready on {s}.job_live (queue, priority desc, run_at, id) where state = 'pending'",
-    "create index job_live_running on {s}.job_live (worker_id) where state = 'running'",
+    # By worker_id, not by state: the fence of each write says state = 'running', and must find its rows by primary key.
+    "create index job_live_running on {s}.job_live (worker_id) where worker_id is not null",
     """create index job_live_parked on {s}.job_live (task, queue, priority desc, run_at, id)
     where state = 'blocked' and waits_for = 'task'""",
     # Succeeded and cancelled jobs, one partition a day: retention drops a partition and leaves no dead rows.

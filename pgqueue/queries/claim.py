@@ -10,18 +10,21 @@ from pgqueue.queries.base import Query, Row, Statements
 # What both claims do with the rows they have picked: charge the attempt, raise the lease, log the move.
 # The attempt is counted here and not at the end, so that a job that kills its worker each time still runs out of
 # attempts. `picked` holds row locks, and as a CTE with FOR UPDATE it is never inlined: the update cannot touch more
-# rows than were picked. The state is checked again nevertheless.
+# rows than were picked. The state is checked again nevertheless. The array looks redundant: without it a generic plan
+# joins by reading the whole table, for it expects many picked rows.
 _MOVE: LiteralString = """, moved as (
     update {s}.job_live j
     set state = 'running', waits_for = null, attempt = j.attempt + 1, lease = j.lease + 1,
         worker_id = %(worker)s, claimed_at = now()
-    from picked where j.id = picked.id and j.state = picked.state
+    from picked
+    where j.id = picked.id and j.state = picked.state and j.id = any(array(select id from picked))
     returning j.*, picked.state as was
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, was, 'running', attempt, lease, worker_id from moved
 )
-select id, task, queue, priority, args::text, tags, headers::text, run_at, created_at, attempt, max_attempts, lease
+select id, task, queue, priority, args::text, tags, headers::text, run_at, created_at, attempt, max_attempts, lease,
+       worker_id
 from moved order by array_position(%(queues)s::text[], queue), priority desc, run_at, id"""
 
 # Claim up to `room` due jobs, queues in the order given, higher priority first, then by run_at and id.

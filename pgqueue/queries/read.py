@@ -66,7 +66,7 @@ select state, count(*) from {s}.job_finished where finished_at > now() - interva
 
 LIST_WORKERS: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
-       (select count(*) from {s}.job_live j where j.state = 'running' and j.worker_id = w.id)::int,
+       (select count(*) from {s}.job_live j where j.worker_id = w.id)::int,
        case when w.lost_at is not null then 'lost' when w.stopping then 'stopping' else 'alive' end,
        extract(epoch from now() - w.heartbeat_at)::float8, w.started_at
 from {s}.worker w order by w.kind, w.started_at"""
@@ -165,12 +165,20 @@ def _attempt(value: Sequence[Any]) -> Attempt:
     )
 
 
+def _value(text: str | None) -> Any:
+    """Read JSON; where Python cannot (nested thousands deep, numbers of thousands of digits) the text must do."""
+    try:
+        return None if text is None else json.loads(text)
+    except (RecursionError, ValueError):
+        return text
+
+
 def _job(row: Row) -> Job:
     values = dict(zip(_JOB_FIELDS, row, strict=True))
     values["state"] = JobState(values["state"])
-    values["args"] = json.loads(values["args"])
+    values["args"] = _value(values["args"])
     values["tags"] = tuple(values["tags"])
-    values["result"] = None if values["result"] is None else json.loads(values["result"])
+    values["result"] = _value(values["result"])
     values["error"] = _error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)

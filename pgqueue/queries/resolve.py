@@ -27,8 +27,9 @@ RESOLVE: LiteralString = (
     """
 with given as materialized (
     select * from unnest(%(ids)s::bigint[], %(leases)s::bigint[], %(targets)s::text[], %(reasons)s::text[],
-                         %(delays)s::float8[], %(refunds)s::int[], %(results)s::text[], %(errors)s::text[])
-        as g(id, lease, target, reason, delay, refund, result, error)
+                         %(delays)s::float8[], %(refunds)s::int[], %(results)s::text[], %(errors)s::text[],
+                         %(workers)s::uuid[])
+        as g(id, lease, target, reason, delay, refund, result, error, worker)
 ), ended as (
     delete from {s}.job_live j using given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease
@@ -57,12 +58,12 @@ with given as materialized (
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease and g.target in ('pending', 'blocked')
-    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.reason, g.error
+    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.worker as worker_id, g.reason, g.error
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, %(worker)s, reason, error::jsonb
-    from (select id, target, attempt, lease, reason, error from ended
-          union all select id, target, attempt, lease, reason, error from kept) as moved
+    select id, 'running', target, attempt, lease, worker_id, reason, error::jsonb
+    from (select id, target, attempt, lease, worker_id, reason, error from ended
+          union all select id, target, attempt, lease, worker_id, reason, error from kept) as moved
 )
 select id from ended union all select id from kept"""
 )
@@ -70,18 +71,28 @@ select id from ended union all select id from kept"""
 # Take the running jobs of workers that have been declared lost, or whose row is gone. A job with an attempt left is
 # pending again at once; one without becomes a dead letter. Rows that somebody else holds (a resolve in flight, another
 # rescuer) are skipped and looked at next time.
-# Reads the running rows (job_live_running) of all workers: as many as the fleet has slots, whatever the history. The
-# naive form, deleting the worker's row first, would leave jobs running for ever if the process died in between: a job
-# without a worker row counts as lost here.
+# `holder` hops through job_live_running from one worker to the next, so that it costs a probe a worker, whatever the
+# statistics say and however many jobs run. The naive forms: joining all running rows to their workers, which an
+# unanalysed table does by reading everything; and deleting the worker's row first, which leaves jobs running for ever
+# if the process dies in between. A job without a worker row counts as lost here.
 RESCUE: LiteralString = (
     """
-with lost as materialized (
-    select j.id, j.lease, w.host, w.pid, w.heartbeat_at
-    from {s}.job_live j left join {s}.worker w on w.id = j.worker_id
-    where j.state = 'running'
-    and (w.id is null or w.lost_at is not null)
-    order by j.id limit %(at_most)s
-    for update of j skip locked
+with recursive holder(id) as (
+    (select worker_id from {s}.job_live where worker_id is not null order by worker_id limit 1)
+    union all
+    select (select j.worker_id from {s}.job_live j where j.worker_id > holder.id order by j.worker_id limit 1)
+    from holder where holder.id is not null
+), dead as materialized (
+    select holder.id, w.host, w.pid, w.heartbeat_at
+    from holder left join {s}.worker w on w.id = holder.id
+    where holder.id is not null and (w.id is null or w.lost_at is not null)
+), lost as materialized (
+    select found.id, found.lease, dead.host, dead.pid, dead.heartbeat_at
+    from dead cross join lateral (
+        select j.id, j.lease from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
+        limit %(at_most)s for update skip locked
+    ) as found
+    limit %(at_most)s
 ), told as (
     select id, lease, jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', case when host is null
         then 'the worker that ran this attempt has no heartbeat row any more'
@@ -113,6 +124,22 @@ select id, 'pending' from again union all select id, 'failed' from spent"""
 )
 
 
+# Give back the running jobs of this worker that it does not know of: a claim was committed, but its answer was lost
+# with the connection. `held` are the jobs it has in a slot or whose outcome is still to be written; it must not be
+# claiming meanwhile. Reads job_live_running for one worker.
+RELEASE_STRAYS: LiteralString = """
+with strays as (
+    update {s}.job_live j
+    set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
+    where j.worker_id = %(worker)s and j.state = 'running' and not j.id = any(%(held)s::bigint[])
+    returning j.id, j.attempt + 1 as attempt, j.lease
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason)
+    select id, 'running', 'pending', attempt, lease, %(worker)s, 'released' from strays
+)
+select id from strays"""
+
+
 class Rescued(NamedTuple):
     """A job taken from a dead worker, and where it went."""
 
@@ -127,10 +154,9 @@ def _error_json(error: ErrorInfo | None) -> str | None:
 class ResolveQueries(Statements):
     """Writing how attempts ended."""
 
-    def resolve(self, worker: UUID, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
+    def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
         """Write a batch of resolutions; returns the ids that moved. A missing id lost its lease."""
         params: dict[str, Any] = {
-            "worker": worker,
             "ids": [job.id for job, _ in batch],
             "leases": [job.lease for job, _ in batch],
             "targets": [resolution.target for _, resolution in batch],
@@ -139,8 +165,14 @@ class ResolveQueries(Statements):
             "refunds": [int(resolution.refund) for _, resolution in batch],
             "results": [resolution.result for _, resolution in batch],
             "errors": [_error_json(resolution.error) for _, resolution in batch],
+            "workers": [job.worker_id for job, _ in batch],
         }
         return Query(self._sql(RESOLVE), lambda rows: {row[0] for row in rows}, params)
+
+    def release_strays(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
+        """Give back this worker's running jobs but those it holds; returns their ids."""
+        params = {"worker": worker, "held": list(held)}
+        return Query(self._sql(RELEASE_STRAYS), lambda rows: [row[0] for row in rows], params)
 
     def rescue(self, worker: UUID | None, at_most: int = 500) -> Query[list[Rescued]]:
         """Take up to `at_most` running jobs from dead workers."""

@@ -5,7 +5,7 @@ from typing import LiteralString
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 
 # Whether the schema was ever migrated. Asked first: reading a table that is not there would abort a transaction.
-HAS_VERSION: LiteralString = "select to_regclass({channel} || '.migration') is not null"
+HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.migration') is not null"
 
 SCHEMA_VERSION: LiteralString = "select version_num from {s}.migration"
 

@@ -38,7 +38,7 @@ UNREGISTER: LiteralString = "delete from {s}.worker where id = %(id)s"
 FORGET_LOST: LiteralString = """
 delete from {s}.worker w
 where w.lost_at < now() - interval '1 hour'
-and not exists (select from {s}.job_live j where j.state = 'running' and j.worker_id = w.id)"""
+and not exists (select from {s}.job_live j where j.worker_id = w.id)"""
 
 # Reads nothing; fails when the schema is missing. The first thing each process asks.
 READY: LiteralString = "select count(*) from {s}.worker where false"

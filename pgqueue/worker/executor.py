@@ -2,8 +2,9 @@
 
 import asyncio
 import contextvars
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +24,6 @@ from pgqueue.outcome import (
     Succeeded,
     UnknownHere,
     Withdrawn,
-    storable,
 )
 from pgqueue.tasks import Tasks, TaskSpec, encode_result
 
@@ -44,51 +44,54 @@ class Executor:
             arguments = spec.decode(job.args)
         except Exception as error:  # noqa: BLE001 - a user's own validators may raise anything
             return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
-        try:
-            value = await self._call(spec, arguments, Context.of(job))
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the worker asked for it; otherwise the task raised it by itself
-            return _raised(spec, error)
-        except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
-            return _raised(spec, error)
-        result, problem = encode_result(value)
-        return Succeeded(result, problem)
+        call = functools.partial(spec.call, arguments, Context.of(job))
+        value, raised = await (_caught_async(call) if spec.is_async else self._in_thread(call))
+        if raised is not None:
+            return _raised(spec, raised)
+        return Succeeded(*encode_result(value))
 
-    async def _call(self, spec: TaskSpec, arguments: dict[str, Any], context: Context) -> Any:
-        if spec.is_async:
-            return await spec.call(arguments, context)
-        value, error = await asyncio.get_running_loop().run_in_executor(
-            self._threads, contextvars.copy_context().run, _caught, spec.call, arguments, context
-        )
-        if error is not None:
-            raise error
-        return await value if inspect.isawaitable(value) else value
+    async def _in_thread(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        value, error = await loop.run_in_executor(self._threads, context.run, _caught, call)
+        if inspect.isawaitable(value):  # a def that hands on the coroutine of an async one
+            return await _caught_async(lambda: value)
+        return value, error
 
     def close(self) -> None:
         """Let go of the threads. One that still runs a task is left behind."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _caught(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
-    # As a value, because a future refuses StopIteration and a SystemExit would end the thread.
+def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    # As a value, because a future refuses StopIteration, and a SystemExit would end the thread.
     try:
-        return call(*args), None
-    except BaseException as error:  # noqa: BLE001 - carried to the event loop and handled there
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - the outcome of the attempt, whatever it is
+        return None, error
+
+
+async def _caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
+    try:
+        return await call(), None
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the worker asked for it; otherwise the task raised it by itself
+        return None, error
+    except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
         return None, error
 
 
 def _raised(spec: TaskSpec, error: BaseException) -> Outcome:
     match error:
-        case Retry():
-            return AskedRetry(error.delay, ErrorInfo.of(error.__cause__ or error))
-        case Snooze():
-            return Snoozed(error.delay, storable(str(error)))
+        case Retry(delay=float() | None as delay):
+            return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))
+        case Snooze(delay=float() as delay):
+            return Snoozed(delay, ErrorInfo.of(error).message)
         case Fail():
             return Rejected(ErrorInfo.of(error))
         case Cancel():
-            return Withdrawn(storable(str(error)))
+            return Withdrawn(ErrorInfo.of(error).message)
         case _:
             again = spec.retries(error)
             return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")

@@ -41,6 +41,7 @@ class Producer(Service):
         diet: Diet,
         poll_seconds: float,
         start: Callable[[ClaimedJob], None],
+        held: Callable[[], list[int]],
     ) -> None:
         super().__init__()
         self._link = link
@@ -50,6 +51,9 @@ class Producer(Service):
         self._diet = diet
         self._poll = poll_seconds
         self._start = start
+        self._held = held
+        self._looked_for_strays = monotonic()
+        self._strays_at = self._looked_for_strays + identity.info.lease_seconds / 3
         self._said_waiting = False
         self._busy_since: float | None = None
         self._due_at = 0.0  # by the monotonic clock: when the next known job is due
@@ -76,6 +80,24 @@ class Producer(Service):
 
     async def tick(self) -> float:
         """Claim once; return how long to sleep."""
+        if monotonic() >= self._strays_at:
+            await self._release_strays()
+        self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
+        delay = await self._claim_and_rest()
+        self._strays_at = self._looked_for_strays + self._identity.info.lease_seconds / 3
+        return delay
+
+    async def _release_strays(self) -> None:
+        """Give back jobs that the database says are ours and that we do not have: the answer to a claim was lost.
+
+        Done after a failed claim, and now and then, for a claim may be committed after its connection was lost.
+        """
+        strays = await self._link.run(self._queries.release_strays(self._identity.id, self._held()))
+        if strays:
+            log.warning("gave back %d jobs whose claim was never answered", len(strays))
+        self._looked_for_strays = monotonic()
+
+    async def _claim_and_rest(self) -> float:
         room = self._slots.room()
         if not room:
             self._busy_since = self._busy_since or monotonic()

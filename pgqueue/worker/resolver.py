@@ -12,7 +12,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries import Queries
-from pgqueue.service import Identity, Link, Service
+from pgqueue.service import Link, Service
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 512
@@ -26,11 +26,10 @@ class Resolver(Service):
 
     name = "resolve"
 
-    def __init__(self, link: Link, queries: Queries, identity: Identity, on_delay: Callable[[float], None]) -> None:
+    def __init__(self, link: Link, queries: Queries, on_delay: Callable[[float], None]) -> None:
         super().__init__()
         self._link = link
         self._queries = queries
-        self._identity = identity
         self._on_delay = on_delay
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
@@ -41,6 +40,10 @@ class Resolver(Service):
         self._waiting.append((job, resolution))
         self._drained.clear()
         self.wake()
+
+    def held(self) -> list[int]:
+        """The jobs whose outcome is not written yet."""
+        return [job.id for job, _ in self._waiting]
 
     async def tick(self) -> float:
         """Write what has come in since the last batch."""
@@ -61,7 +64,7 @@ class Resolver(Service):
     async def _write(self, batch: list[Entry]) -> None:
         """Write a batch. One that Postgres refuses for its data is split, so that a bad row holds up no other."""
         try:
-            moved = await self._link.run(self._queries.resolve(self._identity.id, batch))
+            moved = await self._link.run(self._queries.resolve(batch))
         except _REFUSED as error:
             if len(batch) == 1:
                 await self._write_refused(batch[0], error)

@@ -11,7 +11,7 @@ from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.config import check_queue
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution, decide
-from pgqueue.outcome import Outcome, Unstarted
+from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted
 from pgqueue.service import DATABASE_ERRORS, Identity, Link, Partitions, Service, describe, run_duties
 from pgqueue.worker.executor import Executor
 from pgqueue.worker.listener import Listener
@@ -69,9 +69,16 @@ class Worker:
         info = describe("worker", self._settings.lease_seconds, self._diet.queues, self._diet.tasks, self._slots.total)
         identity = Identity(dsn, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
         links = {name: Link(dsn, f"pgqueue worker {name}") for name in ("claim", "resolve", "listen", "chores")}
-        self._resolver = Resolver(links["resolve"], queries, identity, self._put_back)
+        self._resolver = Resolver(links["resolve"], queries, self._put_back)
         self._producer = Producer(
-            links["claim"], queries, identity, self._slots, self._diet, self._settings.poll_seconds, self._start
+            links["claim"],
+            queries,
+            identity,
+            self._slots,
+            self._diet,
+            self._settings.poll_seconds,
+            self._start,
+            self._held,
         )
         await asyncio.to_thread(identity.start)
         log.info("worker %s started: queues %s; %d slots", identity.id, ", ".join(self._diet.queues), self._slots.total)
@@ -110,6 +117,9 @@ class Worker:
             outcome = await self._executor.run(running.job)
         except asyncio.CancelledError:
             log.warning("job %d was cancelled by its worker", running.job.id)
+        except BaseException as error:
+            log.exception("job %d: running it failed in an unforeseen way", running.job.id)
+            outcome = Raised(ErrorInfo.of(error))
         self._finish(running, outcome)
 
     def _finish(self, running: Running, outcome: Outcome) -> None:
@@ -128,20 +138,25 @@ class Worker:
         _tell(job, resolution)
         self._resolver.add(job, resolution)
 
+    def _held(self) -> list[int]:
+        """The jobs this worker has: in a slot, or with an outcome to be written."""
+        return [running.job.id for running in self._slots.running] + self._resolver.held()
+
     def _put_back(self, delay: float) -> None:
         self._producer.expect(delay)
 
     def _lost(self, identity: uuid.UUID) -> None:
         """Drop what runs under an identity that others have declared lost: it runs again elsewhere."""
-        log.error("worker %s was declared lost: it drops its %d jobs", identity, len(self._slots.running))
-        for running in self._slots.running:
+        lost = [running for running in self._slots.running if running.job.worker_id == identity]
+        log.error("worker %s was declared lost: it drops its %d jobs", identity, len(lost))
+        for running in lost:
             running.abandoned = True
-        self._cancel_running()
+        self._cancel(lost)
         self._producer.forget()
 
-    def _cancel_running(self) -> None:
+    def _cancel(self, jobs: list[Running]) -> None:
         """Cancel async tasks. A thread cannot be cancelled: its slot stays taken until it ends."""
-        for running in self._slots.running:
+        for running in jobs:
             spec = self._app.tasks.get(running.job.task)
             if running.task is not None and spec is not None and spec.is_async:
                 running.task.cancel()
@@ -165,7 +180,7 @@ class Worker:
 
     async def _cut_off(self) -> None:
         log.warning("cutting off %d jobs that did not end in time", len(self._slots.running))
-        self._cancel_running()
+        self._cancel(self._slots.running)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._slots.emptied(), 1.0)
         for running in self._slots.running:

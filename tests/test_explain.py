@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 from conftest import Databases
-from harness import QUERIES, Conn, claimed
+from harness import QUERIES, WORKER, Conn, claimed
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.lifecycle import Resolution
@@ -17,7 +16,6 @@ from pgqueue.plan import Every
 from pgqueue.queries import Query
 from pgqueue.queries.schedule import Schedule
 
-WORKER = uuid4()
 QUEUES = ["q0", "q1", "q2"]
 ROOMS = dict.fromkeys(QUEUES, 10)
 BACKLOG = """
@@ -155,7 +153,7 @@ def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool) -> 
     rows = backlog.execute("select id, lease from pgqueue.job_live where state = 'running' limit 20").fetchall()
     verbs = [Resolution("succeed"), Resolution("retry", "error", 1.0)]
     batch = [(claimed(*row), verbs[i % 2]) for i, row in enumerate(rows)]
-    plan = explain(backlog, QUERIES.resolve(WORKER, batch), generic=generic)
+    plan = explain(backlog, QUERIES.resolve(batch), generic=generic)
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) == {"job_live_pkey"}
     assert buffers(plan) < 1000
