@@ -10,6 +10,7 @@ from pgqueue.errors import (
     InvalidOption,
     InvalidPlan,
     InvalidTask,
+    LeaseLost,
     NotMigrated,
     PgqueueError,
     UnknownJob,
@@ -18,9 +19,10 @@ from pgqueue.errors import (
     UnsupportedConnection,
 )
 from pgqueue.job import Attempt, Job, JobState
-from pgqueue.outcome import Cancel, ErrorInfo, Fail, Retry, Snooze
+from pgqueue.outcome import Cancel, ErrorInfo, Fail, Retry, Snooze, TimedOut
 from pgqueue.plan import Cron, Every
 from pgqueue.retry import Constant, Delays, Exponential, RetryPolicy
+from pgqueue.tasks import ThreadTimeoutWarning
 
 __all__ = [
     "App",
@@ -44,12 +46,15 @@ __all__ = [
     "InvalidTask",
     "Job",
     "JobState",
+    "LeaseLost",
     "NotMigrated",
     "PgqueueError",
     "Retry",
     "RetryPolicy",
     "Snooze",
     "Task",
+    "ThreadTimeoutWarning",
+    "TimedOut",
     "UnknownJob",
     "UnknownQueue",
     "UnknownTask",

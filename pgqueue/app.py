@@ -10,10 +10,11 @@ from pgqueue.config import check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
 from pgqueue.job import Job, NewJob
+from pgqueue.outcome import seconds
 from pgqueue.plan import Plan, as_plan
 from pgqueue.queries import Queries
 from pgqueue.queries.schedule import Schedule
-from pgqueue.retry import Delays, Exponential, RetryOption, as_policy
+from pgqueue.retry import MAX_DELAY, Delays, Exponential, RetryOption, as_policy
 from pgqueue.tasks import Tasks, TaskSpec, task_name
 
 P = ParamSpec("P")
@@ -191,6 +192,8 @@ class App:
         retry: RetryOption | None = None,
         retry_on: ErrorTypes = (),
         no_retry_on: ErrorTypes = (),
+        timeout: float | timedelta | None = None,
+        soft_timeout: float | timedelta | None = None,
         tags: Sequence[str] = (),
     ) -> TaskDecorator: ...
     def task(
@@ -204,6 +207,8 @@ class App:
         retry: RetryOption | None = None,
         retry_on: ErrorTypes = (),
         no_retry_on: ErrorTypes = (),
+        timeout: float | timedelta | None = None,
+        soft_timeout: float | timedelta | None = None,
         tags: Sequence[str] = (),
     ) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
@@ -215,6 +220,10 @@ class App:
         `retry` is a policy, a list of delays in seconds (then `max_attempts` is one more than its length, unless
         given) or one delay. `retry_on`: only these exceptions are retried. `no_retry_on`: these never are. An error
         that is not retried makes the job a dead letter at once.
+
+        `timeout` (seconds or timedelta) cancels an `async def`; that fails the attempt with reason *timeout*, and the
+        policy tries again. A thread cannot be stopped: for a `def` it is a soft limit, and a ThreadTimeoutWarning says
+        so. `soft_timeout` only sets `ctx.deadline` and makes `ctx.check()` raise.
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for a setting out of its bounds.
         """
@@ -232,6 +241,8 @@ class App:
             "retry": policy,
             "retry_on": _error_types("retry_on", retry_on),
             "no_retry_on": _error_types("no_retry_on", no_retry_on),
+            "timeout": _limit("timeout", timeout),
+            "soft_timeout": _limit("soft_timeout", soft_timeout),
             "tags": tuple(tags),
         }
 
@@ -309,6 +320,19 @@ class App:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
         return await self.using().aget(job_id)
 
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a job that is no longer wanted; True if it was still waiting and is cancelled now.
+
+        A running one is asked to stop: an async task is cancelled, one in a thread sees `ctx.cancelled`; then it ends
+        as cancelled, unless it succeeds or fails for good first. Raises UnknownJob for a job that has ended or never
+        was.
+        """
+        return self.using().cancel(job_id)
+
+    async def acancel(self, job_id: int) -> bool:
+        """The async twin of `cancel`."""
+        return await self.using().acancel(job_id)
+
     def close(self) -> None:
         """Close the app's own connections. Using the app again opens new ones."""
         self.pools.close()
@@ -317,6 +341,15 @@ class App:
         """Close the app's own connections in this event loop, and the sync ones."""
         await self.pools.aclose()
         self.pools.close()
+
+
+def _limit(option: str, given: float | timedelta | None) -> float | None:
+    if given is None:
+        return None
+    limit = seconds(given)
+    if not 0.001 <= limit <= MAX_DELAY:
+        raise InvalidOption(f"{option}={given!r} cannot be used: give 0.001 to {MAX_DELAY:.0f} seconds, or None")
+    return limit
 
 
 def _error_types(option: str, given: ErrorTypes) -> tuple[type[BaseException], ...]:

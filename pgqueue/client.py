@@ -213,6 +213,20 @@ class Client:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
         return _found(job_id, await self._session.arun(self._home.queries.get_job(job_id)))
 
+    def cancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
+        """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
+
+        Raises UnknownJob for a job that has ended or never was.
+        """
+        return _cancelled(job_id, self._session.run(self._home.queries.cancel(job_id, reason)))
+
+    async def acancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
+        """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
+
+        Raises UnknownJob for a job that has ended or never was.
+        """
+        return _cancelled(job_id, await self._session.arun(self._home.queries.cancel(job_id, reason)))
+
     def _new(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
         if not isinstance(task, str) or not 1 <= len(task) <= 200 or not task.isprintable():
             raise InvalidOption(f"task name {task!r} cannot be used: give 1 to 200 printable characters")
@@ -226,3 +240,9 @@ def _found(job_id: int, job: Job | None) -> Job:
     if job is None:
         raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
     return job
+
+
+def _cancelled(job_id: int, state: str | None) -> bool:
+    if state is None:
+        raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
+    return state != JobState.RUNNING

@@ -11,7 +11,8 @@ PgqueueError
 ├── InvalidOption            a queue, priority, delay, tag … out of its bounds
 ├── InvalidPlan              a cron expression, interval or timezone that cannot be used
 ├── UnknownQueue             a limit names a queue the worker does not serve
-└── UnknownJob               no job has that id
+├── UnknownJob               no job has that id
+└── LeaseLost                the job was taken from this worker and runs elsewhere
 """
 
 
@@ -82,3 +83,7 @@ class UnknownQueue(PgqueueError, LookupError):
 
 class UnknownJob(PgqueueError, LookupError):
     """No job has that id: it never existed, its transaction rolled back, or retention dropped it."""
+
+
+class LeaseLost(PgqueueError):
+    """The job was taken from this worker, which was declared lost, and runs elsewhere: this attempt changes nothing."""

@@ -45,9 +45,11 @@ TRANSITIONS: dict[str, Move] = {
     "release": _moves(JobState.RUNNING, to=JobState.PENDING),
     "park": _moves(JobState.RUNNING, to=JobState.BLOCKED),
     "bury": _moves(JobState.RUNNING, to=JobState.FAILED),
-    "cancel": _moves(JobState.RUNNING, to=JobState.CANCELLED),
+    "withdraw": _moves(JobState.RUNNING, to=JobState.CANCELLED),
+    "cancel": _moves(JobState.PENDING, JobState.BLOCKED, to=JobState.CANCELLED),
     "rescue": _moves(JobState.RUNNING, to=JobState.PENDING),
     "rescue_spent": _moves(JobState.RUNNING, to=JobState.FAILED),
+    "rescue_cancelled": _moves(JobState.RUNNING, to=JobState.CANCELLED),
 }
 
 
@@ -84,7 +86,7 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
         case Rejected(error):
             return Resolution("bury", "rejected", error=error)
         case Withdrawn(reason):
-            return Resolution("cancel", reason)
+            return Resolution("withdraw", reason)
         case Unstarted():
             return Resolution("release", "released", refund=True)
         case UnknownHere():

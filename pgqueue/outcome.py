@@ -61,6 +61,10 @@ class Cancel(Verdict):
         super().__init__(reason)
 
 
+class TimedOut(Exception):
+    """A job ran longer than its `timeout` or `soft_timeout`. A failure like any other: the policy tries again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """What is recorded of an exception: its class by name, message and traceback, as text that Postgres can store."""

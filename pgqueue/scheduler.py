@@ -8,10 +8,12 @@ from datetime import datetime
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.identity import Identity, describe
 from pgqueue.job import NewJob
+from pgqueue.link import Link
 from pgqueue.plan import due_ticks
 from pgqueue.queries.schedule import Due, Schedule, Tick, Unusable, tick_headers
-from pgqueue.service import Identity, Link, Partitions, Service, describe, run_duties
+from pgqueue.service import Partitions, Service, run_duties
 
 log = logging.getLogger("pgqueue.scheduler")
 MISSED_SHOWN = 1000
@@ -32,22 +34,21 @@ class Ticker(Service):
     name = "schedules"
 
     def __init__(self, app: App, link: Link, settings: SchedulerSettings) -> None:
-        super().__init__()
+        super().__init__(link)
         self._app = app
-        self._link = link
         self._settings = settings
 
     async def tick(self) -> float:
         """Fire what is due; return the seconds until the next tick, at most the poll interval."""
         if await self.fire() == BATCH:
             return 0.0
-        next_tick = await self._link.run(self._app.queries.next_tick())
+        next_tick = await self.link.run(self._app.queries.next_tick())
         return self._settings.poll_seconds if next_tick is None else min(max(next_tick, 0), self._settings.poll_seconds)
 
     async def fire(self) -> int:
         """Fire up to a batch of due schedules in one transaction: jobs, ticks and next ticks, or none of it."""
         queries = self._app.queries
-        async with self._link.connection() as conn, conn.transaction():
+        async with self.link.connection() as conn, conn.transaction():
             found = await db.run_async(conn, queries.lock_due(BATCH))
             if not found:
                 return 0

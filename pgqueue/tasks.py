@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,10 @@ _LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
 _ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), _WRITE)
 
 
+class ThreadTimeoutWarning(UserWarning):
+    """A `def` task has a `timeout`: nothing can stop a thread from outside."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """A registered function and the defaults of its jobs."""
@@ -46,6 +51,8 @@ class TaskSpec:
     retry_on: tuple[type[BaseException], ...]
     no_retry_on: tuple[type[BaseException], ...]
     tags: tuple[str, ...] = ()
+    timeout: float | None = None
+    soft_timeout: float | None = None
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
@@ -58,8 +65,20 @@ class TaskSpec:
         object.__setattr__(self, "context_parameter", context)
         object.__setattr__(self, "signature", inspect.Signature(parameters))
         object.__setattr__(self, "adapter", _adapter(self.name, parameters))
+        if self.timeout is not None and not self.is_async:
+            warnings.warn(
+                f"task {self.name}: a thread cannot be stopped, so its timeout is a soft one: the task must call "
+                "ctx.check(), or be async def",
+                ThreadTimeoutWarning,
+                stacklevel=4,
+            )
         serializer = pydantic_core.SchemaSerializer(self.adapter.core_schema, _WRITE)
         object.__setattr__(self, "serializer", serializer)
+
+    @property
+    def soft_limit(self) -> float | None:
+        """Seconds after which `ctx.check()` raises."""
+        return self.timeout if self.soft_timeout is None else self.soft_timeout
 
     @property
     def is_async(self) -> bool:

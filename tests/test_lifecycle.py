@@ -128,7 +128,7 @@ def test_a_rejection_buries_the_job_whatever_attempts_are_left(attempt: int) -> 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_a_withdrawal_cancels_the_job(attempt: int) -> None:
     resolution = decide(job(attempt), Withdrawn("sold out"), Unasked())
-    assert resolution == Resolution("cancel", "sold out")
+    assert resolution == Resolution("withdraw", "sold out")
     assert resolution.target is JobState.CANCELLED
 
 

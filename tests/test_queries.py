@@ -12,12 +12,12 @@ from conftest import Databases, scalar
 from harness import QUERIES, Conn, add_worker, claimed, insert_job, new_job
 
 from pgqueue import db
+from pgqueue.identity import describe
 from pgqueue.lifecycle import Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.plan import Cron, Every
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.schedule import Schedule, Tick, Unusable
-from pgqueue.service import describe
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,6 +33,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "adopt": lambda q: q.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
     "next_due": lambda q: q.next_due(["default", "bulk"]),
     "resolve": lambda q: q.resolve(OUTCOMES),
+    "cancel": lambda q: q.cancel(1, "not wanted"),
+    "cancellations": lambda q: q.cancellations(WORKER),
     "release_strays": lambda q: q.release_strays(WORKER, [1]),
     "rescue": lambda q: q.rescue(WORKER, 10),
     "register": lambda q: q.register(describe("worker", 30, ["default"], ["t"], 8)),

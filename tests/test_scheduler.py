@@ -10,10 +10,10 @@ from conftest import drain, eventually, scalar
 from harness import QUERIES
 
 from pgqueue import App, Context, db
+from pgqueue.link import Link
 from pgqueue.plan import Cron, Every, Plan
 from pgqueue.queries.schedule import Schedule
 from pgqueue.scheduler import MISSED_SHOWN, Scheduler, SchedulerSettings, Ticker
-from pgqueue.service import Link
 
 Conn = psycopg.Connection[Any]
 

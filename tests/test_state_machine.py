@@ -22,9 +22,9 @@ RESOLUTIONS = {
     "release": Resolution("release", "released", refund=True),
     "park": Resolution("park", "unknown task", refund=True),
     "bury": Resolution("bury", "exhausted", error=ERROR),
-    "cancel": Resolution("cancel", "not wanted"),
+    "withdraw": Resolution("withdraw", "not wanted"),
 }
-OTHERS = {"claim", "adopt", "rescue", "rescue_spent"}
+OTHERS = {"claim", "adopt", "cancel", "rescue", "rescue_spent", "rescue_cancelled"}
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
 
 
@@ -43,8 +43,9 @@ def tx(database: str) -> Iterator[Conn]:
         conn.rollback()
 
 
-def put(conn: Conn, state: JobState, *, spent: bool = False) -> int:
-    """Put a job into a state, of a worker that was declared lost. `spent`: without an attempt left, if it can be."""
+def put(conn: Conn, state: JobState, verb: str = "") -> int:
+    """Put a job into a state, of a worker that was declared lost, and as the verb wants to find it."""
+    spent = verb == "rescue_spent"
     common: dict[str, Any] = {"lease": LEASE, "attempt": 2, "max_attempts": 2 if spent else 5}
     worker = add_worker(conn, lost=True)
     match state:
@@ -52,7 +53,9 @@ def put(conn: Conn, state: JobState, *, spent: bool = False) -> int:
             waits_for = "task" if state == JobState.BLOCKED else None
             return insert_job(conn, **common | {"state": state, "waits_for": waits_for, "max_attempts": 5})
         case JobState.RUNNING:
-            return insert_job(conn, **common, state=state, worker_id=worker, claimed_at=scalar(conn, "select now()"))
+            now = scalar(conn, "select now()")
+            asked = now if verb == "rescue_cancelled" else None
+            return insert_job(conn, **common, state=state, worker_id=worker, claimed_at=now, cancel_requested_at=asked)
         case JobState.FAILED:
             table, columns, values = "dead_letter", "reason", ("exhausted",)
         case _:
@@ -72,7 +75,9 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
         db.run(conn, QUERIES.claim(WORKER, {"default": 10}, 10))
     elif verb == "adopt":
         db.run(conn, QUERIES.adopt(WORKER, {"default": 10}, ["t"], 10))
-    elif verb in ("rescue", "rescue_spent"):
+    elif verb == "cancel":
+        db.run(conn, QUERIES.cancel(job, "not wanted"))
+    elif verb.startswith("rescue"):
         db.run(conn, QUERIES.rescue(WORKER))
     else:
         db.run(conn, QUERIES.resolve([(claimed(job, lease), RESOLUTIONS[verb])]))
@@ -94,7 +99,7 @@ def test_every_verb_of_the_table_is_driven_here() -> None:
 @pytest.mark.parametrize("state", list(JobState))
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, verb: str, state: JobState) -> None:
-    job = put(tx, state, spent=verb == "rescue_spent")
+    job = put(tx, state, verb)
     before = row(tx, job)
     assert len(before) == 1
 
@@ -114,7 +119,7 @@ def test_the_moves_that_happen_are_exactly_the_moves_of_the_table(tx: Conn) -> N
     for verb in VERBS:
         for state in JobState:
             with tx.transaction(savepoint_name="one", force_rollback=False):
-                apply(tx, verb, put(tx, state, spent=verb == "rescue_spent"))
+                apply(tx, verb, put(tx, state, verb))
     db.run(tx, QUERIES.enqueue([new_job()]))
     happened = tx.execute("select distinct from_state, to_state from pgqueue.transition").fetchall()
     allowed = {(source, move.target) for move in TRANSITIONS.values() for source in move.sources or [None]}
@@ -165,7 +170,7 @@ def check_kept(tx: Conn, verb: str, query: str) -> Any:
         ("bury", "select error->>'message' from pgqueue.job where id = %s", "it broke"),
         ("bury", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
         ("retry", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
-        ("cancel", "select reason from pgqueue.job where id = %s", "not wanted"),
+        ("withdraw", "select reason from pgqueue.job where id = %s", "not wanted"),
         ("snooze", "select reason from pgqueue.transition where job_id = %s", "later"),
         ("rescue", "select crash_count from pgqueue.job where id = %s", 1),
         ("rescue", "select error->>'type' from pgqueue.transition where job_id = %s", "pgqueue.WorkerLost"),
@@ -178,7 +183,7 @@ def test_a_verb_writes_what_goes_with_it(tx: Conn, verb: str, query: str, expect
 
 
 def test_a_job_rescued_without_an_attempt_left_is_a_dead_letter_that_says_it_crashed(tx: Conn) -> None:
-    job = put(tx, JobState.RUNNING, spent=True)
+    job = put(tx, JobState.RUNNING, "rescue_spent")
     apply(tx, "rescue_spent", job)
     dead = tx.execute("select reason, crash_count, error->>'type' from pgqueue.dead_letter where id = %s", (job,))
     assert dead.fetchone() == ("crashed", 1, "pgqueue.WorkerLost")

@@ -45,6 +45,7 @@ STATEMENTS = (
     + """,
     state text not null default 'pending',
     waits_for text,
+    cancel_requested_at timestamptz,
     constraint job_live_state check (state in ('blocked', 'pending', 'running')),
     constraint job_live_running_has_worker check (
         (state = 'running') = (worker_id is not null) and (state = 'running') = (claimed_at is not null)),

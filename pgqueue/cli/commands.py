@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -24,7 +25,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-jobs_cli = typer.Typer(help="Look at jobs.", no_args_is_help=True)
+jobs_cli = typer.Typer(help="Look at jobs, cancel them.", no_args_is_help=True)
 dead_cli = typer.Typer(help="Look at dead letters.", no_args_is_help=True)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
@@ -62,7 +63,7 @@ def work(
         poll_seconds=_positive("--poll", poll),
         shutdown_timeout=shutdown_timeout,
     )
-    if not asyncio.run(_until_signalled(Worker(load_app(app, dsn), settings))):
+    if not asyncio.run(_until_signalled(Worker(load_app(app, dsn), settings), shutdown_timeout + LAST_RESORT)):
         logging.shutdown()
         os._exit(1)  # threads that still run tasks would hold up an ordinary exit; their jobs were given back
 
@@ -74,7 +75,7 @@ def schedule(
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
     _log(log_level)
     settings = SchedulerSettings(_positive("--lease", lease), _positive("--poll", poll))
-    asyncio.run(_until_signalled(Scheduler(load_app(app, dsn), settings)))
+    asyncio.run(_until_signalled(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
 
 
 @cli.command()
@@ -152,6 +153,7 @@ def list_jobs(
     output.print_json(jobs) if as_json else output.print_jobs("jobs", jobs)
 
 
+LAST_RESORT = 15.0  # seconds beyond the grace of running jobs
 PHASES = ("blocked", "pending", "scheduled", "retrying", "running", "succeeded", "failed", "cancelled")
 
 
@@ -164,6 +166,15 @@ def show_job(
     job = home.get(job_id)
     home.close()
     output.print_json(job) if as_json else output.print_job(job)
+
+
+@jobs_cli.command("cancel")
+def cancel_job(job_id: int, app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue") -> None:
+    """Cancel a job: a waiting one at once, a running one through the worker that has it."""
+    home = app_or_default(app, dsn, schema)
+    ended = home.cancel(job_id)
+    home.close()
+    output.say(f"job {job_id} is cancelled" if ended else f"job {job_id} runs: its worker was asked to stop it")
 
 
 @dead_cli.command("list")
@@ -219,20 +230,36 @@ class _Runnable(Protocol):
     def stop(self) -> None: ...
 
 
-async def _until_signalled(process: _Runnable) -> bool:
-    """Run a process; a signal stops it, each further one harder."""
+async def _until_signalled(process: _Runnable, last_resort: float) -> bool:
+    """Run a process. SIGTERM and SIGINT stop it, each further one harder; `last_resort` seconds after the first it is
+    gone, whatever hangs. SIGTSTP makes a worker quiet, SIGUSR1 makes it tell what it is doing."""
     received = 0
 
-    def on_signal() -> None:
+    def on_stop() -> None:
         nonlocal received
         received += 1
         if received > 2:
-            os._exit(1)
+            _exit_now()
+        if received == 1:
+            # A thread of its own: it must also end a process whose event loop is blocked.
+            timer = threading.Timer(last_resort, _exit_now)
+            timer.daemon = True
+            timer.start()
         process.stop()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_stop)
+    if isinstance(process, Worker):
+        loop.add_signal_handler(signal.SIGTSTP, process.quiet)
+        loop.add_signal_handler(signal.SIGUSR1, process.dump)
     return await process.run()
+
+
+def _exit_now() -> None:
+    logging.getLogger("pgqueue").error("exiting at once; jobs that still ran are rescued by other workers")
+    logging.shutdown()
+    os._exit(1)
 
 
 def _read(home: App, query: Any) -> Any:

@@ -5,6 +5,7 @@ concurrency, which index it uses and which naive form is wrong.
 """
 
 from pgqueue.queries.base import Query
+from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
 from pgqueue.queries.enqueue import EnqueueQueries
 from pgqueue.queries.read import ReadQueries
@@ -16,5 +17,14 @@ from pgqueue.queries.worker import WorkerQueries
 __all__ = ["Queries", "Query"]
 
 
-class Queries(EnqueueQueries, ClaimQueries, ResolveQueries, WorkerQueries, ScheduleQueries, SchemaQueries, ReadQueries):
+class Queries(
+    EnqueueQueries,
+    ClaimQueries,
+    ResolveQueries,
+    CancelQueries,
+    WorkerQueries,
+    ScheduleQueries,
+    SchemaQueries,
+    ReadQueries,
+):
     """All statements, rendered for one schema."""

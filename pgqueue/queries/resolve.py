@@ -11,13 +11,14 @@ from pgqueue.lifecycle import Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.base import Query, Statements
 
-_CARRIED: LiteralString = (
+CARRIED: LiteralString = (
     "id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, "
     "worker_id, claimed_at"
 )
 
 # Write a batch of outcomes, whatever they are, in one statement: rows that end are deleted from job_live and inserted
 # where they belong, rows that go on are updated, every move is logged.
+# A job that somebody has asked to cancel does not go on: where it would, it ends as cancelled.
 # The fence: only a row that is still running under this very lease is touched. A worker that was declared dead, and
 # whose job runs elsewhere by now, changes nothing; its id is missing from what comes back.
 # Deletes and inserts, because updating `state` across partitions of one table raised "tuple to be locked was already
@@ -33,22 +34,24 @@ with given as materialized (
 ), ended as (
     delete from {s}.job_live j using given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease
-    and g.target in ('succeeded', 'cancelled', 'failed')
-    returning j.*, g.target, g.reason, g.result, g.error
+    and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
+    returning j.*, g.result, g.error,
+        case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
+        case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
     insert into {s}.job_finished ("""
-    + _CARRIED
+    + CARRIED
     + """, state, reason, result)
     select """
-    + _CARRIED
+    + CARRIED
     + """, target, reason, result::jsonb
     from ended where target in ('succeeded', 'cancelled')
 ), buried as (
     insert into {s}.dead_letter ("""
-    + _CARRIED
+    + CARRIED
     + """, reason, error)
     select """
-    + _CARRIED
+    + CARRIED
     + """, coalesce(reason, 'failed'), error::jsonb
     from ended where target = 'failed'
 ), kept as (
@@ -58,6 +61,7 @@ with given as materialized (
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease and g.target in ('pending', 'blocked')
+    and j.cancel_requested_at is null
     returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.worker as worker_id, g.reason, g.error
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
@@ -101,28 +105,35 @@ with recursive holder(id) as (
 ), again as (
     update {s}.job_live j
     set state = 'pending', run_at = now(), worker_id = null, claimed_at = null, crash_count = j.crash_count + 1
-    from told where j.id = told.id and j.state = 'running' and j.lease = told.lease and j.attempt < j.max_attempts
-    returning j.id, j.attempt, j.lease, told.error
-), spent as (
+    from told where j.id = told.id and j.state = 'running' and j.lease = told.lease
+    and j.attempt < j.max_attempts and j.cancel_requested_at is null
+    returning j.id, 'pending' as target, j.attempt, j.lease, told.error
+), ended as (
     delete from {s}.job_live j using told
-    where j.id = told.id and j.state = 'running' and j.lease = told.lease and j.attempt >= j.max_attempts
-    returning j.*, told.error
+    where j.id = told.id and j.state = 'running' and j.lease = told.lease
+    and (j.attempt >= j.max_attempts or j.cancel_requested_at is not null)
+    returning j.*, told.error, case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
+), finished as (
+    insert into {s}.job_finished ("""
+    + CARRIED
+    + """, state, reason)
+    select """
+    + CARRIED
+    + """, target, 'cancelled by request' from ended where target = 'cancelled'
 ), buried as (
-    insert into {s}.dead_letter ("""
-    + _CARRIED
-    + """, reason, error)
+    insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
+        max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
            lease, worker_id, claimed_at, 'crashed', error
-    from spent
+    from ended where target = 'failed'
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error
-    from (select id, 'pending' as target, attempt, lease, error from again
-          union all select id, 'failed', attempt, lease, error from spent) as moved
+    from (select id, target, attempt, lease, error from again
+          union all select id, target, attempt, lease, error from ended) as moved
 )
-select id, 'pending' from again union all select id, 'failed' from spent"""
+select id, target from again union all select id, target from ended"""
 )
-
 
 # Give back the running jobs of this worker that it does not know of: a claim was committed, but its answer was lost
 # with the connection. `held` are the jobs it has in a slot or whose outcome is still to be written; it must not be

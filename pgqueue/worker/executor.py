@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pgqueue.context import Context
+from pgqueue.context import Context, Signals
 from pgqueue.job import ClaimedJob
 from pgqueue.outcome import (
     AskedRetry,
@@ -22,6 +22,7 @@ from pgqueue.outcome import (
     Snooze,
     Snoozed,
     Succeeded,
+    TimedOut,
     UnknownHere,
     Withdrawn,
 )
@@ -35,7 +36,7 @@ class Executor:
         self._tasks = tasks
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-job")
 
-    async def run(self, job: ClaimedJob) -> Outcome:
+    async def run(self, job: ClaimedJob, signals: Signals) -> Outcome:
         """Run a job to its end. Raises only CancelledError, when the worker cancels it."""
         spec = self._tasks.get(job.task)
         if spec is None:
@@ -44,8 +45,10 @@ class Executor:
             arguments = spec.decode(job.args)
         except Exception as error:  # noqa: BLE001 - a user's own validators may raise anything
             return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
-        call = functools.partial(spec.call, arguments, Context.of(job))
-        value, raised = await (_caught_async(call) if spec.is_async else self._in_thread(call))
+        if spec.soft_limit is not None:
+            signals.deadline = signals.now() + spec.soft_limit
+        call = functools.partial(spec.call, arguments, Context.of(job, signals))
+        value, raised = await (_timed(call, spec.timeout) if spec.is_async else self._in_thread(call))
         if raised is not None:
             return _raised(spec, raised)
         return Succeeded(*encode_result(value))
@@ -70,6 +73,15 @@ def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
+async def _timed(call: Callable[[], Awaitable[Any]], timeout: float | None) -> tuple[Any, BaseException | None]:
+    # What the task raises comes back as a value, so that its own TimeoutError is not taken for ours.
+    try:
+        async with asyncio.timeout(timeout):
+            return await _caught_async(call)
+    except TimeoutError:
+        return None, TimedOut(f"ran longer than its timeout of {timeout:g} s and was cancelled")
+
+
 async def _caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
     try:
         return await call(), None
@@ -92,6 +104,8 @@ def _raised(spec: TaskSpec, error: BaseException) -> Outcome:
             return Rejected(ErrorInfo.of(error))
         case Cancel():
             return Withdrawn(ErrorInfo.of(error).message)
+        case TimedOut():
+            return Raised(ErrorInfo.of(error), permanent=isinstance(error, spec.no_retry_on), reason="timeout")
         case _:
             again = spec.retries(error)
             return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")

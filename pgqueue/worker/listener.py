@@ -1,32 +1,43 @@
-"""Listening for NOTIFY: a hint that makes pick-up fast. Polling is the truth."""
+"""Listening for NOTIFY: a hint that makes pick-up and cancelling fast. Polling is the truth."""
 
 from collections.abc import Callable, Collection
 
+from pgqueue.link import DEADLINE, Link
 from pgqueue.queries import Queries
-from pgqueue.service import Link, Service
+from pgqueue.queries.cancel import CANCEL_PAYLOAD
+from pgqueue.service import Service
 
 PING_SECONDS = 30.0
 
 
 class Listener(Service):
-    """Wakes the producer when a job for one of its queues was committed."""
+    """Wakes the producer when a job for one of its queues was committed, and the canceller when one is unwanted."""
 
     name = "listen"
     interruptible = True
 
-    def __init__(self, link: Link, queries: Queries, queues: Collection[str], wake: Callable[[], None]) -> None:
-        super().__init__()
-        self._link = link
+    def __init__(
+        self,
+        link: Link,
+        queries: Queries,
+        queues: Collection[str],
+        on_job: Callable[[], None],
+        on_cancel: Callable[[], None],
+    ) -> None:
+        super().__init__(link)
         self._queries = queries
         self._queues = frozenset(queues)
-        self._wake_producer = wake
+        self._on_job = on_job
+        self._on_cancel = on_cancel
 
     async def tick(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
-        async with self._link.connection() as conn:
+        async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.listen().sql)
-            self._wake_producer()  # what was committed while nobody listened
+            self._on_job()  # what was committed while nobody listened
             async for notification in conn.notifies(timeout=PING_SECONDS):
                 if notification.payload in self._queues:
-                    self._wake_producer()
+                    self._on_job()
+                elif notification.payload == CANCEL_PAYLOAD:
+                    self._on_cancel()
         return 0.0

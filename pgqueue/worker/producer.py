@@ -4,9 +4,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pgqueue.identity import Identity
 from pgqueue.job import ClaimedJob
+from pgqueue.link import Link, monotonic
 from pgqueue.queries import Queries
-from pgqueue.service import Identity, Link, Service, monotonic
+from pgqueue.service import Service
 from pgqueue.worker.slots import Slots
 
 log = logging.getLogger("pgqueue.worker")
@@ -43,8 +45,7 @@ class Producer(Service):
         start: Callable[[ClaimedJob], None],
         held: Callable[[], list[int]],
     ) -> None:
-        super().__init__()
-        self._link = link
+        super().__init__(link)
         self._queries = queries
         self._identity = identity
         self._slots = slots
@@ -60,6 +61,7 @@ class Producer(Service):
         self._looked_at = 0.0  # and when that was last asked
         self._adopted_at = 0.0
         self._parked_left = False
+        self._paused: set[str] = set()
         self._just_adopted = False
 
     def slot_freed(self) -> None:
@@ -73,6 +75,16 @@ class Producer(Service):
         if delay < self._poll:
             self.wake()
 
+    def pause(self, why: str) -> None:
+        """Claim nothing until `resume` was called for every reason to pause."""
+        self._paused.add(why)
+
+    def resume(self, why: str) -> None:
+        """Claim again; first give back what the database says is ours and is not."""
+        self._paused.discard(why)
+        self._strays_at = 0.0
+        self.wake()
+
     def forget(self) -> None:
         """Take nothing for known: the identity is new."""
         self._said_waiting = False
@@ -80,6 +92,8 @@ class Producer(Service):
 
     async def tick(self) -> float:
         """Claim once; return how long to sleep."""
+        if self._paused:
+            return self._poll
         if monotonic() >= self._strays_at:
             await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
@@ -92,7 +106,7 @@ class Producer(Service):
 
         Done after a failed claim, and now and then, for a claim may be committed after its connection was lost.
         """
-        strays = await self._link.run(self._queries.release_strays(self._identity.id, self._held()))
+        strays = await self.link.run(self._queries.release_strays(self._identity.id, self._held()))
         if strays:
             log.warning("gave back %d jobs whose claim was never answered", len(strays))
         self._looked_for_strays = monotonic()
@@ -116,7 +130,7 @@ class Producer(Service):
         room = self._slots.room()
         if not room:
             return 0
-        return self._take(await self._link.run(self._queries.claim(self._identity.id, self._slots.rooms(), room)))
+        return self._take(await self.link.run(self._queries.claim(self._identity.id, self._slots.rooms(), room)))
 
     async def _adopt(self) -> int:
         """Take parked jobs of tasks known here. A look each poll interval, at once again when it found some; then the
@@ -126,7 +140,7 @@ class Producer(Service):
             self._just_adopted = False
             return 0
         rooms, room = self._slots.rooms(), self._slots.room()
-        jobs = await self._link.run(self._queries.adopt(self._identity.id, rooms, self._diet.tasks, room))
+        jobs = await self.link.run(self._queries.adopt(self._identity.id, rooms, self._diet.tasks, room))
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
         return self._take(jobs)
@@ -143,13 +157,13 @@ class Producer(Service):
         return 0.0 if self._slots.rooms() else self._poll
 
     async def _say_waiting(self, waiting: bool) -> None:
-        await self._link.run(self._queries.set_waiting(self._identity.id, waiting))
+        await self.link.run(self._queries.set_waiting(self._identity.id, waiting))
         self._said_waiting = waiting
 
     async def _until_due(self) -> float:
         now = monotonic()
         if now >= min(self._due_at, self._looked_at + self._poll):
-            due = await self._link.run(self._queries.next_due(list(self._slots.rooms())))
+            due = await self.link.run(self._queries.next_due(list(self._slots.rooms())))
             self._looked_at = monotonic()
             # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.
             self._due_at = self._looked_at + (self._poll if due is None else max(due, LOCKED_SECONDS))

@@ -4,8 +4,10 @@ import logging
 import random
 from collections.abc import Callable
 
+from pgqueue.identity import Identity
+from pgqueue.link import DATABASE_ERRORS, Link, monotonic
 from pgqueue.queries import Queries
-from pgqueue.service import DATABASE_ERRORS, Identity, Link, Service, monotonic
+from pgqueue.service import Service
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
@@ -21,8 +23,7 @@ class Rescuer(Service):
     name = "rescue"
 
     def __init__(self, link: Link, queries: Queries, identity: Identity, on_rescued: Callable[[], None]) -> None:
-        super().__init__()
-        self._link = link
+        super().__init__(link)
         self._queries = queries
         self._identity = identity
         self._lease = identity.info.lease_seconds
@@ -36,18 +37,18 @@ class Rescuer(Service):
                 await self._declare_lost()
             if await self._rescue() == BATCH:
                 return 0.0
-            await self._link.run(self._queries.forget_lost())
+            await self.link.run(self._queries.forget_lost())
         except DATABASE_ERRORS:
             self._judge_from = monotonic() + self._lease
             raise
         return self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
 
     async def _declare_lost(self) -> None:
-        for lost in await self._link.run(self._queries.declare_lost()):
+        for lost in await self.link.run(self._queries.declare_lost()):
             log.warning("%s %s (%s, pid %d) has stopped beating and is lost", lost.kind, lost.id, lost.host, lost.pid)
 
     async def _rescue(self) -> int:
-        rescued = await self._link.run(self._queries.rescue(self._identity.id, BATCH))
+        rescued = await self.link.run(self._queries.rescue(self._identity.id, BATCH))
         for job in rescued:
             log.warning("job %d was taken from a lost worker and is %s", job.id, job.state)
         if rescued:

@@ -10,9 +10,10 @@ import psycopg
 
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
+from pgqueue.link import Link
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries import Queries
-from pgqueue.service import Link, Service
+from pgqueue.service import Service
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 512
@@ -27,8 +28,7 @@ class Resolver(Service):
     name = "resolve"
 
     def __init__(self, link: Link, queries: Queries, on_delay: Callable[[float], None]) -> None:
-        super().__init__()
-        self._link = link
+        super().__init__(link)
         self._queries = queries
         self._on_delay = on_delay
         self._waiting: deque[Entry] = deque()
@@ -64,7 +64,7 @@ class Resolver(Service):
     async def _write(self, batch: list[Entry]) -> None:
         """Write a batch. One that Postgres refuses for its data is split, so that a bad row holds up no other."""
         try:
-            moved = await self._link.run(self._queries.resolve(batch))
+            moved = await self.link.run(self._queries.resolve(batch))
         except _REFUSED as error:
             if len(batch) == 1:
                 await self._write_refused(batch[0], error)

@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pgqueue.context import Signals
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.job import ClaimedJob
 
@@ -16,6 +17,7 @@ class Running:
     job: ClaimedJob
     task: asyncio.Task[None] | None = None
     abandoned: bool = False
+    signals: Signals = field(default_factory=Signals)
 
 
 class Slots:

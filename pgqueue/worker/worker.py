@@ -1,26 +1,29 @@
 """The worker process: puts its duties together, and takes them apart in order."""
 
 import asyncio
+import faulthandler
 import logging
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pgqueue.app import DEFAULT_RETRY, App
+from pgqueue.app import App
 from pgqueue.config import check_queue
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import Resolution, decide
-from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted
-from pgqueue.service import DATABASE_ERRORS, Identity, Link, Partitions, Service, describe, run_duties
-from pgqueue.worker.executor import Executor
+from pgqueue.identity import Identity, describe
+from pgqueue.link import DATABASE_ERRORS, Link
+from pgqueue.service import Partitions, Service, run_duties
+from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.producer import Diet, Producer
 from pgqueue.worker.rescue import Rescuer
 from pgqueue.worker.resolver import Resolver
-from pgqueue.worker.slots import Running, Slots
+from pgqueue.worker.slots import Slots
+from pgqueue.worker.watch import Canceller, Watch
 
 log = logging.getLogger("pgqueue.worker")
+LINKS = ("claim", "resolve", "listen", "chores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,157 +52,129 @@ class Worker:
         self._settings = settings
         self._slots = Slots(settings.concurrency, queues, settings.limits)
         self._diet = Diet(queues, tuple(app.tasks.names()))
-        self._executor = Executor(app.tasks, settings.concurrency)
         self._stopping = asyncio.Event()
-        self._cancelling = asyncio.Event()
+        self._cutting = asyncio.Event()
+        self._shift: Shift | None = None
 
     def stop(self) -> None:
         """First call: take no more jobs and finish those that run. Second call: cancel them and give them back."""
         if self._stopping.is_set():
-            self._cancelling.set()
+            self._cutting.set()
         self._stopping.set()
+
+    def quiet(self) -> None:
+        """Take no more jobs, but go on running."""
+        if self._shift is not None:
+            self._shift.producer.pause("quiet")
+            log.info("quiet: no more jobs are taken")
+
+    def dump(self) -> None:
+        """Write what every thread, every task and every job is doing to stderr and the log."""
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        for task in asyncio.all_tasks():
+            task.print_stack(limit=5)
+        log.info("running jobs: %s", ", ".join(str(r.job.id) for r in self._slots.running) or "none")
 
     async def run(self) -> bool:
         """Work until stopped. Returns whether all that ran has ended; False if threads had to be left behind.
 
         Raises DatabaseUnreachable or NotMigrated if it cannot start.
         """
-        dsn, queries = self._app.dsn, self._app.queries
-        loop = asyncio.get_running_loop()
-        info = describe("worker", self._settings.lease_seconds, self._diet.queues, self._diet.tasks, self._slots.total)
-        identity = Identity(dsn, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
-        links = {name: Link(dsn, f"pgqueue worker {name}") for name in ("claim", "resolve", "listen", "chores")}
-        self._resolver = Resolver(links["resolve"], queries, self._put_back)
-        self._producer = Producer(
-            links["claim"],
-            queries,
-            identity,
-            self._slots,
-            self._diet,
-            self._settings.poll_seconds,
-            self._start,
-            self._held,
-        )
-        await asyncio.to_thread(identity.start)
-        log.info("worker %s started: queues %s; %d slots", identity.id, ", ".join(self._diet.queues), self._slots.total)
-        written = asyncio.Event()
-        writing = asyncio.create_task(run_duties([self._resolver], written))
+        self._shift = shift = Shift(self._app, self._settings, self._slots, self._diet)
+        await shift.start()
         try:
-            duties: list[Service] = [
-                self._producer,
-                Listener(links["listen"], queries, self._diet.queues, self._producer.wake),
-                Rescuer(links["chores"], queries, identity, self._producer.wake),
-                Partitions(links["chores"], queries),
-            ]
-            await run_duties(duties, self._stopping, grace_seconds=2.0)
+            await run_duties(shift.duties, self._stopping, grace_seconds=2.0)
         finally:
             self._stopping.set()
-            await self._drain(links["chores"], identity)
-            written.set()
-            await writing
-            for link in links.values():
-                await link.close()
-            await asyncio.to_thread(identity.stop)
-            self._executor.close()
-            log.info("worker %s stopped", identity.id)
+            await shift.end(self._cutting)
         return not self._slots.running
 
-    def _start(self, job: ClaimedJob) -> None:
-        running = self._slots.take(job)
-        if self._stopping.is_set():
-            self._finish(running, Unstarted())
-        else:
-            running.task = asyncio.create_task(self._attempt(running), name=f"pgqueue job {job.id}")
 
-    async def _attempt(self, running: Running) -> None:
-        outcome: Outcome = Unstarted()
-        try:
-            outcome = await self._executor.run(running.job)
-        except asyncio.CancelledError:
-            log.warning("job %d was cancelled by its worker", running.job.id)
-        except BaseException as error:
-            log.exception("job %d: running it failed in an unforeseen way", running.job.id)
-            outcome = Raised(ErrorInfo.of(error))
-        self._finish(running, outcome)
+class Shift:
+    """A running worker: its identity, its connections and its duties."""
 
-    def _finish(self, running: Running, outcome: Outcome) -> None:
-        self._slots.give_back(running)
-        if not running.abandoned:
-            self._resolve(running.job, outcome)
-        self._producer.slot_freed()
-
-    def _resolve(self, job: ClaimedJob, outcome: Outcome) -> None:
-        spec = self._app.tasks.get(job.task)
-        try:
-            resolution = decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
-        except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
-            log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
-            resolution = decide(job, outcome, DEFAULT_RETRY)
-        _tell(job, resolution)
-        self._resolver.add(job, resolution)
-
-    def _held(self) -> list[int]:
-        """The jobs this worker has: in a slot, or with an outcome to be written."""
-        return [running.job.id for running in self._slots.running] + self._resolver.held()
-
-    def _put_back(self, delay: float) -> None:
-        self._producer.expect(delay)
-
-    def _lost(self, identity: uuid.UUID) -> None:
-        """Drop what runs under an identity that others have declared lost: it runs again elsewhere."""
-        lost = [running for running in self._slots.running if running.job.worker_id == identity]
-        log.error("worker %s was declared lost: it drops its %d jobs", identity, len(lost))
-        for running in lost:
-            running.abandoned = True
-        self._cancel(lost)
-        self._producer.forget()
-
-    def _cancel(self, jobs: list[Running]) -> None:
-        """Cancel async tasks. A thread cannot be cancelled: its slot stays taken until it ends."""
-        for running in jobs:
-            spec = self._app.tasks.get(running.job.task)
-            if running.task is not None and spec is not None and spec.is_async:
-                running.task.cancel()
-
-    async def _drain(self, link: Link, identity: Identity) -> None:
-        """Wait for the jobs that run, then cut off those that do not end; write all outcomes."""
-        log.info("worker %s is stopping: %d jobs run", identity.id, len(self._slots.running))
-        with suppress(TimeoutError, *DATABASE_ERRORS):
-            await asyncio.wait_for(link.run(self._app.queries.set_stopping(identity.id)), 2.0)
-        ended = asyncio.create_task(self._slots.emptied())
-        second = asyncio.create_task(self._cancelling.wait())
-        await asyncio.wait(
-            [ended, second], timeout=self._settings.shutdown_timeout, return_when=asyncio.FIRST_COMPLETED
+    def __init__(self, app: App, settings: WorkerSettings, slots: Slots, diet: Diet) -> None:
+        dsn, queries, loop = app.dsn, app.queries, asyncio.get_running_loop()
+        info = describe("worker", settings.lease_seconds, diet.queues, diet.tasks, slots.total)
+        self._queries = queries
+        self._settings = settings
+        self._slots = slots
+        self._links = {name: Link(dsn, f"pgqueue worker {name}") for name in LINKS}
+        self.identity = Identity(dsn, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
+        self._resolver = Resolver(self._links["resolve"], queries, lambda delay: self.producer.expect(delay))
+        self._attempts = Attempts(
+            app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed()
         )
+        self.producer = Producer(
+            self._links["claim"],
+            queries,
+            self.identity,
+            slots,
+            diet,
+            settings.poll_seconds,
+            self._attempts.start,
+            self._attempts.held,
+        )
+        chores = self._links["chores"]
+        canceller = Canceller(chores, queries, self.identity, self._attempts.cancel)
+        listener = Listener(self._links["listen"], queries, diet.queues, self.producer.wake, canceller.wake)
+        self.duties: list[Service] = [
+            self.producer,
+            listener,
+            canceller,
+            Watch(chores, self.identity, self._silent, self._heard),
+            Rescuer(chores, queries, self.identity, self.producer.wake),
+            Partitions(chores, queries),
+        ]
+
+    async def start(self) -> None:
+        """Take an identity, and begin to write outcomes."""
+        await asyncio.to_thread(self.identity.start)
+        self._written = asyncio.Event()
+        self._writing = asyncio.create_task(run_duties([self._resolver], self._written))
+        self._writing.add_done_callback(self._stop_all)
+        log.info("worker %s started: %d slots", self.identity.id, self._slots.total)
+
+    async def end(self, cutting: asyncio.Event) -> None:
+        """Wait for the jobs that run, cut off those that do not end, write all outcomes, and let go of everything."""
+        log.info("worker %s is stopping: %d jobs run", self.identity.id, len(self._slots.running))
+        self._attempts.close()
+        with suppress(*DATABASE_ERRORS):
+            await self._links["chores"].run(self._queries.set_stopping(self.identity.id), deadline=2.0)
+        await self._ended(cutting)
         if self._slots.running:
-            await self._cut_off()
-        for waiting in (ended, second):
-            waiting.cancel()
+            await self._attempts.cut_off()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._resolver.drained(), 5.0)
+        self._written.set()
+        await self._writing
+        for link in self._links.values():
+            await link.close()
+        await asyncio.to_thread(self.identity.stop)
+        self._attempts.release_threads()
+        log.info("worker %s stopped", self.identity.id)
 
-    async def _cut_off(self) -> None:
-        log.warning("cutting off %d jobs that did not end in time", len(self._slots.running))
-        self._cancel(self._slots.running)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._slots.emptied(), 1.0)
-        for running in self._slots.running:
-            running.abandoned = True
-            self._resolve(running.job, Unstarted())
+    async def _ended(self, cutting: asyncio.Event) -> None:
+        """Wait until no job runs, for as long as the settings and whoever stops us allow."""
+        waits = [asyncio.create_task(self._slots.emptied()), asyncio.create_task(cutting.wait())]
+        timeout = self._settings.shutdown_timeout
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
+    def _stop_all(self, _: object) -> None:
+        """Take no jobs when outcomes are not written any more."""
+        for duty in self.duties:
+            duty.stop()
 
-def _tell(job: ClaimedJob, resolution: Resolution) -> None:
-    """Log how an attempt ended. No arguments, no messages of errors: they stand in the database."""
-    end = f"job {job.id} {job.task}, attempt {job.attempt} of {job.max_attempts}"
-    kind = resolution.error.type if resolution.error else resolution.reason
-    match resolution.verb:
-        case "succeed":
-            log.debug("%s: succeeded", end)
-        case "retry":
-            log.warning("%s: %s; again in %.1f s", end, kind, resolution.delay)
-        case "bury":
-            log.error("%s: %s; it is a dead letter now (%s)", end, kind, resolution.reason)
-        case "park":
-            log.warning("%s: no task of that name is registered here; it waits for a worker that knows it", end)
-        case _:
-            log.info("%s: %s (%s)", end, resolution.verb, resolution.reason)
+    def _lost(self, identity: uuid.UUID) -> None:
+        dropped = self._attempts.abandon(identity)
+        log.error("worker %s was declared lost: it drops its %d jobs", identity, dropped)
+        self.producer.forget()
+
+    def _silent(self) -> None:
+        self.producer.pause("silent")
+        self._attempts.abandon()
+
+    def _heard(self) -> None:
+        self.producer.resume("silent")

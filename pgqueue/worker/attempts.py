@@ -1,0 +1,142 @@
+"""The attempts of a worker: claimed jobs go into slots, run, and leave as resolutions."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+
+from pgqueue.app import DEFAULT_RETRY, App
+from pgqueue.job import ClaimedJob
+from pgqueue.lifecycle import Resolution, decide
+from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted, Withdrawn
+from pgqueue.worker.completion import Completion
+from pgqueue.worker.executor import Executor
+from pgqueue.worker.slots import Running, Slots
+
+log = logging.getLogger("pgqueue.worker")
+
+
+class Attempts:
+    """Runs jobs in slots. Each ends with exactly one resolution, or none where the lease is no longer ours."""
+
+    def __init__(
+        self,
+        app: App,
+        slots: Slots,
+        resolve: Callable[[ClaimedJob, Resolution], None],
+        unwritten: Callable[[], list[int]],
+        on_freed: Callable[[], None],
+    ) -> None:
+        self._app = app
+        self._slots = slots
+        self._executor = Executor(app.tasks, slots.total)
+        self._resolve = resolve
+        self._unwritten = unwritten
+        self._on_freed = on_freed
+        self._closed = False
+
+    def start(self, job: ClaimedJob) -> None:
+        """Run a job that was just claimed; give it back if no more are taken."""
+        running = self._slots.take(job)
+        if self._closed:
+            self._finish(running, Unstarted())
+        else:
+            running.signals.completer = Completion(self._app, job)
+            running.task = asyncio.create_task(self._run(running), name=f"pgqueue job {job.id}")
+
+    def held(self) -> list[int]:
+        """The jobs this worker has: in a slot, or with an outcome still to be written."""
+        return [r.job.id for r in self._slots.running if not r.abandoned] + self._unwritten()
+
+    def close(self) -> None:
+        """Give back whatever is claimed from now on."""
+        self._closed = True
+
+    def cancel(self, jobs: Collection[int]) -> None:
+        """Stop jobs that somebody wants cancelled: an async task now, one in a thread when it looks."""
+        wanted = [r for r in self._slots.running if r.job.id in jobs and not r.signals.cancelled]
+        for running in wanted:
+            log.info("job %d is to be cancelled", running.job.id)
+            running.signals.cancelled = True
+        self._interrupt(wanted)
+
+    def abandon(self, worker: uuid.UUID | None = None) -> int:
+        """Drop jobs whose lease is lost, or may be: those of one identity, or all. They run again elsewhere."""
+        lost = [r for r in self._slots.running if worker is None or r.job.worker_id == worker]
+        for running in lost:
+            running.abandoned = True
+        self._interrupt(lost)
+        return len(lost)
+
+    async def cut_off(self) -> None:
+        """Give back what does not end by itself: async tasks are cancelled first, threads are left behind."""
+        log.warning("cutting off %d jobs that did not end in time", len(self._slots.running))
+        self._interrupt(self._slots.running)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._slots.emptied(), 1.0)
+        for running in self._slots.running:
+            if not running.abandoned:
+                running.abandoned = True
+                self._write(running.job, Unstarted())
+
+    def release_threads(self) -> None:
+        """Let go of the threads that idle."""
+        self._executor.close()
+
+    def _interrupt(self, jobs: Iterable[Running]) -> None:
+        """Cancel async tasks. A thread cannot be cancelled: its slot stays taken until it ends."""
+        for running in jobs:
+            spec = self._app.tasks.get(running.job.task)
+            if running.task is not None and spec is not None and spec.is_async:
+                running.task.cancel()
+
+    async def _run(self, running: Running) -> None:
+        outcome: Outcome = Unstarted()
+        try:
+            outcome = await self._executor.run(running.job, running.signals)
+        except asyncio.CancelledError:
+            if running.signals.cancelled:
+                outcome = Withdrawn("cancelled by request")
+            else:
+                log.warning("job %d was cancelled by its worker", running.job.id)
+        except BaseException as error:  # whatever it is, the slot is freed and the outcome written
+            log.exception("job %d: running it failed in an unforeseen way", running.job.id)
+            outcome = Raised(ErrorInfo.of(error))
+        self._finish(running, outcome)
+
+    def _finish(self, running: Running, outcome: Outcome) -> None:
+        self._slots.give_back(running)
+        completer = running.signals.completer
+        if isinstance(completer, Completion) and completer.done:
+            log.debug("job %d was completed in its own transaction", running.job.id)
+        elif not running.abandoned:
+            self._write(running.job, outcome)
+        self._on_freed()
+
+    def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
+        spec = self._app.tasks.get(job.task)
+        try:
+            resolution = decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
+        except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
+            log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
+            resolution = decide(job, outcome, DEFAULT_RETRY)
+        _tell(job, resolution)
+        self._resolve(job, resolution)
+
+
+def _tell(job: ClaimedJob, resolution: Resolution) -> None:
+    """Log how an attempt ended. No arguments, no messages of errors: they stand in the database."""
+    end = f"job {job.id} {job.task}, attempt {job.attempt} of {job.max_attempts}"
+    kind = resolution.error.type if resolution.error else resolution.reason
+    match resolution.verb:
+        case "succeed":
+            log.debug("%s: succeeded", end)
+        case "retry":
+            log.warning("%s: %s; again in %.1f s", end, kind, resolution.delay)
+        case "bury":
+            log.error("%s: %s; it is a dead letter now (%s)", end, kind, resolution.reason)
+        case "park":
+            log.warning("%s: no task of that name is registered here; it waits for a worker that knows it", end)
+        case _:
+            log.info("%s: %s (%s)", end, resolution.verb, resolution.reason)

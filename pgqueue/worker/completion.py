@@ -1,0 +1,50 @@
+"""Completing a job in the task's own transaction."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from pgqueue import db
+from pgqueue.app import App
+from pgqueue.errors import LeaseLost
+from pgqueue.job import ClaimedJob
+from pgqueue.lifecycle import Resolution
+from pgqueue.queries import Query
+from pgqueue.tasks import encode_result
+
+
+class Completion:
+    """What `ctx.transaction()` does for one attempt: the resolve statement, fenced as ever, ends the block."""
+
+    def __init__(self, app: App, job: ClaimedJob) -> None:
+        self._app = app
+        self._job = job
+        self.done = False
+
+    @contextmanager
+    def transaction(self, result: Any) -> Iterator[db.Connection]:
+        """Lend a connection in a transaction that completes the job."""
+        query = self._complete(result)
+        with self._app.pools.connection(self._app.dsn) as conn:
+            with conn.transaction():
+                yield conn
+                self._check(db.run(conn, query))
+            self.done = True
+
+    @asynccontextmanager
+    async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
+        """Lend a connection in a transaction that completes the job."""
+        query = self._complete(result)
+        async with self._app.pools.async_connection(self._app.dsn) as conn:
+            async with conn.transaction():
+                yield conn
+                self._check(await db.run_async(conn, query))
+            self.done = True
+
+    def _complete(self, result: Any) -> Query[set[int]]:
+        text, error = encode_result(result)
+        return self._app.queries.resolve([(self._job, Resolution("succeed", result=text, error=error))])
+
+    def _check(self, moved: set[int]) -> None:
+        if not moved:
+            raise LeaseLost(f"job {self._job.id} is no longer this worker's: nothing was written")

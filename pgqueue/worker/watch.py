@@ -1,0 +1,63 @@
+"""Two duties that stop jobs: somebody wants them cancelled, or this worker cannot be heard any more."""
+
+import logging
+from collections.abc import Callable
+
+from pgqueue.identity import Identity
+from pgqueue.link import Link
+from pgqueue.queries import Queries
+from pgqueue.service import Service
+
+log = logging.getLogger("pgqueue.worker")
+
+
+class Canceller(Service):
+    """Finds the jobs of this worker that somebody wants cancelled: when it is woken, and a few times in a lease."""
+
+    name = "cancel"
+
+    def __init__(self, link: Link, queries: Queries, identity: Identity, cancel: Callable[[list[int]], object]) -> None:
+        super().__init__(link)
+        self._queries = queries
+        self._identity = identity
+        self._cancel = cancel
+
+    async def tick(self) -> float:
+        """Look once."""
+        jobs = await self.link.run(self._queries.cancellations(self._identity.id))
+        if jobs:
+            self._cancel(jobs)
+        return min(self._identity.info.lease_seconds / 4, 5.0)
+
+
+class Watch(Service):
+    """Stops this worker's jobs when it could not beat for most of its lease: others may take them any moment.
+
+    Nobody needs to tell it, so it works with the database out of reach. When a heartbeat gets through again the worker
+    goes on; what it had dropped is given back, if nobody has taken it.
+    """
+
+    name = "watch"
+
+    def __init__(
+        self, link: Link, identity: Identity, on_silent: Callable[[], object], on_heard: Callable[[], object]
+    ) -> None:
+        super().__init__(link)
+        self._identity = identity
+        self._on_silent = on_silent
+        self._on_heard = on_heard
+        self._silent = False
+
+    async def tick(self) -> float:
+        """Look once. Needs no database."""
+        if self._identity.silent != self._silent:
+            self._silent = not self._silent
+            if self._silent:
+                log.error("no heartbeat got through for most of a lease: this worker drops its jobs and takes no more")
+                self._on_silent()
+            else:
+                log.warning("heartbeats get through again: this worker goes on")
+                self._on_heard()
+        if self._silent:
+            self._identity.sever()
+        return self._identity.info.lease_seconds / 16

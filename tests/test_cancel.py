@@ -1,0 +1,124 @@
+"""Cancelling jobs: waiting ones at once, running ones through their worker."""
+
+import asyncio
+import threading
+
+import psycopg
+import pytest
+from conftest import scalar, work
+from harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked
+
+from pgqueue import App, Context, UnknownJob, db
+from pgqueue.job import ClaimedJob
+from pgqueue.lifecycle import Resolution
+
+REASON = "select reason from pgqueue.job where id = %s and state = 'cancelled'"
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_never_runs(app: App, conn: Conn) -> None:
+    job = app.enqueue("t")
+    assert app.cancel(job.id) is True
+    assert scalar(conn, REASON, job.id) == "cancelled by request"
+    assert scalar(conn, "select count(*) from pgqueue.job_live") == 0
+
+
+def test_a_cancellation_rolls_back_with_its_transaction(app: App, conn: Conn, dsn: str) -> None:
+    job = app.enqueue("t")
+    with psycopg.connect(dsn) as lent:
+        assert app.using(lent).cancel(job.id) is True
+        lent.rollback()
+    assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "pending"
+
+
+def test_a_job_that_has_ended_or_never_was_cannot_be_cancelled(app: App) -> None:
+    job = app.enqueue("t")
+    app.cancel(job.id)
+    for gone in (job.id, 4711):
+        with pytest.raises(UnknownJob, match=str(gone)):
+            app.cancel(gone)
+
+
+def test_a_running_async_job_is_cancelled_by_its_worker(app: App, conn: Conn) -> None:
+    started = threading.Event()
+
+    @app.task
+    async def endless() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    job = endless.enqueue()
+
+    def cancelled() -> bool:
+        if started.is_set():
+            started.clear()
+            assert app.cancel(job.id) is False
+        return scalar(conn, REASON, job.id) == "cancelled by request"
+
+    asyncio.run(work(app, cancelled))
+    assert scalar(conn, "select attempt from pgqueue.job where id = %s", job.id) == 1
+
+
+def test_a_running_job_in_a_thread_sees_that_it_is_cancelled(app: App, conn: Conn) -> None:
+    started = threading.Event()
+
+    @app.task
+    def patient(ctx: Context) -> None:
+        started.set()
+        for _ in range(3000):
+            ctx.check()
+            threading.Event().wait(0.01)
+
+    job = patient.enqueue()
+
+    def cancelled() -> bool:
+        if started.is_set():
+            started.clear()
+            app.cancel(job.id)
+        return scalar(conn, REASON, job.id) == "cancelled by request"
+
+    asyncio.run(work(app, cancelled))
+
+
+def test_a_job_that_would_be_retried_ends_when_it_was_cancelled_meanwhile(conn: Conn) -> None:
+    job = _running(conn)
+    assert db.run(conn, QUERIES.cancel(job.id, "no longer wanted")) == "running"
+    assert db.run(conn, QUERIES.resolve([(job, Resolution("retry", "error", 5.0))])) == {job.id}
+    assert scalar(conn, REASON, job.id) == "cancelled by request"
+
+
+def test_a_job_that_succeeds_before_it_can_be_stopped_has_succeeded(conn: Conn) -> None:
+    job = _running(conn)
+    db.run(conn, QUERIES.cancel(job.id, "no longer wanted"))
+    assert db.run(conn, QUERIES.resolve([(job, Resolution("succeed"))])) == {job.id}
+    assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "succeeded"
+
+
+def test_a_cancellation_waits_for_a_claim_in_flight_and_then_finds_the_job_running(conn: Conn, dsn: str) -> None:
+    job = _enqueued(conn)
+    with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
+        assert len(db.run(a, QUERIES.claim(WORKER, {"default": 1}, 1))) == 1
+        cancelling = InThread(lambda: db.run(b, QUERIES.cancel(job, "late")))
+        wait_blocked(conn, b, a)
+        a.commit()
+        assert cancelling.result() in ("pending", "running")
+    assert scalar(conn, "select cancel_requested_at is not null from pgqueue.job_live where id = %s", job) is True
+
+
+def test_a_cancellation_and_a_claim_at_once_leave_the_job_cancelled(conn: Conn, dsn: str) -> None:
+    job = _enqueued(conn)
+    with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
+        assert db.run(a, QUERIES.cancel(job, "first")) == "pending"
+        assert db.run(b, QUERIES.claim(WORKER, {"default": 1}, 1)) == []
+        a.commit()
+        assert db.run(b, QUERIES.claim(WORKER, {"default": 1}, 1)) == []
+    assert scalar(conn, REASON, job) == "first"
+
+
+def _enqueued(conn: Conn) -> int:
+    return db.run(conn, QUERIES.enqueue([new_job()]))[0].id
+
+
+def _running(conn: Conn) -> ClaimedJob:
+    _enqueued(conn)
+    (job,) = db.run(conn, QUERIES.claim(WORKER, {"default": 1}, 1))
+    return job
