@@ -1,16 +1,18 @@
 """The app: a registry of tasks and schedules, and the front door to the queue."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from pgqueue import db, embedded
-from pgqueue.client import Client, Options, Session, as_job, check_max_attempts, check_priority, check_tags, new_job
+from pgqueue.client import Client, Options, Session, check_max_attempts, check_priority, check_tags, new_job
 from pgqueue.config import check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.events import E_, Listeners
 from pgqueue.job import Job, NewJob
-from pgqueue.outcome import seconds
+from pgqueue.outcome import Outcome, seconds
 from pgqueue.plan import Plan, as_plan
 from pgqueue.queries import Queries
 from pgqueue.queries.schedule import Schedule
@@ -20,6 +22,7 @@ from pgqueue.tasks import Tasks, TaskSpec, task_name
 P = ParamSpec("P")
 R = TypeVar("R")
 DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
+Middleware = Callable[[Context, Callable[[], Awaitable[Outcome]]], Awaitable[object]]
 ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 
@@ -37,16 +40,14 @@ class Enqueuer(Generic[P, R]):
 
         Raises InvalidArguments before anything is written.
         """
-        new = self._new(args, kwargs)
-        return as_job(new, self._session.run(self._app.queries.enqueue([new]))[0])
+        return self._session.insert(self._new(args, kwargs))
 
     async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
 
         Raises InvalidArguments before anything is written.
         """
-        new = self._new(args, kwargs)
-        return as_job(new, (await self._session.arun(self._app.queries.enqueue([new])))[0])
+        return await self._session.ainsert(self._new(args, kwargs))
 
     def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
         """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
@@ -157,6 +158,8 @@ class App:
         self.retry = as_policy(retry)
         self.tasks = Tasks()
         self.schedules: dict[str, Schedule] = {}
+        self.listeners = Listeners()
+        self.middlewares: list[Middleware] = []
         self.queries = Queries(schema)
         self.pools = db.Pools()
         self._given_dsn = dsn
@@ -288,6 +291,30 @@ class App:
     def _declare(self, schedule: Schedule) -> None:
         if self.schedules.setdefault(schedule.name, schedule) != schedule:
             raise InvalidOption(f"two schedules are called {schedule.name!r}: give one of them name=…")
+
+    def on(self, kind: type[E_]) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]:
+        """Listen to a kind of event: `@app.on(JobDied)` above a function that takes one. See pgqueue.events.
+
+        Listeners run in the process where it happens. Their errors are logged and change nothing.
+        """
+
+        def listen(listener: Callable[[E_], R]) -> Callable[[E_], R]:
+            self.listeners.add(kind, listener)
+            return listener
+
+        return listen
+
+    def middleware(self, wrapper: Middleware) -> Middleware:
+        """Wrap the running of each job: `@app.middleware` above `async def around(ctx, call_next)`.
+
+        `await call_next()` runs the job (or the next middleware, in the order they were added) and returns its outcome.
+        It runs on the worker's event loop, whatever kind the task is. What it raises is logged and changes no outcome:
+        a job whose middleware fails before `call_next` runs all the same.
+        """
+        if not inspect.iscoroutinefunction(wrapper):
+            raise InvalidOption(f"{wrapper!r} is no middleware: it must be an async def of (ctx, call_next)")
+        self.middlewares.append(wrapper)
+        return wrapper
 
     def using(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from pgqueue import db
 from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption, UnknownJob
+from pgqueue.events import JobEnqueued, Listeners
 from pgqueue.job import Job, JobState, NewJob
 from pgqueue.outcome import seconds
 from pgqueue.queries import Queries, Query
@@ -28,6 +29,7 @@ class Home(Protocol):
     queries: Queries
     tasks: Tasks
     pools: db.Pools
+    listeners: Listeners
     queue: str
     max_attempts: int
 
@@ -166,13 +168,21 @@ class Session:
         async with self._async_connection() as conn:
             return await db.run_async(conn, query)
 
+    def insert(self, new: NewJob) -> Job:
+        """Insert a job."""
+        return self._tell(as_job(new, self.run(self._home.queries.enqueue([new]))[0]))
+
+    async def ainsert(self, new: NewJob) -> Job:
+        """Insert a job."""
+        return self._tell(as_job(new, (await self.arun(self._home.queries.enqueue([new])))[0]))
+
     def insert_many(self, jobs: Iterable[NewJob]) -> list[int]:
         """Insert jobs in chunks, all of them or none."""
         ids: list[int] = []
         source = iter(jobs)
         with self._connection() as conn, db.all_or_nothing(conn):
             while chunk := list(islice(source, CHUNK)):
-                ids += [row.id for row in db.run(conn, self._home.queries.enqueue(chunk))]
+                ids += self._tell_many(chunk, db.run(conn, self._home.queries.enqueue(chunk)))
         return ids
 
     async def ainsert_many(self, jobs: Iterable[NewJob]) -> list[int]:
@@ -181,8 +191,17 @@ class Session:
         source = iter(jobs)
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
             while chunk := list(islice(source, CHUNK)):
-                ids += [row.id for row in await db.run_async(conn, self._home.queries.enqueue(chunk))]
+                ids += self._tell_many(chunk, await db.run_async(conn, self._home.queries.enqueue(chunk)))
         return ids
+
+    def _tell(self, job: Job) -> Job:
+        self._home.listeners.emit(JobEnqueued(job.id, job.task, job.queue))
+        return job
+
+    def _tell_many(self, jobs: list[NewJob], rows: list[Inserted]) -> list[int]:
+        for new, row in zip(jobs, rows, strict=True):
+            self._home.listeners.emit(JobEnqueued(row.id, new.task, new.queue))
+        return [row.id for row in rows]
 
 
 class Client:
@@ -196,14 +215,12 @@ class Client:
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
         that knows it. Raises InvalidArguments before anything is written."""
-        new = self._new(task, args)
-        return as_job(new, self._session.run(self._home.queries.enqueue([new]))[0])
+        return self._session.insert(self._new(task, args))
 
     async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
         that knows it. Raises InvalidArguments before anything is written."""
-        new = self._new(task, args)
-        return as_job(new, (await self._session.arun(self._home.queries.enqueue([new])))[0])
+        return await self._session.ainsert(self._new(task, args))
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""

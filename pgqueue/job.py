@@ -58,6 +58,11 @@ class ClaimedJob:
     worker_id: UUID
 
     @property
+    def about(self) -> tuple[int, str, str, int, int, UUID]:
+        """What events say of an attempt: job, task, queue, attempt, lease, worker."""
+        return self.id, self.task, self.queue, self.attempt, self.lease, self.worker_id
+
+    @property
     def is_last_attempt(self) -> bool:
         """Whether a failure of this attempt makes the job a dead letter."""
         return self.attempt >= self.max_attempts

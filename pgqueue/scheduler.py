@@ -8,6 +8,7 @@ from datetime import datetime
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.events import ScheduleFired
 from pgqueue.identity import Identity, describe
 from pgqueue.job import NewJob
 from pgqueue.link import Link
@@ -62,8 +63,10 @@ class Ticker(Service):
             ticks = [tick for f in firings for tick in f.missed_ticks()]
             ticks += [Tick(f.schedule.name, f.tick, "fired", None, row.id) for f, row in zip(new, rows, strict=True)]
             await db.run_async(conn, queries.record_ticks(ticks, {f.schedule.name: f.following for f in firings}))
-        for firing in new:
-            log.info("schedule %s fired %s for %s", firing.schedule.name, firing.schedule.task, firing.tick)
+        for firing, row in zip(new, rows, strict=True):
+            name, missed = firing.schedule.name, len(firing.missed)
+            log.info("schedule %s fired %s for %s (%d missed)", name, firing.schedule.task, firing.tick, missed)
+            self._app.listeners.emit(ScheduleFired(name, firing.tick, row.id, missed))
         return len(found)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from pgqueue import logs
 from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.load import app_or_default, load_app
@@ -35,6 +36,7 @@ Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's,
 Schema = Annotated[str, typer.Option(help="pgqueue's schema, where no app names it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")]
 Lease = Annotated[float, typer.Option(help="Seconds without a heartbeat after which the process counts as lost.")]
 Poll = Annotated[float, typer.Option(help="Seconds between looks at the database when nothing else wakes it.")]
 
@@ -52,9 +54,10 @@ def work(
     shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs get to end when stopping.")] = 30.0,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
+    log_json: LogJson = False,
 ) -> None:
     """Run jobs. The first SIGTERM or SIGINT lets running jobs end, the second cancels them, the third exits."""
-    _log(log_level)
+    _log(log_level, log_json)
     settings = WorkerSettings(
         queues=[name.strip() for name in queues.split(",")],
         concurrency=concurrency,
@@ -70,10 +73,15 @@ def work(
 
 @cli.command()
 def schedule(
-    app: AppRef = None, lease: Lease = 30.0, poll: Poll = 1.0, dsn: Dsn = None, log_level: LogLevel = "info"
+    app: AppRef = None,
+    lease: Lease = 30.0,
+    poll: Poll = 1.0,
+    dsn: Dsn = None,
+    log_level: LogLevel = "info",
+    log_json: LogJson = False,
 ) -> None:
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
-    _log(log_level)
+    _log(log_level, log_json)
     settings = SchedulerSettings(_positive("--lease", lease), _positive("--poll", poll))
     asyncio.run(_until_signalled(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
 
@@ -274,11 +282,11 @@ def _print_rows(title: str, rows: list[Any]) -> None:
     output.table(title, [name.replace("_", " ") for name in columns], [[getattr(r, c) for c in columns] for r in rows])
 
 
-def _log(level: str) -> None:
+def _log(level: str, as_json: bool) -> None:
     known = ("debug", "info", "warning", "error")
     if level not in known:
         raise InvalidOption(f"--log-level {level} is not one of {', '.join(known)}")
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logs.set_up(level, as_json=as_json)
 
 
 def _limit(text: str) -> tuple[str, int]:

@@ -13,7 +13,8 @@ CANCEL_PAYLOAD = "!cancel"
 # told when the transaction commits; whatever the worker then writes but a success or a failure ends it as cancelled.
 # The row is locked first: a claim in flight is waited for (it lasts one statement), so that the job is seen either
 # waiting or running and cannot slip through. What follows goes by the state that the lock found: this statement's own
-# snapshot may be older, and `j.state` would be compared with that. Returns the state it had; nothing for a job that has ended or never was.
+# snapshot may be older, and `j.state` would be compared with that. Returns the state it had; nothing for a job that
+# has ended or never was.
 CANCEL: LiteralString = (
     """
 with found as materialized (

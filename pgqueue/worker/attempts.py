@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 from pgqueue.app import DEFAULT_RETRY, App
+from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution, decide
 from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted, Withdrawn
@@ -30,7 +31,7 @@ class Attempts:
     ) -> None:
         self._app = app
         self._slots = slots
-        self._executor = Executor(app.tasks, slots.total)
+        self._executor = Executor(app.tasks, slots.total, app.middlewares)
         self._resolve = resolve
         self._unwritten = unwritten
         self._on_freed = on_freed
@@ -39,6 +40,7 @@ class Attempts:
     def start(self, job: ClaimedJob) -> None:
         """Run a job that was just claimed; give it back if no more are taken."""
         running = self._slots.take(job)
+        self._app.listeners.emit(JobClaimed(*job.about))
         if self._closed:
             self._finish(running, Unstarted())
         else:
@@ -93,6 +95,7 @@ class Attempts:
 
     async def _run(self, running: Running) -> None:
         outcome: Outcome = Unstarted()
+        self._app.listeners.emit(JobStarted(*running.job.about))
         try:
             outcome = await self._executor.run(running.job, running.signals)
         except asyncio.CancelledError:

@@ -4,12 +4,15 @@ import asyncio
 import contextvars
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pgqueue.app import Middleware
 from pgqueue.context import Context, Signals
 from pgqueue.job import ClaimedJob
+from pgqueue.logs import current
 from pgqueue.outcome import (
     AskedRetry,
     Cancel,
@@ -28,12 +31,15 @@ from pgqueue.outcome import (
 )
 from pgqueue.tasks import Tasks, TaskSpec, encode_result
 
+log = logging.getLogger("pgqueue.worker")
+
 
 class Executor:
     """Runs async tasks on the event loop and the others in threads, one thread a slot."""
 
-    def __init__(self, tasks: Tasks, slots: int) -> None:
+    def __init__(self, tasks: Tasks, slots: int, middlewares: Sequence[Middleware] = ()) -> None:
         self._tasks = tasks
+        self._middlewares = middlewares
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-job")
 
     async def run(self, job: ClaimedJob, signals: Signals) -> Outcome:
@@ -47,7 +53,12 @@ class Executor:
             return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
         if spec.soft_limit is not None:
             signals.deadline = signals.now() + spec.soft_limit
-        call = functools.partial(spec.call, arguments, Context.of(job, signals))
+        context = Context.of(job, signals)
+        current.set(context)
+        attempt = functools.partial(self._attempt, spec, functools.partial(spec.call, arguments, context))
+        return await _wrapped(attempt, context, self._middlewares) if self._middlewares else await attempt()
+
+    async def _attempt(self, spec: TaskSpec, call: Callable[[], Any]) -> Outcome:
         value, raised = await (_timed(call, spec.timeout) if spec.is_async else self._in_thread(call))
         if raised is not None:
             return _raised(spec, raised)
@@ -71,6 +82,30 @@ def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return call(), None
     except BaseException as error:  # noqa: BLE001 - the outcome of the attempt, whatever it is
         return None, error
+
+
+async def _wrapped(
+    attempt: Callable[[], Awaitable[Outcome]], context: Context, middlewares: Sequence[Middleware]
+) -> Outcome:
+    """Run an attempt inside the app's middlewares. Its outcome stands, whatever they raise or leave out."""
+    outcome: Outcome | None = None
+
+    async def once() -> Outcome:
+        nonlocal outcome
+        outcome = outcome or await attempt()
+        return outcome
+
+    async def around(middleware: Middleware, inner: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        try:
+            await middleware(context, inner)
+        except Exception as error:  # noqa: BLE001 - a middleware's error changes no outcome
+            log.error("job %d: a middleware raised %s", context.job_id, type(error).__name__, exc_info=error)
+        return await once()
+
+    call = once
+    for middleware in reversed(middlewares):
+        call = functools.partial(around, middleware, call)
+    return await call()
 
 
 async def _timed(call: Callable[[], Awaitable[Any]], timeout: float | None) -> tuple[Any, BaseException | None]:

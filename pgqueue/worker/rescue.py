@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Callable
 
+from pgqueue.events import Event, JobRescued
 from pgqueue.identity import Identity
 from pgqueue.link import DATABASE_ERRORS, Link, monotonic
 from pgqueue.queries import Queries
@@ -22,12 +23,20 @@ class Rescuer(Service):
 
     name = "rescue"
 
-    def __init__(self, link: Link, queries: Queries, identity: Identity, on_rescued: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queries: Queries,
+        identity: Identity,
+        on_rescued: Callable[[], None],
+        emit: Callable[[Event], None],
+    ) -> None:
         super().__init__(link)
         self._queries = queries
         self._identity = identity
         self._lease = identity.info.lease_seconds
         self._on_rescued = on_rescued
+        self._emit = emit
         self._judge_from = 0.0
 
     async def tick(self) -> float:
@@ -51,6 +60,7 @@ class Rescuer(Service):
         rescued = await self.link.run(self._queries.rescue(self._identity.id, BATCH))
         for job in rescued:
             log.warning("job %d was taken from a lost worker and is %s", job.id, job.state)
+            self._emit(JobRescued(job.id, job.state))
         if rescued:
             self._on_rescued()
         return len(rescued)

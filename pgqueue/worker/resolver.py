@@ -8,6 +8,16 @@ from dataclasses import replace
 
 import psycopg
 
+from pgqueue.events import (
+    Event,
+    JobCancelled,
+    JobDied,
+    JobReleased,
+    JobRetried,
+    JobSnoozed,
+    JobSucceeded,
+    StaleWrite,
+)
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
 from pgqueue.link import Link
@@ -27,10 +37,13 @@ class Resolver(Service):
 
     name = "resolve"
 
-    def __init__(self, link: Link, queries: Queries, on_delay: Callable[[float], None]) -> None:
+    def __init__(
+        self, link: Link, queries: Queries, on_delay: Callable[[float], None], emit: Callable[[Event], None]
+    ) -> None:
         super().__init__(link)
         self._queries = queries
         self._on_delay = on_delay
+        self._emit = emit
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -75,7 +88,10 @@ class Resolver(Service):
         for job, resolution in batch:
             if job.id not in moved:
                 log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
-            elif resolution.target == "pending":
+                self._emit(StaleWrite(*job.about))
+                continue
+            self._emit(_event(job, resolution))
+            if resolution.target == "pending":
                 self._on_delay(resolution.delay)
 
     async def _write_refused(self, entry: Entry, error: psycopg.Error) -> None:
@@ -86,3 +102,20 @@ class Resolver(Service):
         log.error("job %d: Postgres refuses its result or error (%s)", job.id, type(error).__name__)
         told = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {type(error).__name__}")
         await self._write([(job, replace(resolution, result=None, error=told, reason=None))])
+
+
+def _event(job: ClaimedJob, resolution: Resolution) -> Event:
+    about = job.about
+    match resolution.verb:
+        case "succeed":
+            return JobSucceeded(*about)
+        case "retry":
+            return JobRetried(*about, resolution.delay, resolution.error)
+        case "bury":
+            return JobDied(*about, resolution.reason, resolution.error)
+        case "snooze":
+            return JobSnoozed(*about, resolution.delay)
+        case "withdraw":
+            return JobCancelled(*about, resolution.reason)
+        case _:
+            return JobReleased(*about, resolution.reason)

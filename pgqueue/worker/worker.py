@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pgqueue.app import App
 from pgqueue.config import check_queue
+from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.identity import Identity, describe
 from pgqueue.link import DATABASE_ERRORS, Link
 from pgqueue.service import Partitions, Service, run_duties
@@ -99,9 +100,12 @@ class Shift:
         self._queries = queries
         self._settings = settings
         self._slots = slots
+        self._emit = app.listeners.emit
         self._links = {name: Link(dsn, f"pgqueue worker {name}") for name in LINKS}
         self.identity = Identity(dsn, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
-        self._resolver = Resolver(self._links["resolve"], queries, lambda delay: self.producer.expect(delay))
+        self._resolver = Resolver(
+            self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners.emit
+        )
         self._attempts = Attempts(
             app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed()
         )
@@ -123,7 +127,7 @@ class Shift:
             listener,
             canceller,
             Watch(chores, self.identity, self._silent, self._heard),
-            Rescuer(chores, queries, self.identity, self.producer.wake),
+            Rescuer(chores, queries, self.identity, self.producer.wake, app.listeners.emit),
             Partitions(chores, queries),
         ]
 
@@ -134,6 +138,7 @@ class Shift:
         self._writing = asyncio.create_task(run_duties([self._resolver], self._written))
         self._writing.add_done_callback(self._stop_all)
         log.info("worker %s started: %d slots", self.identity.id, self._slots.total)
+        self._emit(WorkerStarted(self.identity.id))
 
     async def end(self, cutting: asyncio.Event) -> None:
         """Wait for the jobs that run, cut off those that do not end, write all outcomes, and let go of everything."""
@@ -153,6 +158,7 @@ class Shift:
         await asyncio.to_thread(self.identity.stop)
         self._attempts.release_threads()
         log.info("worker %s stopped", self.identity.id)
+        self._emit(WorkerStopped(self.identity.id))
 
     async def _ended(self, cutting: asyncio.Event) -> None:
         """Wait until no job runs, for as long as the settings and whoever stops us allow."""

@@ -1,0 +1,188 @@
+"""What happens, as typed values, and who listens.
+
+`@app.on(JobDied)` above a function makes it a listener. Its errors are logged and change nothing. An async listener
+runs as a task of the worker's event loop.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pgqueue.errors import InvalidOption
+from pgqueue.outcome import ErrorInfo
+
+log = logging.getLogger("pgqueue.events")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Anything that happens. Listening to Event is listening to everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent(Event):
+    """Something happened to one job."""
+
+    job_id: int
+    task: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnqueued(JobEvent):
+    """A job was inserted. It exists for others when its transaction commits, if it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEvent(JobEvent):
+    """Something happened to one attempt of a job. Events about its end come after it is written."""
+
+    attempt: int
+    lease: int
+    worker_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class JobClaimed(AttemptEvent):
+    """A worker has taken the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted(AttemptEvent):
+    """The task begins to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSucceeded(AttemptEvent):
+    """The task returned, and that is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRetried(AttemptEvent):
+    """The attempt failed, and the job runs again in `delay` seconds."""
+
+    delay: float
+    error: ErrorInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobDied(AttemptEvent):
+    """The job is a dead letter."""
+
+    reason: str | None
+    error: ErrorInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnoozed(AttemptEvent):
+    """The task asked to run later."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled(AttemptEvent):
+    """The job ended as cancelled while it ran."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobReleased(AttemptEvent):
+    """The attempt was given back: its worker stops, or does not know the task."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StaleWrite(AttemptEvent):
+    """An outcome was refused: the job was taken from this worker meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRescued(Event):
+    """A job was taken from a dead worker. `state` is where it went: pending, failed or cancelled."""
+
+    job_id: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFired(Event):
+    """A tick became a job. `missed` ticks before it had passed without a scheduler."""
+
+    schedule: str
+    tick: datetime
+    job_id: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted(Event):
+    """A worker has its identity and begins to claim."""
+
+    worker_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped(Event):
+    """A worker has ended in order."""
+
+    worker_id: UUID
+
+
+E_ = TypeVar("E_", bound=Event)
+Listener = Callable[[Any], object]
+
+
+class Listeners:
+    """Who listens to what, in one app."""
+
+    def __init__(self) -> None:
+        self._listeners: defaultdict[type[Event], list[Listener]] = defaultdict(list)
+        self._running: set[asyncio.Task[None]] = set()
+
+    def add(self, kind: type[Event], listener: Listener) -> None:
+        """Call `listener` for each event of a kind, or of a kind below it."""
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            raise InvalidOption(f"{kind!r} is no event: give a class of pgqueue.events")
+        if inspect.iscoroutinefunction(listener) and issubclass(JobEnqueued, kind):
+            raise InvalidOption(
+                f"an async function cannot listen to {kind.__name__}: jobs are enqueued where no event loop runs, too"
+            )
+        self._listeners[kind].append(listener)
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody who listens. Raises nothing."""
+        if not self._listeners:
+            return
+        for kind in type(event).__mro__:
+            for listener in self._listeners.get(kind, ()):
+                self._tell(listener, event)
+
+    def _tell(self, listener: Listener, event: Event) -> None:
+        try:
+            result = listener(event)
+            if inspect.iscoroutine(result):
+                task = asyncio.get_running_loop().create_task(_finish(result, event))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+        except Exception as error:  # noqa: BLE001 - a listener's error changes nothing
+            _complain(error, event)
+
+
+async def _finish(coroutine: Any, event: Event) -> None:
+    try:
+        await coroutine
+    except Exception as error:  # noqa: BLE001 - as above
+        _complain(error, event)
+
+
+def _complain(error: Exception, event: Event) -> None:
+    log.error("a listener to %s raised %s", type(event).__name__, type(error).__name__, exc_info=error)
