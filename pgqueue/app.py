@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from pgqueue import db, embedded
-from pgqueue.client import Client, Options, Session, check_max_attempts, check_priority, check_tags, new_job
+from pgqueue.client import Client, Options, Own, Session, check_max_attempts, check_priority, check_tags, new_job
 from pgqueue.config import check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
@@ -29,7 +29,7 @@ ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
 class Enqueuer(Generic[P, R]):
     """A task bound to a connection and options: what `task.using(…)` returns."""
 
-    def __init__(self, app: "App", spec: TaskSpec, conn: object | None, options: Options) -> None:
+    def __init__(self, app: "App", spec: TaskSpec, conn: object, options: Options) -> None:
         self._app = app
         self._spec = spec
         self._session = Session(app, conn)
@@ -80,10 +80,13 @@ class Task(Enqueuer[P, R]):
     """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
 
     def __init__(self, app: "App", spec: TaskSpec) -> None:
-        super().__init__(app, spec, None, Options())
+        super().__init__(app, spec, Own.CONNECTION, Options())
         self.__doc__ = spec.function.__doc__
         self.__name__ = getattr(spec.function, "__name__", spec.name)
         self.__wrapped__ = spec.function
+
+    def __repr__(self) -> str:
+        return f"<task {self._spec.name}>"
 
     @property
     def name(self) -> str:
@@ -102,7 +105,7 @@ class Task(Enqueuer[P, R]):
 
     def using(
         self,
-        conn: object | None = None,
+        conn: object = Own.CONNECTION,
         /,
         *,
         queue: str | None = None,
@@ -318,7 +321,7 @@ class App:
 
     def using(
         self,
-        conn: object | None = None,
+        conn: object = Own.CONNECTION,
         /,
         *,
         queue: str | None = None,

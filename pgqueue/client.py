@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from pgqueue import db
 from pgqueue.config import check_queue
-from pgqueue.errors import InvalidOption, UnknownJob
+from pgqueue.errors import InvalidOption, UnknownJob, UnsupportedConnection
 from pgqueue.events import JobEnqueued, Listeners
 from pgqueue.job import Job, JobState, NewJob
 from pgqueue.outcome import seconds
@@ -21,6 +22,12 @@ from pgqueue.tasks import Tasks, TaskSpec, check_json_object
 
 T = TypeVar("T")
 CHUNK = 5_000
+
+
+class Own(Enum):
+    """Stands for "no connection was lent". Not None: a variable that happens to be None must not mean it."""
+
+    CONNECTION = "a connection of pgqueue's own"
 
 
 class Home(Protocol):
@@ -138,13 +145,17 @@ def as_job(new: NewJob, row: Inserted) -> Job:
 class Session:
     """Runs queries where the caller wants them: on `conn`, in its transaction, or on a connection of our own."""
 
-    def __init__(self, home: Home, conn: object | None) -> None:
+    def __init__(self, home: Home, conn: object = Own.CONNECTION) -> None:
+        if conn is None:
+            raise UnsupportedConnection(
+                "using(None): that is no connection. Leave it out for one of pgqueue's own, which commits at once"
+            )
         self._home = home
         self._conn = conn
 
     @contextmanager
     def _connection(self) -> Iterator[db.Connection]:
-        if self._conn is not None:
+        if self._conn is not Own.CONNECTION:
             yield db.borrow(self._conn)
         else:
             with self._home.pools.connection(self._home.dsn) as own:
@@ -152,7 +163,7 @@ class Session:
 
     @asynccontextmanager
     async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
-        if self._conn is not None:
+        if self._conn is not Own.CONNECTION:
             yield await db.borrow_async(self._conn)
         else:
             async with self._home.pools.async_connection(self._home.dsn) as own:
@@ -207,7 +218,7 @@ class Session:
 class Client:
     """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
 
-    def __init__(self, home: Home, conn: object | None, options: Options) -> None:
+    def __init__(self, home: Home, conn: object, options: Options) -> None:
         self._home = home
         self._session = Session(home, conn)
         self._options = options

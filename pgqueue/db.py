@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgqueue.config import describe
-from pgqueue.errors import DatabaseUnreachable, NotMigrated, UnsupportedConnection
+from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated, UnsupportedConnection
 from pgqueue.queries import Query
 from pgqueue.queries.base import nothing
 
@@ -54,7 +54,11 @@ def _explained(conn: Connection | AsyncConnection) -> Iterator[None]:
         raise NotMigrated(
             f"database {conn.info.dbname!r} does not have the tables this pgqueue needs "
             f"({str(error).splitlines()[0]}): run `pgqueue migrate`"
-        ) from error
+        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise NotAllowed(
+            f"role {conn.info.user!r}: {str(error).splitlines()[0]} (docs/operations.md says what each role needs)"
+        ) from None
 
 
 def connect(dsn: str, name: str) -> Connection:
@@ -130,6 +134,8 @@ def _unsupported(conn: object, *, asynchronous: bool) -> UnsupportedConnection:
     kind = f"{type(conn).__module__}.{type(conn).__qualname__}"
     twin = "AsyncConnection" if asynchronous else "Connection"
     hint = ""
+    if kind.endswith(("Engine", "Pool", "Cursor")):
+        hint = " Give the connection or session itself, whose transaction the job is to belong to."
     if asynchronous and (isinstance(conn, psycopg.Connection) or kind.startswith("sqlalchemy")):
         hint = " A sync connection goes with enqueue(), get() and so on, without the a."
     elif not asynchronous and "sync" in kind.lower():

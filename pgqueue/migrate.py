@@ -9,10 +9,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from pgqueue import db
 from pgqueue.config import check_schema
-from pgqueue.errors import ConfigError
+from pgqueue.errors import ConfigError, NotAllowed
 from pgqueue.queries import Queries
 
 # Alembic keeps the migration that runs in a module global: one at a time in a process.
@@ -35,10 +36,15 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
     """
     before = current(dsn, schema)
     engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(dsn), poolclass=NullPool)
-    with _ALEMBIC, engine.begin() as connection:
-        config = _config(schema)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with _ALEMBIC, engine.begin() as connection:
+            config = _config(schema)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise NotAllowed(f"{error.orig}: migrate as the owner of the database or schema") from None
+        raise
     with db.connect(dsn, "pgqueue migrate") as conn:
         db.run(conn, Queries(schema).make_partitions())
     return before, head()

@@ -65,6 +65,10 @@ class TimedOut(Exception):
     """A job ran longer than its `timeout` or `soft_timeout`. A failure like any other: the policy tries again."""
 
 
+for _public in (Retry, Snooze, Fail, Cancel, TimedOut):
+    _public.__module__ = "pgqueue"  # where users import them from: the name that is stored with an error
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """What is recorded of an exception: its class by name, message and traceback, as text that Postgres can store."""

@@ -20,6 +20,7 @@ from pgqueue.errors import InvalidArguments, InvalidTask, UnknownTask
 from pgqueue.outcome import ErrorInfo
 from pgqueue.retry import RetryPolicy
 
+OPTIONS = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")
 _READ = ConfigDict(extra="forbid", val_json_bytes="base64")
 # NaN and Infinity are written out, found and refused; pydantic's default would quietly store null, and so do models,
 # which have their own setting.
@@ -98,8 +99,9 @@ class TaskSpec:
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            unknown = [f"{name}: no such parameter" for name in kwargs if name not in self.signature.parameters]
-            raise InvalidArguments(self.name, [*unknown, f"{error} (it takes {self.signature})"]) from None
+            raise InvalidArguments(
+                self.name, [*self._misplaced(kwargs), f"{error} (it takes {self.signature})"]
+            ) from None
         try:
             valid = self.adapter.validate_python(dict(bound.arguments))
             text = self.serializer.to_json(valid, warnings="error")
@@ -120,6 +122,12 @@ class TaskSpec:
         if self.context_parameter is not None:
             arguments[self.context_parameter] = context
         return self.function(**arguments)
+
+    def _misplaced(self, kwargs: Mapping[str, Any]) -> Iterator[str]:
+        for name in kwargs:
+            if name not in self.signature.parameters:
+                hint = f" (as an option it goes before: using({name}=…).enqueue(…))" if name in OPTIONS else ""
+                yield f"{name}: no such parameter{hint}"
 
     def _unserialisable(self, valid: dict[str, Any], error: Exception) -> list[str]:
         problems = []

@@ -129,8 +129,11 @@ class Process:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def terminate(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self._process.kill()

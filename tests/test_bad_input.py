@@ -54,6 +54,12 @@ def refused(dsn: str, error: type[BaseException], *said: str) -> Iterator[psycop
         assert nothing_written(lent)
 
 
+def test_none_for_a_connection_is_refused_and_does_not_mean_one_of_our_own(app: App, send: Task[..., Any]) -> None:
+    for using in (send.using, app.using):
+        with pytest.raises(UnsupportedConnection, match="Leave it out"):
+            using(None)
+
+
 def nothing_written(conn: psycopg.Connection[Any]) -> bool:
     """Whether there is neither a job nor a transition."""
     counts = "select (select count(*) from pgqueue.job) + (select count(*) from pgqueue.transition)"

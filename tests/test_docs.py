@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from conftest import drain, scalar
 
+from pgqueue import App, NotAllowed
 from pgqueue.lifecycle import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent
@@ -96,8 +97,6 @@ def test_the_roles_in_the_docs_can_do_their_work_and_no_more(dsn: str, conn: psy
 
 
 def _check_roles(dsn: str, suffix: str) -> None:
-    from pgqueue import App
-
     app = App(dsn)
     with psycopg.connect(dsn) as producer:
         producer.execute(f"set role app_{suffix}".encode())
@@ -112,7 +111,7 @@ def _check_roles(dsn: str, suffix: str) -> None:
     with psycopg.connect(dsn) as reader:
         reader.execute(f"set role reader_{suffix}".encode())
         assert scalar(reader, "select count(*) from pgqueue.job") == 1
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with pytest.raises(NotAllowed, match=r"permission denied.*docs/operations\.md"):
             app.using(reader).enqueue("anything")
     drain_as(app, dsn, f"worker_{suffix}")
 

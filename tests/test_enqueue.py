@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pgqueue import App, Client, Enqueuer, Job, Task
+from pgqueue.client import Own
 
 Conn = psycopg.Connection[Any]
 TRANSACTIONAL = ["psycopg", "psycopg async", "psycopg pipeline", "sqlalchemy Connection", "sqlalchemy Session",
@@ -66,7 +67,7 @@ async def lend(kind: str, dsn: str) -> AsyncIterator[Lent]:
     """Open a connection of that kind, and close it in the end without a commit."""
     autocommit = kind.endswith("autocommit")
     if kind.startswith("own"):
-        yield Lent(None, "async" in kind)
+        yield Lent(Own.CONNECTION, "async" in kind)
     elif kind.startswith("psycopg async"):
         conn = await psycopg.AsyncConnection.connect(dsn, autocommit=autocommit)
         yield Lent(conn, True)
@@ -259,7 +260,7 @@ def test_ids_come_back_in_the_order_of_the_calls(
 ) -> None:
     async def body(lent: Lent) -> None:
         ids = await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(12_000)])
-        if lent.conn is not None:
+        if lent.conn is not Own.CONNECTION:
             await lent.commit()
         rows = conn.execute("select id, (args->>'n')::int from pgqueue.job order by 2").fetchall()
         assert rows == list(zip(ids, range(12_000), strict=True))
@@ -284,7 +285,7 @@ def test_options_land_in_the_row(kind: str, dsn: str, app: App, conn: Conn, task
             await lent.enqueue(app.using(lent.conn, **options), "elsewhere"),
         ]
         await lent.enqueue_many(task.using(lent.conn, **options), [{}])
-        if lent.conn is not None:
+        if lent.conn is not Own.CONNECTION:
             await lent.commit()
         rows = conn.execute("select run_at, priority, queue, max_attempts, tags, phase from pgqueue.job").fetchall()
         assert rows == [(at, -7, "bulk:eu", 3, ["a", "b"], "scheduled")] * 3

@@ -59,4 +59,4 @@ def test_all_names_what_is_public() -> None:
     names: list[Any] = pgqueue.__all__
     assert names == sorted(names)
     for name in names:
-        assert getattr(pgqueue, name).__module__.startswith("pgqueue."), name
+        assert getattr(pgqueue, name).__module__.split(".")[0] == "pgqueue", name

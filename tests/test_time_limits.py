@@ -25,7 +25,7 @@ def test_an_async_task_over_its_timeout_is_cancelled_and_tried_again(app: App, c
     done = app.get(job.id)
     assert (done.state, done.attempt) == ("succeeded", 2)
     assert done.attempts[0].reason == "timeout"
-    assert done.errors[0].type == "pgqueue.outcome.TimedOut"
+    assert done.errors[0].type == "pgqueue.TimedOut"
     assert "0.1 s" in done.errors[0].message
 
 
@@ -36,7 +36,7 @@ def test_a_timeout_on_the_last_attempt_makes_a_dead_letter(app: App, conn: Conn)
 
     slow.enqueue()
     drain(app, conn)
-    assert scalar(conn, "select error->>'type' from pgqueue.dead_letter") == "pgqueue.outcome.TimedOut"
+    assert scalar(conn, "select error->>'type' from pgqueue.dead_letter") == "pgqueue.TimedOut"
 
 
 def test_a_timeout_error_of_the_task_itself_is_an_ordinary_error(app: App, conn: Conn) -> None:
@@ -75,7 +75,7 @@ def test_a_task_in_a_thread_is_warned_of_at_registration_and_gets_a_soft_limit(a
     job = thread.enqueue()
     drain(app, conn)
     assert app.get(job.id).attempts[0].state == "failed"
-    assert app.get(job.id).errors[0].type == "pgqueue.outcome.TimedOut"
+    assert app.get(job.id).errors[0].type == "pgqueue.TimedOut"
 
 
 def test_the_context_tells_how_much_time_is_left(app: App, conn: Conn) -> None:

@@ -165,7 +165,7 @@ STATEMENTS = (
 select {JOB_NAMES}, state,
     case when state <> 'pending' then state
          when attempt > 0 then 'retrying'
-         when run_at > now() then 'scheduled'
+         when run_at > statement_timestamp() then 'scheduled'
          else 'pending' end as phase,
     waits_for, null::timestamptz as finished_at, null::text as reason, null::jsonb as result, null::jsonb as error
 from {{s}}.job_live

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from importlib.metadata import version
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -16,8 +17,11 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.load import app_or_default, load_app
 from pgqueue.client import Session
+from pgqueue.config import find_app
 from pgqueue.errors import InvalidArguments, InvalidOption
+from pgqueue.health import Probe
 from pgqueue.scheduler import Scheduler, SchedulerSettings
+from pgqueue.supervisor import Supervisor, follow_parent
 from pgqueue.worker import Worker, WorkerSettings
 
 cli = typer.Typer(
@@ -41,6 +45,24 @@ Lease = Annotated[float, typer.Option(help="Seconds without a heartbeat after wh
 Poll = Annotated[float, typer.Option(help="Seconds between looks at the database when nothing else wakes it.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"pgqueue {version('pgqueue')}\n")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A transactional job queue that is only Postgres.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migrations.
+    """
+
+
 @cli.command()
 def work(
     app: AppRef = None,
@@ -52,12 +74,19 @@ def work(
     lease: Lease = 30.0,
     poll: Poll = 1.0,
     shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs get to end when stopping.")] = 30.0,
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes; more than 1 run under a supervisor.")] = 1,
+    health_port: Annotated[
+        int | None, typer.Option(help="Answer /live and /ready there; the next ports for more.")
+    ] = None,
+    health_host: Annotated[str, typer.Option(help="The address for that.")] = "127.0.0.1",
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
 ) -> None:
     """Run jobs. The first SIGTERM or SIGINT lets running jobs end, the second cancels them, the third exits."""
     _log(log_level, log_json)
+    if processes > 1:
+        raise typer.Exit(_supervise(processes, health_port, shutdown_timeout))
     settings = WorkerSettings(
         queues=[name.strip() for name in queues.split(",")],
         concurrency=concurrency,
@@ -66,7 +95,8 @@ def work(
         poll_seconds=_positive("--poll", poll),
         shutdown_timeout=shutdown_timeout,
     )
-    if not asyncio.run(_until_signalled(Worker(load_app(app, dsn), settings), shutdown_timeout + LAST_RESORT)):
+    worker = Worker(load_app(app, dsn), settings)
+    if not asyncio.run(_work(worker, health_host, health_port, shutdown_timeout + LAST_RESORT)):
         logging.shutdown()
         os._exit(1)  # threads that still run tasks would hold up an ordinary exit; their jobs were given back
 
@@ -127,7 +157,7 @@ def enqueue(
 ) -> None:
     """Enqueue a job. With an app its task must be registered and its arguments are validated."""
     home = app_or_default(app, dsn, schema)
-    if list(home.tasks):
+    if find_app(app):
         home.tasks[task]  # an unknown name is an error here: a job nobody knows would wait for ever
     client = home.using(queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag)
     job = client.enqueue(task, _object(task, args))
@@ -199,14 +229,14 @@ def list_dead(
     """List dead letters, newest first."""
     home = app_or_default(app, dsn, schema)
     jobs = _read(home, home.queries.list_jobs(state="failed", queue=queue, task=task, before=before, limit=limit))
-    output.print_json(jobs) if as_json else output.print_jobs("dead letters", jobs)
+    output.print_json(jobs) if as_json else output.print_dead(jobs)
 
 
 @cli.command()
 def status(app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue", as_json: AsJson = False) -> None:
     """Show queues, workers, schedules, and what waits for a worker that knows its task."""
     home = app_or_default(app, dsn, schema)
-    session, queries = Session(home, None), home.queries
+    session, queries = Session(home), home.queries
     queues, workers = session.run(queries.count_jobs()), session.run(queries.list_workers())
     unknown, schedules = session.run(queries.list_unknown_tasks()), session.run(queries.list_schedules())
     finished = session.run(queries.count_finished())
@@ -215,12 +245,12 @@ def status(app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue", as_j
         parts = {"queues": queues, "workers": workers, "unknown_tasks": unknown, "schedules": schedules}
         output.print_json(parts | {"finished_last_hour": finished})
         return
-    for title, rows in (("queues", queues), ("workers", workers), ("schedules", schedules)):
-        _print_rows(title, rows)
-    if unknown:
-        _print_rows("jobs that wait for a worker that knows their task", unknown)
+    output.print_queues(queues)
+    output.print_workers(workers)
+    output.print_schedules(schedules)
+    output.print_unknown_tasks(unknown)
     ended = ", ".join(f"{count} {state}" for state, count in sorted(finished.items())) or "none"
-    output.say(f"finished within the last hour: {ended}")
+    output.console.print(f"ended within the last hour: {ended}", highlight=False)
 
 
 @cli.command()
@@ -231,6 +261,30 @@ def demo(
     from pgqueue.demo.run import run  # the embedded server: for this command only
 
     raise typer.Exit(run(keep=keep))
+
+
+async def _work(worker: Worker, health_host: str, health_port: int | None, last_resort: float) -> bool:
+    probe = Probe(worker.health)
+    if health_port is not None:
+        port = await probe.start(health_host, health_port)
+        logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", health_host, port)
+    try:
+        return await _until_signalled(worker, last_resort)
+    finally:
+        await probe.close()
+
+
+def _supervise(processes: int, health_port: int | None, shutdown_timeout: float) -> int:
+    """Run this very command several times, as single processes. Returns the exit code."""
+    given = [argument for argument in sys.argv[1:] if argument]
+    commands = []
+    for number in range(processes):
+        port = [] if health_port is None else ["--health-port", str(health_port + number)]
+        # The last of two equal options counts.
+        commands.append([sys.executable, "-m", "pgqueue", *given, "--processes", "1", *port])
+    supervisor = Supervisor(commands)
+    well = asyncio.run(_until_signalled(supervisor, shutdown_timeout + 2 * LAST_RESORT))
+    return supervisor.exit_code or (0 if well else 1)
 
 
 class _Runnable(Protocol):
@@ -261,6 +315,10 @@ async def _until_signalled(process: _Runnable, last_resort: float) -> bool:
     if isinstance(process, Worker):
         loop.add_signal_handler(signal.SIGTSTP, process.quiet)
         loop.add_signal_handler(signal.SIGUSR1, process.dump)
+    if isinstance(process, Supervisor):
+        for number in (signal.SIGTSTP, signal.SIGUSR1):
+            loop.add_signal_handler(number, process.forward, number)
+    follow_parent(on_stop)
     return await process.run()
 
 
@@ -272,14 +330,9 @@ def _exit_now() -> None:
 
 def _read(home: App, query: Any) -> Any:
     try:
-        return Session(home, None).run(query)
+        return Session(home).run(query)
     finally:
         home.close()
-
-
-def _print_rows(title: str, rows: list[Any]) -> None:
-    columns = list(type(rows[0]).__slots__) if rows else []
-    output.table(title, [name.replace("_", " ") for name in columns], [[getattr(r, c) for c in columns] for r in rows])
 
 
 def _log(level: str, as_json: bool) -> None:

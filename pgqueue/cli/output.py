@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,10 +15,11 @@ from rich.table import Table
 
 from pgqueue.job import Attempt, Job
 from pgqueue.outcome import ErrorInfo
+from pgqueue.queries.read import QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
 
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 
-console = Console(emoji=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+console = Console(emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
 stderr = Console(emoji=False, stderr=True)
 
 
@@ -47,7 +49,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Print a table; nothing but a line where it has no rows."""
     shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
     for column in columns:
-        shown.add_column(column)
+        # What identifies a row is never cut; what explains it is folded.
+        shown.add_column(column, overflow="fold", no_wrap=column in ("id", "attempt", "run at", "failed at", "phase"))
     for row in rows:
         shown.add_row(*(escape(cell(value)) for value in row))
     console.print(shown if shown.row_count else f"{title}: none", highlight=False)
@@ -76,32 +79,85 @@ def cell(value: object) -> str:
 
 def print_jobs(title: str, jobs: Sequence[Job]) -> None:
     """Print jobs, one a line."""
-    columns = ("id", "task", "queue", "phase", "attempt", "run at", "finished at", "why")
-    rows = [
-        (j.id, j.task, j.queue, j.phase, f"{j.attempt}/{j.max_attempts}", j.run_at, j.finished_at, _why(j))
-        for j in jobs
-    ]
-    table(title, columns, rows)
+    rows = [(j.id, j.task, j.queue, j.phase, f"{j.attempt}/{j.max_attempts}", j.run_at, _why(j)) for j in jobs]
+    table(title, ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows)
+
+
+def print_dead(jobs: Sequence[Job]) -> None:
+    """Print dead letters, one a line."""
+    rows = [(j.id, j.task, j.queue, j.attempt, j.finished_at, j.reason, cell(j.error)) for j in jobs]
+    table("dead letters", ("id", "task", "queue", "attempts", "failed at", "reason", "error"), rows)
 
 
 def print_job(job: Job) -> None:
     """Print one job with its attempts."""
-    facts = {name: getattr(job, name) for name in ("task", "queue", "priority", "phase", "args", "tags", "run_at")}
-    facts |= {"created_at": job.created_at, "attempt": f"{job.attempt} of {job.max_attempts}"}
-    more = ("crash_count", "waits_for", "worker_id", "finished_at", "reason", "result", "error")
+    names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
+    more = ("crash_count", "waits_for", "finished_at", "reason", "result", "error")
+    facts = {name: getattr(job, name) for name in names}
+    facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
     facts |= {name: getattr(job, name) for name in more if getattr(job, name)}
-    table(f"job {job.id}", ("", ""), facts.items())
-    table("attempts", ("attempt", "started at", "ended at", "state", "how", "error"), map(_attempt, job.attempts))
-    if job.errors and job.errors[-1].traceback:
-        console.print(job.errors[-1].traceback, markup=False, highlight=False)
+    table(f"job {job.id}", ("what", "value"), ((name.replace("_", " "), value) for name, value in facts.items()))
+    table("attempts", ("attempt", "started at", "took", "then", "why", "error"), map(_attempt, job.attempts))
+    failed = [attempt for attempt in job.attempts if attempt.error and attempt.error.traceback]
+    if failed and failed[-1].error:
+        console.print(f"traceback of attempt {failed[-1].number}", style="bold")
+        console.print(failed[-1].error.traceback, markup=False, highlight=False)
+
+
+def print_queues(queues: Sequence[QueueCounts]) -> None:
+    """Print queues; a queue with due jobs that nobody serves stands out."""
+    columns = ("queue", "pending", "scheduled", "retrying", "running", "blocked", "dead", "waits", "workers")
+    rows = []
+    for q in queues:
+        workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying else 0)
+        counts = (q.pending, q.scheduled, q.retrying, q.running, q.blocked, q.dead)
+        rows.append((q.queue, *counts, _age(q.oldest_due_seconds), workers))
+    table("queues", columns, rows)
+
+
+def print_workers(workers: Sequence[WorkerStatus]) -> None:
+    """Print workers and schedulers."""
+    rows = [
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.queues, f"{w.running}/{w.slots}", w.status,
+         _age(w.heartbeat_age_seconds))
+        for w in workers
+    ]  # fmt: skip
+    table("workers", ("id", "kind", "process", "queues", "running", "status", "last beat"), rows)
+
+
+def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
+    """Print schedules."""
+    rows = [
+        (s.name, s.plan, s.timezone, "paused" if s.paused_at else s.next_tick, s.last_tick, s.last_outcome, s.missed)
+        for s in schedules
+    ]
+    table("schedules", ("name", "plan", "timezone", "next tick", "last tick", "outcome", "missed"), rows)
+
+
+def print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:
+    """Print what waits for a worker that knows its task; nothing where nothing waits."""
+    if unknown:
+        rows = [(u.task, u.queue, u.jobs, "yes" if u.known_to_a_worker else "NO") for u in unknown]
+        table("jobs that wait for a worker that knows their task", ("task", "queue", "jobs", "one lives"), rows)
+
+
+def _age(seconds: float | None) -> str:
+    """Return a duration in its two largest units: 4m31s."""
+    if seconds is None:
+        return ""
+    whole = int(max(seconds, 0))
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    first = next((index for index, (number, _) in enumerate(parts) if number), 3)
+    return "".join(f"{number}{unit}" for number, unit in parts[first : first + 2])
 
 
 def _attempt(attempt: Attempt) -> tuple[object, ...]:
-    return attempt.number, attempt.started_at, attempt.ended_at, attempt.state, attempt.reason, attempt.error
+    took = f"{(attempt.ended_at - attempt.started_at).total_seconds():.3f} s" if attempt.ended_at else "runs"
+    return attempt.number, attempt.started_at, took, attempt.state, attempt.reason, cell(attempt.error)
 
 
 def _why(job: Job) -> str:
     if job.waits_for:
-        return f"waits for its {job.waits_for}"
+        return f"waits for a worker that knows {job.task}"
     error = cell(job.error)
     return f"{job.reason}: {error}" if job.reason and error else job.reason or error

@@ -1,5 +1,6 @@
 """What the demo reads back: each finding with the SQL that shows it, and whether it is as it must be."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ class Finding:
     sql: str
     columns: list[str]
     rows: Rows
+    holds: str
     wrong: str | None
 
 
@@ -37,14 +39,14 @@ class Expected:
 JOBS = "select state, count(*) from pgqueue.job group by state order by state"
 ATTEMPTS = """select reason, count(*), count(distinct job_id) as jobs
 from pgqueue.transition where from_state = 'running' and to_state = 'pending' group by reason order by reason"""
-DEAD = """select d.id, d.task, d.args->>'order_number' as order, d.attempt, d.reason,
-       d.error->>'type' as error, d.error->>'message' as message from pgqueue.dead_letter d"""
+DEAD = """select id, args->>'order_number' as order, attempt, reason, error->>'type' as error, task
+from pgqueue.dead_letter"""
 DEAD_ATTEMPTS = """select a.job_id, a.attempt, a.to_state, a.reason, a.error->>'type' as error,
        a.error->>'message' as message
 from pgqueue.attempt a join pgqueue.dead_letter d on d.id = a.job_id order by a.job_id, a.attempt"""
 ORDERS = """select (select count(*) from shop.orders) as orders,
-       count(*) filter (where task like '%deliver_webhook') as webhook_jobs,
-       count(*) filter (where task like '%render_invoice') as invoice_jobs,
+       count(*) filter (where task = 'shop.deliver_webhook') as webhook_jobs,
+       count(*) filter (where task = 'shop.render_invoice') as invoice_jobs,
        count(*) filter (where not exists (select from shop.orders o
            where o.number = (j.args->>'order_number')::int)) as jobs_without_order
 from pgqueue.job j where j.args ? 'order_number'"""
@@ -57,22 +59,41 @@ from pgqueue.schedule_fire f group by f.schedule"""
 
 def findings(conn: psycopg.Connection[Any], expected: Expected) -> list[Finding]:
     """Read everything back."""
+    committed, poison = len(expected.committed), expected.poison
+    read = functools.partial(_find, conn)
     return [
-        _find(conn, "jobs by state", JOBS, _check_states),
-        _find(conn, "attempts that ended in another one", ATTEMPTS, _check_attempts),
-        _find(conn, "the dead letter", DEAD, lambda rows: _check_dead(rows, expected)),
-        _find(conn, "its attempts", DEAD_ATTEMPTS, _check_dead_attempts),
-        _find(conn, "orders and their jobs", ORDERS, lambda rows: _check_orders(rows, expected)),
-        _find(conn, "ticks of the schedule", TICKS, _check_ticks),
+        read("jobs by state", JOBS, _check_states, "all jobs succeeded but one, which was made to fail"),
+        read(
+            "attempts that were followed by another one",
+            ATTEMPTS,
+            _check_attempts,
+            "error: webhooks answered with 503, tried again; rescued: what the killed worker ran, run by the other one",
+        ),
+        read(
+            "the dead letter",
+            DEAD,
+            lambda rows: _check_dead(rows, expected),
+            f"order {poison} has a currency that does not exist, so its invoice can never be written",
+        ),
+        read("its attempts", DEAD_ATTEMPTS, _check_dead_attempts, "three attempts, each with its error"),
+        read(
+            "orders and their jobs",
+            ORDERS,
+            lambda rows: _check_orders(rows, expected),
+            f"{committed} orders were committed, {len(expected.declined)} rolled back: no job without its order",
+        ),
+        read("ticks of the schedule", TICKS, _check_ticks, "two schedulers ran, each tick fired once"),
         _webhooks(expected),
         _invoices(expected),
     ]
 
 
-def _find(conn: psycopg.Connection[Any], title: str, sql: str, check: Callable[[Rows], str | None]) -> Finding:
+def _find(
+    conn: psycopg.Connection[Any], title: str, sql: str, check: Callable[[Rows], str | None], holds: str
+) -> Finding:
     cursor = conn.execute(sql.encode())
     rows = cursor.fetchall()
-    return Finding(title, sql, [column.name for column in cursor.description or []], rows, check(rows))
+    return Finding(title, sql, [column.name for column in cursor.description or []], rows, holds, check(rows))
 
 
 def _check_states(rows: Rows) -> str | None:
@@ -90,7 +111,7 @@ def _check_attempts(rows: Rows) -> str | None:
 
 
 def _check_dead(rows: Rows, expected: Expected) -> str | None:
-    if [int(row[2]) for row in rows] != [expected.poison]:
+    if [int(row[1]) for row in rows] != [expected.poison]:
         return f"the invoice of order {expected.poison} must be the only dead letter"
     return None
 
@@ -126,8 +147,9 @@ def _webhooks(expected: Expected) -> Finding:
         wrong = "each order must come under one idempotency key"
     repeated = sum(count - 1 for count in orders.values())
     row = (len(expected.committed), len(orders), len(expected.declined & orders.keys()), repeated)
-    columns = ["committed orders", "orders received", "of them rolled back", "repetitions (at least once)"]
-    return Finding("webhooks at the receiver", f"-- read from {expected.received.name}", columns, [row], wrong)
+    columns = ["orders committed", "orders received", "of them rolled back", "received twice"]
+    holds = "the receiver got exactly the committed orders"
+    return Finding("webhooks at the receiver", f"-- read from {expected.received.name}", columns, [row], holds, wrong)
 
 
 def _invoices(expected: Expected) -> Finding:
@@ -135,4 +157,5 @@ def _invoices(expected: Expected) -> Finding:
     wanted = expected.committed - {expected.poison}
     wrong = None if files == wanted else "each committed order but the poison one must have its invoice"
     columns = ["invoices wanted", "invoices written"]
-    return Finding("invoices", "-- read from the directory", columns, [(len(wanted), len(files))], wrong)
+    holds = "one for each committed order but the one with the unknown currency"
+    return Finding("invoices", "-- read from the directory", columns, [(len(wanted), len(files))], holds, wrong)

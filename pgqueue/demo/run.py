@@ -15,7 +15,6 @@ from typing import Any
 import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.syntax import Syntax
 from rich.table import Table
 
 from pgqueue import embedded, migrate
@@ -24,7 +23,7 @@ from pgqueue.demo.processes import SCHEDULE, WORK, Processes
 from pgqueue.demo.report import Expected, Finding, findings
 
 DEADLINE = 90.0
-PACE = 0.045  # seconds between orders, so that there is something to look at
+PACE = 0.06  # seconds between orders, so that there is something to look at
 LIVE = "select count(*) filter (where state = 'running'), count(*) from pgqueue.job_live"
 DONE = "select (select count(*) from pgqueue.job_finished) + (select count(*) from pgqueue.dead_letter)"
 RUNNING_OF = """select count(*) from pgqueue.job_live j join pgqueue.worker w on w.id = j.worker_id
@@ -43,7 +42,7 @@ def run(*, keep: bool = False) -> int:
     server = None
     try:
         console.print(f"[bold]pgqueue demo[/] in {directory}")
-        server = embedded.start(directory / "postgres")
+        server = embedded.start(directory / "postgres", keep=keep)
         os.environ["PGQUEUE_DSN"] = server.dsn
         migrate.upgrade(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as conn:
@@ -52,7 +51,7 @@ def run(*, keep: bool = False) -> int:
             found = findings(conn, expected)
         wrong = _show(console, found)
         if keep:
-            console.print(f"kept: {directory}; psql {server.dsn!r}")
+            console.print(f"kept in {directory}, with its Postgres running:\n  psql {server.dsn!r}", soft_wrap=True)
         return 1 if wrong else 0
     except DemoFailed as error:
         console.print(f"[bold red]the demo failed:[/] {error}; logs are in {directory}")
@@ -119,13 +118,14 @@ def _place_orders(
 ) -> None:
     placing = progress.add_task("orders placed", total=len(orders), note="")
     working = progress.add_task("jobs done", total=0, note="")
-    start, killed = time.monotonic(), False
+    start, killed, declined = time.monotonic(), False, 0
     with psycopg.connect(shop.app.dsn, autocommit=True) as customer:
         for number, (order, card) in enumerate(orders, 1):
             try:
                 shop.place_order(customer, order, card)
             except shop.PaymentDeclined:
-                progress.update(placing, note=f"order {order.number} rolled back")
+                declined += 1
+                progress.update(placing, note=f"{declined} rolled back, their cards were declined")
             if number >= len(orders) // 2 and not killed and _kill_while_it_works(conn, processes, victim):
                 killed = True
                 progress.console.print(f"worker-1 (pid {victim}) was killed with SIGKILL while it ran jobs")
@@ -174,12 +174,12 @@ def _until_deadline(what: str) -> Iterator[int]:
 def _show(console: Console, found: list[Finding]) -> list[str]:
     for finding in found:
         console.rule(f"[bold]{finding.title}", align="left")
-        console.print(Syntax(finding.sql, "sql", background_color="default", word_wrap=True))
+        console.print(finding.sql, style="cyan", markup=False, highlight=False, soft_wrap=True)
         table = Table(*finding.columns)
         for row in finding.rows:
             table.add_row(*("" if value is None else str(value) for value in row))
         console.print(table)
-        console.print(f"[bold red]✗ {finding.wrong}" if finding.wrong else "[green]✓ as it must be")
+        console.print(f"[bold red]✗ {finding.wrong}" if finding.wrong else f"[green]✓ {finding.holds}")
     wrong = [finding.title for finding in found if finding.wrong]
     console.rule()
     if wrong:
@@ -188,4 +188,5 @@ def _show(console: Console, found: list[Finding]) -> list[str]:
         console.print(
             "[bold green]Everything holds:[/] a worker was killed, orders were rolled back, nothing was lost."
         )
+        console.print("To look around in the tables yourself: pgqueue demo --keep")
     return wrong

@@ -62,7 +62,9 @@ def place_order(conn: psycopg.Connection[Any], order: Order, card: str) -> None:
             raise PaymentDeclined(order.number)
 
 
-@app.task(queue="critical", retry=pgqueue.Exponential(base=0.2, factor=2, max=5), max_attempts=10)
+@app.task(
+    name="shop.deliver_webhook", queue="critical", retry=pgqueue.Exponential(base=0.2, factor=2, max=5), max_attempts=10
+)
 def deliver_webhook(context: pgqueue.Context, order_number: int) -> dict[str, int]:
     """Tell the warehouse about an order: a signed POST. A 503 raises, and the job is tried again."""
     order = load_order(order_number)
@@ -81,7 +83,7 @@ def deliver_webhook(context: pgqueue.Context, order_number: int) -> dict[str, in
         return {"status": response.status}
 
 
-@app.task(queue="default", retry=[0.2, 0.4])
+@app.task(name="shop.render_invoice", queue="default", retry=[0.2, 0.4])
 def render_invoice(order_number: int) -> dict[str, str]:
     """Write an order's invoice as an HTML file. Written whole or not at all, so that a second run does no harm."""
     order = load_order(order_number)
@@ -100,7 +102,7 @@ def render_invoice(order_number: int) -> dict[str, str]:
 
 
 @app.schedule(2, name="sales every two seconds")
-@app.task(queue="default")
+@app.task(name="shop.count_sales", queue="default")
 async def count_sales(context: pgqueue.Context) -> None:
     """Record the sales up to the tick that this job is for."""
     async with await psycopg.AsyncConnection.connect(app.dsn) as conn:

@@ -62,7 +62,9 @@ from (select queue, state, run_at, attempt from {s}.job_live
 group by queue order by queue"""
 
 COUNT_FINISHED: LiteralString = """
-select state, count(*) from {s}.job_finished where finished_at > now() - interval '1 hour' group by state"""
+select state, count(*) from {s}.job_finished where finished_at > now() - interval '1 hour' group by state
+union all
+select 'failed', count(*) from {s}.dead_letter where failed_at > now() - interval '1 hour' having count(*) > 0"""
 
 LIST_WORKERS: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
@@ -81,7 +83,9 @@ group by j.task, j.queue order by j.task, j.queue"""
 # Schedules with the last of their ticks, by the key (schedule, tick).
 LIST_SCHEDULES: LiteralString = """
 select s.name, s.task, coalesce(s.cron, 'every ' || s.every_seconds || ' s'), s.timezone, s.next_tick, s.paused_at,
-       f.tick, f.outcome
+       f.tick, f.outcome,
+       (select count(*) from {s}.schedule_fire m where m.schedule = s.name and m.outcome = 'missed'
+        and m.tick > now() - interval '1 day')::int
 from {s}.schedule s
 left join lateral (select f.tick, f.outcome from {s}.schedule_fire f where f.schedule = s.name
                    order by f.tick desc limit 1) as f on true
@@ -134,7 +138,7 @@ class UnknownTaskJobs:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleStatus:
-    """A schedule with its next tick and what became of the last one."""
+    """A schedule with its next tick, what became of the last one, and how many were missed within a day."""
 
     name: str
     task: str
@@ -144,6 +148,7 @@ class ScheduleStatus:
     paused_at: datetime | None
     last_tick: datetime | None
     last_outcome: str | None
+    missed: int
 
 
 def _error(value: dict[str, Any] | None) -> ErrorInfo | None:
@@ -203,7 +208,7 @@ class ReadQueries(Statements):
         return Query(self._sql(COUNT_JOBS), lambda rows: [QueueCounts(*row) for row in rows])
 
     def count_finished(self) -> Query[dict[str, int]]:
-        """Jobs that succeeded or were cancelled within the last hour."""
+        """Jobs that ended within the last hour, by state."""
         return Query(self._sql(COUNT_FINISHED), lambda rows: {row[0]: row[1] for row in rows})
 
     def list_workers(self) -> Query[list[WorkerStatus]]:

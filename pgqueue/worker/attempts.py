@@ -101,7 +101,7 @@ class Attempts:
         except asyncio.CancelledError:
             if running.signals.cancelled:
                 outcome = Withdrawn("cancelled by request")
-            else:
+            elif not running.abandoned:
                 log.warning("job %d was cancelled by its worker", running.job.id)
         except BaseException as error:  # whatever it is, the slot is freed and the outcome written
             log.exception("job %d: running it failed in an unforeseen way", running.job.id)
@@ -138,8 +138,10 @@ def _tell(job: ClaimedJob, resolution: Resolution) -> None:
         case "retry":
             log.warning("%s: %s; again in %.1f s", end, kind, resolution.delay)
         case "bury":
-            log.error("%s: %s; it is a dead letter now (%s)", end, kind, resolution.reason)
+            log.error("%s: %s; it is a dead letter (%s): pgqueue jobs show %d", end, kind, resolution.reason, job.id)
         case "park":
             log.warning("%s: no task of that name is registered here; it waits for a worker that knows it", end)
-        case _:
-            log.info("%s: %s (%s)", end, resolution.verb, resolution.reason)
+        case "release":
+            log.info("%s: given back", end)
+        case verb:
+            log.info("%s: %s", end, {"snooze": "snoozed", "withdraw": "cancelled"}.get(verb, verb))

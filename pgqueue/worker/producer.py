@@ -75,6 +75,11 @@ class Producer(Service):
         if delay < self._poll:
             self.wake()
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is claimed."""
+        return bool(self._paused)
+
     def pause(self, why: str) -> None:
         """Claim nothing until `resume` was called for every reason to pause."""
         self._paused.add(why)

@@ -59,7 +59,7 @@ class Rescuer(Service):
     async def _rescue(self) -> int:
         rescued = await self.link.run(self._queries.rescue(self._identity.id, BATCH))
         for job in rescued:
-            log.warning("job %d was taken from a lost worker and is %s", job.id, job.state)
+            log.warning("job %d was taken from a lost worker: it is %s now", job.id, job.state)
             self._emit(JobRescued(job.id, job.state))
         if rescued:
             self._on_rescued()

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pgqueue.app import App
 from pgqueue.config import check_queue
 from pgqueue.events import WorkerStarted, WorkerStopped
+from pgqueue.health import Health
 from pgqueue.identity import Identity, describe
-from pgqueue.link import DATABASE_ERRORS, Link
+from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link, monotonic
 from pgqueue.service import Partitions, Service, run_duties
 from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.listener import Listener
@@ -76,6 +77,12 @@ class Worker:
             task.print_stack(limit=5)
         log.info("running jobs: %s", ", ".join(str(r.job.id) for r in self._slots.running) or "none")
 
+    def health(self) -> Health:
+        """How this worker is: live while its heartbeat gets through, ready while it claims."""
+        if self._shift is None or self._stopping.is_set():
+            return Health(live=True, ready=False)
+        return self._shift.health()
+
     async def run(self) -> bool:
         """Work until stopped. Returns whether all that ran has ended; False if threads had to be left behind.
 
@@ -101,6 +108,7 @@ class Shift:
         self._settings = settings
         self._slots = slots
         self._emit = app.listeners.emit
+        self._tasks = app.tasks
         self._links = {name: Link(dsn, f"pgqueue worker {name}") for name in LINKS}
         self.identity = Identity(dsn, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
         self._resolver = Resolver(
@@ -131,18 +139,30 @@ class Shift:
             Partitions(chores, queries),
         ]
 
+    def health(self) -> Health:
+        """Look at the duties."""
+        now, claim = monotonic(), self.producer
+        ages = {d.name: now - d.succeeded_at if d.succeeded_at else None for d in (*self.duties, self._resolver)}
+        recent = claim.succeeded_at > now - 3 * self._settings.poll_seconds - DEADLINE
+        return Health(not self.identity.silent, recent and not claim.paused and not self.identity.silent, ages)
+
     async def start(self) -> None:
         """Take an identity, and begin to write outcomes."""
         await asyncio.to_thread(self.identity.start)
         self._written = asyncio.Event()
         self._writing = asyncio.create_task(run_duties([self._resolver], self._written))
         self._writing.add_done_callback(self._stop_all)
-        log.info("worker %s started: %d slots", self.identity.id, self._slots.total)
+        info = self.identity.info
+        log.info("worker %s started: queues %s; %d slots", info.id, ", ".join(info.queues), info.slots)
+        log.info("tasks: %s", ", ".join(info.tasks) or "none")
+        unserved = {spec.queue for spec in self._tasks if spec.queue not in info.queues}
+        if unserved:
+            log.warning("tasks of this app use queues that this worker does not serve: %s", ", ".join(sorted(unserved)))
         self._emit(WorkerStarted(self.identity.id))
 
     async def end(self, cutting: asyncio.Event) -> None:
         """Wait for the jobs that run, cut off those that do not end, write all outcomes, and let go of everything."""
-        log.info("worker %s is stopping: %d jobs run", self.identity.id, len(self._slots.running))
+        log.info("worker %s is stopping: %d jobs still run", self.identity.id, len(self._slots.running))
         self._attempts.close()
         with suppress(*DATABASE_ERRORS):
             await self._links["chores"].run(self._queries.set_stopping(self.identity.id), deadline=2.0)

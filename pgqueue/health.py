@@ -1,0 +1,59 @@
+"""A health probe over HTTP: `/live` and `/ready`, for Kubernetes and the like."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a process is. `ages`: seconds since each of its duties last worked; None before the first time."""
+
+    live: bool
+    ready: bool
+    ages: dict[str, float | None] = field(default_factory=dict)
+
+
+class Probe:
+    """Answers 200 or 503, with the reasons as JSON. Costs nothing while nobody asks; asks no database."""
+
+    def __init__(self, look: Callable[[], Health]) -> None:
+        self._look = look
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (another one for port 0)."""
+        self._server = await asyncio.start_server(self._answer, host, port)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(TIMEOUT):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, body = self._response(head.split(b" ", 2)[1].decode("latin-1"))
+                writer.write(
+                    f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                    + body
+                )
+                await writer.drain()
+        writer.close()
+
+    def _response(self, path: str) -> tuple[HTTPStatus, bytes]:
+        health = self._look()
+        good = {"/live": health.live, "/ready": health.ready}.get(path.partition("?")[0])
+        if good is None:
+            return HTTPStatus.NOT_FOUND, b'{"error": "ask /live or /ready"}\n'
+        ages = {name: None if age is None else round(age, 3) for name, age in health.ages.items()}
+        body = {"ok": good, "seconds_since_success": ages}
+        return HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE, json.dumps(body).encode() + b"\n"
