@@ -143,6 +143,9 @@ class App:
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
     looked up when it is first needed. `queue`, `max_attempts` and `retry` are the defaults of its tasks.
+
+    `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
+    instead of listening, unless `listen_dsn` leads to the server itself.
     """
 
     def __init__(
@@ -153,6 +156,8 @@ class App:
         queue: str = "default",
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
+        pgbouncer: bool = False,
+        listen_dsn: str | None = None,
     ) -> None:
         check_max_attempts(max_attempts)
         self.schema = check_schema(schema)
@@ -166,6 +171,8 @@ class App:
         self.queries = Queries(schema)
         self.pools = db.Pools()
         self._given_dsn = dsn
+        self._pgbouncer = pgbouncer
+        self._listen_dsn = listen_dsn
         self._server: embedded.EmbeddedServer | None = None
 
     @property
@@ -182,6 +189,18 @@ class App:
     def dsn(self, dsn: str) -> None:
         self.pools.close()
         self._given_dsn = dsn
+
+    @property
+    def database(self) -> db.Database:
+        """Where our own connections go."""
+        return db.Database(self.dsn, prepare=not self._pgbouncer)
+
+    @property
+    def listen_database(self) -> db.Database | None:
+        """Where workers listen for notifications; None if they can only poll."""
+        if self._listen_dsn is not None:
+            return db.Database(find_dsn(self._listen_dsn))
+        return None if self._pgbouncer else self.database
 
     @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...

@@ -41,7 +41,7 @@ class Home(Protocol):
     max_attempts: int
 
     @property
-    def dsn(self) -> str: ...
+    def database(self) -> db.Database: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Session:
         if self._conn is not Own.CONNECTION:
             yield db.borrow(self._conn)
         else:
-            with self._home.pools.connection(self._home.dsn) as own:
+            with self._home.pools.connection(self._home.database) as own:
                 yield own
 
     @asynccontextmanager
@@ -166,7 +166,7 @@ class Session:
         if self._conn is not Own.CONNECTION:
             yield await db.borrow_async(self._conn)
         else:
-            async with self._home.pools.async_connection(self._home.dsn) as own:
+            async with self._home.pools.async_connection(self._home.database) as own:
                 yield own
 
     def run(self, query: Query[T]) -> T:

@@ -6,10 +6,12 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
@@ -61,18 +63,33 @@ def _explained(conn: Connection | AsyncConnection) -> Iterator[None]:
         ) from None
 
 
-def connect(dsn: str, name: str) -> Connection:
-    """Open a connection of our own, in autocommit: each statement is its own transaction."""
-    with _reachable(dsn):
-        return psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=name)
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where our own connections go. `prepare`: whether statements may be prepared; PgBouncer may not allow it."""
 
+    dsn: str
+    prepare: bool = True
 
-async def connect_async(dsn: str, name: str) -> AsyncConnection:
-    """Open a connection of our own, in autocommit: each statement is its own transaction."""
-    with _reachable(dsn):
-        return await psycopg.AsyncConnection.connect(
-            dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=name
-        )
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every connection of our own has: autocommit, so that each statement is its own transaction."""
+        settings: dict[str, Any] = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT}
+        return settings if self.prepare else settings | {"prepare_threshold": None}
+
+    def connect(self, name: str) -> Connection:
+        """Open a connection."""
+        with _reachable(self.dsn):
+            return psycopg.connect(self.dsn, **self._settings_of(name))
+
+    async def connect_async(self, name: str) -> AsyncConnection:
+        """Open an async connection."""
+        with _reachable(self.dsn):
+            return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name))
+
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        # A shorter timeout in the DSN stands.
+        timeout = {"connect_timeout": CONNECT_TIMEOUT} | conninfo_to_dict(self.dsn)
+        return self.settings | {"application_name": name, "connect_timeout": timeout["connect_timeout"]}
 
 
 @contextmanager
@@ -161,10 +178,10 @@ class Pools:
         )
 
     @contextmanager
-    def connection(self, dsn: str) -> Iterator[Connection]:
+    def connection(self, database: Database) -> Iterator[Connection]:
         """Lend a connection in autocommit."""
-        pool = self._sync_pool(dsn)
-        with _reachable_pool(dsn):
+        pool = self._sync_pool(database)
+        with _reachable_pool(database.dsn):
             conn = pool.getconn()
         try:
             yield conn
@@ -172,40 +189,44 @@ class Pools:
             pool.putconn(conn)
 
     @asynccontextmanager
-    async def async_connection(self, dsn: str) -> AsyncIterator[AsyncConnection]:
+    async def async_connection(self, database: Database) -> AsyncIterator[AsyncConnection]:
         """Lend an async connection in autocommit, of the running event loop."""
-        pool = await self._async_pool(dsn)
-        with _reachable_pool(dsn):
+        pool = await self._async_pool(database)
+        with _reachable_pool(database.dsn):
             conn = await pool.getconn()
         try:
             yield conn
         finally:
             await pool.putconn(conn)
 
-    def _sync_pool(self, dsn: str) -> ConnectionPool[Connection]:
+    def _sync_pool(self, database: Database) -> ConnectionPool[Connection]:
         with self._lock:
             self._forget_parent()
             if self._pool is None:
-                connect(dsn, "pgqueue").close()  # says what is wrong at once; a pool would only time out
-                self._pool = ConnectionPool(dsn, check=ConnectionPool.check_connection, **self._options())
+                database.connect("pgqueue").close()  # says what is wrong at once; a pool would only time out
+                self._pool = ConnectionPool(
+                    database.dsn, check=ConnectionPool.check_connection, **self._options(database)
+                )
                 self._pool.open()
             return self._pool
 
-    async def _async_pool(self, dsn: str) -> AsyncConnectionPool[AsyncConnection]:
+    async def _async_pool(self, database: Database) -> AsyncConnectionPool[AsyncConnection]:
         self._forget_parent()
         loop = asyncio.get_running_loop()
         pool = self._async_pools.get(loop)
         if pool is None:
-            await (await connect_async(dsn, "pgqueue")).close()
+            await (await database.connect_async("pgqueue")).close()
             pool = self._async_pools.get(loop)  # another task may have been faster
         if pool is None:
-            pool = AsyncConnectionPool(dsn, check=AsyncConnectionPool.check_connection, **self._options())
+            pool = AsyncConnectionPool(
+                database.dsn, check=AsyncConnectionPool.check_connection, **self._options(database)
+            )
             self._async_pools[loop] = pool
             await pool.open()
         return pool
 
-    def _options(self) -> dict[str, Any]:
-        settings = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT, "application_name": "pgqueue"}
+    def _options(self, database: Database) -> dict[str, Any]:
+        settings = database.settings | {"application_name": "pgqueue"}
         return {"kwargs": settings, "min_size": 0, "max_size": self._size, "open": False, "timeout": CONNECT_TIMEOUT}
 
     def _forget_parent(self) -> None:

@@ -39,11 +39,13 @@ class Identity:
     in the heartbeat's thread, with the old id. What it still holds under the old one is fenced.
     """
 
-    def __init__(self, dsn: str, queries: Queries, info: WorkerInfo, on_lost: Callable[[uuid.UUID], object]) -> None:
+    def __init__(
+        self, database: db.Database, queries: Queries, info: WorkerInfo, on_lost: Callable[[uuid.UUID], object]
+    ) -> None:
         self.info = info
         self._queries = queries
         self._on_lost = on_lost
-        self._dsn = make_conninfo(dsn, **_impatient(info.lease_seconds))
+        self._database = replace(database, dsn=make_conninfo(database.dsn, **_impatient(info.lease_seconds)))
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
         self._stop = threading.Event()
@@ -98,7 +100,7 @@ class Identity:
 
     def _run(self, query: Query[T]) -> T:
         if self._conn is None or self._conn.closed:
-            self._conn = db.connect(self._dsn, f"pgqueue {self.info.kind} heartbeat")
+            self._conn = self._database.connect(f"pgqueue {self.info.kind} heartbeat")
         return db.run(self._conn, query)
 
     def _beat_on(self) -> None:

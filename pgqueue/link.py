@@ -54,8 +54,8 @@ def sever(conn: psycopg.Connection[object] | psycopg.AsyncConnection[object]) ->
 class Link:
     """One connection of a process, for one duty at a time; opened when first used, and again after it was lost."""
 
-    def __init__(self, dsn: str, name: str) -> None:
-        self._dsn = dsn
+    def __init__(self, database: db.Database, name: str) -> None:
+        self._database = database
         self._name = name
         self._conn: db.AsyncConnection | None = None
         self._lock = asyncio.Lock()
@@ -65,7 +65,7 @@ class Link:
         """Lend the connection for at most `deadline` seconds. A failure in between drops it: its state is unknown."""
         async with self._lock:
             if self._conn is None or self._conn.closed:
-                self._conn = await db.connect_async(self._dsn, self._name)
+                self._conn = await self._database.connect_async(self._name)
             timer = None if deadline is None else asyncio.get_running_loop().call_later(deadline, sever, self._conn)
             try:
                 yield self._conn

@@ -45,7 +45,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise NotAllowed(f"{error.orig}: migrate as the owner of the database or schema") from None
         raise
-    with db.connect(dsn, "pgqueue migrate") as conn:
+    with db.Database(dsn).connect("pgqueue migrate") as conn:
         db.run(conn, Queries(schema).make_partitions())
     return before, head()
 
@@ -63,7 +63,7 @@ def script(schema: str = "pgqueue") -> str:
 def current(dsn: str, schema: str = "pgqueue") -> str | None:
     """Return the version the schema has; None if it was never migrated."""
     queries = Queries(check_schema(schema))
-    with db.connect(dsn, "pgqueue migrate") as conn:
+    with db.Database(dsn).connect("pgqueue migrate") as conn:
         return db.run(conn, queries.schema_version()) if db.run(conn, queries.has_version()) else None
 
 
@@ -83,6 +83,6 @@ def _config(schema: str) -> Config:
 
 
 def _connect(dsn: str) -> psycopg.Connection[object]:
-    conn: psycopg.Connection[object] = db.connect(dsn, "pgqueue migrate")
+    conn: psycopg.Connection[object] = db.Database(dsn).connect("pgqueue migrate")
     conn.autocommit = False
     return conn

@@ -122,11 +122,11 @@ class Scheduler:
 
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
-        app, dsn = self._app, self._app.dsn
+        app, database = self._app, self._app.database
         info = describe("scheduler", self._settings.lease_seconds, [], [], 0)
-        identity = Identity(dsn, app.queries, info, _say_lost)
+        identity = Identity(database, app.queries, info, _say_lost)
         await asyncio.to_thread(identity.start)
-        link, chores = Link(dsn, "pgqueue scheduler"), Link(dsn, "pgqueue scheduler chores")
+        link, chores = Link(database, "pgqueue scheduler"), Link(database, "pgqueue scheduler chores")
         duties = [Ticker(app, link, self._settings), Partitions(chores, app.queries)]
         try:
             await declare(app, link)

@@ -209,7 +209,7 @@ def test_the_schedulers_event_says_which_tick_became_which_job(app: App, conn: C
     def t() -> None: ...
 
     async def fire() -> None:
-        link = Link(app.dsn, "test")
+        link = Link(app.database, "test")
         await declare(app, link)
         conn.execute("update pgqueue.schedule set next_tick = next_tick - interval '3 hours'")
         await Ticker(app, link, SchedulerSettings()).fire()

@@ -32,7 +32,7 @@ def fire(app: App, dsn: str) -> int:
     """Fire what is due once, as the scheduler does it."""
 
     async def once() -> int:
-        link = Link(dsn, "pgqueue scheduler")
+        link = Link(db.Database(dsn), "pgqueue scheduler")
         try:
             return await Ticker(app, link, SchedulerSettings()).fire()
         finally:

@@ -25,7 +25,7 @@ class Completion:
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Lend a connection in a transaction that completes the job."""
         query = self._complete(result)
-        with self._app.pools.connection(self._app.dsn) as conn:
+        with self._app.pools.connection(self._app.database) as conn:
             with conn.transaction():
                 yield conn
                 self._check(db.run(conn, query))
@@ -35,7 +35,7 @@ class Completion:
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection in a transaction that completes the job."""
         query = self._complete(result)
-        async with self._app.pools.async_connection(self._app.dsn) as conn:
+        async with self._app.pools.async_connection(self._app.database) as conn:
             async with conn.transaction():
                 yield conn
                 self._check(await db.run_async(conn, query))

@@ -25,7 +25,7 @@ from pgqueue.worker.slots import Slots
 from pgqueue.worker.watch import Canceller, Watch
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "resolve", "listen", "chores")
+LINKS = ("claim", "resolve", "chores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ class Shift:
     """A running worker: its identity, its connections and its duties."""
 
     def __init__(self, app: App, settings: WorkerSettings, slots: Slots, diet: Diet) -> None:
-        dsn, queries, loop = app.dsn, app.queries, asyncio.get_running_loop()
+        database, queries, loop = app.database, app.queries, asyncio.get_running_loop()
         info = describe("worker", settings.lease_seconds, diet.queues, diet.tasks, slots.total)
         self._queries = queries
         self._settings = settings
         self._slots = slots
         self._emit = app.listeners.emit
         self._tasks = app.tasks
-        self._links = {name: Link(dsn, f"pgqueue worker {name}") for name in LINKS}
-        self.identity = Identity(dsn, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
+        self._links = {name: Link(database, f"pgqueue worker {name}") for name in LINKS}
+        self.identity = Identity(database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
         self._resolver = Resolver(
             self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners.emit
         )
@@ -129,10 +129,11 @@ class Shift:
         )
         chores = self._links["chores"]
         canceller = Canceller(chores, queries, self.identity, self._attempts.cancel)
-        listener = Listener(self._links["listen"], queries, diet.queues, self.producer.wake, canceller.wake)
+        listening = self._links["listen"] = Link(app.listen_database or database, "pgqueue worker listen")
+        listener = Listener(listening, queries, diet.queues, self.producer.wake, canceller.wake)
         self.duties: list[Service] = [
             self.producer,
-            listener,
+            *([listener] if app.listen_database else []),
             canceller,
             Watch(chores, self.identity, self._silent, self._heard),
             Rescuer(chores, queries, self.identity, self.producer.wake, app.listeners.emit),
