@@ -7,7 +7,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 
 from pgqueue import db, embedded
 from pgqueue.client import Client, Options, Own, Session, check_max_attempts, check_priority, check_tags, new_job
-from pgqueue.config import check_queue, check_schema, find_dsn
+from pgqueue.config import check_name, check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
 from pgqueue.events import E_, Listeners
@@ -188,6 +188,8 @@ class App:
     @dsn.setter
     def dsn(self, dsn: str) -> None:
         self.pools.close()
+        self.pools = db.Pools()
+        self._server = None
         self._given_dsn = dsn
 
     @property
@@ -303,9 +305,7 @@ class App:
             if not isinstance(task, Task):
                 raise InvalidTask(f"{task!r} is no task: put @app.schedule(…) above @app.task")
             new = new_job(task.spec.encode((), args or {}), options, task.spec, task.name, self)
-            self._declare(
-                Schedule(name or task.name, new.task, new.args, checked, new.queue, new.priority, new.max_attempts)
-            )
+            self._declare(Schedule(check_name("schedule", name or task.name), checked, new))
             return task
 
         return declare

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from pgqueue import db
-from pgqueue.config import check_queue
+from pgqueue.config import check_name, check_queue
 from pgqueue.errors import InvalidOption, UnknownJob, UnsupportedConnection
 from pgqueue.events import JobEnqueued, Listeners
 from pgqueue.job import Job, JobState, NewJob
@@ -22,6 +22,7 @@ from pgqueue.tasks import Tasks, TaskSpec, check_json_object
 
 T = TypeVar("T")
 CHUNK = 5_000
+CHUNK_BYTES = 16 * 1024 * 1024
 
 
 class Own(Enum):
@@ -192,7 +193,7 @@ class Session:
         ids: list[int] = []
         source = iter(jobs)
         with self._connection() as conn, db.all_or_nothing(conn):
-            while chunk := list(islice(source, CHUNK)):
+            while chunk := _chunk(source):
                 ids += self._tell_many(chunk, db.run(conn, self._home.queries.enqueue(chunk)))
         return ids
 
@@ -201,7 +202,7 @@ class Session:
         ids: list[int] = []
         source = iter(jobs)
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
-            while chunk := list(islice(source, CHUNK)):
+            while chunk := _chunk(source):
                 ids += self._tell_many(chunk, await db.run_async(conn, self._home.queries.enqueue(chunk)))
         return ids
 
@@ -213,6 +214,17 @@ class Session:
         for new, row in zip(jobs, rows, strict=True):
             self._home.listeners.emit(JobEnqueued(row.id, new.task, new.queue))
         return [row.id for row in rows]
+
+
+def _chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
+    """Take what one statement should carry."""
+    chunk, size = [], 0
+    for job in islice(jobs, CHUNK):
+        chunk.append(job)
+        size += len(job.args)
+        if size > CHUNK_BYTES:
+            break
+    return chunk
 
 
 class Client:
@@ -256,8 +268,7 @@ class Client:
         return _cancelled(job_id, await self._session.arun(self._home.queries.cancel(job_id, reason)))
 
     def _new(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
-        if not isinstance(task, str) or not 1 <= len(task) <= 200 or not task.isprintable():
-            raise InvalidOption(f"task name {task!r} cannot be used: give 1 to 200 printable characters")
+        check_name("task", task)
         spec = self._home.tasks.get(task)
         given = {} if args is None else args
         text = spec.encode((), given) if spec else check_json_object(task, given)

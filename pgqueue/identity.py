@@ -14,7 +14,7 @@ from typing import TypeVar
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import db
-from pgqueue.link import DATABASE_ERRORS, Backoff, monotonic, sever
+from pgqueue.link import DATABASE_ERRORS, Backoff, brief, monotonic, sever
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.worker import WorkerInfo
 
@@ -64,8 +64,13 @@ class Identity:
 
     def start(self) -> None:
         """Insert the row, then beat. Raises if the database cannot be reached or is not migrated."""
-        self._run(self._queries.ready())
-        self._run(self._queries.register(self.info))
+        try:
+            self._run(self._queries.ready())
+            self._run(self._queries.register(self.info))
+        except BaseException:
+            if self._conn is not None:
+                self._conn.close()
+            raise
         self._beaten_at = monotonic()
         self._thread.start()
 
@@ -74,6 +79,9 @@ class Identity:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=1)
+        if self._thread.is_alive():
+            self.sever()  # it hangs in a beat; the row stays, and is declared lost in time
+            return
         watchdog = threading.Timer(2, self.sever)
         watchdog.start()
         with suppress(*DATABASE_ERRORS):
@@ -110,10 +118,10 @@ class Identity:
                 self.beat()
                 self._backoff.reset()
                 delay = self.info.lease_seconds / BEATS
-            except DATABASE_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, a worker without a heartbeat is no use
                 delay = min(self._backoff.next(), self.info.lease_seconds / BEATS)
                 if self._backoff.failures == 1:
-                    log.warning("heartbeat failed, trying again: %s", str(error).strip())
+                    log.warning("heartbeat failed, trying again: %s: %s", type(error).__name__, brief(error))
 
 
 def _impatient(lease_seconds: float) -> dict[str, int]:

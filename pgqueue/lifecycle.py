@@ -103,4 +103,5 @@ def _again(job: ClaimedJob, reason: str, error: ErrorInfo, delay: Callable[[], f
 
 def _bounded(delay: float) -> float:
     """Keep run_at a timestamp that Postgres can hold; a NaN from a user's policy counts as zero."""
-    return min(delay, MAX_DELAY) if delay > 0 else 0.0
+    seconds = float(delay)
+    return min(seconds, MAX_DELAY) if seconds > 0 else 0.0

@@ -25,6 +25,12 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def brief(error: Exception) -> str:
+    """Return an error's message for the log, without the details in which Postgres quotes rows."""
+    message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return (message or str(error).strip() or "no message").splitlines()[0]
+
+
 class Backoff:
     """Delays that grow while something fails: 0.1 s doubling to 5 s, each spread by half."""
 

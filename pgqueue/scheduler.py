@@ -8,6 +8,7 @@ from datetime import datetime
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.config import check_seconds
 from pgqueue.events import ScheduleFired
 from pgqueue.identity import Identity, describe
 from pgqueue.job import NewJob
@@ -28,6 +29,10 @@ class SchedulerSettings:
     lease_seconds: float = 30.0
     poll_seconds: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_seconds("lease_seconds", self.lease_seconds, 0.1)
+        check_seconds("poll_seconds", self.poll_seconds, 0.01)
+
 
 class Ticker(Service):
     """Fires schedules whose tick has come, and sleeps until the next one."""
@@ -38,24 +43,23 @@ class Ticker(Service):
         super().__init__(link)
         self._app = app
         self._settings = settings
+        self._unusable: set[str] = set()
 
     async def tick(self) -> float:
         """Fire what is due; return the seconds until the next tick, at most the poll interval."""
         if await self.fire() == BATCH:
             return 0.0
-        next_tick = await self.link.run(self._app.queries.next_tick())
+        next_tick = await self.link.run(self._app.queries.next_tick(self._unusable))
         return self._settings.poll_seconds if next_tick is None else min(max(next_tick, 0), self._settings.poll_seconds)
 
     async def fire(self) -> int:
         """Fire up to a batch of due schedules in one transaction: jobs, ticks and next ticks, or none of it."""
         queries = self._app.queries
         async with self.link.connection() as conn, conn.transaction():
-            found = await db.run_async(conn, queries.lock_due(BATCH))
+            found = await db.run_async(conn, queries.lock_due(BATCH, self._unusable))
             if not found:
                 return 0
-            if unusable := [one for one in found if isinstance(one, Unusable)]:
-                log.error("paused, for their plans cannot be used: %s", ", ".join(one.name for one in unusable))
-                await db.run_async(conn, queries.pause_unusable(unusable))
+            self._pass_by([one for one in found if isinstance(one, Unusable)])
             firings = [Firing.of(due) for due in found if isinstance(due, Due)]
             known = await db.run_async(conn, queries.known_ticks([(f.schedule.name, f.tick) for f in firings]))
             new = [f for f in firings if (f.schedule.name, f.tick) not in known]
@@ -65,9 +69,16 @@ class Ticker(Service):
             await db.run_async(conn, queries.record_ticks(ticks, {f.schedule.name: f.following for f in firings}))
         for firing, row in zip(new, rows, strict=True):
             name, missed = firing.schedule.name, len(firing.missed)
-            log.info("schedule %s fired %s for %s (%d missed)", name, firing.schedule.task, firing.tick, missed)
+            log.info("schedule %s fired %s for %s (%d missed)", name, firing.job.task, firing.tick, missed)
             self._app.listeners.emit(ScheduleFired(name, firing.tick, row.id, missed))
         return len(found)
+
+    def _pass_by(self, unusable: list[Unusable]) -> None:
+        """Leave schedules alone whose plan cannot be read here: other schedulers may know more timezones, or more of
+        cron. They are tried again after a restart."""
+        for one in unusable:
+            log.error("schedule %s cannot be fired here: %s", one.name, one.reason)
+            self._unusable.add(one.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +99,7 @@ class Firing:
     @property
     def job(self) -> NewJob:
         """The job that the tick becomes."""
-        s = self.schedule
-        return NewJob(s.task, s.args, s.queue, s.priority, s.max_attempts)
+        return self.schedule.job
 
     @property
     def headers(self) -> str:

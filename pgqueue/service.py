@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pgqueue.link import DATABASE_ERRORS, Backoff, Link, monotonic
+from pgqueue.link import DATABASE_ERRORS, Backoff, Link, brief, monotonic
 from pgqueue.queries import Queries
 
 log = logging.getLogger("pgqueue")
@@ -59,7 +59,7 @@ class Service(ABC):
     def _failed(self, error: Exception) -> float:
         delay = self._backoff.next()
         if self._backoff.failures == 1:
-            log.warning("%s failed, trying again: %s: %s", self.name, type(error).__name__, str(error).strip())
+            log.warning("%s failed, trying again: %s: %s", self.name, type(error).__name__, brief(error))
         return delay
 
 
@@ -79,8 +79,14 @@ async def run_duties(duties: Sequence[Service], stopping: asyncio.Event, grace_s
     """
     running = {asyncio.create_task(duty.run(), name=duty.name): duty for duty in duties}
     stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    try:
+        await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        for task in running:
+            task.cancel()
+        raise
+    finally:
+        stopped.cancel()
     for duty in duties:
         duty.stop()
         if duty.interruptible:

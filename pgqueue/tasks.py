@@ -15,6 +15,7 @@ from pydantic import ConfigDict, PydanticUserError, SecretBytes, SecretStr, Type
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from typing_extensions import TypedDict
 
+from pgqueue.config import check_name
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidTask, UnknownTask
 from pgqueue.outcome import ErrorInfo
@@ -27,6 +28,7 @@ _READ = ConfigDict(extra="forbid", val_json_bytes="base64")
 _WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
 # Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
 _SUSPECTS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**')
+MAX_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 200
 MAX_DIGITS = 4000
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
@@ -60,8 +62,7 @@ class TaskSpec:
     serializer: pydantic_core.SchemaSerializer = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 200 or not self.name.isprintable():
-            raise InvalidTask(f"task name {self.name!r} cannot be used: give 1 to 200 printable characters")
+        check_name("task", self.name)
         parameters, context = _parameters(self.name, self.function)
         object.__setattr__(self, "context_parameter", context)
         object.__setattr__(self, "signature", inspect.Signature(parameters))
@@ -190,7 +191,9 @@ def _hidden_problems(text: bytes, value: Any, serializer: pydantic_core.SchemaSe
 
 
 def _too_much(text: bytes, path: str) -> list[str]:
-    """Find what JSON allows and readers do not: nesting without end, numbers of thousands of digits."""
+    """Find what JSON allows and readers do not: sheer size, nesting without end, numbers of thousands of digits."""
+    if len(text) > MAX_BYTES:
+        return [f"{path or 'arguments'}: {len(text)} bytes of JSON (at most {MAX_BYTES}: keep the data elsewhere)"]
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH and len(text) <= MAX_DIGITS:
         return []
     bare, depth, deepest = _STRINGS.sub(b"", text), 0, 0

@@ -89,7 +89,7 @@ def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psyco
         (["work", "-A", "shop:app", "--limit", "bulk=2"], 2, ["bulk", "default"]),
         (["work", "-A", "shop:app", "--limit", "default"], 2, ["queue=number"]),
         (["work", "-A", "shop:app", "-c", "0"], 2, ["concurrency 0"]),
-        (["work", "-A", "shop:app", "--lease", "0"], 2, ["--lease"]),
+        (["work", "-A", "shop:app", "--lease", "0"], 2, ["lease_seconds=0"]),
         (["work", "-A", "shop:app", "--log-level", "loud"], 2, ["loud", "warning"]),
         (["work", "-A", "shop:nothing"], 78, ["shop:nothing", "shop:app"]),
         (["work", "-A", "nowhere:app"], 78, ["nowhere"]),

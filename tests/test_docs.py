@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import drain, scalar
+from harness import Conn
 
 from pgqueue import App, NotAllowed
 from pgqueue.lifecycle import TRANSITIONS
@@ -80,6 +81,14 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
 def test_the_guarantees_name_tests_that_exist() -> None:
     for name in re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "guarantees.md").read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_recipes_of_the_docs_run(conn: Conn) -> None:
+    for page, word in (("operations.md", "drop table"), ("tasks.md", "update pgqueue.schedule")):
+        (recipe,) = [b for b in _blocks((ROOT / "docs" / page).read_text(), "") if word in b]
+        conn.execute("create table pgqueue.transition_20260101 (like pgqueue.transition)")
+        conn.execute(recipe.encode())
+        conn.execute("drop table if exists pgqueue.transition_20260101")
 
 
 def test_the_roles_in_the_docs_can_do_their_work_and_no_more(dsn: str, conn: psycopg.Connection[Any]) -> None:

@@ -11,6 +11,7 @@ from conftest import Databases
 from harness import QUERIES, WORKER, Conn, claimed
 from psycopg.conninfo import conninfo_to_dict
 
+from pgqueue.job import NewJob
 from pgqueue.lifecycle import Resolution
 from pgqueue.plan import Every
 from pgqueue.queries import Query
@@ -168,7 +169,7 @@ def test_lock_due_reads_the_index_of_next_ticks(backlog: Conn, generic: bool) ->
 
 
 def test_declaring_schedules_again_writes_nothing(backlog: Conn) -> None:
-    schedule = Schedule("s1", "t", "{}", Every(60), "q0", 0, 20)
+    schedule = Schedule("s1", Every(60), NewJob("t", "{}", "q0", 0, 20))
     before = backlog.execute("select ctid from pgqueue.schedule where name = 's1'").fetchone()
     query = QUERIES.declare([(schedule, datetime.now(UTC))])
     backlog.execute(query.sql, query.params)

@@ -13,15 +13,17 @@ from harness import QUERIES, Conn, add_worker, claimed, insert_job, new_job
 
 from pgqueue import db
 from pgqueue.identity import describe
+from pgqueue.job import NewJob
 from pgqueue.lifecycle import Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.plan import Cron, Every
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.schedule import Schedule, Tick, Unusable
+from pgqueue.queries.schedule import Schedule, Tick
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
-PLANS = [Schedule("s", "t", "{}", Every(60), "q", 0, 3), Schedule("c", "t", "{}", Cron("@daily"), "q", 0, 3)]
+JOB = NewJob("t", "{}", "q", 0, 3)
+PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
 TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
 OUTCOMES = [
     (claimed(3, 1), Resolution("succeed", result="[1]")),
@@ -51,7 +53,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "lock_due": lambda q: q.lock_due(10),
     "known_ticks": lambda q: q.known_ticks([("s", TICK)]),
     "record_ticks": lambda q: q.record_ticks(TICKS, {"s": TICK, "c": TICK}),
-    "pause_unusable": lambda q: q.pause_unusable([Unusable("s", "why")]),
     "next_tick": lambda q: q.next_tick(),
     "has_version": lambda q: q.has_version(),
     "schema_version": lambda q: q.schema_version(),

@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import drain, eventually, scalar
-from harness import QUERIES
+from harness import QUERIES, new_job
 
-from pgqueue import App, Context, db
+from pgqueue import App, Context, InvalidOption, db
 from pgqueue.link import Link
 from pgqueue.plan import Cron, Every, Plan
 from pgqueue.queries.schedule import Schedule
@@ -24,7 +24,7 @@ def now(conn: Conn) -> datetime:
 
 
 def declare(conn: Conn, name: str, plan: Plan, tick: datetime, task: str = "t", **other: Any) -> None:
-    schedule = Schedule(name, task, other.get("args", "{}"), plan, other.get("queue", "default"), 0, 3)
+    schedule = Schedule(name, plan, new_job(task, **other))
     db.run(conn, QUERIES.declare([(schedule, tick)]))
 
 
@@ -276,3 +276,38 @@ def test_a_scheduler_survives_the_loss_of_its_connection(app: App, conn: Conn) -
     assert scalar(conn, "select count(*) from pgqueue.job") == scalar(
         conn, "select count(*) from pgqueue.schedule_fire where outcome = 'fired'"
     )
+
+
+def test_the_tags_of_a_task_travel_with_its_schedule(app: App, conn: Conn, dsn: str) -> None:
+    @app.schedule(3600, name="hourly")
+    @app.task(name="t", tags=["x", "y, z"])
+    def t() -> None: ...
+
+    schedule = app.schedules["hourly"]
+    db.run(conn, QUERIES.declare([(schedule, last_hour(conn))]))
+    assert fire(app, dsn) == 1
+    assert scalar(conn, "select tags from pgqueue.job") == ["x", "y, z"]
+
+
+def test_a_schedule_that_cannot_be_fired_here_is_left_for_others(app: App, conn: Conn, dsn: str) -> None:
+    declare(conn, "s", HOURLY, last_hour(conn))
+    conn.execute("update pgqueue.schedule set timezone = 'Mars/Olympus'")
+
+    async def twice() -> list[float]:
+        link = Link(db.Database(dsn), "pgqueue scheduler")
+        ticker = Ticker(app, link, SchedulerSettings(poll_seconds=7.0))
+        delays = [await ticker.tick(), await ticker.tick()]
+        await link.close()
+        return delays
+
+    assert asyncio.run(twice()) == [7.0, 7.0]  # it does not spin on what it cannot fire
+    assert scalar(conn, "select paused_at is null from pgqueue.schedule") is True
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "new\nline", 5])
+def test_a_schedule_name_that_cannot_be_used_is_refused_where_it_is_written(app: App, name: str) -> None:
+    @app.task(name="t")
+    def t() -> None: ...
+
+    with pytest.raises(InvalidOption, match="schedule name"):
+        app.schedule(60, name=name or "\x00")(t)

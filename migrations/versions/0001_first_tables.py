@@ -117,6 +117,7 @@ STATEMENTS = (
     queue text not null check (char_length(queue) between 1 and 100),
     priority smallint not null default 0 check (priority between -100 and 100),
     max_attempts integer not null default 20 check (max_attempts >= 1),
+    tags text[] not null default '{{}}',
     next_tick timestamptz not null check (next_tick between '1900-01-01Z' and '9999-01-01Z'),
     paused_at timestamptz,
     paused_by text,

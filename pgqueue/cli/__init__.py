@@ -5,9 +5,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachabl
 
 import sys
 
+import psycopg
+
 from pgqueue.cli.commands import cli
 from pgqueue.cli.output import complain
-from pgqueue.errors import PgqueueError
+from pgqueue.errors import DatabaseUnreachable, PgqueueError
+from pgqueue.link import brief
 
 
 def main() -> None:
@@ -17,3 +20,6 @@ def main() -> None:
     except PgqueueError as error:
         complain(error)
         sys.exit(error.exit_code)
+    except psycopg.Error as error:
+        complain(brief(error))
+        sys.exit(DatabaseUnreachable.exit_code if isinstance(error, psycopg.OperationalError) else 1)

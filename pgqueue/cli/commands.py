@@ -91,14 +91,12 @@ def work(
         queues=[name.strip() for name in queues.split(",")],
         concurrency=concurrency,
         limits=dict(_limit(text) for text in limit or []),
-        lease_seconds=_positive("--lease", lease),
-        poll_seconds=_positive("--poll", poll),
+        lease_seconds=lease,
+        poll_seconds=poll,
         shutdown_timeout=shutdown_timeout,
     )
     worker = Worker(load_app(app, dsn), settings)
-    if not asyncio.run(_work(worker, health_host, health_port, shutdown_timeout + LAST_RESORT)):
-        logging.shutdown()
-        os._exit(1)  # threads that still run tasks would hold up an ordinary exit; their jobs were given back
+    asyncio.run(_work(worker, health_host, health_port, shutdown_timeout + LAST_RESORT))
 
 
 @cli.command()
@@ -112,7 +110,7 @@ def schedule(
 ) -> None:
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
     _log(log_level, log_json)
-    settings = SchedulerSettings(_positive("--lease", lease), _positive("--poll", poll))
+    settings = SchedulerSettings(lease, poll)
     asyncio.run(_until_signalled(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
 
 
@@ -127,10 +125,10 @@ def migrate(
     """Bring pgqueue's schema to the newest version. Safe to run twice, and by several at once."""
     from pgqueue import migrate as migrations  # alembic and SQLAlchemy: for this command only
 
-    if sql:
-        sys.stdout.write(migrations.script(schema))
-        return
     home = app_or_default(app, dsn, schema)
+    if sql:
+        sys.stdout.write(migrations.script(home.schema))
+        return
     if not check:
         before, after = migrations.upgrade(home.dsn, home.schema)
         output.say(f"schema {home.schema}: {after}" + (" (nothing to do)" if before == after else f", was {before}"))
@@ -263,15 +261,19 @@ def demo(
     raise typer.Exit(run(keep=keep))
 
 
-async def _work(worker: Worker, health_host: str, health_port: int | None, last_resort: float) -> bool:
+async def _work(worker: Worker, health_host: str, health_port: int | None, last_resort: float) -> None:
     probe = Probe(worker.health)
     if health_port is not None:
         port = await probe.start(health_host, health_port)
         logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", health_host, port)
     try:
-        return await _until_signalled(worker, last_resort)
+        ended = await _until_signalled(worker, last_resort)
     finally:
         await probe.close()
+    if not ended:
+        # A thread, or a task that does not let itself be cancelled, would hold up an ordinary exit. Its job was given
+        # back already.
+        _exit_now("some tasks did not end and are left behind")
 
 
 def _supervise(processes: int, health_port: int | None, shutdown_timeout: float) -> int:
@@ -322,9 +324,10 @@ async def _until_signalled(process: _Runnable, last_resort: float) -> bool:
     return await process.run()
 
 
-def _exit_now() -> None:
-    logging.getLogger("pgqueue").error("exiting at once; jobs that still ran are rescued by other workers")
+def _exit_now(why: str = "told to, or out of time; jobs that still run are rescued by other workers") -> None:
+    logging.getLogger("pgqueue").error("exiting at once: %s", why)
     logging.shutdown()
+    sys.stdout.flush()
     os._exit(1)
 
 
@@ -347,12 +350,6 @@ def _limit(text: str) -> tuple[str, int]:
     if not number.isdigit():
         raise InvalidOption(f"--limit {text!r} cannot be used: give queue=number, for example bulk=2")
     return queue, int(number)
-
-
-def _positive(option: str, value: float) -> float:
-    if not 0.05 <= value <= 86400:
-        raise InvalidOption(f"{option} {value} cannot be used: give 0.05 to 86400 seconds")
-    return value
 
 
 def _object(task: str, text: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ console = Console(emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in
 stderr = Console(emoji=False, stderr=True)
 
 
-def complain(error: Exception) -> None:
+def complain(error: object) -> None:
     """Print an error on stderr."""
     stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
 

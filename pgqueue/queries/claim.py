@@ -35,6 +35,7 @@ from moved order by array_position(%(queues)s::text[], queue), priority desc, ru
 # one, `where id in (select … limit n for update skip locked)`, can run its subquery again for each outer row and take
 # more than n.
 # A queue gives at most its own room (how many more of it this worker may run). Paused queues give nothing.
+# A worker that has been declared lost gets nothing: its jobs would be taken from it at once.
 # Outer limits stop the nested loops, so no row is locked that is not taken.
 CLAIM: LiteralString = (
     """
@@ -43,6 +44,7 @@ with picked as materialized (
     from (select u.name, u.room
           from unnest(%(queues)s::text[], %(rooms)s::int[]) with ordinality as u(name, room, ord)
           where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
+          and not exists (select from {s}.worker w where w.id = %(worker)s and w.lost_at is not null)
           order by u.ord) as served
     cross join lateral (
         with recursive lane(priority) as (
@@ -78,6 +80,7 @@ with picked as materialized (
     from (select u.name, u.room
           from unnest(%(queues)s::text[], %(rooms)s::int[]) with ordinality as u(name, room, ord)
           where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
+          and not exists (select from {s}.worker w where w.id = %(worker)s and w.lost_at is not null)
           order by u.ord) as served
     cross join lateral (
         select parked.id

@@ -1,14 +1,15 @@
 """Schedules: plan rows, and ticks that become jobs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
 from pgqueue.errors import InvalidPlan
+from pgqueue.job import NewJob
 from pgqueue.plan import Cron, Every, Plan
-from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
+from pgqueue.queries.base import Query, Row, Statements, first_value, nothing, text_array
 
 CLOCK: LiteralString = "select clock_timestamp()"
 
@@ -17,28 +18,31 @@ CLOCK: LiteralString = "select clock_timestamp()"
 # starts from now.
 DECLARE: LiteralString = """
 insert into {s}.schedule as old
-    (name, task, args, cron, every_seconds, timezone, queue, priority, max_attempts, next_tick)
-select * from unnest(%(names)s::text[], %(tasks)s::text[], %(args)s::jsonb[], %(crons)s::text[], %(everies)s::float8[],
+    (name, task, args, cron, every_seconds, timezone, queue, priority, max_attempts, tags, next_tick)
+select g.name, g.task, g.args, g.cron, g.every, g.timezone, g.queue, g.priority, g.max_attempts, g.tags::text[], g.tick
+from unnest(%(names)s::text[], %(tasks)s::text[], %(args)s::jsonb[], %(crons)s::text[], %(everies)s::float8[],
                      %(timezones)s::text[], %(queues)s::text[], %(priorities)s::smallint[], %(max_attempts)s::int[],
-                     %(next_ticks)s::timestamptz[])
+                     %(tags)s::text[], %(next_ticks)s::timestamptz[])
+     as g(name, task, args, cron, every, timezone, queue, priority, max_attempts, tags, tick)
 on conflict (name) do update set
     task = excluded.task, args = excluded.args, cron = excluded.cron, every_seconds = excluded.every_seconds,
     timezone = excluded.timezone, queue = excluded.queue, priority = excluded.priority,
-    max_attempts = excluded.max_attempts, updated_at = now(),
+    max_attempts = excluded.max_attempts, tags = excluded.tags, updated_at = now(),
     next_tick = case when (old.cron, old.every_seconds, old.timezone)
                           is not distinct from (excluded.cron, excluded.every_seconds, excluded.timezone)
                      then old.next_tick else excluded.next_tick end
-where (old.task, old.args, old.cron, old.every_seconds, old.timezone, old.queue, old.priority, old.max_attempts)
+where (old.task, old.args, old.cron, old.every_seconds, old.timezone, old.queue, old.priority, old.max_attempts,
+       old.tags)
       is distinct from (excluded.task, excluded.args, excluded.cron, excluded.every_seconds, excluded.timezone,
-                        excluded.queue, excluded.priority, excluded.max_attempts)"""
+                        excluded.queue, excluded.priority, excluded.max_attempts, excluded.tags)"""
 
 # Lock schedules that are due, and read the clock that decides. SKIP LOCKED: each goes to one scheduler, none waits.
 # The locks last until the transaction that fires them commits. Reads schedule_next_tick.
 LOCK_DUE: LiteralString = """
-select name, task, args::text, cron, every_seconds, timezone, queue, priority, max_attempts, next_tick,
+select name, task, args::text, cron, every_seconds, timezone, queue, priority, max_attempts, tags, next_tick,
        clock_timestamp()
 from {s}.schedule
-where paused_at is null and next_tick <= clock_timestamp()
+where paused_at is null and next_tick <= clock_timestamp() and not name = any(%(but)s::text[])
 order by next_tick limit %(at_most)s for update skip locked"""
 
 # Which of these ticks have a row already. Asked while the schedules are locked: a tick that an operator's edit brings
@@ -61,27 +65,19 @@ select t.* from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcom
 where t.outcome = 'fired'
 or not exists (select from {s}.schedule_fire f where f.schedule = t.schedule and f.tick = t.tick)"""
 
-# Pause a schedule whose plan cannot be read, and say why: an edit by hand must not stop all the others.
-PAUSE_UNUSABLE: LiteralString = """
-update {s}.schedule s set paused_at = now(), paused_by = p.reason
-from unnest(%(names)s::text[], %(reasons)s::text[]) as p(name, reason) where s.name = p.name"""
-
 # Seconds until the next tick of any schedule; null without one. The first entry of schedule_next_tick.
 NEXT_TICK: LiteralString = """
-select extract(epoch from min(next_tick) - clock_timestamp())::float8 from {s}.schedule where paused_at is null"""
+select extract(epoch from min(next_tick) - clock_timestamp())::float8 from {s}.schedule
+where paused_at is null and not name = any(%(but)s::text[])"""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule as its row has it. `args` is JSON text."""
+    """A schedule: its name, its plan, and the job that each tick becomes."""
 
     name: str
-    task: str
-    args: str
     plan: Plan
-    queue: str
-    priority: int
-    max_attempts: int
+    job: NewJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +109,12 @@ class Tick:
 
 
 def _due(row: Row) -> Due | Unusable:
-    name, task, args, cron, every, timezone, queue, priority, max_attempts, tick, now = row
+    name, task, args, cron, every, timezone, queue, priority, max_attempts, tags, tick, now = row
     try:
         plan: Plan = Every(every, timezone) if cron is None else Cron(cron, timezone)
     except InvalidPlan as error:
         return Unusable(name, str(error))
-    return Due(Schedule(name, task, args, plan, queue, priority, max_attempts), tick, now)
+    return Due(Schedule(name, plan, NewJob(task, args, queue, priority, max_attempts, tags=tuple(tags))), tick, now)
 
 
 class ScheduleQueries(Statements):
@@ -133,26 +129,23 @@ class ScheduleQueries(Statements):
         plans = [schedule.plan for schedule, _ in schedules]
         params: dict[str, Any] = {
             "names": [s.name for s, _ in schedules],
-            "tasks": [s.task for s, _ in schedules],
-            "args": [s.args for s, _ in schedules],
+            "tasks": [s.job.task for s, _ in schedules],
+            "args": [s.job.args for s, _ in schedules],
             "crons": [plan.expression if isinstance(plan, Cron) else None for plan in plans],
             "everies": [plan.seconds if isinstance(plan, Every) else None for plan in plans],
             "timezones": [plan.timezone for plan in plans],
-            "queues": [s.queue for s, _ in schedules],
-            "priorities": [s.priority for s, _ in schedules],
-            "max_attempts": [s.max_attempts for s, _ in schedules],
+            "queues": [s.job.queue for s, _ in schedules],
+            "priorities": [s.job.priority for s, _ in schedules],
+            "max_attempts": [s.job.max_attempts for s, _ in schedules],
+            "tags": [text_array(s.job.tags) for s, _ in schedules],
             "next_ticks": [tick for _, tick in schedules],
         }
         return Query(self._sql(DECLARE), nothing, params)
 
-    def lock_due(self, at_most: int) -> Query[list[Due | Unusable]]:
-        """Lock up to `at_most` due schedules for this transaction."""
-        return Query(self._sql(LOCK_DUE), lambda rows: [_due(row) for row in rows], {"at_most": at_most})
-
-    def pause_unusable(self, schedules: Sequence[Unusable]) -> Query[None]:
-        """Pause schedules whose plan cannot be read."""
-        params = {"names": [s.name for s in schedules], "reasons": [s.reason for s in schedules]}
-        return Query(self._sql(PAUSE_UNUSABLE), nothing, params)
+    def lock_due(self, at_most: int, but: Collection[str] = ()) -> Query[list[Due | Unusable]]:
+        """Lock up to `at_most` due schedules for this transaction, leaving out those in `but`."""
+        params = {"at_most": at_most, "but": list(but)}
+        return Query(self._sql(LOCK_DUE), lambda rows: [_due(row) for row in rows], params)
 
     def known_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:
         """Those of the ticks that have a row."""
@@ -172,9 +165,9 @@ class ScheduleQueries(Statements):
         }
         return Query(self._sql(RECORD_TICKS), nothing, params)
 
-    def next_tick(self) -> Query[float | None]:
-        """Seconds until the next tick of any schedule."""
-        return Query(self._sql(NEXT_TICK), first_value)
+    def next_tick(self, but: Collection[str] = ()) -> Query[float | None]:
+        """Seconds until the next tick of any schedule, leaving out those in `but`."""
+        return Query(self._sql(NEXT_TICK), first_value, {"but": list(but)})
 
 
 def tick_headers(schedule: str, tick: datetime) -> str:

@@ -11,10 +11,11 @@ SCHEMA_VERSION: LiteralString = "select version_num from {s}.migration"
 
 # Make the partitions of yesterday, today and the days ahead, where they are missing. UTC days.
 # Any process may call it at any time: one does the work (a transaction lock that is tried, not waited for), the
-# others return at once. A partition is built apart and then attached, which locks the parent only against other DDL;
-# the default partition is locked for a moment, and `lock_timeout` gives up rather than queue up behind a long report
-# and block everybody after it. What cannot be made now (locked, rows of that day already in the default partition, no
-# privilege) is left for the next call: until then the default partition takes the rows, nothing is lost.
+# others return at once. A partition is built apart and then attached, which locks the parent only against other DDL.
+# The default partition is locked and scanned, so it is left alone where it has grown beyond 16 MB: inserts would wait
+# for the scan. `lock_timeout` gives up rather than queue up behind a long report and block everybody after it. What
+# cannot be made now (locked, rows of that day already in the default partition, no privilege) is left for the next
+# call: until then the default partition takes the rows, nothing is lost.
 MAKE_PARTITIONS: LiteralString = """
 do $make_partitions$
 declare
@@ -30,7 +31,8 @@ begin
         for day in select d::date from generate_series((now() at time zone 'UTC')::date - 1,
                                                        (now() at time zone 'UTC')::date + 7, interval '1 day') as d loop
             part := history.parent || to_char(day, '"_"YYYYMMDD');
-            continue when to_regclass(format('%I.%I', {channel}, part)) is not null;
+            continue when to_regclass(format('%I.%I', {channel}, part)) is not null
+                or pg_relation_size(format('%I.%I', {channel}, history.parent || '_default')::regclass) > 16777216;
             begin
                 execute format('create table %I.%I (like %I.%I including defaults including constraints)',
                                {channel}, part, {channel}, history.parent);

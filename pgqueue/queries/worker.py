@@ -18,11 +18,13 @@ HEARTBEAT: LiteralString = """
 update {s}.worker set heartbeat_at = clock_timestamp() where id = %(id)s and lost_at is null returning true"""
 
 # Declare dead who has not beaten for as long as it promised to. By the database's clock alone. A heartbeat that comes
-# in at the same moment holds the row; this statement then looks at the row again and lets the worker live: a worker
-# whose beat succeeded has not been declared dead before it.
+# in at the same moment holds the row, and this statement passes it by: a worker whose beat succeeded has not been
+# declared dead before it.
 DECLARE_LOST: LiteralString = """
 update {s}.worker set lost_at = clock_timestamp(), waiting = false
-where lost_at is null and heartbeat_at < clock_timestamp() - make_interval(secs => lease_seconds)
+where id in (select w.id from {s}.worker w
+             where w.lost_at is null and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.lease_seconds)
+             for update skip locked)
 returning id, kind, host, pid"""
 
 # Say whether this worker sleeps, and so wants to be notified. It is set before the last look for jobs that precedes

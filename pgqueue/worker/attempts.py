@@ -103,8 +103,8 @@ class Attempts:
                 outcome = Withdrawn("cancelled by request")
             elif not running.abandoned:
                 log.warning("job %d was cancelled by its worker", running.job.id)
-        except BaseException as error:  # whatever it is, the slot is freed and the outcome written
-            log.exception("job %d: running it failed in an unforeseen way", running.job.id)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the slot is freed and the outcome written
+            log.error("job %d: running it failed in an unforeseen way: %s", running.job.id, type(error).__name__)
             outcome = Raised(ErrorInfo.of(error))
         self._finish(running, outcome)
 

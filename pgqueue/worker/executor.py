@@ -49,7 +49,7 @@ class Executor:
             return UnknownHere()
         try:
             arguments = spec.decode(job.args)
-        except Exception as error:  # noqa: BLE001 - a user's own validators may raise anything
+        except BaseException as error:  # noqa: BLE001 - a user's own validators may raise anything
             return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
         if spec.soft_limit is not None:
             signals.deadline = signals.now() + spec.soft_limit

@@ -17,8 +17,8 @@ BATCH = 500
 class Rescuer(Service):
     """Declares lost who has stopped beating, and gives their jobs back.
 
-    After it could not reach the database itself it judges nobody for the length of a lease: the others may just have
-    come back, and not beaten yet.
+    When it has just started, and after it could not reach the database itself, it judges nobody for the length of a
+    lease: after an outage the others may have come back, and not beaten yet.
     """
 
     name = "rescue"
@@ -37,7 +37,7 @@ class Rescuer(Service):
         self._lease = identity.info.lease_seconds
         self._on_rescued = on_rescued
         self._emit = emit
-        self._judge_from = 0.0
+        self._judge_from = monotonic() + self._lease
 
     async def tick(self) -> float:
         """Rescue once."""

@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import islice
 
 import psycopg
 
+from pgqueue.errors import PgqueueError
 from pgqueue.events import (
     Event,
     JobCancelled,
@@ -28,8 +29,11 @@ from pgqueue.service import Service
 log = logging.getLogger("pgqueue.worker")
 BATCH = 512
 Entry = tuple[ClaimedJob, Resolution]
-# Postgres refuses the data itself; everything else is worth trying again as it is.
-_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+BATCH_BYTES = 32 * 1024 * 1024
+# Worth trying again as it is; whatever else comes, the data is to blame, and the batch is split to find it.
+_PASSING = (psycopg.OperationalError, psycopg.InterfaceError, OSError, PgqueueError)
+# ... but these are the data, too.
+_TOO_MUCH = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.OutOfMemory)
 
 
 class Resolver(Service):
@@ -60,7 +64,7 @@ class Resolver(Service):
 
     async def tick(self) -> float:
         """Write what has come in since the last batch."""
-        batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
+        batch = self._next_batch()
         if batch:
             await self._write(batch)
             for _ in batch:
@@ -70,6 +74,17 @@ class Resolver(Service):
         self._drained.set()
         return 3600.0
 
+    def _next_batch(self) -> list[Entry]:
+        """The oldest outcomes, as many as one statement should carry."""
+        batch: list[Entry] = []
+        size = 0
+        for entry in islice(self._waiting, BATCH):
+            size += len(entry[1].result or "")
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(entry)
+        return batch
+
     async def drained(self) -> None:
         """Wait until every outcome is written."""
         await self._drained.wait()
@@ -78,7 +93,9 @@ class Resolver(Service):
         """Write a batch. One that Postgres refuses for its data is split, so that a bad row holds up no other."""
         try:
             moved = await self.link.run(self._queries.resolve(batch))
-        except _REFUSED as error:
+        except Exception as error:
+            if isinstance(error, _PASSING) and not isinstance(error, _TOO_MUCH):
+                raise
             if len(batch) == 1:
                 await self._write_refused(batch[0], error)
             else:
@@ -94,14 +111,15 @@ class Resolver(Service):
             if resolution.target == "pending":
                 self._on_delay(resolution.delay)
 
-    async def _write_refused(self, entry: Entry, error: psycopg.Error) -> None:
+    async def _write_refused(self, entry: Entry, error: Exception) -> None:
         job, resolution = entry
         if resolution.error is not None and resolution.error.type == "pgqueue.OutcomeRefused":
             log.error("job %d: Postgres refuses even a plain outcome: %s", job.id, type(error).__name__)
             return
         log.error("job %d: Postgres refuses its result or error (%s)", job.id, type(error).__name__)
         told = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {type(error).__name__}")
-        await self._write([(job, replace(resolution, result=None, error=told, reason=None))])
+        plain = Resolution(resolution.verb, resolution.verb, 0.0, resolution.refund, None, told)
+        await self._write([(job, plain)])
 
 
 def _event(job: ClaimedJob, resolution: Resolution) -> Event:

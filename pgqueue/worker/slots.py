@@ -24,12 +24,12 @@ class Slots:
     """How many jobs a worker may run, in all and of each queue, and which it runs."""
 
     def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
-        if total < 1:
+        if type(total) is not int or total < 1:
             raise InvalidOption(f"concurrency {total} cannot be used: give 1 or more")
         for queue, limit in limits.items():
             if queue not in queues:
                 raise UnknownQueue(f"a limit names queue {queue!r}, but this worker serves {', '.join(queues)}")
-            if limit < 1:
+            if type(limit) is not int or limit < 1:
                 raise InvalidOption(f"limit {queue}={limit} cannot be used: give 1 or more, or leave the queue out")
         self.total = total
         self.limited = bool(limits)

@@ -6,11 +6,12 @@ import logging
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 from pgqueue.app import App
-from pgqueue.config import check_queue
+from pgqueue.config import check_queue, check_seconds
+from pgqueue.errors import InvalidOption
 from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.health import Health
 from pgqueue.identity import Identity, describe
@@ -42,6 +43,13 @@ class WorkerSettings:
     lease_seconds: float = 30.0
     poll_seconds: float = 1.0
     shutdown_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.queues, str) or not self.queues:
+            raise InvalidOption(f"queues={self.queues!r} cannot be used: give a list of names")
+        check_seconds("lease_seconds", self.lease_seconds, 0.1)
+        check_seconds("poll_seconds", self.poll_seconds, 0.01)
+        check_seconds("shutdown_timeout", self.shutdown_timeout, 0.0)
 
 
 class Worker:
@@ -162,24 +170,35 @@ class Shift:
         self._emit(WorkerStarted(self.identity.id))
 
     async def end(self, cutting: asyncio.Event) -> None:
-        """Wait for the jobs that run, cut off those that do not end, write all outcomes, and let go of everything."""
+        """Wait for the jobs that run, cut off those that do not end, write all outcomes, and let go of everything.
+
+        Whatever fails on the way, the rest is done; it takes the grace and some seconds, also without a database.
+        """
         log.info("worker %s is stopping: %d jobs still run", self.identity.id, len(self._slots.running))
         self._attempts.close()
-        with suppress(*DATABASE_ERRORS):
-            await self._links["chores"].run(self._queries.set_stopping(self.identity.id), deadline=2.0)
-        await self._ended(cutting)
-        if self._slots.running:
-            await self._attempts.cut_off()
+        async with AsyncExitStack() as stack:
+            stack.callback(self._emit, WorkerStopped(self.identity.id))
+            stack.callback(log.info, "worker %s stopped", self.identity.id)
+            stack.callback(self._attempts.release_threads)
+            stack.push_async_callback(asyncio.to_thread, self.identity.stop)
+            for link in self._links.values():
+                stack.push_async_callback(link.close)
+            stack.push_async_callback(self._finish_writing)
+            with suppress(*DATABASE_ERRORS):
+                await self._links["chores"].run(self._queries.set_stopping(self.identity.id), deadline=2.0)
+            await self._ended(cutting)
+            if self._slots.running:
+                await self._attempts.cut_off()
+
+    async def _finish_writing(self) -> None:
+        """Write what is left to write, and give back claims that were never answered."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._resolver.drained(), 5.0)
+        with suppress(*DATABASE_ERRORS):
+            strays = self._queries.release_strays(self.identity.id, self._attempts.held())
+            await self._links["claim"].run(strays, deadline=2.0)
         self._written.set()
         await self._writing
-        for link in self._links.values():
-            await link.close()
-        await asyncio.to_thread(self.identity.stop)
-        self._attempts.release_threads()
-        log.info("worker %s stopped", self.identity.id)
-        self._emit(WorkerStopped(self.identity.id))
 
     async def _ended(self, cutting: asyncio.Event) -> None:
         """Wait until no job runs, for as long as the settings and whoever stops us allow."""

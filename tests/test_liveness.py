@@ -1,0 +1,221 @@
+"""Who lives, who is lost, and what a worker does that cannot be heard."""
+
+import asyncio
+import threading
+import time
+from fractions import Fraction
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import eventually, scalar, work
+from harness import QUERIES, WORKER, Conn, add_worker, insert_job, new_job
+
+from pgqueue import App, Context, InvalidOption, db
+from pgqueue.identity import Identity, describe
+from pgqueue.link import Link
+from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.rescue import Rescuer
+from pgqueue.worker.watch import Watch
+
+
+class Clocked:
+    """A rescuer whose waits the test decides."""
+
+    def __init__(self, dsn: str, lease: float) -> None:
+        database = db.Database(dsn)
+        info = describe("worker", lease, ["default"], [], 1)
+        self.identity = Identity(database, QUERIES, info, lambda lost: None)
+        self.link = Link(database, "pgqueue test")
+        self.rescuer = Rescuer(self.link, QUERIES, self.identity, lambda: None, lambda event: None)
+
+    async def tick(self) -> None:
+        await self.rescuer.tick()
+        await self.link.close()
+
+
+def test_a_worker_that_has_just_started_declares_nobody_lost(conn: Conn, dsn: str) -> None:
+    add_worker(conn, beat_seconds_ago=3600)
+    asyncio.run(Clocked(dsn, lease=30.0).tick())
+    assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 0
+
+
+def test_after_a_lease_of_its_own_it_does(conn: Conn, dsn: str) -> None:
+    add_worker(conn, beat_seconds_ago=3600)
+    clocked = Clocked(dsn, lease=30.0)
+    clocked.rescuer._judge_from = 0.0
+    asyncio.run(clocked.tick())
+    assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 1
+
+
+def test_one_that_could_not_reach_the_database_waits_a_lease_again(conn: Conn, dsn: str) -> None:
+    add_worker(conn, beat_seconds_ago=3600)
+
+    async def through_an_outage() -> None:
+        clocked = Clocked(dsn, lease=30.0)
+        clocked.rescuer._judge_from = 0.0
+        conn.execute("alter table pgqueue.worker rename to away")
+        with pytest.raises(Exception, match="pgqueue migrate"):
+            await clocked.rescuer.tick()
+        conn.execute("alter table pgqueue.away rename to worker")
+        await clocked.tick()
+
+    asyncio.run(through_an_outage())
+    assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 0
+
+
+def test_a_worker_that_was_declared_lost_can_claim_nothing(conn: Conn) -> None:
+    worker = add_worker(conn, lost=True)
+    db.run(conn, QUERIES.enqueue([new_job()]))
+    insert_job(conn, task="t", state="blocked", waits_for="task")
+    assert db.run(conn, QUERIES.claim(worker, {"default": 5}, 5)) == []
+    assert db.run(conn, QUERIES.adopt(worker, {"default": 5}, ["t"], 5)) == []
+    assert len(db.run(conn, QUERIES.claim(WORKER, {"default": 5}, 5))) == 1
+
+
+def test_the_watch_stops_a_worker_that_cannot_be_heard_and_lets_it_go_on(dsn: str) -> None:
+    said: list[str] = []
+
+    async def look() -> None:
+        clocked = Clocked(dsn, lease=30.0)
+        watch = Watch(clocked.link, clocked.identity, lambda: said.append("silent"), lambda: said.append("heard"))
+        await watch.tick()
+        clocked.identity._beaten_at -= 24
+        await watch.tick()
+        await watch.tick()
+        clocked.identity._beaten_at += 24
+        await watch.tick()
+
+    asyncio.run(look())
+    assert said == ["silent", "heard"]
+
+
+def test_a_worker_whose_heartbeat_hangs_drops_its_jobs_and_takes_them_again(app: App, conn: Conn, dsn: str) -> None:
+    starts: list[int] = []
+    stopped = threading.Event()
+
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        starts.append(ctx.attempt)
+        if len(starts) == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+
+    t.enqueue()
+    with psycopg.connect(dsn) as blocker:
+
+        async def until_dropped() -> None:
+            settings = WorkerSettings(lease_seconds=1.0, poll_seconds=0.1)
+            worker = Worker(app, settings)
+            running = asyncio.create_task(worker.run())
+            await eventually(lambda: starts, "the first start")
+            blocker.execute("select from pgqueue.worker for update")  # the heartbeat waits for this row
+            await eventually(stopped.is_set, "the job to be cancelled")
+            blocker.rollback()
+            done = "select count(*) = 1 from pgqueue.job where state = 'succeeded'"
+            await eventually(lambda: scalar(conn, done), "the second run")
+            worker.stop()
+            await running
+
+        asyncio.run(until_dropped())
+    assert len(starts) == 2
+
+
+def test_a_policy_whose_delay_is_a_strange_number_holds_up_no_other_job(app: App, conn: Conn) -> None:
+    class Strange:
+        def delay(self, attempt: int) -> Any:
+            return Fraction(1, 2)
+
+    @app.task(name="bad", retry=Strange(), max_attempts=2)
+    async def bad() -> None:
+        raise ValueError
+
+    @app.task(name="good")
+    async def good(n: int) -> None: ...
+
+    bad.enqueue()
+    good.enqueue_many({"n": n} for n in range(20))
+    ended = "select count(*) = 21 from pgqueue.job where state in ('succeeded', 'failed')"
+    asyncio.run(work(app, lambda: scalar(conn, ended), concurrency=30))
+
+
+def test_a_resolver_that_dies_stops_its_worker(app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    @app.task(name="t")
+    async def t() -> None: ...
+
+    t.enqueue()
+
+    async def run() -> None:
+        worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: worker._shift is not None, "the start")
+        shift = worker._shift
+        assert shift is not None
+
+        monkeypatch.setattr(shift._resolver, "_next_batch", _raise_memory_error)
+        with pytest.raises(MemoryError):
+            await running
+
+    asyncio.run(run())
+    assert scalar(conn, "select count(*) from pgqueue.worker") == 0
+
+
+def _raise_memory_error() -> Any:
+    raise MemoryError
+
+
+def test_cancelling_a_worker_leaves_nothing_running(app: App, conn: Conn) -> None:
+    async def run() -> set[str]:
+        running = asyncio.create_task(Worker(app, WorkerSettings(shutdown_timeout=0.5)).run())
+        await eventually(lambda: scalar(conn, "select count(*) = 1 from pgqueue.worker where waiting"), "the start")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return {task.get_name() for task in asyncio.all_tasks()} - {asyncio.current_task().get_name()}  # type: ignore[union-attr]
+
+    assert asyncio.run(run()) == set()
+    left = "select count(*) from pg_stat_activity where application_name like 'pgqueue worker%%' and datname = %s"
+    assert scalar(conn, left, conn.info.dbname) == 0
+
+
+def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(app: App, conn: Conn) -> None:
+    started, freed = threading.Event(), threading.Event()
+
+    @app.task(name="stubborn")
+    async def stubborn() -> None:
+        started.set()
+        while not freed.is_set():
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+
+    job = stubborn.enqueue()
+
+    async def run() -> bool:
+        worker = Worker(app, WorkerSettings(shutdown_timeout=0.2))
+        running = asyncio.create_task(worker.run())
+        await eventually(started.is_set, "the start")
+        worker.stop()
+        ended = await running
+        freed.set()
+        return ended
+
+    began = time.monotonic()
+    assert asyncio.run(run()) is False
+    assert time.monotonic() - began < 25
+    assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "pending"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"queues": "default"}, {"queues": []}, {"lease_seconds": -5}, {"poll_seconds": -1},
+        {"shutdown_timeout": float("nan")}, {"concurrency": 2.5}, {"limits": {"default": 0}},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused_when_they_are_made(app: App, bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match="cannot be used: give"):
+        Worker(app, WorkerSettings(**bad))
