@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -203,14 +203,13 @@ class Proxy:
                     await writer.drain()
 
         ends = [asyncio.create_task(requests()), asyncio.create_task(answers())]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
-        await asyncio.gather(*ends, return_exceptions=True)
-        for stream in (writer, up_writer):
-            stream.close()
-            with suppress(OSError):
-                await stream.wait_closed()
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+            for stream in (writer, up_writer):
+                stream.transport.abort()
 
     @classmethod
     @contextmanager
@@ -224,7 +223,10 @@ class Proxy:
         finally:
             proxy._loop.call_soon_threadsafe(proxy._finished.set)
             proxy._thread.join(DEADLINE)
-            for task in asyncio.all_tasks(proxy._loop):
+            left = asyncio.all_tasks(proxy._loop)
+            for task in left:
                 task.cancel()
-            proxy._loop.run_until_complete(asyncio.sleep(0.01))
+            if left:
+                proxy._loop.run_until_complete(asyncio.wait(left))
+            proxy._loop.run_until_complete(asyncio.sleep(0.05))  # aborted transports close in the next turn
             proxy._loop.close()

@@ -1,0 +1,172 @@
+"""The checks that look at how things ended: what was promised to producers, what is left, what came too late."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from .checker import TERMINAL, Check, Facts, Violation
+from .history import DEAD, moment
+from .shop import ENDS
+
+
+def nothing_lost(facts: Facts) -> Iterator[Violation]:
+    """S1: each job that was acknowledged or ever existed is in exactly one place, and has ended or waits rightly."""
+    acknowledged = {job: o.op for o in facts.history.operations.values() if o.outcome == "ok" for job in o.ids}
+    for job, op in acknowledged.items():
+        if job not in facts.final:
+            yield Violation("S1", f"job {job} of {op} was acknowledged and is nowhere")
+    for job in facts.created:
+        if job not in facts.final and job not in acknowledged:
+            yield Violation("S1", f"job {job} existed and is nowhere")
+    for job, rows in facts.final.items():
+        if len(rows) > 1:
+            yield Violation("S1", f"job {job} is in {[row['table'] for row in rows]}")
+        row = rows[0]
+        parked = row["state"] == "blocked" and row["task"] == "nobody_knows"
+        if facts.history.quiescent and row["state"] not in TERMINAL and not parked:
+            yield Violation("L4", f"job {job} ({row['task']}) is {row['state']} at the end, attempt {row['attempt']}")
+
+
+def no_ghosts(facts: Facts) -> Iterator[Violation]:
+    """S2, S3: a rolled back transaction leaves nothing; an unclear one all or nothing; a business row has its jobs."""
+    started = {line["job"] for line in facts.history.starts}
+    jobs: Counter[str] = Counter(facts.op_of(job) for job in facts.created)
+    jobs.pop("tick", None)
+    for job in started - facts.created.keys():
+        yield Violation("S2", f"job {job} started and never existed")
+    for effect in facts.history.effects:
+        if effect["job_id"] not in facts.created:
+            yield Violation("S2", f"job {effect['job_id']} has an effect and never existed")
+    for operation in facts.history.operations.values():
+        op, here = operation.op, jobs.pop(operation.op, 0)
+        if operation.outcome == "fail" and (here or started.intersection(operation.ids) or op in facts.history.orders):
+            yield Violation("S2", f"{op} was rolled back and left {here} jobs, order {op in facts.history.orders}")
+        if here not in (0, len(operation.tasks)):
+            yield Violation("S3", f"{op} has {here} of {len(operation.tasks)} jobs")
+        if operation.kind != "solo" and (here > 0) != (op in facts.history.orders):
+            yield Violation("S3", f"{op}: {here} jobs, business row {op in facts.history.orders}")
+    for op in jobs:
+        if not op.startswith("probe"):
+            yield Violation("S2", f"{op} has {jobs[op]} jobs and was never invoked")
+
+
+def visible(facts: Facts) -> Iterator[Violation]:
+    """S4: whoever runs a job sees the business row that was committed with it."""
+    ordered = {o.op for o in facts.history.operations.values() if o.kind != "solo"}
+    for line in facts.history.ends:
+        if line.get("visible") is False and line["job"] in facts.created and facts.op_of(line["job"]) in ordered:
+            yield Violation("S4", f"job {line['job']} ran before its business row was visible")
+
+
+def effects(facts: Facts) -> Iterator[Violation]:
+    """S9 as far as ordinary jobs go: a success has run to its end and has its effect; nothing starts unclaimed."""
+    finished = Counter(line["job"] for line in facts.history.ends if line["outcome"] == "ok")
+    written = Counter(effect["job_id"] for effect in facts.history.effects)
+    claims = Counter(step.job for step in facts.all_steps if step.is_claim)
+    starts = Counter(line["job"] for line in facts.history.starts)
+    for job, rows in facts.final.items():
+        if rows[0]["state"] == "succeeded" and not (finished[job] and written[job]):
+            yield Violation("S9", f"job {job} succeeded with {finished[job]} full runs and {written[job]} effects")
+    for job, count in starts.items():
+        if count > claims[job]:
+            yield Violation("S9", f"job {job} started {count} times and was claimed {claims[job]} times")
+
+
+def dead_letters(facts: Facts) -> Iterator[Violation]:
+    """S12: each final failure is one dead letter with its error; a crash says so."""
+    buried = Counter(step.job for step in facts.all_steps if step.edge[1] == "failed")
+    for row in facts.history.final:
+        if row["table"] != DEAD:
+            continue
+        step = facts.steps[row["id"]][-1] if facts.steps.get(row["id"]) else None
+        if not row["error"] or not row["reason"]:
+            yield Violation("S12", f"dead letter {row['id']} has no error or reason")
+        if step is not None and step.is_rescue != (row["reason"] == "crashed"):
+            yield Violation("S12", f"dead letter {row['id']}: reason {row['reason']}, rescued {step.is_rescue}")
+        buried[row["id"]] -= 1
+    for job, count in buried.items():
+        if count != 0 and len(facts.final.get(job, [])) == 1 and facts.final[job][0]["table"] != DEAD:
+            yield Violation("S12", f"job {job} failed for good {count} times and is no dead letter")
+
+
+def schedules(facts: Facts) -> Iterator[Violation]:
+    """S16: each tick of the one-second schedule is there, fires at most once, and never before its time."""
+    jobs: dict[tuple[str, datetime], list[int]] = defaultdict(list)
+    for job, row in facts.created.items():
+        if "schedule" in row["headers"]:
+            jobs[row["headers"]["schedule"], moment(row["headers"]["tick"])].append(job)
+    fired = {(f["schedule"], f["tick"]): f["job_id"] for f in facts.history.fires if f["outcome"] == "fired"}
+    for key, ids in jobs.items():
+        if len(ids) > 1:
+            yield Violation("S16", f"tick {key} became {len(ids)} jobs: {ids}")
+        if fired.get(key) not in ids:
+            yield Violation("S16", f"tick {key}: job {ids}, recorded {fired.get(key)}")
+    for key in fired.keys() - jobs.keys():
+        yield Violation("S16", f"tick {key} fired and has no job")
+    ticks: dict[str, list[datetime]] = defaultdict(list)
+    for fire in facts.history.fires:
+        if fire["tick"] > fire["at"]:
+            yield Violation("S16", f"tick {fire['tick']} was recorded early, at {fire['at']}")
+        ticks[fire["schedule"]].append(fire["tick"])
+    for name, moments in ticks.items():
+        for before, after in pairwise(moments):
+            if after - before != timedelta(seconds=1):
+                yield Violation("S16", f"schedule {name}: {before} is followed by {after}")
+
+
+def payloads(facts: Facts) -> Iterator[Violation]:
+    """S19: a job reads the arguments that were enqueued."""
+    sent = {
+        job: fingerprint
+        for operation in facts.history.operations.values()
+        for job, fingerprint in zip(operation.ids, operation.digests, strict=False)
+    }
+    for line in facts.history.starts:
+        if sent.get(line["job"], line["digest"]) != line["digest"]:
+            yield Violation("S19", f"job {line['job']} read other arguments than were enqueued")
+
+
+def totality(facts: Facts) -> Iterator[Violation]:
+    """S20, S24: whatever a task raises or returns is written as what it is; a bad row is its own trouble only."""
+    sent = {
+        job: task
+        for operation in facts.history.operations.values()
+        for job, task in zip(operation.ids, operation.tasks, strict=False)
+    }
+    for job, rows in facts.final.items():
+        row = rows[0]
+        if row["state"] not in (*TERMINAL, "blocked"):
+            continue  # L4 says so
+        spent = row["state"] == "failed" and row["attempt"] >= row["max_attempts"]
+        task = sent.get(job, row["task"])
+        known = ENDS.get(task, set()) | ({"failed"} if sent.get(job) is None else set())
+        if row["state"] not in known and not spent:
+            yield Violation("S20", f"job {job} ({task}) ended {row['state']}, reason {row.get('reason')!r}")
+        if task == "bad_arguments" and row["state"] == "failed" and row["attempt"] != 1 and not row["crash_count"]:
+            yield Violation("S24", f"job {job}: arguments that never fit took {row['attempt']} attempts")
+
+
+def hygiene(facts: Facts) -> Iterator[Violation]:
+    """S22: when all have ended nothing of them is left."""
+    for what, count in facts.history.hygiene.items():
+        if count:
+            yield Violation("S22", f"{count} {what} left")
+
+
+def liveness(facts: Facts) -> Iterator[Violation]:
+    """L1, L4, L5, L7, L8: what had to happen after the faults stopped did, in time; no process died by itself."""
+    for probe in facts.history.probes:
+        if not probe.kept:
+            took = "never" if probe.seconds is None else f"{probe.seconds:.1f} s"
+            yield Violation(probe.number, f"{probe.what}: {took}, bound {probe.bound:g} s")
+    for end in facts.history.exits:
+        if not end.planned:
+            yield Violation("L7", f"{end.kind} {end.name} ended by itself with {end.code}:\n{end.tail}")
+        elif end.planned == "F3" and end.code != 0:
+            yield Violation("L5", f"{end.kind} {end.name} got SIGTERM and ended with {end.code}")
+
+
+CHECKS: tuple[Check, ...] = (
+    nothing_lost, no_ghosts, visible, effects, dead_letters, schedules, payloads, totality, hygiene, liveness,
+)  # fmt: skip

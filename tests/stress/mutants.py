@@ -1,0 +1,212 @@
+"""Seeded bugs: the same processes with one thing broken, and for each a short run in which the checker must see it.
+
+`python -m tests.stress.mutants NAME work …` is `pgqueue work …` with the bug NAME in it. A mutant that no longer fits
+what it wants to break ends its process: a mutant that changes nothing proves nothing.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+from pgqueue import cli, client, scheduler, service
+from pgqueue.queries import claim, resolve, schedule, worker
+from pgqueue.queries.base import Query
+from pgqueue.worker import producer
+
+from . import producer as stress_producer
+from . import targeted
+from .checker import check
+from .run import Settings, Stress, stage
+from .server import Server
+
+
+def rewrite(module: ModuleType, names: Sequence[str], *changes: tuple[str, str]) -> None:
+    """Change SQL templates. Each change must fit at least once in each of them, whatever the white space."""
+    for name in names:
+        text = getattr(module, name)
+        for old, new in changes:
+            pattern = r"\s+".join(re.escape(word) for word in old.split())
+            text, count = re.subn(pattern, lambda _, new=new: new, text)
+            if not count:
+                raise SystemExit(f"the mutant does not fit: {module.__name__}.{name} has no {old!r}")
+        setattr(module, name, text)
+
+
+def no_fence() -> None:
+    """Write outcomes without looking at the lease."""
+    rewrite(resolve, ["RESOLVE"], ("and j.lease = g.lease", ""))
+
+
+def double_claim() -> None:
+    """Claim without SKIP LOCKED and without looking at the state again."""
+    rewrite(claim, ["CLAIM"], ("for update skip locked", ""), ("and j.state = picked.state", ""))
+
+
+def late_charge() -> None:
+    """Charge the attempt when it ends, not in the claim."""
+    rewrite(claim, ["CLAIM", "ADOPT"], ("attempt = j.attempt + 1", "attempt = j.attempt"))
+    rewrite(resolve, ["RESOLVE"], ("attempt = j.attempt - g.refund", "attempt = j.attempt + 1 - g.refund"))
+
+
+def rescue_by_age() -> None:
+    """Rescue what has run for long, whether its worker beats or not."""
+    rewrite(
+        resolve,
+        ["RESCUE"],
+        ("and (w.id is null or w.lost_at is not null)", ""),
+        ("and j.state = 'running' limit", "and j.state = 'running' and j.claimed_at < now() - interval '1 s' limit"),
+    )
+
+
+def eager_lost() -> None:
+    """Declare lost who has not beaten for a twentieth of a lease."""
+    rewrite(worker, ["DECLARE_LOST"], ("lease_seconds)", "lease_seconds / 20)"))
+
+
+def two_beats() -> None:
+    """Fire schedules without the row lock and without the key."""
+    rewrite(schedule, ["LOCK_DUE"], ("for update skip locked", ""))
+    rewrite(schedule, ["RECORD_TICKS"], ("f.tick = t.tick)", "f.tick = t.tick) on conflict do nothing"))
+    schedule.ScheduleQueries.known_ticks = lambda self, ticks: Query(b"select 1", lambda rows: set())  # type: ignore
+    fire = scheduler.Ticker.fire
+
+    async def slowly(self: Any) -> int:
+        await asyncio.sleep(0.05)  # so that the others get there too
+        return await fire(self)
+
+    scheduler.Ticker.fire = slowly  # type: ignore[method-assign]
+
+
+def silent_resolve() -> None:
+    """Move jobs without a transition."""
+    rewrite(resolve, ["RESOLVE"], ("from kept) as moved", "from kept) as moved where false"))
+
+
+def no_poll() -> None:
+    """Trust NOTIFY: never look by oneself."""
+    start = producer.Producer.__init__
+
+    def trusting(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        self._poll = 3600.0
+
+    producer.Producer.__init__ = trusting  # type: ignore[method-assign]
+
+
+def keep_strays() -> None:
+    """Never ask for claims whose answer was lost."""
+
+    async def nothing(self: Any) -> None:
+        self._strays_at = self._looked_for_strays = service.monotonic()
+
+    producer.Producer._release_strays = nothing  # type: ignore[method-assign]
+
+
+def own_transaction() -> None:
+    """Enqueue on a connection of our own, whatever connection the caller lent."""
+    start = client.Session.__init__
+
+    def alone(self: Any, home: Any, conn: Any = None) -> None:
+        start(self, home)  # without a connection: one of our own
+
+    client.Session.__init__ = alone  # type: ignore[method-assign]
+
+
+Scenario = Callable[[Stress], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug, the run that shows it, and the invariants of which one at least must be reported."""
+
+    apply: Callable[[], None]
+    scenario: Scenario
+    caught_by: frozenset[str]
+    settings: Settings
+
+
+TWO = Settings(0, workers=2, schedulers=0, producers=0, quiet_seconds=8.0)
+BUSY = Settings(0, workers=3, schedulers=0, producers=2, rate=15, quiet_seconds=10.0, deploys=False)
+MUTANTS: dict[str, Mutant] = {
+    "no_fence": Mutant(no_fence, targeted.late_write, frozenset({"S8"}), TWO),
+    "double_claim": Mutant(double_claim, targeted.busy, frozenset({"S5"}), BUSY),
+    "late_charge": Mutant(late_charge, targeted.busy, frozenset({"S10"}), BUSY),
+    "silent_resolve": Mutant(silent_resolve, targeted.busy, frozenset({"S11"}), BUSY),
+    "rescue_by_age": Mutant(rescue_by_age, targeted.slow_jobs, frozenset({"L2"}), TWO),
+    "eager_lost": Mutant(eager_lost, targeted.slow_jobs, frozenset({"L2"}), TWO),
+    "two_beats": Mutant(two_beats, targeted.ticks, frozenset({"S16"}), replace(BUSY, producers=0, schedulers=3)),
+    "no_poll": Mutant(no_poll, targeted.deaf, frozenset({"L3"}), replace(TWO, workers=1)),
+    "keep_strays": Mutant(keep_strays, targeted.lost_claim, frozenset({"L4"}), TWO),
+    "own_transaction": Mutant(own_transaction, targeted.busy, frozenset({"S2", "S3"}), BUSY),
+}
+
+
+# Faults that need more time than the nemesis gives them; each must violate nothing.
+SCENARIOS: dict[str, tuple[Scenario, Settings]] = {"mute_heartbeat": (targeted.mute_heartbeat, BUSY)}
+
+
+async def trial(server: Server, name: str, scenario: Scenario, settings: Settings) -> dict[str, int]:
+    """Run a scenario; return how often each invariant was violated, and print one violation of each."""
+    async with stage(server, settings, name) as stress:
+        await stress.up()
+        await scenario(stress)
+        await stress.still()
+        await stress.quiesce()
+        violations = check(stress.evidence(await stress.down()))
+    found: dict[str, int] = {}
+    for violation in violations:
+        if violation.number not in found:
+            print(f"    {violation!s:.300}", flush=True)
+        found[violation.number] = found.get(violation.number, 0) + 1
+    return found
+
+
+async def see_them_caught(server: Server, names: Sequence[str], seed: int) -> int:
+    """Run each mutant and its control; return 0 if the checker saw all of the bugs and nothing else."""
+    failures = 0
+    loop = asyncio.get_running_loop()
+    for name in names or MUTANTS:
+        for broken in (True, False):
+            began = loop.time()
+            mutant = MUTANTS[name]
+            settings = replace(mutant.settings, seed=seed, mutant=name if broken else "")
+            try:
+                found = await trial(server, f"{'mutant' if broken else 'control'}_{name}", mutant.scenario, settings)
+            except RuntimeError as error:  # the mutant does not fit any more, or the scenario leads elsewhere
+                print(f"    {error}")
+                found = {} if broken else {"RUN": 1}
+            right = bool(mutant.caught_by & found.keys()) if broken else not found
+            failures += not right
+            verdict = ("caught" if broken else "clean") if right else ("MISSED" if broken else "FALSE ALARM")
+            took = timedelta(seconds=round(loop.time() - began))
+            kind = "mutant " if broken else "control"
+            print(f"{name:16} {kind} {verdict:11} by {found or '-'} in {took}", flush=True)
+    return 1 if failures else 0
+
+
+async def play(server: Server, name: str, seed: int) -> int:
+    """Run one scenario without any bug of ours; return 0 if it violated nothing."""
+    scenario, settings = SCENARIOS[name]
+    found = await trial(server, name, scenario, replace(settings, seed=seed))
+    print(f"{name}: violations {found or 'none'}")
+    return 1 if found else 0
+
+
+def main() -> None:
+    """Apply the bug that the first argument names, then be `pgqueue`."""
+    name = sys.argv.pop(1)
+    MUTANTS[name].apply()
+    if sys.argv[1] == "producer":
+        del sys.argv[1]
+        stress_producer.main()
+    else:
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""One run: processes up, faults, faults stop, measured recovery, everything down, evidence in."""
+
+import asyncio
+import random
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pgqueue
+
+from . import history
+from .fleet import Fleet, Process
+from .history import History, Probe
+from .nemesis import Nemesis
+from .server import Database, Server, until
+
+SHUTDOWN_SECONDS = 10.0
+CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is like. `mutant` names a seeded bug for the workers and schedulers."""
+
+    seed: int
+    seconds: float = 30.0
+    must: Sequence[str] = CORE
+    only: Sequence[str] = ()
+    workers: int = 3
+    schedulers: int = 2
+    producers: int = 2
+    rate: float = 8.0
+    lease: float = 2.0
+    poll: float = 0.2
+    deploys: bool = True  # workers started later are of a release that knows one more task
+    mutant: str = ""
+    quiet_seconds: float = 60.0
+    keep: bool = False
+
+
+@dataclass
+class Result:
+    """What a run yields to the report."""
+
+    history: History
+    faults: Counter[str]
+    recovery: list[float]
+    directory: Path
+
+
+class Stress:
+    """The run: its processes, its nemesis and what it measures."""
+
+    def __init__(self, server: Server, settings: Settings, directory: Path, name: str) -> None:
+        self.settings = settings
+        self.database = Database(server, name)
+        self.directory = directory
+        rng = random.Random(settings.seed)
+        self.fleet = Fleet(self.database, directory, self._commands())
+        self.nemesis = Nemesis(self.fleet, self.database, settings.lease, rng)
+        self.probes: list[Probe] = []
+        self.quiet = False
+
+    def _commands(self) -> dict[str, list[str]]:
+        s = self.settings
+        pgq = ["-m", "tests.stress.mutants", s.mutant] if s.mutant else ["-m", "pgqueue"]
+        process = ["-A", "tests.stress.shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
+        work = ["work", *process, "-c", "4", "-Q", "default,only-{name}", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
+        producer = ["-m", "tests.stress.mutants", s.mutant, "producer"] if s.mutant else ["-m", "tests.stress.producer"]
+        produce = [*producer, "{name}", str(s.seed) + "{number}", str(s.rate)]
+        return {"worker": [*pgq, *work], "scheduler": [*pgq, "schedule", *process], "producer": produce}
+
+    async def up(self) -> None:
+        """Start all processes and wait until each has registered."""
+        s = self.settings
+        self.fleet.release = "1" if s.deploys else "2"
+        kinds = ["worker"] * s.workers + ["scheduler"] * s.schedulers + ["producer"] * s.producers
+        for kind in kinds:
+            await self.fleet.start(kind)
+        self.fleet.release = "2"
+        there = "select count(*) >= %s from pgqueue.worker"
+
+        async def decided() -> bool:
+            return bool(self.fleet.exits or await self.database.value(there, s.workers + s.schedulers))
+
+        if await until(decided, 30) is None or self.fleet.exits:
+            tails = [end.tail for end in self.fleet.exits[:1]]
+            raise RuntimeError("the processes did not come up: " + "".join(tails or self.fleet.logs("worker")))
+
+    async def enqueue(self, task: str, count: int = 1, **options: Any) -> list[int]:
+        """Enqueue probe jobs past the proxy; return their ids."""
+        payload = {"seconds": options.pop("seconds", 0), "again": options.pop("again", None)}
+        app = pgqueue.App(self.database.dsn(user=self.database.role))
+        try:
+            client = app.using(**options)
+            args = {"op": f"probe-{task}", "n": 0, "payload": payload}
+            return [(await client.aenqueue(task, args)).id for _ in range(count)]
+        finally:
+            await app.aclose()
+
+    async def probe(self, number: str, what: str, condition: Callable[[], Awaitable[Any]], bound: float) -> bool:
+        """Measure how long something takes to come true."""
+        took = await until(condition, bound)
+        self.probes.append(Probe(number, what, took, bound))
+        return took is not None
+
+    async def still(self) -> None:
+        """Stop the producers, in order."""
+        for process in self.fleet.of("producer"):
+            await self.fleet.stop(process, 30)
+
+    async def recover(self) -> None:
+        """After the faults: every worker claims and resolves, the schedule is caught up, a killed worker is rescued."""
+        registered = "select count(*) = %s from pgqueue.worker where lost_at is null and kind = 'worker'"
+        await self.probe("L7", "each worker beats", lambda: self.database.value(registered, self.settings.workers), 20)
+        workers = self.fleet.of("worker")
+        late = "select coalesce(min(next_tick) > clock_timestamp() - interval '2 s', false) from pgqueue.schedule"
+        probes = [self._canary(worker) for worker in workers]
+        if self.settings.schedulers:
+            probes.append(self.probe("L8", "the schedule has caught up", lambda: self.database.value(late), 20))
+        await asyncio.gather(*probes)
+        await self._rescue(workers[-1])
+
+    async def _canary(self, worker: Process) -> bool:
+        job = (await self.enqueue("fast", queue=f"only-{worker.name}"))[0]
+        done = "select state = 'succeeded' from pgqueue.job where id = %s"
+        return await self.probe("L7", f"{worker.name} runs a job", lambda: self.database.value(done, job), 20)
+
+    async def _rescue(self, worker: Process) -> None:
+        jobs = await self.enqueue("slow", 2, queue=f"only-{worker.name}", seconds=2, priority=100)
+        running = "select count(*) > 0 from pgqueue.job_live where id = any(%s) and state = 'running'"
+        if not await self.probe("L7", "it takes slow jobs", lambda: self.database.value(running, jobs), 20):
+            return
+        worker.planned = "L1"
+        worker.send(signal.SIGKILL)
+        freed = f"select not exists ({running.replace('count(*) > 0', '')})"
+        # A beat may be a quarter of a lease old, rescuers look each third of one, and spread by a fifth.
+        bound = self.settings.lease * 1.4 + 2
+        await self.probe("L1", f"{worker.name}'s jobs are rescued", lambda: self.database.value(freed, jobs), bound)
+        moved = "update pgqueue.job_live set queue = 'default' where id = any(%s) and state = 'pending'"
+        await self.database.rows(moved, jobs)
+
+    async def quiesce(self) -> None:
+        """Wait until every job that can end has ended."""
+        rest = "select count(*) = 0 from pgqueue.job_live where task not in ('tick', 'nobody_knows')"
+        self.quiet = await self.probe(
+            "L4", "all jobs have ended", lambda: self.database.value(rest), self.settings.quiet_seconds
+        )
+
+    async def down(self) -> dict[str, int]:
+        """End all processes in order, schedulers first so that no tick comes late; return what they left behind."""
+        self.fleet.replacing = False
+        rest = "select count(*) = 0 from pgqueue.job_live where task <> 'nobody_knows'"
+        for kind in ("scheduler", "worker"):
+            stopping = self.fleet.of(kind)
+            took = await asyncio.gather(*(self.fleet.stop(p, SHUTDOWN_SECONDS + 10) for p in stopping))
+            for process, seconds in zip(stopping, took, strict=True):
+                self.probes.append(Probe("L5", f"{process.name} ends after SIGTERM", seconds, SHUTDOWN_SECONDS + 8))
+            if kind == "scheduler" and self.quiet:
+                await until(lambda: self.database.value(rest), self.settings.quiet_seconds)
+        ours = f"datname = '{self.database.name}' and pid <> pg_backend_pid()"
+        connected = f"from pg_stat_activity where application_name like 'pgqueue%%' and {ours}"
+        await until(lambda: self.database.value(f"select count(*) = 0 {connected}"), 5)
+        questions = {
+            "connections": f"select count(*) {connected}",
+            "advisory locks": "select count(*) from pg_locks where locktype = 'advisory'",
+            "open transactions": f"select count(*) from pg_stat_activity where state like 'idle in%%' and {ours}",
+            "prepared transactions": "select count(*) from pg_prepared_xacts",
+            "rows of living workers": "select count(*) from pgqueue.worker where lost_at is null",
+            "percent of the notification queue": "select (pg_notification_queue_usage() * 100)::int",
+        }
+        return {what: await self.database.value(question.replace("%%", "%")) for what, question in questions.items()}
+
+    def evidence(self, hygiene: dict[str, int]) -> History:
+        """Collect what is known when all is over."""
+        told = history.load(self.database.dsn(), self.directory)
+        told.probes, told.hygiene, told.exits = self.probes, hygiene, self.fleet.exits
+        return told
+
+
+@asynccontextmanager
+async def stage(server: Server, settings: Settings, name: str) -> AsyncIterator[Stress]:
+    """Set up a run; whatever happens, no process and no database of it stays."""
+    directory = Path(tempfile.mkdtemp(prefix="pgqueue-stress-run-"))
+    stress = Stress(server, settings, directory, name)
+    try:
+        yield stress
+    finally:
+        await stress.fleet.kill_all()
+        await stress.nemesis.relent()
+        stress.database.drop()
+        if not settings.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def soak(server: Server, settings: Settings, name: str = "stress") -> Result:
+    """Run with faults for as long as the settings say."""
+    async with stage(server, settings, name) as stress:
+        await stress.up()
+        await stress.nemesis.rage(settings.seconds, settings.must, settings.only)
+        await stress.nemesis.relent()
+        await stress.still()
+        await stress.recover()
+        await stress.quiesce()
+        told = stress.evidence(await stress.down())
+        return Result(told, stress.nemesis.done, stress.nemesis.recovery, stress.directory)

@@ -1,0 +1,215 @@
+"""The jobs of the stress run. Each writes to its journal and, on a connection of its own, an effect row."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+import pgqueue
+
+from .journal import Journal, digest
+
+Payload = dict[str, Any]
+RETRY = pgqueue.Exponential(base=0.1, factor=1.5, max=1.0)
+app = pgqueue.App(retry=RETRY, max_attempts=20)
+local = threading.local()
+
+# In which states each task may end. One whose attempts were all eaten by faults may end as a dead letter too.
+ENDS: dict[str, set[str]] = {
+    "fast": {"succeeded"},
+    "fast_async": {"succeeded"},
+    "slow": {"succeeded"},
+    "slow_async": {"succeeded"},
+    "flaky": {"succeeded"},
+    "snoozing": {"succeeded"},
+    "always": {"failed"},
+    "rejects": {"failed"},
+    "cancels": {"cancelled"},
+    "hostile": {"failed"},
+    "odd_result": {"succeeded"},
+    "murder": {"failed"},
+    "later": {"succeeded"},
+    "tick": {"succeeded"},
+    "bad_arguments": {"failed"},
+    "nobody_knows": {"blocked"},
+}
+
+
+@cache
+def journal() -> Journal:
+    """Return this process's journal, opened when first needed."""
+    return Journal(Path(os.environ["STRESS_DIRECTORY"]) / f"jobs-{os.environ['STRESS_PROCESS']}.jsonl")
+
+
+def effect(job_id: int, attempt: int, op: str) -> tuple[int, bool]:
+    """Write an effect row; return how many the job has by now, and whether the business row is there."""
+    try:
+        if getattr(local, "conn", None) is None:
+            local.conn = psycopg.connect(os.environ["STRESS_DIRECT_DSN"], autocommit=True, connect_timeout=5)
+        params = (job_id, attempt, os.environ["STRESS_PROCESS"])
+        local.conn.execute("insert into stress.effect (job_id, attempt, process) values (%s, %s, %s)", params)
+        row: tuple[int, bool] = local.conn.execute(
+            "select (select count(*) from stress.effect where job_id = %s),"
+            " exists (select from stress.orders where op = %s)",
+            (job_id, op),
+        ).fetchone()
+    except psycopg.Error:
+        conn, local.conn = getattr(local, "conn", None), None
+        if conn is not None:
+            conn.close()
+        raise
+    return row
+
+
+@contextmanager
+def attempt(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> Iterator[Payload]:
+    """Write the start and the end of an attempt to the journal, whatever happens in between."""
+    about = {"job": ctx.job_id, "attempt": ctx.attempt, "lease": getattr(ctx, "lease", None), "task": ctx.task}
+    process, seen = os.environ["STRESS_PROCESS"], digest({"op": op, "n": n, "payload": payload})
+    journal().write(kind="start", process=process, op=op, digest=seen, **about)
+    told: Payload = {}
+    try:
+        yield told
+    except BaseException as error:
+        journal().write(kind="end", process=process, outcome=type(error).__name__, **about, **told)
+        raise
+    journal().write(kind="end", process=process, outcome="ok", **about, **told)
+
+
+def work(ctx: pgqueue.Context, op: str, told: Payload) -> int:
+    """Do what each job does; return how many effects it has by now."""
+    count, visible = effect(ctx.job_id, ctx.attempt, op)
+    told["visible"] = visible
+    return count
+
+
+def duration(ctx: pgqueue.Context, payload: Payload) -> float:
+    """How long a slow job takes: a probe may want its second run to take longer."""
+    return payload.get("again") or payload["seconds"] if ctx.attempt > 1 else payload["seconds"]
+
+
+@app.task(name="fast")
+def fast(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> Payload:
+    with attempt(ctx, op, n, payload) as told:
+        return {"effects": work(ctx, op, told)}
+
+
+@app.task(name="fast_async")
+async def fast_async(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        await asyncio.to_thread(work, ctx, op, told)
+
+
+@app.task(name="slow", priority=1)
+def slow(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
+        time.sleep(duration(ctx, payload))
+
+
+@app.task(name="slow_async")
+async def slow_async(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        await asyncio.to_thread(work, ctx, op, told)
+        await asyncio.sleep(duration(ctx, payload))
+
+
+@app.task(name="flaky")
+def flaky(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
+        if ctx.attempt <= payload["failures"]:
+            raise pgqueue.Retry(delay=0.1) if n % 2 else RuntimeError("not yet")
+
+
+@app.task(name="snoozing")
+def snoozing(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        if work(ctx, op, told) <= payload["snoozes"]:
+            raise pgqueue.Snooze(0.2)
+
+
+@app.task(name="always", max_attempts=2)
+def always(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
+        raise RuntimeError("always")
+
+
+@app.task(name="rejects")
+def rejects(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
+        raise pgqueue.Fail("no use")
+
+
+@app.task(name="cancels")
+async def cancels(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        await asyncio.to_thread(work, ctx, op, told)
+        raise pgqueue.Cancel("not wanted any more")
+
+
+class Unprintable(Exception):
+    """Breaks whoever wants to read it."""
+
+    def __str__(self) -> str:
+        return str(self)
+
+
+HOSTILE: dict[str, BaseException] = {
+    "nul": RuntimeError("a\x00b"),
+    "surrogate": RuntimeError("\ud800"),
+    "huge": RuntimeError("x" * 10_000_000),
+    "unprintable": Unprintable(),
+    "exit": SystemExit(3),
+    "interrupt": KeyboardInterrupt(),
+    "stop": StopIteration(1),
+    "cancelled": asyncio.CancelledError(),
+}
+
+
+@app.task(name="hostile", max_attempts=2)
+def hostile(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload):
+        raise HOSTILE[payload["kind"]]
+
+
+ODD: dict[str, Any] = {"object": object(), "nul": "a\x00b", "nan": float("nan"), "surrogate": "\ud800"}
+
+
+@app.task(name="odd_result")
+def odd_result(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> Any:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
+    return ODD[payload["kind"]]
+
+
+@app.task(name="murder", max_attempts=2)
+def murder(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    """F4: take the worker along."""
+    with attempt(ctx, op, n, payload):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if os.environ.get("STRESS_RELEASE") == "2":  # workers of the first release park its jobs, and these adopt them
+
+    @app.task(name="later")
+    def later(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+        with attempt(ctx, op, n, payload) as told:
+            work(ctx, op, told)
+
+
+@app.schedule(1, name="second", args={"op": "tick", "n": 0, "payload": {}})
+@app.task(name="tick")
+def tick(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)

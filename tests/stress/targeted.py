@@ -1,0 +1,100 @@
+"""Short runs that lead straight to where a certain bug would show."""
+
+import asyncio
+import signal
+
+from .journal import read
+from .proxy import Trap
+from .run import Stress
+from .server import until
+
+PATIENCE = 20.0
+
+
+async def _must(happened: float | None, what: str) -> None:
+    if happened is None:
+        raise RuntimeError(f"the scenario did not get to where it wanted: {what}")
+
+
+async def _held_by(stress: Stress, jobs: list[int], pid: int) -> bool:
+    """Whether all the jobs run in one process."""
+    held = (
+        "select count(*) = %s from pgqueue.job_live j join pgqueue.worker w on w.id = j.worker_id"
+        " where j.id = any(%s) and w.pid = %s and j.state = 'running'"
+    )
+    return bool(await stress.database.value(held, len(jobs), jobs, pid))
+
+
+async def late_write(stress: Stress) -> None:
+    """A worker's outcome is on its way while others rescue the job and run it again; then it arrives."""
+    first, second = stress.fleet.of("worker")
+    warm = await stress.enqueue("fast", queue=f"only-{first.name}")  # so that it has a connection for outcomes
+    done = "select state = 'succeeded' from pgqueue.job where id = any(%s)"
+    await _must(await until(lambda: stress.database.value(done, warm), PATIENCE), "the first worker works")
+    second.send(signal.SIGSTOP)  # so that the first one gets the job
+    jobs = await stress.enqueue("slow", 1, seconds=0.8, again=4.0)
+    await _must(await until(lambda: _held_by(stress, jobs, first.pid), PATIENCE), "the first worker runs it")
+    first.gate.hold()
+    second.send(signal.SIGCONT)
+
+    async def ended() -> bool:
+        lines = read(iter(stress.directory.glob(f"jobs-{first.name}.jsonl")))
+        return any(line["kind"] == "end" and line["job"] in jobs for line in lines)
+
+    try:
+        await _must(await until(ended, PATIENCE), "the job ends in the first worker")
+        await _must(await until(lambda: _held_by(stress, jobs, second.pid), PATIENCE), "the second one runs it")
+    finally:
+        first.gate.heal()
+
+
+async def busy(stress: Stress) -> None:
+    """Many workers fight for many jobs."""
+    enough = "select count(*) >= 150 from pgqueue.transition where to_state = 'running'"
+    await _must(await until(lambda: stress.database.value(enough), PATIENCE), "150 claims")
+
+
+async def slow_jobs(stress: Stress) -> None:
+    """Jobs that take longer than a lease, in workers that are well."""
+    jobs = await stress.enqueue("slow", 12, seconds=3)
+    ended = "select count(*) >= %s from pgqueue.transition where job_id = any(%s) and from_state = 'running'"
+    await _must(await until(lambda: stress.database.value(ended, len(jobs), jobs), PATIENCE), "twelve ends")
+
+
+async def ticks(stress: Stress) -> None:
+    """Schedulers fight for each tick."""
+    enough = "select count(*) >= 5 from pgqueue.schedule_fire where outcome = 'fired'"
+    await _must(await until(lambda: stress.database.value(enough), PATIENCE), "five ticks")
+
+
+async def deaf(stress: Stress) -> None:
+    """F19: the notification of a job is lost."""
+    worker = stress.fleet.of("worker")[0]
+    waits = "select bool_and(waiting) from pgqueue.worker where pid = %s"
+    await _must(await until(lambda: stress.database.value(waits, worker.pid), PATIENCE), "the worker waits")
+    worker.gate.deafen("pgqueue worker listen")
+    try:
+        job = (await stress.enqueue("fast"))[0]
+        done = "select state = 'succeeded' from pgqueue.job where id = %s"
+        await stress.probe("L3", "a job is picked up", lambda: stress.database.value(done, job), 3.0)
+    finally:
+        worker.gate.heal()
+
+
+async def mute_heartbeat(stress: Stress) -> None:
+    """F12: for a long time a worker hears nothing on its heartbeat's connection, and everything on the others."""
+    victim = stress.fleet.of("worker")[0]
+    victim.gate.deafen("pgqueue worker heartbeat")
+    long_lost = "select bool_or(lost_at < clock_timestamp() - interval '12 s') from pgqueue.worker where pid = %s"
+    try:
+        await _must(await until(lambda: stress.database.value(long_lost, victim.pid), 30), "the worker is lost")
+    finally:
+        victim.gate.heal()
+
+
+async def lost_claim(stress: Stress) -> None:
+    """F13: a claim is committed, and its answer gets lost."""
+    worker = stress.fleet.of("worker")[0]
+    lost = worker.gate.lose(Trap("pgqueue worker claim", answer=b"only-"))
+    await stress.enqueue("fast", queue=f"only-{worker.name}")
+    await asyncio.wait_for(lost.wait(), PATIENCE)
