@@ -168,6 +168,7 @@ class App:
         self.schedules: dict[str, Schedule] = {}
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
+        self.child_starters: list[Callable[[], None]] = []
         self.queries = Queries(schema)
         self.pools = db.Pools()
         self._given_dsn = dsn
@@ -221,6 +222,7 @@ class App:
         no_retry_on: ErrorTypes = (),
         timeout: float | timedelta | None = None,
         soft_timeout: float | timedelta | None = None,
+        isolation: str = "thread",
         tags: Sequence[str] = (),
     ) -> TaskDecorator: ...
     def task(
@@ -236,6 +238,7 @@ class App:
         no_retry_on: ErrorTypes = (),
         timeout: float | timedelta | None = None,
         soft_timeout: float | timedelta | None = None,
+        isolation: str = "thread",
         tags: Sequence[str] = (),
     ) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
@@ -248,9 +251,11 @@ class App:
         given) or one delay. `retry_on`: only these exceptions are retried. `no_retry_on`: these never are. An error
         that is not retried makes the job a dead letter at once.
 
-        `timeout` (seconds or timedelta) cancels an `async def`; that fails the attempt with reason *timeout*, and the
-        policy tries again. A thread cannot be stopped: for a `def` it is a soft limit, and a ThreadTimeoutWarning says
-        so. `soft_timeout` only sets `ctx.deadline` and makes `ctx.check()` raise.
+        `isolation="process"` runs the task, `def` or `async def`, in a child process: a segfault, `os._exit` or the OOM
+        killer ends that attempt alone. `timeout` (seconds or timedelta) cancels an `async def` and terminates a child
+        process; that fails the attempt with reason *timeout*, and the policy tries again. A thread cannot be stopped:
+        for it the timeout is a soft limit, and a ThreadTimeoutWarning says so. `soft_timeout` only sets `ctx.deadline`
+        and makes `ctx.check()` raise.
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for a setting out of its bounds.
         """
@@ -270,6 +275,7 @@ class App:
             "no_retry_on": _error_types("no_retry_on", no_retry_on),
             "timeout": _limit("timeout", timeout),
             "soft_timeout": _limit("soft_timeout", soft_timeout),
+            "isolation": isolation,
             "tags": tuple(tags),
         }
 
@@ -325,6 +331,11 @@ class App:
             return listener
 
         return listen
+
+    def on_child_start(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Run a function in each child process before its first job: to load a model once, say."""
+        self.child_starters.append(function)
+        return function
 
     def middleware(self, wrapper: Middleware) -> Middleware:
         """Wrap the running of each job: `@app.middleware` above `async def around(ctx, call_next)`.

@@ -56,6 +56,7 @@ class TaskSpec:
     tags: tuple[str, ...] = ()
     timeout: float | None = None
     soft_timeout: float | None = None
+    isolation: str = "thread"
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
@@ -67,10 +68,12 @@ class TaskSpec:
         object.__setattr__(self, "context_parameter", context)
         object.__setattr__(self, "signature", inspect.Signature(parameters))
         object.__setattr__(self, "adapter", _adapter(self.name, parameters))
-        if self.timeout is not None and not self.is_async:
+        if self.isolation not in ("thread", "process"):
+            raise InvalidTask(f"task {self.name}: isolation={self.isolation!r} cannot be used: give thread or process")
+        if self.timeout is not None and not self.can_be_stopped:
             warnings.warn(
                 f"task {self.name}: a thread cannot be stopped, so its timeout is a soft one: the task must call "
-                "ctx.check(), or be async def",
+                "ctx.check(), be async def, or have isolation='process'",
                 ThreadTimeoutWarning,
                 stacklevel=4,
             )
@@ -86,6 +89,11 @@ class TaskSpec:
     def is_async(self) -> bool:
         """Whether the function runs on the event loop and not in a thread."""
         return inspect.iscoroutinefunction(inspect.unwrap(self.function))
+
+    @property
+    def can_be_stopped(self) -> bool:
+        """Whether a running call can be ended from outside: anything but a thread."""
+        return self.is_async or self.isolation == "process"
 
     def retries(self, error: BaseException) -> bool:
         """Whether the policy wants another attempt after this error."""

@@ -74,6 +74,12 @@ def work(
     lease: Lease = 30.0,
     poll: Poll = 1.0,
     shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs get to end when stopping.")] = 30.0,
+    max_jobs_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a child process (isolation='process') after so many jobs.")
+    ] = None,
+    max_memory_per_child: Annotated[
+        int | None, typer.Option(min=1, help="… when it has grown beyond so many MiB.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes; more than 1 run under a supervisor.")] = 1,
     health_port: Annotated[
         int | None, typer.Option(help="Answer /live and /ready there; the next ports for more.")
@@ -94,8 +100,11 @@ def work(
         lease_seconds=lease,
         poll_seconds=poll,
         shutdown_timeout=shutdown_timeout,
+        max_jobs_per_child=max_jobs_per_child,
+        max_memory_per_child=max_memory_per_child,
     )
     worker = Worker(load_app(app, dsn), settings)
+    worker.prepare()
     asyncio.run(_work(worker, health_host, health_port, shutdown_timeout + LAST_RESORT))
 
 

@@ -11,6 +11,7 @@ from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution, decide
 from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted, Withdrawn
+from pgqueue.worker.children import Children
 from pgqueue.worker.completion import Completion
 from pgqueue.worker.executor import Executor
 from pgqueue.worker.slots import Running, Slots
@@ -28,10 +29,11 @@ class Attempts:
         resolve: Callable[[ClaimedJob, Resolution], None],
         unwritten: Callable[[], list[int]],
         on_freed: Callable[[], None],
+        children: Children,
     ) -> None:
         self._app = app
         self._slots = slots
-        self._executor = Executor(app.tasks, slots.total, app.middlewares)
+        self._executor = Executor(app.tasks, slots.total, children, app.middlewares)
         self._resolve = resolve
         self._unwritten = unwritten
         self._on_freed = on_freed
@@ -87,10 +89,10 @@ class Attempts:
         self._executor.close()
 
     def _interrupt(self, jobs: Iterable[Running]) -> None:
-        """Cancel async tasks. A thread cannot be cancelled: its slot stays taken until it ends."""
+        """Cancel async tasks and stop child processes. A thread cannot be cancelled: its slot stays taken."""
         for running in jobs:
             spec = self._app.tasks.get(running.job.task)
-            if running.task is not None and spec is not None and spec.is_async:
+            if running.task is not None and spec is not None and spec.can_be_stopped:
                 running.task.cancel()
 
     async def _run(self, running: Running) -> None:

@@ -14,31 +14,26 @@ from pgqueue.context import Context, Signals
 from pgqueue.job import ClaimedJob
 from pgqueue.logs import current
 from pgqueue.outcome import (
-    AskedRetry,
-    Cancel,
     ErrorInfo,
-    Fail,
     Outcome,
     Raised,
-    Rejected,
-    Retry,
-    Snooze,
-    Snoozed,
     Succeeded,
     TimedOut,
     UnknownHere,
-    Withdrawn,
 )
 from pgqueue.tasks import Tasks, TaskSpec, encode_result
+from pgqueue.worker.calling import caught, caught_async, outcome_of
+from pgqueue.worker.children import Children
 
 log = logging.getLogger("pgqueue.worker")
 
 
 class Executor:
-    """Runs async tasks on the event loop and the others in threads, one thread a slot."""
+    """Runs async tasks on the event loop, others in threads, and those that ask for it in child processes."""
 
-    def __init__(self, tasks: Tasks, slots: int, middlewares: Sequence[Middleware] = ()) -> None:
+    def __init__(self, tasks: Tasks, slots: int, children: Children, middlewares: Sequence[Middleware] = ()) -> None:
         self._tasks = tasks
+        self._children = children
         self._middlewares = middlewares
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-job")
 
@@ -55,33 +50,28 @@ class Executor:
             signals.deadline = signals.now() + spec.soft_limit
         context = Context.of(job, signals)
         current.set(context)
-        attempt = functools.partial(self._attempt, spec, functools.partial(spec.call, arguments, context))
+        if spec.isolation == "process":
+            attempt = functools.partial(self._children.run, job, spec.timeout, signals)
+        else:
+            attempt = functools.partial(self._attempt, spec, functools.partial(spec.call, arguments, context))
         return await _wrapped(attempt, context, self._middlewares) if self._middlewares else await attempt()
 
     async def _attempt(self, spec: TaskSpec, call: Callable[[], Any]) -> Outcome:
         value, raised = await (_timed(call, spec.timeout) if spec.is_async else self._in_thread(call))
         if raised is not None:
-            return _raised(spec, raised)
+            return outcome_of(spec, raised)
         return Succeeded(*encode_result(value))
 
     async def _in_thread(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        value, error = await loop.run_in_executor(self._threads, context.run, _caught, call)
+        value, error = await loop.run_in_executor(self._threads, context.run, caught, call)
         if inspect.isawaitable(value):  # a def that hands on the coroutine of an async one
-            return await _caught_async(lambda: value)
+            return await caught_async(lambda: value)
         return value, error
 
     def close(self) -> None:
         """Let go of the threads. One that still runs a task is left behind."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    # As a value, because a future refuses StopIteration, and a SystemExit would end the thread.
-    try:
-        return call(), None
-    except BaseException as error:  # noqa: BLE001 - the outcome of the attempt, whatever it is
-        return None, error
 
 
 async def _wrapped(
@@ -112,35 +102,6 @@ async def _timed(call: Callable[[], Awaitable[Any]], timeout: float | None) -> t
     # What the task raises comes back as a value, so that its own TimeoutError is not taken for ours.
     try:
         async with asyncio.timeout(timeout):
-            return await _caught_async(call)
+            return await caught_async(call)
     except TimeoutError:
         return None, TimedOut(f"ran longer than its timeout of {timeout:g} s and was cancelled")
-
-
-async def _caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
-    try:
-        return await call(), None
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # the worker asked for it; otherwise the task raised it by itself
-        return None, error
-    except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
-        return None, error
-
-
-def _raised(spec: TaskSpec, error: BaseException) -> Outcome:
-    match error:
-        case Retry(delay=float() | None as delay):
-            return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))
-        case Snooze(delay=float() as delay):
-            return Snoozed(delay, ErrorInfo.of(error).message)
-        case Fail():
-            return Rejected(ErrorInfo.of(error))
-        case Cancel():
-            return Withdrawn(ErrorInfo.of(error).message)
-        case TimedOut():
-            return Raised(ErrorInfo.of(error), permanent=isinstance(error, spec.no_retry_on), reason="timeout")
-        case _:
-            again = spec.retries(error)
-            return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")

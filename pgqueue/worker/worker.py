@@ -18,6 +18,8 @@ from pgqueue.identity import Identity, describe
 from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link, monotonic
 from pgqueue.service import Partitions, Service, run_duties
 from pgqueue.worker.attempts import Attempts
+from pgqueue.worker.children import Children, ChildSettings
+from pgqueue.worker.completion import Completion
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.producer import Diet, Producer
 from pgqueue.worker.rescue import Rescuer
@@ -34,7 +36,9 @@ class WorkerSettings:
     """How a worker runs. Durations are seconds.
 
     `queues` are served in order; `limits` says how many jobs of a queue this worker runs at most at a time.
-    A worker that has not beaten for `lease_seconds` is declared lost and its jobs run again elsewhere.
+    A worker that has not beaten for `lease_seconds` is declared lost and its jobs run again elsewhere. A stopping
+    worker gives its jobs `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or
+    when it has grown beyond `max_memory_per_child` MiB.
     """
 
     queues: Sequence[str] = ("default",)
@@ -43,6 +47,8 @@ class WorkerSettings:
     lease_seconds: float = 30.0
     poll_seconds: float = 1.0
     shutdown_timeout: float = 30.0
+    max_jobs_per_child: int | None = None
+    max_memory_per_child: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.queues, str) or not self.queues:
@@ -65,6 +71,18 @@ class Worker:
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
         self._shift: Shift | None = None
+        self._prepared = False
+        limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
+        starters = tuple(app.child_starters)
+        self._children = Children(
+            app.tasks, ChildSettings(*limits, on_start=starters), lambda job: Completion(app, job)
+        )
+
+    def prepare(self) -> None:
+        """Fork what child processes are forked from, if a task wants them: best before there is an event loop."""
+        if not self._prepared and any(spec.isolation == "process" for spec in self._app.tasks):
+            self._children.start()
+        self._prepared = True
 
     def stop(self) -> None:
         """First call: take no more jobs and finish those that run. Second call: cancel them and give them back."""
@@ -96,7 +114,8 @@ class Worker:
 
         Raises DatabaseUnreachable or NotMigrated if it cannot start.
         """
-        self._shift = shift = Shift(self._app, self._settings, self._slots, self._diet)
+        self.prepare()
+        self._shift = shift = Shift(self._app, self._settings, self._slots, self._diet, self._children)
         await shift.start()
         try:
             await run_duties(shift.duties, self._stopping, grace_seconds=2.0)
@@ -109,7 +128,7 @@ class Worker:
 class Shift:
     """A running worker: its identity, its connections and its duties."""
 
-    def __init__(self, app: App, settings: WorkerSettings, slots: Slots, diet: Diet) -> None:
+    def __init__(self, app: App, settings: WorkerSettings, slots: Slots, diet: Diet, children: Children) -> None:
         database, queries, loop = app.database, app.queries, asyncio.get_running_loop()
         info = describe("worker", settings.lease_seconds, diet.queues, diet.tasks, slots.total)
         self._queries = queries
@@ -117,13 +136,14 @@ class Shift:
         self._slots = slots
         self._emit = app.listeners.emit
         self._tasks = app.tasks
+        self._children = children
         self._links = {name: Link(database, f"pgqueue worker {name}") for name in LINKS}
         self.identity = Identity(database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
         self._resolver = Resolver(
             self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners.emit
         )
         self._attempts = Attempts(
-            app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed()
+            app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed(), children
         )
         self.producer = Producer(
             self._links["claim"],
@@ -180,6 +200,7 @@ class Shift:
             stack.callback(self._emit, WorkerStopped(self.identity.id))
             stack.callback(log.info, "worker %s stopped", self.identity.id)
             stack.callback(self._attempts.release_threads)
+            stack.push_async_callback(self._children.close)
             stack.push_async_callback(asyncio.to_thread, self.identity.stop)
             for link in self._links.values():
                 stack.push_async_callback(link.close)

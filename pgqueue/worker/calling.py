@@ -1,0 +1,63 @@
+"""Calling a task, wherever it runs: nothing it raises gets past, and what it raised becomes an outcome."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pgqueue.outcome import (
+    AskedRetry,
+    Cancel,
+    ErrorInfo,
+    Fail,
+    Outcome,
+    Raised,
+    Rejected,
+    Retry,
+    Snooze,
+    Snoozed,
+    TimedOut,
+    Withdrawn,
+)
+from pgqueue.tasks import TaskSpec
+
+
+def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Call a function; what it raises comes back as a value.
+
+    A future refuses StopIteration, and a SystemExit would end the thread.
+    """
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - the outcome of the attempt, whatever it is
+        return None, error
+
+
+async def caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
+    """Call and await; what it raises comes back as a value, but for a cancellation that came from outside."""
+    try:
+        return await call(), None
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the worker asked for it; otherwise the task raised it by itself
+        return None, error
+    except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
+        return None, error
+
+
+def outcome_of(spec: TaskSpec, error: BaseException) -> Outcome:
+    """Return what an error, or a verdict, means for the attempt."""
+    match error:
+        case Retry(delay=float() | None as delay):
+            return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))
+        case Snooze(delay=float() as delay):
+            return Snoozed(delay, ErrorInfo.of(error).message)
+        case Fail():
+            return Rejected(ErrorInfo.of(error))
+        case Cancel():
+            return Withdrawn(ErrorInfo.of(error).message)
+        case TimedOut():
+            return Raised(ErrorInfo.of(error), permanent=isinstance(error, spec.no_retry_on), reason="timeout")
+        case _:
+            again = spec.retries(error)
+            return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")
