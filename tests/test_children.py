@@ -347,7 +347,7 @@ def test_what_a_task_prints_disturbs_nothing_and_is_not_lost(app: App, capfd: py
     assert "written" in out
 
 
-def test_what_the_worker_has_not_yet_written_out_is_written_once(tmp_path: Path) -> None:
+def test_what_the_worker_has_not_yet_written_out_is_written_once() -> None:
     script = """
         @app.task(name="task")
         def task():
@@ -359,7 +359,8 @@ def test_what_the_worker_has_not_yet_written_out_is_written_once(tmp_path: Path)
             await children.close()
         asyncio.run(main())
     """
-    done = subprocess.run(own_process(script), capture_output=True, text=True, timeout=60)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(own_process(script), capture_output=True, text=True, timeout=60, env=buffered)
     assert done.stdout.split("\n") == ["from the worker", "from the child", ""], done.stderr
 
 
@@ -400,24 +401,32 @@ def test_children_start_with_different_random_numbers(app: App) -> None:
     assert len(play(app, scenario, max_jobs=1)) == 3
 
 
-def test_a_child_does_not_run_what_the_worker_registered_for_its_own_end() -> None:
+def test_a_child_runs_no_handler_or_finalizer_of_the_worker() -> None:
     script = """
-        import atexit, weakref
-        class Thing: pass
-        thing = Thing()
-        weakref.finalize(thing, lambda: print("finalized in", os.getpid() == worker))
-        atexit.register(lambda: print("at exit in", os.getpid() == worker))
-        @app.task(name="task")
-        def task(): pass
+        import atexit, gc, weakref
+        class Thing:
+            def __del__(self):
+                print("deleted", os.getpid() == worker)
+        gc.disable()
         worker = os.getpid()
+        lost = Thing()
+        lost.itself = lost
+        del lost
+        kept = Thing()
+        weakref.finalize(kept, lambda: print("finalized", os.getpid() == worker))
+        atexit.register(lambda: print("at exit", os.getpid() == worker))
+        @app.task(name="task")
+        def task():
+            gc.collect()
         children.start()
         async def main():
             await children.run(job("task"))
             await children.close()
         asyncio.run(main())
+        gc.collect()
     """
     done = subprocess.run(own_process(script), capture_output=True, text=True, timeout=60)
-    assert sorted(done.stdout.splitlines()) == ["at exit in True", "finalized in True"], done.stderr
+    assert set(done.stdout.splitlines()) == {"at exit True", "deleted True", "finalized True"}, done.stderr
 
 
 def test_children_have_no_descriptors_of_the_worker_or_of_each_other(app: App, tmp_path: Path) -> None:

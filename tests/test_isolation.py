@@ -11,6 +11,7 @@ from conftest import drain, scalar, work
 from harness import Conn
 
 from pgqueue import App, Context, InvalidTask
+from pgqueue.worker import Worker, WorkerSettings
 
 
 def test_a_task_runs_in_another_process_and_its_result_is_stored(app: App, conn: Conn) -> None:
@@ -131,3 +132,35 @@ def test_a_hook_runs_in_each_child_before_its_first_job(app: App, conn: Conn) ->
 def test_another_word_than_thread_or_process_is_refused(app: App) -> None:
     with pytest.raises(InvalidTask, match="thread or process"):
         app.task(isolation="container")(lambda: None)
+
+
+def test_a_worker_whose_nursery_has_died_gives_the_job_back_and_stops(app: App, conn: Conn) -> None:
+    @app.task(name="t", isolation="process", max_attempts=1)
+    def t() -> None: ...
+
+    job = t.enqueue()
+
+    async def run() -> None:
+        worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
+        worker.prepare()
+        os.kill(worker._children._nursery, signal.SIGKILL)
+        await asyncio.wait_for(worker.run(), 30)
+
+    asyncio.run(run())
+    row = conn.execute("select state, attempt from pgqueue.job where id = %s", [job.id]).fetchone()
+    assert row == ("pending", 0)
+
+
+def test_an_async_transaction_in_a_child_leaves_no_connection_behind(app: App, conn: Conn) -> None:
+    @app.task(name="t", isolation="process")
+    async def t(ctx: Context) -> None:
+        async with ctx.atransaction() as own:
+            await own.execute("select 1")
+
+    def one_is_left() -> bool:
+        ended = scalar(conn, "select count(*) = 5 from pgqueue.job_finished where state = 'succeeded'")
+        left = "select count(*) from pg_stat_activity where application_name = 'pgqueue job'"
+        return bool(ended) and scalar(conn, left) == 0
+
+    t.enqueue_many({} for _ in range(5))
+    asyncio.run(work(app, one_is_left))

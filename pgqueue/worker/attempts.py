@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
 from pgqueue.app import DEFAULT_RETRY, App
+from pgqueue.errors import PgqueueError
 from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution, decide
@@ -30,6 +31,7 @@ class Attempts:
         unwritten: Callable[[], list[int]],
         on_freed: Callable[[], None],
         children: Children,
+        on_broken: Callable[[], None],
     ) -> None:
         self._app = app
         self._slots = slots
@@ -37,6 +39,8 @@ class Attempts:
         self._resolve = resolve
         self._unwritten = unwritten
         self._on_freed = on_freed
+        self._children = children
+        self._on_broken = on_broken
         self._closed = False
 
     def start(self, job: ClaimedJob) -> None:
@@ -79,6 +83,9 @@ class Attempts:
         self._interrupt(self._slots.running)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._slots.emptied(), 1.0)
+        self._children.kill_all()  # what ignores SIGTERM must not run on beside its next attempt
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._slots.emptied(), 1.0)
         for running in self._slots.running:
             if not running.abandoned:
                 running.abandoned = True
@@ -105,6 +112,9 @@ class Attempts:
                 outcome = Withdrawn("cancelled by request")
             elif not running.abandoned:
                 log.warning("job %d was cancelled by its worker", running.job.id)
+        except PgqueueError as error:
+            log.error("job %d was not begun, and this worker stops: %s", running.job.id, error)
+            self._on_broken()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the slot is freed and the outcome written
             log.error("job %d: running it failed in an unforeseen way: %s", running.job.id, type(error).__name__)
             outcome = Raised(ErrorInfo.of(error))

@@ -16,9 +16,10 @@ from pgqueue.tasks import encode_result
 class Completion:
     """What `ctx.transaction()` does for one attempt: the resolve statement, fenced as ever, ends the block."""
 
-    def __init__(self, app: App, job: ClaimedJob) -> None:
+    def __init__(self, app: App, job: ClaimedJob, *, pooled: bool = True) -> None:
         self._app = app
         self._job = job
+        self._pooled = pooled  # a child process has a new event loop for each job, and so no pool that would last
         self.done = False
 
     @contextmanager
@@ -35,11 +36,20 @@ class Completion:
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection in a transaction that completes the job."""
         query = self._complete(result)
-        async with self._app.pools.async_connection(self._app.database) as conn:
+        async with self._async_connection() as conn:
             async with conn.transaction():
                 yield conn
                 self._check(await db.run_async(conn, query))
             self.done = True
+
+    @asynccontextmanager
+    async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
+        if self._pooled:
+            async with self._app.pools.async_connection(self._app.database) as conn:
+                yield conn
+        else:
+            async with await self._app.database.connect_async("pgqueue job") as conn:
+                yield conn
 
     def _complete(self, result: Any) -> Query[set[int]]:
         text, error = encode_result(result)

@@ -38,25 +38,25 @@ class Executor:
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-job")
 
     async def run(self, job: ClaimedJob, signals: Signals) -> Outcome:
-        """Run a job to its end. Raises only CancelledError, when the worker cancels it."""
+        """Run a job to its end. Raises CancelledError if the worker cancels it, PgqueueError if it cannot begin."""
         spec = self._tasks.get(job.task)
         if spec is None:
             return UnknownHere()
-        try:
-            arguments = spec.decode(job.args)
-        except BaseException as error:  # noqa: BLE001 - a user's own validators may raise anything
-            return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
         if spec.soft_limit is not None:
             signals.deadline = signals.now() + spec.soft_limit
         context = Context.of(job, signals)
         current.set(context)
-        if spec.isolation == "process":
-            attempt = functools.partial(self._children.run, job, spec.timeout, signals)
-        else:
-            attempt = functools.partial(self._attempt, spec, functools.partial(spec.call, arguments, context))
+        attempt = functools.partial(self._attempt, spec, job, context, signals)
         return await _wrapped(attempt, context, self._middlewares) if self._middlewares else await attempt()
 
-    async def _attempt(self, spec: TaskSpec, call: Callable[[], Any]) -> Outcome:
+    async def _attempt(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Outcome:
+        if spec.isolation == "process":
+            return await self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
+        try:
+            arguments = spec.decode(job.args)
+        except BaseException as error:  # noqa: BLE001 - a user's own validators may raise anything
+            return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
+        call = functools.partial(spec.call, arguments, context)
         value, raised = await (_timed(call, spec.timeout) if spec.is_async else self._in_thread(call))
         if raised is not None:
             return outcome_of(spec, raised)

@@ -5,7 +5,7 @@ import faulthandler
 import logging
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -75,7 +75,7 @@ class Worker:
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters = tuple(app.child_starters)
         self._children = Children(
-            app.tasks, ChildSettings(*limits, on_start=starters), lambda job: Completion(app, job)
+            app.tasks, ChildSettings(*limits, on_start=starters), lambda job: Completion(app, job, pooled=False)
         )
 
     def prepare(self) -> None:
@@ -115,7 +115,9 @@ class Worker:
         Raises DatabaseUnreachable or NotMigrated if it cannot start.
         """
         self.prepare()
-        self._shift = shift = Shift(self._app, self._settings, self._slots, self._diet, self._children)
+        self._shift = shift = Shift(
+            self._app, self._settings, self._slots, self._diet, self._children, self._stopping.set
+        )
         await shift.start()
         try:
             await run_duties(shift.duties, self._stopping, grace_seconds=2.0)
@@ -128,7 +130,15 @@ class Worker:
 class Shift:
     """A running worker: its identity, its connections and its duties."""
 
-    def __init__(self, app: App, settings: WorkerSettings, slots: Slots, diet: Diet, children: Children) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: WorkerSettings,
+        slots: Slots,
+        diet: Diet,
+        children: Children,
+        on_broken: Callable[[], None],
+    ) -> None:
         database, queries, loop = app.database, app.queries, asyncio.get_running_loop()
         info = describe("worker", settings.lease_seconds, diet.queues, diet.tasks, slots.total)
         self._queries = queries
@@ -143,7 +153,7 @@ class Shift:
             self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners.emit
         )
         self._attempts = Attempts(
-            app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed(), children
+            app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed(), children, on_broken
         )
         self.producer = Producer(
             self._links["claim"],
