@@ -232,6 +232,9 @@ COMBINATIONS = [c for size in range(len(SETTINGS) + 1) for c in itertools.combin
 def under_each_combination(conn: Conn, call: Callable[[], int], expected: int) -> None:
     for off in COMBINATIONS:
         with conn.transaction(force_rollback=True):
+            conn.execute(
+                "set local jit = off"
+            )  # a disabled plan has a huge cost, for which JIT would compile each time
             conn.execute(f"set local plan_cache_mode = {'force_generic_plan' if len(off) % 2 else 'force_custom_plan'}")
             for setting in off:
                 conn.execute(f"set local enable_{setting} = off")
