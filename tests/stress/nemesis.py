@@ -5,6 +5,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import psycopg
 
@@ -54,9 +55,10 @@ class Nemesis:
             await self._see_progress()
 
     async def commit(self, name: str) -> None:
-        """Commit one fault, and count it if it took place."""
-        if await self.faults[name]():
-            self.done[name] += 1
+        """Commit one fault; count it if it took place, and did not meet the server while another one restarts it."""
+        with suppress(psycopg.OperationalError):
+            if await self.faults[name]():
+                self.done[name] += 1
 
     async def _see_progress(self) -> None:
         """Wait until jobs end again, so that faults hit a system that works and not one that is down already."""
