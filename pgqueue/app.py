@@ -6,7 +6,18 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from pgqueue import db, embedded
-from pgqueue.client import Client, Options, Own, Session, check_max_attempts, check_priority, check_tags, new_job
+from pgqueue.client import (
+    Client,
+    Options,
+    Own,
+    Session,
+    check_count,
+    check_max_attempts,
+    check_priority,
+    check_retention,
+    check_tags,
+    new_job,
+)
 from pgqueue.config import check_name, check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
@@ -23,6 +34,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
 Middleware = Callable[[Context, Callable[[], Awaitable[Outcome]]], Awaitable[object]]
+Hook = Callable[[], object]
+AnyHook = TypeVar("AnyHook", bound=Hook)
 ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 
@@ -142,7 +155,8 @@ class App:
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
-    looked up when it is first needed. `queue`, `max_attempts` and `retry` are the defaults of its tasks.
+    looked up when it is first needed. `queue`, `max_attempts`, `retry` and `max_crashes` are the defaults of its tasks.
+    `retention={"bulk": 0}` keeps nothing of what succeeds in a queue, as `@app.task(retention=0)` does of a task.
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
@@ -156,6 +170,8 @@ class App:
         queue: str = "default",
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
+        max_crashes: int = 5,
+        retention: Mapping[str, int | None] | None = None,
         pgbouncer: bool = False,
         listen_dsn: str | None = None,
     ) -> None:
@@ -164,11 +180,15 @@ class App:
         self.queue = check_queue(queue)
         self.max_attempts = max_attempts
         self.retry = as_policy(retry)
+        self.max_crashes = check_count("max_crashes", max_crashes)
+        self.retention = {check_queue(name): check_retention(kept) for name, kept in (retention or {}).items()}
         self.tasks = Tasks()
         self.schedules: dict[str, Schedule] = {}
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.child_starters: list[Callable[[], None]] = []
+        self.worker_starters: list[Hook] = []
+        self.worker_stoppers: list[Hook] = []
         self.queries = Queries(schema)
         self.pools = db.Pools()
         self._given_dsn = dsn
@@ -223,6 +243,8 @@ class App:
         timeout: float | timedelta | None = None,
         soft_timeout: float | timedelta | None = None,
         isolation: str = "thread",
+        max_crashes: int | None = None,
+        retention: int | None = None,
         tags: Sequence[str] = (),
     ) -> TaskDecorator: ...
     def task(
@@ -239,6 +261,8 @@ class App:
         timeout: float | timedelta | None = None,
         soft_timeout: float | timedelta | None = None,
         isolation: str = "thread",
+        max_crashes: int | None = None,
+        retention: int | None = None,
         tags: Sequence[str] = (),
     ) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
@@ -256,6 +280,10 @@ class App:
         process; that fails the attempt with reason *timeout*, and the policy tries again. A thread cannot be stopped:
         for it the timeout is a soft limit, and a ThreadTimeoutWarning says so. `soft_timeout` only sets `ctx.deadline`
         and makes `ctx.check()` raise.
+
+        A job that was running when its worker died, for the `max_crashes`-th time, is a dead letter with reason
+        *crashed*. `retention=0`: of a job that succeeds nothing is kept, neither its row nor its transitions; that is
+        for those who want speed above all. Failures are kept as ever.
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for a setting out of its bounds.
         """
@@ -276,6 +304,8 @@ class App:
             "timeout": _limit("timeout", timeout),
             "soft_timeout": _limit("soft_timeout", soft_timeout),
             "isolation": isolation,
+            "max_crashes": self.max_crashes if max_crashes is None else check_count("max_crashes", max_crashes),
+            "retention": check_retention(retention),
             "tags": tuple(tags),
         }
 
@@ -331,6 +361,19 @@ class App:
             return listener
 
         return listen
+
+    def on_worker_start(self, function: AnyHook) -> AnyHook:
+        """Run a function, `def` or `async def`, in each worker before it claims its first job.
+
+        What it raises ends the worker: with what is not ready nothing should be run.
+        """
+        self.worker_starters.append(function)
+        return function
+
+    def on_worker_stop(self, function: AnyHook) -> AnyHook:
+        """Run a function, `def` or `async def`, in each worker after its last job. What it raises is logged."""
+        self.worker_stoppers.append(function)
+        return function
 
     def on_child_start(self, function: Callable[[], None]) -> Callable[[], None]:
         """Run a function in each child process before its first job: to load a model once, say."""

@@ -40,6 +40,7 @@ class Home(Protocol):
     listeners: Listeners
     queue: str
     max_attempts: int
+    retention: dict[str, int | None]
 
     @property
     def database(self) -> db.Database: ...
@@ -100,6 +101,20 @@ def check_max_attempts(max_attempts: object) -> None:
         raise InvalidOption(f"max_attempts={max_attempts!r} cannot be used: give 1 (no retries) to 1000000")
 
 
+def check_count(option: str, count: object) -> int:
+    """Return a whole number from 1 on; refuse anything else."""
+    if type(count) is not int or not 1 <= count <= 1_000_000:
+        raise InvalidOption(f"{option}={count!r} cannot be used: give 1 to 1000000")
+    return count
+
+
+def check_retention(kept: object) -> int | None:
+    """Return what is to be kept of a job that has succeeded: all (None) or nothing (0)."""
+    if kept is not None and (type(kept) is not int or kept != 0):
+        raise InvalidOption(f"retention={kept!r} cannot be used: give 0 (keep nothing of what succeeds) or None")
+    return kept
+
+
 def check_tags(tags: Sequence[str] | None) -> None:
     """Refuse tags that are not short texts."""
     if tags is None:
@@ -113,15 +128,17 @@ def check_tags(tags: Sequence[str] | None) -> None:
 
 def new_job(args: str, options: Options, spec: TaskSpec | None, name: str, home: Home) -> NewJob:
     """Make the job of one call: options first, then the task's settings, then the app's."""
+    queue = options.queue or (spec.queue if spec else home.queue)
     return NewJob(
         task=name,
         args=args,
-        queue=options.queue or (spec.queue if spec else home.queue),
+        queue=queue,
         priority=options.priority if options.priority is not None else (spec.priority if spec else 0),
         max_attempts=options.max_attempts or (spec.max_attempts if spec else home.max_attempts),
         run_at=options.run_at,
         delay=None if options.delay is None else seconds(options.delay),
         tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
+        history=home.retention.get(queue) is None and (spec is None or spec.retention is None),
     )
 
 

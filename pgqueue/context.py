@@ -1,6 +1,7 @@
 """What a running task may know about its own job, and do with it."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -10,9 +11,11 @@ from typing import Any, Protocol
 
 import psycopg
 
-from pgqueue.errors import ConfigError
+from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.job import ClaimedJob
-from pgqueue.outcome import Cancel, TimedOut
+from pgqueue.outcome import Cancel, TimedOut, storable
+
+MAX_NOTE = 500
 
 
 class Completer(Protocol):
@@ -28,6 +31,7 @@ class Signals:
 
     deadline: float | None = None
     cancelled: bool = False
+    report: Callable[[str], None] | None = None
     completer: Completer | None = None
     now: Callable[[], float] = time.monotonic
 
@@ -91,6 +95,18 @@ class Context:
         remaining = self.remaining
         if remaining is not None and remaining <= 0:
             raise TimedOut(f"the soft limit passed {-remaining:.1f} s ago")
+
+    def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
+        """Say how far the job is: `app.get(id).progress` shows it while the job runs.
+
+        Costs little and may be called often: the newest word is written twice a second at most, and only while the
+        lease is ours. Raises InvalidOption for a number that JSON does not have.
+        """
+        if not all(math.isfinite(number) for number in (done, total or 0)):
+            raise InvalidOption(f"progress {done!r} of {total!r} cannot be stored: give finite numbers")
+        if self._signals.report is not None:
+            said = {"done": done, "total": total, "note": note and storable(note[:MAX_NOTE])}
+            self._signals.report(json.dumps({name: value for name, value in said.items() if value is not None}))
 
     def transaction(self, result: Any = None) -> AbstractContextManager["psycopg.Connection[Any]"]:
         """Commit what the task writes and the completion of the job together, or neither.

@@ -1,11 +1,12 @@
 """Who a process is to the others: its row, and the heartbeat that says it lives."""
 
+import json
 import logging
 import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,13 +23,20 @@ log = logging.getLogger("pgqueue")
 T = TypeVar("T")
 BEATS = 4  # in a lease
 SILENT = 0.75  # the share of a lease after which a process that could not beat must take itself for lost
+WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # what a supervisor tells its children
+
+
+def predecessors() -> dict[uuid.UUID, str]:
+    """Return how the processes ended that this one replaces, by their ids, as the supervisor saw it."""
+    return {uuid.UUID(worker): how for worker, how in json.loads(os.environ.pop(DEATHS, "{}")).items()}
 
 
 def describe(kind: str, lease_seconds: float, queues: Sequence[str], tasks: Sequence[str], slots: int) -> WorkerInfo:
     """Return the row of this process, under an id that no other process or boot has."""
-    return WorkerInfo(
-        uuid.uuid4(), kind, socket.gethostname(), os.getpid(), version("pgqueue"), queues, tasks, slots, lease_seconds
-    )
+    given = os.environ.pop(WORKER_ID, None)  # by the supervisor, who will tell how this process ended
+    boot = uuid.UUID(given) if given else uuid.uuid4()
+    host, release = socket.gethostname(), version("pgqueue")
+    return WorkerInfo(boot, kind, host, os.getpid(), release, queues, tasks, slots, lease_seconds)
 
 
 class Identity:
@@ -36,15 +44,22 @@ class Identity:
 
     The heartbeat has its own thread and its own connection, so that a blocked event loop, a busy interpreter or an
     exhausted pool does not lose it. A process that others have declared lost takes a new identity: `on_lost` is called,
-    in the heartbeat's thread, with the old id. What it still holds under the old one is fenced.
+    in the heartbeat's thread, with the old id. What it still holds under the old one is fenced. `look` is called there,
+    too, before each beat: it returns the seconds since each duty last worked.
     """
 
     def __init__(
-        self, database: db.Database, queries: Queries, info: WorkerInfo, on_lost: Callable[[uuid.UUID], object]
+        self,
+        database: db.Database,
+        queries: Queries,
+        info: WorkerInfo,
+        on_lost: Callable[[uuid.UUID], object],
+        look: Callable[[], Mapping[str, float | None]] = dict,
     ) -> None:
         self.info = info
         self._queries = queries
         self._on_lost = on_lost
+        self._look = look
         self._database = replace(database, dsn=make_conninfo(database.dsn, **_impatient(info.lease_seconds)))
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
@@ -67,6 +82,8 @@ class Identity:
         try:
             self._run(self._queries.ready())
             self._run(self._queries.register(self.info))
+            if deaths := predecessors():
+                self._run(self._queries.declare_dead(deaths))
         except BaseException:
             if self._conn is not None:
                 self._conn.close()
@@ -99,7 +116,7 @@ class Identity:
 
     def beat(self) -> None:
         """Beat once; take a new identity if this one was declared lost."""
-        if not self._run(self._queries.heartbeat(self.id)):
+        if not self._run(self._queries.heartbeat(self.id, self._look())):
             lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
             self._run(self._queries.register(reborn))
             self.info = reborn

@@ -27,7 +27,8 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time."""
+    """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
+    nothing is left of it when it succeeds."""
 
     task: str
     args: str
@@ -37,6 +38,7 @@ class NewJob:
     run_at: datetime | None = None
     delay: float | None = None
     tags: tuple[str, ...] = ()
+    history: bool = True
 
 
 @dataclass(slots=True)
@@ -86,7 +88,8 @@ class Job:
     """A job as the database has it at the moment of reading.
 
     `phase` is the state as people say it: a pending job shows as `scheduled` before its first time has come, and
-    as `retrying` after an attempt. `attempts` is filled by `app.get(id)`.
+    as `retrying` after an attempt. `progress` is what a running job has said by `ctx.progress()`: `done`, `total`,
+    `note`. `attempts` is filled by `app.get(id)`.
     """
 
     id: int
@@ -109,6 +112,7 @@ class Job:
     reason: str | None = None
     result: Any = None
     error: ErrorInfo | None = None
+    progress: dict[str, Any] | None = None
     attempts: tuple[Attempt, ...] = ()
 
     @property

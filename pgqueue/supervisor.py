@@ -1,17 +1,22 @@
 """Several workers under one parent: restarted when they die, stopped together, gone when the parent is gone."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
+import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from pgqueue.identity import DEATHS, WORKER_ID
 from pgqueue.link import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.supervisor")
 PARENT_FD = "PGQUEUE_PARENT_FD"
 USAGE, CONFIGURATION = 2, 78
+DEATHS_KEPT = 20  # each child tells all of them: one may die before it could
 LIVED = 30.0  # seconds after which a child that dies is restarted without a growing delay
 
 
@@ -20,7 +25,9 @@ class Supervisor:
 
     A child that dies is started again, with a delay that grows while it keeps dying. One that cannot be used at all
     (wrong usage, configuration, missing migration) stops everything: `exit_code` says why. Children hold the read end
-    of a pipe whose other end only the parent has: when the parent is killed they see its end and stop in order.
+    of a pipe whose other end only the parent has: when the parent is killed they see its end and stop in order. The
+    parent gives each child its worker id, and tells the one that replaces it how it ended: so a job that kills workers
+    is rescued at once, and known by the signal.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
@@ -53,11 +60,12 @@ class Supervisor:
 
     async def _keep(self, slot: int, parent_fd: int) -> bool:
         """Keep one child running."""
-        backoff = Backoff()
+        backoff, deaths = Backoff(), deque[tuple[str, str]](maxlen=DEATHS_KEPT)
         while True:
-            started = monotonic()
+            started, worker = monotonic(), str(uuid.uuid4())
+            told = {PARENT_FD: str(parent_fd), WORKER_ID: worker, DEATHS: json.dumps(dict(deaths))}
             child = await asyncio.create_subprocess_exec(
-                *self._commands[slot], pass_fds=(parent_fd,), env=os.environ | {PARENT_FD: str(parent_fd)}
+                *self._commands[slot], pass_fds=(parent_fd,), env=os.environ | told
             )
             self._children[slot] = child
             log.info("worker process %d started (pid %d)", slot, child.pid)
@@ -73,6 +81,7 @@ class Supervisor:
                 return False
             if monotonic() - started > LIVED:
                 backoff.reset()
+            deaths.append((worker, _how(status)))
             delay = backoff.next()
             log.error("worker process %d (pid %d) %s; again in %.1f s", slot, child.pid, _how(status), delay)
             with suppress(TimeoutError):

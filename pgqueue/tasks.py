@@ -57,6 +57,8 @@ class TaskSpec:
     timeout: float | None = None
     soft_timeout: float | None = None
     isolation: str = "thread"
+    max_crashes: int = 5
+    retention: int | None = None
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)

@@ -14,6 +14,7 @@ from harness import QUERIES, WORKER, Conn, add_worker, insert_job, new_job
 from pgqueue import App, Context, InvalidOption, db
 from pgqueue.identity import Identity, describe
 from pgqueue.link import Link
+from pgqueue.tasks import Tasks
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.rescue import Rescuer
 from pgqueue.worker.watch import Watch
@@ -27,7 +28,7 @@ class Clocked:
         info = describe("worker", lease, ["default"], [], 1)
         self.identity = Identity(database, QUERIES, info, lambda lost: None)
         self.link = Link(database, "pgqueue test")
-        self.rescuer = Rescuer(self.link, QUERIES, self.identity, lambda: None, lambda event: None)
+        self.rescuer = Rescuer(self.link, QUERIES, self.identity, 5, Tasks(), lambda: None, lambda event: None)
 
     async def tick(self) -> None:
         await self.rescuer.tick()

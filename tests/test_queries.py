@@ -38,12 +38,14 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "cancel": lambda q: q.cancel(1, "not wanted"),
     "cancellations": lambda q: q.cancellations(WORKER),
     "release_strays": lambda q: q.release_strays(WORKER, [1]),
-    "rescue": lambda q: q.rescue(WORKER, 10),
+    "rescue": lambda q: q.rescue(WORKER, 5, {"t": 1}, 10),
+    "note_progress": lambda q: q.note_progress([(claimed(3, 1), "{}")]),
     "register": lambda q: q.register(describe("worker", 30, ["default"], ["t"], 8)),
-    "heartbeat": lambda q: q.heartbeat(WORKER),
+    "heartbeat": lambda q: q.heartbeat(WORKER, {"claim": 0.5, "listen": None}),
     "set_waiting": lambda q: q.set_waiting(WORKER, True),
     "set_stopping": lambda q: q.set_stopping(WORKER),
     "unregister": lambda q: q.unregister(WORKER),
+    "declare_dead": lambda q: q.declare_dead({WORKER: "was killed by SIGKILL"}),
     "declare_lost": lambda q: q.declare_lost(),
     "forget_lost": lambda q: q.forget_lost(),
     "ready": lambda q: q.ready(),
@@ -257,4 +259,4 @@ def test_adopt_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
 def test_rescue_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
     for _ in range(20):
         insert_job(tx, state="running", worker_id=uuid4(), claimed_at=TICK, attempt=1)
-    under_each_combination(tx, lambda: len(db.run(tx, QUERIES.rescue(WORKER, 7))), 7)
+    under_each_combination(tx, lambda: len(db.run(tx, QUERIES.rescue(WORKER, at_most=7))), 7)

@@ -118,11 +118,13 @@ def print_queues(queues: Sequence[QueueCounts]) -> None:
 def print_workers(workers: Sequence[WorkerStatus]) -> None:
     """Print workers and schedulers."""
     rows = [
-        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.queues, f"{w.running}/{w.slots}", w.status,
-         _age(w.heartbeat_age_seconds))
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.queues, f"{w.running}/{w.slots}", w.death or w.status,
+         _age(w.heartbeat_age_seconds), _duties(w.duties))
         for w in workers
     ]  # fmt: skip
-    table("workers", ("id", "kind", "process", "queues", "running", "status", "last beat"), rows)
+    table(
+        "workers", ("id", "kind", "process", "queues", "running", "status", "last beat", "each duty last worked"), rows
+    )
 
 
 def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
@@ -139,6 +141,11 @@ def print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:
     if unknown:
         rows = [(u.task, u.queue, u.jobs, "yes" if u.known_to_a_worker else "NO") for u in unknown]
         table("jobs that wait for a worker that knows their task", ("task", "queue", "jobs", "one lives"), rows)
+
+
+def _duties(duties: dict[str, float | None]) -> str:
+    """Return how long ago each duty last worked, as of the last beat."""
+    return ", ".join(f"{name} {_age(seconds)}" for name, seconds in duties.items() if seconds is not None)
 
 
 def _age(seconds: float | None) -> str:

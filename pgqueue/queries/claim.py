@@ -14,14 +14,14 @@ from pgqueue.queries.base import Query, Row, Statements
 # joins by reading the whole table, for it expects many picked rows.
 _MOVE: LiteralString = """, moved as (
     update {s}.job_live j
-    set state = 'running', waits_for = null, attempt = j.attempt + 1, lease = j.lease + 1,
+    set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1, lease = j.lease + 1,
         worker_id = %(worker)s, claimed_at = now()
     from picked
     where j.id = picked.id and j.state = picked.state and j.id = any(array(select id from picked))
     returning j.*, picked.state as was
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
-    select id, was, 'running', attempt, lease, worker_id from moved
+    select id, was, 'running', attempt, lease, worker_id from moved where history
 )
 select id, task, queue, priority, args::text, tags, headers::text, run_at, created_at, attempt, max_attempts, lease,
        worker_id

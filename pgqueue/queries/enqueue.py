@@ -19,18 +19,19 @@ from pgqueue.queries.base import Query, Statements, text_array
 ENQUEUE: LiteralString = """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
+           g.history,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at
     from unnest(%(tasks)s::text[], %(queues)s::text[], %(priorities)s::smallint[], %(args)s::text[],
                 %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays)s::float8[], %(tags)s::text[],
-                %(headers)s::text[])
-         with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, ord)
+                %(headers)s::text[], %(histories)s::bool[])
+         with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history, ord)
 ), inserted as (
-    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at)
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
     select id, task, queue, priority, args::jsonb, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), statement_timestamp()
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp()
     from given order by ord
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from given order by ord
+    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where history order by ord
 ), woken as (
     select count(pg_notify({channel}, due.queue)) as calls
     from (select distinct queue from given where run_at <= statement_timestamp()) as due
@@ -65,5 +66,6 @@ class EnqueueQueries(Statements):
                 "delays": [job.delay for job in jobs],
                 "tags": [text_array(job.tags) if job.tags else None for job in jobs],
                 "headers": headers or [None] * len(jobs),
+                "histories": [job.history for job in jobs],
             },
         )

@@ -14,12 +14,12 @@ from pgqueue.queries.base import Query, Row, Statements
 _JOB: LiteralString = """
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at, j.created_at, j.attempt,
        j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id, j.reason, j.result::text,
-       j.error::text"""
+       j.error::text, j.progress"""
 
 _JOB_FIELDS = (
     "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
     "max_attempts", "crash_count", "waits_for", "claimed_at", "finished_at", "worker_id", "reason", "result", "error",
-    "attempts",
+    "progress", "attempts",
 )  # fmt: skip
 
 # One job with its attempts, in one snapshot: the view finds the job in whichever table holds it, by primary key; the
@@ -70,7 +70,7 @@ LIST_WORKERS: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
        (select count(*) from {s}.job_live j where j.worker_id = w.id)::int,
        case when w.lost_at is not null then 'lost' when w.stopping then 'stopping' else 'alive' end,
-       extract(epoch from now() - w.heartbeat_at)::float8, w.started_at
+       extract(epoch from now() - w.heartbeat_at)::float8, w.started_at, w.death, w.duties
 from {s}.worker w order by w.kind, w.started_at"""
 
 # Jobs that wait for a worker that knows their task (job_live_parked), and whether one lives.
@@ -111,7 +111,8 @@ class QueueCounts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker or scheduler as its row has it."""
+    """A worker or scheduler as its row has it. `duties`: at its last beat, how many seconds ago each last worked; None
+    for one that had nothing to do yet. `death`: how it ended, if its supervisor saw it."""
 
     id: UUID
     kind: str
@@ -124,6 +125,8 @@ class WorkerStatus:
     status: str
     heartbeat_age_seconds: float
     started_at: datetime
+    death: str | None
+    duties: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Writing how attempts ended, and taking jobs from dead workers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
@@ -18,6 +18,7 @@ CARRIED: LiteralString = (
 
 # Write a batch of outcomes, whatever they are, in one statement: rows that end are deleted from job_live and inserted
 # where they belong, rows that go on are updated, every move is logged.
+# Of a job without history nothing is kept when it succeeds; all else that happens to it is.
 # A job that somebody has asked to cancel does not go on: where it would, it ends as cancelled.
 # The fence: only a row that is still running under this very lease is touched. A worker that was declared dead, and
 # whose job runs elsewhere by now, changes nothing; its id is missing from what comes back.
@@ -35,7 +36,7 @@ with given as materialized (
     delete from {s}.job_live j using given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
-    returning j.*, g.result, g.error,
+    returning j.*, g.result, g.error, j.history or g.target <> 'succeeded' as told,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
@@ -45,7 +46,7 @@ with given as materialized (
     select """
     + CARRIED
     + """, target, reason, result::jsonb
-    from ended where target in ('succeeded', 'cancelled')
+    from ended where target = 'cancelled' or target = 'succeeded' and history
 ), buried as (
     insert into {s}.dead_letter ("""
     + CARRIED
@@ -62,19 +63,22 @@ with given as materialized (
     from given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease and g.target in ('pending', 'blocked')
     and j.cancel_requested_at is null
-    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.worker as worker_id, g.reason, g.error
+    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.worker as worker_id, g.reason, g.error,
+        true as told
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, worker_id, reason, error::jsonb
-    from (select id, target, attempt, lease, worker_id, reason, error from ended
-          union all select id, target, attempt, lease, worker_id, reason, error from kept) as moved
+    from (select id, target, attempt, lease, worker_id, reason, error, told from ended
+          union all select id, target, attempt, lease, worker_id, reason, error, told from kept) as moved
+    where told
 )
 select id from ended union all select id from kept"""
 )
 
 # Take the running jobs of workers that have been declared lost, or whose row is gone. A job with an attempt left is
-# pending again at once; one without becomes a dead letter. Rows that somebody else holds (a resolve in flight, another
-# rescuer) are skipped and looked at next time.
+# pending again at once; one without, or one that has cost as many workers as its task allows, becomes a dead letter
+# that names them all. Rows that somebody else holds (a resolve in flight, another rescuer) are skipped and looked at
+# next time.
 # `holder` hops through job_live_running from one worker to the next, so that it costs a probe a worker, whatever the
 # statistics say and however many jobs run. The naive forms: joining all running rows to their workers, which an
 # unanalysed table does by reading everything; and deleting the worker's row first, which leaves jobs running for ever
@@ -87,32 +91,34 @@ with recursive holder(id) as (
     select (select j.worker_id from {s}.job_live j where j.worker_id > holder.id order by j.worker_id limit 1)
     from holder where holder.id is not null
 ), dead as materialized (
-    select holder.id, w.host, w.pid, w.heartbeat_at
+    select holder.id, case
+        when w.id is null then 'the worker that ran this attempt has no heartbeat row any more'
+        else format('worker on %%s, pid %%s, %%s', w.host, w.pid, coalesce(
+            w.death || ' at ' || w.lost_at, 'did not beat since ' || w.heartbeat_at)) end as why
     from holder left join {s}.worker w on w.id = holder.id
     where holder.id is not null and (w.id is null or w.lost_at is not null)
 ), lost as materialized (
-    select found.id, found.lease, dead.host, dead.pid, dead.heartbeat_at
+    select found.id, found.lease, found.spent, dead.why,
+           jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
-        select j.id, j.lease from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
+        select j.id, j.lease, j.attempt >= j.max_attempts
+               or j.crash_count + 1 >= coalesce((%(limits)s::jsonb ->> j.task)::int, %(max_crashes)s) as spent
+        from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
         limit %(at_most)s for update skip locked
     ) as found
     limit %(at_most)s
-), told as (
-    select id, lease, jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', case when host is null
-        then 'the worker that ran this attempt has no heartbeat row any more'
-        else format('worker on %%s, pid %%s, did not beat since %%s', host, pid, heartbeat_at) end) as error
-    from lost
 ), again as (
     update {s}.job_live j
     set state = 'pending', run_at = now(), worker_id = null, claimed_at = null, crash_count = j.crash_count + 1
-    from told where j.id = told.id and j.state = 'running' and j.lease = told.lease
-    and j.attempt < j.max_attempts and j.cancel_requested_at is null
-    returning j.id, 'pending' as target, j.attempt, j.lease, told.error
+    from lost where j.id = lost.id and j.state = 'running' and j.lease = lost.lease
+    and not lost.spent and j.cancel_requested_at is null
+    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
 ), ended as (
-    delete from {s}.job_live j using told
-    where j.id = told.id and j.state = 'running' and j.lease = told.lease
-    and (j.attempt >= j.max_attempts or j.cancel_requested_at is not null)
-    returning j.*, told.error, case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
+    delete from {s}.job_live j using lost
+    where j.id = lost.id and j.state = 'running' and j.lease = lost.lease
+    and (lost.spent or j.cancel_requested_at is not null)
+    returning j.*, lost.error, lost.why,
+        case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
 ), finished as (
     insert into {s}.job_finished ("""
     + CARRIED
@@ -124,7 +130,9 @@ with recursive holder(id) as (
     insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
-           lease, worker_id, claimed_at, 'crashed', error
+           lease, worker_id, claimed_at, 'crashed', error || jsonb_build_object('message', concat_ws('; ', (
+               select string_agg(t.error ->> 'message', '; ' order by t.at) from {s}.transition t
+               where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
@@ -134,6 +142,13 @@ with recursive holder(id) as (
 )
 select id, target from again union all select id, target from ended"""
 )
+
+# Note how far running jobs are, for whoever asks. Fenced like every write; by primary key. No index has the column, so
+# the update is HOT where the page has room. Returns who is still ours.
+NOTE_PROGRESS: LiteralString = """
+update {s}.job_live j set progress = g.progress::jsonb
+from unnest(%(ids)s::bigint[], %(leases)s::bigint[], %(progress)s::text[]) as g(id, lease, progress)
+where j.id = g.id and j.state = 'running' and j.lease = g.lease returning j.id"""
 
 # Give back the running jobs of this worker that it does not know of: a claim was committed, but its answer was lost
 # with the connection. `held` are the jobs it has in a slot or whose outcome is still to be written; it must not be
@@ -185,10 +200,18 @@ class ResolveQueries(Statements):
         params = {"worker": worker, "held": list(held)}
         return Query(self._sql(RELEASE_STRAYS), lambda rows: [row[0] for row in rows], params)
 
-    def rescue(self, worker: UUID | None, at_most: int = 500) -> Query[list[Rescued]]:
-        """Take up to `at_most` running jobs from dead workers."""
-        return Query(
-            self._sql(RESCUE),
-            lambda rows: [Rescued(row[0], JobState(row[1])) for row in rows],
-            {"worker": worker, "at_most": at_most},
-        )
+    def rescue(
+        self, worker: UUID | None, max_crashes: int = 5, limits: Mapping[str, int] = {}, at_most: int = 500
+    ) -> Query[list[Rescued]]:
+        """Take up to `at_most` running jobs from dead workers. `limits`: tasks that may crash more or less often."""
+        params = {"worker": worker, "at_most": at_most, "max_crashes": max_crashes, "limits": json.dumps(limits)}
+        return Query(self._sql(RESCUE), lambda rows: [Rescued(row[0], JobState(row[1])) for row in rows], params)
+
+    def note_progress(self, notes: Sequence[tuple[ClaimedJob, str]]) -> Query[set[int]]:
+        """Note how far jobs are, each a JSON object; returns the ids that are still this worker's."""
+        params = {
+            "ids": [job.id for job, _ in notes],
+            "leases": [job.lease for job, _ in notes],
+            "progress": [text for _, text in notes],
+        }
+        return Query(self._sql(NOTE_PROGRESS), lambda rows: {row[0] for row in rows}, params)

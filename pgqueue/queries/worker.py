@@ -1,11 +1,15 @@
 """Workers: their rows, their heartbeats, whether they sleep."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
+
+# What DECLARE_DEAD says on the NOTIFY channel. No queue can be called like it.
+RESCUE_PAYLOAD = "!rescue"
 
 REGISTER: LiteralString = """
 insert into {s}.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds)
@@ -13,9 +17,10 @@ values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(queues)s::text[], %(
         %(lease_seconds)s)"""
 
 # One row a process, by primary key, no indexed column: a HOT update. No row back means that others have declared this
-# worker dead and may have taken its jobs.
+# worker dead and may have taken its jobs. `duties` is what `status` shows of them.
 HEARTBEAT: LiteralString = """
-update {s}.worker set heartbeat_at = clock_timestamp() where id = %(id)s and lost_at is null returning true"""
+update {s}.worker set heartbeat_at = clock_timestamp(), duties = %(duties)s::jsonb
+where id = %(id)s and lost_at is null returning true"""
 
 # Declare dead who has not beaten for as long as it promised to. By the database's clock alone. A heartbeat that comes
 # in at the same moment holds the row, and this statement passes it by: a worker whose beat succeeded has not been
@@ -26,6 +31,15 @@ where id in (select w.id from {s}.worker w
              where w.lost_at is null and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.lease_seconds)
              for update skip locked)
 returning id, kind, host, pid"""
+
+# Say how processes ended, by somebody who saw it: their jobs are rescued now and not when the lease has run out. What
+# the others may have judged already stands; only how it ended is new. By primary key.
+DECLARE_DEAD: LiteralString = """
+with dead as (
+    update {s}.worker w set lost_at = coalesce(w.lost_at, clock_timestamp()), death = d.death, waiting = false
+    from unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) where w.id = d.id returning w.id
+)
+select count(pg_notify({channel}, '!rescue')) from dead"""
 
 # Say whether this worker sleeps, and so wants to be notified. It is set before the last look for jobs that precedes
 # the sleep, and stays set while the worker is only lightly loaded: it changes seldom.
@@ -42,8 +56,8 @@ delete from {s}.worker w
 where w.lost_at < now() - interval '1 hour'
 and not exists (select from {s}.job_live j where j.worker_id = w.id)"""
 
-# Reads nothing; fails when the schema is missing. The first thing each process asks.
-READY: LiteralString = "select count(*) from {s}.worker where false"
+# Reads nothing; fails when the schema is missing, or older than the newest column. The first thing each process asks.
+READY: LiteralString = "select count(duties) from {s}.worker where false"
 
 LISTEN: LiteralString = "listen {s}"
 
@@ -80,9 +94,14 @@ class WorkerQueries(Statements):
         params: dict[str, Any] = {name: getattr(info, name) for name in info.__slots__}
         return Query(self._sql(REGISTER), nothing, params | {"queues": list(info.queues), "tasks": list(info.tasks)})
 
-    def heartbeat(self, worker: UUID) -> Query[bool]:
-        """Say that the process lives; False when it has been declared dead."""
-        return Query(self._sql(HEARTBEAT), lambda rows: bool(rows), {"id": worker})
+    def heartbeat(self, worker: UUID, duties: Mapping[str, float | None] = {}) -> Query[bool]:
+        """Say that the process lives, and how many seconds ago each duty worked; False when it was declared dead."""
+        return Query(self._sql(HEARTBEAT), lambda rows: bool(rows), {"id": worker, "duties": json.dumps(duties)})
+
+    def declare_dead(self, deaths: Mapping[UUID, str]) -> Query[int]:
+        """Say how processes ended ("was killed by SIGKILL"); returns how many of them had a row."""
+        params = {"ids": list(deaths), "deaths": list(deaths.values())}
+        return Query(self._sql(DECLARE_DEAD), first_value, params)
 
     def set_waiting(self, worker: UUID, waiting: bool) -> Query[None]:
         """Say whether the process sleeps and wants to be notified."""

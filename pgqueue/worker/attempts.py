@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 
 from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.errors import PgqueueError
@@ -15,6 +16,7 @@ from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted, Withdrawn
 from pgqueue.worker.children import Children
 from pgqueue.worker.completion import Completion
 from pgqueue.worker.executor import Executor
+from pgqueue.worker.progress import Reporter
 from pgqueue.worker.slots import Running, Slots
 
 log = logging.getLogger("pgqueue.worker")
@@ -32,6 +34,7 @@ class Attempts:
         on_freed: Callable[[], None],
         children: Children,
         on_broken: Callable[[], None],
+        reporter: Reporter,
     ) -> None:
         self._app = app
         self._slots = slots
@@ -41,6 +44,7 @@ class Attempts:
         self._on_freed = on_freed
         self._children = children
         self._on_broken = on_broken
+        self._reporter = reporter
         self._closed = False
 
     def start(self, job: ClaimedJob) -> None:
@@ -51,6 +55,7 @@ class Attempts:
             self._finish(running, Unstarted())
         else:
             running.signals.completer = Completion(self._app, job)
+            running.signals.report = partial(self._reporter.note, job)
             running.task = asyncio.create_task(self._run(running), name=f"pgqueue job {job.id}")
 
     def held(self) -> list[int]:
@@ -122,6 +127,8 @@ class Attempts:
 
     def _finish(self, running: Running, outcome: Outcome) -> None:
         self._slots.give_back(running)
+        running.signals.report = None
+        self._reporter.forget(running.job)
         completer = running.signals.completer
         if isinstance(completer, Completion) and completer.done:
             log.debug("job %d was completed in its own transaction", running.job.id)

@@ -81,7 +81,8 @@ class Children:
     async def run(self, job: ClaimedJob, timeout: float | None = None, signals: Signals | None = None) -> Outcome:
         """Run a job in a child to its end, at most `timeout` seconds. The child does not run it any more afterwards.
 
-        Of `signals` the deadline goes to the child; its completer is `done` afterwards if that of the child was.
+        Of `signals` the deadline goes to the child, and its `report` is called with what the job says of its progress;
+        its completer is `done` afterwards if that of the child was.
         Raises CancelledError after stopping the child when cancelled, and PgqueueError if no child can run, because
         they were not started, are closed, or the nursery died: the job has not begun then.
         """
@@ -181,7 +182,7 @@ class Children:
             over.set_result(None)
 
     async def _attempt(self, child: "_Child", job: ClaimedJob, signals: Signals) -> Outcome:
-        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline})
+        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, signals)
         if answer is None:
             why = await child.ended
             return Unstarted() if child.cut_off else _died(why)
@@ -331,9 +332,9 @@ class _Child:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    async def ask(self, message: Message) -> Message | None:
-        """Send a message, return the answer; None if none comes any more."""
-        exchange = asyncio.create_task(self._exchange(pack(message)))
+    async def ask(self, message: Message, signals: Signals) -> Message | None:
+        """Send a message, pass progress on, return the answer; None if none comes any more."""
+        exchange = asyncio.create_task(self._exchange(pack(message), signals))
         signs: list[asyncio.Future[Any]] = [exchange, self.ended]
         try:
             await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
@@ -344,13 +345,16 @@ class _Child:
             exchange.cancel()
             await asyncio.wait([exchange])
 
-    async def _exchange(self, data: bytes) -> Message | None:
+    async def _exchange(self, data: bytes, signals: Signals) -> Message | None:
         loop, inbox = asyncio.get_running_loop(), Inbox()
         with suppress(OSError):
             await loop.sock_sendall(self._near, data)
             while chunk := await loop.sock_recv(self._near, CHUNK):
                 for message in inbox.feed(chunk):
-                    return message
+                    if "progress" not in message:
+                        return message
+                    if signals.report is not None:
+                        signals.report(message["progress"])
         return None
 
 

@@ -5,13 +5,15 @@ from collections.abc import Callable, Collection
 from pgqueue.link import DEADLINE, Link
 from pgqueue.queries import Queries
 from pgqueue.queries.cancel import CANCEL_PAYLOAD
+from pgqueue.queries.worker import RESCUE_PAYLOAD
 from pgqueue.service import Service
 
 PING_SECONDS = 30.0
 
 
 class Listener(Service):
-    """Wakes the producer when a job for one of its queues was committed, and the canceller when one is unwanted."""
+    """Wakes the producer when a job for one of its queues was committed, the canceller when one is unwanted, and the
+    rescuer when a worker is known to have died."""
 
     name = "listen"
     interruptible = True
@@ -23,12 +25,13 @@ class Listener(Service):
         queues: Collection[str],
         on_job: Callable[[], None],
         on_cancel: Callable[[], None],
+        on_death: Callable[[], None],
     ) -> None:
         super().__init__(link)
         self._queries = queries
         self._queues = frozenset(queues)
         self._on_job = on_job
-        self._on_cancel = on_cancel
+        self._said = {CANCEL_PAYLOAD: on_cancel, RESCUE_PAYLOAD: on_death}
 
     async def tick(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
@@ -38,6 +41,6 @@ class Listener(Service):
             async for notification in conn.notifies(timeout=PING_SECONDS):
                 if notification.payload in self._queues:
                     self._on_job()
-                elif notification.payload == CANCEL_PAYLOAD:
-                    self._on_cancel()
+                elif notification.payload in self._said:
+                    self._said[notification.payload]()
         return 0.0

@@ -20,6 +20,8 @@ import signal
 import socket
 import struct
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections import deque
@@ -45,6 +47,7 @@ Message: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[socket.socket], None]
 MakeCompleter: TypeAlias = Callable[[ClaimedJob], Completion]
 CHUNK = 1 << 18
+PROGRESS_SECONDS = 0.1
 _LENGTH = struct.Struct("!I")
 _JOB = TypeAdapter(ClaimedJob)
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
@@ -328,7 +331,8 @@ def serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None
     for number, message in enumerate(_messages(channel), 1):
         job = _JOB.validate_python(message["job"])
         completion = completer(job) if completer else None
-        signals = Signals(message["deadline"], completer=completion)
+        reporter = Reporter(channel)
+        signals = Signals(message["deadline"], completer=completion, report=reporter.note)
         refusal, prepared = None if prepared else _prepare(settings), True
         outcome = refusal or _attempt(tasks, job, signals)
         if os.getpid() != pid:
@@ -337,9 +341,35 @@ def serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None
         leaves = refusal is not None or number == settings.max_jobs or _too_big(settings.max_memory_mib)
         done = completion is not None and completion.done
         answer = {"kind": type(outcome).__name__, "outcome": asdict(outcome), "leaves": leaves, "done": done}
-        channel.sendall(pack(answer))
+        reporter.answer(answer)
         if leaves:
             return
+
+
+class Reporter:
+    """Sends what a task says of its progress, a few times a second at most; and at last the answer, after which
+    nothing of this job is sent. The task may have threads."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel: socket.socket | None = channel
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._said_at = 0.0
+
+    def note(self, text: str) -> None:
+        """Send how far the job is."""
+        with self._lock:
+            now = time.monotonic()
+            if self._channel is not None and os.getpid() == self._pid and now - self._said_at >= PROGRESS_SECONDS:
+                self._said_at = now
+                self._channel.sendall(pack({"progress": text}))
+
+    def answer(self, message: Message) -> None:
+        """Send the outcome."""
+        with self._lock:
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                channel.sendall(pack(message))
 
 
 def _messages(channel: socket.socket) -> Iterator[Message]:

@@ -9,6 +9,7 @@ from pgqueue.identity import Identity
 from pgqueue.link import DATABASE_ERRORS, Link, monotonic
 from pgqueue.queries import Queries
 from pgqueue.service import Service
+from pgqueue.tasks import Tasks
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
@@ -28,6 +29,8 @@ class Rescuer(Service):
         link: Link,
         queries: Queries,
         identity: Identity,
+        max_crashes: int,
+        tasks: Tasks,
         on_rescued: Callable[[], None],
         emit: Callable[[Event], None],
     ) -> None:
@@ -35,6 +38,8 @@ class Rescuer(Service):
         self._queries = queries
         self._identity = identity
         self._lease = identity.info.lease_seconds
+        self._max_crashes = max_crashes
+        self._limits = {spec.name: spec.max_crashes for spec in tasks if spec.max_crashes != max_crashes}
         self._on_rescued = on_rescued
         self._emit = emit
         self._judge_from = monotonic() + self._lease
@@ -57,7 +62,8 @@ class Rescuer(Service):
             log.warning("%s %s (%s, pid %d) has stopped beating and is lost", lost.kind, lost.id, lost.host, lost.pid)
 
     async def _rescue(self) -> int:
-        rescued = await self.link.run(self._queries.rescue(self._identity.id, BATCH))
+        query = self._queries.rescue(self._identity.id, self._max_crashes, self._limits, BATCH)
+        rescued = await self.link.run(query)
         for job in rescued:
             log.warning("job %d was taken from a lost worker: it is %s now", job.id, job.state)
             self._emit(JobRescued(job.id, job.state))

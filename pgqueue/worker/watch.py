@@ -1,10 +1,12 @@
 """Two duties that stop jobs: somebody wants them cancelled, or this worker cannot be heard any more."""
 
 import logging
+import sys
+import threading
 from collections.abc import Callable
 
 from pgqueue.identity import Identity
-from pgqueue.link import Link
+from pgqueue.link import Link, monotonic
 from pgqueue.queries import Queries
 from pgqueue.service import Service
 
@@ -47,6 +49,23 @@ class Watch(Service):
         self._on_silent = on_silent
         self._on_heard = on_heard
         self._silent = False
+        self._blocked = False
+        self._loop_thread = threading.get_ident()
+
+    def look_from_outside(self) -> None:
+        """In another thread: tell once when the event loop has not turned for a quarter of a lease, and what it is at.
+
+        Such a worker keeps its lease, but it hears of no cancellation, and stops only by the last resort.
+        """
+        waited = monotonic() - self.succeeded_at if self.succeeded_at else 0.0
+        blocked = waited > max(self._identity.info.lease_seconds / 4, 1.0)
+        if blocked and not self._blocked:
+            frame = sys._current_frames().get(self._loop_thread)
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else "unknown"
+            log.error(
+                "the event loop has been blocked for %.1f s, now by %s: an async task must not block", waited, where
+            )
+        self._blocked = blocked
 
     async def tick(self) -> float:
         """Look once. Needs no database."""

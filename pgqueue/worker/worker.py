@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import inspect
 import logging
 import sys
 import uuid
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
-from pgqueue.app import App
+from pgqueue.app import App, Hook
 from pgqueue.config import check_queue, check_seconds
 from pgqueue.errors import InvalidOption
 from pgqueue.events import WorkerStarted, WorkerStopped
@@ -22,6 +23,7 @@ from pgqueue.worker.children import Children, ChildSettings
 from pgqueue.worker.completion import Completion
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.producer import Diet, Producer
+from pgqueue.worker.progress import Reporter
 from pgqueue.worker.rescue import Rescuer
 from pgqueue.worker.resolver import Resolver
 from pgqueue.worker.slots import Slots
@@ -115,6 +117,8 @@ class Worker:
         Raises DatabaseUnreachable or NotMigrated if it cannot start.
         """
         self.prepare()
+        for hook in self._app.worker_starters:
+            await _call(hook)
         self._shift = shift = Shift(
             self._app, self._settings, self._slots, self._diet, self._children, self._stopping.set
         )
@@ -124,7 +128,18 @@ class Worker:
         finally:
             self._stopping.set()
             await shift.end(self._cutting)
+            for hook in self._app.worker_stoppers:
+                try:
+                    await _call(hook)
+                except Exception as error:
+                    log.error("a hook on the worker's stop raised %s", type(error).__name__, exc_info=error)
         return not self._slots.running
+
+
+async def _call(hook: Hook) -> None:
+    answer = hook()
+    if inspect.isawaitable(answer):
+        await answer
 
 
 class Shift:
@@ -148,12 +163,23 @@ class Shift:
         self._tasks = app.tasks
         self._children = children
         self._links = {name: Link(database, f"pgqueue worker {name}") for name in LINKS}
-        self.identity = Identity(database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost))
+        self.identity = Identity(
+            database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost), self._look
+        )
         self._resolver = Resolver(
             self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners.emit
         )
+        chores = self._links["chores"]
+        reporter = Reporter(chores, queries, app.listeners.emit)
         self._attempts = Attempts(
-            app, slots, self._resolver.add, self._resolver.held, lambda: self.producer.slot_freed(), children, on_broken
+            app,
+            slots,
+            self._resolver.add,
+            self._resolver.held,
+            lambda: self.producer.slot_freed(),
+            children,
+            on_broken,
+            reporter,
         )
         self.producer = Producer(
             self._links["claim"],
@@ -165,25 +191,41 @@ class Shift:
             self._attempts.start,
             self._attempts.held,
         )
-        chores = self._links["chores"]
         canceller = Canceller(chores, queries, self.identity, self._attempts.cancel)
         listening = self._links["listen"] = Link(app.listen_database or database, "pgqueue worker listen")
-        listener = Listener(listening, queries, diet.queues, self.producer.wake, canceller.wake)
+        rescuer = Rescuer(
+            chores, queries, self.identity, app.max_crashes, app.tasks, self.producer.wake, app.listeners.emit
+        )
+        listener = Listener(listening, queries, diet.queues, self.producer.wake, canceller.wake, rescuer.wake)
+        self._watch = Watch(chores, self.identity, self._silent, self._heard)
         self.duties: list[Service] = [
             self.producer,
             *([listener] if app.listen_database else []),
             canceller,
-            Watch(chores, self.identity, self._silent, self._heard),
-            Rescuer(chores, queries, self.identity, self.producer.wake, app.listeners.emit),
+            self._watch,
+            rescuer,
+            reporter,
             Partitions(chores, queries),
         ]
 
     def health(self) -> Health:
         """Look at the duties."""
-        now, claim = monotonic(), self.producer
-        ages = {d.name: now - d.succeeded_at if d.succeeded_at else None for d in (*self.duties, self._resolver)}
-        recent = claim.succeeded_at > now - 3 * self._settings.poll_seconds - DEADLINE
-        return Health(not self.identity.silent, recent and not claim.paused and not self.identity.silent, ages)
+        claim = self.producer
+        recent = claim.succeeded_at > monotonic() - 3 * self._settings.poll_seconds - DEADLINE
+        return Health(not self.identity.silent, recent and not claim.paused and not self.identity.silent, self._ages())
+
+    def _ages(self) -> dict[str, float | None]:
+        """How many seconds ago each duty last worked; None for one that had nothing to do yet."""
+        now = monotonic()
+        return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in self._all_duties()}
+
+    def _all_duties(self) -> list[Service]:
+        return [*self.duties, self._resolver]
+
+    def _look(self) -> dict[str, float | None]:
+        """Before each beat, in the heartbeat's thread: see how the others do. Tell when the event loop is blocked."""
+        self._watch.look_from_outside()
+        return self._ages()
 
     async def start(self) -> None:
         """Take an identity, and begin to write outcomes."""
