@@ -6,11 +6,14 @@ import threading
 import psycopg
 import pytest
 from conftest import scalar, work
-from harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked
+from harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked, wait_for
 
 from pgqueue import App, Context, UnknownJob, db
+from pgqueue.events import Event, StaleWrite
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
+from pgqueue.link import Link
+from pgqueue.worker.resolver import Resolver
 
 REASON = "select reason from pgqueue.job where id = %s and state = 'cancelled'"
 
@@ -112,6 +115,62 @@ def test_a_cancellation_and_a_claim_at_once_leave_the_job_cancelled(conn: Conn, 
         a.commit()
         assert db.run(b, QUERIES.claim(WORKER, {"default": 1}, 1)) == []
     assert scalar(conn, REASON, job) == "first"
+
+
+GOING_ON = [
+    Resolution("retry", "error", 5.0),
+    Resolution("snooze", "later", 5.0, refund=True),
+    Resolution("release", "released", refund=True),
+    Resolution("park", "unknown task", refund=True),
+]
+
+
+@pytest.mark.parametrize("resolution", GOING_ON, ids=lambda resolution: resolution.verb)
+def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_it(
+    conn: Conn, dsn: str, resolution: Resolution
+) -> None:
+    job = _running(conn)
+    told: list[Event] = []
+
+    async def put_back() -> None:
+        link = Link(db.Database(dsn), "putting back")
+        resolver = Resolver(link, QUERIES, lambda _: None, told.append)
+        try:
+            resolver.add(job, resolution)
+            await resolver.tick()
+        finally:
+            await link.close()
+
+    with psycopg.connect(dsn) as lent:
+        assert db.run(lent, QUERIES.cancel(job.id, "no longer wanted")) == "running"
+        putting_back = InThread(lambda: asyncio.run(put_back()))
+        blocked = "select count(*) = 1 from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+        wait_for(lambda: scalar(conn, blocked, lent.info.backend_pid), "the outcome to wait for the cancellation")
+        lent.commit()
+        putting_back.result()
+    assert scalar(conn, REASON, job.id) == "cancelled by request"
+    assert not [event for event in told if isinstance(event, StaleWrite)]
+
+
+def test_a_claim_that_was_never_answered_is_not_given_back_when_its_job_was_cancelled(conn: Conn) -> None:
+    job, other = _running(conn), _running(conn)
+    db.run(conn, QUERIES.cancel(job.id, "no longer wanted"))
+    assert set(db.run(conn, QUERIES.release_strays(WORKER, []))) == {job.id, other.id}
+    assert scalar(conn, REASON, job.id) == "cancelled by request"
+    assert scalar(conn, "select state || attempt from pgqueue.job_live where id = %s", other.id) == "pending0"
+
+
+def test_giving_back_a_claim_waits_for_a_cancellation_in_flight_and_then_ends_the_job(conn: Conn, dsn: str) -> None:
+    job = _running(conn)
+    with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
+        db.run(a, QUERIES.cancel(job.id, "no longer wanted"))
+        giving_back = InThread(lambda: db.run(b, QUERIES.release_strays(WORKER, [])))
+        wait_blocked(conn, b, a)
+        a.commit()
+        assert giving_back.result() == [job.id]
+    assert scalar(conn, REASON, job.id) == "cancelled by request"
+    moves = "select array_agg(from_state || '-' || to_state) from pgqueue.transition where from_state is not null"
+    assert scalar(conn, moves) == ["pending-running", "running-cancelled"]
 
 
 def _enqueued(conn: Conn) -> int:

@@ -161,6 +161,16 @@ def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool) -> 
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, generic: bool) -> None:
+    ((worker,),) = backlog.execute("select worker_id from pgqueue.job_live where state = 'running' limit 1").fetchall()
+    backlog.execute("update pgqueue.job_live set cancel_requested_at = now() where worker_id = %s", (worker,))
+    plan = explain(backlog, QUERIES.release_strays(worker, []), generic=generic)
+    assert plan["Actual Rows"] == 20
+    assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
+    assert buffers(plan) < 1000
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_lock_due_reads_the_index_of_next_ticks(backlog: Conn, generic: bool) -> None:
     plan = explain(backlog, QUERIES.lock_due(100), generic=generic)
     assert plan["Actual Rows"] == 9

@@ -19,7 +19,8 @@ CARRIED: LiteralString = (
 # Write a batch of outcomes, whatever they are, in one statement: rows that end are deleted from job_live and inserted
 # where they belong, rows that go on are updated, every move is logged.
 # Of a job without history nothing is kept when it succeeds; all else that happens to it is.
-# A job that somebody has asked to cancel does not go on: where it would, it ends as cancelled.
+# A job that somebody has asked to cancel does not go on: where it would, it ends as cancelled. If this statement waited
+# for that very cancellation it touches nothing: its snapshot is the older. So ask again for what would have gone on.
 # The fence: only a row that is still running under this very lease is touched. A worker that was declared dead, and
 # whose job runs elsewhere by now, changes nothing; its id is missing from what comes back.
 # Deletes and inserts, because updating `state` across partitions of one table raised "tuple to be locked was already
@@ -152,18 +153,40 @@ where j.id = g.id and j.state = 'running' and j.lease = g.lease returning j.id""
 
 # Give back the running jobs of this worker that it does not know of: a claim was committed, but its answer was lost
 # with the connection. `held` are the jobs it has in a slot or whose outcome is still to be written; it must not be
-# claiming meanwhile. Reads job_live_running for one worker.
-RELEASE_STRAYS: LiteralString = """
-with strays as (
+# claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job that somebody has asked to cancel does
+# not go on. The rows are locked first: what follows goes by what the lock found, for a cancellation may be in flight.
+# The worker is named again for the plan: by its index, not by reading all jobs to join them.
+RELEASE_STRAYS: LiteralString = (
+    """
+with strays as materialized (
+    select id, lease, cancel_requested_at from {s}.job_live
+    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) for update
+), again as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
-    where j.worker_id = %(worker)s and j.state = 'running' and not j.id = any(%(held)s::bigint[])
-    returning j.id, j.attempt + 1 as attempt, j.lease
+    from strays where j.id = strays.id and j.worker_id = %(worker)s and j.state = 'running' and j.lease = strays.lease
+    and strays.cancel_requested_at is null
+    returning j.id, 'pending' as target, j.attempt + 1 as attempt, j.lease, 'released' as reason
+), ended as (
+    delete from {s}.job_live j using strays
+    where j.id = strays.id and j.worker_id = %(worker)s and j.state = 'running' and j.lease = strays.lease
+    and strays.cancel_requested_at is not null
+    returning j.*, 'cancelled' as target, 'cancelled by request' as reason
+), finished as (
+    insert into {s}.job_finished ("""
+    + CARRIED
+    + """, state, reason)
+    select """
+    + CARRIED
+    + """, target, reason from ended
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason)
-    select id, 'running', 'pending', attempt, lease, %(worker)s, 'released' from strays
+    select id, 'running', target, attempt, lease, %(worker)s, reason
+    from (select id, target, attempt, lease, reason from again
+          union all select id, target, attempt, lease, reason from ended) as moved
 )
-select id from strays"""
+select id from again union all select id from ended"""
+)
 
 
 class Rescued(NamedTuple):

@@ -92,7 +92,7 @@ class Resolver(Service):
     async def _write(self, batch: list[Entry]) -> None:
         """Write a batch. One that Postgres refuses for its data is split, so that a bad row holds up no other."""
         try:
-            moved = await self.link.run(self._queries.resolve(batch))
+            moved = await self._resolve(batch)
         except Exception as error:
             if isinstance(error, _PASSING) and not isinstance(error, _TOO_MUCH):
                 raise
@@ -110,6 +110,17 @@ class Resolver(Service):
             self._emit(_event(job, resolution))
             if resolution.target == "pending":
                 self._on_delay(resolution.delay)
+
+    async def _resolve(self, batch: list[Entry]) -> set[int]:
+        """Write a batch; ask again for what should have gone on and did not move: a cancellation may have come between.
+
+        The second time finds the job cancelled, and ends it, or the lease is indeed lost.
+        """
+        moved = await self.link.run(self._queries.resolve(batch))
+        left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
+        if left:
+            moved |= await self.link.run(self._queries.resolve(left))
+        return moved
 
     async def _write_refused(self, entry: Entry, error: Exception) -> None:
         job, resolution = entry
