@@ -119,7 +119,8 @@ class Resolver(Service):
         moved = await self.link.run(self._queries.resolve(batch))
         left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
         if left:
-            moved = moved.union(await self.link.run(self._queries.resolve(left)))
+            again: set[int] = await self.link.run(self._queries.resolve(left))
+            moved |= again
         return moved
 
     async def _write_refused(self, entry: Entry, error: Exception) -> None:
