@@ -220,3 +220,55 @@ def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(app: App
 def test_settings_that_cannot_work_are_refused_when_they_are_made(app: App, bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match="cannot be used: give"):
         Worker(app, WorkerSettings(**bad))
+
+
+def test_a_blocked_event_loop_is_told_with_what_blocks_it(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    seen = threading.Event()
+
+    @app.task(name="blocks")
+    async def blocks() -> None:
+        for _ in range(1000):
+            if "the event loop has been blocked" in caplog.text:
+                seen.set()
+                return
+            time.sleep(0.01)  # noqa: ASYNC251 - what an async task must not do
+
+    job = blocks.enqueue()
+    asyncio.run(work(app, lambda: app.get(job.id).state == "succeeded", lease_seconds=1.0))
+    assert seen.is_set()
+    assert "in blocks: an async task must not block" in caplog.text
+    assert app.get(job.id).attempt == 1
+
+
+def test_each_beat_tells_when_each_duty_last_worked(app: App, conn: Conn) -> None:
+    told = "select duties -> 'claim' is not null and duties -> 'rescue' is not null from pgqueue.worker"
+    asyncio.run(work(app, lambda: scalar(conn, told), lease_seconds=0.4))
+
+
+def test_hooks_run_around_a_workers_work_and_one_that_fails_at_the_start_ends_it(app: App, conn: Conn) -> None:
+    order: list[str] = []
+
+    @app.on_worker_start
+    async def warm() -> None:
+        order.append("start")
+
+    @app.on_worker_stop
+    def cool() -> None:
+        order.append("stop")
+        raise RuntimeError("logged, and nothing else")
+
+    @app.task(name="t")
+    def t() -> None:
+        order.append("job")
+
+    t.enqueue()
+    asyncio.run(work(app, lambda: scalar(conn, "select count(*) = 1 from pgqueue.job_finished")))
+    assert order == ["start", "job", "stop"]
+
+    @app.on_worker_start
+    def cold() -> None:
+        raise RuntimeError("no model")
+
+    with pytest.raises(RuntimeError, match="no model"):
+        asyncio.run(Worker(app, WorkerSettings()).run())
+    assert scalar(conn, "select count(*) from pgqueue.worker") == 0
