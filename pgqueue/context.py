@@ -59,8 +59,8 @@ class Context:
     def of(cls, job: ClaimedJob, signals: Signals | None = None) -> "Context":
         """Make the context of a claimed job."""
         return cls(
-            job.id, job.task, job.queue, job.attempt, job.max_attempts, tuple(job.tags),
-            json.loads(job.headers), job.run_at, job.created_at, signals or Signals(),
+            job.id, job.task, job.queue, job.attempt, job.max_attempts, tuple(job.tags or ()),
+            json.loads(job.headers) if job.headers else {}, job.run_at, job.created_at, signals or Signals(),
         )  # fmt: skip
 
     @property

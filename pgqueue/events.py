@@ -148,6 +148,10 @@ class Listeners:
         self._listeners: defaultdict[type[Event], list[Listener]] = defaultdict(list)
         self._running: set[asyncio.Task[None]] = set()
 
+    def __bool__(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
     def add(self, kind: type[Event], listener: Listener) -> None:
         """Call `listener` for each event of a kind, or of a kind below it."""
         if not (isinstance(kind, type) and issubclass(kind, Event)):

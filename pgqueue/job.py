@@ -50,8 +50,8 @@ class ClaimedJob:
     queue: str
     priority: int
     args: str
-    tags: list[str]
-    headers: str
+    tags: list[str] | None
+    headers: str | None
     run_at: datetime
     created_at: datetime
     attempt: int

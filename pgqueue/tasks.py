@@ -61,6 +61,7 @@ class TaskSpec:
     retention: int | None = None
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
+    is_async: bool = field(init=False)  # whether it runs on the event loop and not in a thread
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
     serializer: pydantic_core.SchemaSerializer = field(init=False)
 
@@ -68,6 +69,7 @@ class TaskSpec:
         check_name("task", self.name)
         parameters, context = _parameters(self.name, self.function)
         object.__setattr__(self, "context_parameter", context)
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(inspect.unwrap(self.function)))
         object.__setattr__(self, "signature", inspect.Signature(parameters))
         object.__setattr__(self, "adapter", _adapter(self.name, parameters))
         if self.isolation not in ("thread", "process"):
@@ -86,11 +88,6 @@ class TaskSpec:
     def soft_limit(self) -> float | None:
         """Seconds after which `ctx.check()` raises."""
         return self.timeout if self.soft_timeout is None else self.soft_timeout
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function runs on the event loop and not in a thread."""
-        return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
     @property
     def can_be_stopped(self) -> bool:

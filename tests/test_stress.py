@@ -17,6 +17,8 @@ from stress.history import Event, History, Operation, Probe
 from stress.journal import Journal, digest, read
 from stress.mutants import MUTANTS
 
+from pgqueue.worker.producer import MOST
+
 ROOT = Path(__file__).absolute().parents[1]
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WORKERS = {name: str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("w1", "w2")}
@@ -238,8 +240,32 @@ def _claimed_without_an_attempt_left(story: Story) -> None:
 
 
 def _claimed_more_than_slots(story: Story) -> None:
-    story.told.workers[0].new["slots"] = 0  # type: ignore[index]
+    story.told.workers[0].new["slots"] = -MOST  # type: ignore[index]
     whole(story)
+
+
+def _effect_left_out(story: Story) -> None:
+    whole(story)
+    _exact(story)
+
+
+def _exact(story: Story) -> None:
+    for row in story.told.final:
+        row["task"] = "exact"
+
+
+def _effect_twice(story: Story) -> None:
+    job = whole(story)["id"]
+    _exact(story)
+    story.told.exact += [{"job_id": job, "attempt": 1}] * 2
+
+
+def _effect_of_an_ordinary_job(story: Story) -> None:
+    story.told.exact.append({"job_id": whole(story)["id"], "attempt": 1})
+
+
+def _runs_though_cancelled(story: Story) -> None:
+    story.told.cancels[whole(story)["id"]] = "waiting"
 
 
 def _from_terminal(story: Story) -> None:
@@ -384,7 +410,9 @@ def _torn_history(story: Story) -> None:
         ("S5", _lease_kept), ("S5", _started_without_a_claim), ("S6", _claimed_before_its_time),
         ("S6", _claimed_without_an_attempt_left), ("S6", _claimed_more_than_slots), ("S7", _from_terminal),
         ("S8", _late_write), ("L2", _rescued_alive), ("L2", _lost_too_soon), ("L6", _claims_as_a_zombie),
-        ("S9", _no_effect), ("S10", _not_charged), ("S10", _refunded_after_a_crash), ("S11", _not_logged),
+        ("S9", _effect_left_out), ("S9", _effect_twice), ("S9", _effect_of_an_ordinary_job),
+        ("S7", _runs_though_cancelled), ("S9", _no_effect),
+        ("S10", _not_charged), ("S10", _refunded_after_a_crash), ("S11", _not_logged),
         ("S11", _logged_twice), ("S12", _dead_without_a_letter), ("S12", _dead_without_an_error), ("S16", _tick_twice),
         ("S16", _tick_left_out), ("S16", _tick_without_a_job), ("S18", _removed), ("S19", _other_arguments),
         ("S20", _wrong_end), ("S22", _left_behind), ("L4", _still_running), ("L1", _never_rescued), ("L8", _too_late),

@@ -23,8 +23,8 @@ _MOVE: LiteralString = """, moved as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, was, 'running', attempt, lease, worker_id from moved where history
 )
-select id, task, queue, priority, args::text, tags, headers::text, run_at, created_at, attempt, max_attempts, lease,
-       worker_id
+select id, task, queue, priority, args::text, nullif(tags, '{{}}'), nullif(headers, '{{}}')::text, run_at, created_at,
+       attempt, max_attempts, lease
 from moved order by array_position(%(queues)s::text[], queue), priority desc, run_at, id"""
 
 # Claim up to `room` due jobs, queues in the order given, higher priority first, then by run_at and id.
@@ -120,8 +120,8 @@ cross join lateral (
 where not exists (select from {s}.queue q where q.name = served.name and q.paused_at is not null)"""
 
 
-def _jobs(rows: Sequence[Row]) -> list[ClaimedJob]:
-    return [ClaimedJob(*row) for row in rows]
+def _jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
+    return [ClaimedJob(*row, worker) for row in rows]  # type: ignore[call-arg]  # a row of any length, to mypy
 
 
 class ClaimQueries(Statements):
@@ -130,12 +130,13 @@ class ClaimQueries(Statements):
     def claim(self, worker: UUID, rooms: Mapping[str, int], room: int) -> Query[list[ClaimedJob]]:
         """Claim up to `room` due jobs; `rooms` maps each queue, in order, to how many it may give."""
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
-        return Query(self._sql(CLAIM), _jobs, params)
+        return Query(self._sql(CLAIM), lambda rows: _jobs(rows, worker), params)
 
     def adopt(self, worker: UUID, rooms: Mapping[str, int], tasks: Sequence[str], room: int) -> Query[list[ClaimedJob]]:
         """Claim up to `room` parked jobs of tasks this worker knows; `rooms` as in `claim`."""
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
-        return Query(self._sql(ADOPT), _jobs, params | {"tasks": list(tasks)})
+        params |= {"tasks": list(tasks)}
+        return Query(self._sql(ADOPT), lambda rows: _jobs(rows, worker), params)
 
     def next_due(self, queues: Sequence[str]) -> Query[float | None]:
         """Seconds until a pending job of these queues is due."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -20,6 +20,7 @@ from pgqueue.worker.progress import Reporter
 from pgqueue.worker.slots import Running, Slots
 
 log = logging.getLogger("pgqueue.worker")
+LONGEST_WAIT = 0.2  # seconds that a job claimed ahead waits for a slot, before it is given back
 
 
 class Attempts:
@@ -46,25 +47,57 @@ class Attempts:
         self._on_broken = on_broken
         self._reporter = reporter
         self._closed = False
+        self._listeners = app.listeners
+        self._bound: asyncio.TimerHandle | None = None
 
-    def start(self, job: ClaimedJob) -> None:
-        """Run a job that was just claimed; give it back if no more are taken."""
-        running = self._slots.take(job)
-        self._app.listeners.emit(JobClaimed(*job.about))
+    def take(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Run jobs that were just claimed, at once or when slots are free; give them back if no more are taken."""
+        for job in jobs:
+            self._slots.admit(job)
+            if self._listeners:
+                self._listeners.emit(JobClaimed(*job.about))
         if self._closed:
-            self._finish(running, Unstarted())
-        else:
+            self._return_waiting()
+        self._begin()
+        if jobs and self._bound is None and self._slots.waiting:
+            self._bound = asyncio.get_running_loop().call_later(LONGEST_WAIT, self._bound_wait, self._slots.waiting[0])
+
+    def _begin(self) -> None:
+        """Fill the slots with jobs that wait."""
+        while (running := self._slots.begin()) is not None:
+            job = running.job
             running.signals.completer = Completion(self._app, job)
             running.signals.report = partial(self._reporter.note, job)
             running.task = asyncio.create_task(self._run(running), name=f"pgqueue job {job.id}")
 
+    def _bound_wait(self, eldest: ClaimedJob) -> None:
+        """Give back what waits, if a job has waited as long as this: others may be idle. Else look again later."""
+        self._bound = None
+        waiting = self._slots.waiting
+        if eldest in waiting:
+            log.debug("%d jobs were claimed ahead and would wait too long: given back", len(waiting))
+            self._return_waiting()
+            self._on_freed()
+        elif waiting:
+            self._bound = asyncio.get_running_loop().call_later(LONGEST_WAIT, self._bound_wait, waiting[0])
+
+    def _return_waiting(self) -> None:
+        """Give back what waits for a slot."""
+        waiting = self._slots.waiting
+        self._slots.ahead = 0
+        self._slots.turn_away(waiting)
+        for job in waiting:
+            self._write(job, Unstarted())
+
     def held(self) -> list[int]:
-        """The jobs this worker has: in a slot, or with an outcome still to be written."""
-        return [r.job.id for r in self._slots.running if not r.abandoned] + self._unwritten()
+        """The jobs this worker has: in a slot, waiting for one, or with an outcome still to be written."""
+        running = [r.job.id for r in self._slots.running if not r.abandoned]
+        return running + [job.id for job in self._slots.waiting] + self._unwritten()
 
     def close(self) -> None:
-        """Give back whatever is claimed from now on."""
+        """Give back what waits for a slot, and whatever is claimed from now on."""
         self._closed = True
+        self._return_waiting()
 
     def cancel(self, jobs: Collection[int]) -> None:
         """Stop jobs that somebody wants cancelled: an async task now, one in a thread when it looks."""
@@ -73,6 +106,10 @@ class Attempts:
             log.info("job %d is to be cancelled", running.job.id)
             running.signals.cancelled = True
         self._interrupt(wanted)
+        waiting = [job for job in self._slots.waiting if job.id in jobs]
+        self._slots.turn_away(waiting)
+        for job in waiting:
+            self._write(job, Withdrawn("cancelled by request"))
 
     def abandon(self, worker: uuid.UUID | None = None) -> int:
         """Drop jobs whose lease is lost, or may be: those of one identity, or all. They run again elsewhere."""
@@ -80,7 +117,9 @@ class Attempts:
         for running in lost:
             running.abandoned = True
         self._interrupt(lost)
-        return len(lost)
+        waiting = [job for job in self._slots.waiting if worker is None or job.worker_id == worker]
+        self._slots.turn_away(waiting)
+        return len(lost) + len(waiting)
 
     async def cut_off(self) -> None:
         """Give back what does not end by itself: async tasks are cancelled first, threads are left behind."""
@@ -109,7 +148,8 @@ class Attempts:
 
     async def _run(self, running: Running) -> None:
         outcome: Outcome = Unstarted()
-        self._app.listeners.emit(JobStarted(*running.job.about))
+        if self._listeners:
+            self._listeners.emit(JobStarted(*running.job.about))
         try:
             outcome = await self._executor.run(running.job, running.signals)
         except asyncio.CancelledError:
@@ -134,6 +174,7 @@ class Attempts:
             log.debug("job %d was completed in its own transaction", running.job.id)
         elif not running.abandoned:
             self._write(running.job, outcome)
+        self._begin()
         self._on_freed()
 
     def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
@@ -149,6 +190,8 @@ class Attempts:
 
 def _tell(job: ClaimedJob, resolution: Resolution) -> None:
     """Log how an attempt ended. No arguments, no messages of errors: they stand in the database."""
+    if resolution.verb == "succeed" and not log.isEnabledFor(logging.DEBUG):
+        return  # the hot path
     end = f"job {job.id} {job.task}, attempt {job.attempt} of {job.max_attempts}"
     kind = resolution.error.type if resolution.error else resolution.reason
     match resolution.verb:

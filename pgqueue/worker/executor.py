@@ -100,6 +100,8 @@ async def _wrapped(
 
 async def _timed(call: Callable[[], Awaitable[Any]], timeout: float | None) -> tuple[Any, BaseException | None]:
     # What the task raises comes back as a value, so that its own TimeoutError is not taken for ours.
+    if timeout is None:
+        return await caught_async(call)
     try:
         async with asyncio.timeout(timeout):
             return await caught_async(call)

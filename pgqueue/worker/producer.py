@@ -1,7 +1,8 @@
 """Claiming: keeps the slots full, sleeps when there is nothing, and is woken by NOTIFY or by the clock."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pgqueue.identity import Identity
@@ -14,6 +15,9 @@ from pgqueue.worker.slots import Slots
 log = logging.getLogger("pgqueue.worker")
 BUSY_SECONDS = 1.0
 LOCKED_SECONDS = 0.05
+BEHIND_SECONDS = 0.005
+AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
+MOST = 1000  # jobs in one claim, and claimed ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Diet:
 
 
 class Producer(Service):
-    """Claims as many jobs as there are free slots.
+    """Claims as many jobs as there are free slots, and ahead of them what will begin within a tenth of a second.
 
     When a claim comes back short the worker says that it waits, looks once more, and sleeps: until a notification,
     until the next job it knows of is due, at the latest for the poll interval. It goes on saying so while it is
@@ -42,8 +46,9 @@ class Producer(Service):
         slots: Slots,
         diet: Diet,
         poll_seconds: float,
-        start: Callable[[ClaimedJob], None],
+        take: Callable[[Sequence[ClaimedJob]], None],
         held: Callable[[], list[int]],
+        behind: Callable[[], bool],
     ) -> None:
         super().__init__(link)
         self._queries = queries
@@ -51,8 +56,9 @@ class Producer(Service):
         self._slots = slots
         self._diet = diet
         self._poll = poll_seconds
-        self._start = start
+        self._take = take
         self._held = held
+        self._behind = behind
         self._looked_for_strays = monotonic()
         self._strays_at = self._looked_for_strays + identity.info.lease_seconds / 3
         self._said_waiting = False
@@ -63,10 +69,11 @@ class Producer(Service):
         self._parked_left = False
         self._paused: set[str] = set()
         self._just_adopted = False
+        self._paced = (monotonic(), 0)  # when the pace was last measured, and how many jobs had ended by then
 
     def slot_freed(self) -> None:
         """Claim again, if the last claim left jobs behind."""
-        if self._busy_since is not None or self._slots.limited:
+        if (self._busy_since is not None or self._slots.limited) and self._slots.wanting:
             self.wake()
 
     def expect(self, delay: float) -> None:
@@ -117,10 +124,14 @@ class Producer(Service):
         self._looked_for_strays = monotonic()
 
     async def _claim_and_rest(self) -> float:
-        room = self._slots.room()
-        if not room:
+        self._look_ahead()
+        if self._behind():
+            await asyncio.sleep(BEHIND_SECONDS)  # jobs end faster than their outcomes can be written
+            return 0.0
+        if not self._slots.wanting:
             self._busy_since = self._busy_since or monotonic()
             return self._poll
+        room = min(self._slots.room(), MOST)
         if await self._adopt() + await self._claim() >= room:
             return await self._stay_busy()
         self._busy_since = None
@@ -132,10 +143,12 @@ class Producer(Service):
         return await self._until_due()
 
     async def _claim(self) -> int:
-        room = self._slots.room()
-        if not room:
+        room, rooms = min(self._slots.room(), MOST), self._slots.rooms()
+        if room <= 0 or not rooms:
             return 0
-        return self._take(await self.link.run(self._queries.claim(self._identity.id, self._slots.rooms(), room)))
+        jobs = await self.link.run(self._queries.claim(self._identity.id, rooms, room))
+        self._take(jobs)
+        return len(jobs)
 
     async def _adopt(self) -> int:
         """Take parked jobs of tasks known here. A look each poll interval, at once again when it found some; then the
@@ -144,22 +157,27 @@ class Producer(Service):
         if not due or self._just_adopted:
             self._just_adopted = False
             return 0
-        rooms, room = self._slots.rooms(), self._slots.room()
+        rooms, room = self._slots.rooms(), min(self._slots.room(), MOST)
         jobs = await self.link.run(self._queries.adopt(self._identity.id, rooms, self._diet.tasks, room))
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
-        return self._take(jobs)
-
-    def _take(self, jobs: list[ClaimedJob]) -> int:
-        for job in jobs:
-            self._start(job)
+        self._take(jobs)
         return len(jobs)
+
+    def _look_ahead(self) -> None:
+        """Claim ahead what will begin within a tenth of a second at the pace of late: nothing where jobs are slow."""
+        now, ended = monotonic(), self._slots.ended
+        elapsed = now - self._paced[0]
+        if elapsed >= PACE_SECONDS:
+            pace = (ended - self._paced[1]) / elapsed
+            self._slots.ahead = min(int(pace * AHEAD_SECONDS), MOST)
+            self._paced = (now, ended)
 
     async def _stay_busy(self) -> float:
         self._busy_since = self._busy_since or monotonic()
         if self._said_waiting and monotonic() - self._busy_since > BUSY_SECONDS:
             await self._say_waiting(False)
-        return 0.0 if self._slots.rooms() else self._poll
+        return 0.0 if self._slots.wanting and self._slots.rooms() else self._poll
 
     async def _say_waiting(self, waiting: bool) -> None:
         await self.link.run(self._queries.set_waiting(self._identity.id, waiting))

@@ -17,6 +17,7 @@ from pgqueue.events import (
     JobRetried,
     JobSnoozed,
     JobSucceeded,
+    Listeners,
     StaleWrite,
 )
 from pgqueue.job import ClaimedJob
@@ -41,13 +42,11 @@ class Resolver(Service):
 
     name = "resolve"
 
-    def __init__(
-        self, link: Link, queries: Queries, on_delay: Callable[[float], None], emit: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, link: Link, queries: Queries, on_delay: Callable[[float], None], listeners: Listeners) -> None:
         super().__init__(link)
         self._queries = queries
         self._on_delay = on_delay
-        self._emit = emit
+        self._listeners = listeners
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -57,6 +56,11 @@ class Resolver(Service):
         self._waiting.append((job, resolution))
         self._drained.clear()
         self.wake()
+
+    @property
+    def behind(self) -> bool:
+        """Whether more outcomes wait than the next statements can carry: then no more jobs should be begun."""
+        return len(self._waiting) > 2 * BATCH
 
     def held(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
@@ -105,9 +109,10 @@ class Resolver(Service):
         for job, resolution in batch:
             if job.id not in moved:
                 log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
-                self._emit(StaleWrite(*job.about))
+                self._listeners.emit(StaleWrite(*job.about))
                 continue
-            self._emit(_event(job, resolution))
+            if self._listeners:
+                self._listeners.emit(_event(job, resolution))
             if resolution.target == "pending":
                 self._on_delay(resolution.delay)
 

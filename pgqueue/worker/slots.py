@@ -1,8 +1,8 @@
 """Room for running jobs."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pgqueue.context import Signals
@@ -21,7 +21,11 @@ class Running:
 
 
 class Slots:
-    """How many jobs a worker may run, in all and of each queue, and which it runs."""
+    """How many jobs a worker may run, in all and of each queue; which it runs, and which wait for a slot.
+
+    Jobs are claimed `ahead` of free slots where they end fast: those wait here. A queue with a limit of its own is
+    never claimed ahead of that.
+    """
 
     def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
         if type(total) is not int or total < 1:
@@ -33,9 +37,12 @@ class Slots:
                 raise InvalidOption(f"limit {queue}={limit} cannot be used: give 1 or more, or leave the queue out")
         self.total = total
         self.limited = bool(limits)
+        self.ahead = 0
+        self.ended = 0  # how many jobs have left, ever
         self._queues = tuple(queues)
         self._limits = dict(limits)
-        self._by_queue: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._waiting: deque[ClaimedJob] = deque()
         self._running: set[Running] = set()
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -46,34 +53,62 @@ class Slots:
         return list(self._running)
 
     @property
+    def waiting(self) -> list[ClaimedJob]:
+        """The jobs that wait for a slot, the oldest first."""
+        return list(self._waiting)
+
+    @property
     def free(self) -> int:
         """How many more jobs may run."""
         return self.total - len(self._running)
 
+    @property
+    def wanting(self) -> bool:
+        """Whether it is time to claim: slots are free, or half of what was claimed ahead has begun."""
+        return len(self._waiting) <= self.ahead // 2 and self.room() > 0
+
     def rooms(self) -> dict[str, int]:
         """How many more jobs each queue may give, in order of the queues; a full one is left out."""
-        rooms = {q: min(self.free, self._limits.get(q, self.total) - self._by_queue[q]) for q in self._queues}
+        space = self.room()
+        rooms = {q: min(space, self._limits[q] - self._held[q]) if q in self._limits else space for q in self._queues}
         return {queue: room for queue, room in rooms.items() if room > 0}
 
     def room(self) -> int:
-        """How many more jobs may be claimed."""
-        return min(self.free, sum(self.rooms().values()))
+        """How many more jobs may be claimed, whatever their queue."""
+        return self.total + self.ahead - len(self._running) - len(self._waiting)
 
-    def take(self, job: ClaimedJob) -> Running:
-        """Put a job into a slot."""
-        running = Running(job)
-        self._running.add(running)
-        self._by_queue[job.queue] += 1
+    def admit(self, job: ClaimedJob) -> None:
+        """Let a claimed job wait for its slot."""
+        self._held[job.queue] += 1
+        self._waiting.append(job)
         self._emptied.clear()
+
+    def begin(self) -> Running | None:
+        """Put the job that has waited longest into a slot, if both are there."""
+        if not self._waiting or len(self._running) >= self.total:
+            return None
+        running = Running(self._waiting.popleft())
+        self._running.add(running)
         return running
 
     def give_back(self, running: Running) -> None:
         """Empty a slot."""
         self._running.discard(running)
-        self._by_queue[running.job.queue] -= 1
-        if not self._running:
+        self._leave(running.job)
+
+    def turn_away(self, jobs: Collection[ClaimedJob]) -> None:
+        """Let jobs that wait go without having run."""
+        gone = {job.id for job in jobs}
+        self._waiting = deque(job for job in self._waiting if job.id not in gone)
+        for job in jobs:
+            self._leave(job)
+
+    def _leave(self, job: ClaimedJob) -> None:
+        self.ended += 1
+        self._held[job.queue] -= 1
+        if not self._running and not self._waiting:
             self._emptied.set()
 
     async def emptied(self) -> None:
-        """Wait until no job runs."""
+        """Wait until no job runs or waits."""
         await self._emptied.wait()

@@ -167,7 +167,7 @@ class Shift:
             database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost), self._look
         )
         self._resolver = Resolver(
-            self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners.emit
+            self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners
         )
         chores = self._links["chores"]
         reporter = Reporter(chores, queries, app.listeners.emit)
@@ -188,8 +188,9 @@ class Shift:
             slots,
             diet,
             settings.poll_seconds,
-            self._attempts.start,
+            self._attempts.take,
             self._attempts.held,
+            lambda: self._resolver.behind,
         )
         canceller = Canceller(chores, queries, self.identity, self._attempts.cancel)
         listening = self._links["listen"] = Link(app.listen_database or database, "pgqueue worker listen")

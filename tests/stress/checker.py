@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from pgqueue.lifecycle import TRANSITIONS
+from pgqueue.worker.producer import MOST
 
 from .history import History, Row, Step, moment
 
@@ -114,7 +115,7 @@ def single_owner(facts: Facts) -> Iterator[Violation]:
 
 
 def legal_claims(facts: Facts) -> Iterator[Violation]:
-    """S6: claimed when due, with an attempt left, from a state that can be claimed, never more than there are slots."""
+    """S6: claimed when due, with an attempt left, from a claimable state; no more than slots and what may be ahead."""
     taken: Counter[tuple[int, str]] = Counter()
     for step in facts.all_steps:
         if not step.is_claim or step.old is None or step.new is None:
@@ -130,7 +131,7 @@ def legal_claims(facts: Facts) -> Iterator[Violation]:
         if step.old["attempt"] >= step.old["max_attempts"]:
             yield Violation("S6", f"claimed without an attempt left: {_tell(step)}")
     for (xid, worker), count in taken.items():
-        if count > facts.slots.get(worker, 0):
+        if count > facts.slots.get(worker, 0) + MOST:
             yield Violation("S6", f"one claim (xid {xid}) took {count} jobs, the worker has {facts.slots.get(worker)}")
 
 
@@ -155,7 +156,8 @@ def fenced(facts: Facts) -> Iterator[Violation]:
         if step.edge[0] != "running" or step.old is None or step.is_claim or not worker:
             continue
         owner = step.old["worker_id"]
-        if step.is_rescue:
+        told = facts.ended.get((step.job, step.old["lease"]))
+        if step.is_rescue or (told and told["reason"] == "rescued"):
             if step.event.seq < facts.gone.get(owner, step.event.seq + 1):
                 yield Violation("L2", f"taken from a worker that nobody had declared lost: {_tell(step)}")
         elif step.event.process != facts.process_of.get(owner):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from .checker import TERMINAL, Check, Facts, Violation
 from .history import DEAD, moment
-from .shop import ENDS
+from .shop import ENDS, EXACT
 
 
 def nothing_lost(facts: Facts) -> Iterator[Violation]:
@@ -66,11 +66,36 @@ def effects(facts: Facts) -> Iterator[Violation]:
     claims = Counter(step.job for step in facts.all_steps if step.is_claim)
     starts = Counter(line["job"] for line in facts.history.starts)
     for job, rows in facts.final.items():
+        if rows[0]["task"] in EXACT:
+            continue
         if rows[0]["state"] == "succeeded" and not (finished[job] and written[job]):
             yield Violation("S9", f"job {job} succeeded with {finished[job]} full runs and {written[job]} effects")
     for job, count in starts.items():
         if count > claims[job]:
             yield Violation("S9", f"job {job} started {count} times and was claimed {claims[job]} times")
+
+
+def exactly_once(facts: Facts) -> Iterator[Violation]:
+    """S9 in full, for effects written in ctx.transaction(): one for each job that succeeded, none for any other."""
+    written = Counter(effect["job_id"] for effect in facts.history.exact)
+    for job, rows in facts.final.items():
+        wanted = int(rows[0]["task"] in EXACT and rows[0]["state"] == "succeeded")
+        if written[job] != wanted:
+            yield Violation(
+                "S9", f"job {job} ({rows[0]['task']}, {rows[0]['state']}) has its effect {written[job]} times"
+            )
+    for job in written.keys() - facts.final.keys():
+        yield Violation("S9", f"job {job} has an effect and is nowhere")
+
+
+def cancelled(facts: Facts) -> Iterator[Violation]:
+    """S7: a job that somebody was told is cancelled has ended so, and was not claimed afterwards."""
+    for job, told in facts.history.cancels.items():
+        state = facts.final[job][0]["state"] if job in facts.final else "nowhere"
+        if told == "waiting" and state != "cancelled":
+            yield Violation("S7", f"job {job} was cancelled while it waited, and is {state}")
+        if told == "running" and state not in TERMINAL and facts.history.quiescent:
+            yield Violation("L4", f"job {job} was asked to stop, and is {state}")
 
 
 def dead_letters(facts: Facts) -> Iterator[Violation]:
@@ -141,6 +166,8 @@ def totality(facts: Facts) -> Iterator[Violation]:
         spent = row["state"] == "failed" and row["attempt"] >= row["max_attempts"]
         task = sent.get(job, row["task"])
         known = ENDS.get(task, set()) | ({"failed"} if sent.get(job) is None else set())
+        if job in facts.history.cancels:
+            known = known | {"cancelled"}
         if row["state"] not in known and not spent:
             yield Violation("S20", f"job {job} ({task}) ended {row['state']}, reason {row.get('reason')!r}")
         if task == "bad_arguments" and row["state"] == "failed" and row["attempt"] != 1 and not row["crash_count"]:
@@ -168,5 +195,6 @@ def liveness(facts: Facts) -> Iterator[Violation]:
 
 
 CHECKS: tuple[Check, ...] = (
-    nothing_lost, no_ghosts, visible, effects, dead_letters, schedules, payloads, totality, hygiene, liveness,
+    nothing_lost, no_ghosts, visible, effects, exactly_once, cancelled, dead_letters, schedules, payloads, totality,
+    hygiene, liveness,
 )  # fmt: skip

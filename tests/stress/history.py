@@ -106,6 +106,8 @@ class History:
     operations: dict[str, Operation] = field(default_factory=dict)
     starts: list[Row] = field(default_factory=list)
     ends: list[Row] = field(default_factory=list)
+    cancels: dict[int, str | None] = field(default_factory=dict)  # jobs somebody wanted cancelled; what they were told
+    exact: list[Row] = field(default_factory=list)  # effects written in ctx.transaction()
     stale: list[tuple[str, int, int]] = field(default_factory=list)  # process, job, lease that was refused
     strays: int = 0
     reborn: int = 0
@@ -149,11 +151,14 @@ def load(dsn: str, directory: Path) -> History:
             history.final += _rows(conn, f"select '{table}' as table, j.* from pgqueue.{table} j")
         history.fires = _rows(conn, "select * from pgqueue.schedule_fire order by schedule, tick")
         history.effects = _rows(conn, "select job_id, attempt, process from stress.effect")
+        history.exact = _rows(conn, "select job_id, attempt from stress.exact")
         history.orders = {row["op"]: row["jobs"] for row in _rows(conn, "select op, jobs from stress.orders")}
     for line in read(iter(sorted(directory.glob("jobs-*.jsonl")))):
         (history.starts if line["kind"] == "start" else history.ends).append(line)
     for line in read(iter(sorted(directory.glob("ops-*.jsonl")))):
-        if line["type"] == "invoke":
+        if line["type"] == "cancel":
+            history.cancels[line["job"]] = line.get("outcome") or history.cancels.get(line["job"])
+        elif line["type"] == "invoke":
             history.operations[line["op"]] = Operation(line["op"], line["kind"], line["tasks"], line["digests"])
         else:
             operation = history.operations[line["op"]]

@@ -7,16 +7,18 @@ what it wants to break ends its process: a mutant that changes nothing proves no
 import asyncio
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-from pgqueue import cli, client, scheduler, service
+from pgqueue import cli, client, db, scheduler, service
 from pgqueue.queries import claim, resolve, schedule, worker
 from pgqueue.queries.base import Query
-from pgqueue.worker import producer
+from pgqueue.worker import completion, producer
 
 from . import producer as stress_producer
 from . import targeted
@@ -117,6 +119,22 @@ def own_transaction() -> None:
     client.Session.__init__ = alone  # type: ignore[method-assign]
 
 
+def loose_completion() -> None:
+    """Complete the job in a transaction of its own, after that of the task."""
+
+    @contextmanager
+    def loose(self: Any, result: Any) -> Iterator[Any]:
+        query = self._complete(result)
+        with self._app.pools.connection(self._app.database) as conn:
+            with conn.transaction():
+                yield conn
+            time.sleep(0.2)  # in which it can be killed
+            db.run(conn, query)
+            self.done = True
+
+    completion.Completion.transaction = loose  # type: ignore[assignment,method-assign]
+
+
 Scenario = Callable[[Stress], Awaitable[None]]
 
 
@@ -142,6 +160,7 @@ MUTANTS: dict[str, Mutant] = {
     "two_beats": Mutant(two_beats, targeted.ticks, frozenset({"S16"}), replace(BUSY, producers=0, schedulers=3)),
     "no_poll": Mutant(no_poll, targeted.deaf, frozenset({"L3"}), replace(TWO, workers=1)),
     "keep_strays": Mutant(keep_strays, targeted.lost_claim, frozenset({"L4"}), TWO),
+    "loose_completion": Mutant(loose_completion, targeted.killed_while_exact, frozenset({"S9"}), TWO),
     "own_transaction": Mutant(own_transaction, targeted.busy, frozenset({"S2", "S3"}), BUSY),
 }
 

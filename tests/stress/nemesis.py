@@ -33,10 +33,11 @@ class Nemesis:
         self.recovery: list[float] = []
         self.faults: dict[str, Fault] = {
             "F1": self.kill_worker, "F2": self.freeze_worker, "F3": self.terminate_worker, "F4": self.murder,
-            "F7": self.terminate_backend, "F8": self.restart_fast, "F9": self.restart_immediate,
+            "F6": self.block_loop, "F7": self.terminate_backend, "F8": self.restart_fast, "F9": self.restart_immediate,
             "F11": self.reset_connections, "F12": self.black_hole, "F13": self.lose_answer, "F14": self.latency,
-            "F15": self.statement_timeout, "F16": self.isolation, "F17": self.held_snapshot,
-            "F19": self.lost_notifications, "F22": self.few_slots, "F29": self.stop_scheduler,
+            "F10": self.lazy_commits, "F15": self.statement_timeout, "F16": self.isolation, "F17": self.held_snapshot,
+            "F19": self.lost_notifications, "F20": self.no_statistics, "F30": self.no_schedulers,
+            "F22": self.few_slots, "F29": self.stop_scheduler,
         }  # fmt: skip
 
     async def rage(self, seconds: float, must: Sequence[str], only: Sequence[str] = ()) -> None:
@@ -134,6 +135,46 @@ class Nemesis:
         finally:
             await app.aclose()
         return True
+
+    async def block_loop(self) -> bool:
+        """F6: a job blocks its worker's event loop for longer than a lease; the heartbeat keeps the worker alive."""
+        client = pgqueue.App(self._database.dsn(user=self._database.role))
+        try:
+            payload = {"seconds": self._lease * 1.5}
+            await client.aenqueue("blocks", {"op": f"probe-blocks-{self.done['F6']}", "n": 0, "payload": payload})
+        except (psycopg.Error, pgqueue.PgqueueError, OSError):
+            return False
+        finally:
+            await client.aclose()
+        return True
+
+    async def lazy_commits(self) -> bool:
+        """F10: commits do not wait for the disk. The server does not crash meanwhile, so nothing may be missing."""
+        return await self._with_role(
+            "set synchronous_commit = off", "reset synchronous_commit", self._rng.uniform(1.0, 3.0)
+        )
+
+    async def no_statistics(self) -> bool:
+        """F20: no autovacuum, and what the planner knew of the jobs is forgotten."""
+        try:
+            await self._database.rows("alter table pgqueue.job_live set (autovacuum_enabled = off)")
+            await self._database.rows("delete from pg_statistic where starelid = 'pgqueue.job_live'::regclass")
+            await self._database.rows("select pg_stat_reset()")
+            await asyncio.sleep(self._rng.uniform(1.0, 3.0))
+            await self._database.rows("alter table pgqueue.job_live reset (autovacuum_enabled)")
+        except (psycopg.Error, OSError):
+            return False
+        return True
+
+    async def no_schedulers(self) -> bool:
+        """F30: no scheduler runs for a few ticks."""
+        stopped = self._fleet.of("scheduler")
+        for process in stopped:
+            process.send(signal.SIGSTOP)
+        await asyncio.sleep(3.2)
+        for process in stopped:
+            process.send(signal.SIGCONT)
+        return bool(stopped)
 
     async def terminate_backend(self) -> bool:
         """F7: pg_terminate_backend of up to three of pgqueue's connections."""

@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from .journal import Journal, digest
 
 LOST = (psycopg.Error, pgqueue.PgqueueError, OSError)
 BACKLOG = 300
+CANCELS = 0.2  # how often an operation is followed by a cancellation
 UNKNOWN = ("bad_arguments", "nobody_knows", "later")
 MIX = (
     ("fast", 40), ("fast_async", 15), ("slow", 7), ("slow_async", 7), ("flaky", 10), ("snoozing", 6), ("always", 4),
     ("rejects", 3), ("cancels", 4), ("hostile", 3), ("odd_result", 3), ("bad_arguments", 1), ("nobody_knows", 1),
-    ("later", 2),
+    ("later", 2), ("exact", 8), ("exact_async", 5), ("exact_child", 3), ("crashes", 1), ("times_out", 1),
 )  # fmt: skip
 KINDS = (("transaction", 70), ("rollback", 12), ("async", 8), ("solo", 10))
 bare = pgqueue.App()  # knows no task, and so validates nothing
@@ -46,6 +48,8 @@ def call(rng: random.Random, op: str, n: int) -> tuple[str, dict[str, Any]]:
         payload["snoozes"] = rng.randint(1, 2)
     elif task == "hostile":
         payload["kind"] = rng.choice(sorted(shop.HOSTILE))
+    elif task == "crashes":
+        payload["kind"] = rng.choice(sorted(shop.CRASHES))
     elif task == "odd_result":
         payload["kind"] = rng.choice(sorted(shop.ODD))
     if task == "bad_arguments":
@@ -62,6 +66,7 @@ class Producer:
         self._rate = rate
         self._journal = journal
         self._conn: psycopg.Connection[Any] | None = None
+        self._recent: deque[int] = deque(maxlen=20)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -70,9 +75,22 @@ class Producer:
         while not self.stopping.wait(self._rng.expovariate(self._rate)):
             number += 1
             self._operate(f"{self._name}-{number}")
+            if self._recent and self._rng.random() < CANCELS:
+                self._cancel(self._rng.choice(self._recent))
             if number % 20 == 0:
                 self._let_them_catch_up()
         shop.app.close()
+
+    def _cancel(self, job: int) -> None:
+        """Cancel a job of late, whatever it is doing."""
+        self._journal.write(type="cancel", job=job)
+        try:
+            outcome = "waiting" if shop.app.cancel(job) else "running"
+        except pgqueue.UnknownJob:
+            outcome = "ended"
+        except LOST:
+            return  # it may be cancelled, and it may not
+        self._journal.write(type="cancel", job=job, outcome=outcome)
 
     def _let_them_catch_up(self) -> None:
         while not self.stopping.wait(0.2):
@@ -130,6 +148,7 @@ class Producer:
             self._journal.write(type="info", op=op, ids=ids, error=type(error).__name__)
         else:
             self._journal.write(type="ok", op=op, ids=ids)
+            self._recent.extend(ids)
 
     async def _async(self, op: str, calls: list[tuple[str, dict[str, Any]]]) -> None:
         ids: list[int] = []

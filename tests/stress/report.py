@@ -37,6 +37,8 @@ def totals(history: History) -> dict[str, int]:
         "own writes repeated": sum(1 for _, job, lease in history.stale if (job, lease) in made - kept),
         "stray claims released": history.strays,
         "workers declared lost that came back": history.reborn,
+        "effects in ctx.transaction()": len(history.exact),
+        "jobs somebody cancelled": len(history.cancels),
         "jobs that ran twice though no attempt failed (at-least-once)": sum(
             1 for job, count in effects.items() if count > 1 and job not in retried
         ),
@@ -62,6 +64,10 @@ def _verb(facts: Facts, step: Step) -> str:
             return "rescue"
         case ("running", "failed") if step.is_rescue:
             return "rescue_spent"
+        case ("running", "cancelled") if told["reason"] == "rescued":
+            return "rescue_cancelled"
+        case ("pending" | "blocked", "cancelled"):
+            return "cancel"
         case ("running", "pending") if told["reason"] == "released":
             return "release"
         case ("running", "pending"):
@@ -72,7 +78,7 @@ def _verb(facts: Facts, step: Step) -> str:
             return f"{source} -> {target}"
 
 
-_ENDS = {"succeeded": "succeed", "failed": "bury", "cancelled": "cancel", "blocked": "park"}
+_ENDS = {"succeeded": "succeed", "failed": "bury", "cancelled": "withdraw", "blocked": "park"}
 
 
 def _lines(result: Result, violations: list[Violation], seed: int) -> Iterator[str]:

@@ -25,6 +25,7 @@ create schema stress;
 create table stress.orders (op text primary key, jobs int not null);
 create table stress.effect (id bigserial primary key, job_id bigint not null, attempt int not null, process text);
 create index on stress.effect (job_id);
+create table stress.exact (job_id bigint not null, attempt int not null);
 create table stress.chk_log (seq bigserial primary key, xid bigint not null, clock timestamptz not null,
     pid int not null, app text, process text, tbl text not null, op text not null, old jsonb, new jsonb);
 create function stress.record() returns trigger language plpgsql as $$

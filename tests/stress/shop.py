@@ -1,11 +1,13 @@
 """The jobs of the stress run. Each writes to its journal and, on a connection of its own, an effect row."""
 
 import asyncio
+import ctypes
+import faulthandler
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,7 +21,7 @@ from .journal import Journal, digest
 
 Payload = dict[str, Any]
 RETRY = pgqueue.Exponential(base=0.1, factor=1.5, max=1.0)
-app = pgqueue.App(retry=RETRY, max_attempts=20)
+app = pgqueue.App(retry=RETRY, max_attempts=20, max_crashes=20)
 local = threading.local()
 
 # In which states each task may end. One whose attempts were all eaten by faults may end as a dead letter too.
@@ -28,6 +30,7 @@ ENDS: dict[str, set[str]] = {
     "fast_async": {"succeeded"},
     "slow": {"succeeded"},
     "slow_async": {"succeeded"},
+    "blocks": {"succeeded"},
     "flaky": {"succeeded"},
     "snoozing": {"succeeded"},
     "always": {"failed"},
@@ -36,11 +39,17 @@ ENDS: dict[str, set[str]] = {
     "hostile": {"failed"},
     "odd_result": {"succeeded"},
     "murder": {"failed"},
+    "crashes": {"failed"},
+    "times_out": {"failed"},
+    "exact": {"succeeded"},
+    "exact_async": {"succeeded"},
+    "exact_child": {"succeeded"},
     "later": {"succeeded"},
     "tick": {"succeeded"},
     "bad_arguments": {"failed"},
     "nobody_knows": {"blocked"},
 }
+EXACT = ("exact", "exact_async", "exact_child")  # their effects are written in ctx.transaction()
 
 
 @cache
@@ -112,7 +121,10 @@ async def fast_async(ctx: pgqueue.Context, op: str, n: int, payload: Payload) ->
 def slow(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
     with attempt(ctx, op, n, payload) as told:
         work(ctx, op, told)
-        time.sleep(duration(ctx, payload))
+        ends = time.monotonic() + duration(ctx, payload)
+        while time.monotonic() < ends:
+            ctx.check()
+            time.sleep(0.05)
 
 
 @app.task(name="slow_async")
@@ -191,6 +203,61 @@ def odd_result(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> Any:
     with attempt(ctx, op, n, payload) as told:
         work(ctx, op, told)
     return ODD[payload["kind"]]
+
+
+EXACTLY_ONCE = "insert into stress.exact (job_id, attempt) values (%s, %s)"
+
+
+@app.task(name="exact")
+def exact(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload), ctx.transaction() as conn:
+        conn.execute(EXACTLY_ONCE, (ctx.job_id, ctx.attempt))
+
+
+@app.task(name="exact_async")
+async def exact_async(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload):
+        async with ctx.atransaction() as conn:
+            await conn.execute(EXACTLY_ONCE, (ctx.job_id, ctx.attempt))
+
+
+@app.task(name="exact_child", isolation="process")
+def exact_child(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload), ctx.transaction() as conn:
+        conn.execute(EXACTLY_ONCE, (ctx.job_id, ctx.attempt))
+
+
+def _segfault() -> None:
+    faulthandler.disable()
+    ctypes.string_at(0)
+
+
+CRASHES: dict[str, Callable[[], object]] = {
+    "segfault": _segfault,
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+@app.task(name="crashes", isolation="process", max_attempts=2)
+def crashes(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    """F5: take the child process along."""
+    with attempt(ctx, op, n, payload):
+        CRASHES[payload["kind"]]()
+
+
+@app.task(name="times_out", timeout=0.5, max_attempts=2)
+async def times_out(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload):
+        await asyncio.sleep(60)
+
+
+@app.task(name="blocks")
+async def blocks(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    """F6: block the event loop for longer than a lease."""
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
+        time.sleep(payload["seconds"])  # noqa: ASYNC251
 
 
 @app.task(name="murder", max_attempts=2)

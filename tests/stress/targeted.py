@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from functools import partial
 
 from .journal import read
 from .proxy import Trap
@@ -65,6 +66,18 @@ async def ticks(stress: Stress) -> None:
     """Schedulers fight for each tick."""
     enough = "select count(*) >= 5 from pgqueue.schedule_fire where outcome = 'fired'"
     await _must(await until(lambda: stress.database.value(enough), PATIENCE), "five ticks")
+
+
+async def killed_while_exact(stress: Stress) -> None:
+    """Workers die among jobs that write their effects in ctx.transaction()."""
+    jobs = await stress.enqueue("exact", 60)
+    for worker in stress.fleet.of("worker"):
+        more = f"select count(*) > {await stress.database.value('select count(*) from stress.exact')} from stress.exact"
+        await _must(await until(partial(stress.database.value, more), PATIENCE), "effects are written")
+        worker.planned = "F1"
+        worker.send(signal.SIGKILL)
+    ended = "select count(*) = 0 from pgqueue.job_live where id = any(%s)"
+    await _must(await until(lambda: stress.database.value(ended, jobs), PATIENCE), "all have ended")
 
 
 async def deaf(stress: Stress) -> None:
