@@ -327,5 +327,14 @@ def test_the_limit_of_a_queue_holds_for_parked_jobs_too(app: App, conn: Conn) ->
     for _ in range(10):
         insert_job(conn, task="limited", queue="bulk", state="blocked", waits_for="task")
     finished = "select count(*) = 10 from pgqueue.job_finished"
-    asyncio.run(work(app, lambda: scalar(conn, finished), queues=["bulk", "fast"], concurrency=8, limits={"bulk": 2}))
+    asyncio.run(
+        work(
+            app,
+            lambda: scalar(conn, finished),
+            queues=["bulk", "fast"],
+            concurrency=8,
+            poll_seconds=0.1,
+            limits={"bulk": 2},
+        )
+    )
     assert gauge.most["bulk"] == 2

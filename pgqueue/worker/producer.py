@@ -128,10 +128,10 @@ class Producer(Service):
         if self._behind():
             await asyncio.sleep(BEHIND_SECONDS)  # jobs end faster than their outcomes can be written
             return 0.0
-        if not self._slots.wanting:
+        room = min(self._slots.room(), sum(self._slots.rooms().values()), MOST) if self._slots.wanting else 0
+        if not room:
             self._busy_since = self._busy_since or monotonic()
             return self._poll
-        room = min(self._slots.room(), MOST)
         if await self._adopt() + await self._claim() >= room:
             return await self._stay_busy()
         self._busy_since = None
