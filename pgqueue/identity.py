@@ -15,7 +15,7 @@ from typing import TypeVar
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import db
-from pgqueue.link import DATABASE_ERRORS, Backoff, brief, monotonic, sever
+from pgqueue.link import BROKEN, DATABASE_ERRORS, Backoff, brief, monotonic, sever
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.worker import WorkerInfo
 
@@ -126,7 +126,11 @@ class Identity:
     def _run(self, query: Query[T]) -> T:
         if self._conn is None or self._conn.closed:
             self._conn = self._database.connect(f"pgqueue {self.info.kind} heartbeat")
-        return db.run(self._conn, query)
+        try:
+            return db.run(self._conn, query)
+        except BROKEN:
+            self._conn.close()
+            raise
 
     def _beat_on(self) -> None:
         delay = self.info.lease_seconds / BEATS

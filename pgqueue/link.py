@@ -18,6 +18,8 @@ from pgqueue.queries import Query
 T = TypeVar("T")
 DATABASE_ERRORS = (psycopg.Error, PgqueueError, OSError)
 DEADLINE = 10.0
+# After these a connection's state is unknown, or it leads to a server that has become a standby: a new one may not.
+BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
 
 
 def monotonic() -> float:
@@ -75,7 +77,7 @@ class Link:
             timer = None if deadline is None else asyncio.get_running_loop().call_later(deadline, sever, self._conn)
             try:
                 yield self._conn
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError, asyncio.CancelledError):
+            except (*BROKEN, asyncio.CancelledError):
                 await self._drop()
                 raise
             finally:

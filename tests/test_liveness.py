@@ -272,3 +272,27 @@ def test_hooks_run_around_a_workers_work_and_one_that_fails_at_the_start_ends_it
     with pytest.raises(RuntimeError, match="no model"):
         asyncio.run(Worker(app, WorkerSettings()).run())
     assert scalar(conn, "select count(*) from pgqueue.worker") == 0
+
+
+def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Conn, dsn: str) -> None:
+    """F24: after a failover the old connection leads to a standby; only a new one finds the new primary."""
+    worker = add_worker(conn)
+
+    async def demote_under_a_link() -> None:
+        link = Link(db.Database(dsn), "pgqueue test")
+        async with link.connection() as lent:
+            await lent.execute("set default_transaction_read_only = on")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await link.run(QUERIES.set_stopping(worker))
+        await link.run(QUERIES.set_stopping(worker))
+        await link.close()
+
+    asyncio.run(demote_under_a_link())
+    assert scalar(conn, "select stopping from pgqueue.worker")
+    identity = Identity(db.Database(dsn), QUERIES, describe("worker", 30.0, [], [], 1), lambda lost: None)
+    identity.start()
+    identity._conn.execute("set default_transaction_read_only = on")  # type: ignore[union-attr]
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        identity.beat()
+    identity.beat()
+    identity.stop()

@@ -35,7 +35,7 @@ with found as materialized (
     update {s}.job_live j set cancel_requested_at = now() from found
     where j.id = found.id and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), told as (
-    select count(pg_notify({channel}, '!cancel')) from marked
+    select count(pg_notify({channel}, '!cancel')) from marked where pg_notification_queue_usage() < 0.5
 )
 select found.state from found, told"""
 )

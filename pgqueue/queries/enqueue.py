@@ -15,6 +15,8 @@ from pgqueue.queries.base import Query, Statements, text_array
 # The naive form, a trigger that always notifies, cost a third of the commits of 8 producers.
 # The sleepers are read in this statement's snapshot: a worker that falls asleep later finds the job by its last
 # look before sleeping, or by polling. The notification is a hint, never the truth.
+# Nobody is notified while the server's queue of notifications is half full, because somebody listens and does not read:
+# once it is full, a NOTIFY fails the transaction that commits it.
 # A delay counts from the statement, not from the start of a transaction that may be minutes old.
 ENQUEUE: LiteralString = """
 with given as materialized (
@@ -36,6 +38,7 @@ with given as materialized (
     select count(pg_notify({channel}, due.queue)) as calls
     from (select distinct queue from given where run_at <= statement_timestamp()) as due
     where exists (select from {s}.worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5
 )
 select given.id, given.run_at, statement_timestamp() from given, woken order by given.ord"""
 

@@ -39,7 +39,8 @@ with dead as (
     update {s}.worker w set lost_at = coalesce(w.lost_at, clock_timestamp()), death = d.death, waiting = false
     from unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) where w.id = d.id returning w.id
 )
-select count(pg_notify({channel}, '!rescue')) from dead"""
+select (select count(*) from dead), count(pg_notify({channel}, '!rescue'))
+from dead where pg_notification_queue_usage() < 0.5"""
 
 # Say whether this worker sleeps, and so wants to be notified. It is set before the last look for jobs that precedes
 # the sleep, and stays set while the worker is only lightly loaded: it changes seldom.

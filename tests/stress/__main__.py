@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 
-from . import mutants
+from . import disasters, mutants
 from .checker import check
 from .report import report, totals
 from .run import CORE, Settings, soak
@@ -27,8 +27,11 @@ def main() -> int:
     parser.add_argument("--scenario", choices=mutants.SCENARIOS, help="run one long fault alone")
     parser.add_argument("--keep", action="store_true", help="keep journals and logs")
     parser.add_argument("--json", action="store_true", help="print one JSON object after the report")
+    parser.add_argument("--disaster", choices=["all", *disasters.DISASTERS], help="what befalls a server of its own")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if given.disaster:
+        return disasters.befall(given.disaster)
     server = Server(given.dsn) if given.dsn else OwnServer()
     try:
         if given.mutants is not None:

@@ -86,7 +86,7 @@ def two_beats() -> None:
 
 def silent_resolve() -> None:
     """Move jobs without a transition."""
-    rewrite(resolve, ["RESOLVE"], ("from kept) as moved", "from kept) as moved where false"))
+    rewrite(resolve, ["RESOLVE"], ("where told", "where false"))
 
 
 def no_poll() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from .journal import read
@@ -70,7 +71,7 @@ async def ticks(stress: Stress) -> None:
 
 async def killed_while_exact(stress: Stress) -> None:
     """Workers die among jobs that write their effects in ctx.transaction()."""
-    jobs = await stress.enqueue("exact", 60)
+    jobs = await stress.enqueue("exact", 300, run_at=datetime.now(UTC) + timedelta(seconds=4))  # all at once
     for worker in stress.fleet.of("worker"):
         more = f"select count(*) > {await stress.database.value('select count(*) from stress.exact')} from stress.exact"
         await _must(await until(partial(stress.database.value, more), PATIENCE), "effects are written")
