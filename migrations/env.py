@@ -28,6 +28,9 @@ def run_online(connection: Connection) -> None:
     # A transaction lock, not a session lock: a killed migrator leaves nothing behind, and PgBouncer
     # in transaction mode cannot strand it. The version is read only when the lock is ours.
     connection.execute(text("select pg_advisory_xact_lock(hashtext(:key))"), {"key": f"pgqueue migrate {SCHEMA}"})
+    # Whoever waits for a table's lock behind a long transaction makes everybody else wait behind it.
+    timeout = context.config.attributes["lock_timeout"]
+    connection.execute(text("select set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})
     connection.execute(text(f"create schema if not exists {QUOTED}"))
     configure(connection)
     context.run_migrations()

@@ -61,6 +61,10 @@ class UnknownTask(PgqueueError, LookupError):
     exit_code = 2
 
 
+class MigrationBlocked(PgqueueError):
+    """A migration could not get at a table within seconds. Nothing was changed: try again."""
+
+
 class InvalidArguments(PgqueueError, ValueError):
     """Arguments do not fit the task's signature, or cannot be stored as JSON. Nothing was written."""
 

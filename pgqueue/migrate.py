@@ -13,11 +13,12 @@ from sqlalchemy.exc import DBAPIError
 
 from pgqueue import db
 from pgqueue.config import check_schema
-from pgqueue.errors import ConfigError, NotAllowed
+from pgqueue.errors import ConfigError, MigrationBlocked, NotAllowed
 from pgqueue.queries import Queries
 
 # Alembic keeps the migration that runs in a module global: one at a time in a process.
 _ALEMBIC = threading.Lock()
+LOCK_TIMEOUT = "5s"
 
 
 def directory() -> Path:
@@ -33,6 +34,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
     """Bring the schema to the newest version; return the version before and after.
 
     Safe to call from several processes at once: one works, the others wait and find nothing to do. All or nothing.
+    Raises MigrationBlocked when somebody's transaction holds the tables for seconds.
     """
     before = current(dsn, schema)
     engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(dsn), poolclass=NullPool)
@@ -44,6 +46,11 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise NotAllowed(f"{error.orig}: migrate as the owner of the database or schema") from None
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise MigrationBlocked(
+                f"a transaction has held a lock on pgqueue's tables for {LOCK_TIMEOUT}, and nothing was changed: "
+                "run `pgqueue migrate` again when it is over (pg_stat_activity shows it)"
+            ) from None
         raise
     with db.Database(dsn).connect("pgqueue migrate") as conn:
         db.run(conn, Queries(schema).make_partitions())
@@ -78,6 +85,7 @@ def head() -> str:
 def _config(schema: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(directory()).replace("%", "%%"))
+    config.attributes["lock_timeout"] = LOCK_TIMEOUT
     config.attributes["schema"] = check_schema(schema)
     return config
 
