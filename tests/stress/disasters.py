@@ -374,6 +374,34 @@ def stepped_clock() -> str:
     return f"{len(ids) + len(late)} jobs, each effect once; this worker was declared lost {lost} times and came back"
 
 
+def old_transactions() -> str:
+    """F34: a billion transactions later, with everything frozen under a listening worker."""
+    with clusters() as (server,):
+        server.make().start()
+        server.migrate()
+        before, _ = enqueue_until(server.dsn(), lambda count: count == 5)
+        server.control("stop", "-m", "fast")
+        xid = 1_000_000_000
+        server.tool("pg_resetwal", "-x", str(xid), "-D", str(server.data))
+        segment = server.data / "pg_xact" / f"{xid // (1 << 20):04X}"
+        segment.write_bytes(bytes(1 << 18))
+        if server._user is not None:
+            shutil.chown(segment, server._user)
+        server.start()
+        with worker(server.dsn()):
+            each_once(server.dsn(), before)
+            with psycopg.connect(server.dsn(), autocommit=True) as conn:
+                conn.execute("vacuum freeze")
+            after, _ = enqueue_until(server.dsn(), lambda count: count == 20)
+            each_once(server.dsn(), after)
+            with psycopg.connect(server.dsn()) as conn:
+                seen = conn.execute(
+                    "select txid_current(), age(datfrozenxid) from pg_database where datname = 'postgres'"
+                )
+                now, age = seen.fetchone() or (0, 0)
+    return f"at transaction {now}, frozen to an age of {age}: jobs of before and after each ran once"
+
+
 DISASTERS: dict[str, tuple[str, Callable[[], str]]] = {
     "lazy_crash": ("F10", lazy_crash),
     "full_notify_queue": ("F18", full_notify_queue),
@@ -383,6 +411,7 @@ DISASTERS: dict[str, tuple[str, Callable[[], str]]] = {
     "skewed_clocks": ("F26", skewed_clocks),
     "stepped_clock": ("F27", stepped_clock),
     "spent_sequence": ("F33", spent_sequence),
+    "old_transactions": ("F34", old_transactions),
 }
 
 
