@@ -1,11 +1,11 @@
 """Putting jobs in."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import LiteralString, NamedTuple
 
 from pgqueue.job import NewJob
-from pgqueue.queries.base import Query, Statements, text_array
+from pgqueue.queries.base import Query, Statements, lines, packed, text_array
 
 # Insert jobs with their first transition, in the caller's transaction: they exist if and only if it commits.
 # It takes no lock that another enqueue, a claim or a limit needs: ids come from a sequence, nothing is counted,
@@ -23,9 +23,10 @@ with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
            g.history,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at
-    from unnest(%(tasks)s::text[], %(queues)s::text[], %(priorities)s::smallint[], %(args)s::text[],
-                %(max_attempts)s::int[], %(run_ats)s::timestamptz[], %(delays)s::float8[], %(tags)s::text[],
-                %(headers)s::text[], %(histories)s::bool[])
+    from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
+                string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
+                %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
+                %(histories)s::bool[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history, ord)
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
@@ -60,15 +61,15 @@ class EnqueueQueries(Statements):
             self._sql(ENQUEUE),
             lambda rows: [Inserted(*row) for row in rows],
             {
-                "tasks": [job.task for job in jobs],
-                "queues": [job.queue for job in jobs],
-                "priorities": [job.priority for job in jobs],
-                "args": [job.args for job in jobs],
-                "max_attempts": [job.max_attempts for job in jobs],
-                "run_ats": [job.run_at for job in jobs],
-                "delays": [job.delay for job in jobs],
-                "tags": [text_array(job.tags) if job.tags else None for job in jobs],
-                "headers": headers or [None] * len(jobs),
-                "histories": [job.history for job in jobs],
+                "tasks": lines([job.task for job in jobs]),
+                "queues": lines([job.queue for job in jobs]),
+                "priorities": packed([job.priority for job in jobs]),
+                "args": lines([job.args for job in jobs]),
+                "max_attempts": packed([job.max_attempts for job in jobs]),
+                "run_ats": packed([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
+                "delays": packed([job.delay for job in jobs]),
+                "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
+                "headers": lines(headers or [None] * len(jobs)),
+                "histories": packed([job.history for job in jobs]),
             },
         )
