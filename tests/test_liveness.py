@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import eventually, scalar, work
-from harness import QUERIES, WORKER, Conn, add_worker, insert_job, new_job
+from harness import QUERIES, WORKER, Conn, add_worker, insert_job, new_job, wait_for
 
 from pgqueue import App, Context, InvalidOption, db
 from pgqueue.identity import Identity, describe
+from pgqueue.lifecycle import Resolution
 from pgqueue.link import Link
 from pgqueue.tasks import Tasks
 from pgqueue.worker import Worker, WorkerSettings
@@ -63,6 +64,29 @@ def test_one_that_could_not_reach_the_database_waits_a_lease_again(conn: Conn, d
 
     asyncio.run(through_an_outage())
     assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 0
+
+
+def test_two_workers_of_the_same_host_and_pid_are_two(conn: Conn, dsn: str) -> None:
+    """As after a container's restart, where each boot has the same name and is process 1."""
+    boots = [Clocked(dsn, 30) for _ in range(2)]
+    infos = [boot.identity.info for boot in boots]
+    assert (infos[0].host, infos[0].pid) == (infos[1].host, infos[1].pid)
+    jobs = []
+    for info in infos:
+        db.run(conn, QUERIES.register(info))
+        db.run(conn, QUERIES.enqueue([new_job()]))
+        jobs += db.run(conn, QUERIES.claim(info.id, {"default": 1}, 1))
+
+    conn.execute("update pgqueue.worker set heartbeat_at = now() - interval '1 hour' where id = %s", (infos[0].id,))
+    assert [lost.id for lost in db.run(conn, QUERIES.declare_lost())] == [infos[0].id]
+    assert [db.run(conn, QUERIES.heartbeat(info.id)) for info in infos] == [False, True]
+    assert [rescued.id for rescued in db.run(conn, QUERIES.rescue(infos[1].id))] == [jobs[0].id]
+    (again,) = db.run(conn, QUERIES.claim(infos[1].id, {"default": 1}, 1))
+    assert (again.id, again.lease) == (jobs[0].id, 2)
+    done = Resolution("succeed")
+    assert db.run(conn, QUERIES.resolve([(job, done) for job in (*jobs, again)])) == {again.id, jobs[1].id}
+    workers = conn.execute("select distinct worker_id from pgqueue.job where state = 'succeeded'").fetchall()
+    assert workers == [(infos[1].id,)]
 
 
 def test_a_worker_that_was_declared_lost_can_claim_nothing(conn: Conn) -> None:
@@ -178,7 +202,7 @@ def test_cancelling_a_worker_leaves_nothing_running(app: App, conn: Conn) -> Non
 
     assert asyncio.run(run()) == set()
     left = "select count(*) from pg_stat_activity where application_name like 'pgqueue worker%%' and datname = %s"
-    assert scalar(conn, left, conn.info.dbname) == 0
+    wait_for(lambda: scalar(conn, left, conn.info.dbname) == 0, "the backends to be gone")
 
 
 def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(app: App, conn: Conn) -> None:

@@ -1,18 +1,20 @@
 """From an empty database to the newest schema, by upgrade() or by script(), in any schema, by many at once."""
 
+import asyncio
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
-from conftest import DEADLINE, Databases, scalar
-from harness import InThread
+from conftest import DEADLINE, Databases, drain, scalar
+from harness import InThread, Process, wait_for
 
-from pgqueue import ConfigError, NotMigrated, db, migrate
+from pgqueue import App, ConfigError, NotMigrated, db, migrate
 from pgqueue.queries import Queries
 
 Conn = psycopg.Connection[Any]
@@ -78,6 +80,35 @@ def test_an_upgrade_that_fails_leaves_nothing_behind(empty_dsn: str) -> None:
             migrate.upgrade(empty_dsn)
         assert scalar(conn, "select count(*) from pg_tables where schemaname = 'pgqueue'") == 1
     assert migrate.current(empty_dsn) is None
+
+
+def test_a_migrator_that_was_killed_in_the_middle_leaves_nothing_in_the_way_of_the_next(
+    empty_dsn: str, dsn: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(empty_dsn) as holder, psycopg.connect(empty_dsn, autocommit=True) as observer:
+        observer.execute("create schema pgqueue")
+        holder.execute("create table pgqueue.queue (name int)")  # not committed: who makes another one has to wait
+        waiting = "select pid from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+        with Process(tmp_path, empty_dsn, "migrate") as migrator:
+            migrator.alive_until(lambda: scalar(observer, waiting, holder.info.backend_pid), "it to be in the middle")
+            left = scalar(observer, waiting, holder.info.backend_pid)
+            migrator.kill()
+        following = InThread(lambda: migrate.upgrade(empty_dsn))
+        wait_for(lambda: scalar(observer, waiting, left), "the next migrator to wait for what the dead one left")
+        holder.rollback()
+    assert following.result() == (None, migrate.head())
+    assert catalogue(empty_dsn) == catalogue(dsn)
+
+
+def test_a_worker_goes_on_while_an_upgrade_runs_beside_it(app: App, conn: Conn, dsn: str) -> None:
+    @app.task(name="t")
+    async def t(n: int) -> None:
+        if n == 0:
+            assert await asyncio.to_thread(migrate.upgrade, dsn) == (migrate.head(), migrate.head())
+
+    ids = t.enqueue_many({"n": n} for n in range(20))
+    drain(app, conn)
+    assert scalar(conn, "select count(*) from pgqueue.job where state = 'succeeded' and attempt = 1") == len(ids)
 
 
 def test_the_script_builds_what_an_upgrade_builds(empty_dsn: str, dsn: str) -> None:
