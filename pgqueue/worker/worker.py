@@ -266,8 +266,9 @@ class Shift:
 
     async def _finish_writing(self) -> None:
         """Write what is left to write, and give back claims that were never answered."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._resolver.drained(), 5.0)
+        drained = asyncio.create_task(self._resolver.drained())
+        await asyncio.wait([drained, self._writing], timeout=5.0, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
         with suppress(*DATABASE_ERRORS):
             strays = self._queries.release_strays(self.identity.id, self._attempts.held())
             await self._links["claim"].run(strays, deadline=2.0)
