@@ -6,7 +6,7 @@ import inspect
 import logging
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -192,22 +192,18 @@ class Shift:
             self._attempts.held,
             lambda: self._resolver.behind,
         )
-        canceller = Canceller(chores, queries, self.identity, self._attempts.cancel)
-        listening = self._links["listen"] = Link(app.listen_database or database, "pgqueue worker listen")
-        rescuer = Rescuer(
-            chores, queries, self.identity, app.max_crashes, app.tasks, self.producer.wake, app.listeners.emit
-        )
-        listener = Listener(listening, queries, diet.queues, self.producer.wake, canceller.wake, rescuer.wake)
         self._watch = Watch(chores, self.identity, self._silent, self._heard)
-        self.duties: list[Service] = [
-            self.producer,
-            *([listener] if app.listen_database else []),
-            canceller,
-            self._watch,
-            rescuer,
-            reporter,
-            Partitions(chores, queries),
-        ]
+        self.duties: list[Service] = [self.producer, self._watch, reporter, *self._chores(app, diet.queues)]
+
+    def _chores(self, app: App, queues: Sequence[str]) -> Iterator[Service]:
+        """What is done besides running jobs, on one connection; and listening for it, on another."""
+        link, queries, identity, emit = self._links["chores"], self._queries, self.identity, self._emit
+        yield (canceller := Canceller(link, queries, identity, self._attempts.cancel))
+        yield (rescuer := Rescuer(link, queries, identity, app.max_crashes, app.tasks, self.producer.wake, emit))
+        yield Partitions(link, queries)
+        if app.listen_database:
+            listening = self._links["listen"] = Link(app.listen_database, "pgqueue worker listen")
+            yield Listener(listening, queries, queues, self.producer.wake, canceller.wake, rescuer.wake)
 
     def health(self) -> Health:
         """Look at the duties."""
@@ -218,10 +214,8 @@ class Shift:
     def _ages(self) -> dict[str, float | None]:
         """How many seconds ago each duty last worked; None for one that had nothing to do yet."""
         now = monotonic()
-        return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in self._all_duties()}
-
-    def _all_duties(self) -> list[Service]:
-        return [*self.duties, self._resolver]
+        duties = [*self.duties, self._resolver]
+        return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in duties}
 
     def _look(self) -> dict[str, float | None]:
         """Before each beat, in the heartbeat's thread: see how the others do. Tell when the event loop is blocked."""
