@@ -27,6 +27,16 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def blames_data(error: Exception) -> bool:
+    """Whether a statement failed for what it carries, so that the rest of its batch may pass without one row.
+
+    Else it is worth trying again as it is.
+    """
+    if isinstance(error, (psycopg.errors.ProgramLimitExceeded, psycopg.errors.OutOfMemory)):
+        return True
+    return not isinstance(error, (*BROKEN, PgqueueError))
+
+
 def brief(error: Exception) -> str:
     """Return an error's message for the log, without the details in which Postgres quotes rows."""
     message = error.diag.message_primary if isinstance(error, psycopg.Error) else None

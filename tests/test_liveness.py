@@ -50,6 +50,18 @@ def test_after_a_lease_of_its_own_it_does(conn: Conn, dsn: str) -> None:
     assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 1
 
 
+def test_a_row_that_cannot_be_rescued_holds_up_no_other(conn: Conn, dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    worker = add_worker(conn, lost=True)
+    now = scalar(conn, "select now()")
+    running = {"state": "running", "worker_id": worker, "claimed_at": now, "lease": 1, "attempt": 1, "max_attempts": 1}
+    first, bad, last = (insert_job(conn, **running) for _ in range(3))
+    conn.execute(f"alter table pgqueue.dead_letter add check (id <> {bad})".encode())
+    asyncio.run(Clocked(dsn, lease=30.0).tick())
+    assert conn.execute("select id from pgqueue.dead_letter order by id").fetchall() == [(first,), (last,)]
+    assert scalar(conn, "select state from pgqueue.job_live where id = %s", bad) == "running"
+    assert f"job {bad} of a lost worker cannot be rescued: CheckViolation" in caplog.text
+
+
 def test_one_that_could_not_reach_the_database_waits_a_lease_again(conn: Conn, dsn: str) -> None:
     add_worker(conn, beat_seconds_ago=3600)
 

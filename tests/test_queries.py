@@ -39,6 +39,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "cancellations": lambda q: q.cancellations(WORKER),
     "release_strays": lambda q: q.release_strays(WORKER, [1]),
     "rescue": lambda q: q.rescue(WORKER, 5, {"t": 1}, 10),
+    "lost_jobs": lambda q: q.lost_jobs(10),
     "note_progress": lambda q: q.note_progress([(claimed(3, 1), "{}")]),
     "register": lambda q: q.register(describe("worker", 30, ["default"], ["t"], 8)),
     "heartbeat": lambda q: q.heartbeat(WORKER, {"claim": 0.5, "listen": None}),

@@ -110,6 +110,7 @@ with recursive holder(id) as (
         select j.id, j.lease, j.attempt >= j.max_attempts
                or j.crash_count + 1 >= coalesce((%(limits)s::jsonb ->> j.task)::int, %(max_crashes)s) as spent
         from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
+        and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
     ) as found
     limit %(at_most)s
@@ -149,6 +150,12 @@ with recursive holder(id) as (
 )
 select id, target from again union all select id, target from ended"""
 )
+
+# The jobs that RESCUE would take. Asked when it fails, to find the row that is to blame; reads all that run.
+LOST_JOBS: LiteralString = """
+select j.id from {s}.job_live j where j.worker_id is not null and j.state = 'running'
+and not exists (select from {s}.worker w where w.id = j.worker_id and w.lost_at is null)
+order by j.id limit %(at_most)s"""
 
 # Note how far running jobs are, for whoever asks. Fenced like every write; by primary key. No index has the column, so
 # the update is HOT where the page has room. Returns who is still ours.
@@ -230,11 +237,24 @@ class ResolveQueries(Statements):
         return Query(self._sql(RELEASE_STRAYS), lambda rows: [row[0] for row in rows], params)
 
     def rescue(
-        self, worker: UUID | None, max_crashes: int = 5, limits: Mapping[str, int] = {}, at_most: int = 500
+        self,
+        worker: UUID | None,
+        max_crashes: int = 5,
+        limits: Mapping[str, int] = {},
+        at_most: int = 500,
+        only: int | None = None,
     ) -> Query[list[Rescued]]:
-        """Take up to `at_most` running jobs from dead workers. `limits`: tasks that may crash more or less often."""
+        """Take up to `at_most` running jobs from dead workers, or only one that is known by its id.
+
+        `limits`: tasks that may crash more or less often.
+        """
         params = {"worker": worker, "at_most": at_most, "max_crashes": max_crashes, "limits": json.dumps(limits)}
+        params["only"] = only
         return Query(self._sql(RESCUE), lambda rows: [Rescued(row[0], JobState(row[1])) for row in rows], params)
+
+    def lost_jobs(self, at_most: int = 500) -> Query[list[int]]:
+        """The running jobs of dead workers."""
+        return Query(self._sql(LOST_JOBS), lambda rows: [row[0] for row in rows], {"at_most": at_most})
 
     def note_progress(self, notes: Sequence[tuple[ClaimedJob, str]]) -> Query[set[int]]:
         """Note how far jobs are, each a JSON object; returns the ids that are still this worker's."""

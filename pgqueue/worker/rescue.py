@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from pgqueue.events import Event, JobRescued
 from pgqueue.identity import Identity
-from pgqueue.link import DATABASE_ERRORS, Link, monotonic
-from pgqueue.queries import Queries
+from pgqueue.link import DATABASE_ERRORS, Link, blames_data, brief, monotonic
+from pgqueue.queries import Queries, Query
+from pgqueue.queries.resolve import Rescued
 from pgqueue.service import Service
 from pgqueue.tasks import Tasks
 
@@ -62,11 +63,31 @@ class Rescuer(Service):
             log.warning("%s %s (%s, pid %d) has stopped beating and is lost", lost.kind, lost.id, lost.host, lost.pid)
 
     async def _rescue(self) -> int:
-        query = self._queries.rescue(self._identity.id, self._max_crashes, self._limits, BATCH)
-        rescued = await self.link.run(query)
+        try:
+            rescued = await self.link.run(self._query())
+        except Exception as error:
+            if not blames_data(error):
+                raise
+            rescued = await self._one_by_one()
         for job in rescued:
             log.warning("job %d was taken from a lost worker: it is %s now", job.id, job.state)
             self._emit(JobRescued(job.id, job.state))
         if rescued:
             self._on_rescued()
         return len(rescued)
+
+    async def _one_by_one(self) -> list[Rescued]:
+        """Rescue what can be rescued, when one row holds up its batch."""
+        rescued: list[Rescued] = []
+        for job in await self.link.run(self._queries.lost_jobs(BATCH)):
+            try:
+                taken: list[Rescued] = await self.link.run(self._query(job))
+                rescued += taken
+            except Exception as error:
+                if not blames_data(error):
+                    raise
+                log.error("job %d of a lost worker cannot be rescued: %s: %s", job, type(error).__name__, brief(error))
+        return rescued
+
+    def _query(self, only: int | None = None) -> Query[list[Rescued]]:
+        return self._queries.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)

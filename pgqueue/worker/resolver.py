@@ -6,9 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-import psycopg
-
-from pgqueue.errors import PgqueueError
 from pgqueue.events import (
     Event,
     JobCancelled,
@@ -22,7 +19,7 @@ from pgqueue.events import (
 )
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
-from pgqueue.link import Link
+from pgqueue.link import Link, blames_data
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries import Queries
 from pgqueue.service import Service
@@ -31,10 +28,6 @@ log = logging.getLogger("pgqueue.worker")
 BATCH = 512
 Entry = tuple[ClaimedJob, Resolution]
 BATCH_BYTES = 32 * 1024 * 1024
-# Worth trying again as it is; whatever else comes, the data is to blame, and the batch is split to find it.
-_PASSING = (psycopg.OperationalError, psycopg.InterfaceError, OSError, PgqueueError)
-# ... but these are the data, too.
-_TOO_MUCH = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.OutOfMemory)
 
 
 class Resolver(Service):
@@ -98,7 +91,7 @@ class Resolver(Service):
         try:
             moved = await self._resolve(batch)
         except Exception as error:
-            if isinstance(error, _PASSING) and not isinstance(error, _TOO_MUCH):
+            if not blames_data(error):
                 raise
             if len(batch) == 1:
                 await self._write_refused(batch[0], error)
