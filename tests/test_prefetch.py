@@ -38,6 +38,7 @@ def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charge
     asyncio.run(run())
     assert scalar(conn, "select count(*) from pgqueue.job_finished where task = 'fast' and attempt = 1") == 2000
     assert scalar(conn, "select max(attempt) from pgqueue.job_live") == 0
+    assert scalar(conn, "select max(lease) from pgqueue.job_live") <= 2  # it does not claim ahead of what it gave back
     assert scalar(conn, "select count(*) from pgqueue.job_live where crash_count > 0") == 0
 
 

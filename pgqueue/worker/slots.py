@@ -38,7 +38,7 @@ class Slots:
         self.total = total
         self.limited = bool(limits)
         self.ahead = 0
-        self.ended = 0  # how many jobs have left, ever
+        self.ended = 0  # how many jobs have run, ever
         self._queues = tuple(queues)
         self._limits = dict(limits)
         self._held: Counter[str] = Counter()
@@ -94,6 +94,7 @@ class Slots:
     def give_back(self, running: Running) -> None:
         """Empty a slot."""
         self._running.discard(running)
+        self.ended += 1
         self._leave(running.job)
 
     def turn_away(self, jobs: Collection[ClaimedJob]) -> None:
@@ -104,7 +105,6 @@ class Slots:
             self._leave(job)
 
     def _leave(self, job: ClaimedJob) -> None:
-        self.ended += 1
         self._held[job.queue] -= 1
         if not self._running and not self._waiting:
             self._emptied.set()
