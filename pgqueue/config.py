@@ -1,14 +1,17 @@
 """Settings and names from outside, checked before anything uses them. The one reader of os.environ."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
+from uuid import UUID
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.errors import ConfigError, InvalidOption
 
+WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # what a supervisor tells the processes it starts
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
 
@@ -32,6 +35,17 @@ def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
 def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the app reference `module:attr`: the argument, else PGQUEUE_APP."""
     return given or environ.get("PGQUEUE_APP")
+
+
+def take_worker_id() -> UUID | None:
+    """Return the id that this process's supervisor has given it, once: it will tell by that id how it ended."""
+    given = os.environ.pop(WORKER_ID, None)
+    return UUID(given) if given else None
+
+
+def take_deaths() -> dict[UUID, str]:
+    """Return how the processes ended that this one replaces, by their ids, as its supervisor saw it; once."""
+    return {UUID(worker): how for worker, how in json.loads(os.environ.pop(DEATHS, "{}")).items()}
 
 
 def check_schema(name: str) -> str:

@@ -1,6 +1,5 @@
 """Who a process is to the others: its row, and the heartbeat that says it lives."""
 
-import json
 import logging
 import os
 import socket
@@ -15,6 +14,7 @@ from typing import TypeVar
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import db
+from pgqueue.config import take_deaths, take_worker_id
 from pgqueue.link import BROKEN, DATABASE_ERRORS, Backoff, brief, monotonic, sever
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.worker import WorkerInfo
@@ -23,18 +23,11 @@ log = logging.getLogger("pgqueue")
 T = TypeVar("T")
 BEATS = 4  # in a lease
 SILENT = 0.75  # the share of a lease after which a process that could not beat must take itself for lost
-WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # what a supervisor tells its children
-
-
-def predecessors() -> dict[uuid.UUID, str]:
-    """Return how the processes ended that this one replaces, by their ids, as the supervisor saw it."""
-    return {uuid.UUID(worker): how for worker, how in json.loads(os.environ.pop(DEATHS, "{}")).items()}
 
 
 def describe(kind: str, lease_seconds: float, queues: Sequence[str], tasks: Sequence[str], slots: int) -> WorkerInfo:
     """Return the row of this process, under an id that no other process or boot has."""
-    given = os.environ.pop(WORKER_ID, None)  # by the supervisor, who will tell how this process ended
-    boot = uuid.UUID(given) if given else uuid.uuid4()
+    boot = take_worker_id() or uuid.uuid4()
     host, release = socket.gethostname(), version("pgqueue")
     return WorkerInfo(boot, kind, host, os.getpid(), release, queues, tasks, slots, lease_seconds)
 
@@ -82,7 +75,7 @@ class Identity:
         try:
             self._run(self._queries.ready())
             self._run(self._queries.register(self.info))
-            if deaths := predecessors():
+            if deaths := take_deaths():
                 self._run(self._queries.declare_dead(deaths))
         except BaseException:
             if self._conn is not None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from pgqueue.identity import DEATHS, WORKER_ID
+from pgqueue.config import DEATHS, WORKER_ID
 from pgqueue.link import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.supervisor")
