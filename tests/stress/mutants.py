@@ -61,7 +61,10 @@ def rescue_by_age() -> None:
         resolve,
         ["RESCUE"],
         ("and (w.id is null or w.lost_at is not null)", ""),
-        ("and j.state = 'running' limit", "and j.state = 'running' and j.claimed_at < now() - interval '1 s' limit"),
+        (
+            "where j.worker_id = dead.id and j.state = 'running'",
+            "where j.worker_id = dead.id and j.state = 'running' and j.claimed_at < now() - interval '1 s'",
+        ),
     )
 
 
