@@ -929,6 +929,8 @@ HOLD = """
             tell()
         children.start()
         async def main():
+            # As in a worker: without a handler of the loop a signal that comes just before it sleeps does not wake it.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, int)
             jobs = [asyncio.create_task(children.run(job("hold"))) for _ in range(3)]
             await children.run(job("idle"))
             await asyncio.wait(jobs)
