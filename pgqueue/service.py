@@ -54,6 +54,8 @@ class Service(ABC):
                     self._backoff.reset()
                 await _wait(self._wake, delay)
             except DATABASE_ERRORS as error:
+                if self.interruptible and self._stopping.is_set():
+                    return  # that was the interruption
                 await _wait(self._stopping, self._failed(error))
 
     def _failed(self, error: Exception) -> float:
