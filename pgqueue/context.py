@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -25,43 +25,81 @@ class Completer(Protocol):
     def atransaction(self, result: Any) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]: ...
 
 
-@dataclass(slots=True)
+class Host(Protocol):
+    """The worker, as far as a running task reaches it."""
+
+    def completer(self, job: ClaimedJob, signals: "Signals") -> Completer: ...
+    def note_progress(self, job: ClaimedJob, text: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
 class Signals:
-    """What the worker tells a running task; and until when it may run, by the monotonic clock of its machine."""
+    """What the worker tells a running task, and it the worker. `deadline` is by the monotonic clock of the machine;
+    `host` is None where there is no worker, and when the job is over; `completed`: in a transaction of its own."""
 
     deadline: float | None = None
     cancelled: bool = False
-    report: Callable[[str], None] | None = None
-    completer: Completer | None = None
+    completed: bool = False
+    host: Host | None = None
     now: Callable[[], float] = time.monotonic
 
 
-@dataclass(frozen=True, slots=True)
 class Context:
-    """The job a task runs for. A task gets one by declaring a first parameter annotated `pgqueue.Context`.
+    """The job a task runs for. A task gets one by declaring a first parameter annotated `pgqueue.Context`."""
 
-    `attempt` counts from 1. `headers` is what travels with the job beside its arguments; a job that a schedule
-    fired has `schedule` and `tick` there.
-    """
+    __slots__ = ("_job", "_signals")
 
-    job_id: int
-    task: str
-    queue: str
-    attempt: int
-    max_attempts: int
-    tags: tuple[str, ...]
-    headers: dict[str, Any]
-    run_at: datetime
-    created_at: datetime
-    _signals: Signals = field(default_factory=Signals, repr=False, compare=False)
+    def __init__(self, job: ClaimedJob, signals: Signals | None = None) -> None:
+        self._job = job
+        self._signals = signals or Signals()
 
-    @classmethod
-    def of(cls, job: ClaimedJob, signals: Signals | None = None) -> "Context":
-        """Make the context of a claimed job."""
-        return cls(
-            job.id, job.task, job.queue, job.attempt, job.max_attempts, tuple(job.tags or ()),
-            json.loads(job.headers) if job.headers else {}, job.run_at, job.created_at, signals or Signals(),
-        )  # fmt: skip
+    def __repr__(self) -> str:
+        return f"<Context of job {self.job_id} {self.task}, attempt {self.attempt} of {self.max_attempts}>"
+
+    @property
+    def job_id(self) -> int:
+        """The id of the job: the same in every attempt."""
+        return self._job.id
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._job.task
+
+    @property
+    def queue(self) -> str:
+        """The queue it was enqueued to."""
+        return self._job.queue
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the job this is, from 1."""
+        return self._job.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many runs it may have."""
+        return self._job.max_attempts
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The words it was enqueued with."""
+        return tuple(self._job.tags or ())
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What travels with the job beside its arguments; of one that a schedule fired, `schedule` and `tick`."""
+        return json.loads(self._job.headers) if self._job.headers else {}
+
+    @property
+    def run_at(self) -> datetime:
+        """When this attempt was due."""
+        return self._job.run_at
+
+    @property
+    def created_at(self) -> datetime:
+        """When the job was enqueued."""
+        return self._job.created_at
 
     @property
     def is_last_attempt(self) -> bool:
@@ -104,9 +142,10 @@ class Context:
         """
         if not all(math.isfinite(number) for number in (done, total or 0)):
             raise InvalidOption(f"progress {done!r} of {total!r} cannot be stored: give finite numbers")
-        if self._signals.report is not None:
+        if self._signals.host is not None:
             said = {"done": done, "total": total, "note": note and storable(note[:MAX_NOTE])}
-            self._signals.report(json.dumps({name: value for name, value in said.items() if value is not None}))
+            text = json.dumps({name: value for name, value in said.items() if value is not None})
+            self._signals.host.note_progress(self._job, text)
 
     def transaction(self, result: Any = None) -> AbstractContextManager["psycopg.Connection[Any]"]:
         """Commit what the task writes and the completion of the job together, or neither.
@@ -124,6 +163,6 @@ class Context:
         return self._completer().atransaction(result)
 
     def _completer(self) -> Completer:
-        if self._signals.completer is None:
+        if self._signals.host is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
-        return self._signals.completer
+        return self._signals.host.completer(self._job, self._signals)

@@ -70,9 +70,14 @@ class Resolution:
         return TRANSITIONS[self.verb].target
 
 
+SUCCEEDED = Resolution("succeed")  # and nothing to tell
+
+
 def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution:
     """Return what an outcome means for its job. Pure, but for the policy's own randomness."""
     match outcome:
+        case Succeeded(None, None):
+            return SUCCEEDED
         case Succeeded(result, error):
             return Resolution("succeed", result=result, error=error)
         case Raised(error, True, reason):

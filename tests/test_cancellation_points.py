@@ -13,6 +13,7 @@ from conftest import eventually, scalar
 from harness import QUERIES, Conn, add_worker, new_job
 
 from pgqueue import App, db
+from pgqueue.context import Signals
 from pgqueue.job import ClaimedJob
 from pgqueue.link import Link
 from pgqueue.worker.completion import Completion
@@ -199,7 +200,7 @@ def test_a_task_cancelled_in_its_transaction_has_its_effect_and_its_end_or_neith
 
     async def pay() -> None:
         job = claim()
-        async with Completion(app, job, pooled=pooled).atransaction("paid") as mine:
+        async with Completion(app, job, Signals(), pooled=pooled).atransaction("paid") as mine:
             await mine.execute("insert into public.effect values (%s)", [job.id])
 
     async def check() -> None:

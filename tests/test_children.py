@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -275,15 +276,16 @@ def test_the_context_is_that_of_the_job_with_the_deadline_of_the_worker(app: App
     @app.task(name="task")
     def task(ctx: Context) -> list[Any]:
         left = ctx.remaining
-        assert ctx == Context(7, "task", "mail", 2, 3, ("a", "b"), {"x": 1}, NOW, NOW)
         assert left is not None
-        return [ctx.job_id, ctx.attempt, ctx.run_at == NOW, 0 < left <= 60]
+        assert (ctx.run_at, ctx.created_at) == (NOW, NOW)
+        numbers = [ctx.job_id, ctx.attempt, ctx.max_attempts, 0 < left <= 60]
+        return [*numbers, ctx.task, ctx.queue, list(ctx.tags), ctx.headers]
 
     async def scenario(children: Children) -> Outcome:
         signals = Signals(deadline=time.monotonic() + 60)
         return await children.run(job("task", 2, '{"x": 1}'), signals=signals)
 
-    assert value(play(app, scenario)) == [7, 2, True, True]
+    assert value(play(app, scenario)) == [7, 2, 3, True, "task", "mail", ["a", "b"], {"x": 1}]
 
 
 class Done(Completion):
@@ -293,7 +295,7 @@ class Done(Completion):
     def transaction(self, result: Any) -> Iterator[Any]:
         """Note that the block has ended."""
         yield None
-        self.done = True
+        self._signals.completed = True
 
 
 @pytest.mark.parametrize("completes", [True, False])
@@ -304,16 +306,15 @@ def test_whether_the_child_completed_the_job_itself_comes_back(app: App, complet
             with ctx.transaction():
                 pass
 
-    async def scenario() -> Completion:
-        claimed = job("task")
-        completion = Completion(app, claimed)
-        assert await children.run(claimed, signals=Signals(completer=completion)) == Succeeded(None)
+    async def scenario() -> Signals:
+        signals = Signals()
+        assert await children.run(job("task"), signals=signals) == Succeeded(None)
         await children.close()
-        return completion
+        return signals
 
-    children = Children(app.tasks, completer=lambda job: Done(app, job))
+    children = Children(app.tasks, completer=partial(Done, app))
     children.start()
-    assert asyncio.run(scenario()).done is completes
+    assert asyncio.run(scenario()).completed is completes
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "\U0001f40d\u2028"], ids=["NUL", "surrogate", "wide"])

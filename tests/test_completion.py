@@ -1,12 +1,11 @@
 """ctx.transaction(): business writes and the completion of the job commit together, or not at all."""
 
 import asyncio
-from typing import Any
 
 import psycopg
 import pytest
 from conftest import drain, scalar, work
-from harness import Conn
+from harness import Conn, claimed
 
 from pgqueue import App, ConfigError, Context, LeaseLost
 
@@ -103,6 +102,6 @@ def test_with_the_lease_lost_nothing_of_the_transaction_remains(app: App, effect
 
 
 def test_outside_a_worker_it_says_so(app: App) -> None:
-    context: Any = Context(1, "t", "default", 1, 1, (), {}, None, None)  # type: ignore[arg-type]
+    context = Context(claimed(1, 1))
     with pytest.raises(ConfigError, match="worker"):
         context.transaction()

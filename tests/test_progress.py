@@ -9,7 +9,6 @@ from conftest import drain, eventually, scalar, work
 from harness import QUERIES, Conn, claimed, insert_job
 
 from pgqueue import App, Context, InvalidOption, db
-from pgqueue.context import Signals
 from pgqueue.events import Event, StaleWrite
 from pgqueue.link import Link
 from pgqueue.worker.progress import Reporter
@@ -101,7 +100,7 @@ def test_words_between_two_writes_are_dropped_but_for_the_newest(dsn: str, conn:
 
 @pytest.mark.parametrize("done", [float("nan"), float("inf")])
 def test_what_json_does_not_have_is_refused(done: float) -> None:
-    context = Context.of(claimed(1, 1), Signals())
+    context = Context(claimed(1, 1))
     with pytest.raises(InvalidOption, match="finite"):
         context.progress(done)
     context.progress(1, None, "a NUL \x00 and a lone \ud800")  # outside a worker nobody listens

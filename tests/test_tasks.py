@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from harness import claimed
 from pydantic import BaseModel
 
 from pgqueue import App, Context, InvalidArguments, InvalidTask, Task, UnknownTask
@@ -52,7 +53,7 @@ class Reading(BaseModel):
 
 
 NOW = datetime(2026, 5, 1, 12, 30, 0, 123456, UTC)
-CONTEXT = Context(7, "t", "default", 1, 3, (), {}, NOW, NOW)
+CONTEXT = Context(claimed(7, 1))
 
 
 @pytest.fixture

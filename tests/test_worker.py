@@ -74,11 +74,11 @@ def test_the_context_tells_what_job_runs(app: App, conn: Conn) -> None:
     job = task.using(tags=["b", "c"]).enqueue(n=1)
     conn.execute("update pgqueue.job_live set headers = '{\"x\": 1}'")
     drain(app, conn, queues=["mail"])
-    assert seen == [
-        Context(job.id, "task", "mail", 1, 2, ("b", "c"), {"x": 1}, seen[0].run_at, seen[0].created_at),
-    ]
-    assert (seen[0].run_at, seen[0].created_at) == (job.run_at, job.created_at)
-    assert not seen[0].is_last_attempt
+    (ctx,) = seen
+    assert (ctx.job_id, ctx.task, ctx.queue, ctx.tags, ctx.headers) == (job.id, "task", "mail", ("b", "c"), {"x": 1})
+    assert (ctx.attempt, ctx.max_attempts, ctx.is_last_attempt) == (1, 2, False)
+    assert (ctx.run_at, ctx.created_at) == (job.run_at, job.created_at)
+    assert repr(ctx) == f"<Context of job {job.id} task, attempt 1 of 2>"
 
 
 def test_a_failing_job_is_retried_by_its_delays_and_then_becomes_a_dead_letter(app: App, conn: Conn) -> None:

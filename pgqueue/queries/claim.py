@@ -18,10 +18,11 @@ _MOVE: LiteralString = """, moved as (
         worker_id = %(worker)s, claimed_at = now()
     from picked
     where j.id = picked.id and j.state = picked.state and j.id = any(array(select id from picked))
-    returning j.*, picked.state as was
+    returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
+        j.max_attempts, j.lease, j.history, picked.state as was
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
-    select id, was, 'running', attempt, lease, worker_id from moved where history
+    select id, was, 'running', attempt, lease, %(worker)s from moved where history
 )
 select id, task, queue, priority, args::text, nullif(tags, '{{}}'), nullif(headers, '{{}}')::text, run_at, created_at,
        attempt, max_attempts, lease

@@ -7,7 +7,7 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.job import ClaimedJob, JobState
-from pgqueue.lifecycle import Resolution
+from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.base import Query, Statements, lines, packed
 
@@ -31,12 +31,13 @@ CARRIED: LiteralString = (
 RESOLVE: LiteralString = (
     """
 with given as materialized (
-    select * from unnest(
+    select id, lease, coalesce(target, 'succeeded') as target, reason, delay, coalesce(refund, 0) as refund, result,
+           error
+    from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
         (select string_to_array(%(reasons)s, E'\n', '')), (select %(delays)s::float8[]), (select %(refunds)s::int[]),
-        (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')),
-        (select %(workers)s::uuid[]))
-        as g(id, lease, target, reason, delay, refund, result, error, worker)
+        (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')))
+        as g(id, lease, target, reason, delay, refund, result, error)
 ), ended as (
     delete from {s}.job_live j using given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease
@@ -68,8 +69,8 @@ with given as materialized (
     from given g
     where j.id = g.id and j.state = 'running' and j.lease = g.lease and g.target in ('pending', 'blocked')
     and j.cancel_requested_at is null
-    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, g.worker as worker_id, g.reason, g.error,
-        true as told
+    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason,
+        g.error, true as told
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, worker_id, reason, error::jsonb
@@ -217,17 +218,20 @@ class ResolveQueries(Statements):
     """Writing how attempts ended."""
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
-        """Write a batch of resolutions; returns the ids that moved. A missing id lost its lease."""
+        """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; the others lost their lease."""
+        told = [resolution for _, resolution in batch]
+        if all(resolution is SUCCEEDED for resolution in told):
+            told = []  # missing values are those of a plain success
         params: dict[str, Any] = {
+            "worker": batch[0][0].worker_id,
             "ids": packed([job.id for job, _ in batch]),
             "leases": packed([job.lease for job, _ in batch]),
-            "targets": lines([resolution.target for _, resolution in batch]),
-            "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for _, r in batch]),
-            "delays": packed([r.delay if r.verb in ("retry", "snooze") else None for _, r in batch]),
-            "refunds": packed([int(resolution.refund) for _, resolution in batch]),
-            "results": lines([resolution.result for _, resolution in batch]),
-            "errors": lines([_error_json(resolution.error) for _, resolution in batch]),
-            "workers": packed([job.worker_id for job, _ in batch]),
+            "targets": lines([resolution.target for resolution in told]),
+            "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in told]),
+            "delays": packed([r.delay if r.verb in ("retry", "snooze") else None for r in told]),
+            "refunds": packed([int(resolution.refund) for resolution in told]),
+            "results": lines([resolution.result for resolution in told]),
+            "errors": lines([_error_json(resolution.error) for resolution in told]),
         }
         return Query(self._sql(RESOLVE), lambda rows: {row[0] for row in rows}, params)
 

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +23,6 @@ from pgqueue.errors import PgqueueError
 from pgqueue.job import ClaimedJob
 from pgqueue.outcome import ErrorInfo, Outcome, Raised, TimedOut, Unstarted
 from pgqueue.tasks import Tasks
-from pgqueue.worker.completion import Completion
 from pgqueue.worker.nursery import CHUNK, ChildSettings, Inbox, MakeCompleter, Message, fork_nursery, pack, serve
 
 __all__ = ["ChildSettings", "Children"]
@@ -81,8 +80,8 @@ class Children:
     async def run(self, job: ClaimedJob, timeout: float | None = None, signals: Signals | None = None) -> Outcome:
         """Run a job in a child to its end, at most `timeout` seconds. The child does not run it any more afterwards.
 
-        Of `signals` the deadline goes to the child, and its `report` is called with what the job says of its progress;
-        its completer is `done` afterwards if that of the child was.
+        Of `signals` the deadline goes to the child, and its host is told what the job says of its progress;
+        and `completed` is set if the task has completed the job itself.
         Raises CancelledError after stopping the child when cancelled, and PgqueueError if no child can run, because
         they were not started, are closed, or the nursery died: the job has not begun then.
         """
@@ -182,14 +181,17 @@ class Children:
             over.set_result(None)
 
     async def _attempt(self, child: "_Child", job: ClaimedJob, signals: Signals) -> Outcome:
-        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, signals)
+        def hear(text: str) -> None:
+            if signals.host is not None:
+                signals.host.note_progress(job, text)
+
+        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, hear)
         if answer is None:
             why = await child.ended
             return Unstarted() if child.cut_off else _died(why)
         outcome = _OUTCOMES[answer["kind"]].validate_python(answer["outcome"])
         child.reusable = not (answer["leaves"] or child.cut_off)
-        if answer["done"] and isinstance(signals.completer, Completion):
-            signals.completer.done = True
+        signals.completed = answer["completed"]
         return outcome
 
     def _timed_out(self, job: ClaimedJob, message: str) -> Raised:
@@ -332,9 +334,9 @@ class _Child:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    async def ask(self, message: Message, signals: Signals) -> Message | None:
+    async def ask(self, message: Message, hear: Callable[[str], None]) -> Message | None:
         """Send a message, pass progress on, return the answer; None if none comes any more."""
-        exchange = asyncio.create_task(self._exchange(pack(message), signals))
+        exchange = asyncio.create_task(self._exchange(pack(message), hear))
         signs: list[asyncio.Future[Any]] = [exchange, self.ended]
         try:
             await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
@@ -345,7 +347,7 @@ class _Child:
             exchange.cancel()
             await asyncio.wait([exchange])
 
-    async def _exchange(self, data: bytes, signals: Signals) -> Message | None:
+    async def _exchange(self, data: bytes, hear: Callable[[str], None]) -> Message | None:
         loop, inbox = asyncio.get_running_loop(), Inbox()
         with suppress(OSError):
             await loop.sock_sendall(self._near, data)
@@ -353,8 +355,7 @@ class _Child:
                 for message in inbox.feed(chunk):
                     if "progress" not in message:
                         return message
-                    if signals.report is not None:
-                        signals.report(message["progress"])
+                    hear(message["progress"])
         return None
 
 

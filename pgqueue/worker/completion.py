@@ -6,6 +6,7 @@ from typing import Any
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.context import Signals
 from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
@@ -16,11 +17,11 @@ from pgqueue.tasks import encode_result
 class Completion:
     """What `ctx.transaction()` does for one attempt: the resolve statement, fenced as ever, ends the block."""
 
-    def __init__(self, app: App, job: ClaimedJob, *, pooled: bool = True) -> None:
+    def __init__(self, app: App, job: ClaimedJob, signals: Signals, *, pooled: bool = True) -> None:
         self._app = app
         self._job = job
+        self._signals = signals
         self._pooled = pooled  # a child process has a new event loop for each job, and so no pool that would last
-        self.done = False
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
@@ -30,7 +31,7 @@ class Completion:
             with conn.transaction():
                 yield conn
                 self._check(db.run(conn, query))
-            self.done = True
+            self._signals.completed = True
 
     @asynccontextmanager
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
@@ -40,7 +41,7 @@ class Completion:
             async with conn.transaction():
                 yield conn
                 self._check(await db.run_async(conn, query))
-            self.done = True
+            self._signals.completed = True
 
     @asynccontextmanager
     async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:

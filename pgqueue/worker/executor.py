@@ -2,11 +2,11 @@
 
 import asyncio
 import contextvars
-import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pgqueue.app import Middleware
@@ -24,8 +24,16 @@ from pgqueue.outcome import (
 from pgqueue.tasks import Tasks, TaskSpec, encode_result
 from pgqueue.worker.calling import caught, caught_async, outcome_of
 from pgqueue.worker.children import Children
+from pgqueue.worker.threads import Result, Threads
 
 log = logging.getLogger("pgqueue.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a def returned that still has to be awaited: the coroutine of an async one, most likely."""
+
+    awaitable: Awaitable[Any]
 
 
 class Executor:
@@ -35,43 +43,90 @@ class Executor:
         self._tasks = tasks
         self._children = children
         self._middlewares = middlewares
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="pgqueue-job")
+        self._threads = Threads(slots)
+        self._clean = contextvars.copy_context()
+
+    def start(self, job: ClaimedJob, signals: Signals, tell: Callable[[Outcome | Left], None]) -> bool:
+        """Run a job in a thread and tell its outcome, or what is left to `finish`. False for one that must be `run`.
+
+        Cheaper than a coroutine that waits for the thread.
+        """
+        spec = self._tasks.get(job.task)
+        if spec is None or spec.is_async or spec.isolation == "process" or self._middlewares:
+            return False
+        _limit(spec, signals)
+        call = partial(_in_thread, spec, job, Context(job, signals))
+        self._threads.submit(call, self._clean.copy(), lambda result: tell(_told(result)))
+        return True
 
     async def run(self, job: ClaimedJob, signals: Signals) -> Outcome:
         """Run a job to its end. Raises CancelledError if the worker cancels it, PgqueueError if it cannot begin."""
         spec = self._tasks.get(job.task)
         if spec is None:
             return UnknownHere()
-        if spec.soft_limit is not None:
-            signals.deadline = signals.now() + spec.soft_limit
-        context = Context.of(job, signals)
-        current.set(context)
-        attempt = functools.partial(self._attempt, spec, job, context, signals)
-        return await _wrapped(attempt, context, self._middlewares) if self._middlewares else await attempt()
+        _limit(spec, signals)
+        context = Context(job, signals)
+        token = current.set(context)
+        try:
+            if not self._middlewares:
+                return await self._attempt(spec, job, context, signals)
+            return await _wrapped(partial(self._attempt, spec, job, context, signals), context, self._middlewares)
+        finally:
+            current.reset(token)
 
     async def _attempt(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Outcome:
+        if spec.is_async:
+            return await _on_loop(spec, job, context)
         if spec.isolation == "process":
             return await self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
-        try:
-            arguments = spec.decode(job.args)
-        except BaseException as error:  # noqa: BLE001 - a user's own validators may raise anything
-            return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
-        call = functools.partial(spec.call, arguments, context)
-        value, raised = await (_timed(call, spec.timeout) if spec.is_async else self._in_thread(call))
-        if raised is not None:
-            return outcome_of(spec, raised)
-        return Succeeded(*encode_result(value))
+        outcome = _told(await self._threads.run(partial(_in_thread, spec, job, context)))
+        return await self.finish(job, outcome) if isinstance(outcome, Left) else outcome
 
-    async def _in_thread(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        value, error = await loop.run_in_executor(self._threads, context.run, caught, call)
-        if inspect.isawaitable(value):  # a def that hands on the coroutine of an async one
-            return await caught_async(lambda: value)
-        return value, error
+    async def finish(self, job: ClaimedJob, left: Left) -> Outcome:
+        """Await what a def returned."""
+        value, error = await caught_async(lambda: left.awaitable)
+        return Succeeded(*encode_result(value)) if error is None else outcome_of(self._tasks[job.task], error)
 
     def close(self) -> None:
         """Let go of the threads. One that still runs a task is left behind."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+
+
+def _limit(spec: TaskSpec, signals: Signals) -> None:
+    limit = spec.soft_limit
+    if limit is not None:
+        signals.deadline = signals.now() + limit
+
+
+def _arguments(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Raised:
+    try:
+        return spec.decode(job.args)
+    except BaseException as error:  # noqa: BLE001 - a user's own validators may raise anything
+        return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
+
+
+async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:
+    arguments = _arguments(spec, job)
+    if isinstance(arguments, Raised):
+        return arguments
+    value, error = await _timed(partial(spec.call, arguments, context), spec.timeout)
+    return Succeeded(*encode_result(value)) if error is None else outcome_of(spec, error)
+
+
+def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Left:
+    current.set(context)
+    arguments = _arguments(spec, job)
+    if isinstance(arguments, Raised):
+        return arguments
+    value, error = caught(partial(spec.call, arguments, context))
+    if error is not None:
+        return outcome_of(spec, error)
+    return Left(value) if value is not None and inspect.isawaitable(value) else Succeeded(*encode_result(value))
+
+
+def _told(result: Result) -> Outcome | Left:
+    outcome: Outcome | Left = result[0]
+    return outcome if result[1] is None else Raised(ErrorInfo.of(result[1]))
 
 
 async def _wrapped(
@@ -94,7 +149,7 @@ async def _wrapped(
 
     call = once
     for middleware in reversed(middlewares):
-        call = functools.partial(around, middleware, call)
+        call = partial(around, middleware, call)
     return await call()
 
 

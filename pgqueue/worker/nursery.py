@@ -35,7 +35,7 @@ from typing import Any, NoReturn, TypeAlias
 from pydantic import TypeAdapter
 
 from pgqueue.context import Context, Signals
-from pgqueue.errors import InvalidOption
+from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.job import ClaimedJob
 from pgqueue.logs import current
 from pgqueue.outcome import ErrorInfo, Outcome, Raised, Succeeded, UnknownHere
@@ -45,7 +45,7 @@ from pgqueue.worker.completion import Completion
 
 Message: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[socket.socket], None]
-MakeCompleter: TypeAlias = Callable[[ClaimedJob], Completion]
+MakeCompleter: TypeAlias = Callable[[ClaimedJob, Signals], Completion]
 CHUNK = 1 << 18
 PROGRESS_SECONDS = 0.1
 _LENGTH = struct.Struct("!I")
@@ -330,33 +330,39 @@ def serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None
     pid, prepared = os.getpid(), False
     for number, message in enumerate(_messages(channel), 1):
         job = _JOB.validate_python(message["job"])
-        completion = completer(job) if completer else None
-        reporter = Reporter(channel)
-        signals = Signals(message["deadline"], completer=completion, report=reporter.note)
+        reporter = Reporter(channel, completer)
+        signals = Signals(message["deadline"], host=reporter)
         refusal, prepared = None if prepared else _prepare(settings), True
         outcome = refusal or _attempt(tasks, job, signals)
         if os.getpid() != pid:
             return  # a process that the task forked and let run on
         flush()
         leaves = refusal is not None or number == settings.max_jobs or _too_big(settings.max_memory_mib)
-        done = completion is not None and completion.done
-        answer = {"kind": type(outcome).__name__, "outcome": asdict(outcome), "leaves": leaves, "done": done}
+        answer = {"kind": type(outcome).__name__, "outcome": asdict(outcome), "leaves": leaves}
+        answer["completed"] = signals.completed
         reporter.answer(answer)
         if leaves:
             return
 
 
 class Reporter:
-    """Sends what a task says of its progress, a few times a second at most; and at last the answer, after which
-    nothing of this job is sent. The task may have threads."""
+    """The host of a job in a child. Sends what the task says of its progress, a few times a second at most; and at
+    last the answer, after which nothing of this job is sent. The task may have threads."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, completer: MakeCompleter | None) -> None:
         self._channel: socket.socket | None = channel
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._said_at = 0.0
+        self._completer = completer
 
-    def note(self, text: str) -> None:
+    def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
+        """Make what `ctx.transaction()` needs."""
+        if self._completer is None:
+            raise ConfigError("ctx.transaction() works only in a job that a worker runs")
+        return self._completer(job, signals)
+
+    def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Send how far the job is."""
         with self._lock:
             now = time.monotonic()
@@ -394,7 +400,7 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
         arguments = spec.decode(job.args)
     except Exception as error:  # noqa: BLE001 - a user's own validators may raise anything
         return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
-    context = Context.of(job, signals)
+    context = Context(job, signals)
     token = current.set(context)
     value, raised = _call(spec, arguments, context)
     current.reset(token)

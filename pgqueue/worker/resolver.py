@@ -18,7 +18,7 @@ from pgqueue.events import (
     StaleWrite,
 )
 from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import Resolution
+from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.link import Link, blames_data
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries import Queries
@@ -47,8 +47,9 @@ class Resolver(Service):
     def add(self, job: ClaimedJob, resolution: Resolution) -> None:
         """Write a resolution with the next batch."""
         self._waiting.append((job, resolution))
-        self._drained.clear()
-        self.wake()
+        if len(self._waiting) == 1:  # else it is at work, or will be
+            self._drained.clear()
+            self.wake()
 
     @property
     def behind(self) -> bool:
@@ -72,12 +73,12 @@ class Resolver(Service):
         return 3600.0
 
     def _next_batch(self) -> list[Entry]:
-        """The oldest outcomes, as many as one statement should carry."""
+        """The oldest outcomes of one identity, as many as one statement should carry."""
         batch: list[Entry] = []
         size = 0
         for entry in islice(self._waiting, BATCH):
             size += len(entry[1].result or "")
-            if batch and size > BATCH_BYTES:
+            if batch and (size > BATCH_BYTES or entry[0].worker_id is not batch[0][0].worker_id):
                 break
             batch.append(entry)
         return batch
@@ -106,7 +107,7 @@ class Resolver(Service):
                 continue
             if self._listeners:
                 self._listeners.emit(_event(job, resolution))
-            if resolution.target == "pending":
+            if resolution is not SUCCEEDED and resolution.target == "pending":
                 self._on_delay(resolution.delay)
 
     async def _resolve(self, batch: list[Entry]) -> set[int]:

@@ -3,21 +3,20 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pgqueue.context import Signals
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.job import ClaimedJob
 
 
-@dataclass(slots=True, eq=False)
-class Running:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Running(Signals):
     """A job in a slot. `abandoned`: whatever comes of it is not written any more."""
 
     job: ClaimedJob
     task: asyncio.Task[None] | None = None
     abandoned: bool = False
-    signals: Signals = field(default_factory=Signals)
 
 
 class Slots:
@@ -58,9 +57,9 @@ class Slots:
         return list(self._waiting)
 
     @property
-    def free(self) -> int:
-        """How many more jobs may run."""
-        return self.total - len(self._running)
+    def can_begin(self) -> bool:
+        """Whether a job waits and a slot is free."""
+        return bool(self._waiting) and len(self._running) < self.total
 
     @property
     def wanting(self) -> bool:
@@ -85,9 +84,9 @@ class Slots:
 
     def begin(self) -> Running | None:
         """Put the job that has waited longest into a slot, if both are there."""
-        if not self._waiting or len(self._running) >= self.total:
+        if not self.can_begin:
             return None
-        running = Running(self._waiting.popleft())
+        running = Running(job=self._waiting.popleft())
         self._running.add(running)
         return running
 

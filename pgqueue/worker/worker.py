@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from pgqueue.app import App, Hook
 from pgqueue.config import check_queue, check_seconds
@@ -77,7 +78,7 @@ class Worker:
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters = tuple(app.child_starters)
         self._children = Children(
-            app.tasks, ChildSettings(*limits, on_start=starters), lambda job: Completion(app, job, pooled=False)
+            app.tasks, ChildSettings(*limits, on_start=starters), partial(Completion, app, pooled=False)
         )
 
     def prepare(self) -> None:
@@ -101,6 +102,9 @@ class Worker:
     def dump(self) -> None:
         """Write what every thread, every task and every job is doing to stderr and the log."""
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        for running in self._slots.running:
+            if running.task is not None:
+                running.task.set_name(f"pgqueue job {running.job.id}")
         for task in asyncio.all_tasks():
             task.print_stack(limit=5)
         log.info("running jobs: %s", ", ".join(str(r.job.id) for r in self._slots.running) or "none")
