@@ -218,7 +218,7 @@ class ResolveQueries(Statements):
     """Writing how attempts ended."""
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
-        """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; the others lost their lease."""
+        """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; others lost their lease."""
         told = [resolution for _, resolution in batch]
         if all(resolution is SUCCEEDED for resolution in told):
             told = []  # missing values are those of a plain success
