@@ -1,0 +1,70 @@
+"""What is measured: each case by its name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from . import backlog, drain, enqueue, flow, idle, latency
+from .session import Record, Session
+
+
+class Run(Protocol):
+    """One run of a case with so many jobs."""
+
+    def __call__(self, session: Session, n: int, /) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. `peer` says how the peers' harness is asked for the same, if it has the same."""
+
+    name: str
+    what: str
+    jobs: int
+    run: Run
+    peer: tuple[str, ...] = ()
+
+
+_drain: Callable[..., Record] = drain.drain
+_flow = flow.flow
+_LONG = ("--jobs", "1000000")
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("a", "enqueue one by one, a commit each", 2000, partial(enqueue.single, verb="one"), ("a",)),
+        Case("a-lent", "the same on a lent connection", 2000, partial(enqueue.single, verb="lent")),
+        Case("a-hand", "the same row by hand: a prepared INSERT", 2000, partial(enqueue.single, verb="hand")),
+        Case("b", "enqueue in calls of 1,000", 50_000, enqueue.bulk, ("b",)),
+        Case("b-copy", "the same rows by COPY, 1,000 a commit", 50_000, enqueue.copy),
+        Case("c", "drain, one process, async, full history", 400_000, _drain, ("c",)),
+        Case("c0", "drain, nothing kept (retention=0)", 400_000, partial(_drain, task="noop_forget", kept=False)),
+        Case("d", "drain, two processes", 400_000, partial(_drain, processes=2), ("d",)),
+        Case("ct", "drain, sync task in threads", 200_000, partial(_drain, task="noop_thread", threads=True)),
+        Case("n", "8 producers commit beside a worker, notified when it waits", 12_000,
+             partial(enqueue.crowd, notified="waiting")),
+        Case("n-never", "8 producers commit beside a worker that is never notified", 12_000,
+             partial(enqueue.crowd, notified="never")),
+        Case("n-always", "8 producers commit, no worker, each commit notifies", 12_000,
+             partial(enqueue.crowd, notified="always")),
+        Case("n-nobody", "8 producers commit, no worker, nobody is notified", 12_000,
+             partial(enqueue.crowd, notified="nobody")),
+        Case("e", "latency, idle worker, 20 jobs/s", 300, partial(latency.latency, hertz=20), ("e",)),
+        Case("e1000", "latency, 1,000 jobs/s", 10_000, partial(latency.latency, hertz=1000, producers=2)),
+        Case("f", "flow, VACUUM every 5 s", 1_000_000, partial(_flow, vacuum=5.0), ("f0", "--vacuum", "5", *_LONG)),
+        Case("f-reader", "flow, VACUUM every 5 s, pinned by a snapshot", 1_000_000,
+             partial(_flow, vacuum=5.0, pin="reader"), ("f", "--vacuum", "5", *_LONG)),
+        Case("f-writer", "flow, VACUUM every 5 s, pinned by a transaction that has written", 1_000_000,
+             partial(_flow, vacuum=5.0, pin="writer")),
+        Case("f0", "flow, no VACUUM, no pin", 1_000_000, _flow, ("f0", *_LONG)),
+        Case("g", "drain after 1,000,000 finished, beside 200,000 of tomorrow", 400_000,
+             partial(backlog.after_history, finished=1_000_000, scheduled=200_000), ("g",)),
+        Case("g10", "drain after 10,000,000 finished, beside 1,000,000 of tomorrow", 400_000,
+             partial(backlog.after_history, finished=10_000_000, scheduled=1_000_000)),
+        Case("l21", "claim 100 of 10,000,000 ready jobs in 21 lanes, against 10,000", 10_000_000, backlog.lanes),
+        Case("w", "WAL a job, enqueue to finished, full history", 200_000, drain.wal),
+        Case("m", "memory of the worker over 1,000,000 jobs", 1_000_000, drain.memory),
+        Case("i", "idle worker", 0, idle.idle),
+    )
+}  # fmt: skip

@@ -1,0 +1,149 @@
+"""A producer process: `python -m tests.bench.child VERB …`.
+
+It connects, says `ready`, waits for a line on stdin, works, and prints one JSON object: so that connecting and
+importing are in nobody's clock, and several producers begin together.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgqueue import UnknownJob
+
+from .tasks import TASKS, app, noop
+from .track import VARIABLE, count
+
+CHUNK = 1000
+# What an application without a queue would write: the row alone, no log of its states, nobody is told.
+BY_HAND = """insert into pgqueue.job_live (task, queue, priority, args, max_attempts, tags, headers, history)
+values (%s, %s, %s, %s::jsonb, %s, %s, %s::jsonb, %s) returning id, run_at, created_at"""
+COPY = "copy bench_floor (task, queue, priority, args, max_attempts, tags, headers, history) from stdin"
+Answer = dict[str, Any]
+Work = Callable[[], Answer]
+
+
+def payload(i: int) -> dict[str, Any]:
+    """The arguments of job `i`."""
+    return {"i": i, "email": "user@example.com"}
+
+
+def _timed(step: Callable[[int], object], numbers: range) -> Answer:
+    began = time.time()
+    for i in numbers:
+        step(i)
+    ended = time.time()
+    return {"seconds": ended - began, "began": began, "ended": ended}
+
+
+def _connect() -> psycopg.Connection[Any]:
+    return psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True)
+
+
+def _warm() -> None:
+    """Open the app's own connection."""
+    with suppress(UnknownJob):
+        app.get(0)
+
+
+def one(low: str, n: str) -> Work:
+    """Enqueue one by one, each with its own commit on a connection of the app's own."""
+    _warm()
+    return lambda: _timed(lambda i: noop.enqueue(**payload(i)), range(int(low), int(low) + int(n)))
+
+
+def lent(n: str) -> Work:
+    """The same on a connection that is lent and commits each statement."""
+    conn = _connect()
+    return lambda: _timed(lambda i: noop.using(conn).enqueue(**payload(i)), range(int(n)))
+
+
+def hand(n: str) -> Work:
+    """The same row by hand: a prepared INSERT."""
+    conn = _connect()
+
+    def insert(i: int) -> None:
+        row: tuple[object, ...] = ("noop", "default", 0, json.dumps(payload(i)), 20, [], "{}", True)
+        conn.execute(BY_HAND, row, prepare=True).fetchone()
+
+    return lambda: _timed(insert, range(int(n)))
+
+
+def bulk(task: str, n: str) -> Work:
+    """Enqueue in calls of a thousand."""
+    _warm()
+
+    def chunk(low: int) -> None:
+        TASKS[task].enqueue_many(payload(i) for i in range(low, min(low + CHUNK, int(n))))
+
+    return lambda: _timed(chunk, range(0, int(n), CHUNK))
+
+
+def copy(n: str) -> Work:
+    """The same rows by bare COPY into an equal table, a commit each thousand."""
+    conn = _connect()
+
+    def chunk(low: int) -> None:
+        numbers = range(low, min(low + CHUNK, int(n)))
+        lines = [f"noop\tdefault\t0\t{json.dumps(payload(i))}\t20\t{{}}\t{{}}\tt\n" for i in numbers]
+        with conn.cursor().copy(COPY) as stream:
+            stream.write("".join(lines))
+
+    return lambda: _timed(chunk, range(0, int(n), CHUNK))
+
+
+def rate(low: str, n: str, hertz: str) -> Work:
+    """Enqueue at fixed times: a slow call does not put off those after it. Tells when each call began."""
+    _warm()
+
+    def work() -> Answer:
+        start, sent = time.time(), []
+        for k in range(int(n)):
+            time.sleep(max(0.0, start + k / float(hertz) - time.time()))
+            sent.append(time.time())
+            noop.enqueue(**payload(int(low) + k))
+        return {"sent": sent, "seconds": time.time() - start}
+
+    return work
+
+
+def flow(n: str, limit: str, seconds: str) -> Work:
+    """Keep a backlog between `limit` and a chunk more, for so many jobs or seconds."""
+    _warm()
+    track = Path(os.environ[VARIABLE])
+
+    def work() -> Answer:
+        sent, end = 0, time.time() + float(seconds)
+        while sent < int(n) and time.time() < end:
+            if sent - count(track) >= int(limit):
+                time.sleep(0.005)
+                continue
+            to = min(sent + CHUNK, int(n))
+            noop.enqueue_many(payload(i) for i in range(sent, to))
+            sent = to
+        return {"sent": sent}
+
+    return work
+
+
+VERBS: dict[str, Callable[..., Work]] = {f.__name__: f for f in (one, lent, hand, bulk, copy, rate, flow)}
+
+
+def main() -> None:
+    """Get ready, wait for the word, work, tell."""
+    verb, *arguments = sys.argv[1:]
+    work = VERBS[verb](*arguments)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(work()), flush=True)
+    app.close()
+
+
+if __name__ == "__main__":
+    main()

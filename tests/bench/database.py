@@ -1,0 +1,92 @@
+"""The database of one run, as the runner looks at it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+
+from .server import Server
+
+# What has not durably ended. Asked again and again at the end of a timed run, so each part reads an index.
+PENDING = """select (select count(*) from pgqueue.job_live where worker_id is not null)
+    + (select count(*) from pgqueue.job_live
+       where state = 'pending' and queue = 'default' and priority = 0 and run_at <= now())"""
+
+
+class Database:
+    """One database with pgqueue in it."""
+
+    def __init__(self, server: Server, name: str, dsn: str) -> None:
+        self.server = server
+        self.name = name
+        self.dsn = dsn
+        # Statistics are stale while a run drains a table: by them the planner would read all of it at each poll.
+        self.conn = psycopg.connect(dsn, autocommit=True, options="-c jit=off -c enable_seqscan=off")
+
+    def value(self, statement: LiteralString, *params: Any) -> Any:
+        """Return the one value of a statement."""
+        row = self.conn.execute(statement, params or None).fetchone()
+        return None if row is None else row[0]
+
+    def pending(self) -> int:
+        """Count the jobs that are due and have not ended."""
+        return int(self.value(PENDING))
+
+    def finished(self) -> int:
+        """Count the jobs kept as finished."""
+        return int(self.value("select count(*) from pgqueue.job_finished"))
+
+    def settle(self) -> None:
+        """Bring every run to the same start: fresh statistics, no dirty buffers of the preload."""
+        self.conn.execute("vacuum analyze")
+        self.conn.execute("checkpoint")
+
+    def wal(self) -> int:
+        """Return how many bytes of WAL the server has written, ever."""
+        return int(self.value("select pg_current_wal_lsn() - '0/0'::pg_lsn"))
+
+    def dead_rows(self) -> int:
+        """Return how many dead rows the statistics know of."""
+        return int(self.value("select coalesce(sum(n_dead_tup), 0)::bigint from pg_stat_user_tables"))
+
+    @contextmanager
+    def vacuumed(self, every: float | None) -> Iterator[None]:
+        """VACUUM every so many seconds, as autovacuum would not: it looks once a minute, and runs are shorter."""
+        if not every:
+            yield
+            return
+        done = threading.Event()
+        thread = threading.Thread(target=self._vacuum, args=(every, done))
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _vacuum(self, every: float, done: threading.Event) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            while not done.wait(every):
+                conn.execute("vacuum")
+
+    @contextmanager
+    def pinned(self, by: str | None) -> Iterator[None]:
+        """Hold back what VACUUM may remove: by a `reader` with a snapshot, or a `writer` that has not committed."""
+        if by is None:
+            yield
+            return
+        self.conn.execute("create table if not exists public.bench_pin (n int)")
+        with psycopg.connect(self.dsn) as conn:
+            if by == "reader":
+                conn.execute("set transaction isolation level repeatable read")
+                conn.execute("select 1 from pgqueue.job_live limit 1")
+            else:
+                conn.execute("insert into public.bench_pin values (1)")
+            yield
+            conn.rollback()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.conn.close()

@@ -1,0 +1,126 @@
+"""How fast jobs are put in: one by one, in bulk, by eight at once; and what the same rows cost by hand."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from uuid import uuid4
+
+import psycopg
+
+from .database import Database
+from .session import Record, Session
+
+PRODUCERS = 8
+# Nobody is ever notified: the worker's word that it waits does not get through.
+NEVER_WAITS = """
+create function public.bench_never_waits() returns trigger language plpgsql as
+$$ begin new.waiting := false; return new; end $$;
+create trigger bench_never_waits before insert or update on pgqueue.worker
+    for each row execute function public.bench_never_waits()"""
+ALWAYS_WAITS = """
+insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, waiting)
+values (%s, 'worker', 'bench', 0, '0', '{default}', '{noop}', 1, 86400, true)"""
+
+
+def single(session: Session, n: int, verb: str) -> Record:
+    """One producer, one commit a job: `one` on the app's own connection, `lent`, or by `hand`."""
+    database = session.fresh()
+    with session.timed():
+        database.settle()
+        answer = session.produce(*([verb, 0, n] if verb == "one" else [verb, n]))
+    return _rate(n, answer["seconds"], database.pending())
+
+
+def bulk(session: Session, n: int) -> Record:
+    """Calls of a thousand."""
+    database = session.fresh()
+    with session.timed():
+        database.settle()
+        answer = session.produce("bulk", "noop", n)
+    return _rate(n, answer["seconds"], database.pending())
+
+
+def copy(session: Session, n: int) -> Record:
+    """COPY into a table with the same columns, indexes and constraints."""
+    database = session.fresh()
+    database.conn.execute("create table public.bench_floor (like pgqueue.job_live including all)")
+    with session.timed():
+        database.settle()
+        answer = session.produce("copy", n)
+    return _rate(n, answer["seconds"], int(database.value("select count(*) from public.bench_floor")))
+
+
+def _rate(n: int, seconds: float, stored: int) -> Record:
+    return {"jobs": n, "seconds": round(seconds, 3), "jobs_s": round(n / seconds, 1), "ok": stored == n}
+
+
+def crowd(session: Session, n: int, notified: str) -> Record:
+    """Eight producers commit at once.
+
+    A worker works beside them and is notified when it waits (`waiting`) or `never`; or there is none, and a row says
+    that one waits all the time (`always`), or `nobody` is there.
+    """
+    database = session.fresh()
+    each = n // PRODUCERS
+    if notified == "never":
+        database.conn.execute(NEVER_WAITS)
+    with session.timed():
+        database.settle()
+        with _audience(session, database, notified):
+            seconds = _committed(session, each)
+    stored = int(database.value("select count(*) from pgqueue.job"))
+    return _rate(each * PRODUCERS, seconds, stored)
+
+
+def _committed(session: Session, each: int) -> float:
+    calls = [["one", k * each, each] for k in range(PRODUCERS)]
+    with session.producing(*calls) as producers:
+        for producer in producers:
+            producer.go()
+        answers = [producer.answer() for producer in producers]
+    return float(max(a["ended"] for a in answers) - min(a["began"] for a in answers))
+
+
+@contextmanager
+def _audience(session: Session, database: Database, notified: str) -> Iterator[None]:
+    if notified == "always":
+        database.conn.execute(ALWAYS_WAITS, [uuid4()])
+        with _listening(database):
+            yield
+        return
+    with session.working(session.options()) if notified in ("waiting", "never") else nullcontext() as worker:
+        if worker:
+            _until_it_waits(database, notified == "waiting")
+        yield
+
+
+def _until_it_waits(database: Database, waiting: bool) -> None:
+    end = time.time() + 30
+    statement = "select count(*) from pgqueue.worker where waiting = %s"
+    while not database.value(statement, waiting):
+        if time.time() > end:
+            raise RuntimeError("the worker did not come to wait")
+        time.sleep(0.05)
+    time.sleep(1)
+
+
+@contextmanager
+def _listening(database: Database) -> Iterator[None]:
+    """Somebody who listens and reads: what a notification costs without one is not the whole of it."""
+    done = threading.Event()
+
+    def listen() -> None:
+        with psycopg.connect(database.dsn, autocommit=True) as conn:
+            conn.execute("listen pgqueue")
+            while not done.is_set():
+                for _ in conn.notifies(timeout=0.2):
+                    pass
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

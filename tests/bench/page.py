@@ -1,0 +1,189 @@
+"""docs/benchmarks.md, from the results."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cases import CASES
+from .results import US, Results, Summary
+from .targets import TARGETS, Figure, Verdict, judge
+
+# What a case's runs are summed up by: the figure, its heading, how it is printed.
+RATE = (("jobs_s", "jobs/s", ",.0f"),)
+LATENCY = (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f"), ("jobs_s", "jobs/s", ",.0f"))
+FLOW = (
+    ("jobs_s", "jobs/s", ",.0f"), ("first_s", "first tenth/s", ",.0f"), ("last_s", "last tenth/s", ",.0f"),
+    ("ratio", "last ÷ first", ".2f"),
+)  # fmt: skip
+FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "e": LATENCY, "e1000": LATENCY, "f": FLOW, "f-reader": FLOW, "f-writer": FLOW, "f0": FLOW,
+    "l21": (("claim_ms", "ms a claim", ".2f"), ("claim_ms_few", "ms from 10,000", ".2f"), ("ratio", "ratio", ".2f")),
+    "w": (("wal_bytes", "bytes a job", ",.0f"), ("wal_bytes_enqueue", "of them to enqueue", ",.0f")),
+    "m": (("rss_mib", "MiB", ".1f"), ("rss_percent", "± % in the second half", ".2f"), ("jobs_s", "jobs/s", ",.0f")),
+    "i": (("cpu_percent", "% CPU", ".2f"), ("statements_s", "statements/s", ".2f"), ("rss_mib", "MiB", ".1f")),
+}  # fmt: skip
+INTRO = """# Benchmarks
+
+Made by `python -m tests.bench` from [results.jsonl](benchmarks/results.jsonl). **Figures belong to one machine and
+one day. Compare ratios, not absolutes.** Producers, workers and the server share the cores, over 127.0.0.1. Each
+figure is the median of the runs, with the lowest and the highest in brackets.
+
+A job is `noop(i, email)`; its body appends 16 bytes, time and number, to a file. That counts what really ran, finds
+lost and repeated jobs, and gives the times at which bodies began. The worker is `pgqueue work`, as users start it.
+*Drain*: from the start of the first body until the store says that nothing is pending. *Latency*: from before the
+call that enqueues to the start of the body, the commit included. *Flow*: a producer keeps 3,000 to 4,000 jobs
+waiting, for 1,000,000 jobs or 50 s; the rates of the first and the last tenth are compared. Before every run but
+the flows: `VACUUM ANALYZE` and `CHECKPOINT`. Each run has a new database. Other queues are measured by a harness of
+their own, by the same clock and rules, in turn with ours. Their configurations are at the end.
+"""
+CHARTS = (
+    ("drain", "Jobs a second, one process"), ("bulk", "Enqueue in bulk"), ("flow", "Rate over time while jobs flow"),
+    ("latency", "Latency"), ("memory", "Memory of the worker"),
+)  # fmt: skip
+READ = """
+## How to read it
+
+- Not all queues keep the same. graphile-worker deletes jobs that are done: compare it with `c0`. pgqueuer deletes
+  them and keeps a log, pg-boss and procrastinate keep them. pgqueue keeps the job and each of its moves in `c`.
+- pg-boss runs one handler call for a batch of 500 jobs, and one error fails all of them; the others call once a
+  job.
+- `a-hand` writes the row and nothing else: no log of its states, no look whether somebody waits, no validation.
+- `n` and `n-never` have a worker beside the producers, which does the jobs. In `n-never` a trigger keeps it from
+  saying that it waits. `n-always` and `n-nobody` have none: they show what a NOTIFY in each commit costs by itself.
+- The claims of `l21` are rolled back, so each meets the same rows. That leaves out dead rows, which the flows are
+  for.
+- `w` counts all WAL of the server, full pages after the checkpoint before the run included.
+- Statements of an idle worker are counted as transactions: each of its statements is one.
+"""
+
+
+def page(results: Results, charts: Iterable[str], command: str) -> str:
+    """The whole page. `charts` are the names of those that were drawn."""
+    parts = [INTRO, _where(results), _targets(results), _own(results), _peers(results), _charts(set(charts)), READ]
+    parts += [_failed(results), _repeat(command), _configurations(results)]
+    return "\n".join(part.strip("\n") + "\n" for part in parts if part)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int) -> str:
+    """A table whose columns from `right` on are numbers."""
+    rule = ["---" if k < right else "--:" for k in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _where(results: Results) -> str:
+    lines = []
+    for session in results.used:
+        facts: dict[str, dict[str, Any]] = {
+            part: session[part] for part in ("machine", "postgres", "versions", "settings")
+        }
+        told = (f"**{part}** " + ", ".join(f"{k} {v}" for k, v in known.items()) for part, known in facts.items())
+        lines.append(f"- {session['session']}: " + "; ".join(told))
+    return "## Where\n\n" + "\n".join(lines)
+
+
+def _targets(results: Results) -> str:
+    verdicts = [judge(results, target) for target in TARGETS]
+    known = [verdict.reached for verdict in verdicts if verdict.reached is not None]
+    rows = [_verdict(results, verdict) for verdict in verdicts]
+    head = ("", "what", "measured", "against", "ratio or figure", "target", "reached")
+    told = f"{sum(known)} of {len(known)} measured targets are reached; {len(verdicts) - len(known)} were not measured."
+    return f"## Targets\n\n{told}\n\n" + _table(head, rows, 7)
+
+
+def _verdict(results: Results, verdict: Verdict) -> tuple[str, ...]:
+    target, value = verdict.target, verdict.value
+    reached = {None: "not measured", True: "yes", False: "**no**"}[verdict.reached]
+    shown = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    mixed = " (another session)" if verdict.mixed else ""
+    against = "" if target.against is None else _named(target.against) + ": " + _shown(results, target.against)
+    case = CASES[target.figure.case]
+    return case.name, case.what, _shown(results, target.figure), against + mixed, shown, target.text, reached
+
+
+def _named(figure: Figure) -> str:
+    return figure.case if figure.who == US else f"{figure.who} {figure.case}"
+
+
+def _shown(results: Results, figure: Figure) -> str:
+    formats = {metric: form for metric, _, form in FIGURES.get(figure.case, RATE)}
+    return _spread(results.summary(figure.case, figure.metric, figure.who), formats[figure.metric])
+
+
+def _spread(summary: Summary | None, form: str) -> str:
+    if summary is None:
+        return "-"
+    return f"{summary.median:{form}} ({summary.low:{form}} to {summary.high:{form}})"
+
+
+def _own(results: Results) -> str:
+    rows = []
+    for name, case in CASES.items():
+        runs = results.runs(name)
+        if runs:
+            figures = FIGURES.get(name, RATE)
+            told = "; ".join(f"{_spread(results.summary(name, m), form)} {head}" for m, head, form in figures)
+            options = next((run["worker"] for run in runs if run.get("worker")), "")
+            rows.append(
+                (name, case.what, f"{runs[0].get('jobs', 0):,}", str(len(runs)), told, f"`{options}`" * bool(options))
+            )
+    return "## All cases of pgqueue\n\n" + _table(
+        ("", "what", "jobs", "runs", "median (lowest to highest)", "worker"), rows, 6
+    )
+
+
+def _peers(results: Results) -> str:
+    rows = []
+    for name in CASES:
+        for who in results.peers(name):
+            runs = results.runs(name, who)
+            figures = FIGURES.get(name, RATE)
+            told = "; ".join(f"{_spread(results.summary(name, m, who), form)} {head}" for m, head, form in figures)
+            ours, theirs = results.summary(name, "jobs_s"), results.summary(name, "jobs_s", who)
+            times = f"{ours.median / theirs.median:.2f}" if ours and theirs and theirs.median and name[0] != "e" else ""
+            rows.append((name, who, f"{runs[0].get('jobs', 0):,}", str(len(runs)), told, times))
+    head = ("", "queue", "jobs", "runs", "median (lowest to highest)", "pgqueue ÷ it")
+    return "## Other queues\n\n" + _table(head, rows, 5) if rows else ""
+
+
+def _charts(drawn: set[str]) -> str:
+    shown = [f"### {title}\n\n![{title}](benchmarks/{name}.svg)" for name, title in CHARTS if name in drawn]
+    return "## Charts\n\n" + "\n\n".join(shown) if shown else ""
+
+
+def _failed(results: Results) -> str:
+    rows = [
+        f"- {run['case']}, {run['who']}, run {run['round']}: "
+        + str(run.get("error") or run.get("note") or _counts(run))
+        for run in results.failed()
+    ]
+    return "## Runs with something wrong\n\n" + "\n".join(rows) if rows else ""
+
+
+def _counts(run: dict[str, Any]) -> str:
+    known = ("jobs", "sent", "bodies", "distinct", "pending", "finished")
+    return ", ".join(f"{name} {run[name]}" for name in known if name in run)
+
+
+def _repeat(command: str) -> str:
+    return (
+        "## Repeat it\n\nWithout `--dsn` a server of the session's own is started; peers need one that listens on TCP. "
+        f"Databases named `pgqueue_bench…` and `peer_…` are dropped and made anew.\n\n```\n{command}\n```\n\n"
+        "Page and charts again from what was measured: `python -m tests.bench --page-only`."
+    )
+
+
+def _configurations(results: Results) -> str:
+    found: dict[str, str] = {}
+    for name in CASES:
+        for who in results.peers(name):
+            for run in results.runs(name, who):
+                if "config" in run:
+                    found[who] = f"{run['version']}: {run['config']}"
+    lines = [f"- **{who}** {told}" for who, told in found.items()]
+    return "## Configuration of the others\n\n" + "\n".join(lines) if lines else ""
+
+
+def write(path: Path, results: Results, charts: Iterable[str], command: str) -> None:
+    """Write the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(results, charts, command))

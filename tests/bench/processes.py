@@ -1,0 +1,106 @@
+"""The processes of a run: workers as users start them, and producers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).absolute().parents[2]
+STOP_SECONDS = 8
+
+
+class Worker:
+    """`pgqueue work`, in a session of its own so that all of its children can be ended."""
+
+    def __init__(self, options: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> None:
+        command = [sys.executable, "-m", "pgqueue", "work", "-A", "tests.bench.tasks:app", *options]
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True)
+
+    @property
+    def pid(self) -> int:
+        """The process; with `--processes`, the supervisor."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def memory(self) -> int:
+        """Its resident memory in bytes."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu(self) -> float:
+        """The seconds of CPU it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """End it in order, then what is left of it by force."""
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Producer:
+    """A process of `child.py` that waits for the word."""
+
+    def __init__(self, arguments: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> None:
+        command = [sys.executable, "-m", "tests.bench.child", *arguments]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        self._verb = arguments[0]
+
+    def ready(self) -> None:
+        """Wait until it has connected."""
+        self._line()
+
+    def go(self) -> None:
+        """Give the word."""
+        assert self._process.stdin
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for its end; return what it says."""
+        answer: dict[str, Any] = json.loads(self._line())
+        self._process.wait(30)
+        return answer
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"producer {self._verb} ended with {self._process.wait()}: see its log")
+        return line
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):
+                stream and stream.close()
+
+
+@contextmanager
+def producers(calls: Sequence[Sequence[str]], environ: dict[str, str], log: IO[bytes]) -> Iterator[list[Producer]]:
+    """Producers that have connected; ended on the way out."""
+    started = [Producer(call, environ, log) for call in calls]
+    try:
+        for producer in started:
+            producer.ready()
+        yield started
+    finally:
+        for producer in started:
+            producer.stop()

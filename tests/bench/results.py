@@ -1,0 +1,80 @@
+"""What was measured: lines of JSON, appended to, read back, and reduced to medians."""
+
+import json
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+US = "pgqueue"
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure over the runs of one session: the median, the lowest, the highest."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+class Results:
+    """The runs of a file. Of each case and each queue those of the last session that has them count."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.sessions: dict[str, Record] = {r["session"]: r for r in records if r["kind"] == "session"}
+        self._runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in records:
+            if record["kind"] == "run":
+                self._add(record)
+
+    def _add(self, record: Record) -> None:
+        runs = self._runs[record["case"], record["who"]]
+        if runs and runs[0]["session"] != record["session"]:
+            runs.clear()
+        runs.append(record)
+
+    @property
+    def used(self) -> list[Record]:
+        """The sessions that count for something, the oldest first."""
+        names = {runs[0]["session"] for runs in self._runs.values()}
+        return [self.sessions[name] for name in sorted(names)]
+
+    def runs(self, case: str, who: str = US) -> list[Record]:
+        """The runs that count."""
+        return list(self._runs.get((case, who), []))
+
+    def peers(self, case: str) -> list[str]:
+        """The other queues that have runs of a case."""
+        return [who for name, who in self._runs if name == case and who != US]
+
+    def failed(self) -> list[Record]:
+        """The runs that went wrong, or in which not each job ran exactly once."""
+        return [run for runs in self._runs.values() for run in runs if not run.get("ok")]
+
+    def summary(self, case: str, metric: str, who: str = US) -> Summary | None:
+        """Reduce a figure to its median; None if nothing was measured."""
+        values = [float(run[metric]) for run in self.runs(case, who) if run.get(metric) is not None]
+        if not values:
+            return None
+        return Summary(statistics.median(values), min(values), max(values), len(values))
+
+    def same_session(self, *keys: tuple[str, str]) -> bool:
+        """Whether runs of these cases and queues were made in one session."""
+        return len({self._runs[key][0]["session"] for key in keys}) <= 1
+
+
+def read(path: Path) -> Results:
+    """Read a file of results; an empty one if there is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return Results([json.loads(line) for line in lines])

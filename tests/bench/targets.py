@@ -1,0 +1,110 @@
+"""What the figures should be. A target that is missed is shown as missed."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .results import US, Results
+
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
+}  # fmt: skip
+SIGN = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The median of something measured."""
+
+    case: str
+    metric: str = "jobs_s"
+    who: str = US
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure, or its ratio to another, and its bound."""
+
+    figure: Figure
+    sign: str
+    bound: float
+    against: Figure | None = None
+    unit: str = "times"
+
+    @property
+    def text(self) -> str:
+        """The bound, for people."""
+        return f"{SIGN[self.sign]} {self.bound:g} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target beside what was measured; None where something was not."""
+
+    target: Target
+    value: float | None
+    mixed: bool = False
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it was reached."""
+        return None if self.value is None else COMPARE[self.target.sign](self.value, self.target.bound)
+
+
+def _peer(case: str, who: str, sign: str, bound: float, theirs: str | None = None) -> Target:
+    return Target(Figure(case), sign, bound, Figure(theirs or case, who=who))
+
+
+def _ratio(case: str, against: str, bound: float) -> Target:
+    return Target(Figure(case), ">=", bound, Figure(against))
+
+
+def _own(case: str, metric: str, sign: str, bound: float, unit: str) -> Target:
+    return Target(Figure(case, metric), sign, bound, None, unit)
+
+
+TARGETS = (
+    _peer("c", "graphile:batch", ">=", 0.8),
+    _peer("c", "pgboss", ">", 1.0),
+    _peer("c", "pgqueuer", ">=", 2.0),
+    _peer("c", "procrastinate", ">=", 25.0),
+    _peer("c0", "graphile:batch", ">", 1.0, "c"),
+    _ratio("d", "c", 1.2),
+    _ratio("ct", "c", 0.5),
+    _peer("b", "graphile:batch", ">", 1.0),
+    _peer("b", "pgboss", ">", 1.0),
+    _peer("b", "pgqueuer", ">", 1.0),
+    _peer("b", "procrastinate", ">", 1.0),
+    _ratio("b", "b-copy", 0.6),
+    _ratio("a", "a-hand", 0.85),
+    _ratio("n", "n-never", 0.9),
+    _own("e", "p50_ms", "<=", 3, "ms"),
+    _own("e", "p99_ms", "<=", 15, "ms"),
+    _own("e1000", "p99_ms", "<=", 50, "ms"),
+    *(_own(case, "ratio", ">=", 0.9, "") for case in ("f", "f-reader", "f-writer")),
+    _ratio("f-reader", "f", 0.9),
+    _ratio("f-writer", "f", 0.9),
+    _own("f0", "ratio", ">=", 0.9, ""),
+    _ratio("g", "c", 0.9),
+    _ratio("g10", "c", 0.9),
+    _own("l21", "ratio", "<=", 2, ""),
+    _own("w", "wal_bytes", "<=", 2000, "bytes"),
+    _own("m", "rss_percent", "<=", 5, "%"),
+    _own("i", "cpu_percent", "<", 1, "%"),
+    _own("i", "statements_s", "<=", 2, "/s"),
+)
+
+
+def judge(results: Results, target: Target) -> Verdict:
+    """Hold a target against what was measured."""
+    figure, against = target.figure, target.against
+    found = results.summary(figure.case, figure.metric, figure.who)
+    if found is None:
+        return Verdict(target, None)
+    if against is None:
+        return Verdict(target, found.median)
+    other = results.summary(against.case, against.metric, against.who)
+    if other is None or not other.median:
+        return Verdict(target, None)
+    mixed = not results.same_session((figure.case, figure.who), (against.case, against.who))
+    return Verdict(target, found.median / other.median, mixed)

@@ -1,0 +1,28 @@
+"""The app that is measured: `pgqueue work -A tests.bench.tasks:app`. Its database is in PGQUEUE_DSN."""
+
+import pgqueue
+
+from .track import ran
+
+app = pgqueue.App()
+
+
+@app.task(name="noop")
+async def noop(i: int, email: str) -> None:
+    """Run on the event loop."""
+    ran(i)
+
+
+@app.task(name="noop_thread")
+def noop_thread(i: int, email: str) -> None:
+    """Run in a thread."""
+    ran(i)
+
+
+@app.task(name="noop_forget", retention=0)
+async def noop_forget(i: int, email: str) -> None:
+    """Run on the event loop; nothing is kept when it has succeeded."""
+    ran(i)
+
+
+TASKS = {task.name: task for task in (noop, noop_thread, noop_forget)}
