@@ -15,6 +15,7 @@ import typer
 from pgqueue import logs
 from pgqueue.app import App
 from pgqueue.cli import output
+from pgqueue.cli.bench import bench
 from pgqueue.cli.load import app_or_default, load_app
 from pgqueue.client import Session
 from pgqueue.config import find_app
@@ -34,6 +35,7 @@ jobs_cli = typer.Typer(help="Look at jobs, cancel them.", no_args_is_help=True)
 dead_cli = typer.Typer(help="Look at dead letters.", no_args_is_help=True)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
+cli.command()(bench)
 
 AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
 Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's, PGQUEUE_DSN or DATABASE_URL.")]
