@@ -131,7 +131,10 @@ def test_a_signal_stops_it_and_nothing_is_left(
     wait_for(lambda: scalar(conn, OUR_CONNECTIONS) == 0, "all its connections to end")
 
 
-def test_what_a_killed_bench_leaves_is_dropped_by_the_next_one(dsn: str, conn: Conn, tmp_path: Path) -> None:
+def test_what_a_killed_bench_leaves_is_dropped_by_the_next_one(
+    dsn: str, conn: Conn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # its directory stays too
     with Process(tmp_path, dsn, "bench", "--dsn", dsn, "--only", "pinned") as bench:
         bench.alive_until(lambda: scalar(conn, THERE) and _finished(conn), "jobs to have run")
         with pytest.raises(BenchFailed, match="another pgqueue bench runs"):
