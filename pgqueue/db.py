@@ -86,6 +86,20 @@ class Database:
         with _reachable(self.dsn):
             return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name))
 
+    async def connect_duty(self, name: str) -> AsyncConnection:
+        """Open the connection of a duty: for statements of ours alone.
+
+        A plan that was made and kept while a table was small reads it whole when it has grown, until it is analysed.
+        So these connections prefer an index whatever a table's size; nor is any statement of ours worth compiling.
+        """
+        with _reachable(self.dsn):
+            return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name) | self._planning())
+
+    def _planning(self) -> dict[str, Any]:
+        if not self.prepare:  # each statement is planned anew; and PgBouncer knows no such settings
+            return {}
+        return {"options": f"-c enable_seqscan=off -c jit=off {conninfo_to_dict(self.dsn).get('options') or ''}"}
+
     def _settings_of(self, name: str) -> dict[str, Any]:
         # A shorter timeout in the DSN stands.
         timeout = {"connect_timeout": CONNECT_TIMEOUT} | conninfo_to_dict(self.dsn)

@@ -83,7 +83,7 @@ class Link:
         """Lend the connection for at most `deadline` seconds. A failure in between drops it: its state is unknown."""
         async with self._lock:
             if self._conn is None or self._conn.closed:
-                self._conn = await self._database.connect_async(self._name)
+                self._conn = await self._database.connect_duty(self._name)
             timer = None if deadline is None else asyncio.get_running_loop().call_later(deadline, sever, self._conn)
             try:
                 yield self._conn

@@ -125,7 +125,7 @@ def test_no_database_named_is_said_before_anything_else(tmp_path: Path) -> None:
 def test_migrate_check_sql_and_twice(tmp_path: Path, empty_dsn: str) -> None:
     shell = Shell(tmp_path, empty_dsn)
     assert shell("migrate", "--check").returncode == 78
-    assert "0002" in shell("migrate").stderr
+    assert "0003" in shell("migrate").stderr
     assert "nothing to do" in shell("migrate").stderr
     assert shell("migrate", "--check").returncode == 0
     script = Shell(tmp_path, None)("migrate", "--sql")

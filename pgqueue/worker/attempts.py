@@ -23,7 +23,7 @@ from pgqueue.worker.progress import Reporter
 from pgqueue.worker.slots import Running, Slots
 
 log = logging.getLogger("pgqueue.worker")
-STRETCH = 0.005  # seconds that jobs run one after the other before the event loop turns
+STRETCH = 0.001  # seconds that jobs run one after the other before the event loop turns
 LONGEST_WAIT = 0.2  # seconds that a job claimed ahead waits for a slot, before it is given back
 
 

@@ -17,7 +17,7 @@ BUSY_SECONDS = 1.0
 LOCKED_SECONDS = 0.05
 BEHIND_SECONDS = 0.005
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
-MOST = 1000  # jobs in one claim, and claimed ahead
+MOST = 2000  # jobs in one claim, and claimed ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Resolver(Service):
     @property
     def behind(self) -> bool:
         """Whether more outcomes wait than the next statements can carry: then no more jobs should be begun."""
-        return len(self._waiting) > 2 * BATCH
+        return len(self._waiting) > 8 * BATCH
 
     def held(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
