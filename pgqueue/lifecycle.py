@@ -10,6 +10,7 @@ from typing import NamedTuple, assert_never
 
 from pgqueue.job import ClaimedJob, JobState
 from pgqueue.outcome import (
+    DONE,
     AskedRetry,
     ErrorInfo,
     Outcome,
@@ -75,9 +76,9 @@ SUCCEEDED = Resolution("succeed")  # and nothing to tell
 
 def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution:
     """Return what an outcome means for its job. Pure, but for the policy's own randomness."""
+    if outcome is DONE:  # nearly always
+        return SUCCEEDED
     match outcome:
-        case Succeeded(None, None):
-            return SUCCEEDED
         case Succeeded(result, error):
             return Resolution("succeed", result=result, error=error)
         case Raised(error, True, reason):

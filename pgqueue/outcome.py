@@ -126,6 +126,9 @@ class Succeeded:
     error: ErrorInfo | None = None
 
 
+DONE = Succeeded()  # and returned nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Raised:
     """The task raised. `permanent` if the error can never go away by trying again."""

@@ -20,6 +20,7 @@ from pgqueue.worker.children import Children
 from pgqueue.worker.completion import Completion
 from pgqueue.worker.executor import Executor, Left
 from pgqueue.worker.progress import Reporter
+from pgqueue.worker.resolver import Resolver
 from pgqueue.worker.slots import Running, Slots
 
 log = logging.getLogger("pgqueue.worker")
@@ -39,8 +40,7 @@ class Attempts:
         self,
         app: App,
         slots: Slots,
-        resolve: Callable[[ClaimedJob, Resolution], None],
-        unwritten: Callable[[], list[int]],
+        resolver: Resolver,
         on_freed: Callable[[], None],
         children: Children,
         on_broken: Callable[[], None],
@@ -49,8 +49,7 @@ class Attempts:
         self._app = app
         self._slots = slots
         self._executor = Executor(app.tasks, slots.total, children, app.middlewares)
-        self._resolve = resolve
-        self._unwritten = unwritten
+        self._resolver = resolver
         self._on_freed = on_freed
         self._children = children
         self._on_broken = on_broken
@@ -71,13 +70,13 @@ class Attempts:
                 self._listeners.emit(JobClaimed(*job.about))
         if self._closed:
             self._return_waiting()
-        self._begin()
+        self.begin()
         if jobs and self._bound is None and self._slots.waiting:
             self._bound = self._loop.call_later(LONGEST_WAIT, self._bound_wait, self._slots.waiting[0])
 
-    def _begin(self) -> None:
-        """See that what waits for a slot begins."""
-        if self._next is None and self._slots.can_begin:
+    def begin(self) -> None:
+        """See that what waits for a slot begins, unless too many outcomes wait to be written."""
+        if self._next is None and self._slots.can_begin and not self._resolver.behind:
             self._next = self._loop.create_task(self._run_some(), context=self._clean.copy())
 
     async def _run_some(self) -> None:
@@ -86,7 +85,7 @@ class Attempts:
         self._loop.call_soon(self._turned)  # comes before this task can be resumed
         turn, until = self._turn, monotonic() + STRETCH
         while (running := self._slots.begin()) is not None:
-            self._begin()
+            self.begin()
             running.host = self
             if self._listeners:
                 self._listeners.emit(JobStarted(*running.job.about))
@@ -97,7 +96,7 @@ class Attempts:
                 break
             if own is None or own.cancelling():
                 break
-        self._begin()
+        self.begin()
         self._on_freed()
 
     def _turned(self) -> None:
@@ -133,7 +132,7 @@ class Attempts:
     def held(self) -> list[int]:
         """The jobs this worker has: in a slot, waiting for one, or with an outcome still to be written."""
         running = [r.job.id for r in self._slots.running if not r.abandoned]
-        return running + [job.id for job in self._slots.waiting] + self._unwritten()
+        return running + [job.id for job in self._slots.waiting] + self._resolver.held()
 
     def close(self) -> None:
         """Give back what waits for a slot, and whatever is claimed from now on."""
@@ -212,7 +211,7 @@ class Attempts:
             running.task = self._loop.create_task(self._run(running, outcome), context=self._clean.copy())
         else:
             self._finish(running, outcome)
-            self._begin()
+            self.begin()
             self._on_freed()
 
     def _finish(self, running: Running, outcome: Outcome) -> None:
@@ -232,7 +231,7 @@ class Attempts:
             log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
             resolution = decide(job, outcome, DEFAULT_RETRY)
         _tell(job, resolution)
-        self._resolve(job, resolution)
+        self._resolver.add(job, resolution)
 
 
 def _tell(job: ClaimedJob, resolution: Resolution) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pgqueue.outcome import (
+    DONE,
     AskedRetry,
     Cancel,
     ErrorInfo,
@@ -15,10 +16,11 @@ from pgqueue.outcome import (
     Retry,
     Snooze,
     Snoozed,
+    Succeeded,
     TimedOut,
     Withdrawn,
 )
-from pgqueue.tasks import TaskSpec
+from pgqueue.tasks import TaskSpec, encode_result
 
 
 def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -43,6 +45,11 @@ async def caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseExc
         return None, error
     except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
         return None, error
+
+
+def returned(value: object) -> Outcome:
+    """Return what the value a task returned means for the attempt: it has succeeded."""
+    return DONE if value is None else Succeeded(*encode_result(value))
 
 
 def outcome_of(spec: TaskSpec, error: BaseException) -> Outcome:

@@ -17,12 +17,11 @@ from pgqueue.outcome import (
     ErrorInfo,
     Outcome,
     Raised,
-    Succeeded,
     TimedOut,
     UnknownHere,
 )
-from pgqueue.tasks import Tasks, TaskSpec, encode_result
-from pgqueue.worker.calling import caught, caught_async, outcome_of
+from pgqueue.tasks import Tasks, TaskSpec
+from pgqueue.worker.calling import caught, caught_async, outcome_of, returned
 from pgqueue.worker.children import Children
 from pgqueue.worker.threads import Result, Threads
 
@@ -74,18 +73,21 @@ class Executor:
         finally:
             current.reset(token)
 
-    async def _attempt(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Outcome:
+    def _attempt(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Awaitable[Outcome]:
         if spec.is_async:
-            return await _on_loop(spec, job, context)
+            return _on_loop(spec, job, context)
         if spec.isolation == "process":
-            return await self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
+            return self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
+        return self._threaded(spec, job, context)
+
+    async def _threaded(self, spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:
         outcome = _told(await self._threads.run(partial(_in_thread, spec, job, context)))
         return await self.finish(job, outcome) if isinstance(outcome, Left) else outcome
 
     async def finish(self, job: ClaimedJob, left: Left) -> Outcome:
         """Await what a def returned."""
         value, error = await caught_async(lambda: left.awaitable)
-        return Succeeded(*encode_result(value)) if error is None else outcome_of(self._tasks[job.task], error)
+        return returned(value) if error is None else outcome_of(self._tasks[job.task], error)
 
     def close(self) -> None:
         """Let go of the threads. One that still runs a task is left behind."""
@@ -109,8 +111,9 @@ async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome
     arguments = _arguments(spec, job)
     if isinstance(arguments, Raised):
         return arguments
-    value, error = await _timed(partial(spec.call, arguments, context), spec.timeout)
-    return Succeeded(*encode_result(value)) if error is None else outcome_of(spec, error)
+    call = partial(spec.call, arguments, context)
+    value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
+    return returned(value) if error is None else outcome_of(spec, error)
 
 
 def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Left:
@@ -121,7 +124,7 @@ def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | L
     value, error = caught(partial(spec.call, arguments, context))
     if error is not None:
         return outcome_of(spec, error)
-    return Left(value) if value is not None and inspect.isawaitable(value) else Succeeded(*encode_result(value))
+    return Left(value) if value is not None and inspect.isawaitable(value) else returned(value)
 
 
 def _told(result: Result) -> Outcome | Left:
@@ -153,10 +156,8 @@ async def _wrapped(
     return await call()
 
 
-async def _timed(call: Callable[[], Awaitable[Any]], timeout: float | None) -> tuple[Any, BaseException | None]:
+async def _timed(call: Callable[[], Awaitable[Any]], timeout: float) -> tuple[Any, BaseException | None]:
     # What the task raises comes back as a value, so that its own TimeoutError is not taken for ours.
-    if timeout is None:
-        return await caught_async(call)
     try:
         async with asyncio.timeout(timeout):
             return await caught_async(call)

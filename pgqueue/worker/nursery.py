@@ -38,9 +38,9 @@ from pgqueue.context import Context, Signals
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.job import ClaimedJob
 from pgqueue.logs import current
-from pgqueue.outcome import ErrorInfo, Outcome, Raised, Succeeded, UnknownHere
-from pgqueue.tasks import Tasks, TaskSpec, encode_result
-from pgqueue.worker.calling import caught, caught_async, outcome_of
+from pgqueue.outcome import ErrorInfo, Outcome, Raised, UnknownHere
+from pgqueue.tasks import Tasks, TaskSpec
+from pgqueue.worker.calling import caught, caught_async, outcome_of, returned
 from pgqueue.worker.completion import Completion
 
 Message: TypeAlias = dict[str, Any]
@@ -404,7 +404,7 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
     token = current.set(context)
     value, raised = _call(spec, arguments, context)
     current.reset(token)
-    return Succeeded(*encode_result(value)) if raised is None else outcome_of(spec, raised)
+    return returned(value) if raised is None else outcome_of(spec, raised)
 
 
 def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[Any, BaseException | None]:

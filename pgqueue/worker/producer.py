@@ -1,6 +1,5 @@
 """Claiming: keeps the slots full, sleeps when there is nothing, and is woken by NOTIFY or by the clock."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pgqueue.worker.slots import Slots
 log = logging.getLogger("pgqueue.worker")
 BUSY_SECONDS = 1.0
 LOCKED_SECONDS = 0.05
-BEHIND_SECONDS = 0.005
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
 MOST = 2000  # jobs in one claim, and claimed ahead
 
@@ -48,7 +46,6 @@ class Producer(Service):
         poll_seconds: float,
         take: Callable[[Sequence[ClaimedJob]], None],
         held: Callable[[], list[int]],
-        behind: Callable[[], bool],
     ) -> None:
         super().__init__(link)
         self._queries = queries
@@ -58,7 +55,6 @@ class Producer(Service):
         self._poll = poll_seconds
         self._take = take
         self._held = held
-        self._behind = behind
         self._looked_for_strays = monotonic()
         self._strays_at = self._looked_for_strays + identity.info.lease_seconds / 3
         self._said_waiting = False
@@ -125,9 +121,6 @@ class Producer(Service):
 
     async def _claim_and_rest(self) -> float:
         self._look_ahead()
-        if self._behind():
-            await asyncio.sleep(BEHIND_SECONDS)  # jobs end faster than their outcomes can be written
-            return 0.0
         room = min(self._slots.room(), sum(self._slots.rooms().values()), MOST) if self._slots.wanting else 0
         if not room:
             self._busy_since = self._busy_since or monotonic()

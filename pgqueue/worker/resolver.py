@@ -26,6 +26,7 @@ from pgqueue.service import Service
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 512
+BEHIND = 4 * BATCH
 Entry = tuple[ClaimedJob, Resolution]
 BATCH_BYTES = 32 * 1024 * 1024
 
@@ -35,10 +36,18 @@ class Resolver(Service):
 
     name = "resolve"
 
-    def __init__(self, link: Link, queries: Queries, on_delay: Callable[[float], None], listeners: Listeners) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queries: Queries,
+        on_delay: Callable[[float], None],
+        on_written: Callable[[], None],
+        listeners: Listeners,
+    ) -> None:
         super().__init__(link)
         self._queries = queries
         self._on_delay = on_delay
+        self._on_written = on_written
         self._listeners = listeners
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
@@ -53,8 +62,8 @@ class Resolver(Service):
 
     @property
     def behind(self) -> bool:
-        """Whether more outcomes wait than the next statements can carry: then no more jobs should be begun."""
-        return len(self._waiting) > 8 * BATCH
+        """Whether so many outcomes wait that no more jobs should be begun: each would run again if the worker died."""
+        return len(self._waiting) > BEHIND
 
     def held(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
@@ -67,6 +76,7 @@ class Resolver(Service):
             await self._write(batch)
             for _ in batch:
                 self._waiting.popleft()
+            self._on_written()
         if self._waiting:
             return 0.0
         self._drained.set()

@@ -63,8 +63,8 @@ class Slots:
 
     @property
     def wanting(self) -> bool:
-        """Whether it is time to claim: slots are free, or half of what was claimed ahead has begun."""
-        return len(self._waiting) <= self.ahead // 2 and self.room() > 0
+        """Whether it is time to claim: slots are free, or a quarter of what was claimed ahead has begun."""
+        return len(self._waiting) <= self.ahead * 3 // 4 and self.room() > 0
 
     def rooms(self) -> dict[str, int]:
         """How many more jobs each queue may give, in order of the queues; a full one is left out."""

@@ -171,15 +171,18 @@ class Shift:
             database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost), self._look
         )
         self._resolver = Resolver(
-            self._links["resolve"], queries, lambda delay: self.producer.expect(delay), app.listeners
+            self._links["resolve"],
+            queries,
+            lambda delay: self.producer.expect(delay),
+            lambda: self._attempts.begin(),
+            app.listeners,
         )
         chores = self._links["chores"]
         reporter = Reporter(chores, queries, app.listeners.emit)
         self._attempts = Attempts(
             app,
             slots,
-            self._resolver.add,
-            self._resolver.held,
+            self._resolver,
             lambda: self.producer.slot_freed(),
             children,
             on_broken,
@@ -194,7 +197,6 @@ class Shift:
             settings.poll_seconds,
             self._attempts.take,
             self._attempts.held,
-            lambda: self._resolver.behind,
         )
         self._watch = Watch(chores, self.identity, self._silent, self._heard)
         self.duties: list[Service] = [self.producer, self._watch, reporter, *self._chores(app, diet.queues)]
