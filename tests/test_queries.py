@@ -29,9 +29,11 @@ OUTCOMES = [
     (claimed(3, 1), Resolution("succeed", result="[1]")),
     (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
 ]
+FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
     "claim": lambda q: q.claim(WORKER, {"default": 2, "bulk": 1}, 3),
+    "claim_beyond": lambda q: q.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
     "adopt": lambda q: q.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
     "next_due": lambda q: q.next_due(["default", "bulk"]),
     "resolve": lambda q: q.resolve(OUTCOMES),
@@ -248,6 +250,14 @@ def test_a_claim_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> Non
     jobs = [new_job(queue=q, priority=p, run_at=TICK) for q in ("a", "b", "c") for p in (0, 5) for _ in range(20)]
     db.run(tx, QUERIES.enqueue(jobs))
     under_each_combination(tx, lambda: len(claim(tx, {"a": 3, "b": 2, "c": 9}, 7)), 7)
+
+
+def test_a_claim_beyond_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    jobs = [new_job(queue=q, priority=p, run_at=TICK) for q in ("a", "b", "c") for p in (0, 5) for _ in range(20)]
+    db.run(tx, QUERIES.enqueue(jobs))
+    frontier = {(q, p): (TICK, 0) for q in ("a", "b", "c") for p in (0, 5)}
+    query = QUERIES.claim_beyond(WORKER, {"a": 3, "b": 2, "c": 9}, 7, frontier)
+    under_each_combination(tx, lambda: len(db.run(tx, query)), 7)
 
 
 def test_adopt_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:

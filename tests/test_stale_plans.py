@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pgqueue.lifecycle import SUCCEEDED
 from pgqueue.link import Link
 from pgqueue.queries import Query
 
+TICK = datetime(2026, 1, 1, tzinfo=UTC)
 READ = "select coalesce(sum(seq_tup_read), 0) from pg_stat_xact_user_tables where relname = 'job_live'"
 BURST = """insert into pgqueue.job_live (task, queue, priority, run_at)
 select 't', 'default', i % 3, now() - interval '1 minute' from generate_series(1, 20000) as i"""
@@ -23,6 +25,7 @@ def statements(worker: uuid.UUID) -> list[Query[Any]]:
     rooms = {"default": 5}
     return [
         QUERIES.claim(worker, rooms, 5),
+        QUERIES.claim_beyond(worker, rooms, 5, {("default", 0): (TICK, 0)}),
         QUERIES.adopt(worker, rooms, ["t"], 5),
         QUERIES.next_due(["default"]),
         QUERIES.resolve([(claimed(i, 1), SUCCEEDED) for i in range(5)]),

@@ -226,7 +226,7 @@ def test_jobs_whose_claim_was_committed_but_never_answered_still_run(app: App, c
     async def task() -> None: ...
 
     task.enqueue_many({} for _ in range(3))
-    with Proxy.before(dsn, b"with recursive lane(priority) as") as proxy:
+    with Proxy.before(dsn, b"with recursive hop(priority) as") as proxy:
         app.dsn = proxy.dsn
         settings = {"lease_seconds": 1.0, "poll_seconds": 0.1, "shutdown_timeout": 1.0}
         try:
@@ -258,6 +258,10 @@ class CountingQueries(Queries):
     def claim(self, *args: Any, **kwargs: Any) -> Any:
         self.claims += 1
         return super().claim(*args, **kwargs)
+
+    def claim_beyond(self, *args: Any, **kwargs: Any) -> Any:
+        self.claims += 1
+        return super().claim_beyond(*args, **kwargs)
 
 
 def claims_during(app: App, conn: Conn, busy: Any, beats: int, **settings: Any) -> int:

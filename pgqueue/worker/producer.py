@@ -9,6 +9,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.link import Link, monotonic
 from pgqueue.queries import Queries
 from pgqueue.service import Service
+from pgqueue.worker.frontier import SHARE, Frontier
 from pgqueue.worker.slots import Slots
 
 log = logging.getLogger("pgqueue.worker")
@@ -61,10 +62,12 @@ class Producer(Service):
         self._busy_since: float | None = None
         self._due_at = 0.0  # by the monotonic clock: when the next known job is due
         self._looked_at = 0.0  # and when that was last asked
+        self._ask_at = 0.0  # and may be asked again: where the dead lie thick it takes long
         self._adopted_at = 0.0
         self._parked_left = False
         self._paused: set[str] = set()
         self._just_adopted = False
+        self._frontier = Frontier()
         self._paced = (monotonic(), 0)  # when the pace was last measured, and how many jobs had ended by then
 
     def slot_freed(self) -> None:
@@ -116,6 +119,7 @@ class Producer(Service):
         """
         strays = await self.link.run(self._queries.release_strays(self._identity.id, self._held()))
         if strays:
+            self._frontier.forget()
             log.warning("gave back %d jobs whose claim was never answered", len(strays))
         self._looked_for_strays = monotonic()
 
@@ -132,16 +136,34 @@ class Producer(Service):
             return 0.0
         if not self._said_waiting:
             await self._say_waiting(True)
+            self._frontier.forget()
             return 0.0  # the last look: what was committed before the flag was set notified nobody
         return await self._until_due()
 
     async def _claim(self) -> int:
+        """Claim beyond the frontier if everything was looked at lately; look at everything if that is not enough."""
+        claimed = 0
+        if not self._frontier.must_look():
+            room, claimed = await self._claim_once(beyond=True)
+            if claimed == room or not self._frontier.must_look(short=True):
+                return claimed
+        return claimed + (await self._claim_once(beyond=False))[1]
+
+    async def _claim_once(self, *, beyond: bool) -> tuple[int, int]:
+        """Claim what there is room for; return how much that was, and how many came."""
         room, rooms = min(self._slots.room(), MOST), self._slots.rooms()
         if room <= 0 or not rooms:
-            return 0
-        jobs = await self.link.run(self._queries.claim(self._identity.id, rooms, room))
+            return 0, 0
+        worker, began = self._identity.id, monotonic()
+        if beyond:
+            jobs = await self.link.run(self._queries.claim_beyond(worker, rooms, room, self._frontier.places))
+            self._frontier.trusted()
+        else:
+            jobs = await self.link.run(self._queries.claim(worker, rooms, room))
+            self._frontier.looked(monotonic() - began, short=len(jobs) < room)
+        self._frontier.advance(jobs)
         self._take(jobs)
-        return len(jobs)
+        return room, len(jobs)
 
     async def _adopt(self) -> int:
         """Take parked jobs of tasks known here. A look each poll interval, at once again when it found some; then the
@@ -178,9 +200,11 @@ class Producer(Service):
 
     async def _until_due(self) -> float:
         now = monotonic()
-        if now >= min(self._due_at, self._looked_at + self._poll):
+        if now >= self._ask_at and now >= min(self._due_at, self._looked_at + self._poll):
             due = await self.link.run(self._queries.next_due(list(self._slots.rooms())))
             self._looked_at = monotonic()
+            self._ask_at = self._looked_at + SHARE * (self._looked_at - now)
             # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.
             self._due_at = self._looked_at + (self._poll if due is None else max(due, LOCKED_SECONDS))
-        return min(max(self._due_at - monotonic(), 0.0), self._poll)
+        wakes_at = max(self._due_at, self._ask_at) - monotonic()
+        return min(max(wakes_at, 0.0), self._frontier.look_in, self._poll)

@@ -1,0 +1,58 @@
+"""How far each lane has been read: a hint that lets a claim begin behind what is dead already."""
+
+import math
+from collections.abc import Callable, Iterable
+
+from pgqueue.job import ClaimedJob
+from pgqueue.link import monotonic
+from pgqueue.queries.claim import Lane, Place
+
+SHARE = 20  # looking at everything may take one part in so many of the time
+
+
+class Frontier:
+    """The lanes a worker has claimed from, and its last job of each.
+
+    Never the truth: jobs that are committed late or put back lie before it, and new lanes beside it. They are found by
+    a look at everything, which is due again after twenty times as long as the last one took. While nothing hinders
+    VACUUM that is some milliseconds; behind a transaction that pins a million dead rows, some seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._places: dict[Lane, Place] = {}
+        self._due_at = 0.0
+        self._saw_all = False
+        self._trusted = False  # whether anybody has relied on it since everything was looked at
+
+    @property
+    def places(self) -> dict[Lane, Place]:
+        """The last job of each lane."""
+        return self._places
+
+    @property
+    def look_in(self) -> float:
+        """Seconds after which an idle worker should look at everything; infinite if nothing was taken on trust."""
+        return max(self._due_at - self._now(), 0.0) if self._trusted else math.inf
+
+    def must_look(self, *, short: bool = False) -> bool:
+        """Whether to look at everything: before a claim, or after one beyond the frontier that came back short."""
+        return self._now() >= self._due_at or (short and not self._saw_all)
+
+    def looked(self, seconds: float, *, short: bool) -> None:
+        """Note that everything was looked at: how long it took, and whether it came back short of jobs."""
+        self._due_at = self._now() + SHARE * seconds
+        self._saw_all = short
+        self._trusted = False
+
+    def trusted(self) -> None:
+        """Note that a claim went beyond it without looking at everything."""
+        self._trusted = True
+
+    def advance(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Note what was claimed, in the order it was claimed."""
+        self._places.update({(job.queue, job.priority): (job.run_at, job.id) for job in jobs})
+
+    def forget(self) -> None:
+        """Look at everything next time."""
+        self._due_at = 0.0
