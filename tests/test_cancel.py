@@ -136,7 +136,7 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
         link = Link(db.Database(dsn), "putting back")
         listeners = Listeners()
         listeners.add(StaleWrite, told.append)
-        resolver = Resolver(link, QUERIES, lambda _: None, lambda: None, listeners)
+        resolver = Resolver(link, QUERIES, lambda *_: None, lambda: None, listeners)
         try:
             resolver.add(job, resolution)
             await resolver.tick()

@@ -162,3 +162,14 @@ def test_the_place_in_a_lane_is_that_of_the_last_job_claimed() -> None:
     first, second = claimed(1, 1), claimed(2, 1)
     frontier.advance([first, second])
     assert frontier.places == place(second)
+
+
+def test_a_job_that_is_put_back_is_seen_again() -> None:
+    frontier = Frontier(Clock())
+    jobs = [claimed(n, 1) for n in range(1, 5)]
+    frontier.advance(jobs)
+    frontier.retreat(jobs[1])
+    frontier.retreat(jobs[2])
+    ((run_at, after),) = frontier.places.values()
+    assert (run_at, after) < (jobs[1].run_at, jobs[1].id)
+    assert (run_at, after) >= (jobs[0].run_at, jobs[0].id)

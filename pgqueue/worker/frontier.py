@@ -53,6 +53,12 @@ class Frontier:
         """Note what was claimed, in the order it was claimed."""
         self._places.update({(job.queue, job.priority): (job.run_at, job.id) for job in jobs})
 
+    def retreat(self, job: ClaimedJob) -> None:
+        """Note that a job was put back as it was: a place that is not before it would hide it."""
+        lane = job.queue, job.priority
+        if lane in self._places:
+            self._places[lane] = min(self._places[lane], (job.run_at, job.id - 1))
+
     def forget(self) -> None:
         """Look at everything next time."""
         self._due_at = 0.0

@@ -56,8 +56,7 @@ class Producer(Service):
         self._poll = poll_seconds
         self._take = take
         self._held = held
-        self._looked_for_strays = monotonic()
-        self._strays_at = self._looked_for_strays + identity.info.lease_seconds / 3
+        self._strays_at = self._strays_next = monotonic() + identity.info.lease_seconds / 3
         self._said_waiting = False
         self._busy_since: float | None = None
         self._due_at = 0.0  # by the monotonic clock: when the next known job is due
@@ -75,9 +74,11 @@ class Producer(Service):
         if (self._busy_since is not None or self._slots.limited) and self._slots.wanting:
             self.wake()
 
-    def expect(self, delay: float) -> None:
+    def expect(self, job: ClaimedJob, delay: float) -> None:
         """Be awake in `delay` seconds: this worker has just put a job back until then."""
         self._due_at = min(self._due_at, monotonic() + delay)
+        if not delay:
+            self._frontier.retreat(job)
         if delay < self._poll:
             self.wake()
 
@@ -109,7 +110,7 @@ class Producer(Service):
             await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
         delay = await self._claim_and_rest()
-        self._strays_at = self._looked_for_strays + self._identity.info.lease_seconds / 3
+        self._strays_at = self._strays_next
         return delay
 
     async def _release_strays(self) -> None:
@@ -117,11 +118,13 @@ class Producer(Service):
 
         Done after a failed claim, and now and then, for a claim may be committed after its connection was lost.
         """
+        began = monotonic()
         strays = await self.link.run(self._queries.release_strays(self._identity.id, self._held()))
         if strays:
             self._frontier.forget()
             log.warning("gave back %d jobs whose claim was never answered", len(strays))
-        self._looked_for_strays = monotonic()
+        ended = monotonic()
+        self._strays_next = ended + max(self._identity.info.lease_seconds / 3, SHARE * (ended - began))
 
     async def _claim_and_rest(self) -> float:
         self._look_ahead()

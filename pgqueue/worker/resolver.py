@@ -40,13 +40,13 @@ class Resolver(Service):
         self,
         link: Link,
         queries: Queries,
-        on_delay: Callable[[float], None],
+        on_put_back: Callable[[ClaimedJob, float], None],
         on_written: Callable[[], None],
         listeners: Listeners,
     ) -> None:
         super().__init__(link)
         self._queries = queries
-        self._on_delay = on_delay
+        self._on_put_back = on_put_back
         self._on_written = on_written
         self._listeners = listeners
         self._waiting: deque[Entry] = deque()
@@ -118,7 +118,7 @@ class Resolver(Service):
             if self._listeners:
                 self._listeners.emit(_event(job, resolution))
             if resolution is not SUCCEEDED and resolution.target == "pending":
-                self._on_delay(resolution.delay)
+                self._on_put_back(job, resolution.delay)
 
     async def _resolve(self, batch: list[Entry]) -> set[int]:
         """Write a batch; ask again for what should have gone on and did not move: a cancellation may have come between.

@@ -173,7 +173,7 @@ class Shift:
         self._resolver = Resolver(
             self._links["resolve"],
             queries,
-            lambda delay: self.producer.expect(delay),
+            lambda job, delay: self.producer.expect(job, delay),
             lambda: self._attempts.begin(),
             app.listeners,
         )
