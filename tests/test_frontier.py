@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.queries.claim import Lane, Place
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.frontier import SHARE, Frontier
+from pgqueue.worker.slots import Slots
 
 ROOMS = {"default": 10}
 
@@ -91,8 +93,12 @@ def test_dead_rows_before_the_frontier_are_not_walked_over(dsn: str, pinned: Con
         assert buffers(explain(own, QUERIES.claim(WORKER, ROOMS, 10), generic=generic)) > 1000  # what it saves
 
 
-def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(app: App, conn: Conn, dsn: str) -> None:
-    """Committed late, put back by hand, in a lane nobody has seen: none is waited for in vain."""
+@pytest.mark.parametrize("long", [60.0, -1.0], ids=["by claims", "by the lookout"])
+def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
+    app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch, long: float
+) -> None:
+    """Committed late, or in a lane nobody has seen: none is waited for in vain."""
+    monkeypatch.setattr("pgqueue.worker.frontier.LONG", long)
     ran: list[str] = []
 
     @app.task(name="t")
@@ -126,11 +132,29 @@ class Clock:
         return self.now
 
 
+def look(frontier: Frontier, clock: Clock, *, saw_all: bool) -> None:
+    """Look at everything, for half a second."""
+    with frontier.look() as looks:
+        clock.now += 0.5
+        looks.saw_all = saw_all
+
+
+def test_a_look_that_fails_has_seen_nothing_and_has_cost_its_time() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    with suppress(OSError), frontier.look():
+        clock.now += 10
+        raise OSError("cut")
+    assert frontier.costly
+    assert not frontier.must_look()
+    assert frontier.must_look(short=True)
+
+
 def test_looking_at_everything_takes_one_part_in_twenty_of_the_time_at_most() -> None:
     clock = Clock()
     frontier = Frontier(clock)
     assert frontier.must_look()
-    frontier.looked(0.5, short=True)
+    look(frontier, clock, saw_all=True)
     for _ in range(SHARE):
         assert not frontier.must_look(short=True)
         clock.now += 0.5
@@ -138,8 +162,9 @@ def test_looking_at_everything_takes_one_part_in_twenty_of_the_time_at_most() ->
 
 
 def test_one_that_left_jobs_behind_looks_again_as_soon_as_its_lanes_run_dry() -> None:
-    frontier = Frontier(Clock())
-    frontier.looked(0.5, short=False)
+    clock = Clock()
+    frontier = Frontier(clock)
+    look(frontier, clock, saw_all=False)
     assert not frontier.must_look()
     assert frontier.must_look(short=True)
 
@@ -147,7 +172,7 @@ def test_one_that_left_jobs_behind_looks_again_as_soon_as_its_lanes_run_dry() ->
 def test_an_idle_worker_looks_again_only_for_what_it_took_on_trust() -> None:
     clock = Clock()
     frontier = Frontier(clock)
-    frontier.looked(0.5, short=True)
+    look(frontier, clock, saw_all=True)
     assert frontier.look_in == math.inf
     frontier.trusted()
     assert frontier.look_in == pytest.approx(0.5 * SHARE)
@@ -173,3 +198,14 @@ def test_a_job_that_is_put_back_is_seen_again() -> None:
     ((run_at, after),) = frontier.places.values()
     assert (run_at, after) < (jobs[1].run_at, jobs[1].id)
     assert (run_at, after) >= (jobs[0].run_at, jobs[0].id)
+
+
+def test_what_a_look_may_claim_is_set_aside_meanwhile() -> None:
+    slots = Slots(10, ["default", "other"], {"other": 3})
+    rooms = slots.reserve(4)
+    assert (rooms, slots.room(), slots.rooms()) == ({"default": 4, "other": 3}, 6, {"default": 6})
+    slots.unreserve(rooms)
+    assert (rooms, slots.room(), slots.rooms()) == ({}, 10, {"default": 10, "other": 3})
+    for job in range(10):
+        slots.admit(claimed(job, 1))
+    assert slots.reserve(4) == {}

@@ -151,6 +151,16 @@ def test_a_worker_whose_nursery_has_died_gives_the_job_back_and_stops(app: App, 
     assert row == ("pending", 0)
 
 
+def test_an_async_task_runs_in_a_child_too(app: App, conn: Conn) -> None:
+    @app.task(name="t", isolation="process")
+    async def t() -> int:
+        return os.getpid()
+
+    job = t.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result not in (None, os.getpid())
+
+
 def test_an_async_transaction_in_a_child_leaves_no_connection_behind(app: App, conn: Conn) -> None:
     @app.task(name="t", isolation="process")
     async def t(ctx: Context) -> None:

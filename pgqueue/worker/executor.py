@@ -74,10 +74,10 @@ class Executor:
             current.reset(token)
 
     def _attempt(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Awaitable[Outcome]:
-        if spec.is_async:
-            return _on_loop(spec, job, context)
         if spec.isolation == "process":
             return self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
+        if spec.is_async:
+            return _on_loop(spec, job, context)
         return self._threaded(spec, job, context)
 
     async def _threaded(self, spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:

@@ -1,13 +1,23 @@
 """How far each lane has been read: a hint that lets a claim begin behind what is dead already."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pgqueue.job import ClaimedJob
 from pgqueue.link import monotonic
 from pgqueue.queries.claim import Lane, Place
 
 SHARE = 20  # looking at everything may take one part in so many of the time
+LONG = 0.05  # seconds: what takes longer must not hold up the claims
+
+
+@dataclass(slots=True)
+class Look:
+    """A look at everything. `saw_all`: it came back short of jobs, so it has seen all lanes."""
+
+    saw_all: bool = False
 
 
 class Frontier:
@@ -23,12 +33,18 @@ class Frontier:
         self._places: dict[Lane, Place] = {}
         self._due_at = 0.0
         self._saw_all = False
+        self._cost = 0.0
         self._trusted = False  # whether anybody has relied on it since everything was looked at
 
     @property
     def places(self) -> dict[Lane, Place]:
         """The last job of each lane."""
         return self._places
+
+    @property
+    def costly(self) -> bool:
+        """Whether a look at everything takes so long that it should be had beside the claims."""
+        return self._cost > LONG
 
     @property
     def look_in(self) -> float:
@@ -39,11 +55,17 @@ class Frontier:
         """Whether to look at everything: before a claim, or after one beyond the frontier that came back short."""
         return self._now() >= self._due_at or (short and not self._saw_all)
 
-    def looked(self, seconds: float, *, short: bool) -> None:
-        """Note that everything was looked at: how long it took, and whether it came back short of jobs."""
-        self._due_at = self._now() + SHARE * seconds
-        self._saw_all = short
-        self._trusted = False
+    @contextmanager
+    def look(self) -> Iterator["Look"]:
+        """Note what a look at everything costs, also one that fails, and whether it `saw_all`."""
+        look, began = Look(), self._now()
+        try:
+            yield look
+        finally:
+            self._cost = self._now() - began
+            self._due_at = self._now() + SHARE * self._cost
+            self._saw_all = look.saw_all
+            self._trusted = False
 
     def trusted(self) -> None:
         """Note that a claim went beyond it without looking at everything."""

@@ -10,6 +10,7 @@ from pgqueue.link import Link, monotonic
 from pgqueue.queries import Queries
 from pgqueue.service import Service
 from pgqueue.worker.frontier import SHARE, Frontier
+from pgqueue.worker.lookout import Lookout
 from pgqueue.worker.slots import Slots
 
 log = logging.getLogger("pgqueue.worker")
@@ -45,6 +46,8 @@ class Producer(Service):
         slots: Slots,
         diet: Diet,
         poll_seconds: float,
+        frontier: Frontier,
+        lookout: Lookout,
         take: Callable[[Sequence[ClaimedJob]], None],
         held: Callable[[], list[int]],
     ) -> None:
@@ -54,6 +57,8 @@ class Producer(Service):
         self._slots = slots
         self._diet = diet
         self._poll = poll_seconds
+        self._frontier = frontier
+        self._lookout = lookout
         self._take = take
         self._held = held
         self._strays_at = self._strays_next = monotonic() + identity.info.lease_seconds / 3
@@ -66,7 +71,6 @@ class Producer(Service):
         self._parked_left = False
         self._paused: set[str] = set()
         self._just_adopted = False
-        self._frontier = Frontier()
         self._paced = (monotonic(), 0)  # when the pace was last measured, and how many jobs had ended by then
 
     def slot_freed(self) -> None:
@@ -90,10 +94,12 @@ class Producer(Service):
     def pause(self, why: str) -> None:
         """Claim nothing until `resume` was called for every reason to pause."""
         self._paused.add(why)
+        self._lookout.paused = True
 
     def resume(self, why: str) -> None:
         """Claim again; first give back what the database says is ours and is not."""
         self._paused.discard(why)
+        self._lookout.paused = bool(self._paused)
         self._strays_at = 0.0
         self.wake()
 
@@ -106,7 +112,7 @@ class Producer(Service):
         """Claim once; return how long to sleep."""
         if self._paused:
             return self._poll
-        if monotonic() >= self._strays_at:
+        if monotonic() >= self._strays_at and not self._lookout.looking:
             await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
         delay = await self._claim_and_rest()
@@ -139,31 +145,36 @@ class Producer(Service):
             return 0.0
         if not self._said_waiting:
             await self._say_waiting(True)
-            self._frontier.forget()
             return 0.0  # the last look: what was committed before the flag was set notified nobody
         return await self._until_due()
 
     async def _claim(self) -> int:
-        """Claim beyond the frontier if everything was looked at lately; look at everything if that is not enough."""
-        claimed = 0
-        if not self._frontier.must_look():
+        """Claim beyond the frontier if everything was looked at lately; look at everything if that is not enough.
+
+        Where a look takes long, the lookout has it meanwhile.
+        """
+        claimed, due = 0, self._frontier.must_look()
+        if self._frontier.costly or not due:
             room, claimed = await self._claim_once(beyond=True)
-            if claimed == room or not self._frontier.must_look(short=True):
-                return claimed
-        return claimed + (await self._claim_once(beyond=False))[1]
+            due = due or (claimed < room and self._frontier.must_look(short=True))
+            if due and self._frontier.costly:
+                self._lookout.look()
+                due = False
+        return claimed + (await self._claim_once(beyond=False))[1] if due else claimed
 
     async def _claim_once(self, *, beyond: bool) -> tuple[int, int]:
         """Claim what there is room for; return how much that was, and how many came."""
         room, rooms = min(self._slots.room(), MOST), self._slots.rooms()
         if room <= 0 or not rooms:
             return 0, 0
-        worker, began = self._identity.id, monotonic()
+        worker = self._identity.id
         if beyond:
             jobs = await self.link.run(self._queries.claim_beyond(worker, rooms, room, self._frontier.places))
             self._frontier.trusted()
         else:
-            jobs = await self.link.run(self._queries.claim(worker, rooms, room))
-            self._frontier.looked(monotonic() - began, short=len(jobs) < room)
+            with self._frontier.look() as look:
+                jobs = await self.link.run(self._queries.claim(worker, rooms, room))
+                look.saw_all = len(jobs) < room
         self._frontier.advance(jobs)
         self._take(jobs)
         return room, len(jobs)

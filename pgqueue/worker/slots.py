@@ -41,6 +41,7 @@ class Slots:
         self._queues = tuple(queues)
         self._limits = dict(limits)
         self._held: Counter[str] = Counter()
+        self._reserved = 0
         self._waiting: deque[ClaimedJob] = deque()
         self._running: set[Running] = set()
         self._emptied = asyncio.Event()
@@ -74,7 +75,20 @@ class Slots:
 
     def room(self) -> int:
         """How many more jobs may be claimed, whatever their queue."""
-        return self.total + self.ahead - len(self._running) - len(self._waiting)
+        return self.total + self.ahead - len(self._running) - len(self._waiting) - self._reserved
+
+    def reserve(self, most: int) -> dict[str, int]:
+        """Set room aside for up to `most` jobs, half of what there is; return it by queue, as `rooms` does."""
+        self._reserved = min((self.room() + 1) // 2, most)
+        rooms = {queue: min(room, self._reserved) for queue, room in self.rooms().items() if self._reserved}
+        self._held.update(rooms)
+        return rooms
+
+    def unreserve(self, rooms: dict[str, int]) -> None:
+        """Give back what was set aside. `rooms` is empty afterwards."""
+        self._reserved = 0
+        self._held.subtract(rooms)
+        rooms.clear()
 
     def admit(self, job: ClaimedJob) -> None:
         """Let a claimed job wait for its slot."""

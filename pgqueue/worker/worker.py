@@ -22,7 +22,9 @@ from pgqueue.service import Partitions, Service, run_duties
 from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.children import Children, ChildSettings
 from pgqueue.worker.completion import Completion
+from pgqueue.worker.frontier import Frontier
 from pgqueue.worker.listener import Listener
+from pgqueue.worker.lookout import Lookout
 from pgqueue.worker.producer import Diet, Producer
 from pgqueue.worker.progress import Reporter
 from pgqueue.worker.rescue import Rescuer
@@ -31,7 +33,7 @@ from pgqueue.worker.slots import Slots
 from pgqueue.worker.watch import Canceller, Watch
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "resolve", "chores")
+LINKS = ("claim", "look", "resolve", "chores")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,8 @@ class Shift:
             on_broken,
             reporter,
         )
+        frontier = Frontier()
+        lookout = Lookout(self._links["look"], queries, self.identity, slots, frontier, self._attempts.take)
         self.producer = Producer(
             self._links["claim"],
             queries,
@@ -195,11 +199,13 @@ class Shift:
             slots,
             diet,
             settings.poll_seconds,
+            frontier,
+            lookout,
             self._attempts.take,
             self._attempts.held,
         )
         self._watch = Watch(chores, self.identity, self._silent, self._heard)
-        self.duties: list[Service] = [self.producer, self._watch, reporter, *self._chores(app, diet.queues)]
+        self.duties: list[Service] = [self.producer, lookout, self._watch, reporter, *self._chores(app, diet.queues)]
 
     def _chores(self, app: App, queues: Sequence[str]) -> Iterator[Service]:
         """What is done besides running jobs, on one connection; and listening for it, on another."""
