@@ -180,7 +180,7 @@ class Session:
                 yield own
 
     @asynccontextmanager
-    async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
+    async def _async_connection(self) -> AsyncIterator[db.AnyAsyncConnection]:
         if self._conn is not Own.CONNECTION:
             yield await db.borrow_async(self._conn)
         else:

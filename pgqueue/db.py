@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +15,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgqueue.config import describe
+from pgqueue.drivers import Asyncpg, in_django, is_asyncpg, is_django, is_of
 from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated, UnsupportedConnection
 from pgqueue.queries import Query
 from pgqueue.queries.base import nothing
@@ -23,6 +23,7 @@ from pgqueue.queries.base import nothing
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[Any]
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
+AnyAsyncConnection: TypeAlias = AsyncConnection | Asyncpg
 
 CONNECT_TIMEOUT = 10
 _SCHEMA_ERRORS = (
@@ -40,8 +41,10 @@ def run(conn: Connection, query: Query[T]) -> T:
         return query.read([] if query.read is nothing else cursor.fetchall())
 
 
-async def run_async(conn: AsyncConnection, query: Query[T]) -> T:
+async def run_async(conn: AnyAsyncConnection, query: Query[T]) -> T:
     """Execute a query. Never commits: a connection in a transaction stays in it."""
+    if isinstance(conn, Asyncpg):
+        return await conn.run(query)
     with _explained(conn):
         async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
             await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
@@ -117,42 +120,53 @@ def _reachable(dsn: str) -> Iterator[None]:
 def borrow(conn: object) -> Connection:
     """Return the psycopg connection inside `conn`, to be used in the caller's transaction.
 
-    Takes a psycopg Connection or a SQLAlchemy Connection or Session on the psycopg driver. Never commits, never closes.
+    Takes a psycopg Connection, a SQLAlchemy Connection or Session on the psycopg driver, or a connection of Django's.
+    Never commits, never closes.
     """
     if isinstance(conn, psycopg.Connection):
         return conn
-    if _is(conn, "sqlalchemy.orm", "scoped_session"):
+    if is_of(conn, "sqlalchemy.orm", "scoped_session"):
         conn = conn()  # type: ignore[operator]  # a scoped_session is called for its Session
-    if _is(conn, "sqlalchemy.orm", "Session"):
+    if is_of(conn, "sqlalchemy.orm", "Session"):
         conn = conn.connection()  # type: ignore[attr-defined]
-    if _is(conn, "sqlalchemy", "Connection"):
+    if is_of(conn, "sqlalchemy", "Connection"):
         _autobegin(conn)
         conn = conn.connection.driver_connection  # type: ignore[attr-defined]
-        if isinstance(conn, psycopg.Connection):
-            return conn
+    elif is_django(conn):
+        conn = in_django(conn)
+    if isinstance(conn, psycopg.Connection):
+        return conn
     raise _unsupported(conn, asynchronous=False)
 
 
-async def borrow_async(conn: object) -> AsyncConnection:
-    """Return the psycopg async connection inside `conn`: the twin of `borrow` for AsyncConnection and AsyncSession."""
+async def borrow_async(conn: object) -> AnyAsyncConnection:
+    """Return the async connection inside `conn`: the twin of `borrow` for AsyncConnection and AsyncSession.
+
+    The driver may be asyncpg, too.
+    """
     if isinstance(conn, psycopg.AsyncConnection):
         return conn
-    if _is(conn, "sqlalchemy.ext.asyncio", "async_scoped_session"):
+    if is_of(conn, "sqlalchemy.ext.asyncio", "async_scoped_session"):
         conn = conn()  # type: ignore[operator]
-    if _is(conn, "sqlalchemy.ext.asyncio", "AsyncSession"):
+    if is_of(conn, "sqlalchemy.ext.asyncio", "AsyncSession"):
         conn = await conn.connection()  # type: ignore[attr-defined]
-    if _is(conn, "sqlalchemy.ext.asyncio", "AsyncConnection"):
-        _autobegin(conn.sync_connection)  # type: ignore[attr-defined]
-        conn = (await conn.get_raw_connection()).driver_connection  # type: ignore[attr-defined]
-        if isinstance(conn, psycopg.AsyncConnection):
-            return conn
+    if is_of(conn, "sqlalchemy.ext.asyncio", "AsyncConnection"):
+        conn = await _inside(conn)
+    if isinstance(conn, psycopg.AsyncConnection):
+        return conn
+    if is_asyncpg(conn):
+        return Asyncpg(conn)
     raise _unsupported(conn, asynchronous=True)
 
 
-def _is(conn: object, module: str, name: str) -> bool:
-    """Whether `conn` is of a class of a library that the host has imported; we import none for it."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(conn, kind)
+async def _inside(conn: Any) -> object:
+    """Return the driver's connection inside SQLAlchemy's AsyncConnection, in a transaction that SQLAlchemy knows of."""
+    _autobegin(conn.sync_connection)
+    driver: object = (await conn.get_raw_connection()).driver_connection
+    if is_asyncpg(driver) and not driver.is_in_transaction():  # type: ignore[attr-defined]
+        # psycopg begins by itself, with the first statement of whoever. Here it is SQLAlchemy that does, with its own.
+        await conn.exec_driver_sql("select 1")
+    return driver
 
 
 def _autobegin(conn: Any) -> None:
@@ -163,17 +177,24 @@ def _autobegin(conn: Any) -> None:
 
 def _unsupported(conn: object, *, asynchronous: bool) -> UnsupportedConnection:
     kind = f"{type(conn).__module__}.{type(conn).__qualname__}"
-    twin = "AsyncConnection" if asynchronous else "Connection"
-    hint = ""
-    if kind.endswith(("Engine", "Pool", "Cursor")):
-        hint = " Give the connection or session itself, whose transaction the job is to belong to."
-    if asynchronous and (isinstance(conn, psycopg.Connection) or kind.startswith("sqlalchemy")):
-        hint = " A sync connection goes with enqueue(), get() and so on, without the a."
-    elif not asynchronous and "sync" in kind.lower():
-        hint = " An async connection goes with aenqueue(), aget() and so on."
-    return UnsupportedConnection(
-        f"cannot enqueue on a {kind}: give a psycopg {twin}, or a SQLAlchemy one on postgresql+psycopg.{hint}"
+    wanted = (
+        "a psycopg AsyncConnection, an asyncpg one, or a SQLAlchemy one on either"
+        if asynchronous
+        else "a psycopg Connection, a SQLAlchemy one on postgresql+psycopg, or Django's"
     )
+    return UnsupportedConnection(f"cannot enqueue on a {kind}: give {wanted}.{_hint(conn, kind, asynchronous)}")
+
+
+def _hint(conn: object, kind: str, asynchronous: bool) -> str:
+    if kind.endswith(("Engine", "Pool", "Cursor")):
+        return " Give the connection or session itself, whose transaction the job is to belong to."
+    if asynchronous and is_django(conn):
+        return " Django's transactions are sync: call enqueue() in a function that sync_to_async runs."
+    if asynchronous and (isinstance(conn, psycopg.Connection) or kind.startswith("sqlalchemy")):
+        return " A sync connection goes with enqueue(), get() and so on, without the a."
+    if not asynchronous and ("sync" in kind.lower() or is_asyncpg(conn)):
+        return " An async connection goes with aenqueue(), aget() and so on."
+    return ""
 
 
 class Pools:
@@ -282,9 +303,12 @@ def all_or_nothing(conn: Connection) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def all_or_nothing_async(conn: AsyncConnection) -> AsyncIterator[None]:
+async def all_or_nothing_async(conn: AnyAsyncConnection) -> AsyncIterator[None]:
     """Make several statements one unit on an autocommit connection; elsewhere the caller's transaction is that unit."""
-    if conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+    if isinstance(conn, Asyncpg):
+        async with conn.all_or_nothing():
+            yield
+    elif conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
         async with conn.transaction():
             yield
     else:

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import asyncpg
 import psycopg
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 from conftest import scalar
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django_site import django_on
 from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -20,9 +25,12 @@ from pgqueue import App, Client, Enqueuer, Job, Task
 from pgqueue.client import Own
 
 Conn = psycopg.Connection[Any]
-TRANSACTIONAL = ["psycopg", "psycopg async", "psycopg pipeline", "sqlalchemy Connection", "sqlalchemy Session",
-                 "scoped_session", "sqlalchemy AsyncConnection", "AsyncSession", "async_scoped_session"]  # fmt: skip
-AT_ONCE = ["own", "own async", "psycopg autocommit", "psycopg async autocommit", "sqlalchemy autocommit"]
+TRANSACTIONAL = ["psycopg", "psycopg async", "psycopg pipeline", "psycopg pooled", "psycopg async pooled",
+                 "psycopg async pipeline", "sqlalchemy Connection", "sqlalchemy Session", "scoped_session",
+                 "sqlalchemy AsyncConnection", "AsyncSession", "async_scoped_session", "django", "asyncpg pooled",
+                 "AsyncSession on asyncpg"]  # fmt: skip
+AT_ONCE = ["own", "own async", "psycopg autocommit", "psycopg async autocommit", "sqlalchemy autocommit",
+           "django autocommit", "asyncpg autocommit"]  # fmt: skip
 JOBS = "select count(*) from pgqueue.job"
 LOG = "select count(*) from pgqueue.transition"
 ORDERS = "select count(*) from public.orders"
@@ -36,17 +44,32 @@ class Lent:
     is_async: bool
 
     async def execute(self, statement: str) -> Any:
-        """Run a statement of the caller's own."""
+        """Run a statement of the caller's own; return the one value that it gives, if any."""
+        if self.is_asyncpg:
+            return await self.conn.fetchval(statement)
+        if self.is_django:
+            with self.conn.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchone()[0] if cursor.description else None
         plain = isinstance(self.conn, (psycopg.Connection, psycopg.AsyncConnection))
-        return await now(self.conn.execute(statement if plain else text(statement)))
+        result = await now(self.conn.execute(statement if plain else text(statement)))
+        return (await now(result.fetchone()))[0] if statement.startswith("select") else None
 
     async def commit(self) -> None:
         """Commit as the caller."""
-        await now(self.conn.commit())
+        await now(self.conn.execute("commit; begin") if self.is_asyncpg else self.conn.commit())
 
     async def rollback(self) -> None:
         """Roll back as the caller."""
-        await now(self.conn.rollback())
+        await now(self.conn.execute("rollback; begin") if self.is_asyncpg else self.conn.rollback())
+
+    @property
+    def is_asyncpg(self) -> bool:
+        return isinstance(self.conn, (asyncpg.Connection, PoolConnectionProxy))
+
+    @property
+    def is_django(self) -> bool:
+        return isinstance(self.conn, BaseDatabaseWrapper)
 
     async def enqueue(self, target: Enqueuer[Any, Any] | Client, *args: Any, **kwargs: Any) -> Job:
         """Enqueue with the verb that goes with the connection."""
@@ -62,12 +85,56 @@ async def now(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+def for_asyncpg(dsn: str) -> dict[str, Any]:
+    """The arguments of asyncpg's connect() that lead to the same database."""
+    names = {"dbname": "database", "user": "user", "password": "password", "host": "host", "port": "port"}
+    return {names[name]: value for name, value in conninfo_to_dict(dsn).items() if name in names}
+
+
+@asynccontextmanager
+async def lend_asyncpg(kind: str, dsn: str) -> AsyncIterator[Any]:
+    """Open an asyncpg connection, or have a pool lend one."""
+    if "pooled" in kind:
+        async with asyncpg.create_pool(**for_asyncpg(dsn), min_size=1) as pool, pool.acquire() as lent:
+            yield lent
+    else:
+        own = await asyncpg.connect(**for_asyncpg(dsn))
+        try:
+            yield own
+        finally:
+            await own.close()
+
+
 @asynccontextmanager
 async def lend(kind: str, dsn: str) -> AsyncIterator[Lent]:
     """Open a connection of that kind, and close it in the end without a commit."""
     autocommit = kind.endswith("autocommit")
     if kind.startswith("own"):
         yield Lent(Own.CONNECTION, "async" in kind)
+    elif "django" in kind:
+        with pytest.MonkeyPatch.context() as patch, django_on(dsn) as wrapper:
+            patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # these tests run in an event loop
+            wrapper.set_autocommit(autocommit)
+            yield Lent(wrapper, False)
+    elif kind.startswith("asyncpg"):
+        async with lend_asyncpg(kind, dsn) as pg:
+            if not autocommit:
+                await pg.execute("begin")
+            yield Lent(pg, True)
+            await pg.execute("rollback")
+    elif kind == "psycopg pooled":
+        with ConnectionPool(dsn, min_size=1, open=True) as pool, pool.connection() as sync:
+            yield Lent(sync, False)
+            sync.rollback()
+    elif kind == "psycopg async pooled":
+        async with AsyncConnectionPool(dsn, min_size=1, open=False) as apool, apool.connection() as aconn:
+            yield Lent(aconn, True)
+            await aconn.rollback()
+    elif kind == "psycopg async pipeline":
+        async with await psycopg.AsyncConnection.connect(dsn) as aconn:
+            async with aconn.pipeline():
+                yield Lent(aconn, True)
+            await aconn.rollback()
     elif kind.startswith("psycopg async"):
         conn = await psycopg.AsyncConnection.connect(dsn, autocommit=autocommit)
         yield Lent(conn, True)
@@ -82,13 +149,16 @@ async def lend(kind: str, dsn: str) -> AsyncIterator[Lent]:
         yield Lent(sync, False)
         sync.close()
     elif "sync" in kind.lower():
+        on_asyncpg = kind.endswith("asyncpg")
         async_engine = create_async_engine(
-            "postgresql+psycopg://", connect_args=conninfo_to_dict(dsn), poolclass=NullPool
-        )  # fmt: skip
-        if kind == "sqlalchemy AsyncConnection":
+            "postgresql+asyncpg://" if on_asyncpg else "postgresql+psycopg://",
+            connect_args=for_asyncpg(dsn) if on_asyncpg else conninfo_to_dict(dsn),
+            poolclass=NullPool,
+        )
+        if "AsyncConnection" in kind:
             async with async_engine.connect() as async_conn:
                 yield Lent(async_conn, True)
-        elif kind == "AsyncSession":
+        elif kind.startswith("AsyncSession"):
             async with AsyncSession(async_engine) as async_session:
                 yield Lent(async_session, True)
         else:
@@ -185,7 +255,7 @@ def test_the_connection_stays_open_and_uncommitted(
     async def body(lent: Lent) -> None:
         await lent.enqueue(task.using(lent.conn))
         await lent.enqueue_many(task.using(lent.conn), [{}, {}])
-        assert (await now((await lent.execute(JOBS)).fetchone()))[0] == 3
+        assert await lent.execute(JOBS) == 3
         assert scalar(conn, JOBS) == 0
         await lent.commit()
         await lent.enqueue(task.using(lent.conn))
@@ -234,7 +304,7 @@ def test_many_jobs_are_all_or_nothing_when_a_later_chunk_fails(
     conn.execute("alter table pgqueue.job_live add check (args->>'n' <> '5500')")
 
     async def body(lent: Lent) -> None:
-        with pytest.raises(psycopg.errors.CheckViolation):
+        with pytest.raises((psycopg.errors.CheckViolation, asyncpg.CheckViolationError)):
             await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(6000)])
         assert (scalar(conn, JOBS), scalar(conn, LOG)) == (0, 0)
 

@@ -14,7 +14,7 @@ from pgqueue.queries.base import Query, Row, Statements
 _JOB: LiteralString = """
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at, j.created_at, j.attempt,
        j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id, j.reason, j.result::text,
-       j.error::text, j.progress"""
+       j.error::text, j.progress::text"""
 
 _JOB_FIELDS = (
     "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
@@ -187,6 +187,7 @@ def _job(row: Row) -> Job:
     values["args"] = _value(values["args"])
     values["tags"] = tuple(values["tags"])
     values["result"] = _value(values["result"])
+    values["progress"] = _value(values["progress"])
     values["error"] = _error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)

@@ -1,0 +1,108 @@
+"""Connections of frameworks and other drivers: recognised without importing them."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pgqueue.errors import NotAllowed, NotMigrated, UnsupportedConnection
+from pgqueue.queries import Query
+
+T = TypeVar("T")
+_PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
+_NO_TABLES = ("42P01", "42703", "3F000", "42883")  # table, column, schema, function: as in db.py
+_NOT_ALLOWED = "42501"
+
+
+def is_of(conn: object, module: str, name: str) -> bool:
+    """Whether `conn` is of a class of a library that the host has imported; we import none for it."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(conn, kind)
+
+
+def is_django(conn: object) -> bool:
+    """Whether `conn` is `connections["…"]` of Django, or `django.db.connection`, which stands for one of them."""
+    return is_of(conn, "django.db.backends.base.base", "BaseDatabaseWrapper") or is_of(
+        conn, "django.utils.connection", "ConnectionProxy"
+    )
+
+
+def in_django(conn: Any) -> object:
+    """Return the driver's connection inside one of Django's, opened if it was not. Raises UnsupportedConnection.
+
+    Django's `atomic` turns the driver's autocommit off; the driver begins with the first statement, also with ours.
+    """
+    if getattr(conn, "vendor", None) != "postgresql":
+        raise UnsupportedConnection(
+            f"Django's connection {getattr(conn, 'alias', '?')!r} leads to {getattr(conn, 'vendor', 'no database')}, "
+            "not to PostgreSQL: give the one that does, using(connections['…'])"
+        )
+    conn.ensure_connection()
+    driver: object = conn.connection
+    if type(driver).__module__.startswith("psycopg2"):
+        raise UnsupportedConnection(
+            f"Django's connection {conn.alias!r} uses psycopg2, on which pgqueue cannot enqueue: install psycopg "
+            "(version 3), which Django 4.2 and later take instead of psycopg2 when both are there"
+        )
+    return driver
+
+
+def is_asyncpg(conn: object) -> bool:
+    """Whether `conn` is an asyncpg connection, or what an asyncpg pool lends."""
+    return is_of(conn, "asyncpg.connection", "Connection") or is_of(conn, "asyncpg.pool", "PoolConnectionProxy")
+
+
+class Asyncpg:
+    """A borrowed asyncpg connection, as far as the verbs of a caller need one. The statements are the same."""
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+
+    async def run(self, query: Query[T]) -> T:
+        """Execute a query in the caller's transaction. Never commits."""
+        given = query.params
+        texts = frozenset(name for name, value in given.items() if isinstance(value, str))
+        statement, names = _numbered(query.sql, texts)
+        with _explained():
+            return query.read(await self._conn.fetch(statement, *[given[name] for name in names]))
+
+    def all_or_nothing(self) -> AbstractAsyncContextManager[Any]:
+        """Make several statements one unit; in a transaction of the caller's that is the unit already."""
+        own: AbstractAsyncContextManager[Any] = self._conn.transaction()
+        return nullcontext() if self._conn.is_in_transaction() else own
+
+
+@lru_cache(maxsize=256)
+def _numbered(statement: bytes, texts: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+    """Return a statement with $1, $2 … in place of names, and the names in that order.
+
+    asyncpg asks the server for the type of each parameter and wants a Python value of it. Arrays that we write as text
+    would be refused, so what is a text here is declared one, and the cast that follows in the statement reads it.
+    """
+    numbers: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        name = found[1]
+        if name is None:
+            return "%"
+        position = numbers.setdefault(name, len(numbers) + 1)
+        return f"${position}::text" if name in texts else f"${position}"
+
+    return _PLACEHOLDER.sub(number, statement.decode()), tuple(numbers)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        state, message = getattr(error, "sqlstate", None), "".join(str(error).splitlines()[:1])
+        if state in _NO_TABLES:
+            raise NotMigrated(
+                f"this database does not have the tables this pgqueue needs ({message}): run `pgqueue migrate`"
+            ) from None
+        if state == _NOT_ALLOWED:
+            raise NotAllowed(f"{message} (docs/operations.md says what each role needs)") from None
+        raise

@@ -1,0 +1,28 @@
+"""Django as a project has it: settings made once in a process, the connection led to each test's database."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import django
+from django.conf import settings
+from django.db import connections
+from psycopg.conninfo import conninfo_to_dict
+
+
+@contextmanager
+def django_on(dsn: str) -> Iterator[Any]:
+    """Lead `connections["default"]` to a database; close it in the end."""
+    if not settings.configured:
+        settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}}, USE_TZ=True)
+        django.setup()
+    parts = conninfo_to_dict(dsn)
+    wrapper = connections["default"]
+    wrapper.settings_dict |= {
+        "NAME": parts.pop("dbname"), "USER": parts.pop("user", ""), "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""), "PORT": parts.pop("port", ""), "OPTIONS": parts,
+    }  # fmt: skip
+    try:
+        yield wrapper
+    finally:
+        wrapper.close()
