@@ -170,6 +170,11 @@ class Listeners:
             for listener in self._listeners.get(kind, ()):
                 self._tell(listener, event)
 
+    async def finished(self) -> None:
+        """Wait until the async listeners that run have ended."""
+        while self._running:
+            await asyncio.wait(self._running)
+
     def _tell(self, listener: Listener, event: Event) -> None:
         try:
             result = listener(event)

@@ -224,14 +224,19 @@ class Attempts:
             self._write(running.job, outcome)
 
     def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
-        spec = self._app.tasks.get(job.task)
-        try:
-            resolution = decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
-        except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
-            log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
-            resolution = decide(job, outcome, DEFAULT_RETRY)
+        resolution = judged(self._app, job, outcome)
         _tell(job, resolution)
         self._resolver.add(job, resolution)
+
+
+def judged(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
+    """Return what an outcome means, by the policy of the task."""
+    spec = app.tasks.get(job.task)
+    try:
+        return decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
+    except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
+        log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
+        return decide(job, outcome, DEFAULT_RETRY)
 
 
 def _tell(job: ClaimedJob, resolution: Resolution) -> None:

@@ -38,11 +38,18 @@ class Left:
 class Executor:
     """Runs async tasks on the event loop, others in threads, and those that ask for it in child processes."""
 
-    def __init__(self, tasks: Tasks, slots: int, children: Children, middlewares: Sequence[Middleware] = ()) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        slots: int,
+        children: Children,
+        middlewares: Sequence[Middleware] = (),
+        threads: Threads | None = None,
+    ) -> None:
         self._tasks = tasks
         self._children = children
         self._middlewares = middlewares
-        self._threads = Threads(slots)
+        self._threads = threads or Threads(slots)
         self._clean = contextvars.copy_context()
 
     def start(self, job: ClaimedJob, signals: Signals, tell: Callable[[Outcome | Left], None]) -> bool:

@@ -1,0 +1,118 @@
+"""What a test wants of a job, what a job lacks of that, and how a failure says it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from pgqueue.app import Task
+from pgqueue.job import Job, JobState
+from pgqueue.outcome import seconds
+from pgqueue.tasks import TaskSpec
+
+SHOWN = 20
+
+
+def name_of(task: "Task[..., Any] | str | None") -> str | None:
+    """Return the name of a task given itself or by name."""
+    return task.name if isinstance(task, Task) else task
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a job must be like. None: anything will do. Of `args` only the names that are given count."""
+
+    task: str | None = None
+    args: Mapping[str, Any] | None = None
+    queue: str | None = None
+    priority: int | None = None
+    run_at: datetime | None = None
+    delay: float | timedelta | None = None
+    max_attempts: int | None = None
+    tags: Sequence[str] | None = None
+    state: str = "waiting"
+    within: float | timedelta = 1.0
+
+    def is_candidate(self, job: Job) -> bool:
+        """Whether the job has the state that is asked for."""
+        match self.state:
+            case "any":
+                return True
+            case "waiting":
+                return job.state in (JobState.PENDING, JobState.BLOCKED)
+            case _:
+                return self.state in (job.state, job.phase)
+
+    def lacks(self, job: Job, spec: TaskSpec | None) -> list[str]:
+        """Return how a job differs, in words; nothing if it does not."""
+        found = [] if self.task in (None, job.task) else [f"task: wanted {self.task}"]
+        found += _differing(self.args or {}, job, spec)
+        for name in ("queue", "priority", "max_attempts"):
+            wanted = getattr(self, name)
+            if wanted is not None and wanted != getattr(job, name):
+                found.append(f"{name}: wanted {wanted!r}, is {getattr(job, name)!r}")
+        if self.tags is not None and set(self.tags) != set(job.tags):
+            found.append(f"tags: wanted {list(self.tags)}, is {list(job.tags)}")
+        return found + self._differing_time(job)
+
+    def _differing_time(self, job: Job) -> list[str]:
+        wanted = self.run_at
+        if self.delay is not None:
+            wanted = job.created_at + timedelta(seconds=seconds(self.delay))
+        if wanted is None or abs((job.run_at - wanted).total_seconds()) <= seconds(self.within):
+            return []
+        off = (job.run_at - wanted).total_seconds()
+        return [f"run_at: wanted {wanted:%Y-%m-%d %H:%M:%S %Z}, is {abs(off):g} s {'later' if off > 0 else 'earlier'}"]
+
+    def __str__(self) -> str:
+        names = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")
+        options = [f"{name}={value}" for name in names if (value := getattr(self, name)) is not None]
+        given = "" if self.args is None else f" {_short(dict(self.args))}"
+        return " ".join([f"{self.task or 'any task'}{given}", *options])
+
+
+def _differing(args: Mapping[str, Any], job: Job, spec: TaskSpec | None) -> list[str]:
+    """Compare as Python values, as the task is given them, or as the JSON that is stored."""
+    try:
+        decoded = spec.decode(json.dumps(job.args)) if spec else {}
+    except ValidationError:
+        decoded = {}
+    found = []
+    for name, wanted in args.items():
+        if name not in job.args:
+            found.append(f"{name}: wanted {wanted!r}, is not given")
+        elif not (wanted == job.args[name] or (name in decoded and wanted == decoded[name])):
+            found.append(f"{name}: wanted {wanted!r}, is {decoded.get(name, job.args[name])!r}")
+    return found
+
+
+def _short(args: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{name}={value!r}" for name, value in args.items())
+    return f"({text if len(text) <= 300 else text[:300] + ' …'})"
+
+
+def describe(job: Job) -> str:
+    """Return a job in one line."""
+    tags = f" tags={list(job.tags)}" if job.tags else ""
+    return (
+        f"#{job.id} {job.task}{_short(job.args)} {job.phase} queue={job.queue} priority={job.priority} "
+        f"run_at={job.run_at:%Y-%m-%d %H:%M:%S}{tags}"
+    )
+
+
+def listing(jobs: Sequence[Job], wanted: Wanted, specs: Mapping[str, TaskSpec | None]) -> str:
+    """Return what is there instead, jobs of the wanted task first, each with how it differs."""
+    if not jobs:
+        return "  nothing was enqueued in this test"
+    lines: list[str] = []
+    for job in sorted(jobs, key=lambda job: job.task != wanted.task)[:SHOWN]:
+        lines.append(f"  {describe(job)}")
+        if not wanted.is_candidate(job):
+            lines.append(f"      state: wanted {wanted.state}, is {job.state}")
+        if wanted.task in (None, job.task):
+            lines += [f"      {lack}" for lack in wanted.lacks(job, specs.get(job.task))]
+    more = len(jobs) - SHOWN
+    return "\n".join([*lines, f"  … and {more} more"] if more > 0 else lines)

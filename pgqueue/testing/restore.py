@@ -1,0 +1,57 @@
+"""Where a job goes back to when it has left the test's transaction aborted.
+
+In production its own connection would be rolled back. Here a savepoint stands for that.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from pgqueue import db
+from pgqueue.errors import ConfigError
+from pgqueue.queries.testing import TravellingQueries
+
+KEPT = 100
+
+
+class Restore:
+    """Savepoints around jobs, numbered through the test.
+
+    The first ones are never released: a session of the user's that a task has left open keeps its own savepoint inside.
+    Beyond that they are, for each open one makes every statement of the transaction slower.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    @asynccontextmanager
+    async def around(self, conn: db.AsyncConnection, queries: TravellingQueries) -> AsyncIterator[None]:
+        """Let a job run that may abort the transaction."""
+        self._number += 1
+        number = self._number
+        await db.run_async(conn, queries.savepoint(number))
+        yield
+        if conn.info.transaction_status == TransactionStatus.INERROR:
+            await self._go_back(conn, queries, number)
+        elif number > KEPT:
+            await self._forget(conn, queries, number)
+
+    async def _go_back(self, conn: db.AsyncConnection, queries: TravellingQueries, number: int) -> None:
+        try:
+            await db.run_async(conn, queries.roll_back(number))
+        except psycopg.errors.InvalidSavepointSpecification:
+            try:
+                await conn.rollback()  # it has committed before: to there
+            except psycopg.errors.InvalidSavepointSpecification:
+                raise ConfigError(
+                    "a task has left the transaction aborted, and has ended the savepoint to go back to: let the "
+                    "session or connection that it uses make savepoints of its own, and not end those of the test"
+                ) from None
+
+    async def _forget(self, conn: db.AsyncConnection, queries: TravellingQueries, number: int) -> None:
+        try:
+            await db.run_async(conn, queries.release(number))
+        except psycopg.errors.InvalidSavepointSpecification:
+            await db.run_async(conn, queries.recover())

@@ -1,0 +1,271 @@
+"""Running jobs in a test: claimed, executed and resolved as a worker does, one after the other."""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar, cast
+from uuid import uuid4
+
+from pgqueue import db
+from pgqueue.app import App
+from pgqueue.context import Signals
+from pgqueue.errors import ConfigError
+from pgqueue.events import JobClaimed, JobStarted
+from pgqueue.job import ClaimedJob
+from pgqueue.lifecycle import SUCCEEDED, Resolution
+from pgqueue.outcome import Outcome, Raised, TimedOut, Unstarted
+from pgqueue.queries.testing import TravellingQueries
+from pgqueue.tasks import Tasks, TaskSpec
+from pgqueue.testing.connections import LentLink
+from pgqueue.testing.restore import Restore
+from pgqueue.worker.attempts import judged
+from pgqueue.worker.children import Children
+from pgqueue.worker.completion import Completion
+from pgqueue.worker.executor import Executor
+from pgqueue.worker.resolver import Resolver
+from pgqueue.worker.threads import Threads
+
+T = TypeVar("T")
+_VERBS = {
+    "succeed": "succeeded",
+    "retry": "retried",
+    "snooze": "snoozed",
+    "bury": "failed",
+    "withdraw": "cancelled",
+    "park": "parked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How many attempts ended in which way. `failed` are dead letters; `parked`: their task is not registered."""
+
+    succeeded: int = 0
+    retried: int = 0
+    snoozed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    parked: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many attempts ran."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What to drain, and how far; see `Jobs.drain`."""
+
+    queues: Sequence[str] | None = None
+    until_empty: bool = True
+    limit: int = 1000
+    with_scheduled: bool = False
+    raise_errors: bool = False
+
+
+class TaskRaised(AssertionError):
+    """A job failed without an exception that could be raised again."""
+
+
+class Watched:
+    """A task that remembers what it raised."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._spec = spec
+        self.raised: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._spec, name)
+
+    @property
+    def isolation(self) -> str:
+        """Never a child process: it would not be in the test's transaction."""
+        return "thread"
+
+    def decode(self, text: str) -> dict[str, Any]:
+        """Decode as the task does."""
+        return self._keeping(lambda: self._spec.decode(text))
+
+    def call(self, arguments: dict[str, Any], context: Any) -> Any:
+        """Call as the task does."""
+        result = self._keeping(lambda: self._spec.call(arguments, context))
+        return self._awaited(result) if inspect.isawaitable(result) else result
+
+    async def _awaited(self, result: Any) -> Any:
+        try:
+            return await result
+        except BaseException as error:
+            self.raised = error
+            raise
+
+    def _keeping(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
+class OneTask(Tasks):
+    """The registry as one attempt sees it."""
+
+    def __init__(self, name: str, watched: Watched | None) -> None:
+        super().__init__()
+        if watched is not None:
+            self._specs[name] = cast(TaskSpec, watched)
+
+
+class Place(Protocol):
+    """Where jobs run: an app whose own connections are the test's."""
+
+    app: App
+    newest_stranger: int
+    restore: Restore
+
+    @property
+    def queries(self) -> TravellingQueries: ...
+    def travel(self, by: float, /) -> object: ...
+
+
+class Attempt(Signals):
+    """One run of a job, and the worker as far as the task reaches it."""
+
+    def __init__(self, app: App, job: ClaimedJob) -> None:
+        super().__init__(host=self)
+        self._app = app
+        self._job = job
+        self.note: str | None = None
+
+    def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
+        """Make what `ctx.transaction()` needs."""
+        return Completion(self._app, job, signals)
+
+    def note_progress(self, job: ClaimedJob, text: str) -> None:
+        """Keep the newest word of `ctx.progress()`."""
+        self.note = text
+
+
+class Runner:
+    """Runs the jobs of one test. `errors`: the first that a task raised, if that is to end it."""
+
+    def __init__(self, place: Place, conn: db.AsyncConnection, threads: Threads, *, raise_errors: bool) -> None:
+        self._place = place
+        self._app = place.app
+        self._conn = conn
+        self._link = LentLink(conn)
+        self._threads = threads
+        self._raise_errors = raise_errors
+        self._worker = uuid4()
+        self._counts: Counter[str] = Counter()
+        self.error: BaseException | None = None
+
+    @property
+    def drained(self) -> Drained:
+        """What has come of the attempts so far."""
+        return Drained(**{_VERBS[verb]: count for verb, count in self._counts.items() if verb in _VERBS})
+
+    async def drain(self, extent: Extent) -> None:
+        """Run what is due, and what becomes due by that."""
+        await self._refuse_strangers(extent.queues)
+        while self.error is None:
+            jobs = await self._claim(extent.queues, 1 if extent.until_empty else extent.limit)
+            if not jobs and extent.with_scheduled and await self._travel_to_next(extent.queues):
+                continue
+            if jobs and self.drained.total >= extent.limit:
+                await self._give_back(jobs)
+                one = f"#{jobs[0].id} {jobs[0].task}"
+                raise AssertionError(f"{extent.limit} attempts have run, and jobs are still due, such as {one}")
+            await self.run(jobs)
+            if not jobs or not extent.until_empty:
+                break
+        await self._app.listeners.finished()
+
+    async def run_one(self, job_id: int) -> bool:
+        """Run one job, due or not; False if it does not wait."""
+        jobs = await self._link.run(self._place.queries.claim_one(self._worker, job_id))
+        await self.run(jobs)
+        await self._app.listeners.finished()
+        return bool(jobs)
+
+    async def run(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Run claimed jobs, one after the other. After an error that counts, give the others back."""
+        for position, job in enumerate(jobs):
+            self._app.listeners.emit(JobClaimed(*job.about))
+            await self._attempt(job)
+            if self.error is not None:
+                await self._give_back(jobs[position + 1 :])
+                return
+
+    async def _attempt(self, job: ClaimedJob) -> None:
+        spec = self._app.tasks.get(job.task)
+        watched = None if spec is None else Watched(spec)
+        tasks, attempt = OneTask(job.task, watched), Attempt(self._app, job)
+        executor = Executor(tasks, 1, Children(tasks), self._app.middlewares, self._threads)
+        async with self._place.restore.around(self._conn, self._place.queries):
+            self._app.listeners.emit(JobStarted(*job.about))
+            outcome = await executor.run(job, attempt)
+        attempt.host = None
+        resolution = SUCCEEDED if attempt.completed else judged(self._app, job, outcome)
+        self._counts["withdraw" if await self._unwanted(job, resolution) else resolution.verb] += 1
+        if not attempt.completed:
+            await self._write(job, resolution, attempt.note)
+        await self._link.run(self._place.queries.stamp(job))
+        self._judge(outcome, watched.raised if watched else None)
+
+    async def _unwanted(self, job: ClaimedJob, resolution: Resolution) -> bool:
+        """Whether the job would go on, and ends as cancelled because somebody has asked for that while it ran."""
+        if resolution.target.is_terminal:
+            return False
+        return job.id in await self._link.run(self._place.queries.cancellations(self._worker))
+
+    async def _write(self, job: ClaimedJob, resolution: Resolution, note: str | None) -> None:
+        """Write the outcome, by the worker's own resolver: it tells the listeners and deals with what is refused."""
+        queries = self._place.queries
+        if note is not None:
+            await self._link.run(queries.note_progress([(job, note)]))
+        resolver = Resolver(self._link, queries, lambda _: None, self._app.listeners)
+        resolver.add(job, resolution)
+        await resolver.tick()
+
+    def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
+        """Remember an error that ends it all: one that was asked for, or that is for the test and not for the task."""
+        if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError)):
+            self.error = raised
+        elif self._raise_errors and isinstance(outcome, Raised):
+            kind = TimedOut if outcome.reason == "timeout" else TaskRaised
+            self.error = raised or kind(f"{outcome.error.type}: {outcome.error.message}")
+
+    async def _claim(self, queues: Sequence[str] | None, room: int) -> list[ClaimedJob]:
+        queries = self._place.queries
+        rooms = dict.fromkeys(await self._served(queues), room)
+        jobs: list[ClaimedJob] = await self._link.run(queries.claim(self._worker, rooms, room))
+        if jobs:
+            return jobs
+        return await self._link.run(queries.adopt(self._worker, rooms, self._app.tasks.names(), room))
+
+    async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
+        if queues is not None:
+            return queues
+        return await self._link.run(self._place.queries.list_queues())
+
+    async def _travel_to_next(self, queues: Sequence[str] | None) -> bool:
+        seconds = await self._link.run(self._place.queries.next_due(await self._served(queues)))
+        if seconds is not None:
+            self._place.travel(max(seconds, 0.0) + 0.001)
+        return seconds is not None
+
+    async def _give_back(self, jobs: Sequence[ClaimedJob]) -> None:
+        for job in jobs:
+            await self._write(job, judged(self._app, job, Unstarted()), None)
+
+    async def _refuse_strangers(self, queues: Sequence[str] | None) -> None:
+        served = await self._served(queues)
+        found = await self._link.run(self._place.queries.count_strangers(self._place.newest_stranger, served))
+        if found:
+            raise ConfigError(
+                f"{found} jobs wait in database {self._conn.info.dbname!r} that this test has not enqueued, and would "
+                "be run: give tests a database of their own"
+            )
