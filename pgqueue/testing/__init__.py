@@ -22,7 +22,7 @@ def using(app: App, conn: object) -> Iterator[Jobs]:
 
     The transaction is the caller's, who must roll it back. Raises ConfigError if there is none.
     """
-    with Jobs(app, connections.pgconn_of(conn)).opened() as jobs:
+    with Jobs(app, conn).opened() as jobs:
         yield jobs
 
 

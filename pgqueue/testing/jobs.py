@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from psycopg.conninfo import make_conninfo
-from psycopg.pq.abc import PGconn
 
 from pgqueue import db
 from pgqueue.app import App, Task
@@ -20,7 +19,7 @@ from pgqueue.queries.testing import TravellingQueries
 from pgqueue.scheduler import SchedulerSettings, Ticker
 from pgqueue.testing.asserting import Wanted, describe, listing, name_of
 from pgqueue.testing.calls import Aside, from_sync, loop_runs
-from pgqueue.testing.connections import AsyncUncommitted, LentLink, LentPools, Uncommitted
+from pgqueue.testing.connections import AsyncUncommitted, LentLink, LentPools, Uncommitted, pgconn_of
 from pgqueue.testing.restore import Restore
 from pgqueue.testing.running import Drained, Extent, Runner
 from pgqueue.worker.threads import Threads
@@ -34,12 +33,12 @@ class Jobs:
     While it is open, what the app does on connections of its own happens in this transaction too.
     """
 
-    def __init__(self, app: App, pgconn: PGconn) -> None:
+    def __init__(self, app: App, lent: object) -> None:
         self.app = app
-        self._pools = LentPools(pgconn)
+        self._pools = LentPools(pgconn_of(lent))
         self._queries = TravellingQueries(app.schema)
         self.newest_stranger = 0
-        self.restore = Restore()
+        self.restore = Restore(lent)
 
     @property
     def conn(self) -> Uncommitted:
@@ -237,18 +236,21 @@ class Jobs:
         Everything pgqueue decides by time goes by it: `run_at`, retries, schedules, the times of rows. It goes on from
         there. Your own SQL and Python's clock stay where they are.
         """
-        step = timedelta(seconds=as_seconds(by)) + timedelta(**parts)
         self._declare()  # what is scheduled counts from before the journey
+        return self._move(timedelta(seconds=as_seconds(by)) + timedelta(**parts))
+
+    def travel_to(self, moment: datetime) -> datetime:
+        """Set the test's clock to a moment, an aware datetime, earlier or later. A test that begins with it takes place
+        then: its schedules count from there."""
+        if moment.utcoffset() is None:
+            raise InvalidOption(f"{moment!r} has no timezone: give an aware datetime")
+        return self._move(moment - self.now())
+
+    def _move(self, step: timedelta) -> datetime:
         self._queries = TravellingQueries(self.app.schema, self._queries.offset + step)
         if self.app.pools is self._pools:
             self.app.queries = self._queries
         return self.now()
-
-    def travel_to(self, moment: datetime) -> datetime:
-        """Set the test's clock to a moment, an aware datetime, earlier or later."""
-        if moment.utcoffset() is None:
-            raise InvalidOption(f"{moment!r} has no timezone: give an aware datetime")
-        return self.travel(moment - self.now())
 
     def fire_schedules(self) -> list[Job]:
         """Fire the app's schedules whose tick has come, as `pgqueue schedule` does; return the new jobs.

@@ -3,13 +3,15 @@
 In production its own connection would be rolled back. Here a savepoint stands for that.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgqueue import db
+from pgqueue.drivers import is_django
 from pgqueue.errors import ConfigError
 from pgqueue.queries.testing import TravellingQueries
 
@@ -23,7 +25,9 @@ class Restore:
     Beyond that they are, for each open one makes every statement of the transaction slower.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lent: Any) -> None:
+        # Looked up here, for another thread has another connection behind the same name.
+        self._set_rollback: Callable[[bool], None] | None = lent.set_rollback if is_django(lent) else None
         self._number = 0
 
     @asynccontextmanager
@@ -35,6 +39,8 @@ class Restore:
         yield
         if conn.info.transaction_status == TransactionStatus.INERROR:
             await self._go_back(conn, queries, number)
+            if self._set_rollback is not None:
+                self._set_rollback(False)  # or Django refuses whatever comes next
         elif number > KEPT:
             await self._forget(conn, queries, number)
 
