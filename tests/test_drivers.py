@@ -74,7 +74,7 @@ def test_neither_django_nor_asyncpg_is_imported_to_recognise_a_connection(dsn: s
         f"with psycopg.connect({dsn!r}) as conn: pgqueue.App().using(conn).enqueue('t')\n"
         "try: pgqueue.App().using(object()).enqueue('t')\n"
         "except pgqueue.UnsupportedConnection: pass\n"
-        "print([m for m in ('django', 'asyncpg', 'sqlalchemy', 'pytest') if m in sys.modules])"
+        "print([m for m in ('django', 'asyncpg', 'sqlalchemy', 'pytest', 'pgqueue.testing') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

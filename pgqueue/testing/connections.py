@@ -16,6 +16,7 @@ from pgqueue.errors import ConfigError
 from pgqueue.link import DEADLINE, Link
 from pgqueue.queries import Query
 from pgqueue.queries.testing import BEGIN, COMMIT, UNDO
+from pgqueue.testing.restore import Restore
 
 T = TypeVar("T")
 _BROKEN = TransactionStatus.INERROR
@@ -23,6 +24,8 @@ _BROKEN = TransactionStatus.INERROR
 
 class Uncommitted(psycopg.Connection[Any]):
     """A connection in a transaction that is never committed: `commit()` and `rollback()` move a savepoint."""
+
+    restore: Restore
 
     def __del__(self, *_: Any) -> None:
         """Say nothing: what is below has an owner."""
@@ -32,15 +35,17 @@ class Uncommitted(psycopg.Connection[Any]):
 
     def commit(self) -> None:
         """Keep what was written since the last commit, until the test ends."""
-        self.execute(UNDO if self.info.transaction_status == _BROKEN else COMMIT)
+        self.execute(_undo(self.restore) if self.info.transaction_status == _BROKEN else _commit(self.restore))
 
     def rollback(self) -> None:
         """Undo what was written since the last commit."""
-        self.execute(UNDO)
+        self.execute(_undo(self.restore))
 
 
 class AsyncUncommitted(psycopg.AsyncConnection[Any]):
     """The async twin of `Uncommitted`."""
+
+    restore: Restore
 
     def __del__(self, *_: Any) -> None:
         """Say nothing: what is below has an owner."""
@@ -50,11 +55,19 @@ class AsyncUncommitted(psycopg.AsyncConnection[Any]):
 
     async def commit(self) -> None:
         """Keep what was written since the last commit, until the test ends."""
-        await self.execute(UNDO if self.info.transaction_status == _BROKEN else COMMIT)
+        await self.execute(_undo(self.restore) if self.info.transaction_status == _BROKEN else _commit(self.restore))
 
     async def rollback(self) -> None:
         """Undo what was written since the last commit."""
-        await self.execute(UNDO)
+        await self.execute(_undo(self.restore))
+
+
+def _commit(restore: Restore) -> bytes:
+    return COMMIT.encode() + restore.marks()
+
+
+def _undo(restore: Restore) -> bytes:
+    return UNDO.encode() + restore.marks()
 
 
 @contextmanager
@@ -93,12 +106,14 @@ class LentPools(db.Pools):
     transaction. They must not be used at the same moment.
     """
 
-    def __init__(self, pgconn: PGconn) -> None:
+    def __init__(self, pgconn: PGconn, restore: Restore) -> None:
         super().__init__()
         self._pgconn = pgconn
+        self._restore = restore
         self._faces: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncUncommitted] = WeakKeyDictionary()
         with self._same_handlers():
             self.conn = Uncommitted(pgconn)
+        self.conn.restore = restore
         self.conn.prepare_threshold = None  # names of statements would clash
 
     def begin(self) -> None:
@@ -112,6 +127,7 @@ class LentPools(db.Pools):
         if loop not in self._faces:
             with self._same_handlers():
                 self._faces[loop] = AsyncUncommitted(self._pgconn)
+            self._faces[loop].restore = self._restore
             self._faces[loop].prepare_threshold = None
         return self._faces[loop]
 

@@ -35,10 +35,10 @@ class Jobs:
 
     def __init__(self, app: App, lent: object) -> None:
         self.app = app
-        self._pools = LentPools(pgconn_of(lent))
+        self.restore = Restore(lent)
+        self._pools = LentPools(pgconn_of(lent), self.restore)
         self._queries = TravellingQueries(app.schema)
         self.newest_stranger = 0
-        self.restore = Restore(lent)
 
     @property
     def conn(self) -> Uncommitted:

@@ -29,6 +29,11 @@ class Restore:
         # Looked up here, for another thread has another connection behind the same name.
         self._set_rollback: Callable[[bool], None] | None = lent.set_rollback if is_django(lent) else None
         self._number = 0
+        self.active: list[int] = []  # of the jobs that run, one inside the other
+
+    def marks(self) -> bytes:
+        """Return what puts the savepoints of the jobs that run where the transaction is now: after a commit in one."""
+        return b"".join(b"; savepoint pgqueue_job_%d" % number for number in self.active)
 
     @asynccontextmanager
     async def around(self, conn: db.AsyncConnection, queries: TravellingQueries) -> AsyncIterator[None]:
@@ -36,11 +41,13 @@ class Restore:
         self._number += 1
         number = self._number
         await db.run_async(conn, queries.savepoint(number))
-        yield
+        self.active.append(number)
+        try:
+            yield
+        finally:
+            self.active.remove(number)
         if conn.info.transaction_status == TransactionStatus.INERROR:
             await self._go_back(conn, queries, number)
-            if self._set_rollback is not None:
-                self._set_rollback(False)  # or Django refuses whatever comes next
         elif number > KEPT:
             await self._forget(conn, queries, number)
 
@@ -48,13 +55,12 @@ class Restore:
         try:
             await db.run_async(conn, queries.roll_back(number))
         except psycopg.errors.InvalidSavepointSpecification:
-            try:
-                await conn.rollback()  # it has committed before: to there
-            except psycopg.errors.InvalidSavepointSpecification:
-                raise ConfigError(
-                    "a task has left the transaction aborted, and has ended the savepoint to go back to: let the "
-                    "session or connection that it uses make savepoints of its own, and not end those of the test"
-                ) from None
+            raise ConfigError(
+                "a task has left the transaction aborted, and has ended the savepoint to go back to: a session that it "
+                "uses was open before the job began; commit or close it before jobs are run"
+            ) from None
+        if self._set_rollback is not None:
+            self._set_rollback(False)  # or Django refuses whatever comes next
 
     async def _forget(self, conn: db.AsyncConnection, queries: TravellingQueries, number: int) -> None:
         try:

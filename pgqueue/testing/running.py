@@ -235,8 +235,9 @@ class Runner:
         if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError)):
             self.error = raised
         elif self._raise_errors and isinstance(outcome, Raised):
-            kind = TimedOut if outcome.reason == "timeout" else TaskRaised
-            self.error = raised or kind(f"{outcome.error.type}: {outcome.error.message}")
+            if outcome.reason == "timeout" and not isinstance(raised, TimedOut):  # it saw a cancellation
+                raised = TimedOut(outcome.error.message)
+            self.error = raised or TaskRaised(f"{outcome.error.type}: {outcome.error.message}")
 
     async def _claim(self, queues: Sequence[str] | None, room: int) -> list[ClaimedJob]:
         queries = self._place.queries
