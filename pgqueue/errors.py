@@ -5,7 +5,7 @@ PgqueueError
 ├── DatabaseUnreachable      no connection to Postgres
 ├── NotAllowed               the database role may not do this
 ├── NotMigrated              the schema is missing or older than this pgqueue
-├── UnsupportedConnection    `using(conn)` got something that is no Postgres connection of psycopg
+├── UnsupportedConnection    `using(conn)` got something that is no Postgres connection it can borrow
 ├── InvalidTask              a function that cannot be a task
 ├── UnknownTask              no task of that name is registered
 ├── InvalidArguments         arguments that do not fit the task or cannot be stored as JSON
