@@ -130,10 +130,10 @@ class Task(Enqueuer[P, R]):
     ) -> Enqueuer[P, R]:
         """Bind a connection to borrow and options for the jobs to come.
 
-        `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or Django's, or
-        asyncpg's; it is never committed and never closed. Without it each call uses a connection of our own and commits at once. `run_at`
-        is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to 100) runs sooner;
-        `max_attempts` counts the first run.
+        `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or one of Django's
+        or asyncpg's. It is never committed and never closed. Without it each call uses a connection of our own and
+        commits at once. `run_at` is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to
+        100) runs sooner; `max_attempts` counts the first run.
         """
         options = Options(queue, priority, run_at, delay, max_attempts, tags)
         return Enqueuer(self._app, self._spec, conn, options)
