@@ -15,9 +15,10 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+# As plain types: an array of a domain is a type that clients do not know.
 JOB_NAMES = (
-    "id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, "
-    "lease, worker_id, claimed_at"
+    "id, task::text, queue::text, priority::smallint, args::jsonb, tags, headers::jsonb, run_at::timestamptz, "
+    "created_at::timestamptz, attempt, max_attempts, crash_count, lease, worker_id, claimed_at"
 )
 STATIC = {
     "task": "task_name",

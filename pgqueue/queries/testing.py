@@ -49,7 +49,7 @@ LIST_AFTER: LiteralString = _JOB + ", null from {s}.job j where j.id > %(after)s
 CLAIM_ONE: LiteralString = (
     """
 with picked as materialized (
-    select id, state from {s}.job_live where id = %(id)s and state = 'pending' for update
+    select id, state, 1 as nr from {s}.job_live where id = %(id)s and state = 'pending' for update
 )"""
     + _MOVE
 )
@@ -130,7 +130,7 @@ class TravellingQueries(Queries):
 
     def claim_one(self, worker: UUID, job_id: int) -> Query[list[ClaimedJob]]:
         """Claim one job, if it is pending."""
-        params = {"worker": worker, "id": job_id, "queues": []}
+        params = {"worker": worker, "id": job_id}
         return Query(self._sql(CLAIM_ONE), lambda rows: _jobs(rows, worker), params)
 
     def stamp(self, job: ClaimedJob) -> Query[None]:
