@@ -1,6 +1,7 @@
 """The commands."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -106,6 +107,11 @@ def work(
         max_memory_per_child=max_memory_per_child,
     )
     worker = Worker(load_app(app, dsn), settings)
+    # What was imported stays: no collection need look through it again, and child processes share its pages. Claimed
+    # jobs come and go by the thousand, so collections may be rarer than in a program that makes a few objects.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     worker.prepare()
     asyncio.run(_work(worker, health_host, health_port, shutdown_timeout + LAST_RESORT))
 
