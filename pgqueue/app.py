@@ -20,7 +20,7 @@ from pgqueue.client import (
 )
 from pgqueue.config import check_name, check_queue, check_schema, find_dsn
 from pgqueue.context import Context
-from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, Listeners
 from pgqueue.job import Job, NewJob
 from pgqueue.outcome import Outcome, seconds
@@ -67,26 +67,20 @@ class Enqueuer(Generic[P, R]):
 
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
-        return self._session.insert_many(self._new_many(calls))
+        return self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
 
     async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
         """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
 
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
-        return await self._session.ainsert_many(self._new_many(calls))
+        return await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         return new_job(self._spec.encode(args, kwargs), self._options, self._spec, self._spec.name, self._app)
 
-    def _new_many(self, calls: Iterable[Mapping[str, Any]]) -> list[NewJob]:
-        jobs: list[NewJob] = []
-        for call in calls:
-            try:
-                jobs.append(self._new((), call))
-            except InvalidArguments as error:
-                raise InvalidArguments(self._spec.name, [f"call {len(jobs)}: {p}" for p in error.problems]) from None
-        return jobs
+    def _alike(self) -> NewJob:
+        return new_job("", self._options, self._spec, self._spec.name, self._app)
 
 
 class Task(Enqueuer[P, R]):

@@ -1,12 +1,11 @@
 """The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from pgqueue import db
@@ -199,49 +198,54 @@ class Session:
 
     def insert(self, new: NewJob) -> Job:
         """Insert a job."""
-        return self._tell(as_job(new, self.run(self._home.queries.enqueue([new]))[0]))
+        return self._tell(as_job(new, self.run(self._home.queries.enqueue_one(new))))
 
     async def ainsert(self, new: NewJob) -> Job:
         """Insert a job."""
-        return self._tell(as_job(new, (await self.arun(self._home.queries.enqueue([new])))[0]))
+        return self._tell(as_job(new, await self.arun(self._home.queries.enqueue_one(new))))
 
-    def insert_many(self, jobs: Iterable[NewJob]) -> list[int]:
-        """Insert jobs in chunks, all of them or none."""
+    def insert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
+        """Insert jobs that are like `new` but for their arguments, in chunks, all of them or none.
+
+        `blocks`: so many jobs, and their JSON objects separated by commas.
+        """
         ids: list[int] = []
-        source = iter(jobs)
         with self._connection() as conn, db.all_or_nothing(conn):
-            while chunk := _chunk(source):
-                ids += self._tell_many(chunk, db.run(conn, self._home.queries.enqueue(chunk)))
+            for chunk in _chunks(blocks):
+                ids += self._tell_many(new, db.run(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
 
-    async def ainsert_many(self, jobs: Iterable[NewJob]) -> list[int]:
-        """Insert jobs in chunks, all of them or none."""
+    async def ainsert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
+        """The async twin of `insert_many`."""
         ids: list[int] = []
-        source = iter(jobs)
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
-            while chunk := _chunk(source):
-                ids += self._tell_many(chunk, await db.run_async(conn, self._home.queries.enqueue(chunk)))
+            for chunk in _chunks(blocks):
+                ids += self._tell_many(new, await db.run_async(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
 
     def _tell(self, job: Job) -> Job:
         self._home.listeners.emit(JobEnqueued(job.id, job.task, job.queue))
         return job
 
-    def _tell_many(self, jobs: list[NewJob], rows: list[Inserted]) -> list[int]:
-        for new, row in zip(jobs, rows, strict=True):
-            self._home.listeners.emit(JobEnqueued(row.id, new.task, new.queue))
-        return [row.id for row in rows]
+    def _tell_many(self, new: NewJob, ids: list[int]) -> list[int]:
+        if self._home.listeners:
+            for job_id in ids:
+                self._home.listeners.emit(JobEnqueued(job_id, new.task, new.queue))
+        return ids
 
 
-def _chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
-    """Take what one statement should carry."""
-    chunk, size = [], 0
-    for job in islice(jobs, CHUNK):
-        chunk.append(job)
-        size += len(job.args)
-        if size > CHUNK_BYTES:
-            break
-    return chunk
+def _chunks(blocks: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """Yield JSON arrays of what one statement should carry."""
+    chunk: list[str] = []
+    jobs = size = 0
+    for count, text in blocks:
+        if chunk and (jobs + count > CHUNK or size + len(text) > CHUNK_BYTES):
+            yield f"[{','.join(chunk)}]"
+            chunk, jobs, size = [], 0, 0
+        chunk.append(text)
+        jobs, size = jobs + count, size + len(text)
+    if chunk:
+        yield f"[{','.join(chunk)}]"
 
 
 class Client:

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, get_args
@@ -19,22 +19,14 @@ from pgqueue.config import check_name
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidTask, UnknownTask
 from pgqueue.outcome import ErrorInfo
+from pgqueue.payload import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, SUSPECTS, WRITE, ManyCalls
 from pgqueue.retry import RetryPolicy
 
 OPTIONS = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")
 _READ = ConfigDict(extra="forbid", val_json_bytes="base64")
-# NaN and Infinity are written out, found and refused; pydantic's default would quietly store null, and so do models,
-# which have their own setting.
-_WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
-# Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
-_SUSPECTS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**')
-MAX_BYTES = 8 * 1024 * 1024
-MAX_DEPTH = 200
-MAX_DIGITS = 4000
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
-_ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), _WRITE)
+_ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), WRITE)
 
 
 class ThreadTimeoutWarning(UserWarning):
@@ -64,6 +56,8 @@ class TaskSpec:
     is_async: bool = field(init=False)  # whether it runs on the event loop and not in a thread
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
     serializer: pydantic_core.SchemaSerializer = field(init=False)
+    many: ManyCalls = field(init=False)
+    positional: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         check_name("task", self.name)
@@ -81,8 +75,11 @@ class TaskSpec:
                 ThreadTimeoutWarning,
                 stacklevel=4,
             )
-        serializer = pydantic_core.SchemaSerializer(self.adapter.core_schema, _WRITE)
+        serializer = pydantic_core.SchemaSerializer(self.adapter.core_schema, WRITE)
         object.__setattr__(self, "serializer", serializer)
+        object.__setattr__(self, "many", ManyCalls(self.adapter.core_schema))
+        positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+        object.__setattr__(self, "positional", positional)
 
     @property
     def soft_limit(self) -> float | None:
@@ -102,24 +99,60 @@ class TaskSpec:
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the arguments of one call as JSON text by name, validated against the signature."""
+        named = self._named(args, kwargs)
+        if named is None:
+            named = self._bound(args, kwargs)
+        try:
+            valid = self.adapter.validator.validate_python(named)
+            text = self.serializer.to_json(valid, warnings="error")
+        except ValidationError as error:
+            self._bound(args, kwargs)  # a call that does not fit the signature is told so
+            raise InvalidArguments(self.name, list(_problems(error))) from None
+        except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
+            raise InvalidArguments(self.name, self._unserialisable(valid, error)) from None
+        if not self.many.is_harmless(text) and (problems := _hidden_problems(text, valid, self.serializer, "")):
+            raise InvalidArguments(self.name, problems)
+        return text.decode()
+
+    def encode_many(self, calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
+        """Yield the arguments of many calls: how many, and their JSON objects separated by commas.
+
+        InvalidArguments names the position of the call.
+        """
+        position = 0
+        for block, text in self.many.blocks(calls):
+            if text is not None:
+                yield len(block), text
+            else:
+                for at, call in enumerate(block, position):
+                    yield 1, self._encode_at(at, call)
+            position += len(block)
+
+    def _encode_at(self, position: int, call: Mapping[str, Any]) -> str:
+        try:
+            return self.encode((), call)
+        except InvalidArguments as error:
+            raise InvalidArguments(self.name, [f"call {position}: {p}" for p in error.problems]) from None
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a call's arguments by name, if that needs no thought: the validator then finds what does not fit."""
+        if not self.many.by_name or type(kwargs) is not dict or len(args) > len(self.positional):
+            return None
+        if not args:
+            return kwargs
+        named = dict(zip(self.positional, args, strict=False))
+        return named | kwargs if named.keys().isdisjoint(kwargs) else None
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a call's arguments by name as Python binds them. Raises InvalidArguments if they do not fit."""
         if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
             raise InvalidArguments(self.name, [f"{kwargs!r:.100} does not give arguments by name (as a dict would)"])
         try:
-            bound = self.signature.bind(*args, **kwargs)
+            return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise InvalidArguments(
                 self.name, [*self._misplaced(kwargs), f"{error} (it takes {self.signature})"]
             ) from None
-        try:
-            valid = self.adapter.validate_python(dict(bound.arguments))
-            text = self.serializer.to_json(valid, warnings="error")
-        except ValidationError as error:
-            raise InvalidArguments(self.name, list(_problems(error))) from None
-        except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
-            raise InvalidArguments(self.name, self._unserialisable(valid, error)) from None
-        if problems := _hidden_problems(text, valid, self.serializer, ""):
-            raise InvalidArguments(self.name, problems)
-        return text.decode()
 
     def decode(self, text: str) -> dict[str, Any]:
         """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit."""
@@ -192,7 +225,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
 
 def _hidden_problems(text: bytes, value: Any, serializer: pydantic_core.SchemaSerializer, path: str) -> list[str]:
     problems = _too_much(text, path)
-    if not problems and any(suspect in text for suspect in _SUSPECTS):
+    if not problems and any(suspect in text for suspect in SUSPECTS):
         problems = list(_unstorable(serializer.to_python(value), path))
     return problems
 
@@ -203,7 +236,7 @@ def _too_much(text: bytes, path: str) -> list[str]:
         return [f"{path or 'arguments'}: {len(text)} bytes of JSON (at most {MAX_BYTES}: keep the data elsewhere)"]
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH and len(text) <= MAX_DIGITS:
         return []
-    bare, depth, deepest = _STRINGS.sub(b"", text), 0, 0
+    bare, depth, deepest = STRINGS.sub(b"", text), 0, 0
     for bracket in _BRACKETS.findall(bare):
         depth += 1 if bracket in b"[{" else -1
         deepest = max(deepest, depth)

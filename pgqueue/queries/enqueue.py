@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.job import NewJob
 from pgqueue.queries.base import Query, Statements, lines, packed, text_array
@@ -43,6 +43,50 @@ with given as materialized (
 )
 select given.id, given.run_at, statement_timestamp() from given, woken order by given.ord"""
 
+# The same for jobs that differ in their arguments alone, as those of one call do: what they share is sent once and not
+# unpacked for each. Promises what ENQUEUE does, in the same words wherever they fit.
+# Whether to notify is asked once, at the end: there is one queue and one time.
+_GIVEN: LiteralString = """
+with given as materialized (
+    select nextval('{s}.job_id') as id, g.args, g.ord,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+                    statement_timestamp()) as run_at
+    from """
+_INSERTED: LiteralString = """
+), inserted as (
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, history, created_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+           %(history)s::bool, statement_timestamp()
+    from given
+), logged as (
+    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
+)
+select """
+_WOKEN: LiteralString = """, statement_timestamp(),
+    case when {due} <= statement_timestamp()
+         and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
+         and pg_notification_queue_usage() < 0.5
+         then pg_notify({channel}, %(queue)s) end
+from given"""
+
+# One job. The parts that many need are left out: a quarter of what the statement cost was starting and ending them.
+ENQUEUE_ONE: LiteralString = (
+    _GIVEN
+    + "(values (%(args)s::jsonb, 1)) as g(args, ord)"
+    + _INSERTED
+    + "id, run_at"
+    + _WOKEN.replace("{due}", "run_at")
+)
+
+# Many jobs: their arguments as one JSON array, which Postgres takes apart faster than lines of text.
+ENQUEUE_ALIKE: LiteralString = (
+    _GIVEN
+    + "jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)"
+    + _INSERTED
+    + "array_agg(id order by ord), min(run_at)"
+    + _WOKEN.replace("{due}", "min(run_at)")
+)
+
 
 class Inserted(NamedTuple):
     """What the database decided about a new job."""
@@ -54,6 +98,14 @@ class Inserted(NamedTuple):
 
 class EnqueueQueries(Statements):
     """Putting jobs in."""
+
+    def enqueue_one(self, job: NewJob) -> Query[Inserted]:
+        """Insert one job."""
+        return Query(self._sql(ENQUEUE_ONE), lambda rows: Inserted(*rows[0][:3]), _shared(job) | {"args": job.args})
+
+    def enqueue_alike(self, job: NewJob, args: str) -> Query[list[int]]:
+        """Insert jobs that differ in their arguments alone, a JSON array; their ids come back in its order."""
+        return Query(self._sql(ENQUEUE_ALIKE), lambda rows: list(rows[0][0]), _shared(job) | {"args": args})
 
     def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[Inserted]]:
         """Insert jobs; their ids and times come back in the order given."""
@@ -73,3 +125,16 @@ class EnqueueQueries(Statements):
                 "histories": packed([job.history for job in jobs]),
             },
         )
+
+
+def _shared(job: NewJob) -> dict[str, Any]:
+    return {
+        "task": job.task,
+        "queue": job.queue,
+        "priority": job.priority,
+        "max_attempts": job.max_attempts,
+        "run_at": job.run_at,
+        "delay": job.delay,
+        "tags": text_array(job.tags),
+        "history": job.history,
+    }

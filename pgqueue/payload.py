@@ -1,0 +1,122 @@
+"""What arguments may be as JSON, and those of many calls of one task at once."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import pydantic_core
+from pydantic_core import core_schema
+
+MAX_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 200
+MAX_DIGITS = 4000
+BLOCK = 500
+# NaN and Infinity are written out, found and refused; pydantic's default would quietly store null, and so do models,
+# which have their own setting.
+WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
+# Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at. The
+# latter two only where a value may be an object with settings of its own.
+SURE_SUSPECTS = (b"NaN", b"Infinity", b"\\u0000")
+SUSPECTS = (*SURE_SUSPECTS, b"null", b'"**')
+STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# Types that are written in one way, whatever the value: the text shows all that is wrong with it.
+_PLAIN = {"int", "float", "str", "bool", "none", "date", "time", "datetime", "timedelta", "uuid", "decimal"}
+_INSIDE = {"list": ("items_schema",), "set": ("items_schema",), "frozenset": ("items_schema",), "nullable": ("schema",),
+           "dict": ("keys_schema", "values_schema"), "typed-dict-field": ("schema",)}  # fmt: skip
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+Call = Mapping[str, Any]
+
+
+class ManyCalls:
+    """Validates and writes calls of one task by the block: a call into pydantic costs more than a small job in it.
+
+    It only ever says yes. What it cannot vouch for is left to whoever looks at one call after the other, and knows what
+    to say about it.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        self._definitions = schema["definitions"] if schema["type"] == "definitions" else []
+        self._shape = schema["schema"] if self._definitions else schema
+        # Whether the validator takes each argument by the name of its parameter, and by no other.
+        self.by_name = not any("validation_alias" in field for field in self._shape["fields"].values())
+
+    @cached_property
+    def _plain(self) -> bool:
+        return not self._definitions and all(map(_is_plain, self._shape["fields"].values()))
+
+    @cached_property
+    def _list(self) -> core_schema.CoreSchema:
+        return core_schema.definitions_schema(core_schema.list_schema(self._shape), self._definitions)
+
+    @cached_property
+    def _validator(self) -> pydantic_core.SchemaValidator:
+        return pydantic_core.SchemaValidator(self._list)
+
+    @cached_property
+    def _serializer(self) -> pydantic_core.SchemaSerializer:
+        return pydantic_core.SchemaSerializer(self._list, WRITE)
+
+    def blocks(self, calls: Iterable[Call]) -> Iterator[tuple[list[Call], str | None]]:
+        """Yield the calls in blocks, each with its JSON objects separated by commas, or None if it cannot vouch for
+        one of them."""
+        source = iter(calls)
+        while block := list(islice(source, BLOCK)):
+            yield from self._halved(block)
+
+    def _halved(self, block: list[Call]) -> Iterator[tuple[list[Call], str | None]]:
+        text = self._written(block)
+        if text is not None and len(text) > MAX_BYTES and len(block) > 1:
+            middle = len(block) // 2
+            yield from self._halved(block[:middle])
+            yield from self._halved(block[middle:])
+        else:
+            yield block, text[1:-1].decode() if text and self.is_harmless(text, len(block)) else None
+
+    def _written(self, block: list[Call]) -> bytes | None:
+        if not self.by_name or any(type(call) is not dict for call in block):
+            return None
+        try:
+            return self._serializer.to_json(self._validator.validate_python(block), warnings="error")
+        except Exception:  # noqa: BLE001 - a type's own code may raise anything, and raises it again when asked alone
+            return None
+
+    def is_harmless(self, text: bytes, calls: int = 1) -> bool:
+        """Whether so many calls, written as JSON, can hide nothing that must not be stored."""
+        return (
+            len(text) <= MAX_BYTES
+            and not any(suspect in text for suspect in (SURE_SUSPECTS if self._plain else SUSPECTS))
+            and not _has_long_number(text)
+            and (self._plain or _is_shallow(text, calls))
+        )
+
+
+def _is_plain(schema: Any) -> bool:
+    """Whether all values of a type are written in the one way that belongs to it, and are nested no deeper than it."""
+    kind = schema["type"]
+    if "serialization" in schema:
+        return False
+    if kind == "literal":
+        return all(value is None or type(value) in (str, int, bool) for value in schema["expected"])
+    if kind in _INSIDE:
+        return all(name in schema and _is_plain(schema[name]) for name in _INSIDE[kind])
+    return kind in _PLAIN
+
+
+def _has_long_number(text: bytes) -> bool:
+    """Whether there may be a number too long: so many digits in a row fill one of these windows at least."""
+    window = MAX_DIGITS // 2
+    return any(text[at : at + window].isdigit() for at in range(0, len(text), window))
+
+
+def _is_shallow(text: bytes, calls: int) -> bool:
+    """Whether nothing is nested too deep. Each turn takes the innermost brackets away, two levels at most."""
+    if text.count(b"[") + text.count(b"{") - calls <= MAX_DEPTH:
+        return True
+    bare = STRINGS.sub(b"", text).translate(None, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH // 2 - 1):
+        if not bare:
+            return True
+        bare = bare.replace(b"{}", b"").replace(b"[]", b"")
+    return False
