@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from uuid import UUID
 
 from psycopg import ProgrammingError
@@ -87,6 +88,7 @@ def describe(dsn: str) -> str:
     return " ".join(f"{name}={value}" for name, value in shown.items()) or "the local default"
 
 
+@lru_cache(maxsize=8)
 def _check_dsn(dsn: str) -> str:
     try:
         parts = conninfo_to_dict(dsn)
