@@ -1,12 +1,13 @@
 """The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
 
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Protocol, TypeVar
+
+from pydantic_core import from_json
 
 from pgqueue import db
 from pgqueue.config import check_name, check_queue
@@ -150,7 +151,7 @@ def as_job(new: NewJob, row: Inserted) -> Job:
         priority=new.priority,
         state=JobState.PENDING,
         phase="scheduled" if row.run_at > row.created_at else "pending",
-        args=json.loads(new.args),
+        args=from_json(new.args),
         tags=new.tags,
         run_at=row.run_at,
         created_at=row.created_at,
@@ -170,6 +171,9 @@ class Session:
         self._home = home
         self._conn = conn
 
+    def _own_database(self) -> db.Database:
+        return self._home.database
+
     @contextmanager
     def _connection(self) -> Iterator[db.Connection]:
         if self._conn is not Own.CONNECTION:
@@ -188,8 +192,9 @@ class Session:
 
     def run(self, query: Query[T]) -> T:
         """Run one query."""
-        with self._connection() as conn:
-            return db.run(conn, query)
+        if self._conn is Own.CONNECTION:
+            return self._home.pools.run(self._own_database, query)
+        return db.run(db.borrow(self._conn), query)
 
     async def arun(self, query: Query[T]) -> T:
         """Run one query."""
@@ -224,7 +229,8 @@ class Session:
         return ids
 
     def _tell(self, job: Job) -> Job:
-        self._home.listeners.emit(JobEnqueued(job.id, job.task, job.queue))
+        if self._home.listeners:
+            self._home.listeners.emit(JobEnqueued(job.id, job.task, job.queue))
         return job
 
     def _tell_many(self, new: NewJob, ids: list[int]) -> list[int]:

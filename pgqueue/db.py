@@ -5,7 +5,7 @@ import math
 import os
 import select
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgqueue.config import describe
 from pgqueue.drivers import Asyncpg, in_django, is_asyncpg, is_django, is_of
-from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated, UnsupportedConnection
+from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated, PgqueueError, UnsupportedConnection
 from pgqueue.queries import Query
 from pgqueue.queries.base import nothing
 
@@ -30,44 +30,48 @@ AnyAsyncConnection: TypeAlias = AsyncConnection | Asyncpg
 
 CONNECT_TIMEOUT = 10
 IDLE_SECONDS = 10
-_SCHEMA_ERRORS = (
+_EXPLAINED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.InvalidSchemaName,
     psycopg.errors.UndefinedFunction,
+    psycopg.errors.InsufficientPrivilege,
 )
 
 
 def run(conn: Connection, query: Query[T]) -> T:
     """Execute a query. Never commits: a connection in a transaction stays in it."""
-    with _explained(conn), psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    try:
         cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
         return query.read([] if query.read is nothing else cursor.fetchall())
+    except _EXPLAINED as error:
+        raise _explained(conn, error) from None
+    finally:
+        cursor.close()
 
 
 async def run_async(conn: AnyAsyncConnection, query: Query[T]) -> T:
     """Execute a query. Never commits: a connection in a transaction stays in it."""
     if isinstance(conn, Asyncpg):
         return await conn.run(query)
-    with _explained(conn):
-        async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
-            await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
-            return query.read([] if query.read is nothing else await cursor.fetchall())
-
-
-@contextmanager
-def _explained(conn: Connection | AsyncConnection) -> Iterator[None]:
+    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        yield
-    except _SCHEMA_ERRORS as error:
-        raise NotMigrated(
-            f"database {conn.info.dbname!r} does not have the tables this pgqueue needs "
-            f"({str(error).splitlines()[0]}): run `pgqueue migrate`"
-        ) from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise NotAllowed(
-            f"role {conn.info.user!r}: {str(error).splitlines()[0]} (docs/operations.md says what each role needs)"
-        ) from None
+        await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
+        return query.read([] if query.read is nothing else await cursor.fetchall())
+    except _EXPLAINED as error:
+        raise _explained(conn, error) from None
+    finally:
+        await cursor.close()
+
+
+def _explained(conn: Connection | AsyncConnection, error: Exception) -> PgqueueError:
+    said = str(error).splitlines()[0]
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return NotAllowed(f"role {conn.info.user!r}: {said} (docs/operations.md says what each role needs)")
+    return NotMigrated(
+        f"database {conn.info.dbname!r} does not have the tables this pgqueue needs ({said}): run `pgqueue migrate`"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +259,22 @@ class Pools:
             WeakKeyDictionary()
         )
 
+    def run(self, database: Callable[[], Database], query: Query[T]) -> T:
+        """Run one query, committed at once. `database` is asked only for the first of our connections."""
+        pool = self._pool if self._pid == os.getpid() else None
+        if pool is None:
+            pool = self._sync_pool(database())
+        conn = _lent_by(pool)
+        try:
+            return run(conn, query)
+        finally:
+            pool.putconn(conn)
+
     @contextmanager
     def connection(self, database: Database) -> Iterator[Connection]:
         """Lend a connection in autocommit."""
         pool = self._sync_pool(database)
-        with _reachable_pool(database.dsn):
-            conn = pool.getconn()
+        conn = _lent_by(pool)
         try:
             yield conn
         finally:
@@ -270,8 +284,10 @@ class Pools:
     async def async_connection(self, database: Database) -> AsyncIterator[AsyncConnection]:
         """Lend an async connection in autocommit, of the running event loop."""
         pool = await self._async_pool(database)
-        with _reachable_pool(database.dsn):
+        try:
             conn = await pool.getconn()
+        except PoolTimeout as error:
+            raise _none_in_time(pool) from error
         try:
             yield conn
         finally:
@@ -327,12 +343,15 @@ class Pools:
             await pool.close()
 
 
-@contextmanager
-def _reachable_pool(dsn: str) -> Iterator[None]:
+def _lent_by(pool: ConnectionPool[_Own]) -> _Own:
     try:
-        yield
+        return pool.getconn()
     except PoolTimeout as error:
-        raise DatabaseUnreachable(f"no connection to {describe(dsn)} within {CONNECT_TIMEOUT} s") from error
+        raise _none_in_time(pool) from error
+
+
+def _none_in_time(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> DatabaseUnreachable:
+    return DatabaseUnreachable(f"no connection to {describe(str(pool.conninfo))} within {CONNECT_TIMEOUT} s")
 
 
 @contextmanager

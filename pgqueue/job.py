@@ -25,7 +25,7 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
     nothing is left of it when it succeeds."""

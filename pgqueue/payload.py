@@ -16,10 +16,8 @@ BLOCK = 500
 # NaN and Infinity are written out, found and refused; pydantic's default would quietly store null, and so do models,
 # which have their own setting.
 WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
-# Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at. The
-# latter two only where a value may be an object with settings of its own.
-SURE_SUSPECTS = (b"NaN", b"Infinity", b"\\u0000")
-SUSPECTS = (*SURE_SUSPECTS, b"null", b'"**')
+# Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
+SUSPECTS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**')
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 # Types that are written in one way, whatever the value: the text shows all that is wrong with it.
 _PLAIN = {"int", "float", "str", "bool", "none", "date", "time", "datetime", "timedelta", "uuid", "decimal"}
@@ -43,7 +41,8 @@ class ManyCalls:
         self.by_name = not any("validation_alias" in field for field in self._shape["fields"].values())
 
     @cached_property
-    def _plain(self) -> bool:
+    def plain(self) -> bool:
+        """Whether each argument is of a type that is written in one way, whatever the value."""
         return not self._definitions and all(map(_is_plain, self._shape["fields"].values()))
 
     @cached_property
@@ -83,13 +82,15 @@ class ManyCalls:
             return None
 
     def is_harmless(self, text: bytes, calls: int = 1) -> bool:
-        """Whether so many calls, written as JSON, can hide nothing that must not be stored."""
-        return (
-            len(text) <= MAX_BYTES
-            and not any(suspect in text for suspect in (SURE_SUSPECTS if self._plain else SUSPECTS))
-            and not _has_long_number(text)
-            and (self._plain or _is_shallow(text, calls))
-        )
+        """Whether so many calls, written as JSON, can hide nothing that must not be stored.
+
+        Null and asterisks are suspects only where a value may be an object with settings of its own.
+        """
+        if b"NaN" in text or b"Infinity" in text or b"\\u0000" in text or len(text) > MAX_BYTES:
+            return False
+        if len(text) > MAX_DIGITS and _has_long_number(text):
+            return False
+        return self.plain or (not (b"null" in text or b'"**' in text) and _is_shallow(text, calls))
 
 
 def _is_plain(schema: Any) -> bool:

@@ -104,7 +104,8 @@ class TaskSpec:
             named = self._bound(args, kwargs)
         try:
             valid = self.adapter.validator.validate_python(named)
-            text = self.serializer.to_json(valid, warnings="error")
+            # What has been validated as a plain type gives no warnings; to ask for them doubles the cost.
+            text = self.serializer.to_json(valid, warnings=True if self.many.plain else "error")
         except ValidationError as error:
             self._bound(args, kwargs)  # a call that does not fit the signature is told so
             raise InvalidArguments(self.name, list(_problems(error))) from None

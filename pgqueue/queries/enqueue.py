@@ -101,11 +101,11 @@ class EnqueueQueries(Statements):
 
     def enqueue_one(self, job: NewJob) -> Query[Inserted]:
         """Insert one job."""
-        return Query(self._sql(ENQUEUE_ONE), lambda rows: Inserted(*rows[0][:3]), _shared(job) | {"args": job.args})
+        return Query(self._sql(ENQUEUE_ONE), lambda rows: Inserted(*rows[0][:3]), _shared(job, job.args))
 
     def enqueue_alike(self, job: NewJob, args: str) -> Query[list[int]]:
         """Insert jobs that differ in their arguments alone, a JSON array; their ids come back in its order."""
-        return Query(self._sql(ENQUEUE_ALIKE), lambda rows: list(rows[0][0]), _shared(job) | {"args": args})
+        return Query(self._sql(ENQUEUE_ALIKE), lambda rows: list(rows[0][0]), _shared(job, args))
 
     def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[Inserted]]:
         """Insert jobs; their ids and times come back in the order given."""
@@ -127,14 +127,15 @@ class EnqueueQueries(Statements):
         )
 
 
-def _shared(job: NewJob) -> dict[str, Any]:
+def _shared(job: NewJob, args: str) -> dict[str, Any]:
     return {
+        "args": args,
         "task": job.task,
         "queue": job.queue,
         "priority": job.priority,
         "max_attempts": job.max_attempts,
         "run_at": job.run_at,
         "delay": job.delay,
-        "tags": text_array(job.tags),
+        "tags": text_array(job.tags) if job.tags else "{}",
         "history": job.history,
     }
