@@ -220,6 +220,7 @@ def _check(conn: _Own) -> None:
 
 
 async def _check_async(conn: _AsyncOwn) -> None:
+    """Raise if a connection cannot be lent again."""
     if not _is_sound(conn):
         await AsyncConnectionPool.check_connection(conn)
 
@@ -227,9 +228,9 @@ async def _check_async(conn: _AsyncOwn) -> None:
 def _is_sound(conn: _Own | _AsyncOwn) -> bool:
     """Whether a connection was lent within the last seconds, and nothing has come in since it was given back.
 
-    A server that ends a connection says so, and the network closes it: either can be read. Asking the server each
-    time cost a tenth of an enqueue. One that has been idle for longer is asked all the same: what stands in between
-    may have forgotten it in silence.
+    A server that ends a connection says so, and the network closes it: either can be read. To ask the server each time
+    was a fifth of an enqueue. One that has been idle for longer is asked all the same: what stands in between may have
+    forgotten it in silence.
     """
     now, before = monotonic(), conn.lent_at
     conn.lent_at = now
@@ -237,11 +238,11 @@ def _is_sound(conn: _Own | _AsyncOwn) -> bool:
 
 
 def _has_input(fd: int) -> bool:
-    if hasattr(select, "poll"):  # which takes any number, as select() does not
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([fd], [], [], 0)[0])
+    if not hasattr(select, "poll"):
+        return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()  # takes any number, as select() does not
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Pools:
