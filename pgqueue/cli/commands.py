@@ -22,6 +22,7 @@ from pgqueue.client import Session
 from pgqueue.config import find_app
 from pgqueue.errors import InvalidArguments, InvalidOption
 from pgqueue.health import Probe
+from pgqueue.queries.read import MOST_COUNTED
 from pgqueue.scheduler import Scheduler, SchedulerSettings
 from pgqueue.supervisor import Supervisor, follow_parent
 from pgqueue.worker import Worker, WorkerSettings
@@ -248,23 +249,33 @@ def list_dead(
 
 
 @cli.command()
-def status(app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue", as_json: AsJson = False) -> None:
-    """Show queues, workers, schedules, and what waits for a worker that knows its task."""
+def status(
+    app: AppRef = None,
+    dsn: Dsn = None,
+    schema: Schema = "pgqueue",
+    as_json: AsJson = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Count to the end: slow on a big backlog.")] = False,
+) -> None:
+    """Show queues, workers, schedules, and what waits for a worker that knows its task.
+
+    Counts stop at 10000, so that this costs the same on any backlog: 10000+ means more.
+    """
     home = app_or_default(app, dsn, schema)
-    session, queries = Session(home), home.queries
-    queues, workers = session.run(queries.count_jobs()), session.run(queries.list_workers())
-    unknown, schedules = session.run(queries.list_unknown_tasks()), session.run(queries.list_schedules())
-    finished = session.run(queries.count_finished())
+    session, queries, most = Session(home), home.queries, None if exact else MOST_COUNTED
+    queues, workers = session.run(queries.count_jobs(most)), session.run(queries.list_workers())
+    unknown, schedules = session.run(queries.list_unknown_tasks(most)), session.run(queries.list_schedules())
+    finished = session.run(queries.count_finished(most))
     home.close()
     if as_json:
-        parts = {"queues": queues, "workers": workers, "unknown_tasks": unknown, "schedules": schedules}
-        output.print_json(parts | {"finished_last_hour": finished})
+        parts: dict[str, Any] = {"queues": queues, "workers": workers, "unknown_tasks": unknown, "schedules": schedules}
+        parts["finished_last_hour"] = {ended.state: ended.jobs for ended in finished}
+        output.print_json(parts)
         return
     output.print_queues(queues)
     output.print_workers(workers)
     output.print_schedules(schedules)
     output.print_unknown_tasks(unknown)
-    ended = ", ".join(f"{count} {state}" for state, count in sorted(finished.items())) or "none"
+    ended = ", ".join(f"{output.count(e.jobs, e.at_least)} {e.state}" for e in sorted(finished)) or "none"
     output.console.print(f"ended within the last hour: {ended}", highlight=False)
 
 

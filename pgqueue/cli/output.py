@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pgqueue.job import Attempt, Job
 from pgqueue.outcome import ErrorInfo
-from pgqueue.queries.read import QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
+from pgqueue.queries.read import MOST_COUNTED, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
 
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 
@@ -104,13 +104,19 @@ def print_job(job: Job) -> None:
         console.print(failed[-1].error.traceback, markup=False, highlight=False)
 
 
+def count(jobs: int, at_least: bool) -> str:
+    """Return a count as people see it: 10000+ for one that was not counted to its end."""
+    return f"{min(jobs, MOST_COUNTED)}+" if at_least else str(jobs)
+
+
 def print_queues(queues: Sequence[QueueCounts]) -> None:
     """Print queues; a queue with due jobs that nobody serves stands out."""
     columns = ("queue", "pending", "scheduled", "retrying", "running", "blocked", "dead", "waits", "workers")
     rows = []
     for q in queues:
         workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying else 0)
-        counts = (q.pending, q.scheduled, q.retrying, q.running, q.blocked, q.dead)
+        phases = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
+        counts = [count(getattr(q, phase), phase in q.at_least) for phase in phases]
         rows.append((q.queue, *counts, _age(q.oldest_due_seconds), workers))
     table("queues", columns, rows)
 
@@ -139,7 +145,7 @@ def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
 def print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:
     """Print what waits for a worker that knows its task; nothing where nothing waits."""
     if unknown:
-        rows = [(u.task, u.queue, u.jobs, "yes" if u.known_to_a_worker else "NO") for u in unknown]
+        rows = [(u.task, u.queue, count(u.jobs, u.at_least), "yes" if u.known_to_a_worker else "NO") for u in unknown]
         table("jobs that wait for a worker that knows their task", ("task", "queue", "jobs", "one lives"), rows)
 
 

@@ -4,12 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.job import Attempt, Job, JobState
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.base import Query, Row, Statements
+
+MOST_COUNTED = 10_000
 
 _JOB: LiteralString = """
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at, j.created_at, j.attempt,
@@ -45,26 +47,94 @@ and (%(before)s::bigint is null or j.id < %(before)s)
 order by j.id desc limit %(limit)s"""
 )
 
-# Counts for people, asked by hand and never on a timer: job_live is read once; of the finished ones the last hour.
-COUNT_JOBS: LiteralString = """
-select queue,
-       count(*) filter (where state = 'pending' and run_at <= now() and attempt = 0),
-       count(*) filter (where state = 'pending' and run_at > now() and attempt = 0),
-       count(*) filter (where state = 'pending' and attempt > 0),
-       count(*) filter (where state = 'running'),
-       count(*) filter (where state = 'blocked'),
-       (select count(*) from {s}.dead_letter d where d.queue = live.queue),
-       extract(epoch from now() - min(run_at) filter (where state = 'pending' and run_at <= now()))::float8,
-       (select count(*) from {s}.worker w where w.lost_at is null and live.queue = any(w.queues)),
-       exists (select from {s}.queue q where q.name = live.queue and q.paused_at is not null)
-from (select queue, state, run_at, attempt from {s}.job_live
-      union all select distinct queue, 'failed', null::timestamptz, 0 from {s}.dead_letter) as live
-group by queue order by queue"""
+# Counts for people and for what they put on a timer: of each kind at most `most` rows and one more are looked at, so
+# that it costs the same on any backlog. One more than `most` means: more than that. Null counts to the end.
+# A lane is a queue and a priority: `lane` hops along job_live_ready from one to the next, and in each lane the due rows
+# and those of the future are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
+# newest dead letters from dead_letter_failed_at; those three are cut off over all queues together.
+# The naive form, one `group by` over job_live, takes a second on a backlog of a million.
+_LANES: LiteralString = """
+with recursive lane(queue, priority) as (
+    (select j.queue, j.priority from {s}.job_live j where j.state = 'pending'
+     order by j.queue, j.priority desc limit 1)
+    union all
+    select following.queue, following.priority from lane cross join lateral (
+        (select j.queue, j.priority from {s}.job_live j
+         where j.state = 'pending' and j.queue = lane.queue and j.priority < lane.priority
+         order by j.queue, j.priority desc limit 1)
+        union all
+        (select j.queue, j.priority from {s}.job_live j where j.state = 'pending' and j.queue > lane.queue
+         order by j.queue, j.priority desc limit 1)
+        order by queue limit 1) as following
+), served(queue) as materialized (select distinct queue from lane)"""
+_LANE: LiteralString = "j.state = 'pending' and j.queue = lane.queue and j.priority = lane.priority"
 
+COUNT_JOBS: LiteralString = (
+    _LANES
+    + """, sample(queue, kind, again) as materialized (
+    select served.queue, 'due', due.attempt > 0 from served cross join lateral (
+        select ready.attempt from lane cross join lateral (
+            select j.attempt from {s}.job_live j where """
+    + _LANE
+    + """ and j.run_at <= now()
+            order by j.run_at limit %(most)s::int + 1) as ready
+        where lane.queue = served.queue limit %(most)s::int + 1) as due
+    union all
+    select served.queue, 'later', later.attempt > 0 from served cross join lateral (
+        select ready.attempt from lane cross join lateral (
+            select j.attempt from {s}.job_live j where """
+    + _LANE
+    + """ and j.run_at > now()
+            order by j.run_at limit %(most)s::int + 1) as ready
+        where lane.queue = served.queue limit %(most)s::int + 1) as later
+    union all
+    (select queue, 'running', false from {s}.job_live where worker_id is not null
+     order by worker_id limit %(most)s::int + 1)
+    union all
+    (select queue, 'blocked', false from {s}.job_live where state = 'blocked' and waits_for = 'task'
+     order by task limit %(most)s::int + 1)
+    union all
+    (select queue, 'dead', false from {s}.dead_letter order by failed_at desc limit %(most)s::int + 1)
+), found as (
+    select queue, count(*) filter (where kind = 'due' and not again) as pending,
+           count(*) filter (where kind = 'later' and not again) as scheduled,
+           count(*) filter (where again) as retrying,
+           count(*) filter (where kind = 'running') as running,
+           count(*) filter (where kind = 'blocked') as blocked,
+           count(*) filter (where kind = 'dead') as dead,
+           count(*) filter (where kind = 'due') > %(most)s::int as more_due,
+           count(*) filter (where kind = 'later') > %(most)s::int as more_later
+    from sample group by queue
+)
+select queue, pending, scheduled, retrying, running, blocked, dead,
+       (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
+            select j.run_at from {s}.job_live j where """
+    + _LANE
+    + """ and j.run_at <= now() order by j.run_at limit 1) as oldest
+        where lane.queue = found.queue),
+       (select count(*) from {s}.worker w where w.lost_at is null and found.queue = any(w.queues)),
+       exists (select from {s}.queue q where q.name = found.queue and q.paused_at is not null),
+       array_remove(array[
+           case when more_due then 'pending' end,
+           case when more_later then 'scheduled' end,
+           case when more_due or more_later then 'retrying' end,
+           case when sum(running) over () > %(most)s::int then 'running' end,
+           case when sum(blocked) over () > %(most)s::int then 'blocked' end,
+           case when sum(dead) over () > %(most)s::int then 'dead' end], null)
+from found order by queue"""
+)
+
+# What ended within the last hour, of the newest `most` of each table: by primary key and by dead_letter_failed_at. No
+# index has finished_at. A job that waited for long and has ended lately has an old id: beyond `most` it may be missed.
 COUNT_FINISHED: LiteralString = """
-select state, count(*) from {s}.job_finished where finished_at > now() - interval '1 hour' group by state
+select state, count(*), coalesce(sum(count(*)) over () > %(most)s::int, false)
+from (select state, finished_at from {s}.job_finished order by id desc limit %(most)s::int + 1) as newest
+where finished_at > now() - interval '1 hour' group by state
 union all
-select 'failed', count(*) from {s}.dead_letter where failed_at > now() - interval '1 hour' having count(*) > 0"""
+select 'failed', count(*), coalesce(count(*) > %(most)s::int, false) from (
+    select from {s}.dead_letter where failed_at > now() - interval '1 hour'
+    order by failed_at desc limit %(most)s::int + 1) as newest
+having count(*) > 0"""
 
 LIST_WORKERS: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
@@ -73,12 +143,25 @@ select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
        extract(epoch from now() - w.heartbeat_at)::float8, w.started_at, w.death, w.duties
 from {s}.worker w order by w.kind, w.started_at"""
 
-# Jobs that wait for a worker that knows their task (job_live_parked), and whether one lives.
+# Jobs that wait for a worker that knows their task, and whether one lives. Hops along job_live_parked from one task and
+# queue to the next, and counts at most `most` and one of each.
 LIST_UNKNOWN_TASKS: LiteralString = """
-select j.task, j.queue, count(*),
-       exists (select from {s}.worker w where w.lost_at is null and j.task = any(w.tasks) and j.queue = any(w.queues))
-from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
-group by j.task, j.queue order by j.task, j.queue"""
+with recursive parked(task, queue) as (
+    (select j.task, j.queue from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
+     order by j.task, j.queue limit 1)
+    union all
+    select following.task, following.queue from parked cross join lateral (
+        select j.task, j.queue from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
+        and (j.task, j.queue) > (parked.task, parked.queue) order by j.task, j.queue limit 1) as following
+)
+select p.task, p.queue, few.jobs,
+       exists (select from {s}.worker w where w.lost_at is null and p.task = any(w.tasks) and p.queue = any(w.queues)),
+       coalesce(few.jobs > %(most)s::int, false)
+from parked p cross join lateral (
+    select count(*) as jobs from (
+        select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
+        and j.task = p.task and j.queue = p.queue limit %(most)s::int + 1) as counted
+) as few order by p.task, p.queue"""
 
 # Schedules with the last of their ticks, by the key (schedule, tick).
 LIST_SCHEDULES: LiteralString = """
@@ -95,7 +178,7 @@ order by s.name"""
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
     """How many jobs a queue holds, by phase; for how long the oldest due one has waited, in seconds; and how many
-    living workers serve it."""
+    living workers serve it. `at_least`: the phases of which it holds more than was counted."""
 
     queue: str
     pending: int
@@ -107,6 +190,15 @@ class QueueCounts:
     oldest_due_seconds: float | None
     workers: int
     paused: bool
+    at_least: list[str]
+
+
+class Ended(NamedTuple):
+    """How many jobs ended in a state; `at_least` if there may be more than was counted."""
+
+    state: str
+    jobs: int
+    at_least: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +229,7 @@ class UnknownTaskJobs:
     queue: str
     jobs: int
     known_to_a_worker: bool
+    at_least: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +300,23 @@ class ReadQueries(Statements):
         params = {"state": state, "queue": queue, "task": task, "before": before, "limit": limit}
         return Query(self._sql(LIST_JOBS), lambda rows: [_job(row) for row in rows], params)
 
-    def count_jobs(self) -> Query[list[QueueCounts]]:
-        """Jobs by queue and phase."""
-        return Query(self._sql(COUNT_JOBS), lambda rows: [QueueCounts(*row) for row in rows])
+    def count_jobs(self, most: int | None = MOST_COUNTED) -> Query[list[QueueCounts]]:
+        """Jobs by queue and phase: of each to `most` and one more, or all of them."""
+        return Query(self._sql(COUNT_JOBS), lambda rows: [QueueCounts(*row) for row in rows], {"most": most})
 
-    def count_finished(self) -> Query[dict[str, int]]:
-        """Jobs that ended within the last hour, by state."""
-        return Query(self._sql(COUNT_FINISHED), lambda rows: {row[0]: row[1] for row in rows})
+    def count_finished(self, most: int | None = MOST_COUNTED) -> Query[list[Ended]]:
+        """Jobs that ended within the last hour, by state, of the newest `most`."""
+        return Query(self._sql(COUNT_FINISHED), lambda rows: [Ended(*row) for row in rows], {"most": most})
 
     def list_workers(self) -> Query[list[WorkerStatus]]:
         """Workers and schedulers."""
         return Query(self._sql(LIST_WORKERS), lambda rows: [WorkerStatus(*row) for row in rows])
 
-    def list_unknown_tasks(self) -> Query[list[UnknownTaskJobs]]:
-        """Jobs that wait for a worker that knows their task."""
-        return Query(self._sql(LIST_UNKNOWN_TASKS), lambda rows: [UnknownTaskJobs(*row) for row in rows])
+    def list_unknown_tasks(self, most: int | None = MOST_COUNTED) -> Query[list[UnknownTaskJobs]]:
+        """Jobs that wait for a worker that knows their task: of each to `most` and one more, or all of them."""
+        return Query(
+            self._sql(LIST_UNKNOWN_TASKS), lambda rows: [UnknownTaskJobs(*row) for row in rows], {"most": most}
+        )
 
     def list_schedules(self) -> Query[list[ScheduleStatus]]:
         """Schedules."""
