@@ -264,7 +264,8 @@ class Pools:
         """Run one query, committed at once. `database` is asked only for the first of our connections."""
         pool = self._pool if self._pid == os.getpid() else None
         if pool is None:
-            pool = self._sync_pool(database())
+            with self.connection(database()) as conn:
+                return run(conn, query)
         conn = _lent_by(pool)
         try:
             return run(conn, query)

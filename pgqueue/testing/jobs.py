@@ -203,8 +203,8 @@ class Jobs:
             job = plain[0](session, new)
             return self.run(job, raise_errors=raise_errors) if session._home is self.app else job
 
-        def insert_many(session: Session, news: Any) -> list[int]:
-            ids = plain[1](session, news)
+        def insert_many(session: Session, *new: Any) -> list[int]:
+            ids = plain[1](session, *new)
             for job_id in ids if session._home is self.app else ():
                 self.run(job_id, raise_errors=raise_errors)
             return ids
@@ -213,8 +213,8 @@ class Jobs:
             job = await plain[2](session, new)
             return await self.arun(job, raise_errors=raise_errors) if session._home is self.app else job
 
-        async def ainsert_many(session: Session, news: Any) -> list[int]:
-            ids = await plain[3](session, news)
+        async def ainsert_many(session: Session, *new: Any) -> list[int]:
+            ids = await plain[3](session, *new)
             for job_id in ids if session._home is self.app else ():
                 await self.arun(job_id, raise_errors=raise_errors)
             return ids
