@@ -31,6 +31,8 @@ OUTCOMES = [
 ]
 FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
+    "enqueue_one": lambda q: q.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
+    "enqueue_alike": lambda q: q.enqueue_alike(new_job(run_at=TICK), '[{"a": 1}, {}]'),
     "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
     "claim": lambda q: q.claim(WORKER, {"default": 2, "bulk": 1}, 3),
     "claim_beyond": lambda q: q.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),

@@ -72,21 +72,15 @@ _LANE: LiteralString = "j.state = 'pending' and j.queue = lane.queue and j.prior
 COUNT_JOBS: LiteralString = (
     _LANES
     + """, sample(queue, kind, again) as materialized (
-    select served.queue, 'due', due.attempt > 0 from served cross join lateral (
+    select served.queue, part.kind, found.attempt > 0 from served
+    cross join (values ('due', '-infinity'::timestamptz, now()), ('later', now(), 'infinity')) as part(kind, low, high)
+    cross join lateral (
         select ready.attempt from lane cross join lateral (
             select j.attempt from {s}.job_live j where """
     + _LANE
-    + """ and j.run_at <= now()
-            order by j.run_at limit %(most)s::int + 1) as ready
-        where lane.queue = served.queue limit %(most)s::int + 1) as due
-    union all
-    select served.queue, 'later', later.attempt > 0 from served cross join lateral (
-        select ready.attempt from lane cross join lateral (
-            select j.attempt from {s}.job_live j where """
-    + _LANE
-    + """ and j.run_at > now()
-            order by j.run_at limit %(most)s::int + 1) as ready
-        where lane.queue = served.queue limit %(most)s::int + 1) as later
+    + """ and j.run_at > part.low and j.run_at <= part.high
+            order by j.run_at, j.id limit %(most)s::int + 1) as ready
+        where lane.queue = served.queue limit %(most)s::int + 1) as found
     union all
     (select queue, 'running', false from {s}.job_live where worker_id is not null
      order by worker_id limit %(most)s::int + 1)
