@@ -6,6 +6,7 @@ One database is migrated for the run; a test that wants a database gets a copy o
 import asyncio
 import gc
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -145,6 +146,11 @@ def app(dsn: str) -> Iterator[App]:
     app = App(dsn)
     yield app
     app.close()
+
+
+def shown(value: object) -> str:
+    """Return how a test is called after a value: without addresses, which differ in each process of one run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))[:40]
 
 
 def scalar(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import scalar
+from conftest import scalar, shown
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import NullPool, create_engine
 
@@ -113,7 +113,7 @@ def test_bad_arguments_are_refused_on_own_connection_too(
     assert nothing_written(conn)
 
 
-@pytest.mark.parametrize("args", [[1], "x", {1: 2}, [("a", 1)], 5], ids=str)
+@pytest.mark.parametrize("args", [[1], "x", {1: 2}, [("a", 1)], 5], ids=shown)
 @pytest.mark.parametrize("task", ["send", "unknown.here"])
 def test_arguments_that_are_no_object_are_refused(
     dsn: str, app: App, send: Task[..., Any], task: str, args: Any
@@ -122,7 +122,7 @@ def test_arguments_that_are_no_object_are_refused(
         app.using(lent).enqueue(task, args)
 
 
-@pytest.mark.parametrize("value", [math.nan, [math.inf], "\x00", {"\x00": 1}, "\ud800", object()], ids=ascii)
+@pytest.mark.parametrize("value", [math.nan, [math.inf], "\x00", {"\x00": 1}, "\ud800", object()], ids=shown)
 def test_arguments_of_an_unknown_task_must_be_json_too(dsn: str, app: App, value: Any) -> None:
     with refused(dsn, InvalidArguments, "cannot call elsewhere: ") as lent:
         app.using(lent).enqueue("elsewhere", {"v": value})
@@ -175,7 +175,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "thing", "remedy"), BAD_OPTIONS, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("options", "thing", "remedy"), BAD_OPTIONS, ids=shown)
 def test_bad_options_are_refused_before_anything_is_written(
     dsn: str, app: App, send: Task[..., Any], options: dict[str, Any], thing: str, remedy: str
 ) -> None:
@@ -297,7 +297,7 @@ def test_an_aborted_transaction_is_not_mistaken_for_anything_else(dsn: str, conn
     assert nothing_written(conn)
 
 
-@pytest.mark.parametrize("thing", ["postgresql://localhost/db", 5, False, object(), []], ids=str)
+@pytest.mark.parametrize("thing", ["postgresql://localhost/db", 5, False, object(), []], ids=shown)
 def test_what_is_no_connection_is_refused_with_what_is_one(conn: psycopg.Connection[Any], app: App, thing: Any) -> None:
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     for verb in (

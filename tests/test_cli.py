@@ -29,6 +29,7 @@ class Shell:
     def __init__(self, directory: Path, dsn: str | None) -> None:
         self._directory = directory
         self._environ = {k: v for k, v in os.environ.items() if not k.startswith(("PGQUEUE_", "DATABASE_URL"))}
+        self._environ["COLUMNS"] = "200"
         if dsn:
             self._environ["PGQUEUE_DSN"] = dsn
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import scalar
+from conftest import scalar, shown
 from psycopg.rows import dict_row
 
 from pgqueue import App, Task, UnknownJob
@@ -169,7 +169,7 @@ def test_one_app_serves_several_event_loops(app: App, conn: Conn, task: Task[...
         {"options": "-c default_transaction_isolation=serializable"},
         {"options": "-c standard_conforming_strings=on -c bytea_output=escape"},
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_connection_with_settings_of_its_own_works(
     dsn: str, app: App, conn: Conn, task: Task[..., None], settings: dict[str, Any]

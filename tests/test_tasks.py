@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from conftest import shown
 from harness import claimed
 from pydantic import BaseModel
 
@@ -198,7 +199,7 @@ def test_text_that_postgres_cannot_hold_is_refused_by_name(value: Any) -> None:
     assert "cannot call task: v" in problems(of_kind(Any), value)
 
 
-@pytest.mark.parametrize("value", [object(), lambda: None, sys, [object()], {"a": {"b": object()}}], ids=str)
+@pytest.mark.parametrize("value", [object(), lambda: None, sys, [object()], {"a": {"b": object()}}], ids=shown)
 def test_an_object_is_refused_with_what_to_pass_instead(value: Any) -> None:
     assert "pass plain data, such as the id of a row" in problems(of_kind(Any), value)
 
