@@ -14,19 +14,22 @@ from pgqueue.errors import (
     NotAllowed,
     NotMigrated,
     PgqueueError,
+    ScheduleExists,
     UnknownJob,
     UnknownQueue,
+    UnknownSchedule,
     UnknownTask,
     UnsupportedConnection,
 )
 from pgqueue.job import Attempt, Job, JobState
 from pgqueue.outcome import Cancel, ErrorInfo, Fail, Retry, Snooze, TimedOut
-from pgqueue.plan import Cron, Every
+from pgqueue.plan import At, Cron, Every, RRule
 from pgqueue.retry import Constant, Delays, Exponential, RetryPolicy
 from pgqueue.tasks import ThreadTimeoutWarning
 
 __all__ = [
     "App",
+    "At",
     "Attempt",
     "Cancel",
     "Client",
@@ -51,14 +54,17 @@ __all__ = [
     "NotAllowed",
     "NotMigrated",
     "PgqueueError",
+    "RRule",
     "Retry",
     "RetryPolicy",
+    "ScheduleExists",
     "Snooze",
     "Task",
     "ThreadTimeoutWarning",
     "TimedOut",
     "UnknownJob",
     "UnknownQueue",
+    "UnknownSchedule",
     "UnknownTask",
     "UnsupportedConnection",
 ]

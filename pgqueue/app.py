@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from pgqueue import db, embedded
 from pgqueue.client import (
@@ -18,16 +18,16 @@ from pgqueue.client import (
     check_tags,
     new_job,
 )
-from pgqueue.config import check_name, check_queue, check_schema, find_dsn
+from pgqueue.config import check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, Listeners
 from pgqueue.job import Job, NewJob
 from pgqueue.outcome import Outcome, seconds
-from pgqueue.plan import Plan, as_plan
+from pgqueue.plan import as_plan
 from pgqueue.queries import Queries
-from pgqueue.queries.schedule import Schedule
 from pgqueue.retry import MAX_DELAY, Delays, Exponential, RetryOption, as_policy
+from pgqueue.schedules import GivenPlan, ScheduleOptions, Schedules
 from pgqueue.tasks import Tasks, TaskSpec, task_name
 
 P = ParamSpec("P")
@@ -151,6 +151,7 @@ class App:
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
     looked up when it is first needed. `queue`, `max_attempts`, `retry` and `max_crashes` are the defaults of its tasks.
     `retention={"bulk": 0}` keeps nothing of what succeeds in a queue, as `@app.task(retention=0)` does of a task.
+    `name` tells the schedules of several apps in one schema apart; the command line gives it what `-A` says.
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
@@ -160,6 +161,7 @@ class App:
         self,
         dsn: str | None = None,
         *,
+        name: str = "",
         schema: str = "pgqueue",
         queue: str = "default",
         max_attempts: int = 20,
@@ -170,6 +172,7 @@ class App:
         listen_dsn: str | None = None,
     ) -> None:
         check_max_attempts(max_attempts)
+        self.name = name
         self.schema = check_schema(schema)
         self.queue = check_queue(queue)
         self.max_attempts = max_attempts
@@ -177,7 +180,6 @@ class App:
         self.max_crashes = check_count("max_crashes", max_crashes)
         self.retention = {check_queue(name): check_retention(kept) for name, kept in (retention or {}).items()}
         self.tasks = Tasks()
-        self.schedules: dict[str, Schedule] = {}
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.child_starters: list[Callable[[], None]] = []
@@ -185,6 +187,7 @@ class App:
         self.worker_stoppers: list[Hook] = []
         self.queries = Queries(schema)
         self.pools = db.Pools()
+        self.schedules = Schedules(self)
         self._given_dsn = dsn
         self._pgbouncer = pgbouncer
         self._listen_dsn = listen_dsn
@@ -312,37 +315,30 @@ class App:
 
     def schedule(
         self,
-        plan: str | float | timedelta | Plan,
+        plan: GivenPlan | None = None,
         /,
         *,
         name: str | None = None,
-        timezone: str = "UTC",
-        args: Mapping[str, Any] | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_attempts: int | None = None,
+        at: datetime | None = None,
+        **options: Unpack[ScheduleOptions],
     ) -> Callable[[AnyTask], AnyTask]:
         """Run a task by a plan: `@app.schedule("*/5 * * * *", timezone="Europe/Paris")` above `@app.task`.
 
-        `plan` is a cron expression, or an interval in seconds or as a timedelta, anchored so that it never drifts. The
-        schedule is called like its task unless it has a `name`; `pgqueue schedule` makes it a row and fires it. Raises
-        InvalidPlan, InvalidArguments or InvalidOption at once.
+        `plan` is a cron expression, or an interval in seconds or as a timedelta, anchored so that it never drifts, or
+        an RRule; or `at` is the one moment. The schedule is called like its task unless it has a `name`; schedulers
+        make it a row and fire it. The options are those of pgqueue.schedules.ScheduleOptions. Raises InvalidPlan,
+        InvalidArguments or InvalidOption at once.
         """
-        options = Options(queue=queue, priority=priority, max_attempts=max_attempts)
-        checked = as_plan(plan, timezone)
+        if plan is not None:
+            as_plan(plan, options.get("timezone", "UTC"))  # what is wrong with it is said where it is written
 
         def declare(task: AnyTask) -> AnyTask:
             if not isinstance(task, Task):
                 raise InvalidTask(f"{task!r} is no task: put @app.schedule(…) above @app.task")
-            new = new_job(task.spec.encode((), args or {}), options, task.spec, task.name, self)
-            self._declare(Schedule(check_name("schedule", name or task.name), checked, new))
+            self.schedules.declare(task.name if name is None else name, task.name, plan, at=at, **options)
             return task
 
         return declare
-
-    def _declare(self, schedule: Schedule) -> None:
-        if self.schedules.setdefault(schedule.name, schedule) != schedule:
-            raise InvalidOption(f"two schedules are called {schedule.name!r}: give one of them name=…")
 
     def on(self, kind: type[E_]) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]:
         """Listen to a kind of event: `@app.on(JobDied)` above a function that takes one. See pgqueue.events.

@@ -1,11 +1,11 @@
 """The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from pydantic_core import from_json
 
@@ -21,6 +21,8 @@ from pgqueue.retry import MAX_DELAY
 from pgqueue.tasks import Tasks, TaskSpec, check_json_object
 
 T = TypeVar("T")
+# Queries one after the other, each asked for by what came back before: alike on sync and async connections.
+Steps: TypeAlias = Generator[Query[Any], Any, T]
 CHUNK = 5_000
 CHUNK_BYTES = 16 * 1024 * 1024
 
@@ -201,13 +203,35 @@ class Session:
         async with self._async_connection() as conn:
             return await db.run_async(conn, query)
 
+    def perform(self, steps: Steps[T]) -> T:
+        """Run queries one after the other in one transaction; what `steps` raises undoes those before it."""
+        with self._connection() as conn, db.all_or_nothing(conn):
+            found: Any = None
+            while True:
+                try:
+                    query = steps.send(found)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]  # what the generator returns
+                found = db.run(conn, query)
+
+    async def aperform(self, steps: Steps[T]) -> T:
+        """Run queries one after the other in one transaction; what `steps` raises undoes those before it."""
+        async with self._async_connection() as conn, db.all_or_nothing_async(conn):
+            found: Any = None
+            while True:
+                try:
+                    query = steps.send(found)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]  # what the generator returns
+                found = await db.run_async(conn, query)
+
     def insert(self, new: NewJob) -> Job:
         """Insert a job."""
-        return self._tell(as_job(new, self.run(self._home.queries.enqueue_one(new))))
+        return self.tell(as_job(new, self.run(self._home.queries.enqueue_one(new))))
 
     async def ainsert(self, new: NewJob) -> Job:
         """Insert a job."""
-        return self._tell(as_job(new, await self.arun(self._home.queries.enqueue_one(new))))
+        return self.tell(as_job(new, await self.arun(self._home.queries.enqueue_one(new))))
 
     def insert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
         """Insert jobs that are like `new` but for their arguments, in chunks, all of them or none.
@@ -228,7 +252,8 @@ class Session:
                 ids += self._tell_many(new, await db.run_async(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
 
-    def _tell(self, job: Job) -> Job:
+    def tell(self, job: Job) -> Job:
+        """Tell listeners of a job that was inserted."""
         if self._home.listeners:
             self._home.listeners.emit(JobEnqueued(job.id, job.task, job.queue))
         return job

@@ -92,6 +92,12 @@ class Context:
         return json.loads(self._job.headers) if self._job.headers else {}
 
     @property
+    def tick(self) -> datetime | None:
+        """The tick of its schedule that the job is for, in UTC, however late it runs; None for a job of no schedule."""
+        tick = self.headers.get("tick")
+        return None if tick is None else datetime.fromisoformat(tick)
+
+    @property
     def run_at(self) -> datetime:
         """When this attempt was due."""
         return self._job.run_at

@@ -10,9 +10,11 @@ PgqueueError
 ├── UnknownTask              no task of that name is registered
 ├── InvalidArguments         arguments that do not fit the task or cannot be stored as JSON
 ├── InvalidOption            a queue, priority, delay, tag … out of its bounds
-├── InvalidPlan              a cron expression, interval or timezone that cannot be used
+├── InvalidPlan              a cron expression, interval, moment or timezone that cannot be used
 ├── UnknownQueue             a limit names a queue the worker does not serve
 ├── UnknownJob               no job has that id
+├── UnknownSchedule          no schedule has that name
+├── ScheduleExists           a schedule has that name already
 └── LeaseLost                the job was taken from this worker and runs elsewhere
 """
 
@@ -96,6 +98,16 @@ class UnknownQueue(PgqueueError, LookupError):
 
 class UnknownJob(PgqueueError, LookupError):
     """No job has that id: it never existed, its transaction rolled back, or retention dropped it."""
+
+
+class UnknownSchedule(PgqueueError, LookupError):
+    """No schedule has that name. Nothing was written."""
+
+
+class ScheduleExists(PgqueueError):
+    """A schedule has that name already. Nothing was written."""
+
+    exit_code = 2
 
 
 class LeaseLost(PgqueueError):

@@ -115,12 +115,35 @@ class JobRescued(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleFired(Event):
-    """A tick became a job. `missed` ticks before it had passed without a scheduler."""
+    """A tick became a job, `lag` seconds after its time. `missed` ticks before it had passed without a scheduler."""
 
     schedule: str
     tick: datetime
     job_id: int
     missed: int
+    lag: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleMissed(Event):
+    """`count` ticks from `first` to `last` passed without a scheduler, and did not fire; `reason` of the last."""
+
+    schedule: str
+    first: datetime
+    last: datetime
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSkipped(Event):
+    """`count` ticks from `first` to `last` did not fire: the schedule was paused, or earlier jobs still ran."""
+
+    schedule: str
+    first: datetime
+    last: datetime
+    count: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ SILENT = 0.75  # the share of a lease after which a process that could not beat 
 
 def describe(kind: str, lease_seconds: float, queues: Sequence[str], tasks: Sequence[str], slots: int) -> WorkerInfo:
     """Return the row of this process, under an id that no other process or boot has."""
-    boot = take_worker_id() or uuid.uuid4()
+    boot = (take_worker_id() if kind == "worker" else None) or uuid.uuid4()  # its parent knows a process by its worker
     host, release = socket.gethostname(), version("pgqueue")
     return WorkerInfo(boot, kind, host, os.getpid(), release, queues, tasks, slots, lease_seconds)
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from conftest import drain, scalar
 
-from pgqueue import App
+from pgqueue import App, migrate
 
 SHOP = """
 import pgqueue
@@ -126,7 +126,7 @@ def test_no_database_named_is_said_before_anything_else(tmp_path: Path) -> None:
 def test_migrate_check_sql_and_twice(tmp_path: Path, empty_dsn: str) -> None:
     shell = Shell(tmp_path, empty_dsn)
     assert shell("migrate", "--check").returncode == 78
-    assert "0003" in shell("migrate").stderr
+    assert migrate.head() in shell("migrate").stderr
     assert "nothing to do" in shell("migrate").stderr
     assert shell("migrate", "--check").returncode == 0
     script = Shell(tmp_path, None)("migrate", "--sql")
@@ -182,3 +182,38 @@ def test_status_shows_queues_and_jobs_that_no_worker_knows(
     text = shell("status").stdout
     assert "nobody.knows.this" in text
     assert "bulk" in text
+
+
+def test_a_schedule_is_made_changed_fired_and_deleted(shell: Shell) -> None:
+    options = ("--plan", "0 6 * * mon-fri", "--timezone", "Europe/Paris", "-o", "misfire=all(3)", "-o", "grace=10m")
+    made = shell.data("schedules", "create", "s", "greet", '{"who": "you"}', *options, "-A", "shop:app", "--by", "ann")
+    assert (made["plan"], made["misfire"], made["grace_seconds"], made["edited_by"]) == (
+        "0 6 * * mon-fri", "all(3)", 600.0, "ann",
+    )  # fmt: skip
+    assert shell.data("schedules", "edit", "s", "-o", "queue=bulk", "-o", "overlap=skip")["max_running"] == 1
+    assert shell.data("schedules", "pause", "s", "--until", "2h")["state"] == "paused"
+    job = shell("schedules", "run", "s")
+    assert job.stdout.strip().isdigit(), job.stderr
+    shown = shell.data("schedules", "show", "s")
+    assert shown["status"]["state"] == "paused"
+    assert (shown["definition"]["queue"], shown["definition"]["args"]) == ("bulk", {"who": "you"})
+    assert [tick["outcome"] for tick in shown["ticks"]] == ["fired"]
+    assert shell.data("schedules", "resume", "s", "--catch-up", "once")["state"] == "active"
+    assert [one["name"] for one in shell.data("schedules", "list")] == ["s"]
+    assert "s is deleted" in shell("schedules", "delete", "s").stderr
+    _refused(shell("schedules", "show", "s"), 1, "no schedule is called 's'")
+
+
+def test_a_preview_says_in_plain_words_when_a_plan_ticks(tmp_path: Path) -> None:
+    done = Shell(tmp_path, None)("schedules", "preview", "--plan", "0 6 * * mon-fri", "--timezone", "Asia/Kolkata")
+    first, *lines = done.stdout.splitlines()
+    assert first == "At 06:00 on Monday through Friday, Asia/Kolkata"
+    assert len(lines) == 5
+    assert all("06:00:00 Asia/Kolkata (UTC+5.5), in " in line for line in lines)
+
+
+def test_schedule_options_that_cannot_be_used_are_refused(shell: Shell) -> None:
+    create = ("schedules", "create", "s", "greet", '{"who": "you"}')
+    _refused(shell(*create, "--plan", "61 * * * *"), 2, "61 * * * *")
+    _refused(shell(*create, "--plan", "60", "-o", "color=red"), 2, "color=red", "misfire", "overlap")
+    _refused(shell("schedules", "pause", "s", "--until", "soon"), 2, "--until", "2027-01-31")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgqueue import App, Cron, Every, InvalidPlan
-from pgqueue.plan import Plan, as_plan, due_ticks
+from pgqueue.plan import At, Plan, RRule, Span, as_plan, newest_ticks, passed_ticks
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SPRING = datetime(2026, 3, 29, tzinfo=UTC)  # Paris: 02:00 CET becomes 03:00 CEST at 01:00 UTC
@@ -133,34 +133,39 @@ PLANS = st.one_of(
 
 @settings(deadline=None, max_examples=100)
 @given(plan=PLANS, start=st.integers(0, 400 * 1440), minutes=st.integers(-100, 3 * 1440), at_most=st.integers(1, 40))
-def test_due_ticks_are_the_last_of_what_a_naive_walk_finds(plan: Plan, start: int, minutes: int, at_most: int) -> None:
+def test_the_newest_ticks_are_the_last_of_what_a_naive_walk_finds(
+    plan: Plan, start: int, minutes: int, at_most: int
+) -> None:
     first = plan.after(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=start))
     now = first + timedelta(minutes=minutes)
     counted = Counted(plan, 5_000)
     walked = list(naive(plan, first, now))
-    found, following = due_ticks(counted, first, now, at_most)  # type: ignore[arg-type]
-    assert found == walked[-at_most:]
-    assert following == plan.after(now)
+    assert newest_ticks(counted, first, now, at_most) == walked[-at_most:]
+    oldest, following = passed_ticks(plan, first, now, at_most)
+    assert oldest == walked[:at_most]
+    assert following == (walked[at_most] if len(walked) > at_most else first if now < first else plan.after(now))
 
 
 def test_a_tick_that_is_due_right_now_is_found() -> None:
-    assert due_ticks(Every(60), NOON, NOON, 10) == ([NOON], NOON + timedelta(seconds=60))
+    assert newest_ticks(Every(60), NOON, NOON, 10) == [NOON]
+    assert passed_ticks(Every(60), NOON, NOON, 10) == ([NOON], NOON + timedelta(seconds=60))
 
 
 def test_nothing_is_due_before_the_first_tick() -> None:
-    found, following = due_ticks(Every(60), NOON + timedelta(hours=1), NOON, 10)
-    assert found == []
-    assert following > NOON
+    later = NOON + timedelta(hours=1)
+    assert newest_ticks(Every(60), later, NOON, 10) == []
+    assert passed_ticks(Every(60), later, NOON, 10) == ([], later)
 
 
 def test_a_first_tick_that_the_plan_does_not_know_is_kept() -> None:
     odd = NOON + timedelta(seconds=7)
-    assert due_ticks(Cron("0 * * * *"), odd, odd, 10) == ([odd], NOON + timedelta(hours=1))
+    assert newest_ticks(Cron("0 * * * *"), odd, odd, 10) == [odd]
+    assert passed_ticks(Cron("0 * * * *"), odd, odd, 10) == ([odd], NOON + timedelta(hours=1))
 
 
 def test_years_of_downtime_cost_no_more_than_the_ticks_asked_for() -> None:
     counted = Counted(Cron("* * * * * *"), 2_000)
-    found, _ = due_ticks(counted, NOON - timedelta(days=3650), NOON, 100)  # type: ignore[arg-type]
+    found = newest_ticks(counted, NOON - timedelta(days=3650), NOON, 100)
     assert found == [NOON - timedelta(seconds=99 - n) for n in range(100)]
 
 
@@ -176,16 +181,16 @@ def test_a_plan_that_ticks_in_bursts_is_searched_in_bounded_work(
     expression: str, last: datetime, step: timedelta
 ) -> None:
     counted = Counted(Cron(expression), 3_000)
-    found, following = due_ticks(counted, datetime(2025, 1, 1, 12, tzinfo=UTC), NOON, 5)  # type: ignore[arg-type]
+    found = newest_ticks(counted, datetime(2025, 1, 1, 12, tzinfo=UTC), NOON, 5)
     assert found == [last - n * step for n in (4, 3, 2, 1, 0)]
-    assert following == Cron(expression).after(NOON)
 
 
 def test_looking_inside_the_autumn_fold_finds_a_next_tick_in_the_future() -> None:
     plan = Cron("30 2 * * *", "Europe/Paris")
     now = AUTUMN + timedelta(hours=1, minutes=10)
-    found, following = due_ticks(plan, AUTUMN + timedelta(minutes=30), now, 10)
+    found, following = passed_ticks(plan, AUTUMN + timedelta(minutes=30), now, 10)
     assert found == [AUTUMN + timedelta(minutes=30)]
+    assert following is not None
     assert following > now
 
 
@@ -198,6 +203,7 @@ def test_looking_inside_the_autumn_fold_finds_a_next_tick_in_the_future() -> Non
         (timedelta(hours=1), Every(3600.0)),
         (Cron("@daily"), Cron("@daily")),
         (Every(5), Every(5)),
+        (NOON, At(NOON, "Europe/Paris")),
     ],
     ids=str,
 )
@@ -253,7 +259,9 @@ def test_every_of_something_that_is_no_number_is_refused(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [True, None, [], b"* * * * *", object], ids=str)
 def test_what_is_no_plan_is_refused_with_what_is_one(wrong: Any) -> None:
-    with pytest.raises(InvalidPlan, match="is no plan: give a cron expression, a number of seconds or a timedelta"):
+    with pytest.raises(
+        InvalidPlan, match="is no plan: give a cron expression, a number of seconds or a timedelta, an aware datetime"
+    ):
         as_plan(wrong)
 
 
@@ -265,3 +273,57 @@ def test_a_bad_timezone_beside_an_interval_is_refused() -> None:
 def test_a_schedule_with_a_bad_plan_is_refused_where_it_is_declared() -> None:
     with pytest.raises(InvalidPlan, match="61"):
         App("unused").schedule("61 * * * *")
+
+
+def test_an_interval_counts_from_its_anchor() -> None:
+    plan = as_plan(timedelta(days=2), start=NOON)
+    assert plan.after(NOON) == NOON + timedelta(days=2)
+    assert plan.after(NOON - timedelta(seconds=1)) == NOON
+    assert as_plan(Every(7), start=NOON) == Every(7, anchor=NOON)
+    assert as_plan(Every(7, anchor=NOON), start=NOON + timedelta(1)) == Every(7, anchor=NOON)
+
+
+def test_a_moment_ticks_once() -> None:
+    plan = At(NOON)
+    assert plan.after(NOON - timedelta(days=900)) == NOON
+    assert plan.after(NOON) is None
+
+
+def test_a_span_ticks_from_its_start_to_its_end_both_included() -> None:
+    span = Span(Cron("0 * * * *"), NOON, NOON + timedelta(hours=2))
+    found, following = passed_ticks(span, span.after(NOON - timedelta(days=9)) or NOON, NOON + timedelta(days=9), 10)
+    assert (found, following) == ([NOON + timedelta(hours=n) for n in range(3)], None)
+
+
+def test_a_span_that_ends_before_it_starts_is_refused() -> None:
+    with pytest.raises(InvalidPlan, match="is before start"):
+        Span(Every(60), NOON, NOON - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("wrong", [datetime(2026, 1, 1), "2026-01-01", datetime(9999, 1, 1, tzinfo=UTC), 5], ids=str)
+def test_a_moment_that_is_not_aware_or_far_off_is_refused(wrong: Any) -> None:
+    for make in (lambda: At(wrong), lambda: Span(Every(60), start=wrong), lambda: Every(60, anchor=wrong)):
+        with pytest.raises(InvalidPlan, match="give an aware datetime"):
+            make()
+
+
+def test_an_rrule_ticks_on_the_wall_clock_until_it_ends() -> None:
+    plan = RRule("FREQ=MONTHLY;BYDAY=-1FR;COUNT=3", datetime(2026, 1, 1, 9, tzinfo=UTC), "Europe/Paris")
+    ticks, tick = [], plan.after(datetime(2025, 1, 1, tzinfo=UTC))
+    while tick is not None:
+        ticks.append(tick.strftime("%m-%d %H:%M"))
+        tick = plan.after(tick)
+    assert ticks == ["01-30 09:00", "02-27 09:00", "03-27 09:00"]
+
+
+def test_an_rrule_keeps_its_time_of_day_through_clock_changes() -> None:
+    plan = RRule("FREQ=DAILY", datetime(2026, 1, 1, 1, 30, tzinfo=UTC), "Europe/Paris")  # 02:30 in Paris
+    assert plan.after(SPRING - timedelta(hours=12)) == SPRING + timedelta(hours=1)
+    assert plan.after(SPRING + timedelta(hours=2)) == SPRING + timedelta(days=1, minutes=30)
+    assert plan.after(AUTUMN) == AUTUMN + timedelta(minutes=30)
+
+
+@pytest.mark.parametrize("rule", ["", "FREQ=HOURLY", "FREQ=DAILY;X=1", "FREQ=DAILY;UNTIL=20270101T000000Z", 5, None])
+def test_a_bad_rrule_is_refused_by_name(rule: Any) -> None:
+    with pytest.raises(InvalidPlan, match="RRULE"):
+        RRule(rule, NOON)

@@ -18,7 +18,8 @@ from pgqueue.lifecycle import Resolution
 from pgqueue.outcome import ErrorInfo
 from pgqueue.plan import Cron, Every
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.schedule import Schedule, Tick
+from pgqueue.schedule import Schedule
+from pgqueue.ticks import State, Tick
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,7 +60,24 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "declare": lambda q: q.declare([(plan, TICK) for plan in PLANS]),
     "lock_due": lambda q: q.lock_due(10),
     "known_ticks": lambda q: q.known_ticks([("s", TICK)]),
-    "record_ticks": lambda q: q.record_ticks(TICKS, {"s": TICK, "c": TICK}),
+    "record_ticks": lambda q: q.record_ticks(TICKS, [(State(plan, TICK, TICK), 1.0) for plan in PLANS]),
+    "lock_schedule": lambda q: q.lock_schedule("s"),
+    "unfinished": lambda q: q.unfinished([1, 2]),
+    "queued_ticks": lambda q: q.queued_ticks(["s", "c"]),
+    "note_errors": lambda q: q.note_errors([("s", "why", False), ("c", "why", True)]),
+    "news": lambda q: q.news(PLANS),
+    "create_schedule": lambda q: q.create_schedule(PLANS[0], TICK, "me"),
+    "redefine": lambda q: q.redefine(PLANS[0], TICK, TICK, "me"),
+    "declared": lambda q: q.declared("s"),
+    "pause_schedule": lambda q: q.pause_schedule("s", TICK, "me", "once"),
+    "resume_schedule": lambda q: q.resume_schedule("s", "all(3)"),
+    "delete_schedule": lambda q: q.delete_schedule("s"),
+    "wake_schedulers": lambda q: q.wake_schedulers(),
+    "say_release": lambda q: q.say_release(WORKER, "shop:app", "r1", ["s"]),
+    "is_newest_release": lambda q: q.is_newest_release(WORKER),
+    "disable_dropped": lambda q: q.disable_dropped("shop:app"),
+    "unsay_release": lambda q: q.unsay_release(WORKER),
+    "list_ticks": lambda q: q.list_ticks("s"),
     "next_tick": lambda q: q.next_tick(),
     "has_version": lambda q: q.has_version(),
     "schema_version": lambda q: q.schema_version(),

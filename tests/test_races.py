@@ -205,7 +205,7 @@ def test_a_tick_that_fires_a_second_time_raises_and_takes_its_job_with_it(conn: 
 
     def fire(one: Conn) -> None:
         (row,) = db.run(one, QUERIES.enqueue([new_job()]))
-        db.run(one, QUERIES.record_ticks([Tick("s", tick, "fired", None, row.id)], {"s": tick}))
+        db.run(one, QUERIES.record_ticks([Tick("s", tick, "fired", None, row.id)]))
 
     a, b = connect(), connect()
     fire(a)

@@ -13,7 +13,7 @@ from pgqueue import App, Context, InvalidOption, db
 from pgqueue.link import Link
 from pgqueue.plan import Cron, Every, Plan
 from pgqueue.queries.schedule import Schedule
-from pgqueue.scheduler import MISSED_SHOWN, Scheduler, SchedulerSettings, Ticker
+from pgqueue.scheduler import Scheduler, SchedulerSettings, Ticker
 
 Conn = psycopg.Connection[Any]
 
@@ -41,9 +41,9 @@ def fire(app: App, dsn: str) -> int:
     return asyncio.run(once())
 
 
-def run_scheduler(app: App, until: Any) -> None:
+def run_scheduler(app: App, until: Any, poll_seconds: float = 0.1) -> None:
     async def scenario() -> None:
-        scheduler = Scheduler(app, SchedulerSettings(poll_seconds=0.1))
+        scheduler = Scheduler(app, SchedulerSettings(poll_seconds=poll_seconds))
         running = asyncio.create_task(scheduler.run())
         try:
             await eventually(lambda: running.done() or until(), "what the scheduler should reach")
@@ -148,12 +148,21 @@ def test_after_a_downtime_the_newest_tick_fires_and_the_others_are_missed(app: A
     assert next_tick(conn) == newest + timedelta(hours=1)
 
 
-def test_after_a_very_long_downtime_only_so_many_missed_ticks_are_written(app: App, conn: Conn, dsn: str) -> None:
-    declare(conn, "s", Every(1), now(conn) - timedelta(days=30))
-    fire(app, dsn)
-    assert 1 <= len(ticks(conn)) <= MISSED_SHOWN
-    assert [outcome for _, outcome, _ in ticks(conn)].count("fired") == 1
-    assert now(conn) - ticks(conn)[-1][0] < timedelta(seconds=30)
+def test_after_a_long_downtime_each_missed_tick_is_a_row_written_in_parts(
+    app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.scheduler.ticker.CHUNK", 100)
+    declare(conn, "s", Every(1), Every(1).after(now(conn) - timedelta(seconds=351)))
+    looks = 0
+    while fire(app, dsn):
+        looks += 1
+    found = ticks(conn)
+    assert looks >= 4
+    outcomes = [outcome for _, outcome, _ in found]
+    assert set(outcomes[:-2]) == {"missed"}
+    assert outcomes[-1] == "fired"
+    assert [one[0] for one in found] == [found[0][0] + timedelta(seconds=i) for i in range(len(found))]
+    assert len(found) >= 350
 
 
 @pytest.mark.parametrize("outcome", ["fired", "missed", "skipped"])

@@ -18,12 +18,13 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.bench import bench
 from pgqueue.cli.load import app_or_default, load_app
+from pgqueue.cli.schedules import schedules_cli
 from pgqueue.client import Session
 from pgqueue.config import find_app
 from pgqueue.errors import InvalidArguments, InvalidOption
 from pgqueue.health import Probe
 from pgqueue.queries.read import MOST_COUNTED
-from pgqueue.scheduler import Scheduler, SchedulerSettings
+from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.supervisor import Supervisor, follow_parent
 from pgqueue.worker import Worker, WorkerSettings
 
@@ -37,6 +38,7 @@ jobs_cli = typer.Typer(help="Look at jobs, cancel them.", no_args_is_help=True)
 dead_cli = typer.Typer(help="Look at dead letters.", no_args_is_help=True)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
+cli.add_typer(schedules_cli, name="schedules")
 cli.command()(bench)
 
 AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
@@ -89,6 +91,7 @@ def work(
         int | None, typer.Option(help="Answer /live and /ready there; the next ports for more.")
     ] = None,
     health_host: Annotated[str, typer.Option(help="The address for that.")] = "127.0.0.1",
+    with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -107,14 +110,16 @@ def work(
         max_jobs_per_child=max_jobs_per_child,
         max_memory_per_child=max_memory_per_child,
     )
-    worker = Worker(load_app(app, dsn), settings)
+    home = load_app(app, dsn)
+    worker = Worker(home, settings)
     # What was imported stays: no collection need look through it again, and child processes share its pages. Claimed
     # jobs come and go by the thousand, so collections may be rarer than in a program that makes a few objects.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     worker.prepare()
-    asyncio.run(_work(worker, health_host, health_port, shutdown_timeout + LAST_RESORT))
+    scheduler = SchedulerThread(home, SchedulerSettings(lease, poll)) if with_scheduler else None
+    asyncio.run(_work(worker, scheduler, health_host, health_port, shutdown_timeout + LAST_RESORT))
 
 
 @cli.command()
@@ -289,8 +294,12 @@ def demo(
     raise typer.Exit(run(keep=keep))
 
 
-async def _work(worker: Worker, health_host: str, health_port: int | None, last_resort: float) -> None:
+async def _work(
+    worker: Worker, scheduler: SchedulerThread | None, health_host: str, health_port: int | None, last_resort: float
+) -> None:
     probe = Probe(worker.health)
+    if scheduler is not None:
+        scheduler.start(worker.stop)
     if health_port is not None:
         port = await probe.start(health_host, health_port)
         logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", health_host, port)
@@ -298,6 +307,9 @@ async def _work(worker: Worker, health_host: str, health_port: int | None, last_
         ended = await _until_signalled(worker, last_resort)
     finally:
         await probe.close()
+        if scheduler is not None:
+            scheduler.stop()
+            await asyncio.to_thread(scheduler.join, LAST_RESORT)
     if not ended:
         # A thread, or a task that does not let itself be cancelled, would hold up an ordinary exit. Its job was given
         # back already.

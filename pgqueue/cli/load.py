@@ -24,6 +24,8 @@ def load_app(reference: str | None, dsn: str | None) -> App:
         raise ConfigError(f"-A {found}: that is no pgqueue.App (apps in {module_name}: {apps})")
     if dsn:
         app.dsn = dsn
+    if not app.name:
+        app.name = next(f"{module_name}:{name}" for name in _apps(module) if getattr(module, name) is app)
     return app
 
 

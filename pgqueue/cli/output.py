@@ -136,10 +136,12 @@ def print_workers(workers: Sequence[WorkerStatus]) -> None:
 def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
     """Print schedules."""
     rows = [
-        (s.name, s.plan, s.timezone, "paused" if s.paused_at else s.next_tick, s.last_tick, s.last_outcome, s.missed)
+        (s.name, s.plan, s.timezone, s.state if s.state != "active" else s.next_tick, _age(s.lag_seconds or None),
+         s.last_tick, s.last_outcome, s.missed_in_a_day)
         for s in schedules
-    ]
-    table("schedules", ("name", "plan", "timezone", "next tick", "last tick", "outcome", "missed"), rows)
+    ]  # fmt: skip
+    columns = ("name", "plan", "timezone", "next tick", "late by", "last tick", "outcome", "missed in a day")
+    table("schedules", columns, rows)
 
 
 def print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:

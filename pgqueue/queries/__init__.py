@@ -7,6 +7,7 @@ concurrency, which index it uses and which naive form is wrong.
 from pgqueue.queries.base import Query
 from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
+from pgqueue.queries.definition import DefinitionQueries
 from pgqueue.queries.enqueue import EnqueueQueries
 from pgqueue.queries.read import ReadQueries
 from pgqueue.queries.resolve import ResolveQueries
@@ -24,6 +25,7 @@ class Queries(
     CancelQueries,
     WorkerQueries,
     ScheduleQueries,
+    DefinitionQueries,
     SchemaQueries,
     ReadQueries,
 ):

@@ -10,6 +10,7 @@ from uuid import UUID
 from pgqueue.job import Attempt, Job, JobState
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.base import Query, Row, Statements
+from pgqueue.ticks import Tick
 
 MOST_COUNTED = 10_000
 
@@ -157,16 +158,26 @@ from parked p cross join lateral (
         and j.task = p.task and j.queue = p.queue limit %(most)s::int + 1) as counted
 ) as few order by p.task, p.queue"""
 
-# Schedules with the last of their ticks, by the key (schedule, tick).
-LIST_SCHEDULES: LiteralString = """
-select s.name, s.task, coalesce(s.cron, 'every ' || s.every_seconds || ' s'), s.timezone, s.next_tick, s.paused_at,
-       f.tick, f.outcome,
-       (select count(*) from {s}.schedule_fire m where m.schedule = s.name and m.outcome = 'missed'
-        and m.tick > now() - interval '1 day')::int
-from {s}.schedule s
-left join lateral (select f.tick, f.outcome from {s}.schedule_fire f where f.schedule = s.name
-                   order by f.tick desc limit 1) as f on true
-order by s.name"""
+_SCHEDULE_FIELDS: LiteralString = (
+    "name, task, plan, timezone, state, next_tick, lag_seconds, last_tick, last_outcome, last_reason, last_job_id, "
+    "last_lag_seconds, fired_in_a_day, missed_in_a_day, skipped_in_a_day, queued, misfire, grace_seconds, overlap, "
+    "max_running, paused_at, paused_by, paused_until, disabled_at, app, edited_at, edited_by, error"
+)
+
+# Schedules by name, a page at a time, with the last of their ticks and what a day brought, by the key (schedule, tick).
+LIST_SCHEDULES: LiteralString = (
+    "select "
+    + _SCHEDULE_FIELDS
+    + """ from {s}.schedule_status
+where (%(name)s::text is null or name = %(name)s) and (%(after)s::text is null or name > %(after)s)
+order by name limit %(limit)s"""
+)
+
+# The newest ticks of a schedule, by the key (schedule, tick) backwards.
+LIST_TICKS: LiteralString = """
+select schedule, tick, outcome, reason, job_id, by from {s}.schedule_fire
+where schedule = %(name)s and (%(before)s::timestamptz is null or tick < %(before)s)
+order by tick desc limit %(limit)s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,17 +239,38 @@ class UnknownTaskJobs:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleStatus:
-    """A schedule with its next tick, what became of the last one, and how many were missed within a day."""
+    """A schedule as the view schedule_status has it. `state` is active, paused, disabled (the code dropped it), over,
+    or broken (`error` says why). `lag_seconds`: by how much its next tick is late now; `last_lag_seconds`: by how
+    much the last one was."""
 
     name: str
     task: str
     plan: str
     timezone: str
-    next_tick: datetime
-    paused_at: datetime | None
+    state: str
+    next_tick: datetime | None
+    lag_seconds: float | None
     last_tick: datetime | None
     last_outcome: str | None
-    missed: int
+    last_reason: str | None
+    last_job_id: int | None
+    last_lag_seconds: float | None
+    fired_in_a_day: int
+    missed_in_a_day: int
+    skipped_in_a_day: int
+    queued: int
+    misfire: str
+    grace_seconds: float | None
+    overlap: str
+    max_running: int | None
+    paused_at: datetime | None
+    paused_by: str | None
+    paused_until: datetime | None
+    disabled_at: datetime | None
+    app: str | None
+    edited_at: datetime | None
+    edited_by: str | None
+    error: str | None
 
 
 def _error(value: dict[str, Any] | None) -> ErrorInfo | None:
@@ -312,6 +344,14 @@ class ReadQueries(Statements):
             self._sql(LIST_UNKNOWN_TASKS), lambda rows: [UnknownTaskJobs(*row) for row in rows], {"most": most}
         )
 
-    def list_schedules(self) -> Query[list[ScheduleStatus]]:
-        """Schedules."""
-        return Query(self._sql(LIST_SCHEDULES), lambda rows: [ScheduleStatus(*row) for row in rows])
+    def list_schedules(
+        self, name: str | None = None, after: str | None = None, limit: int = 1000
+    ) -> Query[list[ScheduleStatus]]:
+        """Schedules in the order of their names, `after` one of them; or the one called `name`."""
+        params = {"name": name, "after": after, "limit": limit}
+        return Query(self._sql(LIST_SCHEDULES), lambda rows: [ScheduleStatus(*row) for row in rows], params)
+
+    def list_ticks(self, name: str, limit: int = 20, before: datetime | None = None) -> Query[list[Tick]]:
+        """The newest ticks of a schedule."""
+        params = {"name": name, "limit": limit, "before": before}
+        return Query(self._sql(LIST_TICKS), lambda rows: [Tick(*row) for row in rows], params)

@@ -1,49 +1,51 @@
 """Schedules: plan rows, and ticks that become jobs."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
-from pgqueue.errors import InvalidPlan
-from pgqueue.job import NewJob
-from pgqueue.plan import Cron, Every, Plan
-from pgqueue.queries.base import Query, Row, Statements, first_value, nothing, text_array
+from pgqueue.errors import InvalidOption, InvalidPlan
+from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
+from pgqueue.schedule import Schedule
+from pgqueue.ticks import State, Tick
+
+__all__ = ["Due", "Schedule", "ScheduleQueries", "Tick", "Unusable"]
+
+# What SQL says on the NOTIFY channel after a change. No queue can be called like it.
+SCHEDULE_PAYLOAD = "!schedule"
 
 CLOCK: LiteralString = "select clock_timestamp()"
 
-# Make the schedules that the code declares equal to what it says. Several schedulers may do it at once.
-# The next tick is kept when the plan is the same, so that a restart neither skips nor repeats a tick; a changed plan
-# starts from now.
-DECLARE: LiteralString = """
-insert into {s}.schedule as old
-    (name, task, args, cron, every_seconds, timezone, queue, priority, max_attempts, tags, next_tick)
-select g.name, g.task, g.args, g.cron, g.every, g.timezone, g.queue, g.priority, g.max_attempts, g.tags::text[], g.tick
-from unnest(%(names)s::text[], %(tasks)s::text[], %(args)s::jsonb[], %(crons)s::text[], %(everies)s::float8[],
-                     %(timezones)s::text[], %(queues)s::text[], %(priorities)s::smallint[], %(max_attempts)s::int[],
-                     %(tags)s::text[], %(next_ticks)s::timestamptz[])
-     as g(name, task, args, cron, every, timezone, queue, priority, max_attempts, tags, tick)
-on conflict (name) do update set
-    task = excluded.task, args = excluded.args, cron = excluded.cron, every_seconds = excluded.every_seconds,
-    timezone = excluded.timezone, queue = excluded.queue, priority = excluded.priority,
-    max_attempts = excluded.max_attempts, tags = excluded.tags, updated_at = now(),
-    next_tick = case when (old.cron, old.every_seconds, old.timezone)
-                          is not distinct from (excluded.cron, excluded.every_seconds, excluded.timezone)
-                     then old.next_tick else excluded.next_tick end
-where (old.task, old.args, old.cron, old.every_seconds, old.timezone, old.queue, old.priority, old.max_attempts,
-       old.tags)
-      is distinct from (excluded.task, excluded.args, excluded.cron, excluded.every_seconds, excluded.timezone,
-                        excluded.queue, excluded.priority, excluded.max_attempts, excluded.tags)"""
+_STATE: LiteralString = (
+    "select name, to_jsonb(s) - 'args' - 'declared', args::text, clock_timestamp() from {s}.schedule s"
+)
 
-# Lock schedules that are due, and read the clock that decides. SKIP LOCKED: each goes to one scheduler, none waits.
-# The locks last until the transaction that fires them commits. Reads schedule_next_tick.
-LOCK_DUE: LiteralString = """
-select name, task, args::text, cron, every_seconds, timezone, queue, priority, max_attempts, tags, next_tick,
-       clock_timestamp()
-from {s}.schedule
-where paused_at is null and next_tick <= clock_timestamp() and not name = any(%(but)s::text[])
-order by next_tick limit %(at_most)s for update skip locked"""
+# Lock schedules that somebody has to look at, and read the clock that decides. SKIP LOCKED: each goes to one scheduler,
+# none waits. The locks last until the transaction that fires them commits. Reads schedule_wake in its order, up to now:
+# a bare clock_timestamp() is no condition for an index, which would be read to its end each time. A range with two ends
+# is thought to be small also without statistics; of one without a beginning the planner expects a third of all. What
+# the decision needs besides is asked in statements that follow: a subselect in this one would see its older snapshot
+# where the row itself was changed meanwhile.
+LOCK_DUE: LiteralString = (
+    _STATE
+    + """
+where wake_at > '-infinity' and wake_at <= (select clock_timestamp()) and not name = any(%(but)s::text[])
+order by wake_at limit %(at_most)s for update skip locked"""
+)
+
+# One schedule, locked against schedulers and other edits until the caller's transaction ends. Waits for a firing in
+# flight. By primary key.
+LOCK_SCHEDULE: LiteralString = _STATE + " where name = %(name)s for update"
+
+# Which of these jobs are not finished: by primary key. Asked while their schedule is locked, so that none is added.
+UNFINISHED: LiteralString = "select id from {s}.job_live where id = any(%(ids)s::bigint[]) order by id"
+
+# The ticks that wait, of schedules that are locked. Reads schedule_fire_queued.
+QUEUED: LiteralString = """
+select schedule, tick, by from {s}.schedule_fire where outcome = 'queued' and schedule = any(%(names)s::text[])
+order by tick"""
 
 # Which of these ticks have a row already. Asked while the schedules are locked: a tick that an operator's edit brings
 # up again has fired, and must not block the rest by violating the key.
@@ -53,123 +55,167 @@ join unnest(%(schedules)s::text[], %(ticks)s::timestamptz[]) as t(schedule, tick
 
 # Record ticks and move the schedules on, in the transaction that inserted the jobs. The key (schedule, tick) is the
 # proof that a tick fires once, whatever the schedulers believe: a second firing of a tick raises, and takes its job
-# with it. Only a missed tick may be there already.
+# with it. Only a tick that did not fire may be there already. One that waited is a row already, and nobody else's
+# while the schedule is locked.
 RECORD_TICKS: LiteralString = """
 with moved as (
-    update {s}.schedule s set next_tick = m.next_tick
-    from unnest(%(names)s::text[], %(next_ticks)s::timestamptz[]) as m(name, next_tick) where s.name = m.name
+    update {s}.schedule s set next_tick = m.next_tick, look_at = clock_timestamp() + make_interval(secs => m.look),
+        live_jobs = m.live::bigint[], gap_from = m.gap_from, gap_to = m.gap_to, gap_by = m.gap_by,
+        paused_at = m.paused_at, paused_by = case when m.paused_at is not null then s.paused_by end,
+        paused_until = m.paused_until, replan_from = null, error = m.error
+    from unnest(%(names)s::text[], %(next_ticks)s::timestamptz[], %(looks)s::float8[], %(lives)s::text[],
+                %(gap_froms)s::timestamptz[], %(gap_tos)s::timestamptz[], %(gap_bys)s::text[],
+                %(paused_ats)s::timestamptz[], %(paused_untils)s::timestamptz[], %(errors)s::text[])
+         as m(name, next_tick, look, live, gap_from, gap_to, gap_by, paused_at, paused_until, error)
+    where s.name = m.name
+), given as materialized (
+    select * from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcomes)s::text[], %(reasons)s::text[],
+                         %(job_ids)s::bigint[], %(bys)s::text[]) as t(schedule, tick, outcome, reason, job_id, by)
+), drained as (
+    update {s}.schedule_fire f set outcome = 'fired', job_id = t.job_id, at = clock_timestamp()
+    from given t where t.outcome = 'fired' and f.schedule = t.schedule and f.tick = t.tick and f.outcome = 'queued'
+    returning f.schedule, f.tick
 )
-insert into {s}.schedule_fire (schedule, tick, outcome, reason, job_id)
-select t.* from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcomes)s::text[], %(reasons)s::text[],
-                       %(job_ids)s::bigint[]) as t(schedule, tick, outcome, reason, job_id)
-where t.outcome = 'fired'
-or not exists (select from {s}.schedule_fire f where f.schedule = t.schedule and f.tick = t.tick)"""
+insert into {s}.schedule_fire (schedule, tick, outcome, reason, job_id, by)
+select t.* from given t
+where (t.outcome = 'fired' and not exists (select from drained d where d.schedule = t.schedule and d.tick = t.tick))
+or (t.outcome <> 'fired'
+    and not exists (select from {s}.schedule_fire f where f.schedule = t.schedule and f.tick = t.tick))"""
 
-# Seconds until the next tick of any schedule; null without one. The first entry of schedule_next_tick.
+# Say why a schedule cannot be fired, or (`dropped`) why the edit that was asked for is given up. By primary key; the
+# rows are locked by who says it.
+NOTE_ERRORS: LiteralString = """
+update {s}.schedule s set error = case when e.dropped then s.error else e.error end,
+    edit_error = case when e.dropped then e.error else s.edit_error end,
+    edit_asked = case when not e.dropped then s.edit_asked end
+from unnest(%(names)s::text[], %(errors)s::text[], %(drops)s::bool[]) as e(name, error, dropped)
+where s.name = e.name and (e.dropped or s.error is distinct from e.error)"""
+
+# Seconds until somebody has to look at any schedule; null if nobody has. The first entry of schedule_wake.
 NEXT_TICK: LiteralString = """
-select extract(epoch from min(next_tick) - clock_timestamp())::float8 from {s}.schedule
-where paused_at is null and not name = any(%(but)s::text[])"""
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """A schedule: its name, its plan, and the job that each tick becomes."""
-
-    name: str
-    plan: Plan
-    job: NewJob
+select extract(epoch from min(wake_at) - clock_timestamp())::float8 from {s}.schedule
+where wake_at is not null and not name = any(%(but)s::text[])"""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A schedule whose tick has come, and the database's time at which that was seen."""
+    """A schedule that somebody has to look at, as it was locked; `row` is all of it but its arguments."""
 
-    schedule: Schedule
-    tick: datetime
-    now: datetime
+    state: State
+    row: Mapping[str, Any]
+    args: str
+
+    @property
+    def schedule(self) -> Schedule:
+        """What it says."""
+        return self.state.schedule
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A schedule whose plan cannot be read."""
+    """A schedule that cannot be read, and why; with its row, of which an edit may make one that can."""
 
     name: str
     reason: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+    args: str = "{}"
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What became of one tick. `job_id` if it fired."""
-
-    schedule: str
-    tick: datetime
-    outcome: str
-    reason: str | None = None
-    job_id: int | None = None
-
-
-def _due(row: Row) -> Due | Unusable:
-    name, task, args, cron, every, timezone, queue, priority, max_attempts, tags, tick, now = row
+def as_due(row: Row) -> Due | Unusable:
+    """Read a locked row."""
+    name, found, args, now = row
     try:
-        plan: Plan = Every(every, timezone) if cron is None else Cron(cron, timezone)
-    except InvalidPlan as error:
-        return Unusable(name, str(error))
-    return Due(Schedule(name, plan, NewJob(task, args, queue, priority, max_attempts, tags=tuple(tags))), tick, now)
+        return Due(_state(Schedule.of(name, found, args), found, now), found, args)
+    except (InvalidPlan, InvalidOption) as error:
+        return Unusable(name, str(error), found, args)
+
+
+def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> State:
+    times = ("next_tick", "paused_at", "paused_until", "gap_from", "gap_to", "look_at", "replan_from")
+    same = ("paused_by", "resume_with", "gap_by", "live_jobs", "edit_asked", "error")
+    moments = {name: datetime.fromisoformat(row[name]) if row[name] else None for name in times}
+    state: dict[str, Any] = moments | {name: row[name] for name in same}
+    return State(schedule, now, disabled=row["disabled_at"] is not None, **state)
+
+
+def _moves(states: Sequence[tuple[State, float | None]]) -> dict[str, Any]:
+    """The parameters that move schedules on."""
+    return {
+        "names": [s.schedule.name for s, _ in states],
+        "next_ticks": [s.next_tick for s, _ in states],
+        "looks": [look for _, look in states],
+        "lives": ["{" + ",".join(map(str, s.live_jobs)) + "}" for s, _ in states],
+        "gap_froms": [s.gap_from for s, _ in states],
+        "gap_tos": [s.gap_to for s, _ in states],
+        "gap_bys": [s.gap_by for s, _ in states],
+        "paused_ats": [s.paused_at for s, _ in states],
+        "paused_untils": [s.paused_until for s, _ in states],
+        "errors": [s.error for s, _ in states],
+    }
 
 
 class ScheduleQueries(Statements):
-    """Schedules and ticks."""
+    """Schedules and ticks, as schedulers see them."""
 
     def clock(self) -> Query[datetime]:
         """The database's time."""
         return Query(CLOCK.encode(), first_value)
 
-    def declare(self, schedules: Sequence[tuple[Schedule, datetime]]) -> Query[None]:
-        """Insert or update schedules, each with its first tick."""
-        plans = [schedule.plan for schedule, _ in schedules]
-        params: dict[str, Any] = {
-            "names": [s.name for s, _ in schedules],
-            "tasks": [s.job.task for s, _ in schedules],
-            "args": [s.job.args for s, _ in schedules],
-            "crons": [plan.expression if isinstance(plan, Cron) else None for plan in plans],
-            "everies": [plan.seconds if isinstance(plan, Every) else None for plan in plans],
-            "timezones": [plan.timezone for plan in plans],
-            "queues": [s.job.queue for s, _ in schedules],
-            "priorities": [s.job.priority for s, _ in schedules],
-            "max_attempts": [s.job.max_attempts for s, _ in schedules],
-            "tags": [text_array(s.job.tags) for s, _ in schedules],
-            "next_ticks": [tick for _, tick in schedules],
-        }
-        return Query(self._sql(DECLARE), nothing, params)
-
     def lock_due(self, at_most: int, but: Collection[str] = ()) -> Query[list[Due | Unusable]]:
-        """Lock up to `at_most` due schedules for this transaction, leaving out those in `but`."""
+        """Lock up to `at_most` schedules to look at for this transaction, leaving out those in `but`."""
         params = {"at_most": at_most, "but": list(but)}
-        return Query(self._sql(LOCK_DUE), lambda rows: [_due(row) for row in rows], params)
+        return Query(self._sql(LOCK_DUE), lambda rows: [as_due(row) for row in rows], params)
+
+    def lock_schedule(self, name: str) -> Query[Due | Unusable | None]:
+        """Lock one schedule for this transaction; None if there is none of that name."""
+        return Query(self._sql(LOCK_SCHEDULE), lambda rows: as_due(rows[0]) if rows else None, {"name": name})
+
+    def unfinished(self, jobs: Collection[int]) -> Query[list[int]]:
+        """Those of the jobs that are not finished."""
+        return Query(self._sql(UNFINISHED), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
+
+    def queued_ticks(self, names: Collection[str]) -> Query[list[Tick]]:
+        """The ticks that wait, oldest first."""
+        return Query(
+            self._sql(QUEUED),
+            lambda rows: [Tick(name, tick, "queued", by=by) for name, tick, by in rows],
+            {"names": list(names)},
+        )
 
     def known_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:
         """Those of the ticks that have a row."""
         params = {"schedules": [name for name, _ in ticks], "ticks": [tick for _, tick in ticks]}
         return Query(self._sql(KNOWN_TICKS), lambda rows: {(row[0], row[1]) for row in rows}, params)
 
-    def record_ticks(self, ticks: Sequence[Tick], next_ticks: dict[str, datetime]) -> Query[None]:
-        """Record what became of ticks, and when each schedule ticks next."""
+    def record_ticks(self, ticks: Sequence[Tick], moved: Sequence[tuple[State, float | None]] = ()) -> Query[None]:
+        """Record what became of ticks, and the state each schedule has now; with the seconds until somebody is to look
+        at it though nothing ticks, or None."""
         params = {
-            "names": list(next_ticks),
-            "next_ticks": list(next_ticks.values()),
             "schedules": [t.schedule for t in ticks],
             "ticks": [t.tick for t in ticks],
             "outcomes": [t.outcome for t in ticks],
             "reasons": [t.reason for t in ticks],
             "job_ids": [t.job_id for t in ticks],
+            "bys": [t.by for t in ticks],
         }
-        return Query(self._sql(RECORD_TICKS), nothing, params)
+        return Query(self._sql(RECORD_TICKS), nothing, params | _moves(moved))
+
+    def note_errors(self, errors: Sequence[tuple[str, str, bool]]) -> Query[None]:
+        """Note why schedules cannot be fired; with whether the edit that was asked for is given up."""
+        names, texts, drops = (list(column) for column in zip(*errors, strict=True))
+        return Query(self._sql(NOTE_ERRORS), nothing, {"names": names, "errors": texts, "drops": drops})
 
     def next_tick(self, but: Collection[str] = ()) -> Query[float | None]:
-        """Seconds until the next tick of any schedule, leaving out those in `but`."""
+        """Seconds until somebody has to look at any schedule, leaving out those in `but`."""
         return Query(self._sql(NEXT_TICK), first_value, {"but": list(but)})
 
 
-def tick_headers(schedule: str, tick: datetime) -> str:
-    """The headers of a job that a schedule fires."""
-    return json.dumps({"schedule": schedule, "tick": tick.isoformat()})
+def row_json(schedule: Schedule, **more: Any) -> str:
+    """Return the definition of a schedule as the JSON of its row; with other columns. Arguments go as they are."""
+    columns = {"name": schedule.name} | schedule.columns() | more
+    return json.dumps(columns)[:-1] + f', "args": {schedule.job.args}}}'
+
+
+def rows_json(rows: Sequence[str]) -> str:
+    """Return rows as one JSON array."""
+    return f"[{', '.join(rows)}]"

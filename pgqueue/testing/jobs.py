@@ -1,5 +1,6 @@
 """The jobs of one test: what it has enqueued, running them, and the clock they go by."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -265,7 +266,8 @@ class Jobs:
         self._declare()
         before = {job.id for job in self.all()}
         ticker = Ticker(self.app, LentLink(self.aconn), SchedulerSettings())
-        ticker._unusable |= {row.name for row in self._run(self._queries.list_schedules())} - set(self.app.schedules)
+        others = {row.name for row in self._run(self._queries.list_schedules())} - set(self.app.schedules)
+        ticker._unusable |= dict.fromkeys(others, math.inf)
         while await ticker.fire():
             pass
         return [job for job in self.all() if job.id not in before]

@@ -76,7 +76,7 @@ def eager_lost() -> None:
 def two_beats() -> None:
     """Fire schedules without the row lock and without the key."""
     rewrite(schedule, ["LOCK_DUE"], ("for update skip locked", ""))
-    rewrite(schedule, ["RECORD_TICKS"], ("f.tick = t.tick)", "f.tick = t.tick) on conflict do nothing"))
+    rewrite(schedule, ["RECORD_TICKS"], ("f.tick = t.tick))", "f.tick = t.tick)) on conflict do nothing"))
     schedule.ScheduleQueries.known_ticks = lambda self, ticks: Query(b"select 1", lambda rows: set())  # type: ignore
     fire = scheduler.Ticker.fire
 

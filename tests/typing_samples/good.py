@@ -55,6 +55,8 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     scheduled.enqueue(order_id=1)
     assert_type(app.enqueue("anything", {"a": 1}), Job)
     assert_type(app.get(1), Job)
+    app.schedules.using(conn).create("s", scheduled, "0 6 * * *", timezone="UTC", misfire="all(3)", expires="next")
+    assert_type(app.schedules.run("s"), Job)
 
 
 async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:

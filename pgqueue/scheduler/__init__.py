@@ -1,0 +1,8 @@
+"""The scheduler: turns ticks into jobs. Any number may run; a row lock and a unique key let each tick fire once."""
+
+from pgqueue.scheduler.declaring import Declarer, declare
+from pgqueue.scheduler.process import Scheduler, SchedulerThread
+from pgqueue.scheduler.settings import SchedulerSettings
+from pgqueue.scheduler.ticker import BATCH, Ticker
+
+__all__ = ["BATCH", "Declarer", "Scheduler", "SchedulerSettings", "SchedulerThread", "Ticker", "declare"]

@@ -1,0 +1,78 @@
+"""Declaring: what the code says about schedules becomes rows, and what it no longer says is disabled."""
+
+import hashlib
+import logging
+import uuid
+from datetime import datetime
+
+from pgqueue import db
+from pgqueue.app import App
+from pgqueue.link import Link
+from pgqueue.queries.definition import SILENCE
+from pgqueue.queries.schedule import Due, row_json
+from pgqueue.schedule import Schedule
+from pgqueue.service import Service
+from pgqueue.ticks import settled
+
+log = logging.getLogger("pgqueue.scheduler")
+
+
+class Declarer(Service):
+    """Says which release of the app lives here, and declares its schedules as long as none is newer.
+
+    While an old release and a new one run side by side, as in every deploy, the new one's word counts, and what only
+    the old one declares stays until its last scheduler has gone.
+    """
+
+    name = "declare"
+
+    def __init__(self, app: App, link: Link) -> None:
+        super().__init__(link)
+        self._app = app
+        self.id = uuid.uuid4()
+        self._since: datetime | None = None
+        texts = sorted(row_json(schedule) for schedule in app.schedules.values())
+        self._release = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+    async def tick(self) -> float:
+        """Say that we live; make the rows right."""
+        app, queries = self._app, self._app.queries
+        names = [schedule.name for schedule in app.schedules.values()]
+        self._since = await self.link.run(queries.say_release(self.id, app.name, self._release, names, self._since))
+        if not app.name:
+            await declare(app, self.link)  # several apps may have no name: none speaks for the others
+        elif await self.link.run(queries.is_newest_release(self.id)):
+            await declare(app, self.link)
+            for name in await self.link.run(queries.disable_dropped(app.name)):
+                log.warning("schedule %s is disabled: the code declares it no longer", name)
+        return SILENCE / 4
+
+    async def leave(self) -> None:
+        """Say that this scheduler has ended, so that what only it declared can be disabled."""
+        await self.link.run(self._app.queries.unsay_release(self.id), deadline=2.0)
+
+
+async def declare(app: App, link: Link) -> None:
+    """Make the schedules that the code declares rows, each from its first tick after now by the database's clock."""
+    schedules, queries = list(app.schedules.values()), app.queries
+    news = await link.run(queries.news(schedules, app.name)) if schedules else set()
+    if not news:
+        return
+    async with link.connection() as conn, conn.transaction():
+        for name in sorted(news):
+            await _settle(app, conn, app.schedules[name])
+        now = await db.run_async(conn, queries.clock())
+        new = [(schedule, schedule.after(now)) for schedule in schedules if schedule.name in news]
+        await db.run_async(conn, queries.declare(new, app.name))
+
+
+async def _settle(app: App, conn: db.AsyncConnection, schedule: Schedule) -> None:
+    """Tell what becomes of the ticks of an older plan that have passed, when a new one takes its place."""
+    due = await db.run_async(conn, app.queries.lock_schedule(schedule.name))
+    if isinstance(due, Due) and due.row["edited_at"] is None and not _same_ticks(due.schedule, schedule):
+        ticks = settled(due.state, due.state.now, "passed before the code changed the plan")
+        await db.run_async(conn, app.queries.record_ticks(ticks))
+
+
+def _same_ticks(old: Schedule, new: Schedule) -> bool:
+    return (old.plan, old.start, old.end) == (new.plan, new.start, new.end)

@@ -1,0 +1,130 @@
+"""The scheduler process: puts its duties together, and takes them apart in order."""
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from pgqueue.app import App
+from pgqueue.identity import Identity, describe
+from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link
+from pgqueue.queries.schedule import SCHEDULE_PAYLOAD
+from pgqueue.scheduler.declaring import Declarer
+from pgqueue.scheduler.settings import SchedulerSettings
+from pgqueue.scheduler.ticker import Ticker
+from pgqueue.service import Partitions, Service, run_duties
+
+log = logging.getLogger("pgqueue.scheduler")
+PING_SECONDS = 30.0
+
+
+class Ear(Service):
+    """Wakes the ticker when somebody has changed a schedule."""
+
+    name = "listen"
+    interruptible = True
+
+    def __init__(self, app: App, link: Link, ticker: Ticker) -> None:
+        super().__init__(link)
+        self._queries = app.queries
+        self._ticker = ticker
+
+    async def tick(self) -> float:
+        """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
+        async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
+            await conn.execute(self._queries.listen().sql)
+            self._ticker.wake()  # what was committed while nobody listened
+            async for notification in conn.notifies(timeout=PING_SECONDS):
+                if notification.payload == SCHEDULE_PAYLOAD:
+                    self._ticker.wake()
+        return 0.0
+
+
+class Scheduler:
+    """One scheduler process."""
+
+    def __init__(self, app: App, settings: SchedulerSettings | None = None) -> None:
+        self._app = app
+        self._settings = settings or SchedulerSettings()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End after the transaction in flight."""
+        self._stopping.set()
+
+    async def run(self) -> bool:
+        """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
+        app, database = self._app, self._app.database
+        info = describe("scheduler", self._settings.lease_seconds, [], [], 0)
+        identity = Identity(database, app.queries, info, _say_lost)
+        await asyncio.to_thread(identity.start)
+        links = [Link(database, name) for name in ("pgqueue scheduler", "pgqueue scheduler chores")]
+        ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
+        duties: list[Service] = [ticker, declarer, Partitions(links[1], app.queries)]
+        if app.listen_database is not None:
+            links.append(Link(app.listen_database, "pgqueue scheduler listen"))
+            duties.append(Ear(app, links[2], ticker))
+        try:
+            await declarer.tick()
+            log.info("scheduler %s started: %d schedules declared here", identity.id, len(app.schedules))
+            await run_duties(duties, self._stopping)
+        finally:
+            with suppress(*DATABASE_ERRORS):
+                await declarer.leave()
+            for link in links:
+                await link.close()
+            await asyncio.to_thread(identity.stop)
+            log.info("scheduler %s stopped", identity.id)
+        return True
+
+
+class SchedulerThread:
+    """A scheduler in a thread of its own, so that a task that blocks its worker's event loop delays no tick."""
+
+    def __init__(self, app: App, settings: SchedulerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._stop = threading.Event()
+        self._on_failed: Callable[[], object] = lambda: None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="pgqueue-scheduler", daemon=True)
+
+    def start(self, on_failed: Callable[[], None]) -> None:
+        """Begin to fire. `on_failed` is called in the event loop of the caller when the scheduler cannot go on."""
+        loop = asyncio.get_running_loop()
+        self._on_failed = partial(loop.call_soon_threadsafe, on_failed)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the transaction in flight."""
+        self._stop.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end. Raises what the scheduler raised."""
+        self._thread.join(timeout)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._fire())
+        except Exception as error:
+            log.error("the scheduler of this worker has ended", exc_info=error)
+            self._error = error
+            self._on_failed()
+
+    async def _fire(self) -> None:
+        scheduler = Scheduler(self._app, self._settings)
+        running = asyncio.create_task(scheduler.run())
+        told = asyncio.create_task(asyncio.to_thread(self._stop.wait))
+        running.add_done_callback(lambda _: self._stop.set())
+        await told
+        scheduler.stop()
+        await running
+
+
+def _say_lost(lost: uuid.UUID) -> None:
+    log.warning("scheduler %s was declared lost and goes on under a new identity", lost)

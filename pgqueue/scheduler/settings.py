@@ -1,0 +1,17 @@
+"""How a scheduler runs."""
+
+from dataclasses import dataclass
+
+from pgqueue.config import check_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """How a scheduler runs. `poll_seconds`: how soon it sees a change that it was not notified of."""
+
+    lease_seconds: float = 30.0
+    poll_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_seconds("lease_seconds", self.lease_seconds, 0.1)
+        check_seconds("poll_seconds", self.poll_seconds, 0.01)

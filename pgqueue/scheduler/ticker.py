@@ -1,0 +1,182 @@
+"""Firing: the duty that looks at schedules when their time has come."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import psycopg
+
+from pgqueue import db
+from pgqueue.app import App
+from pgqueue.errors import InvalidOption, InvalidPlan
+from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
+from pgqueue.link import Link, blames_data, brief, monotonic
+from pgqueue.queries.enqueue import Inserted
+from pgqueue.queries.schedule import Due, Unusable
+from pgqueue.schedule import changed
+from pgqueue.scheduler.settings import SchedulerSettings
+from pgqueue.service import Service
+from pgqueue.ticks import Look, Tick, look, settled
+
+log = logging.getLogger("pgqueue.scheduler")
+BATCH = 500
+CHUNK = 20_000  # ticks that one transaction tells
+UNFIT = (ValueError, TypeError, LookupError, psycopg.errors.IntegrityError, psycopg.errors.DataError)  # of an edit
+AGAIN = 60.0  # seconds until a schedule that cannot be read here is tried again
+
+
+class Ticker(Service):
+    """Fires schedules whose tick has come, and sleeps until the next one."""
+
+    name = "schedules"
+
+    def __init__(self, app: App, link: Link, settings: SchedulerSettings) -> None:
+        super().__init__(link)
+        self._app = app
+        self._queries = app.queries
+        self._settings = settings
+        self._unusable: dict[str, float] = {}
+        self._locked: list[str] = []
+
+    async def tick(self) -> float:
+        """Fire what is due; return the seconds until the next tick, at most the poll interval."""
+        now = monotonic()
+        self._unusable = {name: until for name, until in self._unusable.items() if until > now}
+        try:
+            if await self.fire() == BATCH:
+                return 0.0
+        except psycopg.Error as error:
+            if not blames_data(error):
+                raise
+            await self._one_by_one()
+        next_tick = await self.link.run(self._queries.next_tick(self._unusable))
+        return self._settings.poll_seconds if next_tick is None else min(max(next_tick, 0), self._settings.poll_seconds)
+
+    async def fire(self, at_most: int = BATCH) -> int:
+        """Look at some schedules in one transaction: jobs, ticks and next ticks, or none of it.
+
+        Returns how many there were.
+        """
+        async with self.link.connection() as conn, conn.transaction():
+            found = await db.run_async(conn, self._queries.lock_due(at_most, self._unusable))
+            self._locked = [one.schedule.name if isinstance(one, Due) else one.name for one in found]
+            if not found:
+                return 0
+            due = await self._edited(conn, found)
+            looks = await self._look(conn, due)
+            fired = await self._fire(conn, looks)
+        for event in _events(looks, fired):
+            self._app.listeners.emit(event)
+        return len(found)
+
+    async def _one_by_one(self) -> None:
+        """Fire each schedule in a transaction of its own, after one has spoilt that of a batch. It is left alone here
+        for a while, and its row says why."""
+        while True:
+            try:
+                if not await self.fire(1):
+                    return
+            except psycopg.Error as error:
+                if not blames_data(error) or not self._locked:
+                    raise
+                (name,) = self._locked
+                self._unusable[name] = monotonic() + AGAIN
+                log.error("schedule %s cannot be fired: %s", name, brief(error))
+                await self.link.run(self._queries.note_errors([(name, brief(error), False)]))
+
+    async def _edited(self, conn: db.AsyncConnection, found: Sequence[Due | Unusable]) -> list[Due]:
+        """Make the changes that SQL asked for. What cannot be read here is left alone: others may know more timezones,
+        or more of cron."""
+        due, errors = [], []
+        for one in found:
+            asked = one.state.edit_asked if isinstance(one, Due) else one.row.get("edit_asked")
+            try:
+                if asked is not None:
+                    async with conn.transaction():
+                        await self._edit(conn, one, asked)
+                elif isinstance(one, Due):
+                    due.append(one)
+                else:
+                    raise InvalidPlan(one.reason)
+            except (InvalidPlan, InvalidOption, *UNFIT) as error:
+                name = one.schedule.name if isinstance(one, Due) else one.name
+                log.error("schedule %s cannot be %s here: %s", name, "edited" if asked else "fired", error)
+                errors.append((name, brief(error), asked is not None))
+                if asked is None:
+                    self._unusable[name] = monotonic() + AGAIN
+        if errors:
+            await db.run_async(conn, self._queries.note_errors(errors))
+        return due
+
+    async def _edit(self, conn: db.AsyncConnection, one: Due | Unusable, asked: dict[str, object]) -> None:
+        """Change a definition as of the moment it was asked for; the next look fires it."""
+        moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
+        schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
+        ticks = settled(one.state, moment, f"passed before {by} edited the schedule") if isinstance(one, Due) else []
+        await db.run_async(conn, self._queries.record_ticks(ticks))
+        await db.run_async(conn, self._queries.redefine(schedule, schedule.after(moment), moment, by))
+
+    async def _look(self, conn: db.AsyncConnection, due: Sequence[Due]) -> list[Look]:
+        """Decide what becomes of the ticks, by what is not finished and what waits."""
+        states = [one.state for one in due]
+        jobs = [job for state in states for job in state.live_jobs]
+        unfinished = await db.run_async(conn, self._queries.unfinished(jobs)) if jobs else []
+        waiting = [state.schedule.name for state in states if state.look_at is not None]
+        queued: defaultdict[str, list[Tick]] = defaultdict(list)
+        for tick in await db.run_async(conn, self._queries.queued_ticks(waiting)) if waiting else []:
+            queued[tick.schedule].append(tick)
+        looks, live = [], set(unfinished)
+        for state in states:
+            state.wake()
+            state.error = None
+            state.live_jobs = [job for job in state.live_jobs if job in live]
+            looks.append(look(state, queued[state.schedule.name], CHUNK // len(states) + 1))
+        return looks
+
+    async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:
+        """Write all of it; return the ticks that fired, with their jobs."""
+        queries = self._queries
+        planned = [(found, tick) for found in looks for tick in found.fires]
+        known = await db.run_async(conn, queries.known_ticks([(t.schedule, t.tick) for _, t in planned]))
+        fires = [(found, tick) for found in looks for tick in found.drained]
+        fires += [(found, tick) for found, tick in planned if (tick.schedule, tick.tick) not in known]
+        fired = []
+        for (found, tick), row in zip(fires, await self._enqueue(conn, fires), strict=True):
+            fired.append((found, replace(tick, outcome="fired", job_id=row.id)))
+            if found.state.schedule.overlap != "allow":
+                found.state.live_jobs.append(row.id)
+        for job in (job for found in looks for job in found.cancels):
+            await db.run_async(conn, queries.cancel(job, "a later tick of its schedule takes its place"))
+        ticks = [tick for found in looks for tick in found.others] + [tick for _, tick in fired]
+        moved = [(found.state, self._settings.poll_seconds if found.queued else None) for found in looks]
+        await db.run_async(conn, queries.record_ticks(ticks, moved))
+        return fired
+
+    async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[tuple[Look, Tick]]) -> list[Inserted]:
+        """Insert the jobs of ticks. When jobs can expire, this is where `Schedule.expires_at(tick)` goes into them."""
+        if not fires:
+            return []
+        jobs = [found.state.schedule.job_of(tick.tick) for found, tick in fires]
+        headers = [found.state.schedule.headers_of(tick.tick) for found, tick in fires]
+        return await db.run_async(conn, self._queries.enqueue(jobs, headers))
+
+
+def _events(looks: Sequence[Look], fired: Sequence[tuple[Look, Tick]]) -> list[Event]:
+    """What to tell listeners and the log, when it is committed."""
+    events: list[Event] = []
+    for found in looks:
+        for outcome, kind in (("missed", ScheduleMissed), ("skipped", ScheduleSkipped)):
+            ticks = [tick for tick in found.others if tick.outcome == outcome]
+            if ticks:
+                name, reason = ticks[-1].schedule, ticks[-1].reason or ""
+                log.warning("schedule %s: %d ticks %s up to %s", name, len(ticks), outcome, ticks[-1].tick)
+                events.append(kind(name, ticks[0].tick, ticks[-1].tick, len(ticks), reason))
+    for found, tick in fired:
+        if tick.job_id is None:
+            continue
+        lag, task = (found.state.now - tick.tick).total_seconds(), found.state.schedule.job.task
+        log.info("schedule %s fired %s for %s (%d missed)", tick.schedule, task, tick.tick, found.missed)
+        events.append(ScheduleFired(tick.schedule, tick.tick, tick.job_id, found.missed, lag))
+    return events
