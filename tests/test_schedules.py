@@ -645,11 +645,18 @@ def test_one_app_does_not_disable_what_another_declares(report: App, dsn: str) -
     asyncio.run(both())
 
 
-def test_a_schedule_that_the_code_declares_again_goes_on_from_then(report: App, conn: Conn, dsn: str) -> None:
-    app = release(dsn, "s", plan="0 * * * *")
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_schedule_that_the_code_declares_again_goes_on_from_then(
+    report: App, conn: Conn, dsn: str, edited: bool
+) -> None:
+    app = release(dsn, "s", plan="30 3 1 1 *" if edited else "0 * * * *")
     declared(app, dsn)
+    if edited:
+        report.schedules.edit("s", "0 * * * *")
     due(conn, hours=3)
     conn.execute("update pgqueue.schedule set disabled_at = now() - interval '4 hours'")
     assert fire(report, dsn) == 0
     declared(app, dsn)
+    assert fire(report, dsn) == int(edited)  # an edit is planned anew by the scheduler
     assert next_tick(conn) == HOURLY.after(now(conn))
+    assert ticks(conn) == []

@@ -49,7 +49,7 @@ with g as materialized (select * from """
     and (s.declared is distinct from g.declared or s.app is distinct from g.app or s.disabled_at is not null)
 )
 update {s}.schedule s set app = g.app, declared = g.declared, disabled_at = null, updated_at = now(),
-    next_tick = case when s.disabled_at is null then s.next_tick else g.next_tick end
+    replan_from = case when s.disabled_at is null then s.replan_from else clock_timestamp() end
 from g where s.name = g.name and s.edited_at is not null
 and (s.declared is distinct from g.declared or s.app is distinct from g.app or s.disabled_at is not null)"""
 )
