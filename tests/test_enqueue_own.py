@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,9 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import scalar, shown
+from harness import wait_for
 from psycopg.rows import dict_row
 
-from pgqueue import App, Task, UnknownJob
+from pgqueue import App, Task, UnknownJob, db
 
 Conn = psycopg.Connection[Any]
 JOBS = "select count(*) from pgqueue.job"
@@ -121,21 +123,52 @@ def test_a_forked_child_uses_connections_of_its_own(app: App, conn: Conn, task: 
 
 
 def test_own_connections_that_were_cut_are_replaced(app: App, conn: Conn, task: Task[..., None]) -> None:
-    cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgqueue'"
+    mine = "from pg_stat_activity where application_name = 'pgqueue' and datname = current_database()"
+
+    def cut() -> bool:
+        ended = scalar(conn, f"select count(pg_terminate_backend(pid, 30000)) {mine}")
+        return bool(ended == 1)
 
     async def body() -> None:
         try:
             await task.aenqueue()
-            assert scalar(conn, cut) == 1
+            assert cut()
             await task.aenqueue()
         finally:
             await app.aclose()
 
     asyncio.run(body())
     task.enqueue()
-    assert scalar(conn, cut) == 1
+    assert cut()
     task.enqueue()
     assert scalar(conn, JOBS) == 4
+
+
+@pytest.mark.parametrize(("idle_seconds", "asked"), [(-1.0, True), (3600.0, False)], ids=["idle for long", "just used"])
+def test_an_own_connection_is_asked_whether_it_lives_only_when_it_was_idle(
+    monkeypatch: pytest.MonkeyPatch, task: Task[..., None], idle_seconds: float, asked: bool
+) -> None:
+    task.enqueue()
+    monkeypatch.setattr(db, "IDLE_SECONDS", idle_seconds)
+    checked: list[object] = []
+    monkeypatch.setattr(db.ConnectionPool, "check_connection", checked.append)
+    task.enqueue()
+    assert bool(checked) == asked
+
+
+def test_an_own_connection_that_was_sent_something_is_asked(
+    conn: Conn, app: App, task: Task[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task.enqueue()
+    with app.pools.connection(app.database) as own:
+        own.execute("listen gossip")
+    monkeypatch.setattr(db, "IDLE_SECONDS", 3600.0)
+    checked: list[object] = []
+    monkeypatch.setattr(db.ConnectionPool, "check_connection", checked.append)
+    conn.execute("select pg_catalog.pg_notify('gossip', '')")
+    wait_for(lambda: select.select([own], [], [], 0)[0], "the notification's arrival")
+    task.enqueue()
+    assert checked == [own]
 
 
 def test_an_app_that_was_closed_opens_again(app: App, conn: Conn, task: Task[..., None]) -> None:

@@ -54,34 +54,33 @@ order by j.id desc limit %(limit)s"""
 # and those of the future are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
 # newest dead letters from dead_letter_failed_at; those three are cut off over all queues together.
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
-_LANES: LiteralString = """
-with recursive lane(queue, priority) as (
-    (select j.queue, j.priority from {s}.job_live j where j.state = 'pending'
-     order by j.queue, j.priority desc limit 1)
+COUNT_JOBS: LiteralString = """
+with recursive waiting as not materialized (
+    select queue, priority, run_at, id, attempt from {s}.job_live where state = 'pending'
+), lane(queue, priority) as (
+    (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
     union all
     select following.queue, following.priority from lane cross join lateral (
-        (select j.queue, j.priority from {s}.job_live j
-         where j.state = 'pending' and j.queue = lane.queue and j.priority < lane.priority
+        (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
          order by j.queue, j.priority desc limit 1)
         union all
-        (select j.queue, j.priority from {s}.job_live j where j.state = 'pending' and j.queue > lane.queue
+        (select j.queue, j.priority from waiting j where j.queue > lane.queue
          order by j.queue, j.priority desc limit 1)
         order by queue limit 1) as following
-), served(queue) as materialized (select distinct queue from lane)"""
-_LANE: LiteralString = "j.state = 'pending' and j.queue = lane.queue and j.priority = lane.priority"
-
-COUNT_JOBS: LiteralString = (
-    _LANES
-    + """, sample(queue, kind, again) as materialized (
-    select served.queue, part.kind, found.attempt > 0 from served
-    cross join (values ('due', '-infinity'::timestamptz, now()), ('later', now(), 'infinity')) as part(kind, low, high)
-    cross join lateral (
-        select ready.attempt from lane cross join lateral (
-            select j.attempt from {s}.job_live j where """
-    + _LANE
-    + """ and j.run_at > part.low and j.run_at <= part.high
-            order by j.run_at, j.id limit %(most)s::int + 1) as ready
-        where lane.queue = served.queue limit %(most)s::int + 1) as found
+), served as materialized (select distinct queue from lane), sample(queue, kind, again) as materialized (
+    select served.queue, 'due', due.attempt > 0 from served cross join lateral (
+        select first.attempt from lane cross join lateral (
+            select j.attempt from waiting j
+            where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
+            order by j.run_at, j.id limit %(most)s::int + 1) as first
+        where lane.queue = served.queue limit %(most)s::int + 1) as due
+    union all
+    select served.queue, 'later', later.attempt > 0 from served cross join lateral (
+        select first.attempt from lane cross join lateral (
+            select j.attempt from waiting j
+            where j.queue = lane.queue and j.priority = lane.priority and j.run_at > now()
+            order by j.run_at, j.id limit %(most)s::int + 1) as first
+        where lane.queue = served.queue limit %(most)s::int + 1) as later
     union all
     (select queue, 'running', false from {s}.job_live where worker_id is not null
      order by worker_id limit %(most)s::int + 1)
@@ -103,9 +102,9 @@ COUNT_JOBS: LiteralString = (
 )
 select queue, pending, scheduled, retrying, running, blocked, dead,
        (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
-            select j.run_at from {s}.job_live j where """
-    + _LANE
-    + """ and j.run_at <= now() order by j.run_at limit 1) as oldest
+            select j.run_at from waiting j
+            where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
+            order by j.run_at limit 1) as oldest
         where lane.queue = found.queue),
        (select count(*) from {s}.worker w where w.lost_at is null and found.queue = any(w.queues)),
        exists (select from {s}.queue q where q.name = found.queue and q.paused_at is not null),
@@ -117,7 +116,6 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when sum(blocked) over () > %(most)s::int then 'blocked' end,
            case when sum(dead) over () > %(most)s::int then 'dead' end], null)
 from found order by queue"""
-)
 
 # What ended within the last hour, of the newest `most` of each table: by primary key and by dead_letter_failed_at. No
 # index has finished_at. A job that waited for long and has ended lately has an old id: beyond `most` it may be missed.

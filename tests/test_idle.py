@@ -1,0 +1,76 @@
+"""What a process asks of the database while there is nothing to do: which statements, and how many."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import eventually, work
+from test_flat import EXEMPT, FLAT
+
+from pgqueue import App, db
+from pgqueue.queries import Query
+from pgqueue.scheduler import Scheduler, SchedulerSettings
+
+POLL = 0.1
+# Asked at each poll. All others come with a lease (30 s) or more seldom.
+PER_POLL = {"claim", "claim_beyond", "adopt", "next_due"}
+STARTING = {"register", "ready", "release_strays", "set_waiting", "unregister", "set_stopping", "declare", "clock"}
+SELDOM = {"heartbeat", "cancellations", "rescue", "declare_lost", "forget_lost", "make_partitions"}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, app: App) -> Counter[str]:
+    """How often each statement was asked, by its name; those that nobody has looked at by their text."""
+    names = {query.sql: name for name, query in FLAT.items()}
+    names |= {getattr(app.queries, name)().sql: name for name in EXEMPT.keys() - {"list_jobs"}}
+    counts: Counter[str] = Counter()
+    run, run_async = db.run, db.run_async
+
+    def note(query: Query[Any]) -> None:
+        counts[names.get(query.sql, query.sql.decode())] += 1
+
+    def running(conn: Any, query: Query[Any]) -> Any:
+        note(query)
+        return run(conn, query)
+
+    async def running_async(conn: Any, query: Query[Any]) -> Any:
+        note(query)
+        return await run_async(conn, query)
+
+    monkeypatch.setattr(db, "run", running)
+    monkeypatch.setattr(db, "run_async", running_async)
+    return counts
+
+
+def polled(counts: Counter[str], times: int) -> Callable[[], bool]:
+    """Whether a process has polled so often."""
+    return lambda: counts["next_due"] >= times or counts["next_tick"] >= times
+
+
+def test_an_idle_worker_asks_three_cheap_things_a_poll_and_the_rest_seldom(app: App, asked: Counter[str]) -> None:
+    asyncio.run(work(app, polled(asked, 20), poll_seconds=POLL))
+    polls = asked["next_due"]
+    assert set(asked) <= PER_POLL | STARTING | SELDOM
+    assert {name: count for name, count in asked.items() if name in PER_POLL and count > polls + 3} == {}
+    assert {name: count for name, count in asked.items() if name not in PER_POLL and count > 3} == {}
+
+
+def test_an_idle_scheduler_asks_two_cheap_things_a_poll_and_the_rest_seldom(app: App, asked: Counter[str]) -> None:
+    async def run() -> None:
+        scheduler = Scheduler(app, SchedulerSettings(poll_seconds=POLL))
+        running = asyncio.create_task(scheduler.run())
+        await eventually(polled(asked, 20))
+        scheduler.stop()
+        await running
+
+    asyncio.run(run())
+    polls = asked["next_tick"]
+    assert set(asked) <= {"lock_due", "next_tick"} | STARTING | SELDOM
+    assert asked["lock_due"] <= polls + 3
+    assert {name: count for name, count in asked.items() if name not in ("lock_due", "next_tick") and count > 3} == {}
+
+
+def test_what_is_asked_of_itself_is_known_to_be_flat() -> None:
+    assert PER_POLL | STARTING | SELDOM | {"lock_due", "next_tick"} <= FLAT.keys() | {"make_partitions"}
