@@ -250,6 +250,28 @@ def test_an_outcome_whose_answer_was_lost_is_written_once(app: App, conn: Conn, 
     assert scalar(conn, "select count(*) from pgqueue.transition where to_state = 'succeeded'") == 1
 
 
+def test_nobody_notifies_a_worker_to_whom_jobs_come_often(app: App, conn: Conn) -> None:
+    """A NOTIFY holds up all other commits of the database; so it looks for itself, until jobs come seldom again."""
+
+    @app.task(name="task")
+    async def task() -> None: ...
+
+    async def scenario() -> None:
+        worker = Worker(app, WorkerSettings())
+        running = asyncio.create_task(worker.run())
+        await until(lambda: waiting(conn), "the worker to wait")
+        async with asyncio.timeout(QUICK):
+            while waiting(conn):
+                await asyncio.to_thread(task.enqueue)
+        count = int(scalar(conn, "select count(*) from pgqueue.job"))
+        await until(lambda: finished(conn) == count, "what nobody was notified of to run")
+        await until(lambda: waiting(conn), "the worker to wait again")
+        worker.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
 class CountingQueries(Queries):
     """The statements, with a count of claims."""
 

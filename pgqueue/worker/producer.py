@@ -16,6 +16,8 @@ from pgqueue.worker.slots import Slots
 log = logging.getLogger("pgqueue.worker")
 BUSY_SECONDS = 1.0
 LOCKED_SECONDS = 0.05
+OFTEN, SELDOM = 40, 20  # claims with jobs in a second: above the one nobody is to notify us, below the other again
+OFTEN_SECONDS, LOOK_SECONDS = 0.5, 0.01
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
 MOST = 2000  # jobs in one claim, and claimed ahead
 
@@ -33,7 +35,8 @@ class Producer(Service):
 
     When a claim comes back short the worker says that it waits, looks once more, and sleeps: until a notification,
     until the next job it knows of is due, at the latest for the poll interval. It goes on saying so while it is
-    lightly loaded, and takes it back only when it has been full for a second, so that the flag changes seldom.
+    lightly loaded, and takes it back only when it has been full for a second, so that the flag changes seldom; or when
+    jobs come often: a NOTIFY holds up the other commits of the database, so then it looks every hundredth of a second.
     """
 
     name = "claim"
@@ -71,6 +74,8 @@ class Producer(Service):
         self._parked_left = False
         self._paused: set[str] = set()
         self._just_adopted = False
+        self._often = False
+        self._came = (monotonic(), 0)  # since when claims with jobs are counted, and how many there were
         self._paced = (monotonic(), 0)  # when the pace was last measured, and how many jobs had ended by then
 
     def slot_freed(self) -> None:
@@ -138,15 +143,30 @@ class Producer(Service):
         if not room:
             self._busy_since = self._busy_since or monotonic()
             return self._poll
-        if await self._adopt() + await self._claim() >= room:
+        claimed = await self._adopt() + await self._claim()
+        self._count(claimed)
+        if claimed >= room:
             return await self._stay_busy()
         self._busy_since = None
         if self._parked_left:
             return 0.0
+        if self._often:
+            if self._said_waiting:
+                await self._say_waiting(False)
+            return LOOK_SECONDS
         if not self._said_waiting:
             await self._say_waiting(True)
             return 0.0  # the last look: what was committed before the flag was set notified nobody
         return await self._until_due()
+
+    def _count(self, claimed: int) -> None:
+        """Find out whether jobs come often."""
+        since, claims = self._came
+        claims += claimed > 0
+        if (elapsed := monotonic() - since) >= OFTEN_SECONDS:
+            self._often = claims / elapsed > (SELDOM if self._often else OFTEN)
+            since, claims = monotonic(), 0
+        self._came = since, claims
 
     async def _claim(self) -> int:
         """Claim beyond the frontier if everything was looked at lately; look at everything if that is not enough.
