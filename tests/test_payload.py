@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from conftest import scalar
+from conftest import scalar, shown
 from harness import Conn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +103,7 @@ VALUES: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "value"), VALUES, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("kind", "value"), VALUES, ids=shown)
 def test_many_calls_give_what_each_gives_alone(kind: Any, value: Any) -> None:
     together, apart = alike(of_kind(kind), [{"v": value}] * 3)
     assert together == apart
@@ -112,7 +112,7 @@ def test_many_calls_give_what_each_gives_alone(kind: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     "call",
     [{}, {"v": 1, "w": 2}, {"w": 1}, {1: 2}, [("v", 1)], None, 5, "v", {"v": 1} | {"self": 2}],
-    ids=lambda value: ascii(value)[:40],
+    ids=shown,
 )
 def test_a_call_that_does_not_fit_is_refused_with_the_same_words(call: Any) -> None:
     task = of_kind(int)
