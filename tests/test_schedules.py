@@ -1,8 +1,10 @@
 """The verbs on schedules: in the caller's transaction, from Python and from SQL; declared ones, and edits of them."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -660,3 +662,29 @@ def test_a_schedule_that_the_code_declares_again_goes_on_from_then(
     assert fire(report, dsn) == int(edited)  # an edit is planned anew by the scheduler
     assert next_tick(conn) == HOURLY.after(now(conn))
     assert ticks(conn) == []
+
+
+def test_the_role_of_the_docs_can_manage_schedules(report: App, conn: Conn, dsn: str) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (grants,) = [block for block in blocks if "to manager" in block]
+    (others,) = [block for block in blocks if "grant usage" in block]
+    producer = "".join(re.findall(r"^grant.*? to app;\n", others, re.MULTILINE))
+    role = scalar(conn, "select 'r' || substr(md5(random()::text), 1, 8)")
+    conn.execute(f"create role {role}".encode())
+    try:
+        conn.execute(
+            (producer.replace("to app;", f"to {role};") + grants.replace("to manager;", f"to {role};")).encode()
+        )
+        with psycopg.connect(dsn) as lent:
+            lent.execute(f"set role {role}".encode())
+            verbs = report.schedules.using(lent)
+            verbs.create("s", "report", 60)
+            verbs.edit("s", 90)
+            verbs.pause("s")
+            verbs.resume("s")
+            verbs.run("s")
+            lent.execute("select pgqueue.schedule_run('s'), pgqueue.schedule_edit('s', '{}')")
+            verbs.delete("s")
+    finally:
+        conn.execute(f"drop owned by {role}; drop role {role}".encode())
