@@ -56,6 +56,9 @@ DUTIES: dict[str, Query[Any]] = {
     "note_errors": QUERIES.note_errors([("s1", "why", False)]),
     "news": QUERIES.news([SCHEDULE]),
     "is_newest_release": QUERIES.is_newest_release(WORKER),
+    "say_release": QUERIES.say_release(WORKER, "shop:app", "r1", ["s1"]),
+    "unsay_release": QUERIES.unsay_release(WORKER),
+    "disable_dropped": QUERIES.disable_dropped("shop:app"),
     "next_tick": QUERIES.next_tick(),
     "declare": QUERIES.declare([(SCHEDULE, NOW)]),
     "enqueue": QUERIES.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
@@ -79,12 +82,11 @@ OTHERS: dict[str, Query[Any]] = {
     "list_schedules": QUERIES.list_schedules(),
     "lock_schedule": QUERIES.lock_schedule("s1"),
     "declared": QUERIES.declared("s1"),
-    "list_ticks": QUERIES.list_ticks("s1"),
 }
 FLAT = DUTIES | OTHERS
 SCHEDULE_VERBS = (
     "create_schedule", "redefine", "pause_schedule", "resume_schedule", "delete_schedule", "wake_schedulers",
-    "say_release", "disable_dropped", "unsay_release",
+    "list_ticks",
 )  # fmt: skip
 # Not looked at here, and why.
 EXEMPT = {
@@ -93,7 +95,7 @@ EXEMPT = {
     "make_partitions": "a block of DDL; looks into no table but a default partition below 16 MB",
     "has_version": "reads the catalogue",
     "schema_version": "a table of one row",
-    **dict.fromkeys(SCHEDULE_VERBS, "asked by hand, or once when a scheduler starts: one row of the schedules"),
+    **dict.fromkeys(SCHEDULE_VERBS, "asked by hand, or once when a scheduler starts: one schedule and its ticks"),
     "list_jobs": "asked by hand: with a filter that fits nothing it walks back to the first job",
 }
 LIVE = """

@@ -105,7 +105,7 @@ class Soak:
                 process.terminate()
         codes = [process.wait() for process in self._processes]
         self._stack.close()
-        assert set(codes) <= {0, 69}, [process.log()[-2000:] for process in self._processes]
+        assert set(codes) <= {0, 69, -signal.SIGTERM}, [process.log()[-2000:] for process in self._processes]
 
 
 def check(conn: psycopg.Connection[Any]) -> int:
