@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm", type=float, default=6.0, help="seconds a worker idles before latency is measured")
     parser.add_argument("--cap", type=float, default=50.0, help="seconds after which a drain is cut off")
     parser.add_argument("--scale", type=float, default=1.0, help="shrink histories by this factor")
+    parser.add_argument("--remark", help="what readers of the figures must know, such as what else ran")
     parser.add_argument("--lock", default=os.environ.get("PEERS_LOCK"), help="flock this file while the clock runs")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/benchmarks/results.jsonl")
     parser.add_argument(
@@ -95,14 +96,17 @@ def _measure(given: argparse.Namespace, cases: list[Case]) -> int:
 def _open_session(given: argparse.Namespace, session: Session) -> str:
     name = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     settings = {k: v for k, v in asdict(session.settings).items() if v not in (None, (), []) and k != "lock"}
+    remark = {"remark": given.remark} if given.remark else {}
     facts = {"machine": machine.machine(), "postgres": machine.postgres(session.server), "versions": machine.versions()}
-    results.append(given.results, {"kind": "session", "session": name, **facts, "settings": settings, "argv": _argv()})
+    results.append(
+        given.results, {"kind": "session", "session": name, **facts, "settings": settings, "argv": _argv()} | remark
+    )
     return name
 
 
 def _argv() -> list[str]:
     """The arguments, without what only says where things are on this machine."""
-    places, kept, skip = {"--dsn", "--peers", "--lock", "--results", "--page"}, [], False
+    places, kept, skip = {"--dsn", "--peers", "--lock", "--results", "--page", "--remark"}, [], False
     for word in sys.argv[1:]:
         if not skip and word.partition("=")[0] not in places:
             kept.append(word)

@@ -77,7 +77,8 @@ def _where(results: Results) -> str:
             part: session[part] for part in ("machine", "postgres", "versions", "settings")
         }
         told = (f"**{part}** " + ", ".join(f"{k} {v}" for k, v in known.items()) for part, known in facts.items())
-        lines.append(f"- {session['session']}: " + "; ".join(told))
+        remark = f" **Remark:** {session['remark']}" if session.get("remark") else ""
+        lines.append(f"- {session['session']}: " + "; ".join(told) + "." + remark)
     return "## Where\n\n" + "\n".join(lines)
 
 
