@@ -73,10 +73,10 @@ def test_ten_thousand_schedules_that_are_due_at_once_fire_within_a_minute(app: A
         f" select 's' || i, date_trunc('hour', clock_timestamp()), {columns}"
         " from pgqueue.schedule, generate_series(1, 10000) i"
     )
-    run_scheduler(app, lambda: scalar(conn, FIRED) >= 10_000)
+    apart = "select count(distinct headers->>'schedule') from pgqueue.job where headers->>'schedule' <> 'one'"
+    run_scheduler(app, lambda: scalar(conn, apart) == 10_000)
     took = "select extract(epoch from max(at) - min(at))::float8 from pgqueue.schedule_fire"
     assert scalar(conn, took) < 60
-    assert scalar(conn, "select count(distinct headers->>'schedule') from pgqueue.job") == 10_000
 
 
 def test_a_blocked_worker_delays_no_tick_of_its_scheduler(shop: Path, dsn: str, conn: Conn) -> None:
