@@ -6,6 +6,8 @@ from pgqueue.context import Context
 from pgqueue.errors import (
     ConfigError,
     DatabaseUnreachable,
+    DuplicateJob,
+    IdempotencyConflict,
     InvalidArguments,
     InvalidOption,
     InvalidPlan,
@@ -14,7 +16,9 @@ from pgqueue.errors import (
     NotAllowed,
     NotMigrated,
     PgqueueError,
+    QueueFull,
     ScheduleExists,
+    SnapshotConflict,
     UnknownJob,
     UnknownQueue,
     UnknownSchedule,
@@ -26,6 +30,7 @@ from pgqueue.outcome import Cancel, ErrorInfo, Fail, Retry, Snooze, TimedOut
 from pgqueue.plan import At, Cron, Every, RRule
 from pgqueue.retry import Constant, Delays, Exponential, RetryPolicy
 from pgqueue.tasks import ThreadTimeoutWarning
+from pgqueue.terms import Unique
 
 __all__ = [
     "App",
@@ -39,11 +44,13 @@ __all__ = [
     "Cron",
     "DatabaseUnreachable",
     "Delays",
+    "DuplicateJob",
     "Enqueuer",
     "ErrorInfo",
     "Every",
     "Exponential",
     "Fail",
+    "IdempotencyConflict",
     "InvalidArguments",
     "InvalidOption",
     "InvalidPlan",
@@ -54,14 +61,17 @@ __all__ = [
     "NotAllowed",
     "NotMigrated",
     "PgqueueError",
+    "QueueFull",
     "RRule",
     "Retry",
     "RetryPolicy",
     "ScheduleExists",
+    "SnapshotConflict",
     "Snooze",
     "Task",
     "ThreadTimeoutWarning",
     "TimedOut",
+    "Unique",
     "UnknownJob",
     "UnknownQueue",
     "UnknownSchedule",

@@ -1,34 +1,40 @@
 """The app: a registry of tasks and schedules, and the front door to the queue."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import db, embedded
-from pgqueue.client import (
-    Client,
+from pgqueue.admission import Depths
+from pgqueue.client import Client, Own
+from pgqueue.config import check_queue, check_schema, find_dsn
+from pgqueue.context import Context
+from pgqueue.enqueuer import Enqueuer, Task, TaskDecorator
+from pgqueue.errors import InvalidOption, InvalidTask
+from pgqueue.events import E_, Listeners
+from pgqueue.job import Job
+from pgqueue.options import (
+    ErrorTypes,
     Options,
-    Own,
-    Session,
     check_count,
+    check_depth,
+    check_error_types,
+    check_limit,
     check_max_attempts,
     check_priority,
     check_retention,
     check_tags,
-    new_job,
 )
-from pgqueue.config import check_queue, check_schema, find_dsn
-from pgqueue.context import Context
-from pgqueue.errors import InvalidOption, InvalidTask
-from pgqueue.events import E_, Listeners
-from pgqueue.job import Job, NewJob
-from pgqueue.outcome import Outcome, seconds
+from pgqueue.outcome import Outcome
 from pgqueue.plan import as_plan
 from pgqueue.queries import Queries
-from pgqueue.retry import MAX_DELAY, Delays, Exponential, RetryOption, as_policy
+from pgqueue.retry import Delays, Exponential, RetryOption, as_policy
 from pgqueue.schedules import GivenPlan, ScheduleOptions, Schedules
 from pgqueue.tasks import Tasks, TaskSpec, task_name
+from pgqueue.terms import CallOptions, TaskOptions, call_rules, task_rules
+
+__all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,112 +42,6 @@ DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
 Middleware = Callable[[Context, Callable[[], Awaitable[Outcome]]], Awaitable[object]]
 Hook = Callable[[], object]
 AnyHook = TypeVar("AnyHook", bound=Hook)
-ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
-
-
-class Enqueuer(Generic[P, R]):
-    """A task bound to a connection and options: what `task.using(…)` returns."""
-
-    def __init__(self, app: "App", spec: TaskSpec, conn: object, options: Options) -> None:
-        self._app = app
-        self._spec = spec
-        self._session = Session(app, conn)
-        self._options = options
-
-    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
-
-        Raises InvalidArguments before anything is written.
-        """
-        return self._session.insert(self._new(args, kwargs))
-
-    async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
-
-        Raises InvalidArguments before anything is written.
-        """
-        return await self._session.ainsert(self._new(args, kwargs))
-
-    def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
-        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
-
-        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
-        """
-        return self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
-
-    async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
-        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
-
-        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
-        """
-        return await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
-
-    def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
-        return new_job(self._spec.encode(args, kwargs), self._options, self._spec, self._spec.name, self._app)
-
-    def _alike(self) -> NewJob:
-        return new_job("", self._options, self._spec, self._spec.name, self._app)
-
-
-class Task(Enqueuer[P, R]):
-    """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
-
-    def __init__(self, app: "App", spec: TaskSpec) -> None:
-        super().__init__(app, spec, Own.CONNECTION, Options())
-        self.__doc__ = spec.function.__doc__
-        self.__name__ = getattr(spec.function, "__name__", spec.name)
-        self.__wrapped__ = spec.function
-
-    def __repr__(self) -> str:
-        return f"<task {self._spec.name}>"
-
-    @property
-    def name(self) -> str:
-        """The name jobs of this task carry."""
-        return self._spec.name
-
-    @property
-    def spec(self) -> TaskSpec:
-        """The registered function and the defaults of its jobs."""
-        return self._spec
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function directly, without a job."""
-        result: R = self._spec.function(*args, **kwargs)
-        return result
-
-    def using(
-        self,
-        conn: object = Own.CONNECTION,
-        /,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: datetime | None = None,
-        delay: float | timedelta | None = None,
-        max_attempts: int | None = None,
-        tags: Sequence[str] | None = None,
-    ) -> Enqueuer[P, R]:
-        """Bind a connection to borrow and options for the jobs to come.
-
-        `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or one of Django's
-        or asyncpg's. It is never committed and never closed. Without it each call uses a connection of our own and
-        commits at once. `run_at` is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to
-        100) runs sooner; `max_attempts` counts the first run.
-        """
-        options = Options(queue, priority, run_at, delay, max_attempts, tags)
-        return Enqueuer(self._app, self._spec, conn, options)
-
-
-class TaskDecorator(Protocol):
-    """What `@app.task(…)` returns."""
-
-    @overload
-    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
@@ -152,6 +52,7 @@ class App:
     looked up when it is first needed. `queue`, `max_attempts`, `retry` and `max_crashes` are the defaults of its tasks.
     `retention={"bulk": 0}` keeps nothing of what succeeds in a queue, as `@app.task(retention=0)` does of a task.
     `name` tells the schedules of several apps in one schema apart; the command line gives it what `-A` says.
+    `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull when about so many jobs wait there.
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
@@ -168,6 +69,7 @@ class App:
         retry: RetryOption = DEFAULT_RETRY,
         max_crashes: int = 5,
         retention: Mapping[str, int | None] | None = None,
+        max_depth: Mapping[str, int] | None = None,
         pgbouncer: bool = False,
         listen_dsn: str | None = None,
     ) -> None:
@@ -179,6 +81,8 @@ class App:
         self.retry = as_policy(retry)
         self.max_crashes = check_count("max_crashes", max_crashes)
         self.retention = {check_queue(name): check_retention(kept) for name, kept in (retention or {}).items()}
+        self.max_depth = {check_queue(name): check_depth(depth) for name, depth in (max_depth or {}).items()}
+        self.depths = Depths(self.max_depth)
         self.tasks = Tasks()
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
@@ -243,6 +147,7 @@ class App:
         max_crashes: int | None = None,
         retention: int | None = None,
         tags: Sequence[str] = (),
+        **terms: Unpack[TaskOptions],
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -261,6 +166,7 @@ class App:
         max_crashes: int | None = None,
         retention: int | None = None,
         tags: Sequence[str] = (),
+        **terms: Unpack[TaskOptions],
     ) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
 
@@ -280,7 +186,7 @@ class App:
 
         A job that was running when its worker died, for the `max_crashes`-th time, is a dead letter with reason
         *crashed*. `retention=0`: of a job that succeeds nothing is kept, neither its row nor its transitions; that is
-        for those who want speed above all. Failures are kept as ever.
+        for those who want speed above all. Failures are kept as ever. What else can be said: docs/enqueue.md.
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for a setting out of its bounds.
         """
@@ -296,14 +202,15 @@ class App:
             "priority": priority,
             "max_attempts": max_attempts,
             "retry": policy,
-            "retry_on": _error_types("retry_on", retry_on),
-            "no_retry_on": _error_types("no_retry_on", no_retry_on),
-            "timeout": _limit("timeout", timeout),
-            "soft_timeout": _limit("soft_timeout", soft_timeout),
+            "retry_on": check_error_types("retry_on", retry_on),
+            "no_retry_on": check_error_types("no_retry_on", no_retry_on),
+            "timeout": check_limit("timeout", timeout),
+            "soft_timeout": check_limit("soft_timeout", soft_timeout),
             "isolation": isolation,
             "max_crashes": self.max_crashes if max_crashes is None else check_count("max_crashes", max_crashes),
             "retention": check_retention(retention),
             "tags": tuple(tags),
+            "rules": task_rules(terms),
         }
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
@@ -393,9 +300,11 @@ class App:
         delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         tags: Sequence[str] | None = None,
+        **terms: Unpack[CallOptions],
     ) -> Client:
         """Bind a connection to borrow, and options, for the verbs that take a task by name. As `Task.using`."""
-        return Client(self, conn, Options(queue, priority, run_at, delay, max_attempts, tags))
+        options = Options(queue, priority, run_at, delay, max_attempts, tags, call_rules(terms) if terms else None)
+        return Client(self, conn, options)
 
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name on a connection of our own, committed at once."""
@@ -434,20 +343,3 @@ class App:
         """Close the app's own connections in this event loop, and the sync ones."""
         await self.pools.aclose()
         self.pools.close()
-
-
-def _limit(option: str, given: float | timedelta | None) -> float | None:
-    if given is None:
-        return None
-    limit = seconds(given)
-    if not 0.001 <= limit <= MAX_DELAY:
-        raise InvalidOption(f"{option}={given!r} cannot be used: give 0.001 to {MAX_DELAY:.0f} seconds, or None")
-    return limit
-
-
-def _error_types(option: str, given: ErrorTypes) -> tuple[type[BaseException], ...]:
-    types = given if isinstance(given, tuple) else (given,)
-    for kind in types:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise InvalidOption(f"{option}={kind!r} cannot be used: give exception classes")
-    return types

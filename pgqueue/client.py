@@ -1,30 +1,38 @@
 """The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
 
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import replace
 from enum import Enum
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic_core import from_json
 
 from pgqueue import db
-from pgqueue.config import check_name, check_queue
-from pgqueue.errors import InvalidOption, UnknownJob, UnsupportedConnection
+from pgqueue.admission import (
+    CHUNK,
+    CHUNK_BYTES,
+    Depths,
+    Steps,
+    admit,
+    admit_all,
+    admit_all_async,
+    admit_async,
+    follow,
+    follow_async,
+)
+from pgqueue.config import check_name
+from pgqueue.errors import UnknownJob, UnsupportedConnection
 from pgqueue.events import JobEnqueued, Listeners
 from pgqueue.job import Job, JobState, NewJob
+from pgqueue.options import Options
 from pgqueue.outcome import seconds
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.enqueue import Inserted
-from pgqueue.retry import MAX_DELAY
+from pgqueue.queries.terms import Entry
 from pgqueue.tasks import Tasks, TaskSpec, check_json_object
 
 T = TypeVar("T")
-# Queries one after the other, each asked for by what came back before: alike on sync and async connections.
-Steps: TypeAlias = Generator[Query[Any], Any, T]
-CHUNK = 5_000
-CHUNK_BYTES = 16 * 1024 * 1024
 
 
 class Own(Enum):
@@ -43,93 +51,26 @@ class Home(Protocol):
     queue: str
     max_attempts: int
     retention: dict[str, int | None]
+    max_depth: dict[str, int]
+    depths: Depths
 
     @property
     def database(self) -> db.Database: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of one call; None means that the task's own setting, or the app's, stands."""
+def new_job(
+    args: str,
+    options: Options,
+    spec: TaskSpec | None,
+    name: str,
+    home: Home,
+    values: Mapping[str, Any] = {},
+    at: int | None = None,
+) -> NewJob:
+    """Make the job of one call: options first, then the task's settings, then the app's.
 
-    queue: str | None = None
-    priority: int | None = None
-    run_at: datetime | None = None
-    delay: float | timedelta | None = None
-    max_attempts: int | None = None
-    tags: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.queue is not None:
-            check_queue(self.queue)
-        check_priority(self.priority)
-        check_max_attempts(self.max_attempts)
-        check_tags(self.tags)
-        check_run_at(self.run_at)
-        check_delay(self.delay)
-        if self.run_at is not None and self.delay is not None:
-            raise InvalidOption("run_at and delay exclude each other: give one of them")
-
-
-def check_run_at(run_at: object) -> None:
-    """Refuse a time that is naive, or further away than Postgres and Python both can say."""
-    if run_at is None:
-        return
-    if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
-        raise InvalidOption(f"run_at={run_at!r} has no timezone: give an aware datetime, or delay=…")
-    if not 1900 <= run_at.year <= 9000:
-        raise InvalidOption(f"run_at={run_at!r} cannot be used: give a year from 1900 to 9000")
-
-
-def check_delay(delay: float | timedelta | None) -> None:
-    """Refuse a delay that is no number of seconds, negative, or longer than ten years."""
-    try:
-        usable = delay is None or 0 <= seconds(delay) <= MAX_DELAY
-    except InvalidOption:
-        usable = False
-    if not usable:
-        raise InvalidOption(f"delay={delay!r:.100} cannot be used: give 0 to {MAX_DELAY:.0f} seconds, or a timedelta")
-
-
-def check_priority(priority: object) -> None:
-    """Refuse a priority that is no whole number from -100 to 100."""
-    if priority is not None and (type(priority) is not int or not -100 <= priority <= 100):
-        raise InvalidOption(f"priority={priority!r} cannot be used: give -100 to 100 (higher runs sooner)")
-
-
-def check_max_attempts(max_attempts: object) -> None:
-    """Refuse a number of attempts that is no whole number from 1 on."""
-    if max_attempts is not None and (type(max_attempts) is not int or not 1 <= max_attempts <= 1_000_000):
-        raise InvalidOption(f"max_attempts={max_attempts!r} cannot be used: give 1 (no retries) to 1000000")
-
-
-def check_count(option: str, count: object) -> int:
-    """Return a whole number from 1 on; refuse anything else."""
-    if type(count) is not int or not 1 <= count <= 1_000_000:
-        raise InvalidOption(f"{option}={count!r} cannot be used: give 1 to 1000000")
-    return count
-
-
-def check_retention(kept: object) -> int | None:
-    """Return what is to be kept of a job that has succeeded: all (None) or nothing (0)."""
-    if kept is not None and (type(kept) is not int or kept != 0):
-        raise InvalidOption(f"retention={kept!r} cannot be used: give 0 (keep nothing of what succeeds) or None")
-    return kept
-
-
-def check_tags(tags: Sequence[str] | None) -> None:
-    """Refuse tags that are not short texts."""
-    if tags is None:
-        return
-    if not isinstance(tags, (list, tuple)) or len(tags) > 100:
-        raise InvalidOption(f"tags={tags!r} cannot be used: give a list of at most 100 texts")
-    for tag in tags:
-        if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
-            raise InvalidOption(f"tag {tag!r} cannot be used: give 1 to 200 printable characters")
-
-
-def new_job(args: str, options: Options, spec: TaskSpec | None, name: str, home: Home) -> NewJob:
-    """Make the job of one call: options first, then the task's settings, then the app's."""
+    `values` are the arguments as Python has them, for rules that make keys of them; `at` says which of many it is.
+    """
     queue = options.queue or (spec.queue if spec else home.queue)
     return NewJob(
         task=name,
@@ -141,6 +82,7 @@ def new_job(args: str, options: Options, spec: TaskSpec | None, name: str, home:
         delay=None if options.delay is None else seconds(options.delay),
         tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
         history=home.retention.get(queue) is None and (spec is None or spec.retention is None),
+        terms=None if options.rules is None else options.rules.terms(name, args, values, at),
     )
 
 
@@ -160,6 +102,16 @@ def as_job(new: NewJob, row: Inserted) -> Job:
         attempt=0,
         max_attempts=new.max_attempts,
     )
+
+
+def as_existing(new: NewJob, met: Entry, found: Job | None) -> Job:
+    """Return the job that was there already. Of one that is gone, or that this role may not read, what is known."""
+    if found is not None:
+        return replace(found, existing=True)
+    known = as_job(new, met.inserted)
+    if met.readable:
+        return replace(known, existing=True, state=JobState.SUCCEEDED, phase="pruned", reason="it has ended")
+    return replace(known, existing=True, phase="unknown")
 
 
 class Session:
@@ -206,32 +158,40 @@ class Session:
     def perform(self, steps: Steps[T]) -> T:
         """Run queries one after the other in one transaction; what `steps` raises undoes those before it."""
         with self._connection() as conn, db.all_or_nothing(conn):
-            found: Any = None
-            while True:
-                try:
-                    query = steps.send(found)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]  # what the generator returns
-                found = db.run(conn, query)
+            return follow(conn, steps)
 
     async def aperform(self, steps: Steps[T]) -> T:
         """Run queries one after the other in one transaction; what `steps` raises undoes those before it."""
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
-            found: Any = None
-            while True:
-                try:
-                    query = steps.send(found)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]  # what the generator returns
-                found = await db.run_async(conn, query)
+            return await follow_async(conn, steps)
 
     def insert(self, new: NewJob) -> Job:
-        """Insert a job."""
-        return self.tell(as_job(new, self.run(self._home.queries.enqueue_one(new))))
+        """Insert a job; one with terms may be met by another in its place."""
+        queries = self._home.queries
+        if new.terms is None and new.queue not in self._home.max_depth:
+            return self.tell(as_job(new, self.run(queries.enqueue_one(new))))
+        with self._connection() as conn:
+            follow(conn, self._home.depths.steps(queries, new.queue, 1))
+            if new.terms is None:
+                return self.tell(as_job(new, db.run(conn, queries.enqueue_one(new))))
+            met = admit(conn, queries, new)
+            if met.entered:
+                return self.tell(as_job(new, met.inserted))
+            return as_existing(new, met, db.run(conn, queries.get_job(met.id)) if met.readable else None)
 
     async def ainsert(self, new: NewJob) -> Job:
-        """Insert a job."""
-        return self.tell(as_job(new, await self.arun(self._home.queries.enqueue_one(new))))
+        """Insert a job; one with terms may be met by another in its place."""
+        queries = self._home.queries
+        if new.terms is None and new.queue not in self._home.max_depth:
+            return self.tell(as_job(new, await self.arun(queries.enqueue_one(new))))
+        async with self._async_connection() as conn:
+            await follow_async(conn, self._home.depths.steps(queries, new.queue, 1))
+            if new.terms is None:
+                return self.tell(as_job(new, await db.run_async(conn, queries.enqueue_one(new))))
+            met = await admit_async(conn, queries, new)
+            if met.entered:
+                return self.tell(as_job(new, met.inserted))
+            return as_existing(new, met, await db.run_async(conn, queries.get_job(met.id)) if met.readable else None)
 
     def insert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
         """Insert jobs that are like `new` but for their arguments, in chunks, all of them or none.
@@ -240,6 +200,8 @@ class Session:
         """
         ids: list[int] = []
         with self._connection() as conn, db.all_or_nothing(conn):
+            if new.queue in self._home.max_depth:
+                follow(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
             for chunk in _chunks(blocks):
                 ids += self._tell_many(new, db.run(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
@@ -248,9 +210,27 @@ class Session:
         """The async twin of `insert_many`."""
         ids: list[int] = []
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
+            if new.queue in self._home.max_depth:
+                await follow_async(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
             for chunk in _chunks(blocks):
                 ids += self._tell_many(new, await db.run_async(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
+
+    def insert_all(self, jobs: Sequence[NewJob]) -> list[int]:
+        """Insert jobs with terms, of one task and one call's options, all of them or none."""
+        if not jobs:
+            return []
+        with self._connection() as conn:
+            follow(conn, self._home.depths.steps(self._home.queries, jobs[0].queue, len(jobs)))
+            return self._tell_admitted(jobs, admit_all(conn, self._home.queries, jobs))
+
+    async def ainsert_all(self, jobs: Sequence[NewJob]) -> list[int]:
+        """The async twin of `insert_all`."""
+        if not jobs:
+            return []
+        async with self._async_connection() as conn:
+            await follow_async(conn, self._home.depths.steps(self._home.queries, jobs[0].queue, len(jobs)))
+            return self._tell_admitted(jobs, await admit_all_async(conn, self._home.queries, jobs))
 
     def tell(self, job: Job) -> Job:
         """Tell listeners of a job that was inserted."""
@@ -263,6 +243,17 @@ class Session:
             for job_id in ids:
                 self._home.listeners.emit(JobEnqueued(job_id, new.task, new.queue))
         return ids
+
+    def _tell_admitted(self, jobs: Sequence[NewJob], rows: list[Entry]) -> list[int]:
+        if self._home.listeners:
+            for new, row in zip(jobs, rows, strict=True):
+                if row.entered:
+                    self._home.listeners.emit(JobEnqueued(row.id, new.task, new.queue))
+        return [row.id for row in rows]
+
+
+def _count(blocks: Sequence[tuple[int, str]]) -> int:
+    return sum(count for count, _ in blocks)
 
 
 def _chunks(blocks: Sequence[tuple[int, str]]) -> Iterator[str]:
@@ -323,8 +314,12 @@ class Client:
         check_name("task", task)
         spec = self._home.tasks.get(task)
         given = {} if args is None else args
-        text = spec.encode((), given) if spec else check_json_object(task, given)
-        return new_job(text, self._options, spec, task, self._home)
+        values = [dict(given)] if spec is None else []
+        text = spec.encode((), given, values) if spec else check_json_object(task, given)
+        options = self._options
+        if spec is not None and (spec.rules is not None or options.rules is not None):
+            options = replace(options, rules=spec.rules_of(options.rules))
+        return new_job(text, options, spec, task, self._home, values[0])
 
 
 def _found(job_id: int, job: Job | None) -> Job:

@@ -16,6 +16,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.outcome import Cancel, TimedOut, storable
 
 MAX_NOTE = 500
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Completer(Protocol):
@@ -96,6 +97,14 @@ class Context:
         """The tick of its schedule that the job is for, in UTC, however late it runs; None for a job of no schedule."""
         tick = self.headers.get("tick")
         return None if tick is None else datetime.fromisoformat(tick)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key that the job was enqueued with, or one of its own: the same on every attempt, for handing on to
+        others who can tell a repetition by it."""
+        given = self.headers.get("idempotency_key") if self._job.headers else None
+        born = (self._job.created_at - _EPOCH) // timedelta(microseconds=1)
+        return str(given) if given is not None else f"pgqueue-{self._job.id}-{born}"
 
     @property
     def run_at(self) -> datetime:

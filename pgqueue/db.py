@@ -6,7 +6,7 @@ import os
 import select
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
@@ -356,10 +356,17 @@ def _none_in_time(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> Datab
     return DatabaseUnreachable(f"no connection to {describe(str(pool.conninfo))} within {CONNECT_TIMEOUT} s")
 
 
+def is_own(conn: Connection | AnyAsyncConnection) -> bool:
+    """Whether nobody is in a transaction on this connection, and each statement is one of its own."""
+    if isinstance(conn, Asyncpg):
+        return conn.is_own
+    return conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
 @contextmanager
 def all_or_nothing(conn: Connection) -> Iterator[None]:
     """Make several statements one unit on an autocommit connection; elsewhere the caller's transaction is that unit."""
-    if conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+    if is_own(conn):
         with conn.transaction():
             yield
     else:
@@ -372,8 +379,13 @@ async def all_or_nothing_async(conn: AnyAsyncConnection) -> AsyncIterator[None]:
     if isinstance(conn, Asyncpg):
         async with conn.all_or_nothing():
             yield
-    elif conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+    elif is_own(conn):
         async with conn.transaction():
             yield
     else:
         yield
+
+
+def savepoint_async(conn: AnyAsyncConnection) -> AbstractAsyncContextManager[Any]:
+    """Make several statements one unit inside a transaction: what raises undoes them, and the transaction goes on."""
+    return conn.savepoint() if isinstance(conn, Asyncpg) else conn.transaction()

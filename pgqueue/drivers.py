@@ -2,8 +2,8 @@
 
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -71,7 +71,24 @@ class Asyncpg:
     def all_or_nothing(self) -> AbstractAsyncContextManager[Any]:
         """Make several statements one unit; in a transaction of the caller's that is the unit already."""
         own: AbstractAsyncContextManager[Any] = self._conn.transaction()
-        return nullcontext() if self._conn.is_in_transaction() else own
+        return own if self.is_own else nullcontext()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether nobody is in a transaction on this connection."""
+        return not self._conn.is_in_transaction()
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Make several statements one unit inside a transaction, also one that was begun by hand: asyncpg's own
+        savepoints refuse that."""
+        await self._conn.execute("savepoint pgqueue")
+        try:
+            yield
+        except BaseException:
+            await self._conn.execute("rollback to savepoint pgqueue; release savepoint pgqueue")
+            raise
+        await self._conn.execute("release savepoint pgqueue")
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,10 @@ PgqueueError
 ├── UnknownJob               no job has that id
 ├── UnknownSchedule          no schedule has that name
 ├── ScheduleExists           a schedule has that name already
+├── IdempotencyConflict      an idempotency key was used before, with other arguments
+├── DuplicateJob             another job holds the unique key, and the call asked to be told
+├── SnapshotConflict         a key was taken by a transaction that this one's snapshot cannot see
+├── QueueFull                the queue holds as many jobs as it may
 └── LeaseLost                the job was taken from this worker and runs elsewhere
 """
 
@@ -108,6 +112,44 @@ class ScheduleExists(PgqueueError):
     """A schedule has that name already. Nothing was written."""
 
     exit_code = 2
+
+
+class IdempotencyConflict(PgqueueError):
+    """An idempotency key was used before, for the same task with other arguments, by job `job_id` (None if that was in
+    the same call). The call wrote nothing, and the transaction stays usable."""
+
+    def __init__(self, task: str, key: str, job_id: int | None) -> None:
+        self.task, self.key, self.job_id = task, key, job_id
+        by = "in the same call" if job_id is None else f"by job {job_id}"
+        super().__init__(
+            f"idempotency key {key!r:.200} of task {task} was used with other arguments, {by}: use a key for one "
+            "request only"
+        )
+
+
+class DuplicateJob(PgqueueError):
+    """Job `job_id` (None: another one of the same call) holds the unique key, and the call said on_conflict="raise".
+    The call wrote nothing, and the transaction stays usable."""
+
+    def __init__(self, task: str, key: str, job_id: int | None) -> None:
+        self.task, self.key, self.job_id = task, key, job_id
+        by = "another job of the same call" if job_id is None else f"job {job_id}"
+        super().__init__(f"unique key {key!r:.200} of task {task} is held by {by}")
+
+
+class SnapshotConflict(PgqueueError):
+    """Another transaction took the same key after this one's snapshot, which repeatable read keeps to the end: its job
+    cannot be seen from here. The call wrote nothing; the transaction stays usable, but only a new one can tell."""
+
+    sqlstate = "40001"  # for those who try again by it
+
+
+class QueueFull(PgqueueError):
+    """The queue holds as many waiting jobs as App(max_depth=…) lets it. The call wrote nothing."""
+
+    def __init__(self, queue: str, depth: int, max_depth: int) -> None:
+        self.queue, self.depth, self.max_depth = queue, depth, max_depth
+        super().__init__(f"queue {queue} is full: about {depth} jobs wait there, and {max_depth} may (max_depth)")
 
 
 class LeaseLost(PgqueueError):

@@ -40,6 +40,11 @@ class JobEnqueued(JobEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class JobExpired(JobEvent):
+    """The job was not started in time, and a worker has cancelled it."""
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEvent(JobEvent):
     """Something happened to one attempt of a job. Events about its end come after it is written."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue.outcome import ErrorInfo
+from pgqueue.terms import Terms
 
 
 class JobState(StrEnum):
@@ -28,7 +29,7 @@ class JobState(StrEnum):
 @dataclass(slots=True)
 class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
-    nothing is left of it when it succeeds."""
+    nothing is left of it when it succeeds. `terms`, where it has any, decide whether it is let in."""
 
     task: str
     args: str
@@ -39,6 +40,7 @@ class NewJob:
     delay: float | None = None
     tags: tuple[str, ...] = ()
     history: bool = True
+    terms: Terms | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +91,8 @@ class Job:
 
     `phase` is the state as people say it: a pending job shows as `scheduled` before its first time has come, and
     as `retrying` after an attempt. `progress` is what a running job has said by `ctx.progress()`: `done`, `total`,
-    `note`. `attempts` is filled by `app.get(id)`.
+    `note`. `attempts` is filled by `app.get(id)`. `existing`: the call that returned it made no job, for its key was
+    taken; of a job that is gone by then only what the call itself knew is there, and `phase` is `pruned`.
     """
 
     id: int
@@ -114,6 +117,7 @@ class Job:
     error: ErrorInfo | None = None
     progress: dict[str, Any] | None = None
     attempts: tuple[Attempt, ...] = ()
+    existing: bool = False
 
     @property
     def errors(self) -> list[ErrorInfo]:

@@ -48,6 +48,7 @@ TRANSITIONS: dict[str, Move] = {
     "bury": _moves(JobState.RUNNING, to=JobState.FAILED),
     "withdraw": _moves(JobState.RUNNING, to=JobState.CANCELLED),
     "cancel": _moves(JobState.PENDING, JobState.BLOCKED, to=JobState.CANCELLED),
+    "expire": _moves(JobState.PENDING, JobState.BLOCKED, to=JobState.CANCELLED),
     "rescue": _moves(JobState.RUNNING, to=JobState.PENDING),
     "rescue_spent": _moves(JobState.RUNNING, to=JobState.FAILED),
     "rescue_cancelled": _moves(JobState.RUNNING, to=JobState.CANCELLED),

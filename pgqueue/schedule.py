@@ -13,6 +13,7 @@ from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.job import NewJob
 from pgqueue.outcome import seconds
 from pgqueue.plan import At, Cron, Every, Plan, RRule, Span
+from pgqueue.terms import Terms
 
 OVERLAPS = ("allow", "skip", "queue", "cancel_running")
 SKIP_GRACE = 60.0  # seconds: how late a tick with misfire="skip" still fires, unless the schedule says otherwise
@@ -117,7 +118,9 @@ class Schedule:
         """Return the job that a tick becomes. The spread of jitter depends on name and tick alone."""
         spread = self.jitter * crc32(f"{self.name} {tick.isoformat()}".encode()) / 2**32
         wait = (self.job.delay or 0.0) + spread
-        return replace(self.job, delay=None, run_at=tick + timedelta(seconds=wait)) if wait else self.job
+        job = replace(self.job, delay=None, run_at=tick + timedelta(seconds=wait)) if wait else self.job
+        expires_at = self.expires_at(tick)
+        return job if expires_at is None else replace(job, terms=Terms(expires=expires_at))
 
     def headers_of(self, tick: datetime) -> str:
         """Return the headers of that job: which tick it is for, and when it is of no use any more."""

@@ -5,9 +5,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypedDict
 
-from pgqueue.client import Home, Options, new_job
+from pgqueue.client import Home, new_job
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidPlan
+from pgqueue.options import Options
 from pgqueue.outcome import seconds
 from pgqueue.plan import At, Plan, as_plan, check_moment
 from pgqueue.schedule import Schedule

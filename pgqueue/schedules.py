@@ -1,19 +1,23 @@
 """Schedules as users handle them: declared in code, made and changed at run time, in the caller's transaction."""
 
+import dataclasses
 import getpass
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
-from pgqueue.client import Home, Own, Session, Steps, as_job
+from pgqueue.admission import Steps
+from pgqueue.client import Home, Own, Session, as_job
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSchedule
-from pgqueue.job import Job
+from pgqueue.job import Job, NewJob
 from pgqueue.plan import check_moment
+from pgqueue.queries import Query
 from pgqueue.queries.read import ScheduleStatus
 from pgqueue.queries.schedule import Due, Unusable
 from pgqueue.schedule import Schedule, check_policy
 from pgqueue.schedule_options import GivenPlan, ScheduleOptions, build, edited
+from pgqueue.terms import Terms
 from pgqueue.ticks import Tick, settled
 from pgqueue.words import Upcoming, preview
 
@@ -279,7 +283,7 @@ class ScheduleClient:
         due = yield from self._locked(name)
         state, tick = due.state, due.state.now
         job = due.schedule.job_of(tick)
-        (row,) = yield self._queries.enqueue([job], [due.schedule.headers_of(tick)])
+        (row,) = yield enqueue_ticks(self._home, [job], [due.schedule.headers_of(tick)])
         look = None if state.look_at is None else max(0.0, (state.look_at - state.now).total_seconds())
         state.wake()
         if due.schedule.overlap != "allow":
@@ -339,6 +343,22 @@ class Schedules(ScheduleClient):
     def values(self) -> Sequence[Schedule]:
         """What the code declares."""
         return tuple(self._declared.values())
+
+
+def enqueue_ticks(home: Home, jobs: Sequence[NewJob], headers: Sequence[str]) -> Query[Any]:
+    """Insert the jobs of ticks. Where a schedule does not say when they expire their task may; what else it says of
+    enqueueing, its keys, is for callers."""
+    timed = [_expiring(home, job) for job in jobs]
+    if any(job.terms is not None for job in timed):
+        return home.queries.enqueue_with_terms(timed, headers)
+    return home.queries.enqueue(timed, headers)
+
+
+def _expiring(home: Home, job: NewJob) -> NewJob:
+    spec = home.tasks.get(job.task)
+    if job.terms is not None or spec is None or spec.rules is None or spec.rules.expires is None:
+        return job
+    return dataclasses.replace(job, terms=Terms(expires=spec.rules.expires))
 
 
 def _task_name(task: str | Named) -> str:

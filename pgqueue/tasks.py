@@ -17,12 +17,13 @@ from typing_extensions import TypedDict
 
 from pgqueue.config import check_name
 from pgqueue.context import Context
-from pgqueue.errors import InvalidArguments, InvalidTask, UnknownTask
+from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask, UnknownTask
 from pgqueue.outcome import ErrorInfo
 from pgqueue.payload import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, SUSPECTS, WRITE, ManyCalls
 from pgqueue.retry import RetryPolicy
+from pgqueue.terms import CallOptions, Rules, named
 
-OPTIONS = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")
+OPTIONS = ("queue", "priority", "run_at", "delay", "max_attempts", "tags", *CallOptions.__annotations__)
 _READ = ConfigDict(extra="forbid", val_json_bytes="base64")
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
@@ -51,8 +52,10 @@ class TaskSpec:
     isolation: str = "thread"
     max_crashes: int = 5
     retention: int | None = None
+    rules: Rules | None = None
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
+    defaults: dict[str, Any] = field(init=False)
     is_async: bool = field(init=False)  # whether it runs on the event loop and not in a thread
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
     serializer: pydantic_core.SchemaSerializer = field(init=False)
@@ -65,7 +68,11 @@ class TaskSpec:
         object.__setattr__(self, "context_parameter", context)
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(inspect.unwrap(self.function)))
         object.__setattr__(self, "signature", inspect.Signature(parameters))
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        object.__setattr__(self, "defaults", defaults)
         object.__setattr__(self, "adapter", _adapter(self.name, parameters))
+        if self.rules is not None:
+            self.check_names(self.rules)
         if self.isolation not in ("thread", "process"):
             raise InvalidTask(f"task {self.name}: isolation={self.isolation!r} cannot be used: give thread or process")
         if self.timeout is not None and not self.can_be_stopped:
@@ -97,8 +104,11 @@ class TaskSpec:
             return False
         return not self.retry_on or isinstance(error, self.retry_on)
 
-    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the arguments of one call as JSON text by name, validated against the signature."""
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: list[dict[str, Any]] | None = None) -> str:
+        """Return the arguments of one call as JSON text by name, validated against the signature.
+
+        To `keep`, if given, they are added as the function will get them: with its own defaults.
+        """
         named = self._named(args, kwargs)
         if named is None:
             named = self._bound(args, kwargs)
@@ -113,6 +123,8 @@ class TaskSpec:
             raise InvalidArguments(self.name, self._unserialisable(valid, error)) from None
         if not self.many.is_harmless(text) and (problems := _hidden_problems(text, valid, self.serializer, "")):
             raise InvalidArguments(self.name, problems)
+        if keep is not None:
+            keep.append(valid if len(valid) == len(self.signature.parameters) else self.defaults | valid)
         return text.decode()
 
     def encode_many(self, calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
@@ -126,12 +138,13 @@ class TaskSpec:
                 yield len(block), text
             else:
                 for at, call in enumerate(block, position):
-                    yield 1, self._encode_at(at, call)
+                    yield 1, self.encode_at(at, call)
             position += len(block)
 
-    def _encode_at(self, position: int, call: Mapping[str, Any]) -> str:
+    def encode_at(self, position: int, call: Mapping[str, Any], keep: list[dict[str, Any]] | None = None) -> str:
+        """As `encode`, of one of many calls: InvalidArguments says which."""
         try:
-            return self.encode((), call)
+            return self.encode((), call, keep)
         except InvalidArguments as error:
             raise InvalidArguments(self.name, [f"call {position}: {p}" for p in error.problems]) from None
 
@@ -158,6 +171,19 @@ class TaskSpec:
     def decode(self, text: str) -> dict[str, Any]:
         """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit."""
         return self.adapter.validate_json(text)
+
+    def rules_of(self, call: Rules | None) -> Rules | None:
+        """Return the rules of a call, and those of the task where the call says nothing."""
+        if call is None:
+            return self.rules
+        self.check_names(call)
+        return call.over(self.rules)
+
+    def check_names(self, rules: Rules) -> None:
+        """Refuse rules that name what is no parameter."""
+        unknown = sorted(set(named(rules)) - set(self.signature.parameters))
+        if unknown:
+            raise InvalidOption(f"task {self.name} has no parameter {', '.join(unknown)} (it takes {self.signature})")
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
         """Call the function; of an async one, the coroutine comes back."""

@@ -133,6 +133,30 @@ def dsn(server_dsn: str, template: str) -> Iterator[str]:
     databases.drop_all()
 
 
+EMPTY = b"""
+delete from pgqueue.job_live; delete from pgqueue.job_finished; delete from pgqueue.dead_letter;
+delete from pgqueue.transition; delete from pgqueue.idempotency_key; delete from pgqueue.worker;
+delete from pgqueue.schedule; delete from pgqueue.schedule_fire; delete from pgqueue.queue;
+select setval('pgqueue.job_id', 1, false);
+drop schema if exists public, decoy, "select" cascade; create schema public"""
+
+
+@pytest.fixture(scope="module")
+def kept_database(server_dsn: str, template: str) -> Iterator[str]:
+    """A migrated database of the module's own."""
+    databases = Databases(server_dsn)
+    yield databases.make(template)
+    databases.drop_all()
+
+
+@pytest.fixture
+def emptied_dsn(kept_database: str) -> str:
+    """That database, empty. To make a new one takes longer than most tests: a module's `dsn` may be this."""
+    with psycopg.connect(kept_database, autocommit=True) as conn:
+        conn.execute(EMPTY)
+    return kept_database
+
+
 @pytest.fixture
 def conn(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection that looks from outside: autocommit, nothing on its search path but the system catalogue."""

@@ -16,6 +16,7 @@ from pgqueue.lifecycle import Resolution
 from pgqueue.plan import Every
 from pgqueue.queries import Query
 from pgqueue.queries.schedule import Schedule
+from pgqueue.terms import Rules
 
 QUEUES = ["q0", "q1", "q2"]
 ROOMS = dict.fromkeys(QUEUES, 10)
@@ -33,7 +34,14 @@ insert into pgqueue.job_live (task, queue, state, waits_for)
 select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, 3000) as i;
 insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
 select 's' || i, 't', 'q0', 60, now() + make_interval(days => case when i < 10 then -1 else 1 end)
-from generate_series(1, 5000) as i"""
+from generate_series(1, 5000) as i;
+insert into pgqueue.idempotency_key (scope, key_hash, request_hash, job_id, expires_at)
+select 't', sha256(convert_to('k' || i, 'UTF8')), sha256(''), i, now() + interval '1 day'
+from generate_series(1, 20000) as i;
+insert into pgqueue.job_live (task, queue, unique_key, unique_live)
+select 't', 'alone', sha256(convert_to('t' || chr(10) || 'k' || i, 'UTF8')), true from generate_series(1, 5000) as i;
+insert into pgqueue.job_live (task, queue, expires_at)
+select 't', 'late', now() - interval '1 second' from generate_series(1, 3000) as i"""
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +176,68 @@ def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, gen
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
     assert buffers(plan) < 1000
+
+
+def with_terms(count: int, **rules: Any) -> list[NewJob]:
+    """Jobs whose keys are taken already."""
+    jobs = [NewJob("t", "{}", "q0", 0, 3, terms=Rules(**rules).terms("t", "{}", {}, at)) for at in range(count)]
+    return sorted(jobs, key=lambda job: str(job.terms))
+
+
+def reads(plan: Node, table: str) -> set[str]:
+    """How a table is read, by its indexes or by the type of scan."""
+    scans = [n for n in nodes(plan) if "Scan" in n["Node Type"] and n["Node Type"] != "Bitmap Heap Scan"]
+    return {n.get("Index Name", n["Node Type"]) for n in scans
+            if n.get("Relation Name") == table or n.get("Index Name", "").startswith(table)}  # fmt: skip
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
+    jobs = with_terms(200, key=tuple(f"k{n}" for n in range(1, 201)))
+    for query in (QUERIES.find_keys(jobs), QUERIES.free_keys(jobs), QUERIES.give_back_keys(list(range(200)), jobs)):
+        backlog.execute("deallocate all")
+        plan = explain(backlog, query, generic=generic)
+        assert reads(plan, "idempotency_key") == {"idempotency_key_pkey"}
+        assert buffers(plan) < 1500
+    rivals = with_terms(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
+    for query in (QUERIES.find_rivals(rivals), QUERIES.replace(list(range(1, 201)), rivals)):
+        backlog.execute("deallocate all")
+        plan = explain(backlog, query, generic=generic)
+        assert job_scans(plan) <= {"job_live_unique", "job_live_pkey"}
+        assert buffers(plan) < 6000
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_thousand_jobs_with_terms_are_compared_by_hash(backlog: Conn, generic: bool) -> None:
+    jobs = with_terms(1000, key=tuple(f"new{n}" for n in range(1000)))
+    plan = explain(backlog, QUERIES.enqueue_with_terms(jobs), generic=generic)
+    assert plan["Actual Rows"] == 1000
+    joins = [n for n in nodes(plan) if n["Node Type"] == "Nested Loop"]
+    assert all(n["Actual Rows"] * n["Actual Loops"] <= 1000 for n in joins)
+    assert not [n for n in nodes(plan) if n.get("Rows Removed by Join Filter", 0) > 1000]
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_the_sweeper_reads_only_what_has_expired(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.expire(100), generic=generic)
+    assert plan["Actual Rows"] == 100
+    assert job_scans(plan) <= {"job_live_expires", "job_live_pkey"}
+    assert buffers(plan) < 4000
+    backlog.execute("deallocate all")
+    backlog.execute("update pgqueue.idempotency_key set created_at = now() - interval '1 day', expires_at = now()"
+                  " where job_id <= 1000")  # fmt: skip
+    plan = explain(backlog, QUERIES.prune_keys(100), generic=generic)
+    assert plan["Actual Rows"] == 100
+    assert reads(plan, "idempotency_key") <= {"idempotency_key_expires_at", "idempotency_key_pkey"}
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool) -> None:
+    for limit, index, pages in ((1000, "job_live_ready", 1500), (1_000_000, "job_live_sample", 5000)):
+        backlog.execute("deallocate all")
+        plan = explain(backlog, QUERIES.depth("q0", limit), generic=generic)
+        assert job_scans(plan) == {index}
+        assert buffers(plan) < pages
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])

@@ -22,15 +22,18 @@ from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.plan import Every
 from pgqueue.queries import Queries, Query
 from pgqueue.schedule import Schedule
+from pgqueue.terms import Rules
 from pgqueue.ticks import State, Tick
 
-GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire")
+GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key")
 MOST_ROWS, MOST_PAGES = 1500, 3000
 WORKER = uuid.UUID(int=1)
 NOW = datetime.now(UTC)
 ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
 BATCH = [(claimed(i, 1), SUCCEEDED if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
+KEYED = new_job(queue="q0", terms=Rules(key="k5").terms("t", "{}", {}, None))
+ALONE = new_job(queue="q0", terms=Rules(unique_key="k5").terms("t", "{}", {}, None))
 SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
 # What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
@@ -62,7 +65,10 @@ DUTIES: dict[str, Query[Any]] = {
     "next_tick": QUERIES.next_tick(),
     "declare": QUERIES.declare([(SCHEDULE, NOW)]),
     "enqueue": QUERIES.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
+    "enqueue_with_terms": QUERIES.enqueue_with_terms([KEYED, ALONE]),
     "clock": QUERIES.clock(),
+    "expire": QUERIES.expire(100),
+    "prune_keys": QUERIES.prune_keys(100),
 }
 # What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
@@ -73,6 +79,12 @@ OTHERS: dict[str, Query[Any]] = {
     "declare_dead": QUERIES.declare_dead({WORKER: "was killed by SIGKILL"}),
     "enqueue_one": QUERIES.enqueue_one(new_job(queue="q0")),
     "enqueue_alike": QUERIES.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
+    "find_keys": QUERIES.find_keys([KEYED]),
+    "find_rivals": QUERIES.find_rivals([ALONE]),
+    "replace": QUERIES.replace([5000], [ALONE]),
+    "free_keys": QUERIES.free_keys([KEYED]),
+    "give_back_keys": QUERIES.give_back_keys([1], [KEYED]),
+    "depth": QUERIES.depth("q0", 1000),
     "get_job": QUERIES.get_job(5000),
     "cancel": QUERIES.cancel(5000, "why"),
     "count_jobs": QUERIES.count_jobs(50),
@@ -91,6 +103,7 @@ SCHEDULE_VERBS = (
 # Not looked at here, and why.
 EXEMPT = {
     "listen": "no plan",
+    "begin": "no plan",
     "lost_jobs": "asked only when a rescue has failed: walks along the primary key to rows that run",
     "make_partitions": "a block of DDL; looks into no table but a default partition below 16 MB",
     "has_version": "reads the catalogue",
@@ -103,6 +116,9 @@ insert into pgqueue.job_live (task, queue, priority, run_at)
 select 't', 'q' || i % 3, i % 7, now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i
 union all
 select 't', 'q' || i % 3, i % 7, now() + interval '1 day' from generate_series(1, {size} / 2) as i;
+insert into pgqueue.job_live (task, queue, unique_key, unique_live, expires_at)
+select 't', 'q0', sha256(convert_to('t' || chr(10) || 'k' || i, 'UTF8')), true, now() + make_interval(secs => i - 1000)
+from generate_series(1, {size} / 20) as i;
 insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, lost_at)
 select ('00000000-0000-0000-0000-00000000000' || i)::uuid, 'worker', 'h', 1, '0', '{{q0}}', '{{t}}', 8, 30,
        case when i = 2 then now() end from generate_series(1, 3) as i;
@@ -119,6 +135,9 @@ insert into pgqueue.transition (job_id, from_state, to_state, at)
 select -i, 'running', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;
 insert into pgqueue.dead_letter (id, task, queue, reason, failed_at)
 select -i, 't', 'q' || i % 3, 'error', now() - make_interval(secs => i) from generate_series(1, {size} / 20) as i;
+insert into pgqueue.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
+select 't', sha256(convert_to('k' || i, 'UTF8')), sha256(''), -i, now() - interval '1 day',
+       now() + make_interval(secs => i - 1000) from generate_series(1, {size}) as i;
 insert into pgqueue.schedule_fire (schedule, tick, outcome, reason)
 select 's1', now() - make_interval(secs => 60 * i), 'missed', 'why' from generate_series(1, {size} / 20) as i"""
 
@@ -132,7 +151,7 @@ def made(server_dsn: str, template: str, request: pytest.FixtureRequest) -> Iter
     databases = Databases(server_dsn)
     stale = databases.make(template)
     with psycopg.connect(stale, autocommit=True) as conn:
-        for table in ("job_live", "dead_letter", "schedule_fire", "worker", "schedule"):
+        for table in ("job_live", "dead_letter", "schedule_fire", "worker", "schedule", "idempotency_key"):
             conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
         conn.execute("analyze")
         for statements in (LIVE, HISTORY):

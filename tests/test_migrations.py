@@ -26,6 +26,8 @@ CATALOGUE = {
     "constraints": """select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint
                       where connamespace = %(schema)s::regnamespace and contype <> 'n'""",
     "views": "select viewname, definition from pg_views where schemaname = %(schema)s",
+    "functions": """select proname, pg_get_functiondef(oid), proacl::text from pg_proc
+                    where pronamespace = %(schema)s::regnamespace""",
     "sequences": "select sequencename, data_type::text from pg_sequences where schemaname = %(schema)s",
     "options": """select relname, reloptions from pg_class where relnamespace = %(schema)s::regnamespace
                   and relkind in ('r', 'p')""",

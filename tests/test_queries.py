@@ -19,11 +19,14 @@ from pgqueue.outcome import ErrorInfo
 from pgqueue.plan import Cron, Every
 from pgqueue.queries import Queries, Query
 from pgqueue.schedule import Schedule
+from pgqueue.terms import Rules, Unique
 from pgqueue.ticks import State, Tick
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = NewJob("t", "{}", "q", 0, 3)
+KEYED = NewJob("t", "{}", "q", 0, 3, terms=Rules(key="k", expires=60.0).terms("t", "{}", {}, None))
+ALONE = NewJob("t", "{}", "q", 0, 3, terms=Rules(unique=Unique(window=60, while_="live")).terms("t", "{}", {}, None))
 PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
 TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
 OUTCOMES = [
@@ -35,6 +38,16 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "enqueue_one": lambda q: q.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
     "enqueue_alike": lambda q: q.enqueue_alike(new_job(run_at=TICK), '[{"a": 1}, {}]'),
     "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
+    "enqueue_with_terms": lambda q: q.enqueue_with_terms([KEYED, ALONE], guarded=True),
+    "find_keys": lambda q: q.find_keys([KEYED, ALONE]),
+    "find_rivals": lambda q: q.find_rivals([ALONE]),
+    "replace": lambda q: q.replace([1], [ALONE]),
+    "free_keys": lambda q: q.free_keys([KEYED, ALONE]),
+    "give_back_keys": lambda q: q.give_back_keys([1, 2], [KEYED, ALONE]),
+    "depth": lambda q: q.depth("default", 100_000),
+    "begin": lambda q: q.begin(),
+    "expire": lambda q: q.expire(10, TICK),
+    "prune_keys": lambda q: q.prune_keys(10),
     "claim": lambda q: q.claim(WORKER, {"default": 2, "bulk": 1}, 3),
     "claim_beyond": lambda q: q.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
     "adopt": lambda q: q.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),

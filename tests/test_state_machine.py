@@ -24,7 +24,7 @@ RESOLUTIONS = {
     "bury": Resolution("bury", "exhausted", error=ERROR),
     "withdraw": Resolution("withdraw", "not wanted"),
 }
-OTHERS = {"claim", "adopt", "cancel", "rescue", "rescue_spent", "rescue_cancelled"}
+OTHERS = {"claim", "adopt", "cancel", "expire", "rescue", "rescue_spent", "rescue_cancelled"}
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
 
 
@@ -77,6 +77,10 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
         db.run(conn, QUERIES.adopt(WORKER, {"default": 10}, ["t"], 10))
     elif verb == "cancel":
         db.run(conn, QUERIES.cancel(job, "not wanted"))
+    elif verb == "expire":
+        conn.execute("update pgqueue.job_live set attempt = 0, expires_at = now() where id = %s", (job,))
+        db.run(conn, QUERIES.expire(10))
+        conn.execute("update pgqueue.job_live set attempt = 2, expires_at = null where id = %s", (job,))
     elif verb.startswith("rescue"):
         db.run(conn, QUERIES.rescue(WORKER))
     else:
@@ -109,7 +113,8 @@ def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, v
     if state in move.sources:
         claiming = verb in ("claim", "adopt")
         assert [r[:2] for r in tx.execute("select id, state from pgqueue.job").fetchall()] == [(job, move.target)]
-        assert moves(tx, job) == [(state, move.target, 3 if claiming else 2, LEASE + claiming)]
+        attempt = {"claim": 3, "adopt": 3, "expire": 0}.get(verb, 2)  # only what has not started expires
+        assert moves(tx, job) == [(state, move.target, attempt, LEASE + claiming)]
     else:
         assert row(tx, job) == before
         assert moves(tx, job) == []

@@ -164,6 +164,15 @@ class Verbs(RuleBasedStateMachine):
             ended = None
         assert ended == self.model.cancel(job)
 
+    @precondition(lambda self: self.known)
+    @rule(index=which)
+    def expire(self, index: int) -> None:
+        job = self.known[index % len(self.known)]
+        self.conn.execute("update pgqueue.job_live set expires_at = now() where id = %s", (job,))
+        expired = db.run(self.conn, QUERIES.expire(10))
+        self.conn.execute("update pgqueue.job_live set expires_at = null where id = %s", (job,))
+        assert [one.id for one in expired] == [job] * self.model.expire(job)
+
     @rule(name=AB, index=which)
     def cancel_what_runs(self, name: str, index: int) -> None:
         running = [job.id for job in self.model.jobs.values() if job.worker == self.workers[name]]

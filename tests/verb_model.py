@@ -147,6 +147,14 @@ class Model:
         self.move(job, "cancel")
         return True
 
+    def expire(self, job_id: int) -> bool:
+        """A job's time is over: it ends if it has not started. Whether it did."""
+        job = self.jobs.get(job_id)
+        ended = job is not None and job.attempt == 0 and job.state in (JobState.PENDING, JobState.BLOCKED)
+        if job is not None and ended:
+            self.move(job, "expire")
+        return ended
+
     def rescue(self, max_crashes: int, limits: dict[str, int]) -> set[tuple[int, str]]:
         lost = [j for j in self.jobs.values() if j.state == JobState.RUNNING and j.worker not in self.alive]
         for job in lost:

@@ -172,6 +172,10 @@ def enqueue(
     delay: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
     max_attempts: Annotated[int | None, typer.Option()] = None,
     tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Enqueue it once; then print the first job's id.")] = None,
+    unique_key: Annotated[str | None, typer.Option(help="Only if no job with this key waits already.")] = None,
+    on_conflict: Annotated[str | None, typer.Option(help="With a unique key: skip, replace or raise.")] = None,
+    expires: Annotated[float | None, typer.Option(help="Seconds after which it is not started any more.")] = None,
     dsn: Dsn = None,
     schema: Schema = "pgqueue",
     as_json: AsJson = False,
@@ -180,7 +184,9 @@ def enqueue(
     home = app_or_default(app, dsn, schema)
     if find_app(app):
         home.tasks[task]  # an unknown name is an error here: a job nobody knows would wait for ever
-    client = home.using(queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag)
+    terms: Any = {"idempotency_key": idempotency_key, "unique_key": unique_key, "expires": expires}
+    terms |= {"on_conflict": on_conflict}
+    client = home.using(queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag, **terms)
     job = client.enqueue(task, _object(task, args))
     home.close()
     if as_json:

@@ -8,21 +8,23 @@ from pgqueue.queries.base import Query
 from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
 from pgqueue.queries.definition import DefinitionQueries
-from pgqueue.queries.enqueue import EnqueueQueries
+from pgqueue.queries.expire import ExpireQueries
 from pgqueue.queries.read import ReadQueries
 from pgqueue.queries.resolve import ResolveQueries
 from pgqueue.queries.schedule import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
+from pgqueue.queries.terms import TermsQueries
 from pgqueue.queries.worker import WorkerQueries
 
 __all__ = ["Queries", "Query"]
 
 
 class Queries(
-    EnqueueQueries,
+    TermsQueries,
     ClaimQueries,
     ResolveQueries,
     CancelQueries,
+    ExpireQueries,
     WorkerQueries,
     ScheduleQueries,
     DefinitionQueries,

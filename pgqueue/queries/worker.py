@@ -58,7 +58,7 @@ where w.lost_at < now() - interval '1 hour'
 and not exists (select from {s}.job_live j where j.worker_id = w.id)"""
 
 # Reads nothing; fails when the schema is missing, or older than the newest column. The first thing each process asks.
-READY: LiteralString = "select count(duties) from {s}.worker where false"
+READY: LiteralString = "select count(expires_at) from {s}.job_live where false"
 
 LISTEN: LiteralString = "listen {s}"
 

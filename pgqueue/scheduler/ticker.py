@@ -17,6 +17,7 @@ from pgqueue.queries.enqueue import Inserted
 from pgqueue.queries.schedule import Due, Unusable
 from pgqueue.schedule import changed
 from pgqueue.scheduler.settings import SchedulerSettings
+from pgqueue.schedules import enqueue_ticks
 from pgqueue.service import Service
 from pgqueue.ticks import Look, Tick, look, settled
 
@@ -155,12 +156,12 @@ class Ticker(Service):
         return fired
 
     async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[tuple[Look, Tick]]) -> list[Inserted]:
-        """Insert the jobs of ticks. When jobs can expire, this is where `Schedule.expires_at(tick)` goes into them."""
+        """Insert the jobs of ticks."""
         if not fires:
             return []
         jobs = [found.state.schedule.job_of(tick.tick) for found, tick in fires]
         headers = [found.state.schedule.headers_of(tick.tick) for found, tick in fires]
-        return await db.run_async(conn, self._queries.enqueue(jobs, headers))
+        return await db.run_async(conn, enqueue_ticks(self._app, jobs, headers))
 
 
 def _events(looks: Sequence[Look], fired: Sequence[tuple[Look, Tick]]) -> list[Event]:

@@ -1,7 +1,7 @@
 """The jobs of one test: what it has enqueued, running them, and the clock they go by."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from pgqueue import db
 from pgqueue.app import App, Task
 from pgqueue.client import Session
 from pgqueue.errors import ConfigError, InvalidOption
-from pgqueue.job import Job, NewJob
+from pgqueue.job import Job, JobState, NewJob
 from pgqueue.outcome import seconds as as_seconds
 from pgqueue.queries import Query
 from pgqueue.queries.testing import TravellingQueries
@@ -198,32 +198,52 @@ class Jobs:
         The job is inserted, claimed and resolved as ever; its arguments go through JSON and back. A task's error is
         recorded and then raised where the job was enqueued, unless `raise_errors=False`.
         """
-        plain = Session.insert, Session.insert_many, Session.ainsert, Session.ainsert_many
+        names = ("insert", "insert_many", "insert_all", "ainsert", "ainsert_many", "ainsert_all")
+        plain = {name: getattr(Session, name) for name in names}
 
         def insert(session: Session, new: NewJob) -> Job:
-            job = plain[0](session, new)
-            return self.run(job, raise_errors=raise_errors) if session._home is self.app else job
-
-        def insert_many(session: Session, *new: Any) -> list[int]:
-            ids = plain[1](session, *new)
-            for job_id in ids if session._home is self.app else ():
-                self.run(job_id, raise_errors=raise_errors)
-            return ids
+            job: Job = plain["insert"](session, new)
+            runs = session._home is self.app and not job.existing
+            return self.run(job, raise_errors=raise_errors) if runs else job
 
         async def ainsert(session: Session, new: NewJob) -> Job:
-            job = await plain[2](session, new)
-            return await self.arun(job, raise_errors=raise_errors) if session._home is self.app else job
+            job: Job = await plain["ainsert"](session, new)
+            runs = session._home is self.app and not job.existing
+            return await self.arun(job, raise_errors=raise_errors) if runs else job
 
-        async def ainsert_many(session: Session, *new: Any) -> list[int]:
-            ids = await plain[3](session, *new)
-            for job_id in ids if session._home is self.app else ():
-                await self.arun(job_id, raise_errors=raise_errors)
-            return ids
+        def many(name: str) -> Callable[..., list[int]]:
+            def insert_many(session: Session, *new: Any) -> list[int]:
+                ids: list[int] = plain[name](session, *new)
+                for job_id in self._waiting(ids) if session._home is self.app else ():
+                    self.run(job_id, raise_errors=raise_errors)
+                return ids
+
+            return insert_many
+
+        def amany(name: str) -> Callable[..., Awaitable[list[int]]]:
+            async def ainsert_many(session: Session, *new: Any) -> list[int]:
+                ids: list[int] = await plain[name](session, *new)
+                for job_id in self._waiting(ids) if session._home is self.app else ():
+                    await self.arun(job_id, raise_errors=raise_errors)
+                return ids
+
+            return ainsert_many
 
         with patch.multiple(
-            Session, insert=insert, insert_many=insert_many, ainsert=ainsert, ainsert_many=ainsert_many
+            Session,
+            insert=insert,
+            insert_many=many("insert_many"),
+            insert_all=many("insert_all"),
+            ainsert=ainsert,
+            ainsert_many=amany("ainsert_many"),
+            ainsert_all=amany("ainsert_all"),
         ):
             yield
+
+    def _waiting(self, ids: Sequence[int]) -> list[int]:
+        """Those that wait, each once: a call with keys may have met jobs that were there already."""
+        waiting = {job.id for job in self.all() if job.state in (JobState.PENDING, JobState.BLOCKED)}
+        return [job_id for job_id in dict.fromkeys(ids) if job_id in waiting]
 
     # --- time
 

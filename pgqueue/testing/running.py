@@ -12,7 +12,7 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.context import Signals
 from pgqueue.errors import ConfigError
-from pgqueue.events import JobClaimed, JobStarted
+from pgqueue.events import JobClaimed, JobExpired, JobStarted
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.outcome import Outcome, Raised, TimedOut, Unstarted
@@ -171,6 +171,7 @@ class Runner:
         """Run what is due, and what becomes due by that."""
         await self._refuse_strangers(extent.queues)
         while self.error is None:
+            await self._expire()
             jobs = await self._claim(extent.queues, 1 if extent.until_empty else extent.limit)
             if not jobs and extent.with_scheduled and await self._travel_to_next(extent.queues):
                 continue
@@ -246,6 +247,11 @@ class Runner:
         if jobs:
             return jobs
         return await self._link.run(queries.adopt(self._worker, rooms, self._app.tasks.names(), room))
+
+    async def _expire(self) -> None:
+        """Cancel what was not started in time, as a worker's sweeper does."""
+        for job in await self._link.run(self._place.queries.expire(1000)):
+            self._app.listeners.emit(JobExpired(job.id, job.task, job.queue))
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
         if queues is not None:

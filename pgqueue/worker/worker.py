@@ -30,6 +30,7 @@ from pgqueue.worker.progress import Reporter
 from pgqueue.worker.rescue import Rescuer
 from pgqueue.worker.resolver import Resolver
 from pgqueue.worker.slots import Slots
+from pgqueue.worker.sweep import Sweeper
 from pgqueue.worker.watch import Canceller, Watch
 
 log = logging.getLogger("pgqueue.worker")
@@ -213,6 +214,7 @@ class Shift:
         yield (canceller := Canceller(link, queries, identity, self._attempts.cancel))
         yield (rescuer := Rescuer(link, queries, identity, app.max_crashes, app.tasks, self.producer.wake, emit))
         yield Partitions(link, queries)
+        yield Sweeper(link, queries, identity, emit)
         if app.listen_database:
             listening = self._links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             yield Listener(listening, queries, queues, self.producer.wake, canceller.wake, rescuer.wake)

@@ -1,0 +1,329 @@
+"""Letting jobs in by their terms: the steps are statements and answers, the same for sync and async callers."""
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
+
+import psycopg
+
+from pgqueue import db
+from pgqueue.errors import DuplicateJob, IdempotencyConflict, PgqueueError, QueueFull, SnapshotConflict
+from pgqueue.job import NewJob
+from pgqueue.queries import Queries, Query
+from pgqueue.queries.terms import Entry, FoundKey, Rival
+from pgqueue.terms import Terms, digest
+
+T = TypeVar("T")
+# Queries one after the other, each asked for by what came back before: alike on sync and async connections.
+Steps: TypeAlias = Generator[Query[Any], Any, T]
+CHUNK = 5_000
+CHUNK_BYTES = 16 * 1024 * 1024
+_NO_TERMS = Terms()
+ROUNDS = 100  # how often a job may find its key taken, and then free again
+TRIES = 10  # of a transaction of our own that could not be serialized
+_UNSEEN = (
+    "another transaction has taken the same key, and this one's snapshot is older (repeatable read or serializable): "
+    "roll back and do it again, or use read committed"
+)
+LATER, SOON = 1.0, 0.1  # seconds for which a depth is believed: of a queue with room, of a full one
+
+
+class Isolated(Exception):
+    """The transaction keeps its snapshot: it needs a savepoint, for a key that it cannot see is an error there."""
+
+
+class Admission:
+    """Lets jobs in that have distinct keys, or finds the ones that are there in their place."""
+
+    def __init__(self, queries: Queries, jobs: Sequence[NewJob]) -> None:
+        self._queries = queries
+        self._jobs = jobs
+        self._waiting = dict(enumerate(jobs))
+        self._done: dict[int, Entry] = {}
+
+    def steps(self, *, guarded: bool) -> Steps[list[Entry]]:
+        """Ask until each job is in, or has met another. A key may become free in between: then ask again.
+
+        Raises IdempotencyConflict, DuplicateJob, and Isolated before anything is written.
+        """
+        for _ in range(ROUNDS):
+            throttled, rivalled = yield from self._enter(guarded)
+            yield from self._meet_keys(throttled)
+            yield from self._meet_rivals(rivalled)
+            if not self._waiting:
+                return [self._done[at] for at in range(len(self._jobs))]
+        raise PgqueueError(f"keys were taken and freed {ROUNDS} times while {len(self._waiting)} jobs wanted them")
+
+    def _enter(self, guarded: bool) -> Steps[tuple[list[int], list[int]]]:
+        """Insert what gets its keys. Return who has not got the one in the table of keys, and who the other."""
+        waiting = list(self._waiting.items())
+        entries = yield self._queries.enqueue_with_terms([job for _, job in waiting], guarded=guarded)
+        if not entries:
+            raise Isolated
+        if all(entry.entered for entry in entries):
+            self._done.update(zip(self._waiting, entries, strict=True))
+            self._waiting = {}
+            return [], []
+        throttled, rivalled, orphans = [], [], []
+        for (at, job), entry in zip(waiting, entries, strict=True):
+            if entry.entered:
+                self._finish(at, entry)
+            elif _terms(job).hash is not None and not entry.took:
+                throttled.append(at)
+            else:
+                rivalled.append(at)
+                orphans += [(entry.id, job)] if entry.took else []
+        if orphans:
+            yield self._queries.give_back_keys([job_id for job_id, _ in orphans], [job for _, job in orphans])
+        return throttled, rivalled
+
+    def _meet_keys(self, lost: list[int]) -> Steps[None]:
+        """Find who has the keys. Those whose time is over are freed, and wanted again."""
+        if not lost:
+            return
+        jobs = [self._waiting[at] for at in lost]
+        found: list[FoundKey] = yield self._queries.find_keys(jobs)
+        over = [jobs[key.ord - 1] for key in found if key.over]
+        if over:
+            yield self._queries.free_keys(over)
+        replacing = []
+        for key in found:
+            at, job = lost[key.ord - 1], jobs[key.ord - 1]
+            if key.over:
+                continue
+            if _terms(job).key is not None and not key.same:
+                raise IdempotencyConflict(job.task, str(_terms(job).key), key.job_id)
+            if self._meet(at, key):
+                replacing.append((at, key.job_id))
+            self._finish(at, _existing(key))
+        yield from self._replace(replacing)
+
+    def _meet_rivals(self, lost: list[int]) -> Steps[None]:
+        """Find who has the unique keys. One that could not be replaced has just started: its key may be free."""
+        if not lost:
+            return
+        found: list[Rival] = yield self._queries.find_rivals([self._waiting[at] for at in lost])
+        replacing = []
+        for rival in found:
+            at = lost[rival.ord - 1]
+            if self._meet(at, rival) and not rival.started:
+                replacing.append((at, rival.job_id))
+            else:
+                self._finish(at, _existing(rival))
+        replaced = yield from self._replace(replacing)
+        for rival in found:
+            if rival.job_id in replaced:
+                self._finish(lost[rival.ord - 1], _existing(rival))
+
+    def _meet(self, at: int, met: FoundKey | Rival) -> bool:
+        """Whether the job that was met is to be replaced. Raises DuplicateJob if the call wants to be told."""
+        terms = _terms(self._jobs[at])
+        if terms.unique is None:
+            return False
+        if terms.on_conflict == "raise":
+            raise DuplicateJob(self._jobs[at].task, terms.unique, met.job_id)
+        return terms.on_conflict == "replace"
+
+    def _replace(self, replacing: list[tuple[int, int]]) -> Steps[set[int]]:
+        if not replacing:
+            return set()
+        query = self._queries.replace([job_id for _, job_id in replacing], [self._jobs[at] for at, _ in replacing])
+        replaced: set[int] = yield query
+        return replaced
+
+    def _finish(self, at: int, entry: Entry) -> None:
+        self._done[at] = entry
+        self._waiting.pop(at, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The jobs of one call, each key once, in the order of their keys: so no two batches wait for each other in a
+    circle. All are of one task. `places` says which of `jobs` each of the call's is."""
+
+    jobs: list[NewJob]
+    places: list[int]
+
+    @classmethod
+    def of(cls, given: Sequence[NewJob]) -> "Batch":
+        """Put jobs with the same key together, as if they came one after the other.
+
+        Raises IdempotencyConflict or DuplicateJob for a key that is not the same request.
+        """
+        kept: dict[str, NewJob] = {}
+        keys = []
+        for at, job in enumerate(given):
+            terms = job.terms or _NO_TERMS
+            key = terms.hash or terms.alone or f"{at:09}"
+            kept[key] = _again(kept[key], job) if key in kept else job
+            keys.append(key)
+        order = sorted(kept)
+        position = {key: at for at, key in enumerate(order)}
+        return cls([kept[key] for key in order], [position[key] for key in keys])
+
+    def chunks(self) -> Iterator[list[NewJob]]:
+        """The jobs in parts that one statement should carry."""
+        source = iter(self.jobs)
+        while part := chunk(source):
+            yield part
+
+    def spread(self, admitted: Sequence[Entry]) -> list[Entry]:
+        """Return what became of each job of the call; of those that were put together the first is the new one."""
+        if len(admitted) == len(self.places):
+            return [admitted[at] for at in self.places]
+        seen: set[int] = set()
+        spread = []
+        for at in self.places:
+            spread.append(admitted[at]._replace(entered=False) if at in seen else admitted[at])
+            seen.add(at)
+        return spread
+
+
+def _again(before: NewJob, job: NewJob) -> NewJob:
+    """What two jobs with one key are."""
+    terms = _terms(job)
+    if terms.key is not None:
+        if before.args != job.args and digest(before.args) != digest(job.args):
+            raise IdempotencyConflict(job.task, terms.key, None)
+        return before
+    if terms.on_conflict == "raise":
+        raise DuplicateJob(job.task, str(terms.unique), None)
+    return job if terms.on_conflict == "replace" else before
+
+
+def _terms(job: NewJob) -> Terms:
+    return job.terms or _NO_TERMS
+
+
+def _existing(met: FoundKey | Rival) -> Entry:
+    return Entry(met.job_id, met.created_at, met.created_at, False, False, met.readable)
+
+
+@dataclass(slots=True)
+class _Seen:
+    depth: int
+    at: float
+
+
+class Depths:
+    """How deep the queues with a `max_depth` are, as far as this process knows.
+
+    A depth is looked up once a second, and ten times a second when the queue seems full; in between only what this
+    process puts in is added. Nothing is counted for other queues.
+    """
+
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        self._limits = limits
+        self._seen: dict[str, _Seen] = {}
+
+    def steps(self, queries: Queries, queue: str, more: int) -> Steps[None]:
+        """Raise QueueFull if so many more jobs do not fit into a queue."""
+        limit = self._limits.get(queue)
+        if limit is None:
+            return
+        seen = self._seen.get(queue)
+        if seen is None or time.monotonic() - seen.at > (SOON if seen.depth + more > limit else LATER):
+            depth = yield queries.depth(queue, limit)
+            seen = self._seen[queue] = _Seen(depth, time.monotonic())
+        if seen.depth + more > limit:
+            raise QueueFull(queue, seen.depth, limit)
+        seen.depth += more
+
+
+def chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
+    """Take what one statement should carry."""
+    taken, size = [], 0
+    for job in islice(jobs, CHUNK):
+        taken.append(job)
+        size += len(job.args)
+        if size > CHUNK_BYTES:
+            break
+    return taken
+
+
+def follow(conn: db.Connection, steps: Steps[T]) -> T:
+    """Run the statements of some steps, each with the answer to the one before."""
+    answer = None
+    while True:
+        try:
+            query = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        answer = db.run(conn, query)
+
+
+async def follow_async(conn: db.AnyAsyncConnection, steps: Steps[T]) -> T:
+    """Run the statements of some steps, each with the answer to the one before."""
+    answer = None
+    while True:
+        try:
+            query = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        answer = await db.run_async(conn, query)
+
+
+def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
+    """Let one job in, in the caller's transaction. What it meets is no error of the server, and aborts nothing."""
+    try:
+        if _terms(job).unique is None or _terms(job).window is None:
+            return follow(conn, Admission(queries, [job]).steps(guarded=True))[0]
+        with db.all_or_nothing(conn):  # a key may have to be given back
+            return follow(conn, Admission(queries, [job]).steps(guarded=True))[0]
+    except Isolated:
+        return admit_all(conn, queries, [job])[0]
+
+
+async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob) -> Entry:
+    """Let one job in, in the caller's transaction. What it meets is no error of the server, and aborts nothing."""
+    try:
+        if _terms(job).unique is None or _terms(job).window is None:
+            return (await follow_async(conn, Admission(queries, [job]).steps(guarded=True)))[0]
+        async with db.all_or_nothing_async(conn):
+            return (await follow_async(conn, Admission(queries, [job]).steps(guarded=True)))[0]
+    except Isolated:
+        return (await admit_all_async(conn, queries, [job]))[0]
+
+
+def admit_all(conn: db.Connection, queries: Queries, jobs: Sequence[NewJob]) -> list[Entry]:
+    """Let jobs in, all of them or none: in a savepoint, so that one that may not come in leaves none of them behind."""
+    batch = Batch.of(jobs)
+    tries = TRIES if db.is_own(conn) else 1
+    while True:
+        try:
+            with db.all_or_nothing(conn):
+                db.run(conn, queries.begin())  # or psycopg would take the savepoint for the transaction, and commit it
+                with conn.transaction():
+                    admitted: list[Entry] = []
+                    for part in batch.chunks():
+                        admitted += follow(conn, Admission(queries, part).steps(guarded=False))
+            return batch.spread(admitted)
+        except psycopg.errors.SerializationFailure as error:
+            tries -= 1
+            if not tries:
+                raise SnapshotConflict(_UNSEEN) from error
+
+
+async def admit_all_async(conn: db.AnyAsyncConnection, queries: Queries, jobs: Sequence[NewJob]) -> list[Entry]:
+    """Let jobs in, all of them or none: in a savepoint, so that one that may not come in leaves none of them behind."""
+    batch = Batch.of(jobs)
+    tries = TRIES if db.is_own(conn) else 1
+    while True:
+        try:
+            async with db.all_or_nothing_async(conn):
+                await db.run_async(conn, queries.begin())
+                async with db.savepoint_async(conn):
+                    admitted: list[Entry] = []
+                    for part in batch.chunks():
+                        admitted += await follow_async(conn, Admission(queries, part).steps(guarded=False))
+            return batch.spread(admitted)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) != SnapshotConflict.sqlstate:  # asyncpg's errors have it, too
+                raise
+            tries -= 1
+            if not tries:
+                raise SnapshotConflict(_UNSEEN) from error

@@ -1,0 +1,124 @@
+"""What a job can be enqueued with, and a task or an app be given: each setting is checked where it is said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from pgqueue.config import check_queue
+from pgqueue.errors import InvalidOption
+from pgqueue.outcome import seconds
+from pgqueue.retry import MAX_DELAY
+from pgqueue.terms import Rules, check_starts_in_time
+
+ErrorTypes: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of one call; None means that the task's own setting, or the app's, stands."""
+
+    queue: str | None = None
+    priority: int | None = None
+    run_at: datetime | None = None
+    delay: float | timedelta | None = None
+    max_attempts: int | None = None
+    tags: Sequence[str] | None = None
+    rules: Rules | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue is not None:
+            check_queue(self.queue)
+        check_priority(self.priority)
+        check_max_attempts(self.max_attempts)
+        check_tags(self.tags)
+        check_run_at(self.run_at)
+        check_delay(self.delay)
+        if self.run_at is not None and self.delay is not None:
+            raise InvalidOption("run_at and delay exclude each other: give one of them")
+        if self.rules is not None:
+            delay = None if self.delay is None else seconds(self.delay)
+            check_starts_in_time(self.run_at, delay, self.rules.expires)
+
+
+def check_run_at(run_at: object) -> None:
+    """Refuse a time that is naive, or further away than Postgres and Python both can say."""
+    if run_at is None:
+        return
+    if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
+        raise InvalidOption(f"run_at={run_at!r} has no timezone: give an aware datetime, or delay=…")
+    if not 1900 <= run_at.year <= 9000:
+        raise InvalidOption(f"run_at={run_at!r} cannot be used: give a year from 1900 to 9000")
+
+
+def check_delay(delay: float | timedelta | None) -> None:
+    """Refuse a delay that is no number of seconds, negative, or longer than ten years."""
+    try:
+        usable = delay is None or 0 <= seconds(delay) <= MAX_DELAY
+    except InvalidOption:
+        usable = False
+    if not usable:
+        raise InvalidOption(f"delay={delay!r:.100} cannot be used: give 0 to {MAX_DELAY:.0f} seconds, or a timedelta")
+
+
+def check_priority(priority: object) -> None:
+    """Refuse a priority that is no whole number from -100 to 100."""
+    if priority is not None and (type(priority) is not int or not -100 <= priority <= 100):
+        raise InvalidOption(f"priority={priority!r} cannot be used: give -100 to 100 (higher runs sooner)")
+
+
+def check_max_attempts(max_attempts: object) -> None:
+    """Refuse a number of attempts that is no whole number from 1 on."""
+    if max_attempts is not None and (type(max_attempts) is not int or not 1 <= max_attempts <= 1_000_000):
+        raise InvalidOption(f"max_attempts={max_attempts!r} cannot be used: give 1 (no retries) to 1000000")
+
+
+def check_count(option: str, count: object) -> int:
+    """Return a whole number from 1 on; refuse anything else."""
+    if type(count) is not int or not 1 <= count <= 1_000_000:
+        raise InvalidOption(f"{option}={count!r} cannot be used: give 1 to 1000000")
+    return count
+
+
+def check_depth(depth: object) -> int:
+    """Return a number of jobs that may wait; refuse what is no whole number from 1 on."""
+    if type(depth) is not int or not 1 <= depth <= 10**9:
+        raise InvalidOption(f"max_depth={depth!r} cannot be used: give 1 to 1000000000")
+    return depth
+
+
+def check_retention(kept: object) -> int | None:
+    """Return what is to be kept of a job that has succeeded: all (None) or nothing (0)."""
+    if kept is not None and (type(kept) is not int or kept != 0):
+        raise InvalidOption(f"retention={kept!r} cannot be used: give 0 (keep nothing of what succeeds) or None")
+    return kept
+
+
+def check_limit(option: str, given: float | timedelta | None) -> float | None:
+    """Return a limit in seconds; refuse one that is not from a millisecond to ten years."""
+    if given is None:
+        return None
+    limit = seconds(given)
+    if not 0.001 <= limit <= MAX_DELAY:
+        raise InvalidOption(f"{option}={given!r} cannot be used: give 0.001 to {MAX_DELAY:.0f} seconds, or None")
+    return limit
+
+
+def check_error_types(option: str, given: ErrorTypes) -> tuple[type[BaseException], ...]:
+    """Return exception classes as a tuple; refuse anything else."""
+    types = given if isinstance(given, tuple) else (given,)
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidOption(f"{option}={kind!r} cannot be used: give exception classes")
+    return types
+
+
+def check_tags(tags: Sequence[str] | None) -> None:
+    """Refuse tags that are not short texts."""
+    if tags is None:
+        return
+    if not isinstance(tags, (list, tuple)) or len(tags) > 100:
+        raise InvalidOption(f"tags={tags!r} cannot be used: give a list of at most 100 texts")
+    for tag in tags:
+        if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
+            raise InvalidOption(f"tag {tag!r} cannot be used: give 1 to 200 printable characters")

@@ -1,0 +1,82 @@
+"""Ending what has waited beyond its time: jobs that expired, and idempotency keys whose window is over."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Row, Statements
+from pgqueue.queries.resolve import CARRIED
+
+# Cancel jobs that were not started in time. No claim gives them out any more, whether this has come by or not; so it
+# may be late, and here it is only made known. What somebody holds (a claim in flight, a cancellation, another sweeper)
+# is skipped, and looked at again when it is free. A job that goes back to pending after an attempt does not expire.
+# Reads job_live_expires from `after` on. From the left end, while somebody's snapshot keeps dead entries there, each
+# look would step over all of them; the caller knows where it ended the last time, and begins at the left now and then,
+# for a job may be committed late.
+EXPIRE: LiteralString = (
+    """
+with late as materialized (
+    select id, expires_at from {s}.job_live
+    where expires_at >= %(after)s::timestamptz and expires_at <= now() and expires_at is not null and attempt = 0
+    and state in ('pending', 'blocked')
+    order by expires_at limit %(at_most)s for update skip locked
+), ended as (
+    delete from {s}.job_live j using late
+    where j.id = late.id and j.attempt = 0 and j.state in ('pending', 'blocked')
+    returning j.*
+), finished as (
+    insert into {s}.job_finished ("""
+    + CARRIED
+    + """, state, reason)
+    select """
+    + CARRIED
+    + """, 'cancelled', 'expired' from ended
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
+    select id, state, 'cancelled', attempt, lease, 'expired' from ended
+)
+select id, task, queue, expires_at from ended order by expires_at"""
+)
+
+# Delete idempotency keys whose window is over, a small batch. Nobody minds that one is still there: it is free from
+# the moment on, and who wants it frees it. Keys that somebody is about to free are skipped. Reads
+# idempotency_key_expires_at from `after` on, as EXPIRE does. The batch is a CTE: a subquery may be run again for each
+# row, and take more.
+PRUNE_KEYS: LiteralString = """
+with over as materialized (
+    select o.scope, o.key_hash from {s}.idempotency_key o
+    where o.expires_at >= %(after)s::timestamptz and o.expires_at <= now()
+    order by o.expires_at limit %(at_most)s for update skip locked
+)
+delete from {s}.idempotency_key k using over
+where k.scope = over.scope and k.key_hash = over.key_hash and k.expires_at <= now()
+returning k.expires_at"""
+
+
+class ExpiredJob(NamedTuple):
+    """A job that was not started in time."""
+
+    id: int
+    task: str
+    queue: str
+    expires_at: datetime
+
+
+class ExpireQueries(Statements):
+    """Ending what has waited beyond its time."""
+
+    def expire(self, at_most: int, after: datetime | None = None) -> Query[list[ExpiredJob]]:
+        """Cancel up to `at_most` expired jobs, the oldest first; only those that expired at a time or later."""
+        return Query(self._sql(EXPIRE), lambda rows: [ExpiredJob(*row) for row in rows], _bounds(at_most, after))
+
+    def prune_keys(self, at_most: int, after: datetime | None = None) -> Query[list[datetime]]:
+        """Delete up to `at_most` idempotency keys whose window is over; returns when each was."""
+        return Query(self._sql(PRUNE_KEYS), _times, _bounds(at_most, after))
+
+
+def _bounds(at_most: int, after: datetime | None) -> dict[str, Any]:
+    return {"at_most": at_most, "after": "-infinity" if after is None else after.isoformat()}
+
+
+def _times(rows: Sequence[Row]) -> list[datetime]:
+    return [row[0] for row in rows]

@@ -1,0 +1,309 @@
+"""On which terms a job is let in: the key that admits one, and until when it must have started."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+from typing_extensions import TypedDict
+
+from pgqueue.errors import InvalidOption
+from pgqueue.outcome import seconds
+from pgqueue.retry import MAX_DELAY
+
+OnConflict: TypeAlias = Literal["skip", "replace", "raise"]
+While: TypeAlias = Literal["pending", "live"]
+MakeKey: TypeAlias = Callable[..., str | None]
+Keys: TypeAlias = str | MakeKey | Sequence[str | None]
+Seconds: TypeAlias = float | timedelta
+WINDOW = 86400.0  # seconds that an idempotency key stays taken
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """At most one job of a task for each value of some arguments; those named in `by`, or all.
+
+    `while_="pending"`: among the jobs that no worker has taken yet. `"live"`: also among those that run or wait for
+    another attempt. With a `window` (seconds or timedelta) also not more than one enqueued per window, whatever became
+    of it. What a call does that meets another job: `"skip"` returns that job, `"replace"` gives it the arguments, run
+    time and options of the call if it has not started, `"raise"` raises DuplicateJob.
+    """
+
+    by: str | Sequence[str] | None = None
+    while_: While = "pending"
+    window: Seconds | None = None
+    on_conflict: OnConflict = "skip"
+
+    def __post_init__(self) -> None:
+        by = (self.by,) if isinstance(self.by, str) else self.by
+        if by is not None and not (isinstance(by, (list, tuple)) and by and all(isinstance(n, str) for n in by)):
+            raise InvalidOption(f"Unique(by={self.by!r}) cannot be used: name arguments, or leave it out for all")
+        if self.while_ not in get_args(While):
+            raise InvalidOption(f"Unique(while_={self.while_!r}) cannot be used: give pending or live")
+        check_on_conflict(self.on_conflict)
+        object.__setattr__(self, "by", by if by is None else tuple(by))
+        object.__setattr__(self, "window", None if self.window is None else check_window("window", self.window))
+
+
+class Terms(NamedTuple):
+    """The terms of one job. `key` is its idempotency key, `unique` its unique key; one of them at most. `expires` is a
+    time, or seconds from the enqueueing on.
+
+    `hash` stands for a key that stays taken for `window` seconds, whatever becomes of the job; `alone` for one that
+    only a job that is there can hold.
+    """
+
+    key: str | None = None
+    unique: str | None = None
+    hash: str | None = None
+    window: float | None = None
+    alone: str | None = None
+    live: bool = False
+    on_conflict: OnConflict = "skip"
+    expires: datetime | float | None = None
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of `using(…)` that make terms.
+
+    `idempotency_key` and `unique_key`: a text, a function of the job's arguments by name that returns one (or None for
+    no key), or for `enqueue_many` a list with one for each call. `expires`: seconds or a timedelta from the enqueueing
+    on, or an aware datetime.
+    """
+
+    idempotency_key: Keys | None
+    idempotency_window: Seconds | None
+    unique_key: Keys | None
+    unique: Unique | None
+    on_conflict: OnConflict | None
+    expires: Seconds | datetime | None
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of `@app.task(…)` that make terms: as those of a call, but for `idempotent`: True makes a key of all
+    arguments, a function returns one."""
+
+    idempotent: bool | MakeKey
+    idempotency_window: Seconds | None
+    unique: Unique | None
+    expires: Seconds | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOf:
+    """A key that is a function of the arguments. `names` are those it takes; None: all."""
+
+    function: MakeKey
+    names: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, function: MakeKey) -> "KeyOf":
+        """Look at which arguments the function takes."""
+        parameters = inspect.signature(function).parameters.values()
+        if any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return cls(function, None)
+        return cls(function, tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)))
+
+    def __call__(self, arguments: Mapping[str, Any]) -> str | None:
+        if self.names is None:
+            return self.function(**arguments)
+        return self.function(**{name: arguments[name] for name in self.names if name in arguments})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a task says about the terms of its jobs, or a call about those it makes; None: nothing."""
+
+    key: str | KeyOf | tuple[str | None, ...] | Literal[True] | None = None
+    window: float | None = None
+    unique_key: str | KeyOf | tuple[str | None, ...] | None = None
+    unique: Unique | None = None
+    on_conflict: OnConflict | None = None
+    expires: datetime | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is not None and (self.unique_key is not None or self.unique is not None):
+            raise InvalidOption(
+                "idempotency_key (or idempotent) and unique_key (or unique) exclude each other: give one of them"
+            )
+
+    def over(self, other: "Rules | None") -> "Rules":
+        """Return these rules, and the other's where they say nothing."""
+        if other is None:
+            return self
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__slots__}
+        return Rules(**{name: theirs if own is None else own for name, (own, theirs) in pairs.items()})
+
+    def check_count(self, count: int) -> None:
+        """Refuse a list of keys that has not one for each of the calls."""
+        for option, keys in (("idempotency_key", self.key), ("unique_key", self.unique_key)):
+            if isinstance(keys, tuple) and len(keys) != count:
+                raise InvalidOption(f"{option}: {len(keys)} keys for {count} calls: give one for each, or None")
+
+    def terms(self, task: str, args: str, values: Mapping[str, Any], at: int | None) -> Terms:
+        """Return the terms of a job of a task: `args` is its JSON, `values` the same as Python has it, `at` its
+        position in `enqueue_many`."""
+        if self.unique is None and self.unique_key is None:
+            if self.key is None:
+                return Terms(expires=self.expires)
+            key = digest(args, task) if self.key is True else _key("idempotency_key", self.key, values, at)
+            hashed = None if key is None else _sha256(key.encode())
+            return Terms(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires)
+        if self.unique_key is None and self.unique is not None:
+            return self._unique_terms(task, _unique_key(args, self.unique.by))
+        return self._unique_terms(task, _key("unique_key", self.unique_key, values, at))
+
+    def _unique_terms(self, task: str, key: str | None) -> Terms:
+        if key is None:
+            return Terms(expires=self.expires)
+        rule = self.unique or _UNIQUE
+        window = None if rule.window is None else seconds(rule.window)
+        # No text has a NUL in it, so this is nobody's idempotency key; and no name of a task has a line break in it.
+        hashed = None if window is None else _sha256(b"\x00" + key.encode())
+        alone, on_conflict = _sha256(f"{task}\n{key}".encode()), self.on_conflict or rule.on_conflict
+        return Terms(None, key, hashed, window, alone, rule.while_ == "live", on_conflict, self.expires)
+
+
+def call_rules(options: CallOptions) -> Rules | None:
+    """Return what the options of a call say; None where they say nothing. Raises InvalidOption, and TypeError for what
+    is no option."""
+    given = _given(options, CallOptions)
+    if not given:
+        return None
+    check_on_conflict(given.get("on_conflict", "skip"))
+    return Rules(
+        key=_keys("idempotency_key", given.get("idempotency_key")),
+        window=_window(given),
+        unique_key=_keys("unique_key", given.get("unique_key")),
+        unique=_unique(given),
+        on_conflict=given.get("on_conflict"),
+        expires=check_expires(given.get("expires")),
+    )
+
+
+def task_rules(options: TaskOptions) -> Rules | None:
+    """Return what the options of a task say; None where they say nothing. Raises as `call_rules`."""
+    given = _given(options, TaskOptions)
+    idempotent = given.pop("idempotent", False)
+    if not isinstance(idempotent, bool) and not callable(idempotent):
+        raise InvalidOption(f"idempotent={idempotent!r} cannot be used: give True, or a function that returns a key")
+    if not given and not idempotent:
+        return None
+    if isinstance(given.get("expires"), datetime):
+        raise InvalidOption(f"expires={given['expires']!r} cannot be used for a task: give seconds or a timedelta")
+    key = KeyOf.of(idempotent) if not isinstance(idempotent, bool) else idempotent or None
+    return Rules(key, _window(given), None, _unique(given), None, check_expires(given.get("expires")))
+
+
+def named(rules: Rules) -> Collection[str]:
+    """Return the arguments that the rules of a task name."""
+    of_key = rules.key.names or () if isinstance(rules.key, KeyOf) else ()
+    return (*of_key, *((rules.unique and rules.unique.by) or ()))
+
+
+def digest(args: str, task: str = "") -> str:
+    """Return a hash of arguments, and of a task: the same for the same ones, in whatever order they were written."""
+    return _sha256(f"{task}\n{_canonical(json.loads(args))}".encode())
+
+
+def check_window(option: str, window: object) -> float:
+    """Return a window in seconds; refuse one that is not from a millisecond to ten years long."""
+    try:
+        length = seconds(window)  # type: ignore[arg-type]  # whatever it is, seconds() says so
+    except InvalidOption:
+        length = 0.0
+    if not 0.001 <= length <= MAX_DELAY:
+        raise InvalidOption(f"{option}={window!r:.100} cannot be used: give 0.001 to {MAX_DELAY:.0f} seconds")
+    return length
+
+
+def check_expires(expires: object) -> datetime | float | None:
+    """Return an expiry as a time or in seconds; refuse one that is neither, or out of bounds."""
+    if expires is None:
+        return None
+    if not isinstance(expires, datetime):
+        return check_window("expires", expires)
+    if expires.utcoffset() is None:
+        raise InvalidOption(f"expires={expires!r} has no timezone: give an aware datetime, or seconds")
+    if not 1900 <= expires.year < 9000:
+        raise InvalidOption(f"expires={expires!r} cannot be used: give a year from 1900 to 8999")
+    return expires
+
+
+def check_starts_in_time(run_at: datetime | None, delay: float | None, expires: datetime | float | None) -> None:
+    """Refuse a job that would expire before it may run, as far as that can be told without the database's clock."""
+    due = run_at if isinstance(expires, datetime) else delay
+    if expires is not None and due is not None and expires <= due:  # type: ignore[operator]  # of one kind
+        raise InvalidOption(f"expires={expires!r} is not later than run_at or delay ({due!r}): it would never run")
+
+
+def check_on_conflict(given: object) -> None:
+    """Refuse what is no way to meet another job."""
+    if given not in get_args(OnConflict):
+        raise InvalidOption(f"on_conflict={given!r} cannot be used: give skip, replace or raise")
+
+
+def _given(options: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    for name in options:
+        if name not in kind.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _window(given: Mapping[str, Any]) -> float | None:
+    window = given.get("idempotency_window")
+    return None if window is None else check_window("idempotency_window", window)
+
+
+def _unique(given: Mapping[str, Any]) -> Unique | None:
+    unique = given.get("unique")
+    if unique is not None and not isinstance(unique, Unique):
+        raise InvalidOption(f"unique={unique!r:.100} cannot be used: give pgqueue.Unique(…)")
+    return unique
+
+
+def _keys(option: str, keys: object) -> str | KeyOf | tuple[str | None, ...] | None:
+    if callable(keys):
+        return KeyOf.of(keys)
+    if isinstance(keys, (list, tuple)):
+        return tuple(None if key is None else _check_key(option, key) for key in keys)
+    return None if keys is None else _check_key(option, keys)
+
+
+def _key(option: str, given: object, values: Mapping[str, Any], at: int | None) -> str | None:
+    if isinstance(given, KeyOf):
+        given = given(values)
+    elif isinstance(given, tuple):
+        if at is None:
+            raise InvalidOption(f"{option}: a list of keys goes with enqueue_many(); give one text")
+        given = given[at] if at < len(given) else None
+    return None if given is None else _check_key(option, given)
+
+
+def _check_key(option: str, key: object) -> str:
+    try:
+        if isinstance(key, str) and key and "\x00" not in key and key.encode():
+            return key
+    except UnicodeEncodeError:
+        pass
+    raise InvalidOption(f"{option}={key!r:.100} cannot be used: give a text that is not empty, without NUL")
+
+
+def _unique_key(args: str, by: Sequence[str] | str | None) -> str:
+    values = json.loads(args)
+    return _canonical(values if by is None else {name: values[name] for name in by if name in values})
+
+
+def _canonical(value: object) -> str:
+    return _CANONICAL.encode(value)
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+_UNIQUE = Unique()
