@@ -1,9 +1,11 @@
 """pgqueue: a transactional job queue for Python that is only Postgres."""
 
+from pgqueue import codecs as codecs
 from pgqueue.app import App, Enqueuer, Task
 from pgqueue.client import Client
 from pgqueue.context import Context
 from pgqueue.errors import (
+    CannotOpen,
     ConfigError,
     DatabaseUnreachable,
     DuplicateJob,
@@ -20,6 +22,7 @@ from pgqueue.errors import (
     ScheduleExists,
     SnapshotConflict,
     UnknownJob,
+    UnknownKey,
     UnknownQueue,
     UnknownSchedule,
     UnknownTask,
@@ -37,6 +40,7 @@ __all__ = [
     "At",
     "Attempt",
     "Cancel",
+    "CannotOpen",
     "Client",
     "ConfigError",
     "Constant",
@@ -73,6 +77,7 @@ __all__ = [
     "TimedOut",
     "Unique",
     "UnknownJob",
+    "UnknownKey",
     "UnknownQueue",
     "UnknownSchedule",
     "UnknownTask",

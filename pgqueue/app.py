@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 from pgqueue import db, embedded
 from pgqueue.admission import Depths
 from pgqueue.client import Client, Own
+from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import check_queue, check_schema, find_dsn
 from pgqueue.context import Context
 from pgqueue.enqueuer import Enqueuer, Task, TaskDecorator
@@ -27,12 +28,14 @@ from pgqueue.options import (
     check_tags,
 )
 from pgqueue.outcome import Outcome
+from pgqueue.payload import MAX_ARGS_BYTES
 from pgqueue.plan import as_plan
 from pgqueue.queries import Queries
 from pgqueue.retry import Delays, Exponential, RetryOption, as_policy
 from pgqueue.schedules import GivenPlan, ScheduleOptions, Schedules
 from pgqueue.tasks import Tasks, TaskSpec, task_name
 from pgqueue.terms import CallOptions, TaskOptions, call_rules, task_rules
+from pgqueue.versions import Upcaster
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
@@ -54,6 +57,9 @@ class App:
     `name` tells the schedules of several apps in one schema apart; the command line gives it what `-A` says.
     `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull when about so many jobs wait there.
 
+    `codec` encrypts what jobs carry: `AESGCM` of pgqueue.codecs, or an object of your own. `max_args_bytes` is how long
+    the arguments of a job may be, as JSON.
+
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
     """
@@ -70,6 +76,8 @@ class App:
         max_crashes: int = 5,
         retention: Mapping[str, int | None] | None = None,
         max_depth: Mapping[str, int] | None = None,
+        codec: Codec | None = None,
+        max_args_bytes: int = MAX_ARGS_BYTES,
         pgbouncer: bool = False,
         listen_dsn: str | None = None,
     ) -> None:
@@ -83,13 +91,15 @@ class App:
         self.retention = {check_queue(name): check_retention(kept) for name, kept in (retention or {}).items()}
         self.max_depth = {check_queue(name): check_depth(depth) for name, depth in (max_depth or {}).items()}
         self.depths = Depths(self.max_depth)
+        self.codec = check_codec(codec)
+        self.max_args_bytes = check_count("max_args_bytes", max_args_bytes, 100_000_000)
         self.tasks = Tasks()
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.child_starters: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
-        self.queries = Queries(schema)
+        self.queries = Queries(schema, self.codec)
         self.pools = db.Pools()
         self.schedules = Schedules(self)
         self._given_dsn = dsn
@@ -147,6 +157,10 @@ class App:
         max_crashes: int | None = None,
         retention: int | None = None,
         tags: Sequence[str] = (),
+        version: int = 1,
+        upcasters: Mapping[int, Upcaster] | None = None,
+        aliases: Sequence[str] = (),
+        max_args_bytes: int | None = None,
         **terms: Unpack[TaskOptions],
     ) -> TaskDecorator: ...
     def task(
@@ -166,6 +180,10 @@ class App:
         max_crashes: int | None = None,
         retention: int | None = None,
         tags: Sequence[str] = (),
+        version: int = 1,
+        upcasters: Mapping[int, Upcaster] | None = None,
+        aliases: Sequence[str] = (),
+        max_args_bytes: int | None = None,
         **terms: Unpack[TaskOptions],
     ) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
@@ -187,6 +205,9 @@ class App:
         A job that was running when its worker died, for the `max_crashes`-th time, is a dead letter with reason
         *crashed*. `retention=0`: of a job that succeeds nothing is kept, neither its row nor its transitions; that is
         for those who want speed above all. Failures are kept as ever. What else can be said: docs/enqueue.md.
+
+        `version` counts changes of the signature; `upcasters[n]` makes of the arguments of version n, a dict, those of
+        n + 1. `aliases` are names the task had before: their jobs run here, too.
 
         Raises InvalidTask if the function cannot be a task, InvalidOption for a setting out of its bounds.
         """
@@ -211,6 +232,11 @@ class App:
             "retention": check_retention(retention),
             "tags": tuple(tags),
             "rules": task_rules(terms),
+            "version": version,
+            "upcasters": upcasters or {},
+            "aliases": aliases,
+            "max_args_bytes": check_count("max_args_bytes", max_args_bytes or self.max_args_bytes, 100_000_000),
+            "codec": self.codec,
         }
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
@@ -300,11 +326,13 @@ class App:
         delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         tags: Sequence[str] | None = None,
+        version: int | None = None,
         **terms: Unpack[CallOptions],
     ) -> Client:
-        """Bind a connection to borrow, and options, for the verbs that take a task by name. As `Task.using`."""
-        options = Options(queue, priority, run_at, delay, max_attempts, tags, call_rules(terms) if terms else None)
-        return Client(self, conn, options)
+        """Bind a connection to borrow, and options, for the verbs that take a task by name. As `Task.using`; and
+        `version`: for which version of a task that is not registered here the arguments are meant."""
+        rules = call_rules(terms) if terms else None
+        return Client(self, conn, Options(queue, priority, run_at, delay, max_attempts, tags, rules, version))
 
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name on a connection of our own, committed at once."""

@@ -22,7 +22,7 @@ from pgqueue.admission import (
     follow_async,
 )
 from pgqueue.config import check_name
-from pgqueue.errors import UnknownJob, UnsupportedConnection
+from pgqueue.errors import InvalidOption, UnknownJob, UnsupportedConnection
 from pgqueue.events import JobEnqueued, Listeners
 from pgqueue.job import Job, JobState, NewJob
 from pgqueue.options import Options
@@ -30,7 +30,8 @@ from pgqueue.outcome import seconds
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.enqueue import Inserted
 from pgqueue.queries.terms import Entry
-from pgqueue.tasks import Tasks, TaskSpec, check_json_object
+from pgqueue.storing import check_json_object
+from pgqueue.tasks import Tasks, TaskSpec
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Home(Protocol):
     retention: dict[str, int | None]
     max_depth: dict[str, int]
     depths: Depths
+    max_args_bytes: int
 
     @property
     def database(self) -> db.Database: ...
@@ -83,6 +85,7 @@ def new_job(
         tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
         history=home.retention.get(queue) is None and (spec is None or spec.retention is None),
         terms=None if options.rules is None else options.rules.terms(name, args, values, at),
+        version=spec.version if spec else options.version or 1,
     )
 
 
@@ -314,8 +317,14 @@ class Client:
         check_name("task", task)
         spec = self._home.tasks.get(task)
         given = {} if args is None else args
+        if spec is not None and self._options.version not in (None, spec.version):
+            raise InvalidOption(
+                f"version={self._options.version} cannot be used: task {task} is registered here, at version "
+                f"{spec.version}, and its arguments are checked as that"
+            )
         values = [dict(given)] if spec is None else []
-        text = spec.encode((), given, values) if spec else check_json_object(task, given)
+        most = self._home.max_args_bytes
+        text = spec.encode((), given, values) if spec else check_json_object(task, given, most)
         options = self._options
         if spec is not None and (spec.rules is not None or options.rules is not None):
             options = replace(options, rules=spec.rules_of(options.rules))

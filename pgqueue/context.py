@@ -14,6 +14,7 @@ import psycopg
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.job import ClaimedJob
 from pgqueue.outcome import Cancel, TimedOut, storable
+from pgqueue.versions import VERSION
 
 MAX_NOTE = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,7 +91,9 @@ class Context:
     @property
     def headers(self) -> dict[str, Any]:
         """What travels with the job beside its arguments; of one that a schedule fired, `schedule` and `tick`."""
-        return json.loads(self._job.headers) if self._job.headers else {}
+        headers = json.loads(self._job.headers) if self._job.headers else {}
+        headers.pop(VERSION, None)
+        return headers
 
     @property
     def tick(self) -> datetime | None:

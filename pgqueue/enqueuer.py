@@ -101,6 +101,10 @@ class Task(Enqueuer[P, R]):
         """The registered function and the defaults of its jobs."""
         return self._spec
 
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON schema of its arguments, as a job carries them."""
+        return self._spec.json_schema()
+
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function directly, without a job."""
         result: R = self._spec.function(*args, **kwargs)

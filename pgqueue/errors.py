@@ -19,7 +19,9 @@ PgqueueError
 ├── DuplicateJob             another job holds the unique key, and the call asked to be told
 ├── SnapshotConflict         a key was taken by a transaction that this one's snapshot cannot see
 ├── QueueFull                the queue holds as many jobs as it may
-└── LeaseLost                the job was taken from this worker and runs elsewhere
+├── LeaseLost                the job was taken from this worker and runs elsewhere
+├── UnknownKey               what is sealed needs a key, or a codec, that is not here
+└── CannotOpen               what is sealed was altered, or moved to where it does not belong
 """
 
 
@@ -154,3 +156,17 @@ class QueueFull(PgqueueError):
 
 class LeaseLost(PgqueueError):
     """The job was taken from this worker, which was declared lost, and runs elsewhere: this attempt changes nothing."""
+
+
+class UnknownKey(PgqueueError, LookupError):
+    """Something is sealed with a key that this codec does not have. Others may have it: jobs wait for them."""
+
+    exit_code = 78
+
+
+class CannotOpen(PgqueueError, ValueError):
+    """Something sealed does not open with its key: it was altered, moved to another task, or the key is another one."""
+
+
+for _stored in (UnknownKey, CannotOpen):
+    _stored.__module__ = "pgqueue"  # where users import them from: the name that is stored with an error

@@ -29,7 +29,8 @@ class JobState(StrEnum):
 @dataclass(slots=True)
 class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
-    nothing is left of it when it succeeds. `terms`, where it has any, decide whether it is let in."""
+    nothing is left of it when it succeeds. `terms`, where it has any, decide whether it is let in. `version`: of its
+    task, whose arguments these are."""
 
     task: str
     args: str
@@ -41,6 +42,7 @@ class NewJob:
     tags: tuple[str, ...] = ()
     history: bool = True
     terms: Terms | None = None
+    version: int = 1
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from pgqueue.outcome import (
     Snoozed,
     Succeeded,
     UnknownHere,
+    Unreadable,
     Unstarted,
     Withdrawn,
 )
@@ -73,6 +74,7 @@ class Resolution:
 
 
 SUCCEEDED = Resolution("succeed")  # and nothing to tell
+KEY_SECONDS = 30.0  # until a job whose key is missing is tried again, here or by a worker that has it
 
 
 def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution:
@@ -96,8 +98,10 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
             return Resolution("withdraw", reason)
         case Unstarted():
             return Resolution("release", "released", refund=True)
-        case UnknownHere():
-            return Resolution("park", "unknown task", refund=True)
+        case UnknownHere(reason):
+            return Resolution("park", reason, refund=True)
+        case Unreadable(error):
+            return Resolution("snooze", "sealed", KEY_SECONDS, refund=True, error=error)
         case _:
             assert_never(outcome)
 

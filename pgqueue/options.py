@@ -10,6 +10,7 @@ from pgqueue.errors import InvalidOption
 from pgqueue.outcome import seconds
 from pgqueue.retry import MAX_DELAY
 from pgqueue.terms import Rules, check_starts_in_time
+from pgqueue.versions import MAX_VERSION
 
 ErrorTypes: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -25,6 +26,7 @@ class Options:
     max_attempts: int | None = None
     tags: Sequence[str] | None = None
     rules: Rules | None = None
+    version: int | None = None
 
     def __post_init__(self) -> None:
         if self.queue is not None:
@@ -34,6 +36,8 @@ class Options:
         check_tags(self.tags)
         check_run_at(self.run_at)
         check_delay(self.delay)
+        if self.version is not None:
+            check_count("version", self.version, MAX_VERSION)
         if self.run_at is not None and self.delay is not None:
             raise InvalidOption("run_at and delay exclude each other: give one of them")
         if self.rules is not None:
@@ -73,10 +77,10 @@ def check_max_attempts(max_attempts: object) -> None:
         raise InvalidOption(f"max_attempts={max_attempts!r} cannot be used: give 1 (no retries) to 1000000")
 
 
-def check_count(option: str, count: object) -> int:
+def check_count(option: str, count: object, most: int = 1_000_000) -> int:
     """Return a whole number from 1 on; refuse anything else."""
-    if type(count) is not int or not 1 <= count <= 1_000_000:
-        raise InvalidOption(f"{option}={count!r} cannot be used: give 1 to 1000000")
+    if type(count) is not int or not 1 <= count <= most:
+        raise InvalidOption(f"{option}={count!r} cannot be used: give 1 to {most}")
     return count
 
 

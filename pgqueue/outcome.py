@@ -175,7 +175,18 @@ class Unstarted:
 
 @dataclass(frozen=True, slots=True)
 class UnknownHere:
-    """No task of that name is registered in this worker."""
+    """No task of that name is registered in this worker, or only an older version of it."""
+
+    reason: str = "unknown task"
 
 
-Outcome: TypeAlias = Succeeded | Raised | AskedRetry | Snoozed | Rejected | Withdrawn | Unstarted | UnknownHere
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The arguments are sealed with a key that this worker does not have."""
+
+    error: ErrorInfo
+
+
+Outcome: TypeAlias = (
+    Succeeded | Raised | AskedRetry | Snoozed | Rejected | Withdrawn | Unstarted | UnknownHere | Unreadable
+)

@@ -9,7 +9,10 @@ from typing import Any
 import pydantic_core
 from pydantic_core import core_schema
 
-MAX_BYTES = 8 * 1024 * 1024
+from pgqueue.arguments import Room
+
+MAX_ARGS_BYTES = 1_000_000
+MAX_BYTES = 8 * 1024 * 1024  # of a result
 MAX_DEPTH = 200
 MAX_DIGITS = 4000
 BLOCK = 500
@@ -34,7 +37,9 @@ class ManyCalls:
     to say about it.
     """
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, most: int = MAX_ARGS_BYTES, room: Room | None = None) -> None:
+        self._most = most
+        self._room = room
         self._definitions = schema["definitions"] if schema["type"] == "definitions" else []
         self._shape = schema["schema"] if self._definitions else schema
         # Whether the validator takes each argument by the name of its parameter, and by no other.
@@ -66,7 +71,7 @@ class ManyCalls:
 
     def _halved(self, block: list[Call]) -> Iterator[tuple[list[Call], str | None]]:
         text = self._written(block)
-        if text is not None and len(text) > MAX_BYTES and len(block) > 1:
+        if text is not None and len(text) > self._most and len(block) > 1:
             middle = len(block) // 2
             yield from self._halved(block[:middle])
             yield from self._halved(block[middle:])
@@ -77,16 +82,19 @@ class ManyCalls:
         if not self.by_name or any(type(call) is not dict for call in block):
             return None
         try:
-            return self._serializer.to_json(self._validator.validate_python(block), warnings="error")
+            valid = self._validator.validate_python(block)
+            text = self._serializer.to_json(valid, warnings="error")
+            room = self._room
+            return None if room is not None and any(room.is_suspect(text, call) for call in valid) else text
         except Exception:  # noqa: BLE001 - a type's own code may raise anything, and raises it again when asked alone
             return None
 
-    def is_harmless(self, text: bytes, calls: int = 1) -> bool:
-        """Whether so many calls, written as JSON, can hide nothing that must not be stored.
+    def is_harmless(self, text: bytes, calls: int = 0) -> bool:
+        """Whether a call, or a list of so many, written as JSON, can hide nothing that must not be stored.
 
         Null and asterisks are suspects only where a value may be an object with settings of its own.
         """
-        if b"NaN" in text or b"Infinity" in text or b"\\u0000" in text or len(text) > MAX_BYTES:
+        if b"NaN" in text or b"Infinity" in text or b"\\u0000" in text or len(text) > self._most:
             return False
         if len(text) > MAX_DIGITS and _has_long_number(text):
             return False

@@ -14,6 +14,7 @@ from pgqueue.job import NewJob
 from pgqueue.outcome import seconds
 from pgqueue.plan import At, Cron, Every, Plan, RRule, Span
 from pgqueue.terms import Terms
+from pgqueue.versions import MAX_VERSION
 
 OVERLAPS = ("allow", "skip", "queue", "cancel_running")
 SKIP_GRACE = 60.0  # seconds: how late a tick with misfire="skip" still fires, unless the schedule says otherwise
@@ -132,7 +133,12 @@ class Schedule:
     def columns(self) -> dict[str, Any]:
         """Return the row of its definition as JSON has it; without `args`, which are text already."""
         plan, job = self.plan, self.job
-        options = {"delay": job.delay, "expires": self.expires, "history": None if job.history else False}
+        options: dict[str, Any] = {
+            "delay": job.delay,
+            "expires": self.expires,
+            "history": None if job.history else False,
+            "version": job.version if job.version > 1 else None,
+        }
         return {
             "task": job.task,
             "cron": plan.expression if isinstance(plan, Cron) else None,
@@ -170,6 +176,7 @@ class Schedule:
             delay=check_span_of("delay", options.get("delay")),
             tags=tuple(row["tags"]),
             history=options.get("history") is not False,
+            version=_version(options.get("version", 1)),
         )
         return cls(
             name,
@@ -197,6 +204,12 @@ def changed(row: Mapping[str, Any], args: str, changes: Mapping[str, Any]) -> Sc
     if changes.get("overlap") == "allow":
         kept["max_running"] = None
     return Schedule.of(row["name"], kept | dict(changes), json.dumps(changes["args"]) if "args" in changes else args)
+
+
+def _version(given: object) -> int:
+    if type(given) is not int or not 1 <= given <= MAX_VERSION:
+        raise InvalidOption(f"version {given!r} cannot be used: give 1 to {MAX_VERSION}")
+    return given
 
 
 def _plan(row: Mapping[str, Any]) -> Plan:

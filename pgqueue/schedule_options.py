@@ -12,7 +12,7 @@ from pgqueue.options import Options
 from pgqueue.outcome import seconds
 from pgqueue.plan import At, Plan, as_plan, check_moment
 from pgqueue.schedule import Schedule
-from pgqueue.tasks import check_json_object
+from pgqueue.storing import check_json_object
 
 GivenPlan: TypeAlias = str | float | timedelta | datetime | Plan
 Duration: TypeAlias = float | timedelta
@@ -56,7 +56,7 @@ def build(
     names = ("queue", "priority", "delay", "max_attempts", "tags")
     asked = Options(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
     spec, args = home.tasks.get(task), options.get("args") or {}
-    text = spec.encode((), args) if spec else check_json_object(task, args)
+    text = spec.encode((), args) if spec else check_json_object(task, args, home.max_args_bytes)
     job = new_job(text, asked, spec, task, home)
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
 
@@ -91,7 +91,8 @@ def edited(home: Home, old: Schedule, plan: GivenPlan | None, at: datetime | Non
         job["tags"] = tuple(asked.tags or ())
     if "args" in o:
         spec, args = home.tasks.get(old.job.task), o["args"] or {}
-        job["args"] = spec.encode((), args) if spec else check_json_object(old.job.task, args)
+        job["args"] = spec.encode((), args) if spec else check_json_object(old.job.task, args, home.max_args_bytes)
+        job["version"] = spec.version if spec else 1
     timing, when = _timing(o), old.plan
     if plan is not None or at is not None:
         zone, start = o.get("timezone", old.plan.timezone), o.get("start", old.start)

@@ -17,6 +17,7 @@ from pgqueue.queries.read import ScheduleStatus
 from pgqueue.queries.schedule import Due, Unusable
 from pgqueue.schedule import Schedule, check_policy
 from pgqueue.schedule_options import GivenPlan, ScheduleOptions, build, edited
+from pgqueue.sealing import open_job
 from pgqueue.terms import Terms
 from pgqueue.ticks import Tick, settled
 from pgqueue.words import Upcoming, preview
@@ -290,7 +291,8 @@ class ScheduleClient:
             state.live_jobs.append(row.id)
         fired = Tick(name, tick, "fired", None, row.id, _who(by))
         yield self._queries.record_ticks([fired], [(state, look)])
-        return self._session.tell(as_job(job, row))
+        codec, made = self._queries.codec, as_job(job, row)
+        return self._session.tell(made if codec is None else open_job(codec, made))
 
     def _delete(self, name: str) -> Steps[None]:
         if not (yield self._queries.delete_schedule(name)):

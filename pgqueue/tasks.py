@@ -1,33 +1,33 @@
 """Tasks: registered functions, how their arguments become JSON, and back."""
 
 import inspect
-import math
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, get_args
 
 import pydantic_core
-from pydantic import ConfigDict, PydanticUserError, SecretBytes, SecretStr, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from typing_extensions import TypedDict
 
+from pgqueue.arguments import Room, json_schema, room_for, together
+from pgqueue.codecs import Codec
 from pgqueue.config import check_name
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask, UnknownTask
-from pgqueue.outcome import ErrorInfo
-from pgqueue.payload import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, SUSPECTS, WRITE, ManyCalls
+from pgqueue.job import ClaimedJob
+from pgqueue.payload import MAX_ARGS_BYTES, WRITE, ManyCalls
 from pgqueue.retry import RetryPolicy
+from pgqueue.sealing import SEALED, open_args, seal_args
+from pgqueue.storing import hidden_problems, unserialisable
 from pgqueue.terms import CallOptions, Rules, named
+from pgqueue.versions import Upcaster, check_versions, upcast
 
 OPTIONS = ("queue", "priority", "run_at", "delay", "max_attempts", "tags", *CallOptions.__annotations__)
-_READ = ConfigDict(extra="forbid", val_json_bytes="base64")
-_BRACKETS = re.compile(rb"[\[\]{}]")
-_LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
-_ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), WRITE)
+_READ = ConfigDict(extra="forbid", val_json_bytes="base64", ser_json_bytes="base64")
 
 
 class ThreadTimeoutWarning(UserWarning):
@@ -53,6 +53,11 @@ class TaskSpec:
     max_crashes: int = 5
     retention: int | None = None
     rules: Rules | None = None
+    version: int = 1
+    upcasters: Mapping[int, Upcaster] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
+    max_args_bytes: int = MAX_ARGS_BYTES
+    codec: Codec | None = field(default=None, repr=False)
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     defaults: dict[str, Any] = field(init=False)
@@ -61,16 +66,23 @@ class TaskSpec:
     serializer: pydantic_core.SchemaSerializer = field(init=False)
     many: ManyCalls = field(init=False)
     positional: tuple[str, ...] = field(init=False)
+    room: Room | None = field(init=False)
 
     def __post_init__(self) -> None:
-        check_name("task", self.name)
+        if not isinstance(self.aliases, (list, tuple)):
+            raise InvalidTask(f"task {self.name}: aliases={self.aliases!r} cannot be used: give a list of names")
+        for name in (self.name, *self.aliases):
+            check_name("task", name)
+        check_versions(self.name, self.version, self.upcasters)
         parameters, context = _parameters(self.name, self.function)
         object.__setattr__(self, "context_parameter", context)
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(inspect.unwrap(self.function)))
         object.__setattr__(self, "signature", inspect.Signature(parameters))
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         object.__setattr__(self, "defaults", defaults)
-        object.__setattr__(self, "adapter", _adapter(self.name, parameters))
+        adapter, room = _adapter(self.name, parameters)
+        object.__setattr__(self, "adapter", adapter)
+        object.__setattr__(self, "room", room)
         if self.rules is not None:
             self.check_names(self.rules)
         if self.isolation not in ("thread", "process"):
@@ -82,9 +94,9 @@ class TaskSpec:
                 ThreadTimeoutWarning,
                 stacklevel=4,
             )
-        serializer = pydantic_core.SchemaSerializer(self.adapter.core_schema, WRITE)
+        serializer = pydantic_core.SchemaSerializer(adapter.core_schema, WRITE)
         object.__setattr__(self, "serializer", serializer)
-        object.__setattr__(self, "many", ManyCalls(self.adapter.core_schema))
+        object.__setattr__(self, "many", ManyCalls(adapter.core_schema, self.max_args_bytes, room))
         positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
         object.__setattr__(self, "positional", positional)
 
@@ -120,18 +132,24 @@ class TaskSpec:
             self._bound(args, kwargs)  # a call that does not fit the signature is told so
             raise InvalidArguments(self.name, list(_problems(error))) from None
         except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
-            raise InvalidArguments(self.name, self._unserialisable(valid, error)) from None
-        if not self.many.is_harmless(text) and (problems := _hidden_problems(text, valid, self.serializer, "")):
-            raise InvalidArguments(self.name, problems)
+            raise InvalidArguments(self.name, unserialisable(valid, error)) from None
+        if not self.many.is_harmless(text) or (self.room is not None and self.room.is_suspect(text, valid)):
+            problems = hidden_problems(text, valid, self.serializer, "", self.max_args_bytes, self.room)
+            if problems:
+                raise InvalidArguments(self.name, problems)
         if keep is not None:
             keep.append(valid if len(valid) == len(self.signature.parameters) else self.defaults | valid)
         return text.decode()
 
     def encode_many(self, calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
-        """Yield the arguments of many calls: how many, and their JSON objects separated by commas.
+        """Yield the arguments of many calls as they are stored: how many, and their JSON objects separated by commas.
 
         InvalidArguments names the position of the call.
         """
+        if self.codec is not None:  # each call is sealed by itself
+            for at, call in enumerate(calls):
+                yield 1, seal_args(self.codec, self.name, self.encode_at(at, call))
+            return
         position = 0
         for block, text in self.many.blocks(calls):
             if text is not None:
@@ -168,6 +186,22 @@ class TaskSpec:
                 self.name, [*self._misplaced(kwargs), f"{error} (it takes {self.signature})"]
             ) from None
 
+    def arguments(self, job: ClaimedJob) -> dict[str, Any]:
+        """Return the keyword arguments of a claimed job: opened, brought to this version, validated.
+
+        Raises UnknownKey, CannotOpen, NewerVersion; what an upcaster raises; pydantic's ValidationError.
+        """
+        text = job.args
+        if text.startswith(SEALED):
+            text = open_args(self.codec, job.task, text)
+        if job.headers is not None or self.version > 1:
+            text = upcast(text, job.headers, self.version, self.upcasters)
+        return self.adapter.validate_json(text)
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the arguments, as a job carries them."""
+        return json_schema(self.adapter, self.name, inspect.getdoc(self.function))
+
     def decode(self, text: str) -> dict[str, Any]:
         """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit."""
         return self.adapter.validate_json(text)
@@ -197,15 +231,6 @@ class TaskSpec:
                 hint = f" (as an option it goes before: using({name}=…).enqueue(…))" if name in OPTIONS else ""
                 yield f"{name}: no such parameter{hint}"
 
-    def _unserialisable(self, valid: dict[str, Any], error: Exception) -> list[str]:
-        problems = []
-        for name, value in valid.items():
-            try:
-                pydantic_core.to_json(value)
-            except (pydantic_core.PydanticSerializationError, UnicodeError) as cause:
-                problems.append(f"{name}: {cause} (pass plain data, such as the id of a row, not an object)")
-        return problems or [f"{error} (pass plain data, such as the id of a row, not an object)"]
-
 
 def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.Parameter], str | None]:
     """Return the parameters a caller passes, with annotations evaluated, and the name of the one for the context."""
@@ -227,95 +252,30 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
     return parameters, contexts[0].name if contexts else None
 
 
-def _adapter(task: str, parameters: list[inspect.Parameter]) -> TypeAdapter[dict[str, Any]]:
+def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapter[dict[str, Any]], Room | None]:
+    """Return what validates arguments, and what their types leave room for."""
     fields: dict[str, Any] = {}
+    rooms: list[Room] = []
     for parameter in parameters:
         kind = Any if parameter.annotation is parameter.empty else parameter.annotation
         try:
-            complete = TypeAdapter(kind).pydantic_complete
+            adapter: TypeAdapter[Any] = TypeAdapter(kind)
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
             raise InvalidTask(
                 f"task {task}: parameter {parameter.name!r} is annotated {kind!r}, which cannot be stored as JSON: "
                 "take plain data, such as the id of a row, and load the object inside the task"
             ) from error
-        if not complete:
+        if not adapter.pydantic_complete:
             raise InvalidTask(f"task {task}: the annotation {kind!r} of {parameter.name!r} names an unknown type")
+        rooms.append(room_for(task, parameter.name, kind, adapter.core_schema))
         fields[parameter.name] = kind if parameter.default is parameter.empty else NotRequired[kind]
     shape = with_config(_READ)(TypedDict("Arguments", fields))  # type: ignore[operator]  # built at run time
-    return TypeAdapter(shape)
+    return TypeAdapter(shape), together(rooms)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         yield f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-
-
-def _hidden_problems(text: bytes, value: Any, serializer: pydantic_core.SchemaSerializer, path: str) -> list[str]:
-    problems = _too_much(text, path)
-    if not problems and any(suspect in text for suspect in SUSPECTS):
-        problems = list(_unstorable(serializer.to_python(value), path))
-    return problems
-
-
-def _too_much(text: bytes, path: str) -> list[str]:
-    """Find what JSON allows and readers do not: sheer size, nesting without end, numbers of thousands of digits."""
-    if len(text) > MAX_BYTES:
-        return [f"{path or 'arguments'}: {len(text)} bytes of JSON (at most {MAX_BYTES}: keep the data elsewhere)"]
-    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH and len(text) <= MAX_DIGITS:
-        return []
-    bare, depth, deepest = STRINGS.sub(b"", text), 0, 0
-    for bracket in _BRACKETS.findall(bare):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    problems = [f"{path}: nested {deepest} deep (at most {MAX_DEPTH})"] if deepest > MAX_DEPTH else []
-    return problems + [f"{path}: a number of more than {MAX_DIGITS} digits"] * bool(_LONG_NUMBER.search(bare))
-
-
-def _unstorable(value: Any, path: str) -> Iterator[str]:
-    match value:
-        case float() if not math.isfinite(value):
-            yield f"{path}: {value} is not JSON (pass a finite number, or None)"
-        case str() if "\x00" in value:
-            yield f"{path}: a NUL character cannot be stored by Postgres (remove it, or pass bytes)"
-        case SecretStr() | SecretBytes():
-            yield f"{path}: a secret is written as asterisks, and lost (pass the id of where it is kept)"
-        case list() | tuple() | set() | frozenset():
-            for index, item in enumerate(value):
-                yield from _unstorable(item, f"{path}.{index}")
-        case dict():
-            for key, item in value.items():
-                key = str(key)
-                at = f"{path}.{key}" if path else key
-                yield from _unstorable(key, at.replace("\x00", "\\x00"))
-                yield from _unstorable(item, at.replace("\x00", "\\x00"))
-
-
-def encode_result(value: object) -> tuple[str | None, ErrorInfo | None]:
-    """Return a task's result as JSON text, or why it cannot be stored. The job has succeeded either way."""
-    if value is None:
-        return None, None
-    try:
-        text = _ANYTHING.to_json(value)
-        problems = _hidden_problems(text, value, _ANYTHING, "result")
-    except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
-        return None, ErrorInfo.of(error)
-    if problems:
-        return None, ErrorInfo("pgqueue.ResultNotStorable", "; ".join(problems))
-    return text.decode(), None
-
-
-def check_json_object(task: str, args: Mapping[str, Any]) -> str:
-    """Return the arguments of a task that is not registered here as JSON text."""
-    if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
-        raise InvalidArguments(task, ["arguments must be an object with a name for each value"])
-    try:
-        text = _ANYTHING.to_json(dict(args))
-        problems = _hidden_problems(text, dict(args), _ANYTHING, "")
-    except (pydantic_core.PydanticSerializationError, ValueError, RecursionError) as error:
-        problems = [str(error)]
-    if problems:
-        raise InvalidArguments(task, problems)
-    return text.decode()
 
 
 def task_name(function: Callable[..., Any]) -> str:
@@ -336,23 +296,25 @@ def task_name(function: Callable[..., Any]) -> str:
 
 
 class Tasks:
-    """The tasks of one app, by name."""
+    """The tasks of one app, by name; and by the names they had before."""
 
     def __init__(self) -> None:
         self._specs: dict[str, TaskSpec] = {}
 
     def add(self, spec: TaskSpec) -> None:
-        """Register a task. A name means one function."""
-        known = self._specs.get(spec.name)
-        if known is not None and known.function is not spec.function:
-            raise InvalidTask(
-                f"two functions want to be task {spec.name!r}: {_where(known.function)} and {_where(spec.function)}; "
-                "give one of them name=…"
-            )
-        self._specs[spec.name] = spec
+        """Register a task. A name, present or former, means one function."""
+        for name in (spec.name, *spec.aliases):
+            known = self._specs.get(name)
+            if known is not None and known.function is not spec.function:
+                raise InvalidTask(
+                    f"two functions want to be task {name!r}: {_where(known.function)} and {_where(spec.function)}; "
+                    "give one of them name=…, or take it out of aliases=…"
+                )
+        for name in (spec.name, *spec.aliases):
+            self._specs[name] = spec
 
     def get(self, name: str) -> TaskSpec | None:
-        """Return the task of that name, or None."""
+        """Return the task that has or had that name, or None."""
         return self._specs.get(name)
 
     def __getitem__(self, name: str) -> TaskSpec:
@@ -363,11 +325,20 @@ class Tasks:
         return spec
 
     def __iter__(self) -> Iterator[TaskSpec]:
-        return iter(self._specs.values())
+        return (spec for name, spec in self._specs.items() if name == spec.name)
 
     def names(self) -> list[str]:
-        """The names of all tasks."""
+        """The names of all tasks, former ones among them: jobs of these names run here."""
         return sorted(self._specs)
+
+    def versions(self) -> dict[str, int]:
+        """The version of each name whose task is not at the first one any more."""
+        return {name: spec.version for name, spec in self._specs.items() if spec.version > 1}
+
+    def announced(self) -> list[str]:
+        """What a worker tells the others that it runs: names, and `name@version` of each version but the first."""
+        more = (f"{name}@{n}" for name, version in self.versions().items() for n in range(2, version + 1))
+        return [*self.names(), *sorted(more)]
 
 
 def _where(function: Callable[..., Any]) -> str:

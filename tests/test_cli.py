@@ -19,7 +19,11 @@ app = pgqueue.App()
 
 @app.task(name="greet", retry=[0.01])
 def greet(who: str, times: int = 1) -> str:
+    "Say hello."
     return who * times
+
+@app.task(version=2, upcasters={1: dict}, aliases=["old.part"])
+def part() -> None: ...
 """
 
 
@@ -87,6 +91,9 @@ def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psyco
         (["enqueue", "greet", '{"who": "x"}', "--delay", "nan", "-A", "shop:app"], 2, ["delay"]),
         (["jobs", "list", "--state", "done"], 2, ["done", "succeeded"]),
         (["jobs", "show", "4711"], 1, ["4711"]),
+        (["tasks", "show", "greeet", "-A", "shop:app"], 2, ["greeet", "known: greet"]),
+        (["tasks", "list"], 78, ["-A module:attr"]),
+        (["enqueue", "elsewhere", "{}", "--task-version", "0"], 2, ["version=0"]),
         (["work", "-A", "shop:app", "--limit", "bulk=2"], 2, ["bulk", "default"]),
         (["work", "-A", "shop:app", "--limit", "default"], 2, ["queue=number"]),
         (["work", "-A", "shop:app", "-c", "0"], 2, ["concurrency 0"]),
@@ -132,6 +139,28 @@ def test_migrate_check_sql_and_twice(tmp_path: Path, empty_dsn: str) -> None:
     script = Shell(tmp_path, None)("migrate", "--sql")
     assert script.returncode == 0
     assert 'create table "pgqueue".job_live' in script.stdout
+
+
+def test_tasks_are_listed_and_shown_with_their_schema(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    shell = Shell(tmp_path, None)  # no database is asked
+    listed = shell.data("tasks", "list", "-A", "shop:app")
+    assert [(t["name"], t["version"], t["aliases"], t["takes"]) for t in listed] == [
+        ("greet", 1, [], "(who: str, times: int = 1)"),
+        ("shop.part", 2, ["old.part"], "()"),
+    ]
+    shown = shell.data("tasks", "show", "greet", "-A", "shop:app")
+    assert shown["schema"]["required"] == ["who"]
+    assert shown["schema"]["properties"]["times"]["type"] == "integer"
+    text = shell("tasks", "show", "old.part", "-A", "shop:app").stdout
+    assert "task shop.part" in text
+    assert '"additionalProperties": false' in text
+    assert "Say hello." in shell("tasks", "list", "-A", "shop:app").stdout
+
+
+def test_a_job_is_enqueued_for_the_version_that_is_named(shell: Shell, conn: psycopg.Connection[Any]) -> None:
+    shell.data("enqueue", "elsewhere", "{}", "--task-version", "3")
+    assert scalar(conn, "select headers from pgqueue.job") == {"$version": 3}
 
 
 def test_jobs_and_dead_letters_are_listed_and_shown(shell: Shell, app: App, conn: psycopg.Connection[Any]) -> None:

@@ -32,6 +32,8 @@ insert into pgqueue.job_live (task, queue, state, attempt, lease, worker_id, cla
 select 't', 'q0', 'running', 1, 1, w.id, now() from pgqueue.worker w, generate_series(1, 20);
 insert into pgqueue.job_live (task, queue, state, waits_for)
 select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, 3000) as i;
+insert into pgqueue.job_live (task, queue, state, waits_for, headers, run_at)
+select 'newer', 'q0', 'blocked', 'task', '{"$version": 2}', now() - interval '1 hour' from generate_series(1, 20000);
 insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
 select 's' || i, 't', 'q0', 60, now() + make_interval(days => case when i < 10 then -1 else 1 end)
 from generate_series(1, 5000) as i;
@@ -154,6 +156,23 @@ def test_adopt_reads_only_parked_rows_of_its_tasks(backlog: Conn, generic: bool)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert "job_live_parked" in job_scans(plan)
+    assert buffers(plan) < 500
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_jobs_of_a_version_that_is_not_known_cost_nothing_however_many_wait(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.adopt(WORKER, ROOMS, ["newer", "other"], 10, {"other": 3}), generic=generic)
+    assert plan["Actual Rows"] == 0
+    assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
+    assert buffers(plan) < 100
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_of_a_version_that_is_known_adopt_reads_what_it_takes(backlog: Conn, generic: bool) -> None:
+    plan = explain(backlog, QUERIES.adopt(WORKER, ROOMS, ["newer"], 10, {"newer": 2}), generic=generic)
+    assert plan["Actual Rows"] == 10
+    assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
+    assert sorted_rows(plan) <= 10
     assert buffers(plan) < 500
 
 

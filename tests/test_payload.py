@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, SecretSt
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 
 from pgqueue import App, InvalidArguments, Task
-from pgqueue.payload import BLOCK, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, ManyCalls
+from pgqueue.payload import BLOCK, MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS, ManyCalls
 
 
 class Level(IntEnum):
@@ -175,15 +175,15 @@ def test_calls_of_nested_data_are_written_by_the_block() -> None:
 
 
 def test_blocks_of_big_calls_are_halved_until_each_is_small() -> None:
-    task, text = of_kind(str), "x" * (MAX_BYTES // 4)
+    task, text = of_kind(str), "x" * (MAX_ARGS_BYTES // 4)
     blocks = list(task.spec.encode_many({"v": text} for _ in range(10)))
     assert sum(count for count, _ in blocks) == 10
-    assert max(len(block) for _, block in blocks) <= MAX_BYTES
+    assert max(len(block) for _, block in blocks) <= MAX_ARGS_BYTES
 
 
 def test_a_call_too_big_is_named_among_small_ones() -> None:
-    with pytest.raises(InvalidArguments, match=f"call 2: arguments: {MAX_BYTES + 8} bytes of JSON"):
-        list(of_kind(str).spec.encode_many([{"v": ""}, {"v": ""}, {"v": "x" * MAX_BYTES}]))
+    with pytest.raises(InvalidArguments, match=f"call 2: arguments: {MAX_ARGS_BYTES + 8} bytes of JSON"):
+        list(of_kind(str).spec.encode_many([{"v": ""}, {"v": ""}, {"v": "x" * MAX_ARGS_BYTES}]))
 
 
 def test_what_cannot_be_vouched_for_is_left_to_the_careful_way() -> None:

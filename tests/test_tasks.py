@@ -21,7 +21,8 @@ from harness import claimed
 from pydantic import BaseModel
 
 from pgqueue import App, Context, InvalidArguments, InvalidTask, Task, UnknownTask
-from pgqueue.tasks import encode_result, task_name
+from pgqueue.storing import encode_result
+from pgqueue.tasks import task_name
 
 
 class Colour(enum.Enum):

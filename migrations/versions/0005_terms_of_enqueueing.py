@@ -120,7 +120,7 @@ begin
                 where k.scope = enqueue.task and k.key_hash = hash and k.expires_at <= moment;
             end if;
             continue when coalesce(over, true);
-            if enqueue.unique_key is null and meant <> request then
+            if enqueue.unique_key is null and meant not in (request, sha256('')) then
                 raise exception 'idempotency key % of task % was used with other arguments, by job %',
                     quote_literal(enqueue.idempotency_key), enqueue.task, holder
                     using errcode = 'unique_violation', hint = 'Use a key for one request only.';

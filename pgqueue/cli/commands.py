@@ -19,6 +19,7 @@ from pgqueue.cli import output
 from pgqueue.cli.bench import bench
 from pgqueue.cli.load import app_or_default, load_app
 from pgqueue.cli.schedules import schedules_cli
+from pgqueue.cli.tasks import tasks_cli
 from pgqueue.client import Session
 from pgqueue.config import find_app
 from pgqueue.errors import InvalidArguments, InvalidOption
@@ -39,6 +40,7 @@ dead_cli = typer.Typer(help="Look at dead letters.", no_args_is_help=True)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(schedules_cli, name="schedules")
+cli.add_typer(tasks_cli, name="tasks")
 cli.command()(bench)
 
 AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
@@ -170,6 +172,7 @@ def enqueue(
     queue: Annotated[str | None, typer.Option("-Q", "--queue")] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100, higher runs sooner.")] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
+    task_version: Annotated[int | None, typer.Option(help="For which version of a task no app tells about.")] = None,
     max_attempts: Annotated[int | None, typer.Option()] = None,
     tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Enqueue it once; then print the first job's id.")] = None,
@@ -185,7 +188,7 @@ def enqueue(
     if find_app(app):
         home.tasks[task]  # an unknown name is an error here: a job nobody knows would wait for ever
     terms: Any = {"idempotency_key": idempotency_key, "unique_key": unique_key, "expires": expires}
-    terms |= {"on_conflict": on_conflict}
+    terms |= {"on_conflict": on_conflict, "version": task_version}
     client = home.using(queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag, **terms)
     job = client.enqueue(task, _object(task, args))
     home.close()

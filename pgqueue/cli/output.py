@@ -16,6 +16,7 @@ from rich.table import Table
 from pgqueue.job import Attempt, Job
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.read import MOST_COUNTED, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
+from pgqueue.sealing import sealed_by
 
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 
@@ -58,6 +59,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def cell(value: object) -> str:
     """Return a value as a table shows it."""
+    if (sealed := sealed_by(value)) is not None:
+        return sealed
     match value:
         case None:
             return ""
@@ -72,7 +75,7 @@ def cell(value: object) -> str:
         case dict():
             return json.dumps(value, ensure_ascii=False)
         case ErrorInfo():
-            return f"{value.type}: {value.message}"
+            return f"{value.type}: {cell(value.message)}"
         case _:
             return str(value)
 
@@ -147,8 +150,12 @@ def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
 def print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:
     """Print what waits for a worker that knows its task; nothing where nothing waits."""
     if unknown:
-        rows = [(u.task, u.queue, count(u.jobs, u.at_least), "yes" if u.known_to_a_worker else "NO") for u in unknown]
-        table("jobs that wait for a worker that knows their task", ("task", "queue", "jobs", "one lives"), rows)
+        rows = [
+            (u.task, u.version, u.queue, count(u.jobs, u.at_least), "yes" if u.known_to_a_worker else "NO")
+            for u in unknown
+        ]
+        columns = ("task", "version", "queue", "jobs", "one lives")
+        table("jobs that wait for a worker that knows their task", columns, rows)
 
 
 def _duties(duties: dict[str, float | None]) -> str:
@@ -174,5 +181,5 @@ def _attempt(attempt: Attempt) -> tuple[object, ...]:
 def _why(job: Job) -> str:
     if job.waits_for:
         return f"waits for a worker that knows {job.task}"
-    error = cell(job.error)
-    return f"{job.reason}: {error}" if job.reason and error else job.reason or error
+    reason, error = cell(job.reason), cell(job.error)
+    return f"{reason}: {error}" if reason and error else reason or error

@@ -6,6 +6,10 @@ from typing import Any, Generic, LiteralString, TypeVar
 
 from psycopg import sql
 
+from pgqueue.codecs import Codec
+from pgqueue.job import NewJob
+from pgqueue.sealing import seal_args
+
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
@@ -26,8 +30,9 @@ class Statements:
     channel is called like the schema, so that two installations in one database do not wake each other.
     """
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, codec: Codec | None = None) -> None:
         self.schema = schema
+        self.codec = codec
         self._rendered: dict[str, bytes] = {}
 
     def _sql(self, template: LiteralString) -> bytes:
@@ -38,6 +43,11 @@ class Statements:
             )
             self._rendered[template] = rendered
         return rendered
+
+    def _args(self, jobs: Iterable[NewJob]) -> list[str]:
+        """The arguments of new jobs as they are stored: sealed, if there is a codec."""
+        codec = self.codec
+        return [job.args for job in jobs] if codec is None else [seal_args(codec, job.task, job.args) for job in jobs]
 
 
 def nothing(rows: Sequence[Row]) -> None:

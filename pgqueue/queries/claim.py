@@ -105,7 +105,9 @@ CLAIM_BEYOND: LiteralString = (
 
 # Claim parked jobs: a worker that met a task it does not know put them aside (`park`), and this worker knows it.
 # They are claimed here directly and not put back to pending first, or workers of the old release would park them
-# again and again during a deploy. Reads job_live_parked, one queue and task after the other. Rooms as in CLAIM.
+# again and again during a deploy. Reads job_live_parked, one queue and version of a task after the other: the index has
+# the version as text, so that the jobs of a version unknown here cost nothing, however many wait. The naive form, to
+# filter by the version, walks over all of them each time. Rooms as in CLAIM.
 ADOPT: LiteralString = (
     """
 with picked as materialized (
@@ -117,10 +119,11 @@ with picked as materialized (
           order by u.ord) as served
     cross join lateral (
         select parked.id
-        from unnest(%(tasks)s::text[]) as known(task)
+        from unnest(%(tasks)s::text[], %(versions)s::text[]) as known(task, version)
         cross join lateral (
             select j.id from {s}.job_live j
-            where j.state = 'blocked' and j.waits_for = 'task' and j.task = known.task and j.queue = served.name
+            where j.state = 'blocked' and j.waits_for = 'task' and j.task = known.task
+            and coalesce(j.headers ->> '$version', '1') = known.version and j.queue = served.name
             and j.run_at <= now() and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.priority desc, j.run_at, j.id limit (select %(room)s::int) for update skip locked
         ) as parked
@@ -185,10 +188,21 @@ class ClaimQueries(Statements):
         }
         return Query(self._sql(CLAIM_BEYOND), lambda rows: _jobs(rows, worker), params)
 
-    def adopt(self, worker: UUID, rooms: Mapping[str, int], tasks: Sequence[str], room: int) -> Query[list[ClaimedJob]]:
-        """Claim up to `room` parked jobs of tasks this worker knows; `rooms` as in `claim`."""
+    def adopt(
+        self,
+        worker: UUID,
+        rooms: Mapping[str, int],
+        tasks: Sequence[str],
+        room: int,
+        versions: Mapping[str, int] = {},
+    ) -> Query[list[ClaimedJob]]:
+        """Claim up to `room` parked jobs of tasks this worker knows; `rooms` as in `claim`.
+
+        `versions`: up to which one, of tasks that have more than the first.
+        """
+        known = [(task, str(n)) for task in tasks for n in range(1, versions.get(task, 1) + 1)]
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
-        params |= {"tasks": list(tasks)}
+        params |= {"tasks": [task for task, _ in known], "versions": [version for _, version in known]}
         return Query(self._sql(ADOPT), lambda rows: _jobs(rows, worker), params)
 
     def next_due(self, queues: Sequence[str]) -> Query[float | None]:

@@ -1,13 +1,17 @@
 """Definitions of schedules: declared in code, made and changed at run time."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
-from pgqueue.queries.base import Query, Statements, first_value, nothing
+from pgqueue.errors import PgqueueError
+from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
 from pgqueue.queries.schedule import row_json, rows_json
 from pgqueue.schedule import Schedule
+from pgqueue.sealing import open_args
 
 _COLUMNS: LiteralString = (
     "task, args, cron, every_seconds, at, rrule, anchor, timezone, starts_at, ends_at, jitter_seconds, queue, "
@@ -56,7 +60,7 @@ and (s.declared is distinct from g.declared or s.app is distinct from g.app or s
 
 # Which of these declarations are new here, or not what the row says the code says. By primary key.
 NEWS: LiteralString = (
-    "select g.name from "
+    "select g.name, s.declared, s.name is null or s.app is distinct from g.app or s.disabled_at is not null from "
     + _ROWS
     + """ left join {s}.schedule s using (name)
 where s.name is null or s.declared is distinct from g.declared or s.app is distinct from g.app
@@ -150,17 +154,40 @@ class DefinitionQueries(Statements):
 
     def declare(self, schedules: Sequence[tuple[Schedule, datetime | None]], app: str = "") -> Query[None]:
         """Insert or update schedules that the code of `app` declares, each with its first tick."""
-        rows = rows_json([_declaration(schedule, tick, app) for schedule, tick in schedules])
+        rows = rows_json([_declaration(self._sealed(schedule), tick, app) for schedule, tick in schedules])
         return Query(self._sql(DECLARE), nothing, {"rows": rows})
 
-    def news(self, schedules: Sequence[Schedule], app: str = "") -> Query[set[str]]:
-        """Which of the schedules of the code are new, or not as they were declared before."""
+    def news(self, schedules: Sequence[Schedule], app: str = "", *, reseal: bool = True) -> Query[set[str]]:
+        """Which of the schedules of the code are new, or not as they were declared before.
+
+        Arguments differ each time they are sealed: all schedules are news, so that they come to be sealed with the
+        present key; without `reseal`, those whose arguments are others when they are opened.
+        """
         rows = rows_json([_declaration(schedule, None, app) for schedule in schedules])
-        return Query(self._sql(NEWS), lambda found: {row[0] for row in found}, {"rows": rows})
+        given = {schedule.name: schedule for schedule in schedules}
+
+        def read(found: Sequence[Row]) -> set[str]:
+            changed = {row[0] for row in found if row[2] or reseal or self.codec is None}
+            return changed | {name for name, declared, _ in found if not self._says(declared, given[name])}
+
+        return Query(self._sql(NEWS), read, {"rows": rows})
+
+    def _sealed(self, schedule: Schedule) -> Schedule:
+        """A schedule as it is stored."""
+        return replace(schedule, job=replace(schedule.job, args=self._args([schedule.job])[0]))
+
+    def _says(self, declared: dict[str, Any] | None, schedule: Schedule) -> bool:
+        """Whether a stored declaration says, when it is opened, what a schedule does."""
+        try:
+            stored = open_args(self.codec, schedule.job.task, json.dumps((declared or {})["args"]))
+        except (LookupError, PgqueueError):
+            return False
+        said: object = (declared or {}) | {"args": json.loads(stored)}
+        return bool(said == json.loads(row_json(schedule)))
 
     def create_schedule(self, schedule: Schedule, next_tick: datetime | None, by: str) -> Query[bool]:
         """Insert a schedule; False if there is one of that name."""
-        row = row_json(schedule, next_tick=next_tick and next_tick.isoformat(), edited_by=by)
+        row = row_json(self._sealed(schedule), next_tick=next_tick and next_tick.isoformat(), edited_by=by)
         return Query(self._sql(CREATE), lambda rows: bool(rows), {"rows": rows_json([row])})
 
     def redefine(
@@ -175,7 +202,7 @@ class DefinitionQueries(Statements):
         """Change the definition of a schedule that is locked. `keep_gap`: its plan is the same, so that the ticks of a
         pause that is over are still to be told."""
         more = {"next_tick": next_tick and next_tick.isoformat(), "edited_by": edited_by}
-        row = row_json(schedule, edited_at=edited_at and edited_at.isoformat(), **more)
+        row = row_json(self._sealed(schedule), edited_at=edited_at and edited_at.isoformat(), **more)
         return Query(self._sql(REDEFINE), nothing, {"rows": rows_json([row]), "keep_gap": keep_gap})
 
     def declared(self, name: str) -> Query[Schedule | None]:

@@ -6,6 +6,8 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.job import NewJob
 from pgqueue.queries.base import Query, Statements, lines, packed, text_array
+from pgqueue.sealing import seal_args
+from pgqueue.versions import with_version
 
 # Insert jobs with their first transition, in the caller's transaction: they exist if and only if it commits.
 # It takes no lock that another enqueue, a claim or a limit needs: ids come from a sequence, nothing is counted,
@@ -88,6 +90,17 @@ ENQUEUE_ALIKE: LiteralString = (
 )
 
 
+def _at_version(statement: LiteralString) -> LiteralString:
+    """The same for jobs of a later version of their task: those of the first carry no headers."""
+    return statement.replace("history, created_at)", "history, headers, created_at)").replace(
+        "%(history)s::bool, statement_timestamp()", "%(history)s::bool, %(headers)s::jsonb, statement_timestamp()"
+    )
+
+
+ENQUEUE_ONE_VERSION: LiteralString = _at_version(ENQUEUE_ONE)
+ENQUEUE_ALIKE_VERSION: LiteralString = _at_version(ENQUEUE_ALIKE)
+
+
 class Inserted(NamedTuple):
     """What the database decided about a new job."""
 
@@ -96,16 +109,30 @@ class Inserted(NamedTuple):
     created_at: datetime
 
 
+def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequence[str | None]:
+    """What travels with each job: what was given, and its version where that is not the first."""
+    texts = given or [None] * len(jobs)
+    if not any(job.version > 1 for job in jobs):
+        return texts
+    return [with_version(text, job.version) for job, text in zip(jobs, texts, strict=True)]
+
+
 class EnqueueQueries(Statements):
     """Putting jobs in."""
 
     def enqueue_one(self, job: NewJob) -> Query[Inserted]:
         """Insert one job."""
-        return Query(self._sql(ENQUEUE_ONE), lambda rows: Inserted(*rows[0][:3]), _shared(job, job.args))
+        args = job.args if self.codec is None else seal_args(self.codec, job.task, job.args)
+        template = ENQUEUE_ONE if job.version == 1 else ENQUEUE_ONE_VERSION
+        return Query(self._sql(template), lambda rows: Inserted(*rows[0][:3]), _shared(job, args))
 
     def enqueue_alike(self, job: NewJob, args: str) -> Query[list[int]]:
-        """Insert jobs that differ in their arguments alone, a JSON array; their ids come back in its order."""
-        return Query(self._sql(ENQUEUE_ALIKE), lambda rows: list(rows[0][0]), _shared(job, args))
+        """Insert jobs that differ in their arguments alone, a JSON array; their ids come back in its order.
+
+        The arguments are as they are to be stored: `TaskSpec.encode_many` has sealed them.
+        """
+        template = ENQUEUE_ALIKE if job.version == 1 else ENQUEUE_ALIKE_VERSION
+        return Query(self._sql(template), lambda rows: list(rows[0][0]), _shared(job, args))
 
     def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[Inserted]]:
         """Insert jobs; their ids and times come back in the order given."""
@@ -116,19 +143,19 @@ class EnqueueQueries(Statements):
                 "tasks": lines([job.task for job in jobs]),
                 "queues": lines([job.queue for job in jobs]),
                 "priorities": packed([job.priority for job in jobs]),
-                "args": lines([job.args for job in jobs]),
+                "args": lines(self._args(jobs)),
                 "max_attempts": packed([job.max_attempts for job in jobs]),
                 "run_ats": packed([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
                 "delays": packed([job.delay for job in jobs]),
                 "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
-                "headers": lines(headers or [None] * len(jobs)),
+                "headers": lines(_headers(jobs, headers)),
                 "histories": packed([job.history for job in jobs]),
             },
         )
 
 
 def _shared(job: NewJob, args: str) -> dict[str, Any]:
-    return {
+    shared = {
         "args": args,
         "task": job.task,
         "queue": job.queue,
@@ -139,3 +166,4 @@ def _shared(job: NewJob, args: str) -> dict[str, Any]:
         "tags": text_array(job.tags) if job.tags else "{}",
         "history": job.history,
     }
+    return shared if job.version == 1 else shared | {"headers": with_version(None, job.version)}

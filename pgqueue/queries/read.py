@@ -10,6 +10,7 @@ from uuid import UUID
 from pgqueue.job import Attempt, Job, JobState
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.base import Query, Row, Statements
+from pgqueue.sealing import open_job
 from pgqueue.ticks import Tick
 
 MOST_COUNTED = 10_000
@@ -136,25 +137,31 @@ select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
        extract(epoch from now() - w.heartbeat_at)::float8, w.started_at, w.death, w.duties
 from {s}.worker w order by w.kind, w.started_at"""
 
-# Jobs that wait for a worker that knows their task, and whether one lives. Hops along job_live_parked from one task and
-# queue to the next, and counts at most `most` and one of each.
+# Jobs that wait for a worker that knows their task in their version, and whether one lives. Hops along job_live_parked
+# from one task, version and queue to the next, and counts at most `most` and one of each.
 LIST_UNKNOWN_TASKS: LiteralString = """
-with recursive parked(task, queue) as (
-    (select j.task, j.queue from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
-     order by j.task, j.queue limit 1)
+with recursive parked(task, version, queue) as (
+    (select j.task, coalesce(j.headers ->> '$version', '1'), j.queue from {s}.job_live j
+     where j.state = 'blocked' and j.waits_for = 'task'
+     order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1)
     union all
-    select following.task, following.queue from parked cross join lateral (
-        select j.task, j.queue from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
-        and (j.task, j.queue) > (parked.task, parked.queue) order by j.task, j.queue limit 1) as following
+    select following.task, following.version, following.queue from parked cross join lateral (
+        select j.task, coalesce(j.headers ->> '$version', '1') as version, j.queue from {s}.job_live j
+        where j.state = 'blocked' and j.waits_for = 'task'
+        and (j.task, coalesce(j.headers ->> '$version', '1'), j.queue) > (parked.task, parked.version, parked.queue)
+        order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1) as following
 )
 select p.task, p.queue, few.jobs,
-       exists (select from {s}.worker w where w.lost_at is null and p.task = any(w.tasks) and p.queue = any(w.queues)),
-       coalesce(few.jobs > %(most)s::int, false)
+       exists (select from {s}.worker w
+               where w.lost_at is null and p.queue = any(w.queues)
+               and case p.version when '1' then p.task else p.task || '@' || p.version end = any(w.tasks)),
+       coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (
     select count(*) as jobs from (
-        select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
-        and j.task = p.task and j.queue = p.queue limit %(most)s::int + 1) as counted
-) as few order by p.task, p.queue"""
+        select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task = p.task
+        and coalesce(j.headers ->> '$version', '1') = p.version and j.queue = p.queue
+        limit %(most)s::int + 1) as counted
+) as few order by p.task, p.version, p.queue"""
 
 _SCHEDULE_FIELDS: LiteralString = (
     "name, task, plan, timezone, state, next_tick, lag_seconds, last_tick, last_outcome, last_reason, last_job_id, "
@@ -227,13 +234,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class UnknownTaskJobs:
-    """Jobs parked because a worker did not know their task, and whether a living worker knows it and will take them."""
+    """Jobs parked because a worker did not know their task in their version, and whether a living worker knows it and
+    will take them."""
 
     task: str
     queue: str
     jobs: int
     known_to_a_worker: bool
     at_least: bool
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,16 +323,20 @@ def _job(row: Row) -> Job:
 class ReadQueries(Statements):
     """Reading, for the API and for operators."""
 
+    def _job(self, row: Row) -> Job:
+        """A job of whichever query selects `_JOB`, opened as far as our codec can."""
+        return _job(row) if self.codec is None else open_job(self.codec, _job(row))
+
     def get_job(self, job_id: int) -> Query[Job | None]:
         """One job with its attempts."""
-        return Query(self._sql(GET_JOB), lambda rows: _job(rows[0]) if rows else None, {"id": job_id})
+        return Query(self._sql(GET_JOB), lambda rows: self._job(rows[0]) if rows else None, {"id": job_id})
 
     def list_jobs(
         self, *, state: str | None, queue: str | None, task: str | None, before: int | None, limit: int
     ) -> Query[list[Job]]:
         """The newest jobs, without their attempts."""
         params = {"state": state, "queue": queue, "task": task, "before": before, "limit": limit}
-        return Query(self._sql(LIST_JOBS), lambda rows: [_job(row) for row in rows], params)
+        return Query(self._sql(LIST_JOBS), lambda rows: [self._job(row) for row in rows], params)
 
     def count_jobs(self, most: int | None = MOST_COUNTED) -> Query[list[QueueCounts]]:
         """Jobs by queue and phase: of each to `most` and one more, or all of them."""

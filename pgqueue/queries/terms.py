@@ -22,7 +22,8 @@ from pgqueue.terms import Terms
 # Two batches cannot deadlock on their keys, for jobs come sorted by them. The primary key of idempotency_key and
 # job_live_unique are the arbiters; `in (…)` beside another condition stays a hashed subplan, where a join of two CTEs
 # whose size the planner does not know would compare each with each. An array of nulls only is left empty: unnest fills
-# it up.
+# it up. Of sealed arguments no hash is kept, by which they could be guessed: that a key stands for one request only is
+# then for callers to see to (`compared`).
 _GIVEN: LiteralString = """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
@@ -42,8 +43,8 @@ with given as materialized (
 )"""
 _TAKEN: LiteralString = """, taken as (
     insert into {s}.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
-    select task, key, sha256(convert_to(args::text, 'UTF8')), id, statement_timestamp(),
-           statement_timestamp() + make_interval(secs => span)
+    select task, key, sha256(case when %(compared)s::bool then convert_to(args::text, 'UTF8') else '' end), id,
+           statement_timestamp(), statement_timestamp() + make_interval(secs => span)
     from given where key is not null order by ord on conflict do nothing returning job_id
 )"""
 _NO_KEYS: LiteralString = ", taken as (select null::bigint as job_id where false)"
@@ -84,7 +85,8 @@ ENQUEUE_WITH_TERMS: dict[tuple[bool, bool], LiteralString] = {
 # Whom do taken keys belong to? By primary key, one probe a key: the subselects hide how long the arrays are. Also says
 # whether this role may read jobs, so that nobody has to try and fail.
 FIND_KEYS: LiteralString = """
-select g.ord, k.job_id, k.created_at, k.request_hash = sha256(convert_to(g.args::jsonb::text, 'UTF8')),
+select g.ord, k.job_id, k.created_at,
+       not %(compared)s::bool or k.request_hash in (sha256(convert_to(g.args::jsonb::text, 'UTF8')), sha256('')),
        k.expires_at <= statement_timestamp(), has_table_privilege(format('%%I.job', {channel}), 'select')
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
 from unnest((select string_to_array(%(tasks)s, E'\n')), (select string_to_array(%(keys)s, E'\n')),
@@ -238,12 +240,14 @@ class TermsQueries(EnqueueQueries):
             "uniques": lines(uniques) if any(uniques) else "",
             "lives": packed([terms.live for terms in told]) if any(uniques) else "{}",
         }
+        if any(keys):
+            params["compared"] = self.codec is None
         template = ENQUEUE_WITH_TERMS[any(keys), any(uniques)]
         return Query(self._sql(template), lambda rows: [Entry(*row) for row in rows], params)
 
     def find_keys(self, jobs: Sequence[NewJob]) -> Query[list[FoundKey]]:
         """Whom the keys of these jobs, each of which has one, belong to."""
-        params = _hashes(jobs) | {"args": lines([job.args for job in jobs])}
+        params = _hashes(jobs) | {"args": lines([job.args for job in jobs]), "compared": self.codec is None}
         return Query(self._sql(FIND_KEYS), lambda rows: [FoundKey(*row) for row in rows], params)
 
     def find_rivals(self, jobs: Sequence[NewJob]) -> Query[list[Rival]]:

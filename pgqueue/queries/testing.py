@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import LiteralString
 from uuid import UUID
 
+from pgqueue.codecs import Codec
 from pgqueue.job import ClaimedJob, Job
 from pgqueue.queries import Queries
 from pgqueue.queries.base import Query, first_value, nothing
 from pgqueue.queries.claim import _MOVE, _jobs
-from pgqueue.queries.read import _JOB, _job
+from pgqueue.queries.read import _JOB
 from pgqueue.queries.schedule import CLOCK
 
 _CLOCKS = re.compile(r"\b(now|statement_timestamp|clock_timestamp)\(\)")
@@ -73,8 +74,8 @@ class TravellingQueries(Queries):
     the beginning of the transaction, is read as the beginning of the statement. Nothing in production knows of it.
     """
 
-    def __init__(self, schema: str, offset: timedelta = timedelta(0)) -> None:
-        super().__init__(schema)
+    def __init__(self, schema: str, offset: timedelta = timedelta(0), codec: Codec | None = None) -> None:
+        super().__init__(schema, codec)
         self.offset = offset
 
     def _sql(self, template: LiteralString) -> bytes:
@@ -126,7 +127,7 @@ class TravellingQueries(Queries):
 
     def list_after(self, job_id: int) -> Query[list[Job]]:
         """Jobs with a higher id, oldest first, without their attempts."""
-        return Query(self._sql(LIST_AFTER), lambda rows: [_job(row) for row in rows], {"after": job_id})
+        return Query(self._sql(LIST_AFTER), lambda rows: [self._job(row) for row in rows], {"after": job_id})
 
     def claim_one(self, worker: UUID, job_id: int) -> Query[list[ClaimedJob]]:
         """Claim one job, if it is pending."""

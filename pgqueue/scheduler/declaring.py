@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import uuid
+from dataclasses import replace
 from datetime import datetime
 
 from pgqueue import db
@@ -31,18 +32,19 @@ class Declarer(Service):
         self._app = app
         self.id = uuid.uuid4()
         self._since: datetime | None = None
-        texts = sorted(row_json(schedule) for schedule in app.schedules.values())
+        texts = sorted(row_json(_public(schedule, app)) for schedule in app.schedules.values())
         self._release = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
     async def tick(self) -> float:
         """Say that we live; make the rows right."""
         app, queries = self._app, self._app.queries
+        reseal = self._since is None
         names = [schedule.name for schedule in app.schedules.values()]
         self._since = await self.link.run(queries.say_release(self.id, app.name, self._release, names, self._since))
         if not app.name:
-            await declare(app, self.link)  # several apps may have no name: none speaks for the others
+            await declare(app, self.link, reseal=reseal)  # several apps may have no name: none speaks for the others
         elif await self.link.run(queries.is_newest_release(self.id)):
-            await declare(app, self.link)
+            await declare(app, self.link, reseal=reseal)
             for name in await self.link.run(queries.disable_dropped(app.name)):
                 log.warning("schedule %s is disabled: the code declares it no longer", name)
         return SILENCE / 4
@@ -52,10 +54,10 @@ class Declarer(Service):
         await self.link.run(self._app.queries.unsay_release(self.id), deadline=2.0)
 
 
-async def declare(app: App, link: Link) -> None:
+async def declare(app: App, link: Link, *, reseal: bool = True) -> None:
     """Make the schedules that the code declares rows, each from its first tick after now by the database's clock."""
     schedules, queries = list(app.schedules.values()), app.queries
-    news = await link.run(queries.news(schedules, app.name)) if schedules else set()
+    news = await link.run(queries.news(schedules, app.name, reseal=reseal)) if schedules else set()
     if not news:
         return
     async with link.connection() as conn, conn.transaction():
@@ -76,3 +78,8 @@ async def _settle(app: App, conn: db.AsyncConnection, schedule: Schedule) -> Non
 
 def _same_ticks(old: Schedule, new: Schedule) -> bool:
     return (old.plan, old.start, old.end) == (new.plan, new.start, new.end)
+
+
+def _public(schedule: Schedule, app: App) -> Schedule:
+    """A schedule as far as the name of its release may tell of it: from a hash of secrets they could be guessed."""
+    return schedule if app.codec is None else replace(schedule, job=replace(schedule.job, args="{}"))

@@ -38,7 +38,7 @@ class Jobs:
         self.app = app
         self.restore = Restore(lent)
         self._pools = LentPools(pgconn_of(lent), self.restore)
-        self._queries = TravellingQueries(app.schema)
+        self._queries = TravellingQueries(app.schema, codec=app.codec)
         self.newest_stranger = 0
 
     @property
@@ -268,7 +268,7 @@ class Jobs:
         return self._move(moment - self.now())
 
     def _move(self, step: timedelta) -> datetime:
-        self._queries = TravellingQueries(self.app.schema, self._queries.offset + step)
+        self._queries = TravellingQueries(self.app.schema, self._queries.offset + step, self.app.codec)
         if self.app.pools is self._pools:
             self.app.queries = self._queries
         return self.now()

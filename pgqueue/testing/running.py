@@ -17,10 +17,11 @@ from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.outcome import Outcome, Raised, TimedOut, Unstarted
 from pgqueue.queries.testing import TravellingQueries
+from pgqueue.sealing import seal_progress
 from pgqueue.tasks import Tasks, TaskSpec
 from pgqueue.testing.connections import LentLink
 from pgqueue.testing.restore import Restore
-from pgqueue.worker.attempts import judged
+from pgqueue.worker.attempts import judged, sealed
 from pgqueue.worker.children import Children
 from pgqueue.worker.completion import Completion
 from pgqueue.worker.executor import Executor
@@ -85,9 +86,9 @@ class Watched:
         """Never a child process: it would not be in the test's transaction."""
         return "thread"
 
-    def decode(self, text: str) -> dict[str, Any]:
-        """Decode as the task does."""
-        return self._keeping(lambda: self._spec.decode(text))
+    def arguments(self, job: ClaimedJob) -> dict[str, Any]:
+        """Read them as the task does."""
+        return self._keeping(lambda: self._spec.arguments(job))
 
     def call(self, arguments: dict[str, Any], context: Any) -> Any:
         """Call as the task does."""
@@ -145,7 +146,7 @@ class Attempt(Signals):
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Keep the newest word of `ctx.progress()`."""
-        self.note = text
+        self.note = text if self._app.codec is None else seal_progress(self._app.codec, job.task, text)
 
 
 class Runner:
@@ -228,7 +229,7 @@ class Runner:
         if note is not None:
             await self._link.run(queries.note_progress([(job, note)]))
         resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners)
-        resolver.add(job, resolution)
+        resolver.add(job, sealed(self._app, job, resolution))
         await resolver.tick()
 
     def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
@@ -241,12 +242,12 @@ class Runner:
             self.error = raised or TaskRaised(f"{outcome.error.type}: {outcome.error.message}")
 
     async def _claim(self, queues: Sequence[str] | None, room: int) -> list[ClaimedJob]:
-        queries = self._place.queries
+        queries, tasks = self._place.queries, self._app.tasks
         rooms = dict.fromkeys(await self._served(queues), room)
         jobs: list[ClaimedJob] = await self._link.run(queries.claim(self._worker, rooms, room))
         if jobs:
             return jobs
-        return await self._link.run(queries.adopt(self._worker, rooms, self._app.tasks.names(), room))
+        return await self._link.run(queries.adopt(self._worker, rooms, tasks.names(), room, tasks.versions()))
 
     async def _expire(self) -> None:
         """Cancel what was not started in time, as a worker's sweeper does."""

@@ -16,6 +16,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution, decide
 from pgqueue.link import monotonic
 from pgqueue.outcome import ErrorInfo, Outcome, Raised, Unstarted, Withdrawn
+from pgqueue.sealing import seal_progress, seal_resolution
 from pgqueue.worker.children import Children
 from pgqueue.worker.completion import Completion
 from pgqueue.worker.executor import Executor, Left
@@ -47,6 +48,7 @@ class Attempts:
         reporter: Reporter,
     ) -> None:
         self._app = app
+        self._codec = app.codec
         self._slots = slots
         self._executor = Executor(app.tasks, slots.total, children, app.middlewares)
         self._resolver = resolver
@@ -108,6 +110,8 @@ class Attempts:
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Have `ctx.progress()` written."""
+        if self._codec is not None:
+            text = seal_progress(self._codec, job.task, text)
         self._reporter.note(job, text)
 
     def _bound_wait(self, eldest: ClaimedJob) -> None:
@@ -226,7 +230,7 @@ class Attempts:
     def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
         resolution = judged(self._app, job, outcome)
         _tell(job, resolution)
-        self._resolver.add(job, resolution)
+        self._resolver.add(job, sealed(self._app, job, resolution))
 
 
 def judged(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
@@ -237,6 +241,11 @@ def judged(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
     except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
         log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
         return decide(job, outcome, DEFAULT_RETRY)
+
+
+def sealed(app: App, job: ClaimedJob, resolution: Resolution) -> Resolution:
+    """Return a resolution as it is written: sealed, if there is a codec. So events carry nothing in the clear, too."""
+    return resolution if app.codec is None else seal_resolution(app.codec, job.task, resolution)
 
 
 def _tell(job: ClaimedJob, resolution: Resolution) -> None:
@@ -253,7 +262,9 @@ def _tell(job: ClaimedJob, resolution: Resolution) -> None:
         case "bury":
             log.error("%s: %s; it is a dead letter (%s): pgqueue jobs show %d", end, kind, resolution.reason, job.id)
         case "park":
-            log.warning("%s: no task of that name is registered here; it waits for a worker that knows it", end)
+            log.warning("%s: %s; it waits for a worker that knows it", end, resolution.reason)
+        case "snooze" if kind == "pgqueue.UnknownKey":
+            log.warning("%s: sealed with a key that is not here; again in %.0f s", end, resolution.delay)
         case "release":
             log.info("%s: given back", end)
         case verb:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pgqueue.errors import CannotOpen, UnknownKey
+from pgqueue.job import ClaimedJob
 from pgqueue.outcome import (
     DONE,
     AskedRetry,
@@ -18,9 +20,13 @@ from pgqueue.outcome import (
     Snoozed,
     Succeeded,
     TimedOut,
+    UnknownHere,
+    Unreadable,
     Withdrawn,
 )
-from pgqueue.tasks import TaskSpec, encode_result
+from pgqueue.storing import encode_result
+from pgqueue.tasks import TaskSpec
+from pgqueue.versions import NewerVersion
 
 
 def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -45,6 +51,20 @@ async def caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseExc
         return None, error
     except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
         return None, error
+
+
+def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
+    """Return what to call a task with, or what becomes of a job whose arguments cannot be had."""
+    try:
+        return spec.arguments(job)
+    except NewerVersion:
+        return UnknownHere("newer version of the task")
+    except UnknownKey as error:
+        return Unreadable(ErrorInfo.of(error))
+    except CannotOpen as error:
+        return Raised(ErrorInfo.of(error), reason="cannot be opened")
+    except BaseException as error:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
+        return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
 
 
 def returned(value: object) -> Outcome:

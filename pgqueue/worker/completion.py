@@ -11,7 +11,8 @@ from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
 from pgqueue.lifecycle import Resolution
 from pgqueue.queries import Query
-from pgqueue.tasks import encode_result
+from pgqueue.sealing import seal_resolution
+from pgqueue.storing import encode_result
 
 
 class Completion:
@@ -54,7 +55,10 @@ class Completion:
 
     def _complete(self, result: Any) -> Query[set[int]]:
         text, error = encode_result(result)
-        return self._app.queries.resolve([(self._job, Resolution("succeed", result=text, error=error))])
+        resolution = Resolution("succeed", result=text, error=error)
+        if self._app.codec is not None:
+            resolution = seal_resolution(self._app.codec, self._job.task, resolution)
+        return self._app.queries.resolve([(self._job, resolution)])
 
     def _check(self, moved: set[int]) -> None:
         if not moved:

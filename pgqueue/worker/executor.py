@@ -21,7 +21,7 @@ from pgqueue.outcome import (
     UnknownHere,
 )
 from pgqueue.tasks import Tasks, TaskSpec
-from pgqueue.worker.calling import caught, caught_async, outcome_of, returned
+from pgqueue.worker.calling import arguments_of, caught, caught_async, outcome_of, returned
 from pgqueue.worker.children import Children
 from pgqueue.worker.threads import Result, Threads
 
@@ -107,16 +107,9 @@ def _limit(spec: TaskSpec, signals: Signals) -> None:
         signals.deadline = signals.now() + limit
 
 
-def _arguments(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Raised:
-    try:
-        return spec.decode(job.args)
-    except BaseException as error:  # noqa: BLE001 - a user's own validators may raise anything
-        return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
-
-
 async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:
-    arguments = _arguments(spec, job)
-    if isinstance(arguments, Raised):
+    arguments = arguments_of(spec, job)
+    if not isinstance(arguments, dict):
         return arguments
     call = partial(spec.call, arguments, context)
     value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
@@ -125,8 +118,8 @@ async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome
 
 def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Left:
     current.set(context)
-    arguments = _arguments(spec, job)
-    if isinstance(arguments, Raised):
+    arguments = arguments_of(spec, job)
+    if not isinstance(arguments, dict):
         return arguments
     value, error = caught(partial(spec.call, arguments, context))
     if error is not None:

@@ -40,7 +40,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.logs import current
 from pgqueue.outcome import ErrorInfo, Outcome, Raised, UnknownHere
 from pgqueue.tasks import Tasks, TaskSpec
-from pgqueue.worker.calling import caught, caught_async, outcome_of, returned
+from pgqueue.worker.calling import arguments_of, caught, caught_async, outcome_of, returned
 from pgqueue.worker.completion import Completion
 
 Message: TypeAlias = dict[str, Any]
@@ -396,10 +396,9 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
     spec = tasks.get(job.task)
     if spec is None:
         return UnknownHere()
-    try:
-        arguments = spec.decode(job.args)
-    except Exception as error:  # noqa: BLE001 - a user's own validators may raise anything
-        return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
+    arguments = arguments_of(spec, job)
+    if not isinstance(arguments, dict):
+        return arguments
     context = Context(job, signals)
     token = current.set(context)
     value, raised = _call(spec, arguments, context)

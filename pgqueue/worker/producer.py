@@ -1,8 +1,8 @@
 """Claiming: keeps the slots full, sleeps when there is nothing, and is woken by NOTIFY or by the clock."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pgqueue.identity import Identity
 from pgqueue.job import ClaimedJob
@@ -24,10 +24,11 @@ MOST = 2000  # jobs in one claim, and claimed ahead
 
 @dataclass(frozen=True, slots=True)
 class Diet:
-    """What a worker takes: which queues, in which order, and the tasks it knows."""
+    """What a worker takes: which queues, in which order, and the tasks it knows; `versions` up to which one."""
 
     queues: tuple[str, ...]
     tasks: tuple[str, ...]
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 class Producer(Service):
@@ -207,7 +208,8 @@ class Producer(Service):
             self._just_adopted = False
             return 0
         rooms, room = self._slots.rooms(), min(self._slots.room(), MOST)
-        jobs = await self.link.run(self._queries.adopt(self._identity.id, rooms, self._diet.tasks, room))
+        diet = self._diet
+        jobs = await self.link.run(self._queries.adopt(self._identity.id, rooms, diet.tasks, room, diet.versions))
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
         self._take(jobs)

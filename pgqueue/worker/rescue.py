@@ -40,7 +40,8 @@ class Rescuer(Service):
         self._identity = identity
         self._lease = identity.info.lease_seconds
         self._max_crashes = max_crashes
-        self._limits = {spec.name: spec.max_crashes for spec in tasks if spec.max_crashes != max_crashes}
+        named = [(name, spec) for spec in tasks for name in (spec.name, *spec.aliases)]
+        self._limits = {name: spec.max_crashes for name, spec in named if spec.max_crashes != max_crashes}
         self._on_rescued = on_rescued
         self._emit = emit
         self._judge_from = monotonic() + self._lease

@@ -73,7 +73,7 @@ class Worker:
         self._app = app
         self._settings = settings
         self._slots = Slots(settings.concurrency, queues, settings.limits)
-        self._diet = Diet(queues, tuple(app.tasks.names()))
+        self._diet = Diet(queues, tuple(app.tasks.names()), app.tasks.versions())
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
         self._shift: Shift | None = None
@@ -162,7 +162,7 @@ class Shift:
         on_broken: Callable[[], None],
     ) -> None:
         database, queries, loop = app.database, app.queries, asyncio.get_running_loop()
-        info = describe("worker", settings.lease_seconds, diet.queues, diet.tasks, slots.total)
+        info = describe("worker", settings.lease_seconds, diet.queues, app.tasks.announced(), slots.total)
         self._queries = queries
         self._settings = settings
         self._slots = slots

@@ -30,6 +30,15 @@ def with_context(ctx: Context, order_id: int) -> None: ...
 async def async_with_context(ctx: Context, order_id: int) -> None: ...
 
 
+def takes_two(args: dict[str, Any], more: int) -> dict[str, Any]:
+    return args
+
+
+class NoCodec:
+    def seal(self, plain: bytes, about: bytes) -> bytes:
+        return plain
+
+
 def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     plain.enqueue(order_id="x")  # ERROR wrong type
     plain.enqueue("x")  # ERROR wrong type by position
@@ -52,6 +61,9 @@ def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     async_with_context.enqueue(ctx, order_id=1)  # ERROR the caller passes no context
     app.task(priority="high")  # ERROR wrong setting
     app.task(nonsense=1)  # ERROR unknown setting
+    app.task(version="2")  # ERROR a version is a number
+    app.task(version=2, upcasters={1: takes_two})  # ERROR an upcaster takes one dict
+    App(codec=NoCodec())  # ERROR a codec seals and opens
     app.enqueue(plain)  # ERROR a task by name
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 
+import pgqueue
 from pgqueue import App, Context, Enqueuer, Exponential, Job
 
 app = App()
@@ -40,6 +41,26 @@ async def async_with_context(ctx: Context, order_id: int) -> None: ...
 def scheduled(order_id: int) -> None: ...
 
 
+def upcast(args: dict[str, Any]) -> dict[str, Any]:
+    return {"order_id": args["id"]}
+
+
+@app.task(version=3, upcasters={1: upcast, 2: lambda args: {**args, "n": 1}}, aliases=["old"], max_args_bytes=500)
+def versioned(order_id: int, n: int) -> None: ...
+
+
+class Codec:
+    def seal(self, plain: bytes, about: bytes) -> str:
+        return plain.hex()
+
+    def open(self, sealed: str, about: bytes) -> bytes:
+        return bytes.fromhex(sealed)
+
+
+sealed = App(codec=Codec())
+encrypted = App(codec=pgqueue.codecs.AESGCM({"k1": b""}, current="k1"))
+
+
 def calls(conn: psycopg.Connection[Any]) -> None:
     assert_type(plain.enqueue(1), Job)
     assert_type(plain.enqueue(order_id=1, to="a"), Job)
@@ -53,6 +74,9 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     with_context.using(conn, priority=5).enqueue(order_id=1)
     async_with_context.enqueue(1)
     scheduled.enqueue(order_id=1)
+    versioned.enqueue(order_id=1, n=2)
+    assert_type(versioned.json_schema(), dict[str, Any])
+    app.using(conn, version=2).enqueue("anything", {"a": 1})
     assert_type(app.enqueue("anything", {"a": 1}), Job)
     assert_type(app.get(1), Job)
     app.schedules.using(conn).create("s", scheduled, "0 6 * * *", timezone="UTC", misfire="all(3)", expires="next")

@@ -1,0 +1,54 @@
+"""`pgqueue tasks`: what an app's tasks take. Connects to nothing."""
+
+import inspect
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pgqueue.cli import output
+from pgqueue.cli.load import load_app
+from pgqueue.tasks import TaskSpec
+
+tasks_cli = typer.Typer(help="Look at the tasks of an app and what they take.", no_args_is_help=True)
+AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@tasks_cli.command("list")
+def list_tasks(app: AppRef = None, as_json: AsJson = False) -> None:
+    """List the tasks of an app."""
+    specs = sorted(load_app(app, None).tasks, key=lambda spec: spec.name)
+    if as_json:
+        output.print_json([_facts(spec) for spec in specs])
+        return
+    rows = [(s.name, str(s.signature), s.queue, s.version, s.aliases, _summary(s)) for s in specs]
+    output.table("tasks", ("task", "takes", "queue", "version", "aliases", "what it does"), rows)
+
+
+@tasks_cli.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="The task's name, or one it had before.")],
+    app: AppRef = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one task: its settings, and the JSON schema of its arguments."""
+    spec = load_app(app, None).tasks[name]
+    if as_json:
+        output.print_json(_facts(spec) | {"schema": spec.json_schema()})
+        return
+    output.table(f"task {spec.name}", ("what", "value"), _facts(spec).items())
+    sys.stdout.write(json.dumps(spec.json_schema(), ensure_ascii=False, indent=2) + "\n")
+
+
+def _facts(spec: TaskSpec) -> dict[str, Any]:
+    """What a task is registered with."""
+    names = ("name", "aliases", "version", "queue", "priority", "max_attempts", "timeout", "isolation", "tags")
+    facts = {name: getattr(spec, name) for name in names}
+    facts["upcasts_from"] = sorted(spec.upcasters)
+    return facts | {"max_args_bytes": spec.max_args_bytes, "takes": str(spec.signature), "about": _summary(spec)}
+
+
+def _summary(spec: TaskSpec) -> str:
+    return (inspect.getdoc(spec.function) or "").partition("\n")[0]

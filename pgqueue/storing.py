@@ -1,0 +1,134 @@
+"""What can be stored as JSON and read back: arguments and results are looked through before they are written."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import pydantic_core
+from pydantic import SecretBytes, SecretStr
+
+from pgqueue.arguments import ANYTHING, Room, about_row, find_row
+from pgqueue.errors import InvalidArguments
+from pgqueue.outcome import ErrorInfo
+from pgqueue.payload import MAX_ARGS_BYTES, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, SUSPECTS, WRITE
+from pgqueue.sealing import MARK
+
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
+_NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_MODEL_BYTES = "give it model_config = ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')"
+_ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), WRITE)
+
+
+def unserialisable(valid: Mapping[str, Any], error: Exception) -> list[str]:
+    """Say which of some values cannot be JSON, why, and what to pass instead."""
+    problems = []
+    for name, value in valid.items():
+        try:
+            _ANYTHING.to_json(value)
+        except (pydantic_core.PydanticSerializationError, UnicodeError) as cause:
+            problems.append(f"{name}: {_why_not(value, cause)}")
+    return problems or [_why_not(valid, error)]
+
+
+def _why_not(value: object, cause: Exception) -> str:
+    if "surrogates not allowed" in str(cause):
+        return "a lone surrogate is half a character (decode the text with errors='replace', or pass bytes)"
+    if "invalid utf-8 sequence" in str(cause):
+        return f"bytes in a model that are no UTF-8 ({_MODEL_BYTES})"
+    if (row := find_row(value)) is not None:
+        return about_row(row)
+    return f"{cause} (pass plain data, such as the id of a row, not an object)"
+
+
+def hidden_problems(
+    text: bytes, value: Any, serializer: pydantic_core.SchemaSerializer, path: str, most: int, room: Room | None = None
+) -> list[str]:
+    """Say what is wrong with values that have become JSON: what Postgres or a reader would not give back."""
+    problems = _too_much(text, path, most)
+    if not problems and any(suspect in text for suspect in SUSPECTS):
+        problems = list(_unstorable(serializer.to_python(value), path))
+        if not problems and _NUL_ESCAPE.search(text):
+            problems = list(_nul_bytes(value, path))
+    if room is not None and not problems:
+        problems = room.problems(text, value, serializer.to_python)
+    return problems
+
+
+def _too_much(text: bytes, path: str, most: int) -> list[str]:
+    """Find what JSON allows and readers do not: sheer size, nesting without end, numbers of thousands of digits."""
+    if len(text) > most:
+        limit = "" if path else ", or raise max_args_bytes"
+        return [f"{path or 'arguments'}: {len(text)} bytes of JSON (at most {most}: keep the data elsewhere{limit})"]
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH and len(text) <= MAX_DIGITS:
+        return []
+    bare, depth, deepest = STRINGS.sub(b"", text), 0, 0
+    for bracket in _BRACKETS.findall(bare):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    what = path or "arguments"
+    problems = [f"{what}: nested {deepest} deep (at most {MAX_DEPTH}: flatten the data)"] if deepest > MAX_DEPTH else []
+    if _LONG_NUMBER.search(bare):
+        problems.append(f"{what}: a number of more than {MAX_DIGITS} digits (pass it as a text)")
+    return problems
+
+
+def _nul_bytes(value: Any, path: str) -> Iterator[str]:
+    """Say which argument has NUL in bytes that its model writes as text. (Other bytes are written as base64.)"""
+    parts = {path: value} if path else value
+    for name, part in parts.items():
+        if _NUL_ESCAPE.search(_ANYTHING.to_json(part)):
+            yield f"{name}: bytes with NUL in a model cannot be stored by Postgres ({_MODEL_BYTES})"
+
+
+def _unstorable(value: Any, path: str) -> Iterator[str]:
+    match value:
+        case float() if not math.isfinite(value):
+            yield f"{path}: {value} is not JSON (pass a finite number, or None)"
+        case Decimal() if not value.is_finite():
+            yield f"{path}: {value} is not JSON (pass a finite number, or None)"
+        case str() if "\x00" in value:
+            yield f"{path}: a NUL character cannot be stored by Postgres (remove it, or pass bytes)"
+        case SecretStr() | SecretBytes():
+            yield f"{path}: a secret is written as asterisks, and lost (pass the id of where it is kept)"
+        case list() | tuple() | set() | frozenset():
+            for index, item in enumerate(value):
+                yield from _unstorable(item, f"{path}.{index}")
+        case dict():
+            for key, item in value.items():
+                key = str(key)
+                at = f"{path}.{key}" if path else key
+                yield from _unstorable(key, at.replace("\x00", "\\x00"))
+                yield from _unstorable(item, at.replace("\x00", "\\x00"))
+
+
+def encode_result(value: object) -> tuple[str | None, ErrorInfo | None]:
+    """Return a task's result as JSON text, or why it cannot be stored. The job has succeeded either way."""
+    if value is None:
+        return None, None
+    try:
+        text = _ANYTHING.to_json(value)
+        problems = hidden_problems(text, value, _ANYTHING, "result", MAX_BYTES)
+    except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
+        return None, ErrorInfo.of(error)
+    if problems:
+        return None, ErrorInfo("pgqueue.ResultNotStorable", "; ".join(problems))
+    return text.decode(), None
+
+
+def check_json_object(task: str, args: Mapping[str, Any], max_args_bytes: int = MAX_ARGS_BYTES) -> str:
+    """Return the arguments of a task that is not registered here as JSON text."""
+    if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
+        raise InvalidArguments(task, ["arguments must be an object with a name for each value"])
+    if MARK in args:
+        raise InvalidArguments(task, [f"{MARK}: this name is pgqueue's own (give the value another one)"])
+    try:
+        text = _ANYTHING.to_json(dict(args))
+        problems = hidden_problems(text, dict(args), _ANYTHING, "", max_args_bytes, ANYTHING)
+    except (pydantic_core.PydanticSerializationError, ValueError, RecursionError) as error:
+        problems = unserialisable(args, error)
+    if problems:
+        raise InvalidArguments(task, problems)
+    return text.decode()
