@@ -24,11 +24,13 @@ from pgqueue.options import (
     check_limit,
     check_max_attempts,
     check_priority,
+    check_result_bytes,
     check_retention,
+    check_store_result,
     check_tags,
 )
 from pgqueue.outcome import Outcome
-from pgqueue.payload import MAX_ARGS_BYTES
+from pgqueue.payload import MAX_ARGS_BYTES, MAX_BYTES
 from pgqueue.plan import as_plan
 from pgqueue.queries import Queries
 from pgqueue.retry import Delays, Exponential, RetryOption, as_policy
@@ -36,6 +38,7 @@ from pgqueue.schedules import GivenPlan, ScheduleOptions, Schedules
 from pgqueue.tasks import Tasks, TaskSpec, task_name
 from pgqueue.terms import CallOptions, TaskOptions, call_rules, task_rules
 from pgqueue.versions import Upcaster
+from pgqueue.waiting import Waits, WaitVerbs
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
@@ -48,7 +51,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App:
+class App(WaitVerbs):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
@@ -58,7 +61,8 @@ class App:
     `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull when about so many jobs wait there.
 
     `codec` encrypts what jobs carry: `AESGCM` of pgqueue.codecs, or an object of your own. `max_args_bytes` is how long
-    the arguments of a job may be, as JSON.
+    the arguments of a job may be, as JSON. `result_ttl` is for tasks without one; a result beyond `max_result_bytes` of
+    JSON is not stored.
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
@@ -78,6 +82,8 @@ class App:
         max_depth: Mapping[str, int] | None = None,
         codec: Codec | None = None,
         max_args_bytes: int = MAX_ARGS_BYTES,
+        result_ttl: float | timedelta | None = None,
+        max_result_bytes: int = MAX_BYTES,
         pgbouncer: bool = False,
         listen_dsn: str | None = None,
     ) -> None:
@@ -93,6 +99,8 @@ class App:
         self.depths = Depths(self.max_depth)
         self.codec = check_codec(codec)
         self.max_args_bytes = check_count("max_args_bytes", max_args_bytes, 100_000_000)
+        self.result_ttl = check_limit("result_ttl", result_ttl)
+        self.max_result_bytes = check_result_bytes(max_result_bytes)
         self.tasks = Tasks()
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
@@ -101,6 +109,7 @@ class App:
         self.worker_stoppers: list[Hook] = []
         self.queries = Queries(schema, self.codec)
         self.pools = db.Pools()
+        self.waits = Waits(self)
         self.schedules = Schedules(self)
         self._given_dsn = dsn
         self._pgbouncer = pgbouncer
@@ -119,6 +128,7 @@ class App:
 
     @dsn.setter
     def dsn(self, dsn: str) -> None:
+        self.waits.close()
         self.pools.close()
         self.pools = db.Pools()
         self._server = None
@@ -156,6 +166,8 @@ class App:
         isolation: str = "thread",
         max_crashes: int | None = None,
         retention: int | None = None,
+        store_result: bool = True,
+        result_ttl: float | timedelta | None = None,
         tags: Sequence[str] = (),
         version: int = 1,
         upcasters: Mapping[int, Upcaster] | None = None,
@@ -179,6 +191,8 @@ class App:
         isolation: str = "thread",
         max_crashes: int | None = None,
         retention: int | None = None,
+        store_result: bool = True,
+        result_ttl: float | timedelta | None = None,
         tags: Sequence[str] = (),
         version: int = 1,
         upcasters: Mapping[int, Upcaster] | None = None,
@@ -204,7 +218,9 @@ class App:
 
         A job that was running when its worker died, for the `max_crashes`-th time, is a dead letter with reason
         *crashed*. `retention=0`: of a job that succeeds nothing is kept, neither its row nor its transitions; that is
-        for those who want speed above all. Failures are kept as ever. What else can be said: docs/enqueue.md.
+        for those who want speed above all. Failures are kept as ever. `store_result=False` throws away what the task
+        returns; `result_ttl` (seconds or timedelta) drops it so long after the end, and keeps the job. What else can be
+        said: docs/enqueue.md.
 
         `version` counts changes of the signature; `upcasters[n]` makes of the arguments of version n, a dict, those of
         n + 1. `aliases` are names the task had before: their jobs run here, too.
@@ -230,6 +246,9 @@ class App:
             "isolation": isolation,
             "max_crashes": self.max_crashes if max_crashes is None else check_count("max_crashes", max_crashes),
             "retention": check_retention(retention),
+            "store_result": check_store_result(store_result, result_ttl),
+            "result_ttl": self.result_ttl if result_ttl is None else check_limit("result_ttl", result_ttl),
+            "max_result_bytes": self.max_result_bytes,
             "tags": tuple(tags),
             "rules": task_rules(terms),
             "version": version,
@@ -365,9 +384,10 @@ class App:
 
     def close(self) -> None:
         """Close the app's own connections. Using the app again opens new ones."""
+        self.waits.close()
         self.pools.close()
 
     async def aclose(self) -> None:
         """Close the app's own connections in this event loop, and the sync ones."""
         await self.pools.aclose()
-        self.pools.close()
+        self.close()

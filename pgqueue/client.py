@@ -32,6 +32,7 @@ from pgqueue.queries.enqueue import Inserted
 from pgqueue.queries.terms import Entry
 from pgqueue.storing import check_json_object
 from pgqueue.tasks import Tasks, TaskSpec
+from pgqueue.waiting import WaitHandle, Waits
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Home(Protocol):
     max_depth: dict[str, int]
     depths: Depths
     max_args_bytes: int
+    waits: Waits
 
     @property
     def database(self) -> db.Database: ...
@@ -89,7 +91,7 @@ def new_job(
     )
 
 
-def as_job(new: NewJob, row: Inserted) -> Job:
+def as_job(new: NewJob, row: Inserted, handle: WaitHandle | None = None) -> Job:
     """Return the job that was just inserted, as a reader would see it."""
     return Job(
         id=row.id,
@@ -104,14 +106,15 @@ def as_job(new: NewJob, row: Inserted) -> Job:
         created_at=row.created_at,
         attempt=0,
         max_attempts=new.max_attempts,
+        handle=handle,
     )
 
 
-def as_existing(new: NewJob, met: Entry, found: Job | None) -> Job:
+def as_existing(new: NewJob, met: Entry, found: Job | None, handle: WaitHandle) -> Job:
     """Return the job that was there already. Of one that is gone, or that this role may not read, what is known."""
     if found is not None:
-        return replace(found, existing=True)
-    known = as_job(new, met.inserted)
+        return replace(found, existing=True, handle=handle)
+    known = as_job(new, met.inserted, handle)
     if met.readable:
         return replace(known, existing=True, state=JobState.SUCCEEDED, phase="pruned", reason="it has ended")
     return replace(known, existing=True, phase="unknown")
@@ -127,6 +130,7 @@ class Session:
             )
         self._home = home
         self._conn = conn
+        self.handle = WaitHandle(home.waits, committed=conn is Own.CONNECTION)
 
     def _own_database(self) -> db.Database:
         return self._home.database
@@ -172,29 +176,31 @@ class Session:
         """Insert a job; one with terms may be met by another in its place."""
         queries = self._home.queries
         if new.terms is None and new.queue not in self._home.max_depth:
-            return self.tell(as_job(new, self.run(queries.enqueue_one(new))))
+            return self.tell(as_job(new, self.run(queries.enqueue_one(new)), self.handle))
         with self._connection() as conn:
             follow(conn, self._home.depths.steps(queries, new.queue, 1))
             if new.terms is None:
-                return self.tell(as_job(new, db.run(conn, queries.enqueue_one(new))))
+                return self.tell(as_job(new, db.run(conn, queries.enqueue_one(new)), self.handle))
             met = admit(conn, queries, new)
             if met.entered:
-                return self.tell(as_job(new, met.inserted))
-            return as_existing(new, met, db.run(conn, queries.get_job(met.id)) if met.readable else None)
+                return self.tell(as_job(new, met.inserted, self.handle))
+            found = db.run(conn, queries.get_job(met.id)) if met.readable else None
+            return as_existing(new, met, found, self.handle)
 
     async def ainsert(self, new: NewJob) -> Job:
         """Insert a job; one with terms may be met by another in its place."""
         queries = self._home.queries
         if new.terms is None and new.queue not in self._home.max_depth:
-            return self.tell(as_job(new, await self.arun(queries.enqueue_one(new))))
+            return self.tell(as_job(new, await self.arun(queries.enqueue_one(new)), self.handle))
         async with self._async_connection() as conn:
             await follow_async(conn, self._home.depths.steps(queries, new.queue, 1))
             if new.terms is None:
-                return self.tell(as_job(new, await db.run_async(conn, queries.enqueue_one(new))))
+                return self.tell(as_job(new, await db.run_async(conn, queries.enqueue_one(new)), self.handle))
             met = await admit_async(conn, queries, new)
             if met.entered:
-                return self.tell(as_job(new, met.inserted))
-            return as_existing(new, met, await db.run_async(conn, queries.get_job(met.id)) if met.readable else None)
+                return self.tell(as_job(new, met.inserted, self.handle))
+            found = await db.run_async(conn, queries.get_job(met.id)) if met.readable else None
+            return as_existing(new, met, found, self.handle)
 
     def insert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
         """Insert jobs that are like `new` but for their arguments, in chunks, all of them or none.
@@ -293,11 +299,11 @@ class Client:
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, self._session.run(self._home.queries.get_job(job_id)))
+        return _found(job_id, self._session.run(self._home.queries.get_job(job_id)), self._session.handle)
 
     async def aget(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, await self._session.arun(self._home.queries.get_job(job_id)))
+        return _found(job_id, await self._session.arun(self._home.queries.get_job(job_id)), self._session.handle)
 
     def cancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
         """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
@@ -331,10 +337,10 @@ class Client:
         return new_job(text, options, spec, task, self._home, values[0])
 
 
-def _found(job_id: int, job: Job | None) -> Job:
+def _found(job_id: int, job: Job | None, handle: WaitHandle) -> Job:
     if job is None:
         raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
-    return job
+    return replace(job, handle=handle)
 
 
 def _cancelled(job_id: int, state: str | None) -> bool:

@@ -20,9 +20,18 @@ PgqueueError
 ├── SnapshotConflict         a key was taken by a transaction that this one's snapshot cannot see
 ├── QueueFull                the queue holds as many jobs as it may
 ├── LeaseLost                the job was taken from this worker and runs elsewhere
+├── JobFailed                a job that was waited for is a dead letter
+├── JobWasCancelled          a job that was waited for ended as cancelled
+├── ResultMissing            a job that was waited for has succeeded, but its result is not there
+├── WaitTimeout              a job that was waited for has not ended in time
 ├── UnknownKey               what is sealed needs a key, or a codec, that is not here
 └── CannotOpen               what is sealed was altered, or moved to where it does not belong
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgqueue.outcome import ErrorInfo
 
 
 class PgqueueError(Exception):
@@ -170,3 +179,33 @@ class CannotOpen(PgqueueError, ValueError):
 
 for _stored in (UnknownKey, CannotOpen):
     _stored.__module__ = "pgqueue"  # where users import them from: the name that is stored with an error
+
+
+class JobFailed(PgqueueError):
+    """A job that was waited for is a dead letter. `reason` says how it came to that, `error` what it raised last."""
+
+    def __init__(self, job_id: int, task: str, reason: str | None, error: "ErrorInfo | None") -> None:
+        self.job_id = job_id
+        self.task = task
+        self.reason = reason
+        self.error = error
+        told = f": {error.type}: {error.message}" if error else ""
+        super().__init__(f"job {job_id} {task} failed ({reason or 'failed'}){told}")
+
+
+class JobWasCancelled(PgqueueError):
+    """A job that was waited for ended as cancelled. `reason` says why."""
+
+    def __init__(self, job_id: int, task: str, reason: str | None) -> None:
+        self.job_id = job_id
+        self.task = task
+        self.reason = reason
+        super().__init__(f"job {job_id} {task} was cancelled: {reason or 'no reason given'}")
+
+
+class ResultMissing(PgqueueError, LookupError):
+    """A job that was waited for has succeeded, but what it returned could not be stored, or has expired."""
+
+
+class WaitTimeout(PgqueueError, TimeoutError):
+    """A job that was waited for has not ended in time. It goes on: nothing was cancelled."""

@@ -1,11 +1,12 @@
 """Jobs as values: what is enqueued, what a worker claims, what a reader gets back."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
+from pgqueue.errors import ConfigError
 from pgqueue.outcome import ErrorInfo
 from pgqueue.terms import Terms
 
@@ -87,6 +88,13 @@ class Attempt:
     worker_id: UUID | None
 
 
+class Handle(Protocol):
+    """Waits for the end of a job, where the job came from."""
+
+    def wait(self, job_id: int, timeout: float | timedelta | None) -> Any: ...
+    async def await_result(self, job_id: int, timeout: float | timedelta | None) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as the database has it at the moment of reading.
@@ -94,7 +102,8 @@ class Job:
     `phase` is the state as people say it: a pending job shows as `scheduled` before its first time has come, and
     as `retrying` after an attempt. `progress` is what a running job has said by `ctx.progress()`: `done`, `total`,
     `note`. `attempts` is filled by `app.get(id)`. `existing`: the call that returned it made no job, for its key was
-    taken; of a job that is gone by then only what the call itself knew is there, and `phase` is `pruned`.
+    taken; of a job that is gone by then only what the call itself knew is there, and `phase` is `pruned`. `handle` is
+    what `wait` needs.
     """
 
     id: int
@@ -120,6 +129,24 @@ class Job:
     progress: dict[str, Any] | None = None
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
+    handle: Handle | None = field(default=None, repr=False, compare=False)
+
+    def wait(self, timeout: float | timedelta | None = None) -> Any:
+        """Wait until the job has ended, at most `timeout` seconds; return what its task returned.
+
+        Raises JobFailed, JobWasCancelled, WaitTimeout or ResultMissing. In an event loop use `await_result`. A job that
+        was enqueued in a transaction cannot end before that commits: do not wait inside of it.
+        """
+        return self._handle().wait(self.id, timeout)
+
+    async def await_result(self, timeout: float | timedelta | None = None) -> Any:
+        """The async twin of `wait`."""
+        return await self._handle().await_result(self.id, timeout)
+
+    def _handle(self) -> Handle:
+        if self.handle is None:
+            raise ConfigError(f"job {self.id} does not know its app any more: use app.wait({self.id})")
+        return self.handle
 
     @property
     def errors(self) -> list[ErrorInfo]:

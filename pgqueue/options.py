@@ -91,6 +91,22 @@ def check_depth(depth: object) -> int:
     return depth
 
 
+def check_result_bytes(most: object) -> int:
+    """Return how large a result may be; refuse anything but 1 to 64 MiB."""
+    if type(most) is not int or not 1 <= most <= 64 * 1024 * 1024:
+        raise InvalidOption(f"max_result_bytes={most!r} cannot be used: give 1 to {64 * 1024 * 1024}")
+    return most
+
+
+def check_store_result(stored: object, result_ttl: object) -> bool:
+    """Return whether results are stored; refuse what is no bool, and a time to live for what is not stored."""
+    if type(stored) is not bool:
+        raise InvalidOption(f"store_result={stored!r} cannot be used: give True or False")
+    if not stored and result_ttl is not None:
+        raise InvalidOption("store_result=False and result_ttl exclude each other: nothing is stored that could expire")
+    return stored
+
+
 def check_retention(kept: object) -> int | None:
     """Return what is to be kept of a job that has succeeded: all (None) or nothing (0)."""
     if kept is not None and (type(kept) is not int or kept != 0):

@@ -104,13 +104,13 @@ def _unstorable(value: Any, path: str) -> Iterator[str]:
                 yield from _unstorable(item, at.replace("\x00", "\\x00"))
 
 
-def encode_result(value: object) -> tuple[str | None, ErrorInfo | None]:
+def encode_result(value: object, most: int = MAX_BYTES) -> tuple[str | None, ErrorInfo | None]:
     """Return a task's result as JSON text, or why it cannot be stored. The job has succeeded either way."""
     if value is None:
         return None, None
     try:
         text = _ANYTHING.to_json(value)
-        problems = hidden_problems(text, value, _ANYTHING, "result", MAX_BYTES)
+        problems = hidden_problems(text, value, _ANYTHING, "result", most)
     except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
         return None, ErrorInfo.of(error)
     if problems:

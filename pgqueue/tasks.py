@@ -19,10 +19,11 @@ from pgqueue.config import check_name
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask, UnknownTask
 from pgqueue.job import ClaimedJob
-from pgqueue.payload import MAX_ARGS_BYTES, WRITE, ManyCalls
+from pgqueue.outcome import ErrorInfo
+from pgqueue.payload import MAX_ARGS_BYTES, MAX_BYTES, WRITE, ManyCalls
 from pgqueue.retry import RetryPolicy
 from pgqueue.sealing import SEALED, open_args, seal_args
-from pgqueue.storing import hidden_problems, unserialisable
+from pgqueue.storing import encode_result, hidden_problems, unserialisable
 from pgqueue.terms import CallOptions, Rules, named
 from pgqueue.versions import Upcaster, check_versions, upcast
 
@@ -58,6 +59,9 @@ class TaskSpec:
     aliases: Sequence[str] = ()
     max_args_bytes: int = MAX_ARGS_BYTES
     codec: Codec | None = field(default=None, repr=False)
+    store_result: bool = True
+    result_ttl: float | None = None
+    max_result_bytes: int = MAX_BYTES
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     defaults: dict[str, Any] = field(init=False)
@@ -218,6 +222,12 @@ class TaskSpec:
         unknown = sorted(set(named(rules)) - set(self.signature.parameters))
         if unknown:
             raise InvalidOption(f"task {self.name} has no parameter {', '.join(unknown)} (it takes {self.signature})")
+
+    def encode_result(self, value: object) -> tuple[str | None, ErrorInfo | None]:
+        """Return what the task returned as JSON text, or why it cannot be stored. Never raises."""
+        if value is None or not self.store_result:
+            return None, None
+        return encode_result(value, self.max_result_bytes)
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
         """Call the function; of an async one, the coroutine comes back."""

@@ -34,6 +34,7 @@ insert into pgqueue.job_live (task, queue, state, waits_for)
 select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, 3000) as i;
 insert into pgqueue.job_live (task, queue, state, waits_for, headers, run_at)
 select 'newer', 'q0', 'blocked', 'task', '{"$version": 2}', now() - interval '1 hour' from generate_series(1, 20000);
+insert into pgqueue.waiter select i, now() + interval '1 minute' from generate_series(1, 3000) as i;
 insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
 select 's' || i, 't', 'q0', 60, now() + make_interval(days => case when i < 10 then -1 else 1 end)
 from generate_series(1, 5000) as i;
@@ -257,6 +258,41 @@ def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool)
         plan = explain(backlog, QUERIES.depth("q0", limit), generic=generic)
         assert job_scans(plan) == {index}
         assert buffers(plan) < pages
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize("verb", ["look", "read_jobs", "tell_ended"])
+def test_waiting_finds_jobs_by_primary_key(backlog: Conn, verb: str, generic: bool) -> None:
+    ids = list(range(1, 100)) + [10**9 + n for n in range(100)]
+    query = {"look": QUERIES.look(ids, [True] * len(ids)), "read_jobs": QUERIES.read_jobs(ids)}
+    query["tell_ended"] = QUERIES.tell_ended(ids)
+    plan = explain(backlog, query[verb], generic=generic)
+    assert job_scans(plan) == {"job_live_pkey"}
+    assert buffers(plan) < 2500
+
+
+def test_who_catches_up_probes_the_key_for_each_waiter(backlog: Conn) -> None:
+    plan = explain(backlog, QUERIES.catch_up(), generic=True)
+    assert job_scans(plan) == {"job_live_pkey"}
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_results_expire_in_the_partitions_that_hold_them(backlog: Conn, generic: bool) -> None:
+    backlog.execute(
+        "insert into pgqueue.job_finished (id, task, queue, state, result, finished_at)"
+        " select i, 't', 'q0', 'succeeded', '1', now() - make_interval(days => i % 2) from generate_series(1, 20000) i"
+    )
+    backlog.execute(
+        "insert into pgqueue.result_expiry select id, finished_at, now() from pgqueue.job_finished where id % 200 = 0"
+    )
+    plan = explain(backlog, QUERIES.drop_results(50), generic=generic)
+    assert plan["Actual Rows"] == 1
+    scans = [
+        n for n in nodes(plan) if n.get("Relation Name", "").startswith("job_finished") and "Scan" in n["Node Type"]
+    ]
+    assert {n["Node Type"] for n in scans if n["Actual Loops"]} <= {"Index Scan", "Bitmap Heap Scan"}
+    assert len({n["Relation Name"] for n in scans if n["Actual Loops"]}) == 1
+    assert buffers(plan) < 2500
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])

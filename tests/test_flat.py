@@ -25,7 +25,7 @@ from pgqueue.schedule import Schedule
 from pgqueue.terms import Rules
 from pgqueue.ticks import State, Tick
 
-GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key")
+GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry")
 MOST_ROWS, MOST_PAGES = 1500, 3000
 WORKER = uuid.UUID(int=1)
 NOW = datetime.now(UTC)
@@ -69,6 +69,10 @@ DUTIES: dict[str, Query[Any]] = {
     "clock": QUERIES.clock(),
     "expire": QUERIES.expire(100),
     "prune_keys": QUERIES.prune_keys(100),
+    "tell_ended": QUERIES.tell_ended([1, 2, 5000]),
+    "catch_up": QUERIES.catch_up(),
+    "expire_results": QUERIES.expire_results({1: 60.0}),
+    "drop_results": QUERIES.drop_results(100),
 }
 # What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
@@ -79,6 +83,9 @@ OTHERS: dict[str, Query[Any]] = {
     "declare_dead": QUERIES.declare_dead({WORKER: "was killed by SIGKILL"}),
     "enqueue_one": QUERIES.enqueue_one(new_job(queue="q0")),
     "enqueue_alike": QUERIES.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
+    "register_waits": QUERIES.register_waits([1, 5000], True),
+    "look": QUERIES.look([1, 5000], [False, True]),
+    "read_jobs": QUERIES.read_jobs([1, 5000]),
     "find_keys": QUERIES.find_keys([KEYED]),
     "find_rivals": QUERIES.find_rivals([ALONE]),
     "replace": QUERIES.replace([5000], [ALONE]),
@@ -103,6 +110,7 @@ SCHEDULE_VERBS = (
 # Not looked at here, and why.
 EXEMPT = {
     "listen": "no plan",
+    "listen_ended": "no plan",
     "begin": "no plan",
     "lost_jobs": "asked only when a rescue has failed: walks along the primary key to rows that run",
     "make_partitions": "a block of DDL; looks into no table but a default partition below 16 MB",
@@ -138,6 +146,10 @@ select -i, 't', 'q' || i % 3, 'error', now() - make_interval(secs => i) from gen
 insert into pgqueue.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
 select 't', sha256(convert_to('k' || i, 'UTF8')), sha256(''), -i, now() - interval '1 day',
        now() + make_interval(secs => i - 1000) from generate_series(1, {size}) as i;
+insert into pgqueue.waiter select -i, now() + interval '1 minute' from generate_series(1, 1000) as i;
+insert into pgqueue.result_expiry (job_id, finished_at, expires_at)
+select -i, now() - make_interval(secs => i / 100.0), now() + make_interval(secs => i - 1000)
+from generate_series(1, {size}) as i;
 insert into pgqueue.schedule_fire (schedule, tick, outcome, reason)
 select 's1', now() - make_interval(secs => 60 * i), 'missed', 'why' from generate_series(1, {size} / 20) as i"""
 
@@ -151,7 +163,15 @@ def made(server_dsn: str, template: str, request: pytest.FixtureRequest) -> Iter
     databases = Databases(server_dsn)
     stale = databases.make(template)
     with psycopg.connect(stale, autocommit=True) as conn:
-        for table in ("job_live", "dead_letter", "schedule_fire", "worker", "schedule", "idempotency_key"):
+        for table in (
+            "job_live",
+            "dead_letter",
+            "schedule_fire",
+            "worker",
+            "schedule",
+            "idempotency_key",
+            "result_expiry",
+        ):
             conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
         conn.execute("analyze")
         for statements in (LIVE, HISTORY):

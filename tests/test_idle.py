@@ -21,6 +21,7 @@ STARTING = {"register", "ready", "release_strays", "set_waiting", "unregister", 
 RELEASING = {"say_release", "unsay_release", "is_newest_release", "disable_dropped", "news"}
 SELDOM = {
     "heartbeat", "cancellations", "rescue", "declare_lost", "forget_lost", "make_partitions", "expire", "prune_keys",
+    "catch_up", "drop_results",
 }  # fmt: skip
 
 

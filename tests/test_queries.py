@@ -102,6 +102,14 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "list_workers": lambda q: q.list_workers(),
     "list_unknown_tasks": lambda q: q.list_unknown_tasks(),
     "list_schedules": lambda q: q.list_schedules(),
+    "listen_ended": lambda q: q.listen_ended(),
+    "register_waits": lambda q: q.register_waits([2, 1, 1], True),
+    "look": lambda q: q.look([1, 2], [True, False]),
+    "read_jobs": lambda q: q.read_jobs([1, 2]),
+    "tell_ended": lambda q: q.tell_ended([1, 2]),
+    "catch_up": lambda q: q.catch_up(),
+    "expire_results": lambda q: q.expire_results({1: 60.0}),
+    "drop_results": lambda q: q.drop_results(10),
 }
 
 

@@ -42,7 +42,7 @@ def print_json(value: Any) -> None:
 
 def _plain(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 

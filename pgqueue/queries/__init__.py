@@ -11,6 +11,7 @@ from pgqueue.queries.definition import DefinitionQueries
 from pgqueue.queries.expire import ExpireQueries
 from pgqueue.queries.read import ReadQueries
 from pgqueue.queries.resolve import ResolveQueries
+from pgqueue.queries.results import ResultQueries
 from pgqueue.queries.schedule import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
 from pgqueue.queries.terms import TermsQueries
@@ -30,5 +31,6 @@ class Queries(
     DefinitionQueries,
     SchemaQueries,
     ReadQueries,
+    ResultQueries,
 ):
     """All statements, rendered for one schema."""

@@ -27,7 +27,8 @@ class Statements:
     """Statements rendered for one schema, each once.
 
     In a template `{s}` stands for the schema's name and `{channel}` for the literal that names its NOTIFY channel: the
-    channel is called like the schema, so that two installations in one database do not wake each other.
+    channel is called like the schema, so that two installations in one database do not wake each other. `{ended}` is
+    the name of another channel, `{channel} || '.ended'`.
     """
 
     def __init__(self, schema: str, codec: Codec | None = None) -> None:
@@ -38,9 +39,8 @@ class Statements:
     def _sql(self, template: LiteralString) -> bytes:
         rendered = self._rendered.get(template)
         if rendered is None:
-            rendered = (
-                sql.SQL(template).format(s=sql.Identifier(self.schema), channel=sql.Literal(self.schema)).as_bytes(None)
-            )
+            names = {"s": sql.Identifier(self.schema), "ended": sql.Identifier(f"{self.schema}.ended")}
+            rendered = sql.SQL(template).format(**names, channel=sql.Literal(self.schema)).as_bytes(None)
             self._rendered[template] = rendered
         return rendered
 

@@ -11,6 +11,7 @@ CANCEL_PAYLOAD = "!cancel"
 
 # Cancel a job. A waiting one ends here and now, in the caller's transaction. A running one is marked, and its worker
 # told when the transaction commits; whatever the worker then writes but a success or a failure ends it as cancelled.
+# Who waits for a job that ends here is told at the commit, too.
 # The row is locked first: a claim in flight is waited for (it lasts one statement), so that the job is seen either
 # waiting or running and cannot slip through. What follows goes by the state that the lock found: this statement's own
 # snapshot may be older, and `j.state` would be compared with that. Returns the state it had; nothing for a job that
@@ -36,8 +37,11 @@ with found as materialized (
     where j.id = found.id and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), told as (
     select count(pg_notify({channel}, '!cancel')) from marked where pg_notification_queue_usage() < 0.5
+), heard as (
+    select count(pg_notify({channel} || '.ended', w.job_id::text)) from ended join {s}.waiter w on w.job_id = ended.id
+    where pg_notification_queue_usage() < 0.5
 )
-select found.state from found, told"""
+select found.state from found, told, heard"""
 )
 
 # The jobs of a worker that somebody wants cancelled. Reads job_live_running for one worker.

@@ -12,7 +12,7 @@ from pgqueue.queries.resolve import CARRIED
 # is skipped, and looked at again when it is free. A job that goes back to pending after an attempt does not expire.
 # Reads job_live_expires from `after` on. From the left end, while somebody's snapshot keeps dead entries there, each
 # look would step over all of them; the caller knows where it ended the last time, and begins at the left now and then,
-# for a job may be committed late.
+# for a job may be committed late. Who waits for a job that ends here is told.
 EXPIRE: LiteralString = (
     """
 with late as materialized (
@@ -34,8 +34,11 @@ with late as materialized (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, state, 'cancelled', attempt, lease, 'expired' from ended
+), heard as (
+    select count(pg_notify({channel} || '.ended', w.job_id::text)) from ended join {s}.waiter w on w.job_id = ended.id
+    where pg_notification_queue_usage() < 0.5
 )
-select id, task, queue, expires_at from ended order by expires_at"""
+select id, task, queue, expires_at from ended, heard order by expires_at"""
 )
 
 # Delete idempotency keys whose window is over, a small batch. Nobody minds that one is still there: it is free from

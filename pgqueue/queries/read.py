@@ -15,7 +15,7 @@ from pgqueue.ticks import Tick
 
 MOST_COUNTED = 10_000
 
-_JOB: LiteralString = """
+JOB: LiteralString = """
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at, j.created_at, j.attempt,
        j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id, j.reason, j.result::text,
        j.error::text, j.progress::text"""
@@ -29,7 +29,7 @@ _JOB_FIELDS = (
 # One job with its attempts, in one snapshot: the view finds the job in whichever table holds it, by primary key; the
 # attempts come from the log by transition_job.
 GET_JOB: LiteralString = (
-    _JOB
+    JOB
     + """,
     (select json_agg(json_build_array(a.attempt, a.started_at, a.ended_at, a.to_state, a.reason, a.error, a.worker_id)
                      order by a.lease)::text
@@ -39,7 +39,7 @@ from {s}.job j where j.id = %(id)s"""
 
 # The newest jobs, filtered. `state` may be a phase. Each table is walked backwards from its highest id.
 LIST_JOBS: LiteralString = (
-    _JOB
+    JOB
     + """, null
 from {s}.job j
 where (%(state)s::text is null or j.phase = %(state)s or j.state = %(state)s)
@@ -281,7 +281,8 @@ class ScheduleStatus:
     error: str | None
 
 
-def _error(value: dict[str, Any] | None) -> ErrorInfo | None:
+def read_error(value: dict[str, Any] | None) -> ErrorInfo | None:
+    """Read an error as it is stored."""
     if value is None:
         return None
     return ErrorInfo(value.get("type", ""), value.get("message", ""), value.get("traceback"))
@@ -295,7 +296,7 @@ def _attempt(value: Sequence[Any]) -> Attempt:
         ended and datetime.fromisoformat(ended),
         state and JobState(state),
         reason,
-        _error(error),
+        read_error(error),
         worker and UUID(worker),
     )
 
@@ -308,14 +309,15 @@ def _value(text: str | None) -> Any:
         return text
 
 
-def _job(row: Row) -> Job:
+def read_job(row: Row) -> Job:
+    """Read a row of JOB and the attempts."""
     values = dict(zip(_JOB_FIELDS, row, strict=True))
     values["state"] = JobState(values["state"])
     values["args"] = _value(values["args"])
     values["tags"] = tuple(values["tags"])
     values["result"] = _value(values["result"])
     values["progress"] = _value(values["progress"])
-    values["error"] = _error(values["error"] and json.loads(values["error"]))
+    values["error"] = read_error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)
 
@@ -324,8 +326,8 @@ class ReadQueries(Statements):
     """Reading, for the API and for operators."""
 
     def _job(self, row: Row) -> Job:
-        """A job of whichever query selects `_JOB`, opened as far as our codec can."""
-        return _job(row) if self.codec is None else open_job(self.codec, _job(row))
+        """A job of whichever query selects `JOB`, opened as far as our codec can."""
+        return read_job(row) if self.codec is None else open_job(self.codec, read_job(row))
 
     def get_job(self, job_id: int) -> Query[Job | None]:
         """One job with its attempts."""

@@ -11,7 +11,7 @@ from pgqueue.job import ClaimedJob, Job
 from pgqueue.queries import Queries
 from pgqueue.queries.base import Query, first_value, nothing
 from pgqueue.queries.claim import _MOVE, _jobs
-from pgqueue.queries.read import _JOB
+from pgqueue.queries.read import JOB
 from pgqueue.queries.schedule import CLOCK
 
 _CLOCKS = re.compile(r"\b(now|statement_timestamp|clock_timestamp)\(\)")
@@ -44,7 +44,7 @@ where state in ('pending', 'blocked') and id <= %(newest)s and queue = any(%(que
 
 LIST_QUEUES: LiteralString = "select distinct queue from {s}.job_live order by queue"
 
-LIST_AFTER: LiteralString = _JOB + ", null from {s}.job j where j.id > %(after)s order by j.id"
+LIST_AFTER: LiteralString = JOB + ", null from {s}.job j where j.id > %(after)s order by j.id"
 
 # Claim one job by its id, due or not: the CLAIM of a worker but for how the row is found.
 CLAIM_ONE: LiteralString = (

@@ -57,8 +57,8 @@ delete from {s}.worker w
 where w.lost_at < now() - interval '1 hour'
 and not exists (select from {s}.job_live j where j.worker_id = w.id)"""
 
-# Reads nothing; fails when the schema is missing, or older than the newest column. The first thing each process asks.
-READY: LiteralString = "select count(expires_at) from {s}.job_live where false"
+# Reads nothing; fails when the schema is missing, or older than the newest table. The first thing each process asks.
+READY: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"
 
 LISTEN: LiteralString = "listen {s}"
 

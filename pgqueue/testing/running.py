@@ -228,7 +228,7 @@ class Runner:
         queries = self._place.queries
         if note is not None:
             await self._link.run(queries.note_progress([(job, note)]))
-        resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners)
+        resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners, self._app.tasks)
         resolver.add(job, sealed(self._app, job, resolution))
         await resolver.tick()
 

@@ -46,6 +46,7 @@ class Attempts:
         children: Children,
         on_broken: Callable[[], None],
         reporter: Reporter,
+        on_completed: Callable[[set[int]], None],
     ) -> None:
         self._app = app
         self._codec = app.codec
@@ -56,6 +57,7 @@ class Attempts:
         self._children = children
         self._on_broken = on_broken
         self._reporter = reporter
+        self._on_completed = on_completed
         self._closed = False
         self._listeners = app.listeners
         self._bound: asyncio.TimerHandle | None = None
@@ -224,6 +226,7 @@ class Attempts:
         self._reporter.forget(running.job)
         if running.completed:
             log.debug("job %d was completed in its own transaction", running.job.id)
+            self._on_completed({running.job.id})
         elif not running.abandoned:
             self._write(running.job, outcome)
 

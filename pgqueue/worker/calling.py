@@ -24,7 +24,6 @@ from pgqueue.outcome import (
     Unreadable,
     Withdrawn,
 )
-from pgqueue.storing import encode_result
 from pgqueue.tasks import TaskSpec
 from pgqueue.versions import NewerVersion
 
@@ -67,9 +66,9 @@ def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
         return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
 
 
-def returned(value: object) -> Outcome:
+def returned(spec: TaskSpec, value: object) -> Outcome:
     """Return what the value a task returned means for the attempt: it has succeeded."""
-    return DONE if value is None else Succeeded(*encode_result(value))
+    return DONE if value is None or not spec.store_result else Succeeded(*spec.encode_result(value))
 
 
 def outcome_of(spec: TaskSpec, error: BaseException) -> Outcome:

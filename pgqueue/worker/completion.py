@@ -27,21 +27,23 @@ class Completion:
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Lend a connection in a transaction that completes the job."""
-        query = self._complete(result)
+        queries = self._complete(result)
         with self._app.pools.connection(self._app.database) as conn:
             with conn.transaction():
                 yield conn
-                self._check(db.run(conn, query))
+                for query in queries:
+                    self._check(db.run(conn, query))
             self._signals.completed = True
 
     @asynccontextmanager
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection in a transaction that completes the job."""
-        query = self._complete(result)
+        queries = self._complete(result)
         async with self._async_connection() as conn:
             async with conn.transaction():
                 yield conn
-                self._check(await db.run_async(conn, query))
+                for query in queries:
+                    self._check(await db.run_async(conn, query))
             self._signals.completed = True
 
     @asynccontextmanager
@@ -53,13 +55,17 @@ class Completion:
             async with await self._app.database.connect_async("pgqueue job") as conn:
                 yield conn
 
-    def _complete(self, result: Any) -> Query[set[int]]:
-        text, error = encode_result(result)
+    def _complete(self, result: Any) -> list[Query[Any]]:
+        spec = self._app.tasks.get(self._job.task)
+        text, error = spec.encode_result(result) if spec else encode_result(result)
         resolution = Resolution("succeed", result=text, error=error)
         if self._app.codec is not None:
             resolution = seal_resolution(self._app.codec, self._job.task, resolution)
-        return self._app.queries.resolve([(self._job, resolution)])
+        queries: list[Query[Any]] = [self._app.queries.resolve([(self._job, resolution)])]
+        if text is not None and spec is not None and spec.result_ttl is not None:
+            queries.append(self._app.queries.expire_results({self._job.id: spec.result_ttl}))
+        return queries
 
-    def _check(self, moved: set[int]) -> None:
-        if not moved:
+    def _check(self, moved: set[int] | None) -> None:
+        if moved is not None and not moved:
             raise LeaseLost(f"job {self._job.id} is no longer this worker's: nothing was written")

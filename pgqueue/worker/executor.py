@@ -93,8 +93,9 @@ class Executor:
 
     async def finish(self, job: ClaimedJob, left: Left) -> Outcome:
         """Await what a def returned."""
+        spec = self._tasks[job.task]
         value, error = await caught_async(lambda: left.awaitable)
-        return returned(value) if error is None else outcome_of(self._tasks[job.task], error)
+        return returned(spec, value) if error is None else outcome_of(spec, error)
 
     def close(self) -> None:
         """Let go of the threads. One that still runs a task is left behind."""
@@ -113,7 +114,7 @@ async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome
         return arguments
     call = partial(spec.call, arguments, context)
     value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
-    return returned(value) if error is None else outcome_of(spec, error)
+    return returned(spec, value) if error is None else outcome_of(spec, error)
 
 
 def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Left:
@@ -124,7 +125,7 @@ def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | L
     value, error = caught(partial(spec.call, arguments, context))
     if error is not None:
         return outcome_of(spec, error)
-    return Left(value) if value is not None and inspect.isawaitable(value) else returned(value)
+    return Left(value) if value is not None and inspect.isawaitable(value) else returned(spec, value)
 
 
 def _told(result: Result) -> Outcome | Left:

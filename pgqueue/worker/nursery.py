@@ -403,7 +403,7 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
     token = current.set(context)
     value, raised = _call(spec, arguments, context)
     current.reset(token)
-    return returned(value) if raised is None else outcome_of(spec, raised)
+    return returned(spec, value) if raised is None else outcome_of(spec, raised)
 
 
 def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[Any, BaseException | None]:

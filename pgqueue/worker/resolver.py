@@ -23,6 +23,8 @@ from pgqueue.link import Link, blames_data
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries import Queries
 from pgqueue.service import Service
+from pgqueue.tasks import Tasks
+from pgqueue.worker.expiry import Expiry
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 512
@@ -43,11 +45,14 @@ class Resolver(Service):
         on_put_back: Callable[[ClaimedJob, float], None],
         on_written: Callable[[], None],
         listeners: Listeners,
+        tasks: Tasks | None = None,
+        on_moved: Callable[[set[int]], None] = lambda moved: None,
     ) -> None:
         super().__init__(link)
-        self._queries = queries
+        self._expiry = Expiry(queries, tasks or Tasks())
         self._on_put_back = on_put_back
         self._on_written = on_written
+        self._on_moved = on_moved
         self._listeners = listeners
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
@@ -110,6 +115,7 @@ class Resolver(Service):
                 await self._write(batch[: len(batch) // 2])
                 await self._write(batch[len(batch) // 2 :])
             return
+        self._on_moved(moved)
         for job, resolution in batch:
             if job.id not in moved:
                 log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
@@ -125,11 +131,10 @@ class Resolver(Service):
 
         The second time finds the job cancelled, and ends it, or the lease is indeed lost.
         """
-        moved = await self.link.run(self._queries.resolve(batch))
+        moved = await self._expiry.resolve(self.link, batch)
         left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
         if left:
-            again: set[int] = await self.link.run(self._queries.resolve(left))
-            moved |= again
+            moved |= await self._expiry.resolve(self.link, left)
         return moved
 
     async def _write_refused(self, entry: Entry, error: Exception) -> None:

@@ -19,9 +19,11 @@ from pgqueue.health import Health
 from pgqueue.identity import Identity, describe
 from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link, monotonic
 from pgqueue.service import Partitions, Service, run_duties
+from pgqueue.worker.announcer import Announcer
 from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.children import Children, ChildSettings
 from pgqueue.worker.completion import Completion
+from pgqueue.worker.expiry import Pruner
 from pgqueue.worker.frontier import Frontier
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.lookout import Lookout
@@ -173,12 +175,15 @@ class Shift:
         self.identity = Identity(
             database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost), self._look
         )
+        self._announcer = Announcer(self._links["resolve"], queries, listens=app.listen_database is not None)
         self._resolver = Resolver(
             self._links["resolve"],
             queries,
             lambda job, delay: self.producer.expect(job, delay),
             lambda: self._attempts.begin(),
             app.listeners,
+            app.tasks,
+            self._announcer.ended,
         )
         chores = self._links["chores"]
         reporter = Reporter(chores, queries, app.listeners.emit)
@@ -190,6 +195,7 @@ class Shift:
             children,
             on_broken,
             reporter,
+            self._announcer.ended,
         )
         frontier = Frontier()
         lookout = Lookout(self._links["look"], queries, self.identity, slots, frontier, self._attempts.take)
@@ -215,9 +221,11 @@ class Shift:
         yield (rescuer := Rescuer(link, queries, identity, app.max_crashes, app.tasks, self.producer.wake, emit))
         yield Partitions(link, queries)
         yield Sweeper(link, queries, identity, emit)
+        yield Pruner(link, queries, app.tasks)
         if app.listen_database:
             listening = self._links["listen"] = Link(app.listen_database, "pgqueue worker listen")
-            yield Listener(listening, queries, queues, self.producer.wake, canceller.wake, rescuer.wake)
+            waits = self._announcer.somebody_waits, self._announcer.look
+            yield Listener(listening, queries, queues, self.producer.wake, canceller.wake, rescuer.wake, *waits)
 
     def health(self) -> Health:
         """Look at the duties."""
@@ -228,7 +236,7 @@ class Shift:
     def _ages(self) -> dict[str, float | None]:
         """How many seconds ago each duty last worked; None for one that had nothing to do yet."""
         now = monotonic()
-        duties = [*self.duties, self._resolver]
+        duties = [*self.duties, self._resolver, self._announcer]
         return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in duties}
 
     def _look(self) -> dict[str, float | None]:
@@ -240,7 +248,7 @@ class Shift:
         """Take an identity, and begin to write outcomes."""
         await asyncio.to_thread(self.identity.start)
         self._written = asyncio.Event()
-        self._writing = asyncio.create_task(run_duties([self._resolver], self._written))
+        self._writing = asyncio.create_task(run_duties([self._resolver, self._announcer], self._written))
         self._writing.add_done_callback(self._stop_all)
         info = self.identity.info
         log.info("worker %s started: queues %s; %d slots", info.id, ", ".join(info.queues), info.slots)

@@ -1,0 +1,253 @@
+"""Jobs over HTTP, for Starlette, FastAPI and all that can mount an ASGI app: status, events, cancelling.
+
+`api.mount("/jobs", pgqueue.web.router(app, authorize=may_see))`. Needs the extra `web`.
+"""
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import NoMatchFound, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from pgqueue.app import App
+from pgqueue.config import check_seconds
+from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob
+from pgqueue.job import Job, JobState
+from pgqueue.outcome import ErrorInfo
+from pgqueue.waiting import MAX_ID, Follower
+
+__all__ = ["accepted", "router", "status_of"]
+
+log = logging.getLogger("pgqueue.web")
+Authorize = Callable[[Request, Job], bool | Awaitable[bool]]
+Errors = Literal["none", "type", "message", "traceback"]
+STATUS = "pgqueue-job"  # the name of the route of one job
+RETRY_SECONDS = 1
+NO_STORE = {"Cache-Control": "no-store"}
+END = "end"  # the id of the last event of a stream: who comes back with it needs no more
+
+
+def router(app: App, *, authorize: Authorize, errors: Errors = "message", heartbeat: float = 15.0) -> Router:
+    """Return the routes of an app's jobs, to be mounted where you like.
+
+    `GET /{id}` is the status, `GET /{id}/events` a stream of its changes (server-sent events), `POST /{id}/cancel` and
+    `DELETE /{id}` cancel.
+
+    `authorize(request, job)`, `def` (called in a thread) or `async def`, decides for each request whether this client
+    may do this with this job. Unless it returns something true the answer is 404, as for a job that does not exist;
+    what it raises, such as an HTTPException with 403, is left to your framework. `errors` says how much of a failure
+    is shown: nothing, its type, type and message, or the traceback, too. `heartbeat`: seconds between comments on a
+    stream on which nothing happens. Arguments are never shown.
+    """
+    if not callable(authorize):
+        raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of (request, job)")
+    if errors not in get_args(Errors):
+        raise InvalidOption(f"errors={errors!r} cannot be used: give one of {', '.join(get_args(Errors))}")
+    check_seconds("heartbeat", heartbeat, 0.01)
+    face = _Face(app, authorize, errors, heartbeat)
+    return Router(
+        [
+            Route("/{job_id}", face.status, methods=["GET"], name=STATUS),
+            Route("/{job_id}", face.cancel, methods=["DELETE"], name="pgqueue-job-delete"),
+            Route("/{job_id}/cancel", face.cancel, methods=["POST"], name="pgqueue-job-cancel"),
+            Route("/{job_id}/events", face.events, methods=["GET"], name="pgqueue-job-events"),
+        ]
+    )
+
+
+def accepted(request: Request, job: Job | int, *, location: str | None = None) -> JSONResponse:
+    """Return the answer to a request that became a job: 202, with the path of its status as `Location` and `poll_url`.
+
+    The path is that of the router mounted in the application that handles `request`; elsewhere give `location`.
+    """
+    job_id = job.id if isinstance(job, Job) else job
+    if location is None:
+        try:
+            location = request.url_for(STATUS, job_id=job_id).path
+        except NoMatchFound:
+            raise ConfigError(
+                "no router of pgqueue.web is mounted, without a name, in the application that handles this request: "
+                'mount it as api.mount("/jobs", pgqueue.web.router(…)), or give location=…'
+            ) from None
+    headers = NO_STORE | {"Location": location, "Retry-After": str(RETRY_SECONDS)}
+    return JSONResponse({"job_id": job_id, "status": "pending", "poll_url": location}, 202, headers)
+
+
+def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
+    """Return what a client may know of a job, as plain data for JSON: no arguments, a result only of what succeeded."""
+    return {
+        "job_id": job.id,
+        "status": job.state,
+        "phase": job.phase,
+        "created_at": _time(job.created_at),
+        "started_at": _time(job.claimed_at),
+        "completed_at": _time(job.finished_at),
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "progress": job.progress,
+        "result": job.result if job.state is JobState.SUCCEEDED else None,
+        "error": _error(job.error, errors) if job.state is JobState.FAILED else None,
+        "is_terminal": job.state.is_terminal,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Face:
+    """The endpoints."""
+
+    app: App
+    authorize: Authorize
+    errors: Errors
+    heartbeat: float
+
+    async def status(self, request: Request) -> Response:
+        """Answer with the status of a job."""
+        job = await self._find(request)
+        return _missing() if job is None else self._answer(job)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a job: 200 if it is cancelled, 202 if it runs and is asked to stop, 409 if it ended otherwise."""
+        job = await self._find(request)
+        if job is None:
+            return _missing()
+        try:
+            if not job.state.is_terminal:
+                with suppress(UnknownJob):  # it has ended meanwhile
+                    await self.app.acancel(job.id)
+                job = await self.app.aget(job.id)
+        except UnknownJob:
+            return _missing()
+        if job.state is JobState.CANCELLED:
+            return self._answer(job)
+        if job.state.is_terminal:
+            return JSONResponse({"detail": f"job {job.id} has already {job.state}"}, 409, NO_STORE)
+        return self._answer(job, 202)
+
+    async def events(self, request: Request) -> Response:
+        """Answer with a stream of what happens to a job."""
+        job = await self._find(request)
+        if job is None:
+            return _missing()
+        if request.headers.get("last-event-id") == END:
+            return Response(status_code=204, headers=NO_STORE)  # tells an EventSource not to come back
+        return _EventStream(self._frames(job))
+
+    async def _find(self, request: Request) -> Job | None:
+        """Return the job of a request; None if there is none, or this client may not have it."""
+        text = request.path_params["job_id"]
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID):
+            return None
+        try:
+            job = await self.app.aget(int(text))
+        except UnknownJob:
+            return None
+        return job if await self._allows(request, job) else None
+
+    async def _allows(self, request: Request, job: Job) -> bool:
+        authorize: Callable[[Request, Job], Any] = self.authorize
+        if inspect.iscoroutinefunction(authorize):
+            answer = authorize(request, job)
+        else:
+            answer = await run_in_threadpool(authorize, request, job)
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    def _answer(self, job: Job, code: int = 200) -> JSONResponse:
+        headers = NO_STORE if job.state.is_terminal else NO_STORE | {"Retry-After": str(RETRY_SECONDS)}
+        return JSONResponse(status_of(job, self.errors), code, headers)
+
+    async def _frames(self, job: Job) -> AsyncGenerator[str, None]:
+        """Say how the job is, then each change, then that it is over. Comments in between keep proxies awake."""
+        shown = self._frame(job)
+        yield f"retry: {1000 * RETRY_SECONDS}\n{shown}"
+        if not job.state.is_terminal:
+            async with aclosing(self._changes(job)) as changes:
+                async for change in changes:
+                    frame = ":\n\n" if change is None else self._frame(change)
+                    if frame != shown:
+                        yield frame
+                    shown = shown if change is None else frame
+        yield f"id: {END}\nevent: {END}\ndata: {{}}\n\n"
+
+    async def _changes(self, job: Job) -> AsyncGenerator[Job | None, None]:
+        """Each change of a job until it has ended; None when nothing happens for a while."""
+        async with Follower(self.app.waits, job.id) as follower:
+            over = False
+            while not over:
+                news = await follower.next(self.heartbeat)
+                over = follower.over
+                if over and news is None:  # nothing is kept of it: so it is with what succeeds
+                    news = replace(job, state=JobState.SUCCEEDED, phase="succeeded", progress=None)
+                yield news
+                job = news or job
+
+    def _frame(self, job: Job) -> str:
+        return f"event: status\ndata: {json.dumps(status_of(job, self.errors), allow_nan=False)}\n\n"
+
+
+class _EventStream(Response):
+    """Sends frames until they end or the client goes away; then nothing of it is left."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[str, None]) -> None:
+        super().__init__(headers=NO_STORE | {"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            raise error
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async with aclosing(self._frames) as frames:
+                async for frame in frames:
+                    await send({"type": "http.response.body", "body": frame.encode(), "more_body": True})
+        except OSError:
+            return  # the client is gone
+        except PgqueueError as error:
+            log.warning("a stream of events ends early: %s: %s", type(error).__name__, error)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _missing() -> JSONResponse:
+    return JSONResponse({"detail": "no such job"}, 404, NO_STORE)
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
+
+
+def _error(error: ErrorInfo | None, shown: Errors) -> dict[str, str | None] | None:
+    if error is None or shown == "none":
+        return None
+    parts: dict[str, str | None] = {"type": error.type}
+    if shown != "type":
+        parts["message"] = error.message
+    if shown == "traceback":
+        parts["traceback"] = error.traceback
+    return parts
