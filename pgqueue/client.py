@@ -328,9 +328,12 @@ class Client:
                 f"version={self._options.version} cannot be used: task {task} is registered here, at version "
                 f"{spec.version}, and its arguments are checked as that"
             )
-        values = [dict(given)] if spec is None else []
-        most = self._home.max_args_bytes
-        text = spec.encode((), given, values) if spec else check_json_object(task, given, most)
+        values: list[dict[str, Any]] = []
+        if spec is None:
+            text = check_json_object(task, given, self._home.max_args_bytes)
+            values.append(dict(given))
+        else:
+            text = spec.encode((), given, values)
         options = self._options
         if spec is not None and (spec.rules is not None or options.rules is not None):
             options = replace(options, rules=spec.rules_of(options.rules))

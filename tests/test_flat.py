@@ -146,7 +146,7 @@ select -i, 't', 'q' || i % 3, 'error', now() - make_interval(secs => i) from gen
 insert into pgqueue.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
 select 't', sha256(convert_to('k' || i, 'UTF8')), sha256(''), -i, now() - interval '1 day',
        now() + make_interval(secs => i - 1000) from generate_series(1, {size}) as i;
-insert into pgqueue.waiter select -i, now() + interval '1 minute' from generate_series(1, 1000) as i;
+insert into pgqueue.waiter select -i, now() + interval '1 minute' from generate_series(1, 500) as i;
 insert into pgqueue.result_expiry (job_id, finished_at, expires_at)
 select -i, now() - make_interval(secs => i / 100.0), now() + make_interval(secs => i - 1000)
 from generate_series(1, {size}) as i;
