@@ -142,7 +142,7 @@ class TaskSpec:
             if problems:
                 raise InvalidArguments(self.name, problems)
         if keep is not None:
-            keep.append(valid if len(valid) == len(self.signature.parameters) else self.defaults | valid)
+            keep.append(self.defaults | valid if self.defaults else valid)
         return text.decode()
 
     def encode_many(self, calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:

@@ -111,6 +111,8 @@ class KeyOf:
     def __call__(self, arguments: Mapping[str, Any]) -> str | None:
         if self.names is None:
             return self.function(**arguments)
+        if len(self.names) == 1 and self.names[0] in arguments:
+            return self.function(**{self.names[0]: arguments[self.names[0]]})
         return self.function(**{name: arguments[name] for name in self.names if name in arguments})
 
 

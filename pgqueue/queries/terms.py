@@ -174,7 +174,7 @@ select 64 * count(*) from (select from {s}.job_live where state = 'pending' and 
                            limit %(limit)s / 64 + 1) as w"""
 EXACT_DEPTH = 10_000
 _NO_TERMS = Terms()
-_JSON = json.JSONEncoder()
+_text = json.JSONEncoder().encode
 
 # Begins a transaction, where one is begun by its first statement.
 BEGIN: LiteralString = "select"
@@ -230,9 +230,9 @@ class TermsQueries(EnqueueQueries):
 
         `guarded`: nothing is done, and no row comes back, in a transaction that keeps its snapshot.
         """
-        told = [_terms(job) for job in jobs]
+        told = [job.terms or _NO_TERMS for job in jobs]
         keys, uniques = [terms.hash for terms in told], [terms.alone for terms in told]
-        params = self.enqueue(jobs, headers or [_headers(terms) for terms in told]).params
+        params = self.enqueue(jobs, headers or _headers(told)).params
         params |= _expiry(told) | {  # type: ignore[operator]  # enqueue() has made it a dict
             "guarded": guarded,
             "keys": lines(keys) if any(keys) else "",
@@ -258,7 +258,7 @@ class TermsQueries(EnqueueQueries):
     def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[set[int]]:
         """Give the jobs with these ids what new ones have, where they have not started; returns the ids of those."""
         told = [_terms(job) for job in jobs]
-        params = dict(self.enqueue(jobs, [_headers(terms) for terms in told]).params)
+        params = dict(self.enqueue(jobs, _headers(told)).params)
         del params["tasks"], params["histories"]
         params |= _expiry(told) | {"ids": packed(ids)}
         return Query(self._sql(REPLACE), lambda rows: {row[0] for row in rows}, params)
@@ -285,8 +285,8 @@ def _terms(job: NewJob) -> Terms:
     return job.terms or _NO_TERMS
 
 
-def _headers(terms: Terms) -> str | None:
-    return None if terms.key is None else f'{{"idempotency_key": {_JSON.encode(terms.key)}}}'
+def _headers(told: Sequence[Terms]) -> list[str | None]:
+    return [None if terms.key is None else f'{{"idempotency_key": {_text(terms.key)}}}' for terms in told]
 
 
 def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
