@@ -17,6 +17,7 @@ from harness import QUERIES, Conn, claimed, new_job
 from psycopg.conninfo import conninfo_to_dict
 from test_explain import Node, buffers, explain, nodes
 
+from pgqueue import db
 from pgqueue.identity import describe
 from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.plan import Every
@@ -92,6 +93,7 @@ OTHERS: dict[str, Query[Any]] = {
     "free_keys": QUERIES.free_keys([KEYED]),
     "give_back_keys": QUERIES.give_back_keys([1], [KEYED]),
     "depth": QUERIES.depth("q0", 1000),
+    "in_index_order": QUERIES.in_index_order(),
     "get_job": QUERIES.get_job(5000),
     "cancel": QUERIES.cancel(5000, "why"),
     "count_jobs": QUERIES.count_jobs(50),
@@ -102,6 +104,7 @@ OTHERS: dict[str, Query[Any]] = {
     "lock_schedule": QUERIES.lock_schedule("s1"),
     "declared": QUERIES.declared("s1"),
 }
+STATUS = {"count_jobs", "count_finished", "list_workers", "list_unknown_tasks", "list_schedules"}
 FLAT = DUTIES | OTHERS
 SCHEDULE_VERBS = (
     "create_schedule", "redefine", "pause_schedule", "resume_schedule", "delete_schedule", "wake_schedulers",
@@ -212,6 +215,8 @@ def look(conn: Conn, name: str, *, generic: bool, forbidden: str = "") -> Node:
     with conn.transaction(force_rollback=True):
         for setting in ("enable_seqscan", "jit") if name in DUTIES else ():
             conn.execute(f"set local {setting} = off")
+        if name in STATUS:
+            db.run(conn, QUERIES.in_index_order())
         if forbidden:
             conn.execute(f"set local {forbidden} = off")
         plan = explain(conn, FLAT[name], generic=generic)

@@ -97,6 +97,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "make_partitions": lambda q: q.make_partitions(),
     "get_job": lambda q: q.get_job(1),
     "list_jobs": lambda q: q.list_jobs(state="pending", queue="default", task="t", before=1000, limit=10),
+    "in_index_order": lambda q: q.in_index_order(),
     "count_jobs": lambda q: q.count_jobs(),
     "count_finished": lambda q: q.count_finished(),
     "list_workers": lambda q: q.list_workers(),

@@ -19,12 +19,12 @@ from pgqueue.cli import output
 from pgqueue.cli.bench import bench
 from pgqueue.cli.load import app_or_default, load_app
 from pgqueue.cli.schedules import schedules_cli
+from pgqueue.cli.state import read_state
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.client import Session
 from pgqueue.config import find_app
 from pgqueue.errors import InvalidArguments, InvalidOption
 from pgqueue.health import Probe
-from pgqueue.queries.read import MOST_COUNTED
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.supervisor import Supervisor, follow_parent
 from pgqueue.worker import Worker, WorkerSettings
@@ -275,22 +275,12 @@ def status(
     Counts stop at 10000, so that this costs the same on any backlog: 10000+ means more.
     """
     home = app_or_default(app, dsn, schema)
-    session, queries, most = Session(home), home.queries, None if exact else MOST_COUNTED
-    queues, workers = session.run(queries.count_jobs(most)), session.run(queries.list_workers())
-    unknown, schedules = session.run(queries.list_unknown_tasks(most)), session.run(queries.list_schedules())
-    finished = session.run(queries.count_finished(most))
+    state = read_state(home, exact=exact)
     home.close()
     if as_json:
-        parts: dict[str, Any] = {"queues": queues, "workers": workers, "unknown_tasks": unknown, "schedules": schedules}
-        parts["finished_last_hour"] = {ended.state: ended.jobs for ended in finished}
-        output.print_json(parts)
-        return
-    output.print_queues(queues)
-    output.print_workers(workers)
-    output.print_schedules(schedules)
-    output.print_unknown_tasks(unknown)
-    ended = ", ".join(f"{output.count(e.jobs, e.at_least)} {e.state}" for e in sorted(finished)) or "none"
-    output.console.print(f"ended within the last hour: {ended}", highlight=False)
+        output.print_json(state.as_dict())
+    else:
+        output.print_state(state)
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pgqueue.cli.state import State
 from pgqueue.job import Attempt, Job
 from pgqueue.outcome import ErrorInfo
 from pgqueue.queries.read import MOST_COUNTED, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
@@ -110,6 +111,16 @@ def print_job(job: Job) -> None:
 def count(jobs: int, at_least: bool) -> str:
     """Return a count as people see it: 10000+ for one that was not counted to its end."""
     return f"{min(jobs, MOST_COUNTED)}+" if at_least else str(jobs)
+
+
+def print_state(state: State) -> None:
+    """Print the state of the whole."""
+    print_queues(state.queues)
+    print_workers(state.workers)
+    print_schedules(state.schedules)
+    print_unknown_tasks(state.unknown)
+    ended = ", ".join(f"{count(e.jobs, e.at_least)} {e.state}" for e in sorted(state.ended)) or "none"
+    console.print(f"ended within the last hour: {ended}", highlight=False)
 
 
 def print_queues(queues: Sequence[QueueCounts]) -> None:
