@@ -47,6 +47,11 @@ class Frontier:
         return self._cost > LONG
 
     @property
+    def trusting(self) -> bool:
+        """Whether a claim went beyond it since everything was looked at."""
+        return self._trusted
+
+    @property
     def look_in(self) -> float:
         """Seconds after which an idle worker should look at everything; infinite if nothing was taken on trust."""
         return max(self._due_at - self._now(), 0.0) if self._trusted else math.inf

@@ -1,6 +1,7 @@
 """Claiming: keeps the slots full, sleeps when there is nothing, and is woken by NOTIFY or by the clock."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ OFTEN, SELDOM = 40, 20  # claims with jobs in a second: above the one nobody is 
 OFTEN_SECONDS, LOOK_SECONDS = 0.5, 0.01
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
 MOST = 2000  # jobs in one claim, and claimed ahead
+ADOPT_POLLS = 5  # poll intervals between two looks for parked jobs: they are there only while releases differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Producer(Service):
     until the next job it knows of is due, at the latest for the poll interval. It goes on saying so while it is
     lightly loaded, and takes it back only when it has been full for a second, so that the flag changes seldom; or when
     jobs come often: a NOTIFY holds up the other commits of the database, so then it looks every hundredth of a second.
+    When nothing but the poll interval has woken it, it asks whether a job is due before it claims: that writes nothing.
     """
 
     name = "claim"
@@ -75,9 +78,15 @@ class Producer(Service):
         self._parked_left = False
         self._paused: set[str] = set()
         self._just_adopted = False
+        self._called = False  # since the last tick began
         self._often = False
         self._came = (monotonic(), 0)  # since when claims with jobs are counted, and how many there were
         self._paced = (monotonic(), 0)  # when the pace was last measured, and how many jobs had ended by then
+
+    def wake(self) -> None:
+        """Claim now: something has happened."""
+        self._called = True
+        super().wake()
 
     def slot_freed(self) -> None:
         """Claim again, if the last claim left jobs behind."""
@@ -144,7 +153,11 @@ class Producer(Service):
         if not room:
             self._busy_since = self._busy_since or monotonic()
             return self._poll
-        claimed = await self._adopt() + await self._claim()
+        called, self._called = self._called, False
+        adopted = await self._adopt()
+        if not (adopted or called) and await self._nothing_due():
+            return await self._until_due()
+        claimed = adopted + await self._claim()
         self._count(claimed)
         if claimed >= room:
             return await self._stay_busy()
@@ -201,9 +214,9 @@ class Producer(Service):
         return room, len(jobs)
 
     async def _adopt(self) -> int:
-        """Take parked jobs of tasks known here. A look each poll interval, at once again when it found some; then the
-        next claim is for the others, so that neither starves."""
-        due = self._parked_left or monotonic() - self._adopted_at >= self._poll
+        """Take parked jobs of tasks known here. A look every few poll intervals, at once again when it found some; then
+        the next claim is for the others, so that neither starves."""
+        due = self._parked_left or monotonic() - self._adopted_at >= ADOPT_POLLS * self._poll
         if not due or self._just_adopted:
             self._just_adopted = False
             return 0
@@ -234,13 +247,26 @@ class Producer(Service):
         await self.link.run(self._queries.set_waiting(self._identity.id, waiting))
         self._said_waiting = waiting
 
+    async def _nothing_due(self) -> bool:
+        """Whether a worker that waits, and that no known job is due for, may leave out its claim."""
+        resting = self._said_waiting and self._busy_since is None and not self._frontier.trusting
+        if not resting or monotonic() >= self._due_at or monotonic() < self._ask_at:
+            return False
+        due = await self._ask_due()
+        return due is None or due > 0
+
+    async def _ask_due(self) -> float | None:
+        """Seconds until a job is due; None if there is none. Noted for how long to sleep."""
+        began = monotonic()
+        due = await self.link.run(self._queries.next_due(list(self._slots.rooms())))
+        self._looked_at = monotonic()
+        self._ask_at = self._looked_at + SHARE * (self._looked_at - began)
+        # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.
+        self._due_at = math.inf if due is None else self._looked_at + max(due, LOCKED_SECONDS)
+        return due
+
     async def _until_due(self) -> float:
-        now = monotonic()
-        if now >= self._ask_at and now >= min(self._due_at, self._looked_at + self._poll):
-            due = await self.link.run(self._queries.next_due(list(self._slots.rooms())))
-            self._looked_at = monotonic()
-            self._ask_at = self._looked_at + SHARE * (self._looked_at - now)
-            # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.
-            self._due_at = self._looked_at + (self._poll if due is None else max(due, LOCKED_SECONDS))
+        if monotonic() >= max(self._ask_at, min(self._due_at, self._looked_at + self._poll)):
+            await self._ask_due()
         wakes_at = max(self._due_at, self._ask_at) - monotonic()
         return min(max(wakes_at, 0.0), self._frontier.look_in, self._poll)

@@ -45,6 +45,7 @@ class Rescuer(Service):
         self._on_rescued = on_rescued
         self._emit = emit
         self._judge_from = monotonic() + self._lease
+        self._forget_at = 0.0
 
     async def tick(self) -> float:
         """Rescue once."""
@@ -53,7 +54,9 @@ class Rescuer(Service):
                 await self._declare_lost()
             if await self._rescue() == BATCH:
                 return 0.0
-            await self.link.run(self._queries.forget_lost())
+            if monotonic() >= self._forget_at:
+                await self.link.run(self._queries.forget_lost())
+                self._forget_at = monotonic() + self._lease
         except DATABASE_ERRORS:
             self._judge_from = monotonic() + self._lease
             raise

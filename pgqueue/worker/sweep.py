@@ -13,6 +13,7 @@ from pgqueue.service import Service
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
+KEYS_SECONDS = 30.0  # between looks for keys that are free
 FROM_THE_LEFT = 60.0  # seconds between looks at all that is over, and not only at what is since the last look
 
 
@@ -24,11 +25,12 @@ class Sweeper(Service):
     def __init__(self, link: Link, queries: Queries, identity: Identity, emit: Callable[[Event], None]) -> None:
         super().__init__(link)
         self._queries = queries
-        self._interval = min(identity.info.lease_seconds / 4, 5.0)
+        self._interval = min(identity.info.lease_seconds / 3, 10.0)
         self._emit = emit
         self._jobs_after: datetime | None = None
         self._keys_after: datetime | None = None
         self._from_left_at = 0.0
+        self._keys_at = 0.0
 
     async def tick(self) -> float:
         """Sweep a batch; at once the next one if there is more."""
@@ -39,11 +41,17 @@ class Sweeper(Service):
         for job in expired:
             log.info("job %d %s was not started in time: it is cancelled", job.id, job.task)
             self._emit(JobExpired(job.id, job.task, job.queue))
-        pruned = await self.link.run(self._queries.prune_keys(BATCH, self._keys_after))
+        pruned = await self._prune_keys() if monotonic() >= self._keys_at else 0
         if expired:
             self._jobs_after = expired[-1].expires_at
-        if pruned:
-            self._keys_after = max(pruned)
-        if len(expired) == BATCH or len(pruned) == BATCH:
+        if len(expired) == BATCH or pruned == BATCH:
             return 0.0
         return self._interval * random.uniform(0.5, 1.0)  # noqa: S311
+
+    async def _prune_keys(self) -> int:
+        pruned = await self.link.run(self._queries.prune_keys(BATCH, self._keys_after))
+        if pruned:
+            self._keys_after = max(pruned)
+        if len(pruned) < BATCH:
+            self._keys_at = monotonic() + KEYS_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
+        return len(pruned)

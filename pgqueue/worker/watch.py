@@ -14,19 +14,30 @@ log = logging.getLogger("pgqueue.worker")
 
 
 class Canceller(Service):
-    """Finds the jobs of this worker that somebody wants cancelled: when it is woken, and a few times in a lease."""
+    """Finds the jobs of this worker that somebody wants cancelled: when it is woken, and a few times in a lease.
+
+    A worker that holds no job asks nothing.
+    """
 
     name = "cancel"
 
-    def __init__(self, link: Link, queries: Queries, identity: Identity, cancel: Callable[[list[int]], object]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queries: Queries,
+        identity: Identity,
+        cancel: Callable[[list[int]], object],
+        held: Callable[[], list[int]],
+    ) -> None:
         super().__init__(link)
         self._queries = queries
         self._identity = identity
         self._cancel = cancel
+        self._held = held
 
     async def tick(self) -> float:
         """Look once."""
-        jobs = await self.link.run(self._queries.cancellations(self._identity.id))
+        jobs = await self.link.run(self._queries.cancellations(self._identity.id)) if self._held() else []
         if jobs:
             self._cancel(jobs)
         return min(self._identity.info.lease_seconds / 4, 5.0)

@@ -217,7 +217,7 @@ class Shift:
     def _chores(self, app: App, queues: Sequence[str]) -> Iterator[Service]:
         """What is done besides running jobs, on one connection; and listening for it, on another."""
         link, queries, identity, emit = self._links["chores"], self._queries, self.identity, self._emit
-        yield (canceller := Canceller(link, queries, identity, self._attempts.cancel))
+        yield (canceller := Canceller(link, queries, identity, self._attempts.cancel, self._attempts.held))
         yield (rescuer := Rescuer(link, queries, identity, app.max_crashes, app.tasks, self.producer.wake, emit))
         yield Partitions(link, queries)
         yield Sweeper(link, queries, identity, emit)
