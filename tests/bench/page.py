@@ -52,6 +52,8 @@ READ = """
   saying that it waits. `n-always` and `n-nobody` have none: they show what a NOTIFY in each commit costs by itself.
 - The claims of `l21` are rolled back, so each meets the same rows. That leaves out dead rows, which the flows are
   for.
+- Where the time of a drained job goes, by statement and by function: [profile.md](benchmarks/profile.md), made by
+  `python -m tests.bench.profile`.
 - `w` counts all WAL of the server, full pages after the checkpoint before the run included.
 - Statements of an idle worker are counted as transactions: each of its statements is one.
 """
