@@ -25,6 +25,7 @@ MIX = (
     ("fast", 40), ("fast_async", 15), ("slow", 7), ("slow_async", 7), ("flaky", 10), ("snoozing", 6), ("always", 4),
     ("rejects", 3), ("cancels", 4), ("hostile", 3), ("odd_result", 3), ("bad_arguments", 1), ("nobody_knows", 1),
     ("later", 2), ("exact", 8), ("exact_async", 5), ("exact_child", 3), ("crashes", 1), ("times_out", 1),
+    ("perishable", 4),
 )  # fmt: skip
 KINDS = (("transaction", 70), ("rollback", 12), ("async", 8), ("solo", 10))
 bare = pgqueue.App()  # knows no task, and so validates nothing

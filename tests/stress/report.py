@@ -67,7 +67,7 @@ def _verb(facts: Facts, step: Step) -> str:
         case ("running", "cancelled") if told["reason"] == "rescued":
             return "rescue_cancelled"
         case ("pending" | "blocked", "cancelled"):
-            return "cancel"
+            return "expire" if (step.new or {}).get("reason") == "expired" else "cancel"
         case ("running", "pending") if told["reason"] == "released":
             return "release"
         case ("running", "pending"):

@@ -45,6 +45,7 @@ ENDS: dict[str, set[str]] = {
     "exact_async": {"succeeded"},
     "exact_child": {"succeeded"},
     "later": {"succeeded"},
+    "perishable": {"succeeded", "cancelled"},
     "tick": {"succeeded"},
     "bad_arguments": {"failed"},
     "nobody_knows": {"blocked"},
@@ -147,6 +148,12 @@ def snoozing(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
     with attempt(ctx, op, n, payload) as told:
         if work(ctx, op, told) <= payload["snoozes"]:
             raise pgqueue.Snooze(0.2)
+
+
+@app.task(name="perishable", expires=0.3)
+def perishable(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> None:
+    with attempt(ctx, op, n, payload) as told:
+        work(ctx, op, told)
 
 
 @app.task(name="always", max_attempts=2)
