@@ -89,8 +89,8 @@ def exactly_once(facts: Facts) -> Iterator[Violation]:
 
 
 def cancelled(facts: Facts) -> Iterator[Violation]:
-    """S7: a job that somebody was told is cancelled has ended so, and was not claimed afterwards; nor is one that started
-    called expired."""
+    """S7: a job that somebody was told is cancelled has ended so, and was not claimed afterwards; what expired did not
+    start."""
     for job, rows in facts.final.items():
         if rows[0].get("reason") == "expired" and rows[0]["attempt"]:
             yield Violation("S7", f"job {job} expired after {rows[0]['attempt']} attempts")
