@@ -1,5 +1,6 @@
 """The app: a registry of tasks and schedules, and the front door to the queue."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -390,4 +391,4 @@ class App(WaitVerbs):
     async def aclose(self) -> None:
         """Close the app's own connections in this event loop, and the sync ones."""
         await self.pools.aclose()
-        self.close()
+        await asyncio.to_thread(self.close)

@@ -204,7 +204,8 @@ class JobWasCancelled(PgqueueError):
 
 
 class ResultMissing(PgqueueError, LookupError):
-    """A job that was waited for has succeeded, but what it returned could not be stored, or has expired."""
+    """A job that was waited for has succeeded, but what it returned could not be stored, has expired, or cannot be
+    opened here; or it has ended, and nothing is kept of it."""
 
 
 class WaitTimeout(PgqueueError, TimeoutError):

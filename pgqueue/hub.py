@@ -25,9 +25,10 @@ AGAIN_SECONDS = 20.0  # after which it is said again that somebody waits; rows i
 ANNOUNCE_SECONDS = 10.0  # at most so often the workers are told that somebody waits at all; they remember a minute
 HEAR_SECONDS = 0.01  # what has come in is read at once; it may be something else than a notification
 MISSING_SECONDS = 1.0  # after which the log says that a job cannot be seen
-LOOK_BATCH, READ_BATCH = 5000, 100  # jobs in one statement; whole jobs, with arguments and results
+LOOK_BATCH, READ_BATCH = 5000, 20  # jobs in one statement; whole jobs, whose results may be long: a turn has a deadline
 MISSING = (
-    "the transaction that enqueued it has not committed, or was rolled back, or there never was such a job. "
+    "the transaction that enqueued it has not committed, or was rolled back, or nothing is kept of it (retention=0), "
+    "or there never was such a job. "
     "Wait for a job after the transaction has committed"
 )
 
@@ -47,7 +48,7 @@ class Caller(Protocol):
 class Watched:
     """A job that somebody waits for, and what was last seen of it."""
 
-    __slots__ = ("callers", "glimpse", "look_at", "missing_since", "pause", "said_at", "seen", "told_missing")
+    __slots__ = ("callers", "glimpse", "look_at", "missing", "missing_since", "pause", "said_at", "seen", "told")
 
     def __init__(self, now: float) -> None:
         self.callers: set[Caller] = set()
@@ -56,8 +57,9 @@ class Watched:
         self.pause = FIRST_PAUSE
         self.look_at = 0.0
         self.said_at: float | None = None
+        self.missing = False
         self.missing_since = now
-        self.told_missing = False
+        self.told = False
 
     @property
     def follows(self) -> bool:
@@ -118,6 +120,13 @@ class Hub:
         watched = self._watched.get(job_id)
         return watched.glimpse if watched else None
 
+    def stands(self, job_id: int) -> str:
+        """Say where a job stood when it was last looked at."""
+        watched = self._watched.get(job_id)
+        if watched and watched.glimpse:
+            return f"it was {watched.glimpse.state} when last seen"
+        return f"it cannot be seen: {MISSING}" if watched and watched.missing else "the database has not answered"
+
     def close(self) -> None:
         """Stop, and let go of the connection. Who still waits is told that the app was closed."""
         with suppress(RuntimeError):
@@ -125,16 +134,17 @@ class Hub:
         self._thread.join(DEADLINE)
 
     def _main(self) -> None:
+        why: Exception = DatabaseUnreachable("the app was closed while this waited for a job")
         try:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._task)
-            self._fail(DatabaseUnreachable("the app was closed while this waited for a job"))
         except Exception as error:
             log.exception("waiting for jobs failed in an unforeseen way")
-            self._fail(error)
-        finally:
-            self._loop.run_until_complete(self._link.close())
-            self._loop.close()
+            why = error
+        self._stopping = True
+        self._loop.run_until_complete(self._link.close())  # lets in who came meanwhile
+        self._fail(why)
+        self._loop.close()
 
     def _add(self, caller: Caller) -> None:
         watched = self._watched.get(caller.job_id)
@@ -236,7 +246,8 @@ class Hub:
     async def _say(self, conn: db.AsyncConnection) -> None:
         """Say for which jobs somebody waits: before the first look at them, and again now and then."""
         now = monotonic()
-        unsaid = self._unsaid & self._watched.keys()
+        self._unsaid &= self._watched.keys()
+        unsaid = set(self._unsaid)
         if unsaid and self._listens:
             announce = now - self._announced_at > ANNOUNCE_SECONDS
             await db.run_async(conn, self._queries.register_waits(unsaid, announce))
@@ -305,7 +316,8 @@ class Hub:
 
 
 def _tell_missing(job_id: int, watched: Watched) -> None:
-    """Log once that a job cannot be seen."""
-    if not watched.told_missing and monotonic() - watched.missing_since > MISSING_SECONDS:
-        watched.told_missing = True
+    """Note that a job cannot be seen; log it once."""
+    watched.missing = True
+    if not watched.told and monotonic() - watched.missing_since > MISSING_SECONDS:
+        watched.told = True
         log.warning("job %d is waited for and cannot be seen: %s", job_id, MISSING)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from pgqueue.errors import ConfigError
+from pgqueue.errors import ConfigError, ResultMissing
 from pgqueue.outcome import ErrorInfo
 from pgqueue.terms import Terms
 
@@ -144,6 +144,8 @@ class Job:
         return await self._handle().await_result(self.id, timeout)
 
     def _handle(self) -> Handle:
+        if self.phase == "pruned":
+            raise ResultMissing(f"job {self.id} {self.task} has ended, and nothing is kept of it")
         if self.handle is None:
             raise ConfigError(f"job {self.id} does not know its app any more: use app.wait({self.id})")
         return self.handle

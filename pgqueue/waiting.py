@@ -12,13 +12,15 @@ from typing import Any, Protocol, Self
 
 from pgqueue import db
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
-from pgqueue.hub import MISSING, Caller, Hub
+from pgqueue.hub import Caller, Hub
 from pgqueue.job import Job, JobState
 from pgqueue.outcome import seconds
 from pgqueue.queries import Queries
 from pgqueue.queries.results import RESULT_EXPIRED
+from pgqueue.sealing import sealed_by
 
 Timeout = float | timedelta | None
+News = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
 MAX_ID = 2**63 - 1
 _left_behind: list[Hub] = []  # by a fork: what they hold is the parent's, and must not be closed here
 
@@ -32,6 +34,13 @@ class Source(Protocol):
     def database(self) -> db.Database: ...
     @property
     def listen_database(self) -> db.Database | None: ...
+
+
+class Teller(Protocol):
+    """Tells callers how their jobs end."""
+
+    def drop(self, caller: Caller) -> None: ...
+    def stands(self, job_id: int) -> str: ...
 
 
 class Ending:
@@ -76,8 +85,9 @@ class Waits:
         hub = self.add(callers)
         try:
             return [_result(c.job_id, c.future.result(_left(until))) for c in callers]
-        except TimeoutError as error:
-            raise _explained(error, hub, callers, timeout) from None
+        except TimeoutError:
+            _check_late(hub, callers, timeout)
+            return [_result(c.job_id, c.future.result()) for c in callers]
         finally:
             _drop(hub, callers)
 
@@ -89,12 +99,13 @@ class Waits:
         try:
             async with asyncio.timeout(_left(until)):
                 return [_result(c.job_id, await asyncio.wrap_future(c.future)) for c in callers]
-        except TimeoutError as error:
-            raise _explained(error, hub, callers, timeout) from None
+        except TimeoutError:
+            _check_late(hub, callers, timeout)
+            return [_result(c.job_id, c.future.result()) for c in callers]
         finally:
             _drop(hub, callers)
 
-    def add(self, callers: Iterable[Caller]) -> Hub:
+    def add(self, callers: Iterable[Caller]) -> Teller:
         """Have callers told; returns who tells them."""
         self._forget_parent()
         with self._lock:
@@ -150,9 +161,9 @@ class WaitVerbs:
     def wait(self, job_id: int, timeout: Timeout = None) -> Any:
         """Wait until a job has ended; return what its task returned (None if that is not stored).
 
-        Raises JobFailed, JobWasCancelled, ResultMissing (the result could not be stored, or has expired), WaitTimeout
-        (the job goes on), or DatabaseUnreachable if no first connection could be made or the app is closed. A job that
-        nobody can see is waited for, too: its transaction may yet commit.
+        Raises JobFailed, JobWasCancelled, ResultMissing (the result could not be stored, has expired, or is sealed with
+        a key that is not here), WaitTimeout (the job goes on), or DatabaseUnreachable if no first connection could be
+        made or the app is closed. A job that nobody can see is waited for, too: its transaction may yet commit.
         """
         return self.waits.wait([job_id], timeout)[0]
 
@@ -186,8 +197,7 @@ class Follower:
         self.over = False  # the job has ended, and `next` has said so
         self._waits = waits
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Future[Job | None] = self._loop.create_future()
-        self._ended = False
+        self._news: asyncio.Future[News] = self._loop.create_future()
 
     async def __aenter__(self) -> Self:
         self._hub = self._waits.add([self])
@@ -205,34 +215,33 @@ class Follower:
         if not done:
             return None
         news, self._news = self._news, self._loop.create_future()
-        self.over = self._ended
-        return news.result()
+        job, self.over = news.result()
+        return job
 
     def changed(self, job: Job) -> None:
         """Hear of a change, in the hub's thread."""
-        self._hear(job, None)
+        self._hear((job, False))
 
     def ended(self, job: Job | None) -> None:
         """Hear of the end, in the hub's thread."""
-        self._ended = True
-        self._hear(job, None)
+        self._hear((job, True))
 
     def failed(self, error: Exception) -> None:
         """Hear that no more will be heard, in the hub's thread."""
-        self._hear(None, error)
+        self._hear(error)
 
-    def _hear(self, job: Job | None, error: Exception | None) -> None:
+    def _hear(self, news: News | Exception) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens
-            self._loop.call_soon_threadsafe(self._set, job, error)
+            self._loop.call_soon_threadsafe(self._set, news)
 
-    def _set(self, job: Job | None, error: Exception | None) -> None:
+    def _set(self, news: News | Exception) -> None:
         if self._news.done():
             self._news = self._loop.create_future()
-        if error is None:
-            self._news.set_result(job)
-        else:
-            self._news.set_exception(error)
+        if isinstance(news, Exception):
+            self._news.set_exception(news)
             self._news.exception()  # nobody may be there to see it
+        else:
+            self._news.set_result(news)
 
 
 def check_id(job_id: object) -> int:
@@ -255,21 +264,19 @@ def _left(until: float | None) -> float | None:
     return None if until is None else max(until - time.monotonic(), 0.0)
 
 
-def _drop(hub: Hub, callers: Iterable[Ending]) -> None:
+def _drop(hub: Teller, callers: Iterable[Ending]) -> None:
     for caller in callers:
         if not caller.future.done():
             hub.drop(caller)
 
 
-def _explained(error: TimeoutError, hub: Hub, callers: Sequence[Ending], timeout: Timeout) -> Exception:
-    """Return what to raise when time is up: which job has not ended, and where it stood."""
-    late = next((c.job_id for c in callers if not c.future.done()), None)
-    if late is None:
-        return error  # not ours
-    glimpse = hub.glimpse(late)
-    stands = f"it was {glimpse.state} when last seen" if glimpse else f"it cannot be seen: {MISSING}"
-    others = f" ({sum(not c.future.done() for c in callers)} of {len(callers)} have not)" if len(callers) > 1 else ""
-    return WaitTimeout(f"job {late} has not ended within {timeout} s{others}: {stands}")
+def _check_late(hub: Teller, callers: Sequence[Ending], timeout: Timeout) -> None:
+    """Time is up: raise WaitTimeout, saying where the first job stands that has not ended, unless the last just has."""
+    late = [c.job_id for c in callers if not c.future.done()]
+    if late and timeout is not None:
+        others = f" ({len(late)} of {len(callers)} have not)" if len(callers) > 1 else ""
+        within = f"within {seconds(timeout):g} s{others}"
+        raise WaitTimeout(f"job {late[0]} has not ended {within}: {hub.stands(late[0])}") from None
 
 
 def _result(job_id: int, job: Job | None) -> Any:
@@ -279,8 +286,17 @@ def _result(job_id: int, job: Job | None) -> Any:
         raise JobFailed(job.id, job.task, job.reason, job.error)
     if job.state is JobState.CANCELLED:
         raise JobWasCancelled(job.id, job.task, job.reason)
-    if job.result is None and job.error is not None:
-        raise ResultMissing(f"job {job.id} {job.task} has succeeded, but its result is not stored: {job.error.message}")
-    if job.result is None and job.reason == RESULT_EXPIRED:
-        raise ResultMissing(f"job {job.id} {job.task} has succeeded, but its result has expired (result_ttl)")
+    if missing := _missing(job):
+        raise ResultMissing(f"job {job.id} {job.task} has succeeded, but its result {missing}")
     return job.result
+
+
+def _missing(job: Job) -> str | None:
+    """Return why what a task returned is not in its job; None if it is, or was not to be stored."""
+    if sealed := sealed_by(job.result):
+        return f"is {sealed}, and this app cannot open it: give it the codec and the key of the worker's"
+    if job.result is None and job.error is not None:
+        return f"is not stored: {job.error.message}"
+    if job.result is None and job.reason == RESULT_EXPIRED:
+        return "has expired (result_ttl)"
+    return None

@@ -70,7 +70,7 @@ def accepted(request: Request, job: Job | int, *, location: str | None = None) -
 
     The path is that of the router mounted in the application that handles `request`; elsewhere give `location`.
     """
-    job_id = job.id if isinstance(job, Job) else job
+    job_id, status = (job.id, job.state) if isinstance(job, Job) else (job, JobState.PENDING)
     if location is None:
         try:
             location = request.url_for(STATUS, job_id=job_id).path
@@ -80,7 +80,7 @@ def accepted(request: Request, job: Job | int, *, location: str | None = None) -
                 'mount it as api.mount("/jobs", pgqueue.web.router(…)), or give location=…'
             ) from None
     headers = NO_STORE | {"Location": location, "Retry-After": str(RETRY_SECONDS)}
-    return JSONResponse({"job_id": job_id, "status": "pending", "poll_url": location}, 202, headers)
+    return JSONResponse({"job_id": job_id, "status": status, "poll_url": location}, 202, headers)
 
 
 def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
@@ -205,7 +205,7 @@ class _EventStream(Response):
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(send))
+        sending = asyncio.create_task(self._send(scope, send))
         leaving = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -216,16 +216,18 @@ class _EventStream(Response):
         if not sending.cancelled() and (error := sending.exception()) is not None:
             raise error
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
+                    if scope["method"] == "HEAD":
+                        break  # nobody would see it go on
                     await send({"type": "http.response.body", "body": frame.encode(), "more_body": True})
+        except PgqueueError as error:  # first: some of them are OSErrors, too
+            log.warning("a stream of events ends early: %s: %s", type(error).__name__, error)
         except OSError:
             return  # the client is gone
-        except PgqueueError as error:
-            log.warning("a stream of events ends early: %s: %s", type(error).__name__, error)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pgqueue
-from pgqueue import App, CannotOpen, ConfigError, Context, UnknownKey
+from pgqueue import App, CannotOpen, ConfigError, Context, ResultMissing, UnknownKey
 from pgqueue.codecs import AESGCM, Codec
 from pgqueue.events import Event, WorkerStarted
 from pgqueue.link import Link
@@ -461,6 +461,17 @@ app = pgqueue.App(codec=pgqueue.codecs.AESGCM({{"k2": bytes.fromhex("{K2.hex()}"
 def dies(word: str) -> None:
     raise RuntimeError("no " + word)
 """
+
+
+def test_a_wait_without_the_key_says_so_and_does_not_return_what_is_sealed(
+    sealing: App, make: Make, conn: Conn
+) -> None:
+    job = everything(sealing)["returns"].enqueue(SECRET)
+    drain(sealing, conn)
+    assert sealing.wait(job.id) == {"word": SECRET}
+    for other in (make(None), make(AESGCM({"k3": K1}))):
+        with pytest.raises(ResultMissing, match=r"is sealed \(key k2\), and this app cannot open it"):
+            other.wait(job.id)
 
 
 def test_the_command_line_opens_with_the_app_and_shows_it_sealed_without(

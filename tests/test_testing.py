@@ -25,10 +25,12 @@ from pgqueue import (
     Fail,
     InvalidArguments,
     InvalidOption,
+    JobFailed,
     Retry,
     Snooze,
     TimedOut,
     UnknownJob,
+    WaitTimeout,
 )
 from pgqueue import testing as pgqueue_testing
 from pgqueue.events import JobDied, JobEnqueued, JobRetried, JobSucceeded
@@ -620,6 +622,41 @@ def test_inline_raises_where_the_job_was_enqueued_or_records_only(app: App, jobs
         assert (await app.aget(one)).state == "succeeded"
 
     asyncio.run(check())
+
+
+def test_a_wait_looks_once_in_the_test_s_transaction(app: App, jobs: Jobs) -> None:
+    @app.task(name="double")
+    async def double(n: int) -> int:
+        if n < 0:
+            raise ValueError(n)
+        return 2 * n
+
+    @app.task(name="outer", max_attempts=1)
+    async def outer() -> int:
+        return int(await (await double.aenqueue(5)).await_result(60))
+
+    job = double.enqueue(1)
+    assert jobs.drain().succeeded == 1
+    assert [job.wait(), app.wait_all([job.id, job.id]), asyncio.run(job.await_result(60))] == [2, [2, 2], 2]
+    assert asyncio.run(job.await_result(1e-9)) == 2  # time is up, and it has ended all the same
+    with jobs.inline():
+        assert double.enqueue(2).wait(60) == 4
+        assert jobs.run(outer.enqueue()).result == 10
+    failed, waits = double.using(max_attempts=1).enqueue(-1), double.using(delay=60).enqueue(1)
+    jobs.drain()
+    with pytest.raises(JobFailed, match="ValueError: -1"):
+        failed.wait()
+    for wait in (waits.wait, lambda: asyncio.run(app.await_result(waits.id))):
+        with pytest.raises(
+            WaitTimeout, match=r"is scheduled: in a test jobs run in drain\(\), run\(\) and inline\(\) alone"
+        ):
+            wait()
+    with pytest.raises(WaitTimeout, match="is not there"):
+        app.wait(waits.id + 1)
+    gone = app.task(name="gone", retention=0)(lambda: 1).enqueue()
+    jobs.drain()
+    assert gone.wait() is None
+    app.close()  # as a framework does at its end: there is nothing to close
 
 
 def test_inline_leaves_other_apps_alone(app: App, dsn: str, jobs: Jobs) -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -37,6 +38,7 @@ from pgqueue import (
 from pgqueue.lifecycle import Resolution
 from pgqueue.link import Link
 from pgqueue.queries import Queries
+from pgqueue.waiting import Ending, Follower
 from pgqueue.worker import Worker, WorkerSettings, announcer, listener
 from pgqueue.worker.announcer import Announcer
 
@@ -206,10 +208,22 @@ def test_time_is_up_and_the_job_goes_on(app: App, conn: Conn, add: Any) -> None:
     job = add.enqueue(1, 2)
     with pytest.raises(WaitTimeout, match=rf"job {job.id} has not ended within 0\.3 s: it was pending when last seen"):
         job.wait(0.3)
-    with pytest.raises(TimeoutError):  # what people catch
-        asyncio.run(job.await_result(0.1))
+    with pytest.raises(TimeoutError, match=r"within 0\.1 s"):  # what people catch
+        asyncio.run(job.await_result(timedelta(milliseconds=100)))
     drain(app, conn)
     assert job.wait(DEADLINE) == 3
+
+
+def test_a_database_that_does_not_answer_is_not_blamed_on_the_transaction(app: App, meddle: Any) -> None:
+    job, silent = app.enqueue("t"), asyncio.Event()
+
+    async def fall_silent(own: db.AsyncConnection) -> None:
+        await silent.wait()
+
+    meddle(b"left join lateral", fall_silent)
+    with pytest.raises(WaitTimeout, match=r"within 0\.2 s: the database has not answered"):
+        job.wait(0.2)
+    hub_of(app)._loop.call_soon_threadsafe(silent.set)
 
 
 def test_a_job_that_has_ended_needs_no_waiter(no_polling: None, app: App, conn: Conn, add: Any) -> None:
@@ -471,6 +485,77 @@ def test_all_of_many_come_in_order_and_the_first_failure_is_raised(app: App, con
         asyncio.run(app.await_all([*ids, lost], DEADLINE))
 
 
+def test_of_a_job_that_is_known_to_be_gone_nothing_is_awaited(app: App, conn: Conn) -> None:
+    once = app.task(name="t", max_attempts=1)(lambda: 1 / 0).using(idempotency_key="once")
+    once.enqueue()
+    drain(app, conn)
+    conn.execute("delete from pgqueue.dead_letter")
+    with pytest.raises(ResultMissing, match="job 1 t has ended, and nothing is kept of it"):
+        once.enqueue().wait()
+
+
+def test_who_comes_while_the_connection_is_given_up_is_told_so(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = app.enqueue("t"), app.enqueue("t")
+    late: list[Ending] = []
+    close = Link.close
+
+    async def come(self: Link) -> None:
+        if self is hub_of(app)._link:
+            late.append(Ending(second.id, committed=True))
+            hub_of(app).add(late[0])
+        await close(self)
+
+    def look(self: Queries, *_: Any) -> Any:
+        raise RuntimeError("what nobody has foreseen")
+
+    monkeypatch.setattr(Queries, "look", look)
+    monkeypatch.setattr(Link, "close", come)
+    for wait in (first.wait, lambda limit: late[0].future.result(limit)):
+        with pytest.raises(RuntimeError, match="foreseen"):
+            wait(DEADLINE)
+    assert "in an unforeseen way" in caplog.text
+
+
+def hub_of(app: App) -> hub.Hub:
+    assert app.waits._hub
+    return app.waits._hub
+
+
+def test_who_leaves_before_his_wait_was_said_is_forgotten(app: App, conn: Conn, meddle: Any) -> None:
+    first, second = app.enqueue("t"), app.enqueue("t")
+
+    async def come_and_go(own: db.AsyncConnection) -> None:
+        ending = Ending(second.id, committed=True)
+        hub_of(app).add(ending)
+        hub_of(app).drop(ending)
+
+    meddle(b"on conflict (job_id)", come_and_go)
+    waiting = InThread(lambda: first.wait(DEADLINE))
+    wait_for(lambda: app.waits._hub and app.waits._hub.glimpse(first.id), "a look")
+    wait_for(lambda: not hub_of(app)._unsaid, "nothing to be left to say")
+    app.cancel(first.id)
+    with pytest.raises(JobWasCancelled):
+        waiting.result()
+
+
+def test_the_last_but_one_word_is_not_taken_for_the_last(app: App) -> None:
+    """The end is said while a change is being heard: who follows hears both, in order."""
+    job = app.enqueue("t")
+
+    async def body() -> None:
+        follower = Follower(app.waits, job.id)
+        hearing = asyncio.create_task(follower.next(DEADLINE))
+        await asyncio.sleep(0)  # it waits now; what is added here happens after it was woken, and before it goes on
+        follower._news.add_done_callback(lambda _: follower.ended(None))
+        follower.changed(job)
+        assert (await hearing, follower.over) == (job, False)
+        assert (await follower.next(DEADLINE), follower.over) == (None, True)
+
+    asyncio.run(body())
+
+
 def test_who_stops_waiting_leaves_nothing_behind(app: App, add: Any) -> None:
     job = add.enqueue(1, 2)
 
@@ -568,7 +653,8 @@ def test_a_notification_that_means_nothing_is_passed_over(app: App, conn: Conn) 
     assert waiting.result() == "fine"
 
 
-DOCS = (Path(__file__).parent.parent / "docs" / "results.md").read_text()
+PAGES = Path(__file__).parent.parent / "docs"
+DOCS = (PAGES / "results.md").read_text()
 
 
 def test_the_example_in_the_docs_runs(app: App, add: Any) -> None:
@@ -581,7 +667,7 @@ def test_the_example_in_the_docs_runs(app: App, add: Any) -> None:
     asyncio.run(body())
 
 
-def test_the_role_in_the_docs_can_wait_and_no_more(app: App, conn: Conn, dsn: str, add: Any) -> None:
+def test_the_roles_in_the_docs_can_wait_and_cancel_and_no_more(app: App, conn: Conn, dsn: str, add: Any) -> None:
     (grants,) = re.findall(r"^```sql\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
     role = f"web_{os.getpid()}_{threading.get_ident()}"
     conn.execute(f"create role {role}".encode())
@@ -598,6 +684,11 @@ def test_the_role_in_the_docs_can_wait_and_no_more(app: App, conn: Conn, dsn: st
         for forbidden in (lambda: waiting.enqueue("add"), lambda: waiting.cancel(pending.id)):
             with pytest.raises(NotAllowed):
                 forbidden()
+        (more,) = re.findall(r"^```sql\n(.*?)^```", (PAGES / "web.md").read_text(), re.MULTILINE | re.DOTALL)
+        conn.execute(re.sub(r"to web;", f"to {role};", more).encode())
+        assert waiting.cancel(pending.id)
+        insert_job(conn, id=99, state="running", worker_id=uuid4(), claimed_at="2026-01-01Z", attempt=1, lease=1)
+        assert not waiting.cancel(99)
     finally:
         waiting.close()
         conn.execute(f"drop owned by {role}; drop role {role}".encode())

@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route
 from test_waiting import working
 
 from pgqueue import App, ConfigError, Context, InvalidOption, Job, web
+from pgqueue.testing import rolled_back
 
 DOCS = Path(__file__).parent.parent / "docs"
 EVENTS = re.compile(r"(?:id: (\w+)\n)?event: (\w+)\ndata: (.*)\n")
@@ -282,6 +283,18 @@ def test_a_stream_whose_client_cannot_be_written_to_ends_quietly(app: App) -> No
     run(app, body)
 
 
+def test_a_stream_of_which_only_the_head_is_wanted_ends_at_once(app: App) -> None:
+    job = app.enqueue("t")
+
+    async def body() -> None:
+        async with client(web.router(app, authorize=everybody)) as http:
+            answer = await http.head(f"/{job.id}/events")
+        assert (answer.status_code, answer.text) == (200, "")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+    run(app, body)
+
+
 def test_a_stream_of_a_job_that_has_ended_says_so_and_is_not_opened_again(app: App) -> None:
     job = app.enqueue("t")
     app.cancel(job.id)
@@ -333,6 +346,22 @@ def test_a_stream_outlives_the_apps_connection_but_not_the_app(app: App, conn: C
     run(app, body)
 
 
+def test_a_test_s_transaction_is_where_the_routes_look(api: Any, app: App) -> None:
+    app.task(name="t")(lambda secret: "done")
+
+    async def body() -> None:
+        with rolled_back(app) as jobs:
+            async with client(api) as http:
+                place = (await http.post("/start")).headers["location"]
+                waiting = events((await http.get(f"{place}/events")).text)
+                assert [status["status"] for _, status in waiting] == ["pending"]  # without an end: it will go on
+                await jobs.adrain()
+                assert (await http.get(place)).json()["result"] == "done"
+                assert events((await http.get(f"{place}/events")).text)[-1][0] == "end"
+
+    run(app, body)
+
+
 def test_the_example_in_the_docs_runs(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "web.md").read_text(), re.MULTILINE | re.DOTALL)
     monkeypatch.setenv("PGQUEUE_DSN", dsn)
@@ -365,13 +394,18 @@ def test_what_cannot_be_used_is_refused_when_the_router_is_made(app: App) -> Non
 
 def test_accepted_needs_to_know_where_the_router_is(app: App) -> None:
     job = app.enqueue("t")
+    app.cancel(job.id)
 
     async def start(request: Request) -> JSONResponse:
-        return web.accepted(request, job.id, location="/elsewhere/17" if "here" in request.query_params else None)
+        told = job.id if "id" in request.query_params else await app.aget(job.id)
+        return web.accepted(request, told, location="/elsewhere/17" if "here" in request.query_params else None)
 
     async def body() -> None:
         async with client(Starlette(routes=[Route("/", start)])) as http:
-            assert (await http.get("/?here")).headers["location"] == "/elsewhere/17"
+            assert (await http.get("/?here&id")).headers["location"] == "/elsewhere/17"
+            assert [(await http.get(f"/?here{also}")).json()["status"] for also in ("", "&id")] == [
+                "cancelled", "pending"
+            ]  # fmt: skip
             with pytest.raises(ConfigError, match=r"mount it as api\.mount"):
                 await http.get("/")
 

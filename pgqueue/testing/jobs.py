@@ -23,6 +23,7 @@ from pgqueue.testing.calls import Aside, from_sync, loop_runs
 from pgqueue.testing.connections import AsyncUncommitted, LentLink, LentPools, Uncommitted, pgconn_of
 from pgqueue.testing.restore import Restore
 from pgqueue.testing.running import Drained, Extent, Runner
+from pgqueue.testing.waits import LentWaits
 from pgqueue.worker.threads import Threads
 
 T = TypeVar("T")
@@ -62,13 +63,13 @@ class Jobs:
         self._pools.begin()
         self.newest_stranger = self._run(self._queries.newest_stranger())
         app, info = self.app, self.conn.info
-        kept = app.queries, app.pools, app._given_dsn
-        app.queries, app.pools = self._queries, self._pools
+        kept = app.queries, app.pools, app.waits, app._given_dsn
+        app.queries, app.pools, app.waits = self._queries, self._pools, LentWaits(self._look)
         app._given_dsn = make_conninfo("", **info.get_parameters())
         try:
             yield self
         finally:
-            app.queries, app.pools, app._given_dsn = kept
+            app.queries, app.pools, app.waits, app._given_dsn = kept
 
     # --- what was enqueued
 
@@ -296,6 +297,10 @@ class Jobs:
         now = self.now()
         if self.app.schedules:
             self._run(self._queries.declare([(s, s.plan.after(now)) for s in self.app.schedules.values()]))
+
+    def _look(self, job_id: int) -> Job | None:
+        jobs = self._run(self._queries.read_jobs([job_id]))
+        return jobs[0] if jobs else None
 
     def _run(self, query: Query[T]) -> T:
         return db.run(self.conn, query)

@@ -1,0 +1,43 @@
+"""Waiting for a job in a test: one look, for nothing goes on while the test stands still."""
+
+from collections.abc import Callable, Iterable
+
+from pgqueue.errors import WaitTimeout
+from pgqueue.hub import Caller
+from pgqueue.job import Job
+from pgqueue.waiting import Teller, Waits
+
+
+class LentWaits(Waits):
+    """Tells at once how a job stands in the test's transaction, which no other connection can see into.
+
+    Who waits for a job that has not ended gets WaitTimeout, whatever its timeout.
+    """
+
+    def __init__(self, look: Callable[[int], Job | None]) -> None:
+        self._look = look
+
+    def add(self, callers: Iterable[Caller]) -> Teller:
+        """Tell callers how their jobs are."""
+        for caller in callers:
+            self._tell(caller, self._look(caller.job_id))
+        return self
+
+    def drop(self, caller: Caller) -> None:
+        """Nobody waits."""
+
+    def stands(self, job_id: int) -> str:
+        """Nobody waits."""
+        return ""
+
+    def close(self) -> None:
+        """There is no connection."""
+
+    def _tell(self, caller: Caller, job: Job | None) -> None:
+        if job.state.is_terminal if job else caller.committed:
+            caller.ended(job)
+        else:
+            stands = f"is {job.phase}" if job else "is not there"
+            caller.failed(
+                WaitTimeout(f"job {caller.job_id} {stands}: in a test jobs run in drain(), run() and inline() alone")
+            )
