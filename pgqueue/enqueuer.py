@@ -1,6 +1,7 @@
 """Tasks as callers see them: called like the function, or enqueued."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -69,13 +70,15 @@ class Enqueuer(Generic[P, R]):
     def _each(self, calls: Iterable[Mapping[str, Any]]) -> list[NewJob]:
         """The jobs of many calls, each with terms of its own."""
         jobs: list[NewJob] = []
-        spec, options = self._spec, self._options
+        spec, rules = self._spec, self._options.rules
         values: list[dict[str, Any]] = []
+        like = new_job("", replace(self._options, rules=None), spec, spec.name, self._app)
         for call in calls:
             text = spec.encode_at(len(jobs), call, values)
-            jobs.append(new_job(text, options, spec, spec.name, self._app, values[-1], len(jobs)))
-        if options.rules is not None:
-            options.rules.check_count(len(jobs))
+            terms = None if rules is None else rules.terms(spec.name, text, values[-1], len(jobs))
+            jobs.append(like.again(text, terms))
+        if rules is not None:
+            rules.check_count(len(jobs))
         return jobs
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pgqueue import db
 from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated
-from pgqueue.job import Job
+from pgqueue.job import Job, JobState
 from pgqueue.link import DATABASE_ERRORS, DEADLINE, Backoff, Link, brief, monotonic
 from pgqueue.queries import Queries
 from pgqueue.queries.results import Glimpse
@@ -124,7 +124,7 @@ class Hub:
         """Say where a job stood when it was last looked at."""
         watched = self._watched.get(job_id)
         if watched and watched.glimpse:
-            return f"it was {watched.glimpse.state} when last seen"
+            return _stands(watched.glimpse)
         return f"it cannot be seen: {MISSING}" if watched and watched.missing else "the database has not answered"
 
     def close(self) -> None:
@@ -321,3 +321,13 @@ def _tell_missing(job_id: int, watched: Watched) -> None:
     if not watched.told and monotonic() - watched.missing_since > MISSING_SECONDS:
         watched.told = True
         log.warning("job %d is waited for and cannot be seen: %s", job_id, MISSING)
+
+
+def _stands(glimpse: Glimpse) -> str:
+    if glimpse.state != JobState.PENDING:
+        return f"it was {glimpse.state} when last seen"
+    if glimpse.attempt:
+        return f"it was retrying when last seen, after attempt {glimpse.attempt} (`pgqueue jobs show` tells why)"
+    if glimpse.later:
+        return "it was scheduled for later when last seen"
+    return "it was pending when last seen (`pgqueue status` shows whether a worker serves its queue)"

@@ -45,6 +45,13 @@ class NewJob:
     terms: Terms | None = None
     version: int = 1
 
+    def again(self, args: str, terms: Terms | None) -> "NewJob":
+        """Return the job of another call with the same options."""
+        return NewJob(
+            self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
+            self.history, terms, self.version,
+        )  # fmt: skip
+
 
 @dataclass(slots=True)
 class ClaimedJob:

@@ -276,14 +276,17 @@ def _keys(option: str, keys: object) -> str | KeyOf | tuple[str | None, ...] | N
     return None if keys is None else _check_key(option, keys)
 
 
-def _key(option: str, given: object, values: Mapping[str, Any], at: int | None) -> str | None:
+def _key(
+    option: str, given: str | KeyOf | tuple[str | None, ...] | None, values: Mapping[str, Any], at: int | None
+) -> str | None:
     if isinstance(given, KeyOf):
-        given = given(values)
-    elif isinstance(given, tuple):
-        if at is None:
-            raise InvalidOption(f"{option}: a list of keys goes with enqueue_many(); give one text")
-        given = given[at] if at < len(given) else None
-    return None if given is None else _check_key(option, given)
+        key = given(values)
+        return None if key is None else _check_key(option, key)
+    if not isinstance(given, tuple):
+        return given  # texts were checked when they were given
+    if at is None:
+        raise InvalidOption(f"{option}: a list of keys goes with enqueue_many(); give one text")
+    return given[at] if at < len(given) else None
 
 
 def _check_key(option: str, key: object) -> str:

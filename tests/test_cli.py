@@ -102,6 +102,7 @@ def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psyco
         (["work", "-A", "shop:nothing"], 78, ["shop:nothing", "shop:app"]),
         (["work", "-A", "nowhere:app"], 78, ["nowhere"]),
         (["work", "-A", "broken:app"], 78, ["ZeroDivisionError", "broken.py:1"]),
+        (["work", "-A", "refused:app"], 78, ["InvalidOption", "priority=500", "refused.py:3"]),
         (["work"], 78, ["-A module:attr", "PGQUEUE_APP"]),
         (["status", "--dsn", "postgresql://u:sesame@127.0.0.1:1/db"], 69, ["127.0.0.1", "refused"]),
         (["status", "--schema", "No Good"], 78, ["No Good"]),
@@ -111,6 +112,7 @@ def test_bad_input_is_refused_with_a_message_and_nothing_written(
     shell: Shell, conn: psycopg.Connection[Any], tmp_path: Path, args: list[str], code: int, words: list[str]
 ) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "refused.py").write_text("import pgqueue\n\npgqueue.App().task(priority=500)(print)\n")
     done = shell(*args)
     _refused(done, code, *words)
     assert "sesame" not in done.stderr
@@ -133,7 +135,7 @@ def test_no_database_named_is_said_before_anything_else(tmp_path: Path) -> None:
 def test_migrate_check_sql_and_twice(tmp_path: Path, empty_dsn: str) -> None:
     shell = Shell(tmp_path, empty_dsn)
     assert shell("migrate", "--check").returncode == 78
-    assert migrate.head() in shell("migrate").stderr
+    assert f"{migrate.head()} (new)" in shell("migrate").stderr
     assert "nothing to do" in shell("migrate").stderr
     assert shell("migrate", "--check").returncode == 0
     script = Shell(tmp_path, None)("migrate", "--sql")

@@ -226,6 +226,15 @@ def test_a_database_that_does_not_answer_is_not_blamed_on_the_transaction(app: A
     hub_of(app)._loop.call_soon_threadsafe(silent.set)
 
 
+def test_when_time_is_up_it_says_what_the_job_waits_for(app: App, conn: Conn, add: Any) -> None:
+    job = add.using(delay=3600).enqueue(1, 2)
+    with pytest.raises(WaitTimeout, match="it was scheduled for later"):
+        job.wait(0.3)
+    conn.execute("update pgqueue.job_live set attempt = 1")
+    with pytest.raises(WaitTimeout, match="it was retrying when last seen, after attempt 1 "):
+        job.wait(0.3)
+
+
 def test_a_job_that_has_ended_needs_no_waiter(no_polling: None, app: App, conn: Conn, add: Any) -> None:
     job = add.enqueue(1, 2)
     drain(app, conn)

@@ -392,6 +392,17 @@ def test_what_cannot_be_used_is_refused_when_the_router_is_made(app: App) -> Non
         web.router(app, authorize=everybody, heartbeat=0)
 
 
+def test_accepted_says_how_a_job_is_that_was_there(app: App, conn: Conn) -> None:
+    @app.task(name="t", idempotent=True)
+    def t() -> None: ...
+
+    first = t.enqueue()
+    drain(app, conn)
+    request = Request({"type": "http", "method": "POST", "headers": []})
+    for job, status in ((first, b"pending"), (t.enqueue(), b"succeeded"), (first.id, b"pending")):
+        assert b'"status":"%s"' % status in web.accepted(request, job, location="/jobs/1").body
+
+
 def test_accepted_needs_to_know_where_the_router_is(app: App) -> None:
     job = app.enqueue("t")
     app.cancel(job.id)

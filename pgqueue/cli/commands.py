@@ -156,7 +156,8 @@ def migrate(
         return
     if not check:
         before, after = migrations.upgrade(home.dsn, home.schema)
-        output.say(f"schema {home.schema}: {after}" + (" (nothing to do)" if before == after else f", was {before}"))
+        told = " (nothing to do)" if before == after else f", was {before}" if before else " (new)"
+        output.say(f"schema {home.schema}: {after}{told}")
         return
     current, head = migrations.current(home.dsn, home.schema), migrations.head()
     output.say(f"schema {home.schema}: {current or 'not there'}, newest {head}")

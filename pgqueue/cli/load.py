@@ -8,7 +8,9 @@ from types import ModuleType
 
 from pgqueue.app import App
 from pgqueue.config import find_app
-from pgqueue.errors import ConfigError
+from pgqueue.errors import ConfigError, PgqueueError
+
+_OURS = Path(__file__).parents[1]
 
 
 def load_app(reference: str | None, dsn: str | None) -> App:
@@ -51,7 +53,9 @@ def _import(name: str) -> ModuleType:
 
 
 def _broken(name: str, error: Exception) -> ConfigError:
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = list(traceback.extract_tb(error.__traceback__))
+    if isinstance(error, PgqueueError):  # what we raise is about a line of theirs
+        frames = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
     at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return ConfigError(f"-A {name}: importing it failed with {type(error).__name__}: {error}{at}")
 

@@ -20,7 +20,8 @@ from .session import Record, Session, Settings
 
 # What belongs together, under one letter; anything else is a case of its own.
 GROUPS = {
-    "a": ("a", "a-lent", "a-hand"), "b": ("b", "b-copy"), "n": ("n", "n-never", "n-always", "n-nobody"),
+    "a": ("a", "a-lent", "a-hand"), "b": ("b", "b-copy"), "k": ("k", "k-one", "k-lent"),
+    "n": ("n", "n-never", "n-always", "n-nobody"),
     "e": ("e", "e1000"), "f": ("f", "f-reader", "f-writer"),
 }  # fmt: skip
 
@@ -162,6 +163,7 @@ def _publish(given: argparse.Namespace) -> None:
         drawn = []
     commands = [f"python -m tests.bench {shlex.join(session['argv'])} --dsn … --peers …" for session in found.used]
     page.write(given.page, found, drawn, "\n".join(commands))
+    print(page.told(found, _chosen(given)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,47 @@ def bulk(task: str, n: str) -> Work:
     return lambda: _timed(chunk, range(0, int(n), CHUNK))
 
 
+def keyed(how: str, n: str) -> Work:
+    """Enqueue `n` jobs with an idempotency key and as many without, in turn, so that both meet the same machine.
+
+    `bulk`: in calls of a thousand; `one`: one by one, each with its own commit; `lent`: in one transaction of ours.
+    """
+    _warm()
+    conn = _connect()
+    size = CHUNK if how == "bulk" else 1
+    lent = (conn,) if how == "lent" else ()
+
+    def plain(low: int) -> None:
+        if how == "bulk":
+            noop.enqueue_many(payload(i) for i in range(low, low + CHUNK))
+        else:
+            noop.using(*lent).enqueue(**payload(low))
+
+    def with_key(low: int) -> None:
+        if how == "bulk":
+            keys = [f"order-{i}" for i in range(low, low + CHUNK)]
+            noop.using(idempotency_key=keys).enqueue_many(payload(i) for i in range(low, low + CHUNK))
+        else:
+            noop.using(*lent, idempotency_key=f"order-{low}").enqueue(**payload(low))
+
+    def work() -> Answer:
+        with conn.transaction() if lent else nullcontext():
+            return _in_turn(plain, with_key, range(0, int(n), size))
+
+    return work
+
+
+def _in_turn(plain: Callable[[int], object], with_key: Callable[[int], object], numbers: range) -> Answer:
+    """Run both steps for each number, now one first and now the other; return what each took, in all."""
+    took = {plain: 0.0, with_key: 0.0}
+    for turn, i in enumerate(numbers):
+        for step in (plain, with_key) if turn % 2 else (with_key, plain):
+            began = time.perf_counter()
+            step(i)
+            took[step] += time.perf_counter() - began
+    return {"plain": took[plain], "keyed": took[with_key]}
+
+
 def copy(n: str) -> Work:
     """The same rows by bare COPY into an equal table, a commit each thousand."""
     conn = _connect()
@@ -132,7 +173,7 @@ def flow(n: str, limit: str, seconds: str) -> Work:
     return work
 
 
-VERBS: dict[str, Callable[..., Work]] = {f.__name__: f for f in (one, lent, hand, bulk, copy, rate, flow)}
+VERBS: dict[str, Callable[..., Work]] = {f.__name__: f for f in (one, lent, hand, bulk, keyed, copy, rate, flow)}
 
 
 def main() -> None:

@@ -41,6 +41,21 @@ def bulk(session: Session, n: int) -> Record:
     return _rate(n, answer["seconds"], database.pending())
 
 
+def keyed(session: Session, n: int, how: str) -> Record:
+    """So many jobs with an idempotency key, and as many without, in turn. `ratio`: what a key makes of the cost."""
+    database = session.fresh()
+    with session.timed():
+        database.settle()
+        answer = session.produce("keyed", how, n)
+    return {
+        "jobs": n,
+        "ratio": round(answer["keyed"] / answer["plain"], 3),
+        "keyed_us": round(answer["keyed"] / n * 1e6, 2),
+        "plain_us": round(answer["plain"] / n * 1e6, 2),
+        "ok": database.pending() == 2 * n and database.value("select count(*) from pgqueue.idempotency_key") == n,
+    }
+
+
 def copy(session: Session, n: int) -> Record:
     """COPY into a table with the same columns, indexes and constraints."""
     database = session.fresh()

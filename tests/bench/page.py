@@ -15,7 +15,9 @@ FLOW = (
     ("jobs_s", "jobs/s", ",.0f"), ("first_s", "first tenth/s", ",.0f"), ("last_s", "last tenth/s", ",.0f"),
     ("ratio", "last ÷ first", ".2f"),
 )  # fmt: skip
+KEYED = (("ratio", "times the cost", ".2f"), ("keyed_us", "µs a job", ",.1f"), ("plain_us", "µs without", ",.1f"))
 FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "k": KEYED, "k-one": KEYED, "k-lent": KEYED,
     "e": LATENCY, "e1000": LATENCY, "f": FLOW, "f-reader": FLOW, "f-writer": FLOW, "f0": FLOW,
     "l21": (("claim_ms", "ms a claim", ".2f"), ("claim_ms_few", "ms from 10,000", ".2f"), ("ratio", "ratio", ".2f")),
     "w": (("wal_bytes", "bytes a job", ",.0f"), ("wal_bytes_enqueue", "of them to enqueue", ",.0f")),
@@ -48,6 +50,8 @@ READ = """
 - pg-boss runs one handler call for a batch of 500 jobs, and one error fails all of them; the others call once a
   job.
 - `a-hand` writes the row and nothing else: no log of its states, no look whether somebody waits, no validation.
+- `k` enqueues as many jobs with a key as without, now one first and now the other, in one run: what is compared is the
+  time that the calls took. A key is a row more, with two indexes, beside a job that is one row and a transition.
 - `n` and `n-never` have a worker beside the producers, which does the jobs. In `n-never` a trigger keeps it from
   saying that it waits. `n-always` and `n-nobody` have none: they show what a NOTIFY in each commit costs by itself.
 - The claims of `l21` are rolled back, so each meets the same rows. That leaves out dead rows, which the flows are
@@ -184,6 +188,19 @@ def _configurations(results: Results) -> str:
                     found[who] = f"{run['version']}: {run['config']}"
     lines = [f"- **{who}** {told}" for who, told in found.items()]
     return "## Configuration of the others\n\n" + "\n".join(lines) if lines else ""
+
+
+def told(results: Results, names: Iterable[str]) -> str:
+    """The medians of some cases, a line each, and what their targets say: for who waits for them."""
+    lines = []
+    for name in names:
+        if runs := results.runs(name):
+            figures = "; ".join(
+                f"{_spread(results.summary(name, metric), form)} {head}"
+                for metric, head, form in FIGURES.get(name, RATE)
+            )
+            lines.append(f"{name}: {CASES[name].what}; {len(runs)} runs of {runs[0].get('jobs', 0):,}: {figures}")
+    return "\n".join(lines)
 
 
 def write(path: Path, results: Results, charts: Iterable[str], command: str) -> None:

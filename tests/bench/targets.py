@@ -77,6 +77,7 @@ TARGETS = (
     _peer("b", "procrastinate", ">", 1.0),
     _ratio("b", "b-copy", 0.6),
     _ratio("a", "a-hand", 0.85),
+    *(_own(case, "ratio", "<=", 1.6, "times") for case in ("k", "k-one", "k-lent")),
     _ratio("n", "n-never", 0.9),
     _own("e", "p50_ms", "<=", 3, "ms"),
     _own("e", "p99_ms", "<=", 15, "ms"),

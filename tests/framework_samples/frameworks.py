@@ -5,6 +5,7 @@ import os
 import httpx
 import orders_django
 import orders_fastapi
+import orders_keyed
 import orders_sqlalchemy
 import psycopg
 import pytest
@@ -100,6 +101,27 @@ async def test_fastapi_answers_with_a_job_that_exists(jobs):
     assert answer.status_code == 202
     job = jobs.assert_enqueued(orders_fastapi.send_receipt, {"order_id": 1, "to": "a@example.com"}, count=1)
     assert job.id == answer.json()["job"]
+
+
+@pytest.mark.anyio
+async def test_fastapi_a_repeated_request_finds_its_job_and_adds_nothing():
+    api = orders_keyed.api
+
+    async def post(number, user="ann", email="a"):
+        headers = {"x-user": user, "idempotency-key": "k"}
+        return await client.post(f"/orders/{number}/once", params={"email": email}, headers=headers)
+
+    transport = httpx.ASGITransport(app=api)
+    async with api.router.lifespan_context(api), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+        with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as other:
+            first, again = await post(70), await post(70)
+            assert (first.status_code, again.status_code) == (202, 202)
+            assert first.json() == again.json()
+            assert (await post(70, email="b")).status_code == 409
+            assert (await post(71, user="bob")).json() != first.json()
+            assert other.execute("select count(*) from orders where id in (70, 71)").fetchone() == (2,)
+            for table in ("pgqueue.job_live", "pgqueue.transition", "pgqueue.idempotency_key", "orders"):
+                other.execute(f"delete from {table}")
 
 
 @pytest.mark.anyio
