@@ -1,7 +1,9 @@
 """Letting jobs in by their terms: the steps are statements and answers, the same for sync and async callers."""
 
+import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
@@ -12,15 +14,14 @@ from pgqueue import db
 from pgqueue.errors import DuplicateJob, IdempotencyConflict, PgqueueError, QueueFull, SnapshotConflict
 from pgqueue.job import NewJob
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.terms import Entry, FoundKey, Rival
-from pgqueue.terms import Terms, digest
+from pgqueue.queries.terms import Entry, FoundKey, Rival, terms_of
+from pgqueue.terms import digest
 
 T = TypeVar("T")
 # Queries one after the other, each asked for by what came back before: alike on sync and async connections.
 Steps: TypeAlias = Generator[Query[Any], Any, T]
 CHUNK = 5_000
 CHUNK_BYTES = 16 * 1024 * 1024
-_NO_TERMS = Terms()
 ROUNDS = 100  # how often a job may find its key taken, and then free again
 TRIES = 10  # of a transaction of our own that could not be serialized
 _UNSEEN = (
@@ -70,7 +71,7 @@ class Admission:
         for (at, job), entry in zip(waiting, entries, strict=True):
             if entry.entered:
                 self._finish(at, entry)
-            elif _terms(job).hash is not None and not entry.took:
+            elif terms_of(job).hash is not None and not entry.took:
                 throttled.append(at)
             else:
                 rivalled.append(at)
@@ -84,7 +85,7 @@ class Admission:
         if not lost:
             return
         jobs = [self._waiting[at] for at in lost]
-        found: list[FoundKey] = yield self._queries.find_keys(jobs)
+        found: list[FoundKey] = sorted((yield self._queries.find_keys(jobs)))  # rows are locked in the order of keys
         over = [jobs[key.ord - 1] for key in found if key.over]
         if over:
             yield self._queries.free_keys(over)
@@ -93,21 +94,27 @@ class Admission:
             at, job = lost[key.ord - 1], jobs[key.ord - 1]
             if key.over:
                 continue
-            if _terms(job).key is not None and not key.same:
-                raise IdempotencyConflict(job.task, str(_terms(job).key), key.job_id)
+            if terms_of(job).key is not None and not terms_of(job).by_args and not key.same:
+                raise IdempotencyConflict(job.task, str(terms_of(job).key), key.job_id)
             if self._meet(at, key):
                 replacing.append((at, key.job_id))
             self._finish(at, _existing(key))
         yield from self._replace(replacing)
 
     def _meet_rivals(self, lost: list[int]) -> Steps[None]:
-        """Find who has the unique keys. One that could not be replaced has just started: its key may be free."""
+        """Find who has the unique keys. One that could not be replaced has just started: its key may be free. Those of
+        jobs that have expired are freed, and wanted again."""
         if not lost:
             return
-        found: list[Rival] = yield self._queries.find_rivals([self._waiting[at] for at in lost])
+        found: list[Rival] = sorted((yield self._queries.find_rivals([self._waiting[at] for at in lost])))
+        over = [self._waiting[lost[rival.ord - 1]] for rival in found if rival.over]
+        if over:
+            yield self._queries.free_rivals(over)
         replacing = []
         for rival in found:
             at = lost[rival.ord - 1]
+            if rival.over:
+                continue
             if self._meet(at, rival) and not rival.started:
                 replacing.append((at, rival.job_id))
             else:
@@ -119,7 +126,7 @@ class Admission:
 
     def _meet(self, at: int, met: FoundKey | Rival) -> bool:
         """Whether the job that was met is to be replaced. Raises DuplicateJob if the call wants to be told."""
-        terms = _terms(self._jobs[at])
+        terms = terms_of(self._jobs[at])
         if terms.unique is None:
             return False
         if terms.on_conflict == "raise":
@@ -155,8 +162,8 @@ class Batch:
         kept: dict[str, NewJob] = {}
         keys = []
         for at, job in enumerate(given):
-            terms = job.terms or _NO_TERMS
-            key = terms.hash or terms.alone or f"{at:09}"
+            terms = terms_of(job)
+            key = terms.alone or terms.hash or f"{at:09}"  # in this order: with a window or without, one order
             kept[key] = _again(kept[key], job) if key in kept else job
             keys.append(key)
         order = sorted(kept)
@@ -183,9 +190,10 @@ class Batch:
 
 def _again(before: NewJob, job: NewJob) -> NewJob:
     """What two jobs with one key are."""
-    terms = _terms(job)
+    terms = terms_of(job)
     if terms.key is not None:
-        if before.args != job.args and digest(before.args) != digest(job.args):
+        same = before.args == job.args or digest(json.loads(before.args)) == digest(json.loads(job.args))
+        if not same and not terms.by_args:
             raise IdempotencyConflict(job.task, terms.key, None)
         return before
     if terms.on_conflict == "raise":
@@ -193,8 +201,9 @@ def _again(before: NewJob, job: NewJob) -> NewJob:
     return job if terms.on_conflict == "replace" else before
 
 
-def _terms(job: NewJob) -> Terms:
-    return job.terms or _NO_TERMS
+def _may_give_back(job: NewJob) -> bool:
+    """Whether a job may take a key, for its window, and then not be let in for the other."""
+    return terms_of(job).unique is not None and terms_of(job).window is not None
 
 
 def _existing(met: FoundKey | Rival) -> Entry:
@@ -270,9 +279,7 @@ async def follow_async(conn: db.AnyAsyncConnection, steps: Steps[T]) -> T:
 def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
     """Let one job in, in the caller's transaction. What it meets is no error of the server, and aborts nothing."""
     try:
-        if _terms(job).unique is None or _terms(job).window is None:
-            return follow(conn, Admission(queries, [job]).steps(guarded=True))[0]
-        with db.all_or_nothing(conn):  # a key may have to be given back
+        with db.all_or_nothing(conn) if _may_give_back(job) else nullcontext():
             return follow(conn, Admission(queries, [job]).steps(guarded=True))[0]
     except Isolated:
         return admit_all(conn, queries, [job])[0]
@@ -281,9 +288,7 @@ def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
 async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob) -> Entry:
     """Let one job in, in the caller's transaction. What it meets is no error of the server, and aborts nothing."""
     try:
-        if _terms(job).unique is None or _terms(job).window is None:
-            return (await follow_async(conn, Admission(queries, [job]).steps(guarded=True)))[0]
-        async with db.all_or_nothing_async(conn):
+        async with db.all_or_nothing_async(conn) if _may_give_back(job) else nullcontext():
             return (await follow_async(conn, Admission(queries, [job]).steps(guarded=True)))[0]
     except Isolated:
         return (await admit_all_async(conn, queries, [job]))[0]

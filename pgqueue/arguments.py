@@ -4,16 +4,17 @@ Looked for only in tasks whose types leave room for it; which those are is found
 """
 
 import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import SchemaSerializer, from_json
 
 from pgqueue.errors import InvalidTask
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 _PLAIN = frozenset({str, int, float, bool, type(None), bytes, datetime})
 _NAIVE = re.compile(rb'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?"')
@@ -148,6 +149,21 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
         elif isinstance(node, (list, tuple)):
             seen.add(id(node))
             left += node
+
+
+def stored_defaults(parameters: Iterable[inspect.Parameter], serializer: SchemaSerializer) -> dict[str, Any]:
+    """Return the defaults of parameters as JSON has them. One that is no valid argument is missing: no call can give
+    it."""
+    stored: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.default is not parameter.empty:
+            kind = Any if parameter.annotation is parameter.empty else parameter.annotation
+            try:
+                valid = TypeAdapter(kind).validate_python(parameter.default)
+                stored |= from_json(serializer.to_json({parameter.name: valid}, warnings="error"))
+            except Exception:  # noqa: BLE001, S112 - validators are the user's code: they may raise anything
+                continue
+    return stored
 
 
 def json_schema(adapter: "TypeAdapter[dict[str, Any]]", title: str, about: str | None) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pydantic_core import from_json
@@ -86,9 +88,14 @@ def new_job(
         delay=None if options.delay is None else seconds(options.delay),
         tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
         history=home.retention.get(queue) is None and (spec is None or spec.retention is None),
-        terms=None if options.rules is None else options.rules.terms(name, args, values, at),
+        terms=None if options.rules is None else options.rules.terms(name, partial(_whole, spec, args), values, at),
         version=spec.version if spec else options.version or 1,
     )
+
+
+def _whole(spec: TaskSpec | None, args: str) -> dict[str, Any]:
+    whole: dict[str, Any] = spec.whole(args) if spec else json.loads(args)
+    return whole
 
 
 def as_job(new: NewJob, row: Inserted, handle: WaitHandle | None = None) -> Job:
@@ -337,6 +344,8 @@ class Client:
         options = self._options
         if spec is not None and (spec.rules is not None or options.rules is not None):
             options = replace(options, rules=spec.rules_of(options.rules))
+        elif options.rules is not None:
+            options.rules.check_alone(task, given)
         return new_job(text, options, spec, task, self._home, values[0])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from pgqueue.client import Home, Own, Session, new_job
@@ -75,7 +76,7 @@ class Enqueuer(Generic[P, R]):
         like = new_job("", replace(self._options, rules=None), spec, spec.name, self._app)
         for call in calls:
             text = spec.encode_at(len(jobs), call, values)
-            terms = None if rules is None else rules.terms(spec.name, text, values[-1], len(jobs))
+            terms = rules and rules.terms(spec.name, partial(spec.whole, text), values.pop(), len(jobs))
             jobs.append(like.again(text, terms))
         if rules is not None:
             rules.check_count(len(jobs))

@@ -1,6 +1,7 @@
 """Tasks: registered functions, how their arguments become JSON, and back."""
 
 import inspect
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from typing_extensions import TypedDict
 
-from pgqueue.arguments import Room, json_schema, room_for, together
+from pgqueue.arguments import Room, json_schema, room_for, stored_defaults, together
 from pgqueue.codecs import Codec
 from pgqueue.config import check_name
 from pgqueue.context import Context
@@ -65,6 +66,7 @@ class TaskSpec:
     signature: inspect.Signature = field(init=False)
     context_parameter: str | None = field(init=False)
     defaults: dict[str, Any] = field(init=False)
+    stored_defaults: dict[str, Any] | None = field(init=False, default=None)  # as JSON has them; when first wanted
     is_async: bool = field(init=False)  # whether it runs on the event loop and not in a thread
     adapter: TypeAdapter[dict[str, Any]] = field(init=False)
     serializer: pydantic_core.SchemaSerializer = field(init=False)
@@ -145,6 +147,13 @@ class TaskSpec:
             keep.append(self.defaults | valid if self.defaults else valid)
         return text.decode()
 
+    def whole(self, text: str) -> dict[str, Any]:
+        """Return the arguments of a call as JSON has them, those that were left to their defaults among them."""
+        if self.stored_defaults is None:
+            stored = stored_defaults(self.signature.parameters.values(), self.serializer)
+            object.__setattr__(self, "stored_defaults", stored)
+        return {**(self.stored_defaults or {}), **json.loads(text)}
+
     def encode_many(self, calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
         """Yield the arguments of many calls as they are stored: how many, and their JSON objects separated by commas.
 
@@ -211,7 +220,7 @@ class TaskSpec:
         return self.adapter.validate_json(text)
 
     def rules_of(self, call: Rules | None) -> Rules | None:
-        """Return the rules of a call, and those of the task where the call says nothing."""
+        """Return the rules of a call, and those of the task where the call says nothing. Raises InvalidOption."""
         if call is None:
             return self.rules
         self.check_names(call)

@@ -19,6 +19,7 @@ While: TypeAlias = Literal["pending", "live"]
 MakeKey: TypeAlias = Callable[..., str | None]
 Keys: TypeAlias = str | MakeKey | Sequence[str | None]
 Seconds: TypeAlias = float | timedelta
+Whole: TypeAlias = Callable[[], Mapping[str, Any]]
 WINDOW = 86400.0  # seconds that an idempotency key stays taken
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
@@ -54,7 +55,7 @@ class Terms(NamedTuple):
     time, or seconds from the enqueueing on.
 
     `hash` stands for a key that stays taken for `window` seconds, whatever becomes of the job; `alone` for one that
-    only a job that is there can hold.
+    only a job that is there can hold. `by_args`: the key is made of all arguments, so it cannot come with others.
     """
 
     key: str | None = None
@@ -65,6 +66,7 @@ class Terms(NamedTuple):
     live: bool = False
     on_conflict: OnConflict = "skip"
     expires: datetime | float | None = None
+    by_args: bool = False
 
 
 class CallOptions(TypedDict, total=False):
@@ -134,11 +136,22 @@ class Rules:
             )
 
     def over(self, other: "Rules | None") -> "Rules":
-        """Return these rules, and the other's where they say nothing."""
-        if other is None:
-            return self
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__slots__}
-        return Rules(**{name: theirs if own is None else own for name, (own, theirs) in pairs.items()})
+        """Return these rules of a call, and a task's where they say nothing. Raises InvalidOption for what says
+        something about a key where there is none: it would be passed over in silence."""
+        pairs = {name: (getattr(self, name), getattr(other, name, None)) for name in self.__slots__}
+        rules = Rules(**{name: theirs if own is None else own for name, (own, theirs) in pairs.items()})
+        if self.on_conflict is not None and rules.unique is None and rules.unique_key is None:
+            raise InvalidOption("on_conflict goes with unique_key or unique: give one of them")
+        if self.window is not None and rules.key is None:
+            raise InvalidOption("idempotency_window goes with idempotency_key or idempotent: give one of them")
+        return rules
+
+    def check_alone(self, task: str, args: Mapping[str, Any]) -> None:
+        """Refuse rules for a task that is not registered here, if they mean nothing, or a call lacks what they name."""
+        self.over(None)
+        missing = sorted({*((self.unique and self.unique.by) or ())} - set(args))
+        if missing:
+            raise InvalidOption(f"Unique(by=…) names {', '.join(missing)}: no argument of this call of {task}")
 
     def check_count(self, count: int) -> None:
         """Refuse a list of keys that has not one for each of the calls."""
@@ -146,17 +159,18 @@ class Rules:
             if isinstance(keys, tuple) and len(keys) != count:
                 raise InvalidOption(f"{option}: {len(keys)} keys for {count} calls: give one for each, or None")
 
-    def terms(self, task: str, args: str, values: Mapping[str, Any], at: int | None) -> Terms:
-        """Return the terms of a job of a task: `args` is its JSON, `values` the same as Python has it, `at` its
-        position in `enqueue_many`."""
+    def terms(self, task: str, whole: Whole, values: Mapping[str, Any], at: int | None) -> Terms:
+        """Return the terms of a job of a task: `whole` gives its arguments as JSON has them, `values` are the same as
+        Python has them, `at` is its position in `enqueue_many`."""
         if self.unique is None and self.unique_key is None:
             if self.key is None:
                 return Terms(expires=self.expires)
-            key = digest(args, task) if self.key is True else _key("idempotency_key", self.key, values, at)
+            by_args = self.key is True
+            key = digest(whole(), task) if self.key is True else _key("idempotency_key", self.key, values, at)
             hashed = None if key is None else _sha256(key.encode())
-            return Terms(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires)
+            return Terms(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires, by_args)
         if self.unique_key is None and self.unique is not None:
-            return self._unique_terms(task, _unique_key(args, self.unique.by))
+            return self._unique_terms(task, _unique_key(whole(), self.unique.by))
         return self._unique_terms(task, _key("unique_key", self.unique_key, values, at))
 
     def _unique_terms(self, task: str, key: str | None) -> Terms:
@@ -207,9 +221,9 @@ def named(rules: Rules) -> Collection[str]:
     return (*of_key, *((rules.unique and rules.unique.by) or ()))
 
 
-def digest(args: str, task: str = "") -> str:
+def digest(args: Mapping[str, Any], task: str = "") -> str:
     """Return a hash of arguments, and of a task: the same for the same ones, in whatever order they were written."""
-    return _sha256(f"{task}\n{_canonical(json.loads(args))}".encode())
+    return _sha256(f"{task}\n{_canonical(args)}".encode())
 
 
 def check_window(option: str, window: object) -> float:
@@ -298,9 +312,8 @@ def _check_key(option: str, key: object) -> str:
     raise InvalidOption(f"{option}={key!r:.100} cannot be used: give a text that is not empty, without NUL")
 
 
-def _unique_key(args: str, by: Sequence[str] | str | None) -> str:
-    values = json.loads(args)
-    return _canonical(values if by is None else {name: values[name] for name in by if name in values})
+def _unique_key(args: Mapping[str, Any], by: Sequence[str] | str | None) -> str:
+    return _canonical(args if by is None else {name: args[name] for name in by if name in args})
 
 
 def _canonical(value: object) -> str:

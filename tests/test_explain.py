@@ -200,7 +200,7 @@ def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, gen
 
 def with_terms(count: int, **rules: Any) -> list[NewJob]:
     """Jobs whose keys are taken already."""
-    jobs = [NewJob("t", "{}", "q0", 0, 3, terms=Rules(**rules).terms("t", "{}", {}, at)) for at in range(count)]
+    jobs = [NewJob("t", "{}", "q0", 0, 3, terms=Rules(**rules).terms("t", dict, {}, at)) for at in range(count)]
     return sorted(jobs, key=lambda job: str(job.terms))
 
 
@@ -220,7 +220,11 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
         assert reads(plan, "idempotency_key") == {"idempotency_key_pkey"}
         assert buffers(plan) < 1500
     rivals = with_terms(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
-    for query in (QUERIES.find_rivals(rivals), QUERIES.replace(list(range(1, 201)), rivals)):
+    for query in (
+        QUERIES.find_rivals(rivals),
+        QUERIES.free_rivals(rivals),
+        QUERIES.replace(list(range(1, 201)), rivals),
+    ):
         backlog.execute("deallocate all")
         plan = explain(backlog, query, generic=generic)
         assert job_scans(plan) <= {"job_live_unique", "job_live_pkey"}

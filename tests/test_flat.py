@@ -33,8 +33,8 @@ NOW = datetime.now(UTC)
 ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
 BATCH = [(claimed(i, 1), SUCCEEDED if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
-KEYED = new_job(queue="q0", terms=Rules(key="k5").terms("t", "{}", {}, None))
-ALONE = new_job(queue="q0", terms=Rules(unique_key="k5").terms("t", "{}", {}, None))
+KEYED = new_job(queue="q0", terms=Rules(key="k5").terms("t", dict, {}, None))
+ALONE = new_job(queue="q0", terms=Rules(unique_key="k5").terms("t", dict, {}, None))
 SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
 # What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
@@ -91,6 +91,7 @@ OTHERS: dict[str, Query[Any]] = {
     "find_rivals": QUERIES.find_rivals([ALONE]),
     "replace": QUERIES.replace([5000], [ALONE]),
     "free_keys": QUERIES.free_keys([KEYED]),
+    "free_rivals": QUERIES.free_rivals([ALONE]),
     "give_back_keys": QUERIES.give_back_keys([1], [KEYED]),
     "depth": QUERIES.depth("q0", 1000),
     "in_index_order": QUERIES.in_index_order(),

@@ -228,15 +228,20 @@ def test_pruning_does_not_wait_for_who_holds_a_key(conn: Conn, connect: Open, sh
     assert db.run(b, QUERIES.prune_keys(10)) == []
 
 
-def test_two_that_want_an_expired_key_get_one_job(conn: Conn, connect: Open, ship: Task[[int], int]) -> None:
+@pytest.mark.parametrize(("end", "existing"), [("commit", True), ("rollback", False)])
+def test_two_that_want_an_expired_key_get_one_job(
+    conn: Conn, connect: Open, ship: Task[[int], int], end: str, existing: bool
+) -> None:
     ship.using(idempotency_key="k").enqueue(1)
     conn.execute("update pgqueue.idempotency_key set created_at = now() - interval '2 h', expires_at = now()")
     a, b = connect(), connect()
     winner = ship.using(a, idempotency_key="k").enqueue(2)
     waiting = InThread(lambda: ship.using(b, idempotency_key="k").enqueue(2))
     wait_blocked(conn, b, a)
-    a.commit()
-    assert (waiting.result().id, waiting.result().existing) == (winner.id, True)
+    getattr(a, end)()
+    assert (waiting.result().existing, waiting.result().id == winner.id) == (existing, existing)
+    b.commit()
+    assert (scalar(conn, JOBS), scalar(conn, KEYS)) == (2, 1)
 
 
 def snapshot(conn: Conn, level: psycopg.IsolationLevel) -> None:

@@ -25,8 +25,8 @@ from pgqueue.ticks import State, Tick
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = NewJob("t", "{}", "q", 0, 3)
-KEYED = NewJob("t", "{}", "q", 0, 3, terms=Rules(key="k", expires=60.0).terms("t", "{}", {}, None))
-ALONE = NewJob("t", "{}", "q", 0, 3, terms=Rules(unique=Unique(window=60, while_="live")).terms("t", "{}", {}, None))
+KEYED = NewJob("t", "{}", "q", 0, 3, terms=Rules(key="k", expires=60.0).terms("t", dict, {}, None))
+ALONE = NewJob("t", "{}", "q", 0, 3, terms=Rules(unique=Unique(window=60, while_="live")).terms("t", dict, {}, None))
 PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
 TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
 OUTCOMES = [
@@ -43,6 +43,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "find_rivals": lambda q: q.find_rivals([ALONE]),
     "replace": lambda q: q.replace([1], [ALONE]),
     "free_keys": lambda q: q.free_keys([KEYED, ALONE]),
+    "free_rivals": lambda q: q.free_rivals([ALONE]),
     "give_back_keys": lambda q: q.give_back_keys([1, 2], [KEYED, ALONE]),
     "depth": lambda q: q.depth("default", 100_000),
     "begin": lambda q: q.begin(),

@@ -159,13 +159,24 @@ def test_the_second_waits_for_the_first(conn: Conn, pair: tuple[Conn, Conn], key
     assert scalar(conn, JOBS) == 1
 
 
-def test_it_waits_for_python_and_python_for_it(conn: Conn, app: App, pair: tuple[Conn, Conn]) -> None:
+@pytest.mark.parametrize("first", ["sql", "python"])
+@pytest.mark.parametrize("key", ["idempotency_key", "unique_key"])
+def test_it_waits_for_python_and_python_for_it(
+    conn: Conn, app: App, pair: tuple[Conn, Conn], key: str, first: str
+) -> None:
+    def in_sql(lent: Conn) -> int:
+        return int(scalar(lent, f"select pgqueue.enqueue('t', {key} => 'k')"))
+
+    def in_python(lent: Conn) -> int:
+        return app.using(lent, **{key: "k"}).enqueue("t").id  # type: ignore[arg-type]
+
+    one, other = (in_sql, in_python) if first == "sql" else (in_python, in_sql)
     a, b = pair
-    first = app.using(a, idempotency_key="k").enqueue("t")
-    waiting = InThread(lambda: scalar(b, "select pgqueue.enqueue('t', idempotency_key => 'k')"))
+    winner = one(a)
+    waiting = InThread(lambda: other(b))
     wait_blocked(conn, b, a)
     a.commit()
-    assert waiting.result() == first.id
+    assert waiting.result() == winner
 
 
 @pytest.mark.parametrize(

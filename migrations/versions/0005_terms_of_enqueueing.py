@@ -110,8 +110,13 @@ begin
                 delete from {s}.idempotency_key k
                 where k.scope = enqueue.task and k.key_hash = hash and k.job_id = job;
             end if;
-            select j.id, j.attempt > 0 into holder, started from {s}.job_live j where j.unique_key = alone;
-            continue when holder is null;
+            select j.id, j.attempt > 0, coalesce(j.expires_at <= moment and j.attempt = 0, false)
+            into holder, started, over from {s}.job_live j where j.unique_key = alone;
+            if over then
+                update {s}.job_live j set unique_key = null where j.id = holder and j.unique_key = alone
+                and j.attempt = 0 and j.expires_at <= moment;
+            end if;
+            continue when coalesce(over, true);
         else
             select k.job_id, k.request_hash, k.expires_at <= moment, false into holder, meant, over, started
             from {s}.idempotency_key k where k.scope = enqueue.task and k.key_hash = hash;

@@ -94,9 +94,11 @@ from unnest((select string_to_array(%(tasks)s, E'\n')), (select string_to_array(
 join {s}.idempotency_key k on k.scope = g.task and k.key_hash = decode(g.key, 'hex')"""
 
 # Whose are these unique keys? By job_live_unique. A job that a worker has taken once counts as started, though it may
-# wait again.
+# wait again. One that has expired is over: it will never run, and whoever was told that it is there would have nothing.
 FIND_RIVALS: LiteralString = """
-select g.ord, j.id, j.created_at, j.attempt > 0, has_table_privilege(format('%%I.job', {channel}), 'select')
+select g.ord, j.id, j.created_at, j.attempt > 0,
+       coalesce(j.expires_at <= statement_timestamp() and j.attempt = 0, false),
+       has_table_privilege(format('%%I.job', {channel}), 'select')
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
 from unnest((select string_to_array(%(uniques)s, E'\n'))) with ordinality as g(uniq, ord)
 join {s}.job_live j on j.unique_key = decode(g.uniq, 'hex')"""
@@ -139,6 +141,14 @@ FREE_KEYS: LiteralString = """
 delete from {s}.idempotency_key k
 using unnest((select string_to_array(%(tasks)s, E'\n')), (select string_to_array(%(keys)s, E'\n'))) as g(task, key)
 where k.scope = g.task and k.key_hash = decode(g.key, 'hex') and k.expires_at + interval '0' <= statement_timestamp()"""
+
+# Free the unique keys of jobs that have expired and are not swept away yet. Waits for a sweeper that is at it, and then
+# finds nothing. By job_live_unique, and not by job_live_expires: see FREE_KEYS.
+FREE_RIVALS: LiteralString = """
+update {s}.job_live j set unique_key = null
+from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
+where j.unique_key = decode(g.uniq, 'hex') and j.attempt = 0
+and j.expires_at + interval '0' <= statement_timestamp()"""
 
 # Give back the keys that jobs took which then were not let in for another reason, in the transaction that took them.
 GIVE_BACK_KEYS: LiteralString = """
@@ -211,12 +221,13 @@ class FoundKey(NamedTuple):
 
 
 class Rival(NamedTuple):
-    """A job with a unique key: whose of those asked for (from 1), and whether it has started."""
+    """A job with a unique key: whose of those asked for (from 1), and whether it has started, or expired."""
 
     ord: int
     job_id: int
     created_at: datetime
     started: bool
+    over: bool
     readable: bool
 
 
@@ -230,7 +241,7 @@ class TermsQueries(EnqueueQueries):
 
         `guarded`: nothing is done, and no row comes back, in a transaction that keeps its snapshot.
         """
-        told = [job.terms or _NO_TERMS for job in jobs]
+        told = [terms_of(job) for job in jobs]
         keys, uniques = [terms.hash for terms in told], [terms.alone for terms in told]
         params = self.enqueue(jobs, headers or _headers(told)).params
         params |= _expiry(told) | {  # type: ignore[operator]  # enqueue() has made it a dict
@@ -252,12 +263,11 @@ class TermsQueries(EnqueueQueries):
 
     def find_rivals(self, jobs: Sequence[NewJob]) -> Query[list[Rival]]:
         """Who has the unique keys of these jobs, each of which has one."""
-        params = {"uniques": lines([_terms(job).alone for job in jobs])}
-        return Query(self._sql(FIND_RIVALS), lambda rows: [Rival(*row) for row in rows], params)
+        return Query(self._sql(FIND_RIVALS), lambda rows: [Rival(*row) for row in rows], _uniques(jobs))
 
     def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[set[int]]:
         """Give the jobs with these ids what new ones have, where they have not started; returns the ids of those."""
-        told = [_terms(job) for job in jobs]
+        told = [terms_of(job) for job in jobs]
         params = dict(self.enqueue(jobs, _headers(told)).params)
         del params["tasks"], params["histories"]
         params |= _expiry(told) | {"ids": packed(ids)}
@@ -266,6 +276,10 @@ class TermsQueries(EnqueueQueries):
     def free_keys(self, jobs: Sequence[NewJob]) -> Query[None]:
         """Free the keys of these jobs where their time is over."""
         return Query(self._sql(FREE_KEYS), nothing, _hashes(jobs))
+
+    def free_rivals(self, jobs: Sequence[NewJob]) -> Query[None]:
+        """Free the unique keys of these jobs where the ones that have them have expired."""
+        return Query(self._sql(FREE_RIVALS), nothing, _uniques(jobs))
 
     def give_back_keys(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[None]:
         """Free the keys of these jobs that were taken under these ids."""
@@ -281,7 +295,8 @@ class TermsQueries(EnqueueQueries):
         return Query(BEGIN.encode(), nothing)
 
 
-def _terms(job: NewJob) -> Terms:
+def terms_of(job: NewJob) -> Terms:
+    """The terms of a job; of one that asks for nothing, none of them."""
     return job.terms or _NO_TERMS
 
 
@@ -290,7 +305,11 @@ def _headers(told: Sequence[Terms]) -> list[str | None]:
 
 
 def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"tasks": lines([job.task for job in jobs]), "keys": lines([_terms(job).hash for job in jobs])}
+    return {"tasks": lines([job.task for job in jobs]), "keys": lines([terms_of(job).hash for job in jobs])}
+
+
+def _uniques(jobs: Sequence[NewJob]) -> dict[str, Any]:
+    return {"uniques": lines([terms_of(job).alone for job in jobs])}
 
 
 def _expiry(told: Sequence[Terms]) -> dict[str, Any]:
