@@ -255,7 +255,9 @@ class App(WaitVerbs):
             "version": version,
             "upcasters": upcasters or {},
             "aliases": aliases,
-            "max_args_bytes": check_count("max_args_bytes", max_args_bytes or self.max_args_bytes, 100_000_000),
+            "max_args_bytes": self.max_args_bytes
+            if max_args_bytes is None
+            else check_count("max_args_bytes", max_args_bytes, 100_000_000),
             "codec": self.codec,
         }
 

@@ -76,7 +76,8 @@ class Enqueuer(Generic[P, R]):
         like = new_job("", replace(self._options, rules=None), spec, spec.name, self._app)
         for call in calls:
             text = spec.encode_at(len(jobs), call, values)
-            terms = rules and rules.terms(spec.name, partial(spec.whole, text), values.pop(), len(jobs))
+            whole = partial(spec.whole, text)
+            terms = None if rules is None else rules.terms(spec.name, whole, values.pop(), len(jobs))
             jobs.append(like.again(text, terms))
         if rules is not None:
             rules.check_count(len(jobs))

@@ -150,7 +150,10 @@ def _read_error(codec: Codec, task: str, error: ErrorInfo | None) -> ErrorInfo |
     words = None if error is None else _read_text(codec, "error", task, error.message)
     if error is None or words is None or words == error.message:
         return error
-    message, trace = json.loads(words)
+    try:
+        message, trace = json.loads(words)
+    except (ValueError, TypeError):  # by a codec of the user's own, which does not look what it opens
+        return error
     return ErrorInfo(error.type, message, trace)
 
 

@@ -1,5 +1,6 @@
 """What can be stored as JSON and read back: arguments and results are looked through before they are written."""
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -7,27 +8,29 @@ from decimal import Decimal
 from typing import Any
 
 import pydantic_core
-from pydantic import SecretBytes, SecretStr
+from pydantic import Secret, SecretBytes, SecretStr
 
-from pgqueue.arguments import ANYTHING, Room, about_row, find_row
+from pgqueue.arguments import ANYTHING, Room, about_row, find_row, leaves
 from pgqueue.errors import InvalidArguments
 from pgqueue.outcome import ErrorInfo
-from pgqueue.payload import MAX_ARGS_BYTES, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, SUSPECTS, WRITE
+from pgqueue.payload import AS_JSON, MAX_ARGS_BYTES, MAX_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, SUSPECTS
 from pgqueue.sealing import MARK
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _LONG_NUMBER = re.compile(rb"\d{%d}" % MAX_DIGITS)
-_NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_HALF = "a lone surrogate is half a character (decode the text with errors='replace', or pass bytes)"
 _MODEL_BYTES = "give it model_config = ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')"
-_ANYTHING = pydantic_core.SchemaSerializer(pydantic_core.core_schema.any_schema(), WRITE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def unserialisable(valid: Mapping[str, Any], error: Exception) -> list[str]:
+def unserialisable(
+    valid: Mapping[str, Any], error: Exception, serializer: pydantic_core.SchemaSerializer = AS_JSON
+) -> list[str]:
     """Say which of some values cannot be JSON, why, and what to pass instead."""
     problems = []
     for name, value in valid.items():
         try:
-            _ANYTHING.to_json(value)
+            serializer.to_json(valid, include={name}, warnings="error")
         except (pydantic_core.PydanticSerializationError, UnicodeError) as cause:
             problems.append(f"{name}: {_why_not(value, cause)}")
     return problems or [_why_not(valid, error)]
@@ -35,11 +38,13 @@ def unserialisable(valid: Mapping[str, Any], error: Exception) -> list[str]:
 
 def _why_not(value: object, cause: Exception) -> str:
     if "surrogates not allowed" in str(cause):
-        return "a lone surrogate is half a character (decode the text with errors='replace', or pass bytes)"
+        return _HALF
     if "invalid utf-8 sequence" in str(cause):
         return f"bytes in a model that are no UTF-8 ({_MODEL_BYTES})"
     if (row := find_row(value)) is not None:
         return about_row(row)
+    if "UnexpectedValue" in str(cause):
+        return "it holds what its type does not allow (it was changed after it was made: make a new one)"
     return f"{cause} (pass plain data, such as the id of a row, not an object)"
 
 
@@ -49,9 +54,7 @@ def hidden_problems(
     """Say what is wrong with values that have become JSON: what Postgres or a reader would not give back."""
     problems = _too_much(text, path, most)
     if not problems and any(suspect in text for suspect in SUSPECTS):
-        problems = list(_unstorable(serializer.to_python(value), path))
-        if not problems and _NUL_ESCAPE.search(text):
-            problems = list(_nul_bytes(value, path))
+        problems = list(_unstorable(serializer.to_python(value), path)) or list(_written(text, path))
     if room is not None and not problems:
         problems = room.problems(text, value, serializer.to_python)
     return problems
@@ -75,33 +78,28 @@ def _too_much(text: bytes, path: str, most: int) -> list[str]:
     return problems
 
 
-def _nul_bytes(value: Any, path: str) -> Iterator[str]:
-    """Say which argument has NUL in bytes that its model writes as text. (Other bytes are written as base64.)"""
-    parts = {path: value} if path else value
-    for name, part in parts.items():
-        if _NUL_ESCAPE.search(_ANYTHING.to_json(part)):
-            yield f"{name}: bytes with NUL in a model cannot be stored by Postgres ({_MODEL_BYTES})"
-
-
 def _unstorable(value: Any, path: str) -> Iterator[str]:
-    match value:
-        case float() if not math.isfinite(value):
-            yield f"{path}: {value} is not JSON (pass a finite number, or None)"
-        case Decimal() if not value.is_finite():
-            yield f"{path}: {value} is not JSON (pass a finite number, or None)"
-        case str() if "\x00" in value:
-            yield f"{path}: a NUL character cannot be stored by Postgres (remove it, or pass bytes)"
-        case SecretStr() | SecretBytes():
-            yield f"{path}: a secret is written as asterisks, and lost (pass the id of where it is kept)"
-        case list() | tuple() | set() | frozenset():
-            for index, item in enumerate(value):
-                yield from _unstorable(item, f"{path}.{index}")
-        case dict():
-            for key, item in value.items():
-                key = str(key)
-                at = f"{path}.{key}" if path else key
-                yield from _unstorable(key, at.replace("\x00", "\\x00"))
-                yield from _unstorable(item, at.replace("\x00", "\\x00"))
+    for at, leaf in leaves(value, path):
+        match leaf:
+            case float() if not math.isfinite(leaf):
+                yield f"{at}: {leaf} is not JSON (pass a finite number, or None)"
+            case Decimal() if not leaf.is_finite():
+                yield f"{at}: {leaf} is not JSON (pass a finite number, or None)"
+            case str() if "\x00" in leaf:
+                yield f"{at}: a NUL character cannot be stored by Postgres (remove it, or pass bytes)"
+            case str() if _SURROGATE.search(leaf):
+                yield f"{at}: {_HALF}"
+            case SecretStr() | SecretBytes() | Secret():
+                yield f"{at}: a secret is written as asterisks, and lost (pass the id of where it is kept)"
+
+
+def _written(text: bytes, path: str) -> Iterator[str]:
+    """Say what only the JSON shows: members of an enum, and whatever writes itself, look like nothing in Python."""
+    for at, leaf in leaves(json.loads(text), path):
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            yield f"{at}: it is written as {leaf}, which is not JSON (pass a finite number, or None)"
+        elif isinstance(leaf, str) and "\x00" in leaf:
+            yield f"{at}: it is written with NUL, which Postgres cannot store (for bytes in a model: {_MODEL_BYTES})"
 
 
 def encode_result(value: object, most: int = MAX_BYTES) -> tuple[str | None, ErrorInfo | None]:
@@ -109,8 +107,8 @@ def encode_result(value: object, most: int = MAX_BYTES) -> tuple[str | None, Err
     if value is None:
         return None, None
     try:
-        text = _ANYTHING.to_json(value)
-        problems = hidden_problems(text, value, _ANYTHING, "result", most)
+        text = AS_JSON.to_json(value)
+        problems = hidden_problems(text, value, AS_JSON, "result", most)
     except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
         return None, ErrorInfo.of(error)
     if problems:
@@ -125,10 +123,10 @@ def check_json_object(task: str, args: Mapping[str, Any], max_args_bytes: int = 
     if MARK in args:
         raise InvalidArguments(task, [f"{MARK}: this name is pgqueue's own (give the value another one)"])
     try:
-        text = _ANYTHING.to_json(dict(args))
-        problems = hidden_problems(text, dict(args), _ANYTHING, "", max_args_bytes, ANYTHING)
+        text = AS_JSON.to_json(dict(args))
+        problems = hidden_problems(text, dict(args), AS_JSON, "", max_args_bytes, ANYTHING)
     except (pydantic_core.PydanticSerializationError, ValueError, RecursionError) as error:
-        problems = unserialisable(args, error)
+        problems = unserialisable(dict(args), error)
     if problems:
         raise InvalidArguments(task, problems)
     return text.decode()

@@ -20,7 +20,7 @@ from pgqueue.config import check_name
 from pgqueue.context import Context
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask, UnknownTask
 from pgqueue.job import ClaimedJob
-from pgqueue.outcome import ErrorInfo
+from pgqueue.outcome import ErrorInfo, storable
 from pgqueue.payload import MAX_ARGS_BYTES, MAX_BYTES, WRITE, ManyCalls
 from pgqueue.retry import RetryPolicy
 from pgqueue.sealing import SEALED, open_args, seal_args
@@ -103,6 +103,11 @@ class TaskSpec:
         serializer = pydantic_core.SchemaSerializer(adapter.core_schema, WRITE)
         object.__setattr__(self, "serializer", serializer)
         object.__setattr__(self, "many", ManyCalls(adapter.core_schema, self.max_args_bytes, room))
+        if self.many.hidden:
+            raise InvalidTask(
+                f"task {self.name}: parameter {self.many.hidden[0]!r} has an alias, or is excluded: arguments are "
+                "stored under the names of their parameters"
+            )
         positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
         object.__setattr__(self, "positional", positional)
 
@@ -133,16 +138,18 @@ class TaskSpec:
         try:
             valid = self.adapter.validator.validate_python(named)
             # What has been validated as a plain type gives no warnings; to ask for them doubles the cost.
-            text = self.serializer.to_json(valid, warnings=True if self.many.plain else "error")
+            text = self.serializer.to_json(valid, by_alias=False, warnings=True if self.many.plain else "error")
         except ValidationError as error:
             self._bound(args, kwargs)  # a call that does not fit the signature is told so
             raise InvalidArguments(self.name, list(_problems(error))) from None
         except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
-            raise InvalidArguments(self.name, unserialisable(valid, error)) from None
+            raise InvalidArguments(self.name, unserialisable(valid, error, self.serializer)) from None
         if not self.many.is_harmless(text) or (self.room is not None and self.room.is_suspect(text, valid)):
             problems = hidden_problems(text, valid, self.serializer, "", self.max_args_bytes, self.room)
             if problems:
                 raise InvalidArguments(self.name, problems)
+        if self.room is not None and self.room.lost:
+            self._check_read(text)
         if keep is not None:
             keep.append(self.defaults | valid if self.defaults else valid)
         return text.decode()
@@ -179,9 +186,19 @@ class TaskSpec:
         except InvalidArguments as error:
             raise InvalidArguments(self.name, [f"call {position}: {p}" for p in error.problems]) from None
 
+    def _check_read(self, text: bytes) -> None:
+        """Refuse what its types write otherwise than they read it, and what was changed out of their bounds."""
+        try:
+            self.decode(text)
+        except ValidationError as error:
+            problems = [
+                f"{p} (as JSON says it; pass plain data, or let the type read what it writes)" for p in _problems(error)
+            ]
+            raise InvalidArguments(self.name, problems) from None
+
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return a call's arguments by name, if that needs no thought: the validator then finds what does not fit."""
-        if not self.many.by_name or type(kwargs) is not dict or len(args) > len(self.positional):
+        if type(kwargs) is not dict or len(args) > len(self.positional):
             return None
         if not args:
             return kwargs
@@ -209,15 +226,18 @@ class TaskSpec:
             text = open_args(self.codec, job.task, text)
         if job.headers is not None or self.version > 1:
             text = upcast(text, job.headers, self.version, self.upcasters)
-        return self.adapter.validate_json(text)
+        return self.decode(text)
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the arguments, as a job carries them."""
         return json_schema(self.adapter, self.name, inspect.getdoc(self.function))
 
-    def decode(self, text: str) -> dict[str, Any]:
-        """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit."""
-        return self.adapter.validate_json(text)
+    def decode(self, text: str | bytes) -> dict[str, Any]:
+        """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit.
+
+        We write fields of models by their names; whoever inserts by SQL may use aliases, too.
+        """
+        return self.adapter.validate_json(text, by_alias=True, by_name=True)
 
     def rules_of(self, call: Rules | None) -> Rules | None:
         """Return the rules of a call, and those of the task where the call says nothing. Raises InvalidOption."""
@@ -253,6 +273,8 @@ class TaskSpec:
 
 def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.Parameter], str | None]:
     """Return the parameters a caller passes, with annotations evaluated, and the name of the one for the context."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidTask(f"task {task}: it yields, so a call would not run it: return a list, or enqueue many jobs")
     try:
         signature = inspect.signature(function, eval_str=True)
     except Exception as error:  # annotations are expressions: evaluating one may raise anything
@@ -294,7 +316,7 @@ def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapte
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        yield f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        yield storable(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")
 
 
 def task_name(function: Callable[..., Any]) -> str:

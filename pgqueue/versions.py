@@ -4,9 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import pydantic_core
-
 from pgqueue.errors import InvalidTask
+from pgqueue.payload import AS_JSON
 
 # The header that says which version of its task a job was enqueued for. Absent: the first, so that a task which never
 # changed costs nothing. Names that begin with $ are pgqueue's own.
@@ -37,10 +36,16 @@ def check_versions(task: str, version: object, upcasters: Mapping[int, Upcaster]
 
 
 def version_of(headers: str | None) -> int:
-    """Return the version of its task that a job was enqueued for, from its headers as JSON text."""
+    """Return the version of its task that a job was enqueued for, from its headers as JSON text.
+
+    Raises ValueError for one that somebody has written by hand, and that is none.
+    """
     if headers is None or VERSION not in headers:
         return 1
-    return int(json.loads(headers).get(VERSION, 1))
+    version = json.loads(headers).get(VERSION, 1)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"the header {VERSION} is {version!r:.100}, and a version is a whole number from 1 on")
+    return version
 
 
 def with_version(headers: str | None, version: int) -> str | None:
@@ -65,4 +70,4 @@ def upcast(text: str, headers: str | None, version: int, upcasters: Mapping[int,
         if step not in upcasters:
             raise ValueError(f"the job was enqueued for version {stored}, and the oldest upcaster is {min(upcasters)}")
         arguments = dict(upcasters[step](arguments))
-    return pydantic_core.to_json(arguments).decode()
+    return AS_JSON.to_json(arguments).decode()

@@ -307,6 +307,15 @@ def test_what_was_moved_or_altered_is_tried_again_and_then_a_dead_letter(sealing
         assert "it was altered or moved" in job.errors[0].message
 
 
+def test_a_job_that_was_sealed_under_a_former_name_opens_under_it(make: Make, conn: Conn) -> None:
+    codec = AESGCM({"k1": K1})
+    job = make(codec).enqueue("mail.receipt", {"word": SECRET}).id
+    after = make(codec)
+    after.task(name="send", aliases=["mail.receipt"])(lambda word: word)
+    drain(after, conn)
+    assert after.get(job).result == SECRET
+
+
 def test_a_result_does_not_open_as_arguments(sealing: App, conn: Conn) -> None:
     tasks = everything(sealing)
     job = tasks["returns"].enqueue(word="x")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,9 +18,8 @@ from harness import Conn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, SecretStr
-from pydantic.warnings import UnsupportedFieldAttributeWarning
 
-from pgqueue import App, InvalidArguments, Task
+from pgqueue import App, InvalidArguments, Task, arguments
 from pgqueue.payload import BLOCK, MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS, ManyCalls
 
 
@@ -40,6 +38,10 @@ class Order:
     lines: list[Line]
 
 
+class Aliased(BaseModel):
+    sku: str = Field("a", alias="v", coerce_numbers_to_str=True)
+
+
 def shouting(text: str) -> str:
     """Refuse what is not said loudly."""
     if not text.isupper():
@@ -53,9 +55,7 @@ def of_kind(kind: Any) -> Task[..., Any]:
     def task(v): ...  # type: ignore[no-untyped-def]
 
     task.__annotations__ = {"v": kind}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)  # of an alias
-        return App("unused").task(name="task")(task)
+    return App("unused").task(name="task")(task)
 
 
 def alike(task: Task[..., Any], calls: list[dict[str, Any]]) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ VALUES: list[tuple[Any, Any]] = [
     (Literal["a", 1, None], "a"), (set[int], {1, 2}), (tuple[int, str], (1, "x")), (bool, "yes"),
     (Annotated[str, AfterValidator(shouting)], "LOUD"), (Annotated[str, AfterValidator(shouting)], "quiet"),
     (Annotated[float, PlainSerializer(lambda v: None)], 1.0), (Annotated[int, Field(gt=3)], 2),
-    (Annotated[int, Field(alias="w")], 2),
+    (Aliased, {"v": 1}), (dict[str, int], {"\ud800": 1}), (str, "\ufffd"), (dict[tuple[int, int], int], {(1, 2): 3}),
 ]  # fmt: skip
 
 
@@ -168,6 +168,18 @@ def test_plain_calls_are_written_by_the_block() -> None:
     assert [call["v"] for _, text in blocks for call in json.loads(f"[{text}]")][:4] == [None, 1, None, 3]
 
 
+def test_a_block_is_looked_through_once_for_times_without_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[bytes] = []
+
+    class Pattern:
+        def search(self, text: bytes) -> None:
+            looks.append(text)
+
+    monkeypatch.setattr(arguments, "_NAIVE", Pattern())
+    blocks = list(of_kind(datetime).spec.encode_many([{"v": datetime(2026, 5, 1, tzinfo=UTC)}] * BLOCK))
+    assert ([count for count, _ in blocks], len(looks)) == ([BLOCK], 1)
+
+
 def test_calls_of_nested_data_are_written_by_the_block() -> None:
     task = of_kind(Any)
     blocks = list(task.spec.encode_many({"v": {"lines": [{"a": [1, "}]"]}] * 3}} for _ in range(BLOCK)))
@@ -187,9 +199,9 @@ def test_a_call_too_big_is_named_among_small_ones() -> None:
 
 
 def test_what_cannot_be_vouched_for_is_left_to_the_careful_way() -> None:
-    many = of_kind(Annotated[int, Field(alias="w")]).spec.many
+    many = of_kind(int).spec.many
     assert isinstance(many, ManyCalls)
-    assert [text for _, text in many.blocks([{"w": 1}])] == [None]
+    assert [text for _, text in many.blocks([Lazy()])] == [None]
 
 
 @pytest.mark.parametrize("conn_kind", ["own", "lent"])

@@ -195,6 +195,26 @@ def test_upcast_arguments_are_validated_and_may_be_more_than_json(app: App, conn
     assert app.get(job).result == "2026-01-01T00:00:00+00:00"
 
 
+def test_an_upcaster_may_give_bytes(app: App, conn: Conn) -> None:
+    @app.task(name="t", version=2, upcasters={1: lambda args: {"raw": b"\xff\x00"}})
+    def t(raw: bytes) -> str:
+        return raw.hex()
+
+    job = insert_job(conn, task="t")
+    drain(app, conn)
+    assert app.get(job).result == "ff00"
+
+
+@pytest.mark.parametrize("said", ["null", '"abc"', "0", "-1", "[1]", "true", "1.5"])
+def test_a_version_that_is_none_makes_a_dead_letter_at_once(app: App, conn: Conn, said: str) -> None:
+    app.task(name="t")(lambda: None)
+    job = insert_job(conn, task="t", headers=f'{{"$version": {said}}}')
+    drain(app, conn)
+    failed = app.get(job)
+    assert (failed.state, failed.reason, failed.attempt) == ("failed", "invalid arguments", 1)
+    assert "the header $version is " in failed.errors[0].message
+
+
 @pytest.mark.parametrize(
     ("version", "upcasters"),
     [(2, {}), (3, {1: dict}), (4, {1: dict, 3: dict}), (1, {1: dict}), (1, {0: dict}), (2, {1: 5}), (2, {"1": dict}),

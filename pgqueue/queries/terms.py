@@ -22,8 +22,8 @@ from pgqueue.terms import Terms
 # Two batches cannot deadlock on their keys, for jobs come sorted by them. The primary key of idempotency_key and
 # job_live_unique are the arbiters; `in (…)` beside another condition stays a hashed subplan, where a join of two CTEs
 # whose size the planner does not know would compare each with each. An array of nulls only is left empty: unnest fills
-# it up. Of sealed arguments no hash is kept, by which they could be guessed: that a key stands for one request only is
-# then for callers to see to (`compared`).
+# it up. Sealed arguments are not compared, for a hash of them would help to guess them: that a key stands for one
+# request only is then for callers to see to (`compared`).
 _GIVEN: LiteralString = """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
