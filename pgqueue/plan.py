@@ -201,6 +201,14 @@ def newest_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> l
         span = (few + many) / 2 if many else span * 2
 
 
+def each_after(plan: Ticks, moment: datetime) -> Iterator[datetime]:
+    """Yield the ticks after a moment, to the end of the plan."""
+    tick = plan.after(moment)
+    while tick is not None:
+        yield tick
+        tick = plan.after(tick)
+
+
 def _between(plan: Ticks, start: datetime, end: datetime) -> Iterator[datetime]:
     tick = plan.after(start)
     while tick is not None and tick <= end:

@@ -164,9 +164,11 @@ class Schedule:
     @classmethod
     def of(cls, name: str, row: Mapping[str, Any], args: str) -> "Schedule":
         """Return the schedule of a row. Raises InvalidPlan or InvalidOption for one that was edited into nonsense."""
-        options = row["options"]
-        if not isinstance(row["tags"], list) or not all(tag.isprintable() for tag in row["tags"]):
-            raise InvalidOption(f"tags {row['tags']!r} cannot be used: give a list of texts")
+        options, tags = row["options"], row["tags"]
+        if not isinstance(options, dict):
+            raise InvalidOption(f"options {options!r:.100} cannot be used: give an object")
+        if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.isprintable() for tag in tags):
+            raise InvalidOption(f"tags {tags!r:.100} cannot be used: give a list of texts")
         job = NewJob(
             check_name("task", row["task"]),
             args,
@@ -174,7 +176,7 @@ class Schedule:
             row["priority"],
             row["max_attempts"],
             delay=check_span_of("delay", options.get("delay")),
-            tags=tuple(row["tags"]),
+            tags=tuple(tags),
             history=options.get("history") is not False,
             version=_version(options.get("version", 1)),
         )

@@ -199,18 +199,17 @@ class ScheduleClient:
         return found[0]  # type: ignore[no-any-return]
 
     def _locked(self, name: str) -> Steps[Due]:
-        found = yield self._queries.lock_schedule(name)
-        if found is None:
-            raise _unknown(name)
-        if isinstance(found, Unusable):
-            raise InvalidPlan(f"schedule {name!r}: {found.reason} (create(…, replace=True) puts it right)")
-        return found  # type: ignore[no-any-return]
+        return _usable(name, (yield self._queries.lock_schedule(name)))
+
+    def _read(self, name: str) -> Steps[Due]:
+        found = yield self._queries.read_schedules([name])
+        return _usable(name, found[0] if found else None)
 
     def _definition(self, name: str) -> Steps[Schedule]:
-        return (yield from self._locked(name)).schedule
+        return (yield from self._read(name)).schedule
 
     def _preview(self, name: str, count: int) -> Steps[Sequence[Upcoming]]:
-        due = yield from self._locked(name)
+        due = yield from self._read(name)
         return preview(due.schedule, due.schedule.plan.timezone, due.state.now, count)
 
     def _create(self, schedule: Schedule, replacing: bool, by: str | None) -> Steps[ScheduleStatus]:
@@ -269,6 +268,8 @@ class ScheduleClient:
     def _pause(self, name: str, until: datetime | None, by: str | None, catch_up: str) -> Steps[ScheduleStatus]:
         if until is not None:
             until = check_moment("until", until)
+            if until <= (yield self._queries.clock()):
+                raise InvalidOption(f"until={until} has passed: give a later moment")
         found = yield self._queries.pause_schedule(name, until, _who(by), check_policy("catch_up", catch_up))
         if not found:
             raise _unknown(name)
@@ -375,6 +376,15 @@ def _who(by: str | None) -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may run as a number without a name
         return "somebody"
+
+
+def _usable(name: str, found: Due | Unusable | None) -> Due:
+    """Return a schedule that was found and can be read."""
+    if found is None:
+        raise _unknown(name)
+    if isinstance(found, Unusable):
+        raise InvalidPlan(f"schedule {name!r}: {found.reason} (create(…, replace=True) puts it right)")
+    return found
 
 
 def _unknown(name: str) -> UnknownSchedule:

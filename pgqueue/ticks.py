@@ -9,6 +9,7 @@ from pgqueue.plan import newest_ticks, passed_ticks
 from pgqueue.schedule import Schedule, most_fires
 
 MOST_QUEUED = 1000
+MOST_SETTLED = 100_000  # ticks that one transaction tells when plans are replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ def look(state: State, queued: Sequence[Tick], chunk: int) -> Look:
     `state.live_jobs` are the jobs of earlier ticks that are not finished, `queued` the ticks that wait, oldest first.
     Moves `state` on to the next tick.
     """
+    state.wake()
+    state.error = None
     found = Look(state)
     _drain(found, queued)
     if state.active and state.next_tick is not None and state.next_tick <= state.now:
@@ -165,7 +168,7 @@ def _overlap(found: Look, ticks: list[datetime]) -> None:
         found.cancels = state.live_jobs[: max(0, running - most)]
 
 
-def settled(state: State, moment: datetime, why: str, most: int = 100_000) -> list[Tick]:
+def settled(state: State, moment: datetime, why: str, most: int = MOST_SETTLED) -> list[Tick]:
     """Return what becomes of ticks that have passed by `moment` when the plan they belong to is replaced.
 
     Of more than `most` the newest are told; the first of those says since when there were others.

@@ -18,28 +18,28 @@ def describe(plan: Plan) -> str:
         case Cron():
             return f"{CronSim(plan.fields, datetime(2000, 1, 1)).explain()}, {plan.timezone}"
         case Every():
-            since = f", counted from {_moment(plan.anchor, plan.timezone)}" if plan.anchor else ""
+            since = f", counted from {moment_in_words(plan.anchor, plan.timezone)}" if plan.anchor else ""
             return f"Every {duration(plan.seconds)}{since}"
         case At():
-            return f"Once, at {_moment(plan.moment, plan.timezone)}"
+            return f"Once, at {moment_in_words(plan.moment, plan.timezone)}"
         case RRule():
-            return f"By the rule {plan.rule} from {_moment(plan.anchor, plan.timezone)} on"
+            return f"By the rule {plan.rule} from {moment_in_words(plan.anchor, plan.timezone)} on"
 
 
 def describe_span(span: Span) -> str:
     """Say when a plan ticks, and between what moments."""
     said, timezone = describe(span.plan), span.plan.timezone
     if span.start is not None:
-        said += f"; from {_moment(span.start, timezone)}"
+        said += f"; from {moment_in_words(span.start, timezone)}"
     if span.end is not None:
-        said += f"; until {_moment(span.end, timezone)}"
+        said += f"; until {moment_in_words(span.end, timezone)}"
     return said
 
 
 def describe_tick(tick: datetime, before: datetime, timezone: str) -> str:
     """Say when a tick is, how long after `before`, and whether the clocks change in between."""
     zone = ZoneInfo(timezone)
-    said = f"{_moment(tick, timezone)}, in {duration((tick - before).total_seconds())}"
+    said = f"{moment_in_words(tick, timezone)}, in {duration((tick - before).total_seconds())}"
     ahead = (offset(zone, tick) - offset(zone, before)).total_seconds()
     if ahead:
         said += f" (clocks went {'forward' if ahead > 0 else 'back'} {duration(abs(ahead))})"
@@ -76,7 +76,8 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
-def _moment(moment: datetime, timezone: str) -> str:
+def moment_in_words(moment: datetime, timezone: str) -> str:
+    """Say when a moment is: "Mon 2026-03-30 06:00:00 Europe/Paris (UTC+2)"."""
     shown = moment.astimezone(ZoneInfo(timezone))
     hours = (shown.utcoffset() or timedelta(0)).total_seconds() / 3600
     zone = timezone if shown.tzinfo is UTC or timezone == "UTC" else f"{timezone} (UTC{hours:+g})"

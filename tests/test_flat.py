@@ -64,6 +64,11 @@ DUTIES: dict[str, Query[Any]] = {
     "unsay_release": QUERIES.unsay_release(WORKER),
     "disable_dropped": QUERIES.disable_dropped("shop:app"),
     "next_tick": QUERIES.next_tick(),
+    "lock_free": QUERIES.lock_free(["s1"]),
+    "there": QUERIES.there(["s1"]),
+    "lock_stale": QUERIES.lock_stale(10),
+    "read_schedules": QUERIES.read_schedules(["s1"]),
+    "keep_ahead": QUERIES.keep_ahead({"s1": None}, NOW),
     "declare": QUERIES.declare([(SCHEDULE, NOW)]),
     "enqueue": QUERIES.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
     "enqueue_with_terms": QUERIES.enqueue_with_terms([KEYED, ALONE]),

@@ -19,7 +19,7 @@ POLL = 0.1
 PER_POLL, PER_FIVE = {"next_due"}, {"adopt"}
 CLAIMS = {"claim", "claim_beyond"}
 STARTING = {"register", "ready", "release_strays", "set_waiting", "unregister", "set_stopping", "declare", "clock"}
-RELEASING = {"say_release", "unsay_release", "is_newest_release", "disable_dropped", "news"}
+RELEASING = {"say_release", "unsay_release", "is_newest_release", "disable_dropped", "news", "lock_stale"}
 SELDOM = {
     "heartbeat", "cancellations", "rescue", "declare_lost", "forget_lost", "make_partitions", "expire", "prune_keys",
     "catch_up", "drop_results",

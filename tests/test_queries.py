@@ -21,6 +21,7 @@ from pgqueue.queries import Queries, Query
 from pgqueue.schedule import Schedule
 from pgqueue.terms import Rules, Unique
 from pgqueue.ticks import State, Tick
+from pgqueue.words import Upcoming
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,6 +77,11 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "known_ticks": lambda q: q.known_ticks([("s", TICK)]),
     "record_ticks": lambda q: q.record_ticks(TICKS, [(State(plan, TICK, TICK), 1.0) for plan in PLANS]),
     "lock_schedule": lambda q: q.lock_schedule("s"),
+    "lock_free": lambda q: q.lock_free(["s"]),
+    "there": lambda q: q.there(["s"]),
+    "read_schedules": lambda q: q.read_schedules(["s"]),
+    "lock_stale": lambda q: q.lock_stale(10),
+    "keep_ahead": lambda q: q.keep_ahead({"s": [Upcoming(TICK, "soon")] * 20}, TICK),
     "unfinished": lambda q: q.unfinished([1, 2]),
     "queued_ticks": lambda q: q.queued_ticks(["s", "c"]),
     "note_errors": lambda q: q.note_errors([("s", "why", False), ("c", "why", True)]),
@@ -83,7 +89,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "create_schedule": lambda q: q.create_schedule(PLANS[0], TICK, "me"),
     "redefine": lambda q: q.redefine(PLANS[0], TICK, TICK, "me"),
     "declared": lambda q: q.declared("s"),
-    "pause_schedule": lambda q: q.pause_schedule("s", TICK, "me", "once"),
+    "pause_schedule": lambda q: q.pause_schedule("s", TICK.replace(year=2100), "me", "once"),
     "resume_schedule": lambda q: q.resume_schedule("s", "all(3)"),
     "delete_schedule": lambda q: q.delete_schedule("s"),
     "wake_schedulers": lambda q: q.wake_schedulers(),

@@ -125,6 +125,16 @@ def check(conn: psycopg.Connection[Any]) -> int:
     return len(rows)
 
 
+def summary(conn: psycopg.Connection[Any]) -> dict[str, int]:
+    """How many ticks fired, and how many did not, by their reason with its numbers left out."""
+    return dict(
+        conn.execute(
+            "select outcome || coalesce(': ' || regexp_replace(reason, '[0-9.]+', 'N', 'g'), ''), count(*)"
+            " from pgqueue.schedule_fire group by 1 order by 2 desc"
+        ).fetchall()
+    )
+
+
 def soak(server: OwnServer, directory: Path, seconds: float) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
@@ -139,8 +149,10 @@ def soak(server: OwnServer, directory: Path, seconds: float) -> None:
         one.end()
     with psycopg.connect(one.dsn) as conn:
         told = check(conn)
-        outcomes = dict(conn.execute("select outcome, count(*) from pgqueue.schedule_fire group by 1").fetchall())
-    print(f"{one.done} in {time.monotonic() - began:.0f} s: {told} ticks, {outcomes}")
+        outcomes = summary(conn)
+    faults = ", ".join(f"{count} {name}s" for name, count in one.done.items())
+    print(f"faults in {time.monotonic() - began:.0f} s: {faults}; ticks: {told}; doubles: 0; absent: 0")
+    print("\n".join(f"{count:6} {what}" for what, count in outcomes.items()))
     assert told >= 6 * min(seconds, 5)
     assert outcomes["fired"] > 0
 

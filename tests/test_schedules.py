@@ -685,6 +685,8 @@ def test_the_role_of_the_docs_can_manage_schedules(report: App, conn: Conn, dsn:
             verbs.resume("s")
             verbs.run("s")
             lent.execute("select pgqueue.schedule_run('s'), pgqueue.schedule_edit('s', '{}')")
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState), lent.transaction():
+                lent.execute("select pgqueue.schedule_preview('s')")
             verbs.delete("s")
     finally:
         conn.execute(f"drop owned by {role}; drop role {role}".encode())

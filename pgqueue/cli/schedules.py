@@ -8,24 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from pgqueue.app import App
 from pgqueue.cli import output
-from pgqueue.cli.load import app_or_default
+from pgqueue.cli.call import Call, command
 from pgqueue.errors import InvalidOption, InvalidPlan
+from pgqueue.job import Job
 from pgqueue.plan import Plan, RRule, Span, as_plan, check_moment
+from pgqueue.queries.read import ScheduleStatus
 from pgqueue.schedule import Schedule
 from pgqueue.schedules import ScheduleOptions
-from pgqueue.words import Upcoming, describe_span, preview
+from pgqueue.words import describe_span, preview
 
 schedules_cli = typer.Typer(help="Look at schedules, make, change, pause and fire them.", no_args_is_help=True)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Name = Annotated[str, typer.Argument(help="The schedule's name.")]
-AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
-Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's, PGQUEUE_DSN or DATABASE_URL.")]
-Schema = Annotated[str, typer.Option(help="pgqueue's schema, where no app names it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 By = Annotated[str | None, typer.Option(help="Who does it. Default: the user of this process.")]
 PlanText = Annotated[
     str | None, typer.Option("--plan", help="Cron ('0 6 * * mon-fri'), an interval (90, 15m, 2h, 1d), or FREQ=….")
@@ -40,82 +37,76 @@ Options = Annotated[
 ]
 
 
-@schedules_cli.command("list")
+def _show(status: ScheduleStatus) -> None:
+    output.print_schedules([status])
+
+
+@command(schedules_cli, "list", output.print_schedules)
 def list_schedules(
+    call: Call,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1)] = 100,
     after: Annotated[str | None, typer.Option(help="Only names after this one: the next page.")] = None,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+) -> Sequence[ScheduleStatus]:
     """List schedules by name, with their next and last ticks."""
-    home = app_or_default(app, dsn, schema)
-    found = _finish(home, home.schedules.list(after=after, limit=limit))
-    output.print_json(found) if as_json else output.print_schedules(found)
+    return call.home.schedules.list(after=after, limit=limit)
 
 
-@schedules_cli.command("show")
+def _show_all(found: dict[str, Any]) -> None:
+    status, definition, name = found["status"], found["definition"], found["status"].name
+    facts = {field: getattr(status, field) for field in status.__slots__ if getattr(status, field) not in (None, "", 0)}
+    if definition is not None:
+        facts |= {"plan": _words(Schedule.of(name, definition, "{}")), "args": json.dumps(definition["args"])}
+        facts["queue"] = definition["queue"]
+    output.table(f"schedule {name}", ("what", "value"), ((field.replace("_", " "), facts[field]) for field in facts))
+    ticks = ((t.tick, t.outcome, t.job_id, t.reason or t.by) for t in found["ticks"])
+    output.table("last ticks", ("tick", "outcome", "job", "why"), ticks)
+
+
+@command(schedules_cli, "show", _show_all)
 def show(
+    call: Call,
     name: Name,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many of the last ticks.")] = 10,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+) -> dict[str, Any]:
     """Show a schedule: what it says, how it is, what became of its last ticks."""
-    home = app_or_default(app, dsn, schema)
-    status, ticks = home.schedules.get(name), home.schedules.ticks(name, limit=limit)
+    schedules = call.home.schedules
+    status, ticks = schedules.get(name), schedules.ticks(name, limit=limit)
     try:
-        schedule = home.schedules.definition(name)
+        said = schedules.definition(name)
+        definition = {**said.columns(), "args": json.loads(said.job.args)}
     except InvalidPlan:
-        schedule = None  # its status says why
-    home.close()
-    if as_json:
-        definition = schedule and {**schedule.columns(), "args": json.loads(schedule.job.args)}
-        output.print_json({"status": status, "definition": definition, "ticks": ticks})
-        return
-    said = (
-        {} if schedule is None else {"plan": _words(schedule), "args": schedule.job.args, "queue": schedule.job.queue}
-    )
-    facts = {field: getattr(status, field) for field in status.__slots__ if getattr(status, field) not in (None, "", 0)}
-    rows = (facts | said).items()
-    output.table(f"schedule {name}", ("what", "value"), ((field.replace("_", " "), value) for field, value in rows))
-    output.table(
-        "last ticks",
-        ("tick", "outcome", "job", "why"),
-        ((t.tick, t.outcome, t.job_id, t.reason or t.by) for t in ticks),
-    )
+        definition = None  # its status says why
+    return {"status": status, "definition": definition, "ticks": ticks}
 
 
-@schedules_cli.command("preview")
+def _show_preview(found: dict[str, Any]) -> None:
+    for line in (found["plan"], *(f"  {upcoming.words}" for upcoming in found["ticks"])):
+        output.console.print(line, highlight=False, markup=False)
+
+
+@command(schedules_cli, "preview", _show_preview)
 def preview_ticks(
+    call: Call,
     name: Annotated[str | None, typer.Argument(help="A schedule's name; or give --plan.")] = None,
     plan: PlanText = None,
     timezone: Zone = None,
     start: Annotated[str | None, typer.Option(help="The first moment, for --plan.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000)] = 5,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+) -> dict[str, Any]:
     """Say in plain words when a schedule, or a plan that is none yet, ticks next."""
     if (name is None) == (plan is None):
         raise InvalidOption("give the name of a schedule, or --plan")
     if name is not None:
-        home = app_or_default(app, dsn, schema)
-        said, found = _words(home.schedules.definition(name)), _finish(home, home.schedules.preview(name, count))
-    else:
-        begin = _moment("--start", start)
-        span = Span(_plan(plan or "", timezone, begin), begin)
-        said, found = describe_span(span), preview(span, timezone or "UTC", datetime.now(UTC), count)
-    _print_preview(said, found, as_json=as_json)
+        schedules = call.home.schedules
+        return {"plan": _words(schedules.definition(name)), "ticks": schedules.preview(name, count)}
+    begin = _moment("--start", start)
+    span = Span(_plan(plan or "", timezone, begin), begin)
+    return {"plan": describe_span(span), "ticks": preview(span, timezone or "UTC", datetime.now(UTC), count)}
 
 
-@schedules_cli.command("create")
+@command(schedules_cli, "create", _show)
 def create(
+    call: Call,
     name: Name,
     task: Annotated[str, typer.Argument(help="The task's name.")],
     args: Annotated[str, typer.Argument(help="Its arguments as a JSON object.")] = "{}",
@@ -125,24 +116,19 @@ def create(
     option: Options = None,
     replace: Annotated[bool, typer.Option(help="Take the place of one of that name.")] = False,
     by: By = None,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+) -> ScheduleStatus:
     """Make a schedule. With an app its task must be registered and its arguments are validated."""
-    home = app_or_default(app, dsn, schema)
-    if app:
-        home.tasks[task]  # an unknown name is an error here, as for `pgqueue enqueue`
+    if call.app:
+        call.home.tasks[task]  # an unknown name is an error here, as for `pgqueue enqueue`
     given = _options(option, timezone, args)
     when = None if plan is None else _plan(plan, timezone, given.get("start"))
     moment = _moment("--at", at)
-    found = _finish(home, home.schedules.create(name, task, when, at=moment, replace=replace, by=by, **given))
-    output.print_json(found) if as_json else output.print_schedules([found])
+    return call.home.schedules.create(name, task, when, at=moment, replace=replace, by=by, **given)
 
 
-@schedules_cli.command("edit")
+@command(schedules_cli, "edit", _show)
 def edit(
+    call: Call,
     name: Name,
     plan: PlanText = None,
     at: Moment = None,
@@ -150,104 +136,56 @@ def edit(
     args: Args = None,
     option: Options = None,
     by: By = None,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+) -> ScheduleStatus:
     """Change what is given, and leave the rest."""
-    home = app_or_default(app, dsn, schema)
-    given = _options(option, timezone, args)
-    zone = timezone or (home.schedules.definition(name).plan.timezone if plan else None)
+    schedules, given = call.home.schedules, _options(option, timezone, args)
+    zone = timezone or (schedules.definition(name).plan.timezone if plan else None)
     when = None if plan is None else _plan(plan, zone, given.get("start"))
-    moment = _moment("--at", at)
-    found = _finish(home, home.schedules.edit(name, when, at=moment, by=by, **given))
-    output.print_json(found) if as_json else output.print_schedules([found])
+    return schedules.edit(name, when, at=_moment("--at", at), by=by, **given)
 
 
-@schedules_cli.command("revert")
-def revert(
-    name: Name, app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue", as_json: AsJson = False
-) -> None:
+@command(schedules_cli, "revert", _show)
+def revert(call: Call, name: Name) -> ScheduleStatus:
     """Give up the edits of a schedule that the code declares."""
-    home = app_or_default(app, dsn, schema)
-    found = _finish(home, home.schedules.revert(name))
-    output.print_json(found) if as_json else output.print_schedules([found])
+    return call.home.schedules.revert(name)
 
 
-@schedules_cli.command("pause")
+@command(schedules_cli, "pause", _show)
 def pause(
+    call: Call,
     name: Name,
     until: Annotated[str | None, typer.Option(help="Resume by itself at a moment, or after 15m, 2h, 1d.")] = None,
     catch_up: CatchUp = None,
     by: By = None,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+) -> ScheduleStatus:
     """Let no tick of a schedule fire until it is resumed."""
-    home = app_or_default(app, dsn, schema)
     moment = datetime.now(UTC) + _duration(until) if until and _is_duration(until) else _moment("--until", until)
-    found = _finish(home, home.schedules.pause(name, until=moment, by=by, catch_up=catch_up or "skip"))
-    output.print_json(found) if as_json else output.print_schedules([found])
+    return call.home.schedules.pause(name, until=moment, by=by, catch_up=catch_up or "skip")
 
 
-@schedules_cli.command("resume")
-def resume(
-    name: Name,
-    catch_up: CatchUp = None,
-    app: AppRef = None,
-    dsn: Dsn = None,
-    schema: Schema = "pgqueue",
-    as_json: AsJson = False,
-) -> None:
+@command(schedules_cli, "resume", _show)
+def resume(call: Call, name: Name, catch_up: CatchUp = None) -> ScheduleStatus:
     """End the pause of a schedule, or bring back one that the code dropped."""
-    home = app_or_default(app, dsn, schema)
-    found = _finish(home, home.schedules.resume(name, catch_up=catch_up))
-    output.print_json(found) if as_json else output.print_schedules([found])
+    return call.home.schedules.resume(name, catch_up=catch_up)
 
 
-@schedules_cli.command("run")
-def run(
-    name: Name, by: By = None, app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue", as_json: AsJson = False
-) -> None:
+@command(schedules_cli, "run", lambda job: typer.echo(job.id))
+def run(call: Call, name: Name, by: By = None) -> Job:
     """Fire a schedule now, whatever its plan says. Prints the id of the job."""
-    home = app_or_default(app, dsn, schema)
-    job = _finish(home, home.schedules.run(name, by=by))
-    output.print_json(job) if as_json else typer.echo(job.id)
+    return call.home.schedules.run(name, by=by)
 
 
-@schedules_cli.command("delete")
-def delete(
-    name: Name, app: AppRef = None, dsn: Dsn = None, schema: Schema = "pgqueue", as_json: AsJson = False
-) -> None:
+@command(schedules_cli, "delete", lambda _: None)
+def delete(call: Call, name: Name) -> dict[str, str]:
     """Delete a schedule. What became of its ticks stays. One that the code declares comes back with it."""
-    home = app_or_default(app, dsn, schema)
-    declared = home.schedules.get(name).app
-    home.schedules.delete(name)
-    home.close()
-    if as_json:
-        output.print_json({"deleted": name})
+    declared = call.home.schedules.get(name).app
+    call.home.schedules.delete(name)
     output.say(f"schedule {name} is deleted" + (f"; {declared} declares it: it comes back" if declared else ""))
-
-
-def _finish(home: App, found: Any) -> Any:
-    home.close()
-    return found
+    return {"deleted": name}
 
 
 def _words(schedule: Schedule) -> str:
     return describe_span(Span(schedule.plan, schedule.start, schedule.end))
-
-
-def _print_preview(said: str, found: Sequence[Upcoming], *, as_json: bool) -> None:
-    if as_json:
-        output.print_json({"plan": said, "ticks": found})
-        return
-    output.console.print(said, highlight=False, markup=False)
-    for upcoming in found:
-        output.console.print(f"  {upcoming.words}", highlight=False, markup=False)
 
 
 def _is_duration(text: str) -> bool:

@@ -4,6 +4,7 @@ No SQL stands anywhere else but in migrations and tests. Each statement's commen
 concurrency, which index it uses and which naive form is wrong.
 """
 
+from pgqueue.queries.ahead import AheadQueries
 from pgqueue.queries.base import Query
 from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
@@ -29,6 +30,7 @@ class Queries(
     WorkerQueries,
     ScheduleQueries,
     DefinitionQueries,
+    AheadQueries,
     SchemaQueries,
     ReadQueries,
     ResultQueries,

@@ -131,12 +131,15 @@ select not exists (
     and (o.since, o.release) > (mine.since, mine.release)
     and o.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))"""
 
-# Disable what no living release of the app declares any more. It stays a row, and is shown.
+# Disable what no living release of the app declares any more. It stays a row, and is shown. One that somebody else has
+# locked is left for the next time.
 DISABLE: LiteralString = """
 update {s}.schedule s set disabled_at = clock_timestamp(), updated_at = now()
-where s.app = %(app)s and s.disabled_at is null
-and not exists (select from {s}.schedule_release r where r.app = s.app and s.name = any(r.names)
-                and r.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))
+where s.name in (
+    select d.name from {s}.schedule d where d.app = %(app)s and d.disabled_at is null
+    and not exists (select from {s}.schedule_release r where r.app = d.app and d.name = any(r.names)
+                    and r.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))
+    for update skip locked)
 returning s.name"""
 
 UNSAY: LiteralString = "delete from {s}.schedule_release where id = %(id)s"

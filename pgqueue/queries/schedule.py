@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString
 
-from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
 from pgqueue.schedule import Schedule
 from pgqueue.ticks import State, Tick
@@ -38,6 +37,15 @@ order by wake_at limit %(at_most)s for update skip locked"""
 # One schedule, locked against schedulers and other edits until the caller's transaction ends. Waits for a firing in
 # flight. By primary key.
 LOCK_SCHEDULE: LiteralString = _STATE + " where name = %(name)s for update"
+
+# Schedules as they are, without a lock: who only wants to know waits for no firing, and holds up none.
+READ_SCHEDULES: LiteralString = _STATE + " where name = any(%(names)s::text[])"
+
+# Those of some schedules that nobody else has locked. Whoever has one locked may take his time: the others go on.
+LOCK_FREE: LiteralString = _STATE + " where name = any(%(names)s::text[]) order by name for update skip locked"
+
+# Which of these names there are, locked or not. By primary key.
+THERE: LiteralString = "select name from {s}.schedule where name = any(%(names)s::text[])"
 
 # Which of these jobs are not finished: by primary key. Asked while their schedule is locked, so that none is added.
 UNFINISHED: LiteralString = "select id from {s}.job_live where id = any(%(ids)s::bigint[]) order by id"
@@ -91,10 +99,13 @@ update {s}.schedule s set error = case when e.dropped then s.error else e.error 
 from unnest(%(names)s::text[], %(errors)s::text[], %(drops)s::bool[]) as e(name, error, dropped)
 where s.name = e.name and (e.dropped or s.error is distinct from e.error)"""
 
-# Seconds until somebody has to look at any schedule; null if nobody has. The first entry of schedule_wake.
+# Seconds until somebody has to look at any schedule; null if nobody has. The first entry of schedule_wake; or of those
+# `ahead` of now, where what is due is locked by somebody else. The subselect is no bare clock_timestamp(), which would
+# be no condition for the index.
 NEXT_TICK: LiteralString = """
 select extract(epoch from min(wake_at) - clock_timestamp())::float8 from {s}.schedule
-where wake_at is not null and not name = any(%(but)s::text[])"""
+where wake_at > (select case when %(ahead)s then clock_timestamp() else '-infinity' end)
+and not name = any(%(but)s::text[])"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,11 @@ class Due:
     def schedule(self) -> Schedule:
         """What it says."""
         return self.state.schedule
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.state.schedule.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +142,8 @@ def as_due(row: Row) -> Due | Unusable:
     name, found, args, now = row
     try:
         return Due(_state(Schedule.of(name, found, args), found, now), found, args)
-    except (InvalidPlan, InvalidOption) as error:
-        return Unusable(name, str(error), found, args)
+    except Exception as error:  # noqa: BLE001 - whatever a row leads to, it must not hold up the others
+        return Unusable(name, str(error) or type(error).__name__, found, args)
 
 
 def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> State:
@@ -170,6 +186,18 @@ class ScheduleQueries(Statements):
         """Lock one schedule for this transaction; None if there is none of that name."""
         return Query(self._sql(LOCK_SCHEDULE), lambda rows: as_due(rows[0]) if rows else None, {"name": name})
 
+    def read_schedules(self, names: Collection[str]) -> Query[list[Due | Unusable]]:
+        """Schedules as they are, without locking them; those that there are."""
+        return Query(self._sql(READ_SCHEDULES), lambda rows: [as_due(row) for row in rows], {"names": list(names)})
+
+    def lock_free(self, names: Collection[str]) -> Query[list[Due | Unusable]]:
+        """Lock those of the schedules for this transaction that nobody else has locked."""
+        return Query(self._sql(LOCK_FREE), lambda rows: [as_due(row) for row in rows], {"names": list(names)})
+
+    def there(self, names: Collection[str]) -> Query[set[str]]:
+        """Which of these schedules there are, locked or not."""
+        return Query(self._sql(THERE), lambda rows: {row[0] for row in rows}, {"names": list(names)})
+
     def unfinished(self, jobs: Collection[int]) -> Query[list[int]]:
         """Those of the jobs that are not finished."""
         return Query(self._sql(UNFINISHED), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
@@ -205,9 +233,10 @@ class ScheduleQueries(Statements):
         names, texts, drops = (list(column) for column in zip(*errors, strict=True))
         return Query(self._sql(NOTE_ERRORS), nothing, {"names": names, "errors": texts, "drops": drops})
 
-    def next_tick(self, but: Collection[str] = ()) -> Query[float | None]:
-        """Seconds until somebody has to look at any schedule, leaving out those in `but`."""
-        return Query(self._sql(NEXT_TICK), first_value, {"but": list(but)})
+    def next_tick(self, but: Collection[str] = (), *, ahead: bool = False) -> Query[float | None]:
+        """Seconds until somebody has to look at any schedule, leaving out those in `but`; and those that are due, if
+        only what is `ahead` counts."""
+        return Query(self._sql(NEXT_TICK), first_value, {"but": list(but), "ahead": ahead})
 
 
 def row_json(schedule: Schedule, **more: Any) -> str:

@@ -13,7 +13,7 @@ from pgqueue.queries.definition import SILENCE
 from pgqueue.queries.schedule import Due, row_json
 from pgqueue.schedule import Schedule
 from pgqueue.service import Service
-from pgqueue.ticks import settled
+from pgqueue.ticks import MOST_SETTLED, settled
 
 log = logging.getLogger("pgqueue.scheduler")
 
@@ -32,19 +32,21 @@ class Declarer(Service):
         self._app = app
         self.id = uuid.uuid4()
         self._since: datetime | None = None
+        self._resealed = False
         texts = sorted(row_json(_public(schedule, app)) for schedule in app.schedules.values())
         self._release = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
     async def tick(self) -> float:
         """Say that we live; make the rows right."""
         app, queries = self._app, self._app.queries
-        reseal = self._since is None
+        reseal = not self._resealed
         names = [schedule.name for schedule in app.schedules.values()]
         self._since = await self.link.run(queries.say_release(self.id, app.name, self._release, names, self._since))
         if not app.name:
-            await declare(app, self.link, reseal=reseal)  # several apps may have no name: none speaks for the others
+            # Several apps may have no name: none speaks for the others.
+            self._resealed = await declare(app, self.link, reseal=reseal) or self._resealed
         elif await self.link.run(queries.is_newest_release(self.id)):
-            await declare(app, self.link, reseal=reseal)
+            self._resealed = await declare(app, self.link, reseal=reseal) or self._resealed
             for name in await self.link.run(queries.disable_dropped(app.name)):
                 log.warning("schedule %s is disabled: the code declares it no longer", name)
         return SILENCE / 4
@@ -54,25 +56,33 @@ class Declarer(Service):
         await self.link.run(self._app.queries.unsay_release(self.id), deadline=2.0)
 
 
-async def declare(app: App, link: Link, *, reseal: bool = True) -> None:
-    """Make the schedules that the code declares rows, each from its first tick after now by the database's clock."""
+async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
+    """Make the schedules that the code declares rows, each from its first tick after now by the database's clock.
+
+    Returns whether that is all of them: one that another transaction has locked is left for the next time.
+    """
     schedules, queries = list(app.schedules.values()), app.queries
     news = await link.run(queries.news(schedules, app.name, reseal=reseal)) if schedules else set()
     if not news:
-        return
+        return True
     async with link.connection() as conn, conn.transaction():
-        for name in sorted(news):
-            await _settle(app, conn, app.schedules[name])
+        free = await db.run_async(conn, queries.lock_free(news))
+        held = await db.run_async(conn, queries.there(news)) - {one.name for one in free}
+        for due in free:
+            if isinstance(due, Due):
+                await _settle(app, conn, due, MOST_SETTLED // len(free) + 1)
         now = await db.run_async(conn, queries.clock())
-        new = [(schedule, schedule.after(now)) for schedule in schedules if schedule.name in news]
+        new = [(schedule, schedule.after(now)) for schedule in schedules if schedule.name in news - held]
         await db.run_async(conn, queries.declare(new, app.name))
+    if held:
+        log.warning("%d schedules are locked by other transactions, and declared later: %s", len(held), min(held))
+    return not held
 
 
-async def _settle(app: App, conn: db.AsyncConnection, schedule: Schedule) -> None:
+async def _settle(app: App, conn: db.AsyncConnection, due: Due, most: int) -> None:
     """Tell what becomes of the ticks of an older plan that have passed, when a new one takes its place."""
-    due = await db.run_async(conn, app.queries.lock_schedule(schedule.name))
-    if isinstance(due, Due) and due.row["edited_at"] is None and not _same_ticks(due.schedule, schedule):
-        ticks = settled(due.state, due.state.now, "passed before the code changed the plan")
+    if due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
+        ticks = settled(due.state, due.state.now, "passed before the code changed the plan", most)
         await db.run_async(conn, app.queries.record_ticks(ticks))
 
 

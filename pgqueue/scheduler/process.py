@@ -4,15 +4,16 @@ import asyncio
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
 from pgqueue.app import App
 from pgqueue.identity import Identity, describe
-from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link
+from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link, brief
 from pgqueue.queries.schedule import SCHEDULE_PAYLOAD
 from pgqueue.scheduler.declaring import Declarer
+from pgqueue.scheduler.previewer import Previewer
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.scheduler.ticker import Ticker
 from pgqueue.service import Partitions, Service, run_duties
@@ -22,25 +23,29 @@ PING_SECONDS = 30.0
 
 
 class Ear(Service):
-    """Wakes the ticker when somebody has changed a schedule."""
+    """Wakes the duties that look at schedules when somebody has changed one."""
 
     name = "listen"
     interruptible = True
 
-    def __init__(self, app: App, link: Link, ticker: Ticker) -> None:
+    def __init__(self, app: App, link: Link, sleepers: Sequence[Service]) -> None:
         super().__init__(link)
         self._queries = app.queries
-        self._ticker = ticker
+        self._sleepers = sleepers
 
     async def tick(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.listen().sql)
-            self._ticker.wake()  # what was committed while nobody listened
+            self._wake_all()  # what was committed while nobody listened
             async for notification in conn.notifies(timeout=PING_SECONDS):
                 if notification.payload == SCHEDULE_PAYLOAD:
-                    self._ticker.wake()
+                    self._wake_all()
         return 0.0
+
+    def _wake_all(self) -> None:
+        for duty in self._sleepers:
+            duty.wake()
 
 
 class Scheduler:
@@ -63,12 +68,16 @@ class Scheduler:
         await asyncio.to_thread(identity.start)
         links = [Link(database, name) for name in ("pgqueue scheduler", "pgqueue scheduler chores")]
         ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
-        duties: list[Service] = [ticker, declarer, Partitions(links[1], app.queries)]
+        previewer = Previewer(app, links[1])
+        duties: list[Service] = [ticker, declarer, previewer, Partitions(links[1], app.queries)]
         if app.listen_database is not None:
             links.append(Link(app.listen_database, "pgqueue scheduler listen"))
-            duties.append(Ear(app, links[2], ticker))
+            duties.append(Ear(app, links[2], [ticker, previewer]))
         try:
-            await declarer.tick()
+            try:
+                await declarer.tick()
+            except DATABASE_ERRORS as error:  # what is declared already ticks, and the duty tries again
+                log.warning("schedules cannot be declared yet: %s", brief(error))
             log.info("scheduler %s started: %d schedules declared here", identity.id, len(app.schedules))
             await run_duties(duties, self._stopping)
         finally:

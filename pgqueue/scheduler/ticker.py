@@ -10,7 +10,7 @@ import psycopg
 
 from pgqueue import db
 from pgqueue.app import App
-from pgqueue.errors import InvalidOption, InvalidPlan
+from pgqueue.errors import InvalidPlan, PgqueueError
 from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
 from pgqueue.link import Link, blames_data, brief, monotonic
 from pgqueue.queries.enqueue import Inserted
@@ -19,12 +19,15 @@ from pgqueue.schedule import changed
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.schedules import enqueue_ticks
 from pgqueue.service import Service
-from pgqueue.ticks import Look, Tick, look, settled
+from pgqueue.ticks import MOST_SETTLED, Look, Tick, look, settled
 
 log = logging.getLogger("pgqueue.scheduler")
 BATCH = 500
 CHUNK = 20_000  # ticks that one transaction tells
-UNFIT = (ValueError, TypeError, LookupError, psycopg.errors.IntegrityError, psycopg.errors.DataError)  # of an edit
+# What an edit that cannot be used leads to: whatever it is, it is the edit that is given up.
+UNFIT = (PgqueueError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+         psycopg.errors.IntegrityError, psycopg.errors.DataError)  # fmt: skip
+LOCKED = 0.01  # seconds until what somebody else has locked is tried again; doubled each time
 AGAIN = 60.0  # seconds until a schedule that cannot be read here is tried again
 
 
@@ -40,20 +43,34 @@ class Ticker(Service):
         self._settings = settings
         self._unusable: dict[str, float] = {}
         self._locked: list[str] = []
+        self._batch = BATCH
+        self._vain = 0
 
     async def tick(self) -> float:
         """Fire what is due; return the seconds until the next tick, at most the poll interval."""
-        now = monotonic()
+        now, asked, found = monotonic(), self._batch, 1
         self._unusable = {name: until for name, until in self._unusable.items() if until > now}
+        self._batch = max(1, asked // 4)  # if this fails: it may be too much for one transaction
         try:
-            if await self.fire() == BATCH:
-                return 0.0
+            found = await self.fire(asked)
         except psycopg.Error as error:
             if not blames_data(error):
                 raise
             await self._one_by_one()
+        self._batch = min(2 * asked, BATCH)
+        return 0.0 if found == asked else await self._rest(found)
+
+    async def _rest(self, found: int) -> float:
+        """Return for how long nothing is to be done. What is due, but locked by another scheduler or by an edit that is
+        not committed, is not looked at again and again."""
+        poll = self._settings.poll_seconds
         next_tick = await self.link.run(self._queries.next_tick(self._unusable))
-        return self._settings.poll_seconds if next_tick is None else min(max(next_tick, 0), self._settings.poll_seconds)
+        if found or next_tick is None or next_tick > 0:
+            self._vain = 0
+            return poll if next_tick is None else min(max(next_tick, 0), poll)
+        self._vain += 1
+        ahead = await self.link.run(self._queries.next_tick(self._unusable, ahead=True))
+        return min(LOCKED * 2.0 ** min(self._vain, 10), poll, *([] if ahead is None else [max(ahead, 0)]))
 
     async def fire(self, at_most: int = BATCH) -> int:
         """Look at some schedules in one transaction: jobs, ticks and next ticks, or none of it.
@@ -62,7 +79,7 @@ class Ticker(Service):
         """
         async with self.link.connection() as conn, conn.transaction():
             found = await db.run_async(conn, self._queries.lock_due(at_most, self._unusable))
-            self._locked = [one.schedule.name if isinstance(one, Due) else one.name for one in found]
+            self._locked = [one.name for one in found]
             if not found:
                 return 0
             due = await self._edited(conn, found)
@@ -96,31 +113,32 @@ class Ticker(Service):
             try:
                 if asked is not None:
                     async with conn.transaction():
-                        await self._edit(conn, one, asked)
+                        await self._edit(conn, one, asked, MOST_SETTLED // len(found) + 1)
                 elif isinstance(one, Due):
                     due.append(one)
                 else:
                     raise InvalidPlan(one.reason)
-            except (InvalidPlan, InvalidOption, *UNFIT) as error:
-                name = one.schedule.name if isinstance(one, Due) else one.name
-                log.error("schedule %s cannot be %s here: %s", name, "edited" if asked else "fired", error)
-                errors.append((name, brief(error), asked is not None))
+            except UNFIT as error:
+                log.error("schedule %s cannot be %s here: %s", one.name, "edited" if asked else "fired", error)
+                errors.append((one.name, brief(error), asked is not None))
                 if asked is None:
-                    self._unusable[name] = monotonic() + AGAIN
+                    self._unusable[one.name] = monotonic() + AGAIN
         if errors:
             await db.run_async(conn, self._queries.note_errors(errors))
         return due
 
-    async def _edit(self, conn: db.AsyncConnection, one: Due | Unusable, asked: dict[str, object]) -> None:
+    async def _edit(self, conn: db.AsyncConnection, one: Due | Unusable, asked: dict[str, object], most: int) -> None:
         """Change a definition as of the moment it was asked for; the next look fires it."""
         moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
         schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
-        ticks = settled(one.state, moment, f"passed before {by} edited the schedule") if isinstance(one, Due) else []
+        why = f"passed before {by} edited the schedule"
+        ticks = settled(one.state, moment, why, most) if isinstance(one, Due) else []
         await db.run_async(conn, self._queries.record_ticks(ticks))
         await db.run_async(conn, self._queries.redefine(schedule, schedule.after(moment), moment, by))
 
     async def _look(self, conn: db.AsyncConnection, due: Sequence[Due]) -> list[Look]:
-        """Decide what becomes of the ticks, by what is not finished and what waits."""
+        """Decide what becomes of the ticks, by what is not finished and what waits. Schedules that come after more than
+        CHUNK jobs are left for the next look: one transaction has its time."""
         states = [one.state for one in due]
         jobs = [job for state in states for job in state.live_jobs]
         unfinished = await db.run_async(conn, self._queries.unfinished(jobs)) if jobs else []
@@ -128,13 +146,24 @@ class Ticker(Service):
         queued: defaultdict[str, list[Tick]] = defaultdict(list)
         for tick in await db.run_async(conn, self._queries.queued_ticks(waiting)) if waiting else []:
             queued[tick.schedule].append(tick)
-        looks, live = [], set(unfinished)
+        looks: list[Look] = []
+        live, fires = set(unfinished), 0
         for state in states:
-            state.wake()
-            state.error = None
+            if fires > CHUNK:
+                break
             state.live_jobs = [job for job in state.live_jobs if job in live]
-            looks.append(look(state, queued[state.schedule.name], CHUNK // len(states) + 1))
+            try:
+                looks.append(look(state, queued[state.schedule.name], CHUNK // len(states) + 1))
+                fires += len(looks[-1].fires)
+            except Exception as error:  # noqa: BLE001 - whatever a plan leads to, it must not hold up the others
+                await self._leave(conn, state.schedule.name, error)
         return looks
+
+    async def _leave(self, conn: db.AsyncConnection, name: str, error: Exception) -> None:
+        """Leave a schedule alone here for a while; its row says why."""
+        log.error("schedule %s cannot be fired here: %s", name, error)
+        self._unusable[name] = monotonic() + AGAIN
+        await db.run_async(conn, self._queries.note_errors([(name, brief(error), False)]))
 
     async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:
         """Write all of it; return the ticks that fired, with their jobs."""
