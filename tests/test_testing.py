@@ -58,7 +58,7 @@ def dsn(shared: str) -> str:
 def others(conn: Conn) -> Iterator[Conn]:
     """A connection of others, that do commit."""
     yield conn
-    conn.execute("truncate pgqueue.job_live, pgqueue.transition, pgqueue.schedule")
+    conn.execute("truncate pgqueue.job_live, pgqueue.transition, pgqueue.schedule, pgqueue.schedule_ahead")
 
 
 @pytest.fixture
