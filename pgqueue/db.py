@@ -30,6 +30,7 @@ AnyAsyncConnection: TypeAlias = AsyncConnection | Asyncpg
 
 CONNECT_TIMEOUT = 10
 IDLE_SECONDS = 10
+PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
 _EXPLAINED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -101,7 +102,8 @@ class Database:
         """Open the connection of a duty: for statements of ours alone.
 
         A plan that was made and kept while a table was small reads it whole when it has grown, until it is analysed.
-        So these connections prefer an index whatever a table's size; nor is any statement of ours worth compiling.
+        After each VACUUM the planner thinks again, and of dead entries it knows nothing. So these connections prefer an
+        index in its order, whatever a table's size; nor is any statement of ours worth compiling.
         """
         with _reachable(self.dsn):
             return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name) | self._planning())
@@ -109,7 +111,7 @@ class Database:
     def _planning(self) -> dict[str, Any]:
         if not self.prepare:  # each statement is planned anew; and PgBouncer knows no such settings
             return {}
-        return {"options": f"-c enable_seqscan=off -c jit=off {conninfo_to_dict(self.dsn).get('options') or ''}"}
+        return {"options": f"{PLANNING} {conninfo_to_dict(self.dsn).get('options') or ''}"}
 
     def _settings_of(self, name: str) -> dict[str, Any]:
         # A shorter timeout in the DSN stands.

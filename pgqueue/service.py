@@ -70,7 +70,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         await asyncio.sleep(0)  # lets the others run
         return
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for would make a task each time
+            await event.wait()
 
 
 async def run_duties(duties: Sequence[Service], stopping: asyncio.Event, grace_seconds: float = 5.0) -> None:

@@ -43,16 +43,17 @@ class Lookout(Service):
         self.looking = False  # what it claims is the database's word already, and nobody else's yet
 
     def look(self) -> None:
-        """Look now."""
-        self._wanted = True
-        self.wake()
+        """Look now. One look at a time is enough."""
+        if not self.looking:
+            self._wanted = True
+            self.wake()
 
     async def tick(self) -> float:
         """Look, if somebody wants it."""
         wanted, self._wanted = self._wanted, False
         if wanted and not self.paused:
-            rooms = self._slots.reserve(MOST)
             self.looking = True
+            rooms = self._slots.reserve(MOST)
             try:
                 if rooms:
                     await self._look(rooms)

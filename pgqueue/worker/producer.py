@@ -17,8 +17,8 @@ from pgqueue.worker.slots import Slots
 log = logging.getLogger("pgqueue.worker")
 BUSY_SECONDS = 1.0
 LOCKED_SECONDS = 0.05
-OFTEN, SELDOM = 40, 20  # claims with jobs in a second: above the one nobody is to notify us, below the other again
-OFTEN_SECONDS, LOOK_SECONDS = 0.5, 0.01
+OFTEN, SELDOM = 100, 50  # claims with jobs in a second: above the one nobody is to notify us, below the other again
+OFTEN_SECONDS, LOOK_SECONDS = 0.2, 0.01
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
 MOST = 2000  # jobs in one claim, and claimed ahead
 ADOPT_POLLS = 5  # poll intervals between two looks for parked jobs: they are there only while releases differ
@@ -190,7 +190,7 @@ class Producer(Service):
         claimed, due = 0, self._frontier.must_look()
         if self._frontier.costly or not due:
             room, claimed = await self._claim_once(beyond=True)
-            due = due or (claimed < room and self._frontier.must_look(short=True))
+            due = self._frontier.must_look(short=claimed < room)  # the lookout may have looked meanwhile
             if due and self._frontier.costly:
                 self._lookout.look()
                 due = False

@@ -1,9 +1,10 @@
 """How fast waiting jobs are done: from the start of the first body until the store says that nothing is pending."""
 
+import os
 import time
 from collections.abc import Callable
 
-from . import track
+from . import machine, track
 from .database import Database
 from .processes import Worker
 from .session import Record, Session
@@ -26,7 +27,10 @@ def emptied(
     database.pending()  # plan it before it matters
     with session.working(options) as worker:
         end = time.time() + session.settings.cap * caps
+        _until_the_first(session, worker, end)
+        rested = machine.rested()
         ended, pending = _until_nothing_is_pending(session, database, n, worker, watch, end)
+        rested = machine.rested() - rested
     records = track.read(session.track)
     if not records:
         raise RuntimeError(f"no job ran: {session.log()}")
@@ -35,8 +39,14 @@ def emptied(
     return {
         "jobs": n, "seconds": round(seconds, 3), "jobs_s": round((n - pending) / seconds, 1), "pending": pending,
         "bodies": len(records), "distinct": distinct, "worker": " ".join(options),
+        "idle_percent": round(100 * rested / (os.cpu_count() or 1) / seconds, 1),
         "ok": pending == 0 and len(records) == n == distinct,
     }  # fmt: skip
+
+
+def _until_the_first(session: Session, worker: Worker, end: float) -> None:
+    while not track.count(session.track) and time.time() < end and worker.alive:
+        time.sleep(0.01)
 
 
 def _until_nothing_is_pending(

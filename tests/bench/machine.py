@@ -29,6 +29,12 @@ def machine() -> dict[str, str]:
     }
 
 
+def rested() -> float:
+    """Seconds that the cores had nothing to do, added up; waiting for the disk among them."""
+    idle, waiting = Path("/proc/stat").read_text().split()[4:6]
+    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
+
+
 def versions() -> dict[str, str]:
     """What runs on our side."""
     return {

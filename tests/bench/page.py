@@ -10,6 +10,7 @@ from .targets import TARGETS, Figure, Verdict, judge
 
 # What a case's runs are summed up by: the figure, its heading, how it is printed.
 RATE = (("jobs_s", "jobs/s", ",.0f"),)
+DRAIN = (*RATE, ("idle_percent", "% of the cores idle", ".0f"))
 LATENCY = (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f"), ("jobs_s", "jobs/s", ",.0f"))
 FLOW = (
     ("jobs_s", "jobs/s", ",.0f"), ("first_s", "first tenth/s", ",.0f"), ("last_s", "last tenth/s", ",.0f"),
@@ -17,6 +18,7 @@ FLOW = (
 )  # fmt: skip
 KEYED = (("ratio", "times the cost", ".2f"), ("keyed_us", "µs a job", ",.1f"), ("plain_us", "µs without", ",.1f"))
 FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "c": DRAIN, "c0": DRAIN, "d": DRAIN, "ct": DRAIN, "g": DRAIN, "g10": DRAIN,
     "k": KEYED, "k-one": KEYED, "k-lent": KEYED,
     "e": LATENCY, "e1000": LATENCY, "f": FLOW, "f-reader": FLOW, "f-writer": FLOW, "f0": FLOW,
     "l21": (("claim_ms", "ms a claim", ".2f"), ("claim_ms_few", "ms from 10,000", ".2f"), ("ratio", "ratio", ".2f")),
@@ -58,8 +60,11 @@ READ = """
   for.
 - Where the time of a drained job goes, by statement and by function: [profile.md](benchmarks/profile.md), made by
   `python -m tests.bench.profile`.
+- The cores are shared: a drain whose cores are hardly ever idle is at the limit of the machine, and a second process
+  can add only what was idle.
 - `w` counts all WAL of the server, full pages after the checkpoint before the run included.
-- Statements of an idle worker are counted as transactions: each of its statements is one.
+- Statements of an idle worker are counted as transactions: each of its statements is one. Those that the database has
+  without a worker are taken off.
 """
 
 
@@ -144,7 +149,8 @@ def _peers(results: Results) -> str:
         for who in results.peers(name):
             runs = results.runs(name, who)
             figures = FIGURES.get(name, RATE)
-            told = "; ".join(f"{_spread(results.summary(name, m, who), form)} {head}" for m, head, form in figures)
+            found = [(results.summary(name, metric, who), head, form) for metric, head, form in figures]
+            told = "; ".join(f"{_spread(summary, form)} {head}" for summary, head, form in found if summary)
             ours, theirs = results.summary(name, "jobs_s"), results.summary(name, "jobs_s", who)
             times = f"{ours.median / theirs.median:.2f}" if ours and theirs and theirs.median and name[0] != "e" else ""
             rows.append((name, who, f"{runs[0].get('jobs', 0):,}", str(len(runs)), told, times))
