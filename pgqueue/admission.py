@@ -1,21 +1,17 @@
 """Letting jobs in by their terms: the steps are statements and answers, the same for sync and async callers."""
 
-import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar
-
-import psycopg
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from pgqueue import db
 from pgqueue.errors import DuplicateJob, IdempotencyConflict, PgqueueError, QueueFull, SnapshotConflict
 from pgqueue.job import NewJob
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.terms import Entry, FoundKey, Rival, terms_of
-from pgqueue.terms import digest
 
 T = TypeVar("T")
 # Queries one after the other, each asked for by what came back before: alike on sync and async connections.
@@ -33,6 +29,26 @@ LATER, SOON = 1.0, 0.1  # seconds for which a depth is believed: of a queue with
 
 class Isolated(Exception):
     """The transaction keeps its snapshot: it needs a savepoint, for a key that it cannot see is an error there."""
+
+
+class Again(Exception):
+    """A key has changed hands meanwhile, and others are held already: give all of them back and begin again."""
+
+
+class Admitted(NamedTuple):
+    """What became of many calls: the ids of their jobs, in the order of the calls, and of those the new ones."""
+
+    ids: list[int]
+    new: list[int]
+
+
+class Bulk(Protocol):
+    """Many calls of one task that are let in together. All have the options of `like`."""
+
+    @property
+    def like(self) -> NewJob: ...
+    def __len__(self) -> int: ...
+    def admitted(self, queries: Queries) -> Steps[Admitted]: ...
 
 
 class Admission:
@@ -157,7 +173,7 @@ class Batch:
     def of(cls, given: Sequence[NewJob]) -> "Batch":
         """Put jobs with the same key together, as if they came one after the other.
 
-        Raises IdempotencyConflict or DuplicateJob for a key that is not the same request.
+        Raises DuplicateJob for a key that stands twice, if the call wants to be told.
         """
         kept: dict[str, NewJob] = {}
         keys = []
@@ -170,11 +186,25 @@ class Batch:
         position = {key: at for at, key in enumerate(order)}
         return cls([kept[key] for key in order], [position[key] for key in keys])
 
-    def chunks(self) -> Iterator[list[NewJob]]:
-        """The jobs in parts that one statement should carry."""
-        source = iter(self.jobs)
-        while part := chunk(source):
-            yield part
+    @property
+    def like(self) -> NewJob:
+        """One of them."""
+        return self.jobs[0]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def steps(self, queries: Queries) -> Steps[list[Entry]]:
+        """Let them in, or find those in their place. Raises IdempotencyConflict and DuplicateJob."""
+        admitted: list[Entry] = []
+        for part in chunks(self.jobs):
+            admitted += yield from Admission(queries, part).steps(guarded=False)
+        return self.spread(admitted)
+
+    def admitted(self, queries: Queries) -> Steps[Admitted]:
+        """As `steps`: what became of the calls."""
+        entries = yield from self.steps(queries)
+        return Admitted([entry.id for entry in entries], [entry.id for entry in entries if entry.entered])
 
     def spread(self, admitted: Sequence[Entry]) -> list[Entry]:
         """Return what became of each job of the call; of those that were put together the first is the new one."""
@@ -191,11 +221,6 @@ class Batch:
 def _again(before: NewJob, job: NewJob) -> NewJob:
     """What two jobs with one key are."""
     terms = terms_of(job)
-    if terms.key is not None:
-        same = before.args == job.args or digest(json.loads(before.args)) == digest(json.loads(job.args))
-        if not same and not terms.by_args:
-            raise IdempotencyConflict(job.task, terms.key, None)
-        return before
     if terms.on_conflict == "raise":
         raise DuplicateJob(job.task, str(terms.unique), None)
     return job if terms.on_conflict == "replace" else before
@@ -241,8 +266,14 @@ class Depths:
         seen.depth += more
 
 
-def chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
-    """Take what one statement should carry."""
+def chunks(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
+    """Yield what one statement should carry."""
+    source = iter(jobs)
+    while part := _chunk(source):
+        yield part
+
+
+def _chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
     taken, size = [], 0
     for job in islice(jobs, CHUNK):
         taken.append(job)
@@ -250,6 +281,23 @@ def chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
         if size > CHUNK_BYTES:
             break
     return taken
+
+
+def arrays(blocks: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield JSON arrays of what one statement should carry, and how many jobs each is.
+
+    `blocks`: so many jobs, and their JSON objects separated by commas.
+    """
+    chunk: list[str] = []
+    jobs = size = 0
+    for count, text in blocks:
+        if chunk and (jobs + count > CHUNK or size + len(text) > CHUNK_BYTES):
+            yield jobs, f"[{','.join(chunk)}]"
+            chunk, jobs, size = [], 0, 0
+        chunk.append(text)
+        jobs, size = jobs + count, size + len(text)
+    if chunk:
+        yield jobs, f"[{','.join(chunk)}]"
 
 
 def follow(conn: db.Connection, steps: Steps[T]) -> T:
@@ -282,7 +330,7 @@ def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
         with db.all_or_nothing(conn) if _may_give_back(job) else nullcontext():
             return follow(conn, Admission(queries, [job]).steps(guarded=True))[0]
     except Isolated:
-        return admit_all(conn, queries, [job])[0]
+        return admit_all(conn, queries, Batch.of([job]).steps)[0]
 
 
 async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob) -> Entry:
@@ -291,44 +339,66 @@ async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob
         async with db.all_or_nothing_async(conn) if _may_give_back(job) else nullcontext():
             return (await follow_async(conn, Admission(queries, [job]).steps(guarded=True)))[0]
     except Isolated:
-        return (await admit_all_async(conn, queries, [job]))[0]
+        return (await admit_all_async(conn, queries, Batch.of([job]).steps))[0]
 
 
-def admit_all(conn: db.Connection, queries: Queries, jobs: Sequence[NewJob]) -> list[Entry]:
-    """Let jobs in, all of them or none: in a savepoint, so that one that may not come in leaves none of them behind."""
-    batch = Batch.of(jobs)
-    tries = TRIES if db.is_own(conn) else 1
+class _Tries:
+    """How often jobs may be let in anew, after what could not be helped."""
+
+    def __init__(self, *, own: bool) -> None:
+        self._snapshots = TRIES if own else 1
+        self._rounds = ROUNDS
+
+    def again(self, error: Exception) -> bool:
+        """Whether to try again after an error. Raises what it amounts to at the end."""
+        if isinstance(error, Again):
+            self._rounds -= 1
+            if not self._rounds:
+                raise PgqueueError(f"keys were taken and freed {ROUNDS} times while jobs wanted them") from None
+            return True
+        if getattr(error, "sqlstate", None) != SnapshotConflict.sqlstate:  # asyncpg's errors have it, too
+            return False
+        self._snapshots -= 1
+        if not self._snapshots:
+            raise SnapshotConflict(_UNSEEN) from error
+        return True
+
+
+def admit_all(conn: db.Connection, queries: Queries, steps: Callable[[Queries], Steps[T]]) -> T:
+    """Let jobs in, all of them or none: one that may not come in leaves none of them behind."""
+    own = db.is_own(conn)
+    tries = _Tries(own=own)
     while True:
         try:
-            with db.all_or_nothing(conn):
-                db.run(conn, queries.begin())  # or psycopg would take the savepoint for the transaction, and commit it
-                with conn.transaction():
-                    admitted: list[Entry] = []
-                    for part in batch.chunks():
-                        admitted += follow(conn, Admission(queries, part).steps(guarded=False))
-            return batch.spread(admitted)
-        except psycopg.errors.SerializationFailure as error:
-            tries -= 1
-            if not tries:
-                raise SnapshotConflict(_UNSEEN) from error
-
-
-async def admit_all_async(conn: db.AnyAsyncConnection, queries: Queries, jobs: Sequence[NewJob]) -> list[Entry]:
-    """Let jobs in, all of them or none: in a savepoint, so that one that may not come in leaves none of them behind."""
-    batch = Batch.of(jobs)
-    tries = TRIES if db.is_own(conn) else 1
-    while True:
-        try:
-            async with db.all_or_nothing_async(conn):
-                await db.run_async(conn, queries.begin())
-                async with db.savepoint_async(conn):
-                    admitted: list[Entry] = []
-                    for part in batch.chunks():
-                        admitted += await follow_async(conn, Admission(queries, part).steps(guarded=False))
-            return batch.spread(admitted)
+            with db.all_or_nothing(conn), nullcontext() if own else _savepoint(conn, queries):
+                return follow(conn, steps(queries))
         except Exception as error:
-            if getattr(error, "sqlstate", None) != SnapshotConflict.sqlstate:  # asyncpg's errors have it, too
+            if not tries.again(error):
                 raise
-            tries -= 1
-            if not tries:
-                raise SnapshotConflict(_UNSEEN) from error
+
+
+async def admit_all_async(conn: db.AnyAsyncConnection, queries: Queries, steps: Callable[[Queries], Steps[T]]) -> T:
+    """The async twin of `admit_all`."""
+    own = db.is_own(conn)
+    tries = _Tries(own=own)
+    while True:
+        try:
+            async with db.all_or_nothing_async(conn), nullcontext() if own else _savepoint_async(conn, queries):
+                return await follow_async(conn, steps(queries))
+        except Exception as error:
+            if not tries.again(error):
+                raise
+
+
+@contextmanager
+def _savepoint(conn: db.Connection, queries: Queries) -> Iterator[None]:
+    db.run(conn, queries.begin())  # or psycopg would take the savepoint for the transaction, and commit it
+    with conn.transaction():
+        yield
+
+
+@asynccontextmanager
+async def _savepoint_async(conn: db.AnyAsyncConnection, queries: Queries) -> AsyncIterator[None]:
+    await db.run_async(conn, queries.begin())
+    async with db.savepoint_async(conn):
+        yield

@@ -12,14 +12,15 @@ from pydantic_core import from_json
 
 from pgqueue import db
 from pgqueue.admission import (
-    CHUNK,
-    CHUNK_BYTES,
+    Admitted,
+    Bulk,
     Depths,
     Steps,
     admit,
     admit_all,
     admit_all_async,
     admit_async,
+    arrays,
     follow,
     follow_async,
 )
@@ -218,7 +219,7 @@ class Session:
         with self._connection() as conn, db.all_or_nothing(conn):
             if new.queue in self._home.max_depth:
                 follow(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
-            for chunk in _chunks(blocks):
+            for _, chunk in arrays(blocks):
                 ids += self._tell_many(new, db.run(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
 
@@ -228,25 +229,25 @@ class Session:
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
             if new.queue in self._home.max_depth:
                 await follow_async(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
-            for chunk in _chunks(blocks):
+            for _, chunk in arrays(blocks):
                 ids += self._tell_many(new, await db.run_async(conn, self._home.queries.enqueue_alike(new, chunk)))
         return ids
 
-    def insert_all(self, jobs: Sequence[NewJob]) -> list[int]:
-        """Insert jobs with terms, of one task and one call's options, all of them or none."""
-        if not jobs:
+    def insert_all(self, bulk: Bulk) -> list[int]:
+        """Insert jobs with terms, all of them or none."""
+        if not len(bulk):
             return []
         with self._connection() as conn:
-            follow(conn, self._home.depths.steps(self._home.queries, jobs[0].queue, len(jobs)))
-            return self._tell_admitted(jobs, admit_all(conn, self._home.queries, jobs))
+            follow(conn, self._home.depths.steps(self._home.queries, bulk.like.queue, len(bulk)))
+            return self._tell_admitted(bulk.like, admit_all(conn, self._home.queries, bulk.admitted))
 
-    async def ainsert_all(self, jobs: Sequence[NewJob]) -> list[int]:
+    async def ainsert_all(self, bulk: Bulk) -> list[int]:
         """The async twin of `insert_all`."""
-        if not jobs:
+        if not len(bulk):
             return []
         async with self._async_connection() as conn:
-            await follow_async(conn, self._home.depths.steps(self._home.queries, jobs[0].queue, len(jobs)))
-            return self._tell_admitted(jobs, await admit_all_async(conn, self._home.queries, jobs))
+            await follow_async(conn, self._home.depths.steps(self._home.queries, bulk.like.queue, len(bulk)))
+            return self._tell_admitted(bulk.like, await admit_all_async(conn, self._home.queries, bulk.admitted))
 
     def tell(self, job: Job) -> Job:
         """Tell listeners of a job that was inserted."""
@@ -260,30 +261,13 @@ class Session:
                 self._home.listeners.emit(JobEnqueued(job_id, new.task, new.queue))
         return ids
 
-    def _tell_admitted(self, jobs: Sequence[NewJob], rows: list[Entry]) -> list[int]:
-        if self._home.listeners:
-            for new, row in zip(jobs, rows, strict=True):
-                if row.entered:
-                    self._home.listeners.emit(JobEnqueued(row.id, new.task, new.queue))
-        return [row.id for row in rows]
+    def _tell_admitted(self, like: NewJob, admitted: Admitted) -> list[int]:
+        self._tell_many(like, admitted.new)
+        return admitted.ids
 
 
 def _count(blocks: Sequence[tuple[int, str]]) -> int:
     return sum(count for count, _ in blocks)
-
-
-def _chunks(blocks: Sequence[tuple[int, str]]) -> Iterator[str]:
-    """Yield JSON arrays of what one statement should carry."""
-    chunk: list[str] = []
-    jobs = size = 0
-    for count, text in blocks:
-        if chunk and (jobs + count > CHUNK or size + len(text) > CHUNK_BYTES):
-            yield f"[{','.join(chunk)}]"
-            chunk, jobs, size = [], 0, 0
-        chunk.append(text)
-        jobs, size = jobs + count, size + len(text)
-    if chunk:
-        yield f"[{','.join(chunk)}]"
 
 
 class Client:

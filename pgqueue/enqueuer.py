@@ -1,17 +1,19 @@
 """Tasks as callers see them: called like the function, or enqueued."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from pgqueue.admission import Batch, Bulk
 from pgqueue.client import Home, Own, Session, new_job
 from pgqueue.context import Context
 from pgqueue.job import Job, NewJob
+from pgqueue.keyed import KeyedCalls
 from pgqueue.options import Options
 from pgqueue.tasks import TaskSpec
-from pgqueue.terms import CallOptions, call_rules
+from pgqueue.terms import CallOptions, Rules, call_rules
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +48,7 @@ class Enqueuer(Generic[P, R]):
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
         if self._options.rules is not None:
-            return self._session.insert_all(self._each(calls))
+            return self._session.insert_all(self._bulk(calls, self._options.rules))
         return self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
 
     async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
@@ -55,7 +57,7 @@ class Enqueuer(Generic[P, R]):
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
         if self._options.rules is not None:
-            return await self._session.ainsert_all(self._each(calls))
+            return await self._session.ainsert_all(self._bulk(calls, self._options.rules))
         return await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
@@ -68,20 +70,21 @@ class Enqueuer(Generic[P, R]):
     def _alike(self) -> NewJob:
         return new_job("", self._options, self._spec, self._spec.name, self._app)
 
-    def _each(self, calls: Iterable[Mapping[str, Any]]) -> list[NewJob]:
+    def _bulk(self, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
+        like = new_job("", replace(self._options, rules=None), self._spec, self._spec.name, self._app)
+        if rules.admits_by_key():
+            return KeyedCalls.of(self._spec, like, rules, calls)
+        return Batch.of(list(self._each(calls, rules, like)))
+
+    def _each(self, calls: Iterable[Mapping[str, Any]], rules: Rules, like: NewJob) -> Iterator[NewJob]:
         """The jobs of many calls, each with terms of its own."""
-        jobs: list[NewJob] = []
-        spec, rules = self._spec, self._options.rules
-        values: list[dict[str, Any]] = []
-        like = new_job("", replace(self._options, rules=None), spec, spec.name, self._app)
-        for call in calls:
-            text = spec.encode_at(len(jobs), call, values)
-            whole = partial(spec.whole, text)
-            terms = None if rules is None else rules.terms(spec.name, whole, values.pop(), len(jobs))
-            jobs.append(like.again(text, terms))
-        if rules is not None:
-            rules.check_count(len(jobs))
-        return jobs
+        spec, count = self._spec, 0
+        for at, call in enumerate(calls):
+            values: list[dict[str, Any]] = []
+            text = spec.encode_at(at, call, values)
+            yield like.again(text, rules.terms(spec.name, partial(spec.whole, text), values[0], at))
+            count += 1
+        rules.check_count(count)
 
 
 class Task(Enqueuer[P, R]):

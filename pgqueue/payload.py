@@ -65,34 +65,34 @@ class ManyCalls:
     def _serializer(self) -> pydantic_core.SchemaSerializer:
         return pydantic_core.SchemaSerializer(self._list, WRITE)
 
-    def blocks(self, calls: Iterable[Call]) -> Iterator[tuple[list[Call], str | None]]:
+    def blocks(self, calls: Iterable[Call]) -> Iterator[tuple[list[Call], str | None, list[dict[str, Any]]]]:
         """Yield the calls in blocks, each with its JSON objects separated by commas, or None if it cannot vouch for
-        one of them."""
+        one of them; and as they were validated."""
         source = iter(calls)
         while block := list(islice(source, BLOCK)):
             yield from self._halved(block)
 
-    def _halved(self, block: list[Call]) -> Iterator[tuple[list[Call], str | None]]:
-        text = self._written(block)
+    def _halved(self, block: list[Call]) -> Iterator[tuple[list[Call], str | None, list[dict[str, Any]]]]:
+        text, valid = self._written(block)
         if text is not None and len(text) > self._most and len(block) > 1:
             middle = len(block) // 2
             yield from self._halved(block[:middle])
             yield from self._halved(block[middle:])
         else:
-            yield block, text[1:-1].decode() if text and self.is_harmless(text, len(block)) else None
+            yield block, text[1:-1].decode() if text and self.is_harmless(text, len(block)) else None, valid
 
-    def _written(self, block: list[Call]) -> bytes | None:
+    def _written(self, block: list[Call]) -> tuple[bytes | None, list[dict[str, Any]]]:
         if any(type(call) is not dict for call in block):
-            return None
+            return None, []
         try:
             valid = self._validator.validate_python(block)
             text = self._serializer.to_json(valid, by_alias=False, warnings="error")
             room = self._room
             if room is not None and room.lost:
                 self._validator.validate_json(text, by_alias=True, by_name=True)
-            return None if room is not None and room.is_suspect(text, *valid) else text
+            return None if room is not None and room.is_suspect(text, *valid) else text, valid
         except Exception:  # noqa: BLE001 - a type's own code may raise anything, and raises it again when asked alone
-            return None
+            return None, []
 
     def is_harmless(self, text: bytes, calls: int = 0) -> bool:
         """Whether a call, or a list of so many, written as JSON, can hide nothing that must not be stored.

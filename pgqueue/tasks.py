@@ -156,27 +156,35 @@ class TaskSpec:
 
     def whole(self, text: str) -> dict[str, Any]:
         """Return the arguments of a call as JSON has them, those that were left to their defaults among them."""
+        return self.completed(json.loads(text))
+
+    def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments as JSON has them, and those that were left to their defaults."""
         if self.stored_defaults is None:
             stored = stored_defaults(self.signature.parameters.values(), self.serializer)
             object.__setattr__(self, "stored_defaults", stored)
-        return {**(self.stored_defaults or {}), **json.loads(text)}
+        return {**(self.stored_defaults or {}), **arguments}
 
-    def encode_many(self, calls: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
+    def encode_many(
+        self, calls: Iterable[Mapping[str, Any]], keep: list[dict[str, Any]] | None = None
+    ) -> Iterator[tuple[int, str]]:
         """Yield the arguments of many calls as they are stored: how many, and their JSON objects separated by commas.
 
-        InvalidArguments names the position of the call.
+        To `keep`, if given, they are added as `encode` does. InvalidArguments names the position of the call.
         """
         if self.codec is not None:  # each call is sealed by itself
             for at, call in enumerate(calls):
-                yield 1, seal_args(self.codec, self.name, self.encode_at(at, call))
+                yield 1, seal_args(self.codec, self.name, self.encode_at(at, call, keep))
             return
         position = 0
-        for block, text in self.many.blocks(calls):
+        for block, text, valid in self.many.blocks(calls):
             if text is not None:
+                if keep is not None:
+                    keep += [self.defaults | call for call in valid] if self.defaults else valid
                 yield len(block), text
             else:
                 for at, call in enumerate(block, position):
-                    yield 1, self.encode_at(at, call)
+                    yield 1, self.encode_at(at, call, keep)
             position += len(block)
 
     def encode_at(self, position: int, call: Mapping[str, Any], keep: list[dict[str, Any]] | None = None) -> str:

@@ -1,11 +1,11 @@
 """On which terms a job is let in: the key that admits one, and until when it must have started."""
 
-import hashlib
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from typing_extensions import TypedDict
@@ -167,11 +167,23 @@ class Rules:
                 return Terms(expires=self.expires)
             by_args = self.key is True
             key = digest(whole(), task) if self.key is True else _key("idempotency_key", self.key, values, at)
-            hashed = None if key is None else _sha256(key.encode())
+            hashed = None if key is None else key_hashes(task, [key])[0]
             return Terms(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires, by_args)
         if self.unique_key is None and self.unique is not None:
             return self._unique_terms(task, _unique_key(whole(), self.unique.by))
         return self._unique_terms(task, _key("unique_key", self.unique_key, values, at))
+
+    def admits_by_key(self) -> bool:
+        """Whether idempotency keys are what decides about its jobs."""
+        return self.key is not None and self.unique is None and self.unique_key is None
+
+    def keys(self, count: int, values: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
+        """Return the idempotency keys of so many calls: one for each as given, or a function of its arguments."""
+        if isinstance(self.key, tuple):
+            return self.key
+        if isinstance(self.key, str):
+            return (self.key,) * count
+        return [_key("idempotency_key", self.key, value, None) for value in values]  # type: ignore[arg-type]  # not True
 
     def _unique_terms(self, task: str, key: str | None) -> Terms:
         if key is None:
@@ -179,7 +191,7 @@ class Rules:
         rule = self.unique or _UNIQUE
         window = None if rule.window is None else seconds(rule.window)
         # No text has a NUL in it, so this is nobody's idempotency key; and no name of a task has a line break in it.
-        hashed = None if window is None else _sha256(b"\x00" + key.encode())
+        hashed = None if window is None else _sha256(f"\x00{task}\n{key}".encode())[:32]
         alone, on_conflict = _sha256(f"{task}\n{key}".encode()), self.on_conflict or rule.on_conflict
         return Terms(None, key, hashed, window, alone, rule.while_ == "live", on_conflict, self.expires)
 
@@ -224,6 +236,16 @@ def named(rules: Rules) -> Collection[str]:
 def digest(args: Mapping[str, Any], task: str = "") -> str:
     """Return a hash of arguments, and of a task: the same for the same ones, in whatever order they were written."""
     return _sha256(f"{task}\n{_canonical(args)}".encode())
+
+
+def key_hashes(task: str, keys: Iterable[str]) -> list[str]:
+    """Return what idempotency keys of a task are in the table of keys: 128 bits each, as hexadecimal digits."""
+    begun, hashes = sha256(f"{task}\n".encode()), []
+    for key in keys:
+        hashed = begun.copy()
+        hashed.update(key.encode())
+        hashes.append(hashed.hexdigest()[:32])
+    return hashes
 
 
 def check_window(option: str, window: object) -> float:
@@ -286,7 +308,7 @@ def _keys(option: str, keys: object) -> str | KeyOf | tuple[str | None, ...] | N
     if callable(keys):
         return KeyOf.of(keys)
     if isinstance(keys, (list, tuple)):
-        return tuple(None if key is None else _check_key(option, key) for key in keys)
+        return _check_keys(option, keys)
     return None if keys is None else _check_key(option, keys)
 
 
@@ -301,6 +323,17 @@ def _key(
     if at is None:
         raise InvalidOption(f"{option}: a list of keys goes with enqueue_many(); give one text")
     return given[at] if at < len(given) else None
+
+
+def _check_keys(option: str, keys: Sequence[object]) -> tuple[str | None, ...]:
+    """Check many at once; if there is anything to be said, or None among them, one after the other."""
+    try:
+        joined = "".join(keys)  # type: ignore[arg-type]  # of what is no text it says so
+        if all(keys) and "\x00" not in joined and joined.encode():
+            return tuple(keys)  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        pass
+    return tuple(None if key is None else _check_key(option, key) for key in keys)
 
 
 def _check_key(option: str, key: object) -> str:
@@ -321,7 +354,7 @@ def _canonical(value: object) -> str:
 
 
 def _sha256(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
+    return sha256(text).hexdigest()
 
 
 _UNIQUE = Unique()

@@ -23,7 +23,7 @@ from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.plan import Every
 from pgqueue.queries import Queries, Query
 from pgqueue.schedule import Schedule
-from pgqueue.terms import Rules
+from pgqueue.terms import Rules, key_hashes
 from pgqueue.ticks import State, Tick
 
 GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry")
@@ -35,6 +35,7 @@ LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for
 BATCH = [(claimed(i, 1), SUCCEEDED if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
 KEYED = new_job(queue="q0", terms=Rules(key="k5").terms("t", dict, {}, None))
 ALONE = new_job(queue="q0", terms=Rules(unique_key="k5").terms("t", dict, {}, None))
+KEYS = key_hashes("t", ["k5", "new"])
 SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
 # What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
@@ -74,7 +75,7 @@ DUTIES: dict[str, Query[Any]] = {
     "enqueue_with_terms": QUERIES.enqueue_with_terms([KEYED, ALONE]),
     "clock": QUERIES.clock(),
     "expire": QUERIES.expire(100),
-    "prune_keys": QUERIES.prune_keys(100),
+    "prune_keys": QUERIES.prune_keys(3),
     "tell_ended": QUERIES.tell_ended([1, 2, 5000]),
     "catch_up": QUERIES.catch_up(),
     "expire_results": QUERIES.expire_results({1: 60.0}),
@@ -89,6 +90,8 @@ OTHERS: dict[str, Query[Any]] = {
     "declare_dead": QUERIES.declare_dead({WORKER: "was killed by SIGKILL"}),
     "enqueue_one": QUERIES.enqueue_one(new_job(queue="q0")),
     "enqueue_alike": QUERIES.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
+    "enqueue_keyed": QUERIES.enqueue_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
+    "take_over": QUERIES.take_over(KEYS),
     "register_waits": QUERIES.register_waits([1, 5000], True),
     "look": QUERIES.look([1, 5000], [False, True]),
     "read_jobs": QUERIES.read_jobs([1, 5000]),
@@ -152,9 +155,9 @@ insert into pgqueue.transition (job_id, from_state, to_state, at)
 select -i, 'running', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;
 insert into pgqueue.dead_letter (id, task, queue, reason, failed_at)
 select -i, 't', 'q' || i % 3, 'error', now() - make_interval(secs => i) from generate_series(1, {size} / 20) as i;
-insert into pgqueue.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
-select 't', sha256(convert_to('k' || i, 'UTF8')), sha256(''), -i, now() - interval '1 day',
-       now() + make_interval(secs => i - 1000) from generate_series(1, {size}) as i;
+insert into pgqueue.idempotency_key (key, job_id, created_at, expires_at)
+select encode(substr(sha256(convert_to('t' || chr(10) || 'k' || i, 'UTF8')), 1, 16), 'hex')::uuid, -i,
+       now() - interval '1 day', now() + make_interval(secs => i - 1000) from generate_series(1, {size}) as i;
 insert into pgqueue.waiter select -i, now() + interval '1 minute' from generate_series(1, 500) as i;
 insert into pgqueue.result_expiry (job_id, finished_at, expires_at)
 select -i, now() - make_interval(secs => i / 100.0), now() + make_interval(secs => i - 1000)

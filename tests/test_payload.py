@@ -201,7 +201,7 @@ def test_a_call_too_big_is_named_among_small_ones() -> None:
 def test_what_cannot_be_vouched_for_is_left_to_the_careful_way() -> None:
     many = of_kind(int).spec.many
     assert isinstance(many, ManyCalls)
-    assert [text for _, text in many.blocks([Lazy()])] == [None]
+    assert [text for _, text, _ in many.blocks([Lazy()])] == [None]
 
 
 @pytest.mark.parametrize("conn_kind", ["own", "lent"])

@@ -19,7 +19,7 @@ from pgqueue.outcome import ErrorInfo
 from pgqueue.plan import Cron, Every
 from pgqueue.queries import Queries, Query
 from pgqueue.schedule import Schedule
-from pgqueue.terms import Rules, Unique
+from pgqueue.terms import Rules, Unique, key_hashes
 from pgqueue.ticks import State, Tick
 from pgqueue.words import Upcoming
 
@@ -38,6 +38,8 @@ FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "enqueue_one": lambda q: q.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
     "enqueue_alike": lambda q: q.enqueue_alike(new_job(run_at=TICK), '[{"a": 1}, {}]'),
+    "enqueue_keyed": lambda q: q.enqueue_keyed(KEYED, '[{"a": 1}, {}]', [*key_hashes("t", ["k"]), None], "[{}, {}]"),
+    "take_over": lambda q: q.take_over(key_hashes("t", ["k"])),
     "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
     "enqueue_with_terms": lambda q: q.enqueue_with_terms([KEYED, ALONE], guarded=True),
     "find_keys": lambda q: q.find_keys([KEYED, ALONE]),
@@ -49,7 +51,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "depth": lambda q: q.depth("default", 100_000),
     "begin": lambda q: q.begin(),
     "expire": lambda q: q.expire(10, TICK),
-    "prune_keys": lambda q: q.prune_keys(10),
+    "prune_keys": lambda q: q.prune_keys(3),
     "claim": lambda q: q.claim(WORKER, {"default": 2, "bulk": 1}, 3),
     "claim_beyond": lambda q: q.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
     "adopt": lambda q: q.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),

@@ -280,6 +280,10 @@ def test_a_producer_needs_what_the_docs_grant_and_no_more(dsn: str, conn: Conn, 
         assert call("idempotency_key => 'k'") == call("idempotency_key => 'k'")
         known = app.using(lent, idempotency_key="k").enqueue("t")
         assert (known.existing, known.phase) == (True, "unknown")
+        bulk = app.task(name="t")(lambda n=0: None).using(lent, idempotency_key=["k", "l"], expires=60)
+        assert bulk.enqueue_many([{}, {}])[0] == known.id
+        conn.execute("update pgqueue.idempotency_key set expires_at = now() where job_id = %s", (known.id,))
+        assert bulk.enqueue_many([{}, {}])[0] > known.id
         conn.execute(read.encode())
         assert call("unique_key => 'k'") == call("unique_key => 'k'") == app.using(lent, unique_key="k").enqueue("t").id
         refused("unique_key => 'k', on_conflict => 'replace'")

@@ -5,9 +5,11 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from conftest import scalar
 from harness import QUERIES, Conn, add_worker, claimed
+from test_explain import explain, job_scans, nodes
 
 from pgqueue import App, db
 from pgqueue.lifecycle import SUCCEEDED
@@ -59,3 +61,40 @@ def test_plans_made_on_empty_tables_do_not_read_a_burst_row_by_row(dsn: str, con
 
     assert set(asyncio.run(run()).values()) == {0}
     assert scalar(conn, "select count(*) from pgqueue.job_live where state = 'pending'") == 20000
+
+
+FILL = """insert into pgqueue.job_live (task, queue, run_at)
+select 't', 'default', now() - interval '1 hour' from generate_series(1, 5000)"""
+STAGES = {
+    "fresh": "analyze pgqueue.job_live",
+    "full": f"{FILL}; vacuum analyze pgqueue.job_live",
+    "nearly empty": f"{FILL}; delete from pgqueue.job_live where id % 1000 > 0; vacuum analyze pgqueue.job_live",
+    "all run": f"{FILL}; update pgqueue.job_live set state = 'running', attempt = 1, lease = 1, claimed_at = now(),"
+    " worker_id = gen_random_uuid(); vacuum analyze pgqueue.job_live",
+}
+
+
+@pytest.mark.parametrize("generic", [True, False])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
+    dsn: str, conn: Conn, stage: str, generic: bool
+) -> None:
+    conn.execute("alter table pgqueue.job_live set (autovacuum_enabled = off)")
+    worker = add_worker(conn)
+    with psycopg.connect(dsn) as pinning, psycopg.connect(dsn, options=db.PLANNING) as duty:
+        pinning.execute("set transaction isolation level repeatable read")
+        scalar(pinning, "select 1 from pgqueue.worker")
+        for statement in STAGES[stage].split("; "):
+            conn.execute(statement)
+        beyond = {("default", 0): (TICK, 0)}
+        for query in (
+            QUERIES.claim(worker, {"default": 9}, 9),
+            QUERIES.claim_beyond(worker, {"default": 9}, 9, beyond),
+        ):
+            plan = explain(duty, query, generic=generic)
+            duty.execute("deallocate explained")
+            assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
+            assert not [node for node in nodes(plan) if node["Node Type"].startswith(("Bitmap", "Hash", "Merge"))]
+            (moving,) = [node for node in nodes(plan) if node.get("Index Name") == "job_live_pkey"]
+            assert "ANY" in moving["Index Cond"]
+            assert moving["Actual Loops"] == 1

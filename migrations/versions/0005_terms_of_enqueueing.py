@@ -30,17 +30,19 @@ declare
     moment constant timestamptz := statement_timestamp();
     due constant timestamptz := coalesce(enqueue.run_at, moment + enqueue.delay, moment);
     until constant timestamptz := coalesce(enqueue.expires_at, moment + enqueue.expires);
-    request constant bytea := sha256(convert_to(enqueue.args::text, 'UTF8'));
+    request constant bigint := hashtextextended(enqueue.args::text collate "C", 0);
     alone constant bytea := sha256(convert_to(enqueue.task || E'\\n' || enqueue.unique_key, 'UTF8'));
-    hash constant bytea := case
-        when enqueue.unique_key is null then sha256(convert_to(enqueue.idempotency_key, 'UTF8'))
+    hash constant uuid := encode(substr(case
+        when enqueue.unique_key is null
+            then sha256(convert_to(enqueue.task || E'\\n' || enqueue.idempotency_key, 'UTF8'))
         when enqueue.unique_window is not null
-            then sha256('\\x00'::bytea || convert_to(enqueue.unique_key, 'UTF8')) end;
+            then sha256('\\x00'::bytea || convert_to(enqueue.task || E'\\n' || enqueue.unique_key, 'UTF8'))
+        end, 1, 16), 'hex')::uuid;
     span constant interval := coalesce(enqueue.unique_window, enqueue.idempotency_window);
     job bigint;
     taken boolean;
     holder bigint;
-    meant bytea;
+    meant bigint;
     over boolean;
     started boolean;
     problem constant text := case
@@ -88,8 +90,8 @@ begin
         job := nextval('{s}.job_id');
         taken := true;
         if hash is not null then
-            insert into {s}.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
-            values (enqueue.task, hash, request, job, moment, moment + span) on conflict do nothing;
+            insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
+            values (hash, request, job, moment, moment + span) on conflict do nothing;
             taken := found;
         end if;
         if taken and enqueue.unique_key is null then
@@ -107,8 +109,7 @@ begin
             on conflict do nothing;
             exit when found;
             if hash is not null then
-                delete from {s}.idempotency_key k
-                where k.scope = enqueue.task and k.key_hash = hash and k.job_id = job;
+                delete from {s}.idempotency_key k where k.key = hash and k.job_id = job;
             end if;
             select j.id, j.attempt > 0, coalesce(j.expires_at <= moment and j.attempt = 0, false)
             into holder, started, over from {s}.job_live j where j.unique_key = alone;
@@ -118,14 +119,13 @@ begin
             end if;
             continue when coalesce(over, true);
         else
-            select k.job_id, k.request_hash, k.expires_at <= moment, false into holder, meant, over, started
-            from {s}.idempotency_key k where k.scope = enqueue.task and k.key_hash = hash;
+            select k.job_id, k.request, k.expires_at <= moment, false into holder, meant, over, started
+            from {s}.idempotency_key k where k.key = hash;
             if over then
-                delete from {s}.idempotency_key k
-                where k.scope = enqueue.task and k.key_hash = hash and k.expires_at <= moment;
+                delete from {s}.idempotency_key k where k.key = hash and k.expires_at <= moment;
             end if;
             continue when coalesce(over, true);
-            if enqueue.unique_key is null and meant not in (request, sha256('')) then
+            if enqueue.unique_key is null and meant <> request then
                 raise exception 'idempotency key % of task % was used with other arguments, by job %',
                     quote_literal(enqueue.idempotency_key), enqueue.task, holder
                     using errcode = 'unique_violation', hint = 'Use a key for one request only.';
@@ -179,10 +179,20 @@ STATEMENTS = (
     "create index job_live_expires on {s}.job_live (expires_at) where expires_at is not null and attempt = 0",
     # One job in 64, whatever it asks for: how deep a queue is can be told from a 64th of its entries.
     "create index job_live_sample on {s}.job_live (queue) where state = 'pending' and id % 64 = 0",
-    # The hash first: it tells rows apart at the first comparison.
-    """alter table {s}.idempotency_key
-    drop constraint idempotency_key_pkey,
-    add constraint idempotency_key_pkey primary key (key_hash, scope)""",
+    # As narrow as it can be: it is written for each job that has a key. `key` is the beginning of the SHA-256 of task
+    # and key, 128 bits of it: whoever wants to meet another's key must try 2^128. `request` is a hash of the arguments,
+    # null where they are sealed: it need not withstand anybody, for who sends two requests under one key fools only
+    # himself. No release has ever written to the table that was there before.
+    "drop table {s}.idempotency_key",
+    """create table {s}.idempotency_key (
+    key uuid primary key,
+    request bigint,
+    job_id bigint not null,
+    created_at timestamptz not null default now(),
+    expires_at timestamptz not null
+)""",
+    # One key in 16: rows stand in the order in which they came, so what is over is found by its neighbours.
+    "create index idempotency_key_sample on {s}.idempotency_key (expires_at) where job_id % 16 = 0",
     ENQUEUE,
     "revoke execute on function {s}.enqueue from public",
     "comment on function {s}.enqueue is 'Enqueue a job from SQL; returns its id'",

@@ -10,19 +10,19 @@ from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
 from pgqueue.queries.definition import DefinitionQueries
 from pgqueue.queries.expire import ExpireQueries
+from pgqueue.queries.keyed import KeyedQueries
 from pgqueue.queries.read import ReadQueries
 from pgqueue.queries.resolve import ResolveQueries
 from pgqueue.queries.results import ResultQueries
 from pgqueue.queries.schedule import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
-from pgqueue.queries.terms import TermsQueries
 from pgqueue.queries.worker import WorkerQueries
 
 __all__ = ["Queries", "Query"]
 
 
 class Queries(
-    TermsQueries,
+    KeyedQueries,
     ClaimQueries,
     ResolveQueries,
     CancelQueries,

@@ -17,7 +17,7 @@ from pgqueue.queries.base import Query, Row, Statements
 # happens to expect it reads the whole table, or probes the key for each row, which with the array beside it takes it
 # apart each time (30 µs a job where this takes 10, and after each VACUUM another one). The state is no constant, or a
 # partial index would do, whose dead entries a pinned table keeps.
-# The order is that in which they were picked.
+# _IN_ORDER is the order in which they were picked.
 _MOVE: LiteralString = """, moved as (
     update {s}.job_live j
     set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1, lease = j.lease + 1,
@@ -31,7 +31,10 @@ _MOVE: LiteralString = """, moved as (
 )
 select id, task, queue, priority, args::text, nullif(tags, '{{}}'), nullif(headers, '{{}}')::text, run_at, created_at,
        attempt, max_attempts, lease
-from moved order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id"""
+from moved"""
+_IN_ORDER: LiteralString = (
+    " order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id"
+)
 
 # Claim up to `room` due jobs, queues in the order given, higher priority first, then by run_at and id.
 # SKIP LOCKED: two workers never wait for each other and never get the same row.
@@ -88,6 +91,7 @@ CLAIM: LiteralString = (
               from hop where hop.priority is not null order by hop.priority desc) as lane"""
     + _READY
     + _MOVE
+    + _IN_ORDER
 )
 
 # The same from where this worker has read to: the lanes it knows, and in each what comes after the last job it claimed.
@@ -104,6 +108,7 @@ CLAIM_BEYOND: LiteralString = (
               where l.queue = served.name order by l.priority desc) as lane"""
     + _READY
     + _MOVE
+    + _IN_ORDER
 )
 
 # Claim parked jobs: a worker that met a task it does not know put them aside (`park`), and this worker knows it.
@@ -135,6 +140,7 @@ with picked as materialized (
     limit (select %(room)s::int)
 )"""
     + _MOVE
+    + _IN_ORDER
 )
 
 # Seconds until the next pending job of these queues is due: null when none is, zero or less when one is due already.

@@ -27,7 +27,7 @@ from pgqueue.terms import Terms
 _GIVEN: LiteralString = """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
-           g.tags, g.headers, g.history, decode(g.key, 'hex') as key, g.span, decode(g.uniq, 'hex') as uniq,
+           g.tags, g.headers, g.history, g.key::uuid as key, g.span, decode(g.uniq, 'hex') as uniq,
            case when g.uniq is not null then g.live end as live,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
@@ -42,8 +42,8 @@ with given as materialized (
     where not %(guarded)s::bool or current_setting('transaction_isolation') like 'read %%'
 )"""
 _TAKEN: LiteralString = """, taken as (
-    insert into {s}.idempotency_key (scope, key_hash, request_hash, job_id, created_at, expires_at)
-    select task, key, sha256(case when %(compared)s::bool then convert_to(args::text, 'UTF8') else '' end), id,
+    insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
+    select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
            statement_timestamp(), statement_timestamp() + make_interval(secs => span)
     from given where key is not null order by ord on conflict do nothing returning job_id
 )"""
@@ -86,12 +86,12 @@ ENQUEUE_WITH_TERMS: dict[tuple[bool, bool], LiteralString] = {
 # whether this role may read jobs, so that nobody has to try and fail.
 FIND_KEYS: LiteralString = """
 select g.ord, k.job_id, k.created_at,
-       not %(compared)s::bool or k.request_hash in (sha256(convert_to(g.args::jsonb::text, 'UTF8')), sha256('')),
+       coalesce(k.request = hashtextextended(g.args::jsonb::text collate "C", 0), true) or not %(compared)s::bool,
        k.expires_at <= statement_timestamp(), has_table_privilege(format('%%I.job', {channel}), 'select')
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
-from unnest((select string_to_array(%(tasks)s, E'\n')), (select string_to_array(%(keys)s, E'\n')),
-            (select string_to_array(%(args)s, E'\n'))) with ordinality as g(task, key, args, ord)
-join {s}.idempotency_key k on k.scope = g.task and k.key_hash = decode(g.key, 'hex')"""
+from unnest((select string_to_array(%(keys)s, E'\n', '')), (select string_to_array(%(args)s, E'\n')))
+     with ordinality as g(key, args, ord)
+join {s}.idempotency_key k on k.key = g.key::uuid"""
 
 # Whose are these unique keys? By job_live_unique. A job that a worker has taken once counts as started, though it may
 # wait again. One that has expired is over: it will never run, and whoever was told that it is there would have nothing.
@@ -139,8 +139,8 @@ select changed.id from changed, woken"""
 # By primary key: `+ interval '0'` keeps it from reading all that is over by idempotency_key_expires_at.
 FREE_KEYS: LiteralString = """
 delete from {s}.idempotency_key k
-using unnest((select string_to_array(%(tasks)s, E'\n')), (select string_to_array(%(keys)s, E'\n'))) as g(task, key)
-where k.scope = g.task and k.key_hash = decode(g.key, 'hex') and k.expires_at + interval '0' <= statement_timestamp()"""
+using unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
+where k.key = g.key::uuid and k.expires_at + interval '0' <= statement_timestamp()"""
 
 # Free the unique keys of jobs that have expired and are not swept away yet. Waits for a sweeper that is at it, and then
 # finds nothing. By job_live_unique, and not by job_live_expires: see FREE_KEYS.
@@ -153,9 +153,8 @@ and j.expires_at + interval '0' <= statement_timestamp()"""
 # Give back the keys that jobs took which then were not let in for another reason, in the transaction that took them.
 GIVE_BACK_KEYS: LiteralString = """
 delete from {s}.idempotency_key k
-using unnest((select string_to_array(%(tasks)s, E'\n')), (select string_to_array(%(keys)s, E'\n')),
-             (select %(ids)s::bigint[])) as g(task, key, id)
-where k.scope = g.task and k.key_hash = decode(g.key, 'hex') and k.job_id = g.id"""
+using unnest((select string_to_array(%(keys)s, E'\n', '')), (select %(ids)s::bigint[])) as g(key, id)
+where k.key = g.key::uuid and k.job_id = g.id"""
 
 # How many jobs wait in a queue, due or not; no more than `limit` + 1 are counted. Lane by lane in the order of
 # job_live_ready, as CLAIM reads it. The plain form reads the whole table where the statistics say that the queue fills
@@ -305,7 +304,7 @@ def _headers(told: Sequence[Terms]) -> list[str | None]:
 
 
 def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"tasks": lines([job.task for job in jobs]), "keys": lines([terms_of(job).hash for job in jobs])}
+    return {"keys": lines([terms_of(job).hash for job in jobs])}
 
 
 def _uniques(jobs: Sequence[NewJob]) -> dict[str, Any]:

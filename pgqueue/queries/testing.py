@@ -50,7 +50,7 @@ LIST_AFTER: LiteralString = JOB + ", null from {s}.job j where j.id > %(after)s 
 CLAIM_ONE: LiteralString = (
     """
 with picked as materialized (
-    select id, state, 1 as nr from {s}.job_live where id = %(id)s and state = 'pending' for update
+    select id, state from {s}.job_live where id = %(id)s and state = 'pending' for update
 )"""
     + _MOVE
 )

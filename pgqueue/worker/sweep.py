@@ -13,6 +13,7 @@ from pgqueue.service import Service
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
+PAGES = 3  # of keys, a hundred in each
 KEYS_SECONDS = 30.0  # between looks for keys that are free
 FROM_THE_LEFT = 60.0  # seconds between looks at all that is over, and not only at what is since the last look
 
@@ -44,14 +45,14 @@ class Sweeper(Service):
         pruned = await self._prune_keys() if monotonic() >= self._keys_at else 0
         if expired:
             self._jobs_after = expired[-1].expires_at
-        if len(expired) == BATCH or pruned == BATCH:
+        if len(expired) == BATCH or pruned:
             return 0.0
         return self._interval * random.uniform(0.5, 1.0)  # noqa: S311
 
     async def _prune_keys(self) -> int:
-        pruned = await self.link.run(self._queries.prune_keys(BATCH, self._keys_after))
-        if pruned:
-            self._keys_after = max(pruned)
-        if len(pruned) < BATCH:
-            self._keys_at = monotonic() + KEYS_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        return len(pruned)
+        pruned = await self.link.run(self._queries.prune_keys(PAGES, self._keys_after))
+        if pruned is not None and pruned.deleted:
+            self._keys_after = pruned.at
+            return pruned.deleted
+        self._keys_at = monotonic() + KEYS_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
+        return 0

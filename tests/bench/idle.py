@@ -11,8 +11,10 @@ COMMITS = "select xact_commit + xact_rollback from pg_stat_database where datnam
 
 
 def idle(session: Session, n: int) -> Record:
-    """CPU and statements of one worker on an empty queue. Each of its statements is a transaction of its own; those that
-    the database has without a worker, autovacuum's, are counted first and taken off."""
+    """CPU and statements of one worker on an empty queue. Each of its statements is a transaction of its own.
+
+    Those that the database has without a worker, autovacuum's, are counted first and taken off.
+    """
     del n
     seconds = session.settings.seconds or 60.0
     database = session.fresh()

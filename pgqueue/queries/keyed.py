@@ -1,0 +1,108 @@
+"""Putting in many jobs of one call that have idempotency keys and differ in their arguments and keys alone."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, LiteralString, NamedTuple
+
+from pgqueue.job import NewJob
+from pgqueue.queries.base import Query, packed
+from pgqueue.queries.terms import TermsQueries, terms_of
+
+# What ENQUEUE_ALIKE is to ENQUEUE this is to ENQUEUE_WITH_TERMS, and promises what both do: who gets its key is let in,
+# in the same statement; who does not has written nothing. Arguments and headers come as JSON arrays, keys as an array
+# of uuids; the same job may come without a key.
+# Keys are taken in their order, whatever the order of the jobs, and each is waited for that another transaction has
+# just taken: two of these cannot deadlock. A key whose time is over is left as it is, for TAKE_OVER.
+# Whether all got their keys is asked once (`everyone`). Only if not, it is looked up for each job: a hashed subplan,
+# for the conditions are joined by `or`. The naive form, `where id in (select …)` alone, costs half a microsecond a job.
+# The answer is one row of arrays: all ids in the order of the jobs, and if some of them were not let in, those that
+# were. Who was not asks by FIND_KEYS: this statement's snapshot is older than what it waited for.
+ENQUEUE_KEYED: LiteralString = """
+with given as materialized (
+    select nextval('{s}.job_id') as id, g.args, g.headers, g.key, g.ord,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+                    statement_timestamp()) as run_at
+    from rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb),
+                    unnest(%(keys)s::uuid[])) with ordinality as g(args, headers, key, ord)
+), taken as (
+    insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
+    select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+    from given where key is not null order by key on conflict do nothing returning job_id
+), everyone as materialized (
+    select count(*) = %(wanted)s::int as got_theirs from taken
+), inserted as (
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
+                              expires_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+           headers, %(history)s::bool, statement_timestamp(),
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+    from given
+    where (select got_theirs from everyone) or key is null or id in (select job_id from taken)
+), logged as (
+    insert into {s}.transition (job_id, to_state) select id, 'pending' from given
+    where %(history)s::bool
+    and ((select got_theirs from everyone) or key is null or id in (select job_id from taken))
+)
+select array_agg(id order by ord),
+       case when not (select got_theirs from everyone) then array(select job_id from taken) end,
+       case when min(run_at) <= statement_timestamp()
+            and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
+            and pg_notification_queue_usage() < 0.5
+            then pg_notify({channel}, %(queue)s) end
+from given"""
+
+# Take keys whose time is over, so that nobody else can: what comes back is ours, and to insert it waits for nobody.
+# Other keys are held already by then, so this must not wait: two that did so, each for what the other holds, would
+# never end. What somebody else is about to free, or has freed, is missing from what comes back. The subselect is run
+# once, and the row is looked at again when it is locked. By primary key: see FREE_KEYS.
+TAKE_OVER: LiteralString = """
+with over as materialized (
+    select k.key from unnest((select %(keys)s::uuid[])) as g(key)
+    join {s}.idempotency_key k on k.key = g.key
+    where k.expires_at + interval '0' <= statement_timestamp() for update of k skip locked
+)
+delete from {s}.idempotency_key k using over where k.key = over.key returning k.key"""
+
+
+class Keyed(NamedTuple):
+    """Ids drawn for jobs, in their order; and those of them whose key was taken, None if all got theirs."""
+
+    ids: list[int]
+    taken: set[int] | None
+
+
+class KeyedQueries(TermsQueries):
+    """Putting in jobs with idempotency keys."""
+
+    def enqueue_keyed(self, job: NewJob, args: str, keys: Sequence[str | None], headers: str) -> Query[Keyed]:
+        """Insert jobs that are like `job` but for their arguments, keys and headers, as far as they get their keys.
+
+        Arguments and headers are JSON arrays, the arguments as they are to be stored. No two have the same key.
+        """
+        terms = terms_of(job)
+        params: dict[str, Any] = {
+            **self.enqueue_alike(job, args).params,
+            "headers": headers,
+            "keys": packed(keys),
+            "wanted": len(keys) - keys.count(None),
+            "compared": self.codec is None,
+            "span": terms.window,
+            **_expiry(terms.expires),
+        }
+        return Query(self._sql(ENQUEUE_KEYED), _keyed, params)
+
+    def take_over(self, keys: Sequence[str]) -> Query[int]:
+        """Take those of the keys whose time is over, without waiting for anybody; returns how many were taken."""
+        return Query(self._sql(TAKE_OVER), len, {"keys": packed(keys)})
+
+
+def _keyed(rows: Sequence[tuple[Any, ...]]) -> Keyed:
+    ids, taken, _ = rows[0]
+    return Keyed(list(ids), None if taken is None else set(taken))
+
+
+def _expiry(expires: datetime | float | None) -> dict[str, Any]:
+    if isinstance(expires, datetime):
+        return {"expires": expires.astimezone(UTC).isoformat(), "lasts": None}
+    return {"expires": None, "lasts": expires}
