@@ -17,7 +17,7 @@ from pgqueue.worker.slots import Slots
 log = logging.getLogger("pgqueue.worker")
 BUSY_SECONDS = 1.0
 LOCKED_SECONDS = 0.05
-OFTEN, SELDOM = 100, 50  # claims with jobs in a second: above the one nobody is to notify us, below the other again
+OFTEN, SELDOM = 60, 20  # claims with jobs in a second: above the one nobody is to notify us, below the other again
 OFTEN_SECONDS, LOOK_SECONDS = 0.2, 0.01
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
 MOST = 2000  # jobs in one claim, and claimed ahead
