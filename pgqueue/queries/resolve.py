@@ -27,6 +27,7 @@ CARRIED: LiteralString = (
 # moved to another partition" within seconds under two workers; a deleted row is skipped silently.
 # Finds its rows by primary key. The subselects hide how long the arrays are: the planner then probes the key for each
 # row; told of hundreds it reads the whole table, or compares each with each (5 ms became 15 to 300 for 512 outcomes).
+# The state hides behind one, too: what VACUUM has found of running rows must not decide how the join is done.
 # No two batches want the same rows, so the order of locks does not matter.
 RESOLVE: LiteralString = (
     """
@@ -40,7 +41,7 @@ with given as materialized (
         as g(id, lease, target, reason, delay, refund, result, error)
 ), ended as (
     delete from {s}.job_live j using given g
-    where j.id = g.id and j.state = 'running' and j.lease = g.lease
+    where j.id = g.id and j.state = (select 'running'::text) and j.lease = g.lease
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
     returning j.*, g.result, g.error, j.history or g.target <> 'succeeded' as told,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
@@ -67,8 +68,8 @@ with given as materialized (
         run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = g.id and j.state = 'running' and j.lease = g.lease and g.target in ('pending', 'blocked')
-    and j.cancel_requested_at is null
+    where j.id = g.id and j.state = (select 'running'::text) and j.lease = g.lease
+    and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason,
         g.error, true as told
 ), logged as (
