@@ -105,7 +105,7 @@ class Database:
         A plan that was made and kept while a table was small reads it whole when it has grown, until it is analysed.
         After each VACUUM the planner thinks again, and of dead entries it knows nothing. So these connections prefer an
         index in its order, whatever a table's size; nor is any statement of ours worth compiling.
-        `nested`: for those that find each row by a key, which a join of another kind would do by reading all of an index.
+        `nested`: for those that find rows by a key, which a join of another kind would do by reading all of an index.
         """
         with _reachable(self.dsn):
             return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name) | self._planning(nested))
