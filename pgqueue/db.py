@@ -31,7 +31,6 @@ AnyAsyncConnection: TypeAlias = AsyncConnection | Asyncpg
 CONNECT_TIMEOUT = 10
 IDLE_SECONDS = 10
 PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
-NESTED = "-c enable_hashjoin=off -c enable_mergejoin=off"
 _EXPLAINED = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -99,22 +98,20 @@ class Database:
         with _reachable(self.dsn):
             return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name))
 
-    async def connect_duty(self, name: str, *, nested: bool = False) -> AsyncConnection:
+    async def connect_duty(self, name: str) -> AsyncConnection:
         """Open the connection of a duty: for statements of ours alone.
 
         A plan that was made and kept while a table was small reads it whole when it has grown, until it is analysed.
         After each VACUUM the planner thinks again, and of dead entries it knows nothing. So these connections prefer an
         index in its order, whatever a table's size; nor is any statement of ours worth compiling.
-        `nested`: for those that find rows by a key, which a join of another kind would do by reading all of an index.
         """
         with _reachable(self.dsn):
-            return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name) | self._planning(nested))
+            return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name) | self._planning())
 
-    def _planning(self, nested: bool) -> dict[str, Any]:
+    def _planning(self) -> dict[str, Any]:
         if not self.prepare:  # each statement is planned anew; and PgBouncer knows no such settings
             return {}
-        ours = f"{PLANNING} {NESTED}" if nested else PLANNING
-        return {"options": f"{ours} {conninfo_to_dict(self.dsn).get('options') or ''}"}
+        return {"options": f"{PLANNING} {conninfo_to_dict(self.dsn).get('options') or ''}"}
 
     def _settings_of(self, name: str) -> dict[str, Any]:
         # A shorter timeout in the DSN stands.

@@ -70,15 +70,11 @@ def sever(conn: psycopg.Connection[object] | psycopg.AsyncConnection[object]) ->
 
 
 class Link:
-    """One connection of a process, for one duty at a time; opened when first used, and again after it was lost.
+    """One connection of a process, for one duty at a time; opened when first used, and again after it was lost."""
 
-    `nested`: its statements join by nested loops alone.
-    """
-
-    def __init__(self, database: db.Database, name: str, *, nested: bool = False) -> None:
+    def __init__(self, database: db.Database, name: str) -> None:
         self._database = database
         self._name = name
-        self._nested = nested
         self._conn: db.AsyncConnection | None = None
         self._lock = asyncio.Lock()
 
@@ -87,7 +83,7 @@ class Link:
         """Lend the connection for at most `deadline` seconds. A failure in between drops it: its state is unknown."""
         async with self._lock:
             if self._conn is None or self._conn.closed:
-                self._conn = await self._database.connect_duty(self._name, nested=self._nested)
+                self._conn = await self._database.connect_duty(self._name)
             timer = None if deadline is None else asyncio.get_running_loop().call_later(deadline, sever, self._conn)
             try:
                 yield self._conn

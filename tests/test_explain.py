@@ -12,7 +12,7 @@ from harness import QUERIES, WORKER, Conn, claimed
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.job import NewJob
-from pgqueue.lifecycle import Resolution
+from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.plan import Every
 from pgqueue.queries import Query
 from pgqueue.queries.schedule import Schedule
@@ -179,10 +179,10 @@ def test_of_a_version_that_is_known_adopt_reads_what_it_takes(backlog: Conn, gen
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
-def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool) -> None:
+@pytest.mark.parametrize("other", [SUCCEEDED, Resolution("retry", "error", 1.0)], ids=["alike", "mixed"])
+def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool, other: Resolution) -> None:
     rows = backlog.execute("select id, lease from pgqueue.job_live where state = 'running' limit 20").fetchall()
-    verbs = [Resolution("succeed"), Resolution("retry", "error", 1.0)]
-    batch = [(claimed(*row), verbs[i % 2]) for i, row in enumerate(rows)]
+    batch = [(claimed(*row), (SUCCEEDED, other)[i % 2]) for i, row in enumerate(rows)]
     plan = explain(backlog, QUERIES.resolve(batch), generic=generic)
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) == {"job_live_pkey"}

@@ -130,12 +130,17 @@ def test_a_rescue_skips_a_job_whose_outcome_is_in_flight(conn: Conn, connect: Op
     assert scalar(conn, "select state from pgqueue.job") == "succeeded"
 
 
-@pytest.mark.parametrize("verb", ["succeed", "retry", "bury"])
-def test_an_outcome_waits_for_a_rescue_in_flight_and_then_moves_nothing(conn: Conn, connect: Open, verb: str) -> None:
+OUTCOMES = [Resolution("succeed"), Resolution("succeed", result="1"), Resolution("retry", "r"), Resolution("bury", "r")]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_an_outcome_waits_for_a_rescue_in_flight_and_then_moves_nothing(
+    conn: Conn, connect: Open, outcome: Resolution
+) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
     assert [rescued.id for rescued in db.run(a, QUERIES.rescue(WORKER))] == [job.id]
-    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, Resolution(verb, "r"))])))
+    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, outcome)])))
     wait_blocked(conn, b, a)
     a.commit()
     assert late.result() == set()
@@ -152,6 +157,19 @@ def test_an_outcome_that_waited_for_a_rescue_that_rolled_back_is_written(conn: C
     wait_blocked(conn, b, a)
     a.rollback()
     assert late.result() == {job.id}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_an_outcome_that_waited_for_a_note_of_progress_is_written(
+    conn: Conn, connect: Open, outcome: Resolution
+) -> None:
+    job, other = running_job(conn), running_job(conn)
+    a, b = connect(), connect()
+    assert db.run(a, QUERIES.note_progress([(job, "{}")])) == {job.id}
+    late = InThread(lambda: db.run(b, QUERIES.resolve([(one, outcome) for one in (job, other)])))
+    wait_blocked(conn, b, a)
+    a.commit()
+    assert late.result() == {job.id, other.id}
 
 
 def test_two_rescues_at_once_take_a_job_once(conn: Conn, connect: Open) -> None:

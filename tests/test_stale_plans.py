@@ -2,14 +2,16 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
-from conftest import scalar
+from conftest import Databases, scalar
 from harness import QUERIES, Conn, add_worker, claimed
 from test_explain import explain, job_scans, nodes
+from test_flat import DUTIES, FLAT, HISTORY, LIVE, look, too_much
 
 from pgqueue import App, db
 from pgqueue.lifecycle import SUCCEEDED
@@ -98,3 +100,40 @@ def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
             (moving,) = [node for node in nodes(plan) if node.get("Index Name") == "job_live_pkey"]
             assert "ANY" in moving["Index Cond"]
             assert moving["Actual Loops"] == 1
+
+
+# What reads an index from some place on steps over what is dead there, by whatever plan.
+WALKS = {
+    "claim": "from the beginning of each lane; between two such looks a worker claims beyond what it knows to be dead",
+    "claim_beyond": "from where this worker has read to: here others have, since",
+    "next_due": "from the beginning of each lane",
+    "depth": "from the beginning of each lane, until it has counted enough",
+    "count_jobs": "each lane to its end, or until it has counted enough",
+}
+TABLES = ("job_live", "idempotency_key", "result_expiry", "waiter")
+
+
+@pytest.fixture(scope="module")
+def emptied(server_dsn: str, template: str) -> Iterator[str]:
+    """A database that was full and is empty, so VACUUM says; somebody's snapshot keeps what was deleted."""
+    databases = Databases(server_dsn)
+    dsn = databases.make(template)
+    with psycopg.connect(dsn) as pinning, psycopg.connect(dsn, autocommit=True) as conn:
+        for table in TABLES:
+            conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
+        for statements in (LIVE, HISTORY):
+            conn.execute(statements.format(size=100_000))
+        pinning.execute("set transaction isolation level repeatable read")
+        scalar(pinning, "select 1 from pgqueue.job_live limit 1")
+        for table in TABLES:
+            conn.execute(f"delete from pgqueue.{table}")
+            conn.execute(f"vacuum analyze pgqueue.{table}")
+        yield dsn
+    databases.drop_all()
+
+
+@pytest.mark.parametrize("generic", [True, False], ids=["generic", "custom"])
+def test_no_statement_walks_over_what_is_dead_to_find_rows_by_a_key(emptied: str, generic: bool) -> None:
+    with psycopg.connect(emptied, options=db.PLANNING) as duty, psycopg.connect(emptied) as other:
+        looks = {name: too_much(look(duty if name in DUTIES else other, name, generic=generic)) for name in FLAT}
+    assert {name: cost for name, cost in looks.items() if cost and name not in WALKS} == {}

@@ -21,7 +21,8 @@ CANCEL: LiteralString = (
 with found as materialized (
     select id, state from {s}.job_live where id = %(id)s for update
 ), ended as (
-    delete from {s}.job_live j using found where j.id = found.id and found.state in ('pending', 'blocked') returning j.*
+    delete from {s}.job_live j using found
+    where j.id = any(array[found.id]) and found.state in ('pending', 'blocked') returning j.*
 ), finished as (
     insert into {s}.job_finished ("""
     + CARRIED
@@ -34,11 +35,12 @@ with found as materialized (
     select id, state, 'cancelled', attempt, lease, %(reason)s from ended
 ), marked as (
     update {s}.job_live j set cancel_requested_at = now() from found
-    where j.id = found.id and found.state = 'running' and j.cancel_requested_at is null returning j.id
+    where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), told as (
     select count(pg_notify({channel}, '!cancel')) from marked where pg_notification_queue_usage() < 0.5
 ), heard as (
-    select count(pg_notify({channel} || '.ended', w.job_id::text)) from ended join {s}.waiter w on w.job_id = ended.id
+    select count(pg_notify({channel} || '.ended', w.job_id::text))
+    from ended join {s}.waiter w on w.job_id = any(array[ended.id])
     where pg_notification_queue_usage() < 0.5
 )
 select found.state from found, told, heard"""

@@ -22,7 +22,7 @@ with late as materialized (
     order by expires_at limit %(at_most)s for update skip locked
 ), ended as (
     delete from {s}.job_live j using late
-    where j.id = late.id and j.attempt = 0 and j.state in ('pending', 'blocked')
+    where j.id = any(array[late.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
     returning j.*
 ), finished as (
     insert into {s}.job_finished ("""
@@ -35,7 +35,8 @@ with late as materialized (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, state, 'cancelled', attempt, lease, 'expired' from ended
 ), heard as (
-    select count(pg_notify({channel} || '.ended', w.job_id::text)) from ended join {s}.waiter w on w.job_id = ended.id
+    select count(pg_notify({channel} || '.ended', w.job_id::text))
+    from ended join {s}.waiter w on w.job_id = any(array[ended.id])
     where pg_notification_queue_usage() < 0.5
 )
 select id, task, queue, expires_at from ended, heard order by expires_at"""
@@ -61,7 +62,8 @@ with sample as materialized (
     and k.ctid < (select format('(%%s,0)', page + %(pages)s)::tid from sample)
     and k.expires_at <= now() for update skip locked
 ), pruned as (
-    delete from {s}.idempotency_key k using over where k.key = over.key and k.expires_at <= now() returning k.job_id
+    delete from {s}.idempotency_key k using over
+    where k.key = any(array[over.key]) and k.expires_at <= now() returning k.job_id
 )
 select sample.expires_at, (select count(*) from pruned) from sample"""
 

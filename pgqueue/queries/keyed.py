@@ -59,10 +59,10 @@ from given"""
 TAKE_OVER: LiteralString = """
 with over as materialized (
     select k.key from unnest((select %(keys)s::uuid[])) as g(key)
-    join {s}.idempotency_key k on k.key = g.key
+    join {s}.idempotency_key k on k.key = any(array[g.key])
     where k.expires_at + interval '0' <= statement_timestamp() for update of k skip locked
 )
-delete from {s}.idempotency_key k using over where k.key = over.key returning k.key"""
+delete from {s}.idempotency_key k using over where k.key = any(array[over.key]) returning k.key"""
 
 
 class Keyed(NamedTuple):

@@ -9,7 +9,7 @@ from uuid import UUID
 from pgqueue.job import ClaimedJob, JobState
 from pgqueue.lifecycle import SUCCEEDED, Resolution
 from pgqueue.outcome import ErrorInfo
-from pgqueue.queries.base import Query, Statements, lines, packed
+from pgqueue.queries.base import Query, Row, Statements, lines, packed
 
 CARRIED: LiteralString = (
     "id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, "
@@ -27,13 +27,11 @@ CARRIED: LiteralString = (
 # moved to another partition" within seconds under two workers; a deleted row is skipped silently.
 # Finds its rows by primary key. The subselects hide how long the arrays are: the planner then probes the key for each
 # row; told of hundreds it reads the whole table, or compares each with each (5 ms became 15 to 300 for 512 outcomes).
-# The state hides behind one, too: what VACUUM has found of running rows must not decide how the join is done.
 # No two batches want the same rows, so the order of locks does not matter.
 RESOLVE: LiteralString = (
     """
 with given as materialized (
-    select id, lease, coalesce(target, 'succeeded') as target, reason, delay, coalesce(refund, 0) as refund, result,
-           error
+    select id, lease, target, reason, delay, refund, result, error
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
         (select string_to_array(%(reasons)s, E'\n', '')), (select %(delays)s::float8[]), (select %(refunds)s::int[]),
@@ -41,7 +39,7 @@ with given as materialized (
         as g(id, lease, target, reason, delay, refund, result, error)
 ), ended as (
     delete from {s}.job_live j using given g
-    where j.id = g.id and j.state = (select 'running'::text) and j.lease = g.lease
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
     returning j.*, g.result, g.error, j.history or g.target <> 'succeeded' as told,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
@@ -68,7 +66,7 @@ with given as materialized (
         run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = g.id and j.state = (select 'running'::text) and j.lease = g.lease
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason,
         g.error, true as told
@@ -80,6 +78,31 @@ with given as materialized (
     where told
 )
 select id from ended union all select id from kept"""
+)
+
+# The same for a batch of plain successes, as most are: one scan of the primary key with an array instead of a probe for
+# each row, and nothing to sort out, saves a fifth. The CASE keeps the leases a hashed lookup; a plain `in` is joined.
+SUCCEED: LiteralString = (
+    """
+with ended as (
+    delete from {s}.job_live j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running'
+    and case when (j.id, j.lease) in (
+        select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
+    ) then true end
+    returning j.*
+), finished as (
+    insert into {s}.job_finished ("""
+    + CARRIED
+    + """, state)
+    select """
+    + CARRIED
+    + """, 'succeeded' from ended where history
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
+    select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
+)
+select id from ended"""
 )
 
 # Take the running jobs of workers that have been declared lost, or whose row is gone. A job with an attempt left is
@@ -120,12 +143,12 @@ with recursive holder(id) as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
         run_at = now() + (j.crash_count > 0)::int * make_interval(secs => random() * 2 ^ least(j.crash_count, 6))
-    from lost where j.id = lost.id and j.state = 'running' and j.lease = lost.lease
+    from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
 ), ended as (
     delete from {s}.job_live j using lost
-    where j.id = lost.id and j.state = 'running' and j.lease = lost.lease
+    where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
     and (lost.spent or j.cancel_requested_at is not null)
     returning j.*, lost.error, lost.why,
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
@@ -147,8 +170,7 @@ with recursive holder(id) as (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error
-    from (select id, target, attempt, lease, error from again
-          union all select id, target, attempt, lease, error from ended) as moved
+    from (select * from again union all select id, target, attempt, lease, error from ended) as moved
 )
 select id, target from again union all select id, target from ended"""
 )
@@ -164,13 +186,12 @@ order by j.id limit %(at_most)s"""
 NOTE_PROGRESS: LiteralString = """
 update {s}.job_live j set progress = g.progress::jsonb
 from unnest(%(ids)s::bigint[], %(leases)s::bigint[], %(progress)s::text[]) as g(id, lease, progress)
-where j.id = g.id and j.state = 'running' and j.lease = g.lease returning j.id"""
+where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease returning j.id"""
 
 # Give back the running jobs of this worker that it does not know of: a claim was committed, but its answer was lost
 # with the connection. `held` are the jobs it has in a slot or whose outcome is still to be written; it must not be
 # claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job that somebody has asked to cancel does
 # not go on. The rows are locked first: what follows goes by what the lock found, for a cancellation may be in flight.
-# The worker is named again for the plan: by its index, not by reading all jobs to join them.
 RELEASE_STRAYS: LiteralString = (
     """
 with strays as materialized (
@@ -179,12 +200,12 @@ with strays as materialized (
 ), again as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
-    from strays where j.id = strays.id and j.worker_id = %(worker)s and j.state = 'running' and j.lease = strays.lease
+    from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
     and strays.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt + 1 as attempt, j.lease, 'released' as reason
 ), ended as (
     delete from {s}.job_live j using strays
-    where j.id = strays.id and j.worker_id = %(worker)s and j.state = 'running' and j.lease = strays.lease
+    where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
     and strays.cancel_requested_at is not null
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
 ), finished as (
@@ -215,18 +236,24 @@ def _error_json(error: ErrorInfo | None) -> str | None:
     return None if error is None else json.dumps(asdict(error))
 
 
+def _ids(rows: Sequence[Row]) -> set[int]:
+    return {row[0] for row in rows}
+
+
 class ResolveQueries(Statements):
     """Writing how attempts ended."""
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
         """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; others lost their lease."""
-        told = [resolution for _, resolution in batch]
-        if all(resolution is SUCCEEDED for resolution in told):
-            told = []  # missing values are those of a plain success
         params: dict[str, Any] = {
-            "worker": batch[0][0].worker_id,
             "ids": packed([job.id for job, _ in batch]),
             "leases": packed([job.lease for job, _ in batch]),
+        }
+        told = [resolution for _, resolution in batch]
+        if told == [SUCCEEDED] * len(told):
+            return Query(self._sql(SUCCEED), _ids, params)
+        params |= {
+            "worker": batch[0][0].worker_id,
             "targets": lines([resolution.target for resolution in told]),
             "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in told]),
             "delays": packed([r.delay if r.verb in ("retry", "snooze") else None for r in told]),
@@ -234,7 +261,7 @@ class ResolveQueries(Statements):
             "results": lines([resolution.result for resolution in told]),
             "errors": lines([_error_json(resolution.error) for resolution in told]),
         }
-        return Query(self._sql(RESOLVE), lambda rows: {row[0] for row in rows}, params)
+        return Query(self._sql(RESOLVE), _ids, params)
 
     def release_strays(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
         """Give back this worker's running jobs but those it holds; returns their ids."""
@@ -268,4 +295,4 @@ class ResolveQueries(Statements):
             "leases": [job.lease for job, _ in notes],
             "progress": [text for _, text in notes],
         }
-        return Query(self._sql(NOTE_PROGRESS), lambda rows: {row[0] for row in rows}, params)
+        return Query(self._sql(NOTE_PROGRESS), _ids, params)

@@ -74,7 +74,7 @@ with ended as materialized (
     and (select true from {s}.job_live l where l.id = w.job_id limit 1) is null
     order by w.job_id for update
 ), forgotten as (
-    delete from {s}.waiter w using ended where w.job_id = ended.job_id
+    delete from {s}.waiter w using ended where w.job_id = any(array[ended.job_id])
 )"""
     + _TELL
     + " select * from told"
@@ -124,8 +124,7 @@ with due as materialized (
     where j.id = due.job_id and j.finished_at = due.finished_at and j.id = any(array(select job_id from due))
     and j.finished_at >= (select min(finished_at) from due) and j.finished_at <= (select max(finished_at) from due)
 ), forgotten as (
-    delete from {s}.result_expiry e using due
-    where e.job_id = due.job_id and e.job_id = any(array(select job_id from due))
+    delete from {s}.result_expiry e where e.job_id = any(array(select job_id from due))
 )
 select count(*) from due"""
 

@@ -91,17 +91,20 @@ select g.ord, k.job_id, k.created_at,
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
 from unnest((select string_to_array(%(keys)s, E'\n', '')), (select string_to_array(%(args)s, E'\n')))
      with ordinality as g(key, args, ord)
-join {s}.idempotency_key k on k.key = g.key::uuid"""
+join {s}.idempotency_key k on k.key = any(array[g.key::uuid])"""
 
 # Whose are these unique keys? By job_live_unique. A job that a worker has taken once counts as started, though it may
 # wait again. One that has expired is over: it will never run, and whoever was told that it is there would have nothing.
+# LIMIT keeps it a probe a key: a join could as well walk through this index, which is partial, from end to end.
 FIND_RIVALS: LiteralString = """
 select g.ord, j.id, j.created_at, j.attempt > 0,
        coalesce(j.expires_at <= statement_timestamp() and j.attempt = 0, false),
        has_table_privilege(format('%%I.job', {channel}), 'select')
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
 from unnest((select string_to_array(%(uniques)s, E'\n'))) with ordinality as g(uniq, ord)
-join {s}.job_live j on j.unique_key = decode(g.uniq, 'hex')"""
+cross join lateral (
+    select id, created_at, attempt, expires_at from {s}.job_live where unique_key = decode(g.uniq, 'hex') limit 1
+) as j"""
 
 # Give jobs that have not started the arguments, times and options of new ones. Waits for a claim in flight, and looks
 # again: what has started meanwhile is left alone, and missing from what comes back. No claim takes a job while a
@@ -122,7 +125,7 @@ with given as materialized (
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,
         tags = coalesce(g.tags::text[], '{{}}'), headers = coalesce(g.headers::jsonb, '{{}}'),
         expires_at = g.expires_at
-    from given g where j.id = g.id and j.attempt = 0 and j.state in ('pending', 'blocked')
+    from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
     returning j.id, j.queue, j.run_at, j.state, j.lease, j.history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
@@ -139,22 +142,21 @@ select changed.id from changed, woken"""
 # By primary key: `+ interval '0'` keeps it from reading all that is over by idempotency_key_expires_at.
 FREE_KEYS: LiteralString = """
 delete from {s}.idempotency_key k
-using unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
-where k.key = g.key::uuid and k.expires_at + interval '0' <= statement_timestamp()"""
+where k.key = any((select string_to_array(%(keys)s, E'\n', ''))::uuid[])
+and k.expires_at + interval '0' <= statement_timestamp()"""
 
 # Free the unique keys of jobs that have expired and are not swept away yet. Waits for a sweeper that is at it, and then
-# finds nothing. By job_live_unique, and not by job_live_expires: see FREE_KEYS.
+# finds nothing. By job_live_unique, and not by job_live_expires: the zeros hide that this index has all such jobs.
 FREE_RIVALS: LiteralString = """
 update {s}.job_live j set unique_key = null
-from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
-where j.unique_key = decode(g.uniq, 'hex') and j.attempt = 0
-and j.expires_at + interval '0' <= statement_timestamp()"""
+where j.unique_key = any(array(select decode(uniq, 'hex') from string_to_table(%(uniques)s, E'\n') as g(uniq)))
+and j.attempt + 0 = 0 and j.expires_at + interval '0' <= statement_timestamp()"""
 
 # Give back the keys that jobs took which then were not let in for another reason, in the transaction that took them.
 GIVE_BACK_KEYS: LiteralString = """
 delete from {s}.idempotency_key k
 using unnest((select string_to_array(%(keys)s, E'\n', '')), (select %(ids)s::bigint[])) as g(key, id)
-where k.key = g.key::uuid and k.job_id = g.id"""
+where k.key = any(array[g.key::uuid]) and k.job_id = g.id"""
 
 # How many jobs wait in a queue, due or not; no more than `limit` + 1 are counted. Lane by lane in the order of
 # job_live_ready, as CLAIM reads it. The plain form reads the whole table where the statistics say that the queue fills

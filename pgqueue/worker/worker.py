@@ -171,7 +171,7 @@ class Shift:
         self._emit = app.listeners.emit
         self._tasks = app.tasks
         self._children = children
-        self._links = {name: Link(database, f"pgqueue worker {name}", nested=True) for name in LINKS}
+        self._links = {name: Link(database, f"pgqueue worker {name}") for name in LINKS}
         self.identity = Identity(
             database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost), self._look
         )
