@@ -76,7 +76,7 @@ class Admission:
     def _enter(self, guarded: bool) -> Steps[tuple[list[int], list[int]]]:
         """Insert what gets its keys. Return who has not got the one in the table of keys, and who the other."""
         waiting = list(self._waiting.items())
-        entries = yield self._queries.enqueue_with_terms([job for _, job in waiting], guarded=guarded)
+        entries = yield self._inserting([job for _, job in waiting], guarded)
         if not entries:
             raise Isolated
         if all(entry.entered for entry in entries):
@@ -95,6 +95,11 @@ class Admission:
         if orphans:
             yield self._queries.give_back_keys([job_id for job_id, _ in orphans], [job for _, job in orphans])
         return throttled, rivalled
+
+    def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[Entry]]:
+        if len(jobs) == 1 and terms_of(jobs[0]).hash is not None and terms_of(jobs[0]).alone is None:
+            return self._queries.enqueue_one_keyed(jobs[0], guarded=guarded)
+        return self._queries.enqueue_with_terms(jobs, guarded=guarded)
 
     def _meet_keys(self, lost: list[int]) -> Steps[None]:
         """Find who has the keys. Those whose time is over are freed, and wanted again."""

@@ -73,6 +73,7 @@ DUTIES: dict[str, Query[Any]] = {
     "keep_ahead": QUERIES.keep_ahead({"s1": None}, NOW),
     "declare": QUERIES.declare([(SCHEDULE, NOW)]),
     "enqueue": QUERIES.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
+    "enqueue_one_keyed": QUERIES.enqueue_one_keyed(KEYED),
     "enqueue_with_terms": QUERIES.enqueue_with_terms([KEYED, ALONE]),
     "clock": QUERIES.clock(),
     "expire": QUERIES.expire(100),

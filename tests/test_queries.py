@@ -41,6 +41,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "enqueue_keyed": lambda q: q.enqueue_keyed(KEYED, '[{"a": 1}, {}]', [*key_hashes("t", ["k"]), None], "[{}, {}]"),
     "take_over": lambda q: q.take_over(key_hashes("t", ["k"])),
     "enqueue": lambda q: q.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
+    "enqueue_one_keyed": lambda q: q.enqueue_one_keyed(KEYED, guarded=True),
     "enqueue_with_terms": lambda q: q.enqueue_with_terms([KEYED, ALONE], guarded=True),
     "find_keys": lambda q: q.find_keys([KEYED, ALONE]),
     "find_rivals": lambda q: q.find_rivals([ALONE]),

@@ -1,4 +1,4 @@
-"""Putting in many jobs of one call that have idempotency keys and differ in their arguments and keys alone."""
+"""Putting in jobs with idempotency keys: one, or many of one call that differ in their arguments and keys alone."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,7 +6,8 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.job import NewJob
 from pgqueue.queries.base import Query, packed
-from pgqueue.queries.terms import TermsQueries, terms_of
+from pgqueue.queries.terms import Entry, TermsQueries, header, terms_of
+from pgqueue.versions import with_version
 
 # What ENQUEUE_ALIKE is to ENQUEUE this is to ENQUEUE_WITH_TERMS, and promises what both do: who gets its key is let in,
 # in the same statement; who does not has written nothing. Arguments and headers come as JSON arrays, keys as an array
@@ -52,6 +53,36 @@ select array_agg(id order by ord),
             then pg_notify({channel}, %(queue)s) end
 from given"""
 
+# One job with an idempotency key and no unique one: what ENQUEUE_ONE is to ENQUEUE, and promises what
+# ENQUEUE_WITH_TERMS does. That one spends most of its time on sixteen arrays of one item each.
+ENQUEUE_ONE_KEYED: LiteralString = """
+with given as materialized (
+    select nextval('{s}.job_id') as id, %(args)s::jsonb as args,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+                    statement_timestamp()) as run_at
+    where not %(guarded)s::bool or current_setting('transaction_isolation') like 'read %%'
+), taken as (
+    insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
+    select %(key)s::uuid, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+    from given on conflict do nothing returning job_id
+), inserted as (
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
+                              expires_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+           %(headers)s::jsonb, %(history)s::bool, statement_timestamp(),
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+    from given, taken
+), logged as (
+    insert into {s}.transition (job_id, to_state) select job_id, 'pending' from taken where %(history)s::bool
+)
+select id, run_at, statement_timestamp(), job_id is not null, job_id is not null,
+    case when run_at <= statement_timestamp() and job_id is not null
+         and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
+         and pg_notification_queue_usage() < 0.5
+         then pg_notify({channel}, %(queue)s) end
+from given left join taken on true"""
+
 # Take keys whose time is over, so that nobody else can: what comes back is ours, and to insert it waits for nobody.
 # Other keys are held already by then, so this must not wait: two that did so, each for what the other holds, would
 # never end. What somebody else is about to free, or has freed, is missing from what comes back. The subselect is run
@@ -74,6 +105,20 @@ class Keyed(NamedTuple):
 
 class KeyedQueries(TermsQueries):
     """Putting in jobs with idempotency keys."""
+
+    def enqueue_one_keyed(self, job: NewJob, *, guarded: bool = False) -> Query[list[Entry]]:
+        """Insert a job if it gets its key; `guarded` as in `enqueue_with_terms`."""
+        terms = terms_of(job)
+        params = {
+            **self.enqueue_one(job).params,
+            "headers": with_version(header(terms), job.version),
+            "key": terms.hash,
+            "compared": self.codec is None,
+            "span": terms.window,
+            "guarded": guarded,
+            **_expiry(terms.expires),
+        }
+        return Query(self._sql(ENQUEUE_ONE_KEYED), lambda rows: [Entry(*row[:5]) for row in rows], params)
 
     def enqueue_keyed(self, job: NewJob, args: str, keys: Sequence[str | None], headers: str) -> Query[Keyed]:
         """Insert jobs that are like `job` but for their arguments, keys and headers, as far as they get their keys.

@@ -301,8 +301,13 @@ def terms_of(job: NewJob) -> Terms:
     return job.terms or _NO_TERMS
 
 
+def header(terms: Terms) -> str | None:
+    """What a job carries of its key, as JSON text."""
+    return None if terms.key is None else f'{{"idempotency_key": {_text(terms.key)}}}'
+
+
 def _headers(told: Sequence[Terms]) -> list[str | None]:
-    return [None if terms.key is None else f'{{"idempotency_key": {_text(terms.key)}}}' for terms in told]
+    return [header(terms) for terms in told]
 
 
 def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
