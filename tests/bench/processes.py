@@ -14,6 +14,11 @@ ROOT = Path(__file__).absolute().parents[2]
 STOP_SECONDS = 8
 
 
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Worker:
     """`pgqueue work`, in a session of its own so that all of its children can be ended."""
 
@@ -37,9 +42,9 @@ class Worker:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu(self) -> float:
-        """The seconds of CPU it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """The seconds of CPU it has used, with its children that live."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(_cpu(int(pid)) for pid in (self.pid, *children))
 
     def stop(self) -> None:
         """End it in order, then what is left of it by force."""

@@ -40,6 +40,8 @@ class Sampled:
     ended: dict[int, float] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     worker: tuple[float, float] = (0.0, 0.0)
+    rate: float = 0.0  # jobs a second
+    idle: float = 0.0  # how much of the cores was left, in percent
 
     def total(self) -> dict[str, float]:
         """Seconds by name."""
@@ -90,30 +92,42 @@ class Sampler:
                 self.sampled.names[pid] = _name(kind, application)
 
 
-def _drain(session: Session, n: int, task: str, spy: Callable[[Worker], object] = lambda worker: None) -> Sampled:
-    database = session.fresh()
-    filled(session, database, task, n)
-    sampler = Sampler(session, database.name, spy)
-    record = emptied(session, database, n, session.options(), sampler)
-    if not record["ok"]:
-        raise SystemExit(f"the run went wrong: {record} {session.log()}")
-    print(f"{task}: {record['jobs_s']:,.0f} jobs/s", file=sys.stderr)
-    return sampler.sampled
+@dataclass(frozen=True)
+class Drain:
+    """So many jobs of one task, done by so many processes."""
+
+    n: int
+    task: str
+    processes: int
+
+    def run(self, session: Session, spy: Callable[[Worker], object] = lambda worker: None) -> Sampled:
+        """Drain them."""
+        database = session.fresh()
+        filled(session, database, self.task, self.n)
+        sampler = Sampler(session, database.name, spy)
+        record = emptied(session, database, self.n, session.options(processes=self.processes), sampler)
+        if not record["ok"]:
+            raise SystemExit(f"the run went wrong: {record} {session.log()}")
+        sampler.sampled.rate, sampler.sampled.idle = record["jobs_s"], record["idle_percent"]
+        print(f"{self.task}: {record['jobs_s']:,.0f} jobs/s", file=sys.stderr)
+        return sampler.sampled
 
 
-def _spied(session: Session, n: int, task: str) -> Counter[str]:
+def _spied(session: Session, drain: Drain) -> Counter[str]:
     """How often each function was found at work."""
     out = session.directory / "spy"
     spies: list[subprocess.Popen[bytes]] = []
 
     def spy(worker: Worker) -> None:
-        command = ["py-spy", "record", "--nonblocking", "-F", "-f", "raw", "-r", "500", "-d", "600", "-o", str(out)]
+        command = ["py-spy", "record", "--nonblocking", "-F", "-s", "-f", "raw", "-r", "500", "-d", "600"]
         spies.append(
-            subprocess.Popen([*command, "-p", str(worker.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.Popen(
+                [*command, "-o", str(out), "-p", str(worker.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         )
 
     try:
-        _drain(session, n, task, spy)
+        drain.run(session, spy)
     finally:
         for process in spies:
             process.wait(60)  # ends with the worker
@@ -158,19 +172,24 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=300_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--task", default="noop", help="noop (async) or noop_thread")
+    parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
     server = Server(given.dsn) if given.dsn else OwnServer()
     session = Session(server, Settings())
     try:
-        runs = [_drain(session, given.jobs, given.task) for _ in range(given.runs)]
-        spied = _spied(session, given.jobs, given.task)
+        drain = Drain(given.jobs, given.task, given.processes)
+        runs = [drain.run(session) for _ in range(given.runs)]
+        spied = _spied(session, drain)
         worker = statistics.median(run.worker[1] - run.worker[0] for run in runs) / given.jobs * 1e6
         where = machine.machine() | {"postgres": machine.postgres(server)["version"]}
         print("# Where the time of a drained job goes\n")
+        rate = statistics.median(run.rate for run in runs)
+        idle = statistics.median(run.idle for run in runs)
         print(
             f"`python -m tests.bench.profile`: medians of {given.runs} runs of {given.jobs:,} jobs `{given.task}`, full"
+            f"\nhistory, {given.processes} processes; {', '.join(f'{key} {value}' for key, value in where.items())}."
+            f"\n{rate:,.0f} jobs/s, {idle:.0f} % of the cores idle.\n"
         )
-        print(f"history, one worker; {', '.join(f'{key} {value}' for key, value in where.items())}.\n")
         print(_table("in Postgres", _median([run.total() for run in runs], given.jobs)), "\n")
         shares = [(place, worker * count / spied.total()) for place, count in spied.items()]
         print(_table("in Python", shares))
