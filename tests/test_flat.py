@@ -48,7 +48,7 @@ DUTIES: dict[str, Query[Any]] = {
     "resolve successes": QUERIES.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
     "release_strays": QUERIES.release_strays(WORKER, [1, 2]),
     "rescue": QUERIES.rescue(WORKER, 5, {"t": 1}, 10),
-    "cancellations": QUERIES.cancellations(WORKER),
+    "cancellations": QUERIES.cancellations(WORKER, [1, 2]),
     "note_progress": QUERIES.note_progress([(job, "{}") for job, _ in BATCH]),
     "set_waiting": QUERIES.set_waiting(WORKER, True),
     "set_stopping": QUERIES.set_stopping(WORKER),
@@ -73,7 +73,6 @@ DUTIES: dict[str, Query[Any]] = {
     "keep_ahead": QUERIES.keep_ahead({"s1": None}, NOW),
     "declare": QUERIES.declare([(SCHEDULE, NOW)]),
     "enqueue": QUERIES.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
-    "enqueue_one_keyed": QUERIES.enqueue_one_keyed(KEYED),
     "enqueue_with_terms": QUERIES.enqueue_with_terms([KEYED, ALONE]),
     "clock": QUERIES.clock(),
     "expire": QUERIES.expire(100),
@@ -91,6 +90,8 @@ OTHERS: dict[str, Query[Any]] = {
     "unregister": QUERIES.unregister(WORKER),
     "declare_dead": QUERIES.declare_dead({WORKER: "was killed by SIGKILL"}),
     "enqueue_one": QUERIES.enqueue_one(new_job(queue="q0")),
+    "enqueue_one_keyed": QUERIES.enqueue_one_keyed(KEYED),
+    "resolve lent": QUERIES.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
     "enqueue_alike": QUERIES.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
     "enqueue_keyed": QUERIES.enqueue_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
     "take_over": QUERIES.take_over(KEYS),

@@ -60,7 +60,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "resolve": lambda q: q.resolve(OUTCOMES),
     "resolve successes": lambda q: q.resolve([(claimed(3, 1), SUCCEEDED)]),
     "cancel": lambda q: q.cancel(1, "not wanted"),
-    "cancellations": lambda q: q.cancellations(WORKER),
+    "cancellations": lambda q: q.cancellations(WORKER, [1, 2]),
     "release_strays": lambda q: q.release_strays(WORKER, [1]),
     "rescue": lambda q: q.rescue(WORKER, 5, {"t": 1}, 10),
     "lost_jobs": lambda q: q.lost_jobs(10),

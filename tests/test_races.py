@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -165,11 +166,38 @@ def test_an_outcome_that_waited_for_a_note_of_progress_is_written(
 ) -> None:
     job, other = running_job(conn), running_job(conn)
     a, b = connect(), connect()
-    assert db.run(a, QUERIES.note_progress([(job, "{}")])) == {job.id}
+    assert db.run(a, QUERIES.note_progress([(job, "{}"), (other, "{}")])) == {job.id, other.id}
     late = InThread(lambda: db.run(b, QUERIES.resolve([(one, outcome) for one in (job, other)])))
     wait_blocked(conn, b, a)
     a.commit()
     assert late.result() == {job.id, other.id}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_an_outcome_that_waited_until_its_job_ran_again_elsewhere_moves_nothing(
+    conn: Conn, connect: Open, outcome: Resolution
+) -> None:
+    job = running_job(conn)
+    a, b = connect(), connect()
+    db.run(a, QUERIES.rescue(WORKER))
+    (again,) = claim(a)
+    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, outcome)])))
+    wait_blocked(conn, b, a)
+    a.commit()
+    assert late.result() == set()
+    assert scalar(conn, "select state || lease from pgqueue.job_live") == f"running{again.lease}"
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_a_lease_counts_for_its_own_job_alone(conn: Conn, outcome: Resolution) -> None:
+    first = running_job(conn)
+    db.run(conn, QUERIES.rescue(WORKER))
+    (first,) = claim(conn)
+    second = running_job(conn)
+    assert first.lease != second.lease
+    crossed = [(replace(first, lease=second.lease), outcome), (replace(second, lease=first.lease), outcome)]
+    assert db.run(conn, QUERIES.resolve(crossed)) == set()
+    assert db.run(conn, QUERIES.resolve([(first, outcome), (second, outcome)])) == {first.id, second.id}
 
 
 def test_two_rescues_at_once_take_a_job_once(conn: Conn, connect: Open) -> None:

@@ -17,6 +17,7 @@ LEASE = 7
 ERROR = ErrorInfo("E", "it broke")
 RESOLUTIONS = {
     "succeed": Resolution("succeed", result='{"a": 1}'),
+    "succeed plainly": Resolution("succeed"),  # by a statement of its own
     "retry": Resolution("retry", "error", delay=5.0, error=ERROR),
     "snooze": Resolution("snooze", "later", delay=5.0, refund=True),
     "release": Resolution("release", "released", refund=True),
@@ -97,7 +98,7 @@ def moves(conn: Conn, job: int) -> list[Any]:
 
 
 def test_every_verb_of_the_table_is_driven_here() -> None:
-    assert set(TRANSITIONS) == {"enqueue", *VERBS}
+    assert set(TRANSITIONS) == {"enqueue", *(verb.split()[0] for verb in VERBS)}
 
 
 @pytest.mark.parametrize("state", list(JobState))
@@ -109,7 +110,7 @@ def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, v
 
     apply(tx, verb, job)
 
-    move = TRANSITIONS[verb]
+    move = TRANSITIONS[verb.split()[0]]
     if state in move.sources:
         claiming = verb in ("claim", "adopt")
         assert [r[:2] for r in tx.execute("select id, state from pgqueue.job").fetchall()] == [(job, move.target)]

@@ -77,6 +77,26 @@ def test_batches_take_unique_keys_in_one_order_with_a_window_or_without(
     assert len(waiting.result()) == 2
 
 
+def test_keys_that_are_over_are_freed_in_the_order_in_which_a_batch_takes_them(
+    conn: Conn, connect: Open, ship: Task[[int], int]
+) -> None:
+    window, alone = hashes("a")
+    early = next(f"b{n}" for n in range(100) if hashes(f"b{n}")[0] > window and hashes(f"b{n}")[1] < alone)
+    keys = ship.using(unique_key=[early, "a"], unique=WINDOWED)
+    keys.enqueue_many([{"n": 1}] * 2)
+    conn.execute("delete from pgqueue.job_live")
+    conn.execute("update pgqueue.idempotency_key set expires_at = now()")
+    holder, batch, other = connect(), connect(), connect()
+    lock = "select from pgqueue.idempotency_key where key = %s::uuid for update nowait"
+    holder.execute(lock, (hashes(early)[0],))
+    freeing = InThread(lambda: ship.using(batch, unique_key=[early, "a"], unique=WINDOWED).enqueue_many([{"n": 1}] * 2))
+    wait_blocked(conn, batch, holder)
+    other.execute(lock, (window,))  # the batch has not got what comes after
+    other.rollback()
+    holder.rollback()
+    assert len(freeing.result()) == 2
+
+
 def test_batches_that_replace_in_opposite_order_do_not_deadlock(ship: Task[[int], int]) -> None:
     barrier = threading.Barrier(4)
     uniques = [Unique(on_conflict="replace", window=window) for window in (None, 60, None, 60)]

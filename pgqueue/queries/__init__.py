@@ -3,10 +3,12 @@
 No SQL stands anywhere else but in migrations and tests. Each statement's comment says what it promises under
 concurrency, which index it uses and which naive form is wrong.
 
-Where rows are found by keys that another part of the statement has, it says `j.id = any(array[g.id])`, not `j.id =
-g.id`. Both mean the same, but an equation may be joined by walking through the whole index, and when VACUUM has found a
-table nearly empty, that looks as cheap as one probe. The planner knows nothing of the dead entries that somebody's long
-transaction keeps there: a million of them, and a second for each batch of outcomes, until the next VACUUM.
+Where jobs, keys or waiters are found by keys that another part of the statement has, it says `j.id = any(array[g.id])`,
+not `j.id = g.id`. Both mean the same, but an equation may be joined by walking through the whole index, and when VACUUM
+has found a table nearly empty, that looks as cheap as one probe. The planner knows nothing of the dead entries that
+somebody's long transaction keeps there: a million of them, and a second for each batch of outcomes, until the next
+VACUUM. An index that is partial, or has all that is asked for, may be walked even so: there it is a scalar subselect or
+`lateral`, with a `limit`.
 """
 
 from pgqueue.queries.ahead import AheadQueries

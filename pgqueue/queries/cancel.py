@@ -1,9 +1,10 @@
 """Ending jobs that are no longer wanted."""
 
+from collections.abc import Sequence
 from typing import LiteralString
 from uuid import UUID
 
-from pgqueue.queries.base import Query, Statements, first_value
+from pgqueue.queries.base import Query, Statements, first_value, packed
 from pgqueue.queries.resolve import CARRIED
 
 # What a cancellation says on the NOTIFY channel. No queue can be called like it.
@@ -40,15 +41,18 @@ with found as materialized (
     select count(pg_notify({channel}, '!cancel')) from marked where pg_notification_queue_usage() < 0.5
 ), heard as (
     select count(pg_notify({channel} || '.ended', w.job_id::text))
-    from ended join {s}.waiter w on w.job_id = any(array[ended.id])
+    from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
     where pg_notification_queue_usage() < 0.5
 )
 select found.state from found, told, heard"""
 )
 
-# The jobs of a worker that somebody wants cancelled. Reads job_live_running for one worker.
+# Which of its jobs does somebody want cancelled? By primary key: in job_live_running each job that this worker ever
+# claimed may be a dead entry.
 CANCELLATIONS: LiteralString = """
-select id from {s}.job_live where worker_id = %(worker)s and state = 'running' and cancel_requested_at is not null"""
+select id from {s}.job_live
+where id = any((select %(held)s::bigint[])::bigint[]) and worker_id = %(worker)s and state = 'running'
+and cancel_requested_at is not null"""
 
 
 class CancelQueries(Statements):
@@ -58,6 +62,7 @@ class CancelQueries(Statements):
         """Cancel a job; returns the state it had, None if it had ended or never was."""
         return Query(self._sql(CANCEL), first_value, {"id": job_id, "reason": reason})
 
-    def cancellations(self, worker: UUID) -> Query[list[int]]:
-        """The jobs of a worker that are to be cancelled."""
-        return Query(self._sql(CANCELLATIONS), lambda rows: [row[0] for row in rows], {"worker": worker})
+    def cancellations(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
+        """Which of the jobs that a worker holds are to be cancelled."""
+        params = {"worker": worker, "held": packed(held)}
+        return Query(self._sql(CANCELLATIONS), lambda rows: [row[0] for row in rows], params)

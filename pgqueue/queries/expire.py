@@ -36,7 +36,7 @@ with late as materialized (
     select id, state, 'cancelled', attempt, lease, 'expired' from ended
 ), heard as (
     select count(pg_notify({channel} || '.ended', w.job_id::text))
-    from ended join {s}.waiter w on w.job_id = any(array[ended.id])
+    from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
     where pg_notification_queue_usage() < 0.5
 )
 select id, task, queue, expires_at from ended, heard order by expires_at"""

@@ -18,80 +18,88 @@ from pgqueue.versions import with_version
 # for the conditions are joined by `or`. The naive form, `where id in (select …)` alone, costs half a microsecond a job.
 # The answer is one row of arrays: all ids in the order of the jobs, and if some of them were not let in, those that
 # were. Who was not asks by FIND_KEYS: this statement's snapshot is older than what it waited for.
-ENQUEUE_KEYED: LiteralString = """
-with given as materialized (
-    select nextval('{s}.job_id') as id, g.args, g.headers, g.key, g.ord,
+_RUN_AT: LiteralString = """
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
-                    statement_timestamp()) as run_at
-    from rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb),
-                    unnest(%(keys)s::uuid[])) with ordinality as g(args, headers, key, ord)
+                    statement_timestamp()) as run_at"""
+_TAKEN: LiteralString = """
 ), taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
            statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
     from given where key is not null order by key on conflict do nothing returning job_id
-), everyone as materialized (
-    select count(*) = %(wanted)s::int as got_theirs from taken
-), inserted as (
+)"""
+_INSERTED: LiteralString = """, inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)
     select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
            coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
-    from given
-    where (select got_theirs from everyone) or key is null or id in (select job_id from taken)
-), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from given
-    where %(history)s::bool
-    and ((select got_theirs from everyone) or key is null or id in (select job_id from taken))
-)
-select array_agg(id order by ord),
-       case when not (select got_theirs from everyone) then array(select job_id from taken) end,
-       case when min(run_at) <= statement_timestamp()
+    from given"""
+_WOKEN: LiteralString = """ <= statement_timestamp()
             and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
             and pg_notification_queue_usage() < 0.5
             then pg_notify({channel}, %(queue)s) end
 from given"""
+_LET_IN: LiteralString = "((select got_theirs from everyone) or key is null or id in (select job_id from taken))"
+
+ENQUEUE_KEYED: LiteralString = (
+    """
+with given as materialized (
+    select nextval('{s}.job_id') as id, g.args, g.headers, g.key, g.ord,"""
+    + _RUN_AT
+    + """
+    from rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb),
+                    unnest(%(keys)s::uuid[])) with ordinality as g(args, headers, key, ord)"""
+    + _TAKEN
+    + """, everyone as materialized (
+    select count(*) = %(wanted)s::int as got_theirs from taken
+)"""
+    + _INSERTED
+    + " where "
+    + _LET_IN
+    + """
+), logged as (
+    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool and """
+    + _LET_IN
+    + """
+)
+select array_agg(id order by ord),
+       case when not (select got_theirs from everyone) then array(select job_id from taken) end,
+       case when min(run_at)"""
+    + _WOKEN
+)
 
 # One job with an idempotency key and no unique one: what ENQUEUE_ONE is to ENQUEUE, and promises what
 # ENQUEUE_WITH_TERMS does. That one spends most of its time on sixteen arrays of one item each.
-ENQUEUE_ONE_KEYED: LiteralString = """
+ENQUEUE_ONE_KEYED: LiteralString = (
+    """
 with given as materialized (
-    select nextval('{s}.job_id') as id, %(args)s::jsonb as args,
-           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
-                    statement_timestamp()) as run_at
-    where not %(guarded)s::bool or current_setting('transaction_isolation') like 'read %%'
-), taken as (
-    insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
-    select %(key)s::uuid, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
-           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
-    from given on conflict do nothing returning job_id
-), inserted as (
-    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
-                              expires_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
-           %(headers)s::jsonb, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
-    from given, taken
+    select nextval('{s}.job_id') as id, %(args)s::jsonb as args, %(headers)s::jsonb as headers,
+           %(key)s::uuid as key,"""
+    + _RUN_AT
+    + """
+    where not %(guarded)s::bool or current_setting('transaction_isolation') like 'read %%'"""
+    + _TAKEN
+    + _INSERTED
+    + """, taken
 ), logged as (
     insert into {s}.transition (job_id, to_state) select job_id, 'pending' from taken where %(history)s::bool
 )
 select id, run_at, statement_timestamp(), job_id is not null, job_id is not null,
-    case when run_at <= statement_timestamp() and job_id is not null
-         and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
-         and pg_notification_queue_usage() < 0.5
-         then pg_notify({channel}, %(queue)s) end
-from given left join taken on true"""
+       case when job_id is not null and run_at"""
+    + _WOKEN
+    + " left join taken on true"
+)
 
 # Take keys whose time is over, so that nobody else can: what comes back is ours, and to insert it waits for nobody.
 # Other keys are held already by then, so this must not wait: two that did so, each for what the other holds, would
 # never end. What somebody else is about to free, or has freed, is missing from what comes back. The subselect is run
-# once, and the row is looked at again when it is locked. By primary key: see FREE_KEYS.
+# once, and the row is looked at again when it is locked. By primary key.
 TAKE_OVER: LiteralString = """
 with over as materialized (
     select k.key from unnest((select %(keys)s::uuid[])) as g(key)
     join {s}.idempotency_key k on k.key = any(array[g.key])
-    where k.expires_at + interval '0' <= statement_timestamp() for update of k skip locked
+    where k.expires_at <= statement_timestamp() for update of k skip locked
 )
 delete from {s}.idempotency_key k using over where k.key = any(array[over.key]) returning k.key"""
 
@@ -107,7 +115,7 @@ class KeyedQueries(TermsQueries):
     """Putting in jobs with idempotency keys."""
 
     def enqueue_one_keyed(self, job: NewJob, *, guarded: bool = False) -> Query[list[Entry]]:
-        """Insert a job if it gets its key; `guarded` as in `enqueue_with_terms`."""
+        """Insert a job, which has a key, if it gets that; `guarded` as in `enqueue_with_terms`."""
         terms = terms_of(job)
         params = {
             **self.enqueue_one(job).params,

@@ -27,7 +27,7 @@ CARRIED: LiteralString = (
 # moved to another partition" within seconds under two workers; a deleted row is skipped silently.
 # Finds its rows by primary key. The subselects hide how long the arrays are: the planner then probes the key for each
 # row; told of hundreds it reads the whole table, or compares each with each (5 ms became 15 to 300 for 512 outcomes).
-# No two batches want the same rows, so the order of locks does not matter.
+# Rows are locked in the order of ids, here and by NOTE_PROGRESS, which may want the same ones.
 RESOLVE: LiteralString = (
     """
 with given as materialized (
@@ -110,30 +110,35 @@ select id from ended"""
 # that names them all. From the second crash on jobs come back spread over seconds: whoever was with the guilty one in a
 # worker should not be with it each time. Rows that somebody else holds (a resolve in flight, another rescuer) are
 # skipped and looked at next time.
-# `holder` hops through job_live_running from one worker to the next, so that it costs a probe a worker, whatever the
-# statistics say and however many jobs run. The naive forms: joining all running rows to their workers, which an
-# unanalysed table does by reading everything; and deleting the worker's row first, which leaves jobs running for ever
-# if the process dies in between. A job without a worker row counts as lost here.
+# A job may name a worker without a row. `stranger` looks for such between the workers there are: it hops through
+# job_live_running from one to the next in each gap, so that it costs a probe a worker, whatever the statistics say and
+# however many jobs run, or have run and are dead entries that somebody's snapshot keeps.
+# The naive forms: joining all running rows to their workers, which an unanalysed table does by reading everything;
+# hopping through all that is there, dead entries too; and deleting the worker's row first, which leaves jobs running
+# for ever if the process dies in between.
 RESCUE: LiteralString = (
     """
-with recursive holder(id) as (
-    (select worker_id from {s}.job_live where worker_id is not null order by worker_id limit 1)
+with recursive gap(low, high) as (
+    select lag(id, 1, '00000000000000000000000000000000') over (order by id), id
+    from (select id from {s}.worker union all select 'ffffffffffffffffffffffffffffffff') as w
+), stranger(id, high) as (
+    select low, high from gap
     union all
-    select (select j.worker_id from {s}.job_live j where j.worker_id > holder.id order by j.worker_id limit 1)
-    from holder where holder.id is not null
+    select (select worker_id from {s}.job_live where worker_id > s.id and worker_id < high order by 1 limit 1), high
+    from stranger s where id is not null
 ), dead as materialized (
-    select holder.id, case
-        when w.id is null then 'the worker that ran this attempt has no heartbeat row any more'
-        else format('worker on %%s, pid %%s, %%s', w.host, w.pid, coalesce(
-            w.death || ' at ' || w.lost_at, 'did not beat since ' || w.heartbeat_at)) end as why
-    from holder left join {s}.worker w on w.id = holder.id
-    where holder.id is not null and (w.id is null or w.lost_at is not null)
+    select id, format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
+        death || ' at ' || lost_at, 'did not beat since ' || heartbeat_at)) as why
+    from {s}.worker where lost_at is not null
+    union all
+    select id, 'the worker that ran this attempt has no row any more'
+    from stranger where id is not null and id not in (select low from gap)
 ), lost as materialized (
-    select found.id, found.lease, found.spent, dead.why,
-           jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
+    select found.*, dead.why,
+        jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
         select j.id, j.lease, j.attempt >= j.max_attempts
-               or j.crash_count + 1 >= coalesce((%(limits)s::jsonb ->> j.task)::int, %(max_crashes)s) as spent
+            or j.crash_count + 1 >= coalesce((%(limits)s::jsonb ->> j.task)::int, %(max_crashes)s) as spent
         from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
         and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
@@ -163,9 +168,9 @@ with recursive holder(id) as (
     insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
-           lease, worker_id, claimed_at, 'crashed', error || jsonb_build_object('message', concat_ws('; ', (
-               select string_agg(t.error ->> 'message', '; ' order by t.at) from {s}.transition t
-               where t.job_id = ended.id and t.reason = 'rescued'), why))
+        lease, worker_id, claimed_at, 'crashed', error || jsonb_build_object('message', concat_ws('; ', (
+            select string_agg(t.error ->> 'message', '; ' order by at) from {s}.transition t
+            where job_id = ended.id and reason = 'rescued'), why))
     from ended where target = 'failed'
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
@@ -245,6 +250,7 @@ class ResolveQueries(Statements):
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
         """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; others lost their lease."""
+        batch = sorted(batch, key=lambda entry: entry[0].id)
         params: dict[str, Any] = {
             "ids": packed([job.id for job, _ in batch]),
             "leases": packed([job.lease for job, _ in batch]),
@@ -290,6 +296,7 @@ class ResolveQueries(Statements):
 
     def note_progress(self, notes: Sequence[tuple[ClaimedJob, str]]) -> Query[set[int]]:
         """Note how far jobs are, each a JSON object; returns the ids that are still this worker's."""
+        notes = sorted(notes, key=lambda note: note[0].id)
         params = {
             "ids": [job.id for job, _ in notes],
             "leases": [job.lease for job, _ in notes],

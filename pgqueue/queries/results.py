@@ -86,8 +86,8 @@ with ended as materialized (
 CATCH_UP: LiteralString = (
     """
 with stale as (
-    delete from {s}.waiter where job_id in (
-        select w.job_id from {s}.waiter w where w.expires_at < now() limit 1000 for update skip locked)
+    delete from {s}.waiter where job_id = any(array(
+        select w.job_id from {s}.waiter w where w.expires_at < now() limit 1000 for update skip locked))
 ), ended as materialized (
     select w.job_id from {s}.waiter w
     where w.expires_at >= now() and (select true from {s}.job_live l where l.id = w.job_id limit 1) is null

@@ -139,18 +139,26 @@ with given as materialized (
 select changed.id from changed, woken"""
 
 # Free keys whose time is over, for those who want them now. Waits for others that do the same, and then finds nothing.
-# By primary key: `+ interval '0'` keeps it from reading all that is over by idempotency_key_expires_at.
+# By primary key, a probe for each in the order given: so that two of these do not wait for each other in a circle.
 FREE_KEYS: LiteralString = """
 delete from {s}.idempotency_key k
-where k.key = any((select string_to_array(%(keys)s, E'\n', ''))::uuid[])
-and k.expires_at + interval '0' <= statement_timestamp()"""
+using unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
+where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()"""
 
 # Free the unique keys of jobs that have expired and are not swept away yet. Waits for a sweeper that is at it, and then
-# finds nothing. By job_live_unique, and not by job_live_expires: the zeros hide that this index has all such jobs.
+# finds nothing. A probe for each in the order given, as FREE_KEYS. By job_live_unique, and not by job_live_expires: the
+# zeros hide that this index has all such jobs.
 FREE_RIVALS: LiteralString = """
+with over as materialized (
+    select held.id from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
+    cross join lateral (
+        select id from {s}.job_live
+        where unique_key = decode(g.uniq, 'hex') and attempt + 0 = 0
+        and expires_at + interval '0' <= statement_timestamp() limit 1 for update
+    ) as held
+)
 update {s}.job_live j set unique_key = null
-where j.unique_key = any(array(select decode(uniq, 'hex') from string_to_table(%(uniques)s, E'\n') as g(uniq)))
-and j.attempt + 0 = 0 and j.expires_at + interval '0' <= statement_timestamp()"""
+from over where j.id = any(array[over.id]) and j.attempt = 0 and j.expires_at <= statement_timestamp()"""
 
 # Give back the keys that jobs took which then were not let in for another reason, in the transaction that took them.
 GIVE_BACK_KEYS: LiteralString = """

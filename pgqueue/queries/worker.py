@@ -55,7 +55,7 @@ UNREGISTER: LiteralString = "delete from {s}.worker where id = %(id)s"
 FORGET_LOST: LiteralString = """
 delete from {s}.worker w
 where w.lost_at < now() - interval '1 hour'
-and not exists (select from {s}.job_live j where j.worker_id = w.id)"""
+and (select true from {s}.job_live j where j.worker_id = w.id limit 1) is null"""
 
 # Reads nothing; fails when the schema is missing, or older than the newest table. The first thing each process asks.
 READY: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"

@@ -221,7 +221,7 @@ class Runner:
         """Whether the job would go on, and ends as cancelled because somebody has asked for that while it ran."""
         if resolution.target.is_terminal:
             return False
-        return job.id in await self._link.run(self._place.queries.cancellations(self._worker))
+        return job.id in await self._link.run(self._place.queries.cancellations(self._worker, [job.id]))
 
     async def _write(self, job: ClaimedJob, resolution: Resolution, note: str | None) -> None:
         """Write the outcome, by the worker's own resolver: it tells the listeners and deals with what is refused."""

@@ -21,6 +21,7 @@ OFTEN, SELDOM = 60, 20  # claims with jobs in a second: above the one nobody is 
 OFTEN_SECONDS, LOOK_SECONDS = 0.2, 0.01
 AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
 MOST = 2000  # jobs in one claim, and claimed ahead
+STRAYS_SHARE = 100  # looking for strays may take one part in so many of the time: no claim goes on meanwhile
 ADOPT_POLLS = 5  # poll intervals between two looks for parked jobs: they are there only while releases differ
 
 
@@ -145,7 +146,7 @@ class Producer(Service):
             self._frontier.forget()
             log.warning("gave back %d jobs whose claim was never answered", len(strays))
         ended = monotonic()
-        self._strays_next = ended + max(self._identity.info.lease_seconds / 3, SHARE * (ended - began))
+        self._strays_next = ended + max(self._identity.info.lease_seconds / 3, STRAYS_SHARE * (ended - began))
 
     async def _claim_and_rest(self) -> float:
         self._look_ahead()

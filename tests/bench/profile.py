@@ -1,8 +1,8 @@
 """`python -m tests.bench.profile`: where the time of one drained job goes, in Postgres and in Python.
 
 Postgres: the CPU of each server process, as the system counts it. Each duty of a worker has a connection of its own, so
-a process is a statement. Python: the CPU of the worker, shared out by where py-spy found it, 500 times a second, in a
-run of its own. The server must run on this machine.
+a process is a statement. Python: the CPU of the worker and its children, shared out by where py-spy found it, 500
+times a second, in a run of its own. The server must run on this machine.
 """
 
 import argparse
@@ -181,13 +181,14 @@ def main() -> int:
         runs = [drain.run(session) for _ in range(given.runs)]
         spied = _spied(session, drain)
         worker = statistics.median(run.worker[1] - run.worker[0] for run in runs) / given.jobs * 1e6
-        where = machine.machine() | {"postgres": machine.postgres(server)["version"]}
+        about = machine.machine() | {"postgres": machine.postgres(server)["version"]}
+        where = ", ".join(f"{key} {value}" for key, value in about.items())
         print("# Where the time of a drained job goes\n")
         rate = statistics.median(run.rate for run in runs)
         idle = statistics.median(run.idle for run in runs)
         print(
             f"`python -m tests.bench.profile`: medians of {given.runs} runs of {given.jobs:,} jobs `{given.task}`, full"
-            f"\nhistory, {given.processes} processes; {', '.join(f'{key} {value}' for key, value in where.items())}."
+            f"\nhistory, `--processes {given.processes}`; {where}."
             f"\n{rate:,.0f} jobs/s, {idle:.0f} % of the cores idle.\n"
         )
         print(_table("in Postgres", _median([run.total() for run in runs], given.jobs)), "\n")
