@@ -6,7 +6,7 @@ from typing import Any
 
 from .cases import CASES
 from .results import US, Results, Summary
-from .targets import TARGETS, Figure, Verdict, judge
+from .targets import TARGETS, Figure, Verdict, compared, judge
 
 # What a case's runs are summed up by: the figure, its heading, how it is printed.
 RATE = (("jobs_s", "jobs/s", ",.0f"),)
@@ -107,6 +107,7 @@ def _verdict(results: Results, verdict: Verdict) -> tuple[str, ...]:
     reached = {None: "not measured", True: "yes", False: "**no**"}[verdict.reached]
     shown = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
     mixed = " (another session)" if verdict.mixed else ""
+    results = compared(results, target) or results
     against = "" if target.against is None else _named(target.against) + ": " + _shown(results, target.against)
     case = CASES[target.figure.case]
     return case.name, case.what, _shown(results, target.figure), against + mixed, shown, target.text, reached
@@ -151,7 +152,8 @@ def _peers(results: Results) -> str:
             figures = FIGURES.get(name, RATE)
             found = [(results.summary(name, metric, who), head, form) for metric, head, form in figures]
             told = "; ".join(f"{_spread(summary, form)} {head}" for summary, head, form in found if summary)
-            ours, theirs = results.summary(name, "jobs_s"), results.summary(name, "jobs_s", who)
+            both = results.together((name, US), (name, who)) or results
+            ours, theirs = both.summary(name, "jobs_s"), both.summary(name, "jobs_s", who)
             times = f"{ours.median / theirs.median:.2f}" if ours and theirs and theirs.median and name[0] != "e" else ""
             rows.append((name, who, f"{runs[0].get('jobs', 0):,}", str(len(runs)), told, times))
     head = ("", "queue", "jobs", "runs", "median (lowest to highest)", "pgqueue ÷ it")

@@ -29,9 +29,11 @@ class Summary:
 
 
 class Results:
-    """The runs of a file. Of each case and each queue those of the last session that has them count."""
+    """The runs of a file. Of each case and each queue those of the last session that has them count; where two are
+    compared, those of the last session that has both (`together`)."""
 
     def __init__(self, records: list[Record]) -> None:
+        self._records = records
         self.sessions: dict[str, Record] = {r["session"]: r for r in records if r["kind"] == "session"}
         self._runs: dict[tuple[str, str], list[Record]] = defaultdict(list)
         for record in records:
@@ -69,9 +71,14 @@ class Results:
             return None
         return Summary(statistics.median(values), min(values), max(values), len(values))
 
-    def same_session(self, *keys: tuple[str, str]) -> bool:
-        """Whether runs of these cases and queues were made in one session."""
-        return len({self._runs[key][0]["session"] for key in keys}) <= 1
+    def together(self, *keys: tuple[str, str]) -> "Results | None":
+        """The last session that has runs of all these cases and queues; None without one."""
+        having: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for record in self._records:
+            if record["kind"] == "run":
+                having[record["session"]].add((record["case"], record["who"]))
+        shared = [session for session, found in having.items() if found.issuperset(keys)]
+        return Results([r for r in self._records if r["session"] == shared[-1]]) if shared else None
 
 
 def read(path: Path) -> Results:

@@ -99,13 +99,20 @@ TARGETS = (
 def judge(results: Results, target: Target) -> Verdict:
     """Hold a target against what was measured."""
     figure, against = target.figure, target.against
-    found = results.summary(figure.case, figure.metric, figure.who)
+    together = compared(results, target)
+    found = (together or results).summary(figure.case, figure.metric, figure.who)
     if found is None:
         return Verdict(target, None)
     if against is None:
         return Verdict(target, found.median)
-    other = results.summary(against.case, against.metric, against.who)
+    other = (together or results).summary(against.case, against.metric, against.who)
     if other is None or not other.median:
         return Verdict(target, None)
-    mixed = not results.same_session((figure.case, figure.who), (against.case, against.who))
-    return Verdict(target, found.median / other.median, mixed)
+    return Verdict(target, found.median / other.median, together is None)
+
+
+def compared(results: Results, target: Target) -> Results | None:
+    """The session by which a target is judged that compares; None where none has both sides."""
+    if target.against is None:
+        return None
+    return results.together(*((figure.case, figure.who) for figure in (target.figure, target.against)))
