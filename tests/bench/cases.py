@@ -46,6 +46,7 @@ CASES = {
         Case("c0", "drain, nothing kept (retention=0)", 400_000, partial(_drain, task="noop_forget", kept=False)),
         Case("d", "drain, two processes", 400_000, partial(_drain, processes=2), ("d",)),
         Case("ct", "drain, sync task in threads", 200_000, partial(_drain, task="noop_thread", threads=True)),
+        Case("ct100", "the same with as many slots as case c has", 200_000, partial(_drain, task="noop_thread")),
         Case("n", "8 producers commit beside a worker, notified when it waits", 12_000,
              partial(enqueue.crowd, notified="waiting")),
         Case("n-never", "8 producers commit beside a worker that is never notified", 12_000,

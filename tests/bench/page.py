@@ -18,7 +18,7 @@ FLOW = (
 )  # fmt: skip
 KEYED = (("ratio", "times the cost", ".2f"), ("keyed_us", "µs a job", ",.1f"), ("plain_us", "µs without", ",.1f"))
 FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "c": DRAIN, "c0": DRAIN, "d": DRAIN, "ct": DRAIN, "g": DRAIN, "g10": DRAIN,
+    "c": DRAIN, "c0": DRAIN, "d": DRAIN, "ct": DRAIN, "ct100": DRAIN, "g": DRAIN, "g10": DRAIN,
     "k": KEYED, "k-one": KEYED, "k-lent": KEYED,
     "e": LATENCY, "e1000": LATENCY, "f": FLOW, "f-reader": FLOW, "f-writer": FLOW, "f0": FLOW,
     "l21": (("claim_ms", "ms a claim", ".2f"), ("claim_ms_few", "ms from 10,000", ".2f"), ("ratio", "ratio", ".2f")),

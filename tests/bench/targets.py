@@ -71,6 +71,7 @@ TARGETS = (
     _peer("c0", "graphile:batch", ">", 1.0, "c"),
     _ratio("d", "c", 1.2),
     _ratio("ct", "c", 0.5),
+    _ratio("ct100", "c", 0.5),
     _peer("b", "graphile:batch", ">", 1.0),
     _peer("b", "pgboss", ">", 1.0),
     _peer("b", "pgqueuer", ">", 1.0),
