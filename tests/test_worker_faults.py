@@ -236,12 +236,18 @@ def test_jobs_whose_claim_was_committed_but_never_answered_still_run(app: App, c
     assert proxy.cut.is_set()
 
 
-def test_an_outcome_whose_answer_was_lost_is_written_once(app: App, conn: Conn, dsn: str) -> None:
+@pytest.mark.parametrize(
+    ("result", "statement"), [(None, b"with ended as (\n    delete"), (7, b"with given as materialized")]
+)
+def test_an_outcome_whose_answer_was_lost_is_written_once(
+    app: App, conn: Conn, dsn: str, result: int | None, statement: bytes
+) -> None:
     @app.task(name="task")
-    async def task() -> None: ...
+    async def task() -> int | None:
+        return result
 
     task.enqueue()
-    with Proxy.before(dsn, b"with given as materialized") as proxy:
+    with Proxy.before(dsn, statement) as proxy:
         app.dsn = proxy.dsn
         try:
             asyncio.run(work(app, lambda: proxy.cut.is_set() and finished(conn) == 1))

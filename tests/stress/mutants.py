@@ -42,11 +42,12 @@ def rewrite(module: ModuleType, names: Sequence[str], *changes: tuple[str, str])
 def no_fence() -> None:
     """Write outcomes without looking at the lease."""
     rewrite(resolve, ["RESOLVE"], ("and j.lease = g.lease", ""))
+    rewrite(resolve, ["SUCCEED"], ("then true end", "then true else true end"))
 
 
 def double_claim() -> None:
     """Claim without SKIP LOCKED and without looking at the state again."""
-    rewrite(claim, ["CLAIM"], ("for update skip locked", ""), ("and j.state = picked.state", ""))
+    rewrite(claim, ["CLAIM"], ("for update skip locked", ""), ("and j.state = (select state from picked limit 1)", ""))
 
 
 def late_charge() -> None:
@@ -60,7 +61,7 @@ def rescue_by_age() -> None:
     rewrite(
         resolve,
         ["RESCUE"],
-        ("and (w.id is null or w.lost_at is not null)", ""),
+        ("from {s}.worker where lost_at is not null", "from {s}.worker"),
         (
             "where j.worker_id = dead.id and j.state = 'running'",
             "where j.worker_id = dead.id and j.state = 'running' and j.claimed_at < now() - interval '1 s'",
@@ -90,6 +91,8 @@ def two_beats() -> None:
 def silent_resolve() -> None:
     """Move jobs without a transition."""
     rewrite(resolve, ["RESOLVE"], ("where told", "where false"))
+    plainly = "select id, 'running', 'succeeded', attempt, lease, worker_id from ended where"
+    rewrite(resolve, ["SUCCEED"], (f"{plainly} history", f"{plainly} false"))
 
 
 def no_poll() -> None:
