@@ -81,9 +81,9 @@ def two_beats() -> None:
     schedule.ScheduleQueries.known_ticks = lambda self, ticks: Query(b"select 1", lambda rows: set())  # type: ignore
     fire = scheduler.Ticker.fire
 
-    async def slowly(self: Any) -> int:
+    async def slowly(self: Any, *most: int) -> int:
         await asyncio.sleep(0.05)  # so that the others get there too
-        return await fire(self)
+        return await fire(self, *most)
 
     scheduler.Ticker.fire = slowly  # type: ignore[method-assign]
 
@@ -103,6 +103,10 @@ def no_poll() -> None:
         start(self, *args, **kwargs)
         self._poll = 3600.0
 
+    async def asleep(self: Any) -> float:
+        return 3600.0
+
+    producer.Producer._until_due = asleep  # type: ignore[method-assign]
     producer.Producer.__init__ = trusting  # type: ignore[method-assign]
 
 
@@ -110,7 +114,7 @@ def keep_strays() -> None:
     """Never ask for claims whose answer was lost."""
 
     async def nothing(self: Any) -> None:
-        self._strays_at = self._looked_for_strays = service.monotonic()
+        self._strays_next = service.monotonic()
 
     producer.Producer._release_strays = nothing  # type: ignore[method-assign]
 
@@ -130,13 +134,14 @@ def loose_completion() -> None:
 
     @contextmanager
     def loose(self: Any, result: Any) -> Iterator[Any]:
-        query = self._complete(result)
+        queries = self._complete(result)
         with self._app.pools.connection(self._app.database) as conn:
             with conn.transaction():
                 yield conn
             time.sleep(0.2)  # in which it can be killed
-            db.run(conn, query)
-            self.done = True
+            for query in queries:
+                db.run(conn, query)
+            self._signals.completed = True
 
     completion.Completion.transaction = loose  # type: ignore[assignment,method-assign]
 
