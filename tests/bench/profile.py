@@ -145,6 +145,8 @@ def _self_time(stacks: Iterable[str]) -> Counter[str]:
 
 
 def _place(frame: str) -> str:
+    if frame.startswith("process "):  # of a process it says the command first
+        return "in no function of Python"
     function, _, rest = frame.partition(" (")
     path = rest.rstrip(")").partition(":")[0]
     for root in (f"{ROOT}/", "site-packages/", f"{Path(os.__file__).parent}/"):
