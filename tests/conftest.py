@@ -20,7 +20,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import App, embedded, migrate
+from pgqueue import App, Task, embedded, migrate
 from pgqueue.worker import Worker, WorkerSettings
 
 DEADLINE = 30.0
@@ -170,6 +170,31 @@ def app(dsn: str) -> Iterator[App]:
     app = App(dsn)
     yield app
     app.close()
+
+
+@pytest.fixture
+def ship(app: App) -> Task[[int], int]:
+    """A task with one argument."""
+
+    @app.task(name="ship")
+    def ship(n: int) -> int:
+        return n * 2
+
+    return ship
+
+
+@pytest.fixture
+def connect(dsn: str) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
+    """Open connections in transactions; all are rolled back and closed at the end."""
+    opened: list[psycopg.Connection[Any]] = []
+
+    def open_one(**options: Any) -> psycopg.Connection[Any]:
+        opened.append(psycopg.connect(dsn, options="-c search_path=", **options))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
 
 
 def shown(value: object) -> str:

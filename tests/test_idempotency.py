@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -24,29 +24,6 @@ Open = Callable[..., Conn]
 @pytest.fixture
 def dsn(emptied_dsn: str) -> str:
     return emptied_dsn
-
-
-@pytest.fixture
-def connect(dsn: str) -> Iterator[Open]:
-    """Open connections in transactions; all are rolled back and closed at the end."""
-    opened: list[Conn] = []
-
-    def open_one(**options: Any) -> Conn:
-        opened.append(psycopg.connect(dsn, options="-c search_path=", **options))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
-
-
-@pytest.fixture
-def ship(app: App) -> Task[[int], int]:
-    @app.task(name="ship")
-    def ship(n: int) -> int:
-        return n * 2
-
-    return ship
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """Two connections at once: who waits for whom, and who wins. Each wait is proved by pg_blocking_pids."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,20 +20,6 @@ from pgqueue.queries.schedule import Schedule, Tick
 
 ROOMS = {"default": 3}
 Open = Callable[[], Conn]
-
-
-@pytest.fixture
-def connect(dsn: str) -> Iterator[Open]:
-    """Open connections in transactions; all are rolled back and closed at the end."""
-    opened: list[Conn] = []
-
-    def open_one() -> Conn:
-        opened.append(psycopg.connect(dsn, options="-c search_path="))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
 
 
 def at_once(conn: Conn) -> AbstractContextManager[Any]:

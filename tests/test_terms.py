@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -27,29 +27,6 @@ Open = Callable[[], Conn]
 @pytest.fixture
 def dsn(emptied_dsn: str) -> str:
     return emptied_dsn
-
-
-@pytest.fixture
-def connect(dsn: str) -> Iterator[Open]:
-    """Open connections in transactions; all are rolled back and closed at the end."""
-    opened: list[Conn] = []
-
-    def open_one() -> Conn:
-        opened.append(psycopg.connect(dsn, options="-c search_path="))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
-
-
-@pytest.fixture
-def ship(app: App) -> Task[[int], int]:
-    @app.task(name="ship")
-    def ship(n: int) -> int:
-        return n * 2
-
-    return ship
 
 
 def hashes(key: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Unique jobs: one that waits, or one that lives; met by skipping, replacing or raising; and no retry ever collides."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -29,20 +29,6 @@ Open = Callable[..., Conn]
 @pytest.fixture
 def dsn(emptied_dsn: str) -> str:
     return emptied_dsn
-
-
-@pytest.fixture
-def connect(dsn: str) -> Iterator[Open]:
-    """Open connections in transactions; all are rolled back and closed at the end."""
-    opened: list[Conn] = []
-
-    def open_one() -> Conn:
-        opened.append(psycopg.connect(dsn, options="-c search_path="))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
 
 
 def claim(conn: Conn, worker: Any = WORKER) -> list[ClaimedJob]:
