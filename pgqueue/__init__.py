@@ -1,14 +1,15 @@
 """pgqueue: a transactional job queue for Python that is only Postgres."""
 
 from pgqueue import codecs as codecs
-from pgqueue.app import App, Enqueuer, Task
-from pgqueue.client import Client
-from pgqueue.context import Context
+from pgqueue.app import App
+from pgqueue.client.client import Client
+from pgqueue.client.task import Enqueuer, Task
 from pgqueue.errors import (
     CannotOpen,
     ConfigError,
     DatabaseUnreachable,
     DuplicateJob,
+    ErrorInfo,
     IdempotencyConflict,
     InvalidArguments,
     InvalidOption,
@@ -32,12 +33,14 @@ from pgqueue.errors import (
     UnsupportedConnection,
     WaitTimeout,
 )
-from pgqueue.job import Attempt, Job, JobState
-from pgqueue.outcome import Cancel, ErrorInfo, Fail, Retry, Snooze, TimedOut
-from pgqueue.plan import At, Cron, Every, RRule
-from pgqueue.retry import Constant, Delays, Exponential, RetryPolicy
-from pgqueue.tasks import ThreadTimeoutWarning
-from pgqueue.terms import Unique
+from pgqueue.jobs.job import Attempt, Job, JobState
+from pgqueue.jobs.keys import Unique
+from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
+from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
+from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.plan import At, Every, RRule
+from pgqueue.tasks.context import Context
+from pgqueue.tasks.spec import ThreadTimeoutWarning
 
 __all__ = [
     "App",

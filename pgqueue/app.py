@@ -6,23 +6,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
-from pgqueue import db, embedded
-from pgqueue.admission import Depths
-from pgqueue.client import Client, Own
-from pgqueue.codecs import Codec, check_codec
-from pgqueue.config import check_queue, check_schema, find_dsn
-from pgqueue.context import Context
-from pgqueue.enqueuer import Enqueuer, Task, TaskDecorator
-from pgqueue.errors import InvalidOption, InvalidTask
-from pgqueue.events import E_, Listeners
-from pgqueue.job import Job
-from pgqueue.options import (
+from pgqueue import db
+from pgqueue.client.client import Client
+from pgqueue.client.depths import Depths
+from pgqueue.client.options import (
     ErrorTypes,
     Options,
     check_count,
     check_depth,
     check_error_types,
-    check_limit,
     check_max_attempts,
     check_priority,
     check_result_bytes,
@@ -30,16 +22,28 @@ from pgqueue.options import (
     check_store_result,
     check_tags,
 )
-from pgqueue.outcome import Outcome
-from pgqueue.payload import MAX_ARGS_BYTES, MAX_BYTES
-from pgqueue.plan import as_plan
+from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
+from pgqueue.client.schedules import Schedules
+from pgqueue.client.session import Own
+from pgqueue.client.task import Enqueuer, Task, TaskDecorator
+from pgqueue.client.waiting import Waits, WaitVerbs
+from pgqueue.codecs import Codec, check_codec
+from pgqueue.config import check_queue, check_schema, find_dsn
+from pgqueue.db import embedded
+from pgqueue.errors import InvalidOption, InvalidTask
+from pgqueue.events import E_, Listeners
+from pgqueue.jobs.job import Job
+from pgqueue.jobs.outcome import Outcome
+from pgqueue.jobs.retry import Delays, Exponential, RetryOption, as_policy
 from pgqueue.queries import Queries
-from pgqueue.retry import Delays, Exponential, RetryOption, as_policy
-from pgqueue.schedules import GivenPlan, ScheduleOptions, Schedules
-from pgqueue.tasks import Tasks, TaskSpec, task_name
-from pgqueue.terms import CallOptions, TaskOptions, call_rules, task_rules
-from pgqueue.versions import Upcaster
-from pgqueue.waiting import Waits, WaitVerbs
+from pgqueue.schedules.plan import as_plan
+from pgqueue.tasks.context import Context
+from pgqueue.tasks.registry import Tasks, task_name
+from pgqueue.tasks.rules import CallOptions, TaskOptions, call_rules, task_rules
+from pgqueue.tasks.spec import TaskSpec
+from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_BYTES
+from pgqueue.tasks.versions import Upcaster
+from pgqueue.timing import check_limit
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 

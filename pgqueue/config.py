@@ -75,12 +75,6 @@ def check_name(what: str, name: object) -> str:
     return name
 
 
-def check_seconds(name: str, value: object, least: float) -> None:
-    """Refuse a duration that is no number of seconds from `least` to a day."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86400:
-        raise InvalidOption(f"{name}={value!r} cannot be used: give {least:g} to 86400 seconds")
-
-
 def describe(dsn: str) -> str:
     """Return where a DSN leads, for messages: never its password, nor any text that could be part of one."""
     parts = conninfo_to_dict(dsn)

@@ -14,8 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgqueue.errors import InvalidOption
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo, InvalidOption
 
 log = logging.getLogger("pgqueue.events")
 

@@ -20,11 +20,10 @@ from starlette.routing import NoMatchFound, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from pgqueue.app import App
-from pgqueue.config import check_seconds
-from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob
-from pgqueue.job import Job, JobState
-from pgqueue.outcome import ErrorInfo
-from pgqueue.waiting import MAX_ID, Follower
+from pgqueue.client.waiting import MAX_ID, Follower
+from pgqueue.errors import ConfigError, ErrorInfo, InvalidOption, PgqueueError, UnknownJob
+from pgqueue.jobs.job import Job, JobState
+from pgqueue.timing import check_seconds
 
 __all__ = ["accepted", "router", "status_of"]
 

@@ -20,7 +20,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import App, Task, embedded, migrate
+from pgqueue import App, Task, migrate
+from pgqueue.db import embedded
 from pgqueue.worker import Worker, WorkerSettings
 
 DEADLINE = 30.0

@@ -17,7 +17,7 @@ import psycopg
 from conftest import DEADLINE, eventually, scalar
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue.job import ClaimedJob, NewJob
+from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.queries import Queries
 
 Conn = psycopg.Connection[Any]

@@ -9,11 +9,11 @@ from conftest import scalar, work
 from harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked, wait_for
 
 from pgqueue import App, Context, UnknownJob, db
+from pgqueue.db.link import Link
 from pgqueue.events import Event, Listeners, StaleWrite
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import Resolution
-from pgqueue.link import Link
-from pgqueue.worker.resolver import Resolver
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.worker.duties.resolver import Resolver
 
 REASON = "select reason from pgqueue.job where id = %s and state = 'cancelled'"
 

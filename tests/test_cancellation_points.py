@@ -13,10 +13,10 @@ from conftest import eventually, scalar
 from harness import QUERIES, Conn, add_worker, new_job
 
 from pgqueue import App, db
-from pgqueue.context import Signals
-from pgqueue.job import ClaimedJob
-from pgqueue.link import Link
-from pgqueue.worker.completion import Completion
+from pgqueue.db.link import Link
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.tasks.context import Signals
+from pgqueue.worker.running.completion import Completion
 
 Work = Coroutine[Any, Any, Any]
 CONNECTIONS = "select count(*) from pg_stat_activity where datname = current_database() and application_name like %s"

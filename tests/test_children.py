@@ -25,23 +25,24 @@ from conftest import eventually
 from harness import wait_for
 
 from pgqueue import App, Cancel, Context, Fail, Retry, Snooze
-from pgqueue.context import Signals
 from pgqueue.errors import InvalidOption, PgqueueError
-from pgqueue.job import ClaimedJob
-from pgqueue.outcome import (
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.outcome import (
     AskedRetry,
     Outcome,
     Raised,
     Rejected,
     Snoozed,
     Succeeded,
-    TimedOut,
     UnknownHere,
     Unstarted,
     Withdrawn,
 )
-from pgqueue.worker.children import Children, ChildSettings
-from pgqueue.worker.completion import Completion
+from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.tasks.context import Signals
+from pgqueue.worker.running.child import ChildSettings
+from pgqueue.worker.running.children import Children
+from pgqueue.worker.running.completion import Completion
 
 T = TypeVar("T")
 MIB = 1024 * 1024

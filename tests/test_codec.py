@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 import pgqueue
 from pgqueue import App, CannotOpen, ConfigError, Context, ResultMissing, UnknownKey
 from pgqueue.codecs import AESGCM, Codec
+from pgqueue.db.link import Link
 from pgqueue.events import Event, WorkerStarted
-from pgqueue.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 
 SECRET = "correct horse battery staple"

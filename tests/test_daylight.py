@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pgqueue import Cron
-from pgqueue.wall import change_within
+from pgqueue.schedules.wall_clock import change_within
 
 MINUTE = timedelta(minutes=1)
 ZONES = ("Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "UTC")

@@ -8,7 +8,8 @@ from conftest import scalar
 from harness import QUERIES, WORKER, Conn
 from test_enqueue import Lent, on
 
-from pgqueue import App, InvalidOption, QueueFull, admission, db
+from pgqueue import App, InvalidOption, QueueFull, db
+from pgqueue.client import admission
 
 JOBS = "select count(*) from pgqueue.job"
 

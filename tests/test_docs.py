@@ -12,7 +12,7 @@ from conftest import drain, scalar
 from harness import Conn
 
 from pgqueue import App, NotAllowed
-from pgqueue.lifecycle import TRANSITIONS
+from pgqueue.jobs.lifecycle import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -16,7 +16,7 @@ from harness import Conn
 from test_enqueue import for_asyncpg
 
 from pgqueue import App, NotAllowed, NotMigrated, UnknownJob, UnsupportedConnection
-from pgqueue.drivers import _numbered
+from pgqueue.db.asyncpg import _numbered
 from pgqueue.queries import Queries
 
 JOBS = "select array_agg(task order by id) from pgqueue.job"

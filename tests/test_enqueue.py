@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pgqueue import App, Client, Enqueuer, Job, Task
-from pgqueue.client import Own
+from pgqueue.client.session import Own
 
 Conn = psycopg.Connection[Any]
 TRANSACTIONAL = ["psycopg", "psycopg async", "psycopg pipeline", "psycopg pooled", "psycopg async pooled",

@@ -12,7 +12,7 @@ from conftest import drain, scalar, work
 from harness import QUERIES, Conn, insert_job
 
 from pgqueue import App, Context, InvalidOption, Retry, Snooze, db, events
-from pgqueue.logs import JobFilter, JsonFormatter
+from pgqueue.process.logs import JobFilter, JsonFormatter
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_each_line_that_a_task_logs_names_its_job(app: App, conn: Conn) -> None:
 
 
 def test_the_schedulers_event_says_which_tick_became_which_job(app: App, conn: Conn) -> None:
-    from pgqueue.link import Link
+    from pgqueue.db.link import Link
     from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 
     heard: list[events.ScheduleFired] = []

@@ -11,10 +11,10 @@ from harness import QUERIES, WORKER, Conn, insert_job
 from test_enqueue import Lent, on
 
 from pgqueue import App, InvalidOption, db
+from pgqueue.db.link import Link
 from pgqueue.events import JobExpired
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import Resolution
-from pgqueue.link import Link
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 
 OVER = "update pgqueue.job_live set expires_at = now() - interval '1 second'"

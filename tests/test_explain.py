@@ -11,12 +11,12 @@ from conftest import Databases
 from harness import QUERIES, WORKER, Conn, claimed
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue.job import NewJob
-from pgqueue.lifecycle import SUCCEEDED, Resolution
-from pgqueue.plan import Every
+from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.queries import Query
-from pgqueue.queries.schedule import Schedule
-from pgqueue.terms import Rules
+from pgqueue.schedules.plan import Every
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.tasks.rules import Rules
 
 QUEUES = ["q0", "q1", "q2"]
 ROOMS = dict.fromkeys(QUEUES, 10)

@@ -18,13 +18,14 @@ from psycopg.conninfo import conninfo_to_dict
 from test_explain import Node, buffers, explain, nodes
 
 from pgqueue import db
-from pgqueue.identity import describe
-from pgqueue.lifecycle import SUCCEEDED, Resolution
-from pgqueue.plan import Every
+from pgqueue.jobs.keys import key_hashes
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.process.heartbeat import describe
 from pgqueue.queries import Queries, Query
-from pgqueue.schedule import Schedule
-from pgqueue.terms import Rules, key_hashes
-from pgqueue.ticks import State, Tick
+from pgqueue.schedules.plan import Every
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import State, Tick
+from pgqueue.tasks.rules import Rules
 
 GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry")
 MOST_ROWS, MOST_PAGES = 1500, 3000

@@ -13,11 +13,11 @@ from harness import QUERIES, WORKER, Conn, claimed, insert_job
 from test_explain import buffers, explain, job_scans
 
 from pgqueue import App, db
-from pgqueue.job import ClaimedJob
+from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.claim import Lane, Place
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.frontier import SHARE, Frontier
-from pgqueue.worker.slots import Slots
+from pgqueue.worker.claiming.frontier import SHARE, Frontier
+from pgqueue.worker.claiming.slots import Slots
 
 ROOMS = {"default": 10}
 

@@ -10,10 +10,12 @@ import pytest
 from conftest import scalar
 from harness import Conn, InThread, wait_blocked
 
-from pgqueue import App, IdempotencyConflict, InvalidArguments, PgqueueError, Task, admission, codecs, payload
+from pgqueue import App, IdempotencyConflict, InvalidArguments, PgqueueError, Task, codecs
+from pgqueue.client import admission
 from pgqueue.events import JobEnqueued
+from pgqueue.jobs.keys import key_hashes
 from pgqueue.queries import Queries
-from pgqueue.terms import key_hashes
+from pgqueue.tasks import many_calls as payload
 
 JOBS = "select count(*) from pgqueue.job"
 KEYS = "select count(*) from pgqueue.idempotency_key"

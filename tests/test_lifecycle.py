@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgqueue import Constant, ErrorInfo, JobState, Retry, Snooze
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import TRANSITIONS, Resolution, decide
-from pgqueue.outcome import (
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution, decide
+from pgqueue.jobs.outcome import (
     AskedRetry,
     Outcome,
     Raised,
@@ -22,7 +22,8 @@ from pgqueue.outcome import (
     Unstarted,
     Withdrawn,
 )
-from pgqueue.retry import MAX_DELAY, RetryPolicy
+from pgqueue.jobs.retry import RetryPolicy
+from pgqueue.timing import MAX_DELAY
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WORKER = UUID(int=1)

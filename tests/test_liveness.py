@@ -12,13 +12,13 @@ from conftest import eventually, scalar, work
 from harness import QUERIES, WORKER, Conn, add_worker, insert_job, new_job, wait_for
 
 from pgqueue import App, Context, InvalidOption, db
-from pgqueue.identity import Identity, describe
-from pgqueue.lifecycle import Resolution
-from pgqueue.link import Link
-from pgqueue.tasks import Tasks
+from pgqueue.db.link import Link
+from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.process.heartbeat import Identity, describe
+from pgqueue.tasks.registry import Tasks
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.rescue import Rescuer
-from pgqueue.worker.watch import Watch
+from pgqueue.worker.duties.rescuer import Rescuer
+from pgqueue.worker.duties.watchdog import Watch
 
 
 class Clocked:

@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, SecretStr
 
-from pgqueue import App, InvalidArguments, Task, arguments
-from pgqueue.payload import BLOCK, MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS, ManyCalls
+from pgqueue import App, InvalidArguments, Task
+from pgqueue.tasks import annotations as arguments
+from pgqueue.tasks.many_calls import BLOCK, ManyCalls
+from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS
 
 
 class Level(IntEnum):

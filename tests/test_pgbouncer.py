@@ -19,7 +19,7 @@ from harness import Conn, wait_for
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue import App, Context, db
-from pgqueue.link import Link
+from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 
 BINARY = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")

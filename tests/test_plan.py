@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgqueue import App, Cron, Every, InvalidPlan
-from pgqueue.plan import At, Plan, RRule, Span, as_plan, newest_ticks, passed_ticks
+from pgqueue.schedules.plan import At, Plan, RRule, Span, as_plan, newest_ticks, passed_ticks
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SPRING = datetime(2026, 3, 29, tzinfo=UTC)  # Paris: 02:00 CET becomes 03:00 CEST at 01:00 UTC

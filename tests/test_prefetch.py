@@ -8,7 +8,7 @@ from harness import Conn, claimed
 
 from pgqueue import App
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.slots import Slots
+from pgqueue.worker.claiming.slots import Slots
 
 
 def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charged(app: App, conn: Conn) -> None:

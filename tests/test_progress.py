@@ -9,9 +9,9 @@ from conftest import drain, eventually, scalar, work
 from harness import QUERIES, Conn, claimed, insert_job
 
 from pgqueue import App, Context, InvalidOption, db
+from pgqueue.db.link import Link
 from pgqueue.events import Event, StaleWrite
-from pgqueue.link import Link
-from pgqueue.worker.progress import Reporter
+from pgqueue.worker.duties.progress import Reporter
 
 FAR = {"done": 3, "total": 10, "note": "rows"}
 

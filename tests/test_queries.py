@@ -12,16 +12,18 @@ from conftest import Databases, scalar
 from harness import QUERIES, Conn, add_worker, claimed, insert_job, new_job
 
 from pgqueue import db
-from pgqueue.identity import describe
-from pgqueue.job import NewJob
-from pgqueue.lifecycle import SUCCEEDED, Resolution
-from pgqueue.outcome import ErrorInfo
-from pgqueue.plan import Cron, Every
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.keys import Unique, key_hashes
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.process.heartbeat import describe
 from pgqueue.queries import Queries, Query
-from pgqueue.schedule import Schedule
-from pgqueue.terms import Rules, Unique, key_hashes
-from pgqueue.ticks import State, Tick
-from pgqueue.words import Upcoming
+from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.in_words import Upcoming
+from pgqueue.schedules.plan import Every
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import State, Tick
+from pgqueue.tasks.rules import Rules
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,10 +13,11 @@ from conftest import scalar
 from harness import QUERIES, WORKER, Conn, InThread, add_worker, claimed, insert_job, new_job, wait_blocked, wait_for
 
 from pgqueue import db
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import Resolution
-from pgqueue.plan import Every
-from pgqueue.queries.schedule import Schedule, Tick
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.schedules.plan import Every
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import Tick
 
 ROOMS = {"default": 3}
 Open = Callable[[], Conn]

@@ -34,7 +34,7 @@ from test_arguments import of_kind
 from typing_extensions import TypedDict
 
 from pgqueue import App, InvalidArguments, InvalidTask
-from pgqueue.arguments import leaves as inside
+from pgqueue.tasks.annotations import leaves as inside
 
 FINITE = "is not JSON (pass a finite number, or None)"
 NUL = "a NUL character cannot be stored by Postgres (remove it, or pass bytes)"

@@ -10,10 +10,10 @@ from conftest import drain, scalar, work
 from harness import QUERIES, Conn, claimed, insert_job
 
 from pgqueue import App, Context, InvalidOption, JobState, ResultMissing, db
-from pgqueue.lifecycle import Resolution
-from pgqueue.link import Link
-from pgqueue.tasks import Tasks
-from pgqueue.worker.expiry import BATCH, Expiry, Pruner
+from pgqueue.db.link import Link
+from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.tasks.registry import Tasks
+from pgqueue.worker.duties.results import BATCH, Expiry, Pruner
 
 EXPIRIES = "select count(*) from pgqueue.result_expiry"
 NOW = "update pgqueue.result_expiry set expires_at = now()"

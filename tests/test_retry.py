@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgqueue import Constant, Delays, Exponential, InvalidOption, RetryPolicy
-from pgqueue.retry import MAX_DELAY, as_policy
+from pgqueue.jobs.retry import as_policy
+from pgqueue.timing import MAX_DELAY
 
 ATTEMPTS = st.integers(1, 1_000_000)
 DELAYS = st.floats(0, MAX_DELAY)

@@ -12,8 +12,8 @@ import pytest
 from conftest import scalar
 
 from pgqueue import App, Cron
-from pgqueue.schedule import Schedule
-from pgqueue.ticks import Look, State, look
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import Look, State, look
 
 PAGE = (Path(__file__).parent.parent / "docs" / "schedules.md").read_text()
 NOON = datetime(2100, 6, 1, 12, tzinfo=UTC)  # a Tuesday

@@ -14,11 +14,11 @@ from test_scheduler import HOURLY, declare, fire, last_hour, next_tick, run_sche
 from test_schedules import Living, release, states
 
 from pgqueue import App, InvalidOption, RRule, Unique, UnknownSchedule, db
+from pgqueue.db.link import Link
 from pgqueue.events import ScheduleMissed, ScheduleSkipped
-from pgqueue.link import Link
-from pgqueue.plan import Plan
 from pgqueue.scheduler import Scheduler, SchedulerSettings, Ticker
 from pgqueue.scheduler.ticker import BATCH
+from pgqueue.schedules.plan import Plan
 
 Conn = psycopg.Connection[Any]
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, Cron, Every, db
-from pgqueue.link import Link
-from pgqueue.plan import Plan
-from pgqueue.schedule import most_fires
+from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker
+from pgqueue.schedules.plan import Plan
+from pgqueue.schedules.schedule import most_fires
 
 START = datetime(2026, 10, 25, 0, 10, tzinfo=UTC)  # the night in which clocks go back in Paris
 CLOCK = """

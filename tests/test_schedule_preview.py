@@ -10,7 +10,7 @@ from conftest import scalar
 from test_scheduler import HOURLY, declare, fire, last_hour, run_scheduler
 
 from pgqueue import App, db
-from pgqueue.link import Link
+from pgqueue.db.link import Link
 from pgqueue.scheduler import Previewer
 from pgqueue.scheduler.previewer import PAUSE
 

@@ -10,10 +10,11 @@ from conftest import drain, eventually, scalar
 from harness import QUERIES, new_job
 
 from pgqueue import App, Context, InvalidOption, db
-from pgqueue.link import Link
-from pgqueue.plan import Cron, Every, Plan
-from pgqueue.queries.schedule import Schedule
+from pgqueue.db.link import Link
 from pgqueue.scheduler import Scheduler, SchedulerSettings, Ticker
+from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.plan import Every, Plan
+from pgqueue.schedules.schedule import Schedule
 
 Conn = psycopg.Connection[Any]
 

@@ -25,7 +25,7 @@ from pgqueue import (
     UnknownSchedule,
     db,
 )
-from pgqueue.link import Link
+from pgqueue.db.link import Link
 from pgqueue.scheduler import Declarer
 from pgqueue.scheduler.declaring import declare
 

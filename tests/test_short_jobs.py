@@ -11,7 +11,7 @@ from harness import Conn
 
 from pgqueue import App
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.attempts import STRETCH
+from pgqueue.worker.running.attempts import STRETCH
 
 
 def states(conn: Conn) -> dict[str, int]:

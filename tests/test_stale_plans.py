@@ -14,8 +14,8 @@ from test_explain import Node, explain, job_scans, nodes
 from test_flat import DUTIES, FLAT, HISTORY, LIVE, STATUS, look, too_much
 
 from pgqueue import App, db
-from pgqueue.lifecycle import SUCCEEDED
-from pgqueue.link import Link
+from pgqueue.db.link import Link
+from pgqueue.jobs.lifecycle import SUCCEEDED
 from pgqueue.queries import Query
 
 TICK = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,9 +9,9 @@ from conftest import Databases, scalar
 from harness import QUERIES, WORKER, Conn, add_worker, claimed, insert_job, new_job
 
 from pgqueue import db
-from pgqueue.job import JobState
-from pgqueue.lifecycle import TRANSITIONS, Resolution
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import JobState
+from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
 
 LEASE = 7
 ERROR = ErrorInfo("E", "it broke")

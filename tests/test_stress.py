@@ -17,7 +17,7 @@ from stress.history import Event, History, Operation, Probe
 from stress.journal import Journal, digest, read
 from stress.mutants import MUTANTS
 
-from pgqueue.worker.producer import MOST
+from pgqueue.worker.claiming.producer import MOST
 
 ROOT = Path(__file__).absolute().parents[1]
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ import pytest
 from conftest import scalar
 from harness import Conn, Process, wait_for
 
-from pgqueue.health import Health, Probe
+from pgqueue.process.health import Health, Probe
 
 SHOP = """
 import pgqueue

@@ -21,8 +21,8 @@ from harness import claimed
 from pydantic import BaseModel
 
 from pgqueue import App, Context, InvalidArguments, InvalidTask, Task, UnknownTask
-from pgqueue.storing import encode_result
-from pgqueue.tasks import task_name
+from pgqueue.tasks.registry import task_name
+from pgqueue.tasks.storable import encode_result
 
 
 class Colour(enum.Enum):

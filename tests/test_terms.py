@@ -11,8 +11,9 @@ import pytest
 from conftest import scalar
 from harness import QUERIES, WORKER, Conn, InThread, wait_blocked
 
-from pgqueue import App, DuplicateJob, IdempotencyConflict, InvalidOption, Task, Unique, admission, db
-from pgqueue.link import Link
+from pgqueue import App, DuplicateJob, IdempotencyConflict, InvalidOption, Task, Unique, db
+from pgqueue.client import admission
+from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 
 JOBS = "select count(*) from pgqueue.job"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import DEADLINE, eventually
 
-from pgqueue.worker.threads import Result, Threads
+from pgqueue.worker.running.threads import Result, Threads
 
 
 def play(scenario: Callable[[Threads], Coroutine[Any, Any, Any]], most: int = 4) -> Any:

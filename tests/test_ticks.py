@@ -7,8 +7,8 @@ import pytest
 from harness import new_job
 
 from pgqueue import Every, InvalidOption
-from pgqueue.schedule import Schedule, changed
-from pgqueue.ticks import MOST_QUEUED, Look, State, Tick, look, settled
+from pgqueue.schedules.schedule import Schedule, changed
+from pgqueue.schedules.ticks import MOST_QUEUED, Look, State, Tick, look, settled
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -12,9 +12,9 @@ from harness import QUERIES, WORKER, Conn, InThread, add_worker, wait_blocked
 from test_enqueue import TRANSACTIONAL, Lent, on
 
 from pgqueue import App, DuplicateJob, InvalidOption, Job, SnapshotConflict, Unique, db
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import Resolution
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
 
 JOBS = "select count(*) from pgqueue.job"
 ARGS = "select array_agg(args->>'n' order by id) from pgqueue.job"

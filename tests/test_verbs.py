@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 from verb_model import Model, ModelJob, Seen
 
 from pgqueue import App, UnknownJob, db
-from pgqueue.job import ClaimedJob, JobState
-from pgqueue.lifecycle import TRANSITIONS, Resolution
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import ClaimedJob, JobState
+from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
 from pgqueue.queries.worker import WorkerInfo
 
 ERROR = ErrorInfo("E", "it broke")

@@ -12,7 +12,7 @@ from conftest import drain, eventually, scalar
 from harness import QUERIES, WORKER, Conn, insert_job, new_job
 
 from pgqueue import App, Context, InvalidOption, InvalidTask, JobState, Task, db
-from pgqueue.link import Link
+from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 from pgqueue.worker import Worker, WorkerSettings
 
@@ -311,7 +311,7 @@ def test_a_former_name_that_no_job_could_carry_is_refused(alias: Any) -> None:
 
 
 def test_the_crash_limit_of_a_task_holds_under_its_former_name(app: App) -> None:
-    from pgqueue.worker.rescue import Rescuer
+    from pgqueue.worker.duties.rescuer import Rescuer
 
     app.task(name="send", aliases=["old"], max_crashes=2)(_first)
     identity: Any = type("Identity", (), {"info": type("Info", (), {"lease_seconds": 1.0})})

@@ -33,14 +33,15 @@ from pgqueue import (
     Task,
     WaitTimeout,
     db,
-    hub,
 )
-from pgqueue.lifecycle import Resolution
-from pgqueue.link import Link
+from pgqueue.client import wait_hub as hub
+from pgqueue.client.waiting import Ending, Follower
+from pgqueue.db.link import Link
+from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Queries
-from pgqueue.waiting import Ending, Follower
-from pgqueue.worker import Worker, WorkerSettings, announcer, listener
-from pgqueue.worker.announcer import Announcer
+from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.duties import announcer, listener
+from pgqueue.worker.duties.announcer import Announcer
 
 CONNECTIONS = "select count(*) from pg_stat_activity where application_name = 'pgqueue waits'"
 CUT = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgqueue waits'"

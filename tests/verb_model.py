@@ -1,6 +1,6 @@
 """What pgqueue's statements promise, in plain Python: the model that test_verbs.py compares the database with.
 
-Every move goes through `pgqueue.lifecycle.TRANSITIONS`; the rest (attempts, leases, refunds, cancellations, crashes)
+Every move goes through `pgqueue.jobs.lifecycle.TRANSITIONS`; the rest (attempts, leases, refunds, cancellations, crashes)
 is written down here once more, from the documentation and not from the SQL.
 """
 
@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from pgqueue.job import ClaimedJob, JobState
-from pgqueue.lifecycle import TRANSITIONS, Resolution
+from pgqueue.jobs.job import ClaimedJob, JobState
+from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
 
 TABLES = {JobState.SUCCEEDED: "finished", JobState.CANCELLED: "finished", JobState.FAILED: "dead"}
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from pgqueue.bench.measure import BenchFailed
 from pgqueue.bench.worker import SCHEMA
-from pgqueue.supervisor import PARENT_FD
+from pgqueue.process.supervisor import PARENT_FD
 
 COMMAND = [sys.executable, "-m", "pgqueue", "work", "-A", "pgqueue.bench.worker:app", "--log-level", "warning"]
 START_SECONDS, STUCK_SECONDS, STOP_SECONDS = 30.0, 60.0, 10.0

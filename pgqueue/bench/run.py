@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgqueue import embedded
 from pgqueue.bench.cases import Case, chosen
 from pgqueue.bench.machine import Machine, look
 from pgqueue.bench.measure import Result
@@ -18,6 +17,7 @@ from pgqueue.bench.schema import Connection, check_name, own_schema
 from pgqueue.bench.setting import Scale, Setting
 from pgqueue.bench.tasks import build
 from pgqueue.config import describe, find_dsn
+from pgqueue.db import embedded
 
 STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

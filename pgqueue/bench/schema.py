@@ -10,8 +10,8 @@ from psycopg import sql
 from pgqueue import db, migrate
 from pgqueue.bench.measure import BenchFailed
 from pgqueue.config import check_schema
+from pgqueue.db.failures import brief
 from pgqueue.errors import ConfigError, NotAllowed, PgqueueError
-from pgqueue.link import brief
 
 NAME = "pgqueue bench"
 MARKER = "made_by_pgqueue_bench"  # a schema with this table in it is ours, and may be dropped

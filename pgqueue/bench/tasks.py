@@ -5,7 +5,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from pgqueue.app import App, Task
+from pgqueue.app import App
+from pgqueue.client.task import Task
 
 
 class Ran:

@@ -9,8 +9,8 @@ import psycopg
 
 from pgqueue.cli.commands import cli
 from pgqueue.cli.output import complain
+from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseUnreachable, PgqueueError
-from pgqueue.link import brief
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from pgqueue import logs
 from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.bench import bench
@@ -21,12 +20,13 @@ from pgqueue.cli.load import app_or_default, load_app
 from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.state import read_state
 from pgqueue.cli.tasks import tasks_cli
-from pgqueue.client import Session
+from pgqueue.client.session import Session
 from pgqueue.config import find_app
 from pgqueue.errors import InvalidArguments, InvalidOption
-from pgqueue.health import Probe
+from pgqueue.process import logs
+from pgqueue.process.health import Probe
+from pgqueue.process.supervisor import Supervisor, follow_parent
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
-from pgqueue.supervisor import Supervisor, follow_parent
 from pgqueue.worker import Worker, WorkerSettings
 
 cli = typer.Typer(

@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgqueue.cli.state import State
-from pgqueue.job import Attempt, Job
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import Attempt, Job
 from pgqueue.queries.read import MOST_COUNTED, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
-from pgqueue.sealing import sealed_by
+from pgqueue.tasks.sealing import sealed_by
 
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 

@@ -10,13 +10,13 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
+from pgqueue.client.schedule_options import ScheduleOptions
 from pgqueue.errors import InvalidOption, InvalidPlan
-from pgqueue.job import Job
-from pgqueue.plan import Plan, RRule, Span, as_plan, check_moment
+from pgqueue.jobs.job import Job
 from pgqueue.queries.read import ScheduleStatus
-from pgqueue.schedule import Schedule
-from pgqueue.schedules import ScheduleOptions
-from pgqueue.words import describe_span, preview
+from pgqueue.schedules.in_words import describe_span, preview
+from pgqueue.schedules.plan import Plan, RRule, Span, as_plan, check_moment
+from pgqueue.schedules.schedule import Schedule
 
 schedules_cli = typer.Typer(help="Look at schedules, make, change, pause and fire them.", no_args_is_help=True)
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pgqueue import embedded, migrate
+from pgqueue import migrate
+from pgqueue.db import embedded
 from pgqueue.demo import shop
 from pgqueue.demo.processes import SCHEDULE, WORK, Processes
 from pgqueue.demo.report import Expected, Finding, findings

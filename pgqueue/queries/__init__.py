@@ -11,18 +11,18 @@ VACUUM. An index that is partial, or has all that is asked for, may be walked ev
 `lateral`, with a `limit`.
 """
 
-from pgqueue.queries.ahead import AheadQueries
 from pgqueue.queries.base import Query
 from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
-from pgqueue.queries.definition import DefinitionQueries
-from pgqueue.queries.expire import ExpireQueries
 from pgqueue.queries.keyed import KeyedQueries
 from pgqueue.queries.read import ReadQueries
 from pgqueue.queries.resolve import ResolveQueries
 from pgqueue.queries.results import ResultQueries
 from pgqueue.queries.schedule import ScheduleQueries
+from pgqueue.queries.schedule_definition import DefinitionQueries
+from pgqueue.queries.schedule_preview import AheadQueries
 from pgqueue.queries.schema import SchemaQueries
+from pgqueue.queries.sweep import ExpireQueries
 from pgqueue.queries.worker import WorkerQueries
 
 __all__ = ["Queries", "Query"]

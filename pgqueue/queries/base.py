@@ -7,8 +7,8 @@ from typing import Any, Generic, LiteralString, TypeVar
 from psycopg import sql
 
 from pgqueue.codecs import Codec
-from pgqueue.job import NewJob
-from pgqueue.sealing import seal_args
+from pgqueue.jobs.job import NewJob
+from pgqueue.tasks.sealing import seal_args
 
 T = TypeVar("T")
 Row = tuple[Any, ...]

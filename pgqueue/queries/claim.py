@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import LiteralString, TypeAlias
 from uuid import UUID
 
-from pgqueue.job import ClaimedJob
+from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query, Row, Statements
 
 # What both claims do with the rows they have picked: charge the attempt, raise the lease, log the move.

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.job import NewJob
+from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Statements, lines, packed, text_array
-from pgqueue.sealing import seal_args
-from pgqueue.versions import with_version
+from pgqueue.tasks.sealing import seal_args
+from pgqueue.tasks.versions import with_version
 
 # Insert jobs with their first transition, in the caller's transaction: they exist if and only if it commits.
 # It takes no lock that another enqueue, a claim or a limit needs: ids come from a sequence, nothing is counted,

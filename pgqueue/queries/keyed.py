@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.job import NewJob
+from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, packed
 from pgqueue.queries.terms import Entry, TermsQueries, header, terms_of
-from pgqueue.versions import with_version
+from pgqueue.tasks.versions import with_version
 
 # What ENQUEUE_ALIKE is to ENQUEUE this is to ENQUEUE_WITH_TERMS, and promises what both do: who gets its key is let in,
 # in the same statement; who does not has written nothing. Arguments and headers come as JSON arrays, keys as an array

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.job import Attempt, Job, JobState
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.queries.base import Query, Row, Statements, nothing
-from pgqueue.sealing import open_job
-from pgqueue.ticks import Tick
+from pgqueue.schedules.ticks import Tick
+from pgqueue.tasks.sealing import open_job
 
 MOST_COUNTED = 10_000
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.job import ClaimedJob, JobState
-from pgqueue.lifecycle import SUCCEEDED, Resolution
-from pgqueue.outcome import ErrorInfo
+from pgqueue.errors import ErrorInfo
+from pgqueue.jobs.job import ClaimedJob, JobState
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.queries.base import Query, Row, Statements, lines, packed
 
 CARRIED: LiteralString = (

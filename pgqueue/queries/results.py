@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import LiteralString, NamedTuple
 
-from pgqueue.job import Job
+from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, Statements, nothing, packed
 from pgqueue.queries.read import JOB, read_error, read_job
-from pgqueue.sealing import open_job
+from pgqueue.tasks.sealing import open_job
 
 # What REGISTER_WAITS says on the workers' NOTIFY channel. No queue can be called like it.
 WAIT_PAYLOAD = "!wait"

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
-from pgqueue.schedule import Schedule
-from pgqueue.ticks import State, Tick
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import State, Tick
 
 __all__ = ["Due", "Schedule", "ScheduleQueries", "Tick", "Unusable"]
 

@@ -7,7 +7,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from pgqueue.codecs import Codec
-from pgqueue.job import ClaimedJob, Job
+from pgqueue.jobs.job import ClaimedJob, Job
 from pgqueue.queries import Queries
 from pgqueue.queries.base import Query, first_value, nothing
 from pgqueue.queries.claim import _MOVE, _jobs

@@ -8,12 +8,12 @@ from datetime import datetime
 
 from pgqueue import db
 from pgqueue.app import App
-from pgqueue.link import Link
-from pgqueue.queries.definition import SILENCE
+from pgqueue.db.link import Link
+from pgqueue.process.duty import Service
 from pgqueue.queries.schedule import Due, row_json
-from pgqueue.schedule import Schedule
-from pgqueue.service import Service
-from pgqueue.ticks import MOST_SETTLED, settled
+from pgqueue.queries.schedule_definition import SILENCE
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import MOST_SETTLED, settled
 
 log = logging.getLogger("pgqueue.scheduler")
 

@@ -5,12 +5,12 @@ from itertools import islice
 
 from pgqueue import db
 from pgqueue.app import App
-from pgqueue.link import Link
-from pgqueue.plan import each_after
-from pgqueue.queries.ahead import KEPT
+from pgqueue.db.link import Link
+from pgqueue.process.duty import Service
 from pgqueue.queries.schedule import Due, Unusable
-from pgqueue.service import Service
-from pgqueue.words import Upcoming, moment_in_words
+from pgqueue.queries.schedule_preview import KEPT
+from pgqueue.schedules.in_words import Upcoming, moment_in_words
+from pgqueue.schedules.plan import each_after
 
 AT_MOST = 20  # schedules at a time: no tick waits for more than some milliseconds of this
 GAP = 0.1  # seconds between two such parts, so that many new plans slow no firing down

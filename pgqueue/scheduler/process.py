@@ -9,14 +9,16 @@ from contextlib import suppress
 from functools import partial
 
 from pgqueue.app import App
-from pgqueue.identity import Identity, describe
-from pgqueue.link import DATABASE_ERRORS, DEADLINE, Link, brief
+from pgqueue.db.failures import DATABASE_ERRORS, brief
+from pgqueue.db.link import DEADLINE, Link
+from pgqueue.process.duty import Service, run_duties
+from pgqueue.process.heartbeat import Identity, describe
+from pgqueue.process.partitions import Partitions
 from pgqueue.queries.schedule import SCHEDULE_PAYLOAD
 from pgqueue.scheduler.declaring import Declarer
 from pgqueue.scheduler.previewer import Previewer
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.scheduler.ticker import Ticker
-from pgqueue.service import Partitions, Service, run_duties
 
 log = logging.getLogger("pgqueue.scheduler")
 PING_SECONDS = 30.0

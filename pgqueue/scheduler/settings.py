@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pgqueue.config import check_seconds
+from pgqueue.timing import check_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,18 @@ import psycopg
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.client.schedules import enqueue_ticks
+from pgqueue.db.failures import blames_data, brief
+from pgqueue.db.link import Link
 from pgqueue.errors import InvalidPlan, PgqueueError
 from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
-from pgqueue.link import Link, blames_data, brief, monotonic
+from pgqueue.process.duty import Service
 from pgqueue.queries.enqueue import Inserted
 from pgqueue.queries.schedule import Due, Unusable
-from pgqueue.schedule import changed
 from pgqueue.scheduler.settings import SchedulerSettings
-from pgqueue.schedules import enqueue_ticks
-from pgqueue.service import Service
-from pgqueue.ticks import MOST_SETTLED, Look, Tick, look, settled
+from pgqueue.schedules.schedule import changed
+from pgqueue.schedules.ticks import MOST_SETTLED, Look, Tick, look, settled
+from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.scheduler")
 BATCH = 500

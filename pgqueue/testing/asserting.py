@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pgqueue.app import Task
-from pgqueue.job import Job, JobState
-from pgqueue.outcome import seconds
-from pgqueue.tasks import TaskSpec
+from pgqueue.client.task import Task
+from pgqueue.jobs.job import Job, JobState
+from pgqueue.tasks.spec import TaskSpec
+from pgqueue.timing import seconds
 
 SHOWN = 20
 

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from pgqueue.worker.calling import caught
-from pgqueue.worker.threads import Result, Threads
+from pgqueue.worker.running.calling import caught
+from pgqueue.worker.running.threads import Result, Threads
 
 T = TypeVar("T")
 Main = Callable[[Threads], Coroutine[Any, Any, T]]

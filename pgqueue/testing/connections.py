@@ -11,9 +11,9 @@ from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGconn
 
 from pgqueue import db
-from pgqueue.drivers import is_asyncpg, is_of
+from pgqueue.db.drivers import is_asyncpg, is_of
+from pgqueue.db.link import DEADLINE, Link
 from pgqueue.errors import ConfigError
-from pgqueue.link import DEADLINE, Link
 from pgqueue.queries import Query
 from pgqueue.queries.testing import BEGIN, COMMIT, UNDO
 from pgqueue.testing.restore import Restore

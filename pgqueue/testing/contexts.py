@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 
 from pgqueue import db
-from pgqueue.app import Task
-from pgqueue.context import Completer, Context, Signals
+from pgqueue.client.task import Task
 from pgqueue.errors import ConfigError
-from pgqueue.job import ClaimedJob
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.tasks.context import Completer, Context, Signals
 
 
 class Unattended(Signals):

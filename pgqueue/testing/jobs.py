@@ -10,11 +10,11 @@ from unittest.mock import patch
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import db
-from pgqueue.app import App, Task
-from pgqueue.client import Session
+from pgqueue.app import App
+from pgqueue.client.session import Session
+from pgqueue.client.task import Task
 from pgqueue.errors import ConfigError, InvalidOption
-from pgqueue.job import Job, JobState, NewJob
-from pgqueue.outcome import seconds as as_seconds
+from pgqueue.jobs.job import Job, JobState, NewJob
 from pgqueue.queries import Query
 from pgqueue.queries.testing import TravellingQueries
 from pgqueue.scheduler import SchedulerSettings, Ticker
@@ -24,7 +24,8 @@ from pgqueue.testing.connections import AsyncUncommitted, LentLink, LentPools, U
 from pgqueue.testing.restore import Restore
 from pgqueue.testing.running import Drained, Extent, Runner
 from pgqueue.testing.waits import LentWaits
-from pgqueue.worker.threads import Threads
+from pgqueue.timing import seconds as as_seconds
+from pgqueue.worker.running.threads import Threads
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgqueue import db
-from pgqueue.drivers import is_django
+from pgqueue.db.drivers import is_django
 from pgqueue.errors import ConfigError
 from pgqueue.queries.testing import TravellingQueries
 

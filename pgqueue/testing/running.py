@@ -10,23 +10,25 @@ from uuid import uuid4
 
 from pgqueue import db
 from pgqueue.app import App
-from pgqueue.context import Signals
 from pgqueue.errors import ConfigError
 from pgqueue.events import JobClaimed, JobExpired, JobStarted
-from pgqueue.job import ClaimedJob
-from pgqueue.lifecycle import SUCCEEDED, Resolution
-from pgqueue.outcome import Outcome, Raised, TimedOut, Unstarted
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
+from pgqueue.jobs.verdicts import TimedOut
 from pgqueue.queries.testing import TravellingQueries
-from pgqueue.sealing import seal_progress
-from pgqueue.tasks import Tasks, TaskSpec
+from pgqueue.tasks.context import Signals
+from pgqueue.tasks.registry import Tasks
+from pgqueue.tasks.sealing import seal_progress
+from pgqueue.tasks.spec import TaskSpec
 from pgqueue.testing.connections import LentLink
 from pgqueue.testing.restore import Restore
-from pgqueue.worker.attempts import judged, sealed
-from pgqueue.worker.children import Children
-from pgqueue.worker.completion import Completion
-from pgqueue.worker.executor import Executor
-from pgqueue.worker.resolver import Resolver
-from pgqueue.worker.threads import Threads
+from pgqueue.worker.duties.resolver import Resolver
+from pgqueue.worker.running.attempts import judged, sealed
+from pgqueue.worker.running.children import Children
+from pgqueue.worker.running.completion import Completion
+from pgqueue.worker.running.executor import Executor
+from pgqueue.worker.running.threads import Threads
 
 T = TypeVar("T")
 _VERBS = {

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
+from pgqueue.client.wait_hub import Caller
+from pgqueue.client.waiting import Teller, Waits
 from pgqueue.errors import WaitTimeout
-from pgqueue.hub import Caller
-from pgqueue.job import Job
-from pgqueue.waiting import Teller, Waits
+from pgqueue.jobs.job import Job
 
 
 class LentWaits(Waits):

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgqueue import embedded
+from pgqueue.db import embedded
 
 # What a server of this size would be given. Nothing that makes a commit less durable.
 SETTINGS = {"shared_buffers": "2GB", "max_connections": "200", "max_wal_size": "8GB"}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from pgqueue.lifecycle import TRANSITIONS
-from pgqueue.worker.producer import MOST
+from pgqueue.jobs.lifecycle import TRANSITIONS
+from pgqueue.worker.claiming.producer import MOST
 
 from .history import History, Row, Step, moment
 
@@ -139,7 +139,7 @@ ALLOWED = {(source, move.target) for move in TRANSITIONS.values() for source in 
 
 
 def state_machine(facts: Facts) -> Iterator[Violation]:
-    """S7: only moves of the table in pgqueue.lifecycle."""
+    """S7: only moves of the table in pgqueue.jobs.lifecycle."""
     for step in facts.all_steps:
         if step.new is None:
             yield Violation("S18", f"removed and put nowhere: {_tell(step)}")

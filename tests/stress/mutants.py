@@ -15,10 +15,13 @@ from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-from pgqueue import cli, client, db, scheduler, service
+from pgqueue import cli, db, scheduler
+from pgqueue.client import client
+from pgqueue.process import duty as service
 from pgqueue.queries import claim, resolve, schedule, worker
 from pgqueue.queries.base import Query
-from pgqueue.worker import completion, producer
+from pgqueue.worker.claiming import producer
+from pgqueue.worker.running import completion
 
 from . import producer as stress_producer
 from . import targeted

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from pgqueue.lifecycle import TRANSITIONS
+from pgqueue.jobs.lifecycle import TRANSITIONS
 
 from .checker import Facts, Violation
 from .history import History, Step

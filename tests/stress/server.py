@@ -14,7 +14,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import embedded, migrate
+from pgqueue import migrate
+from pgqueue.db import embedded
 
 Row = tuple[Any, ...]
 

@@ -1,0 +1,1 @@
+"""What callers do: enqueue, read, cancel, wait for jobs, and manage schedules."""

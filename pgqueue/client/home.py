@@ -1,0 +1,29 @@
+"""What a client needs of its app."""
+
+from typing import Protocol
+
+from pgqueue import db
+from pgqueue.client.depths import Depths
+from pgqueue.client.waiting import Waits
+from pgqueue.events import Listeners
+from pgqueue.queries import Queries
+from pgqueue.tasks.registry import Tasks
+
+
+class Home(Protocol):
+    """What the verbs need of an app."""
+
+    queries: Queries
+    tasks: Tasks
+    pools: db.Pools
+    listeners: Listeners
+    queue: str
+    max_attempts: int
+    retention: dict[str, int | None]
+    max_depth: dict[str, int]
+    depths: Depths
+    max_args_bytes: int
+    waits: Waits
+
+    @property
+    def database(self) -> db.Database: ...

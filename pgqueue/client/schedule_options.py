@@ -1,0 +1,105 @@
+"""What a schedule may be given, and the schedule that is meant by it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, TypedDict
+
+from pgqueue.client.home import Home
+from pgqueue.client.new_job import new_job
+from pgqueue.client.options import Options
+from pgqueue.config import check_name
+from pgqueue.errors import InvalidPlan
+from pgqueue.schedules.plan import At, Plan, as_plan, check_moment
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.tasks.storable import check_json_object
+from pgqueue.timing import seconds
+
+GivenPlan: TypeAlias = str | float | timedelta | datetime | Plan
+Duration: TypeAlias = float | timedelta
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """What a schedule may be given beside its plan. Durations are seconds or timedeltas, times aware datetimes.
+
+    `start`, `end`: no tick before, none after; an interval counts from `start`. `jitter`: each job waits for up to so
+    long. `expires`: how long after its tick a job is of use, or "next": until the following tick. `misfire`: which of
+    the ticks fire that passed before a scheduler looked: "once" (the newest), "skip" (the newest, if it is at most 60 s
+    late), "all(limit)". `grace`: a tick later than this never fires. `overlap`: what becomes of a tick while
+    `max_running` (1) jobs of earlier ones are not finished: "allow", "skip", "queue" (it waits for them),
+    "cancel_running". The rest are options of the jobs, as in `using`.
+    """
+
+    timezone: str
+    start: datetime | None
+    end: datetime | None
+    jitter: Duration
+    args: Mapping[str, Any] | None
+    queue: str | None
+    priority: int | None
+    max_attempts: int | None
+    tags: Sequence[str] | None
+    delay: Duration | None
+    expires: Duration | str | None
+    misfire: str
+    grace: Duration | None
+    overlap: str
+    max_running: int | None
+
+
+def build(
+    home: Home, name: str, task: str, plan: GivenPlan | None, at: datetime | None, options: ScheduleOptions
+) -> Schedule:
+    """Return the schedule that is meant. Raises InvalidPlan, InvalidOption or InvalidArguments."""
+    start = options.get("start")
+    when = _one_plan(plan, at)
+    checked = as_plan(when, options.get("timezone", "UTC"), start and check_moment("start", start))
+    names = ("queue", "priority", "delay", "max_attempts", "tags")
+    asked = Options(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
+    spec, args = home.tasks.get(task), options.get("args") or {}
+    text = spec.encode((), args) if spec else check_json_object(task, args, home.max_args_bytes)
+    job = new_job(text, asked, spec, task, home)
+    return Schedule(check_name("schedule", name), checked, job, **_timing(options))
+
+
+def _one_plan(plan: GivenPlan | None, at: datetime | None) -> GivenPlan:
+    if at is not None and plan is None:
+        return At(at)
+    if plan is None or at is not None:
+        raise InvalidPlan("give one plan: a cron expression, an interval, an RRule, or at=…")
+    return plan
+
+
+def _timing(options: ScheduleOptions) -> dict[str, Any]:
+    """The options that are the schedule's own. Durations become seconds; Schedule checks them."""
+    names = ("start", "end", "jitter", "expires", "misfire", "grace", "overlap", "max_running")
+    given = {name: options[name] for name in names if name in options}  # type: ignore[literal-required]
+    for name in ("jitter", "expires", "grace"):
+        if isinstance(given.get(name), timedelta):
+            given[name] = seconds(given[name])
+    return given
+
+
+def edited(home: Home, old: Schedule, plan: GivenPlan | None, at: datetime | None, o: ScheduleOptions) -> Schedule:
+    """Return a schedule with some of it changed."""
+    asked = Options(o.get("queue"), o.get("priority"), None, o.get("delay"), o.get("max_attempts"), o.get("tags"))
+    job: dict[str, Any] = {
+        name: getattr(asked, name) for name in ("queue", "priority", "max_attempts") if o.get(name) is not None
+    }
+    if "delay" in o:
+        job["delay"] = None if asked.delay is None else seconds(asked.delay)
+    if "tags" in o:
+        job["tags"] = tuple(asked.tags or ())
+    if "args" in o:
+        spec, args = home.tasks.get(old.job.task), o["args"] or {}
+        job["args"] = spec.encode((), args) if spec else check_json_object(old.job.task, args, home.max_args_bytes)
+        job["version"] = spec.version if spec else 1
+    timing, when = _timing(o), old.plan
+    if plan is not None or at is not None:
+        zone, start = o.get("timezone", old.plan.timezone), o.get("start", old.start)
+        when = as_plan(_one_plan(plan, at), zone, start and check_moment("start", start))
+    elif "timezone" in o:
+        when = replace(old.plan, timezone=o["timezone"])
+    if timing.get("overlap") == "allow":
+        timing["max_running"] = None
+    return replace(old, plan=when, job=replace(old.job, **job), **timing)

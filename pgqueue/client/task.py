@@ -1,0 +1,155 @@
+"""Tasks as callers see them: called like the function, or enqueued."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from pgqueue.client.admission import Batch, Bulk
+from pgqueue.client.home import Home
+from pgqueue.client.keyed_calls import KeyedCalls
+from pgqueue.client.new_job import new_job
+from pgqueue.client.options import Options
+from pgqueue.client.session import Own, Session
+from pgqueue.jobs.job import Job, NewJob
+from pgqueue.tasks.context import Context
+from pgqueue.tasks.rules import CallOptions, Rules, call_rules
+from pgqueue.tasks.spec import TaskSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Enqueuer(Generic[P, R]):
+    """A task bound to a connection and options: what `task.using(…)` returns."""
+
+    def __init__(self, app: Home, spec: TaskSpec, conn: object, options: Options) -> None:
+        self._app = app
+        self._spec = spec
+        self._session = Session(app, conn)
+        self._options = options
+
+    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
+
+        Raises InvalidArguments before anything is written.
+        """
+        return self._session.insert(self._new(args, kwargs))
+
+    async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
+
+        Raises InvalidArguments before anything is written.
+        """
+        return await self._session.ainsert(self._new(args, kwargs))
+
+    def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
+
+        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
+        """
+        if self._options.rules is not None:
+            return self._session.insert_all(self._bulk(calls, self._options.rules))
+        return self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
+
+    async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
+
+        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
+        """
+        if self._options.rules is not None:
+            return await self._session.ainsert_all(self._bulk(calls, self._options.rules))
+        return await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
+
+    def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
+        spec, options = self._spec, self._options
+        if options.rules is None:
+            return new_job(spec.encode(args, kwargs), options, spec, spec.name, self._app)
+        values: list[dict[str, Any]] = []
+        return new_job(spec.encode(args, kwargs, values), options, spec, spec.name, self._app, values[0])
+
+    def _alike(self) -> NewJob:
+        return new_job("", self._options, self._spec, self._spec.name, self._app)
+
+    def _bulk(self, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
+        like = new_job("", replace(self._options, rules=None), self._spec, self._spec.name, self._app)
+        if rules.admits_by_key():
+            return KeyedCalls.of(self._spec, like, rules, calls)
+        return Batch.of(list(self._each(calls, rules, like)))
+
+    def _each(self, calls: Iterable[Mapping[str, Any]], rules: Rules, like: NewJob) -> Iterator[NewJob]:
+        """The jobs of many calls, each with terms of its own."""
+        spec, count = self._spec, 0
+        for at, call in enumerate(calls):
+            values: list[dict[str, Any]] = []
+            text = spec.encode_at(at, call, values)
+            yield like.again(text, rules.terms(spec.name, partial(spec.whole, text), values[0], at))
+            count += 1
+        rules.check_count(count)
+
+
+class Task(Enqueuer[P, R]):
+    """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
+
+    def __init__(self, app: Home, spec: TaskSpec) -> None:
+        super().__init__(app, spec, Own.CONNECTION, Options(rules=spec.rules))
+        self.__doc__ = spec.function.__doc__
+        self.__name__ = getattr(spec.function, "__name__", spec.name)
+        self.__wrapped__ = spec.function
+
+    def __repr__(self) -> str:
+        return f"<task {self._spec.name}>"
+
+    @property
+    def name(self) -> str:
+        """The name jobs of this task carry."""
+        return self._spec.name
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The registered function and the defaults of its jobs."""
+        return self._spec
+
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON schema of its arguments, as a job carries them."""
+        return self._spec.json_schema()
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function directly, without a job."""
+        result: R = self._spec.function(*args, **kwargs)
+        return result
+
+    def using(
+        self,
+        conn: object = Own.CONNECTION,
+        /,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        max_attempts: int | None = None,
+        tags: Sequence[str] | None = None,
+        **terms: Unpack[CallOptions],
+    ) -> Enqueuer[P, R]:
+        """Bind a connection to borrow and options for the jobs to come.
+
+        `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or one of Django's
+        or asyncpg's. It is never committed and never closed. Without it each call uses a connection of our own and
+        commits at once. `run_at` is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to
+        100) runs sooner; `max_attempts` counts the first run. `idempotency_key`, `unique_key`, `expires`:
+        docs/enqueue.md.
+        """
+        rules = self._spec.rules_of(call_rules(terms) if terms else None)
+        options = Options(queue, priority, run_at, delay, max_attempts, tags, rules)
+        return Enqueuer(self._app, self._spec, conn, options)
+
+
+class TaskDecorator(Protocol):
+    """What `@app.task(…)` returns."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...

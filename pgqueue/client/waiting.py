@@ -1,0 +1,302 @@
+"""Waiting for jobs to end, from threads and from event loops."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Protocol, Self
+
+from pgqueue import db
+from pgqueue.client.wait_hub import Caller, Hub
+from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
+from pgqueue.jobs.job import Job, JobState
+from pgqueue.queries import Queries
+from pgqueue.queries.results import RESULT_EXPIRED
+from pgqueue.tasks.sealing import sealed_by
+from pgqueue.timing import seconds
+
+Timeout = float | timedelta | None
+News = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
+MAX_ID = 2**63 - 1
+_left_behind: list[Hub] = []  # by a fork: what they hold is the parent's, and must not be closed here
+
+
+class Source(Protocol):
+    """What waiting needs of an app."""
+
+    queries: Queries
+
+    @property
+    def database(self) -> db.Database: ...
+    @property
+    def listen_database(self) -> db.Database | None: ...
+
+
+class Teller(Protocol):
+    """Tells callers how their jobs end."""
+
+    def drop(self, caller: Caller) -> None: ...
+    def stands(self, job_id: int) -> str: ...
+
+
+class Ending:
+    """One who waits for the end of a job."""
+
+    follows = False
+
+    def __init__(self, job_id: int, committed: bool) -> None:
+        self.job_id = check_id(job_id)
+        self.committed = committed
+        self.future: Future[Job | None] = Future()
+        self.future.set_running_or_notify_cancel()  # only the hub ends it, whoever stops waiting
+
+    def changed(self, job: Job) -> None:
+        """Go on waiting."""
+
+    def ended(self, job: Job | None) -> None:
+        """Stop waiting. None: nothing is kept of the job."""
+        self.future.set_result(job)
+
+    def failed(self, error: Exception) -> None:
+        """Stop waiting."""
+        self.future.set_exception(error)
+
+
+class Waits:
+    """All that waits for jobs in one app, over one connection that is opened when it is first needed.
+
+    A forked child never uses its parent's connection: it gets one of its own.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._hub: Hub | None = None
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def wait(self, ids: Sequence[int], timeout: Timeout, *, committed: bool = False) -> list[Any]:
+        """Wait until jobs have ended; return their results in order."""
+        until = _deadline(timeout)
+        callers = [Ending(job_id, committed) for job_id in ids]
+        hub = self.add(callers)
+        try:
+            return [_result(c.job_id, c.future.result(_left(until))) for c in callers]
+        except TimeoutError:
+            _check_late(hub, callers, timeout)
+            return [_result(c.job_id, c.future.result()) for c in callers]
+        finally:
+            _drop(hub, callers)
+
+    async def await_results(self, ids: Sequence[int], timeout: Timeout, *, committed: bool = False) -> list[Any]:
+        """The async twin of `wait`."""
+        until = _deadline(timeout)
+        callers = [Ending(job_id, committed) for job_id in ids]
+        hub = self.add(callers)
+        try:
+            async with asyncio.timeout(_left(until)):
+                return [_result(c.job_id, await asyncio.wrap_future(c.future)) for c in callers]
+        except TimeoutError:
+            _check_late(hub, callers, timeout)
+            return [_result(c.job_id, c.future.result()) for c in callers]
+        finally:
+            _drop(hub, callers)
+
+    def add(self, callers: Iterable[Caller]) -> Teller:
+        """Have callers told; returns who tells them."""
+        self._forget_parent()
+        with self._lock:
+            if self._hub is None or not self._hub.alive:
+                listening = self._source.listen_database
+                database = listening or self._source.database
+                self._hub = Hub(database, self._source.queries, listens=listening is not None)
+            for caller in callers:
+                self._hub.add(caller)
+            return self._hub
+
+    def close(self) -> None:
+        """Close the connection. Who still waits gets DatabaseUnreachable; waiting again opens a new one."""
+        self._forget_parent()
+        with self._lock:
+            hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.close()
+
+    def _forget_parent(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            if self._hub is not None:
+                _left_behind.append(self._hub)
+                self._hub = None
+
+
+class WaitHandle:
+    """What a job knows of where it came from. It is not part of the job's value: a copy elsewhere has none."""
+
+    def __init__(self, waits: Waits, *, committed: bool) -> None:
+        self._waits = waits
+        self._committed = committed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def wait(self, job_id: int, timeout: Timeout) -> Any:
+        """Wait for a job to end."""
+        return self._waits.wait([job_id], timeout, committed=self._committed)[0]
+
+    async def await_result(self, job_id: int, timeout: Timeout) -> Any:
+        """Wait for a job to end."""
+        return (await self._waits.await_results([job_id], timeout, committed=self._committed))[0]
+
+
+class WaitVerbs:
+    """The verbs of an app that wait. Timeouts are seconds or a timedelta; None waits without end."""
+
+    waits: Waits
+
+    def wait(self, job_id: int, timeout: Timeout = None) -> Any:
+        """Wait until a job has ended; return what its task returned (None if that is not stored).
+
+        Raises JobFailed, JobWasCancelled, ResultMissing (the result could not be stored, has expired, or is sealed with
+        a key that is not here), WaitTimeout (the job goes on), or DatabaseUnreachable if no first connection could be
+        made or the app is closed. A job that nobody can see is waited for, too: its transaction may yet commit.
+        """
+        return self.waits.wait([job_id], timeout)[0]
+
+    async def await_result(self, job_id: int, timeout: Timeout = None) -> Any:
+        """The async twin of `wait`."""
+        return (await self.waits.await_results([job_id], timeout))[0]
+
+    def wait_all(self, job_ids: Iterable[int], timeout: Timeout = None) -> list[Any]:
+        """Wait until all of these jobs have ended; return their results in order. `timeout` is for all together.
+
+        Raises as `wait` does, for the first of them, in order, that has no result.
+        """
+        return self.waits.wait(list(job_ids), timeout)
+
+    async def await_all(self, job_ids: Iterable[int], timeout: Timeout = None) -> list[Any]:
+        """The async twin of `wait_all`."""
+        return await self.waits.await_results(list(job_ids), timeout)
+
+
+class Follower:
+    """Hears of every change of a job in this event loop: `async with Follower(app.waits, id) as f: await f.next(15)`.
+
+    Between two calls of `next` only the newest state is kept.
+    """
+
+    follows = True
+    committed = True
+
+    def __init__(self, waits: Waits, job_id: int) -> None:
+        self.job_id = check_id(job_id)
+        self.over = False  # the job has ended, and `next` has said so
+        self._waits = waits
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Future[News] = self._loop.create_future()
+
+    async def __aenter__(self) -> Self:
+        self._hub = self._waits.add([self])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._hub.drop(self)
+
+    async def next(self, timeout: float) -> Job | None:
+        """Return the job as it is after the next change; None when nothing has changed for `timeout` seconds.
+
+        After its end `over` is true; None then means that nothing is kept of it. Raises what broke the connection.
+        """
+        done, _ = await asyncio.wait([self._news], timeout=timeout)
+        if not done:
+            return None
+        news, self._news = self._news, self._loop.create_future()
+        job, self.over = news.result()
+        return job
+
+    def changed(self, job: Job) -> None:
+        """Hear of a change, in the hub's thread."""
+        self._hear((job, False))
+
+    def ended(self, job: Job | None) -> None:
+        """Hear of the end, in the hub's thread."""
+        self._hear((job, True))
+
+    def failed(self, error: Exception) -> None:
+        """Hear that no more will be heard, in the hub's thread."""
+        self._hear(error)
+
+    def _hear(self, news: News | Exception) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(self._set, news)
+
+    def _set(self, news: News | Exception) -> None:
+        if self._news.done():
+            self._news = self._loop.create_future()
+        if isinstance(news, Exception):
+            self._news.set_exception(news)
+            self._news.exception()  # nobody may be there to see it
+        else:
+            self._news.set_result(news)
+
+
+def check_id(job_id: object) -> int:
+    """Return the id of a job; refuse what cannot be one."""
+    if type(job_id) is not int or not 1 <= job_id <= MAX_ID:
+        raise InvalidOption(f"job id {job_id!r:.100} cannot be waited for: give the id of a job, a whole number from 1")
+    return job_id
+
+
+def _deadline(timeout: Timeout) -> float | None:
+    if timeout is None:
+        return None
+    limit = seconds(timeout)
+    if not 0 < limit < threading.TIMEOUT_MAX:
+        raise InvalidOption(f"timeout={timeout!r} cannot be used: give seconds, or None to wait without end")
+    return time.monotonic() + limit
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0.0)
+
+
+def _drop(hub: Teller, callers: Iterable[Ending]) -> None:
+    for caller in callers:
+        if not caller.future.done():
+            hub.drop(caller)
+
+
+def _check_late(hub: Teller, callers: Sequence[Ending], timeout: Timeout) -> None:
+    """Time is up: raise WaitTimeout, saying where the first job stands that has not ended, unless the last just has."""
+    late = [c.job_id for c in callers if not c.future.done()]
+    if late and timeout is not None:
+        others = f" ({len(late)} of {len(callers)} have not)" if len(callers) > 1 else ""
+        within = f"within {seconds(timeout):g} s{others}"
+        raise WaitTimeout(f"job {late[0]} has not ended {within}: {hub.stands(late[0])}") from None
+
+
+def _result(job_id: int, job: Job | None) -> Any:
+    if job is None:
+        return None  # it succeeded and nothing is kept of it
+    if job.state is JobState.FAILED:
+        raise JobFailed(job.id, job.task, job.reason, job.error)
+    if job.state is JobState.CANCELLED:
+        raise JobWasCancelled(job.id, job.task, job.reason)
+    if missing := _missing(job):
+        raise ResultMissing(f"job {job.id} {job.task} has succeeded, but its result {missing}")
+    return job.result
+
+
+def _missing(job: Job) -> str | None:
+    """Return why what a task returned is not in its job; None if it is, or was not to be stored."""
+    if sealed := sealed_by(job.result):
+        return f"is {sealed}, and this app cannot open it: give it the codec and the key of the worker's"
+    if job.result is None and job.error is not None:
+        return f"is not stored: {job.error.message}"
+    if job.result is None and job.reason == RESULT_EXPIRED:
+        return "has expired (result_ttl)"
+    return None

@@ -1,0 +1,34 @@
+"""Postgres as pgqueue uses it: connections of our own, lent ones, and the statements run on them."""
+
+from pgqueue.db.borrow import borrow, borrow_async
+from pgqueue.db.connection import (
+    CONNECT_TIMEOUT,
+    AnyAsyncConnection,
+    AsyncConnection,
+    Connection,
+    all_or_nothing,
+    all_or_nothing_async,
+    is_own,
+    run,
+    run_async,
+    savepoint_async,
+)
+from pgqueue.db.database import Database
+from pgqueue.db.pools import Pools
+
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "AnyAsyncConnection",
+    "AsyncConnection",
+    "Connection",
+    "Database",
+    "Pools",
+    "all_or_nothing",
+    "all_or_nothing_async",
+    "borrow",
+    "borrow_async",
+    "is_own",
+    "run",
+    "run_async",
+    "savepoint_async",
+]

@@ -1,0 +1,1 @@
+"""What a job is: its states and lifecycle, retry policies, outcomes and keys. Pure."""

@@ -1,0 +1,162 @@
+"""Jobs as values: what is enqueued, what a worker claims, what a reader gets back."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from pgqueue.errors import ConfigError, ErrorInfo, ResultMissing
+from pgqueue.jobs.keys import Terms
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three are terminal; `failed` means dead letter."""
+
+    BLOCKED = "blocked"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether no worker will touch the job again."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(slots=True)
+class NewJob:
+    """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
+    nothing is left of it when it succeeds. `terms`, where it has any, decide whether it is let in. `version`: of its
+    task, whose arguments these are."""
+
+    task: str
+    args: str
+    queue: str
+    priority: int
+    max_attempts: int
+    run_at: datetime | None = None
+    delay: float | None = None
+    tags: tuple[str, ...] = ()
+    history: bool = True
+    terms: Terms | None = None
+    version: int = 1
+
+    def again(self, args: str, terms: Terms | None) -> "NewJob":
+        """Return the job of another call with the same options."""
+        return NewJob(
+            self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
+            self.history, terms, self.version,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class ClaimedJob:
+    """A job that this worker runs now. `lease` fences whatever the worker writes about it."""
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    args: str
+    tags: list[str] | None
+    headers: str | None
+    run_at: datetime
+    created_at: datetime
+    attempt: int
+    max_attempts: int
+    lease: int
+    worker_id: UUID
+
+    @property
+    def about(self) -> tuple[int, str, str, int, int, UUID]:
+        """What events say of an attempt: job, task, queue, attempt, lease, worker."""
+        return self.id, self.task, self.queue, self.attempt, self.lease, self.worker_id
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure of this attempt makes the job a dead letter."""
+        return self.attempt >= self.max_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a job. `ended_at` and `state` are None while it runs; `reason` says how it ended."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    state: JobState | None
+    reason: str | None
+    error: ErrorInfo | None
+    worker_id: UUID | None
+
+
+class Handle(Protocol):
+    """Waits for the end of a job, where the job came from."""
+
+    def wait(self, job_id: int, timeout: float | timedelta | None) -> Any: ...
+    async def await_result(self, job_id: int, timeout: float | timedelta | None) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the database has it at the moment of reading.
+
+    `phase` is the state as people say it: a pending job shows as `scheduled` before its first time has come, and
+    as `retrying` after an attempt. `progress` is what a running job has said by `ctx.progress()`: `done`, `total`,
+    `note`. `attempts` is filled by `app.get(id)`. `existing`: the call that returned it made no job, for its key was
+    taken; of a job that is gone by then only what the call itself knew is there, and `phase` is `pruned`. `handle` is
+    what `wait` needs.
+    """
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    state: JobState
+    phase: str
+    args: dict[str, Any]
+    tags: tuple[str, ...]
+    run_at: datetime
+    created_at: datetime
+    attempt: int
+    max_attempts: int
+    crash_count: int = 0
+    waits_for: str | None = None
+    claimed_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker_id: UUID | None = None
+    reason: str | None = None
+    result: Any = None
+    error: ErrorInfo | None = None
+    progress: dict[str, Any] | None = None
+    attempts: tuple[Attempt, ...] = ()
+    existing: bool = False
+    handle: Handle | None = field(default=None, repr=False, compare=False)
+
+    def wait(self, timeout: float | timedelta | None = None) -> Any:
+        """Wait until the job has ended, at most `timeout` seconds; return what its task returned.
+
+        Raises JobFailed, JobWasCancelled, WaitTimeout or ResultMissing. In an event loop use `await_result`. A job that
+        was enqueued in a transaction cannot end before that commits: do not wait inside of it.
+        """
+        return self._handle().wait(self.id, timeout)
+
+    async def await_result(self, timeout: float | timedelta | None = None) -> Any:
+        """The async twin of `wait`."""
+        return await self._handle().await_result(self.id, timeout)
+
+    def _handle(self) -> Handle:
+        if self.phase == "pruned":
+            raise ResultMissing(f"job {self.id} {self.task} has ended, and nothing is kept of it")
+        if self.handle is None:
+            raise ConfigError(f"job {self.id} does not know its app any more: use app.wait({self.id})")
+        return self.handle
+
+    @property
+    def errors(self) -> list[ErrorInfo]:
+        """The errors of its attempts, oldest first."""
+        return [a.error for a in self.attempts if a.error is not None]

@@ -1,0 +1,105 @@
+"""When to try again: policies are values, their delays pure functions of the attempt that failed."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from pgqueue.errors import InvalidOption
+from pgqueue.timing import MAX_DELAY, seconds
+
+
+@runtime_checkable
+class RetryPolicy(Protocol):
+    """Says how many seconds to wait after attempt number `attempt` (from 1) has failed."""
+
+    def delay(self, attempt: int) -> float: ...
+
+
+def _check(name: str, value: float, least: float = 0.0) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= MAX_DELAY:  # or NaN
+        raise InvalidOption(f"retry {name}={value!r} cannot be used: give {least:g} to {MAX_DELAY:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Exponential:
+    """Wait `base * factor ** (attempt - 1)` seconds, at most `max`.
+
+    `jitter=True` picks a uniformly random time between 0 and that ("full jitter", as in Amazon's article
+    "Exponential Backoff And Jitter", 2015), so that jobs that failed together do not come back together. A number such
+    as 0.2 spreads the delay by that share up or down; False leaves it exact.
+    """
+
+    base: float = 2.0
+    factor: float = 2.0
+    max: float = 3600.0
+    jitter: bool | float = True
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def __post_init__(self) -> None:
+        _check("base", self.base)
+        _check("max", self.max)
+        _check("factor", self.factor, 1.0)
+        if not isinstance(self.jitter, (bool, int, float)) or not 0 <= self.jitter <= 1:
+            raise InvalidOption(f"retry jitter={self.jitter!r} cannot be used: give True, False or a share up to 1")
+
+    def delay(self, attempt: int) -> float:
+        """Return the seconds to wait after `attempt` failed."""
+        try:
+            exact = min(self.base * float(self.factor) ** (attempt - 1), self.max)
+        except OverflowError:
+            exact = self.max if self.base else 0.0
+        if self.jitter is True:
+            return self.uniform(0.0, exact)
+        return min(exact * self.uniform(1 - self.jitter, 1 + self.jitter), self.max) if self.jitter else exact
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Wait the same number of seconds each time."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check("delay", self.seconds)
+
+    def delay(self, attempt: int) -> float:
+        """Return the seconds to wait after any attempt."""
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """Wait what a list says: the first entry after the first failure; the last one repeats."""
+
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.seconds:
+            raise InvalidOption("an empty list of retry delays cannot be used: give max_attempts=1 for no retries")
+        for delay in self.seconds:
+            _check("delay", delay)
+
+    def delay(self, attempt: int) -> float:
+        """Return the seconds to wait after `attempt` failed."""
+        return self.seconds[min(attempt, len(self.seconds)) - 1]
+
+
+RetryOption: TypeAlias = RetryPolicy | Sequence[float | timedelta] | float | timedelta
+
+
+def as_policy(option: RetryOption) -> RetryPolicy:
+    """Return the policy that `retry=` means: a policy, a list of delays, or one delay, in seconds or timedelta."""
+    if isinstance(option, RetryPolicy) and not isinstance(option, type):
+        return option
+    try:
+        if isinstance(option, (list, tuple)):
+            return Delays(tuple(seconds(delay) for delay in option))
+        if isinstance(option, (int, float, timedelta)):
+            return Constant(seconds(option))
+    except InvalidOption as error:
+        raise InvalidOption(f"retry={option!r:.200}: {error}") from error
+    raise InvalidOption(
+        f"retry={option!r} cannot be used: give Exponential(…), Constant(…), a list such as [10, 60, 300] or a number"
+    )

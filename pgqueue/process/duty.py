@@ -1,0 +1,108 @@
+"""Background duties: one start/stop contract for all of them."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pgqueue.db.failures import DATABASE_ERRORS, brief
+from pgqueue.db.link import Link
+from pgqueue.timing import Backoff, monotonic
+
+log = logging.getLogger("pgqueue")
+
+
+class Service(ABC):
+    """A duty that is done again and again: `tick` does it once and returns the seconds to wait before the next time.
+
+    A failing tick is logged once, tried again with backoff, and logged again when it works. `wake` ends a wait.
+    """
+
+    name = "service"
+    interruptible = False  # whether a tick may be cut off at any point when the process stops
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.succeeded_at = 0.0  # by the monotonic clock; 0 before the first time
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._backoff = Backoff()
+
+    @abstractmethod
+    async def tick(self) -> float:
+        """Do the duty once; return the seconds to wait."""
+
+    def wake(self) -> None:
+        """Run the next tick now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the tick in progress."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Tick until stopped."""
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                delay = await self.tick()
+                self.succeeded_at = monotonic()
+                if self._backoff.failures:
+                    log.info("%s works again", self.name)
+                    self._backoff.reset()
+                await _wait(self._wake, delay)
+            except DATABASE_ERRORS as error:
+                if self.interruptible and self._stopping.is_set():
+                    return  # that was the interruption
+                await _wait(self._stopping, self._failed(error))
+
+    def _failed(self, error: Exception) -> float:
+        delay = self._backoff.next()
+        if self._backoff.failures == 1:
+            log.warning("%s failed, trying again: %s: %s", self.name, type(error).__name__, brief(error))
+        return delay
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    if seconds <= 0:
+        await asyncio.sleep(0)  # lets the others run
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):  # wait_for would make a task each time
+            await event.wait()
+
+
+async def run_duties(duties: Sequence[Service], stopping: asyncio.Event, grace_seconds: float = 5.0) -> None:
+    """Run duties side by side until `stopping` is set or one of them fails for a reason it does not retry.
+
+    Each may finish the tick it is in; under one that hangs longer than the grace its connection is cut. Raises what a
+    duty raised. Ends within the grace and two seconds, whatever the database does.
+    """
+    running = {asyncio.create_task(duty.run(), name=duty.name): duty for duty in duties}
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        for task in running:
+            task.cancel()
+        raise
+    finally:
+        stopped.cancel()
+    for duty in duties:
+        duty.stop()
+        if duty.interruptible:
+            duty.link.sever()
+    _, hanging = await asyncio.wait(running, timeout=grace_seconds)
+    for task in hanging:
+        log.warning("%s hangs: its connection is cut", running[task].name)
+        running[task].link.sever()
+    if hanging:
+        _, hanging = await asyncio.wait(hanging, timeout=1)
+    for task in hanging:
+        task.cancel()  # it was connecting
+    done, _ = await asyncio.wait(running, timeout=1)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -1,0 +1,22 @@
+"""The duty that makes daily partitions ahead."""
+
+import random
+
+from pgqueue.db.link import Link
+from pgqueue.process.duty import Service
+from pgqueue.queries import Queries
+
+
+class Partitions(Service):
+    """Makes the daily partitions of the week ahead; the first time at once."""
+
+    name = "partitions"
+
+    def __init__(self, link: Link, queries: Queries) -> None:
+        super().__init__(link)
+        self._queries = queries
+
+    async def tick(self) -> float:
+        """Make what is missing. It waits for locks, a little for each: hence the deadline."""
+        await self.link.run(self._queries.make_partitions(), deadline=60)
+        return 3600 * random.uniform(0.5, 1.0)  # noqa: S311

@@ -1,0 +1,1 @@
+"""When things tick: plans, policies and the ticks they yield. Pure: no clock, no database."""

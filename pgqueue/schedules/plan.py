@@ -1,0 +1,216 @@
+"""When a schedule ticks: plans are values, the next tick a pure function of a moment."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+from zoneinfo import ZoneInfo
+
+from pgqueue.errors import ConfigError, InvalidOption, InvalidPlan
+from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.wall_clock import check_timezone, first_moment, wall
+from pgqueue.timing import seconds
+
+__all__ = ["At", "Cron", "Every", "Plan", "RRule", "Span", "as_plan", "newest_ticks", "passed_ticks"]
+
+_INTERVALS = "give 1 second to 366 days"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SELDOM = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
+
+
+def check_moment(what: str, moment: object) -> datetime:
+    """Return an aware datetime of the years 1900 to 9000, in UTC; refuse anything else."""
+    if not isinstance(moment, datetime) or moment.utcoffset() is None or not 1900 <= moment.year <= 9000:
+        raise InvalidPlan(f"{what}={moment!r} cannot be used: give an aware datetime of the years 1900 to 9000")
+    return moment.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Tick each `seconds`, counted from `anchor` (1970-01-01 UTC): restarts and delays never make it drift.
+
+    An hour is an hour: changes of clocks do not matter to it.
+    """
+
+    seconds: float
+    timezone: str = "UTC"
+    anchor: datetime | None = None
+
+    def __post_init__(self) -> None:
+        check_timezone(self.timezone)
+        if not isinstance(self.seconds, (int, float)) or not 1 <= self.seconds <= 366 * 86400:
+            raise InvalidPlan(f"an interval of {self.seconds!r} seconds cannot be used: {_INTERVALS}")
+        if self.anchor is not None:
+            object.__setattr__(self, "anchor", check_moment("anchor", self.anchor))
+
+    def after(self, moment: datetime) -> datetime:
+        """Return the first tick after `moment`, in UTC."""
+        anchor, period = self.anchor or _EPOCH, timedelta(seconds=self.seconds)
+        return anchor + ((moment - anchor) // period + 1) * period
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Tick once, at `moment`."""
+
+    moment: datetime
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        check_timezone(self.timezone)
+        object.__setattr__(self, "moment", check_moment("at", self.moment))
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the tick if it comes after `moment`, in UTC."""
+        return self.moment if self.moment > moment else None
+
+
+@dataclass(frozen=True, slots=True)
+class RRule:
+    """Tick by an iCalendar rule, such as `FREQ=MONTHLY;BYDAY=-1FR`, on the wall clock of `timezone` from `anchor` on.
+
+    Needs the extra `pgqueue[rrule]`. Daily or less often; when clocks change it does as a cron expression for times of
+    the day.
+    """
+
+    rule: str
+    anchor: datetime
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        check_timezone(self.timezone)
+        object.__setattr__(self, "anchor", check_moment("start", self.anchor))
+        if not isinstance(self.rule, str) or not any(f"FREQ={often}" in self.rule.upper() for often in _SELDOM):
+            raise InvalidPlan(f"RRULE {self.rule!r} cannot be used: give FREQ={'|'.join(_SELDOM)}; below that, cron")
+        self.after(self.anchor)
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick after `moment`, in UTC; None when the rule has come to its end."""
+        zone = ZoneInfo(self.timezone)
+        rule = _rrule(self.rule, wall(zone, self.anchor))
+        times = rule.xafter(wall(zone, moment).replace(microsecond=0), inc=False)
+        moments = (first_moment(zone, shown) for shown in times)
+        return next((tick for tick in moments if tick > moment), None)
+
+
+@lru_cache(256)
+def _rrule(rule: str, start: datetime) -> Any:
+    try:
+        from dateutil.rrule import rrulestr  # an extra
+    except ImportError:
+        raise ConfigError("RRULE needs python-dateutil: pip install 'pgqueue[rrule]'") from None
+    try:
+        return rrulestr(rule, dtstart=start, cache=True)
+    except Exception as error:  # dateutil raises whatever the text leads it to
+        raise InvalidPlan(f"RRULE {rule!r} cannot be used: {error} (UNTIL is a local time, without Z)") from error
+
+
+Plan: TypeAlias = Cron | Every | At | RRule
+
+
+class Ticks(Protocol):
+    """Anything that ticks."""
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick after `moment`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A plan from `start` to `end`, both included."""
+
+    plan: Plan
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_moment(name, getattr(self, name)))
+        if self.start and self.end and self.end < self.start:
+            raise InvalidPlan(f"end={self.end} is before start={self.start}")
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick after `moment`, in UTC; None when none is left."""
+        if self.start is not None and moment < self.start:
+            moment = self.start - timedelta(microseconds=1)
+        tick = self.plan.after(moment)
+        return None if tick is None or (self.end is not None and tick > self.end) else tick
+
+
+def as_plan(
+    given: str | float | timedelta | datetime | Plan, timezone: str = "UTC", start: datetime | None = None
+) -> Plan:
+    """Return the plan that `schedule(…)` means: a cron expression, an interval in seconds or as timedelta, a moment.
+
+    An interval counts from `start`, if there is one.
+    """
+    match given:
+        case Every(anchor=None) if start is not None:
+            return replace(given, anchor=start)
+        case Cron() | Every() | At() | RRule():
+            return given
+        case str():
+            return Cron(given, timezone)
+        case datetime():
+            return At(given, timezone)
+        case bool():
+            pass
+        case int() | float() | timedelta():
+            check_timezone(timezone)
+            try:
+                return Every(seconds(given), anchor=start)
+            except InvalidOption as error:
+                raise InvalidPlan(f"an interval of {given!r:.100} cannot be used: {_INTERVALS}") from error
+    raise InvalidPlan(
+        f"{given!r} is no plan: give a cron expression, a number of seconds or a timedelta, an aware datetime, "
+        "or an RRule"
+    )
+
+
+def passed_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> tuple[list[datetime], datetime | None]:
+    """Return the ticks from `first` on that have passed, the oldest `at_most` of them, and the tick that follows."""
+    ticks: list[datetime] = []
+    tick: datetime | None = first
+    while tick is not None and tick <= now and len(ticks) < at_most:
+        ticks.append(tick)
+        tick = plan.after(tick)
+    return ticks, tick
+
+
+def newest_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> list[datetime]:
+    """Return the last `at_most` ticks from `first` to `now`.
+
+    The work is bounded by `at_most`, not by how long nobody looked: they are searched for backwards, by trying spans
+    before `now` until one holds enough, and not too many.
+    """
+    few, many, span = timedelta(0), None, timedelta(seconds=at_most)
+    while True:
+        whole = now - first <= span
+        ticks = [first] if whole and first <= now else []
+        ticks += islice(_between(plan, first if whole else now - span, now), 4 * at_most)
+        if len(ticks) >= 4 * at_most:
+            many = span
+        elif whole or len(ticks) >= at_most:
+            return ticks[-at_most:]
+        else:
+            few = span
+        span = (few + many) / 2 if many else span * 2
+
+
+def each_after(plan: Ticks, moment: datetime) -> Iterator[datetime]:
+    """Yield the ticks after a moment, to the end of the plan."""
+    tick = plan.after(moment)
+    while tick is not None:
+        yield tick
+        tick = plan.after(tick)
+
+
+def _between(plan: Ticks, start: datetime, end: datetime) -> Iterator[datetime]:
+    tick = plan.after(start)
+    while tick is not None and tick <= end:
+        yield tick
+        tick = plan.after(tick)

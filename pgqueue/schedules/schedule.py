@@ -1,0 +1,224 @@
+"""A schedule as a value: a plan, the job that each tick becomes, what to do about ticks that are late or overlap."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from zlib import crc32
+
+from pgqueue.config import check_name, check_queue
+from pgqueue.errors import InvalidOption, InvalidPlan
+from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.keys import Terms
+from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.plan import At, Every, Plan, RRule, Span
+from pgqueue.tasks.versions import MAX_VERSION
+from pgqueue.timing import check_span_of
+
+OVERLAPS = ("allow", "skip", "queue", "cancel_running")
+SKIP_GRACE = 60.0  # seconds: how late a tick with misfire="skip" still fires, unless the schedule says otherwise
+MOST_CAUGHT_UP = 1000
+_PLANS = ("cron", "every_seconds", "at", "rrule")
+_ALL = re.compile(r"all(?:\(([1-9][0-9]{0,3})\))?")
+# The columns of pgqueue.schedule that a definition fills.
+COLUMNS = (
+    "task", "args", "cron", "every_seconds", "at", "rrule", "anchor", "timezone", "starts_at", "ends_at",
+    "jitter_seconds", "queue", "priority", "max_attempts", "tags", "options", "misfire", "grace_seconds", "overlap",
+    "max_running",
+)  # fmt: skip
+
+
+def check_policy(option: str, policy: object) -> str:
+    """Return what to do about ticks that have passed: `skip`, `once` or `all(limit)`; refuse anything else."""
+    found = _ALL.fullmatch(policy) if isinstance(policy, str) else None
+    if found is not None and int(found[1] or 0) <= MOST_CAUGHT_UP:
+        return f"all({found[1] or 100})"
+    if policy not in ("skip", "once"):
+        raise InvalidOption(
+            f"{option}={policy!r} cannot be used: give 'skip', 'once' or 'all(limit)', limit 1 to {MOST_CAUGHT_UP}"
+        )
+    return str(policy)
+
+
+def most_fires(policy: str) -> int:
+    """Return how many of the ticks that have passed may fire by a policy."""
+    return 1 if policy in ("skip", "once") else int(policy[4:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule: its name, its plan, the job that each tick becomes. Durations are seconds.
+
+    `jitter`: each job waits for up to so long, by its tick. `expires`: how long after its tick a job is of use; `next`:
+    until the tick that follows. `misfire` says which of the ticks fire that passed before a scheduler looked, `grace`
+    how late one may be; `overlap` what becomes of a tick while `max_running` jobs of earlier ones are unfinished.
+    """
+
+    name: str
+    plan: Plan
+    job: NewJob
+    start: datetime | None = None
+    end: datetime | None = None
+    jitter: float = 0.0
+    expires: float | str | None = None
+    misfire: str = "once"
+    grace: float | None = None
+    overlap: str = "allow"
+    max_running: int | None = None
+
+    def __post_init__(self) -> None:
+        span = Span(self.plan, self.start, self.end)
+        settings: dict[str, Any] = {
+            "start": span.start,
+            "end": span.end,
+            "jitter": check_span_of("jitter", self.jitter, 86400.0),
+            "misfire": check_policy("misfire", self.misfire),
+            "grace": check_span_of("grace", self.grace),
+        }
+        if self.expires != "next":
+            settings["expires"] = check_span_of("expires", self.expires)  # type: ignore[arg-type]  # refuses texts
+        if self.overlap not in OVERLAPS:
+            raise InvalidOption(f"overlap={self.overlap!r} cannot be used: give one of {', '.join(OVERLAPS)}")
+        if self.max_running is None and self.overlap != "allow":
+            settings["max_running"] = 1
+        elif self.max_running is not None and self.overlap == "allow":
+            raise InvalidOption("max_running goes with overlap='skip', 'queue' or 'cancel_running': give one of them")
+        elif self.max_running is not None and (type(self.max_running) is not int or not 1 <= self.max_running <= 1000):
+            raise InvalidOption(f"max_running={self.max_running!r} cannot be used: give 1 to 1000")
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick after `moment`; None when none is left."""
+        return Span(self.plan, self.start, self.end).after(moment)
+
+    def is_too_late(self, late: timedelta) -> bool:
+        """Whether a tick so late does not fire any more."""
+        grace = SKIP_GRACE if self.grace is None and self.misfire == "skip" else self.grace
+        return grace is not None and late.total_seconds() > grace
+
+    def expires_at(self, tick: datetime) -> datetime | None:
+        """Return when the job of a tick is of no use any more."""
+        if isinstance(self.expires, str):
+            return self.after(tick)
+        return None if self.expires is None else tick + timedelta(seconds=self.expires)
+
+    def job_of(self, tick: datetime) -> NewJob:
+        """Return the job that a tick becomes. The spread of jitter depends on name and tick alone."""
+        spread = self.jitter * crc32(f"{self.name} {tick.isoformat()}".encode()) / 2**32
+        wait = (self.job.delay or 0.0) + spread
+        job = replace(self.job, delay=None, run_at=tick + timedelta(seconds=wait)) if wait else self.job
+        expires_at = self.expires_at(tick)
+        return job if expires_at is None else replace(job, terms=Terms(expires=expires_at))
+
+    def headers_of(self, tick: datetime) -> str:
+        """Return the headers of that job: which tick it is for, and when it is of no use any more."""
+        headers = {"schedule": self.name, "tick": tick.isoformat()}
+        if self.expires is not None and (expires_at := self.expires_at(tick)) is not None:
+            headers["expires_at"] = expires_at.isoformat()
+        return json.dumps(headers)
+
+    def columns(self) -> dict[str, Any]:
+        """Return the row of its definition as JSON has it; without `args`, which are text already."""
+        plan, job = self.plan, self.job
+        options: dict[str, Any] = {
+            "delay": job.delay,
+            "expires": self.expires,
+            "history": None if job.history else False,
+            "version": job.version if job.version > 1 else None,
+        }
+        return {
+            "task": job.task,
+            "cron": plan.expression if isinstance(plan, Cron) else None,
+            "every_seconds": plan.seconds if isinstance(plan, Every) else None,
+            "at": plan.moment.isoformat() if isinstance(plan, At) else None,
+            "rrule": plan.rule if isinstance(plan, RRule) else None,
+            "anchor": plan.anchor.isoformat() if isinstance(plan, Every | RRule) and plan.anchor else None,
+            "timezone": plan.timezone,
+            "starts_at": self.start and self.start.isoformat(),
+            "ends_at": self.end and self.end.isoformat(),
+            "jitter_seconds": self.jitter,
+            "queue": job.queue,
+            "priority": job.priority,
+            "max_attempts": job.max_attempts,
+            "tags": list(job.tags),
+            "options": {name: value for name, value in options.items() if value is not None},
+            "misfire": self.misfire,
+            "grace_seconds": self.grace,
+            "overlap": self.overlap,
+            "max_running": self.max_running,
+        }
+
+    @classmethod
+    def of(cls, name: str, row: Mapping[str, Any], args: str) -> "Schedule":
+        """Return the schedule of a row. Raises InvalidPlan or InvalidOption for one that was edited into nonsense."""
+        options, tags = row["options"], row["tags"]
+        if not isinstance(options, dict):
+            raise InvalidOption(f"options {options!r:.100} cannot be used: give an object")
+        if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.isprintable() for tag in tags):
+            raise InvalidOption(f"tags {tags!r:.100} cannot be used: give a list of texts")
+        job = NewJob(
+            check_name("task", row["task"]),
+            args,
+            check_queue(row["queue"]),
+            row["priority"],
+            row["max_attempts"],
+            delay=check_span_of("delay", options.get("delay")),
+            tags=tuple(tags),
+            history=options.get("history") is not False,
+            version=_version(options.get("version", 1)),
+        )
+        return cls(
+            name,
+            _plan(row),
+            job,
+            _moment(row["starts_at"]),
+            _moment(row["ends_at"]),
+            row["jitter_seconds"],
+            options.get("expires"),
+            row["misfire"],
+            row["grace_seconds"],
+            row["overlap"],
+            row["max_running"],
+        )
+
+
+def changed(row: Mapping[str, Any], args: str, changes: Mapping[str, Any]) -> Schedule:
+    """Return the schedule of a row after a change of some of its columns; a new plan takes the place of the old one.
+
+    Raises InvalidPlan or InvalidOption for what cannot be used.
+    """
+    kept = dict(row)
+    if any(changes.get(plan) is not None for plan in _PLANS):
+        kept |= dict.fromkeys(_PLANS)
+    if changes.get("overlap") == "allow":
+        kept["max_running"] = None
+    return Schedule.of(row["name"], kept | dict(changes), json.dumps(changes["args"]) if "args" in changes else args)
+
+
+def _version(given: object) -> int:
+    if type(given) is not int or not 1 <= given <= MAX_VERSION:
+        raise InvalidOption(f"version {given!r} cannot be used: give 1 to {MAX_VERSION}")
+    return given
+
+
+def _plan(row: Mapping[str, Any]) -> Plan:
+    timezone, anchor = row["timezone"], _moment(row["anchor"])
+    if row["cron"] is not None:
+        return Cron(row["cron"], timezone)
+    if row["every_seconds"] is not None:
+        return Every(row["every_seconds"], timezone, anchor)
+    if row["at"] is not None:
+        return At(_moment(row["at"]), timezone)  # type: ignore[arg-type]  # it is not None
+    if row["rrule"] is not None and anchor is not None:
+        return RRule(row["rrule"], anchor, timezone)
+    raise InvalidPlan("no plan: give cron, every_seconds, at, or rrule with anchor")
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidPlan(f"{text!r} is no moment that can be used") from None

@@ -1,0 +1,1 @@
+"""A task: a registered function, and its arguments and result as JSON."""

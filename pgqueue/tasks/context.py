@@ -1,0 +1,186 @@
+"""What a running task may know about its own job, and do with it."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import psycopg
+
+from pgqueue.errors import ConfigError, InvalidOption, storable
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.verdicts import Cancel, TimedOut
+from pgqueue.tasks.versions import VERSION
+
+MAX_NOTE = 500
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Completer(Protocol):
+    """Completes a job in a transaction that the task shares."""
+
+    def transaction(self, result: Any) -> AbstractContextManager["psycopg.Connection[Any]"]: ...
+    def atransaction(self, result: Any) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]: ...
+
+
+class Host(Protocol):
+    """The worker, as far as a running task reaches it."""
+
+    def completer(self, job: ClaimedJob, signals: "Signals") -> Completer: ...
+    def note_progress(self, job: ClaimedJob, text: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Signals:
+    """What the worker tells a running task, and it the worker. `deadline` is by the monotonic clock of the machine;
+    `host` is None where there is no worker, and when the job is over; `completed`: in a transaction of its own."""
+
+    deadline: float | None = None
+    cancelled: bool = False
+    completed: bool = False
+    host: Host | None = None
+    now: Callable[[], float] = time.monotonic
+
+
+class Context:
+    """The job a task runs for. A task gets one by declaring a first parameter annotated `pgqueue.Context`."""
+
+    __slots__ = ("_job", "_signals")
+
+    def __init__(self, job: ClaimedJob, signals: Signals | None = None) -> None:
+        self._job = job
+        self._signals = signals or Signals()
+
+    def __repr__(self) -> str:
+        return f"<Context of job {self.job_id} {self.task}, attempt {self.attempt} of {self.max_attempts}>"
+
+    @property
+    def job_id(self) -> int:
+        """The id of the job: the same in every attempt."""
+        return self._job.id
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._job.task
+
+    @property
+    def queue(self) -> str:
+        """The queue it was enqueued to."""
+        return self._job.queue
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the job this is, from 1."""
+        return self._job.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many runs it may have."""
+        return self._job.max_attempts
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The words it was enqueued with."""
+        return tuple(self._job.tags or ())
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What travels with the job beside its arguments; of one that a schedule fired, `schedule` and `tick`."""
+        headers = json.loads(self._job.headers) if self._job.headers else {}
+        headers.pop(VERSION, None)
+        return headers
+
+    @property
+    def tick(self) -> datetime | None:
+        """The tick of its schedule that the job is for, in UTC, however late it runs; None for a job of no schedule."""
+        tick = self.headers.get("tick")
+        return None if tick is None else datetime.fromisoformat(tick)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key that the job was enqueued with, or one of its own: the same on every attempt, for handing on to
+        others who can tell a repetition by it."""
+        given = self.headers.get("idempotency_key") if self._job.headers else None
+        born = (self._job.created_at - _EPOCH) // timedelta(microseconds=1)
+        return str(given) if given is not None else f"pgqueue-{self._job.id}-{born}"
+
+    @property
+    def run_at(self) -> datetime:
+        """When this attempt was due."""
+        return self._job.run_at
+
+    @property
+    def created_at(self) -> datetime:
+        """When the job was enqueued."""
+        return self._job.created_at
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure now makes the job a dead letter."""
+        return self.attempt >= self.max_attempts
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the soft limit (`soft_timeout`, else `timeout`), negative after it; None without a limit."""
+        deadline = self._signals.deadline
+        return None if deadline is None else deadline - self._signals.now()
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the soft limit comes, by the clock of this machine; None without a limit."""
+        remaining = self.remaining
+        return None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has asked to cancel this job. A task in a thread must look for itself."""
+        return self._signals.cancelled
+
+    def check(self) -> None:
+        """Raise Cancel if the job was cancelled, TimedOut if its soft limit has passed; else do nothing.
+
+        For long work in a thread, which cannot be stopped from outside: call it between steps.
+        """
+        if self.cancelled:
+            raise Cancel("cancelled by request")
+        remaining = self.remaining
+        if remaining is not None and remaining <= 0:
+            raise TimedOut(f"the soft limit passed {-remaining:.1f} s ago")
+
+    def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
+        """Say how far the job is: `app.get(id).progress` shows it while the job runs.
+
+        Costs little and may be called often: the newest word is written twice a second at most, and only while the
+        lease is ours. Raises InvalidOption for a number that JSON does not have.
+        """
+        if not all(math.isfinite(number) for number in (done, total or 0)):
+            raise InvalidOption(f"progress {done!r} of {total!r} cannot be stored: give finite numbers")
+        if self._signals.host is not None:
+            said = {"done": done, "total": total, "note": note and storable(note[:MAX_NOTE])}
+            text = json.dumps({name: value for name, value in said.items() if value is not None})
+            self._signals.host.note_progress(self._job, text)
+
+    def transaction(self, result: Any = None) -> AbstractContextManager["psycopg.Connection[Any]"]:
+        """Commit what the task writes and the completion of the job together, or neither.
+
+        `with ctx.transaction() as conn:` lends a psycopg connection in a transaction. At the end of the block the job
+        is resolved as succeeded, with `result`, in that transaction, and it commits. If the lease was lost LeaseLost
+        is raised and nothing of the transaction remains. With it each job has its effect in this database exactly once,
+        whatever dies when. Once it has committed the job is over: what the task does or raises afterwards changes
+        nothing.
+        """
+        return self._completer().transaction(result)
+
+    def atransaction(self, result: Any = None) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
+        """The async twin of `transaction`: `async with ctx.atransaction() as conn:`."""
+        return self._completer().atransaction(result)
+
+    def _completer(self) -> Completer:
+        if self._signals.host is None:
+            raise ConfigError("ctx.transaction() works only in a job that a worker runs")
+        return self._signals.host.completer(self._job, self._signals)

@@ -1,0 +1,78 @@
+"""The tasks of an app, by name."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pgqueue.errors import InvalidTask, UnknownTask
+from pgqueue.tasks.spec import TaskSpec
+
+
+def task_name(function: Callable[..., Any]) -> str:
+    """Return the name a function is registered under: its module and qualified name.
+
+    A module run as a script is named as it would be when imported, so that its jobs find their worker.
+    """
+    if not callable(function):
+        raise InvalidTask(f"{function!r} is no function: put @app.task above a def or async def")
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None:
+        raise InvalidTask(f"{function!r} has no name of its own: give name=…")
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
+    return f"{module}.{name}".replace(".<locals>", "")
+
+
+class Tasks:
+    """The tasks of one app, by name; and by the names they had before."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, TaskSpec] = {}
+
+    def add(self, spec: TaskSpec) -> None:
+        """Register a task. A name, present or former, means one function."""
+        for name in (spec.name, *spec.aliases):
+            known = self._specs.get(name)
+            if known is not None and known.function is not spec.function:
+                raise InvalidTask(
+                    f"two functions want to be task {name!r}: {_where(known.function)} and {_where(spec.function)}; "
+                    "give one of them name=…, or take it out of aliases=…"
+                )
+        for name in (spec.name, *spec.aliases):
+            self._specs[name] = spec
+
+    def get(self, name: str) -> TaskSpec | None:
+        """Return the task that has or had that name, or None."""
+        return self._specs.get(name)
+
+    def __getitem__(self, name: str) -> TaskSpec:
+        spec = self._specs.get(name)
+        if spec is None:
+            known = ", ".join(sorted(self._specs)) or "none"
+            raise UnknownTask(f"no task named {name!r} is registered (known: {known})")
+        return spec
+
+    def __iter__(self) -> Iterator[TaskSpec]:
+        return (spec for name, spec in self._specs.items() if name == spec.name)
+
+    def names(self) -> list[str]:
+        """The names of all tasks, former ones among them: jobs of these names run here."""
+        return sorted(self._specs)
+
+    def versions(self) -> dict[str, int]:
+        """The version of each name whose task is not at the first one any more."""
+        return {name: spec.version for name, spec in self._specs.items() if spec.version > 1}
+
+    def announced(self) -> list[str]:
+        """What a worker tells the others that it runs: names, and `name@version` of each version but the first."""
+        more = (f"{name}@{n}" for name, version in self.versions().items() for n in range(2, version + 1))
+        return [*self.names(), *sorted(more)]
+
+
+def _where(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)

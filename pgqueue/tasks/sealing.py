@@ -1,0 +1,167 @@
+"""What is sealed of a job, and in which form: arguments and results as `{"$codec": "…"}`, texts as `$codec:…`.
+
+Arguments, results, messages and tracebacks of errors, and what a task says as reason or note. Each is bound to its kind
+and to the job's task. Names, tags, headers and the classes of errors stay in the clear: queries need them.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pgqueue.codecs import Codec
+from pgqueue.errors import CannotOpen, ConfigError, ErrorInfo, PgqueueError, UnknownKey
+from pgqueue.jobs.job import Attempt, Job
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+
+MARK = "$codec"
+SEALED = '{"$codec"'  # how JSON text of something sealed begins
+_TEXT = "$codec:"
+_PRINTABLE = re.compile(r"[!-~]+")
+_KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):")
+_OURS = frozenset({"cancelled by request", "snoozed", "sealed"})  # reasons that no task has written
+
+
+def sealed_by(value: object) -> str | None:
+    """Return what to show for a sealed value as it was read, naming its key; None for any other value."""
+    if isinstance(value, dict) and list(value) == [MARK]:
+        value = value[MARK]
+    elif isinstance(value, str) and value.startswith(_TEXT):
+        value = value.removeprefix(_TEXT)
+    else:
+        return None
+    key = _KEY.match(str(value))
+    return f"sealed (key {key[1]})" if key else "sealed"
+
+
+def seal_args(codec: Codec, task: str, text: str) -> str:
+    """Seal a job's arguments, unless they are (those of a schedule's row)."""
+    return text if text.startswith(SEALED) else _seal_json(codec, "args", task, text)
+
+
+def open_args(codec: Codec | None, task: str, text: str) -> str:
+    """Open the arguments of a job of that task; those that are not sealed come back as they are.
+
+    Raises UnknownKey without the right key, CannotOpen if that does not open them.
+    """
+    if not text.startswith(SEALED):
+        return text
+    if codec is None:
+        raise UnknownKey("the arguments are sealed, and this app has no codec: give it the one of the others")
+    return _open(codec, "args", task, json.loads(text)[MARK]).decode()
+
+
+def seal_resolution(codec: Codec, task: str, resolution: Resolution) -> Resolution:
+    """Seal what an attempt has left. Never raises: what cannot be sealed is not kept."""
+    if resolution is SUCCEEDED:
+        return resolution
+    try:
+        return _seal_resolution(codec, task, resolution)
+    except Exception as error:  # noqa: BLE001 - a codec of the user's own; the outcome must be written all the same
+        lost = f"the codec raised {type(error).__name__}: the result or error is not kept"
+        reason = resolution.verb if _is_free(resolution) else resolution.reason
+        return replace(resolution, reason=reason, result=None, error=ErrorInfo("pgqueue.CannotSeal", lost))
+
+
+def seal_progress(codec: Codec, task: str, text: str) -> str:
+    """Seal the note in what a job says of its progress, a JSON object."""
+    said = json.loads(text)
+    if "note" in said:
+        said["note"] = _TEXT + _seal(codec, "note", task, said["note"].encode())
+    return json.dumps(said)
+
+
+def open_job(codec: Codec, job: Job) -> Job:
+    """Open what can be opened of a job; the rest stays sealed."""
+    task = job.task
+    return replace(
+        job,
+        args=_read_json(codec, "args", task, job.args),
+        result=_read_json(codec, "result", task, job.result),
+        error=_read_error(codec, task, job.error),
+        reason=_read_text(codec, "reason", task, job.reason),
+        progress=_read_progress(codec, task, job.progress),
+        attempts=tuple(_read_attempt(codec, task, attempt) for attempt in job.attempts),
+    )
+
+
+def _is_free(resolution: Resolution) -> bool:
+    """Whether the reason is a task's own words."""
+    return resolution.verb in ("snooze", "withdraw") and resolution.reason not in _OURS
+
+
+def _seal_resolution(codec: Codec, task: str, resolution: Resolution) -> Resolution:
+    result, error, reason = resolution.result, resolution.error, resolution.reason
+    if result is not None:
+        result = _seal_json(codec, "result", task, result)
+    if error is not None and reason not in ("sealed", "cannot be opened"):  # those are ours, and say what is missing
+        words = json.dumps([error.message, error.traceback])
+        error = ErrorInfo(error.type, _TEXT + _seal(codec, "error", task, words.encode()))
+    if reason is not None and _is_free(resolution):
+        reason = _TEXT + _seal(codec, "reason", task, reason.encode())
+    return replace(resolution, result=result, error=error, reason=reason)
+
+
+def _about(kind: str, task: str) -> bytes:
+    return f"pgqueue {kind} {task}".encode()
+
+
+def _seal(codec: Codec, kind: str, task: str, plain: bytes) -> str:
+    sealed = codec.seal(plain, _about(kind, task))
+    if not isinstance(sealed, str) or not _PRINTABLE.fullmatch(sealed):
+        raise ConfigError(f"{type(codec).__name__}.seal() gave no text of printable ASCII without spaces")
+    return sealed
+
+
+def _open(codec: Codec, kind: str, task: str, sealed: str) -> bytes:
+    try:
+        return codec.open(sealed, _about(kind, task))
+    except PgqueueError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a codec of the user's own, which may quote what it was given
+        raise CannotOpen(f"{type(codec).__name__}.open() raised {type(error).__name__}") from None
+
+
+def _seal_json(codec: Codec, kind: str, task: str, text: str) -> str:
+    return json.dumps({MARK: _seal(codec, kind, task, text.encode())})
+
+
+def _read_json(codec: Codec, kind: str, task: str, value: Any) -> Any:
+    if sealed_by(value) is None or not isinstance(value, Mapping):
+        return value
+    try:
+        return json.loads(_open(codec, kind, task, value[MARK]))
+    except (PgqueueError, ValueError, RecursionError):
+        return value
+
+
+def _read_text(codec: Codec, kind: str, task: str, text: str | None) -> str | None:
+    if text is None or not text.startswith(_TEXT):
+        return text
+    try:
+        return _open(codec, kind, task, text.removeprefix(_TEXT)).decode()
+    except (PgqueueError, ValueError):
+        return text
+
+
+def _read_error(codec: Codec, task: str, error: ErrorInfo | None) -> ErrorInfo | None:
+    words = None if error is None else _read_text(codec, "error", task, error.message)
+    if error is None or words is None or words == error.message:
+        return error
+    try:
+        message, trace = json.loads(words)
+    except (ValueError, TypeError):  # by a codec of the user's own, which does not look what it opens
+        return error
+    return ErrorInfo(error.type, message, trace)
+
+
+def _read_progress(codec: Codec, task: str, progress: dict[str, Any] | None) -> dict[str, Any] | None:
+    if progress is None or "note" not in progress:
+        return progress
+    return progress | {"note": _read_text(codec, "note", task, progress["note"])}
+
+
+def _read_attempt(codec: Codec, task: str, attempt: Attempt) -> Attempt:
+    reason = _read_text(codec, "reason", task, attempt.reason)
+    return replace(attempt, error=_read_error(codec, task, attempt.error), reason=reason)

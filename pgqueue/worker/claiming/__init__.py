@@ -1,0 +1,1 @@
+"""How a worker claims jobs: its slots, its place in each lane, the producer that asks."""

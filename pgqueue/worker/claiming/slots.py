@@ -1,0 +1,127 @@
+"""Room for running jobs."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from pgqueue.errors import InvalidOption, UnknownQueue
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.tasks.context import Signals
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Running(Signals):
+    """A job in a slot. `abandoned`: whatever comes of it is not written any more."""
+
+    job: ClaimedJob
+    task: asyncio.Task[None] | None = None
+    abandoned: bool = False
+
+
+class Slots:
+    """How many jobs a worker may run, in all and of each queue; which it runs, and which wait for a slot.
+
+    Jobs are claimed `ahead` of free slots where they end fast: those wait here. A queue with a limit of its own is
+    never claimed ahead of that.
+    """
+
+    def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
+        if type(total) is not int or total < 1:
+            raise InvalidOption(f"concurrency {total} cannot be used: give 1 or more")
+        for queue, limit in limits.items():
+            if queue not in queues:
+                raise UnknownQueue(f"a limit names queue {queue!r}, but this worker serves {', '.join(queues)}")
+            if type(limit) is not int or limit < 1:
+                raise InvalidOption(f"limit {queue}={limit} cannot be used: give 1 or more, or leave the queue out")
+        self.total = total
+        self.limited = bool(limits)
+        self.ahead = 0
+        self.ended = 0  # how many jobs have run, ever
+        self._queues = tuple(queues)
+        self._limits = dict(limits)
+        self._held: Counter[str] = Counter()
+        self._reserved = 0
+        self._waiting: deque[ClaimedJob] = deque()
+        self._running: set[Running] = set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    @property
+    def running(self) -> list[Running]:
+        """The jobs that run."""
+        return list(self._running)
+
+    @property
+    def waiting(self) -> list[ClaimedJob]:
+        """The jobs that wait for a slot, the oldest first."""
+        return list(self._waiting)
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether a job waits and a slot is free."""
+        return bool(self._waiting) and len(self._running) < self.total
+
+    @property
+    def wanting(self) -> bool:
+        """Whether it is time to claim: slots are free, or a quarter of what was claimed ahead has begun."""
+        return len(self._waiting) <= self.ahead * 3 // 4 and self.room() > 0
+
+    def rooms(self) -> dict[str, int]:
+        """How many more jobs each queue may give, in order of the queues; a full one is left out."""
+        space = self.room()
+        rooms = {q: min(space, self._limits[q] - self._held[q]) if q in self._limits else space for q in self._queues}
+        return {queue: room for queue, room in rooms.items() if room > 0}
+
+    def room(self) -> int:
+        """How many more jobs may be claimed, whatever their queue."""
+        return self.total + self.ahead - len(self._running) - len(self._waiting) - self._reserved
+
+    def reserve(self, most: int) -> dict[str, int]:
+        """Set room aside for up to `most` jobs, half of what there is; return it by queue, as `rooms` does."""
+        self._reserved = min((self.room() + 1) // 2, most)
+        rooms = {queue: min(room, self._reserved) for queue, room in self.rooms().items() if self._reserved}
+        self._held.update(rooms)
+        return rooms
+
+    def unreserve(self, rooms: dict[str, int]) -> None:
+        """Give back what was set aside. `rooms` is empty afterwards."""
+        self._reserved = 0
+        self._held.subtract(rooms)
+        rooms.clear()
+
+    def admit(self, job: ClaimedJob) -> None:
+        """Let a claimed job wait for its slot."""
+        self._held[job.queue] += 1
+        self._waiting.append(job)
+        self._emptied.clear()
+
+    def begin(self) -> Running | None:
+        """Put the job that has waited longest into a slot, if both are there."""
+        if not self.can_begin:
+            return None
+        running = Running(job=self._waiting.popleft())
+        self._running.add(running)
+        return running
+
+    def give_back(self, running: Running) -> None:
+        """Empty a slot."""
+        self._running.discard(running)
+        self.ended += 1
+        self._leave(running.job)
+
+    def turn_away(self, jobs: Collection[ClaimedJob]) -> None:
+        """Let jobs that wait go without having run."""
+        gone = {job.id for job in jobs}
+        self._waiting = deque(job for job in self._waiting if job.id not in gone)
+        for job in jobs:
+            self._leave(job)
+
+    def _leave(self, job: ClaimedJob) -> None:
+        self._held[job.queue] -= 1
+        if not self._running and not self._waiting:
+            self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Wait until no job runs or waits."""
+        await self._emptied.wait()

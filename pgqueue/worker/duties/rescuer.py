@@ -1,0 +1,99 @@
+"""Rescue: takes the running jobs of dead workers. Every worker does it; row locks keep them apart."""
+
+import logging
+import random
+from collections.abc import Callable
+
+from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
+from pgqueue.db.link import Link
+from pgqueue.events import Event, JobRescued
+from pgqueue.process.duty import Service
+from pgqueue.process.heartbeat import Identity
+from pgqueue.queries import Queries, Query
+from pgqueue.queries.resolve import Rescued
+from pgqueue.tasks.registry import Tasks
+from pgqueue.timing import monotonic
+
+log = logging.getLogger("pgqueue.worker")
+BATCH = 500
+
+
+class Rescuer(Service):
+    """Declares lost who has stopped beating, and gives their jobs back.
+
+    When it has just started, and after it could not reach the database itself, it judges nobody for the length of a
+    lease: after an outage the others may have come back, and not beaten yet.
+    """
+
+    name = "rescue"
+
+    def __init__(
+        self,
+        link: Link,
+        queries: Queries,
+        identity: Identity,
+        max_crashes: int,
+        tasks: Tasks,
+        on_rescued: Callable[[], None],
+        emit: Callable[[Event], None],
+    ) -> None:
+        super().__init__(link)
+        self._queries = queries
+        self._identity = identity
+        self._lease = identity.info.lease_seconds
+        self._max_crashes = max_crashes
+        named = [(name, spec) for spec in tasks for name in (spec.name, *spec.aliases)]
+        self._limits = {name: spec.max_crashes for name, spec in named if spec.max_crashes != max_crashes}
+        self._on_rescued = on_rescued
+        self._emit = emit
+        self._judge_from = monotonic() + self._lease
+        self._forget_at = 0.0
+
+    async def tick(self) -> float:
+        """Rescue once."""
+        try:
+            if monotonic() >= self._judge_from:
+                await self._declare_lost()
+            if await self._rescue() == BATCH:
+                return 0.0
+            if monotonic() >= self._forget_at:
+                await self.link.run(self._queries.forget_lost())
+                self._forget_at = monotonic() + self._lease
+        except DATABASE_ERRORS:
+            self._judge_from = monotonic() + self._lease
+            raise
+        return self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
+
+    async def _declare_lost(self) -> None:
+        for lost in await self.link.run(self._queries.declare_lost()):
+            log.warning("%s %s (%s, pid %d) has stopped beating and is lost", lost.kind, lost.id, lost.host, lost.pid)
+
+    async def _rescue(self) -> int:
+        try:
+            rescued = await self.link.run(self._query())
+        except Exception as error:
+            if not blames_data(error):
+                raise
+            rescued = await self._one_by_one()
+        for job in rescued:
+            log.warning("job %d was taken from a lost worker: it is %s now", job.id, job.state)
+            self._emit(JobRescued(job.id, job.state))
+        if rescued:
+            self._on_rescued()
+        return len(rescued)
+
+    async def _one_by_one(self) -> list[Rescued]:
+        """Rescue what can be rescued, when one row holds up its batch."""
+        rescued: list[Rescued] = []
+        for job in await self.link.run(self._queries.lost_jobs(BATCH)):
+            try:
+                taken: list[Rescued] = await self.link.run(self._query(job))
+                rescued += taken
+            except Exception as error:
+                if not blames_data(error):
+                    raise
+                log.error("job %d of a lost worker cannot be rescued: %s: %s", job, type(error).__name__, brief(error))
+        return rescued
+
+    def _query(self, only: int | None = None) -> Query[list[Rescued]]:
+        return self._queries.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)

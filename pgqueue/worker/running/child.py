@@ -1,0 +1,162 @@
+"""A child process: takes jobs from its worker, runs them, reports."""
+
+import asyncio
+import inspect
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pydantic import TypeAdapter
+
+from pgqueue.errors import ConfigError, ErrorInfo, InvalidOption
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
+from pgqueue.process.logs import current
+from pgqueue.tasks.context import Context, Signals
+from pgqueue.tasks.registry import Tasks
+from pgqueue.tasks.spec import TaskSpec
+from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of, returned
+from pgqueue.worker.running.channel import CHUNK, Inbox, Message, flush, pack
+from pgqueue.worker.running.completion import Completion
+
+MakeCompleter: TypeAlias = Callable[[ClaimedJob, Signals], Completion]
+
+
+PROGRESS_SECONDS = 0.1
+
+
+_JOB = TypeAdapter(ClaimedJob)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSettings:
+    """How children run.
+
+    A child is replaced after `max_jobs` jobs, or when after a job its resident memory is above `max_memory_mib` (its
+    peak, where the system does not tell the present one). One that is stopped gets SIGTERM, and SIGKILL `kill_after`
+    seconds later. `on_start` runs in each child before its first job; if it raises, that attempt has raised.
+    """
+
+    max_jobs: int | None = None
+    max_memory_mib: int | None = None
+    kill_after: float = 5.0
+    on_start: tuple[Callable[[], None], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_jobs", self.max_jobs), ("max_memory_mib", self.max_memory_mib)):
+            if value is not None and value < 1:
+                raise InvalidOption(f"{name} {value} cannot be used: give 1 or more, or None for no limit")
+        if not self.kill_after >= 0:
+            raise InvalidOption(f"kill_after {self.kill_after} cannot be used: give 0 seconds or more")
+
+
+def serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None, channel: socket.socket) -> None:
+    """Run jobs that come over `channel`, one after the other, until it is closed or the child has to be replaced."""
+    pid, prepared = os.getpid(), False
+    for number, message in enumerate(_messages(channel), 1):
+        job = _JOB.validate_python(message["job"])
+        reporter = Reporter(channel, completer)
+        signals = Signals(message["deadline"], host=reporter)
+        refusal, prepared = None if prepared else _prepare(settings), True
+        outcome = refusal or _attempt(tasks, job, signals)
+        if os.getpid() != pid:
+            return  # a process that the task forked and let run on
+        flush()
+        leaves = refusal is not None or number == settings.max_jobs or _too_big(settings.max_memory_mib)
+        answer = {"kind": type(outcome).__name__, "outcome": asdict(outcome), "leaves": leaves}
+        answer["completed"] = signals.completed
+        reporter.answer(answer)
+        if leaves:
+            return
+
+
+class Reporter:
+    """The host of a job in a child. Sends what the task says of its progress, a few times a second at most; and at
+    last the answer, after which nothing of this job is sent. The task may have threads."""
+
+    def __init__(self, channel: socket.socket, completer: MakeCompleter | None) -> None:
+        self._channel: socket.socket | None = channel
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._said_at = 0.0
+        self._completer = completer
+
+    def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
+        """Make what `ctx.transaction()` needs."""
+        if self._completer is None:
+            raise ConfigError("ctx.transaction() works only in a job that a worker runs")
+        return self._completer(job, signals)
+
+    def note_progress(self, job: ClaimedJob, text: str) -> None:
+        """Send how far the job is."""
+        with self._lock:
+            now = time.monotonic()
+            if self._channel is not None and os.getpid() == self._pid and now - self._said_at >= PROGRESS_SECONDS:
+                self._said_at = now
+                self._channel.sendall(pack({"progress": text}))
+
+    def answer(self, message: Message) -> None:
+        """Send the outcome."""
+        with self._lock:
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                channel.sendall(pack(message))
+
+
+def _messages(channel: socket.socket) -> Iterator[Message]:
+    inbox = Inbox()
+    while data := channel.recv(CHUNK):
+        yield from inbox.feed(data)
+
+
+def _prepare(settings: ChildSettings) -> Raised | None:
+    for hook in settings.on_start:
+        _, error = caught(hook)
+        if error is not None:
+            return Raised(ErrorInfo.of(error))
+    return None
+
+
+def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
+    spec = tasks.get(job.task)
+    if spec is None:
+        return UnknownHere()
+    arguments = arguments_of(spec, job)
+    if not isinstance(arguments, dict):
+        return arguments
+    context = Context(job, signals)
+    token = current.set(context)
+    value, raised = _call(spec, arguments, context)
+    current.reset(token)
+    return returned(spec, value) if raised is None else outcome_of(spec, raised)
+
+
+def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[Any, BaseException | None]:
+    value, raised = caught(lambda: spec.call(arguments, context))
+    if raised is not None or not inspect.isawaitable(value):
+        return value, raised
+    answer, broken = caught(lambda: asyncio.run(caught_async(lambda: value)))
+    return (None, broken) if broken else answer
+
+
+def _too_big(limit_mib: int | None) -> bool:
+    return limit_mib is not None and _resident_bytes() > limit_mib * 1024 * 1024
+
+
+def _resident_bytes() -> int:
+    if sys.platform != "linux":
+        return _peak_bytes()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak_bytes() -> int:
+    import resource  # not on Windows, where this module can be imported all the same
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

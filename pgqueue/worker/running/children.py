@@ -1,0 +1,376 @@
+"""Child processes that run tasks: a job goes in, its outcome comes out, and whatever kills a child ends one attempt.
+
+This is the worker's half; what happens in the forked processes is in `pgqueue.worker.nursery`.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
+
+from pgqueue.errors import ErrorInfo, PgqueueError
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
+from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.tasks.context import Signals
+from pgqueue.tasks.registry import Tasks
+from pgqueue.worker.running.channel import CHUNK, Inbox, Message, pack
+from pgqueue.worker.running.child import ChildSettings, MakeCompleter, serve
+from pgqueue.worker.running.nursery import fork_nursery
+
+__all__ = ["ChildSettings", "Children"]
+
+log = logging.getLogger("pgqueue.worker")
+GRACE = 5.0  # seconds that the nursery has for what it does at once
+_OUTCOMES: dict[str, TypeAdapter[Outcome]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Outcome)}
+
+
+class Children:
+    """Child processes that run tasks, one job at a time each. Making one does no I/O.
+
+    A child is forked when a job comes and none is idle. They know the tasks that were registered when `start` was
+    called. All of them end with this process, however it ends. `completer` is called in the child, for what
+    `ctx.transaction()` does there.
+    """
+
+    def __init__(
+        self, tasks: Tasks, settings: ChildSettings | None = None, completer: MakeCompleter | None = None
+    ) -> None:
+        self._tasks = tasks
+        self._settings = settings or ChildSettings()
+        self._work = partial(serve, tasks, self._settings, completer)
+        self._numbers = itertools.count(1)
+        self._children: dict[int, _Child] = {}
+        self._idle: list[_Child] = []
+        self._runs: set[asyncio.Future[None]] = set()
+        self._inbox = Inbox()
+        self._refusal: str | None = "child processes were not started: call start() before the event loop runs"
+        self._started = False
+        self._nursery = 0
+        self._gone: asyncio.Future[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether `run` can be called: started, not closed, and the nursery has not died."""
+        return self._refusal is None
+
+    def start(self) -> None:
+        """Fork the nursery. Call it while the process has no threads, event loop or connections that would be copied.
+
+        Raises PgqueueError where processes cannot be forked.
+        """
+        if self._started:
+            raise PgqueueError("child processes can be started once")
+        if not hasattr(os, "fork"):
+            raise PgqueueError("child processes need os.fork, which this system lacks: run these tasks in threads")
+        if others := [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]:
+            log.warning("threads run while child processes start, and a lock they hold stays held there: %s", others)
+        self._nursery, self._control = fork_nursery(self._work)
+        self._started = True
+        self._control.setblocking(False)
+        self._refusal = None
+
+    async def run(self, job: ClaimedJob, timeout: float | None = None, signals: Signals | None = None) -> Outcome:
+        """Run a job in a child to its end, at most `timeout` seconds. The child does not run it any more afterwards.
+
+        Of `signals` the deadline goes to the child, and its host is told what the job says of its progress;
+        and `completed` is set if the task has completed the job itself.
+        Raises CancelledError after stopping the child when cancelled, and PgqueueError if no child can run, because
+        they were not started, are closed, or the nursery died: the job has not begun then.
+        """
+        try:
+            child = self._take_idle() or self._ask_for_one()
+        except OSError as error:
+            return _died(f"no child process could be made: {error}")
+        with self._in_flight(child):
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self._attempt(child, job, signals or Signals())
+            except TimeoutError:
+                await self._stop(child)
+                return self._timed_out(job, f"the job ran longer than {timeout:g} s: {child.ended.result()}")
+            except BaseException:
+                await self._stop(child)
+                raise
+
+    def kill_all(self) -> None:
+        """Kill all children now. What runs comes back as unstarted."""
+        self._retire_idle()
+        for child in self._children.values():
+            child.cut_off = True
+            self._signal(child, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Stop the children and the nursery, and wait until they have ended. What still runs comes back as unstarted.
+
+        Ends within `kill_after` seconds and a little, whatever the tasks do. A second call does nothing.
+        """
+        if not self._nursery:
+            return
+        self._attach()
+        self._refusal = "child processes are closed: this worker stops"
+        self._retire_idle()
+        for child in self._children.values():
+            child.cut_off = True
+        try:
+            ending = [asyncio.create_task(self._stop(child)) for child in self._children.values()]
+            if ending:
+                await asyncio.wait(ending, timeout=self._settings.kill_after + GRACE)
+            await self._end_nursery()
+            if self._runs:
+                await asyncio.wait(self._runs)
+        finally:
+            self._kill_nursery()
+
+    def _attach(self) -> None:
+        """Hear what the nursery has said, and from the first call on whenever it says something."""
+        if self._gone is None and self._nursery:
+            loop = asyncio.get_running_loop()
+            self._gone = loop.create_future()
+            loop.add_reader(self._control, self._hear)
+        if self._nursery:
+            self._hear()
+
+    def _check(self) -> None:
+        self._attach()
+        if self._refusal is not None:
+            raise PgqueueError(self._refusal)
+
+    def _take_idle(self) -> "_Child | None":
+        self._check()
+        while self._idle:
+            child = self._idle.pop()
+            if child.is_quiet():
+                return child
+            child.close()
+        return None
+
+    def _ask_for_one(self) -> "_Child":
+        near, far = socket.socketpair()
+        child = _Child(next(self._numbers), near, far)
+        try:
+            self._request({"spawn": child.number}, far)
+        except OSError:
+            child.end("it was never made")
+            child.close()
+            self._check()  # the nursery may just have died
+            raise
+        self._children[child.number] = child
+        return child
+
+    @contextmanager
+    def _in_flight(self, child: "_Child") -> Iterator[None]:
+        over = asyncio.get_running_loop().create_future()
+        self._runs.add(over)
+        child.reusable = False
+        try:
+            yield
+        finally:
+            if child.reusable and self.usable and not child.ended.done():
+                self._idle.append(child)
+            else:
+                child.close()
+            self._runs.discard(over)
+            over.set_result(None)
+
+    async def _attempt(self, child: "_Child", job: ClaimedJob, signals: Signals) -> Outcome:
+        def hear(text: str) -> None:
+            if signals.host is not None:
+                signals.host.note_progress(job, text)
+
+        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, hear)
+        if answer is None:
+            why = await child.ended
+            return Unstarted() if child.cut_off else _died(why)
+        outcome = _OUTCOMES[answer["kind"]].validate_python(answer["outcome"])
+        child.reusable = not (answer["leaves"] or child.cut_off)
+        signals.completed = answer["completed"]
+        return outcome
+
+    def _timed_out(self, job: ClaimedJob, message: str) -> Raised:
+        spec = self._tasks.get(job.task)
+        permanent = spec is not None and issubclass(TimedOut, spec.no_retry_on)
+        return Raised(ErrorInfo("pgqueue.TimedOut", message), permanent, "timeout")
+
+    async def _stop(self, child: "_Child") -> None:
+        """End a child and wait until it has. Who waits may be cancelled: it is ended all the same."""
+        if child.stopping is None:
+            child.stopping = asyncio.create_task(self._terminate(child))
+        await asyncio.shield(child.stopping)
+
+    async def _terminate(self, child: "_Child") -> None:
+        self._signal(child, signal.SIGTERM)
+        await asyncio.wait([child.ended], timeout=self._settings.kill_after)
+        if not child.ended.done():
+            self._signal(child, signal.SIGKILL)
+            await asyncio.wait([child.ended])
+
+    def _signal(self, child: "_Child", number: signal.Signals) -> None:
+        with suppress(OSError):  # no nursery, no child
+            self._request({"signal": int(number), "child": child.number})
+
+    def _request(self, message: Message, *channel: socket.socket) -> None:
+        data = pack(message)
+        try:
+            if channel:
+                sent = socket.send_fds(self._control, [data], [end.fileno() for end in channel])
+            else:
+                sent = self._control.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(data):  # it takes nothing any more; without it no child could be stopped
+            self._kill_nursery()
+            raise BrokenPipeError("the nursery does not answer")
+
+    def _hear(self) -> None:
+        try:
+            data = self._control.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._nursery_ended()
+        for message in self._inbox.feed(data):
+            match message:
+                case {"born": int(number), "pid": int(born)}:
+                    self._children[number].born(born)
+                case {"unborn": int(number), "why": str(why)}:
+                    self._forget(number, f"no child process could be made: {why}")
+                case {"died": int(number), "status": int(status)}:
+                    pid = self._children[number].pid
+                    self._forget(number, f"the child process {_ending(status)} (pid {pid}) before the job ended")
+
+    def _forget(self, number: int, why: str) -> None:
+        child = self._children.pop(number)
+        child.end(why)
+        if child in self._idle:
+            self._idle.remove(child)
+            child.close()
+
+    def _nursery_ended(self) -> None:
+        pid, self._nursery = self._nursery, 0
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._control.close()
+        how = "ended"
+        with suppress(ChildProcessError):  # somebody in this process may have waited for all
+            how = _ending(os.waitpid(pid, 0)[1])
+        if self._refusal is None:
+            self._refusal = f"the nursery of the child processes {how} (pid {pid}): restart this worker"
+            log.error("%s", self._refusal)
+        self._retire_idle()
+        for number, child in list(self._children.items()):
+            child.kill_orphan()
+            self._forget(number, f"the child process (pid {child.pid}) ended with its nursery, which {how} (pid {pid})")
+        if self._gone is not None:
+            self._gone.set_result(None)
+
+    def _retire_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _end_nursery(self) -> None:
+        if self._gone is None or self._gone.done():
+            return
+        self._control.shutdown(socket.SHUT_WR)
+        await asyncio.wait([self._gone], timeout=GRACE)
+        self._kill_nursery()
+        await asyncio.wait([self._gone])
+
+    def _kill_nursery(self) -> None:
+        if self._nursery:
+            with suppress(ProcessLookupError):
+                os.kill(self._nursery, signal.SIGKILL)
+
+
+class _Child:
+    """A child as the worker sees it. `ended` says how, once the nursery has told."""
+
+    def __init__(self, number: int, near: socket.socket, far: socket.socket) -> None:
+        near.setblocking(False)
+        self.number = number
+        self.pid: int | None = None
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.stopping: asyncio.Task[None] | None = None
+        self.cut_off = False
+        self.reusable = False
+        self._near = near
+        self._far = far  # kept until it has arrived: macOS may lose a descriptor that is closed on its way
+
+    def born(self, pid: int) -> None:
+        """Note its pid; its end of the channel has arrived."""
+        self.pid = pid
+        self._far.close()
+
+    def end(self, why: str) -> None:
+        """Note that it is no more."""
+        self._far.close()
+        self.ended.set_result(why)
+
+    def close(self) -> None:
+        """Hang up: an idle child ends then."""
+        self._near.close()
+
+    def is_quiet(self) -> bool:
+        """Whether it waits for a job. One that was killed while idle has closed its end."""
+        try:
+            self._near.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return not self.ended.done()
+        except OSError:
+            pass
+        return False
+
+    def kill_orphan(self) -> None:
+        """Kill what a dead nursery has left behind. On Linux the kernel has done it, but for what a task started."""
+        if self.pid is not None:
+            with suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def ask(self, message: Message, hear: Callable[[str], None]) -> Message | None:
+        """Send a message, pass progress on, return the answer; None if none comes any more."""
+        exchange = asyncio.create_task(self._exchange(pack(message), hear))
+        signs: list[asyncio.Future[Any]] = [exchange, self.ended]
+        try:
+            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+            # Of one that died the answer may be on its way. The end of file is, unless the task gave its socket away.
+            await asyncio.wait([exchange], timeout=GRACE)
+            return exchange.result() if exchange.done() else None
+        finally:
+            exchange.cancel()
+            await asyncio.wait([exchange])
+
+    async def _exchange(self, data: bytes, hear: Callable[[str], None]) -> Message | None:
+        loop, inbox = asyncio.get_running_loop(), Inbox()
+        with suppress(OSError):
+            await loop.sock_sendall(self._near, data)
+            while chunk := await loop.sock_recv(self._near, CHUNK):
+                for message in inbox.feed(chunk):
+                    if "progress" not in message:
+                        return message
+                    hear(message["progress"])
+        return None
+
+
+def _died(message: str) -> Raised:
+    return Raised(ErrorInfo("pgqueue.ChildDied", message))
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-code}"

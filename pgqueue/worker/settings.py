@@ -1,0 +1,34 @@
+"""The settings of a worker."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pgqueue.errors import InvalidOption
+from pgqueue.timing import check_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker runs. Durations are seconds.
+
+    `queues` are served in order; `limits` says how many jobs of a queue this worker runs at most at a time.
+    A worker that has not beaten for `lease_seconds` is declared lost and its jobs run again elsewhere. A stopping
+    worker gives its jobs `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or
+    when it has grown beyond `max_memory_per_child` MiB.
+    """
+
+    queues: Sequence[str] = ("default",)
+    concurrency: int = 8
+    limits: Mapping[str, int] = field(default_factory=dict)
+    lease_seconds: float = 30.0
+    poll_seconds: float = 1.0
+    shutdown_timeout: float = 30.0
+    max_jobs_per_child: int | None = None
+    max_memory_per_child: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.queues, str) or not self.queues:
+            raise InvalidOption(f"queues={self.queues!r} cannot be used: give a list of names")
+        check_seconds("lease_seconds", self.lease_seconds, 0.1)
+        check_seconds("poll_seconds", self.poll_seconds, 0.01)
+        check_seconds("shutdown_timeout", self.shutdown_timeout, 0.0)
