@@ -53,7 +53,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
             ) from None
         raise
     with db.Database(dsn).connect("pgqueue migrate") as conn:
-        db.run(conn, Queries(schema).make_partitions())
+        db.run(conn, Queries(schema).schema.make_partitions())
     return before, head()
 
 
@@ -71,7 +71,7 @@ def current(dsn: str, schema: str = "pgqueue") -> str | None:
     """Return the version the schema has; None if it was never migrated."""
     queries = Queries(check_schema(schema))
     with db.Database(dsn).connect("pgqueue migrate") as conn:
-        return db.run(conn, queries.schema_version()) if db.run(conn, queries.has_version()) else None
+        return db.run(conn, queries.schema.schema_version()) if db.run(conn, queries.schema.has_version()) else None
 
 
 def head() -> str:

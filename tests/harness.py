@@ -25,6 +25,12 @@ COMMAND = [sys.executable, "-m", "pgqueue"]
 QUERIES = Queries("pgqueue")
 
 
+def every_statement() -> set[str]:
+    """The name of each statement of pgqueue."""
+    rooms = vars(QUERIES).values()
+    return {name for room in rooms for name in dir(room) if not name.startswith("_") and callable(getattr(room, name))}
+
+
 def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:
     """Wait, outside an event loop, until `condition()` is true."""
     return asyncio.run(eventually(condition, what))

@@ -84,23 +84,23 @@ def test_a_running_job_in_a_thread_sees_that_it_is_cancelled(app: App, conn: Con
 
 def test_a_job_that_would_be_retried_ends_when_it_was_cancelled_meanwhile(conn: Conn) -> None:
     job = _running(conn)
-    assert db.run(conn, QUERIES.cancel(job.id, "no longer wanted")) == "running"
-    assert db.run(conn, QUERIES.resolve([(job, Resolution("retry", "error", 5.0))])) == {job.id}
+    assert db.run(conn, QUERIES.jobs.cancel(job.id, "no longer wanted")) == "running"
+    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("retry", "error", 5.0))])) == {job.id}
     assert scalar(conn, REASON, job.id) == "cancelled by request"
 
 
 def test_a_job_that_succeeds_before_it_can_be_stopped_has_succeeded(conn: Conn) -> None:
     job = _running(conn)
-    db.run(conn, QUERIES.cancel(job.id, "no longer wanted"))
-    assert db.run(conn, QUERIES.resolve([(job, Resolution("succeed"))])) == {job.id}
+    db.run(conn, QUERIES.jobs.cancel(job.id, "no longer wanted"))
+    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("succeed"))])) == {job.id}
     assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "succeeded"
 
 
 def test_a_cancellation_waits_for_a_claim_in_flight_and_then_finds_the_job_running(conn: Conn, dsn: str) -> None:
     job = _enqueued(conn)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
-        assert len(db.run(a, QUERIES.claim(WORKER, {"default": 1}, 1))) == 1
-        cancelling = InThread(lambda: db.run(b, QUERIES.cancel(job, "late")))
+        assert len(db.run(a, QUERIES.jobs.claim(WORKER, {"default": 1}, 1))) == 1
+        cancelling = InThread(lambda: db.run(b, QUERIES.jobs.cancel(job, "late")))
         wait_blocked(conn, b, a)
         a.commit()
         assert cancelling.result() in ("pending", "running")
@@ -110,10 +110,10 @@ def test_a_cancellation_waits_for_a_claim_in_flight_and_then_finds_the_job_runni
 def test_a_cancellation_and_a_claim_at_once_leave_the_job_cancelled(conn: Conn, dsn: str) -> None:
     job = _enqueued(conn)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
-        assert db.run(a, QUERIES.cancel(job, "first")) == "pending"
-        assert db.run(b, QUERIES.claim(WORKER, {"default": 1}, 1)) == []
+        assert db.run(a, QUERIES.jobs.cancel(job, "first")) == "pending"
+        assert db.run(b, QUERIES.jobs.claim(WORKER, {"default": 1}, 1)) == []
         a.commit()
-        assert db.run(b, QUERIES.claim(WORKER, {"default": 1}, 1)) == []
+        assert db.run(b, QUERIES.jobs.claim(WORKER, {"default": 1}, 1)) == []
     assert scalar(conn, REASON, job) == "first"
 
 
@@ -144,7 +144,7 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
             await link.close()
 
     with psycopg.connect(dsn) as lent:
-        assert db.run(lent, QUERIES.cancel(job.id, "no longer wanted")) == "running"
+        assert db.run(lent, QUERIES.jobs.cancel(job.id, "no longer wanted")) == "running"
         putting_back = InThread(lambda: asyncio.run(put_back()))
         blocked = "select count(*) = 1 from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
         wait_for(lambda: scalar(conn, blocked, lent.info.backend_pid), "the outcome to wait for the cancellation")
@@ -156,8 +156,8 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
 
 def test_a_claim_that_was_never_answered_is_not_given_back_when_its_job_was_cancelled(conn: Conn) -> None:
     job, other = _running(conn), _running(conn)
-    db.run(conn, QUERIES.cancel(job.id, "no longer wanted"))
-    assert set(db.run(conn, QUERIES.release_strays(WORKER, []))) == {job.id, other.id}
+    db.run(conn, QUERIES.jobs.cancel(job.id, "no longer wanted"))
+    assert set(db.run(conn, QUERIES.jobs.release_strays(WORKER, []))) == {job.id, other.id}
     assert scalar(conn, REASON, job.id) == "cancelled by request"
     assert scalar(conn, "select state || attempt from pgqueue.job_live where id = %s", other.id) == "pending0"
 
@@ -165,8 +165,8 @@ def test_a_claim_that_was_never_answered_is_not_given_back_when_its_job_was_canc
 def test_giving_back_a_claim_waits_for_a_cancellation_in_flight_and_then_ends_the_job(conn: Conn, dsn: str) -> None:
     job = _running(conn)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
-        db.run(a, QUERIES.cancel(job.id, "no longer wanted"))
-        giving_back = InThread(lambda: db.run(b, QUERIES.release_strays(WORKER, [])))
+        db.run(a, QUERIES.jobs.cancel(job.id, "no longer wanted"))
+        giving_back = InThread(lambda: db.run(b, QUERIES.jobs.release_strays(WORKER, [])))
         wait_blocked(conn, b, a)
         a.commit()
         assert giving_back.result() == [job.id]
@@ -176,10 +176,10 @@ def test_giving_back_a_claim_waits_for_a_cancellation_in_flight_and_then_ends_th
 
 
 def _enqueued(conn: Conn) -> int:
-    return db.run(conn, QUERIES.enqueue([new_job()]))[0].id
+    return db.run(conn, QUERIES.jobs.enqueue([new_job()]))[0].id
 
 
 def _running(conn: Conn) -> ClaimedJob:
     _enqueued(conn)
-    (job,) = db.run(conn, QUERIES.claim(WORKER, {"default": 1}, 1))
+    (job,) = db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 1}, 1))
     return job

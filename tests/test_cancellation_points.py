@@ -104,18 +104,18 @@ def test_a_link_that_was_cancelled_anywhere_works_again(dsn: str, conn: Conn, op
         link = Link(db.Database(dsn), "cancelled link")
 
         async def prepare_and_run() -> Any:
-            return await link.run(QUERIES.enqueue([new_job()]))
+            return await link.run(QUERIES.jobs.enqueue([new_job()]))
 
         async def check() -> None:
             assert scalar(conn, HALF) == 0
             if opened:
-                await link.run(QUERIES.ready())
+                await link.run(QUERIES.workers.ready())
                 assert scalar(conn, CONNECTIONS, "cancelled link") <= 2  # one may still be on its way out
             else:
                 await link.close()
 
         if opened:
-            await link.run(QUERIES.ready())
+            await link.run(QUERIES.workers.ready())
         awaits = await cancel_everywhere(prepare_and_run, check)
         await link.close()
         await gone(conn, "cancelled link")
@@ -195,8 +195,8 @@ def test_a_task_cancelled_in_its_transaction_has_its_effect_and_its_end_or_neith
 
     def claim() -> ClaimedJob:
         conn.execute("delete from pgqueue.job_live")
-        db.run(conn, QUERIES.enqueue([new_job()]))
-        return db.run(conn, QUERIES.claim(worker, {"default": 1}, 1))[0]
+        db.run(conn, QUERIES.jobs.enqueue([new_job()]))
+        return db.run(conn, QUERIES.jobs.claim(worker, {"default": 1}, 1))[0]
 
     async def pay() -> None:
         job = claim()

@@ -875,7 +875,7 @@ def test_signals_to_the_whole_process_group_do_not_end_the_nursery(app: App) -> 
 
 
 def test_closing_ends_a_nursery_that_hangs(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgqueue.worker.children.GRACE", 0.2)
+    monkeypatch.setattr("pgqueue.worker.running.children.GRACE", 0.2)
 
     async def scenario(children: Children) -> None:
         pid = value(await children.run(job("pid")))

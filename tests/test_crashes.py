@@ -42,7 +42,7 @@ def crash(conn: Conn, **values: object) -> int:
 )
 def test_the_limit_of_crashes_is_the_tasks_own_or_the_apps(conn: Conn, crashes: int, task: str, state: str) -> None:
     job = crash(conn, task=task, crash_count=crashes)
-    db.run(conn, QUERIES.rescue(WORKER, 3, {"fragile": 1, "tough": 9}))
+    db.run(conn, QUERIES.jobs.rescue(WORKER, 3, {"fragile": 1, "tough": 9}))
     assert conn.execute("select state, crash_count from pgqueue.job where id = %s", (job,)).fetchone() == (
         state,
         crashes + 1,
@@ -59,11 +59,13 @@ def test_a_limit_is_a_whole_number_from_1_on(app: App) -> None:
 def test_a_death_that_somebody_saw_is_told_to_the_rescuers_and_in_the_error(conn: Conn) -> None:
     worker = add_worker(conn, beat_seconds_ago=0)
     conn.execute("listen pgqueue")
-    assert db.run(conn, QUERIES.declare_dead({worker: "was killed by SIGKILL", uuid4(): "never had a row"})) == 1
+    assert (
+        db.run(conn, QUERIES.workers.declare_dead({worker: "was killed by SIGKILL", uuid4(): "never had a row"})) == 1
+    )
     assert [note.payload for note in conn.notifies(timeout=5, stop_after=1)] == ["!rescue"]
     now = scalar(conn, "select now()")
     job = insert_job(conn, state="running", worker_id=worker, claimed_at=now, lease=1, attempt=1)
-    db.run(conn, QUERIES.rescue(WORKER))
+    db.run(conn, QUERIES.jobs.rescue(WORKER))
     told = scalar(conn, "select error ->> 'message' from pgqueue.transition where job_id = %s", job)
     assert "was killed by SIGKILL at 20" in told
 

@@ -9,7 +9,6 @@ from harness import QUERIES, WORKER, Conn
 from test_enqueue import Lent, on
 
 from pgqueue import App, InvalidOption, QueueFull, db
-from pgqueue.client import admission
 
 JOBS = "select count(*) from pgqueue.job"
 
@@ -53,8 +52,8 @@ def test_a_queue_that_was_full_takes_jobs_again(bounded: App, conn: Conn, monkey
         put("t")
     with pytest.raises(QueueFull):
         put("t")
-    db.run(conn, QUERIES.claim(WORKER, {"bulk": 2}, 2))
-    monkeypatch.setattr(admission, "SOON", 0.0)
+    db.run(conn, QUERIES.jobs.claim(WORKER, {"bulk": 2}, 2))
+    monkeypatch.setattr("pgqueue.client.depths.SOON", 0.0)
     put("t")
     put("t")
     with pytest.raises(QueueFull):
@@ -68,7 +67,7 @@ def test_what_others_put_in_is_seen_when_the_depth_is_looked_up_again(
     for _ in range(5):
         app.using(queue="bulk").enqueue("t")
     bounded.using(queue="bulk").enqueue("t")  # the documented slack: it looked a moment ago
-    monkeypatch.setattr(admission, "LATER", 0.0)
+    monkeypatch.setattr("pgqueue.client.depths.LATER", 0.0)
     with pytest.raises(QueueFull):
         bounded.using(queue="bulk").enqueue("t")
 
@@ -77,26 +76,26 @@ def test_scheduled_and_retrying_jobs_count_and_running_ones_do_not(conn: Conn, a
     for options in ({}, {"delay": 60}, {"delay": 60}):
         app.using(queue="bulk", **options).enqueue("t")  # type: ignore[arg-type]
     app.using(queue="other").enqueue("t")
-    assert db.run(conn, QUERIES.depth("bulk", 100)) == 3
-    db.run(conn, QUERIES.claim(WORKER, {"bulk": 5}, 5))
-    assert db.run(conn, QUERIES.depth("bulk", 100)) == 2
+    assert db.run(conn, QUERIES.jobs.depth("bulk", 100)) == 3
+    db.run(conn, QUERIES.jobs.claim(WORKER, {"bulk": 5}, 5))
+    assert db.run(conn, QUERIES.jobs.depth("bulk", 100)) == 2
 
 
 def test_no_more_is_counted_than_has_to_be(conn: Conn, app: App) -> None:
     app.task(name="t", queue="bulk")(lambda: None).enqueue_many([{}] * 50)
-    assert db.run(conn, QUERIES.depth("bulk", 10)) == 11
+    assert db.run(conn, QUERIES.jobs.depth("bulk", 10)) == 11
 
 
 def test_the_depth_of_a_deep_queue_is_told_from_a_sample(conn: Conn) -> None:
     conn.execute("""insert into pgqueue.job_live (task, queue)
         select 't', case when i % 3 = 0 then 'a' else 'bulk' end from generate_series(1, 60000) as i""")
     exact = scalar(conn, "select count(*) from pgqueue.job_live where queue = 'bulk'")
-    assert abs(db.run(conn, QUERIES.depth("bulk", 100_000)) - exact) < exact * 0.05
-    assert db.run(conn, QUERIES.depth("bulk", 20_000)) <= 20_000 + 64
+    assert abs(db.run(conn, QUERIES.jobs.depth("bulk", 100_000)) - exact) < exact * 0.05
+    assert db.run(conn, QUERIES.jobs.depth("bulk", 20_000)) <= 20_000 + 64
 
 
 def test_a_queue_without_a_depth_is_never_looked_at(dsn: str, bounded: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(bounded.queries), "depth", None)
+    monkeypatch.setattr(type(bounded.queries.jobs), "depth", None)
     bounded.enqueue("t")
     with psycopg.connect(dsn) as lent:
         bounded.using(lent).enqueue("t")

@@ -147,5 +147,5 @@ def test_names_become_numbers(statement: bytes, params: dict[str, Any], expected
 
 
 def test_the_same_shape_of_arguments_is_translated_once() -> None:
-    query = Queries("pgqueue").get_job(1)
+    query = Queries("pgqueue").jobs.get_job(1)
     assert _numbered(query.sql, frozenset()) is _numbered(query.sql, frozenset())

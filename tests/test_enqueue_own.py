@@ -13,8 +13,9 @@ import pytest
 from conftest import scalar, shown
 from harness import wait_for
 from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
 
-from pgqueue import App, Task, UnknownJob, db
+from pgqueue import App, Task, UnknownJob
 
 Conn = psycopg.Connection[Any]
 JOBS = "select count(*) from pgqueue.job"
@@ -149,9 +150,9 @@ def test_an_own_connection_is_asked_whether_it_lives_only_when_it_was_idle(
     monkeypatch: pytest.MonkeyPatch, task: Task[..., None], idle_seconds: float, asked: bool
 ) -> None:
     task.enqueue()
-    monkeypatch.setattr(db, "IDLE_SECONDS", idle_seconds)
+    monkeypatch.setattr("pgqueue.db.pools.IDLE_SECONDS", idle_seconds)
     checked: list[object] = []
-    monkeypatch.setattr(db.ConnectionPool, "check_connection", checked.append)
+    monkeypatch.setattr(ConnectionPool, "check_connection", checked.append)
     task.enqueue()
     assert bool(checked) == asked
 
@@ -162,9 +163,9 @@ def test_an_own_connection_that_was_sent_something_is_asked(
     task.enqueue()
     with app.pools.connection(app.database) as own:
         own.execute("listen gossip")
-    monkeypatch.setattr(db, "IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr("pgqueue.db.pools.IDLE_SECONDS", 3600.0)
     checked: list[object] = []
-    monkeypatch.setattr(db.ConnectionPool, "check_connection", checked.append)
+    monkeypatch.setattr(ConnectionPool, "check_connection", checked.append)
     conn.execute("select pg_catalog.pg_notify('gossip', '')")
     wait_for(lambda: select.select([own], [], [], 0)[0], "the notification's arrival")
     task.enqueue()

@@ -27,7 +27,7 @@ def dsn(emptied_dsn: str) -> str:
 
 
 def claim(conn: Conn) -> list[ClaimedJob]:
-    return db.run(conn, QUERIES.claim(WORKER, {"default": 10}, 10))
+    return db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 10}, 10))
 
 
 @pytest.mark.parametrize("kind", ["own", "own async", "psycopg", "AsyncSession", "psycopg autocommit"])
@@ -59,7 +59,7 @@ def test_what_has_expired_is_never_claimed_and_holds_up_no_other(app: App, conn:
     assert [job.id for job in claim(conn)] == [plain.id - 1, plain.id]
     app.using(expires=60).enqueue("t")
     conn.execute(OVER)
-    due = db.run(conn, QUERIES.next_due(["default"]))
+    due = db.run(conn, QUERIES.jobs.next_due(["default"]))
     assert due is not None
     assert 0 < due <= 1  # no reason to look at once again
 
@@ -67,7 +67,7 @@ def test_what_has_expired_is_never_claimed_and_holds_up_no_other(app: App, conn:
 def test_what_has_expired_is_not_adopted(app: App, conn: Conn) -> None:
     insert_job(conn, state="blocked", waits_for="task", expires_at=datetime(2026, 1, 1, tzinfo=UTC))
     fresh = insert_job(conn, state="blocked", waits_for="task", expires_at=datetime(2099, 1, 1, tzinfo=UTC))
-    assert [job.id for job in db.run(conn, QUERIES.adopt(WORKER, {"default": 9}, ["t"], 5))] == [fresh]
+    assert [job.id for job in db.run(conn, QUERIES.jobs.adopt(WORKER, {"default": 9}, ["t"], 5))] == [fresh]
 
 
 def test_a_worker_cancels_what_has_expired_and_tells_of_it(app: App, conn: Conn) -> None:
@@ -94,9 +94,9 @@ def test_a_worker_cancels_what_has_expired_and_tells_of_it(app: App, conn: Conn)
 def test_the_sweeper_takes_all_in_batches(conn: Conn) -> None:
     conn.execute("""insert into pgqueue.job_live (task, queue, expires_at)
         select 't', 'default', now() - make_interval(secs => i / 10) from generate_series(1, 50) as i""")
-    first = db.run(conn, QUERIES.expire(20))
+    first = db.run(conn, QUERIES.jobs.expire(20))
     assert (len(first), first[0].expires_at <= first[-1].expires_at) == (20, True)
-    assert len(db.run(conn, QUERIES.expire(100, first[-1].expires_at))) == 30
+    assert len(db.run(conn, QUERIES.jobs.expire(100, first[-1].expires_at))) == 30
     assert scalar(conn, "select count(*) from pgqueue.job_finished where reason = 'expired'") == 50
 
 
@@ -106,16 +106,16 @@ def test_the_sweeper_skips_what_a_claim_holds_and_finds_it_started(conn: Conn, d
         assert len(claim(a)) == 1
         a.execute(OVER)  # time passes
         b.execute("set local lock_timeout = '1ms'")
-        assert db.run(b, QUERIES.expire(10)) == []
+        assert db.run(b, QUERIES.jobs.expire(10)) == []
         a.commit()
-        assert db.run(b, QUERIES.expire(10)) == []
+        assert db.run(b, QUERIES.jobs.expire(10)) == []
 
 
 def test_a_claim_skips_what_the_sweeper_holds(conn: Conn, dsn: str, app: App) -> None:
     app.using(expires=60).enqueue("t")
     conn.execute(OVER)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
-        assert len(db.run(a, QUERIES.expire(10))) == 1
+        assert len(db.run(a, QUERIES.jobs.expire(10))) == 1
         assert claim(b) == []
         a.rollback()
         assert claim(b) == []
@@ -125,10 +125,10 @@ def test_a_claim_skips_what_the_sweeper_holds(conn: Conn, dsn: str, app: App) ->
 def test_only_what_has_not_spent_an_attempt_expires(app: App, conn: Conn, verb: str, expires: bool) -> None:
     app.using(expires=60).enqueue("t")
     (job,) = claim(conn)
-    db.run(conn, QUERIES.resolve([(job, Resolution(verb, verb, 0.0, refund=verb != "retry"))]))
+    db.run(conn, QUERIES.jobs.resolve([(job, Resolution(verb, verb, 0.0, refund=verb != "retry"))]))
     conn.execute(OVER)
     assert len(claim(conn)) == (verb == "retry")
-    assert len(db.run(conn, QUERIES.expire(10))) == expires
+    assert len(db.run(conn, QUERIES.jobs.expire(10))) == expires
 
 
 def test_a_job_that_a_schedule_fires_expires_as_its_task_says(app: App, conn: Conn) -> None:

@@ -121,7 +121,7 @@ def buffers(plan: Node) -> int:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_a_claim_reads_the_ready_index_sorts_no_backlog_and_touches_few_pages(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.claim(WORKER, ROOMS, 10), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.claim(WORKER, ROOMS, 10), generic=generic)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
     assert "job_live_ready" in job_scans(plan)
@@ -132,13 +132,13 @@ def test_a_claim_reads_the_ready_index_sorts_no_backlog_and_touches_few_pages(ba
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_a_claim_that_finds_nothing_touches_few_pages(backlog: Conn, generic: bool) -> None:
     backlog.execute("delete from pgqueue.job_live where run_at <= now()")
-    query = QUERIES.claim(WORKER, {"none": 10, "nor this": 10}, 10)
+    query = QUERIES.jobs.claim(WORKER, {"none": 10, "nor this": 10}, 10)
     assert buffers(explain(backlog, query, generic=generic)) < 100
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_next_due_hops_along_the_ready_index(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.next_due(QUEUES), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.next_due(QUEUES), generic=generic)
     assert job_scans(plan) == {"job_live_ready"}
     assert sorted_rows(plan) <= 21
     assert buffers(plan) < 300
@@ -146,7 +146,7 @@ def test_next_due_hops_along_the_ready_index(backlog: Conn, generic: bool) -> No
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_rescue_reads_only_running_rows(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.rescue(WORKER), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.rescue(WORKER), generic=generic)
     assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
     assert "job_live_running" in job_scans(plan)
     assert buffers(plan) < 1000
@@ -154,7 +154,7 @@ def test_rescue_reads_only_running_rows(backlog: Conn, generic: bool) -> None:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_adopt_reads_only_parked_rows_of_its_tasks(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.adopt(WORKER, ROOMS, ["unknown1", "other"], 10), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10), generic=generic)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert "job_live_parked" in job_scans(plan)
@@ -163,7 +163,7 @@ def test_adopt_reads_only_parked_rows_of_its_tasks(backlog: Conn, generic: bool)
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_jobs_of_a_version_that_is_not_known_cost_nothing_however_many_wait(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.adopt(WORKER, ROOMS, ["newer", "other"], 10, {"other": 3}), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["newer", "other"], 10, {"other": 3}), generic=generic)
     assert plan["Actual Rows"] == 0
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert buffers(plan) < 100
@@ -171,7 +171,7 @@ def test_jobs_of_a_version_that_is_not_known_cost_nothing_however_many_wait(back
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_of_a_version_that_is_known_adopt_reads_what_it_takes(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.adopt(WORKER, ROOMS, ["newer"], 10, {"newer": 2}), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["newer"], 10, {"newer": 2}), generic=generic)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert sorted_rows(plan) <= 10
@@ -183,7 +183,7 @@ def test_of_a_version_that_is_known_adopt_reads_what_it_takes(backlog: Conn, gen
 def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool, other: Resolution) -> None:
     rows = backlog.execute("select id, lease from pgqueue.job_live where state = 'running' limit 20").fetchall()
     batch = [(claimed(*row), (SUCCEEDED, other)[i % 2]) for i, row in enumerate(rows)]
-    plan = explain(backlog, QUERIES.resolve(batch), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.resolve(batch), generic=generic)
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) == {"job_live_pkey"}
     assert buffers(plan) < 1000
@@ -193,7 +193,7 @@ def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool, oth
 def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, generic: bool) -> None:
     ((worker,),) = backlog.execute("select worker_id from pgqueue.job_live where state = 'running' limit 1").fetchall()
     backlog.execute("update pgqueue.job_live set cancel_requested_at = now() where worker_id = %s", (worker,))
-    plan = explain(backlog, QUERIES.release_strays(worker, []), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.release_strays(worker, []), generic=generic)
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
     assert buffers(plan) < 1000
@@ -215,16 +215,20 @@ def reads(plan: Node, table: str) -> set[str]:
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
     jobs = with_terms(200, key=tuple(f"k{n}" for n in range(1, 201)))
-    for query in (QUERIES.find_keys(jobs), QUERIES.free_keys(jobs), QUERIES.give_back_keys(list(range(200)), jobs)):
+    for query in (
+        QUERIES.jobs.find_keys(jobs),
+        QUERIES.jobs.free_keys(jobs),
+        QUERIES.jobs.give_back_keys(list(range(200)), jobs),
+    ):
         backlog.execute("deallocate all")
         plan = explain(backlog, query, generic=generic)
         assert reads(plan, "idempotency_key") == {"idempotency_key_pkey"}
         assert buffers(plan) < 1500
     rivals = with_terms(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
-        QUERIES.find_rivals(rivals),
-        QUERIES.free_rivals(rivals),
-        QUERIES.replace(list(range(1, 201)), rivals),
+        QUERIES.jobs.find_rivals(rivals),
+        QUERIES.jobs.free_rivals(rivals),
+        QUERIES.jobs.replace(list(range(1, 201)), rivals),
     ):
         backlog.execute("deallocate all")
         plan = explain(backlog, query, generic=generic)
@@ -235,7 +239,7 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_a_thousand_jobs_with_terms_are_compared_by_hash(backlog: Conn, generic: bool) -> None:
     jobs = with_terms(1000, key=tuple(f"new{n}" for n in range(1000)))
-    plan = explain(backlog, QUERIES.enqueue_with_terms(jobs), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.enqueue_with_terms(jobs), generic=generic)
     assert plan["Actual Rows"] == 1000
     joins = [n for n in nodes(plan) if n["Node Type"] == "Nested Loop"]
     assert all(n["Actual Rows"] * n["Actual Loops"] <= 1000 for n in joins)
@@ -244,13 +248,13 @@ def test_a_thousand_jobs_with_terms_are_compared_by_hash(backlog: Conn, generic:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_the_sweeper_reads_only_what_has_expired(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.expire(100), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.expire(100), generic=generic)
     assert plan["Actual Rows"] == 100
     assert job_scans(plan) <= {"job_live_expires", "job_live_pkey"}
     assert buffers(plan) < 4000
     backlog.execute("deallocate all")
     backlog.execute("update pgqueue.idempotency_key set expires_at = now() where job_id <= 1000")
-    plan = explain(backlog, QUERIES.prune_keys(3), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.prune_keys(3), generic=generic)
     assert [100 < n["Actual Rows"] < 600 for n in nodes(plan) if n["Node Type"] == "ModifyTable"] == [True]
     assert reads(plan, "idempotency_key") == {"idempotency_key_sample", "Tid Range Scan", "idempotency_key_pkey"}
     assert buffers(plan) < 3000
@@ -260,7 +264,7 @@ def test_the_sweeper_reads_only_what_has_expired(backlog: Conn, generic: bool) -
 def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool) -> None:
     for limit, index, pages in ((1000, "job_live_ready", 1500), (1_000_000, "job_live_sample", 5000)):
         backlog.execute("deallocate all")
-        plan = explain(backlog, QUERIES.depth("q0", limit), generic=generic)
+        plan = explain(backlog, QUERIES.jobs.depth("q0", limit), generic=generic)
         assert job_scans(plan) == {index}
         assert buffers(plan) < pages
 
@@ -269,15 +273,15 @@ def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool)
 @pytest.mark.parametrize("verb", ["look", "read_jobs", "tell_ended"])
 def test_waiting_finds_jobs_by_primary_key(backlog: Conn, verb: str, generic: bool) -> None:
     ids = list(range(1, 100)) + [10**9 + n for n in range(100)]
-    query = {"look": QUERIES.look(ids, [True] * len(ids)), "read_jobs": QUERIES.read_jobs(ids)}
-    query["tell_ended"] = QUERIES.tell_ended(ids)
+    query = {"look": QUERIES.waits.look(ids, [True] * len(ids)), "read_jobs": QUERIES.waits.read_jobs(ids)}
+    query["tell_ended"] = QUERIES.waits.tell_ended(ids)
     plan = explain(backlog, query[verb], generic=generic)
     assert job_scans(plan) == {"job_live_pkey"}
     assert buffers(plan) < 2500
 
 
 def test_who_catches_up_probes_the_key_for_each_waiter(backlog: Conn) -> None:
-    plan = explain(backlog, QUERIES.catch_up(), generic=True)
+    plan = explain(backlog, QUERIES.waits.catch_up(), generic=True)
     assert job_scans(plan) == {"job_live_pkey"}
 
 
@@ -290,7 +294,7 @@ def test_results_expire_in_the_partitions_that_hold_them(backlog: Conn, generic:
     backlog.execute(
         "insert into pgqueue.result_expiry select id, finished_at, now() from pgqueue.job_finished where id % 200 = 0"
     )
-    plan = explain(backlog, QUERIES.drop_results(50), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.drop_results(50), generic=generic)
     assert plan["Actual Rows"] == 1
     scans = [
         n for n in nodes(plan) if n.get("Relation Name", "").startswith("job_finished") and "Scan" in n["Node Type"]
@@ -302,7 +306,7 @@ def test_results_expire_in_the_partitions_that_hold_them(backlog: Conn, generic:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_lock_due_reads_the_index_of_next_ticks(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.lock_due(100), generic=generic)
+    plan = explain(backlog, QUERIES.schedules.lock_due(100), generic=generic)
     assert plan["Actual Rows"] == 9
     assert "schedule_wake" in {n.get("Index Name") for n in nodes(plan)}
     assert "Seq Scan" not in {n["Node Type"] for n in nodes(plan)}
@@ -311,7 +315,7 @@ def test_lock_due_reads_the_index_of_next_ticks(backlog: Conn, generic: bool) ->
 
 def test_declaring_schedules_again_writes_nothing(backlog: Conn) -> None:
     schedule = Schedule("s1", Every(60), NewJob("t", "{}", "q0", 0, 20))
-    query = QUERIES.declare([(schedule, datetime.now(UTC))])
+    query = QUERIES.schedules.declare([(schedule, datetime.now(UTC))])
     backlog.execute(query.sql, query.params)
     before = backlog.execute("select ctid from pgqueue.schedule where name = 's1'").fetchone()
     backlog.execute(query.sql, query.params)

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Databases, scalar
-from harness import QUERIES, Conn, claimed, new_job
+from harness import QUERIES, Conn, claimed, every_statement, new_job
 from psycopg.conninfo import conninfo_to_dict
 from test_explain import Node, buffers, explain, nodes
 
@@ -21,7 +21,7 @@ from pgqueue import db
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.process.heartbeat import describe
-from pgqueue.queries import Queries, Query
+from pgqueue.queries import Query
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import State, Tick
@@ -41,81 +41,83 @@ SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
 # What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
 DUTIES: dict[str, Query[Any]] = {
-    "claim": QUERIES.claim(WORKER, ROOMS, 10),
-    "claim_beyond": QUERIES.claim_beyond(WORKER, ROOMS, 10, LANES),
-    "adopt": QUERIES.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
-    "next_due": QUERIES.next_due(list(ROOMS)),
-    "resolve": QUERIES.resolve(BATCH),
-    "resolve successes": QUERIES.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
-    "release_strays": QUERIES.release_strays(WORKER, [1, 2]),
-    "rescue": QUERIES.rescue(WORKER, 5, {"t": 1}, 10),
-    "cancellations": QUERIES.cancellations(WORKER, [1, 2]),
-    "note_progress": QUERIES.note_progress([(job, "{}") for job, _ in BATCH]),
-    "set_waiting": QUERIES.set_waiting(WORKER, True),
-    "set_stopping": QUERIES.set_stopping(WORKER),
-    "declare_lost": QUERIES.declare_lost(),
-    "forget_lost": QUERIES.forget_lost(),
-    "lock_due": QUERIES.lock_due(10),
-    "known_ticks": QUERIES.known_ticks([("s1", NOW)]),
-    "record_ticks": QUERIES.record_ticks([Tick("s1", NOW, "missed", "why")], [(State(SCHEDULE, NOW, NOW), 1.0)]),
-    "unfinished": QUERIES.unfinished([1, 2]),
-    "queued_ticks": QUERIES.queued_ticks(["s1"]),
-    "note_errors": QUERIES.note_errors([("s1", "why", False)]),
-    "news": QUERIES.news([SCHEDULE]),
-    "is_newest_release": QUERIES.is_newest_release(WORKER),
-    "say_release": QUERIES.say_release(WORKER, "shop:app", "r1", ["s1"]),
-    "unsay_release": QUERIES.unsay_release(WORKER),
-    "disable_dropped": QUERIES.disable_dropped("shop:app"),
-    "next_tick": QUERIES.next_tick(),
-    "lock_free": QUERIES.lock_free(["s1"]),
-    "there": QUERIES.there(["s1"]),
-    "lock_stale": QUERIES.lock_stale(10),
-    "read_schedules": QUERIES.read_schedules(["s1"]),
-    "keep_ahead": QUERIES.keep_ahead({"s1": None}, NOW),
-    "declare": QUERIES.declare([(SCHEDULE, NOW)]),
-    "enqueue": QUERIES.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
-    "enqueue_with_terms": QUERIES.enqueue_with_terms([KEYED, ALONE]),
-    "clock": QUERIES.clock(),
-    "expire": QUERIES.expire(100),
-    "prune_keys": QUERIES.prune_keys(3),
-    "tell_ended": QUERIES.tell_ended([1, 2, 5000]),
-    "catch_up": QUERIES.catch_up(),
-    "expire_results": QUERIES.expire_results({1: 60.0}),
-    "drop_results": QUERIES.drop_results(100),
+    "claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
+    "claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
+    "adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
+    "next_due": QUERIES.jobs.next_due(list(ROOMS)),
+    "resolve": QUERIES.jobs.resolve(BATCH),
+    "resolve successes": QUERIES.jobs.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
+    "release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
+    "rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
+    "cancellations": QUERIES.jobs.cancellations(WORKER, [1, 2]),
+    "note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
+    "set_waiting": QUERIES.workers.set_waiting(WORKER, True),
+    "set_stopping": QUERIES.workers.set_stopping(WORKER),
+    "declare_lost": QUERIES.workers.declare_lost(),
+    "forget_lost": QUERIES.workers.forget_lost(),
+    "lock_due": QUERIES.schedules.lock_due(10),
+    "known_ticks": QUERIES.schedules.known_ticks([("s1", NOW)]),
+    "record_ticks": QUERIES.schedules.record_ticks(
+        [Tick("s1", NOW, "missed", "why")], [(State(SCHEDULE, NOW, NOW), 1.0)]
+    ),
+    "unfinished": QUERIES.schedules.unfinished([1, 2]),
+    "queued_ticks": QUERIES.schedules.queued_ticks(["s1"]),
+    "note_errors": QUERIES.schedules.note_errors([("s1", "why", False)]),
+    "news": QUERIES.schedules.news([SCHEDULE]),
+    "is_newest_release": QUERIES.schedules.is_newest_release(WORKER),
+    "say_release": QUERIES.schedules.say_release(WORKER, "shop:app", "r1", ["s1"]),
+    "unsay_release": QUERIES.schedules.unsay_release(WORKER),
+    "disable_dropped": QUERIES.schedules.disable_dropped("shop:app"),
+    "next_tick": QUERIES.schedules.next_tick(),
+    "lock_free": QUERIES.schedules.lock_free(["s1"]),
+    "there": QUERIES.schedules.there(["s1"]),
+    "lock_stale": QUERIES.schedules.lock_stale(10),
+    "read_schedules": QUERIES.schedules.read_schedules(["s1"]),
+    "keep_ahead": QUERIES.schedules.keep_ahead({"s1": None}, NOW),
+    "declare": QUERIES.schedules.declare([(SCHEDULE, NOW)]),
+    "enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
+    "enqueue_with_terms": QUERIES.jobs.enqueue_with_terms([KEYED, ALONE]),
+    "clock": QUERIES.schedules.clock(),
+    "expire": QUERIES.jobs.expire(100),
+    "prune_keys": QUERIES.jobs.prune_keys(3),
+    "tell_ended": QUERIES.waits.tell_ended([1, 2, 5000]),
+    "catch_up": QUERIES.waits.catch_up(),
+    "expire_results": QUERIES.jobs.expire_results({1: 60.0}),
+    "drop_results": QUERIES.jobs.drop_results(100),
 }
 # What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
-    "register": QUERIES.register(describe("worker", 30, ["q0"], ["t"], 8)),
-    "ready": QUERIES.ready(),
-    "heartbeat": QUERIES.heartbeat(WORKER),
-    "unregister": QUERIES.unregister(WORKER),
-    "declare_dead": QUERIES.declare_dead({WORKER: "was killed by SIGKILL"}),
-    "enqueue_one": QUERIES.enqueue_one(new_job(queue="q0")),
-    "enqueue_one_keyed": QUERIES.enqueue_one_keyed(KEYED),
-    "resolve lent": QUERIES.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
-    "enqueue_alike": QUERIES.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
-    "enqueue_keyed": QUERIES.enqueue_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
-    "take_over": QUERIES.take_over(KEYS),
-    "register_waits": QUERIES.register_waits([1, 5000], True),
-    "look": QUERIES.look([1, 5000], [False, True]),
-    "read_jobs": QUERIES.read_jobs([1, 5000]),
-    "find_keys": QUERIES.find_keys([KEYED]),
-    "find_rivals": QUERIES.find_rivals([ALONE]),
-    "replace": QUERIES.replace([5000], [ALONE]),
-    "free_keys": QUERIES.free_keys([KEYED]),
-    "free_rivals": QUERIES.free_rivals([ALONE]),
-    "give_back_keys": QUERIES.give_back_keys([1], [KEYED]),
-    "depth": QUERIES.depth("q0", 1000),
-    "in_index_order": QUERIES.in_index_order(),
-    "get_job": QUERIES.get_job(5000),
-    "cancel": QUERIES.cancel(5000, "why"),
-    "count_jobs": QUERIES.count_jobs(50),
-    "count_finished": QUERIES.count_finished(50),
-    "list_workers": QUERIES.list_workers(),
-    "list_unknown_tasks": QUERIES.list_unknown_tasks(50),
-    "list_schedules": QUERIES.list_schedules(),
-    "lock_schedule": QUERIES.lock_schedule("s1"),
-    "declared": QUERIES.declared("s1"),
+    "register": QUERIES.workers.register(describe("worker", 30, ["q0"], ["t"], 8)),
+    "ready": QUERIES.workers.ready(),
+    "heartbeat": QUERIES.workers.heartbeat(WORKER),
+    "unregister": QUERIES.workers.unregister(WORKER),
+    "declare_dead": QUERIES.workers.declare_dead({WORKER: "was killed by SIGKILL"}),
+    "enqueue_one": QUERIES.jobs.enqueue_one(new_job(queue="q0")),
+    "enqueue_one_keyed": QUERIES.jobs.enqueue_one_keyed(KEYED),
+    "resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
+    "enqueue_alike": QUERIES.jobs.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
+    "enqueue_keyed": QUERIES.jobs.enqueue_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
+    "take_over": QUERIES.jobs.take_over(KEYS),
+    "register_waits": QUERIES.waits.register_waits([1, 5000], True),
+    "look": QUERIES.waits.look([1, 5000], [False, True]),
+    "read_jobs": QUERIES.waits.read_jobs([1, 5000]),
+    "find_keys": QUERIES.jobs.find_keys([KEYED]),
+    "find_rivals": QUERIES.jobs.find_rivals([ALONE]),
+    "replace": QUERIES.jobs.replace([5000], [ALONE]),
+    "free_keys": QUERIES.jobs.free_keys([KEYED]),
+    "free_rivals": QUERIES.jobs.free_rivals([ALONE]),
+    "give_back_keys": QUERIES.jobs.give_back_keys([1], [KEYED]),
+    "depth": QUERIES.jobs.depth("q0", 1000),
+    "in_index_order": QUERIES.jobs.in_index_order(),
+    "get_job": QUERIES.jobs.get_job(5000),
+    "cancel": QUERIES.jobs.cancel(5000, "why"),
+    "count_jobs": QUERIES.jobs.count_jobs(50),
+    "count_finished": QUERIES.jobs.count_finished(50),
+    "list_workers": QUERIES.workers.list_workers(),
+    "list_unknown_tasks": QUERIES.jobs.list_unknown_tasks(50),
+    "list_schedules": QUERIES.schedules.list_schedules(),
+    "lock_schedule": QUERIES.schedules.lock_schedule("s1"),
+    "declared": QUERIES.schedules.declared("s1"),
 }
 STATUS = {"count_jobs", "count_finished", "list_workers", "list_unknown_tasks", "list_schedules"}
 FLAT = DUTIES | OTHERS
@@ -229,7 +231,7 @@ def look(conn: Conn, name: str, *, generic: bool, forbidden: str = "") -> Node:
         for setting in ("enable_seqscan", "jit") if name in DUTIES else ():
             conn.execute(f"set local {setting} = off")
         if name in STATUS:
-            db.run(conn, QUERIES.in_index_order())
+            db.run(conn, QUERIES.jobs.in_index_order())
         if forbidden:
             conn.execute(f"set local {forbidden} = off")
         plan = explain(conn, FLAT[name], generic=generic)
@@ -238,8 +240,7 @@ def look(conn: Conn, name: str, *, generic: bool, forbidden: str = "") -> Node:
 
 
 def test_every_statement_is_looked_at_or_exempt_for_a_reason() -> None:
-    public = {name for name in dir(Queries) if not name.startswith("_") and callable(getattr(Queries, name))}
-    assert public == {name.partition(" ")[0] for name in FLAT} | EXEMPT.keys()
+    assert every_statement() == {name.partition(" ")[0] for name in FLAT} | EXEMPT.keys()
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])

@@ -28,7 +28,7 @@ def place(job: ClaimedJob) -> dict[Lane, Place]:
 
 
 def beyond(conn: Conn, frontier: dict[Lane, Place], rooms: dict[str, int] = ROOMS, room: int = 10) -> list[ClaimedJob]:
-    return db.run(conn, QUERIES.claim_beyond(WORKER, rooms, room, frontier))
+    return db.run(conn, QUERIES.jobs.claim_beyond(WORKER, rooms, room, frontier))
 
 
 def jobs(conn: Conn, count: int, ago: int = 0, **columns: Any) -> list[int]:
@@ -39,12 +39,12 @@ def jobs(conn: Conn, count: int, ago: int = 0, **columns: Any) -> list[int]:
 
 def test_it_claims_what_comes_after_its_place_in_each_lane_it_knows(conn: Conn) -> None:
     first = jobs(conn, 2)
-    (one, two) = db.run(conn, QUERIES.claim(WORKER, ROOMS, 2))
+    (one, two) = db.run(conn, QUERIES.jobs.claim(WORKER, ROOMS, 2))
     assert [one.id, two.id] == first
     before, later = jobs(conn, 1, ago=500), jobs(conn, 3)
     jobs(conn, 1, priority=5)
     assert [job.id for job in beyond(conn, place(two))] == later
-    assert {job.id for job in db.run(conn, QUERIES.claim(WORKER, ROOMS, 9))} > set(before)
+    assert {job.id for job in db.run(conn, QUERIES.jobs.claim(WORKER, ROOMS, 9))} > set(before)
 
 
 def test_lanes_of_a_queue_share_its_room_and_come_by_priority(conn: Conn) -> None:
@@ -82,15 +82,15 @@ def pinned(dsn: str, conn: Conn, request: pytest.FixtureRequest) -> Iterator[Con
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_dead_rows_before_the_frontier_are_not_walked_over(dsn: str, pinned: Conn, generic: bool) -> None:
-    (last,) = db.run(pinned, QUERIES.claim(WORKER, {"default": 1}, 1))
+    (last,) = db.run(pinned, QUERIES.jobs.claim(WORKER, {"default": 1}, 1))
     with psycopg.connect(dsn) as own:
-        plan = explain(own, QUERIES.claim_beyond(WORKER, ROOMS, 10, place(last)), generic=generic)
+        plan = explain(own, QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, place(last)), generic=generic)
         assert plan["Actual Rows"] == 10
         assert job_scans(plan) == {"job_live_ready", "job_live_pkey"}
         assert buffers(plan) < 250
         own.rollback()
         own.execute("deallocate explained")
-        assert buffers(explain(own, QUERIES.claim(WORKER, ROOMS, 10), generic=generic)) > 1000  # what it saves
+        assert buffers(explain(own, QUERIES.jobs.claim(WORKER, ROOMS, 10), generic=generic)) > 1000  # what it saves
 
 
 @pytest.mark.parametrize("long", [60.0, -1.0], ids=["by claims", "by the lookout"])
@@ -98,7 +98,7 @@ def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
     app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch, long: float
 ) -> None:
     """Committed late, or in a lane nobody has seen: none is waited for in vain."""
-    monkeypatch.setattr("pgqueue.worker.frontier.LONG", long)
+    monkeypatch.setattr("pgqueue.worker.claiming.frontier.LONG", long)
     ran: list[str] = []
 
     @app.task(name="t")

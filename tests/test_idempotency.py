@@ -204,11 +204,11 @@ def test_pruning_does_not_wait_for_who_holds_a_key(conn: Conn, connect: Open, sh
     a, b = connect(), connect()
     assert not ship.using(a, idempotency_key="k").enqueue(2).existing
     b.execute("set local lock_timeout = '1ms'")
-    pruned = db.run(b, QUERIES.prune_keys(3))
+    pruned = db.run(b, QUERIES.jobs.prune_keys(3))
     assert pruned is not None
     assert pruned.deleted == 0
     a.rollback()
-    assert db.run(conn, QUERIES.prune_keys(3)) == (pruned.at, 1)
+    assert db.run(conn, QUERIES.jobs.prune_keys(3)) == (pruned.at, 1)
 
 
 def test_keys_are_pruned_in_small_batches_though_few_are_looked_at(conn: Conn, ship: Task[[int], int]) -> None:
@@ -217,7 +217,7 @@ def test_keys_are_pruned_in_small_batches_though_few_are_looked_at(conn: Conn, s
     ship.using(idempotency_key="new").enqueue(1)
     conn.execute("update pgqueue.idempotency_key set expires_at = now() where expires_at < now() + interval '2 h'")
     counts = []
-    while (pruned := db.run(conn, QUERIES.prune_keys(3))) is not None:
+    while (pruned := db.run(conn, QUERIES.jobs.prune_keys(3))) is not None:
         counts.append(pruned.deleted)
     assert max(counts) <= 500
     assert min(counts) > 0

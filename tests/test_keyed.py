@@ -14,7 +14,7 @@ from pgqueue import App, IdempotencyConflict, InvalidArguments, PgqueueError, Ta
 from pgqueue.client import admission
 from pgqueue.events import JobEnqueued
 from pgqueue.jobs.keys import key_hashes
-from pgqueue.queries import Queries
+from pgqueue.queries import Jobs
 from pgqueue.tasks import many_calls as payload
 
 JOBS = "select count(*) from pgqueue.job"
@@ -33,7 +33,7 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Whether one statement carries a whole call."""
     if request.param == "several parts":
         monkeypatch.setattr(payload, "BLOCK", 2)
-        monkeypatch.setattr(admission, "CHUNK", 3)
+        monkeypatch.setattr("pgqueue.client.chunks.CHUNK", 3)
 
 
 def in_order(count: int) -> list[str]:
@@ -137,20 +137,20 @@ def test_a_call_begins_again_when_a_key_has_changed_hands(
 ) -> None:
     ship.using(idempotency_key="k").enqueue(1)
     conn.execute(OVER)
-    plain = getattr(Queries, verb)
+    plain = getattr(Jobs, verb)
     stolen: list[int] = []
 
-    def steal(queries: Queries, given: Any) -> Any:
+    def steal(queries: Jobs, given: Any) -> Any:
         if not stolen:
             with monkeypatch.context() as untouched:
-                untouched.setattr(Queries, verb, plain)
+                untouched.setattr(Jobs, verb, plain)
                 conn.execute("delete from pgqueue.idempotency_key")
                 stolen.append(ship.using(idempotency_key="k").enqueue(1).id)
                 if verb == "find_keys":
                     conn.execute("delete from pgqueue.idempotency_key where job_id = %s", stolen)
         return plain(queries, given)
 
-    monkeypatch.setattr(Queries, verb, steal)
+    monkeypatch.setattr(Jobs, verb, steal)
     bound = ship.using(connect(), idempotency_key=["j", "k"]) if lent else ship.using(idempotency_key=["j", "k"])
     ids = bound.enqueue_many([{"n": 1}] * 2)
     assert (ids[1] == stolen[0]) is (verb == "take_over")

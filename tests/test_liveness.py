@@ -85,29 +85,29 @@ def test_two_workers_of_the_same_host_and_pid_are_two(conn: Conn, dsn: str) -> N
     assert (infos[0].host, infos[0].pid) == (infos[1].host, infos[1].pid)
     jobs = []
     for info in infos:
-        db.run(conn, QUERIES.register(info))
-        db.run(conn, QUERIES.enqueue([new_job()]))
-        jobs += db.run(conn, QUERIES.claim(info.id, {"default": 1}, 1))
+        db.run(conn, QUERIES.workers.register(info))
+        db.run(conn, QUERIES.jobs.enqueue([new_job()]))
+        jobs += db.run(conn, QUERIES.jobs.claim(info.id, {"default": 1}, 1))
 
     conn.execute("update pgqueue.worker set heartbeat_at = now() - interval '1 hour' where id = %s", (infos[0].id,))
-    assert [lost.id for lost in db.run(conn, QUERIES.declare_lost())] == [infos[0].id]
-    assert [db.run(conn, QUERIES.heartbeat(info.id)) for info in infos] == [False, True]
-    assert [rescued.id for rescued in db.run(conn, QUERIES.rescue(infos[1].id))] == [jobs[0].id]
-    (again,) = db.run(conn, QUERIES.claim(infos[1].id, {"default": 1}, 1))
+    assert [lost.id for lost in db.run(conn, QUERIES.workers.declare_lost())] == [infos[0].id]
+    assert [db.run(conn, QUERIES.workers.heartbeat(info.id)) for info in infos] == [False, True]
+    assert [rescued.id for rescued in db.run(conn, QUERIES.jobs.rescue(infos[1].id))] == [jobs[0].id]
+    (again,) = db.run(conn, QUERIES.jobs.claim(infos[1].id, {"default": 1}, 1))
     assert (again.id, again.lease) == (jobs[0].id, 2)
     done = Resolution("succeed")
-    assert db.run(conn, QUERIES.resolve([(job, done) for job in (*jobs, again)])) == {again.id, jobs[1].id}
+    assert db.run(conn, QUERIES.jobs.resolve([(job, done) for job in (*jobs, again)])) == {again.id, jobs[1].id}
     workers = conn.execute("select distinct worker_id from pgqueue.job where state = 'succeeded'").fetchall()
     assert workers == [(infos[1].id,)]
 
 
 def test_a_worker_that_was_declared_lost_can_claim_nothing(conn: Conn) -> None:
     worker = add_worker(conn, lost=True)
-    db.run(conn, QUERIES.enqueue([new_job()]))
+    db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     insert_job(conn, task="t", state="blocked", waits_for="task")
-    assert db.run(conn, QUERIES.claim(worker, {"default": 5}, 5)) == []
-    assert db.run(conn, QUERIES.adopt(worker, {"default": 5}, ["t"], 5)) == []
-    assert len(db.run(conn, QUERIES.claim(WORKER, {"default": 5}, 5))) == 1
+    assert db.run(conn, QUERIES.jobs.claim(worker, {"default": 5}, 5)) == []
+    assert db.run(conn, QUERIES.jobs.adopt(worker, {"default": 5}, ["t"], 5)) == []
+    assert len(db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 5}, 5))) == 1
 
 
 def test_the_watch_stops_a_worker_that_cannot_be_heard_and_lets_it_go_on(dsn: str) -> None:
@@ -319,8 +319,8 @@ def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Con
         async with link.connection() as lent:
             await lent.execute("set default_transaction_read_only = on")
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            await link.run(QUERIES.set_stopping(worker))
-        await link.run(QUERIES.set_stopping(worker))
+            await link.run(QUERIES.workers.set_stopping(worker))
+        await link.run(QUERIES.workers.set_stopping(worker))
         await link.close()
 
     asyncio.run(demote_under_a_link())

@@ -116,7 +116,7 @@ def test_a_worker_goes_on_while_an_upgrade_runs_beside_it(app: App, conn: Conn, 
 def test_the_script_builds_what_an_upgrade_builds(empty_dsn: str, dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute(migrate.script().encode())
-        db.run(conn, Queries("pgqueue").make_partitions())
+        db.run(conn, Queries("pgqueue").schema.make_partitions())
     assert catalogue(empty_dsn) == catalogue(dsn)
     assert migrate.current(empty_dsn) == migrate.head()
     assert migrate.upgrade(empty_dsn) == (migrate.head(), migrate.head())
@@ -171,7 +171,7 @@ def test_partitions_of_yesterday_today_and_the_week_ahead_stand_after_an_upgrade
 
 def test_a_database_that_was_not_migrated_says_so(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as conn, pytest.raises(NotMigrated, match="pgqueue migrate"):
-        db.run(conn, Queries("pgqueue").ready())
+        db.run(conn, Queries("pgqueue").workers.ready())
 
 
 JOB = {"task": "t", "queue": "q"}

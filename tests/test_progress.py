@@ -61,7 +61,7 @@ def scalar_in_thread(app: App, query: str) -> int:
 def test_a_new_attempt_begins_with_no_progress(app: App, conn: Conn) -> None:
     job = app.enqueue("t", {})
     conn.execute("update pgqueue.job_live set progress = '{}' where id = %s", (job.id,))
-    db.run(conn, QUERIES.claim(claimed(1, 1).worker_id, {"default": 1}, 1))
+    db.run(conn, QUERIES.jobs.claim(claimed(1, 1).worker_id, {"default": 1}, 1))
     assert scalar(conn, "select progress is null from pgqueue.job_live")
 
 

@@ -30,12 +30,12 @@ def at_once(conn: Conn) -> AbstractContextManager[Any]:
 
 
 def claim(conn: Conn, worker: Any = WORKER) -> list[ClaimedJob]:
-    return db.run(conn, QUERIES.claim(worker, ROOMS, 3))
+    return db.run(conn, QUERIES.jobs.claim(worker, ROOMS, 3))
 
 
 def running_job(conn: Conn, *, lost: bool = True) -> ClaimedJob:
     """A job that runs; its worker was declared lost, or lives."""
-    db.run(conn, QUERIES.enqueue([new_job()]))
+    db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     (job,) = claim(conn, add_worker(conn))
     if lost:
         conn.execute("update pgqueue.worker set lost_at = now()")
@@ -43,7 +43,7 @@ def running_job(conn: Conn, *, lost: bool = True) -> ClaimedJob:
 
 
 def test_two_claims_at_once_share_no_row_and_do_not_wait(conn: Conn, connect: Open) -> None:
-    db.run(conn, QUERIES.enqueue([new_job() for _ in range(6)]))
+    db.run(conn, QUERIES.jobs.enqueue([new_job() for _ in range(6)]))
     a, b = connect(), connect()
     first = claim(a)
     with at_once(b):
@@ -52,7 +52,7 @@ def test_two_claims_at_once_share_no_row_and_do_not_wait(conn: Conn, connect: Op
 
 
 def test_a_claim_finds_nothing_and_does_not_wait_when_others_hold_all_rows(conn: Conn, connect: Open) -> None:
-    db.run(conn, QUERIES.enqueue([new_job()]))
+    db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     a, b = connect(), connect()
     claim(a)
     with at_once(b):
@@ -60,7 +60,7 @@ def test_a_claim_finds_nothing_and_does_not_wait_when_others_hold_all_rows(conn:
 
 
 def test_many_claimers_take_each_job_exactly_once(conn: Conn, dsn: str) -> None:
-    db.run(conn, QUERIES.enqueue([new_job(priority=i % 5) for i in range(2000)]))
+    db.run(conn, QUERIES.jobs.enqueue([new_job(priority=i % 5) for i in range(2000)]))
     barrier = threading.Barrier(6)
 
     def take_all() -> list[int]:
@@ -78,43 +78,43 @@ def test_many_claimers_take_each_job_exactly_once(conn: Conn, dsn: str) -> None:
 
 
 def test_a_job_enqueued_in_an_open_transaction_is_not_claimed(conn: Conn, connect: Open) -> None:
-    db.run(connect(), QUERIES.enqueue([new_job()]))
+    db.run(connect(), QUERIES.jobs.enqueue([new_job()]))
     assert claim(conn) == []
 
 
 def test_an_open_transaction_that_enqueued_holds_up_no_other_enqueue_and_no_claim(conn: Conn, connect: Open) -> None:
     a, b = connect(), connect()
-    db.run(a, QUERIES.enqueue([new_job()]))
+    db.run(a, QUERIES.jobs.enqueue([new_job()]))
     with at_once(b):
-        (job,) = db.run(b, QUERIES.enqueue([new_job()]))
+        (job,) = db.run(b, QUERIES.jobs.enqueue([new_job()]))
     b.commit()
     assert [taken.id for taken in claim(conn)] == [job.id]
 
 
 def test_a_stale_outcome_after_a_rescue_changes_nothing(conn: Conn) -> None:
     job = running_job(conn)
-    db.run(conn, QUERIES.rescue(WORKER))
-    assert db.run(conn, QUERIES.resolve([(job, Resolution("succeed"))])) == set()
+    db.run(conn, QUERIES.jobs.rescue(WORKER))
+    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("succeed"))])) == set()
     assert scalar(conn, "select state from pgqueue.job") == "pending"
 
 
 def test_a_stale_outcome_does_not_touch_the_next_attempt(conn: Conn) -> None:
     job = running_job(conn)
-    db.run(conn, QUERIES.rescue(WORKER))
+    db.run(conn, QUERIES.jobs.rescue(WORKER))
     (again,) = claim(conn)
     assert (again.id, again.lease) == (job.id, job.lease + 1)
-    assert db.run(conn, QUERIES.resolve([(job, Resolution("bury", "error"))])) == set()
+    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("bury", "error"))])) == set()
     assert scalar(conn, "select state || lease from pgqueue.job_live") == "running2"
 
 
 def test_a_rescue_skips_a_job_whose_outcome_is_in_flight(conn: Conn, connect: Open) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
-    assert db.run(a, QUERIES.resolve([(job, Resolution("succeed"))])) == {job.id}
+    assert db.run(a, QUERIES.jobs.resolve([(job, Resolution("succeed"))])) == {job.id}
     with at_once(b):
-        assert db.run(b, QUERIES.rescue(WORKER)) == []
+        assert db.run(b, QUERIES.jobs.rescue(WORKER)) == []
     a.commit()
-    assert db.run(conn, QUERIES.rescue(WORKER)) == []
+    assert db.run(conn, QUERIES.jobs.rescue(WORKER)) == []
     assert scalar(conn, "select state from pgqueue.job") == "succeeded"
 
 
@@ -127,8 +127,8 @@ def test_an_outcome_waits_for_a_rescue_in_flight_and_then_moves_nothing(
 ) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
-    assert [rescued.id for rescued in db.run(a, QUERIES.rescue(WORKER))] == [job.id]
-    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, outcome)])))
+    assert [rescued.id for rescued in db.run(a, QUERIES.jobs.rescue(WORKER))] == [job.id]
+    late = InThread(lambda: db.run(b, QUERIES.jobs.resolve([(job, outcome)])))
     wait_blocked(conn, b, a)
     a.commit()
     assert late.result() == set()
@@ -140,8 +140,8 @@ def test_an_outcome_waits_for_a_rescue_in_flight_and_then_moves_nothing(
 def test_an_outcome_that_waited_for_a_rescue_that_rolled_back_is_written(conn: Conn, connect: Open) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
-    db.run(a, QUERIES.rescue(WORKER))
-    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, Resolution("succeed"))])))
+    db.run(a, QUERIES.jobs.rescue(WORKER))
+    late = InThread(lambda: db.run(b, QUERIES.jobs.resolve([(job, Resolution("succeed"))])))
     wait_blocked(conn, b, a)
     a.rollback()
     assert late.result() == {job.id}
@@ -153,8 +153,8 @@ def test_an_outcome_that_waited_for_a_note_of_progress_is_written(
 ) -> None:
     job, other = running_job(conn), running_job(conn)
     a, b = connect(), connect()
-    assert db.run(a, QUERIES.note_progress([(job, "{}"), (other, "{}")])) == {job.id, other.id}
-    late = InThread(lambda: db.run(b, QUERIES.resolve([(one, outcome) for one in (job, other)])))
+    assert db.run(a, QUERIES.jobs.note_progress([(job, "{}"), (other, "{}")])) == {job.id, other.id}
+    late = InThread(lambda: db.run(b, QUERIES.jobs.resolve([(one, outcome) for one in (job, other)])))
     wait_blocked(conn, b, a)
     a.commit()
     assert late.result() == {job.id, other.id}
@@ -166,9 +166,9 @@ def test_an_outcome_that_waited_until_its_job_ran_again_elsewhere_moves_nothing(
 ) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
-    db.run(a, QUERIES.rescue(WORKER))
+    db.run(a, QUERIES.jobs.rescue(WORKER))
     (again,) = claim(a)
-    late = InThread(lambda: db.run(b, QUERIES.resolve([(job, outcome)])))
+    late = InThread(lambda: db.run(b, QUERIES.jobs.resolve([(job, outcome)])))
     wait_blocked(conn, b, a)
     a.commit()
     assert late.result() == set()
@@ -178,21 +178,21 @@ def test_an_outcome_that_waited_until_its_job_ran_again_elsewhere_moves_nothing(
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_a_lease_counts_for_its_own_job_alone(conn: Conn, outcome: Resolution) -> None:
     first = running_job(conn)
-    db.run(conn, QUERIES.rescue(WORKER))
+    db.run(conn, QUERIES.jobs.rescue(WORKER))
     (first,) = claim(conn)
     second = running_job(conn)
     assert first.lease != second.lease
     crossed = [(replace(first, lease=second.lease), outcome), (replace(second, lease=first.lease), outcome)]
-    assert db.run(conn, QUERIES.resolve(crossed)) == set()
-    assert db.run(conn, QUERIES.resolve([(first, outcome), (second, outcome)])) == {first.id, second.id}
+    assert db.run(conn, QUERIES.jobs.resolve(crossed)) == set()
+    assert db.run(conn, QUERIES.jobs.resolve([(first, outcome), (second, outcome)])) == {first.id, second.id}
 
 
 def test_two_rescues_at_once_take_a_job_once(conn: Conn, connect: Open) -> None:
     job = running_job(conn)
     a, b = connect(), connect()
-    assert [rescued.id for rescued in db.run(a, QUERIES.rescue(WORKER))] == [job.id]
+    assert [rescued.id for rescued in db.run(a, QUERIES.jobs.rescue(WORKER))] == [job.id]
     with at_once(b):
-        assert db.run(b, QUERIES.rescue(WORKER)) == []
+        assert db.run(b, QUERIES.jobs.rescue(WORKER)) == []
     a.commit()
     assert scalar(conn, "select crash_count from pgqueue.job") == 1
 
@@ -200,10 +200,10 @@ def test_two_rescues_at_once_take_a_job_once(conn: Conn, connect: Open) -> None:
 def test_a_worker_whose_heartbeat_is_in_flight_is_not_declared_lost(conn: Conn, connect: Open) -> None:
     worker = add_worker(conn, beat_seconds_ago=60)
     a, b = connect(), connect()
-    assert db.run(a, QUERIES.heartbeat(worker)) is True
-    assert db.run(b, QUERIES.declare_lost()) == []  # passed by, not waited for
+    assert db.run(a, QUERIES.workers.heartbeat(worker)) is True
+    assert db.run(b, QUERIES.workers.declare_lost()) == []  # passed by, not waited for
     a.commit()
-    assert db.run(b, QUERIES.declare_lost()) == []
+    assert db.run(b, QUERIES.workers.declare_lost()) == []
     b.commit()
     assert scalar(conn, "select lost_at is null from pgqueue.worker")
 
@@ -211,8 +211,8 @@ def test_a_worker_whose_heartbeat_is_in_flight_is_not_declared_lost(conn: Conn, 
 def test_a_heartbeat_that_comes_too_late_learns_that_the_worker_is_lost(conn: Conn, connect: Open) -> None:
     worker = add_worker(conn, beat_seconds_ago=60)
     a, b = connect(), connect()
-    assert [lost.id for lost in db.run(a, QUERIES.declare_lost())] == [worker]
-    beating = InThread(lambda: db.run(b, QUERIES.heartbeat(worker)))
+    assert [lost.id for lost in db.run(a, QUERIES.workers.declare_lost())] == [worker]
+    beating = InThread(lambda: db.run(b, QUERIES.workers.heartbeat(worker)))
     wait_blocked(conn, b, a)
     a.commit()
     assert beating.result() is False
@@ -220,15 +220,18 @@ def test_a_heartbeat_that_comes_too_late_learns_that_the_worker_is_lost(conn: Co
 
 def declare_due(conn: Conn, count: int) -> None:
     tick = datetime.now(UTC) - timedelta(seconds=5)
-    db.run(conn, QUERIES.declare([(Schedule(f"s{i}", Every(3600), new_job(queue="q")), tick) for i in range(count)]))
+    db.run(
+        conn,
+        QUERIES.schedules.declare([(Schedule(f"s{i}", Every(3600), new_job(queue="q")), tick) for i in range(count)]),
+    )
 
 
 def test_two_schedulers_at_once_lock_different_schedules_and_do_not_wait(conn: Conn, connect: Open) -> None:
     declare_due(conn, 4)
     a, b = connect(), connect()
-    first = {due.schedule.name for due in db.run(a, QUERIES.lock_due(2))}
+    first = {due.schedule.name for due in db.run(a, QUERIES.schedules.lock_due(2))}
     with at_once(b):
-        second = {due.schedule.name for due in db.run(b, QUERIES.lock_due(10))}
+        second = {due.schedule.name for due in db.run(b, QUERIES.schedules.lock_due(10))}
     assert len(first) == len(second) == 2
     assert first | second == {"s0", "s1", "s2", "s3"}
 
@@ -237,8 +240,8 @@ def test_a_tick_that_fires_a_second_time_raises_and_takes_its_job_with_it(conn: 
     tick = datetime(2026, 1, 1, tzinfo=UTC)
 
     def fire(one: Conn) -> None:
-        (row,) = db.run(one, QUERIES.enqueue([new_job()]))
-        db.run(one, QUERIES.record_ticks([Tick("s", tick, "fired", None, row.id)]))
+        (row,) = db.run(one, QUERIES.jobs.enqueue([new_job()]))
+        db.run(one, QUERIES.schedules.record_ticks([Tick("s", tick, "fired", None, row.id)]))
 
     a, b = connect(), connect()
     fire(a)
@@ -276,7 +279,7 @@ def test_four_processes_make_partitions_at_once_and_all_are_made(conn: Conn, dsn
     def make() -> None:
         with psycopg.connect(dsn, autocommit=True) as own:
             barrier.wait()
-            db.run(own, QUERIES.make_partitions())
+            db.run(own, QUERIES.schema.make_partitions())
 
     for thread in [InThread(make) for _ in range(4)]:
         thread.result()
@@ -286,11 +289,11 @@ def test_four_processes_make_partitions_at_once_and_all_are_made(conn: Conn, dsn
 def test_enqueue_claim_and_resolve_do_not_wait_for_the_making_of_partitions(conn: Conn, connect: Open) -> None:
     drop_partitions(conn, "day > today + 1")
     a, b = connect(), connect()
-    db.run(a, QUERIES.make_partitions())
+    db.run(a, QUERIES.schema.make_partitions())
     with at_once(b):
-        db.run(b, QUERIES.enqueue([new_job(run_at=datetime(2026, 1, 1, tzinfo=UTC))]))
+        db.run(b, QUERIES.jobs.enqueue([new_job(run_at=datetime(2026, 1, 1, tzinfo=UTC))]))
         (job,) = claim(b)
-        db.run(b, QUERIES.resolve([(job, Resolution("succeed"))]))
+        db.run(b, QUERIES.jobs.resolve([(job, Resolution("succeed"))]))
 
 
 def test_making_partitions_gives_up_on_a_long_reader_and_raises_nothing(conn: Conn, connect: Open) -> None:
@@ -298,30 +301,30 @@ def test_making_partitions_gives_up_on_a_long_reader_and_raises_nothing(conn: Co
     before = partitions(conn)
     reader = connect()
     reader.execute("select count(*) from pgqueue.transition_default")
-    making = InThread(lambda: db.run(conn, QUERIES.make_partitions()))
+    making = InThread(lambda: db.run(conn, QUERIES.schema.make_partitions()))
     making.result()
     assert partitions(conn) == before + 1  # of job_finished, which nobody reads
     reader.rollback()
-    db.run(conn, QUERIES.make_partitions())
+    db.run(conn, QUERIES.schema.make_partitions())
     assert partitions(conn) == before + 2
 
 
 def test_making_partitions_leaves_a_day_alone_whose_rows_are_in_the_default_partition(conn: Conn) -> None:
-    db.run(conn, QUERIES.make_partitions())  # midnight may have passed since the template was made
+    db.run(conn, QUERIES.schema.make_partitions())  # midnight may have passed since the template was made
     drop_partitions(conn, "day = today")
     before = partitions(conn)
-    db.run(conn, QUERIES.enqueue([new_job()]))
-    db.run(conn, QUERIES.make_partitions())
+    db.run(conn, QUERIES.jobs.enqueue([new_job()]))
+    db.run(conn, QUERIES.schema.make_partitions())
     assert partitions(conn) == before + 1  # of job_finished, which has no row yet
     assert scalar(conn, "select count(*) from pgqueue.transition") == 1
 
 
 def test_a_day_without_partitions_goes_to_the_default_one_and_loses_nothing(conn: Conn) -> None:
     drop_partitions(conn, "true")
-    (row,) = db.run(conn, QUERIES.enqueue([new_job()]))
+    (row,) = db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     (job,) = claim(conn)
-    assert db.run(conn, QUERIES.resolve([(job, Resolution("succeed", result="1"))])) == {row.id}
-    found = db.run(conn, QUERIES.get_job(row.id))
+    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("succeed", result="1"))])) == {row.id}
+    found = db.run(conn, QUERIES.jobs.get_job(row.id))
     assert found is not None
     assert (found.state, found.result, len(found.attempts)) == ("succeeded", 1, 1)
     assert scalar(conn, "select count(*) from pgqueue.transition_default") == 3
@@ -332,7 +335,7 @@ def test_a_worker_row_that_is_locked_holds_up_no_claim(conn: Conn, connect: Open
     worker = add_worker(conn)
     insert_job(conn)
     a, b = connect(), connect()
-    db.run(a, QUERIES.heartbeat(worker))
+    db.run(a, QUERIES.workers.heartbeat(worker))
     with at_once(b):
         assert len(claim(b, worker)) == 1
 
@@ -340,6 +343,6 @@ def test_a_worker_row_that_is_locked_holds_up_no_claim(conn: Conn, connect: Open
 def test_a_retried_outcome_whose_first_answer_was_lost_moves_nothing_twice(conn: Conn) -> None:
     job = running_job(conn, lost=False)
     batch = [(claimed(job.id, job.lease), Resolution("retry", "error"))]
-    assert db.run(conn, QUERIES.resolve(batch)) == {job.id}
-    assert db.run(conn, QUERIES.resolve(batch)) == set()
+    assert db.run(conn, QUERIES.jobs.resolve(batch)) == {job.id}
+    assert db.run(conn, QUERIES.jobs.resolve(batch)) == set()
     wait_for(lambda: scalar(conn, "select count(*) from pgqueue.transition where from_state = 'running'") == 1)

@@ -149,10 +149,10 @@ def test_who_only_asks_waits_for_nobody_and_holds_up_no_firing(
 def test_a_delete_waits_for_a_firing_in_flight_whose_tick_stays(app: App, conn: Conn, dsn: str) -> None:
     declare(conn, "s", HOURLY, last_hour(conn))
     with psycopg.connect(dsn) as firing, psycopg.connect(dsn) as deleting:
-        (due,) = db.run(firing, app.queries.lock_due(10))
+        (due,) = db.run(firing, app.queries.schedules.lock_due(10))
         second = InThread(lambda: app.schedules.using(deleting).delete("s"))
         wait_blocked(conn, deleting, firing)
-        db.run(firing, app.queries.record_ticks([], [(due.state, None)]))  # type: ignore[union-attr]
+        db.run(firing, app.queries.schedules.record_ticks([], [(due.state, None)]))  # type: ignore[union-attr]
         firing.commit()
         second.result()
     assert app.schedules.list() == []

@@ -26,7 +26,7 @@ def now(conn: Conn) -> datetime:
 
 def declare(conn: Conn, name: str, plan: Plan, tick: datetime, task: str = "t", **other: Any) -> None:
     schedule = Schedule(name, plan, new_job(task, **other))
-    db.run(conn, QUERIES.declare([(schedule, tick)]))
+    db.run(conn, QUERIES.schedules.declare([(schedule, tick)]))
 
 
 def fire(app: App, dsn: str) -> int:
@@ -195,7 +195,7 @@ def test_a_paused_schedule_does_not_fire(app: App, conn: Conn, dsn: str) -> None
     declare(conn, "s", HOURLY, last_hour(conn))
     conn.execute("update pgqueue.schedule set paused_at = now()")
     assert fire(app, dsn) == 0
-    assert db.run(conn, QUERIES.next_tick()) is None
+    assert db.run(conn, QUERIES.schedules.next_tick()) is None
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_tags_of_a_task_travel_with_its_schedule(app: App, conn: Conn, dsn: 
     def t() -> None: ...
 
     schedule = app.schedules["hourly"]
-    db.run(conn, QUERIES.declare([(schedule, last_hour(conn))]))
+    db.run(conn, QUERIES.schedules.declare([(schedule, last_hour(conn))]))
     assert fire(app, dsn) == 1
     assert scalar(conn, "select tags from pgqueue.job") == ["x", "y, z"]
 

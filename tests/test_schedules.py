@@ -217,7 +217,7 @@ def test_an_edit_waits_for_a_firing_in_flight(report: App, conn: Conn, dsn: str)
     report.schedules.create("s", "report", "0 * * * *")
     due(conn)
     with psycopg.connect(dsn) as firing, psycopg.connect(dsn) as editing:
-        assert len(db.run(firing, report.queries.lock_due(10))) == 1
+        assert len(db.run(firing, report.queries.schedules.lock_due(10))) == 1
         second = InThread(lambda: report.schedules.using(editing).edit("s", 60))
         wait_blocked(conn, editing, firing)
         firing.rollback()

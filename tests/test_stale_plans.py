@@ -28,14 +28,14 @@ def statements(worker: uuid.UUID) -> list[Query[Any]]:
     """What a worker asks all the time."""
     rooms = {"default": 5}
     return [
-        QUERIES.claim(worker, rooms, 5),
-        QUERIES.claim_beyond(worker, rooms, 5, {("default", 0): (TICK, 0)}),
-        QUERIES.adopt(worker, rooms, ["t"], 5),
-        QUERIES.next_due(["default"]),
-        QUERIES.resolve([(claimed(i, 1), SUCCEEDED) for i in range(5)]),
-        QUERIES.release_strays(worker, []),
-        QUERIES.rescue(worker),
-        QUERIES.lost_jobs(),
+        QUERIES.jobs.claim(worker, rooms, 5),
+        QUERIES.jobs.claim_beyond(worker, rooms, 5, {("default", 0): (TICK, 0)}),
+        QUERIES.jobs.adopt(worker, rooms, ["t"], 5),
+        QUERIES.jobs.next_due(["default"]),
+        QUERIES.jobs.resolve([(claimed(i, 1), SUCCEEDED) for i in range(5)]),
+        QUERIES.jobs.release_strays(worker, []),
+        QUERIES.jobs.rescue(worker),
+        QUERIES.jobs.lost_jobs(),
     ]
 
 
@@ -90,8 +90,8 @@ def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
             conn.execute(statement)
         beyond = {("default", 0): (TICK, 0)}
         for query in (
-            QUERIES.claim(worker, {"default": 9}, 9),
-            QUERIES.claim_beyond(worker, {"default": 9}, 9, beyond),
+            QUERIES.jobs.claim(worker, {"default": 9}, 9),
+            QUERIES.jobs.claim_beyond(worker, {"default": 9}, 9, beyond),
         ):
             plan = explain(duty, query, generic=generic)
             duty.execute("deallocate explained")

@@ -73,19 +73,19 @@ def put(conn: Conn, state: JobState, verb: str = "") -> int:
 def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
     """Apply a verb through its statement."""
     if verb == "claim":
-        db.run(conn, QUERIES.claim(WORKER, {"default": 10}, 10))
+        db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 10}, 10))
     elif verb == "adopt":
-        db.run(conn, QUERIES.adopt(WORKER, {"default": 10}, ["t"], 10))
+        db.run(conn, QUERIES.jobs.adopt(WORKER, {"default": 10}, ["t"], 10))
     elif verb == "cancel":
-        db.run(conn, QUERIES.cancel(job, "not wanted"))
+        db.run(conn, QUERIES.jobs.cancel(job, "not wanted"))
     elif verb == "expire":
         conn.execute("update pgqueue.job_live set attempt = 0, expires_at = now() where id = %s", (job,))
-        db.run(conn, QUERIES.expire(10))
+        db.run(conn, QUERIES.jobs.expire(10))
         conn.execute("update pgqueue.job_live set attempt = 2, expires_at = null where id = %s", (job,))
     elif verb.startswith("rescue"):
-        db.run(conn, QUERIES.rescue(WORKER))
+        db.run(conn, QUERIES.jobs.rescue(WORKER))
     else:
-        db.run(conn, QUERIES.resolve([(claimed(job, lease), RESOLUTIONS[verb])]))
+        db.run(conn, QUERIES.jobs.resolve([(claimed(job, lease), RESOLUTIONS[verb])]))
 
 
 def row(conn: Conn, job: int) -> Any:
@@ -126,14 +126,14 @@ def test_the_moves_that_happen_are_exactly_the_moves_of_the_table(tx: Conn) -> N
         for state in JobState:
             with tx.transaction(savepoint_name="one", force_rollback=False):
                 apply(tx, verb, put(tx, state, verb))
-    db.run(tx, QUERIES.enqueue([new_job()]))
+    db.run(tx, QUERIES.jobs.enqueue([new_job()]))
     happened = tx.execute("select distinct from_state, to_state from pgqueue.transition").fetchall()
     allowed = {(source, move.target) for move in TRANSITIONS.values() for source in move.sources or [None]}
     assert set(happened) == allowed
 
 
 def test_enqueue_writes_one_transition_from_nothing_to_pending(tx: Conn) -> None:
-    job = db.run(tx, QUERIES.enqueue([new_job()]))[0].id
+    job = db.run(tx, QUERIES.jobs.enqueue([new_job()]))[0].id
     assert scalar(tx, "select state from pgqueue.job where id = %s", job) == "pending"
     assert moves(tx, job) == [(None, "pending", 0, 0)]
 
@@ -152,7 +152,7 @@ def test_a_wrong_lease_never_moves_a_job(tx: Conn, verb: str, offset: int) -> No
 def test_resolve_answers_with_the_job_that_moved_and_not_with_the_one_that_lost_its_lease(tx: Conn, verb: str) -> None:
     mine, stale = put(tx, JobState.RUNNING), put(tx, JobState.RUNNING)
     batch = [(claimed(mine, LEASE), RESOLUTIONS[verb]), (claimed(stale, LEASE - 1), RESOLUTIONS[verb])]
-    assert db.run(tx, QUERIES.resolve(batch)) == {mine}
+    assert db.run(tx, QUERIES.jobs.resolve(batch)) == {mine}
 
 
 @pytest.mark.parametrize(("verb", "attempt"), [("retry", 2), ("snooze", 1), ("release", 1), ("park", 1)])

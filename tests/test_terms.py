@@ -12,7 +12,6 @@ from conftest import scalar
 from harness import QUERIES, WORKER, Conn, InThread, wait_blocked
 
 from pgqueue import App, DuplicateJob, IdempotencyConflict, InvalidOption, Task, Unique, db
-from pgqueue.client import admission
 from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 
@@ -92,7 +91,7 @@ def test_batches_that_replace_in_opposite_order_do_not_deadlock(ship: Task[[int]
 def test_a_batch_of_several_chunks_is_all_or_none_and_knows_its_duplicates(
     conn: Conn, connect: Open, ship: Task[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "CHUNK", 2)
+    monkeypatch.setattr("pgqueue.client.chunks.CHUNK", 2)
     outside = ship.using(idempotency_key="k3").enqueue(3)
     lent = connect()
     keyed = ship.using(lent, idempotency_key=lambda n: f"k{n}")
@@ -153,7 +152,7 @@ def test_a_job_met_by_skipping_may_start_before_the_commit_and_a_replaced_one_ma
     a, worker = connect(), connect()
     for on_conflict, started in (("replace", []), ("skip", [first.id])):
         assert ship.using(a, unique_key="k", on_conflict=on_conflict).enqueue(2).id == first.id  # type: ignore[arg-type]
-        assert [job.id for job in db.run(worker, QUERIES.claim(WORKER, {"default": 9}, 9))] == started
+        assert [job.id for job in db.run(worker, QUERIES.jobs.claim(WORKER, {"default": 9}, 9))] == started
         a.commit()
 
 
@@ -176,8 +175,8 @@ def test_a_job_that_has_expired_keeps_no_other_out(
     else:
         call = f"unique_key => 'k', unique_while => '{while_}', on_conflict => '{on_conflict}'"
         assert scalar(conn, f"select pgqueue.enqueue('ship', '{{\"n\": 2}}', {call})") != first.id
-    assert [job.id for job in db.run(conn, QUERIES.expire(9))] == [first.id]
-    assert [job.args for job in db.run(conn, QUERIES.claim(WORKER, {"default": 9}, 9))] == ['{"n": 2}']
+    assert [job.id for job in db.run(conn, QUERIES.jobs.expire(9))] == [first.id]
+    assert [job.args for job in db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 9}, 9))] == ['{"n": 2}']
 
 
 @pytest.mark.parametrize(("end", "existing"), [("commit", True), ("rollback", False)])
@@ -202,7 +201,7 @@ def test_who_frees_the_key_of_an_expired_job_waits_for_the_sweeper(
     ship.using(unique_key="k", expires=60).enqueue(1)
     conn.execute(OVER)
     sweeper, b = connect(), connect()
-    assert len(db.run(sweeper, QUERIES.expire(9))) == 1
+    assert len(db.run(sweeper, QUERIES.jobs.expire(9))) == 1
     waiting = InThread(lambda: ship.using(b, unique_key="k").enqueue(2))
     wait_blocked(conn, b, sweeper)
     sweeper.commit()

@@ -911,6 +911,6 @@ def test_nothing_of_it_is_loaded_or_left_in_production(app: App) -> None:
     plain = App("unused").queries
     with rolled_back(app) as jobs:
         jobs.travel(60)
-        assert b"60.0" in app.queries.next_due(["q"]).sql
-    assert app.queries.next_due(["q"]).sql == plain.next_due(["q"]).sql
+        assert b"60.0" in app.queries.jobs.next_due(["q"]).sql
+    assert app.queries.jobs.next_due(["q"]).sql == plain.jobs.next_due(["q"]).sql
     assert pgqueue_testing.__name__ not in __import__("pgqueue").__dict__.get("__all__", ())

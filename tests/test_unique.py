@@ -32,7 +32,7 @@ def dsn(emptied_dsn: str) -> str:
 
 
 def claim(conn: Conn, worker: Any = WORKER) -> list[ClaimedJob]:
-    return db.run(conn, QUERIES.claim(worker, {"default": 10}, 10))
+    return db.run(conn, QUERIES.jobs.claim(worker, {"default": 10}, 10))
 
 
 def put(app: App, conn: object = None, n: int = 1, key: str = "k", **options: Any) -> Job:
@@ -56,10 +56,10 @@ def test_one_that_lives_is_unique_until_it_ends(app: App, conn: Conn) -> None:
     first = put(app, unique=live)
     (job,) = claim(conn)
     assert put(app, unique=live).id == first.id
-    db.run(conn, QUERIES.resolve([(job, Resolution("retry", "error", 0.0))]))
+    db.run(conn, QUERIES.jobs.resolve([(job, Resolution("retry", "error", 0.0))]))
     assert put(app, unique=live).id == first.id
     (job,) = claim(conn)
-    db.run(conn, QUERIES.resolve([(job, Resolution("bury", "error"))]))
+    db.run(conn, QUERIES.jobs.resolve([(job, Resolution("bury", "error"))]))
     assert put(app, unique=live).id != first.id
 
 
@@ -70,7 +70,7 @@ def test_a_job_that_is_cancelled_or_expires_gives_its_key_up(app: App, conn: Con
         app.cancel(first.id)
     else:
         conn.execute("update pgqueue.job_live set expires_at = now()")
-        db.run(conn, QUERIES.expire(10))
+        db.run(conn, QUERIES.jobs.expire(10))
     assert not put(app).existing
 
 
@@ -119,7 +119,7 @@ def test_replacing_gives_a_waiting_job_all_that_the_new_call_says_and_tells_of_i
 def test_a_parked_job_can_be_replaced(app: App, conn: Conn) -> None:
     first = put(app, unique=Unique(while_="live"))
     (job,) = claim(conn)
-    db.run(conn, QUERIES.resolve([(job, Resolution("park", "unknown task", refund=True))]))
+    db.run(conn, QUERIES.jobs.resolve([(job, Resolution("park", "unknown task", refund=True))]))
     assert put(app, n=2, unique=Unique(while_="live"), on_conflict="replace").id == first.id
     assert scalar(conn, "select state || (args->>'n') from pgqueue.job") == "blocked2"
 
@@ -129,7 +129,7 @@ def test_what_runs_or_has_run_is_not_replaced(app: App, conn: Conn) -> None:
     first = put(app, unique=live)
     (job,) = claim(conn)
     assert put(app, n=2, unique=live).id == first.id
-    db.run(conn, QUERIES.resolve([(job, Resolution("retry", "error", 0.0))]))
+    db.run(conn, QUERIES.jobs.resolve([(job, Resolution("retry", "error", 0.0))]))
     assert put(app, n=3, unique=live).id == first.id
     assert scalar(conn, ARGS) == ["1"]
 
@@ -194,12 +194,12 @@ def test_a_job_that_goes_back_to_pending_collides_with_nobody(app: App, conn: Co
     first = put(app)
     (job,) = claim(conn)
     second = put(app, n=2)
-    assert db.run(conn, QUERIES.resolve([(job, resolution)])) == {first.id}
+    assert db.run(conn, QUERIES.jobs.resolve([(job, resolution)])) == {first.id}
     assert put(app, n=3).id == second.id
     jobs = claim(conn)
     assert {one.id for one in jobs} == {first.id, second.id}
     third = put(app, n=3)
-    assert db.run(conn, QUERIES.resolve([(one, resolution) for one in jobs])) == {first.id, second.id}
+    assert db.run(conn, QUERIES.jobs.resolve([(one, resolution) for one in jobs])) == {first.id, second.id}
     assert scalar(conn, "select array_agg(id order by id) from pgqueue.job_live where state = 'pending'") == [
         first.id, second.id, third.id,
     ]  # fmt: skip
@@ -210,11 +210,11 @@ def test_rescue_and_the_giving_back_of_strays_collide_with_nobody(app: App, conn
     worker = add_worker(conn)
     claim(conn, worker)
     put(app, n=2)
-    db.run(conn, QUERIES.release_strays(worker, []))
+    db.run(conn, QUERIES.jobs.release_strays(worker, []))
     claim(conn, worker)
     put(app, n=3)
     conn.execute("update pgqueue.worker set lost_at = now()")
-    assert len(db.run(conn, QUERIES.rescue(WORKER))) == 2
+    assert len(db.run(conn, QUERIES.jobs.rescue(WORKER))) == 2
     assert scalar(conn, "select count(*) from pgqueue.job_live where state = 'pending'") == 3
 
 
@@ -282,7 +282,7 @@ def test_an_enqueue_waits_for_an_outcome_in_flight_of_a_live_job(app: App, conn:
     put(app, unique=live)
     (job,) = claim(conn)
     a, b = connect(), connect()
-    db.run(a, QUERIES.resolve([(job, Resolution("succeed"))]))
+    db.run(a, QUERIES.jobs.resolve([(job, Resolution("succeed"))]))
     waiting = InThread(lambda: put(app, b, n=2, unique=live))
     wait_blocked(conn, b, a)
     a.commit()
@@ -335,7 +335,7 @@ def test_many_producers_and_a_claimer_leave_one_waiting_job_for_each_key(app: Ap
                 jobs = claim(own)
                 taken += len(jobs)
                 if jobs:
-                    db.run(own, QUERIES.resolve([(job, Resolution("retry", "error", 3600.0)) for job in jobs]))
+                    db.run(own, QUERIES.jobs.resolve([(job, Resolution("retry", "error", 3600.0)) for job in jobs]))
         return taken
 
     producers = [InThread(lambda how=how: produce(how)) for how in ("skip", "replace", "replace")]

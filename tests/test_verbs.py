@@ -73,7 +73,7 @@ class Verbs(RuleBasedStateMachine):
     def boot(self, name: str) -> None:
         worker = uuid.uuid4()
         info = WorkerInfo(worker, "worker", "h", 1, "0", ["default"], TASKS, 8, 30.0)
-        db.run(self.conn, QUERIES.register(info))
+        db.run(self.conn, QUERIES.workers.register(info))
         self.workers[name] = worker
         self.model.alive.add(worker)
 
@@ -119,14 +119,14 @@ class Verbs(RuleBasedStateMachine):
     @rule(name=AB, room=st.integers(1, 4))
     def claim(self, name: str, room: int) -> None:
         worker, run_at = self.workers[name], self.run_at()
-        claimed = db.run(self.conn, QUERIES.claim(worker, {"default": room}, room))
+        claimed = db.run(self.conn, QUERIES.jobs.claim(worker, {"default": room}, room))
         assert [job.id for job in claimed] == self.model.claim(worker, run_at, room)
         self.took(claimed)
 
     @rule(name=AB, room=st.integers(1, 4), tasks=st.lists(task_names, unique=True))
     def adopt(self, name: str, room: int, tasks: list[str]) -> None:
         worker, run_at = self.workers[name], self.run_at()
-        claimed = db.run(self.conn, QUERIES.adopt(worker, {"default": room}, tasks, room))
+        claimed = db.run(self.conn, QUERIES.jobs.adopt(worker, {"default": room}, tasks, room))
         assert {job.id for job in claimed} == self.model.adopt(worker, run_at, tasks, room)
         self.took(claimed)
 
@@ -144,14 +144,14 @@ class Verbs(RuleBasedStateMachine):
             claim = self.a_claim(index, current)
             exhausted = resolution.verb == "retry" and claim.is_last_attempt  # as lifecycle.decide() has it
             batch[claim.id, claim.lease] = claim, RESOLUTIONS[6] if exhausted else resolution
-        moved = db.run(self.conn, QUERIES.resolve(list(batch.values())))
+        moved = db.run(self.conn, QUERIES.jobs.resolve(list(batch.values())))
         assert moved == self.model.resolve(batch.values())
 
     @precondition(lambda self: self.claims)
     @rule(index=which, current=st.booleans(), done=st.integers(0, 9))
     def note_progress(self, index: int, current: bool, done: int) -> None:
         claim = self.a_claim(index, current)
-        noted = db.run(self.conn, QUERIES.note_progress([(claim, f'{{"done": {done}}}')]))
+        noted = db.run(self.conn, QUERIES.jobs.note_progress([(claim, f'{{"done": {done}}}')]))
         assert noted == self.model.note_progress([(claim, str(done))])
 
     @precondition(lambda self: self.known)
@@ -169,7 +169,7 @@ class Verbs(RuleBasedStateMachine):
     def expire(self, index: int) -> None:
         job = self.known[index % len(self.known)]
         self.conn.execute("update pgqueue.job_live set expires_at = now() where id = %s", (job,))
-        expired = db.run(self.conn, QUERIES.expire(10))
+        expired = db.run(self.conn, QUERIES.jobs.expire(10))
         self.conn.execute("update pgqueue.job_live set expires_at = null where id = %s", (job,))
         assert [one.id for one in expired] == [job] * self.model.expire(job)
 
@@ -182,14 +182,14 @@ class Verbs(RuleBasedStateMachine):
     @rule(name=AB)
     def declare_lost(self, name: str) -> None:
         worker = self.workers[name]
-        db.run(self.conn, QUERIES.declare_dead({worker: "was killed by SIGKILL"}))
+        db.run(self.conn, QUERIES.workers.declare_dead({worker: "was killed by SIGKILL"}))
         self.model.alive.discard(worker)
 
     @rule(name=AB)
     def end_without_a_row(self, name: str) -> None:
         """A row that somebody deleted. Its jobs count as lost; and a new boot follows, for a claim asks for no row."""
         worker = self.workers[name]
-        db.run(self.conn, QUERIES.unregister(worker))
+        db.run(self.conn, QUERIES.workers.unregister(worker))
         self.model.alive.discard(worker)
         self.boot(name)
 
@@ -201,13 +201,13 @@ class Verbs(RuleBasedStateMachine):
     def rescue(self, name: str, lost: str | None) -> None:
         if lost is not None:
             self.declare_lost(lost)
-        rescued = db.run(self.conn, QUERIES.rescue(self.workers[name], MAX_CRASHES, LIMITS))
+        rescued = db.run(self.conn, QUERIES.jobs.rescue(self.workers[name], MAX_CRASHES, LIMITS))
         assert {(job.id, str(job.state)) for job in rescued} == self.model.rescue(MAX_CRASHES, LIMITS)
 
     @rule(name=AB, indices=st.lists(which, max_size=2))
     def release_strays(self, name: str, indices: list[int]) -> None:
         held = [self.known[index % len(self.known)] for index in indices if self.known]
-        released = db.run(self.conn, QUERIES.release_strays(self.workers[name], held))
+        released = db.run(self.conn, QUERIES.jobs.release_strays(self.workers[name], held))
         assert set(released) == self.model.release_strays(self.workers[name], held)
 
     @rule()

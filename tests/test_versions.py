@@ -122,7 +122,7 @@ def test_a_worker_looks_once_at_a_job_it_does_not_know(
 ) -> None:
     (old, _), (_, third) = release(2), release(3)
     asked = itertools.count()
-    adopt = old.queries.adopt
+    adopt = old.queries.jobs.adopt
     monkeypatch.setattr(old.queries, "adopt", lambda *args: (next(asked), adopt(*args))[1])
     job = third.enqueue(recipients=["a"])
     asyncio.run(_run_until(old, lambda: old.get(job.id).state == "blocked" and next(asked) > 20))
@@ -320,12 +320,12 @@ def test_the_crash_limit_of_a_task_holds_under_its_former_name(app: App) -> None
 
 
 def test_adopt_takes_what_waits_for_versions_that_are_known(conn: Conn) -> None:
-    ids = [row.id for row in db.run(conn, QUERIES.enqueue([new_job(version=v) for v in (1, 2, 3)]))]
+    ids = [row.id for row in db.run(conn, QUERIES.jobs.enqueue([new_job(version=v) for v in (1, 2, 3)]))]
     conn.execute("update pgqueue.job_live set state = 'blocked', waits_for = 'task'")
     rooms = {"default": 9}
-    assert [j.id for j in db.run(conn, QUERIES.adopt(WORKER, rooms, ["t"], 9))] == ids[:1]
-    assert [j.id for j in db.run(conn, QUERIES.adopt(WORKER, rooms, ["t"], 9, {"t": 2}))] == ids[1:2]
-    assert [j.id for j in db.run(conn, QUERIES.adopt(WORKER, rooms, ["u", "t"], 9, {"t": 7}))] == ids[2:]
+    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["t"], 9))] == ids[:1]
+    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["t"], 9, {"t": 2}))] == ids[1:2]
+    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["u", "t"], 9, {"t": 7}))] == ids[2:]
 
 
 def test_a_version_that_is_no_number_holds_up_nobody(release: Release, conn: Conn) -> None:
@@ -345,10 +345,10 @@ def test_the_status_tells_the_version_that_waits(release: Release, conn: Conn) -
         "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds)"
         " values (gen_random_uuid(), 'worker', 'h', 1, '0', '{default}', '{send,send@2}', 8, 30) returning id"
     ).fetchone()
-    (waiting,) = db.run(conn, QUERIES.list_unknown_tasks())
+    (waiting,) = db.run(conn, QUERIES.jobs.list_unknown_tasks())
     assert (waiting.task, waiting.version, waiting.jobs, waiting.known_to_a_worker) == ("send", "3", 1, False)
     conn.execute("update pgqueue.worker set tasks = tasks || '{send@3}' where id = %s", worker)
-    assert db.run(conn, QUERIES.list_unknown_tasks())[0].known_to_a_worker
+    assert db.run(conn, QUERIES.jobs.list_unknown_tasks())[0].known_to_a_worker
 
 
 def test_a_schedule_fires_the_version_that_declared_it_whoever_fires(release: Release, dsn: str, conn: Conn) -> None:

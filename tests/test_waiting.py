@@ -38,7 +38,7 @@ from pgqueue.client import wait_hub as hub
 from pgqueue.client.waiting import Ending, Follower
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
-from pgqueue.queries import Queries
+from pgqueue.queries.results import WaitQueries
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.duties import announcer, listener
 from pgqueue.worker.duties.announcer import Announcer
@@ -86,7 +86,7 @@ def end(conn: Conn, job_id: int, **told: Any) -> None:
         " worker_id = gen_random_uuid() where id = %s",
         (job_id,),
     )
-    assert db.run(conn, QUERIES.resolve([(claimed(job_id, 1), Resolution("succeed", **told))])) == {job_id}
+    assert db.run(conn, QUERIES.jobs.resolve([(claimed(job_id, 1), Resolution("succeed", **told))])) == {job_id}
 
 
 def test_each_wait_is_woken_by_an_event_however_soon_the_job_ends(no_polling: None, app: App, add: Any) -> None:
@@ -278,13 +278,13 @@ def test_thousands_of_waits_share_a_connection_and_their_looks(
     app: App, conn: Conn, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    look = Queries.look
+    look = WaitQueries.look
 
-    def counted(self: Queries, ids: Sequence[int], followed: Sequence[bool]) -> Any:
+    def counted(self: WaitQueries, ids: Sequence[int], followed: Sequence[bool]) -> Any:
         looks.append(len(ids))
         return look(self, ids, followed)
 
-    monkeypatch.setattr(Queries, "look", counted)
+    monkeypatch.setattr(WaitQueries, "look", counted)
     ids = add.enqueue_many({"a": n, "b": 1} for n in range(2000))
 
     async def body() -> list[Any]:
@@ -307,8 +307,8 @@ def test_while_nobody_waits_no_statement_is_sent(
     app: App, conn: Conn, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[set[int]] = []
-    tell = Queries.tell_ended
-    monkeypatch.setattr(Queries, "tell_ended", lambda self, ids: told.append(set(ids)) or tell(self, ids))
+    tell = WaitQueries.tell_ended
+    monkeypatch.setattr(WaitQueries, "tell_ended", lambda self, ids: told.append(set(ids)) or tell(self, ids))
     add.enqueue_many({"a": n, "b": 1} for n in range(50))
     drain(app, conn)
     assert told == []
@@ -384,7 +384,7 @@ def test_a_notification_that_comes_with_an_answer_is_heard(
 
     async def end_it(own: db.AsyncConnection) -> None:
         end(conn, job.id, result="3")
-        db.run(conn, QUERIES.tell_ended([job.id]))
+        db.run(conn, QUERIES.waits.tell_ended([job.id]))
         while not own._notifies_backlog:
             await own.execute("select 1")
 
@@ -416,11 +416,11 @@ def test_who_comes_while_others_are_registered_is_registered_before_the_look(
 
 def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
     ids = [2**62 + n for n in range(1000)]  # the longest there are
-    db.run(conn, QUERIES.register_waits(ids, announce=False))
+    db.run(conn, QUERIES.waits.register_waits(ids, announce=False))
     with psycopg.connect(dsn, autocommit=True) as listening:
         listening.execute('listen "pgqueue.ended"')
-        db.run(conn, QUERIES.catch_up())
-        db.run(conn, QUERIES.tell_ended(ids))
+        db.run(conn, QUERIES.waits.catch_up())
+        db.run(conn, QUERIES.waits.tell_ended(ids))
         payloads = heard(listening, conn)
     assert len(payloads) == 2 * 4  # each fits into the 8000 bytes that there are
     assert sorted(int(word) for payload in payloads for word in payload.split()) == sorted(ids * 2)
@@ -429,12 +429,12 @@ def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
 def test_two_who_register_and_one_who_tells_cannot_deadlock(conn: Conn, dsn: str) -> None:
     ids = list(range(1, 200))
     for job_id in reversed(ids):  # so that they do not lie in the order of their ids
-        db.run(conn, QUERIES.register_waits([job_id], announce=False))
+        db.run(conn, QUERIES.waits.register_waits([job_id], announce=False))
     with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second:
-        db.run(first, QUERIES.register_waits(ids[:1], announce=False))
-        telling = InThread(lambda: db.run(second, QUERIES.tell_ended(ids)))
+        db.run(first, QUERIES.waits.register_waits(ids[:1], announce=False))
+        telling = InThread(lambda: db.run(second, QUERIES.waits.tell_ended(ids)))
         wait_blocked(conn, second, first)  # at the first row: it holds none that the other may want
-        db.run(first, QUERIES.register_waits(reversed(ids), announce=False))
+        db.run(first, QUERIES.waits.register_waits(reversed(ids), announce=False))
         first.commit()
         telling.result()
         second.commit()
@@ -517,10 +517,10 @@ def test_who_comes_while_the_connection_is_given_up_is_told_so(
             hub_of(app).add(late[0])
         await close(self)
 
-    def look(self: Queries, *_: Any) -> Any:
+    def look(self: WaitQueries, *_: Any) -> Any:
         raise RuntimeError("what nobody has foreseen")
 
-    monkeypatch.setattr(Queries, "look", look)
+    monkeypatch.setattr(WaitQueries, "look", look)
     monkeypatch.setattr(Link, "close", come)
     for wait in (first.wait, lambda limit: late[0].future.result(limit)):
         with pytest.raises(RuntimeError, match="foreseen"):

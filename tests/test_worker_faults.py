@@ -10,7 +10,8 @@ from conftest import eventually, scalar, work
 from harness import Proxy, insert_job
 
 from pgqueue import App, Context
-from pgqueue.queries import Queries
+from pgqueue.queries import Jobs
+from pgqueue.queries.base import Templates
 from pgqueue.worker import Worker, WorkerSettings
 
 Conn = psycopg.Connection[Any]
@@ -278,7 +279,7 @@ def test_nobody_notifies_a_worker_to_whom_jobs_come_often(app: App, conn: Conn) 
     asyncio.run(scenario())
 
 
-class CountingQueries(Queries):
+class CountingJobs(Jobs):
     """The statements, with a count of claims."""
 
     claims = 0
@@ -294,7 +295,7 @@ class CountingQueries(Queries):
 
 def claims_during(app: App, conn: Conn, busy: Any, beats: int, **settings: Any) -> int:
     """How often a worker claims between the moment it is `busy` and its `beats`-th heartbeat after it."""
-    app.queries = counting = CountingQueries(app.schema)
+    app.queries.jobs = counting = CountingJobs(Templates(app.schema), None)
     seen: set[Any] = set()
     at_start = [0]
 

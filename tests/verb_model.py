@@ -1,7 +1,7 @@
 """What pgqueue's statements promise, in plain Python: the model that test_verbs.py compares the database with.
 
-Every move goes through `pgqueue.jobs.lifecycle.TRANSITIONS`; the rest (attempts, leases, refunds, cancellations, crashes)
-is written down here once more, from the documentation and not from the SQL.
+Every move goes through `pgqueue.jobs.lifecycle.TRANSITIONS`; the rest (attempts, leases, refunds, cancellations,
+crashes) is written down here once more, from the documentation and not from the SQL.
 """
 
 from collections.abc import Collection, Iterable, Sequence

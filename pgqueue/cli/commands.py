@@ -217,7 +217,7 @@ def list_jobs(
     if state is not None and state not in PHASES:
         raise InvalidOption(f"state {state!r} is not one of {', '.join(PHASES)}")
     home = app_or_default(app, dsn, schema)
-    query = home.queries.list_jobs(state=state, queue=queue, task=task, before=before, limit=limit)
+    query = home.queries.jobs.list_jobs(state=state, queue=queue, task=task, before=before, limit=limit)
     jobs = _read(home, query)
     output.print_json(jobs) if as_json else output.print_jobs("jobs", jobs)
 
@@ -259,7 +259,7 @@ def list_dead(
 ) -> None:
     """List dead letters, newest first."""
     home = app_or_default(app, dsn, schema)
-    jobs = _read(home, home.queries.list_jobs(state="failed", queue=queue, task=task, before=before, limit=limit))
+    jobs = _read(home, home.queries.jobs.list_jobs(state="failed", queue=queue, task=task, before=before, limit=limit))
     output.print_json(jobs) if as_json else output.print_dead(jobs)
 
 

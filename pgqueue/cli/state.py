@@ -30,11 +30,11 @@ def read_state(home: App, *, exact: bool) -> State:
     queries, most = home.queries, None if exact else MOST_COUNTED
     with home.pools.connection(home.database) as conn, conn.transaction():
         if most is not None:
-            db.run(conn, queries.in_index_order())
+            db.run(conn, queries.jobs.in_index_order())
         return State(
-            db.run(conn, queries.count_jobs(most)),
-            db.run(conn, queries.list_workers()),
-            db.run(conn, queries.list_unknown_tasks(most)),
-            db.run(conn, queries.list_schedules()),
-            db.run(conn, queries.count_finished(most)),
+            db.run(conn, queries.jobs.count_jobs(most)),
+            db.run(conn, queries.workers.list_workers()),
+            db.run(conn, queries.jobs.list_unknown_tasks(most)),
+            db.run(conn, queries.schedules.list_schedules()),
+            db.run(conn, queries.jobs.count_finished(most)),
         )

@@ -87,23 +87,25 @@ class Admission:
                 rivalled.append(at)
                 orphans += [(entry.id, job)] if entry.took else []
         if orphans:
-            yield self._queries.give_back_keys([job_id for job_id, _ in orphans], [job for _, job in orphans])
+            yield self._queries.jobs.give_back_keys([job_id for job_id, _ in orphans], [job for _, job in orphans])
         return throttled, rivalled
 
     def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[Entry]]:
         if len(jobs) == 1 and terms_of(jobs[0]).hash is not None and terms_of(jobs[0]).alone is None:
-            return self._queries.enqueue_one_keyed(jobs[0], guarded=guarded)
-        return self._queries.enqueue_with_terms(jobs, guarded=guarded)
+            return self._queries.jobs.enqueue_one_keyed(jobs[0], guarded=guarded)
+        return self._queries.jobs.enqueue_with_terms(jobs, guarded=guarded)
 
     def _meet_keys(self, lost: list[int]) -> Steps[None]:
         """Find who has the keys. Those whose time is over are freed, and wanted again."""
         if not lost:
             return
         jobs = [self._waiting[at] for at in lost]
-        found: list[FoundKey] = sorted((yield self._queries.find_keys(jobs)))  # rows are locked in the order of keys
+        found: list[FoundKey] = sorted(
+            (yield self._queries.jobs.find_keys(jobs))
+        )  # rows are locked in the order of keys
         over = [jobs[key.ord - 1] for key in found if key.over]
         if over:
-            yield self._queries.free_keys(over)
+            yield self._queries.jobs.free_keys(over)
         replacing = []
         for key in found:
             at, job = lost[key.ord - 1], jobs[key.ord - 1]
@@ -121,10 +123,10 @@ class Admission:
         jobs that have expired are freed, and wanted again."""
         if not lost:
             return
-        found: list[Rival] = sorted((yield self._queries.find_rivals([self._waiting[at] for at in lost])))
+        found: list[Rival] = sorted((yield self._queries.jobs.find_rivals([self._waiting[at] for at in lost])))
         over = [self._waiting[lost[rival.ord - 1]] for rival in found if rival.over]
         if over:
-            yield self._queries.free_rivals(over)
+            yield self._queries.jobs.free_rivals(over)
         replacing = []
         for rival in found:
             at = lost[rival.ord - 1]
@@ -151,7 +153,7 @@ class Admission:
     def _replace(self, replacing: list[tuple[int, int]]) -> Steps[set[int]]:
         if not replacing:
             return set()
-        query = self._queries.replace([job_id for _, job_id in replacing], [self._jobs[at] for at, _ in replacing])
+        query = self._queries.jobs.replace([job_id for _, job_id in replacing], [self._jobs[at] for at, _ in replacing])
         replaced: set[int] = yield query
         return replaced
 
@@ -302,13 +304,13 @@ async def admit_all_async(conn: db.AnyAsyncConnection, queries: Queries, steps: 
 
 @contextmanager
 def _savepoint(conn: db.Connection, queries: Queries) -> Iterator[None]:
-    db.run(conn, queries.begin())  # or psycopg would take the savepoint for the transaction, and commit it
+    db.run(conn, queries.jobs.begin())  # or psycopg would take the savepoint for the transaction, and commit it
     with conn.transaction():
         yield
 
 
 @asynccontextmanager
 async def _savepoint_async(conn: db.AnyAsyncConnection, queries: Queries) -> AsyncIterator[None]:
-    await db.run_async(conn, queries.begin())
+    await db.run_async(conn, queries.jobs.begin())
     async with db.savepoint_async(conn):
         yield

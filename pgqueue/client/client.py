@@ -35,25 +35,25 @@ class Client:
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, self._session.run(self._home.queries.get_job(job_id)), self._session.handle)
+        return _found(job_id, self._session.run(self._home.queries.jobs.get_job(job_id)), self._session.handle)
 
     async def aget(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, await self._session.arun(self._home.queries.get_job(job_id)), self._session.handle)
+        return _found(job_id, await self._session.arun(self._home.queries.jobs.get_job(job_id)), self._session.handle)
 
     def cancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
         """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
 
         Raises UnknownJob for a job that has ended or never was.
         """
-        return _cancelled(job_id, self._session.run(self._home.queries.cancel(job_id, reason)))
+        return _cancelled(job_id, self._session.run(self._home.queries.jobs.cancel(job_id, reason)))
 
     async def acancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
         """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
 
         Raises UnknownJob for a job that has ended or never was.
         """
-        return _cancelled(job_id, await self._session.arun(self._home.queries.cancel(job_id, reason)))
+        return _cancelled(job_id, await self._session.arun(self._home.queries.jobs.cancel(job_id, reason)))
 
     def _new(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
         check_name("task", task)

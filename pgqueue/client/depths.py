@@ -35,7 +35,7 @@ class Depths:
             return
         seen = self._seen.get(queue)
         if seen is None or time.monotonic() - seen.at > (SOON if seen.depth + more > limit else LATER):
-            depth = yield queries.depth(queue, limit)
+            depth = yield queries.jobs.depth(queue, limit)
             seen = self._seen[queue] = _Seen(depth, time.monotonic())
         if seen.depth + more > limit:
             raise QueueFull(queue, seen.depth, limit)

@@ -92,7 +92,7 @@ class KeyedCalls:
     def _enqueue(self, queries: Queries, part: Part) -> Any:
         hashes = [self.hashes[at] for at in part.places]
         headers = _headers([self.keys[at] for at in part.places], self.like.version)
-        return queries.enqueue_keyed(self.like, part.args, hashes, headers)
+        return queries.jobs.enqueue_keyed(self.like, part.args, hashes, headers)
 
     def _meet(self, queries: Queries, left: list[int], ids: dict[int, int]) -> Steps[set[int]]:
         """Find who has the keys of those that were not let in. Keys whose time is over are taken over: return which."""
@@ -100,7 +100,7 @@ class KeyedCalls:
         found: list[FoundKey] = []
         for part in chunks(jobs):
             before = len(found)
-            found += [key._replace(ord=key.ord + before) for key in (yield queries.find_keys(part))]
+            found += [key._replace(ord=key.ord + before) for key in (yield queries.jobs.find_keys(part))]
             if len(found) < before + len(part):
                 raise Again
         over = []
@@ -119,12 +119,12 @@ class KeyedCalls:
         """Let in calls whose keys belong to nobody any more. Other keys are held by now, so nobody is waited for."""
         if not over:
             return
-        taken: int = yield queries.take_over([str(self.hashes[at]) for at in over])
+        taken: int = yield queries.jobs.take_over([str(self.hashes[at]) for at in over])
         if taken < len(over):
             raise Again
         entries: list[Entry] = []
         for part in chunks([self._job(at) for at in over]):
-            entries += yield queries.enqueue_with_terms(part)
+            entries += yield queries.jobs.enqueue_with_terms(part)
         if not all(entry.entered for entry in entries):
             raise Again
         ids |= {at: entry.id for at, entry in zip(over, entries, strict=True)}

@@ -164,19 +164,19 @@ class ScheduleClient:
 
     def list(self, *, after: str | None = None, limit: int = 1000) -> Sequence[ScheduleStatus]:
         """Return schedules by name, those `after` one of them."""
-        return self._session.run(self._queries.list_schedules(None, after, limit))
+        return self._session.run(self._queries.schedules.list_schedules(None, after, limit))
 
     async def alist(self, *, after: str | None = None, limit: int = 1000) -> Sequence[ScheduleStatus]:
         """Return schedules by name, those `after` one of them."""
-        return await self._session.arun(self._queries.list_schedules(None, after, limit))
+        return await self._session.arun(self._queries.schedules.list_schedules(None, after, limit))
 
     def ticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Sequence[Tick]:
         """Return what became of the newest ticks of a schedule, newest first."""
-        return self._session.run(self._queries.list_ticks(name, limit, before))
+        return self._session.run(self._queries.schedules.list_ticks(name, limit, before))
 
     async def aticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Sequence[Tick]:
         """Return what became of the newest ticks of a schedule, newest first."""
-        return await self._session.arun(self._queries.list_ticks(name, limit, before))
+        return await self._session.arun(self._queries.schedules.list_ticks(name, limit, before))
 
     def definition(self, name: str) -> Schedule:
         """Return what a schedule says. Raises UnknownSchedule; InvalidPlan for one that cannot be used."""
@@ -195,16 +195,16 @@ class ScheduleClient:
         return await self._session.aperform(self._preview(name, count))
 
     def _get(self, name: str) -> Steps[ScheduleStatus]:
-        found = yield self._queries.list_schedules(name)
+        found = yield self._queries.schedules.list_schedules(name)
         if not found:
             raise _unknown(name)
         return found[0]  # type: ignore[no-any-return]
 
     def _locked(self, name: str) -> Steps[Due]:
-        return _usable(name, (yield self._queries.lock_schedule(name)))
+        return _usable(name, (yield self._queries.schedules.lock_schedule(name)))
 
     def _read(self, name: str) -> Steps[Due]:
-        found = yield self._queries.read_schedules([name])
+        found = yield self._queries.schedules.read_schedules([name])
         return _usable(name, found[0] if found else None)
 
     def _definition(self, name: str) -> Steps[Schedule]:
@@ -215,18 +215,18 @@ class ScheduleClient:
         return preview(due.schedule, due.schedule.plan.timezone, due.state.now, count)
 
     def _create(self, schedule: Schedule, replacing: bool, by: str | None) -> Steps[ScheduleStatus]:
-        now = yield self._queries.clock()
+        now = yield self._queries.schedules.clock()
         tick = schedule.after(now)
         if tick is None:
             raise InvalidPlan(
                 f"schedule {schedule.name!r} has no tick after now: give a later moment, or enqueue the job"
             )
-        if not (yield self._queries.create_schedule(schedule, tick, _who(by))):
+        if not (yield self._queries.schedules.create_schedule(schedule, tick, _who(by))):
             if not replacing:
                 raise ScheduleExists(f"a schedule is called {schedule.name!r} already: edit it, or give replace=True")
-            due = yield self._queries.lock_schedule(schedule.name)
+            due = yield self._queries.schedules.lock_schedule(schedule.name)
             yield from self._redefine(due, schedule, now, _who(by))
-        yield self._queries.wake_schedulers()
+        yield self._queries.schedules.wake_schedulers()
         return (yield from self._get(schedule.name))
 
     def _edit(
@@ -235,7 +235,7 @@ class ScheduleClient:
         due = yield from self._locked(name)
         schedule = edited(self._home, due.schedule, plan, at, options)
         yield from self._redefine(due, schedule, due.state.now, _who(by))
-        yield self._queries.wake_schedulers()
+        yield self._queries.schedules.wake_schedulers()
         return (yield from self._get(name))
 
     def _redefine(self, due: Due | Unusable | None, new: Schedule, now: datetime, by: str | None) -> Steps[None]:
@@ -249,37 +249,37 @@ class ScheduleClient:
                 tick = due.state.next_tick
             else:
                 ticks = settled(due.state, now, f"passed before {by or 'the code'} changed the plan")
-                yield self._queries.record_ticks(ticks)
+                yield self._queries.schedules.record_ticks(ticks)
         if tick is None and not (isinstance(due, Due) and same):
             raise InvalidPlan(f"schedule {new.name!r} would have no tick after now: delete it, or give a later moment")
         keep = isinstance(due, Due) and same
-        yield self._queries.redefine(new, tick, None if by is None else now, by, keep_gap=keep)
+        yield self._queries.schedules.redefine(new, tick, None if by is None else now, by, keep_gap=keep)
 
     def _revert(self, name: str) -> Steps[ScheduleStatus]:
-        due = yield self._queries.lock_schedule(name)
-        declared = yield self._queries.declared(name)
+        due = yield self._queries.schedules.lock_schedule(name)
+        declared = yield self._queries.schedules.declared(name)
         if due is None:
             raise _unknown(name)
         if declared is None:
             raise InvalidOption(f"schedule {name!r} was made at run time: the code does not say what it was")
-        now = due.state.now if isinstance(due, Due) else (yield self._queries.clock())
+        now = due.state.now if isinstance(due, Due) else (yield self._queries.schedules.clock())
         yield from self._redefine(due, declared, now, None)
-        yield self._queries.wake_schedulers()
+        yield self._queries.schedules.wake_schedulers()
         return (yield from self._get(name))
 
     def _pause(self, name: str, until: datetime | None, by: str | None, catch_up: str) -> Steps[ScheduleStatus]:
         if until is not None:
             until = check_moment("until", until)
-            if until <= (yield self._queries.clock()):
+            if until <= (yield self._queries.schedules.clock()):
                 raise InvalidOption(f"until={until} has passed: give a later moment")
-        found = yield self._queries.pause_schedule(name, until, _who(by), check_policy("catch_up", catch_up))
+        found = yield self._queries.schedules.pause_schedule(name, until, _who(by), check_policy("catch_up", catch_up))
         if not found:
             raise _unknown(name)
         return (yield from self._get(name))
 
     def _resume(self, name: str, catch_up: str | None) -> Steps[ScheduleStatus]:
         policy = None if catch_up is None else check_policy("catch_up", catch_up)
-        if not (yield self._queries.resume_schedule(name, policy)):
+        if not (yield self._queries.schedules.resume_schedule(name, policy)):
             raise _unknown(name)
         return (yield from self._get(name))
 
@@ -293,12 +293,12 @@ class ScheduleClient:
         if due.schedule.overlap != "allow":
             state.live_jobs.append(row.id)
         fired = Tick(name, tick, "fired", None, row.id, _who(by))
-        yield self._queries.record_ticks([fired], [(state, look)])
-        codec, made = self._queries.codec, as_job(job, row)
+        yield self._queries.schedules.record_ticks([fired], [(state, look)])
+        codec, made = self._queries.jobs.codec, as_job(job, row)
         return self._session.tell(made if codec is None else open_job(codec, made))
 
     def _delete(self, name: str) -> Steps[None]:
-        if not (yield self._queries.delete_schedule(name)):
+        if not (yield self._queries.schedules.delete_schedule(name)):
             raise _unknown(name)
 
 
@@ -355,8 +355,8 @@ def enqueue_ticks(home: Home, jobs: Sequence[NewJob], headers: Sequence[str]) ->
     enqueueing, its keys, is for callers."""
     timed = [_expiring(home, job) for job in jobs]
     if any(job.terms is not None for job in timed):
-        return home.queries.enqueue_with_terms(timed, headers)
-    return home.queries.enqueue(timed, headers)
+        return home.queries.jobs.enqueue_with_terms(timed, headers)
+    return home.queries.jobs.enqueue(timed, headers)
 
 
 def _expiring(home: Home, job: NewJob) -> NewJob:

@@ -82,30 +82,30 @@ class Session:
         """Insert a job; one with terms may be met by another in its place."""
         queries = self._home.queries
         if new.terms is None and new.queue not in self._home.max_depth:
-            return self.tell(as_job(new, self.run(queries.enqueue_one(new)), self.handle))
+            return self.tell(as_job(new, self.run(queries.jobs.enqueue_one(new)), self.handle))
         with self._connection() as conn:
             follow(conn, self._home.depths.steps(queries, new.queue, 1))
             if new.terms is None:
-                return self.tell(as_job(new, db.run(conn, queries.enqueue_one(new)), self.handle))
+                return self.tell(as_job(new, db.run(conn, queries.jobs.enqueue_one(new)), self.handle))
             met = admit(conn, queries, new)
             if met.entered:
                 return self.tell(as_job(new, met.inserted, self.handle))
-            found = db.run(conn, queries.get_job(met.id)) if met.readable else None
+            found = db.run(conn, queries.jobs.get_job(met.id)) if met.readable else None
             return as_existing(new, met, found, self.handle)
 
     async def ainsert(self, new: NewJob) -> Job:
         """Insert a job; one with terms may be met by another in its place."""
         queries = self._home.queries
         if new.terms is None and new.queue not in self._home.max_depth:
-            return self.tell(as_job(new, await self.arun(queries.enqueue_one(new)), self.handle))
+            return self.tell(as_job(new, await self.arun(queries.jobs.enqueue_one(new)), self.handle))
         async with self._async_connection() as conn:
             await follow_async(conn, self._home.depths.steps(queries, new.queue, 1))
             if new.terms is None:
-                return self.tell(as_job(new, await db.run_async(conn, queries.enqueue_one(new)), self.handle))
+                return self.tell(as_job(new, await db.run_async(conn, queries.jobs.enqueue_one(new)), self.handle))
             met = await admit_async(conn, queries, new)
             if met.entered:
                 return self.tell(as_job(new, met.inserted, self.handle))
-            found = await db.run_async(conn, queries.get_job(met.id)) if met.readable else None
+            found = await db.run_async(conn, queries.jobs.get_job(met.id)) if met.readable else None
             return as_existing(new, met, found, self.handle)
 
     def insert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
@@ -118,7 +118,7 @@ class Session:
             if new.queue in self._home.max_depth:
                 follow(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
             for _, chunk in arrays(blocks):
-                ids += self._tell_many(new, db.run(conn, self._home.queries.enqueue_alike(new, chunk)))
+                ids += self._tell_many(new, db.run(conn, self._home.queries.jobs.enqueue_alike(new, chunk)))
         return ids
 
     async def ainsert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
@@ -128,7 +128,7 @@ class Session:
             if new.queue in self._home.max_depth:
                 await follow_async(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
             for _, chunk in arrays(blocks):
-                ids += self._tell_many(new, await db.run_async(conn, self._home.queries.enqueue_alike(new, chunk)))
+                ids += self._tell_many(new, await db.run_async(conn, self._home.queries.jobs.enqueue_alike(new, chunk)))
         return ids
 
     def insert_all(self, bulk: Bulk) -> list[int]:

@@ -224,7 +224,7 @@ class Hub:
     async def _listen(self, conn: db.AsyncConnection) -> None:
         """Begin on a new connection: look at everything, for nobody has listened until now."""
         if self._listens:
-            await db.run_async(conn, self._queries.listen_ended())
+            await db.run_async(conn, self._queries.waits.listen_ended())
         self._conn = conn
         self._urgent.update(self._watched)
 
@@ -252,7 +252,7 @@ class Hub:
         unsaid = set(self._unsaid)
         if unsaid and self._listens:
             announce = now - self._announced_at > ANNOUNCE_SECONDS
-            await db.run_async(conn, self._queries.register_waits(unsaid, announce))
+            await db.run_async(conn, self._queries.waits.register_waits(unsaid, announce))
             self._announced_at = now if announce else self._announced_at
         self._unsaid -= unsaid
         for job_id in unsaid & self._watched.keys():
@@ -262,7 +262,7 @@ class Hub:
         follows = [w.follows if (w := self._watched.get(job_id)) else False for job_id in ids]
         now = monotonic()
         news: list[int] = []
-        for glimpse in await db.run_async(conn, self._queries.look(ids, follows)):
+        for glimpse in await db.run_async(conn, self._queries.waits.look(ids, follows)):
             watched = self._watched.get(glimpse.id)
             if watched is None:
                 continue
@@ -277,7 +277,7 @@ class Hub:
 
     async def _read(self, conn: db.AsyncConnection, ids: list[int]) -> None:
         """Read jobs that have changed, ended, or are not there."""
-        jobs = {job.id: job for job in await db.run_async(conn, self._queries.read_jobs(ids))}
+        jobs = {job.id: job for job in await db.run_async(conn, self._queries.waits.read_jobs(ids))}
         for job_id in ids:
             watched, job = self._watched.get(job_id), jobs.get(job_id)
             if watched is None:

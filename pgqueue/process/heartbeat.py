@@ -75,10 +75,10 @@ class Identity:
     def start(self) -> None:
         """Insert the row, then beat. Raises if the database cannot be reached or is not migrated."""
         try:
-            self._run(self._queries.ready())
-            self._run(self._queries.register(self.info))
+            self._run(self._queries.workers.ready())
+            self._run(self._queries.workers.register(self.info))
             if deaths := take_deaths():
-                self._run(self._queries.declare_dead(deaths))
+                self._run(self._queries.workers.declare_dead(deaths))
         except BaseException:
             if self._conn is not None:
                 self._conn.close()
@@ -98,7 +98,7 @@ class Identity:
         watchdog.start()
         with suppress(*DATABASE_ERRORS):
             if self._conn is not None and not self._conn.closed:
-                db.run(self._conn, self._queries.unregister(self.id))
+                db.run(self._conn, self._queries.workers.unregister(self.id))
         watchdog.cancel()
         if self._conn is not None:
             self._conn.close()
@@ -111,9 +111,9 @@ class Identity:
 
     def beat(self) -> None:
         """Beat once; take a new identity if this one was declared lost."""
-        if not self._run(self._queries.heartbeat(self.id, self._look())):
+        if not self._run(self._queries.workers.heartbeat(self.id, self._look())):
             lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
-            self._run(self._queries.register(reborn))
+            self._run(self._queries.workers.register(reborn))
             self.info = reborn
             self._on_lost(lost)
         self._beaten_at = monotonic()

@@ -18,5 +18,5 @@ class Partitions(Service):
 
     async def tick(self) -> float:
         """Make what is missing. It waits for locks, a little for each: hence the deadline."""
-        await self.link.run(self._queries.make_partitions(), deadline=60)
+        await self.link.run(self._queries.schema.make_partitions(), deadline=60)
         return 3600 * random.uniform(0.5, 1.0)  # noqa: S311

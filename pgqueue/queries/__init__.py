@@ -11,13 +11,14 @@ VACUUM. An index that is partial, or has all that is asked for, may be walked ev
 `lateral`, with a `limit`.
 """
 
-from pgqueue.queries.base import Query
+from pgqueue.codecs import Codec
+from pgqueue.queries.base import Query, Templates
 from pgqueue.queries.cancel import CancelQueries
 from pgqueue.queries.claim import ClaimQueries
 from pgqueue.queries.keyed import KeyedQueries
-from pgqueue.queries.read import ReadQueries
+from pgqueue.queries.read import ReadQueries, ScheduleReadQueries, WorkerReadQueries
 from pgqueue.queries.resolve import ResolveQueries
-from pgqueue.queries.results import ResultQueries
+from pgqueue.queries.results import ResultQueries, WaitQueries
 from pgqueue.queries.schedule import ScheduleQueries
 from pgqueue.queries.schedule_definition import DefinitionQueries
 from pgqueue.queries.schedule_preview import AheadQueries
@@ -28,18 +29,25 @@ from pgqueue.queries.worker import WorkerQueries
 __all__ = ["Queries", "Query"]
 
 
-class Queries(
-    KeyedQueries,
-    ClaimQueries,
-    ResolveQueries,
-    CancelQueries,
-    ExpireQueries,
-    WorkerQueries,
-    ScheduleQueries,
-    DefinitionQueries,
-    AheadQueries,
-    SchemaQueries,
-    ReadQueries,
-    ResultQueries,
-):
-    """All statements, rendered for one schema."""
+class Jobs(KeyedQueries, ClaimQueries, ResolveQueries, CancelQueries, ExpireQueries, ResultQueries, ReadQueries):
+    """Jobs: enqueued, claimed, resolved, cancelled, expired and read."""
+
+
+class Workers(WorkerQueries, WorkerReadQueries):
+    """Workers and schedulers: their rows, heartbeats and flags."""
+
+
+class Schedules(ScheduleQueries, DefinitionQueries, AheadQueries, ScheduleReadQueries):
+    """Schedules: defined, fired, previewed and read."""
+
+
+class Queries:
+    """Every statement, rendered for one schema, by what it is about."""
+
+    def __init__(self, schema: str, codec: Codec | None = None, *, templates: Templates | None = None) -> None:
+        templates = templates or Templates(schema)
+        self.jobs = Jobs(templates, codec)
+        self.workers = Workers(templates, codec)
+        self.schedules = Schedules(templates, codec)
+        self.waits = WaitQueries(templates, codec)
+        self.schema = SchemaQueries(templates, codec)

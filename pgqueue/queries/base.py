@@ -23,26 +23,34 @@ class Query(Generic[T]):
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Statements:
-    """Statements rendered for one schema, each once.
+class Templates:
+    """Templates of statements, rendered for one schema, each once.
 
     In a template `{s}` stands for the schema's name and `{channel}` for the literal that names its NOTIFY channel: the
     channel is called like the schema, so that two installations in one database do not wake each other. `{ended}` is
     the name of another channel, `{channel} || '.ended'`.
     """
 
-    def __init__(self, schema: str, codec: Codec | None = None) -> None:
-        self.schema = schema
-        self.codec = codec
+    def __init__(self, schema: str) -> None:
+        self._schema = schema
         self._rendered: dict[str, bytes] = {}
 
-    def _sql(self, template: LiteralString) -> bytes:
+    def render(self, template: LiteralString) -> bytes:
+        """Return a template with its names put in."""
         rendered = self._rendered.get(template)
         if rendered is None:
-            names = {"s": sql.Identifier(self.schema), "ended": sql.Identifier(f"{self.schema}.ended")}
-            rendered = sql.SQL(template).format(**names, channel=sql.Literal(self.schema)).as_bytes(None)
+            names = {"s": sql.Identifier(self._schema), "ended": sql.Identifier(f"{self._schema}.ended")}
+            rendered = sql.SQL(template).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
             self._rendered[template] = rendered
         return rendered
+
+
+class Statements:
+    """Statements of one kind, each a method that returns a Query."""
+
+    def __init__(self, templates: Templates, codec: Codec | None) -> None:
+        self.codec = codec
+        self._sql = templates.render
 
     def _args(self, jobs: Iterable[NewJob]) -> list[str]:
         """The arguments of new jobs as they are stored: sealed, if there is a codec."""

@@ -357,15 +357,23 @@ class ReadQueries(Statements):
         """Jobs that ended within the last hour, by state, of the newest `most`."""
         return Query(self._sql(COUNT_FINISHED), lambda rows: [Ended(*row) for row in rows], {"most": most})
 
-    def list_workers(self) -> Query[list[WorkerStatus]]:
-        """Workers and schedulers."""
-        return Query(self._sql(LIST_WORKERS), lambda rows: [WorkerStatus(*row) for row in rows])
-
     def list_unknown_tasks(self, most: int | None = MOST_COUNTED) -> Query[list[UnknownTaskJobs]]:
         """Jobs that wait for a worker that knows their task: of each to `most` and one more, or all of them."""
         return Query(
             self._sql(LIST_UNKNOWN_TASKS), lambda rows: [UnknownTaskJobs(*row) for row in rows], {"most": most}
         )
+
+
+class WorkerReadQueries(Statements):
+    """Reading workers, for operators."""
+
+    def list_workers(self) -> Query[list[WorkerStatus]]:
+        """Workers and schedulers."""
+        return Query(self._sql(LIST_WORKERS), lambda rows: [WorkerStatus(*row) for row in rows])
+
+
+class ScheduleReadQueries(Statements):
+    """Reading schedules and their ticks."""
 
     def list_schedules(
         self, name: str | None = None, after: str | None = None, limit: int = 1000

@@ -139,8 +139,8 @@ class Glimpse(NamedTuple):
     progress: str | None
 
 
-class ResultQueries(Statements):
-    """Waiting for jobs, and results that expire."""
+class WaitQueries(Statements):
+    """Waiting for jobs."""
 
     def listen_ended(self) -> Query[None]:
         """Listen for the ends of jobs that somebody waits for."""
@@ -172,6 +172,10 @@ class ResultQueries(Statements):
     def catch_up(self) -> Query[bool]:
         """Notify who waits for any job that has ended; returns whether somebody waits for one."""
         return Query(self._sql(CATCH_UP), lambda rows: bool(rows[0][0]))
+
+
+class ResultQueries(Statements):
+    """Results that expire."""
 
     def expire_results(self, ttls: Mapping[int, float]) -> Query[None]:
         """Drop the results of jobs that have just ended after these many seconds, by their ids."""

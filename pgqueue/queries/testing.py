@@ -8,10 +8,10 @@ from uuid import UUID
 
 from pgqueue.codecs import Codec
 from pgqueue.jobs.job import ClaimedJob, Job
-from pgqueue.queries import Queries
-from pgqueue.queries.base import Query, first_value, nothing
+from pgqueue.queries import Queries, Schedules
+from pgqueue.queries.base import Query, Templates, first_value, nothing
 from pgqueue.queries.claim import _MOVE, _jobs
-from pgqueue.queries.read import JOB
+from pgqueue.queries.read import JOB, ReadQueries
 from pgqueue.queries.schedule import CLOCK
 
 _CLOCKS = re.compile(r"\b(now|statement_timestamp|clock_timestamp)\(\)")
@@ -67,34 +67,60 @@ with told as (
 update {s}.job_finished set finished_at = clock_timestamp() where id = %(id)s"""
 
 
-class TravellingQueries(Queries):
-    """All statements, by a clock that is `offset` ahead of the database's and does not stand still in a transaction.
+class TravellingTemplates(Templates):
+    """Templates read by a clock that is `offset` ahead of the database's and does not stand still in a transaction.
 
     In production each statement of a worker is a transaction of its own. Here they share one, so `now()`, which is
     the beginning of the transaction, is read as the beginning of the statement. Nothing in production knows of it.
     """
 
-    def __init__(self, schema: str, offset: timedelta = timedelta(0), codec: Codec | None = None) -> None:
-        super().__init__(schema, codec)
-        self.offset = offset
+    def __init__(self, schema: str, offset: timedelta) -> None:
+        super().__init__(schema)
+        self._offset = offset
 
-    def _sql(self, template: LiteralString) -> bytes:
-        return super()._sql(self._travelled(template))
+    def render(self, template: LiteralString) -> bytes:
+        """Return a template with its names put in, by the test's clock."""
+        return super().render(self._travelled(template))
 
     def _travelled(self, template: LiteralString) -> LiteralString:
-        ahead = f" + interval '{self.offset.total_seconds():.6f} seconds'" if self.offset else ""
+        ahead = f" + interval '{self._offset.total_seconds():.6f} seconds'" if self._offset else ""
 
         def clock(found: re.Match[str]) -> str:
             name = "statement_timestamp" if found[1] == "now" else found[1]
             return f"({name}(){ahead})"
 
-        if self.offset:  # the view reads the real clock
+        if self._offset:  # the view reads the real clock
             template = template.replace("j.phase", _PHASE)
         return _CLOCKS.sub(clock, template)
+
+
+class TravellingQueries(Queries):
+    """All statements by a clock that travels, and those that only tests need."""
+
+    def __init__(self, schema: str, offset: timedelta = timedelta(0), codec: Codec | None = None) -> None:
+        templates = TravellingTemplates(schema, offset)
+        super().__init__(schema, codec, templates=templates)
+        self.offset = offset
+        self.schedules = TravellingSchedules(templates, codec)
+        self.test = TestQueries(templates, codec, offset)
+
+
+class TravellingSchedules(Schedules):
+    """Schedules by the test's clock."""
 
     def clock(self) -> Query[datetime]:
         """The test's time."""
         return Query(self._sql(CLOCK), first_value)
+
+
+class TestQueries(ReadQueries):
+    """Statements that only tests need."""
+
+    __test__ = False
+
+    def __init__(self, templates: Templates, codec: Codec | None, offset: timedelta) -> None:
+        super().__init__(templates, codec)
+        self._offset = offset
 
     def savepoint(self, number: int) -> Query[None]:
         """Mark where a job begins. It goes back there when it has left the transaction aborted."""
@@ -136,7 +162,7 @@ class TravellingQueries(Queries):
 
     def stamp(self, job: ClaimedJob) -> Query[None]:
         """Move the times of an attempt that the real clock gave."""
-        return Query(self._sql(STAMP), nothing, {"id": job.id, "lease": job.lease, "offset": self.offset})
+        return Query(self._sql(STAMP), nothing, {"id": job.id, "lease": job.lease, "offset": self._offset})
 
 
 _PHASE = (

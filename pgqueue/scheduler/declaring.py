@@ -41,19 +41,21 @@ class Declarer(Service):
         app, queries = self._app, self._app.queries
         reseal = not self._resealed
         names = [schedule.name for schedule in app.schedules.values()]
-        self._since = await self.link.run(queries.say_release(self.id, app.name, self._release, names, self._since))
+        self._since = await self.link.run(
+            queries.schedules.say_release(self.id, app.name, self._release, names, self._since)
+        )
         if not app.name:
             # Several apps may have no name: none speaks for the others.
             self._resealed = await declare(app, self.link, reseal=reseal) or self._resealed
-        elif await self.link.run(queries.is_newest_release(self.id)):
+        elif await self.link.run(queries.schedules.is_newest_release(self.id)):
             self._resealed = await declare(app, self.link, reseal=reseal) or self._resealed
-            for name in await self.link.run(queries.disable_dropped(app.name)):
+            for name in await self.link.run(queries.schedules.disable_dropped(app.name)):
                 log.warning("schedule %s is disabled: the code declares it no longer", name)
         return SILENCE / 4
 
     async def leave(self) -> None:
         """Say that this scheduler has ended, so that what only it declared can be disabled."""
-        await self.link.run(self._app.queries.unsay_release(self.id), deadline=2.0)
+        await self.link.run(self._app.queries.schedules.unsay_release(self.id), deadline=2.0)
 
 
 async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
@@ -62,18 +64,18 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
     Returns whether that is all of them: one that another transaction has locked is left for the next time.
     """
     schedules, queries = list(app.schedules.values()), app.queries
-    news = await link.run(queries.news(schedules, app.name, reseal=reseal)) if schedules else set()
+    news = await link.run(queries.schedules.news(schedules, app.name, reseal=reseal)) if schedules else set()
     if not news:
         return True
     async with link.connection() as conn, conn.transaction():
-        free = await db.run_async(conn, queries.lock_free(news))
-        held = await db.run_async(conn, queries.there(news)) - {one.name for one in free}
+        free = await db.run_async(conn, queries.schedules.lock_free(news))
+        held = await db.run_async(conn, queries.schedules.there(news)) - {one.name for one in free}
         for due in free:
             if isinstance(due, Due):
                 await _settle(app, conn, due, MOST_SETTLED // len(free) + 1)
-        now = await db.run_async(conn, queries.clock())
+        now = await db.run_async(conn, queries.schedules.clock())
         new = [(schedule, schedule.after(now)) for schedule in schedules if schedule.name in news - held]
-        await db.run_async(conn, queries.declare(new, app.name))
+        await db.run_async(conn, queries.schedules.declare(new, app.name))
     if held:
         log.warning("%d schedules are locked by other transactions, and declared later: %s", len(held), min(held))
     return not held
@@ -83,7 +85,7 @@ async def _settle(app: App, conn: db.AsyncConnection, due: Due, most: int) -> No
     """Tell what becomes of the ticks of an older plan that have passed, when a new one takes its place."""
     if due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
         ticks = settled(due.state, due.state.now, "passed before the code changed the plan", most)
-        await db.run_async(conn, app.queries.record_ticks(ticks))
+        await db.run_async(conn, app.queries.schedules.record_ticks(ticks))
 
 
 def _same_ticks(old: Schedule, new: Schedule) -> bool:

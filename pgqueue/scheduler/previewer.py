@@ -30,11 +30,11 @@ class Previewer(Service):
         """Work out some that have become stale."""
         queries = self._queries
         async with self.link.connection() as conn, conn.transaction():
-            names = await db.run_async(conn, queries.lock_stale(AT_MOST))
+            names = await db.run_async(conn, queries.schedules.lock_stale(AT_MOST))
             if names:
-                now = await db.run_async(conn, queries.clock())
-                found = await db.run_async(conn, queries.read_schedules(names))
-                await db.run_async(conn, queries.keep_ahead({one.name: _upcoming(one) for one in found}, now))
+                now = await db.run_async(conn, queries.schedules.clock())
+                found = await db.run_async(conn, queries.schedules.read_schedules(names))
+                await db.run_async(conn, queries.schedules.keep_ahead({one.name: _upcoming(one) for one in found}, now))
         return GAP if len(names) == AT_MOST else PAUSE
 
 

@@ -38,7 +38,7 @@ class Ear(Service):
     async def tick(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
-            await conn.execute(self._queries.listen().sql)
+            await conn.execute(self._queries.workers.listen().sql)
             self._wake_all()  # what was committed while nobody listened
             async for notification in conn.notifies(timeout=PING_SECONDS):
                 if notification.payload == SCHEDULE_PAYLOAD:

@@ -66,12 +66,12 @@ class Ticker(Service):
         """Return for how long nothing is to be done. What is due, but locked by another scheduler or by an edit that is
         not committed, is not looked at again and again."""
         poll = self._settings.poll_seconds
-        next_tick = await self.link.run(self._queries.next_tick(self._unusable))
+        next_tick = await self.link.run(self._queries.schedules.next_tick(self._unusable))
         if found or next_tick is None or next_tick > 0:
             self._vain = 0
             return poll if next_tick is None else min(max(next_tick, 0), poll)
         self._vain += 1
-        ahead = await self.link.run(self._queries.next_tick(self._unusable, ahead=True))
+        ahead = await self.link.run(self._queries.schedules.next_tick(self._unusable, ahead=True))
         return min(LOCKED * 2.0 ** min(self._vain, 10), poll, *([] if ahead is None else [max(ahead, 0)]))
 
     async def fire(self, at_most: int = BATCH) -> int:
@@ -80,7 +80,7 @@ class Ticker(Service):
         Returns how many there were.
         """
         async with self.link.connection() as conn, conn.transaction():
-            found = await db.run_async(conn, self._queries.lock_due(at_most, self._unusable))
+            found = await db.run_async(conn, self._queries.schedules.lock_due(at_most, self._unusable))
             self._locked = [one.name for one in found]
             if not found:
                 return 0
@@ -104,7 +104,7 @@ class Ticker(Service):
                 (name,) = self._locked
                 self._unusable[name] = monotonic() + AGAIN
                 log.error("schedule %s cannot be fired: %s", name, brief(error))
-                await self.link.run(self._queries.note_errors([(name, brief(error), False)]))
+                await self.link.run(self._queries.schedules.note_errors([(name, brief(error), False)]))
 
     async def _edited(self, conn: db.AsyncConnection, found: Sequence[Due | Unusable]) -> list[Due]:
         """Make the changes that SQL asked for. What cannot be read here is left alone: others may know more timezones,
@@ -126,7 +126,7 @@ class Ticker(Service):
                 if asked is None:
                     self._unusable[one.name] = monotonic() + AGAIN
         if errors:
-            await db.run_async(conn, self._queries.note_errors(errors))
+            await db.run_async(conn, self._queries.schedules.note_errors(errors))
         return due
 
     async def _edit(self, conn: db.AsyncConnection, one: Due | Unusable, asked: dict[str, object], most: int) -> None:
@@ -135,18 +135,18 @@ class Ticker(Service):
         schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
         why = f"passed before {by} edited the schedule"
         ticks = settled(one.state, moment, why, most) if isinstance(one, Due) else []
-        await db.run_async(conn, self._queries.record_ticks(ticks))
-        await db.run_async(conn, self._queries.redefine(schedule, schedule.after(moment), moment, by))
+        await db.run_async(conn, self._queries.schedules.record_ticks(ticks))
+        await db.run_async(conn, self._queries.schedules.redefine(schedule, schedule.after(moment), moment, by))
 
     async def _look(self, conn: db.AsyncConnection, due: Sequence[Due]) -> list[Look]:
         """Decide what becomes of the ticks, by what is not finished and what waits. Schedules that come after more than
         CHUNK jobs are left for the next look: one transaction has its time."""
         states = [one.state for one in due]
         jobs = [job for state in states for job in state.live_jobs]
-        unfinished = await db.run_async(conn, self._queries.unfinished(jobs)) if jobs else []
+        unfinished = await db.run_async(conn, self._queries.schedules.unfinished(jobs)) if jobs else []
         waiting = [state.schedule.name for state in states if state.look_at is not None]
         queued: defaultdict[str, list[Tick]] = defaultdict(list)
-        for tick in await db.run_async(conn, self._queries.queued_ticks(waiting)) if waiting else []:
+        for tick in await db.run_async(conn, self._queries.schedules.queued_ticks(waiting)) if waiting else []:
             queued[tick.schedule].append(tick)
         looks: list[Look] = []
         live, fires = set(unfinished), 0
@@ -165,13 +165,13 @@ class Ticker(Service):
         """Leave a schedule alone here for a while; its row says why."""
         log.error("schedule %s cannot be fired here: %s", name, error)
         self._unusable[name] = monotonic() + AGAIN
-        await db.run_async(conn, self._queries.note_errors([(name, brief(error), False)]))
+        await db.run_async(conn, self._queries.schedules.note_errors([(name, brief(error), False)]))
 
     async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:
         """Write all of it; return the ticks that fired, with their jobs."""
         queries = self._queries
         planned = [(found, tick) for found in looks for tick in found.fires]
-        known = await db.run_async(conn, queries.known_ticks([(t.schedule, t.tick) for _, t in planned]))
+        known = await db.run_async(conn, queries.schedules.known_ticks([(t.schedule, t.tick) for _, t in planned]))
         fires = [(found, tick) for found in looks for tick in found.drained]
         fires += [(found, tick) for found, tick in planned if (tick.schedule, tick.tick) not in known]
         fired = []
@@ -180,10 +180,10 @@ class Ticker(Service):
             if found.state.schedule.overlap != "allow":
                 found.state.live_jobs.append(row.id)
         for job in (job for found in looks for job in found.cancels):
-            await db.run_async(conn, queries.cancel(job, "a later tick of its schedule takes its place"))
+            await db.run_async(conn, queries.jobs.cancel(job, "a later tick of its schedule takes its place"))
         ticks = [tick for found in looks for tick in found.others] + [tick for _, tick in fired]
         moved = [(found.state, self._settings.poll_seconds if found.queued else None) for found in looks]
-        await db.run_async(conn, queries.record_ticks(ticks, moved))
+        await db.run_async(conn, queries.schedules.record_ticks(ticks, moved))
         return fired
 
     async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[tuple[Look, Tick]]) -> list[Inserted]:

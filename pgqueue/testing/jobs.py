@@ -62,7 +62,7 @@ class Jobs:
     def opened(self) -> Iterator["Jobs"]:
         """Let the app's own connections be the test's."""
         self._pools.begin()
-        self.newest_stranger = self._run(self._queries.newest_stranger())
+        self.newest_stranger = self._run(self._queries.test.newest_stranger())
         app, info = self.app, self.conn.info
         kept = app.queries, app.pools, app.waits, app._given_dsn
         app.queries, app.pools, app.waits = self._queries, self._pools, LentWaits(self._look)
@@ -76,7 +76,7 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """The jobs that this test has enqueued, oldest first, whatever has become of them."""
-        return self._run(self._queries.list_after(self.newest_stranger))
+        return self._run(self._queries.test.list_after(self.newest_stranger))
 
     def enqueued(
         self, task: "Task[..., Any] | str | None" = None, args: Mapping[str, Any] | None = None, **options: Any
@@ -251,7 +251,7 @@ class Jobs:
 
     def now(self) -> datetime:
         """The time by the test's clock: the database's, and as far as the test has travelled."""
-        return self._run(self._queries.clock())
+        return self._run(self._queries.schedules.clock())
 
     def travel(self, by: float | timedelta = 0, /, **parts: float) -> datetime:
         """Set the test's clock on by seconds, a timedelta, or parts of one: `travel(hours=1)`. Returns the new time.
@@ -288,7 +288,7 @@ class Jobs:
         self._declare()
         before = {job.id for job in self.all()}
         ticker = Ticker(self.app, LentLink(self.aconn), SchedulerSettings())
-        others = {row.name for row in self._run(self._queries.list_schedules())} - set(self.app.schedules)
+        others = {row.name for row in self._run(self._queries.schedules.list_schedules())} - set(self.app.schedules)
         ticker._unusable |= dict.fromkeys(others, math.inf)
         while await ticker.fire():
             pass
@@ -297,10 +297,10 @@ class Jobs:
     def _declare(self) -> None:
         now = self.now()
         if self.app.schedules:
-            self._run(self._queries.declare([(s, s.plan.after(now)) for s in self.app.schedules.values()]))
+            self._run(self._queries.schedules.declare([(s, s.plan.after(now)) for s in self.app.schedules.values()]))
 
     def _look(self, job_id: int) -> Job | None:
-        jobs = self._run(self._queries.read_jobs([job_id]))
+        jobs = self._run(self._queries.waits.read_jobs([job_id]))
         return jobs[0] if jobs else None
 
     def _run(self, query: Query[T]) -> T:

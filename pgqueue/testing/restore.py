@@ -40,7 +40,7 @@ class Restore:
         """Let a job run that may abort the transaction."""
         self._number += 1
         number = self._number
-        await db.run_async(conn, queries.savepoint(number))
+        await db.run_async(conn, queries.test.savepoint(number))
         self.active.append(number)
         try:
             yield
@@ -53,7 +53,7 @@ class Restore:
 
     async def _go_back(self, conn: db.AsyncConnection, queries: TravellingQueries, number: int) -> None:
         try:
-            await db.run_async(conn, queries.roll_back(number))
+            await db.run_async(conn, queries.test.roll_back(number))
         except psycopg.errors.InvalidSavepointSpecification:
             raise ConfigError(
                 "a task has left the transaction aborted, and has ended the savepoint to go back to: a session that it "
@@ -64,6 +64,6 @@ class Restore:
 
     async def _forget(self, conn: db.AsyncConnection, queries: TravellingQueries, number: int) -> None:
         try:
-            await db.run_async(conn, queries.release(number))
+            await db.run_async(conn, queries.test.release(number))
         except psycopg.errors.InvalidSavepointSpecification:
-            await db.run_async(conn, queries.recover())
+            await db.run_async(conn, queries.test.recover())

@@ -189,7 +189,7 @@ class Runner:
 
     async def run_one(self, job_id: int) -> bool:
         """Run one job, due or not; False if it does not wait."""
-        jobs = await self._link.run(self._place.queries.claim_one(self._worker, job_id))
+        jobs = await self._link.run(self._place.queries.test.claim_one(self._worker, job_id))
         await self.run(jobs)
         await self._app.listeners.finished()
         return bool(jobs)
@@ -216,20 +216,20 @@ class Runner:
         self._counts["withdraw" if await self._unwanted(job, resolution) else resolution.verb] += 1
         if not attempt.completed:
             await self._write(job, resolution, attempt.note)
-        await self._link.run(self._place.queries.stamp(job))
+        await self._link.run(self._place.queries.test.stamp(job))
         self._judge(outcome, watched.raised if watched else None)
 
     async def _unwanted(self, job: ClaimedJob, resolution: Resolution) -> bool:
         """Whether the job would go on, and ends as cancelled because somebody has asked for that while it ran."""
         if resolution.target.is_terminal:
             return False
-        return job.id in await self._link.run(self._place.queries.cancellations(self._worker, [job.id]))
+        return job.id in await self._link.run(self._place.queries.jobs.cancellations(self._worker, [job.id]))
 
     async def _write(self, job: ClaimedJob, resolution: Resolution, note: str | None) -> None:
         """Write the outcome, by the worker's own resolver: it tells the listeners and deals with what is refused."""
         queries = self._place.queries
         if note is not None:
-            await self._link.run(queries.note_progress([(job, note)]))
+            await self._link.run(queries.jobs.note_progress([(job, note)]))
         resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners, self._app.tasks)
         resolver.add(job, sealed(self._app, job, resolution))
         await resolver.tick()
@@ -246,23 +246,23 @@ class Runner:
     async def _claim(self, queues: Sequence[str] | None, room: int) -> list[ClaimedJob]:
         queries, tasks = self._place.queries, self._app.tasks
         rooms = dict.fromkeys(await self._served(queues), room)
-        jobs: list[ClaimedJob] = await self._link.run(queries.claim(self._worker, rooms, room))
+        jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, rooms, room))
         if jobs:
             return jobs
-        return await self._link.run(queries.adopt(self._worker, rooms, tasks.names(), room, tasks.versions()))
+        return await self._link.run(queries.jobs.adopt(self._worker, rooms, tasks.names(), room, tasks.versions()))
 
     async def _expire(self) -> None:
         """Cancel what was not started in time, as a worker's sweeper does."""
-        for job in await self._link.run(self._place.queries.expire(1000)):
+        for job in await self._link.run(self._place.queries.jobs.expire(1000)):
             self._app.listeners.emit(JobExpired(job.id, job.task, job.queue))
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
         if queues is not None:
             return queues
-        return await self._link.run(self._place.queries.list_queues())
+        return await self._link.run(self._place.queries.test.list_queues())
 
     async def _travel_to_next(self, queues: Sequence[str] | None) -> bool:
-        seconds = await self._link.run(self._place.queries.next_due(await self._served(queues)))
+        seconds = await self._link.run(self._place.queries.jobs.next_due(await self._served(queues)))
         if seconds is not None:
             self._place.travel(max(seconds, 0.0) + 0.001)
         return seconds is not None
@@ -273,7 +273,7 @@ class Runner:
 
     async def _refuse_strangers(self, queues: Sequence[str] | None) -> None:
         served = await self._served(queues)
-        found = await self._link.run(self._place.queries.count_strangers(self._place.newest_stranger, served))
+        found = await self._link.run(self._place.queries.test.count_strangers(self._place.newest_stranger, served))
         if found:
             raise ConfigError(
                 f"{found} jobs wait in database {self._conn.info.dbname!r} that this test has not enqueued, and would "

@@ -160,7 +160,7 @@ class Shift:
                 stack.push_async_callback(link.close)
             stack.push_async_callback(self._finish_writing)
             with suppress(*DATABASE_ERRORS):
-                await self._links["chores"].run(self._queries.set_stopping(self.identity.id), deadline=2.0)
+                await self._links["chores"].run(self._queries.workers.set_stopping(self.identity.id), deadline=2.0)
             await self._ended(cutting)
             if self._slots.running:
                 await self._attempts.cut_off()
@@ -171,7 +171,7 @@ class Shift:
         await asyncio.wait([drained, self._writing], timeout=5.0, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
         with suppress(*DATABASE_ERRORS):
-            strays = self._queries.release_strays(self.identity.id, self._attempts.held())
+            strays = self._queries.jobs.release_strays(self.identity.id, self._attempts.held())
             await self._links["claim"].run(strays, deadline=2.0)
         self._written.set()
         await self._writing

@@ -80,7 +80,7 @@ def _claiming(session: Session, n: int) -> float:
 def _median_claim(database: Database) -> float:
     """Claim and roll back, so that each claim meets the same rows. The first are to warm up."""
     taken: list[float] = []
-    claim = Queries("pgqueue").claim(uuid4(), dict.fromkeys(QUEUES, ROWS), ROWS)
+    claim = Queries("pgqueue").jobs.claim(uuid4(), dict.fromkeys(QUEUES, ROWS), ROWS)
     with psycopg.connect(database.dsn) as conn:
         for _ in range(CLAIMS + 20):
             began = time.perf_counter()

@@ -65,7 +65,7 @@ class Lookout(Service):
     async def _look(self, rooms: dict[str, int]) -> None:
         room = min(sum(rooms.values()), MOST)
         with self._frontier.look() as look:
-            jobs = await self.link.run(self._queries.claim(self._identity.id, rooms, room), deadline=PATIENCE)
+            jobs = await self.link.run(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=PATIENCE)
             look.saw_all = len(jobs) < room
         self._slots.unreserve(rooms)
         self._frontier.advance(jobs)

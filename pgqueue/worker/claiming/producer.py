@@ -142,7 +142,7 @@ class Producer(Service):
         Done after a failed claim, and now and then, for a claim may be committed after its connection was lost.
         """
         began = monotonic()
-        strays = await self.link.run(self._queries.release_strays(self._identity.id, self._held()))
+        strays = await self.link.run(self._queries.jobs.release_strays(self._identity.id, self._held()))
         if strays:
             self._frontier.forget()
             log.warning("gave back %d jobs whose claim was never answered", len(strays))
@@ -205,11 +205,11 @@ class Producer(Service):
             return 0, 0
         worker = self._identity.id
         if beyond:
-            jobs = await self.link.run(self._queries.claim_beyond(worker, rooms, room, self._frontier.places))
+            jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, rooms, room, self._frontier.places))
             self._frontier.trusted()
         else:
             with self._frontier.look() as look:
-                jobs = await self.link.run(self._queries.claim(worker, rooms, room))
+                jobs = await self.link.run(self._queries.jobs.claim(worker, rooms, room))
                 look.saw_all = len(jobs) < room
         self._frontier.advance(jobs)
         self._take(jobs)
@@ -224,7 +224,7 @@ class Producer(Service):
             return 0
         rooms, room = self._slots.rooms(), min(self._slots.room(), MOST)
         diet = self._diet
-        jobs = await self.link.run(self._queries.adopt(self._identity.id, rooms, diet.tasks, room, diet.versions))
+        jobs = await self.link.run(self._queries.jobs.adopt(self._identity.id, rooms, diet.tasks, room, diet.versions))
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
         self._take(jobs)
@@ -246,7 +246,7 @@ class Producer(Service):
         return 0.0 if self._slots.wanting and self._slots.rooms() else self._poll
 
     async def _say_waiting(self, waiting: bool) -> None:
-        await self.link.run(self._queries.set_waiting(self._identity.id, waiting))
+        await self.link.run(self._queries.workers.set_waiting(self._identity.id, waiting))
         self._said_waiting = waiting
 
     async def _nothing_due(self) -> bool:
@@ -260,7 +260,7 @@ class Producer(Service):
     async def _ask_due(self) -> float | None:
         """Seconds until a job is due; None if there is none. Noted for how long to sleep."""
         began = monotonic()
-        due = await self.link.run(self._queries.next_due(list(self._slots.rooms())))
+        due = await self.link.run(self._queries.jobs.next_due(list(self._slots.rooms())))
         self._looked_at = monotonic()
         self._ask_at = self._looked_at + SHARE * (self._looked_at - began)
         # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.

@@ -49,9 +49,9 @@ class Announcer(Service):
         """Tell what is to be told. What cannot be told now is not told later: who waits looks for himself."""
         ended, self._ended = self._ended, set()
         if ended:
-            await self.link.run(self._queries.tell_ended(ended))
+            await self.link.run(self._queries.waits.tell_ended(ended))
         if monotonic() >= self._look_at:
             self._look_at = monotonic() + self._every
-            if await self.link.run(self._queries.catch_up()):
+            if await self.link.run(self._queries.waits.catch_up()):
                 self._wanted_until = monotonic() + WANTED_SECONDS
         return 0.0 if self._ended else max(self._look_at - monotonic(), 0.0)

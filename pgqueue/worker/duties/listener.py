@@ -40,7 +40,7 @@ class Listener(Service):
     async def tick(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
-            await conn.execute(self._queries.listen().sql)
+            await conn.execute(self._queries.workers.listen().sql)
             self._on_job()  # what was committed while nobody listened
             self._on_listen()
             async for notification in conn.notifies(timeout=PING_SECONDS):

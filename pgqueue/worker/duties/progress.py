@@ -43,7 +43,7 @@ class Reporter(Service):
         notes = list(self._notes.values())
         if not notes:
             return 3600.0
-        written = await self.link.run(self._queries.note_progress(notes))
+        written = await self.link.run(self._queries.jobs.note_progress(notes))
         for job, text in notes:
             if self._notes.get(job.id) != (job, text):
                 continue  # it has said more, or has ended meanwhile

@@ -57,7 +57,7 @@ class Rescuer(Service):
             if await self._rescue() == BATCH:
                 return 0.0
             if monotonic() >= self._forget_at:
-                await self.link.run(self._queries.forget_lost())
+                await self.link.run(self._queries.workers.forget_lost())
                 self._forget_at = monotonic() + self._lease
         except DATABASE_ERRORS:
             self._judge_from = monotonic() + self._lease
@@ -65,7 +65,7 @@ class Rescuer(Service):
         return self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
 
     async def _declare_lost(self) -> None:
-        for lost in await self.link.run(self._queries.declare_lost()):
+        for lost in await self.link.run(self._queries.workers.declare_lost()):
             log.warning("%s %s (%s, pid %d) has stopped beating and is lost", lost.kind, lost.id, lost.host, lost.pid)
 
     async def _rescue(self) -> int:
@@ -85,7 +85,7 @@ class Rescuer(Service):
     async def _one_by_one(self) -> list[Rescued]:
         """Rescue what can be rescued, when one row holds up its batch."""
         rescued: list[Rescued] = []
-        for job in await self.link.run(self._queries.lost_jobs(BATCH)):
+        for job in await self.link.run(self._queries.jobs.lost_jobs(BATCH)):
             try:
                 taken: list[Rescued] = await self.link.run(self._query(job))
                 rescued += taken
@@ -96,4 +96,4 @@ class Rescuer(Service):
         return rescued
 
     def _query(self, only: int | None = None) -> Query[list[Rescued]]:
-        return self._queries.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)
+        return self._queries.jobs.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)

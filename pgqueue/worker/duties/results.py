@@ -29,13 +29,13 @@ class Expiry:
 
     async def resolve(self, link: Link, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> set[int]:
         """Write a batch of outcomes; return the ids of the jobs that moved."""
-        query = self._queries.resolve(batch)
+        query = self._queries.jobs.resolve(batch)
         ttls = self._expiring(batch) if self._ttls else None
         if not ttls:
             return await link.run(query)
         async with link.connection() as conn, conn.transaction():
             moved = await db.run_async(conn, query)
-            await db.run_async(conn, self._queries.expire_results({job: ttls[job] for job in moved & ttls.keys()}))
+            await db.run_async(conn, self._queries.jobs.expire_results({job: ttls[job] for job in moved & ttls.keys()}))
             return moved
 
     def _expiring(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> dict[int, float]:
@@ -54,7 +54,7 @@ class Pruner(Service):
 
     async def tick(self) -> float:
         """Drop a batch."""
-        if await self.link.run(self._queries.drop_results(BATCH)) == BATCH:
+        if await self.link.run(self._queries.jobs.drop_results(BATCH)) == BATCH:
             return 0.0
         return self._every * random.uniform(0.5, 1.0)  # noqa: S311
 

@@ -39,7 +39,7 @@ class Sweeper(Service):
         if monotonic() >= self._from_left_at:
             self._jobs_after = self._keys_after = None
             self._from_left_at = monotonic() + FROM_THE_LEFT
-        expired = await self.link.run(self._queries.expire(BATCH, self._jobs_after))
+        expired = await self.link.run(self._queries.jobs.expire(BATCH, self._jobs_after))
         for job in expired:
             log.info("job %d %s was not started in time: it is cancelled", job.id, job.task)
             self._emit(JobExpired(job.id, job.task, job.queue))
@@ -51,7 +51,7 @@ class Sweeper(Service):
         return self._interval * random.uniform(0.5, 1.0)  # noqa: S311
 
     async def _prune_keys(self) -> int:
-        pruned = await self.link.run(self._queries.prune_keys(PAGES, self._keys_after))
+        pruned = await self.link.run(self._queries.jobs.prune_keys(PAGES, self._keys_after))
         if pruned is not None and pruned.deleted:
             self._keys_after = pruned.at
             return pruned.deleted

@@ -61,9 +61,9 @@ class Completion:
         resolution = Resolution("succeed", result=text, error=error)
         if self._app.codec is not None:
             resolution = seal_resolution(self._app.codec, self._job.task, resolution)
-        queries: list[Query[Any]] = [self._app.queries.resolve([(self._job, resolution)])]
+        queries: list[Query[Any]] = [self._app.queries.jobs.resolve([(self._job, resolution)])]
         if text is not None and spec is not None and spec.result_ttl is not None:
-            queries.append(self._app.queries.expire_results({self._job.id: spec.result_ttl}))
+            queries.append(self._app.queries.jobs.expire_results({self._job.id: spec.result_ttl}))
         return queries
 
     def _check(self, moved: set[int] | None) -> None:
