@@ -178,7 +178,7 @@ class App(WaitVerbs):
         upcasters: Mapping[int, Upcaster] | None = None,
         aliases: Sequence[str] = (),
         max_args_bytes: int | None = None,
-        **terms: Unpack[TaskOptions],
+        **conditions: Unpack[TaskOptions],
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -203,7 +203,7 @@ class App(WaitVerbs):
         upcasters: Mapping[int, Upcaster] | None = None,
         aliases: Sequence[str] = (),
         max_args_bytes: int | None = None,
-        **terms: Unpack[TaskOptions],
+        **conditions: Unpack[TaskOptions],
     ) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue=…, …)`.
 
@@ -255,7 +255,7 @@ class App(WaitVerbs):
             "result_ttl": self.result_ttl if result_ttl is None else check_limit("result_ttl", result_ttl),
             "max_result_bytes": self.max_result_bytes,
             "tags": tuple(tags),
-            "rules": task_rules(terms),
+            "rules": task_rules(conditions),
             "version": version,
             "upcasters": upcasters or {},
             "aliases": aliases,
@@ -300,7 +300,7 @@ class App(WaitVerbs):
         return declare
 
     def on(self, kind: type[E_]) -> Callable[[Callable[[E_], R]], Callable[[E_], R]]:
-        """Listen to a kind of event: `@app.on(JobDied)` above a function that takes one. See pgqueue.events.
+        """Listen to a kind of event: `@app.on(JobDeadLettered)` above a function that takes one. See pgqueue.events.
 
         Listeners run in the process where it happens. Their errors are logged and change nothing.
         """
@@ -353,11 +353,11 @@ class App(WaitVerbs):
         max_attempts: int | None = None,
         tags: Sequence[str] | None = None,
         version: int | None = None,
-        **terms: Unpack[CallOptions],
+        **conditions: Unpack[CallOptions],
     ) -> Client:
         """Bind a connection to borrow, and options, for the verbs that take a task by name. As `Task.using`; and
         `version`: for which version of a task that is not registered here the arguments are meant."""
-        rules = call_rules(terms) if terms else None
+        rules = call_rules(conditions) if conditions else None
         return Client(self, conn, Options(queue, priority, run_at, delay, max_attempts, tags, rules, version))
 
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:

@@ -1,7 +1,7 @@
 """What happens, as typed values, and who listens.
 
-`@app.on(JobDied)` above a function makes it a listener. Its errors are logged and change nothing. An async listener
-runs as a task of the worker's event loop.
+`@app.on(JobDeadLettered)` above a function makes it a listener. Its errors are logged and change nothing. An async
+listener runs as a task of the worker's event loop.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class JobRetried(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class JobDied(AttemptEvent):
+class JobDeadLettered(AttemptEvent):
     """The job is a dead letter."""
 
     reason: str | None

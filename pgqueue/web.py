@@ -53,7 +53,7 @@ def router(app: App, *, authorize: Authorize, errors: Errors = "message", heartb
     if errors not in get_args(Errors):
         raise InvalidOption(f"errors={errors!r} cannot be used: give one of {', '.join(get_args(Errors))}")
     check_seconds("heartbeat", heartbeat, 0.01)
-    face = _Face(app, authorize, errors, heartbeat)
+    face = JobPages(app, authorize, errors, heartbeat)
     return Router(
         [
             Route("/{job_id}", face.status, methods=["GET"], name=STATUS),
@@ -101,7 +101,7 @@ def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Face:
+class JobPages:
     """The endpoints."""
 
     app: App

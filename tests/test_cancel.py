@@ -139,7 +139,7 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
         resolver = Resolver(link, QUERIES, lambda *_: None, lambda: None, listeners)
         try:
             resolver.add(job, resolution)
-            await resolver.tick()
+            await resolver.step()
         finally:
             await link.close()
 

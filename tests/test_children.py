@@ -221,7 +221,7 @@ def test_an_exception_comes_back_with_its_message_and_the_traceback_of_the_task_
     traceback = outcome.error.traceback or ""
     assert "in fail" in traceback
     assert "KeyError: 'the cause'" in traceback
-    assert "nursery.py" not in traceback
+    assert "fork server.py" not in traceback
 
 
 def test_an_error_that_is_not_retried_is_permanent(app: App) -> None:
@@ -825,7 +825,7 @@ def test_two_hundred_jobs_in_new_and_old_children_leave_no_descriptor(app: App) 
     play(app, scenario, max_jobs=5)
 
 
-# The nursery, and the worker's own death
+# The fork server, and the worker's own death
 
 
 def test_when_the_nursery_dies_what_runs_has_raised_and_later_calls_are_refused(
@@ -837,24 +837,24 @@ def test_when_the_nursery_dies_what_runs_has_raised_and_later_calls_are_refused(
         pid = await pid_in(tmp_path / "pid")
         os.kill(parent_of(pid), signal.SIGKILL)
         told = message(await running)
-        assert f"(pid {pid}) ended with its nursery" in told
+        assert f"(pid {pid}) ended with its fork server" in told
         assert "SIGKILL" in told
         await eventually(lambda: is_gone(pid) and is_gone(idle))
         assert not children.usable
-        with pytest.raises(PgqueueError, match=r"nursery .* restart this worker"):
+        with pytest.raises(PgqueueError, match=r"fork server .* restart this worker"):
             await children.run(job("pid"))
 
     play(app, scenario)
-    assert "nursery" in caplog.text
+    assert "fork server" in caplog.text
 
 
 def test_a_nursery_that_died_before_it_was_used_is_found_out_at_the_first_call(app: App) -> None:
     before = children_of_this_process()
     children = Children(app.tasks)
     children.start()
-    (nursery,) = children_of_this_process() - before
-    os.kill(nursery, signal.SIGKILL)
-    wait_for(lambda: is_gone(nursery))
+    (fork_server,) = children_of_this_process() - before
+    os.kill(fork_server, signal.SIGKILL)
+    wait_for(lambda: is_gone(fork_server))
 
     async def run() -> None:
         with pytest.raises(PgqueueError, match="SIGKILL"):
@@ -894,8 +894,9 @@ PROLOGUE = """
 import asyncio, os, signal, subprocess, sys, uuid
 from datetime import datetime, UTC
 from pgqueue import App
-from pgqueue.job import ClaimedJob
-from pgqueue.worker.children import Children, ChildSettings
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.worker.running.child import ChildSettings
+from pgqueue.worker.running.children import Children
 
 app = App()
 children = Children(app.tasks, ChildSettings(kill_after=0.2))
@@ -970,7 +971,7 @@ def test_nothing_is_left_of_a_worker_that_was_killed(number: signal.Signals) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="without an end of file only Linux tells that a parent has died")
 def test_a_worker_whose_socket_somebody_else_holds_takes_its_children_along_too() -> None:
     fork = "if os.fork() == 0:\n            tell()\n            signal.pause()\n        async def main():"
-    # Without an idle child: that one ends when its own channel does, and wakes the nursery.
+    # Without an idle child: that one ends when its own channel does, and wakes the fork server.
     script = HOLD.replace("async def main():", fork).replace('await children.run(job("idle"))', "")
     with worker_of_its_own(script) as worker:
         holder, _ = told_pids(worker)

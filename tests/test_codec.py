@@ -161,7 +161,12 @@ def test_nothing_in_the_database_the_log_or_events_is_in_the_clear(
     assert SECRET not in dumped
     assert SECRET not in caplog.text
     assert SECRET not in repr(heard)
-    assert {type(event).__name__ for event in heard} >= {"JobDied", "JobRetried", "JobSucceeded", "JobCancelled"}
+    assert {type(event).__name__ for event in heard} >= {
+        "JobDeadLettered",
+        "JobRetried",
+        "JobSucceeded",
+        "JobCancelled",
+    }
     ends = {name: sealing.get(job).state for name, job in jobs.items()}
     assert [name for name, state in ends.items() if state != "succeeded"] == ["dies", "cancels", "fails"]
     assert len(re.findall(r"k2:[\w+/]{20,}", dumped)) > 30

@@ -46,7 +46,7 @@ def test_the_events_of_a_job_that_fails_once_come_in_order(app: App, conn: Conn,
 
 @pytest.mark.parametrize(
     ("raised", "kind"),
-    [(Snooze(3600), "JobSnoozed"), (Retry(delay=3600), "JobRetried"), (ValueError(), "JobDied")],
+    [(Snooze(3600), "JobSnoozed"), (Retry(delay=3600), "JobRetried"), (ValueError(), "JobDeadLettered")],
 )
 def test_each_end_of_an_attempt_is_an_event_of_its_own(
     app: App, conn: Conn, heard: list[events.Event], raised: Exception, kind: str

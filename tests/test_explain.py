@@ -201,8 +201,10 @@ def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, gen
 
 def with_terms(count: int, **rules: Any) -> list[NewJob]:
     """Jobs whose keys are taken already."""
-    jobs = [NewJob("t", "{}", "q0", 0, 3, terms=Rules(**rules).terms("t", dict, {}, at)) for at in range(count)]
-    return sorted(jobs, key=lambda job: str(job.terms))
+    jobs = [
+        NewJob("t", "{}", "q0", 0, 3, conditions=Rules(**rules).conditions("t", dict, {}, at)) for at in range(count)
+    ]
+    return sorted(jobs, key=lambda job: str(job.conditions))
 
 
 def reads(plan: Node, table: str) -> set[str]:
@@ -216,7 +218,7 @@ def reads(plan: Node, table: str) -> set[str]:
 def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
     jobs = with_terms(200, key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
-        QUERIES.jobs.find_keys(jobs),
+        QUERIES.jobs.find_key_holders(jobs),
         QUERIES.jobs.free_keys(jobs),
         QUERIES.jobs.give_back_keys(list(range(200)), jobs),
     ):
@@ -226,8 +228,8 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
         assert buffers(plan) < 1500
     rivals = with_terms(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
-        QUERIES.jobs.find_rivals(rivals),
-        QUERIES.jobs.free_rivals(rivals),
+        QUERIES.jobs.find_unique_holders(rivals),
+        QUERIES.jobs.free_unique_keys(rivals),
         QUERIES.jobs.replace(list(range(1, 201)), rivals),
     ):
         backlog.execute("deallocate all")
@@ -239,7 +241,7 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_a_thousand_jobs_with_terms_are_compared_by_hash(backlog: Conn, generic: bool) -> None:
     jobs = with_terms(1000, key=tuple(f"new{n}" for n in range(1000)))
-    plan = explain(backlog, QUERIES.jobs.enqueue_with_terms(jobs), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.enqueue_conditionally(jobs), generic=generic)
     assert plan["Actual Rows"] == 1000
     joins = [n for n in nodes(plan) if n["Node Type"] == "Nested Loop"]
     assert all(n["Actual Rows"] * n["Actual Loops"] <= 1000 for n in joins)
@@ -270,11 +272,11 @@ def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool)
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
-@pytest.mark.parametrize("verb", ["look", "read_jobs", "tell_ended"])
+@pytest.mark.parametrize("verb", ["look", "read_jobs", "announce_ended"])
 def test_waiting_finds_jobs_by_primary_key(backlog: Conn, verb: str, generic: bool) -> None:
     ids = list(range(1, 100)) + [10**9 + n for n in range(100)]
     query = {"look": QUERIES.waits.look(ids, [True] * len(ids)), "read_jobs": QUERIES.waits.read_jobs(ids)}
-    query["tell_ended"] = QUERIES.waits.tell_ended(ids)
+    query["announce_ended"] = QUERIES.waits.announce_ended(ids)
     plan = explain(backlog, query[verb], generic=generic)
     assert job_scans(plan) == {"job_live_pkey"}
     assert buffers(plan) < 2500

@@ -34,8 +34,8 @@ NOW = datetime.now(UTC)
 ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
 BATCH = [(claimed(i, 1), SUCCEEDED if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
-KEYED = new_job(queue="q0", terms=Rules(key="k5").terms("t", dict, {}, None))
-ALONE = new_job(queue="q0", terms=Rules(unique_key="k5").terms("t", dict, {}, None))
+KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
+ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
 KEYS = key_hashes("t", ["k5", "new"])
 SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
@@ -76,11 +76,11 @@ DUTIES: dict[str, Query[Any]] = {
     "keep_ahead": QUERIES.schedules.keep_ahead({"s1": None}, NOW),
     "declare": QUERIES.schedules.declare([(SCHEDULE, NOW)]),
     "enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
-    "enqueue_with_terms": QUERIES.jobs.enqueue_with_terms([KEYED, ALONE]),
+    "enqueue_conditionally": QUERIES.jobs.enqueue_conditionally([KEYED, ALONE]),
     "clock": QUERIES.schedules.clock(),
     "expire": QUERIES.jobs.expire(100),
     "prune_keys": QUERIES.jobs.prune_keys(3),
-    "tell_ended": QUERIES.waits.tell_ended([1, 2, 5000]),
+    "announce_ended": QUERIES.waits.announce_ended([1, 2, 5000]),
     "catch_up": QUERIES.waits.catch_up(),
     "expire_results": QUERIES.jobs.expire_results({1: 60.0}),
     "drop_results": QUERIES.jobs.drop_results(100),
@@ -101,11 +101,11 @@ OTHERS: dict[str, Query[Any]] = {
     "register_waits": QUERIES.waits.register_waits([1, 5000], True),
     "look": QUERIES.waits.look([1, 5000], [False, True]),
     "read_jobs": QUERIES.waits.read_jobs([1, 5000]),
-    "find_keys": QUERIES.jobs.find_keys([KEYED]),
-    "find_rivals": QUERIES.jobs.find_rivals([ALONE]),
+    "find_key_holders": QUERIES.jobs.find_key_holders([KEYED]),
+    "find_unique_holders": QUERIES.jobs.find_unique_holders([ALONE]),
     "replace": QUERIES.jobs.replace([5000], [ALONE]),
     "free_keys": QUERIES.jobs.free_keys([KEYED]),
-    "free_rivals": QUERIES.jobs.free_rivals([ALONE]),
+    "free_unique_keys": QUERIES.jobs.free_unique_keys([ALONE]),
     "give_back_keys": QUERIES.jobs.give_back_keys([1], [KEYED]),
     "depth": QUERIES.jobs.depth("q0", 1000),
     "in_index_order": QUERIES.jobs.in_index_order(),

@@ -143,7 +143,7 @@ def test_a_worker_whose_nursery_has_died_gives_the_job_back_and_stops(app: App, 
     async def run() -> None:
         worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
         worker.prepare()
-        os.kill(worker._children._nursery, signal.SIGKILL)
+        os.kill(worker._children._fork_server, signal.SIGKILL)
         await asyncio.wait_for(worker.run(), 30)
 
     asyncio.run(run())

@@ -131,7 +131,7 @@ def test_bulks_that_take_over_in_opposite_order_do_not_deadlock(conn: Conn, ship
 
 
 @pytest.mark.parametrize("lent", [False, True])
-@pytest.mark.parametrize("verb", ["find_keys", "take_over"])
+@pytest.mark.parametrize("verb", ["find_key_holders", "take_over"])
 def test_a_call_begins_again_when_a_key_has_changed_hands(
     conn: Conn, connect: Open, ship: Task[[int], int], monkeypatch: pytest.MonkeyPatch, verb: str, lent: bool
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_call_begins_again_when_a_key_has_changed_hands(
                 untouched.setattr(Jobs, verb, plain)
                 conn.execute("delete from pgqueue.idempotency_key")
                 stolen.append(ship.using(idempotency_key="k").enqueue(1).id)
-                if verb == "find_keys":
+                if verb == "find_key_holders":
                     conn.execute("delete from pgqueue.idempotency_key where job_id = %s", stolen)
         return plain(queries, given)
 

@@ -81,7 +81,7 @@ def test_an_error_keeps_its_own_reason() -> None:
 
 
 def test_an_error_in_the_last_attempt_buries_the_job() -> None:
-    assert decide(job(attempt=3), Raised(ERROR), Unasked()) == Resolution("bury", "exhausted", error=ERROR)
+    assert decide(job(attempt=3), Raised(ERROR), Unasked()) == Resolution("dead_letter", "exhausted", error=ERROR)
 
 
 def test_an_attempt_beyond_the_last_buries_the_job() -> None:
@@ -89,13 +89,13 @@ def test_an_attempt_beyond_the_last_buries_the_job() -> None:
 
 
 def test_one_attempt_means_no_retry() -> None:
-    assert decide(job(attempt=1, max_attempts=1), Raised(ERROR), Unasked()).verb == "bury"
+    assert decide(job(attempt=1, max_attempts=1), Raised(ERROR), Unasked()).verb == "dead_letter"
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_a_permanent_error_buries_the_job_whatever_attempts_are_left(attempt: int) -> None:
     outcome = Raised(ERROR, permanent=True, reason="invalid arguments")
-    assert decide(job(attempt), outcome, Unasked()) == Resolution("bury", "invalid arguments", error=ERROR)
+    assert decide(job(attempt), outcome, Unasked()) == Resolution("dead_letter", "invalid arguments", error=ERROR)
 
 
 def test_a_retry_asked_for_takes_its_own_delay() -> None:
@@ -111,7 +111,9 @@ def test_a_retry_asked_for_with_zero_delay_comes_back_at_once() -> None:
 
 
 def test_a_retry_asked_for_in_the_last_attempt_buries_the_job() -> None:
-    assert decide(job(attempt=3), AskedRetry(1.0, ERROR), Unasked()) == Resolution("bury", "exhausted", error=ERROR)
+    assert decide(job(attempt=3), AskedRetry(1.0, ERROR), Unasked()) == Resolution(
+        "dead_letter", "exhausted", error=ERROR
+    )
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
@@ -123,7 +125,7 @@ def test_snooze_gives_the_attempt_back_even_the_last(attempt: int) -> None:
 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_a_rejection_buries_the_job_whatever_attempts_are_left(attempt: int) -> None:
-    assert decide(job(attempt), Rejected(ERROR), Unasked()) == Resolution("bury", "rejected", error=ERROR)
+    assert decide(job(attempt), Rejected(ERROR), Unasked()) == Resolution("dead_letter", "rejected", error=ERROR)
 
 
 @pytest.mark.parametrize("attempt", [1, 3])

@@ -18,7 +18,7 @@ from pgqueue.process.heartbeat import Identity, describe
 from pgqueue.tasks.registry import Tasks
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.duties.rescuer import Rescuer
-from pgqueue.worker.duties.watchdog import Watch
+from pgqueue.worker.duties.watchdog import Watchdog
 
 
 class Clocked:
@@ -31,14 +31,14 @@ class Clocked:
         self.link = Link(database, "pgqueue test")
         self.rescuer = Rescuer(self.link, QUERIES, self.identity, 5, Tasks(), lambda: None, lambda event: None)
 
-    async def tick(self) -> None:
-        await self.rescuer.tick()
+    async def step(self) -> None:
+        await self.rescuer.step()
         await self.link.close()
 
 
 def test_a_worker_that_has_just_started_declares_nobody_lost(conn: Conn, dsn: str) -> None:
     add_worker(conn, beat_seconds_ago=3600)
-    asyncio.run(Clocked(dsn, lease=30.0).tick())
+    asyncio.run(Clocked(dsn, lease=30.0).step())
     assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 0
 
 
@@ -46,7 +46,7 @@ def test_after_a_lease_of_its_own_it_does(conn: Conn, dsn: str) -> None:
     add_worker(conn, beat_seconds_ago=3600)
     clocked = Clocked(dsn, lease=30.0)
     clocked.rescuer._judge_from = 0.0
-    asyncio.run(clocked.tick())
+    asyncio.run(clocked.step())
     assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 1
 
 
@@ -56,7 +56,7 @@ def test_a_row_that_cannot_be_rescued_holds_up_no_other(conn: Conn, dsn: str, ca
     running = {"state": "running", "worker_id": worker, "claimed_at": now, "lease": 1, "attempt": 1, "max_attempts": 1}
     first, bad, last = (insert_job(conn, **running) for _ in range(3))
     conn.execute(f"alter table pgqueue.dead_letter add check (id <> {bad})".encode())
-    asyncio.run(Clocked(dsn, lease=30.0).tick())
+    asyncio.run(Clocked(dsn, lease=30.0).step())
     assert conn.execute("select id from pgqueue.dead_letter order by id").fetchall() == [(first,), (last,)]
     assert scalar(conn, "select state from pgqueue.job_live where id = %s", bad) == "running"
     assert f"job {bad} of a lost worker cannot be rescued: CheckViolation" in caplog.text
@@ -70,9 +70,9 @@ def test_one_that_could_not_reach_the_database_waits_a_lease_again(conn: Conn, d
         clocked.rescuer._judge_from = 0.0
         conn.execute("alter table pgqueue.worker rename to away")
         with pytest.raises(Exception, match="pgqueue migrate"):
-            await clocked.rescuer.tick()
+            await clocked.rescuer.step()
         conn.execute("alter table pgqueue.away rename to worker")
-        await clocked.tick()
+        await clocked.step()
 
     asyncio.run(through_an_outage())
     assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 0
@@ -115,13 +115,13 @@ def test_the_watch_stops_a_worker_that_cannot_be_heard_and_lets_it_go_on(dsn: st
 
     async def look() -> None:
         clocked = Clocked(dsn, lease=30.0)
-        watch = Watch(clocked.link, clocked.identity, lambda: said.append("silent"), lambda: said.append("heard"))
-        await watch.tick()
+        watch = Watchdog(clocked.link, clocked.identity, lambda: said.append("silent"), lambda: said.append("heard"))
+        await watch.step()
         clocked.identity._beaten_at -= 24
-        await watch.tick()
-        await watch.tick()
+        await watch.step()
+        await watch.step()
         clocked.identity._beaten_at += 24
-        await watch.tick()
+        await watch.step()
 
     asyncio.run(look())
     assert said == ["silent", "heard"]

@@ -28,8 +28,10 @@ from pgqueue.tasks.rules import Rules
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = NewJob("t", "{}", "q", 0, 3)
-KEYED = NewJob("t", "{}", "q", 0, 3, terms=Rules(key="k", expires=60.0).terms("t", dict, {}, None))
-ALONE = NewJob("t", "{}", "q", 0, 3, terms=Rules(unique=Unique(window=60, while_="live")).terms("t", dict, {}, None))
+KEYED = NewJob("t", "{}", "q", 0, 3, conditions=Rules(key="k", expires=60.0).conditions("t", dict, {}, None))
+ALONE = NewJob(
+    "t", "{}", "q", 0, 3, conditions=Rules(unique=Unique(window=60, while_="live")).conditions("t", dict, {}, None)
+)
 PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
 TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
 OUTCOMES = [
@@ -46,12 +48,12 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "take_over": lambda q: q.jobs.take_over(key_hashes("t", ["k"])),
     "enqueue": lambda q: q.jobs.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
     "enqueue_one_keyed": lambda q: q.jobs.enqueue_one_keyed(KEYED, guarded=True),
-    "enqueue_with_terms": lambda q: q.jobs.enqueue_with_terms([KEYED, ALONE], guarded=True),
-    "find_keys": lambda q: q.jobs.find_keys([KEYED, ALONE]),
-    "find_rivals": lambda q: q.jobs.find_rivals([ALONE]),
+    "enqueue_conditionally": lambda q: q.jobs.enqueue_conditionally([KEYED, ALONE], guarded=True),
+    "find_key_holders": lambda q: q.jobs.find_key_holders([KEYED, ALONE]),
+    "find_unique_holders": lambda q: q.jobs.find_unique_holders([ALONE]),
     "replace": lambda q: q.jobs.replace([1], [ALONE]),
     "free_keys": lambda q: q.jobs.free_keys([KEYED, ALONE]),
-    "free_rivals": lambda q: q.jobs.free_rivals([ALONE]),
+    "free_unique_keys": lambda q: q.jobs.free_unique_keys([ALONE]),
     "give_back_keys": lambda q: q.jobs.give_back_keys([1, 2], [KEYED, ALONE]),
     "depth": lambda q: q.jobs.depth("default", 100_000),
     "begin": lambda q: q.jobs.begin(),
@@ -122,7 +124,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "register_waits": lambda q: q.waits.register_waits([2, 1, 1], True),
     "look": lambda q: q.waits.look([1, 2], [True, False]),
     "read_jobs": lambda q: q.waits.read_jobs([1, 2]),
-    "tell_ended": lambda q: q.waits.tell_ended([1, 2]),
+    "announce_ended": lambda q: q.waits.announce_ended([1, 2]),
     "catch_up": lambda q: q.waits.catch_up(),
     "expire_results": lambda q: q.jobs.expire_results({1: 60.0}),
     "drop_results": lambda q: q.jobs.drop_results(10),

@@ -103,7 +103,7 @@ def test_a_stale_outcome_does_not_touch_the_next_attempt(conn: Conn) -> None:
     db.run(conn, QUERIES.jobs.rescue(WORKER))
     (again,) = claim(conn)
     assert (again.id, again.lease) == (job.id, job.lease + 1)
-    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("bury", "error"))])) == set()
+    assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("dead_letter", "error"))])) == set()
     assert scalar(conn, "select state || lease from pgqueue.job_live") == "running2"
 
 
@@ -118,7 +118,12 @@ def test_a_rescue_skips_a_job_whose_outcome_is_in_flight(conn: Conn, connect: Op
     assert scalar(conn, "select state from pgqueue.job") == "succeeded"
 
 
-OUTCOMES = [Resolution("succeed"), Resolution("succeed", result="1"), Resolution("retry", "r"), Resolution("bury", "r")]
+OUTCOMES = [
+    Resolution("succeed"),
+    Resolution("succeed", result="1"),
+    Resolution("retry", "r"),
+    Resolution("dead_letter", "r"),
+]
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)

@@ -13,7 +13,7 @@ from pgqueue import App, Context, InvalidOption, JobState, ResultMissing, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.tasks.registry import Tasks
-from pgqueue.worker.duties.results import BATCH, Expiry, Pruner
+from pgqueue.worker.duties.results import BATCH, ResultPruner, ResultTtls
 
 EXPIRIES = "select count(*) from pgqueue.result_expiry"
 NOW = "update pgqueue.result_expiry set expires_at = now()"
@@ -24,8 +24,8 @@ def prune(dsn: str, rounds: int = 1) -> list[float]:
 
     async def body() -> list[float]:
         link = Link(db.Database(dsn), "pgqueue test")
-        pruner = Pruner(link, QUERIES, Tasks())
-        pauses = [await pruner.tick() for _ in range(rounds)]
+        pruner = ResultPruner(link, QUERIES, Tasks())
+        pauses = [await pruner.step() for _ in range(rounds)]
         await link.close()
         return pauses
 
@@ -140,7 +140,7 @@ def test_of_a_batch_only_what_moved_expires(conn: Conn, dsn: str) -> None:
 
     async def body() -> set[int]:
         link = Link(db.Database(dsn), "pgqueue test")
-        moved = await Expiry(QUERIES, app.tasks).resolve(link, [(claimed(ours, 2), told), (claimed(lost, 1), told)])
+        moved = await ResultTtls(QUERIES, app.tasks).resolve(link, [(claimed(ours, 2), told), (claimed(lost, 1), told)])
         await link.close()
         return moved
 

@@ -161,16 +161,16 @@ def test_a_delete_waits_for_a_firing_in_flight_whose_tick_stays(app: App, conn: 
 def test_a_scheduler_starts_and_declares_the_others_while_one_is_locked(dsn: str, conn: Conn) -> None:
     async def deploy() -> None:
         living, one = Living(dsn), App(dsn)
-        await living.start(release(dsn, "held", "gone", "s", plan="0 1 * * *")).tick()
+        await living.start(release(dsn, "held", "gone", "s", plan="0 1 * * *")).step()
         conn.execute("delete from pgqueue.schedule_release")
         new = living.start(release(dsn, "held", "s", plan="0 2 * * *"))
         with psycopg.connect(dsn) as holder:
             holder.execute("select from pgqueue.schedule where name in ('held', 'gone') for update")
-            await new.tick()
+            await new.step()
             assert {s.name: s.plan for s in one.schedules.list()} == {
                 "held": "0 1 * * *", "gone": "0 1 * * *", "s": "0 2 * * *",
             }  # fmt: skip
-        await new.tick()
+        await new.step()
         assert one.schedules.get("held").plan == "0 2 * * *"
         assert (await states(one))["gone"] == "disabled"
         await living.close()

@@ -27,7 +27,7 @@ def work_out(app: App, dsn: str) -> None:
 
     async def once() -> None:
         link = Link(db.Database(dsn), "pgqueue scheduler")
-        while await Previewer(app, link).tick() < PAUSE:
+        while await Previewer(app, link).step() < PAUSE:
             pass
         await link.close()
 

@@ -306,7 +306,7 @@ def test_a_schedule_that_cannot_be_fired_here_is_left_for_others(app: App, conn:
     async def twice() -> list[float]:
         link = Link(db.Database(dsn), "pgqueue scheduler")
         ticker = Ticker(app, link, SchedulerSettings(poll_seconds=7.0))
-        delays = [await ticker.tick(), await ticker.tick()]
+        delays = [await ticker.step(), await ticker.step()]
         await link.close()
         return delays
 

@@ -597,15 +597,15 @@ def test_what_the_code_drops_is_disabled_shown_and_can_be_brought_back(report: A
     async def deploy() -> None:
         living = Living(dsn)
         old = living.start(release(dsn, "a", "b"))
-        await old.tick()
+        await old.step()
         new = living.start(release(dsn, "a", "c"))
-        await new.tick()
+        await new.step()
         assert await states(report) == {"a": "active", "b": "active", "c": "active"}  # the old one still lives
         await old.leave()
-        await new.tick()
+        await new.step()
         assert await states(report) == {"a": "active", "b": "disabled", "c": "active"}
         await report.schedules.aresume("b")
-        await new.tick()
+        await new.step()
         assert await states(report) == {"a": "active", "b": "active", "c": "active"}
         await living.close()
         await report.aclose()
@@ -621,13 +621,13 @@ def test_the_newest_release_has_its_say_also_when_an_older_one_starts_again(repo
     async def deploy() -> None:
         living = Living(dsn)
         old = living.start(release(dsn, "s", plan="0 1 * * *"))
-        await old.tick()
+        await old.step()
         new = living.start(release(dsn, "s", plan="0 2 * * *"))
         for declarer in (new, living.start(release(dsn, "s", plan="0 1 * * *")), old, new):
-            await declarer.tick()
+            await declarer.step()
             assert (await report.schedules.aget("s")).plan == "0 2 * * *"
         await new.leave()
-        await old.tick()  # the deploy was rolled back
+        await old.step()  # the deploy was rolled back
         assert (await report.schedules.aget("s")).plan == "0 1 * * *"
         await living.close()
         await report.aclose()
@@ -639,7 +639,7 @@ def test_one_app_does_not_disable_what_another_declares(report: App, dsn: str) -
     async def both() -> None:
         living = Living(dsn)
         for app in (release(dsn, "a"), release(dsn, "b", app="mail:app"), release(dsn, "c", app="")):
-            await living.start(app).tick()
+            await living.start(app).step()
         assert set((await states(report)).values()) == {"active"}
         await living.close()
         await report.aclose()

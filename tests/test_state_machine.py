@@ -22,7 +22,7 @@ RESOLUTIONS = {
     "snooze": Resolution("snooze", "later", delay=5.0, refund=True),
     "release": Resolution("release", "released", refund=True),
     "park": Resolution("park", "unknown task", refund=True),
-    "bury": Resolution("bury", "exhausted", error=ERROR),
+    "dead_letter": Resolution("dead_letter", "exhausted", error=ERROR),
     "withdraw": Resolution("withdraw", "not wanted"),
 }
 OTHERS = {"claim", "adopt", "cancel", "expire", "rescue", "rescue_spent", "rescue_cancelled"}
@@ -173,8 +173,8 @@ def check_kept(tx: Conn, verb: str, query: str) -> Any:
     ("verb", "query", "expected"),
     [
         ("succeed", "select result->>'a' from pgqueue.job where id = %s", "1"),
-        ("bury", "select error->>'message' from pgqueue.job where id = %s", "it broke"),
-        ("bury", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
+        ("dead_letter", "select error->>'message' from pgqueue.job where id = %s", "it broke"),
+        ("dead_letter", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
         ("retry", "select error->>'message' from pgqueue.transition where job_id = %s", "it broke"),
         ("withdraw", "select reason from pgqueue.job where id = %s", "not wanted"),
         ("snooze", "select reason from pgqueue.transition where job_id = %s", "later"),

@@ -33,7 +33,7 @@ from pgqueue import (
     WaitTimeout,
 )
 from pgqueue import testing as pgqueue_testing
-from pgqueue.events import JobDied, JobEnqueued, JobRetried, JobSucceeded
+from pgqueue.events import JobDeadLettered, JobEnqueued, JobRetried, JobSucceeded
 from pgqueue.testing import Drained, Jobs, context, rolled_back, using
 
 LEFT = "select (select count(*) from pgqueue.job) + (select count(*) from pgqueue.transition)"
@@ -491,7 +491,7 @@ def test_middlewares_events_and_cancelling_are_heard(app: App, jobs: Jobs) -> No
         await asyncio.sleep(0)
         seen.append("succeeded")
 
-    for kind in (JobRetried, JobDied, JobEnqueued):
+    for kind in (JobRetried, JobDeadLettered, JobEnqueued):
         app.on(kind)(lambda event: seen.append(type(event).__name__))
 
     @app.task(retry=0, max_attempts=2)
@@ -511,7 +511,7 @@ def test_middlewares_events_and_cancelling_are_heard(app: App, jobs: Jobs) -> No
     seen.clear()
     t.enqueue(True)
     jobs.drain()
-    assert [s for s in seen if s.startswith("Job")] == ["JobEnqueued", "JobRetried", "JobDied"]
+    assert [s for s in seen if s.startswith("Job")] == ["JobEnqueued", "JobRetried", "JobDeadLettered"]
     job = stop.enqueue()
     assert jobs.drain() == Drained(cancelled=1)
     assert app.get(job.id).state == "cancelled"

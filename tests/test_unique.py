@@ -59,7 +59,7 @@ def test_one_that_lives_is_unique_until_it_ends(app: App, conn: Conn) -> None:
     db.run(conn, QUERIES.jobs.resolve([(job, Resolution("retry", "error", 0.0))]))
     assert put(app, unique=live).id == first.id
     (job,) = claim(conn)
-    db.run(conn, QUERIES.jobs.resolve([(job, Resolution("bury", "error"))]))
+    db.run(conn, QUERIES.jobs.resolve([(job, Resolution("dead_letter", "error"))]))
     assert put(app, unique=live).id != first.id
 
 

@@ -32,7 +32,7 @@ RESOLUTIONS = [
     Resolution("snooze", "later", delay=3600.0, refund=True),
     Resolution("release", "released", refund=True),
     Resolution("park", "unknown task", refund=True),
-    Resolution("bury", "exhausted", error=ERROR),
+    Resolution("dead_letter", "exhausted", error=ERROR),
     Resolution("withdraw", "not wanted"),
 ]
 MAX_CRASHES, LIMITS = 2, {"fragile": 1}
@@ -247,7 +247,7 @@ def drive(app: App, conn: Conn, examples: int, steps: int, *, derandomize: bool)
 
 def test_any_sequence_of_verbs_leaves_what_the_model_says(app: App, conn: Conn) -> None:
     happened = drive(app, conn, 50, 40, derandomize=True)
-    often = {(verb, JobState.RUNNING) for verb in ("current", "stale", "succeed", "retry", "bury", "rescue")}
+    often = {(verb, JobState.RUNNING) for verb in ("current", "stale", "succeed", "retry", "dead_letter", "rescue")}
     assert often - happened == set()
 
 

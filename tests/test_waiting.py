@@ -307,8 +307,8 @@ def test_while_nobody_waits_no_statement_is_sent(
     app: App, conn: Conn, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[set[int]] = []
-    tell = WaitQueries.tell_ended
-    monkeypatch.setattr(WaitQueries, "tell_ended", lambda self, ids: told.append(set(ids)) or tell(self, ids))
+    tell = WaitQueries.announce_ended
+    monkeypatch.setattr(WaitQueries, "announce_ended", lambda self, ids: told.append(set(ids)) or tell(self, ids))
     add.enqueue_many({"a": n, "b": 1} for n in range(50))
     drain(app, conn)
     assert told == []
@@ -337,17 +337,17 @@ def test_who_hears_of_a_wait_tells_of_what_ended_before(conn: Conn, dsn: str) ->
     async def body(listening: Conn) -> None:
         link = Link(db.Database(dsn), "pgqueue test")
         teller = Announcer(link, QUERIES, listens=True)
-        await teller.tick()
+        await teller.step()
         conn.execute("insert into pgqueue.waiter select id, now() + interval '1 minute' from unnest(%s) id",
                      ([ended, live],))  # fmt: skip
         teller.ended([ended])
-        await teller.tick()
+        await teller.step()
         assert heard(listening, conn) == []  # it does not know that somebody waits, and pays nothing
         teller.somebody_waits()
-        await teller.tick()
+        await teller.step()
         assert heard(listening, conn) == [str(ended)]
         teller.ended([ended, live, gone])
-        await teller.tick()
+        await teller.step()
         assert heard(listening, conn) == [str(ended)]
         await link.close()
 
@@ -384,7 +384,7 @@ def test_a_notification_that_comes_with_an_answer_is_heard(
 
     async def end_it(own: db.AsyncConnection) -> None:
         end(conn, job.id, result="3")
-        db.run(conn, QUERIES.waits.tell_ended([job.id]))
+        db.run(conn, QUERIES.waits.announce_ended([job.id]))
         while not own._notifies_backlog:
             await own.execute("select 1")
 
@@ -420,7 +420,7 @@ def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as listening:
         listening.execute('listen "pgqueue.ended"')
         db.run(conn, QUERIES.waits.catch_up())
-        db.run(conn, QUERIES.waits.tell_ended(ids))
+        db.run(conn, QUERIES.waits.announce_ended(ids))
         payloads = heard(listening, conn)
     assert len(payloads) == 2 * 4  # each fits into the 8000 bytes that there are
     assert sorted(int(word) for payload in payloads for word in payload.split()) == sorted(ids * 2)
@@ -432,7 +432,7 @@ def test_two_who_register_and_one_who_tells_cannot_deadlock(conn: Conn, dsn: str
         db.run(conn, QUERIES.waits.register_waits([job_id], announce=False))
     with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second:
         db.run(first, QUERIES.waits.register_waits(ids[:1], announce=False))
-        telling = InThread(lambda: db.run(second, QUERIES.waits.tell_ended(ids)))
+        telling = InThread(lambda: db.run(second, QUERIES.waits.announce_ended(ids)))
         wait_blocked(conn, second, first)  # at the first row: it holds none that the other may want
         db.run(first, QUERIES.waits.register_waits(reversed(ids), announce=False))
         first.commit()
@@ -528,7 +528,7 @@ def test_who_comes_while_the_connection_is_given_up_is_told_so(
     assert "in an unforeseen way" in caplog.text
 
 
-def hub_of(app: App) -> hub.Hub:
+def hub_of(app: App) -> hub.WaitHub:
     assert app.waits._hub
     return app.waits._hub
 

@@ -188,9 +188,9 @@ def enqueue(
     home = app_or_default(app, dsn, schema)
     if find_app(app):
         home.tasks[task]  # an unknown name is an error here: a job nobody knows would wait for ever
-    terms: Any = {"idempotency_key": idempotency_key, "unique_key": unique_key, "expires": expires}
-    terms |= {"on_conflict": on_conflict, "version": task_version}
-    client = home.using(queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag, **terms)
+    conditions: Any = {"idempotency_key": idempotency_key, "unique_key": unique_key, "expires": expires}
+    conditions |= {"on_conflict": on_conflict, "version": task_version}
+    client = home.using(queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag, **conditions)
     job = client.enqueue(task, _object(task, args))
     home.close()
     if as_json:

@@ -11,7 +11,7 @@ from pgqueue.db.steps import Steps, T, follow, follow_async
 from pgqueue.errors import DuplicateJob, IdempotencyConflict, PgqueueError, SnapshotConflict
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.terms import Entry, FoundKey, Rival, terms_of
+from pgqueue.queries.conditions import Entry, KeyHolder, UniqueHolder, conditions_of
 
 ROUNDS = 100  # how often a job may find its key taken, and then free again
 TRIES = 10  # of a transaction of our own that could not be serialized
@@ -21,7 +21,7 @@ _UNSEEN = (
 )
 
 
-class Isolated(Exception):
+class NeedsSavepoint(Exception):
     """The transaction keeps its snapshot: it needs a savepoint, for a key that it cannot see is an error there."""
 
 
@@ -57,7 +57,7 @@ class Admission:
     def steps(self, *, guarded: bool) -> Steps[list[Entry]]:
         """Ask until each job is in, or has met another. A key may become free in between: then ask again.
 
-        Raises IdempotencyConflict, DuplicateJob, and Isolated before anything is written.
+        Raises IdempotencyConflict, DuplicateJob, and NeedsSavepoint before anything is written.
         """
         for _ in range(ROUNDS):
             throttled, rivalled = yield from self._enter(guarded)
@@ -72,7 +72,7 @@ class Admission:
         waiting = list(self._waiting.items())
         entries = yield self._inserting([job for _, job in waiting], guarded)
         if not entries:
-            raise Isolated
+            raise NeedsSavepoint
         if all(entry.entered for entry in entries):
             self._done.update(zip(self._waiting, entries, strict=True))
             self._waiting = {}
@@ -81,7 +81,7 @@ class Admission:
         for (at, job), entry in zip(waiting, entries, strict=True):
             if entry.entered:
                 self._finish(at, entry)
-            elif terms_of(job).hash is not None and not entry.took:
+            elif conditions_of(job).hash is not None and not entry.took:
                 throttled.append(at)
             else:
                 rivalled.append(at)
@@ -91,17 +91,17 @@ class Admission:
         return throttled, rivalled
 
     def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[Entry]]:
-        if len(jobs) == 1 and terms_of(jobs[0]).hash is not None and terms_of(jobs[0]).alone is None:
+        if len(jobs) == 1 and conditions_of(jobs[0]).hash is not None and conditions_of(jobs[0]).alone is None:
             return self._queries.jobs.enqueue_one_keyed(jobs[0], guarded=guarded)
-        return self._queries.jobs.enqueue_with_terms(jobs, guarded=guarded)
+        return self._queries.jobs.enqueue_conditionally(jobs, guarded=guarded)
 
     def _meet_keys(self, lost: list[int]) -> Steps[None]:
         """Find who has the keys. Those whose time is over are freed, and wanted again."""
         if not lost:
             return
         jobs = [self._waiting[at] for at in lost]
-        found: list[FoundKey] = sorted(
-            (yield self._queries.jobs.find_keys(jobs))
+        found: list[KeyHolder] = sorted(
+            (yield self._queries.jobs.find_key_holders(jobs))
         )  # rows are locked in the order of keys
         over = [jobs[key.ord - 1] for key in found if key.over]
         if over:
@@ -111,8 +111,8 @@ class Admission:
             at, job = lost[key.ord - 1], jobs[key.ord - 1]
             if key.over:
                 continue
-            if terms_of(job).key is not None and not terms_of(job).by_args and not key.same:
-                raise IdempotencyConflict(job.task, str(terms_of(job).key), key.job_id)
+            if conditions_of(job).key is not None and not conditions_of(job).by_args and not key.same:
+                raise IdempotencyConflict(job.task, str(conditions_of(job).key), key.job_id)
             if self._meet(at, key):
                 replacing.append((at, key.job_id))
             self._finish(at, _existing(key))
@@ -123,10 +123,12 @@ class Admission:
         jobs that have expired are freed, and wanted again."""
         if not lost:
             return
-        found: list[Rival] = sorted((yield self._queries.jobs.find_rivals([self._waiting[at] for at in lost])))
+        found: list[UniqueHolder] = sorted(
+            (yield self._queries.jobs.find_unique_holders([self._waiting[at] for at in lost]))
+        )
         over = [self._waiting[lost[rival.ord - 1]] for rival in found if rival.over]
         if over:
-            yield self._queries.jobs.free_rivals(over)
+            yield self._queries.jobs.free_unique_keys(over)
         replacing = []
         for rival in found:
             at = lost[rival.ord - 1]
@@ -141,14 +143,14 @@ class Admission:
             if rival.job_id in replaced:
                 self._finish(lost[rival.ord - 1], _existing(rival))
 
-    def _meet(self, at: int, met: FoundKey | Rival) -> bool:
+    def _meet(self, at: int, met: KeyHolder | UniqueHolder) -> bool:
         """Whether the job that was met is to be replaced. Raises DuplicateJob if the call wants to be told."""
-        terms = terms_of(self._jobs[at])
-        if terms.unique is None:
+        conditions = conditions_of(self._jobs[at])
+        if conditions.unique is None:
             return False
-        if terms.on_conflict == "raise":
-            raise DuplicateJob(self._jobs[at].task, terms.unique, met.job_id)
-        return terms.on_conflict == "replace"
+        if conditions.on_conflict == "raise":
+            raise DuplicateJob(self._jobs[at].task, conditions.unique, met.job_id)
+        return conditions.on_conflict == "replace"
 
     def _replace(self, replacing: list[tuple[int, int]]) -> Steps[set[int]]:
         if not replacing:
@@ -179,8 +181,10 @@ class Batch:
         kept: dict[str, NewJob] = {}
         keys = []
         for at, job in enumerate(given):
-            terms = terms_of(job)
-            key = terms.alone or terms.hash or f"{at:09}"  # in this order: with a window or without, one order
+            conditions = conditions_of(job)
+            key = (
+                conditions.alone or conditions.hash or f"{at:09}"
+            )  # in this order: with a window or without, one order
             kept[key] = _again(kept[key], job) if key in kept else job
             keys.append(key)
         order = sorted(kept)
@@ -221,18 +225,18 @@ class Batch:
 
 def _again(before: NewJob, job: NewJob) -> NewJob:
     """What two jobs with one key are."""
-    terms = terms_of(job)
-    if terms.on_conflict == "raise":
-        raise DuplicateJob(job.task, str(terms.unique), None)
-    return job if terms.on_conflict == "replace" else before
+    conditions = conditions_of(job)
+    if conditions.on_conflict == "raise":
+        raise DuplicateJob(job.task, str(conditions.unique), None)
+    return job if conditions.on_conflict == "replace" else before
 
 
 def _may_give_back(job: NewJob) -> bool:
     """Whether a job may take a key, for its window, and then not be let in for the other."""
-    return terms_of(job).unique is not None and terms_of(job).window is not None
+    return conditions_of(job).unique is not None and conditions_of(job).window is not None
 
 
-def _existing(met: FoundKey | Rival) -> Entry:
+def _existing(met: KeyHolder | UniqueHolder) -> Entry:
     return Entry(met.job_id, met.created_at, met.created_at, False, False, met.readable)
 
 
@@ -241,7 +245,7 @@ def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
     try:
         with db.all_or_nothing(conn) if _may_give_back(job) else nullcontext():
             return follow(conn, Admission(queries, [job]).steps(guarded=True))[0]
-    except Isolated:
+    except NeedsSavepoint:
         return admit_all(conn, queries, Batch.of([job]).steps)[0]
 
 
@@ -250,7 +254,7 @@ async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob
     try:
         async with db.all_or_nothing_async(conn) if _may_give_back(job) else nullcontext():
             return (await follow_async(conn, Admission(queries, [job]).steps(guarded=True)))[0]
-    except Isolated:
+    except NeedsSavepoint:
         return (await admit_all_async(conn, queries, Batch.of([job]).steps))[0]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pgqueue.client.home import Home
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.new_job import new_job
 from pgqueue.client.options import Options
 from pgqueue.client.session import Session
@@ -18,7 +18,7 @@ from pgqueue.tasks.storable import check_json_object
 class Client:
     """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
 
-    def __init__(self, home: Home, conn: object, options: Options) -> None:
+    def __init__(self, home: AppParts, conn: object, options: Options) -> None:
         self._home = home
         self._session = Session(home, conn)
         self._options = options

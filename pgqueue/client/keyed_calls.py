@@ -10,10 +10,10 @@ from pgqueue.client.chunks import arrays, chunks
 from pgqueue.db.steps import Steps
 from pgqueue.errors import IdempotencyConflict
 from pgqueue.jobs.job import NewJob
-from pgqueue.jobs.keys import WINDOW, Terms, digest, key_hashes
+from pgqueue.jobs.keys import WINDOW, Conditions, digest, key_hashes
 from pgqueue.queries import Queries
+from pgqueue.queries.conditions import Entry, KeyHolder, conditions_of
 from pgqueue.queries.keyed import Keyed
-from pgqueue.queries.terms import Entry, FoundKey, terms_of
 from pgqueue.tasks.rules import KeyOf, Rules
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import with_version
@@ -59,7 +59,7 @@ class KeyedCalls:
         rules.check_count(len(given))
         keys = _by_args(spec, given, blocks) if rules.key is True else rules.keys(len(given), values or ())
         hashes = _hashes(spec.name, keys)
-        like = like.again("", Terms(window=rules.window or WINDOW, expires=rules.expires))
+        like = like.again("", Conditions(window=rules.window or WINDOW, expires=rules.expires))
         first = _first(hashes)
         parts = [Part(text, range(count)) for count, text in arrays(blocks)]
         if first or len(parts) > 1:
@@ -97,10 +97,10 @@ class KeyedCalls:
     def _meet(self, queries: Queries, left: list[int], ids: dict[int, int]) -> Steps[set[int]]:
         """Find who has the keys of those that were not let in. Keys whose time is over are taken over: return which."""
         jobs = [self._job(at) for at in left]
-        found: list[FoundKey] = []
+        found: list[KeyHolder] = []
         for part in chunks(jobs):
             before = len(found)
-            found += [key._replace(ord=key.ord + before) for key in (yield queries.jobs.find_keys(part))]
+            found += [key._replace(ord=key.ord + before) for key in (yield queries.jobs.find_key_holders(part))]
             if len(found) < before + len(part):
                 raise Again
         over = []
@@ -124,15 +124,15 @@ class KeyedCalls:
             raise Again
         entries: list[Entry] = []
         for part in chunks([self._job(at) for at in over]):
-            entries += yield queries.jobs.enqueue_with_terms(part)
+            entries += yield queries.jobs.enqueue_conditionally(part)
         if not all(entry.entered for entry in entries):
             raise Again
         ids |= {at: entry.id for at, entry in zip(over, entries, strict=True)}
 
     def _job(self, at: int) -> NewJob:
-        shared = terms_of(self.like)
-        terms = shared._replace(key=self.keys[at], hash=self.hashes[at], by_args=self.by_args)
-        return self.like.again(self.spec.encode_at(at, self.calls[at]), terms)
+        shared = conditions_of(self.like)
+        conditions = shared._replace(key=self.keys[at], hash=self.hashes[at], by_args=self.by_args)
+        return self.like.again(self.spec.encode_at(at, self.calls[at]), conditions)
 
     def _check_same(self) -> None:
         """Refuse calls with the same key and other arguments."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from pgqueue.client.home import Home
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.options import Options
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.queries.conditions import Entry
 from pgqueue.queries.enqueue import Inserted
-from pgqueue.queries.terms import Entry
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.timing import seconds
 
@@ -23,7 +23,7 @@ def new_job(
     options: Options,
     spec: TaskSpec | None,
     name: str,
-    home: Home,
+    home: AppParts,
     values: Mapping[str, Any] = {},
     at: int | None = None,
 ) -> NewJob:
@@ -42,7 +42,9 @@ def new_job(
         delay=None if options.delay is None else seconds(options.delay),
         tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
         history=home.retention.get(queue) is None and (spec is None or spec.retention is None),
-        terms=None if options.rules is None else options.rules.terms(name, partial(_whole, spec, args), values, at),
+        conditions=None
+        if options.rules is None
+        else options.rules.conditions(name, partial(_whole, spec, args), values, at),
         version=spec.version if spec else options.version or 1,
     )
 

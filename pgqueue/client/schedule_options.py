@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypedDict
 
-from pgqueue.client.home import Home
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.new_job import new_job
 from pgqueue.client.options import Options
 from pgqueue.config import check_name
@@ -48,7 +48,7 @@ class ScheduleOptions(TypedDict, total=False):
 
 
 def build(
-    home: Home, name: str, task: str, plan: GivenPlan | None, at: datetime | None, options: ScheduleOptions
+    home: AppParts, name: str, task: str, plan: GivenPlan | None, at: datetime | None, options: ScheduleOptions
 ) -> Schedule:
     """Return the schedule that is meant. Raises InvalidPlan, InvalidOption or InvalidArguments."""
     start = options.get("start")
@@ -80,7 +80,7 @@ def _timing(options: ScheduleOptions) -> dict[str, Any]:
     return given
 
 
-def edited(home: Home, old: Schedule, plan: GivenPlan | None, at: datetime | None, o: ScheduleOptions) -> Schedule:
+def edited(home: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime | None, o: ScheduleOptions) -> Schedule:
     """Return a schedule with some of it changed."""
     asked = Options(o.get("queue"), o.get("priority"), None, o.get("delay"), o.get("max_attempts"), o.get("tags"))
     job: dict[str, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Protocol, Unpack
 
-from pgqueue.client.home import Home
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.new_job import as_job
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions, build, edited
 from pgqueue.client.session import Own, Session
@@ -14,7 +14,7 @@ from pgqueue.config import check_name
 from pgqueue.db.steps import Steps
 from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSchedule
 from pgqueue.jobs.job import Job, NewJob
-from pgqueue.jobs.keys import Terms
+from pgqueue.jobs.keys import Conditions
 from pgqueue.queries import Query
 from pgqueue.queries.read import ScheduleStatus
 from pgqueue.queries.schedule import Due, Unusable
@@ -41,7 +41,7 @@ class ScheduleClient:
     the default is the user of this process.
     """
 
-    def __init__(self, home: Home, conn: object = Own.CONNECTION) -> None:
+    def __init__(self, home: AppParts, conn: object = Own.CONNECTION) -> None:
         self._home = home
         self._queries = home.queries
         self._session = Session(home, conn)
@@ -306,7 +306,7 @@ class Schedules(ScheduleClient):
     """The schedules of an app: those its code declares, by name, and the verbs on all of them, each on a connection of
     pgqueue's own, committed at once. `using(conn)` has the same verbs in the caller's transaction."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: AppParts) -> None:
         super().__init__(home)
         self._declared: dict[str, Schedule] = {}
 
@@ -350,20 +350,20 @@ class Schedules(ScheduleClient):
         return tuple(self._declared.values())
 
 
-def enqueue_ticks(home: Home, jobs: Sequence[NewJob], headers: Sequence[str]) -> Query[Any]:
+def enqueue_ticks(home: AppParts, jobs: Sequence[NewJob], headers: Sequence[str]) -> Query[Any]:
     """Insert the jobs of ticks. Where a schedule does not say when they expire their task may; what else it says of
     enqueueing, its keys, is for callers."""
     timed = [_expiring(home, job) for job in jobs]
-    if any(job.terms is not None for job in timed):
-        return home.queries.jobs.enqueue_with_terms(timed, headers)
+    if any(job.conditions is not None for job in timed):
+        return home.queries.jobs.enqueue_conditionally(timed, headers)
     return home.queries.jobs.enqueue(timed, headers)
 
 
-def _expiring(home: Home, job: NewJob) -> NewJob:
+def _expiring(home: AppParts, job: NewJob) -> NewJob:
     spec = home.tasks.get(job.task)
-    if job.terms is not None or spec is None or spec.rules is None or spec.rules.expires is None:
+    if job.conditions is not None or spec is None or spec.rules is None or spec.rules.expires is None:
         return job
-    return dataclasses.replace(job, terms=Terms(expires=spec.rules.expires))
+    return dataclasses.replace(job, conditions=Conditions(expires=spec.rules.expires))
 
 
 def _task_name(task: str | Named) -> str:

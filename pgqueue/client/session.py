@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pgqueue import db
 from pgqueue.client.admission import Admitted, Bulk, admit, admit_all, admit_all_async, admit_async
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.chunks import arrays
-from pgqueue.client.home import Home
 from pgqueue.client.new_job import as_existing, as_job
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.db.steps import Steps, follow, follow_async
@@ -29,7 +29,7 @@ class Own(Enum):
 class Session:
     """Runs queries where the caller wants them: on `conn`, in its transaction, or on a connection of our own."""
 
-    def __init__(self, home: Home, conn: object = Own.CONNECTION) -> None:
+    def __init__(self, home: AppParts, conn: object = Own.CONNECTION) -> None:
         if conn is None:
             raise UnsupportedConnection(
                 "using(None): that is no connection. Leave it out for one of pgqueue's own, which commits at once"
@@ -81,11 +81,11 @@ class Session:
     def insert(self, new: NewJob) -> Job:
         """Insert a job; one with terms may be met by another in its place."""
         queries = self._home.queries
-        if new.terms is None and new.queue not in self._home.max_depth:
+        if new.conditions is None and new.queue not in self._home.max_depth:
             return self.tell(as_job(new, self.run(queries.jobs.enqueue_one(new)), self.handle))
         with self._connection() as conn:
             follow(conn, self._home.depths.steps(queries, new.queue, 1))
-            if new.terms is None:
+            if new.conditions is None:
                 return self.tell(as_job(new, db.run(conn, queries.jobs.enqueue_one(new)), self.handle))
             met = admit(conn, queries, new)
             if met.entered:
@@ -96,11 +96,11 @@ class Session:
     async def ainsert(self, new: NewJob) -> Job:
         """Insert a job; one with terms may be met by another in its place."""
         queries = self._home.queries
-        if new.terms is None and new.queue not in self._home.max_depth:
+        if new.conditions is None and new.queue not in self._home.max_depth:
             return self.tell(as_job(new, await self.arun(queries.jobs.enqueue_one(new)), self.handle))
         async with self._async_connection() as conn:
             await follow_async(conn, self._home.depths.steps(queries, new.queue, 1))
-            if new.terms is None:
+            if new.conditions is None:
                 return self.tell(as_job(new, await db.run_async(conn, queries.jobs.enqueue_one(new)), self.handle))
             met = await admit_async(conn, queries, new)
             if met.entered:

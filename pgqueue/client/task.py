@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from pgqueue.client.admission import Batch, Bulk
-from pgqueue.client.home import Home
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.keyed_calls import KeyedCalls
 from pgqueue.client.new_job import new_job
 from pgqueue.client.options import Options
@@ -24,7 +24,7 @@ R = TypeVar("R")
 class Enqueuer(Generic[P, R]):
     """A task bound to a connection and options: what `task.using(…)` returns."""
 
-    def __init__(self, app: Home, spec: TaskSpec, conn: object, options: Options) -> None:
+    def __init__(self, app: AppParts, spec: TaskSpec, conn: object, options: Options) -> None:
         self._app = app
         self._spec = spec
         self._session = Session(app, conn)
@@ -84,7 +84,7 @@ class Enqueuer(Generic[P, R]):
         for at, call in enumerate(calls):
             values: list[dict[str, Any]] = []
             text = spec.encode_at(at, call, values)
-            yield like.again(text, rules.terms(spec.name, partial(spec.whole, text), values[0], at))
+            yield like.again(text, rules.conditions(spec.name, partial(spec.whole, text), values[0], at))
             count += 1
         rules.check_count(count)
 
@@ -92,7 +92,7 @@ class Enqueuer(Generic[P, R]):
 class Task(Enqueuer[P, R]):
     """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
 
-    def __init__(self, app: Home, spec: TaskSpec) -> None:
+    def __init__(self, app: AppParts, spec: TaskSpec) -> None:
         super().__init__(app, spec, Own.CONNECTION, Options(rules=spec.rules))
         self.__doc__ = spec.function.__doc__
         self.__name__ = getattr(spec.function, "__name__", spec.name)
@@ -131,7 +131,7 @@ class Task(Enqueuer[P, R]):
         delay: float | timedelta | None = None,
         max_attempts: int | None = None,
         tags: Sequence[str] | None = None,
-        **terms: Unpack[CallOptions],
+        **conditions: Unpack[CallOptions],
     ) -> Enqueuer[P, R]:
         """Bind a connection to borrow and options for the jobs to come.
 
@@ -141,7 +141,7 @@ class Task(Enqueuer[P, R]):
         100) runs sooner; `max_attempts` counts the first run. `idempotency_key`, `unique_key`, `expires`:
         docs/enqueue.md.
         """
-        rules = self._spec.rules_of(call_rules(terms) if terms else None)
+        rules = self._spec.rules_of(call_rules(conditions) if conditions else None)
         options = Options(queue, priority, run_at, delay, max_attempts, tags, rules)
         return Enqueuer(self._app, self._spec, conn, options)
 

@@ -18,7 +18,7 @@ from pgqueue.db.link import DEADLINE, Link
 from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
-from pgqueue.queries.results import Glimpse
+from pgqueue.queries.results import JobSnapshot
 from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.waits")
@@ -55,7 +55,7 @@ class Watched:
     def __init__(self, now: float) -> None:
         self.callers: set[Caller] = set()
         self.seen = False
-        self.glimpse: Glimpse | None = None
+        self.glimpse: JobSnapshot | None = None
         self.pause = FIRST_PAUSE
         self.look_at = 0.0
         self.said_at: float | None = None
@@ -75,7 +75,7 @@ class Watched:
         self.pause = min(2 * self.pause, LONGEST_PAUSE)
 
 
-class Hub:
+class WaitHub:
     """Waits for any number of jobs on one connection. Its methods may be called in any thread.
 
     `listens`: whether LISTEN works on this database; else it only looks. Whoever waits when the first connection cannot
@@ -117,7 +117,7 @@ class Hub:
         with suppress(RuntimeError):  # the loop is closed, and nobody is told anything
             self._loop.call_soon_threadsafe(self._drop, caller)
 
-    def glimpse(self, job_id: int) -> Glimpse | None:
+    def glimpse(self, job_id: int) -> JobSnapshot | None:
         """Where a job stood when it was last seen live; None if it has not been seen."""
         watched = self._watched.get(job_id)
         return watched.glimpse if watched else None
@@ -325,7 +325,7 @@ def _tell_missing(job_id: int, watched: Watched) -> None:
         log.warning("job %d is waited for and cannot be seen: %s", job_id, MISSING)
 
 
-def _stands(glimpse: Glimpse) -> str:
+def _stands(glimpse: JobSnapshot) -> str:
     if glimpse.state != JobState.PENDING:
         return f"it was {glimpse.state} when last seen"
     if glimpse.attempt:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Protocol, Self
 
 from pgqueue import db
-from pgqueue.client.wait_hub import Caller, Hub
+from pgqueue.client.wait_hub import Caller, WaitHub
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
@@ -22,7 +22,7 @@ from pgqueue.timing import seconds
 Timeout = float | timedelta | None
 News = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
 MAX_ID = 2**63 - 1
-_left_behind: list[Hub] = []  # by a fork: what they hold is the parent's, and must not be closed here
+_left_behind: list[WaitHub] = []  # by a fork: what they hold is the parent's, and must not be closed here
 
 
 class Source(Protocol):
@@ -74,7 +74,7 @@ class Waits:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._hub: Hub | None = None
+        self._hub: WaitHub | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -112,7 +112,7 @@ class Waits:
             if self._hub is None or not self._hub.alive:
                 listening = self._source.listen_database
                 database = listening or self._source.database
-                self._hub = Hub(database, self._source.queries, listens=listening is not None)
+                self._hub = WaitHub(database, self._source.queries, listens=listening is not None)
             for caller in callers:
                 self._hub.add(caller)
             return self._hub

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from pgqueue.errors import ConfigError, ErrorInfo, ResultMissing
-from pgqueue.jobs.keys import Terms
+from pgqueue.jobs.keys import Conditions
 
 
 class JobState(StrEnum):
@@ -41,14 +41,14 @@ class NewJob:
     delay: float | None = None
     tags: tuple[str, ...] = ()
     history: bool = True
-    terms: Terms | None = None
+    conditions: Conditions | None = None
     version: int = 1
 
-    def again(self, args: str, terms: Terms | None) -> "NewJob":
+    def again(self, args: str, conditions: Conditions | None) -> "NewJob":
         """Return the job of another call with the same options."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
-            self.history, terms, self.version,
+            self.history, conditions, self.version,
         )  # fmt: skip
 
 

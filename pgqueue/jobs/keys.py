@@ -44,7 +44,7 @@ class Unique:
         object.__setattr__(self, "window", None if self.window is None else check_window("window", self.window))
 
 
-class Terms(NamedTuple):
+class Conditions(NamedTuple):
     """The terms of one job. `key` is its idempotency key, `unique` its unique key; one of them at most. `expires` is a
     time, or seconds from the enqueueing on.
 

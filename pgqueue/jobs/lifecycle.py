@@ -47,7 +47,7 @@ TRANSITIONS: dict[str, Move] = {
     "snooze": _moves(JobState.RUNNING, to=JobState.PENDING),
     "release": _moves(JobState.RUNNING, to=JobState.PENDING),
     "park": _moves(JobState.RUNNING, to=JobState.BLOCKED),
-    "bury": _moves(JobState.RUNNING, to=JobState.FAILED),
+    "dead_letter": _moves(JobState.RUNNING, to=JobState.FAILED),
     "withdraw": _moves(JobState.RUNNING, to=JobState.CANCELLED),
     "cancel": _moves(JobState.PENDING, JobState.BLOCKED, to=JobState.CANCELLED),
     "expire": _moves(JobState.PENDING, JobState.BLOCKED, to=JobState.CANCELLED),
@@ -86,7 +86,7 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
         case Succeeded(result, error):
             return Resolution("succeed", result=result, error=error)
         case Raised(error, True, reason):
-            return Resolution("bury", reason, error=error)
+            return Resolution("dead_letter", reason, error=error)
         case Raised(error, _, reason):
             return _again(job, reason, error, lambda: policy.delay(job.attempt))
         case AskedRetry(delay, error):
@@ -94,7 +94,7 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
         case Snoozed(delay, reason):
             return Resolution("snooze", reason, _bounded(delay), refund=True)
         case Rejected(error):
-            return Resolution("bury", "rejected", error=error)
+            return Resolution("dead_letter", "rejected", error=error)
         case Withdrawn(reason):
             return Resolution("withdraw", reason)
         case Unstarted():
@@ -109,7 +109,7 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
 
 def _again(job: ClaimedJob, reason: str, error: ErrorInfo, delay: Callable[[], float]) -> Resolution:
     if job.is_last_attempt:
-        return Resolution("bury", "exhausted", error=error)
+        return Resolution("dead_letter", "exhausted", error=error)
     return Resolution("retry", reason, _bounded(delay()), error=error)
 
 

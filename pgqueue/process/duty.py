@@ -13,14 +13,14 @@ from pgqueue.timing import Backoff, monotonic
 log = logging.getLogger("pgqueue")
 
 
-class Service(ABC):
-    """A duty that is done again and again: `tick` does it once and returns the seconds to wait before the next time.
+class Duty(ABC):
+    """A duty that is done again and again: `step` does it once and returns the seconds to wait before the next time.
 
-    A failing tick is logged once, tried again with backoff, and logged again when it works. `wake` ends a wait.
+    A failing step is logged once, tried again with backoff, and logged again when it works. `wake` ends a wait.
     """
 
     name = "service"
-    interruptible = False  # whether a tick may be cut off at any point when the process stops
+    interruptible = False  # whether a step may be cut off at any point when the process stops
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -30,15 +30,15 @@ class Service(ABC):
         self._backoff = Backoff()
 
     @abstractmethod
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Do the duty once; return the seconds to wait."""
 
     def wake(self) -> None:
-        """Run the next tick now."""
+        """Run the next step now."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the tick in progress."""
+        """End after the step in progress."""
         self._stopping.set()
         self._wake.set()
 
@@ -47,7 +47,7 @@ class Service(ABC):
         while not self._stopping.is_set():
             self._wake.clear()
             try:
-                delay = await self.tick()
+                delay = await self.step()
                 self.succeeded_at = monotonic()
                 if self._backoff.failures:
                     log.info("%s works again", self.name)
@@ -74,10 +74,10 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-async def run_duties(duties: Sequence[Service], stopping: asyncio.Event, grace_seconds: float = 5.0) -> None:
+async def run_duties(duties: Sequence[Duty], stopping: asyncio.Event, grace_seconds: float = 5.0) -> None:
     """Run duties side by side until `stopping` is set or one of them fails for a reason it does not retry.
 
-    Each may finish the tick it is in; under one that hangs longer than the grace its connection is cut. Raises what a
+    Each may finish the step it is in; under one that hangs longer than the grace its connection is cut. Raises what a
     duty raised. Ends within the grace and two seconds, whatever the database does.
     """
     running = {asyncio.create_task(duty.run(), name=duty.name): duty for duty in duties}

@@ -3,11 +3,11 @@
 import random
 
 from pgqueue.db.link import Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 
 
-class Partitions(Service):
+class Partitions(Duty):
     """Makes the daily partitions of the week ahead; the first time at once."""
 
     name = "partitions"
@@ -16,7 +16,7 @@ class Partitions(Service):
         super().__init__(link)
         self._queries = queries
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Make what is missing. It waits for locks, a little for each: hence the deadline."""
         await self.link.run(self._queries.schema.make_partitions(), deadline=60)
         return 3600 * random.uniform(0.5, 1.0)  # noqa: S311

@@ -6,18 +6,18 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, packed
-from pgqueue.queries.terms import Entry, TermsQueries, header, terms_of
+from pgqueue.queries.conditions import ConditionalQueries, Entry, conditions_of, header
 from pgqueue.tasks.versions import with_version
 
-# What ENQUEUE_ALIKE is to ENQUEUE this is to ENQUEUE_WITH_TERMS, and promises what both do: who gets its key is let in,
-# in the same statement; who does not has written nothing. Arguments and headers come as JSON arrays, keys as an array
-# of uuids; the same job may come without a key.
+# What ENQUEUE_ALIKE is to ENQUEUE this is to ENQUEUE_CONDITIONALLY, and promises what both do: who gets its key is let
+# in, in the same statement; who does not has written nothing. Arguments and headers come as JSON arrays, keys as an
+# array of uuids; the same job may come without a key.
 # Keys are taken in their order, whatever the order of the jobs, and each is waited for that another transaction has
 # just taken: two of these cannot deadlock. A key whose time is over is left as it is, for TAKE_OVER.
 # Whether all got their keys is asked once (`everyone`). Only if not, it is looked up for each job: a hashed subplan,
 # for the conditions are joined by `or`. The naive form, `where id in (select …)` alone, costs half a microsecond a job.
 # The answer is one row of arrays: all ids in the order of the jobs, and if some of them were not let in, those that
-# were. Who was not asks by FIND_KEYS: this statement's snapshot is older than what it waited for.
+# were. Who was not asks by FIND_KEY_HOLDERS: this statement's snapshot is older than what it waited for.
 _RUN_AT: LiteralString = """
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at"""
@@ -70,7 +70,7 @@ select array_agg(id order by ord),
 )
 
 # One job with an idempotency key and no unique one: what ENQUEUE_ONE is to ENQUEUE, and promises what
-# ENQUEUE_WITH_TERMS does. That one spends most of its time on sixteen arrays of one item each.
+# ENQUEUE_CONDITIONALLY does. That one spends most of its time on sixteen arrays of one item each.
 ENQUEUE_ONE_KEYED: LiteralString = (
     """
 with given as materialized (
@@ -111,20 +111,20 @@ class Keyed(NamedTuple):
     taken: set[int] | None
 
 
-class KeyedQueries(TermsQueries):
+class KeyedQueries(ConditionalQueries):
     """Putting in jobs with idempotency keys."""
 
     def enqueue_one_keyed(self, job: NewJob, *, guarded: bool = False) -> Query[list[Entry]]:
-        """Insert a job, which has a key, if it gets that; `guarded` as in `enqueue_with_terms`."""
-        terms = terms_of(job)
+        """Insert a job, which has a key, if it gets that; `guarded` as in `enqueue_conditionally`."""
+        conditions = conditions_of(job)
         params = {
             **self.enqueue_one(job).params,
-            "headers": with_version(header(terms), job.version),
-            "key": terms.hash,
+            "headers": with_version(header(conditions), job.version),
+            "key": conditions.hash,
             "compared": self.codec is None,
-            "span": terms.window,
+            "span": conditions.window,
             "guarded": guarded,
-            **_expiry(terms.expires),
+            **_expiry(conditions.expires),
         }
         return Query(self._sql(ENQUEUE_ONE_KEYED), lambda rows: [Entry(*row[:5]) for row in rows], params)
 
@@ -133,15 +133,15 @@ class KeyedQueries(TermsQueries):
 
         Arguments and headers are JSON arrays, the arguments as they are to be stored. No two have the same key.
         """
-        terms = terms_of(job)
+        conditions = conditions_of(job)
         params: dict[str, Any] = {
             **self.enqueue_alike(job, args).params,
             "headers": headers,
             "keys": packed(keys),
             "wanted": len(keys) - keys.count(None),
             "compared": self.codec is None,
-            "span": terms.window,
-            **_expiry(terms.expires),
+            "span": conditions.window,
+            **_expiry(conditions.expires),
         }
         return Query(self._sql(ENQUEUE_KEYED), _keyed, params)
 

@@ -52,7 +52,7 @@ with given as materialized (
     + CARRIED
     + """, target, reason, result::jsonb
     from ended where target = 'cancelled' or target = 'succeeded' and history
-), buried as (
+), dead_lettered as (
     insert into {s}.dead_letter ("""
     + CARRIED
     + """, reason, error)
@@ -164,7 +164,7 @@ with recursive gap(low, high) as (
     select """
     + CARRIED
     + """, target, 'cancelled by request' from ended where target = 'cancelled'
-), buried as (
+), dead_lettered as (
     insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,

@@ -66,7 +66,7 @@ _TELL: LiteralString = """, parts as (
 # writes outcomes is not slowed down, and a worker sends this only while it knows that somebody waits. Jobs that go on
 # (retried, say) are passed over. The scalar subselect cannot become a join that reads all of job_live. Rows are locked
 # in id order, as REGISTER_WAITS does.
-TELL_ENDED: LiteralString = (
+ANNOUNCE_ENDED: LiteralString = (
     """
 with ended as materialized (
     select w.job_id from {s}.waiter w
@@ -129,7 +129,7 @@ with due as materialized (
 select count(*) from due"""
 
 
-class Glimpse(NamedTuple):
+class JobSnapshot(NamedTuple):
     """A live job at one moment, as far as it can change; `state` is None for a job that is not live."""
 
     id: int
@@ -150,10 +150,10 @@ class WaitQueries(Statements):
         """Say that somebody waits for these jobs; `announce` it to the workers."""
         return Query(self._sql(REGISTER_WAITS), nothing, {"ids": packed(ids), "announce": announce})
 
-    def look(self, ids: Sequence[int], followed: Sequence[bool]) -> Query[list[Glimpse]]:
+    def look(self, ids: Sequence[int], followed: Sequence[bool]) -> Query[list[JobSnapshot]]:
         """Where these jobs stand; of those that are `followed`, their progress, too."""
         params = {"ids": packed(ids), "followed": packed(followed)}
-        return Query(self._sql(LOOK), lambda rows: [Glimpse(*row) for row in rows], params)
+        return Query(self._sql(LOOK), lambda rows: [JobSnapshot(*row) for row in rows], params)
 
     def read_jobs(self, ids: Collection[int]) -> Query[list[Job]]:
         """These jobs, as far as they are there, without their attempts; `error` says why a result is missing."""
@@ -165,9 +165,9 @@ class WaitQueries(Statements):
             job = replace(job, error=read_error(json.loads(row[-1])))
         return job if self.codec is None else open_job(self.codec, job)
 
-    def tell_ended(self, ids: Collection[int]) -> Query[None]:
+    def announce_ended(self, ids: Collection[int]) -> Query[None]:
         """Notify who waits for these jobs of those that have ended."""
-        return Query(self._sql(TELL_ENDED), nothing, {"ids": packed(ids)})
+        return Query(self._sql(ANNOUNCE_ENDED), nothing, {"ids": packed(ids)})
 
     def catch_up(self) -> Query[bool]:
         """Notify who waits for any job that has ended; returns whether somebody waits for one."""

@@ -61,7 +61,7 @@ STAMP: LiteralString = """
 with told as (
     update {s}.transition set at = at + %(offset)s
     where %(offset)s <> interval '0' and job_id = %(id)s and lease = %(lease)s
-), buried as (
+), dead_lettered as (
     update {s}.dead_letter set failed_at = clock_timestamp() where id = %(id)s
 )
 update {s}.job_finished set finished_at = clock_timestamp() where id = %(id)s"""

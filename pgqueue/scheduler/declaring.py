@@ -9,7 +9,7 @@ from datetime import datetime
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.db.link import Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries.schedule import Due, row_json
 from pgqueue.queries.schedule_definition import SILENCE
 from pgqueue.schedules.schedule import Schedule
@@ -18,7 +18,7 @@ from pgqueue.schedules.ticks import MOST_SETTLED, settled
 log = logging.getLogger("pgqueue.scheduler")
 
 
-class Declarer(Service):
+class Declarer(Duty):
     """Says which release of the app lives here, and declares its schedules as long as none is newer.
 
     While an old release and a new one run side by side, as in every deploy, the new one's word counts, and what only
@@ -36,7 +36,7 @@ class Declarer(Service):
         texts = sorted(row_json(_public(schedule, app)) for schedule in app.schedules.values())
         self._release = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Say that we live; make the rows right."""
         app, queries = self._app, self._app.queries
         reseal = not self._resealed

@@ -6,7 +6,7 @@ from itertools import islice
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.db.link import Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries.schedule import Due, Unusable
 from pgqueue.queries.schedule_preview import KEPT
 from pgqueue.schedules.in_words import Upcoming, moment_in_words
@@ -17,7 +17,7 @@ GAP = 0.1  # seconds between two such parts, so that many new plans slow no firi
 PAUSE = 5.0  # seconds when all is done
 
 
-class Previewer(Service):
+class Previewer(Duty):
     """Keeps the next ticks of each schedule, and how people say them, where SQL can read them."""
 
     name = "previews"
@@ -26,7 +26,7 @@ class Previewer(Service):
         super().__init__(link)
         self._queries = app.queries
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Work out some that have become stale."""
         queries = self._queries
         async with self.link.connection() as conn, conn.transaction():

@@ -11,7 +11,7 @@ from functools import partial
 from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import DEADLINE, Link
-from pgqueue.process.duty import Service, run_duties
+from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.heartbeat import Identity, describe
 from pgqueue.process.partitions import Partitions
 from pgqueue.queries.schedule import SCHEDULE_PAYLOAD
@@ -24,18 +24,18 @@ log = logging.getLogger("pgqueue.scheduler")
 PING_SECONDS = 30.0
 
 
-class Ear(Service):
+class ScheduleListener(Duty):
     """Wakes the duties that look at schedules when somebody has changed one."""
 
     name = "listen"
     interruptible = True
 
-    def __init__(self, app: App, link: Link, sleepers: Sequence[Service]) -> None:
+    def __init__(self, app: App, link: Link, sleepers: Sequence[Duty]) -> None:
         super().__init__(link)
         self._queries = app.queries
         self._sleepers = sleepers
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
@@ -71,13 +71,13 @@ class Scheduler:
         links = [Link(database, name) for name in ("pgqueue scheduler", "pgqueue scheduler chores")]
         ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
         previewer = Previewer(app, links[1])
-        duties: list[Service] = [ticker, declarer, previewer, Partitions(links[1], app.queries)]
+        duties: list[Duty] = [ticker, declarer, previewer, Partitions(links[1], app.queries)]
         if app.listen_database is not None:
             links.append(Link(app.listen_database, "pgqueue scheduler listen"))
-            duties.append(Ear(app, links[2], [ticker, previewer]))
+            duties.append(ScheduleListener(app, links[2], [ticker, previewer]))
         try:
             try:
-                await declarer.tick()
+                await declarer.step()
             except DATABASE_ERRORS as error:  # what is declared already ticks, and the duty tries again
                 log.warning("schedules cannot be declared yet: %s", brief(error))
             log.info("scheduler %s started: %d schedules declared here", identity.id, len(app.schedules))

@@ -15,7 +15,7 @@ from pgqueue.db.failures import blames_data, brief
 from pgqueue.db.link import Link
 from pgqueue.errors import InvalidPlan, PgqueueError
 from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries.enqueue import Inserted
 from pgqueue.queries.schedule import Due, Unusable
 from pgqueue.scheduler.settings import SchedulerSettings
@@ -33,7 +33,7 @@ LOCKED = 0.01  # seconds until what somebody else has locked is tried again; dou
 AGAIN = 60.0  # seconds until a schedule that cannot be read here is tried again
 
 
-class Ticker(Service):
+class Ticker(Duty):
     """Fires schedules whose tick has come, and sleeps until the next one."""
 
     name = "schedules"
@@ -48,7 +48,7 @@ class Ticker(Service):
         self._batch = BATCH
         self._vain = 0
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Fire what is due; return the seconds until the next tick, at most the poll interval."""
         now, asked, found = monotonic(), self._batch, 1
         self._unusable = {name: until for name, until in self._unusable.items() if until > now}

@@ -11,7 +11,7 @@ from zlib import crc32
 from pgqueue.config import check_name, check_queue
 from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.jobs.job import NewJob
-from pgqueue.jobs.keys import Terms
+from pgqueue.jobs.keys import Conditions
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, Plan, RRule, Span
 from pgqueue.tasks.versions import MAX_VERSION
@@ -111,7 +111,7 @@ class Schedule:
         wait = (self.job.delay or 0.0) + spread
         job = replace(self.job, delay=None, run_at=tick + timedelta(seconds=wait)) if wait else self.job
         expires_at = self.expires_at(tick)
-        return job if expires_at is None else replace(job, terms=Terms(expires=expires_at))
+        return job if expires_at is None else replace(job, conditions=Conditions(expires=expires_at))
 
     def headers_of(self, tick: datetime) -> str:
         """Return the headers of that job: which tick it is for, and when it is of no use any more."""

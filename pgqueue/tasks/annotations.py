@@ -27,7 +27,7 @@ _OPEN = frozenset({"any", "is-instance", "function-plain", "function-wrap"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Room:
+class Hazards:
     """What the types of a task leave room for: rows of an ORM (and iterators), datetimes, what is not read back."""
 
     rows: bool = False
@@ -52,10 +52,10 @@ class Room:
         return found
 
 
-ANYTHING = Room(rows=True, times=True)
+ANYTHING = Hazards(rows=True, times=True)
 
 
-def room_for(task: str, parameter: str, kind: object, schema: Any) -> Room:
+def hazards_of(task: str, parameter: str, kind: object, schema: Any) -> Hazards:
     """Return what a parameter's type leaves room for. Raises InvalidTask for one that can never be used."""
     found, lost = set(), False
     for node in _nodes(schema):
@@ -77,7 +77,7 @@ def room_for(task: str, parameter: str, kind: object, schema: Any) -> Room:
                 f"task {task}: parameter {parameter!r} takes a datetime without a timezone, which workers elsewhere "
                 "would take for another moment: take an aware one, or the wall-clock time as str"
             )
-    return Room(rows=bool(found & _OPEN), times=bool(found & (_OPEN | {"datetime"})), lost=lost)
+    return Hazards(rows=bool(found & _OPEN), times=bool(found & (_OPEN | {"datetime"})), lost=lost)
 
 
 def _takes_more(node: Mapping[str, Any]) -> bool:
@@ -98,10 +98,10 @@ def _is_sure(node: Mapping[str, Any]) -> bool:
     return kind in _SURE
 
 
-def together(rooms: Sequence[Room]) -> Room | None:
+def together(rooms: Sequence[Hazards]) -> Hazards | None:
     """Return what several parameters leave room for; None if nothing has to be looked for."""
-    room = Room(*(any(getattr(one, kind) for one in rooms) for kind in Room.__slots__))
-    return room if room != Room() else None
+    room = Hazards(*(any(getattr(one, kind) for one in rooms) for kind in Hazards.__slots__))
+    return room if room != Hazards() else None
 
 
 def naive_times(values: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic_core
 from pydantic_core import core_schema
 
-from pgqueue.tasks.annotations import Room
+from pgqueue.tasks.annotations import Hazards
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS, STRINGS, WRITE
 
 BLOCK = 500
@@ -29,7 +29,7 @@ class ManyCalls:
     to say about it.
     """
 
-    def __init__(self, schema: Any, most: int = MAX_ARGS_BYTES, room: Room | None = None) -> None:
+    def __init__(self, schema: Any, most: int = MAX_ARGS_BYTES, room: Hazards | None = None) -> None:
         self._most = most
         self._room = room
         self._definitions = schema["definitions"] if schema["type"] == "definitions" else []

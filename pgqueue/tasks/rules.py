@@ -12,8 +12,8 @@ from pgqueue.errors import InvalidOption
 from pgqueue.jobs.keys import (
     _UNIQUE,
     WINDOW,
+    Conditions,
     OnConflict,
-    Terms,
     Unique,
     _canonical,
     _sha256,
@@ -120,16 +120,16 @@ class Rules:
             if isinstance(keys, tuple) and len(keys) != count:
                 raise InvalidOption(f"{option}: {len(keys)} keys for {count} calls: give one for each, or None")
 
-    def terms(self, task: str, whole: Whole, values: Mapping[str, Any], at: int | None) -> Terms:
+    def conditions(self, task: str, whole: Whole, values: Mapping[str, Any], at: int | None) -> Conditions:
         """Return the terms of a job of a task: `whole` gives its arguments as JSON has them, `values` are the same as
         Python has them, `at` is its position in `enqueue_many`."""
         if self.unique is None and self.unique_key is None:
             if self.key is None:
-                return Terms(expires=self.expires)
+                return Conditions(expires=self.expires)
             by_args = self.key is True
             key = digest(whole(), task) if self.key is True else _key("idempotency_key", self.key, values, at)
             hashed = None if key is None else key_hashes(task, [key])[0]
-            return Terms(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires, by_args)
+            return Conditions(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires, by_args)
         if self.unique_key is None and self.unique is not None:
             return self._unique_terms(task, _unique_key(whole(), self.unique.by))
         return self._unique_terms(task, _key("unique_key", self.unique_key, values, at))
@@ -146,15 +146,15 @@ class Rules:
             return (self.key,) * count
         return [_key("idempotency_key", self.key, value, None) for value in values]  # type: ignore[arg-type]  # not True
 
-    def _unique_terms(self, task: str, key: str | None) -> Terms:
+    def _unique_terms(self, task: str, key: str | None) -> Conditions:
         if key is None:
-            return Terms(expires=self.expires)
+            return Conditions(expires=self.expires)
         rule = self.unique or _UNIQUE
         window = None if rule.window is None else seconds(rule.window)
         # No text has a NUL in it, so this is nobody's idempotency key; and no name of a task has a line break in it.
         hashed = None if window is None else _sha256(f"\x00{task}\n{key}".encode())[:32]
         alone, on_conflict = _sha256(f"{task}\n{key}".encode()), self.on_conflict or rule.on_conflict
-        return Terms(None, key, hashed, window, alone, rule.while_ == "live", on_conflict, self.expires)
+        return Conditions(None, key, hashed, window, alone, rule.while_ == "live", on_conflict, self.expires)
 
 
 def call_rules(options: CallOptions) -> Rules | None:

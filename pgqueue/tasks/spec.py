@@ -17,7 +17,7 @@ from pgqueue.config import check_name
 from pgqueue.errors import ErrorInfo, InvalidArguments, InvalidOption, InvalidTask, storable
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.retry import RetryPolicy
-from pgqueue.tasks.annotations import Room, json_schema, room_for, stored_defaults, together
+from pgqueue.tasks.annotations import Hazards, hazards_of, json_schema, stored_defaults, together
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.many_calls import ManyCalls
 from pgqueue.tasks.rules import CallOptions, Rules, named
@@ -69,7 +69,7 @@ class TaskSpec:
     serializer: pydantic_core.SchemaSerializer = field(init=False)
     many: ManyCalls = field(init=False)
     positional: tuple[str, ...] = field(init=False)
-    room: Room | None = field(init=False)
+    room: Hazards | None = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.aliases, (list, tuple)):
@@ -298,10 +298,10 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
     return parameters, contexts[0].name if contexts else None
 
 
-def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapter[dict[str, Any]], Room | None]:
+def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapter[dict[str, Any]], Hazards | None]:
     """Return what validates arguments, and what their types leave room for."""
     fields: dict[str, Any] = {}
-    rooms: list[Room] = []
+    rooms: list[Hazards] = []
     for parameter in parameters:
         kind = Any if parameter.annotation is parameter.empty else parameter.annotation
         try:
@@ -313,7 +313,7 @@ def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapte
             ) from error
         if not adapter.pydantic_complete:
             raise InvalidTask(f"task {task}: the annotation {kind!r} of {parameter.name!r} names an unknown type")
-        rooms.append(room_for(task, parameter.name, kind, adapter.core_schema))
+        rooms.append(hazards_of(task, parameter.name, kind, adapter.core_schema))
         fields[parameter.name] = kind if parameter.default is parameter.empty else NotRequired[kind]
     shape = with_config(_READ)(TypedDict("Arguments", fields))  # type: ignore[operator]  # built at run time
     return TypeAdapter(shape), together(rooms)

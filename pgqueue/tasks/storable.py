@@ -12,7 +12,7 @@ from pydantic import Secret, SecretBytes, SecretStr
 from pydantic_core import core_schema
 
 from pgqueue.errors import ErrorInfo, InvalidArguments
-from pgqueue.tasks.annotations import ANYTHING, Room, about_row, find_row, leaves
+from pgqueue.tasks.annotations import ANYTHING, Hazards, about_row, find_row, leaves
 from pgqueue.tasks.sealing import MARK
 
 MAX_ARGS_BYTES = 1_000_000
@@ -63,7 +63,12 @@ def _why_not(value: object, cause: Exception) -> str:
 
 
 def hidden_problems(
-    text: bytes, value: Any, serializer: pydantic_core.SchemaSerializer, path: str, most: int, room: Room | None = None
+    text: bytes,
+    value: Any,
+    serializer: pydantic_core.SchemaSerializer,
+    path: str,
+    most: int,
+    room: Hazards | None = None,
 ) -> list[str]:
     """Say what is wrong with values that have become JSON: what Postgres or a reader would not give back."""
     problems = _too_much(text, path, most)

@@ -35,7 +35,7 @@ _VERBS = {
     "succeed": "succeeded",
     "retry": "retried",
     "snooze": "snoozed",
-    "bury": "failed",
+    "dead_letter": "failed",
     "withdraw": "cancelled",
     "park": "parked",
 }
@@ -232,7 +232,7 @@ class Runner:
             await self._link.run(queries.jobs.note_progress([(job, note)]))
         resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners, self._app.tasks)
         resolver.add(job, sealed(self._app, job, resolution))
-        await resolver.tick()
+        await resolver.step()
 
     def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
         """Remember an error that ends it all: one that was asked for, or that is for the test and not for the task."""

@@ -11,13 +11,13 @@ from pgqueue.app import App, Hook
 from pgqueue.config import check_queue
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
-from pgqueue.worker.claiming.producer import Diet
+from pgqueue.worker.claiming.producer import Served
 from pgqueue.worker.claiming.slots import Slots
 from pgqueue.worker.running.child import ChildSettings
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.completion import Completion
+from pgqueue.worker.running_worker import RunningWorker
 from pgqueue.worker.settings import WorkerSettings
-from pgqueue.worker.shift import Shift
 
 log = logging.getLogger("pgqueue.worker")
 
@@ -31,10 +31,10 @@ class Worker:
         self._app = app
         self._settings = settings
         self._slots = Slots(settings.concurrency, queues, settings.limits)
-        self._diet = Diet(queues, tuple(app.tasks.names()), app.tasks.versions())
+        self._served = Served(queues, tuple(app.tasks.names()), app.tasks.versions())
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
-        self._shift: Shift | None = None
+        self._shift: RunningWorker | None = None
         self._prepared = False
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters = tuple(app.child_starters)
@@ -84,8 +84,8 @@ class Worker:
         self.prepare()
         for hook in self._app.worker_starters:
             await _call(hook)
-        self._shift = shift = Shift(
-            self._app, self._settings, self._slots, self._diet, self._children, self._stopping.set
+        self._shift = shift = RunningWorker(
+            self._app, self._settings, self._slots, self._served, self._children, self._stopping.set
         )
         await shift.start()
         try:

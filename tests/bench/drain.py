@@ -9,7 +9,7 @@ from .database import Database
 from .processes import Worker
 from .session import Record, Session
 
-Watch = Callable[[Worker], None]
+Watchdog = Callable[[Worker], None]
 
 
 def filled(session: Session, database: Database, task: str, n: int) -> None:
@@ -21,7 +21,7 @@ def filled(session: Session, database: Database, task: str, n: int) -> None:
 
 
 def emptied(
-    session: Session, database: Database, n: int, options: list[str], watch: Watch | None = None, caps: int = 1
+    session: Session, database: Database, n: int, options: list[str], watch: Watchdog | None = None, caps: int = 1
 ) -> Record:
     """Let one command work until nothing is pending; tell how long it took, and whether each job ran exactly once."""
     database.pending()  # plan it before it matters
@@ -50,7 +50,7 @@ def _until_the_first(session: Session, worker: Worker, end: float) -> None:
 
 
 def _until_nothing_is_pending(
-    session: Session, database: Database, n: int, worker: Worker, watch: Watch | None, end: float
+    session: Session, database: Database, n: int, worker: Worker, watch: Watchdog | None, end: float
 ) -> tuple[float, int]:
     while track.count(session.track) < n and time.time() < end and worker.alive:
         time.sleep(0.01)

@@ -104,7 +104,7 @@ def cancelled(facts: Facts) -> Iterator[Violation]:
 
 def dead_letters(facts: Facts) -> Iterator[Violation]:
     """S12: each final failure is one dead letter with its error; a crash says so."""
-    buried = Counter(step.job for step in facts.all_steps if step.edge[1] == "failed")
+    dead_lettered = Counter(step.job for step in facts.all_steps if step.edge[1] == "failed")
     for row in facts.history.final:
         if row["table"] != DEAD:
             continue
@@ -113,8 +113,8 @@ def dead_letters(facts: Facts) -> Iterator[Violation]:
             yield Violation("S12", f"dead letter {row['id']} has no error or reason")
         if step is not None and step.is_rescue != (row["reason"] == "crashed"):
             yield Violation("S12", f"dead letter {row['id']}: reason {row['reason']}, rescued {step.is_rescue}")
-        buried[row["id"]] -= 1
-    for job, count in buried.items():
+        dead_lettered[row["id"]] -= 1
+    for job, count in dead_lettered.items():
         if count != 0 and len(facts.final.get(job, [])) == 1 and facts.final[job][0]["table"] != DEAD:
             yield Violation("S12", f"job {job} failed for good {count} times and is no dead letter")
 

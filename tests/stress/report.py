@@ -78,7 +78,7 @@ def _verb(facts: Facts, step: Step) -> str:
             return f"{source} -> {target}"
 
 
-_ENDS = {"succeeded": "succeed", "failed": "bury", "cancelled": "withdraw", "blocked": "park"}
+_ENDS = {"succeeded": "succeed", "failed": "dead_letter", "cancelled": "withdraw", "blocked": "park"}
 
 
 def _lines(result: Result, violations: list[Violation], seed: int) -> Iterator[str]:

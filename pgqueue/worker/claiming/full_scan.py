@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.queries import Queries
 from pgqueue.worker.claiming.frontier import Frontier
@@ -14,7 +14,7 @@ MOST = 200  # jobs that one look claims
 PATIENCE = 120.0  # seconds that it may take
 
 
-class Lookout(Service):
+class FullScan(Duty):
     """Claims from the beginning of each lane, on a connection of its own, while others claim beyond the frontier.
 
     Idle, and without a connection, until the producer finds that a look is due and has become costly.
@@ -48,7 +48,7 @@ class Lookout(Service):
             self._wanted = True
             self.wake()
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Look, if somebody wants it."""
         wanted, self._wanted = self._wanted, False
         if wanted and not self.paused:

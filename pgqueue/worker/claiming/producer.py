@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.queries import Queries
 from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import SHARE, Frontier
-from pgqueue.worker.claiming.full_scan import Lookout
+from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.claiming.slots import Slots
 
 log = logging.getLogger("pgqueue.worker")
@@ -27,7 +27,7 @@ ADOPT_POLLS = 5  # poll intervals between two looks for parked jobs: they are th
 
 
 @dataclass(frozen=True, slots=True)
-class Diet:
+class Served:
     """What a worker takes: which queues, in which order, and the tasks it knows; `versions` up to which one."""
 
     queues: tuple[str, ...]
@@ -35,7 +35,7 @@ class Diet:
     versions: Mapping[str, int] = field(default_factory=dict)
 
 
-class Producer(Service):
+class Producer(Duty):
     """Claims as many jobs as there are free slots, and ahead of them what will begin within a tenth of a second.
 
     When a claim comes back short the worker says that it waits, looks once more, and sleeps: until a notification,
@@ -53,10 +53,10 @@ class Producer(Service):
         queries: Queries,
         identity: Identity,
         slots: Slots,
-        diet: Diet,
+        served: Served,
         poll_seconds: float,
         frontier: Frontier,
-        lookout: Lookout,
+        full_scan: FullScan,
         take: Callable[[Sequence[ClaimedJob]], None],
         held: Callable[[], list[int]],
     ) -> None:
@@ -64,10 +64,10 @@ class Producer(Service):
         self._queries = queries
         self._identity = identity
         self._slots = slots
-        self._diet = diet
+        self._served = served
         self._poll = poll_seconds
         self._frontier = frontier
-        self._lookout = lookout
+        self._full_scan = full_scan
         self._take = take
         self._held = held
         self._strays_at = self._strays_next = monotonic() + identity.info.lease_seconds / 3
@@ -111,12 +111,12 @@ class Producer(Service):
     def pause(self, why: str) -> None:
         """Claim nothing until `resume` was called for every reason to pause."""
         self._paused.add(why)
-        self._lookout.paused = True
+        self._full_scan.paused = True
 
     def resume(self, why: str) -> None:
         """Claim again; first give back what the database says is ours and is not."""
         self._paused.discard(why)
-        self._lookout.paused = bool(self._paused)
+        self._full_scan.paused = bool(self._paused)
         self._strays_at = 0.0
         self.wake()
 
@@ -125,11 +125,11 @@ class Producer(Service):
         self._said_waiting = False
         self.wake()
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Claim once; return how long to sleep."""
         if self._paused:
             return self._poll
-        if monotonic() >= self._strays_at and not self._lookout.looking:
+        if monotonic() >= self._strays_at and not self._full_scan.looking:
             await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
         delay = await self._claim_and_rest()
@@ -194,7 +194,7 @@ class Producer(Service):
             room, claimed = await self._claim_once(beyond=True)
             due = self._frontier.must_look(short=claimed < room)  # the lookout may have looked meanwhile
             if due and self._frontier.costly:
-                self._lookout.look()
+                self._full_scan.look()
                 due = False
         return claimed + (await self._claim_once(beyond=False))[1] if due else claimed
 
@@ -223,8 +223,10 @@ class Producer(Service):
             self._just_adopted = False
             return 0
         rooms, room = self._slots.rooms(), min(self._slots.room(), MOST)
-        diet = self._diet
-        jobs = await self.link.run(self._queries.jobs.adopt(self._identity.id, rooms, diet.tasks, room, diet.versions))
+        served = self._served
+        jobs = await self.link.run(
+            self._queries.jobs.adopt(self._identity.id, rooms, served.tasks, room, served.versions)
+        )
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
         self._take(jobs)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pgqueue.db.link import Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 from pgqueue.timing import monotonic
 
@@ -11,7 +11,7 @@ WANTED_SECONDS = 60.0  # for how long it is remembered that somebody waits; wait
 LOOK_SECONDS, DEAF_LOOK_SECONDS = 30.0, 5.0  # between two looks whether somebody waits; if the worker cannot listen
 
 
-class Announcer(Service):
+class Announcer(Duty):
     """Notifies for the jobs that somebody waits for, and costs nothing while nobody does.
 
     Each outcome is written first and told afterwards, in a statement of its own, which is sent only while it is known
@@ -45,11 +45,11 @@ class Announcer(Service):
             self._ended.update(jobs)
             self.wake()
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Tell what is to be told. What cannot be told now is not told later: who waits looks for himself."""
         ended, self._ended = self._ended, set()
         if ended:
-            await self.link.run(self._queries.waits.tell_ended(ended))
+            await self.link.run(self._queries.waits.announce_ended(ended))
         if monotonic() >= self._look_at:
             self._look_at = monotonic() + self._every
             if await self.link.run(self._queries.waits.catch_up()):

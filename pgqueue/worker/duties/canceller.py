@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from pgqueue.db.link import Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.queries import Queries
 
 
-class Canceller(Service):
+class Canceller(Duty):
     """Finds the jobs of this worker that somebody wants cancelled: when it is woken, and a few times in a lease.
 
     A worker that holds no job asks nothing.
@@ -30,7 +30,7 @@ class Canceller(Service):
         self._cancel = cancel
         self._held = held
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Look once."""
         held = self._held()
         jobs = await self.link.run(self._queries.jobs.cancellations(self._identity.id, held)) if held else []

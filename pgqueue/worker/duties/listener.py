@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 
 from pgqueue.db.link import DEADLINE, Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 from pgqueue.queries.cancel import CANCEL_PAYLOAD
 from pgqueue.queries.results import WAIT_PAYLOAD
@@ -12,7 +12,7 @@ from pgqueue.queries.worker import RESCUE_PAYLOAD
 PING_SECONDS = 30.0
 
 
-class Listener(Service):
+class Listener(Duty):
     """Wakes the producer when a job for one of its queues was committed, the canceller when one is unwanted, the
     rescuer when a worker is known to have died, and the announcer when somebody waits for a job."""
 
@@ -37,7 +37,7 @@ class Listener(Service):
         self._on_listen = on_listen
         self._said = {CANCEL_PAYLOAD: on_cancel, RESCUE_PAYLOAD: on_death, WAIT_PAYLOAD: on_wait}
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)

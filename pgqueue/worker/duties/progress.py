@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pgqueue.db.link import Link
 from pgqueue.events import Event, StaleWrite
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 
 log = logging.getLogger("pgqueue.worker")
 EVERY = 0.5  # seconds between two writes, whatever tasks say in between
 
 
-class Reporter(Service):
+class Reporter(Duty):
     """Writes how far jobs are, fenced by their leases, in one statement for all of them."""
 
     name = "progress"
@@ -38,7 +38,7 @@ class Reporter(Service):
         """Write nothing more about a job: it has ended here."""
         self._notes.pop(job.id, None)
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Write what is new."""
         notes = list(self._notes.values())
         if not notes:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
 from pgqueue.db.link import Link
 from pgqueue.events import Event, JobRescued
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.resolve import Rescued
@@ -18,7 +18,7 @@ log = logging.getLogger("pgqueue.worker")
 BATCH = 500
 
 
-class Rescuer(Service):
+class Rescuer(Duty):
     """Declares lost who has stopped beating, and gives their jobs back.
 
     When it has just started, and after it could not reach the database itself, it judges nobody for the length of a
@@ -49,7 +49,7 @@ class Rescuer(Service):
         self._judge_from = monotonic() + self._lease
         self._forget_at = 0.0
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Rescue once."""
         try:
             if monotonic() >= self._judge_from:

@@ -12,7 +12,7 @@ from pgqueue.errors import ErrorInfo
 from pgqueue.events import (
     Event,
     JobCancelled,
-    JobDied,
+    JobDeadLettered,
     JobReleased,
     JobRetried,
     JobSnoozed,
@@ -22,10 +22,10 @@ from pgqueue.events import (
 )
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 from pgqueue.tasks.registry import Tasks
-from pgqueue.worker.duties.results import Expiry
+from pgqueue.worker.duties.results import ResultTtls
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 512
@@ -34,7 +34,7 @@ Entry = tuple[ClaimedJob, Resolution]
 BATCH_BYTES = 32 * 1024 * 1024
 
 
-class Resolver(Service):
+class Resolver(Duty):
     """Keeps outcomes until they are written, through lost connections too; each write is fenced by the lease."""
 
     name = "resolve"
@@ -50,7 +50,7 @@ class Resolver(Service):
         on_moved: Callable[[set[int]], None] = lambda moved: None,
     ) -> None:
         super().__init__(link)
-        self._expiry = Expiry(queries, tasks or Tasks())
+        self._expiry = ResultTtls(queries, tasks or Tasks())
         self._on_put_back = on_put_back
         self._on_written = on_written
         self._on_moved = on_moved
@@ -75,7 +75,7 @@ class Resolver(Service):
         """The jobs whose outcome is not written yet."""
         return [job.id for job, _ in self._waiting]
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Write what has come in since the last batch."""
         batch = self._next_batch()
         if batch:
@@ -156,8 +156,8 @@ def _event(job: ClaimedJob, resolution: Resolution) -> Event:
             return JobSucceeded(*about)
         case "retry":
             return JobRetried(*about, resolution.delay, resolution.error)
-        case "bury":
-            return JobDied(*about, resolution.reason, resolution.error)
+        case "dead_letter":
+            return JobDeadLettered(*about, resolution.reason, resolution.error)
         case "snooze":
             return JobSnoozed(*about, resolution.delay)
         case "withdraw":

@@ -7,7 +7,7 @@ from pgqueue import db
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 from pgqueue.tasks.registry import Tasks
 
@@ -15,7 +15,7 @@ BATCH = 500
 LOOK_SECONDS = 30.0
 
 
-class Expiry:
+class ResultTtls:
     """Writes outcomes, and with them when their results expire: in one transaction, where a result does."""
 
     def __init__(self, queries: Queries, tasks: Tasks) -> None:
@@ -42,7 +42,7 @@ class Expiry:
         return {job.id: self._ttls[job.task] for job, told in batch if told.result and job.task in self._ttls}
 
 
-class Pruner(Service):
+class ResultPruner(Duty):
     """Drops results whose time is over. Any number of workers may do it."""
 
     name = "results"
@@ -52,7 +52,7 @@ class Pruner(Service):
         self._queries = queries
         self._every = _pause([spec.result_ttl for spec in tasks if spec.result_ttl is not None])
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Drop a batch."""
         if await self.link.run(self._queries.jobs.drop_results(BATCH)) == BATCH:
             return 0.0

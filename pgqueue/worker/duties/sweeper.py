@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pgqueue.db.link import Link
 from pgqueue.events import Event, JobExpired
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.queries import Queries
 from pgqueue.timing import monotonic
@@ -19,7 +19,7 @@ KEYS_SECONDS = 30.0  # between looks for keys that are free
 FROM_THE_LEFT = 60.0  # seconds between looks at all that is over, and not only at what is since the last look
 
 
-class Sweeper(Service):
+class Sweeper(Duty):
     """Makes known what has expired, and deletes keys that are free. Being late changes nothing but what is shown."""
 
     name = "sweep"
@@ -34,7 +34,7 @@ class Sweeper(Service):
         self._from_left_at = 0.0
         self._keys_at = 0.0
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Sweep a batch; at once the next one if there is more."""
         if monotonic() >= self._from_left_at:
             self._jobs_after = self._keys_after = None

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable
 
 from pgqueue.db.link import Link
-from pgqueue.process.duty import Service
+from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.worker")
 
 
-class Watch(Service):
+class Watchdog(Duty):
     """Stops this worker's jobs when it could not beat for most of its lease: others may take them any moment.
 
     Nobody needs to tell it, so it works with the database out of reach. When a heartbeat gets through again the worker
@@ -48,7 +48,7 @@ class Watch(Service):
             )
         self._blocked = blocked
 
-    async def tick(self) -> float:
+    async def step(self) -> float:
         """Look once. Needs no database."""
         if self._identity.silent != self._silent:
             self._silent = not self._silent

@@ -262,7 +262,7 @@ def _tell(job: ClaimedJob, resolution: Resolution) -> None:
             log.debug("%s: succeeded", end)
         case "retry":
             log.warning("%s: %s; again in %.1f s", end, kind, resolution.delay)
-        case "bury":
+        case "dead_letter":
             log.error("%s: %s; it is a dead letter (%s): pgqueue jobs show %d", end, kind, resolution.reason, job.id)
         case "park":
             log.warning("%s: %s; it waits for a worker that knows it", end, resolution.reason)

@@ -1,4 +1,4 @@
-"""Messages between a worker, its nursery and its children, over sockets."""
+"""Messages between a worker, its fork server and its children, over sockets."""
 
 import json
 import struct

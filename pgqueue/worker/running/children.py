@@ -1,6 +1,6 @@
 """Child processes that run tasks: a job goes in, its outcome comes out, and whatever kills a child ends one attempt.
 
-This is the worker's half; what happens in the forked processes is in `pgqueue.worker.nursery`.
+This is the worker's half; what happens in the forked processes is in `pgqueue.worker.running.fork_server`.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from pgqueue.tasks.context import Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, pack
 from pgqueue.worker.running.child import ChildSettings, MakeCompleter, serve
-from pgqueue.worker.running.nursery import fork_nursery
+from pgqueue.worker.running.fork_server import start_fork_server
 
 __all__ = ["ChildSettings", "Children"]
 
 log = logging.getLogger("pgqueue.worker")
-GRACE = 5.0  # seconds that the nursery has for what it does at once
+GRACE = 5.0  # seconds that the fork server has for what it does at once
 _OUTCOMES: dict[str, TypeAdapter[Outcome]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Outcome)}
 
 
@@ -56,16 +56,17 @@ class Children:
         self._inbox = Inbox()
         self._refusal: str | None = "child processes were not started: call start() before the event loop runs"
         self._started = False
-        self._nursery = 0
+        self._fork_server = 0
         self._gone: asyncio.Future[None] | None = None
 
     @property
     def usable(self) -> bool:
-        """Whether `run` can be called: started, not closed, and the nursery has not died."""
+        """Whether `run` can be called: started, not closed, and the fork server has not died."""
         return self._refusal is None
 
     def start(self) -> None:
-        """Fork the nursery. Call it while the process has no threads, event loop or connections that would be copied.
+        """Fork the fork server. Call it while the process has no threads, event loop or connections that would be
+        copied.
 
         Raises PgqueueError where processes cannot be forked.
         """
@@ -75,7 +76,7 @@ class Children:
             raise PgqueueError("child processes need os.fork, which this system lacks: run these tasks in threads")
         if others := [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]:
             log.warning("threads run while child processes start, and a lock they hold stays held there: %s", others)
-        self._nursery, self._control = fork_nursery(self._work)
+        self._fork_server, self._control = start_fork_server(self._work)
         self._started = True
         self._control.setblocking(False)
         self._refusal = None
@@ -86,7 +87,7 @@ class Children:
         Of `signals` the deadline goes to the child, and its host is told what the job says of its progress;
         and `completed` is set if the task has completed the job itself.
         Raises CancelledError after stopping the child when cancelled, and PgqueueError if no child can run, because
-        they were not started, are closed, or the nursery died: the job has not begun then.
+        they were not started, are closed, or the fork server died: the job has not begun then.
         """
         try:
             child = self._take_idle() or self._ask_for_one()
@@ -111,11 +112,12 @@ class Children:
             self._signal(child, signal.SIGKILL)
 
     async def close(self) -> None:
-        """Stop the children and the nursery, and wait until they have ended. What still runs comes back as unstarted.
+        """Stop the children and the fork server, and wait until they have ended. What still runs comes back as
+        unstarted.
 
         Ends within `kill_after` seconds and a little, whatever the tasks do. A second call does nothing.
         """
-        if not self._nursery:
+        if not self._fork_server:
             return
         self._attach()
         self._refusal = "child processes are closed: this worker stops"
@@ -126,19 +128,19 @@ class Children:
             ending = [asyncio.create_task(self._stop(child)) for child in self._children.values()]
             if ending:
                 await asyncio.wait(ending, timeout=self._settings.kill_after + GRACE)
-            await self._end_nursery()
+            await self._end_fork_server()
             if self._runs:
                 await asyncio.wait(self._runs)
         finally:
-            self._kill_nursery()
+            self._kill_fork_server()
 
     def _attach(self) -> None:
-        """Hear what the nursery has said, and from the first call on whenever it says something."""
-        if self._gone is None and self._nursery:
+        """Hear what the fork server has said, and from the first call on whenever it says something."""
+        if self._gone is None and self._fork_server:
             loop = asyncio.get_running_loop()
             self._gone = loop.create_future()
             loop.add_reader(self._control, self._hear)
-        if self._nursery:
+        if self._fork_server:
             self._hear()
 
     def _check(self) -> None:
@@ -163,7 +165,7 @@ class Children:
         except OSError:
             child.end("it was never made")
             child.close()
-            self._check()  # the nursery may just have died
+            self._check()  # the fork server may just have died
             raise
         self._children[child.number] = child
         return child
@@ -216,7 +218,7 @@ class Children:
             await asyncio.wait([child.ended])
 
     def _signal(self, child: "_Child", number: signal.Signals) -> None:
-        with suppress(OSError):  # no nursery, no child
+        with suppress(OSError):  # no fork server, no child
             self._request({"signal": int(number), "child": child.number})
 
     def _request(self, message: Message, *channel: socket.socket) -> None:
@@ -229,8 +231,8 @@ class Children:
         except BlockingIOError:
             sent = 0
         if sent != len(data):  # it takes nothing any more; without it no child could be stopped
-            self._kill_nursery()
-            raise BrokenPipeError("the nursery does not answer")
+            self._kill_fork_server()
+            raise BrokenPipeError("the fork server does not answer")
 
     def _hear(self) -> None:
         try:
@@ -240,7 +242,7 @@ class Children:
         except OSError:
             data = b""
         if not data:
-            self._nursery_ended()
+            self._fork_server_ended()
         for message in self._inbox.feed(data):
             match message:
                 case {"born": int(number), "pid": int(born)}:
@@ -258,20 +260,22 @@ class Children:
             self._idle.remove(child)
             child.close()
 
-    def _nursery_ended(self) -> None:
-        pid, self._nursery = self._nursery, 0
+    def _fork_server_ended(self) -> None:
+        pid, self._fork_server = self._fork_server, 0
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         how = "ended"
         with suppress(ChildProcessError):  # somebody in this process may have waited for all
             how = _ending(os.waitpid(pid, 0)[1])
         if self._refusal is None:
-            self._refusal = f"the nursery of the child processes {how} (pid {pid}): restart this worker"
+            self._refusal = f"the fork server of the child processes {how} (pid {pid}): restart this worker"
             log.error("%s", self._refusal)
         self._retire_idle()
         for number, child in list(self._children.items()):
             child.kill_orphan()
-            self._forget(number, f"the child process (pid {child.pid}) ended with its nursery, which {how} (pid {pid})")
+            self._forget(
+                number, f"the child process (pid {child.pid}) ended with its fork server, which {how} (pid {pid})"
+            )
         if self._gone is not None:
             self._gone.set_result(None)
 
@@ -279,22 +283,22 @@ class Children:
         while self._idle:
             self._idle.pop().close()
 
-    async def _end_nursery(self) -> None:
+    async def _end_fork_server(self) -> None:
         if self._gone is None or self._gone.done():
             return
         self._control.shutdown(socket.SHUT_WR)
         await asyncio.wait([self._gone], timeout=GRACE)
-        self._kill_nursery()
+        self._kill_fork_server()
         await asyncio.wait([self._gone])
 
-    def _kill_nursery(self) -> None:
-        if self._nursery:
+    def _kill_fork_server(self) -> None:
+        if self._fork_server:
             with suppress(ProcessLookupError):
-                os.kill(self._nursery, signal.SIGKILL)
+                os.kill(self._fork_server, signal.SIGKILL)
 
 
 class _Child:
-    """A child as the worker sees it. `ended` says how, once the nursery has told."""
+    """A child as the worker sees it. `ended` says how, once the fork server has told."""
 
     def __init__(self, number: int, near: socket.socket, far: socket.socket) -> None:
         near.setblocking(False)
@@ -332,7 +336,8 @@ class _Child:
         return False
 
     def kill_orphan(self) -> None:
-        """Kill what a dead nursery has left behind. On Linux the kernel has done it, but for what a task started."""
+        """Kill what a dead fork server has left behind. On Linux the kernel has done it, but for what a task
+        started."""
         if self.pid is not None:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)

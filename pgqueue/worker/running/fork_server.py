@@ -1,4 +1,5 @@
-"""The nursery, a process that forks children on request, reaps them, and takes them along when it ends; and a child.
+"""The fork server, a process that forks children on request, reaps them, and takes them along when it ends; and a
+child.
 
 It is forked from the worker before that has threads, an event loop or connections, and stays single-threaded itself:
 so forking stays safe, and everything the app had registered by then is simply there in each child. A child runs
@@ -32,9 +33,9 @@ Work: TypeAlias = Callable[[socket.socket], None]
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
-def fork_nursery(work: Work) -> tuple[int, socket.socket]:
-    """Fork the nursery; return its pid and the socket to it. Each child runs `work(channel)`, and ends with it."""
-    near, far = socket.socketpair()  # in this order: should stdin be closed, the nursery's end is not descriptor 0
+def start_fork_server(work: Work) -> tuple[int, socket.socket]:
+    """Fork the fork server; return its pid and the socket to it. Each child runs `work(channel)`, and ends with it."""
+    near, far = socket.socketpair()  # in this order: should stdin be closed, the fork server's end is not descriptor 0
     worker = os.getpid()
     flush()  # what is buffered now must not be written once more by each child
     try:
@@ -44,18 +45,18 @@ def fork_nursery(work: Work) -> tuple[int, socket.socket]:
         far.close()
         raise
     if pid == 0:
-        _end_with(partial(_nurse, near, Nursery(far, work, worker)))
+        _end_with(partial(_nurse, near, ForkServer(far, work, worker)))
     far.close()
     return pid, near
 
 
-def _nurse(near: socket.socket, nursery: "Nursery") -> None:
+def _nurse(near: socket.socket, fork_server: "ForkServer") -> None:
     near.close()
-    nursery.run()
+    fork_server.run()
 
 
-class Nursery:
-    """The nursery's own loop. Runs nothing of the user's."""
+class ForkServer:
+    """The fork server's own loop. Runs nothing of the user's."""
 
     def __init__(self, control: socket.socket, work: Work, worker: int) -> None:
         self._control = control
@@ -104,7 +105,7 @@ class Nursery:
         signal.signal(signal.SIGTERM, _wake_up)
         signal.signal(signal.SIGCHLD, _wake_up)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        _prctl(_PR_SET_NAME, b"pgqueue-nursery")
+        _prctl(_PR_SET_NAME, b"pgqueue-forks")
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of tasks come here and are reaped, also where pid 1 does not
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -139,7 +140,7 @@ class Nursery:
             channel.close()
 
     def _grow_up(self, channel: socket.socket) -> None:
-        """Turn this process, just forked, into a child that has nothing of the nursery's."""
+        """Turn this process, just forked, into a child that has nothing of the fork server's."""
         _lead_group(0)
         signal.set_wakeup_fd(-1)
         for inherited in (self._control, self._woken, self._waker):
@@ -200,7 +201,7 @@ def _fork() -> int:
     pid = -1
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about threads; who starts the nursery logs it
+            warnings.simplefilter("ignore", DeprecationWarning)  # about threads; who starts the fork server logs it
             pid = os.fork()
     finally:
         if pid != 0:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
-from pgqueue.jobs.keys import Terms
+from pgqueue.jobs.keys import Conditions
 from pgqueue.queries.base import Query, first_value, lines, nothing, packed
 from pgqueue.queries.depth import DEPTH, EXACT_DEPTH, SAMPLED_DEPTH
 from pgqueue.queries.enqueue import EnqueueQueries, Inserted
@@ -19,12 +19,12 @@ from pgqueue.queries.enqueue import EnqueueQueries, Inserted
 # savepoint.
 # The naive forms: to look for the key and then insert, which two can do at once; a unique violation that is caught,
 # which aborts the transaction; `on conflict do update`, which locks the key until the end of whoever only asked.
-# Who was not let in asks again by FIND_KEYS or FIND_RIVALS: this statement's snapshot is older than what it waited for.
-# Two batches cannot deadlock on their keys, for jobs come sorted by them. The primary key of idempotency_key and
-# job_live_unique are the arbiters; `in (…)` beside another condition stays a hashed subplan, where a join of two CTEs
-# whose size the planner does not know would compare each with each. An array of nulls only is left empty: unnest fills
-# it up. Sealed arguments are not compared, for a hash of them would help to guess them: that a key stands for one
-# request only is then for callers to see to (`compared`).
+# Who was not let in asks again by FIND_KEY_HOLDERS or FIND_UNIQUE_HOLDERS: this statement's snapshot is older than what
+# it waited for. Two batches cannot deadlock on their keys, for jobs come sorted by them. The primary key of
+# idempotency_key and job_live_unique are the arbiters; `in (…)` beside another condition stays a hashed subplan, where
+# a join of two CTEs whose size the planner does not know would compare each with each. An array of nulls only is left
+# empty: unnest fills it up. Sealed arguments are not compared, for a hash of them would help to guess them: that a key
+# stands for one request only is then for callers to see to (`compared`).
 _GIVEN: LiteralString = """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
@@ -73,7 +73,7 @@ select given.id, given.run_at, statement_timestamp(), given.id in (select id fro
 from given, woken order by given.ord"""
 
 # What is used is asked for, and no more: a producer needs no right to a table that its jobs have nothing to do with.
-ENQUEUE_WITH_TERMS: dict[tuple[bool, bool], LiteralString] = {
+ENQUEUE_CONDITIONALLY: dict[tuple[bool, bool], LiteralString] = {
     (keys, unique): _GIVEN
     + (_TAKEN if keys else _NO_KEYS)
     + _INSERTED
@@ -85,7 +85,7 @@ ENQUEUE_WITH_TERMS: dict[tuple[bool, bool], LiteralString] = {
 
 # Whom do taken keys belong to? By primary key, one probe a key: the subselects hide how long the arrays are. Also says
 # whether this role may read jobs, so that nobody has to try and fail.
-FIND_KEYS: LiteralString = """
+FIND_KEY_HOLDERS: LiteralString = """
 select g.ord, k.job_id, k.created_at,
        coalesce(k.request = hashtextextended(g.args::jsonb::text collate "C", 0), true) or not %(compared)s::bool,
        k.expires_at <= statement_timestamp(), has_table_privilege(format('%%I.job', {channel}), 'select')
@@ -97,7 +97,7 @@ join {s}.idempotency_key k on k.key = any(array[g.key::uuid])"""
 # Whose are these unique keys? By job_live_unique. A job that a worker has taken once counts as started, though it may
 # wait again. One that has expired is over: it will never run, and whoever was told that it is there would have nothing.
 # LIMIT keeps it a probe a key: a join could as well walk through this index, which is partial, from end to end.
-FIND_RIVALS: LiteralString = """
+FIND_UNIQUE_HOLDERS: LiteralString = """
 select g.ord, j.id, j.created_at, j.attempt > 0,
        coalesce(j.expires_at <= statement_timestamp() and j.attempt = 0, false),
        has_table_privilege(format('%%I.job', {channel}), 'select')
@@ -149,7 +149,7 @@ where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()"
 # Free the unique keys of jobs that have expired and are not swept away yet. Waits for a sweeper that is at it, and then
 # finds nothing. A probe for each in the order given, as FREE_KEYS. By job_live_unique, and not by job_live_expires: the
 # zeros hide that this index has all such jobs.
-FREE_RIVALS: LiteralString = """
+FREE_UNIQUE_KEYS: LiteralString = """
 with over as materialized (
     select held.id from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
     cross join lateral (
@@ -168,7 +168,7 @@ using unnest((select string_to_array(%(keys)s, E'\n', '')), (select %(ids)s::big
 where k.key = any(array[g.key::uuid]) and k.job_id = g.id"""
 
 
-_NO_TERMS = Terms()
+NO_CONDITIONS = Conditions()
 _text = json.JSONEncoder().encode
 
 # Begins a transaction, where one is begun by its first statement.
@@ -194,7 +194,7 @@ class Entry(NamedTuple):
         return Inserted(self.id, self.run_at, self.created_at)
 
 
-class FoundKey(NamedTuple):
+class KeyHolder(NamedTuple):
     """A taken key: which of those asked for (from 1), the job it admitted, whether that had the same arguments."""
 
     ord: int
@@ -205,7 +205,7 @@ class FoundKey(NamedTuple):
     readable: bool
 
 
-class Rival(NamedTuple):
+class UniqueHolder(NamedTuple):
     """A job with a unique key: whose of those asked for (from 1), and whether it has started, or expired."""
 
     ord: int
@@ -216,43 +216,43 @@ class Rival(NamedTuple):
     readable: bool
 
 
-class TermsQueries(EnqueueQueries):
+class ConditionalQueries(EnqueueQueries):
     """Putting in jobs with terms."""
 
-    def enqueue_with_terms(
+    def enqueue_conditionally(
         self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None, *, guarded: bool = False
     ) -> Query[list[Entry]]:
         """Insert the jobs that get their keys; all come back in the order given. No two may want the same key.
 
         `guarded`: nothing is done, and no row comes back, in a transaction that keeps its snapshot.
         """
-        told = [terms_of(job) for job in jobs]
-        keys, uniques = [terms.hash for terms in told], [terms.alone for terms in told]
+        told = [conditions_of(job) for job in jobs]
+        keys, uniques = [conditions.hash for conditions in told], [conditions.alone for conditions in told]
         params = self.enqueue(jobs, headers or _headers(told)).params
         params |= _expiry(told) | {  # type: ignore[operator]  # enqueue() has made it a dict
             "guarded": guarded,
             "keys": lines(keys) if any(keys) else "",
-            "spans": packed([terms.window for terms in told]) if any(keys) else "{}",
+            "spans": packed([conditions.window for conditions in told]) if any(keys) else "{}",
             "uniques": lines(uniques) if any(uniques) else "",
-            "lives": packed([terms.live for terms in told]) if any(uniques) else "{}",
+            "lives": packed([conditions.live for conditions in told]) if any(uniques) else "{}",
         }
         if any(keys):
             params["compared"] = self.codec is None
-        template = ENQUEUE_WITH_TERMS[any(keys), any(uniques)]
+        template = ENQUEUE_CONDITIONALLY[any(keys), any(uniques)]
         return Query(self._sql(template), lambda rows: [Entry(*row) for row in rows], params)
 
-    def find_keys(self, jobs: Sequence[NewJob]) -> Query[list[FoundKey]]:
+    def find_key_holders(self, jobs: Sequence[NewJob]) -> Query[list[KeyHolder]]:
         """Whom the keys of these jobs, each of which has one, belong to."""
         params = _hashes(jobs) | {"args": lines([job.args for job in jobs]), "compared": self.codec is None}
-        return Query(self._sql(FIND_KEYS), lambda rows: [FoundKey(*row) for row in rows], params)
+        return Query(self._sql(FIND_KEY_HOLDERS), lambda rows: [KeyHolder(*row) for row in rows], params)
 
-    def find_rivals(self, jobs: Sequence[NewJob]) -> Query[list[Rival]]:
+    def find_unique_holders(self, jobs: Sequence[NewJob]) -> Query[list[UniqueHolder]]:
         """Who has the unique keys of these jobs, each of which has one."""
-        return Query(self._sql(FIND_RIVALS), lambda rows: [Rival(*row) for row in rows], _uniques(jobs))
+        return Query(self._sql(FIND_UNIQUE_HOLDERS), lambda rows: [UniqueHolder(*row) for row in rows], _uniques(jobs))
 
     def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[set[int]]:
         """Give the jobs with these ids what new ones have, where they have not started; returns the ids of those."""
-        told = [terms_of(job) for job in jobs]
+        told = [conditions_of(job) for job in jobs]
         params = dict(self.enqueue(jobs, _headers(told)).params)
         del params["tasks"], params["histories"]
         params |= _expiry(told) | {"ids": packed(ids)}
@@ -262,9 +262,9 @@ class TermsQueries(EnqueueQueries):
         """Free the keys of these jobs where their time is over."""
         return Query(self._sql(FREE_KEYS), nothing, _hashes(jobs))
 
-    def free_rivals(self, jobs: Sequence[NewJob]) -> Query[None]:
+    def free_unique_keys(self, jobs: Sequence[NewJob]) -> Query[None]:
         """Free the unique keys of these jobs where the ones that have them have expired."""
-        return Query(self._sql(FREE_RIVALS), nothing, _uniques(jobs))
+        return Query(self._sql(FREE_UNIQUE_KEYS), nothing, _uniques(jobs))
 
     def give_back_keys(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[None]:
         """Free the keys of these jobs that were taken under these ids."""
@@ -280,30 +280,30 @@ class TermsQueries(EnqueueQueries):
         return Query(BEGIN.encode(), nothing)
 
 
-def terms_of(job: NewJob) -> Terms:
+def conditions_of(job: NewJob) -> Conditions:
     """The terms of a job; of one that asks for nothing, none of them."""
-    return job.terms or _NO_TERMS
+    return job.conditions or NO_CONDITIONS
 
 
-def header(terms: Terms) -> str | None:
+def header(conditions: Conditions) -> str | None:
     """What a job carries of its key, as JSON text."""
-    return None if terms.key is None else f'{{"idempotency_key": {_text(terms.key)}}}'
+    return None if conditions.key is None else f'{{"idempotency_key": {_text(conditions.key)}}}'
 
 
-def _headers(told: Sequence[Terms]) -> list[str | None]:
-    return [header(terms) for terms in told]
+def _headers(told: Sequence[Conditions]) -> list[str | None]:
+    return [header(conditions) for conditions in told]
 
 
 def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"keys": lines([terms_of(job).hash for job in jobs])}
+    return {"keys": lines([conditions_of(job).hash for job in jobs])}
 
 
 def _uniques(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"uniques": lines([terms_of(job).alone for job in jobs])}
+    return {"uniques": lines([conditions_of(job).alone for job in jobs])}
 
 
-def _expiry(told: Sequence[Terms]) -> dict[str, Any]:
-    times = [terms.expires for terms in told]
+def _expiry(told: Sequence[Conditions]) -> dict[str, Any]:
+    times = [conditions.expires for conditions in told]
     if not any(times):
         return {"expires": "{}", "lasts": "{}"}
     return {

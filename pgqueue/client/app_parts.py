@@ -10,7 +10,7 @@ from pgqueue.queries import Queries
 from pgqueue.tasks.registry import Tasks
 
 
-class Home(Protocol):
+class AppParts(Protocol):
     """What the verbs need of an app."""
 
     queries: Queries

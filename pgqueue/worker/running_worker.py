@@ -10,14 +10,14 @@ from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.events import WorkerStarted, WorkerStopped
-from pgqueue.process.duty import Service, run_duties
+from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Identity, describe
 from pgqueue.process.partitions import Partitions
 from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import Frontier
-from pgqueue.worker.claiming.full_scan import Lookout
-from pgqueue.worker.claiming.producer import Diet, Producer
+from pgqueue.worker.claiming.full_scan import FullScan
+from pgqueue.worker.claiming.producer import Producer, Served
 from pgqueue.worker.claiming.slots import Slots
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
@@ -25,9 +25,9 @@ from pgqueue.worker.duties.listener import Listener
 from pgqueue.worker.duties.progress import Reporter
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
-from pgqueue.worker.duties.results import Pruner
+from pgqueue.worker.duties.results import ResultPruner
 from pgqueue.worker.duties.sweeper import Sweeper
-from pgqueue.worker.duties.watchdog import Watch
+from pgqueue.worker.duties.watchdog import Watchdog
 from pgqueue.worker.running.attempts import Attempts
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.settings import WorkerSettings
@@ -36,7 +36,7 @@ log = logging.getLogger("pgqueue.worker")
 LINKS = ("claim", "look", "resolve", "chores")
 
 
-class Shift:
+class RunningWorker:
     """A running worker: its identity, its connections and its duties."""
 
     def __init__(
@@ -44,12 +44,12 @@ class Shift:
         app: App,
         settings: WorkerSettings,
         slots: Slots,
-        diet: Diet,
+        served: Served,
         children: Children,
         on_broken: Callable[[], None],
     ) -> None:
         database, queries, loop = app.database, app.queries, asyncio.get_running_loop()
-        info = describe("worker", settings.lease_seconds, diet.queues, app.tasks.announced(), slots.total)
+        info = describe("worker", settings.lease_seconds, served.queues, app.tasks.announced(), slots.total)
         self._queries = queries
         self._settings = settings
         self._slots = slots
@@ -83,30 +83,30 @@ class Shift:
             self._announcer.ended,
         )
         frontier = Frontier()
-        lookout = Lookout(self._links["look"], queries, self.identity, slots, frontier, self._attempts.take)
+        full_scan = FullScan(self._links["look"], queries, self.identity, slots, frontier, self._attempts.take)
         self.producer = Producer(
             self._links["claim"],
             queries,
             self.identity,
             slots,
-            diet,
+            served,
             settings.poll_seconds,
             frontier,
-            lookout,
+            full_scan,
             self._attempts.take,
             self._attempts.held,
         )
-        self._watch = Watch(chores, self.identity, self._silent, self._heard)
-        self.duties: list[Service] = [self.producer, lookout, self._watch, reporter, *self._chores(app, diet.queues)]
+        self._watch = Watchdog(chores, self.identity, self._silent, self._heard)
+        self.duties: list[Duty] = [self.producer, full_scan, self._watch, reporter, *self._chores(app, served.queues)]
 
-    def _chores(self, app: App, queues: Sequence[str]) -> Iterator[Service]:
+    def _chores(self, app: App, queues: Sequence[str]) -> Iterator[Duty]:
         """What is done besides running jobs, on one connection; and listening for it, on another."""
         link, queries, identity, emit = self._links["chores"], self._queries, self.identity, self._emit
         yield (canceller := Canceller(link, queries, identity, self._attempts.cancel, self._attempts.held))
         yield (rescuer := Rescuer(link, queries, identity, app.max_crashes, app.tasks, self.producer.wake, emit))
         yield Partitions(link, queries)
         yield Sweeper(link, queries, identity, emit)
-        yield Pruner(link, queries, app.tasks)
+        yield ResultPruner(link, queries, app.tasks)
         if app.listen_database:
             listening = self._links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             waits = self._announcer.somebody_waits, self._announcer.look
