@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgqueue.errors import ErrorInfo, InvalidOption
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import InvalidOption
 
 log = logging.getLogger("pgqueue.events")
 

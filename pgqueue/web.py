@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from pgqueue.app import App
 from pgqueue.client.waiting import MAX_ID, Follower
-from pgqueue.errors import ConfigError, ErrorInfo, InvalidOption, PgqueueError, UnknownJob
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.timing import check_seconds
 

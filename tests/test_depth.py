@@ -31,7 +31,7 @@ def test_a_full_queue_refuses_and_the_transaction_stays_usable(kind: str, dsn: s
 
     async def body(lent: Lent) -> None:
         await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(4)])
-        with pytest.raises(QueueFull, match="queue bulk is full: about 4 jobs wait there, and 5 may"):
+        with pytest.raises(QueueFull, match="queue bulk is full: about 4 jobs wait there, and max_depth is 5"):
             await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(2)])
         await lent.enqueue(task.using(lent.conn), 5)
         for keyed in ({}, {"idempotency_key": "k"}):

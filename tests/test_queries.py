@@ -12,7 +12,7 @@ from conftest import Databases, scalar
 from harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
 
 from pgqueue import db
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution

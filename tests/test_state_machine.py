@@ -9,7 +9,7 @@ from conftest import Databases, scalar
 from harness import QUERIES, WORKER, Conn, add_worker, claimed, insert_job, new_job
 
 from pgqueue import db
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import JobState
 from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
 

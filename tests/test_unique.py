@@ -12,7 +12,7 @@ from harness import QUERIES, WORKER, Conn, InThread, add_worker, wait_blocked
 from test_enqueue import TRANSACTIONAL, Lent, on
 
 from pgqueue import App, DuplicateJob, InvalidOption, Job, SnapshotConflict, Unique, db
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from verb_model import Model, ModelJob, Seen
 
 from pgqueue import App, UnknownJob, db
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
 from pgqueue.queries.worker import WorkerInfo

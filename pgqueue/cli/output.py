@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pgqueue.cli.state import State
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Attempt, Job
 from pgqueue.queries.read import MOST_COUNTED, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
 from pgqueue.tasks.sealing import sealed_by

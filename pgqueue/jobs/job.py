@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
-from pgqueue.errors import ConfigError, ErrorInfo, ResultMissing
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import ConfigError, ResultMissing
 from pgqueue.jobs.keys import Conditions
 
 

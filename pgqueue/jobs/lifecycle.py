@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.outcome import (
     DONE,

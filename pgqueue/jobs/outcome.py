@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.queries.base import Query, Row, Statements, nothing
 from pgqueue.schedules.ticks import Tick

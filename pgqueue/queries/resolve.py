@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.queries.base import Query, Row, Statements, lines, packed

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic_core import SchemaSerializer, from_json
 
-from pgqueue.errors import InvalidTask, storable
+from pgqueue.error_info import storable_text
+from pgqueue.errors import InvalidTask
 
 _PLAIN = frozenset({str, int, float, bool, type(None), bytes, datetime})
 # Types that read what they have written. Of the others some do not: a model with a computed field and extra="forbid".
@@ -158,7 +159,7 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
     """What is inside a value, keys of dicts too, and where."""
     if isinstance(value, dict):
         for key, item in value.items():
-            at = storable(f"{path}.{key}" if path else str(key))
+            at = storable_text(f"{path}.{key}" if path else str(key))
             yield at, str(key) if isinstance(key, float) else key  # JSON has numbers that are keys as text
             yield from leaves(item, at)
     elif isinstance(value, (list, tuple, set, frozenset)):

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import psycopg
 
-from pgqueue.errors import ConfigError, InvalidOption, storable
+from pgqueue.error_info import storable_text
+from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.verdicts import Cancel, TimedOut
 from pgqueue.tasks.versions import VERSION
@@ -161,7 +162,7 @@ class Context:
         if not all(math.isfinite(number) for number in (done, total or 0)):
             raise InvalidOption(f"progress {done!r} of {total!r} cannot be stored: give finite numbers")
         if self._signals.host is not None:
-            said = {"done": done, "total": total, "note": note and storable(note[:MAX_NOTE])}
+            said = {"done": done, "total": total, "note": note and storable_text(note[:MAX_NOTE])}
             text = json.dumps({name: value for name, value in said.items() if value is not None})
             self._signals.host.note_progress(self._job, text)
 

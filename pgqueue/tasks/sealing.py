@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from pgqueue.codecs import Codec
-from pgqueue.errors import CannotOpen, ConfigError, ErrorInfo, PgqueueError, UnknownKey
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import CannotOpen, ConfigError, PgqueueError, UnknownKey
 from pgqueue.jobs.job import Attempt, Job
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 

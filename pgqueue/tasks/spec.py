@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from pgqueue.codecs import Codec
 from pgqueue.config import check_name
-from pgqueue.errors import ErrorInfo, InvalidArguments, InvalidOption, InvalidTask, storable
+from pgqueue.error_info import ErrorInfo, storable_text
+from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.annotations import Hazards, hazards_of, json_schema, stored_defaults, together
@@ -321,4 +322,4 @@ def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapte
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        yield storable(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")
+        yield storable_text(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")

@@ -11,7 +11,8 @@ import pydantic_core
 from pydantic import Secret, SecretBytes, SecretStr
 from pydantic_core import core_schema
 
-from pgqueue.errors import ErrorInfo, InvalidArguments
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import InvalidArguments
 from pgqueue.tasks.annotations import ANYTHING, Hazards, about_row, find_row, leaves
 from pgqueue.tasks.sealing import MARK
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 from pgqueue.db.failures import blames_data
 from pgqueue.db.link import Link
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.events import (
     Event,
     JobCancelled,

@@ -9,7 +9,8 @@ from contextvars import copy_context
 from functools import partial
 
 from pgqueue.app import DEFAULT_RETRY, App
-from pgqueue.errors import ErrorInfo, PgqueueError
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import PgqueueError
 from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution, decide

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pgqueue.errors import CannotOpen, ErrorInfo, UnknownKey
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import CannotOpen, UnknownKey
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import (
     DONE,

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
 
-from pgqueue.errors import ConfigError, ErrorInfo, InvalidOption
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
 from pgqueue.process.logs import current

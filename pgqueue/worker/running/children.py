@@ -18,7 +18,8 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from pgqueue.errors import ErrorInfo, PgqueueError
+from pgqueue.error_info import ErrorInfo
+from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut

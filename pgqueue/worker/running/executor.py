@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pgqueue.app import Middleware
-from pgqueue.errors import ErrorInfo
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
 from pgqueue.jobs.verdicts import TimedOut
