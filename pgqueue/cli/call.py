@@ -1,21 +1,21 @@
-"""What the commands of a group have in common: which app they are for, and how they print what they return."""
+"""A command: the options that all have, the app it is for, and how what it returns is printed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import typer
 
 from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.load import app_or_default
+from pgqueue.cli.options import AppRef, AsJson, Dsn, Schema
+from pgqueue.config import find_app
+from pgqueue.queries import Query
 
-AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
-Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's, PGQUEUE_DSN or DATABASE_URL.")]
-Schema = Annotated[str, typer.Option(help="pgqueue's schema, where no app names it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+T = TypeVar("T")
 _COMMON = [
     Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
     for name, annotation, default in (
@@ -26,29 +26,43 @@ _COMMON = [
 
 @dataclass
 class Call:
-    """One call of a command."""
+    """One call of a command. `reference` and `dsn` are the options `--app` and `--dsn`."""
 
-    app: str | None
+    reference: str | None
     dsn: str | None
     schema: str
 
+    @property
+    def has_app(self) -> bool:
+        """Whether `--app` or PGQUEUE_APP names an app."""
+        return bool(find_app(self.reference))
+
     @cached_property
-    def home(self) -> App:
-        """The app that is named, or one that only knows the database; loaded when it is first needed."""
-        return app_or_default(self.app, self.dsn, self.schema)
+    def app(self) -> App:
+        """The app that `--app` names, or one that only knows the database; loaded when a command first needs it."""
+        return app_or_default(self.reference, self.dsn, self.schema)
+
+    def run(self, query: Query[T]) -> T:
+        """Run one query on a connection of the app's own."""
+        return self.app.pools.run(lambda: self.app.database, query)
 
     def close(self) -> None:
-        """Close the app, if it was needed."""
-        if "home" in self.__dict__:
-            self.home.close()
+        """Close the app, if the command needed it."""
+        if "app" in self.__dict__:
+            self.app.close()
 
 
-def command(group: typer.Typer, name: str, show: Callable[[Any], object]) -> Callable[[Callable[..., Any]], None]:
-    """Make a function a command of a group, with the options that all have. It is given the Call first; what it returns
-    is printed as JSON, or shown."""
+def command(
+    group: typer.Typer, name: str, show: Callable[[Any], object], *, has_json: bool = True
+) -> Callable[[Callable[..., Any]], None]:
+    """Make a function a command of a group, with the options that all commands have.
+
+    The function's first parameter is the Call. `show` prints what it returns; with `--json` that is printed as JSON.
+    """
+    common = _COMMON if has_json else _COMMON[:-1]
 
     def register(function: Callable[..., Any]) -> None:
-        def run(app: str | None, dsn: str | None, schema: str, as_json: bool, **given: Any) -> None:
+        def run(app: str | None, dsn: str | None, schema: str, as_json: bool = False, **given: Any) -> None:
             call = Call(app, dsn, schema)
             try:
                 found = function(call, **given)
@@ -57,8 +71,8 @@ def command(group: typer.Typer, name: str, show: Callable[[Any], object]) -> Cal
             output.print_json(found) if as_json else show(found)
 
         own = list(signature(function).parameters.values())[1:]
-        run.__signature__ = signature(function).replace(parameters=[*own, *_COMMON])  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *_COMMON)}
+        run.__signature__ = signature(function).replace(parameters=[*own, *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *common)}
         run.__doc__ = function.__doc__
         group.command(name)(run)
 

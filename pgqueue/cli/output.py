@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pgqueue.cli.state import State
+from pgqueue.cli.status import Status
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Attempt, Job
 from pgqueue.queries.read import MOST_COUNTED, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
@@ -42,6 +42,8 @@ def print_json(value: Any) -> None:
 
 
 def _plain(value: object) -> Any:
+    if isinstance(value, Status):
+        return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
     return value.isoformat() if isinstance(value, datetime) else str(value)
@@ -113,13 +115,13 @@ def count(jobs: int, at_least: bool) -> str:
     return f"{min(jobs, MOST_COUNTED)}+" if at_least else str(jobs)
 
 
-def print_state(state: State) -> None:
-    """Print the state of the whole."""
-    print_queues(state.queues)
-    print_workers(state.workers)
-    print_schedules(state.schedules)
-    print_unknown_tasks(state.unknown)
-    ended = ", ".join(f"{count(e.jobs, e.at_least)} {e.state}" for e in sorted(state.ended)) or "none"
+def print_status(status: Status) -> None:
+    """Print the state of one schema."""
+    print_queues(status.queues)
+    print_workers(status.workers)
+    print_schedules(status.schedules)
+    print_unknown_tasks(status.unknown)
+    ended = ", ".join(f"{count(e.jobs, e.at_least)} {e.state}" for e in sorted(status.ended)) or "none"
     console.print(f"ended within the last hour: {ended}", highlight=False)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
+from pgqueue.cli.options import json_arguments
 from pgqueue.client.schedule_options import ScheduleOptions
 from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.jobs.job import Job
@@ -48,7 +49,7 @@ def list_schedules(
     after: Annotated[str | None, typer.Option(help="Only names after this one: the next page.")] = None,
 ) -> Sequence[ScheduleStatus]:
     """List schedules by name, with their next and last ticks."""
-    return call.home.schedules.list(after=after, limit=limit)
+    return call.app.schedules.list(after=after, limit=limit)
 
 
 def _show_all(found: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ def show(
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many of the last ticks.")] = 10,
 ) -> dict[str, Any]:
     """Show a schedule: what it says, how it is, what became of its last ticks."""
-    schedules = call.home.schedules
+    schedules = call.app.schedules
     status, ticks = schedules.get(name), schedules.ticks(name, limit=limit)
     try:
         said = schedules.definition(name)
@@ -97,7 +98,7 @@ def preview_ticks(
     if (name is None) == (plan is None):
         raise InvalidOption("give the name of a schedule, or --plan")
     if name is not None:
-        schedules = call.home.schedules
+        schedules = call.app.schedules
         return {"plan": _words(schedules.definition(name)), "ticks": schedules.preview(name, count)}
     begin = _moment("--start", start)
     span = Span(_plan(plan or "", timezone, begin), begin)
@@ -118,12 +119,12 @@ def create(
     by: By = None,
 ) -> ScheduleStatus:
     """Make a schedule. With an app its task must be registered and its arguments are validated."""
-    if call.app:
-        call.home.tasks[task]  # an unknown name is an error here, as for `pgqueue enqueue`
-    given = _options(option, timezone, args)
+    if call.has_app:
+        call.app.tasks[task]  # an unknown name is an error here, as for `pgqueue enqueue`
+    given = _options(task, option, timezone, args)
     when = None if plan is None else _plan(plan, timezone, given.get("start"))
     moment = _moment("--at", at)
-    return call.home.schedules.create(name, task, when, at=moment, replace=replace, by=by, **given)
+    return call.app.schedules.create(name, task, when, at=moment, replace=replace, by=by, **given)
 
 
 @command(schedules_cli, "edit", _show)
@@ -138,7 +139,7 @@ def edit(
     by: By = None,
 ) -> ScheduleStatus:
     """Change what is given, and leave the rest."""
-    schedules, given = call.home.schedules, _options(option, timezone, args)
+    schedules, given = call.app.schedules, _options(f"the task of schedule {name}", option, timezone, args)
     zone = timezone or (schedules.definition(name).plan.timezone if plan else None)
     when = None if plan is None else _plan(plan, zone, given.get("start"))
     return schedules.edit(name, when, at=_moment("--at", at), by=by, **given)
@@ -147,7 +148,7 @@ def edit(
 @command(schedules_cli, "revert", _show)
 def revert(call: Call, name: Name) -> ScheduleStatus:
     """Give up the edits of a schedule that the code declares."""
-    return call.home.schedules.revert(name)
+    return call.app.schedules.revert(name)
 
 
 @command(schedules_cli, "pause", _show)
@@ -160,26 +161,26 @@ def pause(
 ) -> ScheduleStatus:
     """Let no tick of a schedule fire until it is resumed."""
     moment = datetime.now(UTC) + _duration(until) if until and _is_duration(until) else _moment("--until", until)
-    return call.home.schedules.pause(name, until=moment, by=by, catch_up=catch_up or "skip")
+    return call.app.schedules.pause(name, until=moment, by=by, catch_up=catch_up or "skip")
 
 
 @command(schedules_cli, "resume", _show)
 def resume(call: Call, name: Name, catch_up: CatchUp = None) -> ScheduleStatus:
     """End the pause of a schedule, or bring back one that the code dropped."""
-    return call.home.schedules.resume(name, catch_up=catch_up)
+    return call.app.schedules.resume(name, catch_up=catch_up)
 
 
 @command(schedules_cli, "run", lambda job: typer.echo(job.id))
 def run(call: Call, name: Name, by: By = None) -> Job:
     """Fire a schedule now, whatever its plan says. Prints the id of the job."""
-    return call.home.schedules.run(name, by=by)
+    return call.app.schedules.run(name, by=by)
 
 
 @command(schedules_cli, "delete", lambda _: None)
 def delete(call: Call, name: Name) -> dict[str, str]:
     """Delete a schedule. What became of its ticks stays. One that the code declares comes back with it."""
-    declared = call.home.schedules.get(name).app
-    call.home.schedules.delete(name)
+    declared = call.app.schedules.get(name).app
+    call.app.schedules.delete(name)
     output.say(f"schedule {name} is deleted" + (f"; {declared} declares it: it comes back" if declared else ""))
     return {"deleted": name}
 
@@ -212,11 +213,11 @@ def _moment(option: str, text: str | None) -> datetime | None:
         raise InvalidOption(f"{option} {text!r} cannot be used: give a moment such as 2027-01-31T06:00+01:00") from None
 
 
-def _options(given: Sequence[str] | None, timezone: str | None, args: str | None) -> ScheduleOptions:
+def _options(target: str, given: Sequence[str] | None, timezone: str | None, args: str | None) -> ScheduleOptions:
     """Read name=value options. Durations may have a unit."""
     found: dict[str, Any] = {} if timezone is None else {"timezone": timezone}
     if args is not None:
-        found["args"] = _object(args)
+        found["args"] = json_arguments(target, args)
     for text in given or []:
         name, _, value = text.partition("=")
         if name not in ScheduleOptions.__annotations__ or name in ("args", "timezone") or not value:
@@ -236,13 +237,3 @@ def _value(name: str, value: str) -> Any:
     if name in ("priority", "max_attempts", "max_running"):
         return int(value) if re.fullmatch(r"-?\d+", value) else value
     return _duration(value) if name in ("jitter", "delay", "grace", "expires") and _is_duration(value) else value
-
-
-def _object(text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidOption(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InvalidOption(f'{text!r} is no JSON object: name the arguments, as in {{"order_id": 1}}')
-    return value

@@ -9,11 +9,10 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.load import load_app
+from pgqueue.cli.options import AppRef, AsJson
 from pgqueue.tasks.spec import TaskSpec
 
 tasks_cli = typer.Typer(help="Look at the tasks of an app and what they take.", no_args_is_help=True)
-AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @tasks_cli.command("list")

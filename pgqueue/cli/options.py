@@ -1,0 +1,42 @@
+"""Options that several commands have, and what they are read as."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from pgqueue.errors import InvalidArguments, InvalidOption
+
+AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
+Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's, PGQUEUE_DSN or DATABASE_URL.")]
+Schema = Annotated[str, typer.Option(help="pgqueue's schema, where no app names it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+QueueName = Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.")]
+TaskName = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+Limit = Annotated[int, typer.Option("-n", "--limit", min=1, help="At most this many.")]
+Before = Annotated[int | None, typer.Option(help="Only ids below this one: the next page.")]
+
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")]
+Lease = Annotated[float, typer.Option(help="Seconds without a heartbeat after which the process counts as lost.")]
+Poll = Annotated[float, typer.Option(help="Seconds between polls of the database when nothing else wakes it.")]
+
+
+def queue_limit(text: str) -> tuple[str, int]:
+    """Read `queue=number`. Raises InvalidOption."""
+    queue, _, number = text.partition("=")
+    if not number.isdigit():
+        raise InvalidOption(f"--limit {text!r} cannot be used: give queue=number, for example bulk=2")
+    return queue, int(number)
+
+
+def json_arguments(task: str, text: str) -> dict[str, Any]:
+    """Read the arguments of a task, a JSON object. Raises InvalidArguments."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidArguments(task, [f"{text!r} is not JSON: {error}"]) from None
+    if not isinstance(value, dict):
+        raise InvalidArguments(task, [f'{text!r} is no JSON object: name the arguments, as in {{"order_id": 1}}'])
+    return value
