@@ -9,7 +9,7 @@ from harness import QUERIES, Conn, add_worker
 from typer.testing import CliRunner
 
 from pgqueue import db
-from pgqueue.cli import cli, state
+from pgqueue.cli import cli
 
 JOBS = """
 insert into pgqueue.job_live (task, queue, priority, run_at, attempt)
@@ -93,7 +93,7 @@ def test_what_ended_within_the_hour_is_counted_by_state(filled: Conn) -> None:
 def test_the_command_marks_what_it_did_not_count_to_the_end(
     dsn: str, filled: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "MOST_COUNTED", 3)
+    monkeypatch.setattr("pgqueue.cli.status.MOST_COUNTED", 3)
 
     def status(*options: str) -> str:
         result = CliRunner().invoke(cli, ["status", "--dsn", dsn, *options])
