@@ -7,18 +7,20 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import psycopg
-from conftest import DEADLINE, eventually, scalar
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgqueue import App
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.queries import Queries
+from pgqueue.worker import Worker, WorkerSettings
+from tests.conftest import DEADLINE, eventually, scalar
 
 Conn = psycopg.Connection[Any]
 COMMAND = [sys.executable, "-m", "pgqueue"]
@@ -105,6 +107,18 @@ def insert_job(conn: Conn, **columns: Any) -> int:
     row = conn.execute(f"insert into pgqueue.job_live ({names}) values ({values}) returning id", columns).fetchone()
     assert row is not None
     return int(row[0])
+
+
+@asynccontextmanager
+async def working(app: App, **settings: Any) -> AsyncIterator[None]:
+    """A worker beside the test."""
+    worker = Worker(app, WorkerSettings(**settings))
+    running = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, DEADLINE)
 
 
 class Process:

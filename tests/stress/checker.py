@@ -139,7 +139,7 @@ ALLOWED = {(source, move.target) for move in TRANSITIONS.values() for source in 
 
 
 def state_machine(facts: Facts) -> Iterator[Violation]:
-    """S7: only moves of the table in pgqueue.jobs.lifecycle."""
+    """S7: only moves of the table in pgqueue.lifecycle."""
     for step in facts.all_steps:
         if step.new is None:
             yield Violation("S18", f"removed and put nowhere: {_tell(step)}")

@@ -1,0 +1,1 @@
+"""Tests by subject: a room each. What more than one room wants stands here."""

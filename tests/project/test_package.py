@@ -1,0 +1,62 @@
+"""What is shipped works: the wheel, built from the sdist, installed into an empty environment, migrates."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgqueue
+from pgqueue import migrate
+from tests.conftest import scalar
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*command: str | Path, cwd: Path, **environ: str) -> str:
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PGQUEUE_DSN")}
+    done = subprocess.run(command, cwd=cwd, env=clean | environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made from the sdist as pip would."""
+    out = tmp_path_factory.mktemp("dist")
+    _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_migrations_the_demo_data_and_the_types_marker(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"pgqueue/migrations/env.py", "pgqueue/py.typed", "pgqueue/demo/orders.csv"} <= names
+    assert any(name.startswith(f"pgqueue/migrations/versions/{migrate.head()}_") for name in names)
+    assert not any("__pycache__" in name or name.startswith(("tests/", "migrations/")) for name in names)
+
+
+def test_the_wheel_migrates_an_empty_database_from_an_empty_environment(
+    wheel: Path, empty_dsn: str, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    binaries = tmp_path / "venv" / "bin"
+    _run(binaries / "pip", "install", "-q", "--disable-pip-version-check", wheel, cwd=tmp_path)
+    _run(binaries / "pgqueue", "migrate", cwd=tmp_path, PGQUEUE_DSN=empty_dsn)
+    _run(binaries / "pgqueue", "migrate", "--check", cwd=tmp_path, PGQUEUE_DSN=empty_dsn)
+    with psycopg.connect(empty_dsn) as conn:
+        assert scalar(conn, "select version_num from pgqueue.migration") == migrate.head()
+    where = _run(binaries / "python", "-c", "import pgqueue; print(pgqueue.__file__)", cwd=tmp_path)
+    assert str(tmp_path) in where
+
+
+def test_all_names_what_is_public() -> None:
+    names: list[Any] = pgqueue.__all__
+    assert names == sorted(names)
+    for name in names:
+        assert getattr(pgqueue, name).__module__.split(".")[0] == "pgqueue", name

@@ -1,0 +1,1 @@
+"""What makes jobs of plans: schedules as rows, their verbs, and who fires them."""

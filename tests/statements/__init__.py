@@ -1,0 +1,1 @@
+"""The SQL itself: what each statement does, promises under locks, and costs on any history."""

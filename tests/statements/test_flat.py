@@ -1,0 +1,285 @@
+"""What runs by itself or once for each job costs the same however many jobs wait, have run, or have failed.
+
+Every statement there is is looked at under EXPLAIN ANALYZE: it may examine a bounded number of rows of the tables that
+grow, and touch a bounded number of pages. Also with statistics of when the tables were empty, with either kind of plan,
+and with a planner that somebody has forbidden this or that.
+"""
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from pgqueue import db
+from pgqueue.jobs.keys import key_hashes
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.process.heartbeat import describe
+from pgqueue.queries import Query
+from pgqueue.schedules.plan import Every
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import State, Tick
+from pgqueue.tasks.rules import Rules
+from tests.conftest import Databases, scalar
+from tests.harness import QUERIES, Conn, claimed, every_statement, new_job
+from tests.statements.test_explain import Node, buffers, explain, nodes
+
+GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry")
+MOST_ROWS, MOST_PAGES = 1500, 3000
+WORKER = uuid.UUID(int=1)
+NOW = datetime.now(UTC)
+ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
+LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
+BATCH = [(claimed(i, 1), SUCCEEDED if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
+KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
+ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
+KEYS = key_hashes("t", ["k5", "new"])
+SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
+
+# What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
+DUTIES: dict[str, Query[Any]] = {
+    "claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
+    "claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
+    "adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
+    "next_due": QUERIES.jobs.next_due(list(ROOMS)),
+    "resolve": QUERIES.jobs.resolve(BATCH),
+    "resolve successes": QUERIES.jobs.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
+    "release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
+    "rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
+    "cancellations": QUERIES.jobs.cancellations(WORKER, [1, 2]),
+    "note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
+    "set_waiting": QUERIES.workers.set_waiting(WORKER, True),
+    "set_stopping": QUERIES.workers.set_stopping(WORKER),
+    "declare_lost": QUERIES.workers.declare_lost(),
+    "forget_lost": QUERIES.workers.forget_lost(),
+    "lock_due": QUERIES.schedules.lock_due(10),
+    "known_ticks": QUERIES.schedules.known_ticks([("s1", NOW)]),
+    "record_ticks": QUERIES.schedules.record_ticks(
+        [Tick("s1", NOW, "missed", "why")], [(State(SCHEDULE, NOW, NOW), 1.0)]
+    ),
+    "unfinished": QUERIES.schedules.unfinished([1, 2]),
+    "queued_ticks": QUERIES.schedules.queued_ticks(["s1"]),
+    "note_errors": QUERIES.schedules.note_errors([("s1", "why", False)]),
+    "news": QUERIES.schedules.news([SCHEDULE]),
+    "is_newest_release": QUERIES.schedules.is_newest_release(WORKER),
+    "say_release": QUERIES.schedules.say_release(WORKER, "shop:app", "r1", ["s1"]),
+    "unsay_release": QUERIES.schedules.unsay_release(WORKER),
+    "disable_dropped": QUERIES.schedules.disable_dropped("shop:app"),
+    "next_tick": QUERIES.schedules.next_tick(),
+    "lock_free": QUERIES.schedules.lock_free(["s1"]),
+    "there": QUERIES.schedules.there(["s1"]),
+    "lock_stale": QUERIES.schedules.lock_stale(10),
+    "read_schedules": QUERIES.schedules.read_schedules(["s1"]),
+    "keep_ahead": QUERIES.schedules.keep_ahead({"s1": None}, NOW),
+    "declare": QUERIES.schedules.declare([(SCHEDULE, NOW)]),
+    "enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
+    "enqueue_conditionally": QUERIES.jobs.enqueue_conditionally([KEYED, ALONE]),
+    "clock": QUERIES.schedules.clock(),
+    "expire": QUERIES.jobs.expire(100),
+    "prune_keys": QUERIES.jobs.prune_keys(3),
+    "announce_ended": QUERIES.waits.announce_ended([1, 2, 5000]),
+    "catch_up": QUERIES.waits.catch_up(),
+    "expire_results": QUERIES.jobs.expire_results({1: 60.0}),
+    "drop_results": QUERIES.jobs.drop_results(100),
+}
+# What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
+OTHERS: dict[str, Query[Any]] = {
+    "register": QUERIES.workers.register(describe("worker", 30, ["q0"], ["t"], 8)),
+    "ready": QUERIES.workers.ready(),
+    "heartbeat": QUERIES.workers.heartbeat(WORKER),
+    "unregister": QUERIES.workers.unregister(WORKER),
+    "declare_dead": QUERIES.workers.declare_dead({WORKER: "was killed by SIGKILL"}),
+    "enqueue_one": QUERIES.jobs.enqueue_one(new_job(queue="q0")),
+    "enqueue_one_keyed": QUERIES.jobs.enqueue_one_keyed(KEYED),
+    "resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
+    "enqueue_alike": QUERIES.jobs.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
+    "enqueue_keyed": QUERIES.jobs.enqueue_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
+    "take_over": QUERIES.jobs.take_over(KEYS),
+    "register_waits": QUERIES.waits.register_waits([1, 5000], True),
+    "look": QUERIES.waits.look([1, 5000], [False, True]),
+    "read_jobs": QUERIES.waits.read_jobs([1, 5000]),
+    "find_key_holders": QUERIES.jobs.find_key_holders([KEYED]),
+    "find_unique_holders": QUERIES.jobs.find_unique_holders([ALONE]),
+    "replace": QUERIES.jobs.replace([5000], [ALONE]),
+    "free_keys": QUERIES.jobs.free_keys([KEYED]),
+    "free_unique_keys": QUERIES.jobs.free_unique_keys([ALONE]),
+    "give_back_keys": QUERIES.jobs.give_back_keys([1], [KEYED]),
+    "depth": QUERIES.jobs.depth("q0", 1000),
+    "in_index_order": QUERIES.jobs.in_index_order(),
+    "get_job": QUERIES.jobs.get_job(5000),
+    "cancel": QUERIES.jobs.cancel(5000, "why"),
+    "count_jobs": QUERIES.jobs.count_jobs(50),
+    "count_finished": QUERIES.jobs.count_finished(50),
+    "list_workers": QUERIES.workers.list_workers(),
+    "list_unknown_tasks": QUERIES.jobs.list_unknown_tasks(50),
+    "list_schedules": QUERIES.schedules.list_schedules(),
+    "lock_schedule": QUERIES.schedules.lock_schedule("s1"),
+    "declared": QUERIES.schedules.declared("s1"),
+}
+STATUS = {"count_jobs", "count_finished", "list_workers", "list_unknown_tasks", "list_schedules"}
+FLAT = DUTIES | OTHERS
+SCHEDULE_VERBS = (
+    "create_schedule", "redefine", "pause_schedule", "resume_schedule", "delete_schedule", "wake_schedulers",
+    "list_ticks",
+)  # fmt: skip
+# Not looked at here, and why.
+EXEMPT = {
+    "listen": "no plan",
+    "listen_ended": "no plan",
+    "begin": "no plan",
+    "lost_jobs": "asked only when a rescue has failed: walks along the primary key to rows that run",
+    "make_partitions": "a block of DDL; looks into no table but a default partition below 16 MB",
+    "has_version": "reads the catalogue",
+    "schema_version": "a table of one row",
+    **dict.fromkeys(SCHEDULE_VERBS, "asked by hand, or once when a scheduler starts: one schedule and its ticks"),
+    "list_jobs": "asked by hand: with a filter that fits nothing it walks back to the first job",
+}
+LIVE = """
+insert into pgqueue.job_live (task, queue, priority, run_at)
+select 't', 'q' || i % 3, i % 7, now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i
+union all
+select 't', 'q' || i % 3, i % 7, now() + interval '1 day' from generate_series(1, {size} / 2) as i;
+insert into pgqueue.job_live (task, queue, unique_key, unique_live, expires_at)
+select 't', 'q0', sha256(convert_to('t' || chr(10) || 'k' || i, 'UTF8')), true, now() + make_interval(secs => i - 1000)
+from generate_series(1, {size} / 20) as i;
+insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, lost_at)
+select ('00000000-0000-0000-0000-00000000000' || i)::uuid, 'worker', 'h', 1, '0', '{{q0}}', '{{t}}', 8, 30,
+       case when i = 2 then now() end from generate_series(1, 3) as i;
+insert into pgqueue.job_live (task, queue, state, attempt, lease, worker_id, claimed_at)
+select 't', 'q0', 'running', 1, 1, w.id, now() from pgqueue.worker w, generate_series(1, 20);
+insert into pgqueue.job_live (task, queue, state, waits_for)
+select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, {size} / 20) as i;
+insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
+select 's' || i, 't', 'q0', 60, now() + make_interval(secs => i) from generate_series(-5, 20) as i"""
+HISTORY = """
+insert into pgqueue.job_finished (id, task, queue, state, finished_at)
+select -i, 't', 'q0', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;
+insert into pgqueue.transition (job_id, from_state, to_state, at)
+select -i, 'running', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;
+insert into pgqueue.dead_letter (id, task, queue, reason, failed_at)
+select -i, 't', 'q' || i % 3, 'error', now() - make_interval(secs => i) from generate_series(1, {size} / 20) as i;
+insert into pgqueue.idempotency_key (key, job_id, created_at, expires_at)
+select encode(substr(sha256(convert_to('t' || chr(10) || 'k' || i, 'UTF8')), 1, 16), 'hex')::uuid, -i,
+       now() - interval '1 day', now() + make_interval(secs => i - 1000) from generate_series(1, {size}) as i;
+insert into pgqueue.waiter select -i, now() + interval '1 minute' from generate_series(1, 500) as i;
+insert into pgqueue.result_expiry (job_id, finished_at, expires_at)
+select -i, now() - make_interval(secs => i / 100.0), now() + make_interval(secs => i - 1000)
+from generate_series(1, {size}) as i;
+insert into pgqueue.schedule_fire (schedule, tick, outcome, reason)
+select 's1', now() - make_interval(secs => 60 * i), 'missed', 'why' from generate_series(1, {size} / 20) as i"""
+
+Size = int
+SIZES = [pytest.param(100_000, id="100k"), pytest.param(1_000_000, id="1M", marks=pytest.mark.stress)]
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def made(server_dsn: str, template: str, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Databases: with nothing in them, and with much, under statistics of when it was empty, and under true ones."""
+    databases = Databases(server_dsn)
+    stale = databases.make(template)
+    with psycopg.connect(stale, autocommit=True) as conn:
+        for table in (
+            "job_live",
+            "dead_letter",
+            "schedule_fire",
+            "worker",
+            "schedule",
+            "idempotency_key",
+            "result_expiry",
+        ):
+            conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
+        conn.execute("analyze")
+        for statements in (LIVE, HISTORY):
+            conn.execute(statements.format(size=request.param))
+    analysed = databases.make(str(conninfo_to_dict(stale)["dbname"]))
+    with psycopg.connect(analysed, autocommit=True) as conn:
+        conn.execute("analyze")
+    yield {"empty": databases.make(template), "stale": stale, "analysed": analysed}
+    databases.drop_all()
+
+
+@pytest.fixture(params=["empty", "stale", "analysed"])
+def tx(made: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Conn]:
+    """A connection to one of them, in a transaction that is rolled back."""
+    with psycopg.connect(made[request.param]) as conn:
+        yield conn
+        conn.rollback()
+
+
+def examined(plan: Node) -> float:
+    """How many rows of the growing tables were looked at, whatever became of them."""
+    dropped = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return sum(
+        (node["Actual Rows"] + sum(node.get(name, 0) for name in dropped)) * node["Actual Loops"]
+        for node in nodes(plan)
+        if "Scan" in node["Node Type"] and node.get("Relation Name", "").startswith(GROWING)
+    )
+
+
+def too_much(plan: Node) -> str:
+    """What is out of bounds: nothing, or how much it was."""
+    rows, pages = examined(plan), buffers(plan)
+    return "" if rows <= MOST_ROWS and pages <= MOST_PAGES else f"{rows:.0f} rows, {pages} pages"
+
+
+def look(conn: Conn, name: str, *, generic: bool, forbidden: str = "") -> Node:
+    """Explain a statement on a connection as it would have, and undo what it did."""
+    with conn.transaction(force_rollback=True):
+        for setting in ("enable_seqscan", "jit") if name in DUTIES else ():
+            conn.execute(f"set local {setting} = off")
+        if name in STATUS:
+            db.run(conn, QUERIES.jobs.in_index_order())
+        if forbidden:
+            conn.execute(f"set local {forbidden} = off")
+        plan = explain(conn, FLAT[name], generic=generic)
+    conn.execute("deallocate all")
+    return plan
+
+
+def test_every_statement_is_looked_at_or_exempt_for_a_reason() -> None:
+    assert every_statement() == {name.partition(" ")[0] for name in FLAT} | EXEMPT.keys()
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_what_a_statement_reads_is_bounded(tx: Conn, generic: bool) -> None:
+    assert {name: cost for name in FLAT if (cost := too_much(look(tx, name, generic=generic)))} == {}
+
+
+FORBIDDEN = [
+    "enable_seqscan", "enable_bitmapscan", "enable_indexonlyscan", "enable_hashjoin",
+    "enable_mergejoin", "enable_hashagg", "enable_material", "enable_sort", "enable_incremental_sort",
+    "enable_memoize", "enable_partition_pruning",
+]  # fmt: skip
+PRICED = {("enable_indexonlyscan", "record_ticks")}  # reads all ticks then: the key alone would do
+# Without these no row can be found by its key: then only what is promised holds, at any price.
+CRIPPLING = ["enable_indexscan", "enable_nestloop"]
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize("forbidden", FORBIDDEN)
+def test_what_a_duty_reads_is_bounded_whatever_the_planner_may_not_do(
+    made: dict[str, str], forbidden: str, generic: bool
+) -> None:
+    for statistics in ("stale", "analysed"):
+        with psycopg.connect(made[statistics]) as conn:
+            asked = [name for name in DUTIES if (forbidden, name) not in PRICED]
+            looks = {name: too_much(look(conn, name, generic=generic, forbidden=forbidden)) for name in asked}
+            assert {name: cost for name, cost in looks.items() if cost} == {}
+            conn.rollback()
+
+
+@pytest.mark.parametrize("name", ["claim", "claim_beyond", "adopt"])
+@pytest.mark.parametrize("forbidden", [*FORBIDDEN, *CRIPPLING])
+def test_a_claim_never_takes_more_than_its_limit(made: dict[str, str], forbidden: str, name: str) -> None:
+    running = "select count(*) from pgqueue.job_live where worker_id = %s"
+    for statistics in ("stale", "analysed"):
+        for generic in (False, True):
+            with psycopg.connect(made[statistics]) as conn:
+                before = scalar(conn, running, WORKER)
+                conn.execute(f"set local {forbidden} = off")
+                plan = explain(conn, DUTIES[name], generic=generic)
+                assert plan["Actual Rows"] == scalar(conn, running, WORKER) - before == 10
+                conn.rollback()

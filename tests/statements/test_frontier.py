@@ -1,0 +1,211 @@
+"""Claims begin where the last one ended: dead rows cost nothing, and what lies before that is found all the same."""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import App, db
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.queries.claim import Lane, Place
+from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.claiming.frontier import SHARE, Frontier
+from pgqueue.worker.claiming.slots import Slots
+from tests.conftest import eventually, scalar
+from tests.harness import QUERIES, WORKER, Conn, claimed, insert_job
+from tests.statements.test_explain import buffers, explain, job_scans
+
+ROOMS = {"default": 10}
+
+
+def place(job: ClaimedJob) -> dict[Lane, Place]:
+    """The frontier after a job."""
+    return {(job.queue, job.priority): (job.run_at, job.id)}
+
+
+def beyond(conn: Conn, frontier: dict[Lane, Place], rooms: dict[str, int] = ROOMS, room: int = 10) -> list[ClaimedJob]:
+    return db.run(conn, QUERIES.jobs.claim_beyond(WORKER, rooms, room, frontier))
+
+
+def jobs(conn: Conn, count: int, ago: int = 0, **columns: Any) -> list[int]:
+    """Insert jobs that are due; return their ids."""
+    run_at = scalar(conn, f"select now() - interval '{1000 + ago} seconds'")
+    return [insert_job(conn, run_at=run_at, **columns) for _ in range(count)]
+
+
+def test_it_claims_what_comes_after_its_place_in_each_lane_it_knows(conn: Conn) -> None:
+    first = jobs(conn, 2)
+    (one, two) = db.run(conn, QUERIES.jobs.claim(WORKER, ROOMS, 2))
+    assert [one.id, two.id] == first
+    before, later = jobs(conn, 1, ago=500), jobs(conn, 3)
+    jobs(conn, 1, priority=5)
+    assert [job.id for job in beyond(conn, place(two))] == later
+    assert {job.id for job in db.run(conn, QUERIES.jobs.claim(WORKER, ROOMS, 9))} > set(before)
+
+
+def test_lanes_of_a_queue_share_its_room_and_come_by_priority(conn: Conn) -> None:
+    start = scalar(conn, "select now() - interval '1 day'")
+    frontier: dict[Lane, Place] = {(q, p): (start, 0) for q in ("a", "b") for p in (0, 7)}
+    for queue, priority in frontier:
+        jobs(conn, 4, queue=queue, priority=priority)
+    taken = beyond(conn, frontier, {"b": 6, "a": 3}, 8)
+    assert [(job.queue, job.priority) for job in taken] == [("b", 7)] * 4 + [("b", 0)] * 2 + [("a", 7)] * 2
+
+
+def test_a_paused_queue_and_a_job_of_the_future_give_nothing(conn: Conn) -> None:
+    start = scalar(conn, "select now() - interval '1 day'")
+    jobs(conn, 2, queue="a")
+    jobs(conn, 2, ago=-5000, queue="b")
+    conn.execute("insert into pgqueue.queue (name, paused_at) values ('a', now())")
+    assert beyond(conn, {("a", 0): (start, 0), ("b", 0): (start, 0)}, {"a": 5, "b": 5}) == []
+
+
+@pytest.fixture(params=["reader", "writer"])
+def pinned(dsn: str, conn: Conn, request: pytest.FixtureRequest) -> Iterator[Conn]:
+    """A queue whose 30,000 finished jobs cannot be vacuumed, for somebody's transaction is open."""
+    with psycopg.connect(dsn) as other:
+        other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        other.execute("select 1" if request.param == "reader" else "create table public.theirs ()")
+        conn.execute(
+            "insert into pgqueue.job_live (task, queue, run_at)"
+            " select 't', 'default', now() - interval '1 hour' + i * interval '1 millisecond'"
+            " from generate_series(1, 30100) as i"
+        )
+        conn.execute("delete from pgqueue.job_live where id <= 30000")
+        conn.execute("vacuum analyze pgqueue.job_live")
+        yield conn
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_dead_rows_before_the_frontier_are_not_walked_over(dsn: str, pinned: Conn, generic: bool) -> None:
+    (last,) = db.run(pinned, QUERIES.jobs.claim(WORKER, {"default": 1}, 1))
+    with psycopg.connect(dsn) as own:
+        plan = explain(own, QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, place(last)), generic=generic)
+        assert plan["Actual Rows"] == 10
+        assert job_scans(plan) == {"job_live_ready", "job_live_pkey"}
+        assert buffers(plan) < 250
+        own.rollback()
+        own.execute("deallocate explained")
+        assert buffers(explain(own, QUERIES.jobs.claim(WORKER, ROOMS, 10), generic=generic)) > 1000  # what it saves
+
+
+@pytest.mark.parametrize("long", [60.0, -1.0], ids=["by claims", "by the lookout"])
+def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
+    app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch, long: float
+) -> None:
+    """Committed late, or in a lane nobody has seen: none is waited for in vain."""
+    monkeypatch.setattr("pgqueue.worker.claiming.frontier.LONG", long)
+    ran: list[str] = []
+
+    @app.task(name="t")
+    async def t(name: str) -> None:
+        ran.append(name)
+
+    async def run() -> None:
+        worker = Worker(app, WorkerSettings(concurrency=4))
+        with psycopg.connect(dsn) as open_for_long:
+            t.using(open_for_long).enqueue("late")
+            t.enqueue_many({"name": f"n{n}"} for n in range(3000))
+            running = asyncio.create_task(worker.run())
+            await eventually(lambda: len(ran) > 2000, "a good part to run")
+            open_for_long.commit()
+        t.using(priority=9).enqueue("new lane")
+        await eventually(lambda: len(ran) == 3002, "every job to run")
+        worker.stop()
+        await running
+
+    asyncio.run(run())
+    assert {"late", "new lane"} <= set(ran)
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def look(frontier: Frontier, clock: Clock, *, saw_all: bool) -> None:
+    """Look at everything, for half a second."""
+    with frontier.look() as looks:
+        clock.now += 0.5
+        looks.saw_all = saw_all
+
+
+def test_a_look_that_fails_has_seen_nothing_and_has_cost_its_time() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    with suppress(OSError), frontier.look():
+        clock.now += 10
+        raise OSError("cut")
+    assert frontier.costly
+    assert not frontier.must_look()
+    assert frontier.must_look(short=True)
+
+
+def test_looking_at_everything_takes_one_part_in_twenty_of_the_time_at_most() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    assert frontier.must_look()
+    look(frontier, clock, saw_all=True)
+    for _ in range(SHARE):
+        assert not frontier.must_look(short=True)
+        clock.now += 0.5
+    assert frontier.must_look()
+
+
+def test_one_that_left_jobs_behind_looks_again_as_soon_as_its_lanes_run_dry() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    look(frontier, clock, saw_all=False)
+    assert not frontier.must_look()
+    assert frontier.must_look(short=True)
+
+
+def test_an_idle_worker_looks_again_only_for_what_it_took_on_trust() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    look(frontier, clock, saw_all=True)
+    assert frontier.look_in == math.inf
+    frontier.trusted()
+    assert frontier.look_in == pytest.approx(0.5 * SHARE)
+    clock.now += 60
+    assert frontier.look_in == 0
+    frontier.forget()
+    assert frontier.must_look()
+
+
+def test_the_place_in_a_lane_is_that_of_the_last_job_claimed() -> None:
+    frontier = Frontier(Clock())
+    first, second = claimed(1, 1), claimed(2, 1)
+    frontier.advance([first, second])
+    assert frontier.places == place(second)
+
+
+def test_a_job_that_is_put_back_is_seen_again() -> None:
+    frontier = Frontier(Clock())
+    jobs = [claimed(n, 1) for n in range(1, 5)]
+    frontier.advance(jobs)
+    frontier.retreat(jobs[1])
+    frontier.retreat(jobs[2])
+    ((run_at, after),) = frontier.places.values()
+    assert (run_at, after) < (jobs[1].run_at, jobs[1].id)
+    assert (run_at, after) >= (jobs[0].run_at, jobs[0].id)
+
+
+def test_what_a_look_may_claim_is_set_aside_meanwhile() -> None:
+    slots = Slots(10, ["default", "other"], {"other": 3})
+    rooms = slots.reserve(4)
+    assert (rooms, slots.room(), slots.rooms()) == ({"default": 4, "other": 3}, 6, {"default": 6})
+    slots.unreserve(rooms)
+    assert (rooms, slots.room(), slots.rooms()) == ({}, 10, {"default": 10, "other": 3})
+    for job in range(10):
+        slots.admit(claimed(job, 1))
+    assert slots.reserve(4) == {}

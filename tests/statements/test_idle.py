@@ -1,0 +1,84 @@
+"""What a process asks of the database while there is nothing to do: which statements, and how many."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pgqueue import App, db
+from pgqueue.queries import Query
+from pgqueue.scheduler import Scheduler, SchedulerSettings
+from tests.conftest import eventually, work
+from tests.statements.test_flat import FLAT
+from tests.statements.test_queries import SAMPLES
+
+POLL = 0.1
+# Asked at each poll, and at each fifth. All others come with a lease (30 s) or more seldom.
+PER_POLL, PER_FIVE = {"next_due"}, {"adopt"}
+CLAIMS = {"claim", "claim_beyond"}
+STARTING = {"register", "ready", "release_strays", "set_waiting", "unregister", "set_stopping", "declare", "clock"}
+RELEASING = {"say_release", "unsay_release", "is_newest_release", "disable_dropped", "news", "lock_stale"}
+SELDOM = {
+    "heartbeat", "cancellations", "rescue", "declare_lost", "forget_lost", "make_partitions", "expire", "prune_keys",
+    "catch_up", "drop_results",
+}  # fmt: skip
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, app: App) -> Counter[str]:
+    """How often each statement was asked, by its name; those that nobody has looked at by their text."""
+    names = {make(app.queries).sql: name for name, make in SAMPLES.items()}
+    names |= {query.sql: name for name, query in FLAT.items()}
+    counts: Counter[str] = Counter()
+    run, run_async = db.run, db.run_async
+
+    def note(query: Query[Any]) -> None:
+        counts[names.get(query.sql, query.sql.decode())] += 1
+
+    def running(conn: Any, query: Query[Any]) -> Any:
+        note(query)
+        return run(conn, query)
+
+    async def running_async(conn: Any, query: Query[Any]) -> Any:
+        note(query)
+        return await run_async(conn, query)
+
+    monkeypatch.setattr(db, "run", running)
+    monkeypatch.setattr(db, "run_async", running_async)
+    return counts
+
+
+def polled(counts: Counter[str], times: int) -> Callable[[], bool]:
+    """Whether a process has polled so often."""
+    return lambda: counts["next_due"] >= times or counts["next_tick"] >= times
+
+
+def test_an_idle_worker_asks_one_cheap_thing_a_poll_and_the_rest_seldom(app: App, asked: Counter[str]) -> None:
+    asyncio.run(work(app, polled(asked, 20), poll_seconds=POLL))
+    polls = asked["next_due"]
+    assert set(asked) <= PER_POLL | PER_FIVE | CLAIMS | STARTING | SELDOM
+    assert asked["adopt"] <= polls / 5 + 3
+    seldom = asked.keys() - PER_POLL - PER_FIVE
+    assert {name: asked[name] for name in seldom if asked[name] > 3} == {}
+
+
+def test_an_idle_scheduler_asks_two_cheap_things_a_poll_and_the_rest_seldom(app: App, asked: Counter[str]) -> None:
+    async def run() -> None:
+        scheduler = Scheduler(app, SchedulerSettings(poll_seconds=POLL))
+        running = asyncio.create_task(scheduler.run())
+        await eventually(polled(asked, 20))
+        scheduler.stop()
+        await running
+
+    asyncio.run(run())
+    polls = asked["next_tick"]
+    assert set(asked) <= {"lock_due", "next_tick"} | STARTING | RELEASING | SELDOM
+    assert asked["lock_due"] <= polls + 3
+    assert {name: count for name, count in asked.items() if name not in ("lock_due", "next_tick") and count > 3} == {}
+
+
+def test_what_is_asked_of_itself_is_known_to_be_flat() -> None:
+    known = FLAT.keys() | {"make_partitions", "say_release", "unsay_release"}
+    assert PER_POLL | PER_FIVE | CLAIMS | STARTING | RELEASING | SELDOM | {"lock_due", "next_tick"} <= known

@@ -1,0 +1,331 @@
+"""Every statement is accepted by Postgres; claims come in the promised order and never exceed their room."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from pgqueue import db
+from pgqueue.error_info import ErrorInfo
+from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.keys import Unique, key_hashes
+from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.process.heartbeat import describe
+from pgqueue.queries import Queries, Query
+from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.in_words import Upcoming
+from pgqueue.schedules.plan import Every
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import State, Tick
+from pgqueue.tasks.rules import Rules
+from tests.conftest import Databases, scalar
+from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
+
+WORKER = UUID("00000000-0000-0000-0000-000000000001")
+TICK = datetime(2026, 1, 1, tzinfo=UTC)
+JOB = NewJob("t", "{}", "q", 0, 3)
+KEYED = NewJob("t", "{}", "q", 0, 3, conditions=Rules(key="k", expires=60.0).conditions("t", dict, {}, None))
+ALONE = NewJob(
+    "t", "{}", "q", 0, 3, conditions=Rules(unique=Unique(window=60, while_="live")).conditions("t", dict, {}, None)
+)
+PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
+TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
+OUTCOMES = [
+    (claimed(3, 1), Resolution("succeed", result="[1]")),
+    (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
+]
+FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
+SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
+    "enqueue_one": lambda q: q.jobs.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
+    "enqueue_alike": lambda q: q.jobs.enqueue_alike(new_job(run_at=TICK), '[{"a": 1}, {}]'),
+    "enqueue_keyed": lambda q: q.jobs.enqueue_keyed(
+        KEYED, '[{"a": 1}, {}]', [*key_hashes("t", ["k"]), None], "[{}, {}]"
+    ),
+    "take_over": lambda q: q.jobs.take_over(key_hashes("t", ["k"])),
+    "enqueue": lambda q: q.jobs.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
+    "enqueue_one_keyed": lambda q: q.jobs.enqueue_one_keyed(KEYED, guarded=True),
+    "enqueue_conditionally": lambda q: q.jobs.enqueue_conditionally([KEYED, ALONE], guarded=True),
+    "find_key_holders": lambda q: q.jobs.find_key_holders([KEYED, ALONE]),
+    "find_unique_holders": lambda q: q.jobs.find_unique_holders([ALONE]),
+    "replace": lambda q: q.jobs.replace([1], [ALONE]),
+    "free_keys": lambda q: q.jobs.free_keys([KEYED, ALONE]),
+    "free_unique_keys": lambda q: q.jobs.free_unique_keys([ALONE]),
+    "give_back_keys": lambda q: q.jobs.give_back_keys([1, 2], [KEYED, ALONE]),
+    "depth": lambda q: q.jobs.depth("default", 100_000),
+    "begin": lambda q: q.jobs.begin(),
+    "expire": lambda q: q.jobs.expire(10, TICK),
+    "prune_keys": lambda q: q.jobs.prune_keys(3),
+    "claim": lambda q: q.jobs.claim(WORKER, {"default": 2, "bulk": 1}, 3),
+    "claim_beyond": lambda q: q.jobs.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
+    "adopt": lambda q: q.jobs.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
+    "next_due": lambda q: q.jobs.next_due(["default", "bulk"]),
+    "resolve": lambda q: q.jobs.resolve(OUTCOMES),
+    "resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), SUCCEEDED)]),
+    "cancel": lambda q: q.jobs.cancel(1, "not wanted"),
+    "cancellations": lambda q: q.jobs.cancellations(WORKER, [1, 2]),
+    "release_strays": lambda q: q.jobs.release_strays(WORKER, [1]),
+    "rescue": lambda q: q.jobs.rescue(WORKER, 5, {"t": 1}, 10),
+    "lost_jobs": lambda q: q.jobs.lost_jobs(10),
+    "note_progress": lambda q: q.jobs.note_progress([(claimed(3, 1), "{}")]),
+    "register": lambda q: q.workers.register(describe("worker", 30, ["default"], ["t"], 8)),
+    "heartbeat": lambda q: q.workers.heartbeat(WORKER, {"claim": 0.5, "listen": None}),
+    "set_waiting": lambda q: q.workers.set_waiting(WORKER, True),
+    "set_stopping": lambda q: q.workers.set_stopping(WORKER),
+    "unregister": lambda q: q.workers.unregister(WORKER),
+    "declare_dead": lambda q: q.workers.declare_dead({WORKER: "was killed by SIGKILL"}),
+    "declare_lost": lambda q: q.workers.declare_lost(),
+    "forget_lost": lambda q: q.workers.forget_lost(),
+    "ready": lambda q: q.workers.ready(),
+    "listen": lambda q: q.workers.listen(),
+    "clock": lambda q: q.schedules.clock(),
+    "declare": lambda q: q.schedules.declare([(plan, TICK) for plan in PLANS]),
+    "lock_due": lambda q: q.schedules.lock_due(10),
+    "known_ticks": lambda q: q.schedules.known_ticks([("s", TICK)]),
+    "record_ticks": lambda q: q.schedules.record_ticks(TICKS, [(State(plan, TICK, TICK), 1.0) for plan in PLANS]),
+    "lock_schedule": lambda q: q.schedules.lock_schedule("s"),
+    "lock_free": lambda q: q.schedules.lock_free(["s"]),
+    "there": lambda q: q.schedules.there(["s"]),
+    "read_schedules": lambda q: q.schedules.read_schedules(["s"]),
+    "lock_stale": lambda q: q.schedules.lock_stale(10),
+    "keep_ahead": lambda q: q.schedules.keep_ahead({"s": [Upcoming(TICK, "soon")] * 20}, TICK),
+    "unfinished": lambda q: q.schedules.unfinished([1, 2]),
+    "queued_ticks": lambda q: q.schedules.queued_ticks(["s", "c"]),
+    "note_errors": lambda q: q.schedules.note_errors([("s", "why", False), ("c", "why", True)]),
+    "news": lambda q: q.schedules.news(PLANS),
+    "create_schedule": lambda q: q.schedules.create_schedule(PLANS[0], TICK, "me"),
+    "redefine": lambda q: q.schedules.redefine(PLANS[0], TICK, TICK, "me"),
+    "declared": lambda q: q.schedules.declared("s"),
+    "pause_schedule": lambda q: q.schedules.pause_schedule("s", TICK.replace(year=2100), "me", "once"),
+    "resume_schedule": lambda q: q.schedules.resume_schedule("s", "all(3)"),
+    "delete_schedule": lambda q: q.schedules.delete_schedule("s"),
+    "wake_schedulers": lambda q: q.schedules.wake_schedulers(),
+    "say_release": lambda q: q.schedules.say_release(WORKER, "shop:app", "r1", ["s"]),
+    "is_newest_release": lambda q: q.schedules.is_newest_release(WORKER),
+    "disable_dropped": lambda q: q.schedules.disable_dropped("shop:app"),
+    "unsay_release": lambda q: q.schedules.unsay_release(WORKER),
+    "list_ticks": lambda q: q.schedules.list_ticks("s"),
+    "next_tick": lambda q: q.schedules.next_tick(),
+    "has_version": lambda q: q.schema.has_version(),
+    "schema_version": lambda q: q.schema.schema_version(),
+    "make_partitions": lambda q: q.schema.make_partitions(),
+    "get_job": lambda q: q.jobs.get_job(1),
+    "list_jobs": lambda q: q.jobs.list_jobs(state="pending", queue="default", task="t", before=1000, limit=10),
+    "in_index_order": lambda q: q.jobs.in_index_order(),
+    "count_jobs": lambda q: q.jobs.count_jobs(),
+    "count_finished": lambda q: q.jobs.count_finished(),
+    "list_workers": lambda q: q.workers.list_workers(),
+    "list_unknown_tasks": lambda q: q.jobs.list_unknown_tasks(),
+    "list_schedules": lambda q: q.schedules.list_schedules(),
+    "listen_ended": lambda q: q.waits.listen_ended(),
+    "register_waits": lambda q: q.waits.register_waits([2, 1, 1], True),
+    "look": lambda q: q.waits.look([1, 2], [True, False]),
+    "read_jobs": lambda q: q.waits.read_jobs([1, 2]),
+    "announce_ended": lambda q: q.waits.announce_ended([1, 2]),
+    "catch_up": lambda q: q.waits.catch_up(),
+    "expire_results": lambda q: q.jobs.expire_results({1: 60.0}),
+    "drop_results": lambda q: q.jobs.drop_results(10),
+}
+
+
+@pytest.fixture(scope="module")
+def database(server_dsn: str, template: str) -> Iterator[str]:
+    databases = Databases(server_dsn)
+    yield databases.make(template)
+    databases.drop_all()
+
+
+@pytest.fixture
+def tx(database: str) -> Iterator[Conn]:
+    """A connection in a transaction that is rolled back."""
+    with psycopg.connect(database, options="-c search_path=") as conn:
+        yield conn
+        conn.rollback()
+
+
+def fill(conn: Conn) -> None:
+    """Rows for every statement to read: jobs in each table, a worker, schedules with ticks."""
+    worker = add_worker(conn, beat_seconds_ago=60)
+    db.run(conn, QUERIES.jobs.enqueue([new_job(), new_job(queue="bulk"), new_job(), new_job()]))
+    now = scalar(conn, "select now()")
+    insert_job(conn, state="running", lease=1, attempt=1, worker_id=worker, claimed_at=now)
+    insert_job(conn, state="blocked", waits_for="task")
+    conn.execute("insert into pgqueue.job_finished (id, task, queue, state) values (900, 't', 'default', 'succeeded')")
+    conn.execute("insert into pgqueue.dead_letter (id, task, queue, reason) values (901, 't', 'default', 'why')")
+    db.run(conn, QUERIES.schedules.declare([(plan, TICK - timedelta(days=1)) for plan in PLANS]))
+    conn.execute("insert into pgqueue.schedule_fire values ('s', '2025-01-01', 'missed')")
+
+
+def test_no_statement_is_without_a_sample() -> None:
+    assert every_statement() == {name.partition(" ")[0] for name in SAMPLES}
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_statement_runs_with_an_empty_search_path_and_its_rows_can_be_read(tx: Conn, name: str, filled: bool) -> None:
+    if filled:
+        fill(tx)
+    db.run(tx, SAMPLES[name](QUERIES))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_statement_can_be_prepared(tx: Conn, name: str) -> None:
+    query = SAMPLES[name](QUERIES)
+    tx.execute(query.sql, query.params or None, prepare=True, binary=True if query.params else None)
+    assert scalar(tx, "select count(*) from pg_prepared_statements") == 1
+
+
+@pytest.mark.parametrize("schema", ["pgqueue", "s" * 48], ids=["default", "longest"])
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_statement_is_short_enough_for_psycopg_to_cache(name: str, schema: str) -> None:
+    assert len(SAMPLES[name](Queries(schema)).sql) <= 4096
+
+
+def claim(conn: Conn, rooms: dict[str, int], room: int) -> list[int]:
+    return [job.id for job in db.run(conn, QUERIES.jobs.claim(WORKER, rooms, room))]
+
+
+def test_a_claim_takes_queues_in_the_order_given(tx: Conn) -> None:
+    last, first = insert_job(tx, queue="a", priority=100), insert_job(tx, queue="b", priority=-100)
+    assert claim(tx, {"b": 5, "a": 5}, 5) == [first, last]
+
+
+def test_within_a_queue_a_claim_takes_priority_then_run_at_then_id(tx: Conn) -> None:
+    early = scalar(tx, "select now() - interval '1 hour'")
+    late = scalar(tx, "select now() - interval '1 minute'")
+    columns: list[dict[str, Any]] = [
+        {"priority": -5, "run_at": early},
+        {"priority": 7, "run_at": late},
+        {"priority": 0, "run_at": early},
+        {"priority": 7, "run_at": early},
+        {"priority": 7, "run_at": early},
+        {"priority": 100, "run_at": late},
+    ]
+    jobs = [insert_job(tx, **c) for c in columns]
+    assert claim(tx, {"default": 10}, 10) == [jobs[5], jobs[3], jobs[4], jobs[1], jobs[2], jobs[0]]
+
+
+def test_a_claim_that_is_cut_short_takes_the_first_in_order(tx: Conn) -> None:
+    jobs = {priority: insert_job(tx, priority=priority) for priority in (0, 50, -3, 9, 100)}
+    assert claim(tx, {"default": 3}, 3) == [jobs[100], jobs[50], jobs[9]]
+
+
+def test_each_queue_gives_at_most_its_own_room(tx: Conn) -> None:
+    db.run(tx, QUERIES.jobs.enqueue([new_job(queue=queue, run_at=TICK) for queue in ("a", "b") for _ in range(5)]))
+    taken = db.run(tx, QUERIES.jobs.claim(WORKER, {"a": 2, "b": 3}, 10))
+    assert [job.queue for job in taken] == ["a", "a", "b", "b", "b"]
+
+
+def test_the_room_of_a_queue_is_shared_by_its_priorities(tx: Conn) -> None:
+    db.run(tx, QUERIES.jobs.enqueue([new_job(priority=p, run_at=TICK) for p in (1, 2, 3) for _ in range(5)]))
+    assert [job.priority for job in db.run(tx, QUERIES.jobs.claim(WORKER, {"default": 7}, 10))] == [3] * 5 + [2] * 2
+
+
+def test_a_paused_queue_gives_nothing_and_holds_up_no_other(tx: Conn) -> None:
+    insert_job(tx, queue="a")
+    job = insert_job(tx, queue="b")
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('a', now())")
+    assert claim(tx, {"a": 5, "b": 5}, 5) == [job]
+
+
+def test_a_paused_queue_has_no_next_due_time(tx: Conn) -> None:
+    insert_job(tx)
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('default', now())")
+    assert db.run(tx, QUERIES.jobs.next_due(["default"])) is None
+
+
+def test_a_paused_queue_gives_no_parked_jobs(tx: Conn) -> None:
+    insert_job(tx, state="blocked", waits_for="task")
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('default', now())")
+    assert db.run(tx, QUERIES.jobs.adopt(WORKER, {"default": 9}, ["t"], 5)) == []
+
+
+def test_jobs_of_the_future_are_not_claimed_and_hide_no_due_ones(tx: Conn) -> None:
+    insert_job(tx, priority=100, run_at=scalar(tx, "select now() + interval '1 second'"))
+    due = insert_job(tx, priority=-100)
+    assert claim(tx, {"default": 5}, 5) == [due]
+
+
+def test_jobs_of_queues_that_are_not_named_are_not_claimed(tx: Conn) -> None:
+    insert_job(tx, queue="other")
+    assert claim(tx, {"default": 5}, 5) == []
+
+
+def test_next_due_is_the_earliest_of_all_queues_and_priorities(tx: Conn) -> None:
+    for seconds, queue, priority in [(900, "a", 50), (300, "a", -50), (600, "b", 0)]:
+        insert_job(tx, queue=queue, priority=priority, run_at=datetime.now(UTC) + timedelta(seconds=seconds))
+    due = db.run(tx, QUERIES.jobs.next_due(["a", "b"]))
+    assert due is not None
+    assert 250 < due <= 301
+
+
+def test_next_due_is_nothing_when_no_job_is_pending(tx: Conn) -> None:
+    assert db.run(tx, QUERIES.jobs.next_due(["default"])) is None
+
+
+def test_a_claim_charges_the_attempt_raises_the_lease_and_names_the_worker(tx: Conn) -> None:
+    job = insert_job(tx, attempt=2, lease=9)
+    claim(tx, {"default": 5}, 5)
+    row = tx.execute("select attempt, lease, worker_id, claimed_at = now() from pgqueue.job_live where id = %s", (job,))
+    assert row.fetchone() == (3, 10, WORKER, True)
+
+
+def test_adopt_takes_only_tasks_and_queues_that_are_known(tx: Conn) -> None:
+    known = insert_job(tx, state="blocked", waits_for="task")
+    insert_job(tx, state="blocked", waits_for="task", task="other")
+    insert_job(tx, state="blocked", waits_for="task", queue="other")
+    assert [job.id for job in db.run(tx, QUERIES.jobs.adopt(WORKER, {"default": 9}, ["t"], 5))] == [known]
+
+
+def test_each_queue_gives_at_most_its_own_room_of_parked_jobs(tx: Conn) -> None:
+    for queue in ("a", "b"):
+        for _ in range(5):
+            insert_job(tx, queue=queue, state="blocked", waits_for="task")
+    adopted = db.run(tx, QUERIES.jobs.adopt(WORKER, {"a": 2, "b": 3}, ["t"], 10))
+    assert [job.queue for job in adopted] == ["a", "a", "b", "b", "b"]
+
+
+SETTINGS = ["hashagg", "sort", "hashjoin", "mergejoin", "indexscan", "bitmapscan", "material", "nestloop", "seqscan"]
+COMBINATIONS = [c for size in range(len(SETTINGS) + 1) for c in itertools.combinations(SETTINGS, size)]
+
+
+def under_each_combination(conn: Conn, call: Callable[[], int], expected: int) -> None:
+    for off in COMBINATIONS:
+        with conn.transaction(force_rollback=True):
+            conn.execute(
+                "set local jit = off"
+            )  # a disabled plan has a huge cost, for which JIT would compile each time
+            conn.execute(f"set local plan_cache_mode = {'force_generic_plan' if len(off) % 2 else 'force_custom_plan'}")
+            for setting in off:
+                conn.execute(f"set local enable_{setting} = off")
+            assert call() == expected, off
+
+
+def test_a_claim_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    jobs = [new_job(queue=q, priority=p, run_at=TICK) for q in ("a", "b", "c") for p in (0, 5) for _ in range(20)]
+    db.run(tx, QUERIES.jobs.enqueue(jobs))
+    under_each_combination(tx, lambda: len(claim(tx, {"a": 3, "b": 2, "c": 9}, 7)), 7)
+
+
+def test_a_claim_beyond_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    jobs = [new_job(queue=q, priority=p, run_at=TICK) for q in ("a", "b", "c") for p in (0, 5) for _ in range(20)]
+    db.run(tx, QUERIES.jobs.enqueue(jobs))
+    frontier = {(q, p): (TICK, 0) for q in ("a", "b", "c") for p in (0, 5)}
+    query = QUERIES.jobs.claim_beyond(WORKER, {"a": 3, "b": 2, "c": 9}, 7, frontier)
+    under_each_combination(tx, lambda: len(db.run(tx, query)), 7)
+
+
+def test_adopt_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    for _ in range(40):
+        insert_job(tx, state="blocked", waits_for="task", task=f"t{_ % 2}")
+    query = QUERIES.jobs.adopt(WORKER, {"default": 9}, ["t0", "t1"], 7)
+    under_each_combination(tx, lambda: len(db.run(tx, query)), 7)
+
+
+def test_rescue_takes_exactly_its_room_whatever_plan_is_chosen(tx: Conn) -> None:
+    for _ in range(20):
+        insert_job(tx, state="running", worker_id=uuid4(), claimed_at=TICK, attempt=1)
+    under_each_combination(tx, lambda: len(db.run(tx, QUERIES.jobs.rescue(WORKER, at_most=7))), 7)

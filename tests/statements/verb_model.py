@@ -1,0 +1,193 @@
+"""What pgqueue's statements promise, in plain Python: the model that test_verbs.py compares the database with.
+
+Every move goes through `pgqueue.lifecycle.TRANSITIONS`; the rest (attempts, leases, refunds, cancellations, crashes)
+is written down here once more, from the documentation and not from the SQL.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from pgqueue.jobs.job import ClaimedJob, JobState
+from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
+
+TABLES = {JobState.SUCCEEDED: "finished", JobState.CANCELLED: "finished", JobState.FAILED: "dead"}
+
+Line = tuple[str | None, str, int, int]
+
+
+class Seen(NamedTuple):
+    """What is compared of a job: the model's and the database's must be equal."""
+
+    table: str
+    state: str
+    attempt: int
+    lease: int
+    crash_count: int
+    due: bool | None
+    worker: UUID | None
+    cancel_requested: bool
+    progress: str | None
+
+
+@dataclass
+class ModelJob:
+    """A job as it must be."""
+
+    id: int
+    task: str
+    priority: int
+    max_attempts: int
+    due: bool
+    history: bool = True
+    state: JobState | None = None
+    attempt: int = 0
+    lease: int = 0
+    crash_count: int = 0
+    worker: UUID | None = None
+    cancel_requested: bool = False
+    progress: str | None = None
+
+    def move(self, verb: str) -> Line:
+        """Go where the table says; raise where it does not say. Return the line that tells of it."""
+        sources, target = TRANSITIONS[verb]
+        assert self.state in (sources or {None}), f"{verb} of a job that is {self.state}"
+        line = self.state, target, self.attempt, self.lease
+        self.state = target
+        if target != JobState.RUNNING:
+            self.worker = None
+            self.cancel_requested = False
+        return line
+
+    def seen(self) -> Seen:
+        live = self.state not in TABLES
+        running = self.state == JobState.RUNNING
+        return Seen(
+            TABLES.get(self.state, "live"), str(self.state), self.attempt, self.lease, self.crash_count,
+            self.due if live else None, self.worker, self.cancel_requested, self.progress if running else None,
+        )  # fmt: skip
+
+
+class Model:
+    """All jobs and workers, and what each verb does with them. A verb returns what its statement must answer."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, ModelJob] = {}
+        self.log: dict[int, list[Line]] = {}  # outlives a job of which nothing is kept
+        self.alive: set[UUID] = set()
+        self.happened: set[tuple[str, JobState | None]] = set()
+
+    def move(self, job: ModelJob, verb: str, *, told: bool = True) -> None:
+        self.happened.add((verb, job.state))
+        line = job.move(verb)
+        if told:
+            self.log.setdefault(job.id, []).append(line)
+
+    def enqueue(self, job: ModelJob) -> None:
+        self.move(job, "enqueue", told=job.history)
+        self.jobs[job.id] = job
+
+    def claim(self, worker: UUID, run_at: dict[int, datetime], room: int) -> list[int]:
+        ready = [job for job in self.jobs.values() if job.state == JobState.PENDING and job.due]
+        return self._take("claim", worker, _in_order(ready, run_at)[:room])
+
+    def adopt(self, worker: UUID, run_at: dict[int, datetime], tasks: Sequence[str], room: int) -> set[int]:
+        parked = [job for job in self.jobs.values() if job.state == JobState.BLOCKED and job.due]
+        found = [job for task in tasks for job in _in_order((j for j in parked if j.task == task), run_at)]
+        return set(self._take("adopt", worker, found[:room]))
+
+    def _take(self, verb: str, worker: UUID, jobs: list[ModelJob]) -> list[int]:
+        if worker not in self.alive:
+            return []
+        for job in jobs:
+            job.attempt, job.lease, job.progress = job.attempt + 1, job.lease + 1, None
+            self.move(job, verb, told=job.history)
+            job.worker = worker
+        return [job.id for job in jobs]
+
+    def held(self, claim: ClaimedJob) -> ModelJob | None:
+        """The job, if this claim of it is the current one."""
+        job = self.jobs.get(claim.id)
+        current = job is not None and job.state == JobState.RUNNING and job.lease == claim.lease
+        self.happened.add(("current" if current else "stale", job.state if job else None))
+        return job if current else None
+
+    def resolve(self, batch: Iterable[tuple[ClaimedJob, Resolution]]) -> set[int]:
+        moved = set()
+        for claim, resolution in batch:
+            job = self.held(claim)
+            if job is not None:
+                self._resolve(job, resolution)
+                moved.add(job.id)
+        return moved
+
+    def _resolve(self, job: ModelJob, resolution: Resolution) -> None:
+        if resolution.verb == "succeed" and not job.history:
+            self.move(job, "succeed", told=False)
+            del self.jobs[job.id]
+        elif resolution.target.is_terminal:
+            self.move(job, resolution.verb)
+        elif job.cancel_requested:
+            self.move(job, "withdraw")
+        else:
+            self.move(job, resolution.verb)
+            job.attempt -= resolution.refund
+            job.due = job.due and resolution.delay == 0
+
+    def cancel(self, job_id: int) -> bool | None:
+        """True: it has ended. False: its worker is asked. None: there is no such job, or no more."""
+        job = self.jobs.get(job_id)
+        if job is None or job.state is None or job.state.is_terminal:
+            return None
+        if job.state == JobState.RUNNING:
+            job.cancel_requested = True
+            return False
+        self.move(job, "cancel")
+        return True
+
+    def expire(self, job_id: int) -> bool:
+        """A job's time is over: it ends if it has not started. Whether it did."""
+        job = self.jobs.get(job_id)
+        ended = job is not None and job.attempt == 0 and job.state in (JobState.PENDING, JobState.BLOCKED)
+        if job is not None and ended:
+            self.move(job, "expire")
+        return ended
+
+    def rescue(self, max_crashes: int, limits: dict[str, int]) -> set[tuple[int, str]]:
+        lost = [j for j in self.jobs.values() if j.state == JobState.RUNNING and j.worker not in self.alive]
+        for job in lost:
+            if job.cancel_requested:
+                self.move(job, "rescue_cancelled")
+                continue
+            job.crash_count += 1
+            spent = job.attempt >= job.max_attempts or job.crash_count >= limits.get(job.task, max_crashes)
+            self.move(job, "rescue_spent" if spent else "rescue")
+            job.due = True
+        return {(job.id, str(job.state)) for job in lost}
+
+    def release_strays(self, worker: UUID, held: Collection[int]) -> set[int]:
+        strays = [
+            job
+            for job in self.jobs.values()
+            if job.state == JobState.RUNNING and job.worker == worker and job.id not in held
+        ]
+        for job in strays:
+            cancelled = job.cancel_requested
+            self.move(job, "withdraw" if cancelled else "release")
+            job.attempt -= not cancelled
+        return {job.id for job in strays}
+
+    def note_progress(self, notes: Iterable[tuple[ClaimedJob, str]]) -> set[int]:
+        noted = set()
+        for claim, text in notes:
+            job = self.held(claim)
+            if job is not None:
+                job.progress = text
+                noted.add(job.id)
+        return noted
+
+
+def _in_order(jobs: Iterable[ModelJob], run_at: dict[int, datetime]) -> list[ModelJob]:
+    return sorted(jobs, key=lambda job: (-job.priority, run_at[job.id], job.id))

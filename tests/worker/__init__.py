@@ -1,0 +1,1 @@
+"""What runs jobs: worker, children, threads, supervisor, and what becomes of them among faults."""

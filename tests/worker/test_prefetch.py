@@ -1,0 +1,69 @@
+"""Claiming ahead of free slots: at the pace of late, bounded by time, and given back when it was too much."""
+
+import asyncio
+
+import pytest
+
+from pgqueue import App
+from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.claiming.slots import Slots
+from tests.conftest import eventually, scalar
+from tests.harness import Conn, claimed
+
+
+def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charged(app: App, conn: Conn) -> None:
+    """Fast jobs set a pace; then slow ones come, and those claimed ahead of them go to whoever is idle."""
+    stuck = asyncio.Event()
+
+    @app.task(name="fast")
+    async def fast() -> None: ...
+
+    @app.task(name="slow")
+    async def slow() -> None:
+        await stuck.wait()
+
+    fast.enqueue_many({} for _ in range(2000))
+    slow.enqueue_many({} for _ in range(500))
+    ahead = "select count(*) > 0 from pgqueue.transition where reason = 'released'"
+    settled = f"select count(*) = 2 from pgqueue.job_live where state = 'running' and ({ahead})"
+
+    async def run() -> None:
+        worker = Worker(app, WorkerSettings(concurrency=2))
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: scalar(conn, settled), "the surplus to be given back")
+        stuck.set()
+        worker.stop()
+        await running
+
+    asyncio.run(run())
+    assert scalar(conn, "select count(*) from pgqueue.job_finished where task = 'fast' and attempt = 1") == 2000
+    assert scalar(conn, "select max(attempt) from pgqueue.job_live") == 0
+    assert scalar(conn, "select max(lease) from pgqueue.job_live") <= 2  # it does not claim ahead of what it gave back
+    assert scalar(conn, "select count(*) from pgqueue.job_live where crash_count > 0") == 0
+
+
+def test_who_waits_for_a_slot_takes_up_room_and_can_be_turned_away() -> None:
+    slots = Slots(1, ["default"], {})
+    first, second = claimed(1, 1), claimed(2, 1)
+    slots.ahead = 1
+    assert slots.room() == 2
+    slots.admit(first)
+    slots.admit(second)
+    assert slots.begin() is not None
+    assert slots.begin() is None
+    assert (slots.room(), slots.waiting) == (0, [second])
+    slots.turn_away([second])
+    assert slots.waiting == []
+    assert slots.room() == 1
+
+
+@pytest.mark.parametrize(("running", "waiting", "room"), [(0, 0, 2), (1, 0, 1), (1, 1, 0), (0, 2, 0)])
+def test_a_queue_with_a_limit_is_never_claimed_ahead_of_it(running: int, waiting: int, room: int) -> None:
+    slots = Slots(8, ["default", "other"], {"default": 2})
+    slots.ahead = 100
+    for job in range(running + waiting):
+        slots.admit(claimed(job, 1))
+        if job < running:
+            slots.begin()
+    assert slots.rooms().get("default", 0) == room
+    assert slots.rooms()["other"] == 108 - running - waiting

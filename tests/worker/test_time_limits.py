@@ -1,0 +1,105 @@
+"""Timeouts, soft limits, and what a context says of them."""
+
+import asyncio
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+from pgqueue import App, Context, InvalidOption, ThreadTimeoutWarning, TimedOut
+from tests.conftest import drain, scalar
+from tests.harness import Conn
+
+
+def test_an_async_task_over_its_timeout_is_cancelled_and_tried_again(app: App, conn: Conn) -> None:
+    runs = []
+
+    @app.task(timeout=0.1, retry=[0.01], name="slow")
+    async def slow() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            await asyncio.Event().wait()
+
+    job = slow.enqueue()
+    drain(app, conn)
+    done = app.get(job.id)
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert done.attempts[0].reason == "timeout"
+    assert done.errors[0].type == "pgqueue.TimedOut"
+    assert "0.1 s" in done.errors[0].message
+
+
+def test_a_timeout_on_the_last_attempt_makes_a_dead_letter(app: App, conn: Conn) -> None:
+    @app.task(timeout=0.05, max_attempts=1, name="slow")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    slow.enqueue()
+    drain(app, conn)
+    assert scalar(conn, "select error->>'type' from pgqueue.dead_letter") == "pgqueue.TimedOut"
+
+
+def test_a_timeout_error_of_the_task_itself_is_an_ordinary_error(app: App, conn: Conn) -> None:
+    @app.task(timeout=30, max_attempts=1, name="own")
+    async def own() -> None:
+        raise TimeoutError("the other side did not answer")
+
+    job = own.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).errors[0].type == "TimeoutError"
+
+
+def test_retry_on_does_not_exclude_timeouts_and_no_retry_on_may(app: App, conn: Conn) -> None:
+    @app.task(timeout=0.05, retry=[0.01], retry_on=ConnectionError, name="again")
+    async def again() -> None:
+        await asyncio.Event().wait()
+
+    @app.task(timeout=0.05, retry=[0.01], no_retry_on=TimedOut, name="never")
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    first, second = again.enqueue(), never.enqueue()
+    drain(app, conn)
+    assert (app.get(first.id).attempt, app.get(second.id).attempt) == (2, 1)
+
+
+def test_a_task_in_a_thread_is_warned_of_at_registration_and_gets_a_soft_limit(app: App, conn: Conn) -> None:
+    with pytest.warns(ThreadTimeoutWarning, match="cannot be stopped"):
+
+        @app.task(timeout=0.05, max_attempts=1, name="thread")
+        def thread(ctx: Context) -> None:
+            while True:
+                ctx.check()
+                threading.Event().wait(0.005)
+
+    job = thread.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).attempts[0].state == "failed"
+    assert app.get(job.id).errors[0].type == "pgqueue.TimedOut"
+
+
+def test_the_context_tells_how_much_time_is_left(app: App, conn: Conn) -> None:
+    seen = []
+
+    @app.task(timeout=60, soft_timeout=30, name="limited")
+    async def limited(ctx: Context) -> None:
+        assert ctx.remaining is not None
+        assert ctx.deadline is not None
+        seen.append((29 < ctx.remaining <= 30, 28 < (ctx.deadline - datetime.now(UTC)).total_seconds() <= 30))
+
+    @app.task(name="unlimited")
+    async def unlimited(ctx: Context) -> None:
+        ctx.check()
+        seen.append((ctx.remaining, ctx.deadline))
+
+    limited.enqueue()
+    drain(app, conn)
+    unlimited.enqueue()
+    drain(app, conn)
+    assert seen == [(True, True), (None, None)]
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), 1e12, "soon", True])
+def test_a_limit_that_is_no_duration_is_refused(app: App, limit: float) -> None:
+    with pytest.raises(InvalidOption, match=r"give .*seconds"):
+        app.task(timeout=limit)
