@@ -1,4 +1,4 @@
-"""What happens, as typed values, and who listens.
+"""Events of jobs, schedules and workers, as typed values; and the listeners that an app calls with them.
 
 `@app.on(JobDeadLettered)` above a function makes it a listener. Its errors are logged and change nothing. An async
 listener runs as a task of the worker's event loop.
@@ -7,11 +7,12 @@ listener runs as a task of the worker's event loop.
 import asyncio
 import inspect
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from pgqueue.error_info import ErrorInfo
@@ -22,12 +23,12 @@ log = logging.getLogger("pgqueue.events")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Anything that happens. Listening to Event is listening to everything."""
+    """The base of all events: who listens to it hears every event."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent(Event):
-    """Something happened to one job."""
+    """An event of one job."""
 
     job_id: int
     task: str
@@ -36,17 +37,17 @@ class JobEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobEnqueued(JobEvent):
-    """A job was inserted. It exists for others when its transaction commits, if it does."""
+    """A job was inserted. It exists for others once its transaction commits, if it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobExpired(JobEvent):
-    """The job was not started in time, and a worker has cancelled it."""
+    """The job was not started before it expired, and a worker has cancelled it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptEvent(JobEvent):
-    """Something happened to one attempt of a job. Events about its end come after it is written."""
+    """An event of one attempt of a job. Events about its end come after the outcome is written."""
 
     attempt: int
     lease: int
@@ -55,17 +56,17 @@ class AttemptEvent(JobEvent):
 
 @dataclass(frozen=True, slots=True)
 class JobClaimed(AttemptEvent):
-    """A worker has taken the job."""
+    """A worker has claimed the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStarted(AttemptEvent):
-    """The task begins to run."""
+    """The task is about to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSucceeded(AttemptEvent):
-    """The task returned, and that is written."""
+    """The task returned, and its success is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,12 @@ class JobReleased(AttemptEvent):
 
 @dataclass(frozen=True, slots=True)
 class StaleWrite(AttemptEvent):
-    """An outcome was refused: the job was taken from this worker meanwhile."""
+    """An outcome was refused: the job was taken from this worker in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRescued(Event):
-    """A job was taken from a dead worker. `state` is where it went: pending, failed or cancelled."""
+    """A job was taken from a dead worker. `state` is its new state: pending, failed or cancelled."""
 
     job_id: int
     state: str
@@ -120,7 +121,7 @@ class JobRescued(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleFired(Event):
-    """A tick became a job, `lag` seconds after its time. `missed` ticks before it had passed without a scheduler."""
+    """A tick became a job, `lag` seconds after its time. `missed` earlier ticks passed while no scheduler ran."""
 
     schedule: str
     tick: datetime
@@ -131,7 +132,8 @@ class ScheduleFired(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleMissed(Event):
-    """`count` ticks from `first` to `last` passed without a scheduler, and did not fire; `reason` of the last."""
+    """`count` ticks from `first` to `last` passed while no scheduler ran, and did not fire. `reason` is that of the
+    last."""
 
     schedule: str
     first: datetime
@@ -142,7 +144,7 @@ class ScheduleMissed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSkipped(Event):
-    """`count` ticks from `first` to `last` did not fire: the schedule was paused, or earlier jobs still ran."""
+    """`count` ticks from `first` to `last` did not fire: the schedule was paused, or earlier jobs were unfinished."""
 
     schedule: str
     first: datetime
@@ -153,16 +155,27 @@ class ScheduleSkipped(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStarted(Event):
-    """A worker has its identity and begins to claim."""
+    """A worker is registered and begins to claim."""
 
     worker_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStopped(Event):
-    """A worker has ended in order."""
+    """A worker has stopped in order."""
 
     worker_id: UUID
+
+
+if TYPE_CHECKING:
+    JobDied = JobDeadLettered  # the former name
+else:
+
+    def __getattr__(name: str) -> type[Event]:
+        if name != "JobDied":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn("pgqueue.events.JobDied is called JobDeadLettered now", DeprecationWarning, stacklevel=2)
+        return JobDeadLettered
 
 
 E_ = TypeVar("E_", bound=Event)
@@ -170,18 +183,18 @@ Listener = Callable[[Any], object]
 
 
 class Listeners:
-    """Who listens to what, in one app."""
+    """The listeners of one app, by kind of event."""
 
     def __init__(self) -> None:
         self._listeners: defaultdict[type[Event], list[Listener]] = defaultdict(list)
         self._running: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a listener to any event."""
         return bool(self._listeners)
 
     def add(self, kind: type[Event], listener: Listener) -> None:
-        """Call `listener` for each event of a kind, or of a kind below it."""
+        """Call `listener` for each event of a class or its subclasses. Raises InvalidOption."""
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             raise InvalidOption(f"{kind!r} is no event: give a class of pgqueue.events")
         if inspect.iscoroutinefunction(listener) and issubclass(JobEnqueued, kind):
@@ -191,19 +204,19 @@ class Listeners:
         self._listeners[kind].append(listener)
 
     def emit(self, event: Event) -> None:
-        """Tell everybody who listens. Raises nothing."""
+        """Call the listeners to an event. Raises nothing."""
         if not self._listeners:
             return
         for kind in type(event).__mro__:
             for listener in self._listeners.get(kind, ()):
-                self._tell(listener, event)
+                self._call(listener, event)
 
     async def finished(self) -> None:
-        """Wait until the async listeners that run have ended."""
+        """Wait until the async listeners that are running have ended."""
         while self._running:
             await asyncio.wait(self._running)
 
-    def _tell(self, listener: Listener, event: Event) -> None:
+    def _call(self, listener: Listener, event: Event) -> None:
         try:
             result = listener(event)
             if inspect.iscoroutine(result):

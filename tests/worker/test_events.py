@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -220,3 +221,16 @@ def test_the_schedulers_event_says_which_tick_became_which_job(app: App, conn: C
     found = db.run(conn, QUERIES.jobs.get_job(fired.job_id))
     assert found is not None
     assert (fired.schedule, fired.missed, found.task) == ("hourly", 2, "t")
+
+
+def test_the_former_name_of_an_event_is_the_event_and_warns(app: App) -> None:
+    with pytest.warns(DeprecationWarning, match="JobDied is called JobDeadLettered now"):
+        from pgqueue.events import JobDied
+    heard: list[events.Event] = []
+    app.on(JobDied)(heard.append)
+    died = JobDied(1, "t", "default", 1, 1, UUID(int=1), "exhausted", None)
+    app.listeners.emit(died)
+    assert JobDied is events.JobDeadLettered
+    assert heard == [died]
+    with pytest.raises(AttributeError, match="no attribute 'JobBuried'"):
+        events.JobBuried  # type: ignore[attr-defined]  # noqa: B018
