@@ -43,7 +43,7 @@ from pgqueue.tasks.rules import CallOptions, TaskOptions, call_rules, task_rules
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_BYTES
 from pgqueue.tasks.versions import Upcaster
-from pgqueue.timing import check_limit
+from pgqueue.timing import LIMIT, check_optional_duration
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
@@ -104,7 +104,7 @@ class App(WaitVerbs):
         self.depths = Depths(self.max_depth)
         self.codec = check_codec(codec)
         self.max_args_bytes = check_count("max_args_bytes", max_args_bytes, 100_000_000)
-        self.result_ttl = check_limit("result_ttl", result_ttl)
+        self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
         self.max_result_bytes = check_result_bytes(max_result_bytes)
         self.tasks = Tasks()
         self.listeners = Listeners()
@@ -246,13 +246,15 @@ class App(WaitVerbs):
             "retry": policy,
             "retry_on": check_error_types("retry_on", retry_on),
             "no_retry_on": check_error_types("no_retry_on", no_retry_on),
-            "timeout": check_limit("timeout", timeout),
-            "soft_timeout": check_limit("soft_timeout", soft_timeout),
+            "timeout": check_optional_duration("timeout", timeout, LIMIT),
+            "soft_timeout": check_optional_duration("soft_timeout", soft_timeout, LIMIT),
             "isolation": isolation,
             "max_crashes": self.max_crashes if max_crashes is None else check_count("max_crashes", max_crashes),
             "retention": check_retention(retention),
             "store_result": check_store_result(store_result, result_ttl),
-            "result_ttl": self.result_ttl if result_ttl is None else check_limit("result_ttl", result_ttl),
+            "result_ttl": self.result_ttl
+            if result_ttl is None
+            else check_optional_duration("result_ttl", result_ttl, LIMIT),
             "max_result_bytes": self.max_result_bytes,
             "tags": tuple(tags),
             "rules": task_rules(conditions),

@@ -1,15 +1,47 @@
-"""Durations: what a caller may give as one, and the delays between tries."""
+"""Durations, checked against named bounds; and the growing delays between the tries of a process."""
 
+import math
 import random
+import threading
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from pgqueue.errors import InvalidOption
+from pgqueue.errors import InvalidInput, InvalidOption
+
+Seconds: TypeAlias = float | timedelta
+DAY = 86400.0
+MAX_DELAY = 3650 * DAY  # ten years: run_at stays a timestamp that Postgres can hold, whatever a policy returns
 
 
-def seconds(duration: float | timedelta) -> float:
-    """Return a duration given in seconds or as a timedelta in seconds. Raises InvalidOption for anything else."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The shortest and the longest duration that an option takes, in seconds; `timedeltas`: also as a timedelta."""
+
+    least: float
+    most: float
+    timedeltas: bool = True
+
+    def __str__(self) -> str:
+        days = f" ({self.most / DAY:.0f} days)" if self.most > DAY else ""
+        return f"{self.least:g} to {self.most:.0f} seconds{days}{', or a timedelta' if self.timedeltas else ''}"
+
+
+DELAY = Bounds(0, MAX_DELAY)  # until a job may run
+LIMIT = Bounds(0.001, MAX_DELAY)  # timeouts, windows, times to live: none of them means anything at zero
+RETRY_DELAY = Bounds(0, MAX_DELAY, timedeltas=False)  # in a retry policy
+INTERVAL = Bounds(1, 366 * DAY)  # between the ticks of a schedule
+SPAN = Bounds(0, 366 * DAY)  # grace, delay and expiry, counted from a tick
+JITTER = Bounds(0, DAY)
+WAIT = Bounds(1e-6, threading.TIMEOUT_MAX)  # of a caller, for the end of a job
+LEASE = Bounds(0.1, DAY, timedeltas=False)  # settings of processes
+PAUSE = Bounds(0.01, DAY, timedeltas=False)
+SHUTDOWN = Bounds(0, DAY, timedeltas=False)
+
+
+def seconds(duration: object) -> float:
+    """Return a duration, a number of seconds or a timedelta, in seconds. Raises InvalidOption for anything else."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
     try:
@@ -20,32 +52,25 @@ def seconds(duration: float | timedelta) -> float:
     raise InvalidOption(f"{duration!r:.100} cannot be used: give a number of seconds or a timedelta")
 
 
-# Ten years: run_at stays a timestamp that Postgres can hold, whatever a policy says.
-MAX_DELAY = 10 * 365 * 86400.0
-
-
-def check_delay(delay: float | timedelta | None) -> None:
-    """Refuse a delay that is no number of seconds, negative, or longer than ten years."""
+def check_duration(option: str, given: object, bounds: Bounds, error: type[InvalidInput] = InvalidOption) -> float:
+    """Return a duration in seconds. Raises `error` unless it is one within the bounds."""
     try:
-        usable = delay is None or 0 <= seconds(delay) <= MAX_DELAY
+        duration = seconds(given) if bounds.timedeltas or not isinstance(given, timedelta) else math.nan
     except InvalidOption:
-        usable = False
-    if not usable:
-        raise InvalidOption(f"delay={delay!r:.100} cannot be used: give 0 to {MAX_DELAY:.0f} seconds, or a timedelta")
+        duration = math.nan
+    if not bounds.least <= duration <= bounds.most:  # nor is NaN
+        raise error(f"{option}={given!r:.100} cannot be used: give {bounds}")
+    return duration
 
 
-def check_limit(option: str, given: float | timedelta | None) -> float | None:
-    """Return a limit in seconds; refuse one that is not from a millisecond to ten years."""
-    if given is None:
-        return None
-    limit = seconds(given)
-    if not 0.001 <= limit <= MAX_DELAY:
-        raise InvalidOption(f"{option}={given!r} cannot be used: give 0.001 to {MAX_DELAY:.0f} seconds, or None")
-    return limit
+def check_optional_duration(option: str, given: object, bounds: Bounds) -> float | None:
+    """Return a duration in seconds, or None. Raises InvalidOption unless it is one within the bounds."""
+    return None if given is None else check_duration(option, given, bounds)
 
 
 def monotonic() -> float:
-    """Seconds on a clock that never steps back, for waits inside one process. Never compared with the database's."""
+    """Return the seconds of a clock that never steps back, for waits inside one process. They cannot be compared with
+    the database's time."""
     return time.monotonic()
 
 
@@ -61,36 +86,5 @@ class Backoff:
         return min(0.1 * 2.0 ** min(self.failures - 1, 10), 5.0) * random.uniform(0.5, 1.5)  # noqa: S311
 
     def reset(self) -> None:
-        """Forget the failures."""
+        """Start again at the shortest delay."""
         self.failures = 0
-
-
-def check_seconds(name: str, value: object, least: float) -> None:
-    """Refuse a duration that is no number of seconds from `least` to a day."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86400:
-        raise InvalidOption(f"{name}={value!r} cannot be used: give {least:g} to 86400 seconds")
-
-
-def check_span_of(option: str, given: float | timedelta | None, most: float = 366 * 86400) -> float | None:
-    """Return a duration in seconds, from 0 on; refuse anything else."""
-    try:
-        value = None if given is None else seconds(given)
-    except InvalidOption:
-        value = -1
-    if value is not None and not 0 <= value <= most:
-        raise InvalidOption(f"{option}={given!r:.100} cannot be used: give 0 to {most:g} seconds, or a timedelta")
-    return value
-
-
-Seconds: TypeAlias = float | timedelta
-
-
-def check_window(option: str, window: object) -> float:
-    """Return a window in seconds; refuse one that is not from a millisecond to ten years long."""
-    try:
-        length = seconds(window)  # type: ignore[arg-type]  # whatever it is, seconds() says so
-    except InvalidOption:
-        length = 0.0
-    if not 0.001 <= length <= MAX_DELAY:
-        raise InvalidOption(f"{option}={window!r:.100} cannot be used: give 0.001 to {MAX_DELAY:.0f} seconds")
-    return length

@@ -24,7 +24,7 @@ from pgqueue.client.waiting import MAX_ID, Follower
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob
 from pgqueue.jobs.job import Job, JobState
-from pgqueue.timing import check_seconds
+from pgqueue.timing import PAUSE, check_duration
 
 __all__ = ["accepted", "router", "status_of"]
 
@@ -53,7 +53,7 @@ def router(app: App, *, authorize: Authorize, errors: Errors = "message", heartb
         raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of (request, job)")
     if errors not in get_args(Errors):
         raise InvalidOption(f"errors={errors!r} cannot be used: give one of {', '.join(get_args(Errors))}")
-    check_seconds("heartbeat", heartbeat, 0.01)
+    check_duration("heartbeat", heartbeat, PAUSE)
     face = JobPages(app, authorize, errors, heartbeat)
     return Router(
         [

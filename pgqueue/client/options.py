@@ -9,7 +9,7 @@ from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption
 from pgqueue.tasks.rules import Rules, check_starts_in_time
 from pgqueue.tasks.versions import MAX_VERSION
-from pgqueue.timing import check_delay, seconds
+from pgqueue.timing import DELAY, check_duration, seconds
 
 ErrorTypes: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -34,7 +34,8 @@ class Options:
         check_max_attempts(self.max_attempts)
         check_tags(self.tags)
         check_run_at(self.run_at)
-        check_delay(self.delay)
+        if self.delay is not None:
+            check_duration("delay", self.delay, DELAY)
         if self.version is not None:
             check_count("version", self.version, MAX_VERSION)
         if self.run_at is not None and self.delay is not None:

@@ -17,7 +17,7 @@ from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
 from pgqueue.queries.results import RESULT_EXPIRED
 from pgqueue.tasks.sealing import sealed_by
-from pgqueue.timing import seconds
+from pgqueue.timing import WAIT, check_duration, seconds
 
 Timeout = float | timedelta | None
 News = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
@@ -254,10 +254,7 @@ def check_id(job_id: object) -> int:
 def _deadline(timeout: Timeout) -> float | None:
     if timeout is None:
         return None
-    limit = seconds(timeout)
-    if not 0 < limit < threading.TIMEOUT_MAX:
-        raise InvalidOption(f"timeout={timeout!r} cannot be used: give seconds, or None to wait without end")
-    return time.monotonic() + limit
+    return time.monotonic() + check_duration("timeout", timeout, WAIT)
 
 
 def _left(until: float | None) -> float | None:

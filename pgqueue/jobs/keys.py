@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from pgqueue.errors import InvalidOption
-from pgqueue.timing import Seconds, check_window
+from pgqueue.timing import LIMIT, Seconds, check_optional_duration
 
 OnConflict: TypeAlias = Literal["skip", "replace", "raise"]
 While: TypeAlias = Literal["pending", "live"]
@@ -41,7 +41,7 @@ class Unique:
             raise InvalidOption(f"Unique(while_={self.while_!r}) cannot be used: give pending or live")
         check_on_conflict(self.on_conflict)
         object.__setattr__(self, "by", by if by is None else tuple(by))
-        object.__setattr__(self, "window", None if self.window is None else check_window("window", self.window))
+        object.__setattr__(self, "window", check_optional_duration("window", self.window, LIMIT))
 
 
 class Conditions(NamedTuple):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from pgqueue.errors import InvalidOption
-from pgqueue.timing import MAX_DELAY, seconds
+from pgqueue.timing import MAX_DELAY, RETRY_DELAY, check_duration, seconds
 
 
 @runtime_checkable
@@ -15,11 +15,6 @@ class RetryPolicy(Protocol):
     """Says how many seconds to wait after attempt number `attempt` (from 1) has failed."""
 
     def delay(self, attempt: int) -> float: ...
-
-
-def _check(name: str, value: float, least: float = 0.0) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= MAX_DELAY:  # or NaN
-        raise InvalidOption(f"retry {name}={value!r} cannot be used: give {least:g} to {MAX_DELAY:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +33,14 @@ class Exponential:
     uniform: Callable[[float, float], float] = random.uniform
 
     def __post_init__(self) -> None:
-        _check("base", self.base)
-        _check("max", self.max)
-        _check("factor", self.factor, 1.0)
+        check_duration("retry base", self.base, RETRY_DELAY)
+        check_duration("retry max", self.max, RETRY_DELAY)
+        if (
+            isinstance(self.factor, bool)
+            or not isinstance(self.factor, (int, float))
+            or not 1 <= self.factor <= MAX_DELAY
+        ):
+            raise InvalidOption(f"retry factor={self.factor!r} cannot be used: give 1 to {MAX_DELAY:.0f}")
         if not isinstance(self.jitter, (bool, int, float)) or not 0 <= self.jitter <= 1:
             raise InvalidOption(f"retry jitter={self.jitter!r} cannot be used: give True, False or a share up to 1")
 
@@ -62,7 +62,7 @@ class Constant:
     seconds: float
 
     def __post_init__(self) -> None:
-        _check("delay", self.seconds)
+        check_duration("retry delay", self.seconds, RETRY_DELAY)
 
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after any attempt."""
@@ -79,7 +79,7 @@ class Delays:
         if not self.seconds:
             raise InvalidOption("an empty list of retry delays cannot be used: give max_attempts=1 for no retries")
         for delay in self.seconds:
-            _check("delay", delay)
+            check_duration("retry delay", delay, RETRY_DELAY)
 
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after `attempt` failed."""

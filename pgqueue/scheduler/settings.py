@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pgqueue.timing import check_seconds
+from pgqueue.timing import LEASE, PAUSE, check_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,5 +13,5 @@ class SchedulerSettings:
     poll_seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        check_seconds("lease_seconds", self.lease_seconds, 0.1)
-        check_seconds("poll_seconds", self.poll_seconds, 0.01)
+        check_duration("lease_seconds", self.lease_seconds, LEASE)
+        check_duration("poll_seconds", self.poll_seconds, PAUSE)

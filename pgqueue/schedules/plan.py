@@ -8,14 +8,14 @@ from itertools import islice
 from typing import Any, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
-from pgqueue.errors import ConfigError, InvalidOption, InvalidPlan
+from pgqueue.errors import ConfigError, InvalidPlan
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.wall_clock import check_timezone, first_moment, wall
-from pgqueue.timing import seconds
+from pgqueue.timing import INTERVAL, check_duration
 
 __all__ = ["At", "Cron", "Every", "Plan", "RRule", "Span", "as_plan", "newest_ticks", "passed_ticks"]
 
-_INTERVALS = "give 1 second to 366 days"
+_SECONDS = replace(INTERVAL, timedeltas=False)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SELDOM = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 
@@ -40,8 +40,7 @@ class Every:
 
     def __post_init__(self) -> None:
         check_timezone(self.timezone)
-        if not isinstance(self.seconds, (int, float)) or not 1 <= self.seconds <= 366 * 86400:
-            raise InvalidPlan(f"an interval of {self.seconds!r} seconds cannot be used: {_INTERVALS}")
+        check_duration("every", self.seconds, _SECONDS, InvalidPlan)
         if self.anchor is not None:
             object.__setattr__(self, "anchor", check_moment("anchor", self.anchor))
 
@@ -161,10 +160,7 @@ def as_plan(
             pass
         case int() | float() | timedelta():
             check_timezone(timezone)
-            try:
-                return Every(seconds(given), anchor=start)
-            except InvalidOption as error:
-                raise InvalidPlan(f"an interval of {given!r:.100} cannot be used: {_INTERVALS}") from error
+            return Every(check_duration("every", given, INTERVAL, InvalidPlan), anchor=start)
     raise InvalidPlan(
         f"{given!r} is no plan: give a cron expression, a number of seconds or a timedelta, an aware datetime, "
         "or an RRule"

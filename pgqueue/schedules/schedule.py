@@ -15,7 +15,7 @@ from pgqueue.jobs.keys import Conditions
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, Plan, RRule, Span
 from pgqueue.tasks.versions import MAX_VERSION
-from pgqueue.timing import check_span_of
+from pgqueue.timing import JITTER, SPAN, check_duration, check_optional_duration
 
 OVERLAPS = ("allow", "skip", "queue", "cancel_running")
 SKIP_GRACE = 60.0  # seconds: how late a tick with misfire="skip" still fires, unless the schedule says otherwise
@@ -73,12 +73,12 @@ class Schedule:
         settings: dict[str, Any] = {
             "start": span.start,
             "end": span.end,
-            "jitter": check_span_of("jitter", self.jitter, 86400.0),
+            "jitter": check_duration("jitter", self.jitter, JITTER),
             "misfire": check_policy("misfire", self.misfire),
-            "grace": check_span_of("grace", self.grace),
+            "grace": check_optional_duration("grace", self.grace, SPAN),
         }
         if self.expires != "next":
-            settings["expires"] = check_span_of("expires", self.expires)  # type: ignore[arg-type]  # refuses texts
+            settings["expires"] = check_optional_duration("expires", self.expires, SPAN)
         if self.overlap not in OVERLAPS:
             raise InvalidOption(f"overlap={self.overlap!r} cannot be used: give one of {', '.join(OVERLAPS)}")
         if self.max_running is None and self.overlap != "allow":
@@ -165,7 +165,7 @@ class Schedule:
             check_queue(row["queue"]),
             row["priority"],
             row["max_attempts"],
-            delay=check_span_of("delay", options.get("delay")),
+            delay=check_optional_duration("delay", options.get("delay"), SPAN),
             tags=tuple(tags),
             history=options.get("history") is not False,
             version=_version(options.get("version", 1)),

@@ -21,7 +21,7 @@ from pgqueue.jobs.keys import (
     digest,
     key_hashes,
 )
-from pgqueue.timing import Seconds, check_window, seconds
+from pgqueue.timing import LIMIT, Seconds, check_duration, check_optional_duration, seconds
 
 MakeKey: TypeAlias = Callable[..., str | None]
 Keys: TypeAlias = str | MakeKey | Sequence[str | None]
@@ -199,7 +199,7 @@ def check_expires(expires: object) -> datetime | float | None:
     if expires is None:
         return None
     if not isinstance(expires, datetime):
-        return check_window("expires", expires)
+        return check_duration("expires", expires, LIMIT)
     if expires.utcoffset() is None:
         raise InvalidOption(f"expires={expires!r} has no timezone: give an aware datetime, or seconds")
     if not 1900 <= expires.year < 9000:
@@ -222,8 +222,7 @@ def _given(options: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def _window(given: Mapping[str, Any]) -> float | None:
-    window = given.get("idempotency_window")
-    return None if window is None else check_window("idempotency_window", window)
+    return check_optional_duration("idempotency_window", given.get("idempotency_window"), LIMIT)
 
 
 def _unique(given: Mapping[str, Any]) -> Unique | None:

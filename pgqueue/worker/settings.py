@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pgqueue.errors import InvalidOption
-from pgqueue.timing import check_seconds
+from pgqueue.timing import LEASE, PAUSE, SHUTDOWN, check_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,6 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if isinstance(self.queues, str) or not self.queues:
             raise InvalidOption(f"queues={self.queues!r} cannot be used: give a list of names")
-        check_seconds("lease_seconds", self.lease_seconds, 0.1)
-        check_seconds("poll_seconds", self.poll_seconds, 0.01)
-        check_seconds("shutdown_timeout", self.shutdown_timeout, 0.0)
+        check_duration("lease_seconds", self.lease_seconds, LEASE)
+        check_duration("poll_seconds", self.poll_seconds, PAUSE)
+        check_duration("shutdown_timeout", self.shutdown_timeout, SHUTDOWN)
