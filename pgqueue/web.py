@@ -184,7 +184,7 @@ class JobPages:
             over = False
             while not over:
                 news = await follower.next(self.heartbeat)
-                over = follower.over
+                over = follower.done
                 if over and news is None:  # nothing is kept of it: so it is with what succeeds
                     news = replace(job, state=JobState.SUCCEEDED, phase="succeeded", progress=None)
                 yield news

@@ -1,7 +1,7 @@
-"""The one connection on which a process waits for jobs: a thread that listens, and looks now and then.
+"""One connection on which a process waits for jobs: a thread that listens for notifications and also polls.
 
-A notification is a hint that makes it fast. Looking is the truth: at all jobs that are waited for in one statement, at
-growing intervals, and at once when the connection had been lost.
+A notification only makes it fast. Polling is what it relies on: one statement looks at all jobs that are waited for, at
+growing intervals, and at once after the connection was lost.
 """
 
 import asyncio
@@ -23,11 +23,14 @@ from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.waits")
 FIRST_PAUSE, LONGEST_PAUSE, FOLLOWED_PAUSE = 0.1, 1.0, 0.5  # seconds between two looks at a job
-AGAIN_SECONDS = 20.0  # after which it is said again that somebody waits; rows in the database last a minute
-ANNOUNCE_SECONDS = 10.0  # at most so often the workers are told that somebody waits at all; they remember a minute
-HEAR_SECONDS = 0.01  # what has come in is read at once; it may be something else than a notification
-MISSING_SECONDS = 1.0  # after which the log says that a job cannot be seen
-LOOK_BATCH, READ_BATCH = 5000, 20  # jobs in one statement; whole jobs, whose results may be long: a turn has a deadline
+REGISTER_SECONDS = 20.0  # A wait is registered anew after this; its row in the database counts for a minute.
+ANNOUNCE_SECONDS = 10.0  # Workers are notified at most this often that there are waits; they remember it for a minute.
+RECEIVE_SECONDS = 0.01  # How long input that has arrived is read; it may be something else than a notification.
+MISSING_SECONDS = 1.0  # The log warns of a job that has been invisible for longer.
+LOOK_BATCH, READ_BATCH = (
+    5000,
+    20,
+)  # jobs in one statement; few whole ones, for results may be long and a turn has a deadline
 MISSING = (
     "the transaction that enqueued it has not committed, or was rolled back, or nothing is kept of it (retention=0), "
     "or there never was such a job. "
@@ -35,51 +38,61 @@ MISSING = (
 )
 
 
-class Caller(Protocol):
-    """Somebody who waits for a job. What it is told comes in the hub's thread, and must neither block nor raise."""
+class Waiter(Protocol):
+    """One wait for a job. The hub calls its methods in the hub's own thread: they must neither block nor raise."""
 
     job_id: int
     committed: bool  # whether the job is known to have been committed
-    follows: bool  # whether it wants to hear of changes before the end
+    follows: bool  # whether changes before the end matter, too
 
     def changed(self, job: Job) -> None: ...
     def ended(self, job: Job | None) -> None: ...
     def failed(self, error: Exception) -> None: ...
 
 
-class Watched:
-    """A job that somebody waits for, and what was last seen of it."""
+class WatchedJob:
+    """A job that has waiters, and its state at the last look."""
 
-    __slots__ = ("callers", "glimpse", "look_at", "missing", "missing_since", "pause", "said_at", "seen", "told")
+    __slots__ = (
+        "missing",
+        "missing_since",
+        "next_look",
+        "pause",
+        "registered_at",
+        "seen",
+        "snapshot",
+        "waiters",
+        "warned",
+    )
 
     def __init__(self, now: float) -> None:
-        self.callers: set[Caller] = set()
-        self.seen = False
-        self.glimpse: JobSnapshot | None = None
+        self.waiters: set[Waiter] = set()
+        self.seen = False  # whether it was visible once, or is known to be committed
+        self.snapshot: JobSnapshot | None = None
         self.pause = FIRST_PAUSE
-        self.look_at = 0.0
-        self.said_at: float | None = None
+        self.next_look = 0.0
+        self.registered_at: float | None = None
         self.missing = False
         self.missing_since = now
-        self.told = False
+        self.warned = False
 
     @property
     def follows(self) -> bool:
-        """Whether anybody wants to hear of changes."""
-        return any(caller.follows for caller in self.callers)
+        """Whether a waiter follows its changes."""
+        return any(waiter.follows for waiter in self.waiters)
 
     def put_off(self, now: float) -> None:
-        """Look again after a pause that grows. It ends where the pauses of others do, so that one look serves all."""
+        """Set the next look after a pause that grows. Pauses end at the same moments, so that one look serves all."""
         pause = min(self.pause, FOLLOWED_PAUSE) if self.follows else self.pause
-        self.look_at = (now // pause + 1) * pause
+        self.next_look = (now // pause + 1) * pause
         self.pause = min(2 * self.pause, LONGEST_PAUSE)
 
 
 class WaitHub:
     """Waits for any number of jobs on one connection. Its methods may be called in any thread.
 
-    `listens`: whether LISTEN works on this database; else it only looks. Whoever waits when the first connection cannot
-    be made gets that error; a connection that is lost later is made again.
+    `listens`: whether LISTEN works on this database; otherwise the hub only polls. If the first connection cannot be
+    made, every waiter gets that error; a connection that is lost later is made again.
     """
 
     def __init__(self, database: db.Database, queries: Queries, *, listens: bool) -> None:
@@ -90,11 +103,11 @@ class WaitHub:
         self._loop = asyncio.SelectorEventLoop()
         self._wake = asyncio.Event()
         self._stopping = False
-        self._watched: dict[int, Watched] = {}
-        self._urgent: set[int] = set()  # jobs to look at now; of the others, the first is to be looked at then:
-        self._next_at = math.inf
-        self._unsaid: set[int] = set()  # jobs of which it is to be said now that somebody waits
-        self._conn: db.AsyncConnection | None = None  # the one that listens
+        self._watched: dict[int, WatchedJob] = {}
+        self._urgent: set[int] = set()  # jobs to look at now; the next look at one of the others is due at:
+        self._next_look = math.inf
+        self._unregistered: set[int] = set()  # jobs whose wait is to be registered in the database now
+        self._conn: db.AsyncConnection | None = None  # the connection that listens
         self._readable = False
         self._announced_at = -ANNOUNCE_SECONDS
         self._backoff = Backoff()
@@ -105,32 +118,32 @@ class WaitHub:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be used: in this process, and not closed."""
+        """Whether it can be used: it belongs to this process and is not closed."""
         return self.pid == os.getpid() and self._thread.is_alive() and not self._stopping
 
-    def add(self, caller: Caller) -> None:
-        """Tell a caller how its job ends."""
-        self._loop.call_soon_threadsafe(self._add, caller)
+    def add(self, waiter: Waiter) -> None:
+        """Watch a waiter's job, and call the waiter when the job changes or ends."""
+        self._loop.call_soon_threadsafe(self._add, waiter)
 
-    def drop(self, caller: Caller) -> None:
-        """Tell a caller no more."""
-        with suppress(RuntimeError):  # the loop is closed, and nobody is told anything
-            self._loop.call_soon_threadsafe(self._drop, caller)
+    def drop(self, waiter: Waiter) -> None:
+        """Call a waiter no more."""
+        with suppress(RuntimeError):  # the loop is closed, and calls no waiter any more
+            self._loop.call_soon_threadsafe(self._drop, waiter)
 
-    def glimpse(self, job_id: int) -> JobSnapshot | None:
-        """Where a job stood when it was last seen live; None if it has not been seen."""
+    def snapshot(self, job_id: int) -> JobSnapshot | None:
+        """Return the state of a job at the last look; None if no look has seen it live."""
         watched = self._watched.get(job_id)
-        return watched.glimpse if watched else None
+        return watched.snapshot if watched else None
 
-    def stands(self, job_id: int) -> str:
-        """Say where a job stood when it was last looked at."""
+    def last_seen(self, job_id: int) -> str:
+        """Describe the state of a job at the last look."""
         watched = self._watched.get(job_id)
-        if watched and watched.glimpse:
-            return _stands(watched.glimpse)
+        if watched and watched.snapshot:
+            return _last_seen(watched.snapshot)
         return f"it cannot be seen: {MISSING}" if watched and watched.missing else "the database has not answered"
 
     def close(self) -> None:
-        """Stop, and let go of the connection. Who still waits is told that the app was closed."""
+        """Stop, and close the connection. Jobs still waited for fail with DatabaseUnreachable: the app was closed."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(DEADLINE)
@@ -144,29 +157,29 @@ class WaitHub:
             log.exception("waiting for jobs failed in an unforeseen way")
             why = error
         self._stopping = True
-        self._loop.run_until_complete(self._link.close())  # lets in who came meanwhile
+        self._loop.run_until_complete(self._link.close())  # also runs the additions that came meanwhile
         self._fail(why)
         self._loop.close()
 
-    def _add(self, caller: Caller) -> None:
-        watched = self._watched.get(caller.job_id)
+    def _add(self, waiter: Waiter) -> None:
+        watched = self._watched.get(waiter.job_id)
         if watched is None:
-            watched = self._watched[caller.job_id] = Watched(monotonic())
-        watched.callers.add(caller)
-        watched.seen = watched.seen or caller.committed
-        watched.pause, watched.glimpse = FIRST_PAUSE, None
-        self._urgent.add(caller.job_id)
-        if watched.said_at is None:
-            self._unsaid.add(caller.job_id)
+            watched = self._watched[waiter.job_id] = WatchedJob(monotonic())
+        watched.waiters.add(waiter)
+        watched.seen = watched.seen or waiter.committed
+        watched.pause, watched.snapshot = FIRST_PAUSE, None
+        self._urgent.add(waiter.job_id)
+        if watched.registered_at is None:
+            self._unregistered.add(waiter.job_id)
         self._wake.set()
 
-    def _drop(self, caller: Caller) -> None:
-        watched = self._watched.get(caller.job_id)
+    def _drop(self, waiter: Waiter) -> None:
+        watched = self._watched.get(waiter.job_id)
         if watched is not None:
-            watched.callers.discard(caller)
-            if not watched.callers:
-                del self._watched[caller.job_id]
-                self._urgent.discard(caller.job_id)
+            watched.waiters.discard(waiter)
+            if not watched.waiters:
+                del self._watched[waiter.job_id]
+                self._urgent.discard(waiter.job_id)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -185,7 +198,7 @@ class WaitHub:
                 await self._failed(error)
 
     async def _failed(self, error: Exception) -> None:
-        """Try again later, unless that is no use."""
+        """Try again later, unless that cannot help."""
         if isinstance(error, (NotMigrated, NotAllowed)) or not self._connected:
             self._fail(error)
             return
@@ -197,16 +210,16 @@ class WaitHub:
 
     def _fail(self, error: Exception) -> None:
         for watched in list(self._watched.values()):
-            for caller in watched.callers:
-                caller.failed(error)
+            for waiter in watched.waiters:
+                waiter.failed(error)
         self._watched.clear()
         self._urgent.clear()
 
     async def _turn(self) -> None:
-        """Hear what was said, say what is new, and look at what is due.
+        """Receive notifications, register new waits, and look at the jobs that are due.
 
-        What is due is settled first: who comes while it is said for whom we wait is looked at in the next turn, for the
-        look must come after that was said.
+        The due jobs are settled first: a job must be registered before the look at it, so a job that is added while
+        this registers others is looked at in the next turn.
         """
         async with self._link.connection() as conn:
             self._connected = True
@@ -214,122 +227,124 @@ class WaitHub:
                 await self._listen(conn)
             if self._readable:
                 self._readable = False
-                await self._hear(conn, HEAR_SECONDS)
+                await self._receive(conn, RECEIVE_SECONDS)
             due = self._due()
-            await self._say(conn)
+            await self._register(conn)
             for start in range(0, len(due), LOOK_BATCH):
                 await self._look(conn, due[start : start + LOOK_BATCH])
-            await self._hear(conn, 0.0)  # what came in with the answers
+            await self._receive(conn, 0.0)  # notifications that arrived with the answers
 
     async def _listen(self, conn: db.AsyncConnection) -> None:
-        """Begin on a new connection: look at everything, for nobody has listened until now."""
+        """Begin on a new connection: look at every job, for until now no connection listened."""
         if self._listens:
             await db.run_async(conn, self._queries.waits.listen_ended())
         self._conn = conn
         self._urgent.update(self._watched)
 
-    async def _hear(self, conn: db.AsyncConnection, patience: float) -> None:
-        """Look at once at the jobs that have ended, as a worker says. Raises if the connection is lost."""
+    async def _receive(self, conn: db.AsyncConnection, patience: float) -> None:
+        """Make urgent the jobs that workers notify us have ended. Raises if the connection is lost."""
         async for notification in conn.notifies(timeout=patience, stop_after=1):
-            told = {int(word) for word in notification.payload.split() if word.isdecimal()}
-            self._urgent |= told & self._watched.keys()
+            ended = {int(word) for word in notification.payload.split() if word.isdecimal()}
+            self._urgent |= ended & self._watched.keys()
 
     def _due(self) -> list[int]:
-        """The jobs to look at now. All of them are gone through only when the pause of one is over."""
+        """Return the jobs to look at now. Goes through all jobs only when the pause of one is over."""
         now = monotonic()
         due, self._urgent = self._urgent, set()
-        if now >= self._next_at:
-            due.update(job_id for job_id, w in self._watched.items() if w.look_at <= now)
-            said = now - AGAIN_SECONDS
-            self._unsaid.update(job_id for job_id, w in self._watched.items() if w.said_at and w.said_at < said)
-            self._next_at = min((w.look_at for w in self._watched.values() if w.look_at > now), default=math.inf)
+        if now >= self._next_look:
+            due.update(job_id for job_id, w in self._watched.items() if w.next_look <= now)
+            stale = now - REGISTER_SECONDS
+            self._unregistered.update(
+                job_id for job_id, w in self._watched.items() if w.registered_at and w.registered_at < stale
+            )
+            self._next_look = min((w.next_look for w in self._watched.values() if w.next_look > now), default=math.inf)
         return [job_id for job_id in due if job_id in self._watched]
 
-    async def _say(self, conn: db.AsyncConnection) -> None:
-        """Say for which jobs somebody waits: before the first look at them, and again now and then."""
+    async def _register(self, conn: db.AsyncConnection) -> None:
+        """Register waits in the database: new ones before the first look at their jobs, old ones again in time."""
         now = monotonic()
-        self._unsaid &= self._watched.keys()
-        unsaid = set(self._unsaid)
-        if unsaid and self._listens:
+        self._unregistered &= self._watched.keys()
+        new = set(self._unregistered)
+        if new and self._listens:
             announce = now - self._announced_at > ANNOUNCE_SECONDS
-            await db.run_async(conn, self._queries.waits.register_waits(unsaid, announce))
+            await db.run_async(conn, self._queries.waits.register_waits(new, announce))
             self._announced_at = now if announce else self._announced_at
-        self._unsaid -= unsaid
-        for job_id in unsaid & self._watched.keys():
-            self._watched[job_id].said_at = now
+        self._unregistered -= new
+        for job_id in new & self._watched.keys():
+            self._watched[job_id].registered_at = now
 
     async def _look(self, conn: db.AsyncConnection, ids: list[int]) -> None:
         follows = [w.follows if (w := self._watched.get(job_id)) else False for job_id in ids]
         now = monotonic()
-        news: list[int] = []
-        for glimpse in await db.run_async(conn, self._queries.waits.look(ids, follows)):
-            watched = self._watched.get(glimpse.id)
+        changed: list[int] = []
+        for snapshot in await db.run_async(conn, self._queries.waits.look(ids, follows)):
+            watched = self._watched.get(snapshot.id)
             if watched is None:
                 continue
             watched.put_off(now)
-            self._next_at = min(self._next_at, watched.look_at)
-            if glimpse.state is None or (watched.follows and glimpse != watched.glimpse):
-                news.append(glimpse.id)
-            if glimpse.state is not None:
-                watched.seen, watched.glimpse = True, glimpse
-        for start in range(0, len(news), READ_BATCH):
-            await self._read(conn, news[start : start + READ_BATCH])
+            self._next_look = min(self._next_look, watched.next_look)
+            if snapshot.state is None or (watched.follows and snapshot != watched.snapshot):
+                changed.append(snapshot.id)
+            if snapshot.state is not None:
+                watched.seen, watched.snapshot = True, snapshot
+        for start in range(0, len(changed), READ_BATCH):
+            await self._read(conn, changed[start : start + READ_BATCH])
 
     async def _read(self, conn: db.AsyncConnection, ids: list[int]) -> None:
-        """Read jobs that have changed, ended, or are not there."""
+        """Read jobs that have changed, have ended, or cannot be seen; call their waiters."""
         jobs = {job.id: job for job in await db.run_async(conn, self._queries.waits.read_jobs(ids))}
         for job_id in ids:
             watched, job = self._watched.get(job_id), jobs.get(job_id)
             if watched is None:
                 continue
             if job.state.is_terminal if job else watched.seen:
-                del self._watched[job_id]  # it has ended; or nothing is kept of it
-                for caller in watched.callers:
-                    caller.ended(job)
+                del self._watched[job_id]  # it has ended; without a job, nothing is kept of it
+                for waiter in watched.waiters:
+                    waiter.ended(job)
             elif job:
-                for caller in watched.callers:
-                    caller.changed(job)
+                for waiter in watched.waiters:
+                    waiter.changed(job)
             else:
-                _tell_missing(job_id, watched)
+                _note_missing(job_id, watched)
 
     async def _rest(self) -> None:
-        """Wait until the next look is due, something is said, or somebody comes."""
-        pause = 0.0 if self._urgent else self._next_at - monotonic() if self._watched else None
+        """Wait until the next look is due, a notification arrives, or a waiter is added."""
+        pause = 0.0 if self._urgent else self._next_look - monotonic() if self._watched else None
         if self._conn is None or self._conn.closed:
             await self._sleep(pause)
             return
         number = self._conn.fileno()
-        self._loop.add_reader(number, self._heard)
+        self._loop.add_reader(number, self._input_arrived)
         try:
             await self._sleep(pause)
         finally:
             self._loop.remove_reader(number)
 
-    def _heard(self) -> None:
+    def _input_arrived(self) -> None:
         self._readable = True
         self._wake.set()
 
     async def _sleep(self, seconds: float | None) -> None:
         if seconds is not None and seconds <= 0:
-            await asyncio.sleep(0)  # lets others come and go
+            await asyncio.sleep(0)  # lets waiters be added and dropped
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), None if seconds == math.inf else seconds)
 
 
-def _tell_missing(job_id: int, watched: Watched) -> None:
-    """Note that a job cannot be seen; log it once."""
+def _note_missing(job_id: int, watched: WatchedJob) -> None:
+    """Note that a job cannot be seen; warn once."""
     watched.missing = True
-    if not watched.told and monotonic() - watched.missing_since > MISSING_SECONDS:
-        watched.told = True
+    if not watched.warned and monotonic() - watched.missing_since > MISSING_SECONDS:
+        watched.warned = True
         log.warning("job %d is waited for and cannot be seen: %s", job_id, MISSING)
 
 
-def _stands(glimpse: JobSnapshot) -> str:
-    if glimpse.state != JobState.PENDING:
-        return f"it was {glimpse.state} when last seen"
-    if glimpse.attempt:
-        return f"it was retrying when last seen, after attempt {glimpse.attempt} (`pgqueue jobs show` tells why)"
-    if glimpse.later:
+def _last_seen(snapshot: JobSnapshot) -> str:
+    if snapshot.state != JobState.PENDING:
+        return f"it was {snapshot.state} when last seen"
+    if snapshot.attempt:
+        return f"it was retrying when last seen, after attempt {snapshot.attempt} (`pgqueue jobs show` shows why)"
+    if snapshot.later:
         return "it was scheduled for later when last seen"
     return "it was pending when last seen (`pgqueue status` shows whether a worker serves its queue)"

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Protocol, Self
 
 from pgqueue import db
-from pgqueue.client.wait_hub import Caller, WaitHub
+from pgqueue.client.wait_hub import Waiter, WaitHub
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
@@ -20,13 +20,13 @@ from pgqueue.tasks.sealing import sealed_by
 from pgqueue.timing import WAIT, check_duration, seconds
 
 Timeout = float | timedelta | None
-News = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
+Change = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
 MAX_ID = 2**63 - 1
-_left_behind: list[WaitHub] = []  # by a fork: what they hold is the parent's, and must not be closed here
+_hubs_of_parent: list[WaitHub] = []  # kept after a fork: the connections are the parent's and must not be closed here
 
 
-class Source(Protocol):
-    """What waiting needs of an app."""
+class WaitSource(Protocol):
+    """The parts of an app that waits use."""
 
     queries: Queries
 
@@ -36,15 +36,15 @@ class Source(Protocol):
     def listen_database(self) -> db.Database | None: ...
 
 
-class Teller(Protocol):
-    """Tells callers how their jobs end."""
+class JobWatcher(Protocol):
+    """Watches jobs for waiters, and calls those whose jobs change or end: a hub, or a test's stand-in."""
 
-    def drop(self, caller: Caller) -> None: ...
-    def stands(self, job_id: int) -> str: ...
+    def drop(self, waiter: Waiter) -> None: ...
+    def last_seen(self, job_id: int) -> str: ...
 
 
-class Ending:
-    """One who waits for the end of a job."""
+class EndWaiter:
+    """Waits for the end of a job."""
 
     follows = False
 
@@ -52,7 +52,7 @@ class Ending:
         self.job_id = check_id(job_id)
         self.committed = committed
         self.future: Future[Job | None] = Future()
-        self.future.set_running_or_notify_cancel()  # only the hub ends it, whoever stops waiting
+        self.future.set_running_or_notify_cancel()  # Only the hub ends it: a caller that gives up cancels nothing.
 
     def changed(self, job: Job) -> None:
         """Go on waiting."""
@@ -67,12 +67,12 @@ class Ending:
 
 
 class Waits:
-    """All that waits for jobs in one app, over one connection that is opened when it is first needed.
+    """The waits for jobs of one app. They share one connection, which the first wait opens.
 
     A forked child never uses its parent's connection: it gets one of its own.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WaitSource) -> None:
         self._source = source
         self._hub: WaitHub | None = None
         self._lock = threading.Lock()
@@ -81,44 +81,44 @@ class Waits:
     def wait(self, ids: Sequence[int], timeout: Timeout, *, committed: bool = False) -> list[Any]:
         """Wait until jobs have ended; return their results in order."""
         until = _deadline(timeout)
-        callers = [Ending(job_id, committed) for job_id in ids]
-        hub = self.add(callers)
+        waiters = [EndWaiter(job_id, committed) for job_id in ids]
+        watcher = self.add(waiters)
         try:
-            return [_result(c.job_id, c.future.result(_left(until))) for c in callers]
+            return [_result(w.job_id, w.future.result(_left(until))) for w in waiters]
         except TimeoutError:
-            _check_late(hub, callers, timeout)
-            return [_result(c.job_id, c.future.result()) for c in callers]
+            _check_late(watcher, waiters, timeout)
+            return [_result(w.job_id, w.future.result()) for w in waiters]
         finally:
-            _drop(hub, callers)
+            _drop(watcher, waiters)
 
     async def await_results(self, ids: Sequence[int], timeout: Timeout, *, committed: bool = False) -> list[Any]:
         """The async twin of `wait`."""
         until = _deadline(timeout)
-        callers = [Ending(job_id, committed) for job_id in ids]
-        hub = self.add(callers)
+        waiters = [EndWaiter(job_id, committed) for job_id in ids]
+        watcher = self.add(waiters)
         try:
             async with asyncio.timeout(_left(until)):
-                return [_result(c.job_id, await asyncio.wrap_future(c.future)) for c in callers]
+                return [_result(w.job_id, await asyncio.wrap_future(w.future)) for w in waiters]
         except TimeoutError:
-            _check_late(hub, callers, timeout)
-            return [_result(c.job_id, c.future.result()) for c in callers]
+            _check_late(watcher, waiters, timeout)
+            return [_result(w.job_id, w.future.result()) for w in waiters]
         finally:
-            _drop(hub, callers)
+            _drop(watcher, waiters)
 
-    def add(self, callers: Iterable[Caller]) -> Teller:
-        """Have callers told; returns who tells them."""
+    def add(self, waiters: Iterable[Waiter]) -> JobWatcher:
+        """Watch the jobs of these waiters; return what watches them."""
         self._forget_parent()
         with self._lock:
             if self._hub is None or not self._hub.alive:
                 listening = self._source.listen_database
                 database = listening or self._source.database
                 self._hub = WaitHub(database, self._source.queries, listens=listening is not None)
-            for caller in callers:
-                self._hub.add(caller)
+            for waiter in waiters:
+                self._hub.add(waiter)
             return self._hub
 
     def close(self) -> None:
-        """Close the connection. Who still waits gets DatabaseUnreachable; waiting again opens a new one."""
+        """Close the connection. Waits that go on raise DatabaseUnreachable; a new wait opens a new connection."""
         self._forget_parent()
         with self._lock:
             hub, self._hub = self._hub, None
@@ -130,7 +130,7 @@ class Waits:
             self._pid = os.getpid()
             self._lock = threading.Lock()
             if self._hub is not None:
-                _left_behind.append(self._hub)
+                _hubs_of_parent.append(self._hub)
                 self._hub = None
 
 
@@ -163,7 +163,7 @@ class WaitVerbs:
 
         Raises JobFailed, JobWasCancelled, ResultMissing (the result could not be stored, has expired, or is sealed with
         a key that is not here), WaitTimeout (the job goes on), or DatabaseUnreachable if no first connection could be
-        made or the app is closed. A job that nobody can see is waited for, too: its transaction may yet commit.
+        made or the app is closed. A job that cannot be seen is waited for, too: its transaction may still commit.
         """
         return self.waits.wait([job_id], timeout)[0]
 
@@ -184,7 +184,7 @@ class WaitVerbs:
 
 
 class Follower:
-    """Hears of every change of a job in this event loop: `async with Follower(app.waits, id) as f: await f.next(15)`.
+    """Follows the changes of a job in this event loop: `async with Follower(app.waits, id) as f: await f.next(15)`.
 
     Between two calls of `next` only the newest state is kept.
     """
@@ -194,54 +194,54 @@ class Follower:
 
     def __init__(self, waits: Waits, job_id: int) -> None:
         self.job_id = check_id(job_id)
-        self.over = False  # the job has ended, and `next` has said so
+        self.done = False  # whether the job has ended and `next` has returned that
         self._waits = waits
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Future[News] = self._loop.create_future()
+        self._change: asyncio.Future[Change] = self._loop.create_future()
 
     async def __aenter__(self) -> Self:
-        self._hub = self._waits.add([self])
+        self._watcher = self._waits.add([self])
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._hub.drop(self)
+        self._watcher.drop(self)
 
     async def next(self, timeout: float) -> Job | None:
         """Return the job as it is after the next change; None when nothing has changed for `timeout` seconds.
 
-        After its end `over` is true; None then means that nothing is kept of it. Raises what broke the connection.
+        After its end `done` is true; None then means that nothing is kept of it. Raises what broke the connection.
         """
-        done, _ = await asyncio.wait([self._news], timeout=timeout)
+        done, _ = await asyncio.wait([self._change], timeout=timeout)
         if not done:
             return None
-        news, self._news = self._news, self._loop.create_future()
-        job, self.over = news.result()
+        change, self._change = self._change, self._loop.create_future()
+        job, self.done = change.result()
         return job
 
     def changed(self, job: Job) -> None:
-        """Hear of a change, in the hub's thread."""
-        self._hear((job, False))
+        """Note a change. Runs in the hub's thread."""
+        self._note((job, False))
 
     def ended(self, job: Job | None) -> None:
-        """Hear of the end, in the hub's thread."""
-        self._hear((job, True))
+        """Note the end. Runs in the hub's thread."""
+        self._note((job, True))
 
     def failed(self, error: Exception) -> None:
-        """Hear that no more will be heard, in the hub's thread."""
-        self._hear(error)
+        """Note an error that ends the watching. Runs in the hub's thread."""
+        self._note(error)
 
-    def _hear(self, news: News | Exception) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
-            self._loop.call_soon_threadsafe(self._set, news)
+    def _note(self, change: Change | Exception) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so `next` is not called any more
+            self._loop.call_soon_threadsafe(self._set, change)
 
-    def _set(self, news: News | Exception) -> None:
-        if self._news.done():
-            self._news = self._loop.create_future()
-        if isinstance(news, Exception):
-            self._news.set_exception(news)
-            self._news.exception()  # nobody may be there to see it
+    def _set(self, change: Change | Exception) -> None:
+        if self._change.done():
+            self._change = self._loop.create_future()
+        if isinstance(change, Exception):
+            self._change.set_exception(change)
+            self._change.exception()  # marks it as seen: `next` may not be called again, and asyncio would warn
         else:
-            self._news.set_result(news)
+            self._change.set_result(change)
 
 
 def check_id(job_id: object) -> int:
@@ -261,24 +261,24 @@ def _left(until: float | None) -> float | None:
     return None if until is None else max(until - time.monotonic(), 0.0)
 
 
-def _drop(hub: Teller, callers: Iterable[Ending]) -> None:
-    for caller in callers:
-        if not caller.future.done():
-            hub.drop(caller)
+def _drop(watcher: JobWatcher, waiters: Iterable[EndWaiter]) -> None:
+    for waiter in waiters:
+        if not waiter.future.done():
+            watcher.drop(waiter)
 
 
-def _check_late(hub: Teller, callers: Sequence[Ending], timeout: Timeout) -> None:
-    """Time is up: raise WaitTimeout, saying where the first job stands that has not ended, unless the last just has."""
-    late = [c.job_id for c in callers if not c.future.done()]
+def _check_late(watcher: JobWatcher, waiters: Sequence[EndWaiter], timeout: Timeout) -> None:
+    """After the timeout, raise WaitTimeout with the state of the first late job; return if the last has just ended."""
+    late = [w.job_id for w in waiters if not w.future.done()]
     if late and timeout is not None:
-        others = f" ({len(late)} of {len(callers)} have not)" if len(callers) > 1 else ""
+        others = f" ({len(late)} of {len(waiters)} have not)" if len(waiters) > 1 else ""
         within = f"within {seconds(timeout):g} s{others}"
-        raise WaitTimeout(f"job {late[0]} has not ended {within}: {hub.stands(late[0])}") from None
+        raise WaitTimeout(f"job {late[0]} has not ended {within}: {watcher.last_seen(late[0])}") from None
 
 
 def _result(job_id: int, job: Job | None) -> Any:
     if job is None:
-        return None  # it succeeded and nothing is kept of it
+        return None  # It succeeded, and nothing is kept of it.
     if job.state is JobState.FAILED:
         raise JobFailed(job.id, job.task, job.reason, job.error)
     if job.state is JobState.CANCELLED:
@@ -289,9 +289,9 @@ def _result(job_id: int, job: Job | None) -> Any:
 
 
 def _missing(job: Job) -> str | None:
-    """Return why what a task returned is not in its job; None if it is, or was not to be stored."""
+    """Return why a result is missing from its job; None if it is there, or was not to be stored."""
     if sealed := sealed_by(job.result):
-        return f"is {sealed}, and this app cannot open it: give it the codec and the key of the worker's"
+        return f"is {sealed}, and this app cannot open it: give it the worker's codec and key"
     if job.result is None and job.error is not None:
         return f"is not stored: {job.error.message}"
     if job.result is None and job.reason == RESULT_EXPIRED:

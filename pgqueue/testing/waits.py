@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from pgqueue.client.wait_hub import Caller
-from pgqueue.client.waiting import Teller, Waits
+from pgqueue.client.wait_hub import Waiter
+from pgqueue.client.waiting import JobWatcher, Waits
 from pgqueue.errors import WaitTimeout
 from pgqueue.jobs.job import Job
 
@@ -17,27 +17,27 @@ class LentWaits(Waits):
     def __init__(self, look: Callable[[int], Job | None]) -> None:
         self._look = look
 
-    def add(self, callers: Iterable[Caller]) -> Teller:
-        """Tell callers how their jobs are."""
-        for caller in callers:
-            self._tell(caller, self._look(caller.job_id))
+    def add(self, waiters: Iterable[Waiter]) -> JobWatcher:
+        """Tell waiters how their jobs are."""
+        for waiter in waiters:
+            self._tell(waiter, self._look(waiter.job_id))
         return self
 
-    def drop(self, caller: Caller) -> None:
+    def drop(self, waiter: Waiter) -> None:
         """Nobody waits."""
 
-    def stands(self, job_id: int) -> str:
+    def last_seen(self, job_id: int) -> str:
         """Nobody waits."""
         return ""
 
     def close(self) -> None:
         """There is no connection."""
 
-    def _tell(self, caller: Caller, job: Job | None) -> None:
-        if job.state.is_terminal if job else caller.committed:
-            caller.ended(job)
+    def _tell(self, waiter: Waiter, job: Job | None) -> None:
+        if job.state.is_terminal if job else waiter.committed:
+            waiter.ended(job)
         else:
             stands = f"is {job.phase}" if job else "is not there"
-            caller.failed(
-                WaitTimeout(f"job {caller.job_id} {stands}: in a test jobs run in drain(), run() and inline() alone")
+            waiter.failed(
+                WaitTimeout(f"job {waiter.job_id} {stands}: in a test jobs run in drain(), run() and inline() alone")
             )

@@ -332,7 +332,7 @@ def test_a_stream_outlives_the_apps_connection_but_not_the_app(app: App, conn: C
     async def body() -> None:
         async with listening(web.router(app, authorize=everybody), job.id) as (received, _):
             await received.get()
-            await eventually(lambda: app.waits._hub and app.waits._hub.glimpse(job.id), "a look")
+            await eventually(lambda: app.waits._hub and app.waits._hub.snapshot(job.id), "a look")
             assert scalar(conn, cut) == 1
             conn.execute("update pgqueue.job_live set progress = '{\"done\": 1}'")
             while b'"done": 1' not in (message := await received.get())["body"]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgqueue import App, DatabaseUnreachable
-from pgqueue.client.waiting import Ending
+from pgqueue.client.waiting import EndWaiter
 from pgqueue.db.link import Link
 from pgqueue.queries.results import WaitQueries
 from tests.client.waiting.looks import CONNECTIONS, CUT, WAITED, end, hub_of
@@ -21,7 +21,7 @@ def test_the_loss_of_the_connection_is_survived(no_polling: None, app: App, conn
     first, second = add.enqueue(1, 2), add.enqueue(3, 4)
     waits = [InThread(lambda: first.wait(DEADLINE)), InThread(lambda: second.wait(DEADLINE))]
     wait_for(
-        lambda: app.waits._hub and app.waits._hub.glimpse(first.id) and app.waits._hub.glimpse(second.id), "a look"
+        lambda: app.waits._hub and app.waits._hub.snapshot(first.id) and app.waits._hub.snapshot(second.id), "a look"
     )
     end(conn, first.id, result="3")  # of which nobody tells
     assert not waits[0].done
@@ -81,12 +81,12 @@ def test_who_comes_while_the_connection_is_given_up_is_told_so(
     app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = app.enqueue("t"), app.enqueue("t")
-    late: list[Ending] = []
+    late: list[EndWaiter] = []
     close = Link.close
 
     async def come(self: Link) -> None:
         if self is hub_of(app)._link:
-            late.append(Ending(second.id, committed=True))
+            late.append(EndWaiter(second.id, committed=True))
             hub_of(app).add(late[0])
         await close(self)
 
@@ -106,7 +106,7 @@ def test_who_stops_waiting_leaves_nothing_behind(app: App, add: Any) -> None:
 
     async def body() -> None:
         waits = [asyncio.create_task(job.await_result()) for _ in range(3)]
-        await eventually(lambda: app.waits._hub and app.waits._hub.glimpse(job.id), "a look")
+        await eventually(lambda: app.waits._hub and app.waits._hub.snapshot(job.id), "a look")
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
@@ -151,7 +151,7 @@ def test_without_listen_it_polls(dsn: str, conn: Conn) -> None:
     app.task(name="t")(lambda: "done")
     job = app.enqueue("t")
     waiting = InThread(lambda: job.wait(DEADLINE))
-    wait_for(lambda: app.waits._hub and app.waits._hub.glimpse(job.id), "a look")
+    wait_for(lambda: app.waits._hub and app.waits._hub.snapshot(job.id), "a look")
     drain(app, conn)
     assert waiting.result() == "done"
     assert scalar(conn, WAITED) == 0

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pgqueue import App, JobWasCancelled, db
-from pgqueue.client.waiting import Ending, Follower
+from pgqueue.client.waiting import EndWaiter, Follower
 from pgqueue.db.link import Link
 from pgqueue.worker.duties.announcer import Announcer
 from tests.client.waiting.looks import WAITED, end, heard, hub_of
@@ -110,14 +110,14 @@ def test_who_leaves_before_his_wait_was_said_is_forgotten(app: App, conn: Conn, 
     first, second = app.enqueue("t"), app.enqueue("t")
 
     async def come_and_go(own: db.AsyncConnection) -> None:
-        ending = Ending(second.id, committed=True)
+        ending = EndWaiter(second.id, committed=True)
         hub_of(app).add(ending)
         hub_of(app).drop(ending)
 
     meddle(b"on conflict (job_id)", come_and_go)
     waiting = InThread(lambda: first.wait(DEADLINE))
-    wait_for(lambda: app.waits._hub and app.waits._hub.glimpse(first.id), "a look")
-    wait_for(lambda: not hub_of(app)._unsaid, "nothing to be left to say")
+    wait_for(lambda: app.waits._hub and app.waits._hub.snapshot(first.id), "a look")
+    wait_for(lambda: not hub_of(app)._unregistered, "nothing to be left to say")
     app.cancel(first.id)
     with pytest.raises(JobWasCancelled):
         waiting.result()
@@ -131,10 +131,10 @@ def test_the_last_but_one_word_is_not_taken_for_the_last(app: App) -> None:
         follower = Follower(app.waits, job.id)
         hearing = asyncio.create_task(follower.next(DEADLINE))
         await asyncio.sleep(0)  # it waits now; what is added here happens after it was woken, and before it goes on
-        follower._news.add_done_callback(lambda _: follower.ended(None))
+        follower._change.add_done_callback(lambda _: follower.ended(None))
         follower.changed(job)
-        assert (await hearing, follower.over) == (job, False)
-        assert (await follower.next(DEADLINE), follower.over) == (None, True)
+        assert (await hearing, follower.done) == (job, False)
+        assert (await follower.next(DEADLINE), follower.done) == (None, True)
 
     asyncio.run(body())
 
