@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import db
+from pgqueue.client.backend import Backend
 from pgqueue.client.client import Client
 from pgqueue.client.depths import Depths
 from pgqueue.client.options import (
@@ -28,8 +29,7 @@ from pgqueue.client.session import Own
 from pgqueue.client.task import Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.codecs import Codec, check_codec
-from pgqueue.config import check_queue, check_schema, find_dsn
-from pgqueue.db import embedded
+from pgqueue.config import check_queue, check_schema
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, Listeners
 from pgqueue.jobs.job import Job
@@ -112,44 +112,37 @@ class App(WaitVerbs):
         self.child_starters: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
-        self.queries = Queries(schema, self.codec)
-        self.pools = db.Pools()
-        self.waits = Waits(self)
+        self.backend = Backend(dsn, Queries(schema, self.codec), pgbouncer=pgbouncer, listen_dsn=listen_dsn)
         self.schedules = Schedules(self)
-        self._given_dsn = dsn
-        self._pgbouncer = pgbouncer
-        self._listen_dsn = listen_dsn
-        self._server: embedded.EmbeddedServer | None = None
 
     @property
     def dsn(self) -> str:
         """The connection string that libpq reads. An `embedded:` one starts its server at the first look."""
-        dsn = find_dsn(self._given_dsn)
-        if not dsn.startswith(embedded.PREFIX):
-            return dsn
-        if self._server is None:
-            self._server = embedded.start(dsn.removeprefix(embedded.PREFIX))
-        return self._server.dsn
+        return self.backend.dsn
 
     @dsn.setter
     def dsn(self, dsn: str) -> None:
-        self.waits.close()
-        self.pools.close()
-        self.pools = db.Pools()
-        self._server = None
-        self._given_dsn = dsn
+        self.backend.dsn = dsn
+
+    @property
+    def queries(self) -> Queries:
+        """The statements, with the names of the schema in them."""
+        return self.backend.queries
+
+    @property
+    def waits(self) -> Waits:
+        """The waits for jobs to end."""
+        return self.backend.waits
 
     @property
     def database(self) -> db.Database:
         """Where our own connections go."""
-        return db.Database(self.dsn, prepare=not self._pgbouncer)
+        return self.backend.database
 
     @property
     def listen_database(self) -> db.Database | None:
         """Where workers listen for notifications; None if they can only poll."""
-        if self._listen_dsn is not None:
-            return db.Database(find_dsn(self._listen_dsn))
-        return None if self._pgbouncer else self.database
+        return self.backend.listen_database
 
     @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
@@ -393,10 +386,9 @@ class App(WaitVerbs):
 
     def close(self) -> None:
         """Close the app's own connections. Using the app again opens new ones."""
-        self.waits.close()
-        self.pools.close()
+        self.backend.close()
 
     async def aclose(self) -> None:
         """Close the app's own connections in this event loop, and the sync ones."""
-        await self.pools.aclose()
+        await self.backend.pools.aclose()
         await asyncio.to_thread(self.close)

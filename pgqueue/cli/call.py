@@ -44,7 +44,7 @@ class Call:
 
     def run(self, query: Query[T]) -> T:
         """Run one query on a connection of the app's own."""
-        return self.app.pools.run(lambda: self.app.database, query)
+        return self.app.backend.pools.run(query)
 
     def close(self) -> None:
         """Close the app, if the command needed it."""

@@ -33,7 +33,7 @@ class Status:
 def read_status(app: App, *, exact: bool) -> Status:
     """Read the status. Each count stops at one more than MOST_COUNTED, unless `exact`."""
     queries, most = app.queries, None if exact else MOST_COUNTED
-    with app.pools.connection(app.database) as conn, conn.transaction():
+    with app.backend.pools.connection() as conn, conn.transaction():
         if most is not None:
             db.run(conn, queries.jobs.in_index_order())
         return Status(

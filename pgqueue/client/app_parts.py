@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from pgqueue import db
+from pgqueue.client.backend import Backend
 from pgqueue.client.depths import Depths
 from pgqueue.client.waiting import Waits
 from pgqueue.events import Listeners
@@ -13,9 +13,8 @@ from pgqueue.tasks.registry import Tasks
 class AppParts(Protocol):
     """What the verbs need of an app."""
 
-    queries: Queries
+    backend: Backend
     tasks: Tasks
-    pools: db.Pools
     listeners: Listeners
     queue: str
     max_attempts: int
@@ -23,7 +22,8 @@ class AppParts(Protocol):
     max_depth: dict[str, int]
     depths: Depths
     max_args_bytes: int
-    waits: Waits
 
     @property
-    def database(self) -> db.Database: ...
+    def queries(self) -> Queries: ...
+    @property
+    def waits(self) -> Waits: ...

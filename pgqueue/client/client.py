@@ -26,12 +26,14 @@ class Client:
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
         that knows it. Raises InvalidArguments before anything is written."""
-        return self._session.insert(self._new(task, args))
+        job, inline = self._session.insert(self._new(task, args)), self._home.backend.inline
+        return job if inline is None else inline.run(job)
 
     async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
         that knows it. Raises InvalidArguments before anything is written."""
-        return await self._session.ainsert(self._new(task, args))
+        job, inline = await self._session.ainsert(self._new(task, args)), self._home.backend.inline
+        return job if inline is None else await inline.arun(job)
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""

@@ -15,7 +15,7 @@ from pgqueue.db.steps import Steps
 from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSchedule
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.jobs.keys import Conditions
-from pgqueue.queries import Query
+from pgqueue.queries import Queries, Query
 from pgqueue.queries.read import ScheduleStatus
 from pgqueue.queries.schedule import Due, Unusable
 from pgqueue.schedules.in_words import Upcoming, preview
@@ -43,8 +43,11 @@ class ScheduleClient:
 
     def __init__(self, home: AppParts, conn: object = Own.CONNECTION) -> None:
         self._home = home
-        self._queries = home.queries
         self._session = Session(home, conn)
+
+    @property
+    def _queries(self) -> Queries:
+        return self._home.queries
 
     def create(
         self,

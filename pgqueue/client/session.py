@@ -36,17 +36,14 @@ class Session:
             )
         self._home = home
         self._conn = conn
-        self.handle = WaitHandle(home.waits, committed=conn is Own.CONNECTION)
-
-    def _own_database(self) -> db.Database:
-        return self._home.database
+        self.handle = WaitHandle(home, committed=conn is Own.CONNECTION)
 
     @contextmanager
     def _connection(self) -> Iterator[db.Connection]:
         if self._conn is not Own.CONNECTION:
             yield db.borrow(self._conn)
         else:
-            with self._home.pools.connection(self._home.database) as own:
+            with self._home.backend.pools.connection() as own:
                 yield own
 
     @asynccontextmanager
@@ -54,13 +51,13 @@ class Session:
         if self._conn is not Own.CONNECTION:
             yield await db.borrow_async(self._conn)
         else:
-            async with self._home.pools.async_connection(self._home.database) as own:
+            async with self._home.backend.pools.async_connection() as own:
                 yield own
 
     def run(self, query: Query[T]) -> T:
         """Run one query."""
         if self._conn is Own.CONNECTION:
-            return self._home.pools.run(self._own_database, query)
+            return self._home.backend.pools.run(query)
         return db.run(db.borrow(self._conn), query)
 
     async def arun(self, query: Query[T]) -> T:
@@ -80,7 +77,7 @@ class Session:
 
     def insert(self, new: NewJob) -> Job:
         """Insert a job; one with terms may be met by another in its place."""
-        queries = self._home.queries
+        queries = self._home.backend.queries
         if new.conditions is None and new.queue not in self._home.max_depth:
             return self.tell(as_job(new, self.run(queries.jobs.enqueue_one(new)), self.handle))
         with self._connection() as conn:
@@ -95,7 +92,7 @@ class Session:
 
     async def ainsert(self, new: NewJob) -> Job:
         """Insert a job; one with terms may be met by another in its place."""
-        queries = self._home.queries
+        queries = self._home.backend.queries
         if new.conditions is None and new.queue not in self._home.max_depth:
             return self.tell(as_job(new, await self.arun(queries.jobs.enqueue_one(new)), self.handle))
         async with self._async_connection() as conn:
@@ -114,38 +111,42 @@ class Session:
         `blocks`: so many jobs, and their JSON objects separated by commas.
         """
         ids: list[int] = []
+        queries = self._home.backend.queries
         with self._connection() as conn, db.all_or_nothing(conn):
             if new.queue in self._home.max_depth:
-                follow(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
+                follow(conn, self._home.depths.steps(queries, new.queue, _count(blocks)))
             for _, chunk in arrays(blocks):
-                ids += self._tell_many(new, db.run(conn, self._home.queries.jobs.enqueue_alike(new, chunk)))
+                ids += self._tell_many(new, db.run(conn, queries.jobs.enqueue_alike(new, chunk)))
         return ids
 
     async def ainsert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
         """The async twin of `insert_many`."""
         ids: list[int] = []
+        queries = self._home.backend.queries
         async with self._async_connection() as conn, db.all_or_nothing_async(conn):
             if new.queue in self._home.max_depth:
-                await follow_async(conn, self._home.depths.steps(self._home.queries, new.queue, _count(blocks)))
+                await follow_async(conn, self._home.depths.steps(queries, new.queue, _count(blocks)))
             for _, chunk in arrays(blocks):
-                ids += self._tell_many(new, await db.run_async(conn, self._home.queries.jobs.enqueue_alike(new, chunk)))
+                ids += self._tell_many(new, await db.run_async(conn, queries.jobs.enqueue_alike(new, chunk)))
         return ids
 
     def insert_all(self, bulk: Bulk) -> list[int]:
         """Insert jobs with terms, all of them or none."""
         if not len(bulk):
             return []
+        queries = self._home.backend.queries
         with self._connection() as conn:
-            follow(conn, self._home.depths.steps(self._home.queries, bulk.like.queue, len(bulk)))
-            return self._tell_admitted(bulk.like, admit_all(conn, self._home.queries, bulk.admitted))
+            follow(conn, self._home.depths.steps(queries, bulk.like.queue, len(bulk)))
+            return self._tell_admitted(bulk.like, admit_all(conn, queries, bulk.admitted))
 
     async def ainsert_all(self, bulk: Bulk) -> list[int]:
         """The async twin of `insert_all`."""
         if not len(bulk):
             return []
+        queries = self._home.backend.queries
         async with self._async_connection() as conn:
-            await follow_async(conn, self._home.depths.steps(self._home.queries, bulk.like.queue, len(bulk)))
-            return self._tell_admitted(bulk.like, await admit_all_async(conn, self._home.queries, bulk.admitted))
+            await follow_async(conn, self._home.depths.steps(queries, bulk.like.queue, len(bulk)))
+            return self._tell_admitted(bulk.like, await admit_all_async(conn, queries, bulk.admitted))
 
     def tell(self, job: Job) -> Job:
         """Tell listeners of a job that was inserted."""

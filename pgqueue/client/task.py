@@ -35,14 +35,16 @@ class Enqueuer(Generic[P, R]):
 
         Raises InvalidArguments before anything is written.
         """
-        return self._session.insert(self._new(args, kwargs))
+        job, inline = self._session.insert(self._new(args, kwargs)), self._app.backend.inline
+        return job if inline is None else inline.run(job)
 
     async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
 
         Raises InvalidArguments before anything is written.
         """
-        return await self._session.ainsert(self._new(args, kwargs))
+        job, inline = await self._session.ainsert(self._new(args, kwargs)), self._app.backend.inline
+        return job if inline is None else await inline.arun(job)
 
     def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
         """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
@@ -50,8 +52,11 @@ class Enqueuer(Generic[P, R]):
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
         if self._options.rules is not None:
-            return self._session.insert_all(self._bulk(calls, self._options.rules))
-        return self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
+            ids = self._session.insert_all(self._bulk(calls, self._options.rules))
+        else:
+            ids = self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
+        inline = self._app.backend.inline
+        return ids if inline is None else inline.run_many(ids)
 
     async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
         """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
@@ -59,8 +64,11 @@ class Enqueuer(Generic[P, R]):
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
         if self._options.rules is not None:
-            return await self._session.ainsert_all(self._bulk(calls, self._options.rules))
-        return await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
+            ids = await self._session.ainsert_all(self._bulk(calls, self._options.rules))
+        else:
+            ids = await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
+        inline = self._app.backend.inline
+        return ids if inline is None else await inline.arun_many(ids)
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, options = self._spec, self._options

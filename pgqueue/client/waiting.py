@@ -134,11 +134,18 @@ class Waits:
                 self._hub = None
 
 
+class HasWaits(Protocol):
+    """An app. Its waits are looked up by each call, because a test puts others in their place."""
+
+    @property
+    def waits(self) -> Waits: ...
+
+
 class WaitHandle:
     """What a job knows of where it came from. It is not part of the job's value: a copy elsewhere has none."""
 
-    def __init__(self, waits: Waits, *, committed: bool) -> None:
-        self._waits = waits
+    def __init__(self, source: "HasWaits", *, committed: bool) -> None:
+        self._source = source
         self._committed = committed
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -146,19 +153,17 @@ class WaitHandle:
 
     def wait(self, job_id: int, timeout: Timeout) -> Any:
         """Wait for a job to end."""
-        return self._waits.wait([job_id], timeout, committed=self._committed)[0]
+        return self._source.waits.wait([job_id], timeout, committed=self._committed)[0]
 
     async def await_result(self, job_id: int, timeout: Timeout) -> Any:
         """Wait for a job to end."""
-        return (await self._waits.await_results([job_id], timeout, committed=self._committed))[0]
+        return (await self._source.waits.await_results([job_id], timeout, committed=self._committed))[0]
 
 
 class WaitVerbs:
     """The verbs of an app that wait. Timeouts are seconds or a timedelta; None waits without end."""
 
-    waits: Waits
-
-    def wait(self, job_id: int, timeout: Timeout = None) -> Any:
+    def wait(self: HasWaits, job_id: int, timeout: Timeout = None) -> Any:
         """Wait until a job has ended; return what its task returned (None if that is not stored).
 
         Raises JobFailed, JobWasCancelled, ResultMissing (the result could not be stored, has expired, or is sealed with
@@ -167,18 +172,18 @@ class WaitVerbs:
         """
         return self.waits.wait([job_id], timeout)[0]
 
-    async def await_result(self, job_id: int, timeout: Timeout = None) -> Any:
+    async def await_result(self: HasWaits, job_id: int, timeout: Timeout = None) -> Any:
         """The async twin of `wait`."""
         return (await self.waits.await_results([job_id], timeout))[0]
 
-    def wait_all(self, job_ids: Iterable[int], timeout: Timeout = None) -> list[Any]:
+    def wait_all(self: HasWaits, job_ids: Iterable[int], timeout: Timeout = None) -> list[Any]:
         """Wait until all of these jobs have ended; return their results in order. `timeout` is for all together.
 
         Raises as `wait` does, for the first of them, in order, that has no result.
         """
         return self.waits.wait(list(job_ids), timeout)
 
-    async def await_all(self, job_ids: Iterable[int], timeout: Timeout = None) -> list[Any]:
+    async def await_all(self: HasWaits, job_ids: Iterable[int], timeout: Timeout = None) -> list[Any]:
         """The async twin of `wait_all`."""
         return await self.waits.await_results(list(job_ids), timeout)
 

@@ -75,7 +75,8 @@ class Pools:
     A forked child never uses its parent's sockets: it gets pools of its own.
     """
 
-    def __init__(self, size: int = 8) -> None:
+    def __init__(self, database: Callable[[], Database], size: int = 8) -> None:
+        self._database = database
         self._size = size
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -84,11 +85,11 @@ class Pools:
             WeakKeyDictionary()
         )
 
-    def run(self, database: Callable[[], Database], query: Query[T]) -> T:
-        """Run one query, committed at once. `database` is asked only for the first of our connections."""
+    def run(self, query: Query[T]) -> T:
+        """Run one query, committed at once."""
         pool = self._pool if self._pid == os.getpid() else None
         if pool is None:
-            with self.connection(database()) as conn:
+            with self.connection() as conn:
                 return run(conn, query)
         conn = _lent_by(pool)
         try:
@@ -97,9 +98,9 @@ class Pools:
             pool.putconn(conn)
 
     @contextmanager
-    def connection(self, database: Database) -> Iterator[Connection]:
+    def connection(self) -> Iterator[Connection]:
         """Lend a connection in autocommit."""
-        pool = self._sync_pool(database)
+        pool = self._sync_pool()
         conn = _lent_by(pool)
         try:
             yield conn
@@ -107,9 +108,9 @@ class Pools:
             pool.putconn(conn)
 
     @asynccontextmanager
-    async def async_connection(self, database: Database) -> AsyncIterator[AsyncConnection]:
+    async def async_connection(self) -> AsyncIterator[AsyncConnection]:
         """Lend an async connection in autocommit, of the running event loop."""
-        pool = await self._async_pool(database)
+        pool = await self._async_pool()
         try:
             conn = await pool.getconn()
         except PoolTimeout as error:
@@ -119,10 +120,11 @@ class Pools:
         finally:
             await pool.putconn(conn)
 
-    def _sync_pool(self, database: Database) -> ConnectionPool[_Own]:
+    def _sync_pool(self) -> ConnectionPool[_Own]:
         with self._lock:
             self._forget_parent()
             if self._pool is None:
+                database = self._database()
                 database.connect("pgqueue").close()  # says what is wrong at once; a pool would only time out
                 self._pool = ConnectionPool(
                     database.dsn, connection_class=_Own, check=_check, **self._options(database)
@@ -130,19 +132,19 @@ class Pools:
                 self._pool.open()
             return self._pool
 
-    async def _async_pool(self, database: Database) -> AsyncConnectionPool[_AsyncOwn]:
+    async def _async_pool(self) -> AsyncConnectionPool[_AsyncOwn]:
         self._forget_parent()
         loop = asyncio.get_running_loop()
         pool = self._async_pools.get(loop)
         if pool is None:
+            database = self._database()
             await (await database.connect_async("pgqueue")).close()
-            pool = self._async_pools.get(loop)  # another task may have been faster
-        if pool is None:
-            pool = AsyncConnectionPool(
-                database.dsn, connection_class=_AsyncOwn, check=_check_async, **self._options(database)
-            )
-            self._async_pools[loop] = pool
-            await pool.open()
+            pool = self._async_pools.get(loop)  # another asyncio task may have been faster
+            if pool is None:
+                pool = self._async_pools[loop] = AsyncConnectionPool(
+                    database.dsn, connection_class=_AsyncOwn, check=_check_async, **self._options(database)
+                )
+                await pool.open()
         return pool
 
     def _options(self, database: Database) -> dict[str, Any]:

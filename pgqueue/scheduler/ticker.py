@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -47,6 +47,10 @@ class Ticker(Duty):
         self._locked: list[str] = []
         self._batch = BATCH
         self._vain = 0
+
+    def leave_alone(self, names: Iterable[str], seconds: float = AGAIN) -> None:
+        """Fire none of these schedules here for some seconds."""
+        self._unusable |= dict.fromkeys(names, monotonic() + seconds)
 
     async def step(self) -> float:
         """Fire what is due; return the seconds until the next tick, at most the poll interval."""
@@ -102,7 +106,7 @@ class Ticker(Duty):
                 if not blames_data(error) or not self._locked:
                     raise
                 (name,) = self._locked
-                self._unusable[name] = monotonic() + AGAIN
+                self.leave_alone([name])
                 log.error("schedule %s cannot be fired: %s", name, brief(error))
                 await self.link.run(self._queries.schedules.note_errors([(name, brief(error), False)]))
 
@@ -124,7 +128,7 @@ class Ticker(Duty):
                 log.error("schedule %s cannot be %s here: %s", one.name, "edited" if asked else "fired", error)
                 errors.append((one.name, brief(error), asked is not None))
                 if asked is None:
-                    self._unusable[one.name] = monotonic() + AGAIN
+                    self.leave_alone([one.name])
         if errors:
             await db.run_async(conn, self._queries.schedules.note_errors(errors))
         return due
@@ -164,7 +168,7 @@ class Ticker(Duty):
     async def _leave(self, conn: db.AsyncConnection, name: str, error: Exception) -> None:
         """Leave a schedule alone here for a while; its row says why."""
         log.error("schedule %s cannot be fired here: %s", name, error)
-        self._unusable[name] = monotonic() + AGAIN
+        self.leave_alone([name])
         await db.run_async(conn, self._queries.schedules.note_errors([(name, brief(error), False)]))
 
     async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:

@@ -22,7 +22,8 @@ def using(app: App, conn: object) -> Iterator[Jobs]:
 
     The transaction is the caller's, who must roll it back. Raises ConfigError if there is none.
     """
-    with Jobs(app, conn).opened() as jobs:
+    jobs = Jobs(app, conn)
+    with jobs.backend.installed():
         yield jobs
 
 

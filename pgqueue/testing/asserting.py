@@ -1,10 +1,10 @@
-"""What a test wants of a job, what a job lacks of that, and how a failure says it."""
+"""What a test expects of a job, how a job differs from that, and the text of a failed assertion."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import ValidationError
 
@@ -21,9 +21,22 @@ def name_of(task: "Task[..., Any] | str | None") -> str | None:
     return task.name if isinstance(task, Task) else task
 
 
+class ExpectedOptions(TypedDict, total=False):
+    """What an assertion may ask of a job beside its task and arguments; see `Jobs.assert_enqueued`."""
+
+    queue: str | None
+    priority: int | None
+    run_at: datetime | None
+    delay: float | timedelta | None
+    max_attempts: int | None
+    tags: Sequence[str] | None
+    state: str
+    within: float | timedelta
+
+
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a job must be like. None: anything will do. Of `args` only the names that are given count."""
+class ExpectedJob:
+    """What a job must be like. None accepts any value. Of `args` only the names that are given count."""
 
     task: str | None = None
     args: Mapping[str, Any] | None = None
@@ -37,7 +50,7 @@ class Wanted:
     within: float | timedelta = 1.0
 
     def is_candidate(self, job: Job) -> bool:
-        """Whether the job has the state that is asked for."""
+        """Whether the job is in the expected state."""
         match self.state:
             case "any":
                 return True
@@ -46,10 +59,10 @@ class Wanted:
             case _:
                 return self.state in (job.state, job.phase)
 
-    def lacks(self, job: Job, spec: TaskSpec | None) -> list[str]:
+    def differences(self, job: Job, spec: TaskSpec | None) -> list[str]:
         """Return how a job differs, in words; nothing if it does not."""
         found = [] if self.task in (None, job.task) else [f"task: wanted {self.task}"]
-        found += _differing(self.args or {}, job, spec)
+        found += _differing_args(self.args or {}, job, spec)
         for name in ("queue", "priority", "max_attempts"):
             wanted = getattr(self, name)
             if wanted is not None and wanted != getattr(job, name):
@@ -70,12 +83,12 @@ class Wanted:
     def __str__(self) -> str:
         names = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")
         options = [f"{name}={value}" for name in names if (value := getattr(self, name)) is not None]
-        given = "" if self.args is None else f" {_short(dict(self.args))}"
-        return " ".join([f"{self.task or 'any task'}{given}", *options])
+        args = "" if self.args is None else f" {_short(dict(self.args))}"
+        return " ".join([f"{self.task or 'any task'}{args}", *options])
 
 
-def _differing(args: Mapping[str, Any], job: Job, spec: TaskSpec | None) -> list[str]:
-    """Compare as Python values, as the task is given them, or as the JSON that is stored."""
+def _differing_args(args: Mapping[str, Any], job: Job, spec: TaskSpec | None) -> list[str]:
+    """Compare as the Python values that the task receives, or as the JSON that is stored: either may be equal."""
     try:
         decoded = spec.decode(json.dumps(job.args)) if spec else {}
     except ValidationError:
@@ -94,7 +107,7 @@ def _short(args: Mapping[str, Any]) -> str:
     return f"({text if len(text) <= 300 else text[:300] + ' …'})"
 
 
-def describe(job: Job) -> str:
+def one_line(job: Job) -> str:
     """Return a job in one line."""
     tags = f" tags={list(job.tags)}" if job.tags else ""
     return (
@@ -103,16 +116,16 @@ def describe(job: Job) -> str:
     )
 
 
-def listing(jobs: Sequence[Job], wanted: Wanted, specs: Mapping[str, TaskSpec | None]) -> str:
-    """Return what is there instead, jobs of the wanted task first, each with how it differs."""
+def listing(jobs: Sequence[Job], expected: ExpectedJob, specs: Mapping[str, TaskSpec | None]) -> str:
+    """Return the jobs that a test enqueued, those of the expected task first, each with how it differs."""
     if not jobs:
         return "  nothing was enqueued in this test"
     lines: list[str] = []
-    for job in sorted(jobs, key=lambda job: job.task != wanted.task)[:SHOWN]:
-        lines.append(f"  {describe(job)}")
-        if not wanted.is_candidate(job):
-            lines.append(f"      state: wanted {wanted.state}, is {job.state}")
-        if wanted.task in (None, job.task):
-            lines += [f"      {lack}" for lack in wanted.lacks(job, specs.get(job.task))]
+    for job in sorted(jobs, key=lambda job: job.task != expected.task)[:SHOWN]:
+        lines.append(f"  {one_line(job)}")
+        if not expected.is_candidate(job):
+            lines.append(f"      state: wanted {expected.state}, is {job.state}")
+        if expected.task in (None, job.task):
+            lines += [f"      {difference}" for difference in expected.differences(job, specs.get(job.task))]
     more = len(jobs) - SHOWN
     return "\n".join([*lines, f"  … and {more} more"] if more > 0 else lines)

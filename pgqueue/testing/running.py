@@ -5,10 +5,10 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar, cast
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
-from pgqueue import db
 from pgqueue.app import App
 from pgqueue.errors import ConfigError
 from pgqueue.events import JobClaimed, JobExpired, JobStarted
@@ -16,13 +16,12 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
-from pgqueue.queries.testing import TravellingQueries
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.sealing import seal_progress
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.testing.connections import LentLink
-from pgqueue.testing.restore import Restore
+from pgqueue.testing.backend import TransactionBackend
+from pgqueue.testing.connections import BorrowedLink
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.running.attempts import judged, sealed
 from pgqueue.worker.running.children import Children
@@ -59,8 +58,8 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """What to drain, and how far; see `Jobs.drain`."""
+class DrainOptions:
+    """Which jobs a drain runs, and when it ends; see `Jobs.drain`."""
 
     queues: Sequence[str] | None = None
     until_empty: bool = True
@@ -73,8 +72,11 @@ class TaskRaised(AssertionError):
     """A job failed without an exception that could be raised again."""
 
 
-class Watched:
-    """A task that remembers what it raised."""
+class RecordingSpec:
+    """Stands for the TaskSpec of one attempt, and keeps the exception that the task raised.
+
+    An outcome has only its words; the test wants the exception itself.
+    """
 
     def __init__(self, spec: TaskSpec) -> None:
         self._spec = spec
@@ -85,15 +87,15 @@ class Watched:
 
     @property
     def isolation(self) -> str:
-        """Never a child process: it would not be in the test's transaction."""
+        """A thread: a child process would not be in the test's transaction."""
         return "thread"
 
     def arguments(self, job: ClaimedJob) -> dict[str, Any]:
-        """Read them as the task does."""
+        """Decode the arguments of a job."""
         return self._keeping(lambda: self._spec.arguments(job))
 
     def call(self, arguments: dict[str, Any], context: Any) -> Any:
-        """Call as the task does."""
+        """Call the function."""
         result = self._keeping(lambda: self._spec.call(arguments, context))
         return self._awaited(result) if inspect.isawaitable(result) else result
 
@@ -113,28 +115,16 @@ class Watched:
 
 
 class OneTask(Tasks):
-    """The registry as one attempt sees it."""
+    """The registry of one attempt: its task, if that is registered."""
 
-    def __init__(self, name: str, watched: Watched | None) -> None:
+    def __init__(self, name: str, spec: RecordingSpec | None) -> None:
         super().__init__()
-        if watched is not None:
-            self._specs[name] = cast(TaskSpec, watched)
+        if spec is not None:
+            self._specs[name] = cast(TaskSpec, spec)
 
 
-class Place(Protocol):
-    """Where jobs run: an app whose own connections are the test's."""
-
-    app: App
-    newest_stranger: int
-    restore: Restore
-
-    @property
-    def queries(self) -> TravellingQueries: ...
-    def travel(self, by: float, /) -> object: ...
-
-
-class Attempt(Signals):
-    """One run of a job, and the worker as far as the task reaches it."""
+class AttemptSignals(Signals):
+    """The signals of one attempt, and the worker as far as the task reaches it."""
 
     def __init__(self, app: App, job: ClaimedJob) -> None:
         super().__init__(host=self)
@@ -143,22 +133,22 @@ class Attempt(Signals):
         self.note: str | None = None
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
-        """Make what `ctx.transaction()` needs."""
+        """Return what completes the job in `ctx.transaction()`."""
         return Completion(self._app, job, signals)
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
-        """Keep the newest word of `ctx.progress()`."""
+        """Keep the newest progress."""
         self.note = text if self._app.codec is None else seal_progress(self._app.codec, job.task, text)
 
 
 class Runner:
-    """Runs the jobs of one test. `errors`: the first that a task raised, if that is to end it."""
+    """Runs jobs of one test. `error`: the first that a task raised, if `raise_errors`; the runner stops at it."""
 
-    def __init__(self, place: Place, conn: db.AsyncConnection, threads: Threads, *, raise_errors: bool) -> None:
-        self._place = place
-        self._app = place.app
-        self._conn = conn
-        self._link = LentLink(conn)
+    def __init__(self, app: App, backend: TransactionBackend, threads: Threads, *, raise_errors: bool) -> None:
+        self._app = app
+        self._backend = backend
+        self._conn = backend.pools.aconn
+        self._link = BorrowedLink(self._conn)
         self._threads = threads
         self._raise_errors = raise_errors
         self._worker = uuid4()
@@ -167,67 +157,67 @@ class Runner:
 
     @property
     def drained(self) -> Drained:
-        """What has come of the attempts so far."""
+        """How the attempts have ended so far."""
         return Drained(**{_VERBS[verb]: count for verb, count in self._counts.items() if verb in _VERBS})
 
-    async def drain(self, extent: Extent) -> None:
-        """Run what is due, and what becomes due by that."""
-        await self._refuse_strangers(extent.queues)
+    async def drain(self, options: DrainOptions) -> None:
+        """Run the jobs that are due, and those that become due by that."""
+        await self._refuse_strangers(options.queues)
         while self.error is None:
             await self._expire()
-            jobs = await self._claim(extent.queues, 1 if extent.until_empty else extent.limit)
-            if not jobs and extent.with_scheduled and await self._travel_to_next(extent.queues):
+            jobs = await self._claim(options.queues, 1 if options.until_empty else options.limit)
+            if not jobs and options.with_scheduled and await self._travel_to_next(options.queues):
                 continue
-            if jobs and self.drained.total >= extent.limit:
-                await self._give_back(jobs)
+            if jobs and self.drained.total >= options.limit:
+                await self._release(jobs)
                 one = f"#{jobs[0].id} {jobs[0].task}"
-                raise AssertionError(f"{extent.limit} attempts have run, and jobs are still due, such as {one}")
+                raise AssertionError(f"{options.limit} attempts have run, and jobs are still due, such as {one}")
             await self.run(jobs)
-            if not jobs or not extent.until_empty:
+            if not jobs or not options.until_empty:
                 break
         await self._app.listeners.finished()
 
     async def run_one(self, job_id: int) -> bool:
-        """Run one job, due or not; False if it does not wait."""
-        jobs = await self._link.run(self._place.queries.test.claim_one(self._worker, job_id))
+        """Run one job, due or not; False if it is not pending."""
+        jobs = await self._link.run(self._backend.queries.test.claim_one(self._worker, job_id))
         await self.run(jobs)
         await self._app.listeners.finished()
         return bool(jobs)
 
     async def run(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Run claimed jobs, one after the other. After an error that counts, give the others back."""
+        """Run claimed jobs, one after the other. After an error that ends it all, release the others."""
         for position, job in enumerate(jobs):
             self._app.listeners.emit(JobClaimed(*job.about))
             await self._attempt(job)
             if self.error is not None:
-                await self._give_back(jobs[position + 1 :])
+                await self._release(jobs[position + 1 :])
                 return
 
     async def _attempt(self, job: ClaimedJob) -> None:
         spec = self._app.tasks.get(job.task)
-        watched = None if spec is None else Watched(spec)
-        tasks, attempt = OneTask(job.task, watched), Attempt(self._app, job)
+        recording = None if spec is None else RecordingSpec(spec)
+        tasks, signals = OneTask(job.task, recording), AttemptSignals(self._app, job)
         executor = Executor(tasks, 1, Children(tasks), self._app.middlewares, self._threads)
-        async with self._place.restore.around(self._conn, self._place.queries):
+        async with self._backend.savepoints.around(self._conn, self._backend.queries):
             self._app.listeners.emit(JobStarted(*job.about))
-            outcome = await executor.run(job, attempt)
-        attempt.host = None
-        resolution = SUCCEEDED if attempt.completed else judged(self._app, job, outcome)
+            outcome = await executor.run(job, signals)
+        signals.host = None
+        resolution = SUCCEEDED if signals.completed else judged(self._app, job, outcome)
         self._counts["withdraw" if await self._unwanted(job, resolution) else resolution.verb] += 1
-        if not attempt.completed:
-            await self._write(job, resolution, attempt.note)
-        await self._link.run(self._place.queries.test.stamp(job))
-        self._judge(outcome, watched.raised if watched else None)
+        if not signals.completed:
+            await self._write(job, resolution, signals.note)
+        await self._link.run(self._backend.queries.test.stamp(job))
+        self._judge(outcome, recording.raised if recording else None)
 
     async def _unwanted(self, job: ClaimedJob, resolution: Resolution) -> bool:
-        """Whether the job would go on, and ends as cancelled because somebody has asked for that while it ran."""
+        """Whether the job would be tried again, but was cancelled while it ran, and so ends as cancelled."""
         if resolution.target.is_terminal:
             return False
-        return job.id in await self._link.run(self._place.queries.jobs.cancellations(self._worker, [job.id]))
+        return job.id in await self._link.run(self._backend.queries.jobs.cancellations(self._worker, [job.id]))
 
     async def _write(self, job: ClaimedJob, resolution: Resolution, note: str | None) -> None:
-        """Write the outcome, by the worker's own resolver: it tells the listeners and deals with what is refused."""
-        queries = self._place.queries
+        """Write the outcome with the worker's resolver, which calls listeners and handles rows that are refused."""
+        queries = self._backend.queries
         if note is not None:
             await self._link.run(queries.jobs.note_progress([(job, note)]))
         resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners, self._app.tasks)
@@ -235,7 +225,8 @@ class Runner:
         await resolver.step()
 
     def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
-        """Remember an error that ends it all: one that was asked for, or that is for the test and not for the task."""
+        """Keep an error that ends the run: the first of a task if `raise_errors`, or one that is meant for the test,
+        such as a failed assertion of pytest."""
         if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError)):
             self.error = raised
         elif self._raise_errors and isinstance(outcome, Raised):
@@ -243,37 +234,38 @@ class Runner:
                 raised = TimedOut(outcome.error.message)
             self.error = raised or TaskRaised(f"{outcome.error.type}: {outcome.error.message}")
 
-    async def _claim(self, queues: Sequence[str] | None, room: int) -> list[ClaimedJob]:
-        queries, tasks = self._place.queries, self._app.tasks
-        rooms = dict.fromkeys(await self._served(queues), room)
-        jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, rooms, room))
+    async def _claim(self, queues: Sequence[str] | None, at_most: int) -> list[ClaimedJob]:
+        queries, tasks = self._backend.queries, self._app.tasks
+        rooms = dict.fromkeys(await self._served(queues), at_most)
+        jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, rooms, at_most))
         if jobs:
             return jobs
-        return await self._link.run(queries.jobs.adopt(self._worker, rooms, tasks.names(), room, tasks.versions()))
+        return await self._link.run(queries.jobs.adopt(self._worker, rooms, tasks.names(), at_most, tasks.versions()))
 
     async def _expire(self) -> None:
         """Cancel what was not started in time, as a worker's sweeper does."""
-        for job in await self._link.run(self._place.queries.jobs.expire(1000)):
+        for job in await self._link.run(self._backend.queries.jobs.expire(1000)):
             self._app.listeners.emit(JobExpired(job.id, job.task, job.queue))
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
         if queues is not None:
             return queues
-        return await self._link.run(self._place.queries.test.list_queues())
+        return await self._link.run(self._backend.queries.test.list_queues())
 
     async def _travel_to_next(self, queues: Sequence[str] | None) -> bool:
-        seconds = await self._link.run(self._place.queries.jobs.next_due(await self._served(queues)))
+        seconds = await self._link.run(self._backend.queries.jobs.next_due(await self._served(queues)))
         if seconds is not None:
-            self._place.travel(max(seconds, 0.0) + 0.001)
+            self._backend.declare_schedules()  # before the clock moves: their ticks count from now
+            self._backend.travel(timedelta(seconds=max(seconds, 0.0) + 0.001))
         return seconds is not None
 
-    async def _give_back(self, jobs: Sequence[ClaimedJob]) -> None:
+    async def _release(self, jobs: Sequence[ClaimedJob]) -> None:
         for job in jobs:
             await self._write(job, judged(self._app, job, Unstarted()), None)
 
     async def _refuse_strangers(self, queues: Sequence[str] | None) -> None:
         served = await self._served(queues)
-        found = await self._link.run(self._place.queries.test.count_strangers(self._place.newest_stranger, served))
+        found = await self._link.run(self._backend.queries.test.count_strangers(self._backend.newest_stranger, served))
         if found:
             raise ConfigError(
                 f"{found} jobs wait in database {self._conn.info.dbname!r} that this test has not enqueued, and would "

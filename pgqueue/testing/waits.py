@@ -1,4 +1,4 @@
-"""Waiting for a job in a test: one look, for nothing goes on while the test stands still."""
+"""Waiting for a job in a test: one look, because no worker runs meanwhile."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,32 +8,32 @@ from pgqueue.errors import WaitTimeout
 from pgqueue.jobs.job import Job
 
 
-class LentWaits(Waits):
-    """Tells at once how a job stands in the test's transaction, which no other connection can see into.
+class ImmediateWaits(Waits):
+    """Ends every wait at once, by how the job stands in the test's transaction. No other connection could see it there.
 
-    Who waits for a job that has not ended gets WaitTimeout, whatever its timeout.
+    A wait for a job that has not ended raises WaitTimeout, whatever its timeout.
     """
 
     def __init__(self, look: Callable[[int], Job | None]) -> None:
         self._look = look
 
     def add(self, waiters: Iterable[Waiter]) -> JobWatcher:
-        """Tell waiters how their jobs are."""
+        """Answer each waiter."""
         for waiter in waiters:
-            self._tell(waiter, self._look(waiter.job_id))
+            self._answer(waiter, self._look(waiter.job_id))
         return self
 
     def drop(self, waiter: Waiter) -> None:
-        """Nobody waits."""
+        """Do nothing: each waiter was answered when it was added."""
 
     def last_seen(self, job_id: int) -> str:
-        """Nobody waits."""
+        """Return nothing: each waiter was answered when it was added."""
         return ""
 
     def close(self) -> None:
-        """There is no connection."""
+        """Close nothing: there is no connection."""
 
-    def _tell(self, waiter: Waiter, job: Job | None) -> None:
+    def _answer(self, waiter: Waiter, job: Job | None) -> None:
         if job.state.is_terminal if job else waiter.committed:
             waiter.ended(job)
         else:

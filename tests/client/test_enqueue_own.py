@@ -161,7 +161,7 @@ def test_an_own_connection_that_was_sent_something_is_asked(
     conn: Conn, app: App, task: Task[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task.enqueue()
-    with app.pools.connection(app.database) as own:
+    with app.backend.pools.connection() as own:
         own.execute("listen gossip")
     monkeypatch.setattr("pgqueue.db.pools.IDLE_SECONDS", 3600.0)
     checked: list[object] = []

@@ -138,7 +138,7 @@ def loose_completion() -> None:
     @contextmanager
     def loose(self: Any, result: Any) -> Iterator[Any]:
         queries = self._complete(result)
-        with self._app.pools.connection(self._app.database) as conn:
+        with self._app.backend.pools.connection() as conn:
             with conn.transaction():
                 yield conn
             time.sleep(0.2)  # in which it can be killed

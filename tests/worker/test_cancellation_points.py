@@ -92,7 +92,7 @@ async def gone(conn: Conn, name: str) -> None:
 @asynccontextmanager
 async def one_connection(app: App) -> AsyncIterator[App]:
     """The app with a pool of one connection: a second call waits for ever if the first one lost it."""
-    app.pools = db.Pools(1)
+    app.backend.pools = db.Pools(lambda: app.database, 1)
     await app.using().aenqueue("warm")
     yield app
     await app.aclose()

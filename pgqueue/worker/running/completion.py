@@ -28,7 +28,7 @@ class Completion:
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Lend a connection in a transaction that completes the job."""
         queries = self._complete(result)
-        with self._app.pools.connection(self._app.database) as conn:
+        with self._app.backend.pools.connection() as conn:
             with conn.transaction():
                 yield conn
                 for query in queries:
@@ -49,10 +49,10 @@ class Completion:
     @asynccontextmanager
     async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
         if self._pooled:
-            async with self._app.pools.async_connection(self._app.database) as conn:
+            async with self._app.backend.pools.async_connection() as conn:
                 yield conn
         else:
-            async with await self._app.database.connect_async("pgqueue job") as conn:
+            async with await self._app.backend.database.connect_async("pgqueue job") as conn:
                 yield conn
 
     def _complete(self, result: Any) -> list[Query[Any]]:
@@ -61,9 +61,9 @@ class Completion:
         resolution = Resolution("succeed", result=text, error=error)
         if self._app.codec is not None:
             resolution = seal_resolution(self._app.codec, self._job.task, resolution)
-        queries: list[Query[Any]] = [self._app.queries.jobs.resolve([(self._job, resolution)])]
+        queries: list[Query[Any]] = [self._app.backend.queries.jobs.resolve([(self._job, resolution)])]
         if text is not None and spec is not None and spec.result_ttl is not None:
-            queries.append(self._app.queries.jobs.expire_results({self._job.id: spec.result_ttl}))
+            queries.append(self._app.backend.queries.jobs.expire_results({self._job.id: spec.result_ttl}))
         return queries
 
     def _check(self, moved: set[int] | None) -> None:

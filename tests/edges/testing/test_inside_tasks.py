@@ -36,7 +36,7 @@ def test_a_task_that_breaks_the_transaction_is_undone_alone(app: App, jobs: Jobs
 
 
 def test_many_jobs_do_not_leave_many_savepoints(app: App, jobs: Jobs) -> None:
-    kept = jobs.restore._number = 95
+    kept = jobs.backend.savepoints._number = 95
     outer = iter(range(100))
 
     @app.task

@@ -1,13 +1,14 @@
 """pgqueue.testing: a test's jobs live in its transaction and leave nothing behind."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqueue import App, ConfigError
+from pgqueue import App, ConfigError, UnknownJob
 from pgqueue import testing as pgqueue_testing
 from pgqueue.testing import Jobs, rolled_back, using
 from tests.conftest import scalar
@@ -41,6 +42,23 @@ def test_the_app_has_its_own_connections_back_afterwards(app: App, others: Conn)
         app.enqueue("t")
     app.enqueue("t")
     assert scalar(others, "select count(*) from pgqueue.job") == 1
+
+
+def test_tasks_and_schedules_that_were_made_before_the_test_are_the_test_s_too(app: App, others: Conn) -> None:
+    @app.task(name="double")
+    def double(n: int) -> int:
+        return 2 * n
+
+    with rolled_back(app) as jobs:
+        job = double.enqueue(1)
+        jobs.drain()
+        assert job.wait(60) == 2
+        jobs.travel_to(datetime(2040, 1, 1, tzinfo=UTC))
+        made = app.schedules.create("hourly", double, "0 * * * *", args={"n": 1})
+        assert made.next_tick == datetime(2040, 1, 1, 1, tzinfo=UTC)
+    assert app.schedules.list() == []
+    with pytest.raises(UnknownJob):
+        app.get(job.id)
 
 
 def test_an_app_without_a_dsn_works_on_a_lent_connection(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""Which thread runs what: sync tests run async tasks in a loop beside them, async tests run sync tasks in a thread.
+"""Threads for the tasks of a test: in a sync test async tasks run on an event loop in another thread, in an async test
+sync tasks do.
 
-A sync task that a sync test drains runs in the thread of the test: what frameworks keep by thread, such as Django's
-connections, is the test's own then.
+A sync task that a sync test drains runs in the thread of the test, so that objects that frameworks keep by thread, such
+as Django's connections, are the test's own.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ T = TypeVar("T")
 Main = Callable[[Threads], Coroutine[Any, Any, T]]
 
 
-class Aside(Threads):
-    """Makes calls in a thread beside the event loop; where asgiref is at work, in the one that it takes for them."""
+class InSideThread(Threads):
+    """Makes calls in a thread beside the event loop: the one that asgiref keeps for them, if asgiref is imported."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -34,15 +35,15 @@ class Aside(Threads):
         return await asyncio.to_thread(caught, function)
 
 
-class Here(Threads):
-    """Makes calls in the thread that serves them, while the event loop runs in another one."""
+class InTestThread(Threads):
+    """Makes calls in the thread of the test, which serves them while the event loop runs in another thread."""
 
     def __init__(self) -> None:
         super().__init__(1)
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     async def run(self, function: Callable[[], Any]) -> Result:
-        """Have a function called, and wait for it."""
+        """Ask the test's thread to call a function, and wait for it."""
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
         answer: asyncio.Future[Result] = loop.create_future()
 
@@ -63,16 +64,16 @@ class Here(Threads):
 
 
 def from_sync(main: Main[T]) -> T:
-    """Run a coroutine to its end in a loop of its own; the calls of sync tasks are made in this thread."""
+    """Run a coroutine to its end on an event loop of its own. Sync tasks are called in this thread meanwhile."""
     asgiref = sys.modules.get("asgiref.sync")
     if asgiref is not None and not loop_runs():
 
         async def run() -> T:
-            return await main(Aside())
+            return await main(InSideThread())
 
         result: T = asgiref.async_to_sync(run)()  # so that Django's async ORM comes back to this thread, too
         return result
-    here = Here()
+    here = InTestThread()
     with ThreadPoolExecutor(1, thread_name_prefix="pgqueue-test") as pool:
         done = pool.submit(asyncio.run, main(here))
         done.add_done_callback(lambda _: here.finish())
