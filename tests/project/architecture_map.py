@@ -3,9 +3,7 @@
 `python -m tests.project.architecture_map` writes it between its markers; a test compares.
 """
 
-import ast
 import tomllib
-from pathlib import Path
 
 from tests.project.house import PACKAGE, ROOT, arrows, graph
 
@@ -22,24 +20,16 @@ def floors(container: str) -> list[list[str]]:
 
 
 def draw(container: str) -> str:
-    """Draw the rooms of a container: a line hangs from each, and a dot on it is an import of the room at that height."""
+    """Draw the rooms of a container: a line hangs from each, and a dot on it is an import of the room in that row."""
     found = {(one.rpartition(".")[2], two.rpartition(".")[2]) for one, two in arrows(graph(ROOT), container)}
     lines: list[str] = []
     above: list[str] = []
     for floor in floors(container):
-        lines.append(_between(above))
+        lines.append("".join("│".ljust(STEP) for _ in above).rstrip())
         for room in floor:
             lines.append(_row(room, above, found))
             above.append(room)
-    width = max(len(line) for line in lines) + 2
-    rooms = iter(above)
-    return "\n".join(
-        line if set(line) <= set("│ ") else f"{line:<{width}}{says(container, next(rooms))}" for line in lines[1:]
-    )
-
-
-def _between(above: list[str]) -> str:
-    return "".join("│".ljust(STEP) for _ in above).rstrip()
+    return "\n".join(lines[1:])
 
 
 def _row(room: str, above: list[str], found: set[tuple[str, str]]) -> str:
@@ -49,13 +39,6 @@ def _row(room: str, above: list[str], found: set[tuple[str, str]]) -> str:
         inside = any(users[: at + 1])
         row += ("●" if uses else "┼" if inside else "│") + ("─" if inside else " ") * (STEP - 1)
     return f"{row[:-1]} {room}" if users else room
-
-
-def says(container: str, room: str) -> str:
-    """Return the first line of a room's docstring."""
-    path = ROOT / container.replace(".", "/") / room
-    tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
-    return (ast.get_docstring(tree) or "").splitlines()[0]
 
 
 def picture() -> str:

@@ -78,6 +78,17 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_index_has_every_page_and_every_decision() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs"))
+        if re.match(r"decisions/\d{4}-", name):
+            title = page.read_text().splitlines()[0].removeprefix("# ")
+            assert f"- [{title}]({name})\n" in index, name
+        elif name not in ("README.md", "decisions/template.md"):
+            assert f"({name})" in index, name
+
+
 def test_the_guarantees_name_tests_that_exist() -> None:
     """So do the other pages: a file under `tests/`, and perhaps a test in it."""
     named = re.compile(r"`(?:tests/)?((?:\w+/)*test_\w+\.py)(?:::(\w+))?`")
