@@ -282,7 +282,7 @@ class _Tries:
 
 def admit_all(conn: db.Connection, queries: Queries, steps: Callable[[Queries], Steps[T]]) -> T:
     """Let jobs in, all of them or none: one that may not come in leaves none of them behind."""
-    own = db.is_own(conn)
+    own = db.autocommits(conn)
     tries = _Tries(own=own)
     while True:
         try:
@@ -295,7 +295,7 @@ def admit_all(conn: db.Connection, queries: Queries, steps: Callable[[Queries], 
 
 async def admit_all_async(conn: db.AnyAsyncConnection, queries: Queries, steps: Callable[[Queries], Steps[T]]) -> T:
     """The async twin of `admit_all`."""
-    own = db.is_own(conn)
+    own = db.autocommits(conn)
     tries = _Tries(own=own)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Postgres as pgqueue uses it: connections of our own, lent ones, and the statements run on them."""
+"""Connections to Postgres, own and borrowed ones, and running statements on them."""
 
 from pgqueue.db.borrow import borrow, borrow_async
 from pgqueue.db.connection import (
@@ -8,7 +8,7 @@ from pgqueue.db.connection import (
     Connection,
     all_or_nothing,
     all_or_nothing_async,
-    is_own,
+    autocommits,
     run,
     run_async,
     savepoint_async,
@@ -25,9 +25,9 @@ __all__ = [
     "Pools",
     "all_or_nothing",
     "all_or_nothing_async",
+    "autocommits",
     "borrow",
     "borrow_async",
-    "is_own",
     "run",
     "run_async",
     "savepoint_async",

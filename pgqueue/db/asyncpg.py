@@ -1,48 +1,50 @@
-"""A borrowed asyncpg connection."""
+"""A borrowed asyncpg connection, for the verbs of callers. Workers use psycopg."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from pgqueue.errors import NotAllowed, NotMigrated
+from pgqueue.db.failures import explained
 from pgqueue.queries import Query
 
 T = TypeVar("T")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
-_NO_TABLES = ("42P01", "42703", "3F000", "42883")  # table, column, schema, function: as in db.py
-_NOT_ALLOWED = "42501"
 
 
-class Asyncpg:
-    """A borrowed asyncpg connection, as far as the verbs of a caller need one. The statements are the same."""
+class AsyncpgConnection:
+    """An asyncpg connection that runs the statements written for psycopg, and has its `transaction()`."""
 
     def __init__(self, conn: Any) -> None:
         self._conn = conn
 
     async def run(self, query: Query[T]) -> T:
-        """Execute a query in the caller's transaction. Never commits."""
-        given = query.params
-        texts = frozenset(name for name, value in given.items() if isinstance(value, str))
-        statement, names = _numbered(query.sql, texts)
-        with _explained():
-            return query.read(await self._conn.fetch(statement, *[given[name] for name in names]))
-
-    def all_or_nothing(self) -> AbstractAsyncContextManager[Any]:
-        """Make several statements one unit; in a transaction of the caller's that is the unit already."""
-        own: AbstractAsyncContextManager[Any] = self._conn.transaction()
-        return own if self.is_own else nullcontext()
+        """Run a query in the caller's transaction. It never commits."""
+        params = query.params
+        texts = frozenset(name for name, value in params.items() if isinstance(value, str))
+        statement, names = numbered(query.sql, texts)
+        try:
+            return query.read(await self._conn.fetch(statement, *[params[name] for name in names]))
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            raise known from None
 
     @property
-    def is_own(self) -> bool:
-        """Whether nobody is in a transaction on this connection."""
+    def autocommits(self) -> bool:
+        """Whether each statement commits by itself: no transaction is open."""
         return not self._conn.is_in_transaction()
 
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """Make several statements one unit: a transaction, or a savepoint in one that is open."""
+        begun: AbstractAsyncContextManager[Any] = self._conn.transaction() if self.autocommits else self._savepoint()
+        return begun
+
     @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Make several statements one unit inside a transaction, also one that was begun by hand: asyncpg's own
-        savepoints refuse that."""
+    async def _savepoint(self) -> AsyncIterator[None]:
+        # asyncpg's own savepoints refuse a transaction that a statement began.
         await self._conn.execute("savepoint pgqueue")
         try:
             yield
@@ -53,11 +55,11 @@ class Asyncpg:
 
 
 @lru_cache(maxsize=256)
-def _numbered(statement: bytes, texts: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-    """Return a statement with $1, $2 … in place of names, and the names in that order.
+def numbered(statement: bytes, texts: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+    """Return a statement with $1, $2 … in place of names, and the names in that order. `texts`: those of str values.
 
-    asyncpg asks the server for the type of each parameter and wants a Python value of it. Arrays that we write as text
-    would be refused, so what is a text here is declared one, and the cast that follows in the statement reads it.
+    asyncpg asks the server for the type of each parameter and wants a Python value of that type. It would refuse the
+    arrays that we write as text. So each str is declared a text, and the cast that follows in the statement reads it.
     """
     numbers: dict[str, int] = {}
 
@@ -69,18 +71,3 @@ def _numbered(statement: bytes, texts: frozenset[str]) -> tuple[str, tuple[str, 
         return f"${position}::text" if name in texts else f"${position}"
 
     return _PLACEHOLDER.sub(number, statement.decode()), tuple(numbers)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        state, message = getattr(error, "sqlstate", None), "".join(str(error).splitlines()[:1])
-        if state in _NO_TABLES:
-            raise NotMigrated(
-                f"this database does not have the tables this pgqueue needs ({message}): run `pgqueue migrate`"
-            ) from None
-        if state == _NOT_ALLOWED:
-            raise NotAllowed(f"{message} (docs/operations.md says what each role needs)") from None
-        raise

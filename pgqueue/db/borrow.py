@@ -1,20 +1,20 @@
-"""The caller's connection, found inside what `using(conn)` was given."""
+"""Borrowed connections: the driver's connection inside the object that `using(conn)` receives."""
 
 from typing import Any
 
 import psycopg
 
-from pgqueue.db.asyncpg import Asyncpg
+from pgqueue.db.asyncpg import AsyncpgConnection
 from pgqueue.db.connection import AnyAsyncConnection, Connection
 from pgqueue.db.drivers import in_django, is_asyncpg, is_django, is_of
 from pgqueue.errors import UnsupportedConnection
 
 
 def borrow(conn: object) -> Connection:
-    """Return the psycopg connection inside `conn`, to be used in the caller's transaction.
+    """Return the psycopg connection inside `conn`, for statements in the caller's transaction.
 
-    Takes a psycopg Connection, a SQLAlchemy Connection or Session on the psycopg driver, or a connection of Django's.
-    Never commits, never closes.
+    `conn` is a psycopg Connection, a SQLAlchemy Connection or Session on the psycopg driver, or Django's connection.
+    It is never committed and never closed.
     """
     if isinstance(conn, psycopg.Connection):
         return conn
@@ -33,10 +33,7 @@ def borrow(conn: object) -> Connection:
 
 
 async def borrow_async(conn: object) -> AnyAsyncConnection:
-    """Return the async connection inside `conn`: the twin of `borrow` for AsyncConnection and AsyncSession.
-
-    The driver may be asyncpg, too.
-    """
+    """The async twin of `borrow`, for AsyncConnection and AsyncSession. The driver may be asyncpg, too."""
     if isinstance(conn, psycopg.AsyncConnection):
         return conn
     if is_of(conn, "sqlalchemy.ext.asyncio", "async_scoped_session"):
@@ -48,22 +45,22 @@ async def borrow_async(conn: object) -> AnyAsyncConnection:
     if isinstance(conn, psycopg.AsyncConnection):
         return conn
     if is_asyncpg(conn):
-        return Asyncpg(conn)
+        return AsyncpgConnection(conn)
     raise _unsupported(conn, asynchronous=True)
 
 
 async def _inside(conn: Any) -> object:
-    """Return the driver's connection inside SQLAlchemy's AsyncConnection, in a transaction that SQLAlchemy knows of."""
+    """Return the driver's connection inside an AsyncConnection, in a transaction that SQLAlchemy will commit."""
     _autobegin(conn.sync_connection)
     driver: object = (await conn.get_raw_connection()).driver_connection
     if is_asyncpg(driver) and not driver.is_in_transaction():  # type: ignore[attr-defined]
-        # psycopg begins by itself, with the first statement of whoever. Here it is SQLAlchemy that does, with its own.
+        # psycopg begins with the first statement, also with ours. On asyncpg SQLAlchemy begins, with its own statement.
         await conn.exec_driver_sql("select 1")
     return driver
 
 
 def _autobegin(conn: Any) -> None:
-    # SQLAlchemy commits only what it knows to be in a transaction; its own execute() begins one like this.
+    # SQLAlchemy's commit() does nothing unless SQLAlchemy began the transaction; its execute() begins one like this.
     if not conn.in_transaction():
         conn.begin()
 
@@ -80,7 +77,7 @@ def _unsupported(conn: object, *, asynchronous: bool) -> UnsupportedConnection:
 
 def _hint(conn: object, kind: str, asynchronous: bool) -> str:
     if kind.endswith(("Engine", "Pool", "Cursor")):
-        return " Give the connection or session itself, whose transaction the job is to belong to."
+        return " Give the connection or session whose transaction the job is to belong to."
     if asynchronous and is_django(conn):
         return " Django's transactions are sync: call enqueue() in a function that sync_to_async runs."
     if asynchronous and (isinstance(conn, psycopg.Connection) or kind.startswith("sqlalchemy")):

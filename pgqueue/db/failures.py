@@ -1,20 +1,35 @@
-"""What a database error means: try again, blame the data, or give up the connection."""
+"""Database errors by what to do about them: try again, leave out a row, drop the connection, or tell the user."""
 
 import psycopg
 
-from pgqueue.errors import PgqueueError
+from pgqueue.errors import NotAllowed, NotMigrated, PgqueueError
 
 DATABASE_ERRORS = (psycopg.Error, PgqueueError, OSError)
 
-
-# After these a connection's state is unknown, or it leads to a server that has become a standby: a new one may not.
+# After one of these a connection's state is unknown, or its server has become a standby, which a new one may not reach.
 BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
+
+_NO_SUCH_NAME = ("42P01", "42703", "3F000", "42883")  # SQLSTATEs: no such table, column, schema, function
+_NOT_ALLOWED = "42501"
+EXPLAINED = tuple(psycopg.errors.lookup(state) for state in (*_NO_SUCH_NAME, _NOT_ALLOWED))
+
+
+def explained(error: Exception, database: str = "this database", role: str = "this role") -> PgqueueError | None:
+    """Return NotMigrated or NotAllowed for an error that means it, else None. psycopg or asyncpg may have raised it."""
+    state = getattr(error, "sqlstate", None)
+    if state in _NO_SUCH_NAME:
+        return NotMigrated(
+            f"{database} does not have the tables this pgqueue needs ({brief(error)}): run `pgqueue migrate`"
+        )
+    if state == _NOT_ALLOWED:
+        return NotAllowed(f"{role}: {brief(error)} (docs/operations.md says what each role needs)")
+    return None
 
 
 def blames_data(error: Exception) -> bool:
-    """Whether a statement failed for what it carries, so that the rest of its batch may pass without one row.
+    """Whether a statement failed because of a row that it carries, so that the rest of its batch may succeed alone.
 
-    Else it is worth trying again as it is.
+    After any other error the same statement is worth another try.
     """
     if isinstance(error, (psycopg.errors.ProgramLimitExceeded, psycopg.errors.OutOfMemory)):
         return True
@@ -22,6 +37,6 @@ def blames_data(error: Exception) -> bool:
 
 
 def brief(error: Exception) -> str:
-    """Return an error's message for the log, without the details in which Postgres quotes rows."""
+    """Return the first line of an error's message: for the log, without the details in which Postgres quotes rows."""
     message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return (message or str(error).strip() or "no message").splitlines()[0]

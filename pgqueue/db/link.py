@@ -1,4 +1,4 @@
-"""Connections that come back: for a process that outlives its database's restarts, and never waits for ever."""
+"""Links: connections of a process that are made anew after a failure, and whose every use has a deadline."""
 
 import asyncio
 import os
@@ -9,38 +9,38 @@ from typing import TypeVar
 
 import psycopg
 
-from pgqueue import db
+from pgqueue.db.connection import AsyncConnection, run_async
+from pgqueue.db.database import Database
 from pgqueue.db.failures import BROKEN
 from pgqueue.queries import Query
 
 T = TypeVar("T")
 
-
-DEADLINE = 10.0
+DEADLINE = 10.0  # seconds
 
 
 def sever(conn: psycopg.Connection[object] | psycopg.AsyncConnection[object]) -> None:
-    """Cut a connection under whoever waits on it: the wait fails at once.
+    """Shut a connection's socket down, so that a statement that waits for the server fails at once.
 
-    Not a cancellation: psycopg answers one by asking the server to stop, and waits until it does. A server that does
-    not answer, behind a network that swallows everything, would be waited for without end.
+    Cancelling the asyncio task would not do: psycopg then asks the server to stop the statement and waits until it has.
+    Behind a network that drops every packet that wait would never end.
     """
     with suppress(psycopg.Error, OSError, ValueError), socket.socket(fileno=os.dup(conn.fileno())) as copy:
         copy.shutdown(socket.SHUT_RDWR)
 
 
 class Link:
-    """One connection of a process, for one duty at a time; opened when first used, and again after it was lost."""
+    """One connection of a process, for one duty at a time. It is opened when first used, and again after a failure."""
 
-    def __init__(self, database: db.Database, name: str) -> None:
+    def __init__(self, database: Database, name: str) -> None:
         self._database = database
         self._name = name
-        self._conn: db.AsyncConnection | None = None
+        self._conn: AsyncConnection | None = None
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def connection(self, deadline: float | None = DEADLINE) -> AsyncIterator[db.AsyncConnection]:
-        """Lend the connection for at most `deadline` seconds. A failure in between drops it: its state is unknown."""
+    async def connection(self, deadline: float | None = DEADLINE) -> AsyncIterator[AsyncConnection]:
+        """Give the connection for at most `deadline` seconds. A failure meanwhile drops it: its state is unknown."""
         async with self._lock:
             if self._conn is None or self._conn.closed:
                 self._conn = await self._database.connect_duty(self._name)
@@ -57,15 +57,15 @@ class Link:
     async def run(self, query: Query[T], deadline: float = DEADLINE) -> T:
         """Run one query in a transaction of its own, within `deadline` seconds."""
         async with self.connection(deadline) as conn:
-            return await db.run_async(conn, query)
+            return await run_async(conn, query)
 
     def sever(self) -> None:
-        """Cut the connection under whoever uses it."""
+        """Make the statement that runs on the connection, if any, fail at once."""
         if self._conn is not None:
             sever(self._conn)
 
     async def close(self) -> None:
-        """Close the connection, whoever uses it."""
+        """Close the connection. The statement that runs on it, if any, fails at once."""
         self.sever()
         async with self._lock:
             await self._drop()

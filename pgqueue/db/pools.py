@@ -1,4 +1,4 @@
-"""Our own connections, for callers that lend none."""
+"""Pools of own connections, for verbs without a borrowed one."""
 
 import asyncio
 import math
@@ -29,50 +29,54 @@ from pgqueue.queries import Query
 IDLE_SECONDS = 10
 
 
-class _Own(psycopg.Connection[Any]):
-    lent_at = -math.inf
+class PooledConnection(psycopg.Connection[Any]):
+    """A connection of a pool. `taken_at`: when it last left the pool, by the monotonic clock."""
+
+    taken_at = -math.inf
 
 
-class _AsyncOwn(psycopg.AsyncConnection[Any]):
-    lent_at = -math.inf
+class AsyncPooledConnection(psycopg.AsyncConnection[Any]):
+    """The async twin of `PooledConnection`."""
+
+    taken_at = -math.inf
 
 
-def _check(conn: _Own) -> None:
-    """Raise if a connection cannot be lent again."""
+def _check(conn: PooledConnection) -> None:
+    """Raise if a connection can no longer be used. The pool then tries another one."""
     if not _is_sound(conn):
         ConnectionPool.check_connection(conn)
 
 
-async def _check_async(conn: _AsyncOwn) -> None:
-    """Raise if a connection cannot be lent again."""
+async def _check_async(conn: AsyncPooledConnection) -> None:
+    """Raise if a connection can no longer be used. The pool then tries another one."""
     if not _is_sound(conn):
         await AsyncConnectionPool.check_connection(conn)
 
 
-def _is_sound(conn: _Own | _AsyncOwn) -> bool:
-    """Whether a connection was lent within the last seconds, and nothing has come in since it was given back.
+def _is_sound(conn: PooledConnection | AsyncPooledConnection) -> bool:
+    """Whether a connection was taken within the last IDLE_SECONDS, and has nothing to read.
 
-    A server that ends a connection says so, and the network closes it: either can be read. To ask the server each time
-    was a fifth of an enqueue. One that has been idle for longer is asked all the same: what stands in between may have
-    forgotten it in silence.
+    A server that ends a connection sends a message, and a network that does closes the socket: both make it readable.
+    Asking the server each time took a fifth of an enqueue. After a longer pause the pool does ask it, because a
+    firewall or proxy may have dropped the connection without a word.
     """
-    now, before = monotonic(), conn.lent_at
-    conn.lent_at = now
+    now, before = monotonic(), conn.taken_at
+    conn.taken_at = now
     return now - before < IDLE_SECONDS and not _has_input(conn.fileno())
 
 
 def _has_input(fd: int) -> bool:
     if not hasattr(select, "poll"):
         return bool(select.select([fd], [], [], 0)[0])
-    poll = select.poll()  # takes any number, as select() does not
+    poll = select.poll()  # takes any file descriptor; select() only those below 1024
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 
 class Pools:
-    """Our own connections, for callers that lend none. Opens nothing until one is asked for.
+    """An app's own connections: a sync pool, and an async one for each event loop. Each opens when first used.
 
-    A forked child never uses its parent's sockets: it gets pools of its own.
+    A forked child never uses its parent's sockets: it opens pools of its own. `database` is called when a pool opens.
     """
 
     def __init__(self, database: Callable[[], Database], size: int = 8) -> None:
@@ -80,18 +84,19 @@ class Pools:
         self._size = size
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._pool: ConnectionPool[_Own] | None = None
-        self._async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[_AsyncOwn]] = (
+        self._pool: ConnectionPool[PooledConnection] | None = None
+        self._async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncPooledConnection]] = (
             WeakKeyDictionary()
         )
 
     def run(self, query: Query[T]) -> T:
         """Run one query, committed at once."""
+        # Most enqueues take this path. A context manager would make it slower.
         pool = self._pool if self._pid == os.getpid() else None
         if pool is None:
             with self.connection() as conn:
                 return run(conn, query)
-        conn = _lent_by(pool)
+        conn = _taken_from(pool)
         try:
             return run(conn, query)
         finally:
@@ -99,9 +104,9 @@ class Pools:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend a connection in autocommit."""
+        """Give a connection in autocommit, and take it back."""
         pool = self._sync_pool()
-        conn = _lent_by(pool)
+        conn = _taken_from(pool)
         try:
             yield conn
         finally:
@@ -109,7 +114,7 @@ class Pools:
 
     @asynccontextmanager
     async def async_connection(self) -> AsyncIterator[AsyncConnection]:
-        """Lend an async connection in autocommit, of the running event loop."""
+        """The async twin of `connection`, from the pool of the running event loop."""
         pool = await self._async_pool()
         try:
             conn = await pool.getconn()
@@ -120,19 +125,19 @@ class Pools:
         finally:
             await pool.putconn(conn)
 
-    def _sync_pool(self) -> ConnectionPool[_Own]:
+    def _sync_pool(self) -> ConnectionPool[PooledConnection]:
         with self._lock:
             self._forget_parent()
             if self._pool is None:
                 database = self._database()
-                database.connect("pgqueue").close()  # says what is wrong at once; a pool would only time out
+                database.connect("pgqueue").close()  # raises the reason at once; a pool would only time out
                 self._pool = ConnectionPool(
-                    database.dsn, connection_class=_Own, check=_check, **self._options(database)
+                    database.dsn, connection_class=PooledConnection, check=_check, **self._options(database)
                 )
                 self._pool.open()
             return self._pool
 
-    async def _async_pool(self) -> AsyncConnectionPool[_AsyncOwn]:
+    async def _async_pool(self) -> AsyncConnectionPool[AsyncPooledConnection]:
         self._forget_parent()
         loop = asyncio.get_running_loop()
         pool = self._async_pools.get(loop)
@@ -142,7 +147,7 @@ class Pools:
             pool = self._async_pools.get(loop)  # another asyncio task may have been faster
             if pool is None:
                 pool = self._async_pools[loop] = AsyncConnectionPool(
-                    database.dsn, connection_class=_AsyncOwn, check=_check_async, **self._options(database)
+                    database.dsn, connection_class=AsyncPooledConnection, check=_check_async, **self._options(database)
                 )
                 await pool.open()
         return pool
@@ -171,7 +176,7 @@ class Pools:
             await pool.close()
 
 
-def _lent_by(pool: ConnectionPool[_Own]) -> _Own:
+def _taken_from(pool: ConnectionPool[PooledConnection]) -> PooledConnection:
     try:
         return pool.getconn()
     except PoolTimeout as error:

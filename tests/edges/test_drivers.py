@@ -12,7 +12,7 @@ from django.db import connection, connections, transaction
 from django.db.utils import ConnectionHandler
 
 from pgqueue import App, NotAllowed, NotMigrated, UnknownJob, UnsupportedConnection
-from pgqueue.db.asyncpg import _numbered
+from pgqueue.db.asyncpg import numbered
 from pgqueue.queries import Queries
 from tests.conftest import scalar
 from tests.django_site import django_on
@@ -143,9 +143,9 @@ def test_an_asyncpg_connection_on_a_sync_verb_says_which_verb_to_use(dsn: str, a
 )
 def test_names_become_numbers(statement: bytes, params: dict[str, Any], expected: Any) -> None:
     texts = frozenset(name for name, value in params.items() if isinstance(value, str))
-    assert _numbered(statement, texts) == expected
+    assert numbered(statement, texts) == expected
 
 
 def test_the_same_shape_of_arguments_is_translated_once() -> None:
     query = Queries("pgqueue").jobs.get_job(1)
-    assert _numbered(query.sql, frozenset()) is _numbered(query.sql, frozenset())
+    assert numbered(query.sql, frozenset()) is numbered(query.sql, frozenset())
