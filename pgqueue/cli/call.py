@@ -1,4 +1,4 @@
-"""A command: the options that all have, the app it is for, and how what it returns is printed."""
+"""What every command shares: the options that name the app or its database, and `--json`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,28 +26,28 @@ _COMMON = [
 
 @dataclass
 class Call:
-    """One call of a command. `reference` and `dsn` are the options `--app` and `--dsn`."""
+    """One call of a command: its options `--app`, `--dsn` and `--schema`, and the app that they name."""
 
     reference: str | None
     dsn: str | None
     schema: str
 
-    @property
-    def has_app(self) -> bool:
-        """Whether `--app` or PGQUEUE_APP names an app."""
-        return bool(find_app(self.reference))
-
     @cached_property
     def app(self) -> App:
-        """The app that `--app` names, or one that only knows the database; loaded when a command first needs it."""
+        """The app that `--app` or PGQUEUE_APP names, else one that knows only the database. Loaded on first use."""
         return app_or_default(self.reference, self.dsn, self.schema)
+
+    def check_task(self, task: str) -> None:
+        """Raise UnknownTask if an app is named and has no such task: a job of it would wait for ever."""
+        if find_app(self.reference):
+            self.app.tasks[task]
 
     def run(self, query: Query[T]) -> T:
         """Run one query on a connection of the app's own."""
         return self.app.backend.pools.run(query)
 
     def close(self) -> None:
-        """Close the app, if the command needed it."""
+        """Close the app, if the command has loaded it."""
         if "app" in self.__dict__:
             self.app.close()
 
@@ -55,20 +55,21 @@ class Call:
 def command(
     group: typer.Typer, name: str, show: Callable[[Any], object], *, has_json: bool = True
 ) -> Callable[[Callable[..., Any]], None]:
-    """Make a function a command of a group, with the options that all commands have.
+    """Make a function a command of `group`.
 
-    The function's first parameter is the Call. `show` prints what it returns; with `--json` that is printed as JSON.
+    The function gets a Call, then its own options. `show` prints what it returns; with `--json` that is printed as
+    JSON. Typer reads a command's options from its signature, so the shared ones are appended to the function's own.
     """
     common = _COMMON if has_json else _COMMON[:-1]
 
     def register(function: Callable[..., Any]) -> None:
-        def run(app: str | None, dsn: str | None, schema: str, as_json: bool = False, **given: Any) -> None:
+        def run(app: str | None, dsn: str | None, schema: str, as_json: bool = False, **own_options: Any) -> None:
             call = Call(app, dsn, schema)
             try:
-                found = function(call, **given)
+                result = function(call, **own_options)
             finally:
                 call.close()
-            output.print_json(found) if as_json else show(found)
+            output.print_json(result) if as_json else show(result)
 
         own = list(signature(function).parameters.values())[1:]
         run.__signature__ = signature(function).replace(parameters=[*own, *common])  # type: ignore[attr-defined]

@@ -6,40 +6,39 @@ from typing import Annotated
 
 import typer
 
-from pgqueue.cli import output
 from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
 from pgqueue.cli.jobs import dead_cli, enqueue, jobs_cli
 from pgqueue.cli.migrate import migrate
+from pgqueue.cli.output import print_id
 from pgqueue.cli.schedules import schedules_cli
-from pgqueue.cli.status import status
+from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.work import schedule, work
-from pgqueue.jobs.job import Job
 
 cli = typer.Typer(
-    help="A transactional job queue that is only Postgres.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         sys.stdout.write(f"pgqueue {version('pgqueue')}\n")
         raise typer.Exit
 
 
 @cli.callback()
-def options(
+def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """A transactional job queue that is only Postgres.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migrations.
+    Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migration
+    needed.
     """
 
 
@@ -47,20 +46,16 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Keep the directory and leave its Postgres running.")] = False,
 ) -> None:
     """Run a small shop on an embedded Postgres, kill a worker in the middle, and prove that nothing was lost."""
-    from pgqueue.demo.run import run  # the embedded server: for this command only
+    from pgqueue.demo.run import run  # the embedded server, which no other command needs
 
     raise typer.Exit(run(keep=keep))
-
-
-def _print_id(job: Job) -> None:
-    sys.stdout.write(f"{job.id}\n")
 
 
 cli.command()(work)
 cli.command()(schedule)
 command(cli, "migrate", lambda _: None, has_json=False)(migrate)
-command(cli, "enqueue", _print_id)(enqueue)
-command(cli, "status", output.print_status)(status)
+command(cli, "enqueue", print_id)(enqueue)
+command(cli, "status", print_status)(status)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(schedules_cli, name="schedules")

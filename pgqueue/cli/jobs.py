@@ -7,12 +7,12 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
-from pgqueue.cli.options import Before, Limit, QueueName, TaskName, json_arguments
+from pgqueue.cli.options import Before, Limit, OnlyQueue, OnlyTask, TaskArgs, TaskName, read_arguments
 from pgqueue.errors import InvalidOption
-from pgqueue.jobs.job import Job
+from pgqueue.jobs.job import Attempt, Job
 
-jobs_cli = typer.Typer(help="Look at jobs, cancel them.", no_args_is_help=True)
-dead_cli = typer.Typer(help="Look at dead letters.", no_args_is_help=True)
+jobs_cli = typer.Typer(help="List, show and cancel jobs.", no_args_is_help=True)
+dead_cli = typer.Typer(help="List dead letters: jobs that failed for good.", no_args_is_help=True)
 PHASES = ("blocked", "pending", "scheduled", "retrying", "running", "succeeded", "failed", "cancelled")
 
 JobId = Annotated[int, typer.Argument(help="The job's id.")]
@@ -20,48 +20,67 @@ JobId = Annotated[int, typer.Argument(help="The job's id.")]
 
 def enqueue(
     call: Call,
-    task: Annotated[str, typer.Argument(help="The task's name.")],
-    args: Annotated[str, typer.Argument(help="Its arguments as a JSON object.")] = "{}",
-    queue: Annotated[str | None, typer.Option("-Q", "--queue", help="Default: the task's.")] = None,
-    priority: Annotated[int | None, typer.Option(help="-100 to 100, higher runs sooner.")] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
-    task_version: Annotated[int | None, typer.Option(help="The version of a task that no app here declares.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Default: the task's.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="Enqueue it once; then print the first job's id.")] = None,
-    unique_key: Annotated[str | None, typer.Option(help="Only if no job with this key waits already.")] = None,
-    on_conflict: Annotated[str | None, typer.Option(help="With a unique key: skip, replace or raise.")] = None,
-    expires: Annotated[float | None, typer.Option(help="Seconds after which it is not started any more.")] = None,
+    task: TaskName,
+    args: TaskArgs = "{}",
+    queue: Annotated[str | None, typer.Option("-Q", "--queue", help="The queue. Default: the task's.")] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100; a higher one runs sooner.")] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds to wait before the job may start.")] = None,
+    task_version: Annotated[int | None, typer.Option(help="The task's version, if no app here declares it.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="How often the job may run. Default: the task's.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag for the job. May be repeated.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Enqueue one job per key; a repeated call prints the first job's id.")
+    ] = None,
+    unique_key: Annotated[str | None, typer.Option(help="Enqueue only if no job with this key waits.")] = None,
+    on_conflict: Annotated[str | None, typer.Option(help="If one waits: skip, replace or raise.")] = None,
+    expires: Annotated[float | None, typer.Option(help="Seconds after which the job is not started any more.")] = None,
 ) -> Job:
-    """Enqueue a job. With an app its task must be registered and its arguments are validated."""
-    if call.has_app:
-        call.app.tasks[task]  # an unknown name is an error here: a job of a task that nobody knows would wait for ever
-    conditions: Any = {"idempotency_key": idempotency_key, "unique_key": unique_key, "expires": expires}
-    conditions |= {"on_conflict": on_conflict, "version": task_version}
-    client = call.app.using(
-        queue=queue, priority=priority, delay=delay, max_attempts=max_attempts, tags=tag, **conditions
-    )
-    return client.enqueue(task, json_arguments(task, args))
+    """Enqueue a job. If an app is named, its task must be registered and its arguments are validated."""
+    call.check_task(task)
+    options: Any = {
+        "queue": queue, "priority": priority, "delay": delay, "version": task_version, "max_attempts": max_attempts,
+        "tags": tag, "idempotency_key": idempotency_key, "unique_key": unique_key, "on_conflict": on_conflict,
+        "expires": expires,
+    }  # fmt: skip
+    return call.app.using(**options).enqueue(task, read_arguments(task, args))
 
 
-@command(jobs_cli, "list", lambda jobs: output.print_jobs("jobs", jobs))
+def _print_jobs(jobs: Sequence[Job]) -> None:
+    rows = [(j.id, j.task, j.queue, j.phase, f"{j.attempt}/{j.max_attempts}", j.run_at, _why(j)) for j in jobs]
+    output.print_table("jobs", ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows)
+
+
+@command(jobs_cli, "list", _print_jobs)
 def list_jobs(
     call: Call,
-    state: Annotated[
-        str | None, typer.Option(help="A state or phase: pending, scheduled, retrying, running, …")
-    ] = None,
-    queue: QueueName = None,
-    task: TaskName = None,
+    state: Annotated[str | None, typer.Option(help=f"Only this state or phase: {', '.join(PHASES)}.")] = None,
+    queue: OnlyQueue = None,
+    task: OnlyTask = None,
     limit: Limit = 20,
     before: Before = None,
 ) -> Sequence[Job]:
     """List jobs, newest first."""
     if state is not None and state not in PHASES:
-        raise InvalidOption(f"state {state!r} is not one of {', '.join(PHASES)}")
+        raise InvalidOption(f"--state {state!r} is not one of {', '.join(PHASES)}")
     return call.run(call.app.queries.jobs.list_jobs(state=state, queue=queue, task=task, before=before, limit=limit))
 
 
-@command(jobs_cli, "show", output.print_job)
+def _print_job(job: Job) -> None:
+    names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
+    if_any = ("crash_count", "waits_for", "finished_at", "reason", "result", "error")
+    facts = {name: getattr(job, name) for name in names}
+    facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
+    facts |= {name: getattr(job, name) for name in if_any if getattr(job, name)}
+    output.print_facts(f"job {job.id}", facts)
+    columns = ("attempt", "started at", "took", "then", "why", "error")
+    output.print_table("attempts", columns, map(_attempt_row, job.attempts))
+    failed = [attempt for attempt in job.attempts if attempt.error and attempt.error.traceback]
+    if failed and failed[-1].error:
+        output.console.print(f"traceback of attempt {failed[-1].number}", style="bold")
+        output.console.print(failed[-1].error.traceback, markup=False, highlight=False)
+
+
+@command(jobs_cli, "show", _print_job)
 def show_job(call: Call, job_id: JobId) -> Job:
     """Show one job with its attempts and their errors."""
     return call.app.get(job_id)
@@ -74,9 +93,26 @@ def cancel_job(call: Call, job_id: JobId) -> str:
     return f"job {job_id} is cancelled" if ended else f"job {job_id} runs: its worker was asked to stop it"
 
 
-@command(dead_cli, "list", output.print_dead)
+def _print_dead(jobs: Sequence[Job]) -> None:
+    rows = [(j.id, j.task, j.queue, j.attempt, j.finished_at, j.reason, j.error) for j in jobs]
+    output.print_table("dead letters", ("id", "task", "queue", "attempts", "failed at", "reason", "error"), rows)
+
+
+@command(dead_cli, "list", _print_dead)
 def list_dead(
-    call: Call, queue: QueueName = None, task: TaskName = None, limit: Limit = 20, before: Before = None
+    call: Call, queue: OnlyQueue = None, task: OnlyTask = None, limit: Limit = 20, before: Before = None
 ) -> Sequence[Job]:
     """List dead letters, newest first."""
     return call.run(call.app.queries.jobs.list_jobs(state="failed", queue=queue, task=task, before=before, limit=limit))
+
+
+def _attempt_row(attempt: Attempt) -> tuple[object, ...]:
+    took = f"{(attempt.ended_at - attempt.started_at).total_seconds():.3f} s" if attempt.ended_at else "runs"
+    return attempt.number, attempt.started_at, took, attempt.state, attempt.reason, attempt.error
+
+
+def _why(job: Job) -> str:
+    if job.waits_for:
+        return f"waits for a worker that knows {job.task}"
+    reason, error = output.cell(job.reason), output.cell(job.error)
+    return f"{reason}: {error}" if reason and error else reason or error

@@ -1,4 +1,4 @@
-"""Finding the app that `-A module:attr` names."""
+"""Loading the app that `-A module:attr` names."""
 
 import importlib
 import sys
@@ -14,16 +14,16 @@ _OURS = Path(__file__).parents[1]
 
 
 def load_app(reference: str | None, dsn: str | None) -> App:
-    """Import the app. `module:attr`, or `module` alone if it holds one app. `dsn` overrides the app's own."""
-    found = find_app(reference)
-    if not found:
+    """Import the app that `module:attr` names, or `module` alone if it holds one app. `dsn` overrides the app's own."""
+    reference = find_app(reference)
+    if not reference:
         raise ConfigError("no app named: pass -A module:attr (for example -A shop:app), or set PGQUEUE_APP")
-    module_name, _, attribute = found.partition(":")
+    module_name, _, attribute = reference.partition(":")
     module = _import(module_name)
     app = getattr(module, attribute, None) if attribute else _only_app(module)
     if not isinstance(app, App):
         apps = ", ".join(f"{module_name}:{name}" for name in _apps(module)) or "none"
-        raise ConfigError(f"-A {found}: that is no pgqueue.App (apps in {module_name}: {apps})")
+        raise ConfigError(f"-A {reference}: that is no pgqueue.App (apps in {module_name}: {apps})")
     if dsn:
         app.dsn = dsn
     if not app.name:
@@ -32,7 +32,7 @@ def load_app(reference: str | None, dsn: str | None) -> App:
 
 
 def app_or_default(reference: str | None, dsn: str | None, schema: str) -> App:
-    """Return the app that is named, or, where none is, one that only knows the database."""
+    """Return the app that is named; if none is named, one that knows only the database."""
     return load_app(reference, dsn) if find_app(reference) else App(dsn, schema=schema)
 
 
@@ -45,16 +45,16 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise ConfigError(
-                f"-A {name}: no module named {error.name!r} in {here} or among what is installed"
+                f"-A {name}: no module named {error.name!r} in {here} or among the installed packages"
             ) from None
-        raise _broken(name, error) from error
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise _broken(name, error) from error
+        raise _import_failed(name, error) from error
+    except Exception as error:  # importing runs the user's code, which may raise any error
+        raise _import_failed(name, error) from error
 
 
-def _broken(name: str, error: Exception) -> ConfigError:
+def _import_failed(name: str, error: Exception) -> ConfigError:
     frames = list(traceback.extract_tb(error.__traceback__))
-    if isinstance(error, PgqueueError):  # what we raise is about a line of theirs
+    if isinstance(error, PgqueueError):  # a bad option: the user's line is the cause
         frames = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
     at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return ConfigError(f"-A {name}: importing it failed with {type(error).__name__}: {error}{at}")

@@ -1,4 +1,7 @@
-"""Options that several commands have, and what they are read as."""
+"""Options and arguments that several commands share, and how the text given for them is read.
+
+A command is a function whose parameters are its options, so commands may have more than six.
+"""
 
 import json
 from typing import Annotated, Any
@@ -9,21 +12,23 @@ from pgqueue.errors import InvalidArguments, InvalidOption
 
 AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
 Dsn = Annotated[str | None, typer.Option(help="The database. Default: the app's, PGQUEUE_DSN or DATABASE_URL.")]
-Schema = Annotated[str, typer.Option(help="pgqueue's schema, where no app names it.")]
+Schema = Annotated[str, typer.Option(help="The schema of pgqueue's tables, if no app names it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-QueueName = Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.")]
-TaskName = Annotated[str | None, typer.Option("--task", help="Only this task.")]
-Limit = Annotated[int, typer.Option("-n", "--limit", min=1, help="At most this many.")]
+TaskName = Annotated[str, typer.Argument(help="The task's name.")]
+TaskArgs = Annotated[str, typer.Argument(help="The task's arguments as a JSON object.")]
+OnlyQueue = Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.")]
+OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+Limit = Annotated[int, typer.Option("-n", "--limit", min=1, help="List at most this many.")]
 Before = Annotated[int | None, typer.Option(help="Only ids below this one: the next page.")]
 
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
-LogJson = Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Write log lines as JSON.")]
 Lease = Annotated[float, typer.Option(help="Seconds without a heartbeat after which the process counts as lost.")]
-Poll = Annotated[float, typer.Option(help="Seconds between polls of the database when nothing else wakes it.")]
+Poll = Annotated[float, typer.Option(help="Seconds between polls of the database if nothing else wakes the process.")]
 
 
-def queue_limit(text: str) -> tuple[str, int]:
+def read_queue_limit(text: str) -> tuple[str, int]:
     """Read `queue=number`. Raises InvalidOption."""
     queue, _, number = text.partition("=")
     if not number.isdigit():
@@ -31,7 +36,7 @@ def queue_limit(text: str) -> tuple[str, int]:
     return queue, int(number)
 
 
-def json_arguments(task: str, text: str) -> dict[str, Any]:
+def read_arguments(task: str, text: str) -> dict[str, Any]:
     """Read the arguments of a task, a JSON object. Raises InvalidArguments."""
     try:
         value = json.loads(text)

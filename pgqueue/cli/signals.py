@@ -6,24 +6,27 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from pgqueue.process.supervisor import Supervisor, follow_parent
-from pgqueue.worker import Worker
+from pgqueue.process.supervisor import follow_parent
 
-LAST_RESORT = 15.0  # seconds beyond the grace of running jobs
+LAST_RESORT = 15.0  # seconds a process has to exit after the time that running jobs have
+Handlers = Mapping[signal.Signals, Callable[[], object]]
 
 
 class Stoppable(Protocol):
-    """A process: `run` returns whether everything ended, `stop` asks it to end, each further call harder."""
+    """A process. `run` returns whether everything ended; `stop` asks it to end, each further call more forcibly."""
 
     async def run(self) -> bool: ...
     def stop(self) -> None: ...
 
 
-async def run_until_signalled(process: Stoppable, last_resort: float) -> bool:
-    """Run a process. SIGTERM and SIGINT stop it, each further one harder; `last_resort` seconds after the first signal
-    the process exits, whatever hangs. SIGTSTP makes a worker quiet, SIGUSR1 makes it log what it is doing."""
+async def run_until_signalled(process: Stoppable, last_resort: float, handlers: Handlers | None = None) -> bool:
+    """Run a process. SIGTERM, SIGINT and the end of a supervisor stop it; the third of them exits at once.
+
+    `last_resort` seconds after the first of them the process exits, whatever hangs. `handlers` are for other signals.
+    """
     received = 0
 
     def on_stop() -> None:
@@ -41,12 +44,8 @@ async def run_until_signalled(process: Stoppable, last_resort: float) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
-    if isinstance(process, Worker):
-        loop.add_signal_handler(signal.SIGTSTP, process.quiet)
-        loop.add_signal_handler(signal.SIGUSR1, process.dump)
-    if isinstance(process, Supervisor):
-        for number in (signal.SIGTSTP, signal.SIGUSR1):
-            loop.add_signal_handler(number, process.forward, number)
+    for number, handler in (handlers or {}).items():
+        loop.add_signal_handler(number, handler)
     follow_parent(on_stop)
     return await process.run()
 

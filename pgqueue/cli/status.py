@@ -1,5 +1,6 @@
 """`pgqueue status`: queues, workers and schedules, read in one transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -7,15 +8,19 @@ import typer
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.cli import output
 from pgqueue.cli.call import Call
+from pgqueue.cli.schedules import print_schedules
 from pgqueue.queries.read import MOST_COUNTED, Ended, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
+
+PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
 
 Exact = Annotated[bool, typer.Option("--exact", help="Count to the end: slow on a big backlog.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of one schema. `ended`: within the last hour."""
+    """The state of one schema. `ended` counts the jobs that ended within the last hour."""
 
     queues: list[QueueCounts]
     workers: list[WorkerStatus]
@@ -24,15 +29,23 @@ class Status:
     ended: list[Ended]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the status as programs read it."""
+        """Return the status as `--json` prints it."""
         parts = {"queues": self.queues, "workers": self.workers, "unknown_tasks": self.unknown}
         ended = {ended.state: ended.jobs for ended in self.ended}
         return {**parts, "schedules": self.schedules, "finished_last_hour": ended}
 
 
-def read_status(app: App, *, exact: bool) -> Status:
-    """Read the status. Each count stops at one more than MOST_COUNTED, unless `exact`."""
-    queries, most = app.queries, None if exact else MOST_COUNTED
+def status(call: Call, exact: Exact = False) -> Status:
+    """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.
+
+    Counts stop at 10000, so that the command costs the same on any backlog: 10000+ means more.
+    """
+    return _read(call.app, None if exact else MOST_COUNTED)
+
+
+def _read(app: App, most: int | None) -> Status:
+    """Read the status. Each count stops at one more than `most`; None counts to the end."""
+    queries = app.queries
     with app.backend.pools.connection() as conn, conn.transaction():
         if most is not None:
             db.run(conn, queries.jobs.in_index_order())
@@ -45,9 +58,52 @@ def read_status(app: App, *, exact: bool) -> Status:
         )
 
 
-def status(call: Call, exact: Exact = False) -> Status:
-    """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.
+def print_status(status: Status) -> None:
+    """Print the state of one schema as tables."""
+    _print_queues(status.queues)
+    _print_workers(status.workers)
+    print_schedules(status.schedules)
+    _print_unknown_tasks(status.unknown)
+    ended = ", ".join(f"{_count(e.jobs, e.at_least)} {e.state}" for e in sorted(status.ended)) or "none"
+    output.console.print(f"ended within the last hour: {ended}", highlight=False)
 
-    Counts stop at 10000, so that the command costs the same on any backlog: 10000+ means more.
-    """
-    return read_status(call.app, exact=exact)
+
+def _print_queues(queues: Sequence[QueueCounts]) -> None:
+    """Print queues. A queue that has due jobs and no worker shows NONE."""
+    rows = []
+    for q in queues:
+        workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying else 0)
+        counts = [_count(getattr(q, phase), phase in q.at_least) for phase in PHASES]
+        rows.append((q.queue, *counts, output.age(q.oldest_due_seconds), workers))
+    output.print_table("queues", ("queue", *PHASES, "waits", "workers"), rows)
+
+
+def _print_workers(workers: Sequence[WorkerStatus]) -> None:
+    rows = [
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.queues, f"{w.running}/{w.slots}", w.death or w.status,
+         output.age(w.heartbeat_age_seconds), _duties(w.duties))
+        for w in workers
+    ]  # fmt: skip
+    columns = ("id", "kind", "process", "queues", "running", "status", "last beat", "each duty last worked")
+    output.print_table("workers", columns, rows)
+
+
+def _print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:
+    """Print the jobs that wait for a worker that knows their task; print nothing if there are none."""
+    if unknown:
+        rows = [
+            (u.task, u.version, u.queue, _count(u.jobs, u.at_least), "yes" if u.known_to_a_worker else "NO")
+            for u in unknown
+        ]
+        columns = ("task", "version", "queue", "jobs", "a worker knows it")
+        output.print_table("jobs that wait for a worker that knows their task", columns, rows)
+
+
+def _count(jobs: int, at_least: bool) -> str:
+    """Return a count as people see it: 10000+ for one that was not counted to its end."""
+    return f"{min(jobs, MOST_COUNTED)}+" if at_least else str(jobs)
+
+
+def _duties(duties: dict[str, float | None]) -> str:
+    """Return for how long each duty had not worked at the last heartbeat."""
+    return ", ".join(f"{name} {output.age(seconds)}" for name, seconds in duties.items() if seconds is not None)

@@ -1,4 +1,4 @@
-"""`pgqueue tasks`: what an app's tasks take. Connects to nothing."""
+"""`pgqueue tasks`: an app's tasks and their arguments. Connects to nothing."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, AsJson
 from pgqueue.tasks.spec import TaskSpec
 
-tasks_cli = typer.Typer(help="Look at the tasks of an app and what they take.", no_args_is_help=True)
+tasks_cli = typer.Typer(help="List and show the tasks of an app, with the arguments they take.", no_args_is_help=True)
 
 
 @tasks_cli.command("list")
@@ -23,12 +23,12 @@ def list_tasks(app: AppRef = None, as_json: AsJson = False) -> None:
         output.print_json([_facts(spec) for spec in specs])
         return
     rows = [(s.name, str(s.signature), s.queue, s.version, s.aliases, _summary(s)) for s in specs]
-    output.table("tasks", ("task", "takes", "queue", "version", "aliases", "what it does"), rows)
+    output.print_table("tasks", ("task", "takes", "queue", "version", "aliases", "what it does"), rows)
 
 
 @tasks_cli.command("show")
 def show_task(
-    name: Annotated[str, typer.Argument(help="The task's name, or one it had before.")],
+    name: Annotated[str, typer.Argument(help="The task's name, or an earlier one.")],
     app: AppRef = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,12 +37,12 @@ def show_task(
     if as_json:
         output.print_json(_facts(spec) | {"schema": spec.json_schema()})
         return
-    output.table(f"task {spec.name}", ("what", "value"), _facts(spec).items())
+    output.print_facts(f"task {spec.name}", _facts(spec))
     sys.stdout.write(json.dumps(spec.json_schema(), ensure_ascii=False, indent=2) + "\n")
 
 
 def _facts(spec: TaskSpec) -> dict[str, Any]:
-    """What a task is registered with."""
+    """Return the settings that a task is registered with."""
     names = ("name", "aliases", "version", "queue", "priority", "max_attempts", "timeout", "isolation", "tags")
     facts = {name: getattr(spec, name) for name in names}
     facts["upcasts_from"] = sorted(spec.upcasters)

@@ -3,13 +3,15 @@
 import asyncio
 import gc
 import logging
+import signal
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from pgqueue.cli.load import load_app
-from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, queue_limit
+from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
 from pgqueue.cli.signals import LAST_RESORT, exit_now, run_until_signalled
 from pgqueue.errors import InvalidOption
 from pgqueue.process import logs
@@ -24,35 +26,38 @@ def work(
     queues: Annotated[str, typer.Option("-Q", "--queues", help="Queues to serve, in order: a,b,c.")] = "default",
     concurrency: Annotated[int, typer.Option("-c", "--concurrency", help="How many jobs run at a time.")] = 8,
     limit: Annotated[
-        list[str] | None, typer.Option(help="At most so many jobs of a queue at a time: queue=n. May be repeated.")
+        list[str] | None, typer.Option(help="Run at most n jobs of a queue at a time: queue=n. May be repeated.")
     ] = None,
     lease: Lease = 30.0,
     poll: Poll = 1.0,
-    shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs get to end when stopping.")] = 30.0,
+    shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs have to end after a stop.")] = 30.0,
     max_jobs_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Replace a child process (isolation='process') after so many jobs.")
+        int | None, typer.Option(min=1, help="Replace a child process (isolation='process') after this many jobs.")
     ] = None,
     max_memory_per_child: Annotated[
-        int | None, typer.Option(min=1, help="… when it has grown beyond so many MiB.")
+        int | None, typer.Option(min=1, help="Replace a child process that has grown beyond this many MiB.")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes; more than 1 run under a supervisor.")] = 1,
     health_port: Annotated[
-        int | None, typer.Option(help="Answer /live and /ready there; the next ports for more.")
+        int | None, typer.Option(help="Answer /live and /ready on this port; further processes use the ports after it.")
     ] = None,
-    health_host: Annotated[str, typer.Option(help="The address of the health port.")] = "127.0.0.1",
+    health_host: Annotated[str, typer.Option(help="The address that the health port listens on.")] = "127.0.0.1",
     with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
 ) -> None:
-    """Run jobs. The first SIGTERM or SIGINT lets running jobs end, the second cancels them, the third exits."""
-    _log(log_level, log_json)
+    """Run jobs. The first SIGTERM or SIGINT lets running jobs end, the second cancels them, the third exits.
+
+    SIGTSTP makes the worker claim no more jobs; SIGUSR1 makes it log what it is doing.
+    """
+    _set_up_logs(log_level, log_json)
     if processes > 1:
         raise typer.Exit(_supervise(processes, health_port, shutdown_timeout))
     settings = WorkerSettings(
         queues=[name.strip() for name in queues.split(",")],
         concurrency=concurrency,
-        limits=dict(queue_limit(text) for text in limit or []),
+        limits=dict(read_queue_limit(text) for text in limit or []),
         lease_seconds=lease,
         poll_seconds=poll,
         shutdown_timeout=shutdown_timeout,
@@ -77,14 +82,14 @@ def schedule(
     log_json: LogJson = False,
 ) -> None:
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
-    _log(log_level, log_json)
+    _set_up_logs(log_level, log_json)
     settings = SchedulerSettings(lease, poll)
     asyncio.run(run_until_signalled(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
 
 
 def _tune_collector() -> None:
-    # What was imported stays: no collection need look through it again, and child processes share its pages. Claimed
-    # jobs come and go by the thousand, so collections may be rarer than in a program that makes a few objects.
+    # Imported modules stay for good: frozen, they are left out of every later collection, and child processes share
+    # their pages. Claimed jobs come and go by the thousand, so the thresholds are higher than Python's own.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
@@ -100,32 +105,34 @@ async def _run_worker(
         port = await probe.start(*probe_address)
         logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", probe_address[0], port)
     try:
-        ended = await run_until_signalled(worker, last_resort)
+        handlers = {signal.SIGTSTP: worker.quiet, signal.SIGUSR1: worker.dump}
+        ended = await run_until_signalled(worker, last_resort, handlers)
     finally:
         await probe.close()
         if scheduler is not None:
             scheduler.stop()
             await asyncio.to_thread(scheduler.join, LAST_RESORT)
     if not ended:
-        # A thread, or a task that refuses to be cancelled, would hold up an ordinary exit. Its job was released before.
+        # A thread, or a task that refuses to be cancelled, would hold up an ordinary exit. Its job is released already.
         exit_now("some tasks did not end and are left behind")
 
 
 def _supervise(processes: int, health_port: int | None, shutdown_timeout: float) -> int:
-    """Run this very command several times, as single processes. Returns the exit code."""
-    given = [argument for argument in sys.argv[1:] if argument]
+    """Run this same command in several child processes; return the exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument]
     commands = []
     for number in range(processes):
         port = [] if health_port is None else ["--health-port", str(health_port + number)]
-        # The last of two equal options counts.
-        commands.append([sys.executable, "-m", "pgqueue", *given, "--processes", "1", *port])
+        # If an option is given twice, the last one counts.
+        commands.append([sys.executable, "-m", "pgqueue", *arguments, "--processes", "1", *port])
     supervisor = Supervisor(commands)
-    ended = asyncio.run(run_until_signalled(supervisor, shutdown_timeout + 2 * LAST_RESORT))
+    handlers = {number: partial(supervisor.forward, number) for number in (signal.SIGTSTP, signal.SIGUSR1)}
+    ended = asyncio.run(run_until_signalled(supervisor, shutdown_timeout + 2 * LAST_RESORT, handlers))
     return supervisor.exit_code or (0 if ended else 1)
 
 
-def _log(level: str, as_json: bool) -> None:
+def _set_up_logs(level: str, as_json: bool) -> None:
     known = ("debug", "info", "warning", "error")
     if level not in known:
-        raise InvalidOption(f"--log-level {level} is not one of {', '.join(known)}")
+        raise InvalidOption(f"--log-level {level!r} is not one of {', '.join(known)}")
     logs.set_up(level, as_json=as_json)
