@@ -1,4 +1,4 @@
-"""For tests of apps that use pgqueue: see docs/testing.md.
+"""Testing apps that use pgqueue: see docs/testing.md.
 
 `pytest_plugins = ["pgqueue.testing.plugin"]` in the conftest.py gives the fixture `jobs`; without pytest,
 `with testing.using(app, conn) as jobs:` or `with testing.rolled_back(app) as jobs:`.
@@ -20,7 +20,7 @@ __all__ = ["Drained", "Jobs", "TaskContext", "TaskRaised", "context", "rolled_ba
 def using(app: App, conn: object) -> Iterator[Jobs]:
     """Test with jobs in the transaction of `conn`: of psycopg, SQLAlchemy (a Connection) or Django, sync or async.
 
-    The transaction is the caller's, who must roll it back. Raises ConfigError if there is none.
+    The caller rolls the transaction back. Raises ConfigError if there is none.
     """
     jobs = Jobs(app, conn)
     with jobs.backend.installed():
@@ -29,6 +29,6 @@ def using(app: App, conn: object) -> Iterator[Jobs]:
 
 @contextmanager
 def rolled_back(app: App) -> Iterator[Jobs]:
-    """Test with jobs in a transaction on a connection of our own to the app's database, rolled back in the end."""
+    """Test with jobs in a transaction on a new connection to the app's database, rolled back in the end."""
     with connections.rolled_back(app.database) as conn, using(app, conn) as jobs:
         yield jobs

@@ -1,10 +1,10 @@
-"""A context without a worker, to call a task directly in a unit test."""
+"""Contexts without a worker, for unit tests that call a task directly."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 import psycopg
@@ -16,8 +16,8 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.tasks.context import Completer, Context, Signals
 
 
-class Unattended(Signals):
-    """Stands for the worker: keeps what the task says, and lends the connection that the test gave."""
+class WorkerStandIn(Signals):
+    """Stands for the worker: keeps the progress of the task, and gives it the connection of the test."""
 
     def __init__(self, conn: object, remaining: float | None, cancelled: bool) -> None:
         super().__init__(cancelled=cancelled, host=self)
@@ -27,18 +27,18 @@ class Unattended(Signals):
         self._conn = conn
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completer:
-        """Stand for what completes the job."""
+        """Return the object behind `ctx.transaction()`: this one."""
         if self._conn is None:
             raise ConfigError("ctx.transaction() in a unit test: give the connection, context(conn=…)")
         return self
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
-        """Keep what `ctx.progress()` was told."""
+        """Keep a call of `ctx.progress()`."""
         self.said.append(json.loads(text))
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
-        """Lend the connection in a transaction, or in a savepoint of the one it is in."""
+        """Give the connection in a transaction, or in a savepoint if it is in one."""
         conn = db.borrow(self._conn)
         with conn.transaction():
             yield conn
@@ -46,37 +46,37 @@ class Unattended(Signals):
 
     @asynccontextmanager
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
-        """Lend the async connection likewise."""
+        """The async twin of `transaction`."""
         conn = await db.borrow_async(self._conn)
         if not isinstance(conn, psycopg.AsyncConnection):
-            raise ConfigError("ctx.atransaction() lends a psycopg connection: give one, context(conn=…)")
+            raise ConfigError("ctx.atransaction() gives the task a psycopg connection: give one, context(conn=…)")
         async with conn.transaction():
             yield conn
         self.completed, self.result = True, result
 
 
 class TaskContext(Context):
-    """The context of a job that no worker runs."""
+    """The context of a job that is in no database, with what the task did to it."""
 
     __slots__ = ("_worker",)
 
-    def __init__(self, job: ClaimedJob, worker: Unattended) -> None:
+    def __init__(self, job: ClaimedJob, worker: WorkerStandIn) -> None:
         super().__init__(job, worker)
         self._worker = worker
 
     @property
     def said(self) -> list[dict[str, Any]]:
-        """What `ctx.progress()` was called with, in order: `done`, `total`, `note`."""
+        """The calls of `ctx.progress()` in order, each with `done`, `total`, `note`."""
         return self._worker.said
 
     @property
     def completed(self) -> bool:
-        """Whether a block of `ctx.transaction()` has ended well; with which result, `result` says."""
+        """Whether a block of `ctx.transaction()` has ended without an error."""
         return self._worker.completed
 
     @property
     def result(self) -> Any:
-        """The result that `ctx.transaction(result)` was given."""
+        """The argument of `ctx.transaction(result)`, once its block has ended without an error."""
         return self._worker.result
 
     def cancel(self) -> None:
@@ -84,43 +84,53 @@ class TaskContext(Context):
         self._worker.cancelled = True
 
 
+class JobFields(TypedDict, total=False):
+    """The fields of the job behind a context."""
+
+    job_id: int
+    attempt: int
+    max_attempts: int | None
+    queue: str | None
+    priority: int
+    tags: Sequence[str]
+    headers: Mapping[str, Any] | None
+    run_at: datetime | None
+    created_at: datetime | None
+
+
 def context(
     task: "Task[..., Any] | str" = "task",
     *,
-    job_id: int = 1,
-    attempt: int = 1,
-    max_attempts: int | None = None,
-    queue: str | None = None,
-    priority: int = 0,
-    tags: Sequence[str] = (),
-    headers: Mapping[str, Any] | None = None,
-    run_at: datetime | None = None,
-    created_at: datetime | None = None,
     remaining: float | None = None,
     cancelled: bool = False,
     conn: object = None,
+    **fields: Unpack[JobFields],
 ) -> TaskContext:
     """Make the context of a job that is in no database, to call a task with: `task(context(attempt=2), 42)`.
 
-    `remaining`: seconds until the soft limit. `headers={"schedule": …, "tick": …}` as a fired schedule has them. `conn`
-    is what `ctx.transaction()` lends. The context has `said` (what `ctx.progress()` was told), `completed`, `result`
-    and `cancel()` for the test.
+    `remaining`: seconds until the soft limit. `conn`: the connection that `ctx.transaction()` gives the task. The other
+    options are the job's: `job_id`, `attempt`, `max_attempts`, `queue`, `priority`, `tags`, `run_at`, `created_at`,
+    `headers` (`{"schedule": …, "tick": …}` as a fired schedule has them). For the test, the context has `said` (the
+    calls of `ctx.progress()`), `completed`, `result` and `cancel()`.
     """
+    return TaskContext(_job(task, **fields), WorkerStandIn(conn, remaining, cancelled))
+
+
+def _job(task: "Task[..., Any] | str", **fields: Unpack[JobFields]) -> ClaimedJob:
     spec = task.spec if isinstance(task, Task) else None
-    now = datetime.now(UTC)
-    job = ClaimedJob(
-        id=job_id,
+    now, headers, attempt = datetime.now(UTC), fields.get("headers"), fields.get("attempt", 1)
+    return ClaimedJob(
+        id=fields.get("job_id", 1),
         task=spec.name if spec else str(task),
-        queue=queue or (spec.queue if spec else "default"),
-        priority=priority,
+        queue=fields.get("queue") or (spec.queue if spec else "default"),
+        priority=fields.get("priority", 0),
         args="{}",
-        tags=list(tags) or (list(spec.tags) if spec else []),
+        tags=list(fields.get("tags", ())) or (list(spec.tags) if spec else []),
         headers=json.dumps(headers) if headers else None,
-        run_at=run_at or now,
-        created_at=created_at or now,
+        run_at=fields.get("run_at") or now,
+        created_at=fields.get("created_at") or now,
         attempt=attempt,
-        max_attempts=max_attempts or (spec.max_attempts if spec else 20),
+        max_attempts=fields.get("max_attempts") or (spec.max_attempts if spec else 20),
         lease=attempt,
         worker_id=UUID(int=0),
     )
-    return TaskContext(job, Unattended(conn, remaining, cancelled))

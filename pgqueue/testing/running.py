@@ -1,12 +1,10 @@
-"""Running jobs in a test: claimed, executed and resolved as a worker does, one after the other."""
+"""Running jobs in a test one after the other: each is claimed, executed and resolved as by a worker."""
 
 import asyncio
-import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from pgqueue.app import App
@@ -16,21 +14,16 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
-from pgqueue.tasks.context import Signals
-from pgqueue.tasks.registry import Tasks
-from pgqueue.tasks.sealing import seal_progress
-from pgqueue.tasks.spec import TaskSpec
+from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
 from pgqueue.testing.backend import TransactionBackend
 from pgqueue.testing.connections import BorrowedLink
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.running.attempts import judged, sealed
 from pgqueue.worker.running.children import Children
-from pgqueue.worker.running.completion import Completion
 from pgqueue.worker.running.executor import Executor
 from pgqueue.worker.running.threads import Threads
 
-T = TypeVar("T")
-_VERBS = {
+_COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "succeed": "succeeded",
     "retry": "retried",
     "snooze": "snoozed",
@@ -42,7 +35,7 @@ _VERBS = {
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How many attempts ended in which way. `failed` are dead letters; `parked`: their task is not registered."""
+    """How many attempts ended in each way. `failed` counts dead letters, `parked` jobs whose task is not registered."""
 
     succeeded: int = 0
     retried: int = 0
@@ -53,7 +46,7 @@ class Drained:
 
     @property
     def total(self) -> int:
-        """How many attempts ran."""
+        """The number of attempts."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
@@ -70,75 +63,6 @@ class DrainOptions:
 
 class TaskRaised(AssertionError):
     """A job failed without an exception that could be raised again."""
-
-
-class RecordingSpec:
-    """Stands for the TaskSpec of one attempt, and keeps the exception that the task raised.
-
-    An outcome has only its words; the test wants the exception itself.
-    """
-
-    def __init__(self, spec: TaskSpec) -> None:
-        self._spec = spec
-        self.raised: BaseException | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._spec, name)
-
-    @property
-    def isolation(self) -> str:
-        """A thread: a child process would not be in the test's transaction."""
-        return "thread"
-
-    def arguments(self, job: ClaimedJob) -> dict[str, Any]:
-        """Decode the arguments of a job."""
-        return self._keeping(lambda: self._spec.arguments(job))
-
-    def call(self, arguments: dict[str, Any], context: Any) -> Any:
-        """Call the function."""
-        result = self._keeping(lambda: self._spec.call(arguments, context))
-        return self._awaited(result) if inspect.isawaitable(result) else result
-
-    async def _awaited(self, result: Any) -> Any:
-        try:
-            return await result
-        except BaseException as error:
-            self.raised = error
-            raise
-
-    def _keeping(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except BaseException as error:
-            self.raised = error
-            raise
-
-
-class OneTask(Tasks):
-    """The registry of one attempt: its task, if that is registered."""
-
-    def __init__(self, name: str, spec: RecordingSpec | None) -> None:
-        super().__init__()
-        if spec is not None:
-            self._specs[name] = cast(TaskSpec, spec)
-
-
-class AttemptSignals(Signals):
-    """The signals of one attempt, and the worker as far as the task reaches it."""
-
-    def __init__(self, app: App, job: ClaimedJob) -> None:
-        super().__init__(host=self)
-        self._app = app
-        self._job = job
-        self.note: str | None = None
-
-    def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
-        """Return what completes the job in `ctx.transaction()`."""
-        return Completion(self._app, job, signals)
-
-    def note_progress(self, job: ClaimedJob, text: str) -> None:
-        """Keep the newest progress."""
-        self.note = text if self._app.codec is None else seal_progress(self._app.codec, job.task, text)
 
 
 class Runner:
@@ -158,7 +82,7 @@ class Runner:
     @property
     def drained(self) -> Drained:
         """How the attempts have ended so far."""
-        return Drained(**{_VERBS[verb]: count for verb, count in self._counts.items() if verb in _VERBS})
+        return Drained(**{_COUNTED[verb]: count for verb, count in self._counts.items() if verb in _COUNTED})
 
     async def drain(self, options: DrainOptions) -> None:
         """Run the jobs that are due, and those that become due by that."""
@@ -196,7 +120,7 @@ class Runner:
     async def _attempt(self, job: ClaimedJob) -> None:
         spec = self._app.tasks.get(job.task)
         recording = None if spec is None else RecordingSpec(spec)
-        tasks, signals = OneTask(job.task, recording), AttemptSignals(self._app, job)
+        tasks, signals = OneTask(job.task, recording), AttemptSignals(self._app)
         executor = Executor(tasks, 1, Children(tasks), self._app.middlewares, self._threads)
         async with self._backend.savepoints.around(self._conn, self._backend.queries):
             self._app.listeners.emit(JobStarted(*job.about))
@@ -230,20 +154,20 @@ class Runner:
         if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError)):
             self.error = raised
         elif self._raise_errors and isinstance(outcome, Raised):
-            if outcome.reason == "timeout" and not isinstance(raised, TimedOut):  # it saw a cancellation
+            if outcome.reason == "timeout" and not isinstance(raised, TimedOut):  # the task saw a CancelledError
                 raised = TimedOut(outcome.error.message)
             self.error = raised or TaskRaised(f"{outcome.error.type}: {outcome.error.message}")
 
     async def _claim(self, queues: Sequence[str] | None, at_most: int) -> list[ClaimedJob]:
         queries, tasks = self._backend.queries, self._app.tasks
-        rooms = dict.fromkeys(await self._served(queues), at_most)
-        jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, rooms, at_most))
+        slots = dict.fromkeys(await self._served(queues), at_most)
+        jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, slots, at_most))
         if jobs:
             return jobs
-        return await self._link.run(queries.jobs.adopt(self._worker, rooms, tasks.names(), at_most, tasks.versions()))
+        return await self._link.run(queries.jobs.adopt(self._worker, slots, tasks.names(), at_most, tasks.versions()))
 
     async def _expire(self) -> None:
-        """Cancel what was not started in time, as a worker's sweeper does."""
+        """Cancel jobs that were not started in time, as a worker's sweeper does."""
         for job in await self._link.run(self._backend.queries.jobs.expire(1000)):
             self._app.listeners.emit(JobExpired(job.id, job.task, job.queue))
 
