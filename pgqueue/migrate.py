@@ -71,7 +71,7 @@ def current(dsn: str, schema: str = "pgqueue") -> str | None:
     """Return the version the schema has; None if it was never migrated."""
     queries = Queries(check_schema(schema))
     with db.Database(dsn).connect("pgqueue migrate") as conn:
-        return db.run(conn, queries.schema.schema_version()) if db.run(conn, queries.schema.has_version()) else None
+        return db.run(conn, queries.schema.version()) if db.run(conn, queries.schema.has_version()) else None
 
 
 def head() -> str:

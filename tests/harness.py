@@ -28,9 +28,13 @@ QUERIES = Queries("pgqueue")
 
 
 def every_statement() -> set[str]:
-    """The name of each statement of pgqueue."""
-    rooms = vars(QUERIES).values()
-    return {name for room in rooms for name in dir(room) if not name.startswith("_") and callable(getattr(room, name))}
+    """The name of each statement of pgqueue: `jobs.claim`."""
+    return {
+        f"{namespace}.{name}"
+        for namespace, queries in vars(QUERIES).items()
+        for name in dir(queries)
+        if not name.startswith("_") and callable(getattr(queries, name))
+    }
 
 
 def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:

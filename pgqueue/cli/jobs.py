@@ -62,7 +62,7 @@ def list_jobs(
     """List jobs, newest first."""
     if state is not None and state not in PHASES:
         raise InvalidOption(f"--state {state!r} is not one of {', '.join(PHASES)}")
-    return call.run(call.app.queries.jobs.list_jobs(state=state, queue=queue, task=task, before=before, limit=limit))
+    return call.run(call.app.queries.jobs.list(state=state, queue=queue, task=task, before=before, limit=limit))
 
 
 def _print_job(job: Job) -> None:
@@ -103,7 +103,7 @@ def list_dead(
     call: Call, queue: OnlyQueue = None, task: OnlyTask = None, limit: Limit = 20, before: Before = None
 ) -> Sequence[Job]:
     """List dead letters, newest first."""
-    return call.run(call.app.queries.jobs.list_jobs(state="failed", queue=queue, task=task, before=before, limit=limit))
+    return call.run(call.app.queries.jobs.list(state="failed", queue=queue, task=task, before=before, limit=limit))
 
 
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:

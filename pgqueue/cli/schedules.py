@@ -13,7 +13,7 @@ from pgqueue.cli.options import Limit, TaskArgs, TaskName
 from pgqueue.cli.schedule_input import read_moment, read_options, read_plan, read_until
 from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.jobs.job import Job
-from pgqueue.queries.read import ScheduleStatus
+from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.schedules.in_words import describe_span, preview
 from pgqueue.schedules.plan import Span
 from pgqueue.schedules.schedule import Schedule

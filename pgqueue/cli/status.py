@@ -11,7 +11,9 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.schedules import print_schedules
-from pgqueue.queries.read import MOST_COUNTED, Ended, QueueCounts, ScheduleStatus, UnknownTaskJobs, WorkerStatus
+from pgqueue.queries.jobs.count import MOST_COUNTED, FinishedCount, ParkedJobs, QueueCounts
+from pgqueue.queries.schedules.read import ScheduleStatus
+from pgqueue.queries.workers import WorkerStatus
 
 PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
 
@@ -24,9 +26,9 @@ class Status:
 
     queues: list[QueueCounts]
     workers: list[WorkerStatus]
-    unknown: list[UnknownTaskJobs]
+    unknown: list[ParkedJobs]
     schedules: list[ScheduleStatus]
-    ended: list[Ended]
+    ended: list[FinishedCount]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as `--json` prints it."""
@@ -48,12 +50,12 @@ def _read(app: App, most: int | None) -> Status:
     queries = app.queries
     with app.backend.pools.connection() as conn, conn.transaction():
         if most is not None:
-            db.run(conn, queries.jobs.in_index_order())
+            db.run(conn, queries.jobs.prefer_indexes())
         return Status(
-            db.run(conn, queries.jobs.count_jobs(most)),
-            db.run(conn, queries.workers.list_workers()),
-            db.run(conn, queries.jobs.list_unknown_tasks(most)),
-            db.run(conn, queries.schedules.list_schedules()),
+            db.run(conn, queries.jobs.count(most)),
+            db.run(conn, queries.workers.list()),
+            db.run(conn, queries.jobs.count_parked(most)),
+            db.run(conn, queries.schedules.list()),
             db.run(conn, queries.jobs.count_finished(most)),
         )
 
@@ -88,7 +90,7 @@ def _print_workers(workers: Sequence[WorkerStatus]) -> None:
     output.print_table("workers", columns, rows)
 
 
-def _print_unknown_tasks(unknown: Sequence[UnknownTaskJobs]) -> None:
+def _print_unknown_tasks(unknown: Sequence[ParkedJobs]) -> None:
     """Print the jobs that wait for a worker that knows their task; print nothing if there are none."""
     if unknown:
         rows = [

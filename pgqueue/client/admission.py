@@ -11,7 +11,8 @@ from pgqueue.db.steps import Steps, T, follow, follow_async
 from pgqueue.errors import DuplicateJob, IdempotencyConflict, PgqueueError, SnapshotConflict
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.conditions import Entry, KeyHolder, UniqueHolder, conditions_of
+from pgqueue.queries.jobs.enqueue import AdmissionResult, conditions_of
+from pgqueue.queries.jobs.keys import KeyHolder, UniqueHolder
 
 ROUNDS = 100  # how often a job may find its key taken, and then free again
 TRIES = 10  # of a transaction of our own that could not be serialized
@@ -52,9 +53,9 @@ class Admission:
         self._queries = queries
         self._jobs = jobs
         self._waiting = dict(enumerate(jobs))
-        self._done: dict[int, Entry] = {}
+        self._done: dict[int, AdmissionResult] = {}
 
-    def steps(self, *, guarded: bool) -> Steps[list[Entry]]:
+    def steps(self, *, guarded: bool) -> Steps[list[AdmissionResult]]:
         """Ask until each job is in, or has met another. A key may become free in between: then ask again.
 
         Raises IdempotencyConflict, DuplicateJob, and NeedsSavepoint before anything is written.
@@ -73,24 +74,24 @@ class Admission:
         entries = yield self._inserting([job for _, job in waiting], guarded)
         if not entries:
             raise NeedsSavepoint
-        if all(entry.entered for entry in entries):
+        if all(entry.admitted for entry in entries):
             self._done.update(zip(self._waiting, entries, strict=True))
             self._waiting = {}
             return [], []
         throttled, rivalled, orphans = [], [], []
         for (at, job), entry in zip(waiting, entries, strict=True):
-            if entry.entered:
+            if entry.admitted:
                 self._finish(at, entry)
-            elif conditions_of(job).hash is not None and not entry.took:
+            elif conditions_of(job).hash is not None and not entry.took_key:
                 throttled.append(at)
             else:
                 rivalled.append(at)
-                orphans += [(entry.id, job)] if entry.took else []
+                orphans += [(entry.id, job)] if entry.took_key else []
         if orphans:
             yield self._queries.jobs.give_back_keys([job_id for job_id, _ in orphans], [job for _, job in orphans])
         return throttled, rivalled
 
-    def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[Entry]]:
+    def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[AdmissionResult]]:
         if len(jobs) == 1 and conditions_of(jobs[0]).hash is not None and conditions_of(jobs[0]).alone is None:
             return self._queries.jobs.enqueue_one_keyed(jobs[0], guarded=guarded)
         return self._queries.jobs.enqueue_conditionally(jobs, guarded=guarded)
@@ -103,15 +104,15 @@ class Admission:
         found: list[KeyHolder] = sorted(
             (yield self._queries.jobs.find_key_holders(jobs))
         )  # rows are locked in the order of keys
-        over = [jobs[key.ord - 1] for key in found if key.over]
+        over = [jobs[key.ord - 1] for key in found if key.expired]
         if over:
-            yield self._queries.jobs.free_keys(over)
+            yield self._queries.jobs.free_expired_keys(over)
         replacing = []
         for key in found:
             at, job = lost[key.ord - 1], jobs[key.ord - 1]
-            if key.over:
+            if key.expired:
                 continue
-            if conditions_of(job).key is not None and not conditions_of(job).by_args and not key.same:
+            if conditions_of(job).key is not None and not conditions_of(job).by_args and not key.same_args:
                 raise IdempotencyConflict(job.task, str(conditions_of(job).key), key.job_id)
             if self._meet(at, key):
                 replacing.append((at, key.job_id))
@@ -126,13 +127,13 @@ class Admission:
         found: list[UniqueHolder] = sorted(
             (yield self._queries.jobs.find_unique_holders([self._waiting[at] for at in lost]))
         )
-        over = [self._waiting[lost[rival.ord - 1]] for rival in found if rival.over]
+        over = [self._waiting[lost[rival.ord - 1]] for rival in found if rival.expired]
         if over:
-            yield self._queries.jobs.free_unique_keys(over)
+            yield self._queries.jobs.free_expired_unique_keys(over)
         replacing = []
         for rival in found:
             at = lost[rival.ord - 1]
-            if rival.over:
+            if rival.expired:
                 continue
             if self._meet(at, rival) and not rival.started:
                 replacing.append((at, rival.job_id))
@@ -159,7 +160,7 @@ class Admission:
         replaced: set[int] = yield query
         return replaced
 
-    def _finish(self, at: int, entry: Entry) -> None:
+    def _finish(self, at: int, entry: AdmissionResult) -> None:
         self._done[at] = entry
         self._waiting.pop(at, None)
 
@@ -199,9 +200,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.places)
 
-    def steps(self, queries: Queries) -> Steps[list[Entry]]:
+    def steps(self, queries: Queries) -> Steps[list[AdmissionResult]]:
         """Let them in, or find those in their place. Raises IdempotencyConflict and DuplicateJob."""
-        admitted: list[Entry] = []
+        admitted: list[AdmissionResult] = []
         for part in chunks(self.jobs):
             admitted += yield from Admission(queries, part).steps(guarded=False)
         return self.spread(admitted)
@@ -209,16 +210,16 @@ class Batch:
     def admitted(self, queries: Queries) -> Steps[Admitted]:
         """As `steps`: what became of the calls."""
         entries = yield from self.steps(queries)
-        return Admitted([entry.id for entry in entries], [entry.id for entry in entries if entry.entered])
+        return Admitted([entry.id for entry in entries], [entry.id for entry in entries if entry.admitted])
 
-    def spread(self, admitted: Sequence[Entry]) -> list[Entry]:
+    def spread(self, admitted: Sequence[AdmissionResult]) -> list[AdmissionResult]:
         """Return what became of each job of the call; of those that were put together the first is the new one."""
         if len(admitted) == len(self.places):
             return [admitted[at] for at in self.places]
         seen: set[int] = set()
         spread = []
         for at in self.places:
-            spread.append(admitted[at]._replace(entered=False) if at in seen else admitted[at])
+            spread.append(admitted[at]._replace(admitted=False) if at in seen else admitted[at])
             seen.add(at)
         return spread
 
@@ -236,11 +237,11 @@ def _may_give_back(job: NewJob) -> bool:
     return conditions_of(job).unique is not None and conditions_of(job).window is not None
 
 
-def _existing(met: KeyHolder | UniqueHolder) -> Entry:
-    return Entry(met.job_id, met.created_at, met.created_at, False, False, met.readable)
+def _existing(met: KeyHolder | UniqueHolder) -> AdmissionResult:
+    return AdmissionResult(met.job_id, met.created_at, met.created_at, False, False, met.readable)
 
 
-def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
+def admit(conn: db.Connection, queries: Queries, job: NewJob) -> AdmissionResult:
     """Let one job in, in the caller's transaction. What it meets is no error of the server, and aborts nothing."""
     try:
         with db.all_or_nothing(conn) if _may_give_back(job) else nullcontext():
@@ -249,7 +250,7 @@ def admit(conn: db.Connection, queries: Queries, job: NewJob) -> Entry:
         return admit_all(conn, queries, Batch.of([job]).steps)[0]
 
 
-async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob) -> Entry:
+async def admit_async(conn: db.AnyAsyncConnection, queries: Queries, job: NewJob) -> AdmissionResult:
     """Let one job in, in the caller's transaction. What it meets is no error of the server, and aborts nothing."""
     try:
         async with db.all_or_nothing_async(conn) if _may_give_back(job) else nullcontext():

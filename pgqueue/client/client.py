@@ -37,11 +37,11 @@ class Client:
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, self._session.run(self._home.queries.jobs.get_job(job_id)), self._session.handle)
+        return _found(job_id, self._session.run(self._home.queries.jobs.get(job_id)), self._session.handle)
 
     async def aget(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, await self._session.arun(self._home.queries.jobs.get_job(job_id)), self._session.handle)
+        return _found(job_id, await self._session.arun(self._home.queries.jobs.get(job_id)), self._session.handle)
 
     def cancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
         """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.

@@ -12,8 +12,9 @@ from pgqueue.errors import IdempotencyConflict
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import WINDOW, Conditions, digest, key_hashes
 from pgqueue.queries import Queries
-from pgqueue.queries.conditions import Entry, KeyHolder, conditions_of
-from pgqueue.queries.keyed import Keyed
+from pgqueue.queries.jobs.enqueue import AdmissionResult, conditions_of
+from pgqueue.queries.jobs.enqueue_keyed import KeyedIds
+from pgqueue.queries.jobs.keys import KeyHolder
 from pgqueue.tasks.rules import KeyOf, Rules
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import with_version
@@ -76,7 +77,7 @@ class KeyedCalls:
         ids: dict[int, int] = {}
         left: list[int] = []
         for part in self.parts:
-            answer: Keyed = yield self._enqueue(queries, part)
+            answer: KeyedIds = yield self._enqueue(queries, part)
             if answer.taken is None and len(part.places) == len(self.calls):
                 return Admitted(answer.ids, answer.ids)
             for at, job_id in zip(part.places, answer.ids, strict=True):
@@ -92,7 +93,7 @@ class KeyedCalls:
     def _enqueue(self, queries: Queries, part: Part) -> Any:
         hashes = [self.hashes[at] for at in part.places]
         headers = _headers([self.keys[at] for at in part.places], self.like.version)
-        return queries.jobs.enqueue_keyed(self.like, part.args, hashes, headers)
+        return queries.jobs.enqueue_many_keyed(self.like, part.args, hashes, headers)
 
     def _meet(self, queries: Queries, left: list[int], ids: dict[int, int]) -> Steps[set[int]]:
         """Find who has the keys of those that were not let in. Keys whose time is over are taken over: return which."""
@@ -106,10 +107,10 @@ class KeyedCalls:
         over = []
         for key in sorted(found):
             at = left[key.ord - 1]
-            if key.over:
+            if key.expired:
                 over.append(at)
                 continue
-            if not key.same and not self.by_args:
+            if not key.same_args and not self.by_args:
                 raise IdempotencyConflict(self.spec.name, str(self.keys[at]), key.job_id)
             ids[at] = key.job_id
         yield from self._take_over(queries, over, ids)
@@ -119,13 +120,13 @@ class KeyedCalls:
         """Let in calls whose keys belong to nobody any more. Other keys are held by now, so nobody is waited for."""
         if not over:
             return
-        taken: int = yield queries.jobs.take_over([str(self.hashes[at]) for at in over])
+        taken: int = yield queries.jobs.take_expired_keys([str(self.hashes[at]) for at in over])
         if taken < len(over):
             raise Again
-        entries: list[Entry] = []
+        entries: list[AdmissionResult] = []
         for part in chunks([self._job(at) for at in over]):
             entries += yield queries.jobs.enqueue_conditionally(part)
-        if not all(entry.entered for entry in entries):
+        if not all(entry.admitted for entry in entries):
             raise Again
         ids |= {at: entry.id for at, entry in zip(over, entries, strict=True)}
 

@@ -12,8 +12,7 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.options import Options
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.jobs.job import Job, JobState, NewJob
-from pgqueue.queries.conditions import Entry
-from pgqueue.queries.enqueue import Inserted
+from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.timing import seconds
 
@@ -54,7 +53,7 @@ def _whole(spec: TaskSpec | None, args: str) -> dict[str, Any]:
     return whole
 
 
-def as_job(new: NewJob, row: Inserted, handle: WaitHandle | None = None) -> Job:
+def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> Job:
     """Return the job that was just inserted, as a reader would see it."""
     return Job(
         id=row.id,
@@ -73,7 +72,7 @@ def as_job(new: NewJob, row: Inserted, handle: WaitHandle | None = None) -> Job:
     )
 
 
-def as_existing(new: NewJob, met: Entry, found: Job | None, handle: WaitHandle) -> Job:
+def as_existing(new: NewJob, met: AdmissionResult, found: Job | None, handle: WaitHandle) -> Job:
     """Return the job that was there already. Of one that is gone, or that this role may not read, what is known."""
     if found is not None:
         return replace(found, existing=True, handle=handle)

@@ -16,8 +16,8 @@ from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSc
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.jobs.keys import Conditions
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.read import ScheduleStatus
-from pgqueue.queries.schedule import Due, Unusable
+from pgqueue.queries.schedules.read import ScheduleStatus
+from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule, UnreadableSchedule
 from pgqueue.schedules.in_words import Upcoming, preview
 from pgqueue.schedules.plan import check_moment
 from pgqueue.schedules.schedule import Schedule, check_policy
@@ -167,11 +167,11 @@ class ScheduleClient:
 
     def list(self, *, after: str | None = None, limit: int = 1000) -> Sequence[ScheduleStatus]:
         """Return schedules by name, those `after` one of them."""
-        return self._session.run(self._queries.schedules.list_schedules(None, after, limit))
+        return self._session.run(self._queries.schedules.list(None, after, limit))
 
     async def alist(self, *, after: str | None = None, limit: int = 1000) -> Sequence[ScheduleStatus]:
         """Return schedules by name, those `after` one of them."""
-        return await self._session.arun(self._queries.schedules.list_schedules(None, after, limit))
+        return await self._session.arun(self._queries.schedules.list(None, after, limit))
 
     def ticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Sequence[Tick]:
         """Return what became of the newest ticks of a schedule, newest first."""
@@ -198,16 +198,16 @@ class ScheduleClient:
         return await self._session.aperform(self._preview(name, count))
 
     def _get(self, name: str) -> Steps[ScheduleStatus]:
-        found = yield self._queries.schedules.list_schedules(name)
+        found = yield self._queries.schedules.list(name)
         if not found:
             raise _unknown(name)
         return found[0]  # type: ignore[no-any-return]
 
-    def _locked(self, name: str) -> Steps[Due]:
-        return _usable(name, (yield self._queries.schedules.lock_schedule(name)))
+    def _locked(self, name: str) -> Steps[StoredSchedule]:
+        return _usable(name, (yield self._queries.schedules.lock(name)))
 
-    def _read(self, name: str) -> Steps[Due]:
-        found = yield self._queries.schedules.read_schedules([name])
+    def _read(self, name: str) -> Steps[StoredSchedule]:
+        found = yield self._queries.schedules.read([name])
         return _usable(name, found[0] if found else None)
 
     def _definition(self, name: str) -> Steps[Schedule]:
@@ -224,10 +224,10 @@ class ScheduleClient:
             raise InvalidPlan(
                 f"schedule {schedule.name!r} has no tick after now: give a later moment, or enqueue the job"
             )
-        if not (yield self._queries.schedules.create_schedule(schedule, tick, _who(by))):
+        if not (yield self._queries.schedules.create(schedule, tick, _who(by))):
             if not replacing:
                 raise ScheduleExists(f"a schedule is called {schedule.name!r} already: edit it, or give replace=True")
-            due = yield self._queries.schedules.lock_schedule(schedule.name)
+            due = yield self._queries.schedules.lock(schedule.name)
             yield from self._redefine(due, schedule, now, _who(by))
         yield self._queries.schedules.wake_schedulers()
         return (yield from self._get(schedule.name))
@@ -241,11 +241,11 @@ class ScheduleClient:
         yield self._queries.schedules.wake_schedulers()
         return (yield from self._get(name))
 
-    def _redefine(self, due: Due | Unusable | None, new: Schedule, now: datetime, by: str | None) -> Steps[None]:
+    def _redefine(self, due: FoundSchedule | None, new: Schedule, now: datetime, by: str | None) -> Steps[None]:
         """Put a definition in the place of a locked one. Ticks of an older plan that have passed are told first; where
         the plan is the same they go on to wait for a scheduler."""
         tick = new.after(now)
-        if isinstance(due, Due):
+        if isinstance(due, StoredSchedule):
             same = (due.schedule.plan, due.schedule.start, due.schedule.end) == (new.plan, new.start, new.end)
             if same:
                 due.state.wake()
@@ -253,19 +253,19 @@ class ScheduleClient:
             else:
                 ticks = settled(due.state, now, f"passed before {by or 'the code'} changed the plan")
                 yield self._queries.schedules.record_ticks(ticks)
-        if tick is None and not (isinstance(due, Due) and same):
+        if tick is None and not (isinstance(due, StoredSchedule) and same):
             raise InvalidPlan(f"schedule {new.name!r} would have no tick after now: delete it, or give a later moment")
-        keep = isinstance(due, Due) and same
+        keep = isinstance(due, StoredSchedule) and same
         yield self._queries.schedules.redefine(new, tick, None if by is None else now, by, keep_gap=keep)
 
     def _revert(self, name: str) -> Steps[ScheduleStatus]:
-        due = yield self._queries.schedules.lock_schedule(name)
-        declared = yield self._queries.schedules.declared(name)
+        due = yield self._queries.schedules.lock(name)
+        declared = yield self._queries.schedules.declaration(name)
         if due is None:
             raise _unknown(name)
         if declared is None:
             raise InvalidOption(f"schedule {name!r} was made at run time: the code does not say what it was")
-        now = due.state.now if isinstance(due, Due) else (yield self._queries.schedules.clock())
+        now = due.state.now if isinstance(due, StoredSchedule) else (yield self._queries.schedules.clock())
         yield from self._redefine(due, declared, now, None)
         yield self._queries.schedules.wake_schedulers()
         return (yield from self._get(name))
@@ -275,14 +275,14 @@ class ScheduleClient:
             until = check_moment("until", until)
             if until <= (yield self._queries.schedules.clock()):
                 raise InvalidOption(f"until={until} has passed: give a later moment")
-        found = yield self._queries.schedules.pause_schedule(name, until, _who(by), check_policy("catch_up", catch_up))
+        found = yield self._queries.schedules.pause(name, until, _who(by), check_policy("catch_up", catch_up))
         if not found:
             raise _unknown(name)
         return (yield from self._get(name))
 
     def _resume(self, name: str, catch_up: str | None) -> Steps[ScheduleStatus]:
         policy = None if catch_up is None else check_policy("catch_up", catch_up)
-        if not (yield self._queries.schedules.resume_schedule(name, policy)):
+        if not (yield self._queries.schedules.resume(name, policy)):
             raise _unknown(name)
         return (yield from self._get(name))
 
@@ -301,7 +301,7 @@ class ScheduleClient:
         return self._session.tell(made if codec is None else open_job(codec, made))
 
     def _delete(self, name: str) -> Steps[None]:
-        if not (yield self._queries.schedules.delete_schedule(name)):
+        if not (yield self._queries.schedules.delete(name)):
             raise _unknown(name)
 
 
@@ -383,11 +383,11 @@ def _who(by: str | None) -> str:
         return "somebody"
 
 
-def _usable(name: str, found: Due | Unusable | None) -> Due:
+def _usable(name: str, found: FoundSchedule | None) -> StoredSchedule:
     """Return a schedule that was found and can be read."""
     if found is None:
         raise _unknown(name)
-    if isinstance(found, Unusable):
+    if isinstance(found, UnreadableSchedule):
         raise InvalidPlan(f"schedule {name!r}: {found.reason} (create(…, replace=True) puts it right)")
     return found
 

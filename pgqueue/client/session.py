@@ -85,9 +85,9 @@ class Session:
             if new.conditions is None:
                 return self.tell(as_job(new, db.run(conn, queries.jobs.enqueue_one(new)), self.handle))
             met = admit(conn, queries, new)
-            if met.entered:
+            if met.admitted:
                 return self.tell(as_job(new, met.inserted, self.handle))
-            found = db.run(conn, queries.jobs.get_job(met.id)) if met.readable else None
+            found = db.run(conn, queries.jobs.get(met.id)) if met.readable else None
             return as_existing(new, met, found, self.handle)
 
     async def ainsert(self, new: NewJob) -> Job:
@@ -100,9 +100,9 @@ class Session:
             if new.conditions is None:
                 return self.tell(as_job(new, await db.run_async(conn, queries.jobs.enqueue_one(new)), self.handle))
             met = await admit_async(conn, queries, new)
-            if met.entered:
+            if met.admitted:
                 return self.tell(as_job(new, met.inserted, self.handle))
-            found = await db.run_async(conn, queries.jobs.get_job(met.id)) if met.readable else None
+            found = await db.run_async(conn, queries.jobs.get(met.id)) if met.readable else None
             return as_existing(new, met, found, self.handle)
 
     def insert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
@@ -116,7 +116,7 @@ class Session:
             if new.queue in self._home.max_depth:
                 follow(conn, self._home.depths.steps(queries, new.queue, _count(blocks)))
             for _, chunk in arrays(blocks):
-                ids += self._tell_many(new, db.run(conn, queries.jobs.enqueue_alike(new, chunk)))
+                ids += self._tell_many(new, db.run(conn, queries.jobs.enqueue_many(new, chunk)))
         return ids
 
     async def ainsert_many(self, new: NewJob, blocks: Sequence[tuple[int, str]]) -> list[int]:
@@ -127,7 +127,7 @@ class Session:
             if new.queue in self._home.max_depth:
                 await follow_async(conn, self._home.depths.steps(queries, new.queue, _count(blocks)))
             for _, chunk in arrays(blocks):
-                ids += self._tell_many(new, await db.run_async(conn, queries.jobs.enqueue_alike(new, chunk)))
+                ids += self._tell_many(new, await db.run_async(conn, queries.jobs.enqueue_many(new, chunk)))
         return ids
 
     def insert_all(self, bulk: Bulk) -> list[int]:

@@ -18,7 +18,7 @@ from pgqueue.db.link import DEADLINE, Link
 from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
-from pgqueue.queries.results import JobSnapshot
+from pgqueue.queries.waits import JobSnapshot
 from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.waits")
@@ -237,7 +237,7 @@ class WaitHub:
     async def _listen(self, conn: db.AsyncConnection) -> None:
         """Begin on a new connection: look at every job, for until now no connection listened."""
         if self._listens:
-            await db.run_async(conn, self._queries.waits.listen_ended())
+            await db.run_async(conn, self._queries.waits.listen())
         self._conn = conn
         self._urgent.update(self._watched)
 
@@ -267,7 +267,7 @@ class WaitHub:
         new = set(self._unregistered)
         if new and self._listens:
             announce = now - self._announced_at > ANNOUNCE_SECONDS
-            await db.run_async(conn, self._queries.waits.register_waits(new, announce))
+            await db.run_async(conn, self._queries.waits.register(new, announce))
             self._announced_at = now if announce else self._announced_at
         self._unregistered -= new
         for job_id in new & self._watched.keys():
@@ -277,7 +277,7 @@ class WaitHub:
         follows = [w.follows if (w := self._watched.get(job_id)) else False for job_id in ids]
         now = monotonic()
         changed: list[int] = []
-        for snapshot in await db.run_async(conn, self._queries.waits.look(ids, follows)):
+        for snapshot in await db.run_async(conn, self._queries.waits.read_snapshots(ids, follows)):
             watched = self._watched.get(snapshot.id)
             if watched is None:
                 continue

@@ -15,7 +15,7 @@ from pgqueue.client.wait_hub import Waiter, WaitHub
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
-from pgqueue.queries.results import RESULT_EXPIRED
+from pgqueue.queries.jobs.expire import RESULT_EXPIRED
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.timing import WAIT, check_duration, seconds
 

@@ -18,7 +18,7 @@ from pgqueue.config import take_deaths, take_worker_id
 from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, brief
 from pgqueue.db.link import sever
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.worker import WorkerInfo
+from pgqueue.queries.workers import WorkerInfo
 from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue")
@@ -75,10 +75,10 @@ class Identity:
     def start(self) -> None:
         """Insert the row, then beat. Raises if the database cannot be reached or is not migrated."""
         try:
-            self._run(self._queries.workers.ready())
+            self._run(self._queries.schema.check())
             self._run(self._queries.workers.register(self.info))
             if deaths := take_deaths():
-                self._run(self._queries.workers.declare_dead(deaths))
+                self._run(self._queries.workers.record_deaths(deaths))
         except BaseException:
             if self._conn is not None:
                 self._conn.close()

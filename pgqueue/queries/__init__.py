@@ -13,32 +13,13 @@ VACUUM. An index that is partial, or has all that is asked for, may be walked ev
 
 from pgqueue.codecs import Codec
 from pgqueue.queries.base import Query, Templates
-from pgqueue.queries.cancel import CancelQueries
-from pgqueue.queries.claim import ClaimQueries
-from pgqueue.queries.keyed import KeyedQueries
-from pgqueue.queries.read import ReadQueries, ScheduleReadQueries, WorkerReadQueries
-from pgqueue.queries.resolve import ResolveQueries
-from pgqueue.queries.results import ResultQueries, WaitQueries
-from pgqueue.queries.schedule import ScheduleQueries
-from pgqueue.queries.schedule_definition import DefinitionQueries
-from pgqueue.queries.schedule_preview import AheadQueries
+from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
-from pgqueue.queries.sweep import ExpireQueries
-from pgqueue.queries.worker import WorkerQueries
+from pgqueue.queries.waits import WaitQueries
+from pgqueue.queries.workers import WorkerQueries
 
 __all__ = ["Queries", "Query"]
-
-
-class Jobs(KeyedQueries, ClaimQueries, ResolveQueries, CancelQueries, ExpireQueries, ResultQueries, ReadQueries):
-    """Jobs: enqueued, claimed, resolved, cancelled, expired and read."""
-
-
-class Workers(WorkerQueries, WorkerReadQueries):
-    """Workers and schedulers: their rows, heartbeats and flags."""
-
-
-class Schedules(ScheduleQueries, DefinitionQueries, AheadQueries, ScheduleReadQueries):
-    """Schedules: defined, fired, previewed and read."""
 
 
 class Queries:
@@ -46,8 +27,8 @@ class Queries:
 
     def __init__(self, schema: str, codec: Codec | None = None, *, templates: Templates | None = None) -> None:
         templates = templates or Templates(schema)
-        self.jobs = Jobs(templates, codec)
-        self.workers = Workers(templates, codec)
-        self.schedules = Schedules(templates, codec)
+        self.jobs = JobQueries(templates, codec)
+        self.workers = WorkerQueries(templates, codec)
+        self.schedules = ScheduleQueries(templates, codec)
         self.waits = WaitQueries(templates, codec)
         self.schema = SchemaQueries(templates, codec)

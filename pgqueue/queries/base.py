@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, LiteralString, TypeVar
 
 from psycopg import sql
@@ -74,6 +75,11 @@ def packed(values: Iterable[object]) -> str:
     statement.
     """
     return "{" + ",".join(["null" if value is None else str(value) for value in values]) + "}"
+
+
+def start_of(time: datetime | None) -> str:
+    """Return a time from which on an index is read; from its left end for None."""
+    return "-infinity" if time is None else time.isoformat()
 
 
 def lines(texts: Iterable[str | None]) -> str:

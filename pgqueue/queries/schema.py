@@ -1,6 +1,6 @@
 """The state of the schema: its version, and the daily partitions of the two histories."""
 
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 
@@ -8,6 +8,9 @@ from pgqueue.queries.base import Query, Statements, first_value, nothing
 HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.migration') is not null"
 
 SCHEMA_VERSION: LiteralString = "select version_num from {s}.migration"
+
+# Reads nothing; fails when the schema is missing, or older than the newest table. The first thing each process asks.
+READY: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"
 
 # Make the partitions of yesterday, today and the days ahead, where they are missing. UTC days.
 # Any process may call it at any time: one does the work (a transaction lock that is tried, not waited for), the
@@ -55,9 +58,13 @@ class SchemaQueries(Statements):
         """Whether the schema was ever migrated."""
         return Query(self._sql(HAS_VERSION), first_value)
 
-    def schema_version(self) -> Query[str | None]:
+    def version(self) -> Query[str | None]:
         """The migration the schema is at."""
         return Query(self._sql(SCHEMA_VERSION), first_value)
+
+    def check(self) -> Query[Any]:
+        """Fail unless the schema is there."""
+        return Query(self._sql(READY), first_value)
 
     def make_partitions(self) -> Query[None]:
         """Make the partitions of today and the week ahead, where they are missing."""

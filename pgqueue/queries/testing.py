@@ -8,11 +8,12 @@ from uuid import UUID
 
 from pgqueue.codecs import Codec
 from pgqueue.jobs.job import ClaimedJob, Job
-from pgqueue.queries import Queries, Schedules
+from pgqueue.queries import Queries
 from pgqueue.queries.base import Query, Templates, first_value, nothing
-from pgqueue.queries.claim import _MOVE, _jobs
-from pgqueue.queries.read import JOB, ReadQueries
-from pgqueue.queries.schedule import CLOCK
+from pgqueue.queries.jobs.claim import _MOVE, _jobs
+from pgqueue.queries.jobs.read import JOB, JobReadQueries
+from pgqueue.queries.schedules import ScheduleQueries
+from pgqueue.queries.schedules.fire import CLOCK
 
 _CLOCKS = re.compile(r"\b(now|statement_timestamp|clock_timestamp)\(\)")
 _STRANGE: LiteralString = "xmin::text::bigint < (pg_current_xact_id()::text::bigint & 4294967295)"
@@ -105,7 +106,7 @@ class TravellingQueries(Queries):
         self.test = TestQueries(templates, codec, offset)
 
 
-class TravellingSchedules(Schedules):
+class TravellingSchedules(ScheduleQueries):
     """Schedules by the test's clock."""
 
     def clock(self) -> Query[datetime]:
@@ -113,7 +114,7 @@ class TravellingSchedules(Schedules):
         return Query(self._sql(CLOCK), first_value)
 
 
-class TestQueries(ReadQueries):
+class TestQueries(JobReadQueries):
     """Statements that only tests need."""
 
     __test__ = False

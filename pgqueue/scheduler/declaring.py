@@ -10,8 +10,8 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
-from pgqueue.queries.schedule import Due, row_json
-from pgqueue.queries.schedule_definition import SILENCE
+from pgqueue.queries.schedules.release import SILENCE
+from pgqueue.queries.schedules.stored import StoredSchedule, row_json
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import MOST_SETTLED, settled
 
@@ -42,7 +42,7 @@ class Declarer(Duty):
         reseal = not self._resealed
         names = [schedule.name for schedule in app.schedules.values()]
         self._since = await self.link.run(
-            queries.schedules.say_release(self.id, app.name, self._release, names, self._since)
+            queries.schedules.register_release(self.id, app.name, self._release, names, self._since)
         )
         if not app.name:
             # Several apps may have no name: none speaks for the others.
@@ -55,7 +55,7 @@ class Declarer(Duty):
 
     async def leave(self) -> None:
         """Say that this scheduler has ended, so that what only it declared can be disabled."""
-        await self.link.run(self._app.queries.schedules.unsay_release(self.id), deadline=2.0)
+        await self.link.run(self._app.queries.schedules.unregister_release(self.id), deadline=2.0)
 
 
 async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
@@ -64,14 +64,14 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
     Returns whether that is all of them: one that another transaction has locked is left for the next time.
     """
     schedules, queries = list(app.schedules.values()), app.queries
-    news = await link.run(queries.schedules.news(schedules, app.name, reseal=reseal)) if schedules else set()
+    news = await link.run(queries.schedules.find_changed(schedules, app.name, reseal=reseal)) if schedules else set()
     if not news:
         return True
     async with link.connection() as conn, conn.transaction():
-        free = await db.run_async(conn, queries.schedules.lock_free(news))
-        held = await db.run_async(conn, queries.schedules.there(news)) - {one.name for one in free}
+        free = await db.run_async(conn, queries.schedules.try_lock(news))
+        held = await db.run_async(conn, queries.schedules.existing(news)) - {one.name for one in free}
         for due in free:
-            if isinstance(due, Due):
+            if isinstance(due, StoredSchedule):
                 await _settle(app, conn, due, MOST_SETTLED // len(free) + 1)
         now = await db.run_async(conn, queries.schedules.clock())
         new = [(schedule, schedule.after(now)) for schedule in schedules if schedule.name in news - held]
@@ -81,7 +81,7 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
     return not held
 
 
-async def _settle(app: App, conn: db.AsyncConnection, due: Due, most: int) -> None:
+async def _settle(app: App, conn: db.AsyncConnection, due: StoredSchedule, most: int) -> None:
     """Tell what becomes of the ticks of an older plan that have passed, when a new one takes its place."""
     if due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
         ticks = settled(due.state, due.state.now, "passed before the code changed the plan", most)

@@ -7,8 +7,8 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
-from pgqueue.queries.schedule import Due, Unusable
-from pgqueue.queries.schedule_preview import KEPT
+from pgqueue.queries.schedules.preview import KEPT
+from pgqueue.queries.schedules.stored import FoundSchedule, UnreadableSchedule
 from pgqueue.schedules.in_words import Upcoming, moment_in_words
 from pgqueue.schedules.plan import each_after
 
@@ -30,16 +30,18 @@ class Previewer(Duty):
         """Work out some that have become stale."""
         queries = self._queries
         async with self.link.connection() as conn, conn.transaction():
-            names = await db.run_async(conn, queries.schedules.lock_stale(AT_MOST))
+            names = await db.run_async(conn, queries.schedules.lock_stale_previews(AT_MOST))
             if names:
                 now = await db.run_async(conn, queries.schedules.clock())
-                found = await db.run_async(conn, queries.schedules.read_schedules(names))
-                await db.run_async(conn, queries.schedules.keep_ahead({one.name: _upcoming(one) for one in found}, now))
+                found = await db.run_async(conn, queries.schedules.read(names))
+                await db.run_async(
+                    conn, queries.schedules.save_previews({one.name: _upcoming(one) for one in found}, now)
+                )
         return GAP if len(names) == AT_MOST else PAUSE
 
 
-def _upcoming(one: Due | Unusable) -> Sequence[Upcoming] | None:
-    if isinstance(one, Unusable):
+def _upcoming(one: FoundSchedule) -> Sequence[Upcoming] | None:
+    if isinstance(one, UnreadableSchedule):
         return None
     schedule = one.schedule
     try:

@@ -14,7 +14,7 @@ from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.heartbeat import Identity, describe
 from pgqueue.process.partitions import Partitions
-from pgqueue.queries.schedule import SCHEDULE_PAYLOAD
+from pgqueue.queries.schedules.fire import SCHEDULE_PAYLOAD
 from pgqueue.scheduler.declaring import Declarer
 from pgqueue.scheduler.previewer import Previewer
 from pgqueue.scheduler.settings import SchedulerSettings

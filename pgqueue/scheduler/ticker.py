@@ -16,8 +16,8 @@ from pgqueue.db.link import Link
 from pgqueue.errors import InvalidPlan, PgqueueError
 from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
 from pgqueue.process.duty import Duty
-from pgqueue.queries.enqueue import Inserted
-from pgqueue.queries.schedule import Due, Unusable
+from pgqueue.queries.jobs.enqueue import InsertedJob
+from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.schedules.schedule import changed
 from pgqueue.schedules.ticks import MOST_SETTLED, Look, Tick, look, settled
@@ -70,12 +70,12 @@ class Ticker(Duty):
         """Return for how long nothing is to be done. What is due, but locked by another scheduler or by an edit that is
         not committed, is not looked at again and again."""
         poll = self._settings.poll_seconds
-        next_tick = await self.link.run(self._queries.schedules.next_tick(self._unusable))
+        next_tick = await self.link.run(self._queries.schedules.next_due(self._unusable))
         if found or next_tick is None or next_tick > 0:
             self._vain = 0
             return poll if next_tick is None else min(max(next_tick, 0), poll)
         self._vain += 1
-        ahead = await self.link.run(self._queries.schedules.next_tick(self._unusable, ahead=True))
+        ahead = await self.link.run(self._queries.schedules.next_due(self._unusable, ahead=True))
         return min(LOCKED * 2.0 ** min(self._vain, 10), poll, *([] if ahead is None else [max(ahead, 0)]))
 
     async def fire(self, at_most: int = BATCH) -> int:
@@ -108,19 +108,19 @@ class Ticker(Duty):
                 (name,) = self._locked
                 self.leave_alone([name])
                 log.error("schedule %s cannot be fired: %s", name, brief(error))
-                await self.link.run(self._queries.schedules.note_errors([(name, brief(error), False)]))
+                await self.link.run(self._queries.schedules.record_errors([(name, brief(error), False)]))
 
-    async def _edited(self, conn: db.AsyncConnection, found: Sequence[Due | Unusable]) -> list[Due]:
+    async def _edited(self, conn: db.AsyncConnection, found: Sequence[FoundSchedule]) -> list[StoredSchedule]:
         """Make the changes that SQL asked for. What cannot be read here is left alone: others may know more timezones,
         or more of cron."""
         due, errors = [], []
         for one in found:
-            asked = one.state.edit_asked if isinstance(one, Due) else one.row.get("edit_asked")
+            asked = one.state.edit_asked if isinstance(one, StoredSchedule) else one.row.get("edit_asked")
             try:
                 if asked is not None:
                     async with conn.transaction():
                         await self._edit(conn, one, asked, MOST_SETTLED // len(found) + 1)
-                elif isinstance(one, Due):
+                elif isinstance(one, StoredSchedule):
                     due.append(one)
                 else:
                     raise InvalidPlan(one.reason)
@@ -130,24 +130,24 @@ class Ticker(Duty):
                 if asked is None:
                     self.leave_alone([one.name])
         if errors:
-            await db.run_async(conn, self._queries.schedules.note_errors(errors))
+            await db.run_async(conn, self._queries.schedules.record_errors(errors))
         return due
 
-    async def _edit(self, conn: db.AsyncConnection, one: Due | Unusable, asked: dict[str, object], most: int) -> None:
+    async def _edit(self, conn: db.AsyncConnection, one: FoundSchedule, asked: dict[str, object], most: int) -> None:
         """Change a definition as of the moment it was asked for; the next look fires it."""
         moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
         schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
         why = f"passed before {by} edited the schedule"
-        ticks = settled(one.state, moment, why, most) if isinstance(one, Due) else []
+        ticks = settled(one.state, moment, why, most) if isinstance(one, StoredSchedule) else []
         await db.run_async(conn, self._queries.schedules.record_ticks(ticks))
         await db.run_async(conn, self._queries.schedules.redefine(schedule, schedule.after(moment), moment, by))
 
-    async def _look(self, conn: db.AsyncConnection, due: Sequence[Due]) -> list[Look]:
+    async def _look(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[Look]:
         """Decide what becomes of the ticks, by what is not finished and what waits. Schedules that come after more than
         CHUNK jobs are left for the next look: one transaction has its time."""
         states = [one.state for one in due]
         jobs = [job for state in states for job in state.live_jobs]
-        unfinished = await db.run_async(conn, self._queries.schedules.unfinished(jobs)) if jobs else []
+        unfinished = await db.run_async(conn, self._queries.schedules.unfinished_jobs(jobs)) if jobs else []
         waiting = [state.schedule.name for state in states if state.look_at is not None]
         queued: defaultdict[str, list[Tick]] = defaultdict(list)
         for tick in await db.run_async(conn, self._queries.schedules.queued_ticks(waiting)) if waiting else []:
@@ -169,13 +169,13 @@ class Ticker(Duty):
         """Leave a schedule alone here for a while; its row says why."""
         log.error("schedule %s cannot be fired here: %s", name, error)
         self.leave_alone([name])
-        await db.run_async(conn, self._queries.schedules.note_errors([(name, brief(error), False)]))
+        await db.run_async(conn, self._queries.schedules.record_errors([(name, brief(error), False)]))
 
     async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:
         """Write all of it; return the ticks that fired, with their jobs."""
         queries = self._queries
         planned = [(found, tick) for found in looks for tick in found.fires]
-        known = await db.run_async(conn, queries.schedules.known_ticks([(t.schedule, t.tick) for _, t in planned]))
+        known = await db.run_async(conn, queries.schedules.recorded_ticks([(t.schedule, t.tick) for _, t in planned]))
         fires = [(found, tick) for found in looks for tick in found.drained]
         fires += [(found, tick) for found, tick in planned if (tick.schedule, tick.tick) not in known]
         fired = []
@@ -190,7 +190,7 @@ class Ticker(Duty):
         await db.run_async(conn, queries.schedules.record_ticks(ticks, moved))
         return fired
 
-    async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[tuple[Look, Tick]]) -> list[Inserted]:
+    async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[tuple[Look, Tick]]) -> list[InsertedJob]:
         """Insert the jobs of ticks."""
         if not fires:
             return []

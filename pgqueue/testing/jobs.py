@@ -210,7 +210,7 @@ class Jobs:
         self.backend.declare_schedules()
         before = {job.id for job in self.all()}
         ticker = Ticker(self.app, BorrowedLink(self.aconn), SchedulerSettings())
-        names = {row.name for row in self.backend.run(self.backend.queries.schedules.list_schedules())}
+        names = {row.name for row in self.backend.run(self.backend.queries.schedules.list())}
         ticker.leave_alone(names - set(self.app.schedules), math.inf)
         while await ticker.fire():
             pass

@@ -137,7 +137,7 @@ class Runner:
         """Whether the job would be tried again, but was cancelled while it ran, and so ends as cancelled."""
         if resolution.target.is_terminal:
             return False
-        return job.id in await self._link.run(self._backend.queries.jobs.cancellations(self._worker, [job.id]))
+        return job.id in await self._link.run(self._backend.queries.jobs.cancel_requests(self._worker, [job.id]))
 
     async def _write(self, job: ClaimedJob, resolution: Resolution, note: str | None) -> None:
         """Write the outcome with the worker's resolver, which calls listeners and handles rows that are refused."""

@@ -12,7 +12,7 @@ from pgqueue import App, IdempotencyConflict, InvalidArguments, PgqueueError, Ta
 from pgqueue.client import admission
 from pgqueue.events import JobEnqueued
 from pgqueue.jobs.keys import key_hashes
-from pgqueue.queries import Jobs
+from pgqueue.queries.jobs import JobQueries
 from pgqueue.tasks import many_calls as payload
 from tests.conftest import scalar
 from tests.harness import Conn, InThread, wait_blocked
@@ -131,29 +131,29 @@ def test_bulks_that_take_over_in_opposite_order_do_not_deadlock(conn: Conn, ship
 
 
 @pytest.mark.parametrize("lent", [False, True])
-@pytest.mark.parametrize("verb", ["find_key_holders", "take_over"])
+@pytest.mark.parametrize("verb", ["find_key_holders", "take_expired_keys"])
 def test_a_call_begins_again_when_a_key_has_changed_hands(
     conn: Conn, connect: Open, ship: Task[[int], int], monkeypatch: pytest.MonkeyPatch, verb: str, lent: bool
 ) -> None:
     ship.using(idempotency_key="k").enqueue(1)
     conn.execute(OVER)
-    plain = getattr(Jobs, verb)
+    plain = getattr(JobQueries, verb)
     stolen: list[int] = []
 
-    def steal(queries: Jobs, given: Any) -> Any:
+    def steal(queries: JobQueries, given: Any) -> Any:
         if not stolen:
             with monkeypatch.context() as untouched:
-                untouched.setattr(Jobs, verb, plain)
+                untouched.setattr(JobQueries, verb, plain)
                 conn.execute("delete from pgqueue.idempotency_key")
                 stolen.append(ship.using(idempotency_key="k").enqueue(1).id)
                 if verb == "find_key_holders":
                     conn.execute("delete from pgqueue.idempotency_key where job_id = %s", stolen)
         return plain(queries, given)
 
-    monkeypatch.setattr(Jobs, verb, steal)
+    monkeypatch.setattr(JobQueries, verb, steal)
     bound = ship.using(connect(), idempotency_key=["j", "k"]) if lent else ship.using(idempotency_key=["j", "k"])
     ids = bound.enqueue_many([{"n": 1}] * 2)
-    assert (ids[1] == stolen[0]) is (verb == "take_over")
+    assert (ids[1] == stolen[0]) is (verb == "take_expired_keys")
     assert len(set(ids)) == 2
 
 

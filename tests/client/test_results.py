@@ -167,7 +167,7 @@ def test_batches_are_small_and_two_workers_do_not_wait_for_each_other(conn: Conn
         "insert into pgqueue.result_expiry select i, now(), now() from generate_series(1, %s) i", (2 * BATCH + 1,)
     )
     with psycopg.connect(dsn, options="-c lock_timeout=5s") as other:
-        assert db.run(other, QUERIES.jobs.drop_results(BATCH)) == BATCH
+        assert db.run(other, QUERIES.jobs.drop_expired_results(BATCH)) == BATCH
         assert prune(dsn, 2)[0] == 0.0  # there is more
         other.commit()
     assert scalar(conn, EXPIRIES) == 0

@@ -147,5 +147,5 @@ def test_names_become_numbers(statement: bytes, params: dict[str, Any], expected
 
 
 def test_the_same_shape_of_arguments_is_translated_once() -> None:
-    query = Queries("pgqueue").jobs.get_job(1)
+    query = Queries("pgqueue").jobs.get(1)
     assert numbered(query.sql, frozenset()) is numbered(query.sql, frozenset())

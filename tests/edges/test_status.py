@@ -39,7 +39,7 @@ def filled(conn: Conn) -> Conn:
 
 def counts(conn: Conn, most: int | None) -> dict[str, tuple[tuple[int, ...], list[str]]]:
     """By queue: the count of each phase, and the phases that hold more."""
-    found = db.run(conn, QUERIES.jobs.count_jobs(most))
+    found = db.run(conn, QUERIES.jobs.count(most))
     return {q.queue: (tuple(getattr(q, phase) for phase in PHASES), q.at_least) for q in found}
 
 
@@ -63,7 +63,7 @@ def test_the_oldest_due_job_is_found_in_whichever_lane(filled: Conn) -> None:
     filled.execute(
         "update pgqueue.job_live set run_at = now() - interval '1 hour' where queue = 'mail' and priority = 0"
     )
-    (mail,) = [q for q in db.run(filled, QUERIES.jobs.count_jobs(1)) if q.queue == "mail"]
+    (mail,) = [q for q in db.run(filled, QUERIES.jobs.count(1)) if q.queue == "mail"]
     assert mail.oldest_due_seconds is not None
     assert 3600 <= mail.oldest_due_seconds < 3700
 
@@ -76,7 +76,7 @@ def test_queues_and_priorities_are_all_found(conn: Conn) -> None:
 
 @pytest.mark.parametrize(("most", "jobs"), [(None, 3), (2, 3), (1, 2)])
 def test_jobs_of_unknown_tasks_are_counted_task_by_task(filled: Conn, most: int | None, jobs: int) -> None:
-    found = db.run(filled, QUERIES.jobs.list_unknown_tasks(most))
+    found = db.run(filled, QUERIES.jobs.count_parked(most))
     assert [(u.task, u.queue) for u in found] == [("unknown0", "mail"), ("unknown1", "mail")]
     assert (found[1].jobs, found[1].at_least) == (jobs, most is not None and jobs > most)
 

@@ -171,7 +171,7 @@ def test_partitions_of_yesterday_today_and_the_week_ahead_stand_after_an_upgrade
 
 def test_a_database_that_was_not_migrated_says_so(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as conn, pytest.raises(NotMigrated, match="pgqueue migrate"):
-        db.run(conn, Queries("pgqueue").workers.ready())
+        db.run(conn, Queries("pgqueue").schema.check())
 
 
 JOB = {"task": "t", "queue": "q"}

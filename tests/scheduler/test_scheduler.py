@@ -141,7 +141,7 @@ def test_a_paused_schedule_does_not_fire(app: App, conn: Conn, dsn: str) -> None
     declare(conn, "s", HOURLY, last_hour(conn))
     conn.execute("update pgqueue.schedule set paused_at = now()")
     assert fire(app, dsn) == 0
-    assert db.run(conn, QUERIES.schedules.next_tick()) is None
+    assert db.run(conn, QUERIES.schedules.next_due()) is None
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
     jobs = with_terms(200, key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
         QUERIES.jobs.find_key_holders(jobs),
-        QUERIES.jobs.free_keys(jobs),
+        QUERIES.jobs.free_expired_keys(jobs),
         QUERIES.jobs.give_back_keys(list(range(200)), jobs),
     ):
         backlog.execute("deallocate all")
@@ -229,7 +229,7 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
     rivals = with_terms(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
         QUERIES.jobs.find_unique_holders(rivals),
-        QUERIES.jobs.free_unique_keys(rivals),
+        QUERIES.jobs.free_expired_unique_keys(rivals),
         QUERIES.jobs.replace(list(range(1, 201)), rivals),
     ):
         backlog.execute("deallocate all")
@@ -275,7 +275,7 @@ def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool)
 @pytest.mark.parametrize("verb", ["look", "read_jobs", "announce_ended"])
 def test_waiting_finds_jobs_by_primary_key(backlog: Conn, verb: str, generic: bool) -> None:
     ids = list(range(1, 100)) + [10**9 + n for n in range(100)]
-    query = {"look": QUERIES.waits.look(ids, [True] * len(ids)), "read_jobs": QUERIES.waits.read_jobs(ids)}
+    query = {"look": QUERIES.waits.read_snapshots(ids, [True] * len(ids)), "read_jobs": QUERIES.waits.read_jobs(ids)}
     query["announce_ended"] = QUERIES.waits.announce_ended(ids)
     plan = explain(backlog, query[verb], generic=generic)
     assert job_scans(plan) == {"job_live_pkey"}
@@ -283,7 +283,7 @@ def test_waiting_finds_jobs_by_primary_key(backlog: Conn, verb: str, generic: bo
 
 
 def test_who_catches_up_probes_the_key_for_each_waiter(backlog: Conn) -> None:
-    plan = explain(backlog, QUERIES.waits.catch_up(), generic=True)
+    plan = explain(backlog, QUERIES.waits.announce_missed(), generic=True)
     assert job_scans(plan) == {"job_live_pkey"}
 
 
@@ -296,7 +296,7 @@ def test_results_expire_in_the_partitions_that_hold_them(backlog: Conn, generic:
     backlog.execute(
         "insert into pgqueue.result_expiry select id, finished_at, now() from pgqueue.job_finished where id % 200 = 0"
     )
-    plan = explain(backlog, QUERIES.jobs.drop_results(50), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.drop_expired_results(50), generic=generic)
     assert plan["Actual Rows"] == 1
     scans = [
         n for n in nodes(plan) if n.get("Relation Name", "").startswith("job_finished") and "Scan" in n["Node Type"]

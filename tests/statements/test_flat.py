@@ -41,101 +41,103 @@ SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
 # What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
 DUTIES: dict[str, Query[Any]] = {
-    "claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
-    "claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
-    "adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
-    "next_due": QUERIES.jobs.next_due(list(ROOMS)),
-    "resolve": QUERIES.jobs.resolve(BATCH),
-    "resolve successes": QUERIES.jobs.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
-    "release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
-    "rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
-    "cancellations": QUERIES.jobs.cancellations(WORKER, [1, 2]),
-    "note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
-    "set_waiting": QUERIES.workers.set_waiting(WORKER, True),
-    "set_stopping": QUERIES.workers.set_stopping(WORKER),
-    "declare_lost": QUERIES.workers.declare_lost(),
-    "forget_lost": QUERIES.workers.forget_lost(),
-    "lock_due": QUERIES.schedules.lock_due(10),
-    "known_ticks": QUERIES.schedules.known_ticks([("s1", NOW)]),
-    "record_ticks": QUERIES.schedules.record_ticks(
+    "jobs.claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
+    "jobs.claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
+    "jobs.adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
+    "jobs.next_due": QUERIES.jobs.next_due(list(ROOMS)),
+    "jobs.resolve": QUERIES.jobs.resolve(BATCH),
+    "jobs.resolve successes": QUERIES.jobs.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
+    "jobs.release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
+    "jobs.rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
+    "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),
+    "jobs.note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
+    "workers.set_waiting": QUERIES.workers.set_waiting(WORKER, True),
+    "workers.set_stopping": QUERIES.workers.set_stopping(WORKER),
+    "workers.declare_lost": QUERIES.workers.declare_lost(),
+    "workers.delete_lost": QUERIES.workers.delete_lost(),
+    "schedules.lock_due": QUERIES.schedules.lock_due(10),
+    "schedules.recorded_ticks": QUERIES.schedules.recorded_ticks([("s1", NOW)]),
+    "schedules.record_ticks": QUERIES.schedules.record_ticks(
         [Tick("s1", NOW, "missed", "why")], [(State(SCHEDULE, NOW, NOW), 1.0)]
     ),
-    "unfinished": QUERIES.schedules.unfinished([1, 2]),
-    "queued_ticks": QUERIES.schedules.queued_ticks(["s1"]),
-    "note_errors": QUERIES.schedules.note_errors([("s1", "why", False)]),
-    "news": QUERIES.schedules.news([SCHEDULE]),
-    "is_newest_release": QUERIES.schedules.is_newest_release(WORKER),
-    "say_release": QUERIES.schedules.say_release(WORKER, "shop:app", "r1", ["s1"]),
-    "unsay_release": QUERIES.schedules.unsay_release(WORKER),
-    "disable_dropped": QUERIES.schedules.disable_dropped("shop:app"),
-    "next_tick": QUERIES.schedules.next_tick(),
-    "lock_free": QUERIES.schedules.lock_free(["s1"]),
-    "there": QUERIES.schedules.there(["s1"]),
-    "lock_stale": QUERIES.schedules.lock_stale(10),
-    "read_schedules": QUERIES.schedules.read_schedules(["s1"]),
-    "keep_ahead": QUERIES.schedules.keep_ahead({"s1": None}, NOW),
-    "declare": QUERIES.schedules.declare([(SCHEDULE, NOW)]),
-    "enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
-    "enqueue_conditionally": QUERIES.jobs.enqueue_conditionally([KEYED, ALONE]),
-    "clock": QUERIES.schedules.clock(),
-    "expire": QUERIES.jobs.expire(100),
-    "prune_keys": QUERIES.jobs.prune_keys(3),
-    "announce_ended": QUERIES.waits.announce_ended([1, 2, 5000]),
-    "catch_up": QUERIES.waits.catch_up(),
-    "expire_results": QUERIES.jobs.expire_results({1: 60.0}),
-    "drop_results": QUERIES.jobs.drop_results(100),
+    "schedules.unfinished_jobs": QUERIES.schedules.unfinished_jobs([1, 2]),
+    "schedules.queued_ticks": QUERIES.schedules.queued_ticks(["s1"]),
+    "schedules.record_errors": QUERIES.schedules.record_errors([("s1", "why", False)]),
+    "schedules.find_changed": QUERIES.schedules.find_changed([SCHEDULE]),
+    "schedules.is_newest_release": QUERIES.schedules.is_newest_release(WORKER),
+    "schedules.register_release": QUERIES.schedules.register_release(WORKER, "shop:app", "r1", ["s1"]),
+    "schedules.unregister_release": QUERIES.schedules.unregister_release(WORKER),
+    "schedules.disable_dropped": QUERIES.schedules.disable_dropped("shop:app"),
+    "schedules.next_due": QUERIES.schedules.next_due(),
+    "schedules.try_lock": QUERIES.schedules.try_lock(["s1"]),
+    "schedules.existing": QUERIES.schedules.existing(["s1"]),
+    "schedules.lock_stale_previews": QUERIES.schedules.lock_stale_previews(10),
+    "schedules.read": QUERIES.schedules.read(["s1"]),
+    "schedules.save_previews": QUERIES.schedules.save_previews({"s1": None}, NOW),
+    "schedules.declare": QUERIES.schedules.declare([(SCHEDULE, NOW)]),
+    "jobs.enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
+    "jobs.enqueue_conditionally": QUERIES.jobs.enqueue_conditionally([KEYED, ALONE]),
+    "schedules.clock": QUERIES.schedules.clock(),
+    "jobs.expire": QUERIES.jobs.expire(100),
+    "jobs.prune_keys": QUERIES.jobs.prune_keys(3),
+    "waits.announce_ended": QUERIES.waits.announce_ended([1, 2, 5000]),
+    "waits.announce_missed": QUERIES.waits.announce_missed(),
+    "jobs.set_result_expiry": QUERIES.jobs.set_result_expiry({1: 60.0}),
+    "jobs.drop_expired_results": QUERIES.jobs.drop_expired_results(100),
 }
 # What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
-    "register": QUERIES.workers.register(describe("worker", 30, ["q0"], ["t"], 8)),
-    "ready": QUERIES.workers.ready(),
-    "heartbeat": QUERIES.workers.heartbeat(WORKER),
-    "unregister": QUERIES.workers.unregister(WORKER),
-    "declare_dead": QUERIES.workers.declare_dead({WORKER: "was killed by SIGKILL"}),
-    "enqueue_one": QUERIES.jobs.enqueue_one(new_job(queue="q0")),
-    "enqueue_one_keyed": QUERIES.jobs.enqueue_one_keyed(KEYED),
-    "resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
-    "enqueue_alike": QUERIES.jobs.enqueue_alike(new_job(queue="q0"), "[{},{},{}]"),
-    "enqueue_keyed": QUERIES.jobs.enqueue_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
-    "take_over": QUERIES.jobs.take_over(KEYS),
-    "register_waits": QUERIES.waits.register_waits([1, 5000], True),
-    "look": QUERIES.waits.look([1, 5000], [False, True]),
-    "read_jobs": QUERIES.waits.read_jobs([1, 5000]),
-    "find_key_holders": QUERIES.jobs.find_key_holders([KEYED]),
-    "find_unique_holders": QUERIES.jobs.find_unique_holders([ALONE]),
-    "replace": QUERIES.jobs.replace([5000], [ALONE]),
-    "free_keys": QUERIES.jobs.free_keys([KEYED]),
-    "free_unique_keys": QUERIES.jobs.free_unique_keys([ALONE]),
-    "give_back_keys": QUERIES.jobs.give_back_keys([1], [KEYED]),
-    "depth": QUERIES.jobs.depth("q0", 1000),
-    "in_index_order": QUERIES.jobs.in_index_order(),
-    "get_job": QUERIES.jobs.get_job(5000),
-    "cancel": QUERIES.jobs.cancel(5000, "why"),
-    "count_jobs": QUERIES.jobs.count_jobs(50),
-    "count_finished": QUERIES.jobs.count_finished(50),
-    "list_workers": QUERIES.workers.list_workers(),
-    "list_unknown_tasks": QUERIES.jobs.list_unknown_tasks(50),
-    "list_schedules": QUERIES.schedules.list_schedules(),
-    "lock_schedule": QUERIES.schedules.lock_schedule("s1"),
-    "declared": QUERIES.schedules.declared("s1"),
+    "workers.register": QUERIES.workers.register(describe("worker", 30, ["q0"], ["t"], 8)),
+    "schema.check": QUERIES.schema.check(),
+    "workers.heartbeat": QUERIES.workers.heartbeat(WORKER),
+    "workers.unregister": QUERIES.workers.unregister(WORKER),
+    "workers.record_deaths": QUERIES.workers.record_deaths({WORKER: "was killed by SIGKILL"}),
+    "jobs.enqueue_one": QUERIES.jobs.enqueue_one(new_job(queue="q0")),
+    "jobs.enqueue_one_keyed": QUERIES.jobs.enqueue_one_keyed(KEYED),
+    "jobs.resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
+    "jobs.enqueue_many": QUERIES.jobs.enqueue_many(new_job(queue="q0"), "[{},{},{}]"),
+    "jobs.enqueue_many_keyed": QUERIES.jobs.enqueue_many_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
+    "jobs.take_expired_keys": QUERIES.jobs.take_expired_keys(KEYS),
+    "waits.register": QUERIES.waits.register([1, 5000], True),
+    "waits.read_snapshots": QUERIES.waits.read_snapshots([1, 5000], [False, True]),
+    "waits.read_jobs": QUERIES.waits.read_jobs([1, 5000]),
+    "jobs.find_key_holders": QUERIES.jobs.find_key_holders([KEYED]),
+    "jobs.find_unique_holders": QUERIES.jobs.find_unique_holders([ALONE]),
+    "jobs.replace": QUERIES.jobs.replace([5000], [ALONE]),
+    "jobs.free_expired_keys": QUERIES.jobs.free_expired_keys([KEYED]),
+    "jobs.free_expired_unique_keys": QUERIES.jobs.free_expired_unique_keys([ALONE]),
+    "jobs.give_back_keys": QUERIES.jobs.give_back_keys([1], [KEYED]),
+    "jobs.depth": QUERIES.jobs.depth("q0", 1000),
+    "jobs.prefer_indexes": QUERIES.jobs.prefer_indexes(),
+    "jobs.get": QUERIES.jobs.get(5000),
+    "jobs.cancel": QUERIES.jobs.cancel(5000, "why"),
+    "jobs.count": QUERIES.jobs.count(50),
+    "jobs.count_finished": QUERIES.jobs.count_finished(50),
+    "workers.list": QUERIES.workers.list(),
+    "jobs.count_parked": QUERIES.jobs.count_parked(50),
+    "schedules.list": QUERIES.schedules.list(),
+    "schedules.lock": QUERIES.schedules.lock("s1"),
+    "schedules.declaration": QUERIES.schedules.declaration("s1"),
 }
-STATUS = {"count_jobs", "count_finished", "list_workers", "list_unknown_tasks", "list_schedules"}
+STATUS = {"jobs.count", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list"}
 FLAT = DUTIES | OTHERS
 SCHEDULE_VERBS = (
-    "create_schedule", "redefine", "pause_schedule", "resume_schedule", "delete_schedule", "wake_schedulers",
-    "list_ticks",
+    "create", "redefine", "pause", "resume", "delete", "wake_schedulers", "list_ticks",
 )  # fmt: skip
 # Not looked at here, and why.
 EXEMPT = {
-    "listen": "no plan",
-    "listen_ended": "no plan",
-    "begin": "no plan",
-    "lost_jobs": "asked only when a rescue has failed: walks along the primary key to rows that run",
-    "make_partitions": "a block of DDL; looks into no table but a default partition below 16 MB",
-    "has_version": "reads the catalogue",
-    "schema_version": "a table of one row",
-    **dict.fromkeys(SCHEDULE_VERBS, "asked by hand, or once when a scheduler starts: one schedule and its ticks"),
-    "list_jobs": "asked by hand: with a filter that fits nothing it walks back to the first job",
+    "workers.listen": "no plan",
+    "waits.listen": "no plan",
+    "jobs.begin": "no plan",
+    "jobs.rescuable": "asked only when a rescue has failed: walks along the primary key to rows that run",
+    "schema.make_partitions": "a block of DDL; looks into no table but a default partition below 16 MB",
+    "schema.has_version": "reads the catalogue",
+    "schema.version": "a table of one row",
+    **dict.fromkeys(
+        [f"schedules.{verb}" for verb in SCHEDULE_VERBS],
+        "asked by hand, or once when a scheduler starts: one schedule and its ticks",
+    ),
+    "jobs.list": "asked by hand: with a filter that fits nothing it walks back to the first job",
 }
 LIVE = """
 insert into pgqueue.job_live (task, queue, priority, run_at)
@@ -231,7 +233,7 @@ def look(conn: Conn, name: str, *, generic: bool, forbidden: str = "") -> Node:
         for setting in ("enable_seqscan", "jit") if name in DUTIES else ():
             conn.execute(f"set local {setting} = off")
         if name in STATUS:
-            db.run(conn, QUERIES.jobs.in_index_order())
+            db.run(conn, QUERIES.jobs.prefer_indexes())
         if forbidden:
             conn.execute(f"set local {forbidden} = off")
         plan = explain(conn, FLAT[name], generic=generic)
@@ -253,7 +255,7 @@ FORBIDDEN = [
     "enable_mergejoin", "enable_hashagg", "enable_material", "enable_sort", "enable_incremental_sort",
     "enable_memoize", "enable_partition_pruning",
 ]  # fmt: skip
-PRICED = {("enable_indexonlyscan", "record_ticks")}  # reads all ticks then: the key alone would do
+PRICED = {("enable_indexonlyscan", "schedules.record_ticks")}  # reads all ticks then: the key alone would do
 # Without these no row can be found by its key: then only what is promised holds, at any price.
 CRIPPLING = ["enable_indexscan", "enable_nestloop"]
 
@@ -271,7 +273,7 @@ def test_what_a_duty_reads_is_bounded_whatever_the_planner_may_not_do(
             conn.rollback()
 
 
-@pytest.mark.parametrize("name", ["claim", "claim_beyond", "adopt"])
+@pytest.mark.parametrize("name", ["jobs.claim", "jobs.claim_beyond", "jobs.adopt"])
 @pytest.mark.parametrize("forbidden", [*FORBIDDEN, *CRIPPLING])
 def test_a_claim_never_takes_more_than_its_limit(made: dict[str, str], forbidden: str, name: str) -> None:
     running = "select count(*) from pgqueue.job_live where worker_id = %s"

@@ -11,7 +11,7 @@ import pytest
 
 from pgqueue import App, db
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.queries.claim import Lane, Place
+from pgqueue.queries.jobs.claim import Lane, Place
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.claiming.frontier import SHARE, Frontier
 from pgqueue.worker.claiming.slots import Slots

@@ -16,14 +16,21 @@ from tests.statements.test_queries import SAMPLES
 
 POLL = 0.1
 # Asked at each poll, and at each fifth. All others come with a lease (30 s) or more seldom.
-PER_POLL, PER_FIVE = {"next_due"}, {"adopt"}
-CLAIMS = {"claim", "claim_beyond"}
-STARTING = {"register", "ready", "release_strays", "set_waiting", "unregister", "set_stopping", "declare", "clock"}
-RELEASING = {"say_release", "unsay_release", "is_newest_release", "disable_dropped", "news", "lock_stale"}
-SELDOM = {
-    "heartbeat", "cancellations", "rescue", "declare_lost", "forget_lost", "make_partitions", "expire", "prune_keys",
-    "catch_up", "drop_results",
+PER_POLL, PER_FIVE = {"jobs.next_due"}, {"jobs.adopt"}
+CLAIMS = {"jobs.claim", "jobs.claim_beyond"}
+STARTING = {
+    "workers.register", "schema.check", "jobs.release_strays", "workers.set_waiting", "workers.unregister",
+    "workers.set_stopping", "schedules.declare", "schedules.clock",
 }  # fmt: skip
+RELEASING = {
+    "schedules.register_release", "schedules.unregister_release", "schedules.is_newest_release",
+    "schedules.disable_dropped", "schedules.find_changed", "schedules.lock_stale_previews",
+}  # fmt: skip
+SELDOM = {
+    "workers.heartbeat", "jobs.cancel_requests", "jobs.rescue", "workers.declare_lost", "workers.delete_lost",
+    "schema.make_partitions", "jobs.expire", "jobs.prune_keys", "waits.announce_missed", "jobs.drop_expired_results",
+}  # fmt: skip
+SCHEDULER_POLLS = {"schedules.lock_due", "schedules.next_due"}
 
 
 @pytest.fixture
@@ -52,14 +59,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, app: App) -> Counter[str]:
 
 def polled(counts: Counter[str], times: int) -> Callable[[], bool]:
     """Whether a process has polled so often."""
-    return lambda: counts["next_due"] >= times or counts["next_tick"] >= times
+    return lambda: counts["jobs.next_due"] >= times or counts["schedules.next_due"] >= times
 
 
 def test_an_idle_worker_asks_one_cheap_thing_a_poll_and_the_rest_seldom(app: App, asked: Counter[str]) -> None:
     asyncio.run(work(app, polled(asked, 20), poll_seconds=POLL))
-    polls = asked["next_due"]
+    polls = asked["jobs.next_due"]
     assert set(asked) <= PER_POLL | PER_FIVE | CLAIMS | STARTING | SELDOM
-    assert asked["adopt"] <= polls / 5 + 3
+    assert asked["jobs.adopt"] <= polls / 5 + 3
     seldom = asked.keys() - PER_POLL - PER_FIVE
     assert {name: asked[name] for name in seldom if asked[name] > 3} == {}
 
@@ -73,12 +80,12 @@ def test_an_idle_scheduler_asks_two_cheap_things_a_poll_and_the_rest_seldom(app:
         await running
 
     asyncio.run(run())
-    polls = asked["next_tick"]
-    assert set(asked) <= {"lock_due", "next_tick"} | STARTING | RELEASING | SELDOM
-    assert asked["lock_due"] <= polls + 3
-    assert {name: count for name, count in asked.items() if name not in ("lock_due", "next_tick") and count > 3} == {}
+    polls = asked["schedules.next_due"]
+    assert set(asked) <= SCHEDULER_POLLS | STARTING | RELEASING | SELDOM
+    assert asked["schedules.lock_due"] <= polls + 3
+    assert {name: count for name, count in asked.items() if name not in SCHEDULER_POLLS and count > 3} == {}
 
 
 def test_what_is_asked_of_itself_is_known_to_be_flat() -> None:
-    known = FLAT.keys() | {"make_partitions", "say_release", "unsay_release"}
-    assert PER_POLL | PER_FIVE | CLAIMS | STARTING | RELEASING | SELDOM | {"lock_due", "next_tick"} <= known
+    known = FLAT.keys() | {"schema.make_partitions", "schedules.register_release", "schedules.unregister_release"}
+    assert known >= PER_POLL | PER_FIVE | CLAIMS | STARTING | RELEASING | SELDOM | SCHEDULER_POLLS

@@ -340,7 +340,7 @@ def test_a_day_without_partitions_goes_to_the_default_one_and_loses_nothing(conn
     (row,) = db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     (job,) = claim(conn)
     assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("succeed", result="1"))])) == {row.id}
-    found = db.run(conn, QUERIES.jobs.get_job(row.id))
+    found = db.run(conn, QUERIES.jobs.get(row.id))
     assert found is not None
     assert (found.state, found.result, len(found.attempts)) == ("succeeded", 1, 1)
     assert scalar(conn, "select count(*) from pgqueue.transition_default") == 3

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from pgqueue import App, db
+from pgqueue.db.database import PLANNING
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import SUCCEEDED
 from pgqueue.queries import Query
@@ -35,7 +36,7 @@ def statements(worker: uuid.UUID) -> list[Query[Any]]:
         QUERIES.jobs.resolve([(claimed(i, 1), SUCCEEDED) for i in range(5)]),
         QUERIES.jobs.release_strays(worker, []),
         QUERIES.jobs.rescue(worker),
-        QUERIES.jobs.lost_jobs(),
+        QUERIES.jobs.rescuable(),
     ]
 
 
@@ -83,7 +84,7 @@ def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
 ) -> None:
     conn.execute("alter table pgqueue.job_live set (autovacuum_enabled = off)")
     worker = add_worker(conn)
-    with psycopg.connect(dsn) as pinning, psycopg.connect(dsn, options=db.PLANNING) as duty:
+    with psycopg.connect(dsn) as pinning, psycopg.connect(dsn, options=PLANNING) as duty:
         pinning.execute("set transaction isolation level repeatable read")
         scalar(pinning, "select 1 from pgqueue.worker")
         for statement in STAGES[stage].split("; "):
@@ -104,12 +105,12 @@ def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
 
 # What reads an index from some place on steps over what is dead there, by whatever plan.
 WALKS = {
-    "claim": "from the beginning of each lane; between two such looks a worker claims beyond what it knows to be dead",
-    "claim_beyond": "from where this worker has read to: here others have, since",
-    "next_due": "from the beginning of each lane",
-    "depth": "from the beginning of each lane, until it has counted enough",
-    "list_workers": "counts what each runs",
-    "count_jobs": "each lane to its end, or until it has counted enough",
+    "jobs.claim": "from the beginning of each lane; in between a worker claims beyond what it knows to be dead",
+    "jobs.claim_beyond": "from where this worker has read to: here others have, since",
+    "jobs.next_due": "from the beginning of each lane",
+    "jobs.depth": "from the beginning of each lane, until it has counted enough",
+    "workers.list": "counts what each runs",
+    "jobs.count": "each lane to its end, or until it has counted enough",
 }
 TABLES = ("job_live", "idempotency_key", "result_expiry", "waiter")
 MORE = """
@@ -139,7 +140,7 @@ def emptied(server_dsn: str, template: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("generic", [True, False], ids=["generic", "custom"])
 def test_no_statement_walks_over_what_is_dead_to_find_rows_by_a_key(emptied: str, generic: bool) -> None:
-    with psycopg.connect(emptied, options=db.PLANNING) as duty, psycopg.connect(emptied) as other:
+    with psycopg.connect(emptied, options=PLANNING) as duty, psycopg.connect(emptied) as other:
         plans = {name: look(duty if name in DUTIES else other, name, generic=generic) for name in FLAT}
     costs = {name: too_much(plan) for name, plan in plans.items()}
     assert {name: cost for name, cost in costs.items() if cost and name not in WALKS} == {}

@@ -20,7 +20,7 @@ from pgqueue import App, UnknownJob, db
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
-from pgqueue.queries.worker import WorkerInfo
+from pgqueue.queries.workers import WorkerInfo
 from tests.harness import QUERIES, Conn
 from tests.statements.verb_model import Model, ModelJob, Seen
 
@@ -182,7 +182,7 @@ class Verbs(RuleBasedStateMachine):
     @rule(name=AB)
     def declare_lost(self, name: str) -> None:
         worker = self.workers[name]
-        db.run(self.conn, QUERIES.workers.declare_dead({worker: "was killed by SIGKILL"}))
+        db.run(self.conn, QUERIES.workers.record_deaths({worker: "was killed by SIGKILL"}))
         self.model.alive.discard(worker)
 
     @rule(name=AB)

@@ -18,8 +18,10 @@ from typing import Any
 from pgqueue import cli, db, scheduler
 from pgqueue.client import client
 from pgqueue.process import duty as service
-from pgqueue.queries import claim, resolve, schedule, worker
+from pgqueue.queries import workers
 from pgqueue.queries.base import Query
+from pgqueue.queries.jobs import claim, rescue, resolve
+from pgqueue.queries.schedules import fire
 from pgqueue.worker.claiming import producer
 from pgqueue.worker.running import completion
 
@@ -62,7 +64,7 @@ def late_charge() -> None:
 def rescue_by_age() -> None:
     """Rescue what has run for long, whether its worker beats or not."""
     rewrite(
-        resolve,
+        rescue,
         ["RESCUE"],
         ("from {s}.worker where lost_at is not null", "from {s}.worker"),
         (
@@ -74,19 +76,19 @@ def rescue_by_age() -> None:
 
 def eager_lost() -> None:
     """Declare lost who has not beaten for a twentieth of a lease."""
-    rewrite(worker, ["DECLARE_LOST"], ("lease_seconds)", "lease_seconds / 20)"))
+    rewrite(workers, ["DECLARE_LOST"], ("lease_seconds)", "lease_seconds / 20)"))
 
 
 def two_beats() -> None:
     """Fire schedules without the row lock and without the key."""
-    rewrite(schedule, ["LOCK_DUE"], ("for update skip locked", ""))
-    rewrite(schedule, ["RECORD_TICKS"], ("f.tick = t.tick))", "f.tick = t.tick)) on conflict do nothing"))
-    schedule.ScheduleQueries.known_ticks = lambda self, ticks: Query(b"select 1", lambda rows: set())  # type: ignore
-    fire = scheduler.Ticker.fire
+    rewrite(fire, ["LOCK_DUE"], ("for update skip locked", ""))
+    rewrite(fire, ["RECORD_TICKS"], ("f.tick = t.tick))", "f.tick = t.tick)) on conflict do nothing"))
+    fire.FireQueries.recorded_ticks = lambda self, ticks: Query(b"select 1", lambda rows: set())  # type: ignore
+    firing = scheduler.Ticker.fire
 
     async def slowly(self: Any, *most: int) -> int:
         await asyncio.sleep(0.05)  # so that the others get there too
-        return await fire(self, *most)
+        return await firing(self, *most)
 
     scheduler.Ticker.fire = slowly  # type: ignore[method-assign]
 

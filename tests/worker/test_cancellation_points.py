@@ -109,13 +109,13 @@ def test_a_link_that_was_cancelled_anywhere_works_again(dsn: str, conn: Conn, op
         async def check() -> None:
             assert scalar(conn, HALF) == 0
             if opened:
-                await link.run(QUERIES.workers.ready())
+                await link.run(QUERIES.schema.check())
                 assert scalar(conn, CONNECTIONS, "cancelled link") <= 2  # one may still be on its way out
             else:
                 await link.close()
 
         if opened:
-            await link.run(QUERIES.workers.ready())
+            await link.run(QUERIES.schema.check())
         awaits = await cancel_everywhere(prepare_and_run, check)
         await link.close()
         await gone(conn, "cancelled link")

@@ -60,7 +60,7 @@ def test_a_death_that_somebody_saw_is_told_to_the_rescuers_and_in_the_error(conn
     worker = add_worker(conn, beat_seconds_ago=0)
     conn.execute("listen pgqueue")
     assert (
-        db.run(conn, QUERIES.workers.declare_dead({worker: "was killed by SIGKILL", uuid4(): "never had a row"})) == 1
+        db.run(conn, QUERIES.workers.record_deaths({worker: "was killed by SIGKILL", uuid4(): "never had a row"})) == 1
     )
     assert [note.payload for note in conn.notifies(timeout=5, stop_after=1)] == ["!rescue"]
     now = scalar(conn, "select now()")

@@ -218,7 +218,7 @@ def test_the_schedulers_event_says_which_tick_became_which_job(app: App, conn: C
 
     asyncio.run(fire())
     (fired,) = heard
-    found = db.run(conn, QUERIES.jobs.get_job(fired.job_id))
+    found = db.run(conn, QUERIES.jobs.get(fired.job_id))
     assert found is not None
     assert (fired.schedule, fired.missed, found.task) == ("hourly", 2, "t")
 

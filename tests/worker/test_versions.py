@@ -345,10 +345,10 @@ def test_the_status_tells_the_version_that_waits(release: Release, conn: Conn) -
         "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds)"
         " values (gen_random_uuid(), 'worker', 'h', 1, '0', '{default}', '{send,send@2}', 8, 30) returning id"
     ).fetchone()
-    (waiting,) = db.run(conn, QUERIES.jobs.list_unknown_tasks())
+    (waiting,) = db.run(conn, QUERIES.jobs.count_parked())
     assert (waiting.task, waiting.version, waiting.jobs, waiting.known_to_a_worker) == ("send", "3", 1, False)
     conn.execute("update pgqueue.worker set tasks = tasks || '{send@3}' where id = %s", worker)
-    assert db.run(conn, QUERIES.jobs.list_unknown_tasks())[0].known_to_a_worker
+    assert db.run(conn, QUERIES.jobs.count_parked())[0].known_to_a_worker
 
 
 def test_a_schedule_fires_the_version_that_declared_it_whoever_fires(release: Release, dsn: str, conn: Conn) -> None:

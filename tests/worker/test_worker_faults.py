@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from pgqueue import App, Context
-from pgqueue.queries import Jobs
 from pgqueue.queries.base import Templates
+from pgqueue.queries.jobs import JobQueries
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import eventually, scalar, work
 from tests.harness import Proxy, insert_job
@@ -279,7 +279,7 @@ def test_nobody_notifies_a_worker_to_whom_jobs_come_often(app: App, conn: Conn) 
     asyncio.run(scenario())
 
 
-class CountingJobs(Jobs):
+class CountingJobs(JobQueries):
     """The statements, with a count of claims."""
 
     claims = 0

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.queries.claim import Lane, Place
+from pgqueue.queries.jobs.claim import Lane, Place
 from pgqueue.timing import monotonic
 
 SHARE = 20  # looking at everything may take one part in so many of the time

@@ -52,6 +52,6 @@ class Announcer(Duty):
             await self.link.run(self._queries.waits.announce_ended(ended))
         if monotonic() >= self._look_at:
             self._look_at = monotonic() + self._every
-            if await self.link.run(self._queries.waits.catch_up()):
+            if await self.link.run(self._queries.waits.announce_missed()):
                 self._wanted_until = monotonic() + WANTED_SECONDS
         return 0.0 if self._ended else max(self._look_at - monotonic(), 0.0)

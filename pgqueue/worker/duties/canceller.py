@@ -33,7 +33,7 @@ class Canceller(Duty):
     async def step(self) -> float:
         """Look once."""
         held = self._held()
-        jobs = await self.link.run(self._queries.jobs.cancellations(self._identity.id, held)) if held else []
+        jobs = await self.link.run(self._queries.jobs.cancel_requests(self._identity.id, held)) if held else []
         if jobs:
             self._cancel(jobs)
         return min(self._identity.info.lease_seconds / 4, 5.0)

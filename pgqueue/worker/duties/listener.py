@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
-from pgqueue.queries.cancel import CANCEL_PAYLOAD
-from pgqueue.queries.results import WAIT_PAYLOAD
-from pgqueue.queries.worker import RESCUE_PAYLOAD
+from pgqueue.queries.jobs.cancel import CANCEL_PAYLOAD
+from pgqueue.queries.waits import WAIT_PAYLOAD
+from pgqueue.queries.workers import RESCUE_PAYLOAD
 
 PING_SECONDS = 30.0
 

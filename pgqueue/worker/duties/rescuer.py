@@ -10,7 +10,7 @@ from pgqueue.events import Event, JobRescued
 from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.resolve import Rescued
+from pgqueue.queries.jobs.rescue import RescuedJob
 from pgqueue.tasks.registry import Tasks
 from pgqueue.timing import monotonic
 
@@ -57,7 +57,7 @@ class Rescuer(Duty):
             if await self._rescue() == BATCH:
                 return 0.0
             if monotonic() >= self._forget_at:
-                await self.link.run(self._queries.workers.forget_lost())
+                await self.link.run(self._queries.workers.delete_lost())
                 self._forget_at = monotonic() + self._lease
         except DATABASE_ERRORS:
             self._judge_from = monotonic() + self._lease
@@ -82,12 +82,12 @@ class Rescuer(Duty):
             self._on_rescued()
         return len(rescued)
 
-    async def _one_by_one(self) -> list[Rescued]:
+    async def _one_by_one(self) -> list[RescuedJob]:
         """Rescue what can be rescued, when one row holds up its batch."""
-        rescued: list[Rescued] = []
-        for job in await self.link.run(self._queries.jobs.lost_jobs(BATCH)):
+        rescued: list[RescuedJob] = []
+        for job in await self.link.run(self._queries.jobs.rescuable(BATCH)):
             try:
-                taken: list[Rescued] = await self.link.run(self._query(job))
+                taken: list[RescuedJob] = await self.link.run(self._query(job))
                 rescued += taken
             except Exception as error:
                 if not blames_data(error):
@@ -95,5 +95,5 @@ class Rescuer(Duty):
                 log.error("job %d of a lost worker cannot be rescued: %s: %s", job, type(error).__name__, brief(error))
         return rescued
 
-    def _query(self, only: int | None = None) -> Query[list[Rescued]]:
+    def _query(self, only: int | None = None) -> Query[list[RescuedJob]]:
         return self._queries.jobs.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)

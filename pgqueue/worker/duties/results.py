@@ -35,7 +35,9 @@ class ResultTtls:
             return await link.run(query)
         async with link.connection() as conn, conn.transaction():
             moved = await db.run_async(conn, query)
-            await db.run_async(conn, self._queries.jobs.expire_results({job: ttls[job] for job in moved & ttls.keys()}))
+            await db.run_async(
+                conn, self._queries.jobs.set_result_expiry({job: ttls[job] for job in moved & ttls.keys()})
+            )
             return moved
 
     def _expiring(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> dict[int, float]:
@@ -54,7 +56,7 @@ class ResultPruner(Duty):
 
     async def step(self) -> float:
         """Drop a batch."""
-        if await self.link.run(self._queries.jobs.drop_results(BATCH)) == BATCH:
+        if await self.link.run(self._queries.jobs.drop_expired_results(BATCH)) == BATCH:
             return 0.0
         return self._every * random.uniform(0.5, 1.0)  # noqa: S311
 

@@ -63,7 +63,7 @@ class Completion:
             resolution = seal_resolution(self._app.codec, self._job.task, resolution)
         queries: list[Query[Any]] = [self._app.backend.queries.jobs.resolve([(self._job, resolution)])]
         if text is not None and spec is not None and spec.result_ttl is not None:
-            queries.append(self._app.backend.queries.jobs.expire_results({self._job.id: spec.result_ttl}))
+            queries.append(self._app.backend.queries.jobs.set_result_expiry({self._job.id: spec.result_ttl}))
         return queries
 
     def _check(self, moved: set[int] | None) -> None:

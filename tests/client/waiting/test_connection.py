@@ -11,7 +11,7 @@ import pytest
 from pgqueue import App, DatabaseUnreachable
 from pgqueue.client.waiting import EndWaiter
 from pgqueue.db.link import Link
-from pgqueue.queries.results import WaitQueries
+from pgqueue.queries.waits import WaitQueries
 from tests.client.waiting.looks import CONNECTIONS, CUT, WAITED, end, hub_of
 from tests.conftest import DEADLINE, drain, eventually, scalar
 from tests.harness import Conn, InThread, wait_for, working
@@ -36,13 +36,13 @@ def test_thousands_of_waits_share_a_connection_and_their_looks(
     app: App, conn: Conn, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    look = WaitQueries.look
+    read = WaitQueries.read_snapshots
 
     def counted(self: WaitQueries, ids: Sequence[int], followed: Sequence[bool]) -> Any:
         looks.append(len(ids))
-        return look(self, ids, followed)
+        return read(self, ids, followed)
 
-    monkeypatch.setattr(WaitQueries, "look", counted)
+    monkeypatch.setattr(WaitQueries, "read_snapshots", counted)
     ids = add.enqueue_many({"a": n, "b": 1} for n in range(2000))
 
     async def body() -> list[Any]:
@@ -93,7 +93,7 @@ def test_who_comes_while_the_connection_is_given_up_is_told_so(
     def look(self: WaitQueries, *_: Any) -> Any:
         raise RuntimeError("what nobody has foreseen")
 
-    monkeypatch.setattr(WaitQueries, "look", look)
+    monkeypatch.setattr(WaitQueries, "read_snapshots", look)
     monkeypatch.setattr(Link, "close", come)
     for wait in (first.wait, lambda limit: late[0].future.result(limit)):
         with pytest.raises(RuntimeError, match="foreseen"):

@@ -81,10 +81,10 @@ def test_who_comes_while_others_are_registered_is_registered_before_the_look(
 
 def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
     ids = [2**62 + n for n in range(1000)]  # the longest there are
-    db.run(conn, QUERIES.waits.register_waits(ids, announce=False))
+    db.run(conn, QUERIES.waits.register(ids, announce=False))
     with psycopg.connect(dsn, autocommit=True) as listening:
         listening.execute('listen "pgqueue.ended"')
-        db.run(conn, QUERIES.waits.catch_up())
+        db.run(conn, QUERIES.waits.announce_missed())
         db.run(conn, QUERIES.waits.announce_ended(ids))
         payloads = heard(listening, conn)
     assert len(payloads) == 2 * 4  # each fits into the 8000 bytes that there are
@@ -94,12 +94,12 @@ def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
 def test_two_who_register_and_one_who_tells_cannot_deadlock(conn: Conn, dsn: str) -> None:
     ids = list(range(1, 200))
     for job_id in reversed(ids):  # so that they do not lie in the order of their ids
-        db.run(conn, QUERIES.waits.register_waits([job_id], announce=False))
+        db.run(conn, QUERIES.waits.register([job_id], announce=False))
     with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second:
-        db.run(first, QUERIES.waits.register_waits(ids[:1], announce=False))
+        db.run(first, QUERIES.waits.register(ids[:1], announce=False))
         telling = InThread(lambda: db.run(second, QUERIES.waits.announce_ended(ids)))
         wait_blocked(conn, second, first)  # at the first row: it holds none that the other may want
-        db.run(first, QUERIES.waits.register_waits(reversed(ids), announce=False))
+        db.run(first, QUERIES.waits.register(reversed(ids), announce=False))
         first.commit()
         telling.result()
         second.commit()

@@ -6,14 +6,14 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, packed
-from pgqueue.queries.conditions import ConditionalQueries, Entry, conditions_of, header
+from pgqueue.queries.jobs.enqueue import AdmissionResult, EnqueueQueries, conditions_of, header
 from pgqueue.tasks.versions import with_version
 
-# What ENQUEUE_ALIKE is to ENQUEUE this is to ENQUEUE_CONDITIONALLY, and promises what both do: who gets its key is let
+# What ENQUEUE_MANY is to ENQUEUE this is to ENQUEUE_CONDITIONALLY, and promises what both do: who gets its key is let
 # in, in the same statement; who does not has written nothing. Arguments and headers come as JSON arrays, keys as an
 # array of uuids; the same job may come without a key.
 # Keys are taken in their order, whatever the order of the jobs, and each is waited for that another transaction has
-# just taken: two of these cannot deadlock. A key whose time is over is left as it is, for TAKE_OVER.
+# just taken: two of these cannot deadlock. A key whose time is over is left as it is, for TAKE_EXPIRED_KEYS.
 # Whether all got their keys is asked once (`everyone`). Only if not, it is looked up for each job: a hashed subplan,
 # for the conditions are joined by `or`. The naive form, `where id in (select …)` alone, costs half a microsecond a job.
 # The answer is one row of arrays: all ids in the order of the jobs, and if some of them were not let in, those that
@@ -21,6 +21,7 @@ from pgqueue.tasks.versions import with_version
 _RUN_AT: LiteralString = """
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at"""
+
 _TAKEN: LiteralString = """
 ), taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
@@ -28,6 +29,7 @@ _TAKEN: LiteralString = """
            statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
     from given where key is not null order by key on conflict do nothing returning job_id
 )"""
+
 _INSERTED: LiteralString = """, inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)
@@ -35,14 +37,16 @@ _INSERTED: LiteralString = """, inserted as (
            headers, %(history)s::bool, statement_timestamp(),
            coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
     from given"""
+
 _WOKEN: LiteralString = """ <= statement_timestamp()
             and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
             and pg_notification_queue_usage() < 0.5
             then pg_notify({channel}, %(queue)s) end
 from given"""
+
 _LET_IN: LiteralString = "((select got_theirs from everyone) or key is null or id in (select job_id from taken))"
 
-ENQUEUE_KEYED: LiteralString = (
+ENQUEUE_MANY_KEYED: LiteralString = (
     """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.args, g.headers, g.key, g.ord,"""
@@ -91,30 +95,18 @@ select id, run_at, statement_timestamp(), job_id is not null, job_id is not null
     + " left join taken on true"
 )
 
-# Take keys whose time is over, so that nobody else can: what comes back is ours, and to insert it waits for nobody.
-# Other keys are held already by then, so this must not wait: two that did so, each for what the other holds, would
-# never end. What somebody else is about to free, or has freed, is missing from what comes back. The subselect is run
-# once, and the row is looked at again when it is locked. By primary key.
-TAKE_OVER: LiteralString = """
-with over as materialized (
-    select k.key from unnest((select %(keys)s::uuid[])) as g(key)
-    join {s}.idempotency_key k on k.key = any(array[g.key])
-    where k.expires_at <= statement_timestamp() for update of k skip locked
-)
-delete from {s}.idempotency_key k using over where k.key = any(array[over.key]) returning k.key"""
 
-
-class Keyed(NamedTuple):
+class KeyedIds(NamedTuple):
     """Ids drawn for jobs, in their order; and those of them whose key was taken, None if all got theirs."""
 
     ids: list[int]
     taken: set[int] | None
 
 
-class KeyedQueries(ConditionalQueries):
+class KeyedQueries(EnqueueQueries):
     """Putting in jobs with idempotency keys."""
 
-    def enqueue_one_keyed(self, job: NewJob, *, guarded: bool = False) -> Query[list[Entry]]:
+    def enqueue_one_keyed(self, job: NewJob, *, guarded: bool = False) -> Query[list[AdmissionResult]]:
         """Insert a job, which has a key, if it gets that; `guarded` as in `enqueue_conditionally`."""
         conditions = conditions_of(job)
         params = {
@@ -126,16 +118,16 @@ class KeyedQueries(ConditionalQueries):
             "guarded": guarded,
             **_expiry(conditions.expires),
         }
-        return Query(self._sql(ENQUEUE_ONE_KEYED), lambda rows: [Entry(*row[:5]) for row in rows], params)
+        return Query(self._sql(ENQUEUE_ONE_KEYED), lambda rows: [AdmissionResult(*row[:5]) for row in rows], params)
 
-    def enqueue_keyed(self, job: NewJob, args: str, keys: Sequence[str | None], headers: str) -> Query[Keyed]:
+    def enqueue_many_keyed(self, job: NewJob, args: str, keys: Sequence[str | None], headers: str) -> Query[KeyedIds]:
         """Insert jobs that are like `job` but for their arguments, keys and headers, as far as they get their keys.
 
         Arguments and headers are JSON arrays, the arguments as they are to be stored. No two have the same key.
         """
         conditions = conditions_of(job)
         params: dict[str, Any] = {
-            **self.enqueue_alike(job, args).params,
+            **self.enqueue_many(job, args).params,
             "headers": headers,
             "keys": packed(keys),
             "wanted": len(keys) - keys.count(None),
@@ -143,16 +135,12 @@ class KeyedQueries(ConditionalQueries):
             "span": conditions.window,
             **_expiry(conditions.expires),
         }
-        return Query(self._sql(ENQUEUE_KEYED), _keyed, params)
-
-    def take_over(self, keys: Sequence[str]) -> Query[int]:
-        """Take those of the keys whose time is over, without waiting for anybody; returns how many were taken."""
-        return Query(self._sql(TAKE_OVER), len, {"keys": packed(keys)})
+        return Query(self._sql(ENQUEUE_MANY_KEYED), _keyed, params)
 
 
-def _keyed(rows: Sequence[tuple[Any, ...]]) -> Keyed:
+def _keyed(rows: Sequence[tuple[Any, ...]]) -> KeyedIds:
     ids, taken, _ = rows[0]
-    return Keyed(list(ids), None if taken is None else set(taken))
+    return KeyedIds(list(ids), None if taken is None else set(taken))
 
 
 def _expiry(expires: datetime | float | None) -> dict[str, Any]:

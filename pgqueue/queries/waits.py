@@ -1,18 +1,17 @@
-"""Waiting for the end of jobs, and dropping results whose time is over."""
+"""Waiting for the end of jobs."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, Statements, nothing, packed
-from pgqueue.queries.read import JOB, read_error, read_job
+from pgqueue.queries.jobs.read import JOB, read_error, read_job
 from pgqueue.tasks.sealing import open_job
 
 # What REGISTER_WAITS says on the workers' NOTIFY channel. No queue can be called like it.
 WAIT_PAYLOAD = "!wait"
-RESULT_EXPIRED = "result expired"  # the reason of a job that succeeded and whose result was dropped
 
 # Those who wait listen on a channel of their own: what ends there wakes no worker, and a new job wakes nobody here.
 LISTEN_ENDED: LiteralString = "listen {ended}"
@@ -33,7 +32,7 @@ select count(pg_notify({channel}, '!wait')) where %(announce)s and pg_notificati
 # Look at many jobs at once: the state of those that are live, null for the others. One statement for all that wait in a
 # process; a probe of the primary key for each, whatever the statistics say: a limit keeps the lateral part from being
 # joined any other way. The naive form asks the view, and so each partition of the history, for jobs that still run.
-LOOK: LiteralString = """
+READ_SNAPSHOTS: LiteralString = """
 select g.id, j.state, j.attempt, j.later, case when g.followed then j.progress end
 from unnest((select %(ids)s::bigint[]), (select %(followed)s::bool[])) as g(id, followed)
 left join lateral (
@@ -42,8 +41,8 @@ left join lateral (
 ) as j on true"""
 
 # Jobs by id, wherever they are, in one snapshot: what is in none of the tables is not there. Primary keys, one probe a
-# partition: hence only for jobs that LOOK has not found. Where a job succeeded without a result, the log may say why:
-# its index by job, from the day on which the job ended.
+# partition: hence only for jobs that READ_SNAPSHOTS has not found. Where a job succeeded without a result, the log may
+# say why: its index by job, from the day on which the job ended.
 READ_JOBS: LiteralString = (
     JOB
     + """, null,
@@ -83,7 +82,7 @@ with ended as materialized (
 # When a worker hears, or finds, that somebody waits: tell of what ended before it knew. Reads the whole table, which is
 # small. A job that nobody sees yet, because its transaction is open, is told too; its waiter looks, and waits on. Drops
 # what has expired; rows that somebody is just saying again are skipped. Returns whether anybody waits.
-CATCH_UP: LiteralString = (
+ANNOUNCE_MISSED: LiteralString = (
     """
 with stale as (
     delete from {s}.waiter where job_id = any(array(
@@ -96,37 +95,6 @@ with stale as (
     + _TELL
     + " select exists (select from {s}.waiter w where w.expires_at >= now()) from told"
 )
-
-# Note when results expire, in the transaction that wrote them. The end is looked up rather than taken for now(): it
-# names the partition. One probe of the newest partitions for each result that has a time to live, and none for others.
-EXPIRE_RESULTS: LiteralString = """
-insert into {s}.result_expiry (job_id, finished_at, expires_at)
-select g.id, j.finished_at, clock_timestamp() + make_interval(secs => g.ttl)
-from unnest((select %(ids)s::bigint[]), (select %(ttls)s::float8[])) as g(id, ttl)
-cross join lateral (
-    select f.finished_at from {s}.job_finished f
-    where f.id = g.id and f.finished_at >= now() - interval '1 minute' and f.result is not null limit 1
-) as j
-on conflict (job_id) do update set finished_at = excluded.finished_at, expires_at = excluded.expires_at"""
-
-# Drop a batch of results whose time is over; their jobs stay, and say so as their reason. SKIP LOCKED: any number of
-# workers may do it. Finds them by the index of result_expiry. `finished_at` is named twice: the bounds prune the
-# partitions, and the array keeps the plan on the primary key; joined by `due` alone, every partition is read.
-# A partition that retention has dropped meanwhile leaves rows here that find nothing, and go. Returns how many rows
-# were due.
-DROP_RESULTS: LiteralString = """
-with due as materialized (
-    select job_id, finished_at from {s}.result_expiry
-    where expires_at <= now() order by expires_at limit %(at_most)s for update skip locked
-), dropped as (
-    update {s}.job_finished j set result = null, reason = coalesce(j.reason, 'result expired')
-    from due
-    where j.id = due.job_id and j.finished_at = due.finished_at and j.id = any(array(select job_id from due))
-    and j.finished_at >= (select min(finished_at) from due) and j.finished_at <= (select max(finished_at) from due)
-), forgotten as (
-    delete from {s}.result_expiry e where e.job_id = any(array(select job_id from due))
-)
-select count(*) from due"""
 
 
 class JobSnapshot(NamedTuple):
@@ -142,18 +110,18 @@ class JobSnapshot(NamedTuple):
 class WaitQueries(Statements):
     """Waiting for jobs."""
 
-    def listen_ended(self) -> Query[None]:
+    def listen(self) -> Query[None]:
         """Listen for the ends of jobs that somebody waits for."""
         return Query(self._sql(LISTEN_ENDED), nothing)
 
-    def register_waits(self, ids: Collection[int], announce: bool) -> Query[None]:
+    def register(self, ids: Collection[int], announce: bool) -> Query[None]:
         """Say that somebody waits for these jobs; `announce` it to the workers."""
         return Query(self._sql(REGISTER_WAITS), nothing, {"ids": packed(ids), "announce": announce})
 
-    def look(self, ids: Sequence[int], followed: Sequence[bool]) -> Query[list[JobSnapshot]]:
+    def read_snapshots(self, ids: Sequence[int], followed: Sequence[bool]) -> Query[list[JobSnapshot]]:
         """Where these jobs stand; of those that are `followed`, their progress, too."""
         params = {"ids": packed(ids), "followed": packed(followed)}
-        return Query(self._sql(LOOK), lambda rows: [JobSnapshot(*row) for row in rows], params)
+        return Query(self._sql(READ_SNAPSHOTS), lambda rows: [JobSnapshot(*row) for row in rows], params)
 
     def read_jobs(self, ids: Collection[int]) -> Query[list[Job]]:
         """These jobs, as far as they are there, without their attempts; `error` says why a result is missing."""
@@ -169,19 +137,6 @@ class WaitQueries(Statements):
         """Notify who waits for these jobs of those that have ended."""
         return Query(self._sql(ANNOUNCE_ENDED), nothing, {"ids": packed(ids)})
 
-    def catch_up(self) -> Query[bool]:
+    def announce_missed(self) -> Query[bool]:
         """Notify who waits for any job that has ended; returns whether somebody waits for one."""
-        return Query(self._sql(CATCH_UP), lambda rows: bool(rows[0][0]))
-
-
-class ResultQueries(Statements):
-    """Results that expire."""
-
-    def expire_results(self, ttls: Mapping[int, float]) -> Query[None]:
-        """Drop the results of jobs that have just ended after these many seconds, by their ids."""
-        params = {"ids": packed(ttls), "ttls": packed(ttls.values())}
-        return Query(self._sql(EXPIRE_RESULTS), nothing, params)
-
-    def drop_results(self, at_most: int) -> Query[int]:
-        """Drop results whose time is over, at most so many; returns how many were due."""
-        return Query(self._sql(DROP_RESULTS), lambda rows: int(rows[0][0]), {"at_most": at_most})
+        return Query(self._sql(ANNOUNCE_MISSED), lambda rows: bool(rows[0][0]))

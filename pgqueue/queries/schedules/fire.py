@@ -1,16 +1,12 @@
-"""Schedules: plan rows, and ticks that become jobs."""
+"""Ticks that become jobs."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
-from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
-from pgqueue.schedules.schedule import Schedule
+from pgqueue.queries.base import Query, Statements, first_value, nothing
+from pgqueue.queries.schedules.stored import FoundSchedule, read_schedule
 from pgqueue.schedules.ticks import State, Tick
-
-__all__ = ["Due", "Schedule", "ScheduleQueries", "Tick", "Unusable"]
 
 # What SQL says on the NOTIFY channel after a change. No queue can be called like it.
 SCHEDULE_PAYLOAD = "!schedule"
@@ -36,28 +32,28 @@ order by wake_at limit %(at_most)s for update skip locked"""
 
 # One schedule, locked against schedulers and other edits until the caller's transaction ends. Waits for a firing in
 # flight. By primary key.
-LOCK_SCHEDULE: LiteralString = _STATE + " where name = %(name)s for update"
+LOCK: LiteralString = _STATE + " where name = %(name)s for update"
 
 # Schedules as they are, without a lock: who only wants to know waits for no firing, and holds up none.
-READ_SCHEDULES: LiteralString = _STATE + " where name = any(%(names)s::text[])"
+READ: LiteralString = _STATE + " where name = any(%(names)s::text[])"
 
 # Those of some schedules that nobody else has locked. Whoever has one locked may take his time: the others go on.
-LOCK_FREE: LiteralString = _STATE + " where name = any(%(names)s::text[]) order by name for update skip locked"
+TRY_LOCK: LiteralString = _STATE + " where name = any(%(names)s::text[]) order by name for update skip locked"
 
 # Which of these names there are, locked or not. By primary key.
-THERE: LiteralString = "select name from {s}.schedule where name = any(%(names)s::text[])"
+EXISTING: LiteralString = "select name from {s}.schedule where name = any(%(names)s::text[])"
 
 # Which of these jobs are not finished: by primary key. Asked while their schedule is locked, so that none is added.
-UNFINISHED: LiteralString = "select id from {s}.job_live where id = any(%(ids)s::bigint[]) order by id"
+UNFINISHED_JOBS: LiteralString = "select id from {s}.job_live where id = any(%(ids)s::bigint[]) order by id"
 
 # The ticks that wait, of schedules that are locked. Reads schedule_fire_queued.
-QUEUED: LiteralString = """
+QUEUED_TICKS: LiteralString = """
 select schedule, tick, by from {s}.schedule_fire where outcome = 'queued' and schedule = any(%(names)s::text[])
 order by tick"""
 
 # Which of these ticks have a row already. Asked while the schedules are locked: a tick that an operator's edit brings
 # up again has fired, and must not block the rest by violating the key.
-KNOWN_TICKS: LiteralString = """
+RECORDED_TICKS: LiteralString = """
 select f.schedule, f.tick from {s}.schedule_fire f
 join unnest(%(schedules)s::text[], %(ticks)s::timestamptz[]) as t(schedule, tick) using (schedule, tick)"""
 
@@ -92,7 +88,7 @@ or (t.outcome <> 'fired'
 
 # Say why a schedule cannot be fired, or (`dropped`) why the edit that was asked for is given up. By primary key; the
 # rows are locked by who says it.
-NOTE_ERRORS: LiteralString = """
+RECORD_ERRORS: LiteralString = """
 update {s}.schedule s set error = case when e.dropped then s.error else e.error end,
     edit_error = case when e.dropped then e.error else s.edit_error end,
     edit_asked = case when not e.dropped then s.edit_asked end
@@ -102,56 +98,79 @@ where s.name = e.name and (e.dropped or s.error is distinct from e.error)"""
 # Seconds until somebody has to look at any schedule; null if nobody has. The first entry of schedule_wake; or of those
 # `ahead` of now, where what is due is locked by somebody else. The subselect is no bare clock_timestamp(), which would
 # be no condition for the index.
-NEXT_TICK: LiteralString = """
+NEXT_DUE: LiteralString = """
 select extract(epoch from min(wake_at) - clock_timestamp())::float8 from {s}.schedule
 where wake_at > (select case when %(ahead)s then clock_timestamp() else '-infinity' end)
 and not name = any(%(but)s::text[])"""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A schedule that somebody has to look at, as it was locked; `row` is all of it but its arguments."""
+class FireQueries(Statements):
+    """Schedules and ticks, as schedulers see them."""
 
-    state: State
-    row: Mapping[str, Any]
-    args: str
+    def clock(self) -> Query[datetime]:
+        """The database's time."""
+        return Query(CLOCK.encode(), first_value)
 
-    @property
-    def schedule(self) -> Schedule:
-        """What it says."""
-        return self.state.schedule
+    def lock_due(self, at_most: int, but: Collection[str] = ()) -> Query[list[FoundSchedule]]:
+        """Lock up to `at_most` schedules to look at for this transaction, leaving out those in `but`."""
+        params = {"at_most": at_most, "but": list(but)}
+        return Query(self._sql(LOCK_DUE), lambda rows: [read_schedule(row) for row in rows], params)
 
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return self.state.schedule.name
+    def lock(self, name: str) -> Query[FoundSchedule | None]:
+        """Lock one schedule for this transaction; None if there is none of that name."""
+        return Query(self._sql(LOCK), lambda rows: read_schedule(rows[0]) if rows else None, {"name": name})
 
+    def read(self, names: Collection[str]) -> Query[list[FoundSchedule]]:
+        """Schedules as they are, without locking them; those that there are."""
+        return Query(self._sql(READ), lambda rows: [read_schedule(row) for row in rows], {"names": list(names)})
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """A schedule that cannot be read, and why; with its row, of which an edit may make one that can."""
+    def try_lock(self, names: Collection[str]) -> Query[list[FoundSchedule]]:
+        """Lock those of the schedules for this transaction that nobody else has locked."""
+        return Query(self._sql(TRY_LOCK), lambda rows: [read_schedule(row) for row in rows], {"names": list(names)})
 
-    name: str
-    reason: str
-    row: Mapping[str, Any] = field(default_factory=dict)
-    args: str = "{}"
+    def existing(self, names: Collection[str]) -> Query[set[str]]:
+        """Which of these schedules there are, locked or not."""
+        return Query(self._sql(EXISTING), lambda rows: {row[0] for row in rows}, {"names": list(names)})
 
+    def unfinished_jobs(self, jobs: Collection[int]) -> Query[list[int]]:
+        """Those of the jobs that are not finished."""
+        return Query(self._sql(UNFINISHED_JOBS), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
 
-def as_due(row: Row) -> Due | Unusable:
-    """Read a locked row."""
-    name, found, args, now = row
-    try:
-        return Due(_state(Schedule.of(name, found, args), found, now), found, args)
-    except Exception as error:  # noqa: BLE001 - whatever a row leads to, it must not hold up the others
-        return Unusable(name, str(error) or type(error).__name__, found, args)
+    def queued_ticks(self, names: Collection[str]) -> Query[list[Tick]]:
+        """The ticks that wait, oldest first."""
+        return Query(
+            self._sql(QUEUED_TICKS),
+            lambda rows: [Tick(name, tick, "queued", by=by) for name, tick, by in rows],
+            {"names": list(names)},
+        )
 
+    def recorded_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:
+        """Those of the ticks that have a row."""
+        params = {"schedules": [name for name, _ in ticks], "ticks": [tick for _, tick in ticks]}
+        return Query(self._sql(RECORDED_TICKS), lambda rows: {(row[0], row[1]) for row in rows}, params)
 
-def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> State:
-    times = ("next_tick", "paused_at", "paused_until", "gap_from", "gap_to", "look_at", "replan_from")
-    same = ("paused_by", "resume_with", "gap_by", "live_jobs", "edit_asked", "error")
-    moments = {name: datetime.fromisoformat(row[name]) if row[name] else None for name in times}
-    state: dict[str, Any] = moments | {name: row[name] for name in same}
-    return State(schedule, now, disabled=row["disabled_at"] is not None, **state)
+    def record_ticks(self, ticks: Sequence[Tick], moved: Sequence[tuple[State, float | None]] = ()) -> Query[None]:
+        """Record what became of ticks, and the state each schedule has now; with the seconds until somebody is to look
+        at it though nothing ticks, or None."""
+        params = {
+            "schedules": [t.schedule for t in ticks],
+            "ticks": [t.tick for t in ticks],
+            "outcomes": [t.outcome for t in ticks],
+            "reasons": [t.reason for t in ticks],
+            "job_ids": [t.job_id for t in ticks],
+            "bys": [t.by for t in ticks],
+        }
+        return Query(self._sql(RECORD_TICKS), nothing, params | _moves(moved))
+
+    def record_errors(self, errors: Sequence[tuple[str, str, bool]]) -> Query[None]:
+        """Note why schedules cannot be fired; with whether the edit that was asked for is given up."""
+        names, texts, drops = (list(column) for column in zip(*errors, strict=True))
+        return Query(self._sql(RECORD_ERRORS), nothing, {"names": names, "errors": texts, "drops": drops})
+
+    def next_due(self, but: Collection[str] = (), *, ahead: bool = False) -> Query[float | None]:
+        """Seconds until somebody has to look at any schedule, leaving out those in `but`; and those that are due, if
+        only what is `ahead` counts."""
+        return Query(self._sql(NEXT_DUE), first_value, {"but": list(but), "ahead": ahead})
 
 
 def _moves(states: Sequence[tuple[State, float | None]]) -> dict[str, Any]:
@@ -168,83 +187,3 @@ def _moves(states: Sequence[tuple[State, float | None]]) -> dict[str, Any]:
         "paused_untils": [s.paused_until for s, _ in states],
         "errors": [s.error for s, _ in states],
     }
-
-
-class ScheduleQueries(Statements):
-    """Schedules and ticks, as schedulers see them."""
-
-    def clock(self) -> Query[datetime]:
-        """The database's time."""
-        return Query(CLOCK.encode(), first_value)
-
-    def lock_due(self, at_most: int, but: Collection[str] = ()) -> Query[list[Due | Unusable]]:
-        """Lock up to `at_most` schedules to look at for this transaction, leaving out those in `but`."""
-        params = {"at_most": at_most, "but": list(but)}
-        return Query(self._sql(LOCK_DUE), lambda rows: [as_due(row) for row in rows], params)
-
-    def lock_schedule(self, name: str) -> Query[Due | Unusable | None]:
-        """Lock one schedule for this transaction; None if there is none of that name."""
-        return Query(self._sql(LOCK_SCHEDULE), lambda rows: as_due(rows[0]) if rows else None, {"name": name})
-
-    def read_schedules(self, names: Collection[str]) -> Query[list[Due | Unusable]]:
-        """Schedules as they are, without locking them; those that there are."""
-        return Query(self._sql(READ_SCHEDULES), lambda rows: [as_due(row) for row in rows], {"names": list(names)})
-
-    def lock_free(self, names: Collection[str]) -> Query[list[Due | Unusable]]:
-        """Lock those of the schedules for this transaction that nobody else has locked."""
-        return Query(self._sql(LOCK_FREE), lambda rows: [as_due(row) for row in rows], {"names": list(names)})
-
-    def there(self, names: Collection[str]) -> Query[set[str]]:
-        """Which of these schedules there are, locked or not."""
-        return Query(self._sql(THERE), lambda rows: {row[0] for row in rows}, {"names": list(names)})
-
-    def unfinished(self, jobs: Collection[int]) -> Query[list[int]]:
-        """Those of the jobs that are not finished."""
-        return Query(self._sql(UNFINISHED), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
-
-    def queued_ticks(self, names: Collection[str]) -> Query[list[Tick]]:
-        """The ticks that wait, oldest first."""
-        return Query(
-            self._sql(QUEUED),
-            lambda rows: [Tick(name, tick, "queued", by=by) for name, tick, by in rows],
-            {"names": list(names)},
-        )
-
-    def known_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:
-        """Those of the ticks that have a row."""
-        params = {"schedules": [name for name, _ in ticks], "ticks": [tick for _, tick in ticks]}
-        return Query(self._sql(KNOWN_TICKS), lambda rows: {(row[0], row[1]) for row in rows}, params)
-
-    def record_ticks(self, ticks: Sequence[Tick], moved: Sequence[tuple[State, float | None]] = ()) -> Query[None]:
-        """Record what became of ticks, and the state each schedule has now; with the seconds until somebody is to look
-        at it though nothing ticks, or None."""
-        params = {
-            "schedules": [t.schedule for t in ticks],
-            "ticks": [t.tick for t in ticks],
-            "outcomes": [t.outcome for t in ticks],
-            "reasons": [t.reason for t in ticks],
-            "job_ids": [t.job_id for t in ticks],
-            "bys": [t.by for t in ticks],
-        }
-        return Query(self._sql(RECORD_TICKS), nothing, params | _moves(moved))
-
-    def note_errors(self, errors: Sequence[tuple[str, str, bool]]) -> Query[None]:
-        """Note why schedules cannot be fired; with whether the edit that was asked for is given up."""
-        names, texts, drops = (list(column) for column in zip(*errors, strict=True))
-        return Query(self._sql(NOTE_ERRORS), nothing, {"names": names, "errors": texts, "drops": drops})
-
-    def next_tick(self, but: Collection[str] = (), *, ahead: bool = False) -> Query[float | None]:
-        """Seconds until somebody has to look at any schedule, leaving out those in `but`; and those that are due, if
-        only what is `ahead` counts."""
-        return Query(self._sql(NEXT_TICK), first_value, {"but": list(but), "ahead": ahead})
-
-
-def row_json(schedule: Schedule, **more: Any) -> str:
-    """Return the definition of a schedule as the JSON of its row; with other columns. Arguments go as they are."""
-    columns = {"name": schedule.name} | schedule.columns() | more
-    return json.dumps(columns)[:-1] + f', "args": {schedule.job.args}}}'
-
-
-def rows_json(rows: Sequence[str]) -> str:
-    """Return rows as one JSON array."""
-    return f"[{', '.join(rows)}]"

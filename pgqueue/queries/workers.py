@@ -1,14 +1,16 @@
 """Workers: their rows, their heartbeats, whether they sleep."""
 
+import builtins
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 
-# What DECLARE_DEAD says on the NOTIFY channel. No queue can be called like it.
+# What RECORD_DEATHS says on the NOTIFY channel. No queue can be called like it.
 RESCUE_PAYLOAD = "!rescue"
 
 REGISTER: LiteralString = """
@@ -34,7 +36,7 @@ returning id, kind, host, pid"""
 
 # Say how processes ended, by somebody who saw it: their jobs are rescued now and not when the lease has run out. What
 # the others may have judged already stands; only how it ended is new. By primary key.
-DECLARE_DEAD: LiteralString = """
+RECORD_DEATHS: LiteralString = """
 with dead as (
     update {s}.worker w set lost_at = coalesce(w.lost_at, clock_timestamp()), death = d.death, waiting = false
     from unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) where w.id = d.id returning w.id
@@ -52,15 +54,19 @@ UNREGISTER: LiteralString = "delete from {s}.worker where id = %(id)s"
 
 # Drop the rows of processes long dead. Kept for an hour so that `status` shows who was lost; never while a job still
 # names the worker, so that the rescue can say whose it was.
-FORGET_LOST: LiteralString = """
+DELETE_LOST: LiteralString = """
 delete from {s}.worker w
 where w.lost_at < now() - interval '1 hour'
 and (select true from {s}.job_live j where j.worker_id = w.id limit 1) is null"""
 
-# Reads nothing; fails when the schema is missing, or older than the newest table. The first thing each process asks.
-READY: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"
-
 LISTEN: LiteralString = "listen {s}"
+
+LIST_WORKERS: LiteralString = """
+select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
+       (select count(*) from {s}.job_live j where j.worker_id = w.id)::int,
+       case when w.lost_at is not null then 'lost' when w.stopping then 'stopping' else 'alive' end,
+       extract(epoch from now() - w.heartbeat_at)::float8, w.started_at, w.death, w.duties
+from {s}.worker w order by w.kind, w.started_at"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +93,28 @@ class LostWorker(NamedTuple):
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker or scheduler as its row has it. `duties`: at its last beat, how many seconds ago each last worked; None
+    for one that had nothing to do yet. `death`: how it ended, if its supervisor saw it."""
+
+    id: UUID
+    kind: str
+    host: str
+    pid: int
+    version: str
+    queues: list[str]
+    slots: int
+    running: int
+    status: str
+    heartbeat_age_seconds: float
+    started_at: datetime
+    death: str | None
+    duties: dict[str, float | None]
+
+
 class WorkerQueries(Statements):
-    """Workers and their rows."""
+    """Workers and schedulers: their rows, heartbeats and flags."""
 
     def register(self, info: WorkerInfo) -> Query[None]:
         """Insert the row of a new process."""
@@ -99,10 +125,10 @@ class WorkerQueries(Statements):
         """Say that the process lives, and how many seconds ago each duty worked; False when it was declared dead."""
         return Query(self._sql(HEARTBEAT), lambda rows: bool(rows), {"id": worker, "duties": json.dumps(duties)})
 
-    def declare_dead(self, deaths: Mapping[UUID, str]) -> Query[int]:
+    def record_deaths(self, deaths: Mapping[UUID, str]) -> Query[int]:
         """Say how processes ended ("was killed by SIGKILL"); returns how many of them had a row."""
         params = {"ids": list(deaths), "deaths": list(deaths.values())}
-        return Query(self._sql(DECLARE_DEAD), first_value, params)
+        return Query(self._sql(RECORD_DEATHS), first_value, params)
 
     def set_waiting(self, worker: UUID, waiting: bool) -> Query[None]:
         """Say whether the process sleeps and wants to be notified."""
@@ -116,18 +142,18 @@ class WorkerQueries(Statements):
         """Delete the row of a process that ends in order."""
         return Query(self._sql(UNREGISTER), nothing, {"id": worker})
 
-    def declare_lost(self) -> Query[list[LostWorker]]:
+    def declare_lost(self) -> Query[builtins.list[LostWorker]]:
         """Mark the processes that have stopped beating."""
         return Query(self._sql(DECLARE_LOST), lambda rows: [LostWorker(*row) for row in rows])
 
-    def forget_lost(self) -> Query[None]:
+    def delete_lost(self) -> Query[None]:
         """Delete the rows of processes lost for an hour."""
-        return Query(self._sql(FORGET_LOST), nothing)
-
-    def ready(self) -> Query[Any]:
-        """Fail unless the schema is there."""
-        return Query(self._sql(READY), first_value)
+        return Query(self._sql(DELETE_LOST), nothing)
 
     def listen(self) -> Query[None]:
         """Listen on the schema's channel."""
         return Query(self._sql(LISTEN), nothing)
+
+    def list(self) -> Query[builtins.list[WorkerStatus]]:
+        """Workers and schedulers."""
+        return Query(self._sql(LIST_WORKERS), lambda rows: [WorkerStatus(*row) for row in rows])

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, LiteralString
-from uuid import UUID
 
 from pgqueue.errors import PgqueueError
-from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
-from pgqueue.queries.schedule import row_json, rows_json
+from pgqueue.queries.base import Query, Row, Statements, nothing
+from pgqueue.queries.schedules.stored import row_json, rows_json
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.tasks.sealing import open_args
 
@@ -17,11 +16,13 @@ _COLUMNS: LiteralString = (
     "task, args, cron, every_seconds, at, rrule, anchor, timezone, starts_at, ends_at, jitter_seconds, queue, "
     "priority, max_attempts, tags, options, misfire, grace_seconds, overlap, max_running"
 )
+
 _GIVEN: LiteralString = (
     "g.task, g.args, g.cron, g.every_seconds, g.at, g.rrule, g.anchor, g.timezone, g.starts_at, g.ends_at, "
     "g.jitter_seconds, g.queue, g.priority, g.max_attempts, g.tags, g.options, g.misfire, g.grace_seconds, g.overlap, "
     "g.max_running"
 )
+
 _ROWS: LiteralString = "jsonb_populate_recordset(null::{s}.schedule, %(rows)s::jsonb) as g"
 
 # Make the schedules that the code declares equal to what it says. Several schedulers may do it at once; where nothing
@@ -59,7 +60,7 @@ and (s.declared is distinct from g.declared or s.app is distinct from g.app or s
 )
 
 # Which of these declarations are new here, or not what the row says the code says. By primary key.
-NEWS: LiteralString = (
+FIND_CHANGED: LiteralString = (
     "select g.name, s.declared, s.name is null or s.app is distinct from g.app or s.disabled_at is not null from "
     + _ROWS
     + """ left join {s}.schedule s using (name)
@@ -96,7 +97,7 @@ from """
     + " where s.name = g.name"
 )
 
-DECLARED: LiteralString = (
+DECLARATION: LiteralString = (
     "select to_jsonb(g), g.args::text from {s}.schedule s,"
     " jsonb_populate_record(null::{s}.schedule, s.declared) as g where s.name = %(name)s and s.declared is not null"
 )
@@ -105,51 +106,12 @@ DECLARED: LiteralString = (
 PAUSE: LiteralString = (
     "select {s}.schedule_pause(name, %(until)s, %(by)s, %(catch_up)s) from {s}.schedule where name = %(name)s"
 )
+
 RESUME: LiteralString = "select {s}.schedule_resume(name, %(catch_up)s) from {s}.schedule where name = %(name)s"
+
 DELETE: LiteralString = "delete from {s}.schedule where name = %(name)s returning app"
-WAKE: LiteralString = "select {s}.schedule_wake()"
 
-# Say that a scheduler of this release lives. The release keeps the moment at which it first appeared, as long as one of
-# its schedulers has been seen: one that is started again is no newer release, nor is one that was frozen and whose row
-# was dropped as that of a dead one.
-SAY: LiteralString = """
-with dead as (
-    delete from {s}.schedule_release where seen_at < clock_timestamp() - make_interval(secs => %(silence)s)
-    and id <> %(id)s
-)
-insert into {s}.schedule_release as r (id, app, release, names, since)
-values (%(id)s, %(app)s, %(release)s, %(names)s::text[], coalesce(%(since)s,
-    (select min(o.since) from {s}.schedule_release o where o.app = %(app)s and o.release = %(release)s
-     and o.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s)), clock_timestamp()))
-on conflict (id) do update set seen_at = clock_timestamp() returning r.since"""
-
-# Whether a release is the newest of its app whose schedulers live: then what it says counts.
-IS_NEWEST: LiteralString = """
-select not exists (
-    select from {s}.schedule_release o, {s}.schedule_release mine
-    where mine.id = %(id)s and o.app = mine.app and o.release <> mine.release
-    and (o.since, o.release) > (mine.since, mine.release)
-    and o.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))"""
-
-# Disable what no living release of the app declares any more. It stays a row, and is shown. One that somebody else has
-# locked is left for the next time.
-DISABLE: LiteralString = """
-update {s}.schedule s set disabled_at = clock_timestamp(), updated_at = now()
-where s.name in (
-    select d.name from {s}.schedule d where d.app = %(app)s and d.disabled_at is null
-    and not exists (select from {s}.schedule_release r where r.app = d.app and d.name = any(r.names)
-                    and r.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))
-    for update skip locked)
-returning s.name"""
-
-UNSAY: LiteralString = "delete from {s}.schedule_release where id = %(id)s"
-
-SILENCE = 30.0  # seconds after which a scheduler that was not seen counts as dead
-
-
-def _declaration(schedule: Schedule, next_tick: datetime | None, app: str) -> str:
-    row = row_json(schedule, next_tick=next_tick and next_tick.isoformat(), app=app)
-    return f'{row[:-1]}, "declared": {row_json(schedule)}}}'
+WAKE_SCHEDULERS: LiteralString = "select {s}.schedule_wake()"
 
 
 class DefinitionQueries(Statements):
@@ -160,7 +122,7 @@ class DefinitionQueries(Statements):
         rows = rows_json([_declaration(self._sealed(schedule), tick, app) for schedule, tick in schedules])
         return Query(self._sql(DECLARE), nothing, {"rows": rows})
 
-    def news(self, schedules: Sequence[Schedule], app: str = "", *, reseal: bool = True) -> Query[set[str]]:
+    def find_changed(self, schedules: Sequence[Schedule], app: str = "", *, reseal: bool = True) -> Query[set[str]]:
         """Which of the schedules of the code are new, or not as they were declared before.
 
         Arguments differ each time they are sealed: all schedules are news, so that they come to be sealed with the
@@ -173,7 +135,7 @@ class DefinitionQueries(Statements):
             changed = {row[0] for row in found if row[2] or reseal or self.codec is None}
             return changed | {name for name, declared, _ in found if not self._says(declared, given[name])}
 
-        return Query(self._sql(NEWS), read, {"rows": rows})
+        return Query(self._sql(FIND_CHANGED), read, {"rows": rows})
 
     def _sealed(self, schedule: Schedule) -> Schedule:
         """A schedule as it is stored."""
@@ -188,7 +150,7 @@ class DefinitionQueries(Statements):
         said: object = (declared or {}) | {"args": json.loads(stored)}
         return bool(said == json.loads(row_json(schedule)))
 
-    def create_schedule(self, schedule: Schedule, next_tick: datetime | None, by: str) -> Query[bool]:
+    def create(self, schedule: Schedule, next_tick: datetime | None, by: str) -> Query[bool]:
         """Insert a schedule; False if there is one of that name."""
         row = row_json(self._sealed(schedule), next_tick=next_tick and next_tick.isoformat(), edited_by=by)
         return Query(self._sql(CREATE), lambda rows: bool(rows), {"rows": rows_json([row])})
@@ -208,44 +170,28 @@ class DefinitionQueries(Statements):
         row = row_json(self._sealed(schedule), edited_at=edited_at and edited_at.isoformat(), **more)
         return Query(self._sql(REDEFINE), nothing, {"rows": rows_json([row]), "keep_gap": keep_gap})
 
-    def declared(self, name: str) -> Query[Schedule | None]:
+    def declaration(self, name: str) -> Query[Schedule | None]:
         """What the code says of a schedule; None if it says nothing."""
-        return Query(self._sql(DECLARED), lambda rows: Schedule.of(name, *rows[0]) if rows else None, {"name": name})
+        return Query(self._sql(DECLARATION), lambda rows: Schedule.of(name, *rows[0]) if rows else None, {"name": name})
 
-    def pause_schedule(self, name: str, until: datetime | None, by: str, catch_up: str) -> Query[bool]:
+    def pause(self, name: str, until: datetime | None, by: str, catch_up: str) -> Query[bool]:
         """Pause a schedule; False if there is none of that name."""
         params: dict[str, Any] = {"name": name, "until": until, "by": by, "catch_up": catch_up}
         return Query(self._sql(PAUSE), lambda rows: bool(rows), params)
 
-    def resume_schedule(self, name: str, catch_up: str | None) -> Query[bool]:
+    def resume(self, name: str, catch_up: str | None) -> Query[bool]:
         """Resume a schedule; False if there is none of that name."""
         return Query(self._sql(RESUME), lambda rows: bool(rows), {"name": name, "catch_up": catch_up})
 
-    def delete_schedule(self, name: str) -> Query[bool]:
+    def delete(self, name: str) -> Query[bool]:
         """Delete a schedule; False if there is none of that name. Its ticks stay."""
         return Query(self._sql(DELETE), lambda rows: bool(rows), {"name": name})
 
     def wake_schedulers(self) -> Query[None]:
         """Let schedulers look, when the transaction commits."""
-        return Query(self._sql(WAKE), nothing)
+        return Query(self._sql(WAKE_SCHEDULERS), nothing)
 
-    def say_release(
-        self, scheduler: UUID, app: str, release: str, names: Sequence[str], since: datetime | None = None
-    ) -> Query[datetime]:
-        """Say that a scheduler of a release lives, and what it declares; returns since when the release is there, to be
-        given the next time."""
-        params = {"id": scheduler, "app": app, "release": release, "names": list(names), "since": since}
-        return Query(self._sql(SAY), first_value, params | {"silence": SILENCE})
 
-    def is_newest_release(self, scheduler: UUID) -> Query[bool]:
-        """Whether no newer release of the app has living schedulers."""
-        return Query(self._sql(IS_NEWEST), first_value, {"id": scheduler, "silence": SILENCE})
-
-    def disable_dropped(self, app: str) -> Query[list[str]]:
-        """Disable the schedules of an app that none of its living releases declares; returns their names."""
-        params = {"app": app, "silence": SILENCE}
-        return Query(self._sql(DISABLE), lambda rows: [row[0] for row in rows], params)
-
-    def unsay_release(self, scheduler: UUID) -> Query[None]:
-        """Say that a scheduler has ended."""
-        return Query(self._sql(UNSAY), nothing, {"id": scheduler})
+def _declaration(schedule: Schedule, next_tick: datetime | None, app: str) -> str:
+    row = row_json(schedule, next_tick=next_tick and next_tick.isoformat(), app=app)
+    return f'{row[:-1]}, "declared": {row_json(schedule)}}}'

@@ -32,6 +32,7 @@ _MOVE: LiteralString = """, moved as (
 select id, task, queue, priority, args::text, nullif(tags, '{{}}'), nullif(headers, '{{}}')::text, run_at, created_at,
        attempt, max_attempts, lease
 from moved"""
+
 _IN_ORDER: LiteralString = (
     " order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id"
 )
@@ -167,8 +168,8 @@ cross join lateral (
 ) as first
 where not exists (select from {s}.queue q where q.name = served.name and q.paused_at is not null)"""
 
-
 Lane: TypeAlias = tuple[str, int]  # a queue and a priority
+
 Place: TypeAlias = tuple[datetime, int]  # in a lane: run_at and id of a job
 
 

@@ -2,6 +2,8 @@
 
 from typing import LiteralString
 
+from pgqueue.queries.base import Query, Statements, first_value, nothing
+
 # How many jobs wait in a queue, due or not; no more than `limit` + 1 are counted. Lane by lane in the order of
 # job_live_ready, as CLAIM reads it. The plain form reads the whole table where the statistics say that the queue fills
 # much of it; with an order it sorts the whole queue where there are none.
@@ -27,4 +29,21 @@ select count(*) from (
 SAMPLED_DEPTH: LiteralString = """
 select 64 * count(*) from (select from {s}.job_live where state = 'pending' and queue = %(queue)s and id %% 64 = 0
                            limit %(limit)s / 64 + 1) as w"""
+
 EXACT_DEPTH = 10_000
+
+# Begins a transaction, where one is begun by its first statement.
+BEGIN: LiteralString = "select"
+
+
+class DepthQueries(Statements):
+    """How many jobs wait in a queue."""
+
+    def depth(self, queue: str, limit: int) -> Query[int]:
+        """How many jobs wait in a queue, exactly up to EXACT_DEPTH; not much further than `limit` is counted."""
+        template = DEPTH if limit <= EXACT_DEPTH else SAMPLED_DEPTH
+        return Query(self._sql(template), first_value, {"queue": queue, "limit": limit})
+
+    def begin(self) -> Query[None]:
+        """Do nothing, but begin a transaction where none is begun."""
+        return Query(BEGIN.encode(), nothing)

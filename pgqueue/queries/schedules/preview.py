@@ -9,34 +9,35 @@ from pgqueue.queries.base import Query, Statements, nothing
 from pgqueue.schedules.in_words import Upcoming
 
 KEPT = 20  # ticks of each schedule; when half of them have passed they are worked out again
+
 AGAIN = timedelta(seconds=60)  # until a plan that cannot be used here is tried again
 
 # Lock previews that are to be worked out, for this transaction. SKIP LOCKED: each is one scheduler's. The plan is read
 # in a statement that follows: joined to this one it could be older than the change that made the preview stale, where
 # that committed while this statement ran. Who changes a plan now waits for the transaction, and makes it stale again.
 # Reads schedule_ahead_stale_at in its order, up to now.
-LOCK_STALE: LiteralString = """
+LOCK_STALE_PREVIEWS: LiteralString = """
 select name from {s}.schedule_ahead where stale_at > '-infinity' and stale_at <= (select clock_timestamp())
 order by stale_at limit %(at_most)s for update skip locked"""
 
 # Keep what was worked out, of previews that are locked. By primary key.
-KEEP_AHEAD: LiteralString = """
+SAVE_PREVIEWS: LiteralString = """
 update {s}.schedule_ahead a set ticks = g.ticks, words = g.words, stale_at = g.stale_at
 from jsonb_to_recordset(%(rows)s::jsonb) as g(name text, ticks timestamptz[], words text[], stale_at timestamptz)
 where a.name = g.name"""
 
 
-class AheadQueries(Statements):
+class PreviewQueries(Statements):
     """The next ticks of schedules, kept for SQL."""
 
-    def lock_stale(self, at_most: int) -> Query[list[str]]:
+    def lock_stale_previews(self, at_most: int) -> Query[list[str]]:
         """Lock up to `at_most` previews that are to be worked out; returns the names of their schedules."""
-        return Query(self._sql(LOCK_STALE), lambda rows: [row[0] for row in rows], {"at_most": at_most})
+        return Query(self._sql(LOCK_STALE_PREVIEWS), lambda rows: [row[0] for row in rows], {"at_most": at_most})
 
-    def keep_ahead(self, found: Mapping[str, Sequence[Upcoming] | None], now: datetime) -> Query[None]:
+    def save_previews(self, found: Mapping[str, Sequence[Upcoming] | None], now: datetime) -> Query[None]:
         """Keep the next KEPT ticks of schedules, fewer if there are no more; None for a plan that cannot be used."""
         rows = [{"name": name, **_ahead(ticks, now)} for name, ticks in found.items()]
-        return Query(self._sql(KEEP_AHEAD), nothing, {"rows": json.dumps(rows)})
+        return Query(self._sql(SAVE_PREVIEWS), nothing, {"rows": json.dumps(rows)})
 
 
 def _ahead(found: Sequence[Upcoming] | None, now: datetime) -> dict[str, object]:

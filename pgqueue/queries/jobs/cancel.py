@@ -5,7 +5,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, first_value, packed
-from pgqueue.queries.resolve import CARRIED
+from pgqueue.queries.jobs.resolve import CARRIED
 
 # What a cancellation says on the NOTIFY channel. No queue can be called like it.
 CANCEL_PAYLOAD = "!cancel"
@@ -49,7 +49,7 @@ select found.state from found, told, heard"""
 
 # Which of its jobs does somebody want cancelled? By primary key: in job_live_running each job that this worker ever
 # claimed may be a dead entry.
-CANCELLATIONS: LiteralString = """
+CANCEL_REQUESTS: LiteralString = """
 select id from {s}.job_live
 where id = any((select %(held)s::bigint[])::bigint[]) and worker_id = %(worker)s and state = 'running'
 and cancel_requested_at is not null"""
@@ -62,7 +62,7 @@ class CancelQueries(Statements):
         """Cancel a job; returns the state it had, None if it had ended or never was."""
         return Query(self._sql(CANCEL), first_value, {"id": job_id, "reason": reason})
 
-    def cancellations(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
+    def cancel_requests(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
         """Which of the jobs that a worker holds are to be cancelled."""
         params = {"worker": worker, "held": packed(held)}
-        return Query(self._sql(CANCELLATIONS), lambda rows: [row[0] for row in rows], params)
+        return Query(self._sql(CANCEL_REQUESTS), lambda rows: [row[0] for row in rows], params)

@@ -1,10 +1,12 @@
 """Putting jobs in."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.keys import Conditions
 from pgqueue.queries.base import Query, Statements, lines, packed, text_array
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.versions import with_version
@@ -54,6 +56,7 @@ with given as materialized (
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
     from """
+
 _INSERTED: LiteralString = """
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, history, created_at)
@@ -64,6 +67,7 @@ _INSERTED: LiteralString = """
     insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
 )
 select """
+
 _WOKEN: LiteralString = """, statement_timestamp(),
     case when {due} <= statement_timestamp()
          and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
@@ -81,7 +85,7 @@ ENQUEUE_ONE: LiteralString = (
 )
 
 # Many jobs: their arguments as one JSON array, which Postgres takes apart faster than lines of text.
-ENQUEUE_ALIKE: LiteralString = (
+ENQUEUE_MANY: LiteralString = (
     _GIVEN
     + "jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)"
     + _INSERTED
@@ -98,15 +102,50 @@ def _at_version(statement: LiteralString) -> LiteralString:
 
 
 ENQUEUE_ONE_VERSION: LiteralString = _at_version(ENQUEUE_ONE)
-ENQUEUE_ALIKE_VERSION: LiteralString = _at_version(ENQUEUE_ALIKE)
+
+ENQUEUE_MANY_VERSION: LiteralString = _at_version(ENQUEUE_MANY)
 
 
-class Inserted(NamedTuple):
+class InsertedJob(NamedTuple):
     """What the database decided about a new job."""
 
     id: int
     run_at: datetime
     created_at: datetime
+
+
+class AdmissionResult(NamedTuple):
+    """What became of a job: whether it was let in, and whether it has taken its key in idempotency_key.
+
+    Of one that met another: that one, and whether the caller's role may read it.
+    """
+
+    id: int
+    run_at: datetime
+    created_at: datetime
+    admitted: bool
+    took_key: bool
+    readable: bool = True
+
+    @property
+    def inserted(self) -> InsertedJob:
+        """What the database decided about it."""
+        return InsertedJob(self.id, self.run_at, self.created_at)
+
+
+NO_CONDITIONS = Conditions()
+
+_text = json.JSONEncoder().encode
+
+
+def conditions_of(job: NewJob) -> Conditions:
+    """The terms of a job; of one that asks for nothing, none of them."""
+    return job.conditions or NO_CONDITIONS
+
+
+def header(conditions: Conditions) -> str | None:
+    """What a job carries of its key, as JSON text."""
+    return None if conditions.key is None else f'{{"idempotency_key": {_text(conditions.key)}}}'
 
 
 def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequence[str | None]:
@@ -120,25 +159,25 @@ def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequ
 class EnqueueQueries(Statements):
     """Putting jobs in."""
 
-    def enqueue_one(self, job: NewJob) -> Query[Inserted]:
+    def enqueue_one(self, job: NewJob) -> Query[InsertedJob]:
         """Insert one job."""
         args = job.args if self.codec is None else seal_args(self.codec, job.task, job.args)
         template = ENQUEUE_ONE if job.version == 1 else ENQUEUE_ONE_VERSION
-        return Query(self._sql(template), lambda rows: Inserted(*rows[0][:3]), _shared(job, args))
+        return Query(self._sql(template), lambda rows: InsertedJob(*rows[0][:3]), _shared(job, args))
 
-    def enqueue_alike(self, job: NewJob, args: str) -> Query[list[int]]:
+    def enqueue_many(self, job: NewJob, args: str) -> Query[list[int]]:
         """Insert jobs that differ in their arguments alone, a JSON array; their ids come back in its order.
 
         The arguments are as they are to be stored: `TaskSpec.encode_many` has sealed them.
         """
-        template = ENQUEUE_ALIKE if job.version == 1 else ENQUEUE_ALIKE_VERSION
+        template = ENQUEUE_MANY if job.version == 1 else ENQUEUE_MANY_VERSION
         return Query(self._sql(template), lambda rows: list(rows[0][0]), _shared(job, args))
 
-    def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[Inserted]]:
+    def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[InsertedJob]]:
         """Insert jobs; their ids and times come back in the order given."""
         return Query(
             self._sql(ENQUEUE),
-            lambda rows: [Inserted(*row) for row in rows],
+            lambda rows: [InsertedJob(*row) for row in rows],
             {
                 "tasks": lines([job.task for job in jobs]),
                 "queues": lines([job.queue for job in jobs]),

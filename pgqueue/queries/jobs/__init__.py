@@ -1,0 +1,31 @@
+"""Statements about jobs: enqueued, claimed, resolved, cancelled, expired and read."""
+
+from pgqueue.queries.jobs.cancel import CancelQueries
+from pgqueue.queries.jobs.claim import ClaimQueries
+from pgqueue.queries.jobs.count import CountQueries
+from pgqueue.queries.jobs.depth import DepthQueries
+from pgqueue.queries.jobs.enqueue_conditional import ConditionalQueries
+from pgqueue.queries.jobs.enqueue_keyed import KeyedQueries
+from pgqueue.queries.jobs.expire import ExpireQueries
+from pgqueue.queries.jobs.keys import KeyQueries
+from pgqueue.queries.jobs.read import JobReadQueries
+from pgqueue.queries.jobs.rescue import RescueQueries
+from pgqueue.queries.jobs.resolve import ResolveQueries
+
+__all__ = ["JobQueries"]
+
+
+class JobQueries(
+    ConditionalQueries,
+    KeyedQueries,
+    KeyQueries,
+    DepthQueries,
+    ClaimQueries,
+    ResolveQueries,
+    RescueQueries,
+    CancelQueries,
+    ExpireQueries,
+    JobReadQueries,
+    CountQueries,
+):
+    """Statements about jobs, each file of this folder some of them."""

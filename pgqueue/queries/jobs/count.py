@@ -1,0 +1,179 @@
+"""Counting jobs, for operators."""
+
+from dataclasses import dataclass
+from typing import LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Statements, nothing
+
+MOST_COUNTED = 10_000
+
+# For the rest of a transaction: read in the order of an index, also where the statistics know nothing of the rows that
+# came since. Else whole lanes are read and sorted, to count the first of them.
+PREFER_INDEXES: LiteralString = """
+select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)"""
+
+# Counts for people and for what they put on a timer: of each kind at most `most` rows and one more are looked at, so
+# that it costs the same on any backlog. One more than `most` means: more than that. Null counts to the end.
+# A lane is a queue and a priority: `lane` hops along job_live_ready from one to the next, and in each lane the due rows
+# and those of the future are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
+# newest dead letters from dead_letter_failed_at; those three are cut off over all queues together.
+# The naive form, one `group by` over job_live, takes a second on a backlog of a million.
+COUNT_JOBS: LiteralString = """
+with recursive waiting as not materialized (
+    select queue, priority, run_at, id, attempt from {s}.job_live where state = 'pending'
+), lane(queue, priority) as (
+    (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
+    union all
+    select following.queue, following.priority from lane cross join lateral (
+        (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
+         order by j.queue, j.priority desc limit 1)
+        union all
+        (select j.queue, j.priority from waiting j where j.queue > lane.queue
+         order by j.queue, j.priority desc limit 1)
+        order by queue limit 1) as following
+), served as materialized (select distinct queue from lane), sample(queue, kind, again) as materialized (
+    select served.queue, 'due', due.attempt > 0 from served cross join lateral (
+        select first.attempt from lane cross join lateral (
+            select j.attempt from waiting j
+            where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
+            order by j.run_at, j.id limit %(most)s::int + 1) as first
+        where lane.queue = served.queue limit %(most)s::int + 1) as due
+    union all
+    select served.queue, 'later', later.attempt > 0 from served cross join lateral (
+        select first.attempt from lane cross join lateral (
+            select j.attempt from waiting j
+            where j.queue = lane.queue and j.priority = lane.priority and j.run_at > now()
+            order by j.run_at, j.id limit %(most)s::int + 1) as first
+        where lane.queue = served.queue limit %(most)s::int + 1) as later
+    union all
+    (select queue, 'running', false from {s}.job_live where worker_id is not null
+     order by worker_id limit %(most)s::int + 1)
+    union all
+    (select queue, 'blocked', false from {s}.job_live where state = 'blocked' and waits_for = 'task'
+     order by task limit %(most)s::int + 1)
+    union all
+    (select queue, 'dead', false from {s}.dead_letter order by failed_at desc limit %(most)s::int + 1)
+), found as (
+    select queue, count(*) filter (where kind = 'due' and not again) as pending,
+           count(*) filter (where kind = 'later' and not again) as scheduled,
+           count(*) filter (where again) as retrying,
+           count(*) filter (where kind = 'running') as running,
+           count(*) filter (where kind = 'blocked') as blocked,
+           count(*) filter (where kind = 'dead') as dead,
+           count(*) filter (where kind = 'due') > %(most)s::int as more_due,
+           count(*) filter (where kind = 'later') > %(most)s::int as more_later
+    from sample group by queue
+)
+select queue, pending, scheduled, retrying, running, blocked, dead,
+       (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
+            select j.run_at from waiting j
+            where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
+            order by j.run_at limit 1) as oldest
+        where lane.queue = found.queue),
+       (select count(*) from {s}.worker w where w.lost_at is null and found.queue = any(w.queues)),
+       exists (select from {s}.queue q where q.name = found.queue and q.paused_at is not null),
+       array_remove(array[
+           case when more_due then 'pending' end,
+           case when more_later then 'scheduled' end,
+           case when more_due or more_later then 'retrying' end,
+           case when sum(running) over () > %(most)s::int then 'running' end,
+           case when sum(blocked) over () > %(most)s::int then 'blocked' end,
+           case when sum(dead) over () > %(most)s::int then 'dead' end], null)
+from found order by queue"""
+
+# What ended within the last hour, of the newest `most` of each table: by primary key and by dead_letter_failed_at. No
+# index has finished_at. A job that waited for long and has ended lately has an old id: beyond `most` it may be missed.
+COUNT_FINISHED: LiteralString = """
+select state, count(*), coalesce(sum(count(*)) over () > %(most)s::int, false)
+from (select state, finished_at from {s}.job_finished order by id desc limit %(most)s::int + 1) as newest
+where finished_at > now() - interval '1 hour' group by state
+union all
+select 'failed', count(*), coalesce(count(*) > %(most)s::int, false) from (
+    select from {s}.dead_letter where failed_at > now() - interval '1 hour'
+    order by failed_at desc limit %(most)s::int + 1) as newest
+having count(*) > 0"""
+
+# Jobs that wait for a worker that knows their task in their version, and whether one lives. Hops along job_live_parked
+# from one task, version and queue to the next, and counts at most `most` and one of each.
+COUNT_PARKED: LiteralString = """
+with recursive parked(task, version, queue) as (
+    (select j.task, coalesce(j.headers ->> '$version', '1'), j.queue from {s}.job_live j
+     where j.state = 'blocked' and j.waits_for = 'task'
+     order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1)
+    union all
+    select following.task, following.version, following.queue from parked cross join lateral (
+        select j.task, coalesce(j.headers ->> '$version', '1') as version, j.queue from {s}.job_live j
+        where j.state = 'blocked' and j.waits_for = 'task'
+        and (j.task, coalesce(j.headers ->> '$version', '1'), j.queue) > (parked.task, parked.version, parked.queue)
+        order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1) as following
+)
+select p.task, p.queue, few.jobs,
+       exists (select from {s}.worker w
+               where w.lost_at is null and p.queue = any(w.queues)
+               and case p.version when '1' then p.task else p.task || '@' || p.version end = any(w.tasks)),
+       coalesce(few.jobs > %(most)s::int, false), p.version
+from parked p cross join lateral (
+    select count(*) as jobs from (
+        select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task = p.task
+        and coalesce(j.headers ->> '$version', '1') = p.version and j.queue = p.queue
+        limit %(most)s::int + 1) as counted
+) as few order by p.task, p.version, p.queue"""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """How many jobs a queue holds, by phase; for how long the oldest due one has waited, in seconds; and how many
+    living workers serve it. `at_least`: the phases of which it holds more than was counted."""
+
+    queue: str
+    pending: int
+    scheduled: int
+    retrying: int
+    running: int
+    blocked: int
+    dead: int
+    oldest_due_seconds: float | None
+    workers: int
+    paused: bool
+    at_least: list[str]
+
+
+class FinishedCount(NamedTuple):
+    """How many jobs ended in a state; `at_least` if there may be more than was counted."""
+
+    state: str
+    jobs: int
+    at_least: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedJobs:
+    """Jobs parked because a worker did not know their task in their version, and whether a living worker knows it and
+    will take them."""
+
+    task: str
+    queue: str
+    jobs: int
+    known_to_a_worker: bool
+    at_least: bool
+    version: str
+
+
+class CountQueries(Statements):
+    """Counting jobs, for operators."""
+
+    def prefer_indexes(self) -> Query[None]:
+        """Make what follows in this transaction stop where it has counted enough, whatever the statistics say."""
+        return Query(self._sql(PREFER_INDEXES), nothing)
+
+    def count(self, most: int | None = MOST_COUNTED) -> Query[list[QueueCounts]]:
+        """Jobs by queue and phase: of each to `most` and one more, or all of them."""
+        return Query(self._sql(COUNT_JOBS), lambda rows: [QueueCounts(*row) for row in rows], {"most": most})
+
+    def count_finished(self, most: int | None = MOST_COUNTED) -> Query[list[FinishedCount]]:
+        """Jobs that ended within the last hour, by state, of the newest `most`."""
+        return Query(self._sql(COUNT_FINISHED), lambda rows: [FinishedCount(*row) for row in rows], {"most": most})
+
+    def count_parked(self, most: int | None = MOST_COUNTED) -> Query[list[ParkedJobs]]:
+        """Jobs that wait for a worker that knows their task: of each to `most` and one more, or all of them."""
+        return Query(self._sql(COUNT_PARKED), lambda rows: [ParkedJobs(*row) for row in rows], {"most": most})

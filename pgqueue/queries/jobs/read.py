@@ -1,0 +1,107 @@
+"""Reading jobs: one, or a list."""
+
+import builtins
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+from pgqueue.error_info import ErrorInfo
+from pgqueue.jobs.job import Attempt, Job, JobState
+from pgqueue.queries.base import Query, Row, Statements
+from pgqueue.tasks.sealing import open_job
+
+JOB: LiteralString = """
+select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at, j.created_at, j.attempt,
+       j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id, j.reason, j.result::text,
+       j.error::text, j.progress::text"""
+
+_JOB_FIELDS = (
+    "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
+    "max_attempts", "crash_count", "waits_for", "claimed_at", "finished_at", "worker_id", "reason", "result", "error",
+    "progress", "attempts",
+)  # fmt: skip
+
+# One job with its attempts, in one snapshot: the view finds the job in whichever table holds it, by primary key; the
+# attempts come from the log by transition_job.
+GET_JOB: LiteralString = (
+    JOB
+    + """,
+    (select json_agg(json_build_array(a.attempt, a.started_at, a.ended_at, a.to_state, a.reason, a.error, a.worker_id)
+                     order by a.lease)::text
+     from {s}.attempt a where a.job_id = j.id)
+from {s}.job j where j.id = %(id)s"""
+)
+
+# The newest jobs, filtered. `state` may be a phase. Each table is walked backwards from its highest id.
+LIST_JOBS: LiteralString = (
+    JOB
+    + """, null
+from {s}.job j
+where (%(state)s::text is null or j.phase = %(state)s or j.state = %(state)s)
+and (%(queue)s::text is null or j.queue = %(queue)s)
+and (%(task)s::text is null or j.task = %(task)s)
+and (%(before)s::bigint is null or j.id < %(before)s)
+order by j.id desc limit %(limit)s"""
+)
+
+
+def read_error(value: dict[str, Any] | None) -> ErrorInfo | None:
+    """Read an error as it is stored."""
+    if value is None:
+        return None
+    return ErrorInfo(value.get("type", ""), value.get("message", ""), value.get("traceback"))
+
+
+def _attempt(value: Sequence[Any]) -> Attempt:
+    number, started, ended, state, reason, error, worker = value
+    return Attempt(
+        number,
+        datetime.fromisoformat(started),
+        ended and datetime.fromisoformat(ended),
+        state and JobState(state),
+        reason,
+        read_error(error),
+        worker and UUID(worker),
+    )
+
+
+def _value(text: str | None) -> Any:
+    """Read JSON; where Python cannot (nested thousands deep, numbers of thousands of digits) the text must do."""
+    try:
+        return None if text is None else json.loads(text)
+    except (RecursionError, ValueError):
+        return text
+
+
+def read_job(row: Row) -> Job:
+    """Read a row of JOB and the attempts."""
+    values = dict(zip(_JOB_FIELDS, row, strict=True))
+    values["state"] = JobState(values["state"])
+    values["args"] = _value(values["args"])
+    values["tags"] = tuple(values["tags"])
+    values["result"] = _value(values["result"])
+    values["progress"] = _value(values["progress"])
+    values["error"] = read_error(values["error"] and json.loads(values["error"]))
+    values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
+    return Job(**values)
+
+
+class JobReadQueries(Statements):
+    """Reading jobs, for the API and for operators."""
+
+    def _job(self, row: Row) -> Job:
+        """A job of whichever query selects `JOB`, opened as far as our codec can."""
+        return read_job(row) if self.codec is None else open_job(self.codec, read_job(row))
+
+    def get(self, job_id: int) -> Query[Job | None]:
+        """One job with its attempts."""
+        return Query(self._sql(GET_JOB), lambda rows: self._job(rows[0]) if rows else None, {"id": job_id})
+
+    def list(
+        self, *, state: str | None, queue: str | None, task: str | None, before: int | None, limit: int
+    ) -> Query[builtins.list[Job]]:
+        """The newest jobs, without their attempts."""
+        params = {"state": state, "queue": queue, "task": task, "before": before, "limit": limit}
+        return Query(self._sql(LIST_JOBS), lambda rows: [self._job(row) for row in rows], params)

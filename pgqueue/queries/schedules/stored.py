@@ -1,0 +1,71 @@
+"""Schedules as rows, and rows as schedules."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from pgqueue.queries.base import Row
+from pgqueue.schedules.schedule import Schedule
+from pgqueue.schedules.ticks import State
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSchedule:
+    """A schedule that somebody has to look at, as it was locked; `row` is all of it but its arguments."""
+
+    state: State
+    row: Mapping[str, Any]
+    args: str
+
+    @property
+    def schedule(self) -> Schedule:
+        """What it says."""
+        return self.state.schedule
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.state.schedule.name
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableSchedule:
+    """A schedule that cannot be read, and why; with its row, of which an edit may make one that can."""
+
+    name: str
+    reason: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+    args: str = "{}"
+
+
+FoundSchedule: TypeAlias = StoredSchedule | UnreadableSchedule
+
+
+def read_schedule(row: Row) -> FoundSchedule:
+    """Read a locked row."""
+    name, found, args, now = row
+    try:
+        return StoredSchedule(_state(Schedule.of(name, found, args), found, now), found, args)
+    except Exception as error:  # noqa: BLE001 - whatever a row leads to, it must not hold up the others
+        return UnreadableSchedule(name, str(error) or type(error).__name__, found, args)
+
+
+def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> State:
+    times = ("next_tick", "paused_at", "paused_until", "gap_from", "gap_to", "look_at", "replan_from")
+    same = ("paused_by", "resume_with", "gap_by", "live_jobs", "edit_asked", "error")
+    moments = {name: datetime.fromisoformat(row[name]) if row[name] else None for name in times}
+    state: dict[str, Any] = moments | {name: row[name] for name in same}
+    return State(schedule, now, disabled=row["disabled_at"] is not None, **state)
+
+
+def row_json(schedule: Schedule, **more: Any) -> str:
+    """Return the definition of a schedule as the JSON of its row; with other columns. Arguments go as they are."""
+    columns = {"name": schedule.name} | schedule.columns() | more
+    return json.dumps(columns)[:-1] + f', "args": {schedule.job.args}}}'
+
+
+def rows_json(rows: Sequence[str]) -> str:
+    """Return rows as one JSON array."""
+    return f"[{', '.join(rows)}]"
