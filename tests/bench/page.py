@@ -32,13 +32,13 @@ Made by `python -m tests.bench` from [results.jsonl](benchmarks/results.jsonl). 
 one day. Compare ratios, not absolutes.** Producers, workers and the server share the cores, over 127.0.0.1. Each
 figure is the median of the runs, with the lowest and the highest in brackets.
 
-A job is `noop(i, email)`; its body appends 16 bytes, time and number, to a file. That counts what really ran, finds
-lost and repeated jobs, and gives the times at which bodies began. The worker is `pgqueue work`, as users start it.
-*Drain*: from the start of the first body until the store says that nothing is pending. *Latency*: from before the
-call that enqueues to the start of the body, the commit included. *Flow*: a producer keeps 3,000 to 4,000 jobs
-waiting, for 1,000,000 jobs or 50 s; the rates of the first and the last tenth are compared. Before every run but
-the flows: `VACUUM ANALYZE` and `CHECKPOINT`. Each run has a new database. Other queues are measured by a harness of
-their own, by the same clock and rules, in turn with ours. Their configurations are at the end.
+A job is `noop(i, email)`; its body appends 16 bytes, time and number, to a file. The file counts the bodies that ran,
+shows lost and repeated jobs, and gives the times at which bodies began. The worker is `pgqueue work`, as users start
+it. *Drain*: from the start of the first body until no job is pending in the store. *Latency*: from before the call
+that enqueues to the start of the body, the commit included. *Flow*: a producer keeps 3,000 to 4,000 jobs waiting, for
+1,000,000 jobs or 50 s; the rates of the first and the last tenth are compared. `VACUUM ANALYZE` and `CHECKPOINT`
+precede every run but the flows. Each run has a new database. Other queues are measured by a harness of their own, by
+the same clock and rules, in turn with pgqueue. Their configurations are at the end.
 """
 CHARTS = (
     ("drain", "Jobs a second, one process"), ("bulk", "Enqueue in bulk"), ("flow", "Rate over time while jobs flow"),
@@ -47,24 +47,23 @@ CHARTS = (
 READ = """
 ## How to read it
 
-- Not all queues keep the same. graphile-worker deletes jobs that are done: compare it with `c0`. pgqueuer deletes
-  them and keeps a log, pg-boss and procrastinate keep them. pgqueue keeps the job and each of its moves in `c`.
-- pg-boss runs one handler call for a batch of 500 jobs, and one error fails all of them; the others call once a
-  job.
-- `a-hand` writes the row and nothing else: no log of its states, no look whether somebody waits, no validation.
-- `k` enqueues as many jobs with a key as without, now one first and now the other, in one run: what is compared is the
-  time that the calls took. A key is a row more, with two indexes, beside a job that is one row and a transition.
-- `n` and `n-never` have a worker beside the producers, which does the jobs. In `n-never` a trigger keeps it from
-  saying that it waits. `n-always` and `n-nobody` have none: they show what a NOTIFY in each commit costs by itself.
-- The claims of `l21` are rolled back, so each meets the same rows. That leaves out dead rows, which the flows are
-  for.
-- Where the time of a drained job goes, by statement and by function: [profile.md](benchmarks/profile.md), made by
-  `python -m tests.bench.profile`.
+- The queues do not keep the same history. graphile-worker deletes finished jobs: compare it with `c0`. pgqueuer deletes
+  them and keeps a log, pg-boss and procrastinate keep them. pgqueue in `c` keeps the job and each of its transitions.
+- pg-boss calls one handler for a batch of 500 jobs, and one error fails all of them; the others call once a job.
+- `a-hand` only writes the row: it writes no transition, does not check for a waiting worker, and validates nothing.
+- `k` enqueues equally many jobs with and without a key in one run, in alternating order, and compares the time of the
+  calls. A key is one row more, with two indexes, beside a job that is one row and a transition.
+- `n` and `n-never` have a worker beside the producers, which runs the jobs. In `n-never` a trigger keeps the worker
+  from setting its flag `waiting`. `n-always` and `n-nobody` have no worker: they show the cost of a NOTIFY in each
+  commit by itself.
+- The claims of `l21` are rolled back, so each finds the same rows. That leaves out dead rows; the flows measure those.
+- [profile.md](benchmarks/profile.md) shows where the time of a drained job goes, by statement and by function. It is
+  made by `python -m tests.bench.profile`.
 - The cores are shared: a drain whose cores are hardly ever idle is at the limit of the machine, and a second process
-  can add only what was idle.
-- `w` counts all WAL of the server, full pages after the checkpoint before the run included.
-- Statements of an idle worker are counted as transactions: each of its statements is one. Those that the database has
-  without a worker are taken off.
+  can use only the idle share.
+- `w` counts all WAL of the server, including the full pages after the checkpoint before the run.
+- Statements of an idle worker are counted as transactions, because each of its statements is one. The transactions
+  that the database has without a worker are subtracted.
 """
 
 
