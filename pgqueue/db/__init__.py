@@ -2,7 +2,6 @@
 
 from pgqueue.db.borrow import borrow, borrow_async
 from pgqueue.db.connection import (
-    CONNECT_TIMEOUT,
     AnyAsyncConnection,
     AsyncConnection,
     Connection,
@@ -17,7 +16,6 @@ from pgqueue.db.database import Database
 from pgqueue.db.pools import Pools
 
 __all__ = [
-    "CONNECT_TIMEOUT",
     "AnyAsyncConnection",
     "AsyncConnection",
     "Connection",

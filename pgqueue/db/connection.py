@@ -17,8 +17,6 @@ Connection: TypeAlias = psycopg.Connection[Any]
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
 AnyAsyncConnection: TypeAlias = AsyncConnection | AsyncpgConnection
 
-CONNECT_TIMEOUT = 10
-
 
 def run(conn: Connection, query: Query[T]) -> T:
     """Run a query. It never commits: a connection in a transaction stays in it."""

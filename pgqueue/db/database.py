@@ -9,9 +9,10 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.config import describe
-from pgqueue.db.connection import CONNECT_TIMEOUT, AsyncConnection, Connection
+from pgqueue.db.connection import AsyncConnection, Connection
 from pgqueue.errors import DatabaseUnreachable
 
+CONNECT_TIMEOUT = 10  # seconds
 PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
 
 

@@ -8,24 +8,19 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgqueue.config import describe
-from pgqueue.db.connection import (
-    CONNECT_TIMEOUT,
-    AsyncConnection,
-    Connection,
-    T,
-    run,
-)
-from pgqueue.db.database import Database
+from pgqueue.db.connection import AsyncConnection, Connection, run
+from pgqueue.db.database import CONNECT_TIMEOUT, Database
 from pgqueue.errors import DatabaseUnreachable
 from pgqueue.queries import Query
 
+T = TypeVar("T")
 IDLE_SECONDS = 10
 
 

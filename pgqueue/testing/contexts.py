@@ -1,6 +1,7 @@
 """Contexts without a worker, for unit tests that call a task directly."""
 
 import json
+import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ class WorkerStandIn(Signals):
     def __init__(self, conn: object, remaining: float | None, cancelled: bool) -> None:
         super().__init__(cancelled=cancelled, host=self)
         self.deadline = None if remaining is None else self.now() + remaining
-        self.said: list[dict[str, Any]] = []
+        self.reported: list[dict[str, Any]] = []
         self.result: Any = None
         self._conn = conn
 
@@ -34,7 +35,7 @@ class WorkerStandIn(Signals):
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Keep a call of `ctx.progress()`."""
-        self.said.append(json.loads(text))
+        self.reported.append(json.loads(text))
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
@@ -65,9 +66,15 @@ class TaskContext(Context):
         self._worker = worker
 
     @property
-    def said(self) -> list[dict[str, Any]]:
+    def reported(self) -> list[dict[str, Any]]:
         """The calls of `ctx.progress()` in order, each with `done`, `total`, `note`."""
-        return self._worker.said
+        return self._worker.reported
+
+    @property
+    def said(self) -> list[dict[str, Any]]:
+        """The former name of `reported`."""
+        warnings.warn("TaskContext.said is now called reported", DeprecationWarning, stacklevel=2)
+        return self._worker.reported
 
     @property
     def completed(self) -> bool:
@@ -110,8 +117,8 @@ def context(
 
     `remaining`: seconds until the soft limit. `conn`: the connection that `ctx.transaction()` gives the task. The other
     options are the job's: `job_id`, `attempt`, `max_attempts`, `queue`, `priority`, `tags`, `run_at`, `created_at`,
-    `headers` (`{"schedule": …, "tick": …}` as a fired schedule has them). For the test, the context has `said` (the
-    calls of `ctx.progress()`), `completed`, `result` and `cancel()`.
+    `headers` (`{"schedule": …, "tick": …}` as a fired schedule has them). For the test, the context has `reported`
+    (the calls of `ctx.progress()`), `completed`, `result` and `cancel()`.
     """
     return TaskContext(_job(task, **fields), WorkerStandIn(conn, remaining, cancelled))
 

@@ -178,7 +178,9 @@ def test_a_context_for_a_task_alone(app: App, jobs: Jobs) -> None:
 
     ctx = context(t, attempt=3, headers={"tick": "now"})
     assert t(ctx, 5) == (t.name, "email", 3, True, ("x",), {"tick": "now"}, 5)
-    assert ctx.said == [{"done": 1, "total": 2, "note": "half"}]
+    assert ctx.reported == [{"done": 1, "total": 2, "note": "half"}]
+    with pytest.warns(DeprecationWarning, match="reported"):
+        assert ctx.said is ctx.reported
     with pytest.raises(TimedOut):
         t(context(t, remaining=-1), 5)
     ctx.cancel()
