@@ -39,10 +39,10 @@ def test_django_jobs_belong_to_the_atomic_block_they_were_enqueued_in(dsn: str, 
 
 def test_django_s_connection_serves_the_other_verbs(dsn: str, app: App, conn: Conn) -> None:
     with django_on(dsn), transaction.atomic():
-        lent = app.using(connection)
-        job = lent.enqueue("t", {"x": {"y": [1]}})
-        assert (lent.get(job.id).args, lent.get(job.id).created_at) == ({"x": {"y": [1]}}, job.created_at)
-        assert lent.cancel(job.id)
+        client = app.using(connection)
+        job = client.enqueue("t", {"x": {"y": [1]}})
+        assert (client.get(job.id).args, client.get(job.id).created_at) == ({"x": {"y": [1]}}, job.created_at)
+        assert client.cancel(job.id)
         with connection.cursor() as cursor:
             cursor.execute("select state from pgqueue.job")
             assert cursor.fetchone() == ("cancelled",)
@@ -55,7 +55,9 @@ def test_django_on_another_database_is_refused_with_its_name(app: App) -> None:
     assert other.connection is None
 
 
-def test_django_on_psycopg2_is_told_what_to_install(dsn: str, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_django_on_psycopg2_is_refused_and_the_error_names_the_remedy(
+    dsn: str, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with django_on(dsn) as wrapper:
         wrapper.ensure_connection()
         monkeypatch.setattr(psycopg.Connection, "__module__", "psycopg2.extensions")
@@ -85,9 +87,9 @@ def test_asyncpg_serves_the_verbs_of_a_caller(dsn: str, app: App, conn: Conn) ->
     def ship(order_id: int, note: str = "") -> None: ...
 
     async def check() -> None:
-        lent = await asyncpg.connect(**for_asyncpg(dsn))
-        verbs = app.using(lent)
-        job = await ship.using(lent, delay=60, priority=5).aenqueue(7, note="100 % \\ $1 'x'\n")
+        borrowed = await asyncpg.connect(**for_asyncpg(dsn))
+        verbs = app.using(borrowed)
+        job = await ship.using(borrowed, delay=60, priority=5).aenqueue(7, note="100 % \\ $1 'x'\n")
         seen = await verbs.aget(job.id)
         assert (seen.args, seen.tags, seen.priority, seen.phase) == (
             {"order_id": 7, "note": "100 % \\ $1 'x'\n"}, ("é", 'q"'), 5, "scheduled",
@@ -98,7 +100,7 @@ def test_asyncpg_serves_the_verbs_of_a_caller(dsn: str, app: App, conn: Conn) ->
             await verbs.acancel(job.id)
         ended = await verbs.aget(job.id)
         assert (ended.state, ended.reason) == ("cancelled", "cancelled by request")
-        await lent.close()
+        await borrowed.close()
 
     asyncio.run(check())
 
@@ -112,11 +114,11 @@ def test_asyncpg_errors_are_the_same_as_elsewhere(dsn: str, empty_dsn: str, app:
             (empty_dsn, "select 1", NotMigrated),
             (dsn, f"set role {role}", NotAllowed),
         ):
-            lent = await asyncpg.connect(**for_asyncpg(where))
-            await lent.execute(setup)
+            borrowed = await asyncpg.connect(**for_asyncpg(where))
+            await borrowed.execute(setup)
             with pytest.raises(error):
-                await app.using(lent).aenqueue("t")
-            await lent.close()
+                await app.using(borrowed).aenqueue("t")
+            await borrowed.close()
 
     try:
         asyncio.run(check())
@@ -126,10 +128,10 @@ def test_asyncpg_errors_are_the_same_as_elsewhere(dsn: str, empty_dsn: str, app:
 
 def test_an_asyncpg_connection_on_a_sync_verb_says_which_verb_to_use(dsn: str, app: App) -> None:
     async def check() -> None:
-        lent = await asyncpg.connect(**for_asyncpg(dsn))
+        borrowed = await asyncpg.connect(**for_asyncpg(dsn))
         with pytest.raises(UnsupportedConnection, match=r"asyncpg.*goes with aenqueue\(\)"):
-            app.using(lent).enqueue("t")
-        await lent.close()
+            app.using(borrowed).enqueue("t")
+        await borrowed.close()
 
     asyncio.run(check())
 

@@ -1,4 +1,4 @@
-"""What is left in the database, what became of a job, and what a failing assertion says."""
+"""Looking at the database that a test leaves, the transitions of a job, and the text of a failed assertion."""
 
 from collections.abc import Callable
 from typing import Any

@@ -59,13 +59,13 @@ def test_context_transactions_and_progress_work(app: App, jobs: Jobs) -> None:
     @app.task
     def pay(ctx: Context, n: int) -> None:
         ctx.progress(1, 2)
-        with ctx.transaction(result={"n": n}) as lent:
-            lent.execute("insert into orders values (%s)", [n])
+        with ctx.transaction(result={"n": n}) as borrowed:
+            borrowed.execute("insert into orders values (%s)", [n])
 
     @app.task(retry=0)
     async def refuse(ctx: Context) -> None:
-        async with ctx.atransaction() as lent:
-            await lent.execute("insert into orders values (0)")
+        async with ctx.atransaction() as borrowed:
+            await borrowed.execute("insert into orders values (0)")
             if not ctx.is_last_attempt:
                 raise ValueError("no")
 
@@ -192,17 +192,17 @@ def test_a_context_for_a_task_alone(app: App, jobs: Jobs) -> None:
         context("t").transaction()
 
 
-def test_a_context_lends_the_test_s_connection(app: App, jobs: Jobs) -> None:
+def test_a_context_gives_the_task_the_test_s_connection(app: App, jobs: Jobs) -> None:
     ctx = context("t", conn=jobs.conn)
-    with ctx.transaction(result=7) as lent:
+    with ctx.transaction(result=7) as borrowed:
         assert not ctx.completed
-        lent.execute("select 1")
+        borrowed.execute("select 1")
     assert (ctx.completed, ctx.result) == (True, 7)
 
     async def check() -> None:
         actx = context("t", conn=jobs.aconn)
-        async with actx.atransaction() as lent:
-            await lent.execute("select 1")
+        async with actx.atransaction() as borrowed:
+            await borrowed.execute("select 1")
         assert actx.completed
 
     asyncio.run(check())

@@ -61,15 +61,15 @@ def test_tasks_and_schedules_that_were_made_before_the_test_are_the_test_s_too(a
         app.get(job.id)
 
 
-def test_an_app_without_a_dsn_works_on_a_lent_connection(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_without_a_dsn_works_on_a_borrowed_connection(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGQUEUE_DSN", raising=False)
     monkeypatch.delenv("DATABASE_URL", raising=False)
     app = App()
-    with psycopg.connect(dsn) as lent:
-        with using(app, lent) as jobs:
+    with psycopg.connect(dsn) as borrowed:
+        with using(app, borrowed) as jobs:
             app.enqueue("t")
             assert len(jobs.enqueued("t")) == 1
-        lent.rollback()
+        borrowed.rollback()
     with pytest.raises(ConfigError, match="PGQUEUE_DSN"):
         app.enqueue("t")
 
@@ -83,10 +83,10 @@ def test_asyncpg_and_sessions_are_refused_with_what_to_give(dsn: str, app: App) 
     async def check() -> None:
         import asyncpg
 
-        lent = await asyncpg.connect(**for_asyncpg(dsn))
-        with pytest.raises(ConfigError, match="give a psycopg one"), using(app, lent):
+        borrowed = await asyncpg.connect(**for_asyncpg(dsn))
+        with pytest.raises(ConfigError, match="give a psycopg one"), using(app, borrowed):
             pass
-        await lent.close()
+        await borrowed.close()
         with pytest.raises(ConfigError, match="give the AsyncConnection"), using(app, AsyncSession()):
             pass
 
@@ -109,22 +109,22 @@ def test_jobs_of_others_are_not_run(app: App, others: Conn) -> None:
 
 def test_jobs_from_before_the_fixture_in_the_same_transaction_may_run(dsn: str, app: App) -> None:
     app.task(name="t")(lambda: None)
-    with psycopg.connect(dsn) as lent:
-        app.using(lent).enqueue("t")
-        with using(app, lent) as jobs:
+    with psycopg.connect(dsn) as borrowed:
+        app.using(borrowed).enqueue("t")
+        with using(app, borrowed) as jobs:
             assert [job.task for job in jobs.enqueued()] == ["t"]
             assert jobs.drain().succeeded == 1
-        lent.rollback()
+        borrowed.rollback()
 
 
 def test_code_may_commit_and_roll_back_the_test_s_connection(app: App, conn: Conn, jobs: Jobs) -> None:
-    def enqueue_two(lent: Any) -> None:
-        app.using(lent).enqueue("kept")
-        lent.commit()
-        app.using(lent).enqueue("dropped")
-        lent.rollback()
-        with lent:  # commits, and closes nothing
-            app.using(lent).enqueue("kept too")
+    def enqueue_two(borrowed: Any) -> None:
+        app.using(borrowed).enqueue("kept")
+        borrowed.commit()
+        app.using(borrowed).enqueue("dropped")
+        borrowed.rollback()
+        with borrowed:  # commits, and closes nothing
+            app.using(borrowed).enqueue("kept too")
 
     enqueue_two(jobs.conn)
     assert [job.task for job in jobs.enqueued()] == ["kept", "kept too"]
