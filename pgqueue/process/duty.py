@@ -1,4 +1,4 @@
-"""Background duties: one start/stop contract for all of them."""
+"""Duties: what a process does again and again, and one contract for starting and stopping all of them."""
 
 import asyncio
 import logging
@@ -14,12 +14,13 @@ log = logging.getLogger("pgqueue")
 
 
 class Duty(ABC):
-    """A duty that is done again and again: `step` does it once and returns the seconds to wait before the next time.
+    """A duty of a process: `step` does it once and returns the seconds to wait before the next step.
 
-    A failing step is logged once, tried again with backoff, and logged again when it works. `wake` ends a wait.
+    The first failure of a step is logged, the step is tried again with backoff, and its next success is logged. `wake`
+    ends a wait. `name` is shown in logs, by the health probe and by `pgqueue workers`.
     """
 
-    name = "service"
+    name = "duty"
     interruptible = False  # whether a step may be cut off at any point when the process stops
 
     def __init__(self, link: Link) -> None:
@@ -43,7 +44,7 @@ class Duty(ABC):
         self._wake.set()
 
     async def run(self) -> None:
-        """Tick until stopped."""
+        """Make step after step until stopped."""
         while not self._stopping.is_set():
             self._wake.clear()
             try:
@@ -67,7 +68,7 @@ class Duty(ABC):
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     if seconds <= 0:
-        await asyncio.sleep(0)  # lets the others run
+        await asyncio.sleep(0)  # lets other tasks run
         return
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):  # wait_for would make a task each time
@@ -75,10 +76,10 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 async def run_duties(duties: Sequence[Duty], stopping: asyncio.Event, grace_seconds: float = 5.0) -> None:
-    """Run duties side by side until `stopping` is set or one of them fails for a reason it does not retry.
+    """Run duties side by side until `stopping` is set or one of them fails for a reason that is not tried again.
 
-    Each may finish the step it is in; under one that hangs longer than the grace its connection is cut. Raises what a
-    duty raised. Ends within the grace and two seconds, whatever the database does.
+    Each may finish its step. If that takes longer than the grace, its connection is cut. Raises the error of a duty
+    that failed. Ends within the grace and two seconds, whatever the database does.
     """
     running = {asyncio.create_task(duty.run(), name=duty.name): duty for duty in duties}
     stopped = asyncio.create_task(stopping.wait())

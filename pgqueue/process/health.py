@@ -12,7 +12,7 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a process is. `ages`: seconds since each of its duties last worked; None before the first time."""
+    """How a process is. `ages`: the seconds since each of its duties last worked; None if it has not worked yet."""
 
     live: bool
     ready: bool
@@ -20,14 +20,14 @@ class Health:
 
 
 class Probe:
-    """Answers 200 or 503, with the reasons as JSON. Costs nothing while nobody asks; asks no database."""
+    """An HTTP server that answers 200 or 503, with the ages of all duties as JSON. It sends no statement."""
 
-    def __init__(self, look: Callable[[], Health]) -> None:
-        self._look = look
+    def __init__(self, health: Callable[[], Health]) -> None:
+        self._health = health
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port (another one for port 0)."""
+        """Listen; return the port, which the system chooses for port 0."""
         self._server = await asyncio.start_server(self._answer, host, port)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -50,7 +50,7 @@ class Probe:
         writer.close()
 
     def _response(self, path: str) -> tuple[HTTPStatus, bytes]:
-        health = self._look()
+        health = self._health()
         good = {"/live": health.live, "/ready": health.ready}.get(path.partition("?")[0])
         if good is None:
             return HTTPStatus.NOT_FOUND, b'{"error": "ask /live or /ready"}\n'

@@ -1,4 +1,4 @@
-"""Who a process is to the others: its row, and the heartbeat that says it lives."""
+"""The row by which other processes know this one, and the heartbeat that shows that it lives."""
 
 import logging
 import os
@@ -23,38 +23,36 @@ from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue")
 T = TypeVar("T")
-BEATS = 4  # in a lease
-SILENT = 0.75  # the share of a lease after which a process that could not beat must take itself for lost
+BEATS = 4  # heartbeats in a lease
+OVERDUE_SHARE = 0.75  # of a lease without a heartbeat: the process must assume that it will be declared lost
 
 
-def describe(kind: str, lease_seconds: float, queues: Sequence[str], tasks: Sequence[str], slots: int) -> WorkerInfo:
+def describe_process(
+    kind: str, lease_seconds: float, queues: Sequence[str], tasks: Sequence[str], slots: int
+) -> WorkerInfo:
     """Return the row of this process, under an id that no other process or boot has."""
-    boot = (take_worker_id() if kind == "worker" else None) or uuid.uuid4()  # its parent knows a process by its worker
+    given = take_worker_id() if kind == "worker" else None  # by a supervisor, which reports its death under this id
     host, release = socket.gethostname(), version("pgqueue")
-    return WorkerInfo(boot, kind, host, os.getpid(), release, queues, tasks, slots, lease_seconds)
+    return WorkerInfo(given or uuid.uuid4(), kind, host, os.getpid(), release, queues, tasks, slots, lease_seconds)
+
+
+def _ignore(_: uuid.UUID) -> None:
+    """Do nothing: the identity has not started."""
 
 
 class Identity:
-    """The row of this process, and its heartbeat.
+    """The row of this process, its id, and its heartbeat.
 
     The heartbeat has its own thread and its own connection, so that a blocked event loop, a busy interpreter or an
-    exhausted pool does not lose it. A process that others have declared lost takes a new identity: `on_lost` is called,
-    in the heartbeat's thread, with the old id. What it still holds under the old one is fenced. `look` is called there,
-    too, before each beat: it returns the seconds since each duty last worked.
+    exhausted pool does not delay it. A process that others have declared lost takes a new id. Its writes for jobs that
+    it claimed under the old one are fenced.
     """
 
-    def __init__(
-        self,
-        database: db.Database,
-        queries: Queries,
-        info: WorkerInfo,
-        on_lost: Callable[[uuid.UUID], object],
-        look: Callable[[], Mapping[str, float | None]] = dict,
-    ) -> None:
+    def __init__(self, database: db.Database, queries: Queries, info: WorkerInfo) -> None:
         self.info = info
         self._queries = queries
-        self._on_lost = on_lost
-        self._look = look
+        self._on_lost: Callable[[uuid.UUID], object] = _ignore
+        self._ages: Callable[[], Mapping[str, float | None]] = dict
         self._database = replace(database, dsn=make_conninfo(database.dsn, **_impatient(info.lease_seconds)))
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
@@ -64,16 +62,25 @@ class Identity:
 
     @property
     def id(self) -> uuid.UUID:
-        """The id under which jobs are claimed."""
+        """The id under which this process claims jobs."""
         return self.info.id
 
     @property
-    def silent(self) -> bool:
+    def overdue(self) -> bool:
         """Whether the last heartbeat is so long ago that others may soon declare this process lost."""
-        return monotonic() - self._beaten_at > SILENT * self.info.lease_seconds
+        return monotonic() - self._beaten_at > OVERDUE_SHARE * self.info.lease_seconds
 
-    def start(self) -> None:
-        """Insert the row, then beat. Raises if the database cannot be reached or is not migrated."""
+    def start(
+        self,
+        on_lost: Callable[[uuid.UUID], object] = _ignore,
+        ages: Callable[[], Mapping[str, float | None]] = dict,
+    ) -> None:
+        """Insert the row, then beat. Raises if the database cannot be reached or is not migrated.
+
+        In the heartbeat's thread, `ages` is called before each beat and returns how many seconds ago each duty last
+        worked; `on_lost` is called with the old id when the process has taken a new one.
+        """
+        self._on_lost, self._ages = on_lost, ages
         try:
             self._run(self._queries.schema.check())
             self._run(self._queries.workers.register(self.info))
@@ -92,7 +99,7 @@ class Identity:
         if self._thread.ident is not None:
             self._thread.join(timeout=1)
         if self._thread.is_alive():
-            self.sever()  # it hangs in a beat; the row stays, and is declared lost in time
+            self.sever()  # it hangs in a beat; the row stays until another process declares it lost
             return
         watchdog = threading.Timer(2, self.sever)
         watchdog.start()
@@ -104,14 +111,14 @@ class Identity:
             self._conn.close()
 
     def sever(self) -> None:
-        """Cut the heartbeat's connection under a beat that hangs: the next one makes a new connection."""
+        """Cut the heartbeat's connection under a beat that hangs. The next beat makes a new connection."""
         conn = self._conn
         if conn is not None:
             sever(conn)
 
     def beat(self) -> None:
-        """Beat once; take a new identity if this one was declared lost."""
-        if not self._run(self._queries.workers.heartbeat(self.id, self._look())):
+        """Beat once; take a new id if this one was declared lost."""
+        if not self._run(self._queries.workers.heartbeat(self.id, self._ages())):
             lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
             self._run(self._queries.workers.register(reborn))
             self.info = reborn
@@ -134,7 +141,7 @@ class Identity:
                 self.beat()
                 self._backoff.reset()
                 delay = self.info.lease_seconds / BEATS
-            except Exception as error:  # noqa: BLE001 - whatever it is, a worker without a heartbeat is no use
+            except Exception as error:  # noqa: BLE001 - a worker whose heartbeat has stopped for any reason is of no use
                 delay = min(self._backoff.next(), self.info.lease_seconds / BEATS)
                 if self._backoff.failures == 1:
                     log.warning("heartbeat failed, trying again: %s: %s", type(error).__name__, brief(error))

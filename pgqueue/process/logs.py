@@ -1,4 +1,4 @@
-"""Logging: which job a line belongs to, and lines as JSON."""
+"""Logging: each line names the job that wrote it, and may be JSON."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s%(job)s"
 class JobFilter(logging.Filter):
     """Adds to each record the job that runs: `job_id`, `task`, `queue`, `attempt`, and `job`, the same as a text.
 
-    Never arguments: they may be secrets.
+    It never adds arguments, which may be secrets.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -28,7 +28,7 @@ class JobFilter(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Each record as one line of JSON, with the job it belongs to."""
+    """Formats each record as one line of JSON, with the job it belongs to."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""

@@ -17,6 +17,6 @@ class Partitions(Duty):
         self._queries = queries
 
     async def step(self) -> float:
-        """Make what is missing. It waits for locks, a little for each: hence the deadline."""
+        """Make the partitions that are missing. The long deadline leaves time for their locks."""
         await self.link.run(self._queries.schema.make_partitions(), deadline=60)
         return 3600 * random.uniform(0.5, 1.0)  # noqa: S311

@@ -1,4 +1,4 @@
-"""The scheduler: turns ticks into jobs. Any number may run; a row lock and a unique key let each tick fire once."""
+"""The scheduler: fires schedules. Any number may run; a row lock and a unique key let each tick fire once."""
 
 from pgqueue.scheduler.declaring import Declarer, declare
 from pgqueue.scheduler.previewer import Previewer

@@ -1,4 +1,4 @@
-"""Declaring: what the code says about schedules becomes rows, and what it no longer says is disabled."""
+"""The duty that declares schedules: those of the code become rows, and rows that left the code are disabled."""
 
 import hashlib
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger("pgqueue.scheduler")
 
 
 class Declarer(Duty):
-    """Says which release of the app lives here, and declares its schedules as long as none is newer.
+    """Writes which release of the app runs here, and declares its schedules unless a newer release runs.
 
-    While an old release and a new one run side by side, as in every deploy, the new one's word counts, and what only
-    the old one declares stays until its last scheduler has gone.
+    While an old release and a new one run side by side, as in every deploy, the new one's schedules count, and those
+    that only the old one declares stay until its last scheduler has ended.
     """
 
     name = "declare"
@@ -37,7 +37,7 @@ class Declarer(Duty):
         self._release = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
     async def step(self) -> float:
-        """Say that we live; make the rows right."""
+        """Write that this release runs; declare its schedules."""
         app, queries = self._app, self._app.queries
         reseal = not self._resealed
         names = [schedule.name for schedule in app.schedules.values()]
@@ -45,7 +45,7 @@ class Declarer(Duty):
             queries.schedules.register_release(self.id, app.name, self._release, names, self._since)
         )
         if not app.name:
-            # Several apps may have no name: none speaks for the others.
+            # Several apps may have no name, so none disables schedules that it does not declare.
             self._resealed = await declare(app, self.link, reseal=reseal) or self._resealed
         elif await self.link.run(queries.schedules.is_newest_release(self.id)):
             self._resealed = await declare(app, self.link, reseal=reseal) or self._resealed
@@ -54,14 +54,14 @@ class Declarer(Duty):
         return SILENCE / 4
 
     async def leave(self) -> None:
-        """Say that this scheduler has ended, so that what only it declared can be disabled."""
+        """Write that this scheduler has ended, so that schedules that only it declared can be disabled."""
         await self.link.run(self._app.queries.schedules.unregister_release(self.id), deadline=2.0)
 
 
 async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
-    """Make the schedules that the code declares rows, each from its first tick after now by the database's clock.
+    """Make rows of the schedules that the code declares, each from its first tick after now by the database's clock.
 
-    Returns whether that is all of them: one that another transaction has locked is left for the next time.
+    Returns whether those are all of them: one that another transaction has locked is left for the next step.
     """
     schedules, queries = list(app.schedules.values()), app.queries
     news = await link.run(queries.schedules.find_changed(schedules, app.name, reseal=reseal)) if schedules else set()
@@ -82,7 +82,7 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
 
 
 async def _settle(app: App, conn: db.AsyncConnection, due: StoredSchedule, most: int) -> None:
-    """Tell what becomes of the ticks of an older plan that have passed, when a new one takes its place."""
+    """Record the ticks of an older plan that have passed, when a new plan takes its place."""
     if due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
         ticks = settled(due.state, due.state.now, "passed before the code changed the plan", most)
         await db.run_async(conn, app.queries.schedules.record_ticks(ticks))
@@ -93,5 +93,5 @@ def _same_ticks(old: Schedule, new: Schedule) -> bool:
 
 
 def _public(schedule: Schedule, app: App) -> Schedule:
-    """A schedule as far as the name of its release may tell of it: from a hash of secrets they could be guessed."""
+    """Return a schedule without what the hash of its release must not contain: secrets could be guessed from it."""
     return schedule if app.codec is None else replace(schedule, job=replace(schedule.job, args="{}"))

@@ -1,4 +1,4 @@
-"""Previews for SQL: the duty that works out the next ticks of schedules, apart from firing."""
+"""The duty that keeps previews for SQL: the next ticks of each schedule, computed apart from firing."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -12,13 +12,13 @@ from pgqueue.queries.schedules.stored import FoundSchedule, UnreadableSchedule
 from pgqueue.schedules.in_words import Upcoming, moment_in_words
 from pgqueue.schedules.plan import each_after
 
-AT_MOST = 20  # schedules at a time: no tick waits for more than some milliseconds of this
-GAP = 0.1  # seconds between two such parts, so that many new plans slow no firing down
-PAUSE = 5.0  # seconds when all is done
+BATCH = 20  # schedules in one step: no tick waits for more than some milliseconds of it
+GAP = 0.1  # seconds between two full batches, so that many new plans do not slow down firing
+PAUSE = 5.0  # seconds when no schedule is left
 
 
 class Previewer(Duty):
-    """Keeps the next ticks of each schedule, and how people say them, where SQL can read them."""
+    """Writes the next ticks of each schedule, and the same in words, where SQL can read them."""
 
     name = "previews"
 
@@ -27,17 +27,17 @@ class Previewer(Duty):
         self._queries = app.queries
 
     async def step(self) -> float:
-        """Work out some that have become stale."""
+        """Compute a batch of previews that have become stale."""
         queries = self._queries
         async with self.link.connection() as conn, conn.transaction():
-            names = await db.run_async(conn, queries.schedules.lock_stale_previews(AT_MOST))
+            names = await db.run_async(conn, queries.schedules.lock_stale_previews(BATCH))
             if names:
                 now = await db.run_async(conn, queries.schedules.clock())
                 found = await db.run_async(conn, queries.schedules.read(names))
                 await db.run_async(
                     conn, queries.schedules.save_previews({one.name: _upcoming(one) for one in found}, now)
                 )
-        return GAP if len(names) == AT_MOST else PAUSE
+        return GAP if len(names) == BATCH else PAUSE
 
 
 def _upcoming(one: FoundSchedule) -> Sequence[Upcoming] | None:
@@ -46,6 +46,6 @@ def _upcoming(one: FoundSchedule) -> Sequence[Upcoming] | None:
     schedule = one.schedule
     try:
         ticks = list(islice(each_after(schedule, one.state.now), KEPT))
-    except Exception:  # noqa: BLE001 - whatever a plan leads to; who fires it says so
+    except Exception:  # noqa: BLE001 - a plan may fail in any way; the ticker reports it
         return None
     return [Upcoming(tick, moment_in_words(tick, schedule.plan.timezone)) for tick in ticks]

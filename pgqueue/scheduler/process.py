@@ -1,4 +1,4 @@
-"""The scheduler process: puts its duties together, and takes them apart in order."""
+"""The scheduler process: makes its duties, runs them, and closes them in order."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.duty import Duty, run_duties
-from pgqueue.process.heartbeat import Identity, describe
+from pgqueue.process.heartbeat import Identity, describe_process
 from pgqueue.process.partitions import Partitions
 from pgqueue.queries.schedules.fire import SCHEDULE_PAYLOAD
 from pgqueue.scheduler.declaring import Declarer
@@ -25,7 +25,7 @@ PING_SECONDS = 30.0
 
 
 class ScheduleListener(Duty):
-    """Wakes the duties that look at schedules when somebody has changed one."""
+    """Wakes the duties that read schedules when one was changed."""
 
     name = "listen"
     interruptible = True
@@ -36,10 +36,10 @@ class ScheduleListener(Duty):
         self._sleepers = sleepers
 
     async def step(self) -> float:
-        """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
+        """Listen for a while. Each step sends LISTEN again, which shows whether the connection still works."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
-            self._wake_all()  # what was committed while nobody listened
+            self._wake_all()  # a change that was committed before LISTEN has woken no duty
             async for notification in conn.notifies(timeout=PING_SECONDS):
                 if notification.payload == SCHEDULE_PAYLOAD:
                     self._wake_all()
@@ -65,9 +65,9 @@ class Scheduler:
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
         app, database = self._app, self._app.database
-        info = describe("scheduler", self._settings.lease_seconds, [], [], 0)
-        identity = Identity(database, app.queries, info, _say_lost)
-        await asyncio.to_thread(identity.start)
+        info = describe_process("scheduler", self._settings.lease_seconds, [], [], 0)
+        identity = Identity(database, app.queries, info)
+        await asyncio.to_thread(identity.start, _log_lost)
         links = [Link(database, name) for name in ("pgqueue scheduler", "pgqueue scheduler chores")]
         ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
         previewer = Previewer(app, links[1])
@@ -78,7 +78,7 @@ class Scheduler:
         try:
             try:
                 await declarer.step()
-            except DATABASE_ERRORS as error:  # what is declared already ticks, and the duty tries again
+            except DATABASE_ERRORS as error:  # schedules that are rows already fire, and the duty tries again
                 log.warning("schedules cannot be declared yet: %s", brief(error))
             log.info("scheduler %s started: %d schedules declared here", identity.id, len(app.schedules))
             await run_duties(duties, self._stopping)
@@ -130,12 +130,12 @@ class SchedulerThread:
     async def _fire(self) -> None:
         scheduler = Scheduler(self._app, self._settings)
         running = asyncio.create_task(scheduler.run())
-        told = asyncio.create_task(asyncio.to_thread(self._stop.wait))
+        stopped = asyncio.create_task(asyncio.to_thread(self._stop.wait))
         running.add_done_callback(lambda _: self._stop.set())
-        await told
+        await stopped
         scheduler.stop()
         await running
 
 
-def _say_lost(lost: uuid.UUID) -> None:
+def _log_lost(lost: uuid.UUID) -> None:
     log.warning("scheduler %s was declared lost and goes on under a new identity", lost)

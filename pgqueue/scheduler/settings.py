@@ -1,4 +1,4 @@
-"""How a scheduler runs."""
+"""The settings of a scheduler."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from pgqueue.timing import LEASE, PAUSE, check_duration
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """How a scheduler runs. `poll_seconds`: how soon it sees a change that it was not notified of."""
+    """How a scheduler runs. `poll_seconds`: how soon it sees a change if no notification came."""
 
     lease_seconds: float = 30.0
     poll_seconds: float = 1.0

@@ -1,4 +1,4 @@
-"""Firing: the duty that looks at schedules when their time has come."""
+"""The duty that fires schedules: a tick whose time has come becomes a job."""
 
 import logging
 from collections import defaultdict
@@ -25,16 +25,16 @@ from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.scheduler")
 BATCH = 500
-CHUNK = 20_000  # ticks that one transaction tells
-# What an edit that cannot be used leads to: whatever it is, it is the edit that is given up.
-UNFIT = (PgqueueError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+CHUNK = 20_000  # ticks that one transaction records
+# Errors of an edit that cannot be applied, which is dropped, or of a row that cannot be read, which is left alone.
+UNUSABLE = (PgqueueError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
          psycopg.errors.IntegrityError, psycopg.errors.DataError)  # fmt: skip
-LOCKED = 0.01  # seconds until what somebody else has locked is tried again; doubled each time
-AGAIN = 60.0  # seconds until a schedule that cannot be read here is tried again
+LOCKED_SECONDS = 0.01  # before a locked schedule is tried again; doubled each time
+UNUSABLE_SECONDS = 60.0  # before a schedule that cannot be read or fired here is tried again
 
 
 class Ticker(Duty):
-    """Fires schedules whose tick has come, and sleeps until the next one."""
+    """Fires the schedules that have a tick due, and sleeps until the next one."""
 
     name = "schedules"
 
@@ -43,12 +43,12 @@ class Ticker(Duty):
         self._app = app
         self._queries = app.queries
         self._settings = settings
-        self._unusable: dict[str, float] = {}
-        self._locked: list[str] = []
+        self._unusable: dict[str, float] = {}  # until when each is left alone, by the monotonic clock
+        self._locked: list[str] = []  # by this transaction
         self._batch = BATCH
-        self._vain = 0
+        self._locked_by_others = 0  # how many steps in a row found schedules due, and all of them locked
 
-    def leave_alone(self, names: Iterable[str], seconds: float = AGAIN) -> None:
+    def leave_alone(self, names: Iterable[str], seconds: float = UNUSABLE_SECONDS) -> None:
         """Fire none of these schedules here for some seconds."""
         self._unusable |= dict.fromkeys(names, monotonic() + seconds)
 
@@ -56,7 +56,7 @@ class Ticker(Duty):
         """Fire what is due; return the seconds until the next tick, at most the poll interval."""
         now, asked, found = monotonic(), self._batch, 1
         self._unusable = {name: until for name, until in self._unusable.items() if until > now}
-        self._batch = max(1, asked // 4)  # if this fails: it may be too much for one transaction
+        self._batch = max(1, asked // 4)  # for the next step, if this one fails: it may have been too much
         try:
             found = await self.fire(asked)
         except psycopg.Error as error:
@@ -67,21 +67,25 @@ class Ticker(Duty):
         return 0.0 if found == asked else await self._rest(found)
 
     async def _rest(self, found: int) -> float:
-        """Return for how long nothing is to be done. What is due, but locked by another scheduler or by an edit that is
-        not committed, is not looked at again and again."""
+        """Return the seconds until the next tick.
+
+        If a schedule is due but locked, by another scheduler or by an edit that is not committed, the pauses grow.
+        """
         poll = self._settings.poll_seconds
         next_tick = await self.link.run(self._queries.schedules.next_due(self._unusable))
         if found or next_tick is None or next_tick > 0:
-            self._vain = 0
+            self._locked_by_others = 0
             return poll if next_tick is None else min(max(next_tick, 0), poll)
-        self._vain += 1
+        self._locked_by_others += 1
         ahead = await self.link.run(self._queries.schedules.next_due(self._unusable, ahead=True))
-        return min(LOCKED * 2.0 ** min(self._vain, 10), poll, *([] if ahead is None else [max(ahead, 0)]))
+        return min(
+            LOCKED_SECONDS * 2.0 ** min(self._locked_by_others, 10), poll, *([] if ahead is None else [max(ahead, 0)])
+        )
 
     async def fire(self, at_most: int = BATCH) -> int:
-        """Look at some schedules in one transaction: jobs, ticks and next ticks, or none of it.
+        """Fire at most so many schedules in one transaction, which writes jobs, ticks and next ticks, or none of them.
 
-        Returns how many there were.
+        Returns how many were due.
         """
         async with self.link.connection() as conn, conn.transaction():
             found = await db.run_async(conn, self._queries.schedules.lock_due(at_most, self._unusable))
@@ -96,8 +100,10 @@ class Ticker(Duty):
         return len(found)
 
     async def _one_by_one(self) -> None:
-        """Fire each schedule in a transaction of its own, after one has spoilt that of a batch. It is left alone here
-        for a while, and its row says why."""
+        """Fire each schedule in a transaction of its own, after one has failed that of a batch.
+
+        One that fails alone is left alone for a while, and the error is written to its row.
+        """
         while True:
             try:
                 if not await self.fire(1):
@@ -111,8 +117,10 @@ class Ticker(Duty):
                 await self.link.run(self._queries.schedules.record_errors([(name, brief(error), False)]))
 
     async def _edited(self, conn: db.AsyncConnection, found: Sequence[FoundSchedule]) -> list[StoredSchedule]:
-        """Make the changes that SQL asked for. What cannot be read here is left alone: others may know more timezones,
-        or more of cron."""
+        """Apply the edits that were requested in SQL; return the schedules to fire.
+
+        A row that cannot be read here is left alone: another scheduler may know more timezones, or more of cron.
+        """
         due, errors = [], []
         for one in found:
             asked = one.state.edit_asked if isinstance(one, StoredSchedule) else one.row.get("edit_asked")
@@ -124,7 +132,7 @@ class Ticker(Duty):
                     due.append(one)
                 else:
                     raise InvalidPlan(one.reason)
-            except UNFIT as error:
+            except UNUSABLE as error:
                 log.error("schedule %s cannot be %s here: %s", one.name, "edited" if asked else "fired", error)
                 errors.append((one.name, brief(error), asked is not None))
                 if asked is None:
@@ -134,7 +142,7 @@ class Ticker(Duty):
         return due
 
     async def _edit(self, conn: db.AsyncConnection, one: FoundSchedule, asked: dict[str, object], most: int) -> None:
-        """Change a definition as of the moment it was asked for; the next look fires it."""
+        """Change a definition as of the moment of the request. The next step fires it."""
         moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
         schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
         why = f"passed before {by} edited the schedule"
@@ -143,8 +151,10 @@ class Ticker(Duty):
         await db.run_async(conn, self._queries.schedules.redefine(schedule, schedule.after(moment), moment, by))
 
     async def _look(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[Look]:
-        """Decide what becomes of the ticks, by what is not finished and what waits. Schedules that come after more than
-        CHUNK jobs are left for the next look: one transaction has its time."""
+        """Decide which ticks fire, by the jobs that are not finished and the ticks that wait.
+
+        After more than CHUNK jobs the schedules that remain are left to the next step, so that the transaction ends.
+        """
         states = [one.state for one in due]
         jobs = [job for state in states for job in state.live_jobs]
         unfinished = await db.run_async(conn, self._queries.schedules.unfinished_jobs(jobs)) if jobs else []
@@ -161,18 +171,18 @@ class Ticker(Duty):
             try:
                 looks.append(look(state, queued[state.schedule.name], CHUNK // len(states) + 1))
                 fires += len(looks[-1].fires)
-            except Exception as error:  # noqa: BLE001 - whatever a plan leads to, it must not hold up the others
+            except Exception as error:  # noqa: BLE001 - a plan may fail in any way, and must not hold up the others
                 await self._leave(conn, state.schedule.name, error)
         return looks
 
     async def _leave(self, conn: db.AsyncConnection, name: str, error: Exception) -> None:
-        """Leave a schedule alone here for a while; its row says why."""
+        """Leave a schedule alone for a while, and write the error to its row."""
         log.error("schedule %s cannot be fired here: %s", name, error)
         self.leave_alone([name])
         await db.run_async(conn, self._queries.schedules.record_errors([(name, brief(error), False)]))
 
     async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:
-        """Write all of it; return the ticks that fired, with their jobs."""
+        """Write jobs and ticks; return the ticks that fired, with the ids of their jobs."""
         queries = self._queries
         planned = [(found, tick) for found in looks for tick in found.fires]
         known = await db.run_async(conn, queries.schedules.recorded_ticks([(t.schedule, t.tick) for _, t in planned]))
@@ -200,7 +210,7 @@ class Ticker(Duty):
 
 
 def _events(looks: Sequence[Look], fired: Sequence[tuple[Look, Tick]]) -> list[Event]:
-    """What to tell listeners and the log, when it is committed."""
+    """Log what was committed; return the events of it."""
     events: list[Event] = []
     for found in looks:
         for outcome, kind in (("missed", ScheduleMissed), ("skipped", ScheduleSkipped)):

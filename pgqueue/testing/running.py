@@ -18,10 +18,11 @@ from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
 from pgqueue.testing.backend import TransactionBackend
 from pgqueue.testing.connections import BorrowedLink
 from pgqueue.worker.duties.resolver import Resolver
-from pgqueue.worker.running.attempts import judged, sealed
+from pgqueue.worker.running.attempts import as_written, resolution_of
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.executor import Executor
 from pgqueue.worker.running.threads import Threads
+from pgqueue.worker.signals import WorkerSignals
 
 _COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "succeed": "succeeded",
@@ -121,12 +122,12 @@ class Runner:
         spec = self._app.tasks.get(job.task)
         recording = None if spec is None else RecordingSpec(spec)
         tasks, signals = OneTask(job.task, recording), AttemptSignals(self._app)
-        executor = Executor(tasks, 1, Children(tasks), self._app.middlewares, self._threads)
+        executor = Executor(tasks, Children(tasks), self._threads, self._app.middlewares)
         async with self._backend.savepoints.around(self._conn, self._backend.queries):
             self._app.listeners.emit(JobStarted(*job.about))
             outcome = await executor.run(job, signals)
         signals.host = None
-        resolution = SUCCEEDED if signals.completed else judged(self._app, job, outcome)
+        resolution = SUCCEEDED if signals.completed else resolution_of(self._app, job, outcome)
         self._counts["withdraw" if await self._unwanted(job, resolution) else resolution.verb] += 1
         if not signals.completed:
             await self._write(job, resolution, signals.note)
@@ -144,8 +145,8 @@ class Runner:
         queries = self._backend.queries
         if note is not None:
             await self._link.run(queries.jobs.note_progress([(job, note)]))
-        resolver = Resolver(self._link, queries, lambda *_: None, lambda: None, self._app.listeners, self._app.tasks)
-        resolver.add(job, sealed(self._app, job, resolution))
+        resolver = Resolver(self._link, self._app, WorkerSignals())
+        resolver.add(job, as_written(self._app, job, resolution))
         await resolver.step()
 
     def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
@@ -185,7 +186,7 @@ class Runner:
 
     async def _release(self, jobs: Sequence[ClaimedJob]) -> None:
         for job in jobs:
-            await self._write(job, judged(self._app, job, Unstarted()), None)
+            await self._write(job, resolution_of(self._app, job, Unstarted()), None)
 
     async def _refuse_strangers(self, queues: Sequence[str] | None) -> None:
         served = await self._served(queues)

@@ -1,202 +1,182 @@
-"""A worker that runs: its parts put together, and taken apart in order."""
+"""A worker that runs: makes its parts, connects them, and takes them apart in order."""
 
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.health import Health
-from pgqueue.process.heartbeat import Identity, describe
 from pgqueue.process.partitions import Partitions
 from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
-from pgqueue.worker.claiming.producer import Producer, Served
-from pgqueue.worker.claiming.slots import Slots
+from pgqueue.worker.claiming.producer import Producer
+from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.listener import Listener
-from pgqueue.worker.duties.progress import Reporter
+from pgqueue.worker.duties.progress import ProgressWriter
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
-from pgqueue.worker.duties.results import ResultPruner
+from pgqueue.worker.duties.result_expirer import ResultExpirer
 from pgqueue.worker.duties.sweeper import Sweeper
 from pgqueue.worker.duties.watchdog import Watchdog
 from pgqueue.worker.running.attempts import Attempts
 from pgqueue.worker.running.children import Children
-from pgqueue.worker.settings import WorkerSettings
+from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "look", "resolve", "chores")
+LINKS = ("claim", "full scan", "resolve", "chores")
+OVERDUE = "no heartbeat gets through"  # a reason to pause
 
 
 class RunningWorker:
-    """A running worker: its identity, its connections and its duties."""
+    """The links, duties and attempts of one running worker."""
 
-    def __init__(
-        self,
-        app: App,
-        settings: WorkerSettings,
-        slots: Slots,
-        served: Served,
-        children: Children,
-        on_broken: Callable[[], None],
-    ) -> None:
-        database, queries, loop = app.database, app.queries, asyncio.get_running_loop()
-        info = describe("worker", settings.lease_seconds, served.queues, app.tasks.announced(), slots.total)
-        self._queries = queries
-        self._settings = settings
-        self._slots = slots
-        self._emit = app.listeners.emit
-        self._tasks = app.tasks
+    def __init__(self, core: WorkerCore, children: Children, stop: Callable[[], None]) -> None:
+        app, queries = core.app, core.queries
+        self._core = core
         self._children = children
-        self._links = {name: Link(database, f"pgqueue worker {name}") for name in LINKS}
-        self.identity = Identity(
-            database, queries, info, lambda lost: loop.call_soon_threadsafe(self._lost, lost), self._look
-        )
-        self._announcer = Announcer(self._links["resolve"], queries, listens=app.listen_database is not None)
-        self._resolver = Resolver(
-            self._links["resolve"],
-            queries,
-            lambda job, delay: self.producer.expect(job, delay),
-            lambda: self._attempts.begin(),
-            app.listeners,
-            app.tasks,
-            self._announcer.ended,
-        )
-        chores = self._links["chores"]
-        reporter = Reporter(chores, queries, app.listeners.emit)
-        self._attempts = Attempts(
-            app,
-            slots,
-            self._resolver,
-            lambda: self.producer.slot_freed(),
-            children,
-            on_broken,
-            reporter,
-            self._announcer.ended,
-        )
+        self._links = links = {name: Link(app.database, f"pgqueue worker {name}") for name in LINKS}
+        self._signals = signals = WorkerSignals()
+        chores = links["chores"]
+        self._announcer = Announcer(links["resolve"], queries, listens=app.listen_database is not None)
+        self._resolver = Resolver(links["resolve"], app, signals)
+        progress = ProgressWriter(chores, queries, app.listeners.emit)
+        self._attempts = Attempts(core, signals, self._resolver, children, progress)
         frontier = Frontier()
-        full_scan = FullScan(self._links["look"], queries, self.identity, slots, frontier, self._attempts.take)
-        self.producer = Producer(
-            self._links["claim"],
-            queries,
-            self.identity,
-            slots,
-            served,
-            settings.poll_seconds,
-            frontier,
-            full_scan,
-            self._attempts.take,
-            self._attempts.held,
-        )
-        self._watch = Watchdog(chores, self.identity, self._silent, self._heard)
-        self.duties: list[Duty] = [self.producer, full_scan, self._watch, reporter, *self._chores(app, served.queues)]
+        full_scan = FullScan(links["full scan"], core, signals, frontier)
+        self.producer = Producer(links["claim"], core, signals, frontier, full_scan)
+        self._watchdog = Watchdog(chores, core.identity, signals)
+        self._canceller = Canceller(chores, core, signals)
+        self._rescuer = Rescuer(chores, core, signals)
+        self.duties: list[Duty] = [self.producer, full_scan, self._watchdog, progress, self._canceller, self._rescuer]
+        self.duties += [Partitions(chores, queries), Sweeper(chores, core), ResultExpirer(chores, queries, app.tasks)]
+        if app.listen_database is not None:
+            links["listen"] = Link(app.listen_database, "pgqueue worker listen")
+            self.duties.append(Listener(links["listen"], core, signals))
+        self._written = asyncio.Event()  # set when no outcome is left to write
+        self._connect(signals, stop)
 
-    def _chores(self, app: App, queues: Sequence[str]) -> Iterator[Duty]:
-        """What is done besides running jobs, on one connection; and listening for it, on another."""
-        link, queries, identity, emit = self._links["chores"], self._queries, self.identity, self._emit
-        yield (canceller := Canceller(link, queries, identity, self._attempts.cancel, self._attempts.held))
-        yield (rescuer := Rescuer(link, queries, identity, app.max_crashes, app.tasks, self.producer.wake, emit))
-        yield Partitions(link, queries)
-        yield Sweeper(link, queries, identity, emit)
-        yield ResultPruner(link, queries, app.tasks)
-        if app.listen_database:
-            listening = self._links["listen"] = Link(app.listen_database, "pgqueue worker listen")
-            waits = self._announcer.somebody_waits, self._announcer.look
-            yield Listener(listening, queries, queues, self.producer.wake, canceller.wake, rescuer.wake, *waits)
+    def _connect(self, signals: WorkerSignals, stop: Callable[[], None]) -> None:
+        """Let each signal call the part that acts on it."""
+        attempts, producer, announcer = self._attempts, self.producer, self._announcer
+        signals.jobs_claimed = attempts.take
+        signals.slot_freed = producer.slot_freed
+        signals.cancellations_found = attempts.cancel
+        signals.jobs_moved = announcer.jobs_moved
+        signals.job_put_back = producer.expect
+        signals.outcomes_written = attempts.begin_waiting
+        signals.jobs_rescued = producer.wake
+        signals.held_jobs = attempts.held_jobs
+        signals.heartbeat_overdue = self._heartbeat_overdue
+        signals.heartbeat_recovered = self._heartbeat_recovered
+        signals.cannot_run_jobs = stop
+        signals.listening = self._listening
+        signals.job_committed = producer.wake
+        signals.cancellation_requested = self._canceller.wake
+        signals.worker_died = self._rescuer.wake
+        signals.job_awaited = announcer.job_awaited
 
     def health(self) -> Health:
-        """Look at the duties."""
-        claim = self.producer
-        recent = claim.succeeded_at > monotonic() - 3 * self._settings.poll_seconds - DEADLINE
-        return Health(not self.identity.silent, recent and not claim.paused and not self.identity.silent, self._ages())
+        """Whether the heartbeat gets through and the worker claims, and how its duties are."""
+        claim, live = self.producer, not self._core.identity.overdue
+        recent = claim.succeeded_at > monotonic() - 3 * self._core.settings.poll_seconds - DEADLINE
+        return Health(live, recent and not claim.paused and live, self._ages())
 
     def _ages(self) -> dict[str, float | None]:
-        """How many seconds ago each duty last worked; None for one that had nothing to do yet."""
+        """How many seconds ago each duty last worked; None for one that has not worked yet."""
         now = monotonic()
         duties = [*self.duties, self._resolver, self._announcer]
         return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in duties}
 
-    def _look(self) -> dict[str, float | None]:
-        """Before each beat, in the heartbeat's thread: see how the others do. Tell when the event loop is blocked."""
-        self._watch.look_from_outside()
+    def _before_beat(self) -> dict[str, float | None]:
+        """In the heartbeat's thread: log if the event loop is blocked; return how the duties are."""
+        self._watchdog.check_event_loop()
         return self._ages()
 
     async def start(self) -> None:
-        """Take an identity, and begin to write outcomes."""
-        await asyncio.to_thread(self.identity.start)
-        self._written = asyncio.Event()
+        """Insert the worker's row, and begin to write outcomes."""
+        core, loop = self._core, asyncio.get_running_loop()
+        in_loop = loop.call_soon_threadsafe
+        await asyncio.to_thread(core.identity.start, lambda lost: in_loop(self._declared_lost, lost), self._before_beat)
         self._writing = asyncio.create_task(run_duties([self._resolver, self._announcer], self._written))
-        self._writing.add_done_callback(self._stop_all)
-        info = self.identity.info
+        self._writing.add_done_callback(self._stop_duties)
+        info = core.identity.info
         log.info("worker %s started: queues %s; %d slots", info.id, ", ".join(info.queues), info.slots)
         log.info("tasks: %s", ", ".join(info.tasks) or "none")
-        unserved = {spec.queue for spec in self._tasks if spec.queue not in info.queues}
+        unserved = {spec.queue for spec in core.app.tasks if spec.queue not in info.queues}
         if unserved:
             log.warning("tasks of this app use queues that this worker does not serve: %s", ", ".join(sorted(unserved)))
-        self._emit(WorkerStarted(self.identity.id))
+        core.app.listeners.emit(WorkerStarted(info.id))
 
     async def end(self, cutting: asyncio.Event) -> None:
-        """Wait for the jobs that run, cut off those that do not end, write all outcomes, and let go of everything.
+        """Wait for the jobs that run, cut off those that do not end, write all outcomes, and close everything.
 
-        Whatever fails on the way, the rest is done; it takes the grace and some seconds, also without a database.
+        If one step fails the others are taken all the same. It takes the shutdown timeout and some seconds, also
+        without a database. `cutting` ends the wait for the jobs early.
         """
-        log.info("worker %s is stopping: %d jobs still run", self.identity.id, len(self._slots.running))
+        identity, slots, emit = self._core.identity, self._core.slots, self._core.app.listeners.emit
+        log.info("worker %s is stopping: %d jobs still run", identity.id, len(slots.running))
         self._attempts.close()
         async with AsyncExitStack() as stack:
-            stack.callback(self._emit, WorkerStopped(self.identity.id))
-            stack.callback(log.info, "worker %s stopped", self.identity.id)
-            stack.callback(self._attempts.release_threads)
+            stack.callback(emit, WorkerStopped(identity.id))
+            stack.callback(log.info, "worker %s stopped", identity.id)
+            stack.callback(self._attempts.close_threads)
             stack.push_async_callback(self._children.close)
-            stack.push_async_callback(asyncio.to_thread, self.identity.stop)
+            stack.push_async_callback(asyncio.to_thread, identity.stop)
             for link in self._links.values():
                 stack.push_async_callback(link.close)
             stack.push_async_callback(self._finish_writing)
             with suppress(*DATABASE_ERRORS):
-                await self._links["chores"].run(self._queries.workers.set_stopping(self.identity.id), deadline=2.0)
-            await self._ended(cutting)
-            if self._slots.running:
+                stopping = self._core.queries.workers.set_stopping(identity.id)
+                await self._links["chores"].run(stopping, deadline=2.0)
+            await self._jobs_ended(cutting)
+            if slots.running:
                 await self._attempts.cut_off()
 
     async def _finish_writing(self) -> None:
-        """Write what is left to write, and give back claims that were never answered."""
+        """Write the outcomes that are left, and release strays."""
         drained = asyncio.create_task(self._resolver.drained())
         await asyncio.wait([drained, self._writing], timeout=5.0, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
         with suppress(*DATABASE_ERRORS):
-            strays = self._queries.jobs.release_strays(self.identity.id, self._attempts.held())
+            strays = self._core.queries.jobs.release_strays(self._core.identity.id, self._attempts.held_jobs())
             await self._links["claim"].run(strays, deadline=2.0)
         self._written.set()
         await self._writing
 
-    async def _ended(self, cutting: asyncio.Event) -> None:
-        """Wait until no job runs, for as long as the settings and whoever stops us allow."""
-        waits = [asyncio.create_task(self._slots.emptied()), asyncio.create_task(cutting.wait())]
-        timeout = self._settings.shutdown_timeout
+    async def _jobs_ended(self, cutting: asyncio.Event) -> None:
+        """Wait until no job runs, the shutdown timeout has passed, or `cutting` is set."""
+        waits = [asyncio.create_task(self._core.slots.emptied()), asyncio.create_task(cutting.wait())]
+        timeout = self._core.settings.shutdown_timeout
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
-    def _stop_all(self, _: object) -> None:
-        """Take no jobs when outcomes are not written any more."""
+    def _stop_duties(self, _: object) -> None:
+        """Claim no jobs when outcomes are not written any more."""
         for duty in self.duties:
             duty.stop()
 
-    def _lost(self, identity: uuid.UUID) -> None:
-        dropped = self._attempts.abandon(identity)
-        log.error("worker %s was declared lost: it drops its %d jobs", identity, dropped)
-        self.producer.forget()
+    def _declared_lost(self, worker: uuid.UUID) -> None:
+        dropped = self._attempts.abandon(worker)
+        log.error("worker %s was declared lost: it drops its %d jobs", worker, dropped)
+        self.producer.start_over()
 
-    def _silent(self) -> None:
-        self.producer.pause("silent")
+    def _heartbeat_overdue(self) -> None:
+        self.producer.pause(OVERDUE)
         self._attempts.abandon()
 
-    def _heard(self) -> None:
-        self.producer.resume("silent")
+    def _heartbeat_recovered(self) -> None:
+        self.producer.resume(OVERDUE)
+
+    def _listening(self) -> None:
+        """Look for what was committed, and for callers that began to wait, before LISTEN."""
+        self.producer.wake()
+        self._announcer.check()

@@ -11,10 +11,10 @@ from pgqueue.timing import LEASE, PAUSE, SHUTDOWN, check_duration
 class WorkerSettings:
     """How a worker runs. Durations are seconds.
 
-    `queues` are served in order; `limits` says how many jobs of a queue this worker runs at most at a time.
-    A worker that has not beaten for `lease_seconds` is declared lost and its jobs run again elsewhere. A stopping
-    worker gives its jobs `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or
-    when it has grown beyond `max_memory_per_child` MiB.
+    The worker serves `queues` in order, and runs at most `limits[queue]` jobs of a queue at a time. Others declare it
+    lost when it has not beaten for `lease_seconds`, and run its jobs again. When it stops, its jobs have
+    `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or when it has grown beyond
+    `max_memory_per_child` MiB.
     """
 
     queues: Sequence[str] = ("default",)

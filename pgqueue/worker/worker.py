@@ -1,4 +1,4 @@
-"""The worker process: puts its duties together, and takes them apart in order."""
+"""The worker: what `pgqueue work` runs, and how it is stopped, made quiet and looked at."""
 
 import asyncio
 import faulthandler
@@ -11,19 +11,19 @@ from pgqueue.app import App, Hook
 from pgqueue.config import check_queue
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
-from pgqueue.worker.claiming.producer import Served
-from pgqueue.worker.claiming.slots import Slots
+from pgqueue.worker.core import Served, WorkerCore
 from pgqueue.worker.running.child import ChildSettings
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.completion import Completion
 from pgqueue.worker.running_worker import RunningWorker
 from pgqueue.worker.settings import WorkerSettings
+from pgqueue.worker.slots import Slots
 
 log = logging.getLogger("pgqueue.worker")
 
 
 class Worker:
-    """One worker process. Making one checks its settings; `run` does the work."""
+    """One worker process. The constructor checks the settings; `run` does the work."""
 
     def __init__(self, app: App, settings: WorkerSettings | None = None) -> None:
         settings = settings or WorkerSettings()
@@ -34,7 +34,7 @@ class Worker:
         self._served = Served(queues, tuple(app.tasks.names()), app.tasks.versions())
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
-        self._shift: RunningWorker | None = None
+        self._running: RunningWorker | None = None
         self._prepared = False
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters = tuple(app.child_starters)
@@ -43,21 +43,21 @@ class Worker:
         )
 
     def prepare(self) -> None:
-        """Fork what child processes are forked from, if a task wants them: best before there is an event loop."""
+        """Start the fork server, if a task runs in a child process: best before there is an event loop."""
         if not self._prepared and any(spec.isolation == "process" for spec in self._app.tasks):
             self._children.start()
         self._prepared = True
 
     def stop(self) -> None:
-        """First call: take no more jobs and finish those that run. Second call: cancel them and give them back."""
+        """First call: claim no more jobs and finish those that run. Second call: cancel those and release them."""
         if self._stopping.is_set():
             self._cutting.set()
         self._stopping.set()
 
     def quiet(self) -> None:
-        """Take no more jobs, but go on running."""
-        if self._shift is not None:
-            self._shift.producer.pause("quiet")
+        """Claim no more jobs, but go on running."""
+        if self._running is not None:
+            self._running.producer.pause("quiet")
             log.info("quiet: no more jobs are taken")
 
     def dump(self) -> None:
@@ -72,27 +72,26 @@ class Worker:
 
     def health(self) -> Health:
         """How this worker is: live while its heartbeat gets through, ready while it claims."""
-        if self._shift is None or self._stopping.is_set():
+        if self._running is None or self._stopping.is_set():
             return Health(live=True, ready=False)
-        return self._shift.health()
+        return self._running.health()
 
     async def run(self) -> bool:
-        """Work until stopped. Returns whether all that ran has ended; False if threads had to be left behind.
+        """Work until stopped. Returns whether all jobs have ended; False if some were left behind in their threads.
 
         Raises DatabaseUnreachable or NotMigrated if it cannot start.
         """
         self.prepare()
         for hook in self._app.worker_starters:
             await _call(hook)
-        self._shift = shift = RunningWorker(
-            self._app, self._settings, self._slots, self._served, self._children, self._stopping.set
-        )
-        await shift.start()
+        core = WorkerCore.of(self._app, self._settings, self._served, self._slots)
+        self._running = running = RunningWorker(core, self._children, self._stopping.set)
+        await running.start()
         try:
-            await run_duties(shift.duties, self._stopping, grace_seconds=2.0)
+            await run_duties(running.duties, self._stopping, grace_seconds=2.0)
         finally:
             self._stopping.set()
-            await shift.end(self._cutting)
+            await running.end(self._cutting)
             for hook in self._app.worker_stoppers:
                 try:
                     await _call(hook)

@@ -25,7 +25,7 @@ from .session import Session, Settings
 PROCESSES = "select pid, backend_type, application_name from pg_stat_activity where datname = %s or datname is null"
 STATEMENTS = {
     "claim": "claim: `claim_beyond`, `claim`, `next_due`, `adopt`", "resolve": "resolve: `resolve`",
-    "chores": "cancellations, rescue, sweep", "heartbeat": "heartbeat", "look": "`claim`, beside the claims",
+    "chores": "cancellations, rescue, sweep", "heartbeat": "heartbeat", "full scan": "`claim`, beside the claims",
     "listen": "LISTEN",
 }  # fmt: skip
 EVERY = 0.1

@@ -8,10 +8,11 @@ import pytest
 
 from pgqueue import App, Context, UnknownJob, db
 from pgqueue.db.link import Link
-from pgqueue.events import Event, Listeners, StaleWrite
+from pgqueue.events import Event, StaleWrite
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.worker.duties.resolver import Resolver
+from pgqueue.worker.signals import WorkerSignals
 from tests.conftest import scalar, work
 from tests.harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked, wait_for
 
@@ -134,9 +135,9 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
 
     async def put_back() -> None:
         link = Link(db.Database(dsn), "putting back")
-        listeners = Listeners()
-        listeners.add(StaleWrite, told.append)
-        resolver = Resolver(link, QUERIES, lambda *_: None, lambda: None, listeners)
+        app = App(dsn)
+        app.listeners.add(StaleWrite, told.append)
+        resolver = Resolver(link, app, WorkerSignals())
         try:
             resolver.add(job, resolution)
             await resolver.step()

@@ -11,7 +11,8 @@ from pgqueue import App, Context, InvalidOption, JobState, ResultMissing, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.tasks.registry import Tasks
-from pgqueue.worker.duties.results import BATCH, ResultPruner, ResultTtls
+from pgqueue.worker.duties.result_expirer import BATCH, ResultExpirer
+from pgqueue.worker.duties.result_ttls import ResultTtls
 from tests.conftest import drain, scalar, work
 from tests.harness import QUERIES, Conn, claimed, insert_job
 
@@ -24,8 +25,8 @@ def prune(dsn: str, rounds: int = 1) -> list[float]:
 
     async def body() -> list[float]:
         link = Link(db.Database(dsn), "pgqueue test")
-        pruner = ResultPruner(link, QUERIES, Tasks())
-        pauses = [await pruner.step() for _ in range(rounds)]
+        expirer = ResultExpirer(link, QUERIES, Tasks())
+        pauses = [await expirer.step() for _ in range(rounds)]
         await link.close()
         return pauses
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue.worker.claiming.producer import MOST
+from pgqueue.worker.claiming.producer import MAX_CLAIM
 from tests.stress.checker import check
 from tests.stress.history import Event, History, Operation, Probe
 from tests.stress.journal import Journal, digest, read
@@ -240,7 +240,7 @@ def _claimed_without_an_attempt_left(story: Story) -> None:
 
 
 def _claimed_more_than_slots(story: Story) -> None:
-    story.told.workers[0].new["slots"] = -MOST  # type: ignore[index]
+    story.told.workers[0].new["slots"] = -MAX_CLAIM  # type: ignore[index]
     whole(story)
 
 

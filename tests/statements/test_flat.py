@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue import db
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
-from pgqueue.process.heartbeat import describe
+from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -87,7 +87,7 @@ DUTIES: dict[str, Query[Any]] = {
 }
 # What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
-    "workers.register": QUERIES.workers.register(describe("worker", 30, ["q0"], ["t"], 8)),
+    "workers.register": QUERIES.workers.register(describe_process("worker", 30, ["q0"], ["t"], 8)),
     "schema.check": QUERIES.schema.check(),
     "workers.heartbeat": QUERIES.workers.heartbeat(WORKER),
     "workers.unregister": QUERIES.workers.unregister(WORKER),

@@ -13,8 +13,8 @@ from pgqueue import App, db
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.jobs.claim import Lane, Place
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.claiming.frontier import SHARE, Frontier
-from pgqueue.worker.claiming.slots import Slots
+from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
+from pgqueue.worker.slots import Slots
 from tests.conftest import eventually, scalar
 from tests.harness import QUERIES, WORKER, Conn, claimed, insert_job
 from tests.statements.test_explain import buffers, explain, job_scans
@@ -93,12 +93,12 @@ def test_dead_rows_before_the_frontier_are_not_walked_over(dsn: str, pinned: Con
         assert buffers(explain(own, QUERIES.jobs.claim(WORKER, ROOMS, 10), generic=generic)) > 1000  # what it saves
 
 
-@pytest.mark.parametrize("long", [60.0, -1.0], ids=["by claims", "by the lookout"])
+@pytest.mark.parametrize("long", [60.0, -1.0], ids=["by claims", "by the full scan"])
 def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
     app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch, long: float
 ) -> None:
     """Committed late, or in a lane nobody has seen: none is waited for in vain."""
-    monkeypatch.setattr("pgqueue.worker.claiming.frontier.LONG", long)
+    monkeypatch.setattr("pgqueue.worker.claiming.frontier.COSTLY_SECONDS", long)
     ran: list[str] = []
 
     @app.task(name="t")
@@ -132,54 +132,54 @@ class Clock:
         return self.now
 
 
-def look(frontier: Frontier, clock: Clock, *, saw_all: bool) -> None:
-    """Look at everything, for half a second."""
-    with frontier.look() as looks:
+def scan(frontier: Frontier, clock: Clock, *, saw_all: bool) -> None:
+    """Make a full scan, for half a second."""
+    with frontier.scanning() as scan:
         clock.now += 0.5
-        looks.saw_all = saw_all
+        scan.saw_all = saw_all
 
 
-def test_a_look_that_fails_has_seen_nothing_and_has_cost_its_time() -> None:
+def test_a_full_scan_that_fails_has_seen_nothing_and_has_cost_its_time() -> None:
     clock = Clock()
     frontier = Frontier(clock)
-    with suppress(OSError), frontier.look():
+    with suppress(OSError), frontier.scanning():
         clock.now += 10
         raise OSError("cut")
-    assert frontier.costly
-    assert not frontier.must_look()
-    assert frontier.must_look(short=True)
+    assert frontier.scan_is_costly
+    assert not frontier.scan_due()
+    assert frontier.scan_due(short=True)
 
 
-def test_looking_at_everything_takes_one_part_in_twenty_of_the_time_at_most() -> None:
+def test_full_scans_take_one_part_in_twenty_of_the_time_at_most() -> None:
     clock = Clock()
     frontier = Frontier(clock)
-    assert frontier.must_look()
-    look(frontier, clock, saw_all=True)
-    for _ in range(SHARE):
-        assert not frontier.must_look(short=True)
+    assert frontier.scan_due()
+    scan(frontier, clock, saw_all=True)
+    for _ in range(SCAN_SHARE):
+        assert not frontier.scan_due(short=True)
         clock.now += 0.5
-    assert frontier.must_look()
+    assert frontier.scan_due()
 
 
-def test_one_that_left_jobs_behind_looks_again_as_soon_as_its_lanes_run_dry() -> None:
+def test_a_full_scan_that_left_jobs_behind_is_due_again_as_soon_as_its_lanes_run_dry() -> None:
     clock = Clock()
     frontier = Frontier(clock)
-    look(frontier, clock, saw_all=False)
-    assert not frontier.must_look()
-    assert frontier.must_look(short=True)
+    scan(frontier, clock, saw_all=False)
+    assert not frontier.scan_due()
+    assert frontier.scan_due(short=True)
 
 
-def test_an_idle_worker_looks_again_only_for_what_it_took_on_trust() -> None:
+def test_an_idle_worker_scans_again_only_if_it_has_relied_on_its_frontier() -> None:
     clock = Clock()
     frontier = Frontier(clock)
-    look(frontier, clock, saw_all=True)
-    assert frontier.look_in == math.inf
-    frontier.trusted()
-    assert frontier.look_in == pytest.approx(0.5 * SHARE)
+    scan(frontier, clock, saw_all=True)
+    assert frontier.scan_in == math.inf
+    frontier.rely()
+    assert frontier.scan_in == pytest.approx(0.5 * SCAN_SHARE)
     clock.now += 60
-    assert frontier.look_in == 0
-    frontier.forget()
-    assert frontier.must_look()
+    assert frontier.scan_in == 0
+    frontier.request_scan()
+    assert frontier.scan_due()
 
 
 def test_the_place_in_a_lane_is_that_of_the_last_job_claimed() -> None:
@@ -200,12 +200,12 @@ def test_a_job_that_is_put_back_is_seen_again() -> None:
     assert (run_at, after) >= (jobs[0].run_at, jobs[0].id)
 
 
-def test_what_a_look_may_claim_is_set_aside_meanwhile() -> None:
+def test_what_a_full_scan_may_claim_is_set_aside_meanwhile() -> None:
     slots = Slots(10, ["default", "other"], {"other": 3})
     rooms = slots.reserve(4)
-    assert (rooms, slots.room(), slots.rooms()) == ({"default": 4, "other": 3}, 6, {"default": 6})
+    assert (rooms, slots.room(), slots.room_by_queue()) == ({"default": 4, "other": 3}, 6, {"default": 6})
     slots.unreserve(rooms)
-    assert (rooms, slots.room(), slots.rooms()) == ({}, 10, {"default": 10, "other": 3})
+    assert (rooms, slots.room(), slots.room_by_queue()) == ({}, 10, {"default": 10, "other": 3})
     for job in range(10):
-        slots.admit(claimed(job, 1))
+        slots.add_waiting(claimed(job, 1))
     assert slots.reserve(4) == {}

@@ -14,7 +14,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
-from pgqueue.process.heartbeat import describe
+from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
@@ -71,7 +71,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.rescue": lambda q: q.jobs.rescue(WORKER, 5, {"t": 1}, 10),
     "jobs.rescuable": lambda q: q.jobs.rescuable(10),
     "jobs.note_progress": lambda q: q.jobs.note_progress([(claimed(3, 1), "{}")]),
-    "workers.register": lambda q: q.workers.register(describe("worker", 30, ["default"], ["t"], 8)),
+    "workers.register": lambda q: q.workers.register(describe_process("worker", 30, ["default"], ["t"], 8)),
     "workers.heartbeat": lambda q: q.workers.heartbeat(WORKER, {"claim": 0.5, "listen": None}),
     "workers.set_waiting": lambda q: q.workers.set_waiting(WORKER, True),
     "workers.set_stopping": lambda q: q.workers.set_stopping(WORKER),

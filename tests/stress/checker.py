@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from pgqueue.jobs.lifecycle import TRANSITIONS
-from pgqueue.worker.claiming.producer import MOST
+from pgqueue.worker.claiming.producer import MAX_CLAIM
 
 from .history import History, Row, Step, moment
 
@@ -131,7 +131,7 @@ def legal_claims(facts: Facts) -> Iterator[Violation]:
         if step.old["attempt"] >= step.old["max_attempts"]:
             yield Violation("S6", f"claimed without an attempt left: {_tell(step)}")
     for (xid, worker), count in taken.items():
-        if count > facts.slots.get(worker, 0) + MOST:
+        if count > facts.slots.get(worker, 0) + MAX_CLAIM:
             yield Violation("S6", f"one claim (xid {xid}) took {count} jobs, the worker has {facts.slots.get(worker)}")
 
 

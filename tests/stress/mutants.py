@@ -17,7 +17,7 @@ from typing import Any
 
 from pgqueue import cli, db, scheduler
 from pgqueue.client import client
-from pgqueue.process import duty as service
+from pgqueue.process import duty
 from pgqueue.queries import workers
 from pgqueue.queries.base import Query
 from pgqueue.queries.jobs import claim, rescue, resolve
@@ -119,7 +119,7 @@ def keep_strays() -> None:
     """Never ask for claims whose answer was lost."""
 
     async def nothing(self: Any) -> None:
-        self._strays_next = service.monotonic()
+        self._strays_next = duty.monotonic()
 
     producer.Producer._release_strays = nothing  # type: ignore[method-assign]
 

@@ -12,11 +12,13 @@ import pytest
 from pgqueue import App, Context, InvalidOption, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
-from pgqueue.process.heartbeat import Identity, describe
-from pgqueue.tasks.registry import Tasks
+from pgqueue.process.heartbeat import Identity, describe_process
 from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.core import Served, WorkerCore
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.watchdog import Watchdog
+from pgqueue.worker.signals import WorkerSignals
+from pgqueue.worker.slots import Slots
 from tests.conftest import eventually, scalar, work
 from tests.harness import QUERIES, WORKER, Conn, add_worker, insert_job, new_job, wait_for
 
@@ -25,11 +27,11 @@ class Clocked:
     """A rescuer whose waits the test decides."""
 
     def __init__(self, dsn: str, lease: float) -> None:
-        database = db.Database(dsn)
-        info = describe("worker", lease, ["default"], [], 1)
-        self.identity = Identity(database, QUERIES, info, lambda lost: None)
-        self.link = Link(database, "pgqueue test")
-        self.rescuer = Rescuer(self.link, QUERIES, self.identity, 5, Tasks(), lambda: None, lambda event: None)
+        served, slots = Served(("default",), ()), Slots(1, ["default"], {})
+        core = WorkerCore.of(App(dsn), WorkerSettings(lease_seconds=lease), served, slots)
+        self.identity = core.identity
+        self.link = Link(db.Database(dsn), "pgqueue test")
+        self.rescuer = Rescuer(self.link, core, WorkerSignals())
 
     async def step(self) -> None:
         await self.rescuer.step()
@@ -45,7 +47,7 @@ def test_a_worker_that_has_just_started_declares_nobody_lost(conn: Conn, dsn: st
 def test_after_a_lease_of_its_own_it_does(conn: Conn, dsn: str) -> None:
     add_worker(conn, beat_seconds_ago=3600)
     clocked = Clocked(dsn, lease=30.0)
-    clocked.rescuer._judge_from = 0.0
+    clocked.rescuer._declare_from = 0.0
     asyncio.run(clocked.step())
     assert scalar(conn, "select count(*) from pgqueue.worker where lost_at is not null") == 1
 
@@ -67,7 +69,7 @@ def test_one_that_could_not_reach_the_database_waits_a_lease_again(conn: Conn, d
 
     async def through_an_outage() -> None:
         clocked = Clocked(dsn, lease=30.0)
-        clocked.rescuer._judge_from = 0.0
+        clocked.rescuer._declare_from = 0.0
         conn.execute("alter table pgqueue.worker rename to away")
         with pytest.raises(Exception, match="pgqueue migrate"):
             await clocked.rescuer.step()
@@ -115,7 +117,10 @@ def test_the_watch_stops_a_worker_that_cannot_be_heard_and_lets_it_go_on(dsn: st
 
     async def look() -> None:
         clocked = Clocked(dsn, lease=30.0)
-        watch = Watchdog(clocked.link, clocked.identity, lambda: said.append("silent"), lambda: said.append("heard"))
+        signals = WorkerSignals(
+            heartbeat_overdue=lambda: said.append("overdue"), heartbeat_recovered=lambda: said.append("recovered")
+        )
+        watch = Watchdog(clocked.link, clocked.identity, signals)
         await watch.step()
         clocked.identity._beaten_at -= 24
         await watch.step()
@@ -124,7 +129,7 @@ def test_the_watch_stops_a_worker_that_cannot_be_heard_and_lets_it_go_on(dsn: st
         await watch.step()
 
     asyncio.run(look())
-    assert said == ["silent", "heard"]
+    assert said == ["overdue", "recovered"]
 
 
 def test_a_worker_whose_heartbeat_hangs_drops_its_jobs_and_takes_them_again(app: App, conn: Conn, dsn: str) -> None:
@@ -187,11 +192,11 @@ def test_a_resolver_that_dies_stops_its_worker(app: App, conn: Conn, monkeypatch
     async def run() -> None:
         worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
         running = asyncio.create_task(worker.run())
-        await eventually(lambda: worker._shift is not None, "the start")
-        shift = worker._shift
-        assert shift is not None
+        await eventually(lambda: worker._running is not None, "the start")
+        running_worker = worker._running
+        assert running_worker is not None
 
-        monkeypatch.setattr(shift._resolver, "_next_batch", _raise_memory_error)
+        monkeypatch.setattr(running_worker._resolver, "_next_batch", _raise_memory_error)
         with pytest.raises(MemoryError):
             await running
 
@@ -325,7 +330,7 @@ def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Con
 
     asyncio.run(demote_under_a_link())
     assert scalar(conn, "select stopping from pgqueue.worker")
-    identity = Identity(db.Database(dsn), QUERIES, describe("worker", 30.0, [], [], 1), lambda lost: None)
+    identity = Identity(db.Database(dsn), QUERIES, describe_process("worker", 30.0, [], [], 1))
     identity.start()
     identity._conn.execute("set default_transaction_read_only = on")  # type: ignore[union-attr]
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):

@@ -6,7 +6,7 @@ import pytest
 
 from pgqueue import App
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.claiming.slots import Slots
+from pgqueue.worker.slots import Slots
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, claimed
 
@@ -42,17 +42,17 @@ def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charge
     assert scalar(conn, "select count(*) from pgqueue.job_live where crash_count > 0") == 0
 
 
-def test_who_waits_for_a_slot_takes_up_room_and_can_be_turned_away() -> None:
+def test_a_job_that_waits_for_a_slot_takes_up_room_and_can_be_dropped() -> None:
     slots = Slots(1, ["default"], {})
     first, second = claimed(1, 1), claimed(2, 1)
     slots.ahead = 1
     assert slots.room() == 2
-    slots.admit(first)
-    slots.admit(second)
-    assert slots.begin() is not None
-    assert slots.begin() is None
+    slots.add_waiting(first)
+    slots.add_waiting(second)
+    assert slots.begin_next() is not None
+    assert slots.begin_next() is None
     assert (slots.room(), slots.waiting) == (0, [second])
-    slots.turn_away([second])
+    slots.drop_waiting([second])
     assert slots.waiting == []
     assert slots.room() == 1
 
@@ -62,8 +62,8 @@ def test_a_queue_with_a_limit_is_never_claimed_ahead_of_it(running: int, waiting
     slots = Slots(8, ["default", "other"], {"default": 2})
     slots.ahead = 100
     for job in range(running + waiting):
-        slots.admit(claimed(job, 1))
+        slots.add_waiting(claimed(job, 1))
         if job < running:
-            slots.begin()
-    assert slots.rooms().get("default", 0) == room
-    assert slots.rooms()["other"] == 108 - running - waiting
+            slots.begin_next()
+    assert slots.room_by_queue().get("default", 0) == room
+    assert slots.room_by_queue()["other"] == 108 - running - waiting

@@ -9,7 +9,7 @@ import pytest
 from pgqueue import App, Context, InvalidOption, db
 from pgqueue.db.link import Link
 from pgqueue.events import Event, StaleWrite
-from pgqueue.worker.duties.progress import Reporter
+from pgqueue.worker.duties.progress import ProgressWriter
 from tests.conftest import drain, eventually, scalar, work
 from tests.harness import QUERIES, Conn, claimed, insert_job
 
@@ -73,13 +73,13 @@ def test_progress_under_a_lost_lease_is_not_written_and_told_as_a_stale_write(co
 
     async def report() -> None:
         link = Link(db.Database(dsn), "pgqueue test")
-        reporter = Reporter(link, QUERIES, events.append)
-        reporter.note(claimed(job, 1), '{"done": 1}')
-        running = asyncio.create_task(reporter.run())
+        progress = ProgressWriter(link, QUERIES, events.append)
+        progress.note(claimed(job, 1), '{"done": 1}')
+        running = asyncio.create_task(progress.run())
         await eventually(lambda: events, "the stale write")
-        reporter.note(claimed(job, 2), '{"done": 2}')
+        progress.note(claimed(job, 2), '{"done": 2}')
         await eventually(lambda: scalar(conn, "select progress ->> 'done' = '2' from pgqueue.job_live"), "the next")
-        reporter.stop()
+        progress.stop()
         await running
         await link.close()
 

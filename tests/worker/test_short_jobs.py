@@ -9,7 +9,7 @@ import pytest
 
 from pgqueue import App
 from pgqueue.worker import Worker, WorkerSettings
-from pgqueue.worker.running.attempts import STRETCH
+from pgqueue.worker.running.attempts import STRETCH_SECONDS
 from tests.conftest import drain, eventually, scalar
 from tests.harness import Conn
 
@@ -125,7 +125,7 @@ def test_the_event_loop_turns_between_jobs_that_hold_it(app: App, conn: Conn) ->
         if not seen:
             turn()
         seen.append(turns)
-        until = time.monotonic() + STRETCH * 1.2
+        until = time.monotonic() + STRETCH_SECONDS * 1.2
         while time.monotonic() < until:
             pass
 

@@ -13,6 +13,10 @@ from pgqueue import App, Context, InvalidOption, InvalidTask, JobState, Task, db
 from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.core import Served, WorkerCore
+from pgqueue.worker.duties.rescuer import Rescuer
+from pgqueue.worker.signals import WorkerSignals
+from pgqueue.worker.slots import Slots
 from tests.conftest import drain, eventually, scalar
 from tests.harness import QUERIES, WORKER, Conn, insert_job, new_job
 
@@ -123,7 +127,7 @@ def test_a_worker_looks_once_at_a_job_it_does_not_know(
     (old, _), (_, third) = release(2), release(3)
     asked = itertools.count()
     adopt = old.queries.jobs.adopt
-    monkeypatch.setattr(old.queries, "adopt", lambda *args: (next(asked), adopt(*args))[1])
+    monkeypatch.setattr(old.queries.jobs, "adopt", lambda *args: (next(asked), adopt(*args))[1])
     job = third.enqueue(recipients=["a"])
     asyncio.run(_run_until(old, lambda: old.get(job.id).state == "blocked" and next(asked) > 20))
     assert moves(conn, job.id) == ["pending", "running", "blocked"]
@@ -311,11 +315,9 @@ def test_a_former_name_that_no_job_could_carry_is_refused(alias: Any) -> None:
 
 
 def test_the_crash_limit_of_a_task_holds_under_its_former_name(app: App) -> None:
-    from pgqueue.worker.duties.rescuer import Rescuer
-
     app.task(name="send", aliases=["old"], max_crashes=2)(_first)
-    identity: Any = type("Identity", (), {"info": type("Info", (), {"lease_seconds": 1.0})})
-    rescuer = Rescuer(Link(app.database, "t"), app.queries, identity, 5, app.tasks, lambda: None, lambda _: None)
+    core = WorkerCore.of(app, WorkerSettings(), Served(("default",), ("send",)), Slots(1, ["default"], {}))
+    rescuer = Rescuer(Link(app.database, "t"), core, WorkerSignals())
     assert rescuer._limits == {"send": 2, "old": 2}
 
 

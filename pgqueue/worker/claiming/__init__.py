@@ -1,1 +1,1 @@
-"""How a worker claims jobs: its slots, its place in each lane, the producer that asks."""
+"""How a worker claims jobs: its frontier in each lane, the producer that claims there, and the full scan beside it."""

@@ -1,4 +1,4 @@
-"""How far each lane has been read: a hint that lets a claim begin behind what is dead already."""
+"""How far a worker has claimed in each lane: a hint that lets a claim skip the dead rows before that."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -9,23 +9,23 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.jobs.claim import Lane, Place
 from pgqueue.timing import monotonic
 
-SHARE = 20  # looking at everything may take one part in so many of the time
-LONG = 0.05  # seconds: what takes longer must not hold up the claims
+SCAN_SHARE = 20  # a full scan is due again after so many times its own duration
+COSTLY_SECONDS = 0.05  # a full scan that takes longer runs beside the claims, and does not hold them up
 
 
 @dataclass(slots=True)
-class Look:
-    """A look at everything. `saw_all`: it came back short of jobs, so it has seen all lanes."""
+class Scan:
+    """A full scan. `saw_all`: it claimed less than it had room for, so it has read all lanes to the end."""
 
     saw_all: bool = False
 
 
 class Frontier:
-    """The lanes a worker has claimed from, and its last job of each.
+    """The lanes a worker has claimed from, and the last job it claimed in each.
 
-    Never the truth: jobs that are committed late or put back lie before it, and new lanes beside it. They are found by
-    a look at everything, which is due again after twenty times as long as the last one took. While nothing hinders
-    VACUUM that is some milliseconds; behind a transaction that pins a million dead rows, some seconds.
+    The frontier is a hint, never the truth: jobs that are committed late or put back lie before it, and new lanes
+    beside it. A full scan finds them. The next one is due after twenty times the duration of the last. While VACUUM can
+    remove dead rows that is some milliseconds; behind a transaction that pins a million of them, some seconds.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
@@ -33,8 +33,8 @@ class Frontier:
         self._places: dict[Lane, Place] = {}
         self._due_at = 0.0
         self._saw_all = False
-        self._cost = 0.0
-        self._trusted = False  # whether anybody has relied on it since everything was looked at
+        self._cost = 0.0  # seconds that the last full scan took
+        self._relied_on = False  # whether a claim has skipped what lies before it since the last full scan
 
     @property
     def places(self) -> dict[Lane, Place]:
@@ -42,50 +42,50 @@ class Frontier:
         return self._places
 
     @property
-    def costly(self) -> bool:
-        """Whether a look at everything takes so long that it should be had beside the claims."""
-        return self._cost > LONG
+    def scan_is_costly(self) -> bool:
+        """Whether a full scan takes so long that it should run beside the claims."""
+        return self._cost > COSTLY_SECONDS
 
     @property
-    def trusting(self) -> bool:
-        """Whether a claim went beyond it since everything was looked at."""
-        return self._trusted
+    def relied_on(self) -> bool:
+        """Whether a claim has begun at the frontier since the last full scan, so that jobs may lie before it."""
+        return self._relied_on
 
     @property
-    def look_in(self) -> float:
-        """Seconds after which an idle worker should look at everything; infinite if nothing was taken on trust."""
-        return max(self._due_at - self._now(), 0.0) if self._trusted else math.inf
+    def scan_in(self) -> float:
+        """Seconds after which an idle worker should make a full scan; infinite if no claim has relied on the hint."""
+        return max(self._due_at - self._now(), 0.0) if self._relied_on else math.inf
 
-    def must_look(self, *, short: bool = False) -> bool:
-        """Whether to look at everything: before a claim, or after one beyond the frontier that came back short."""
+    def scan_due(self, *, short: bool = False) -> bool:
+        """Whether to make a full scan: before a claim, or after one at the frontier that came back `short` of jobs."""
         return self._now() >= self._due_at or (short and not self._saw_all)
 
     @contextmanager
-    def look(self) -> Iterator["Look"]:
-        """Note what a look at everything costs, also one that fails, and whether it `saw_all`."""
-        look, began = Look(), self._now()
+    def scanning(self) -> Iterator["Scan"]:
+        """Measure a full scan, also one that fails. The caller sets `saw_all` on the yielded object."""
+        scan, began = Scan(), self._now()
         try:
-            yield look
+            yield scan
         finally:
             self._cost = self._now() - began
-            self._due_at = self._now() + SHARE * self._cost
-            self._saw_all = look.saw_all
-            self._trusted = False
+            self._due_at = self._now() + SCAN_SHARE * self._cost
+            self._saw_all = scan.saw_all
+            self._relied_on = False
 
-    def trusted(self) -> None:
-        """Note that a claim went beyond it without looking at everything."""
-        self._trusted = True
+    def rely(self) -> None:
+        """Note that a claim has begun at the frontier and skipped what lies before it."""
+        self._relied_on = True
 
     def advance(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Note what was claimed, in the order it was claimed."""
+        """Move on to the last of `jobs` in each lane. They come in the order in which they were claimed."""
         self._places.update({(job.queue, job.priority): (job.run_at, job.id) for job in jobs})
 
     def retreat(self, job: ClaimedJob) -> None:
-        """Note that a job was put back as it was: a place that is not before it would hide it."""
+        """Move back before a job that was put back as it was: otherwise the frontier would hide it."""
         lane = job.queue, job.priority
         if lane in self._places:
             self._places[lane] = min(self._places[lane], (job.run_at, job.id - 1))
 
-    def forget(self) -> None:
-        """Look at everything next time."""
+    def request_scan(self) -> None:
+        """Let a full scan be due now."""
         self._due_at = 0.0

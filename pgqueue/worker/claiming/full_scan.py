@@ -1,72 +1,60 @@
-"""Looking at everything beside the claims, where it takes long: behind a transaction that pins a million dead rows."""
-
-from collections.abc import Callable, Sequence
+"""The duty that makes full scans beside the claims, where one takes long: among a million pinned dead rows."""
 
 from pgqueue.db.link import Link
-from pgqueue.jobs.job import ClaimedJob
 from pgqueue.process.duty import Duty
-from pgqueue.process.heartbeat import Identity
-from pgqueue.queries import Queries
 from pgqueue.worker.claiming.frontier import Frontier
-from pgqueue.worker.claiming.slots import Slots
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 
-MOST = 200  # jobs that one look claims
-PATIENCE = 120.0  # seconds that it may take
+MAX_JOBS = 200  # that one full scan claims
+DEADLINE = 120.0  # seconds for one full scan
 
 
 class FullScan(Duty):
-    """Claims from the beginning of each lane, on a connection of its own, while others claim beyond the frontier.
+    """Claims from the beginning of each lane, on a connection of its own, while the producer claims at the frontier.
 
-    Idle, and without a connection, until the producer finds that a look is due and has become costly.
+    The duty is idle, and opens no connection, until the producer finds that a full scan is due and has become costly.
     """
 
-    name = "look"
+    name = "full scan"
     interruptible = True
 
-    def __init__(
-        self,
-        link: Link,
-        queries: Queries,
-        identity: Identity,
-        slots: Slots,
-        frontier: Frontier,
-        take: Callable[[Sequence[ClaimedJob]], None],
-    ) -> None:
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals, frontier: Frontier) -> None:
         super().__init__(link)
-        self._queries = queries
-        self._identity = identity
-        self._slots = slots
+        self._queries = core.queries
+        self._identity = core.identity
+        self._slots = core.slots
+        self._signals = signals
         self._frontier = frontier
-        self._take = take
-        self._wanted = False
+        self._requested = False
         self.paused = False
-        self.looking = False  # what it claims is the database's word already, and nobody else's yet
+        self.scanning = False  # its claim may be committed while no part of the worker knows the jobs yet
 
-    def look(self) -> None:
-        """Look now. One look at a time is enough."""
-        if not self.looking:
-            self._wanted = True
+    def request(self) -> None:
+        """Scan now. A request during a scan changes nothing: one at a time is enough."""
+        if not self.scanning:
+            self._requested = True
             self.wake()
 
     async def step(self) -> float:
-        """Look, if somebody wants it."""
-        wanted, self._wanted = self._wanted, False
-        if wanted and not self.paused:
-            self.looking = True
-            rooms = self._slots.reserve(MOST)
+        """Make a full scan, if one was requested."""
+        requested, self._requested = self._requested, False
+        if requested and not self.paused:
+            self.scanning = True
+            rooms = self._slots.reserve(MAX_JOBS)
             try:
                 if rooms:
-                    await self._look(rooms)
+                    await self._scan(rooms)
             finally:
-                self.looking = False
+                self.scanning = False
                 self._slots.unreserve(rooms)
         return 3600.0
 
-    async def _look(self, rooms: dict[str, int]) -> None:
-        room = min(sum(rooms.values()), MOST)
-        with self._frontier.look() as look:
-            jobs = await self.link.run(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=PATIENCE)
-            look.saw_all = len(jobs) < room
+    async def _scan(self, rooms: dict[str, int]) -> None:
+        room = min(sum(rooms.values()), MAX_JOBS)
+        with self._frontier.scanning() as scan:
+            jobs = await self.link.run(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=DEADLINE)
+            scan.saw_all = len(jobs) < room
         self._slots.unreserve(rooms)
         self._frontier.advance(jobs)
-        self._take(jobs)
+        self._signals.jobs_claimed(jobs)

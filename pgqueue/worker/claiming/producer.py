@@ -1,98 +1,82 @@
-"""Claiming: keeps the slots full, sleeps when there is nothing, and is woken by NOTIFY or by the clock."""
+"""The duty that claims: it keeps the slots full, sleeps when no job is due, and wakes by NOTIFY or by the clock."""
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.process.duty import Duty
-from pgqueue.process.heartbeat import Identity
-from pgqueue.queries import Queries
 from pgqueue.timing import monotonic
-from pgqueue.worker.claiming.frontier import SHARE, Frontier
+from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
-from pgqueue.worker.claiming.slots import Slots
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-BUSY_SECONDS = 1.0
-LOCKED_SECONDS = 0.05
-OFTEN, SELDOM = 60, 20  # claims with jobs in a second: above the one nobody is to notify us, below the other again
-OFTEN_SECONDS, LOOK_SECONDS = 0.2, 0.01
-AHEAD_SECONDS, PACE_SECONDS = 0.1, 0.02
-MOST = 2000  # jobs in one claim, and claimed ahead
-STRAYS_SHARE = 100  # looking for strays may take one part in so many of the time: no claim goes on meanwhile
-ADOPT_POLLS = 5  # poll intervals between two looks for parked jobs: they are there only while releases differ
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What a worker takes: which queues, in which order, and the tasks it knows; `versions` up to which one."""
-
-    queues: tuple[str, ...]
-    tasks: tuple[str, ...]
-    versions: Mapping[str, int] = field(default_factory=dict)
+MAX_CLAIM = 2000  # jobs in one claim, and claimed ahead of slots
+# Non-empty claims per second. Above BUSY_RATE we poll and ask for no NOTIFY, which holds up other commits; below
+# QUIET_RATE we ask again.
+BUSY_RATE, QUIET_RATE = 60, 20
+RATE_SECONDS = 0.2  # over which that rate is measured
+BUSY_POLL_SECONDS = 0.01  # between two claims at that rate
+FULL_SECONDS = 1.0  # for which the slots must have been full before we ask for no NOTIFY
+LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by another transaction
+AHEAD_SECONDS = 0.1  # jobs that will begin within this time are claimed ahead of slots
+PACE_SECONDS = 0.02  # over which the pace of jobs is measured for that
+STRAYS_SHARE = 100  # the search for strays is due again after so many times its own duration: it holds up the claims
+ADOPT_POLLS = 5  # poll intervals between two searches for parked jobs, which exist only while releases differ
 
 
 class Producer(Duty):
-    """Claims as many jobs as there are free slots, and ahead of them what will begin within a tenth of a second.
+    """Claims as many jobs as there are free slots, and ahead of them those that will begin within a tenth of a second.
 
-    When a claim comes back short the worker says that it waits, looks once more, and sleeps: until a notification,
-    until the next job it knows of is due, at the latest for the poll interval. It goes on saying so while it is
-    lightly loaded, and takes it back only when it has been full for a second, so that the flag changes seldom; or when
-    jobs come often: a NOTIFY holds up the other commits of the database, so then it looks every hundredth of a second.
-    When nothing but the poll interval has woken it, it asks whether a job is due before it claims: that writes nothing.
+    When a claim comes back short of jobs the worker marks its row as waiting, which asks for NOTIFY, claims once more,
+    and sleeps: until a notification, until the next job it knows of is due, at most for the poll interval. It keeps the
+    mark while it is lightly loaded, and removes it only when its slots have been full for a second, so that the row
+    changes seldom; or when jobs come often: a NOTIFY holds up the other commits of the database, so then the worker
+    polls every hundredth of a second. When only the poll interval has woken it, it asks whether a job is due before it
+    claims: the question writes nothing.
     """
 
     name = "claim"
 
     def __init__(
-        self,
-        link: Link,
-        queries: Queries,
-        identity: Identity,
-        slots: Slots,
-        served: Served,
-        poll_seconds: float,
-        frontier: Frontier,
-        full_scan: FullScan,
-        take: Callable[[Sequence[ClaimedJob]], None],
-        held: Callable[[], list[int]],
+        self, link: Link, core: WorkerCore, signals: WorkerSignals, frontier: Frontier, full_scan: FullScan
     ) -> None:
         super().__init__(link)
-        self._queries = queries
-        self._identity = identity
-        self._slots = slots
-        self._served = served
-        self._poll = poll_seconds
+        self._queries = core.queries
+        self._identity = core.identity
+        self._slots = core.slots
+        self._served = core.served
+        self._poll = core.settings.poll_seconds
+        self._lease = core.settings.lease_seconds
+        self._signals = signals
         self._frontier = frontier
         self._full_scan = full_scan
-        self._take = take
-        self._held = held
-        self._strays_at = self._strays_next = monotonic() + identity.info.lease_seconds / 3
-        self._said_waiting = False
-        self._busy_since: float | None = None
-        self._due_at = 0.0  # by the monotonic clock: when the next known job is due
-        self._looked_at = 0.0  # and when that was last asked
-        self._ask_at = 0.0  # and may be asked again: where the dead lie thick it takes long
-        self._adopted_at = 0.0
-        self._parked_left = False
         self._paused: set[str] = set()
+        self._woken = False  # since the last step began
+        self._marked_waiting = False  # what the worker's row says
+        self._full_since: float | None = None
+        self._polls_fast = False  # jobs come often
+        self._rate_from = (monotonic(), 0)  # when we began to count claims that brought jobs; how many there were
+        self._pace_from = (monotonic(), 0)  # when the pace was last measured; how many jobs had ended by then
+        # All times below are by the monotonic clock.
+        self._due_at = 0.0  # when the next job that we know of is due
+        self._asked_at = 0.0  # when we last asked for that
+        self._ask_from = 0.0  # when we may ask again: among many dead rows the question takes long
+        self._adopted_at = 0.0  # when we last looked for parked jobs
+        self._parked_left = False
         self._just_adopted = False
-        self._called = False  # since the last tick began
-        self._often = False
-        self._came = (monotonic(), 0)  # since when claims with jobs are counted, and how many there were
-        self._paced = (monotonic(), 0)  # when the pace was last measured, and how many jobs had ended by then
+        self._strays_at = self._strays_next = monotonic() + self._lease / 3
 
     def wake(self) -> None:
         """Claim now: something has happened."""
-        self._called = True
+        self._woken = True
         super().wake()
 
     def slot_freed(self) -> None:
         """Claim again, if the last claim left jobs behind."""
-        if (self._busy_since is not None or self._slots.limited) and self._slots.wanting:
+        if (self._full_since is not None or self._slots.limited) and self._slots.wants_jobs:
             self.wake()
 
     def expect(self, job: ClaimedJob, delay: float) -> None:
@@ -105,31 +89,31 @@ class Producer(Duty):
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is claimed."""
+        """Whether the worker claims nothing."""
         return bool(self._paused)
 
-    def pause(self, why: str) -> None:
+    def pause(self, reason: str) -> None:
         """Claim nothing until `resume` was called for every reason to pause."""
-        self._paused.add(why)
+        self._paused.add(reason)
         self._full_scan.paused = True
 
-    def resume(self, why: str) -> None:
-        """Claim again; first give back what the database says is ours and is not."""
-        self._paused.discard(why)
+    def resume(self, reason: str) -> None:
+        """Claim again, unless another reason to pause remains. The first step releases strays."""
+        self._paused.discard(reason)
         self._full_scan.paused = bool(self._paused)
         self._strays_at = 0.0
         self.wake()
 
-    def forget(self) -> None:
-        """Take nothing for known: the identity is new."""
-        self._said_waiting = False
+    def start_over(self) -> None:
+        """Assume nothing about the worker's row: it is a new one, for the id is new."""
+        self._marked_waiting = False
         self.wake()
 
     async def step(self) -> float:
         """Claim once; return how long to sleep."""
         if self._paused:
             return self._poll
-        if monotonic() >= self._strays_at and not self._full_scan.looking:
+        if monotonic() >= self._strays_at and not self._full_scan.scanning:
             await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
         delay = await self._claim_and_rest()
@@ -137,140 +121,144 @@ class Producer(Duty):
         return delay
 
     async def _release_strays(self) -> None:
-        """Give back jobs that the database says are ours and that we do not have: the answer to a claim was lost.
+        """Release jobs that the database says are ours and that we do not have: the answer to a claim was lost.
 
-        Done after a failed claim, and now and then, for a claim may be committed after its connection was lost.
+        Done after a failed claim, and from time to time, for a claim may be committed after its connection was lost.
         """
         began = monotonic()
-        strays = await self.link.run(self._queries.jobs.release_strays(self._identity.id, self._held()))
+        strays = await self.link.run(self._queries.jobs.release_strays(self._identity.id, self._signals.held_jobs()))
         if strays:
-            self._frontier.forget()
+            self._frontier.request_scan()
             log.warning("gave back %d jobs whose claim was never answered", len(strays))
         ended = monotonic()
-        self._strays_next = ended + max(self._identity.info.lease_seconds / 3, STRAYS_SHARE * (ended - began))
+        self._strays_next = ended + max(self._lease / 3, STRAYS_SHARE * (ended - began))
 
     async def _claim_and_rest(self) -> float:
-        self._look_ahead()
-        room = min(self._slots.room(), sum(self._slots.rooms().values()), MOST) if self._slots.wanting else 0
+        self._set_ahead()
+        slots = self._slots
+        room = min(slots.room(), sum(slots.room_by_queue().values()), MAX_CLAIM) if slots.wants_jobs else 0
         if not room:
-            self._busy_since = self._busy_since or monotonic()
+            self._full_since = self._full_since or monotonic()
             return self._poll
-        called, self._called = self._called, False
+        woken, self._woken = self._woken, False
         adopted = await self._adopt()
-        if not (adopted or called) and await self._nothing_due():
+        if not (adopted or woken) and await self._nothing_due():
             return await self._until_due()
         claimed = adopted + await self._claim()
-        self._count(claimed)
+        self._measure_rate(claimed)
         if claimed >= room:
-            return await self._stay_busy()
-        self._busy_since = None
+            return await self._rest_when_full()
+        self._full_since = None
         if self._parked_left:
             return 0.0
-        if self._often:
-            if self._said_waiting:
-                await self._say_waiting(False)
-            return LOOK_SECONDS
-        if not self._said_waiting:
-            await self._say_waiting(True)
-            return 0.0  # the last look: what was committed before the flag was set notified nobody
+        if self._polls_fast:
+            if self._marked_waiting:
+                await self._mark_waiting(False)
+            return BUSY_POLL_SECONDS
+        if not self._marked_waiting:
+            await self._mark_waiting(True)
+            return 0.0  # claim once more: a job that was committed before the mark has notified no worker
         return await self._until_due()
 
-    def _count(self, claimed: int) -> None:
+    def _measure_rate(self, claimed: int) -> None:
         """Find out whether jobs come often."""
-        since, claims = self._came
+        since, claims = self._rate_from
         claims += claimed > 0
-        if (elapsed := monotonic() - since) >= OFTEN_SECONDS:
-            self._often = claims / elapsed > (SELDOM if self._often else OFTEN)
+        if (elapsed := monotonic() - since) >= RATE_SECONDS:
+            self._polls_fast = claims / elapsed > (QUIET_RATE if self._polls_fast else BUSY_RATE)
             since, claims = monotonic(), 0
-        self._came = since, claims
+        self._rate_from = since, claims
 
     async def _claim(self) -> int:
-        """Claim beyond the frontier if everything was looked at lately; look at everything if that is not enough.
+        """Claim at the frontier, unless a full scan is due; make a full scan too if that brought too few jobs.
 
-        Where a look takes long, the lookout has it meanwhile.
+        A costly full scan is left to the duty `FullScan`.
         """
-        claimed, due = 0, self._frontier.must_look()
-        if self._frontier.costly or not due:
-            room, claimed = await self._claim_once(beyond=True)
-            due = self._frontier.must_look(short=claimed < room)  # the lookout may have looked meanwhile
-            if due and self._frontier.costly:
-                self._full_scan.look()
+        claimed, due = 0, self._frontier.scan_due()
+        if self._frontier.scan_is_costly or not due:
+            room, claimed = await self._claim_once(at_frontier=True)
+            due = self._frontier.scan_due(short=claimed < room)  # `FullScan` may have made one meanwhile
+            if due and self._frontier.scan_is_costly:
+                self._full_scan.request()
                 due = False
-        return claimed + (await self._claim_once(beyond=False))[1] if due else claimed
+        return claimed + (await self._claim_once(at_frontier=False))[1] if due else claimed
 
-    async def _claim_once(self, *, beyond: bool) -> tuple[int, int]:
-        """Claim what there is room for; return how much that was, and how many came."""
-        room, rooms = min(self._slots.room(), MOST), self._slots.rooms()
+    async def _claim_once(self, *, at_frontier: bool) -> tuple[int, int]:
+        """Claim as many jobs as there is room for; return how many that was, and how many came."""
+        room, rooms = min(self._slots.room(), MAX_CLAIM), self._slots.room_by_queue()
         if room <= 0 or not rooms:
             return 0, 0
         worker = self._identity.id
-        if beyond:
+        if at_frontier:
             jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, rooms, room, self._frontier.places))
-            self._frontier.trusted()
+            self._frontier.rely()
         else:
-            with self._frontier.look() as look:
+            with self._frontier.scanning() as scan:
                 jobs = await self.link.run(self._queries.jobs.claim(worker, rooms, room))
-                look.saw_all = len(jobs) < room
+                scan.saw_all = len(jobs) < room
         self._frontier.advance(jobs)
-        self._take(jobs)
+        self._signals.jobs_claimed(jobs)
         return room, len(jobs)
 
     async def _adopt(self) -> int:
-        """Take parked jobs of tasks known here. A look every few poll intervals, at once again when it found some; then
-        the next claim is for the others, so that neither starves."""
+        """Adopt parked jobs of tasks that this worker knows; return how many.
+
+        The search is due every few poll intervals, and at once again when it found some. Then the next step claims
+        other jobs, so that neither kind starves.
+        """
         due = self._parked_left or monotonic() - self._adopted_at >= ADOPT_POLLS * self._poll
         if not due or self._just_adopted:
             self._just_adopted = False
             return 0
-        rooms, room = self._slots.rooms(), min(self._slots.room(), MOST)
+        rooms, room = self._slots.room_by_queue(), min(self._slots.room(), MAX_CLAIM)
         served = self._served
         jobs = await self.link.run(
             self._queries.jobs.adopt(self._identity.id, rooms, served.tasks, room, served.versions)
         )
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
-        self._take(jobs)
+        self._signals.jobs_claimed(jobs)
         return len(jobs)
 
-    def _look_ahead(self) -> None:
-        """Claim ahead what will begin within a tenth of a second at the pace of late: nothing where jobs are slow."""
+    def _set_ahead(self) -> None:
+        """Claim ahead what will begin within a tenth of a second at the recent pace: no job where jobs are slow."""
         now, ended = monotonic(), self._slots.ended
-        elapsed = now - self._paced[0]
+        elapsed = now - self._pace_from[0]
         if elapsed >= PACE_SECONDS:
-            pace = (ended - self._paced[1]) / elapsed
-            self._slots.ahead = min(int(pace * AHEAD_SECONDS), MOST)
-            self._paced = (now, ended)
+            pace = (ended - self._pace_from[1]) / elapsed
+            self._slots.ahead = min(int(pace * AHEAD_SECONDS), MAX_CLAIM)
+            self._pace_from = (now, ended)
 
-    async def _stay_busy(self) -> float:
-        self._busy_since = self._busy_since or monotonic()
-        if self._said_waiting and monotonic() - self._busy_since > BUSY_SECONDS:
-            await self._say_waiting(False)
-        return 0.0 if self._slots.wanting and self._slots.rooms() else self._poll
+    async def _rest_when_full(self) -> float:
+        self._full_since = self._full_since or monotonic()
+        if self._marked_waiting and monotonic() - self._full_since > FULL_SECONDS:
+            await self._mark_waiting(False)
+        return 0.0 if self._slots.wants_jobs and self._slots.room_by_queue() else self._poll
 
-    async def _say_waiting(self, waiting: bool) -> None:
+    async def _mark_waiting(self, waiting: bool) -> None:
         await self.link.run(self._queries.workers.set_waiting(self._identity.id, waiting))
-        self._said_waiting = waiting
+        self._marked_waiting = waiting
 
     async def _nothing_due(self) -> bool:
-        """Whether a worker that waits, and that no known job is due for, may leave out its claim."""
-        resting = self._said_waiting and self._busy_since is None and not self._frontier.trusting
-        if not resting or monotonic() >= self._due_at or monotonic() < self._ask_at:
+        """Whether this step may leave out its claim: the worker waits, and knows of no job that is due."""
+        resting = self._marked_waiting and self._full_since is None and not self._frontier.relied_on
+        if not resting or monotonic() >= self._due_at or monotonic() < self._ask_from:
             return False
         due = await self._ask_due()
         return due is None or due > 0
 
     async def _ask_due(self) -> float | None:
-        """Seconds until a job is due; None if there is none. Noted for how long to sleep."""
+        """Return in how many seconds the next job is due, None if there is none; note it for how long to sleep."""
         began = monotonic()
-        due = await self.link.run(self._queries.jobs.next_due(list(self._slots.rooms())))
-        self._looked_at = monotonic()
-        self._ask_at = self._looked_at + SHARE * (self._looked_at - began)
-        # A job that is due and was not claimed is held by somebody else: no reason to look without a pause.
-        self._due_at = math.inf if due is None else self._looked_at + max(due, LOCKED_SECONDS)
+        due = await self.link.run(self._queries.jobs.next_due(list(self._slots.room_by_queue())))
+        self._asked_at = monotonic()
+        self._ask_from = self._asked_at + SCAN_SHARE * (self._asked_at - began)
+        # A job that is due, but that the claim did not bring, is locked by another transaction: pause before the next.
+        self._due_at = math.inf if due is None else self._asked_at + max(due, LOCKED_SECONDS)
         return due
 
     async def _until_due(self) -> float:
-        if monotonic() >= max(self._ask_at, min(self._due_at, self._looked_at + self._poll)):
+        if monotonic() >= max(self._ask_from, min(self._due_at, self._asked_at + self._poll)):
             await self._ask_due()
-        wakes_at = max(self._due_at, self._ask_at) - monotonic()
-        return min(max(wakes_at, 0.0), self._frontier.look_in, self._poll)
+        wakes_at = max(self._due_at, self._ask_from) - monotonic()
+        return min(max(wakes_at, 0.0), self._frontier.scan_in, self._poll)

@@ -1,4 +1,4 @@
-"""Telling those who wait for a job that it has ended: a hint that makes it fast. Polling is the truth."""
+"""The duty that notifies callers who wait for a job that it has ended. The NOTIFY is a hint; they poll all the same."""
 
 from collections.abc import Iterable
 
@@ -7,15 +7,16 @@ from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 from pgqueue.timing import monotonic
 
-WANTED_SECONDS = 60.0  # for how long it is remembered that somebody waits; waiters say it every 20 seconds
-LOOK_SECONDS, DEAF_LOOK_SECONDS = 30.0, 5.0  # between two looks whether somebody waits; if the worker cannot listen
+WAITERS_SECONDS = 60.0  # for which a worker remembers that callers wait; they say so again every 20 seconds
+CHECK_SECONDS = 30.0  # between two checks whether callers wait
+UNNOTIFIED_CHECK_SECONDS = 5.0  # the same, in a worker that cannot listen
 
 
 class Announcer(Duty):
-    """Notifies for the jobs that somebody waits for, and costs nothing while nobody does.
+    """Notifies for the jobs that a caller waits for. Costs nothing while no caller waits.
 
-    Each outcome is written first and told afterwards, in a statement of its own, which is sent only while it is known
-    that somebody waits at all. That is known from a notification, and from a look now and then.
+    The resolver writes each outcome first. The announcement is a statement of its own afterwards, and is sent only
+    while the worker knows that any caller waits, from a notification or from a periodic check.
     """
 
     name = "announce"
@@ -23,35 +24,35 @@ class Announcer(Duty):
     def __init__(self, link: Link, queries: Queries, *, listens: bool) -> None:
         super().__init__(link)
         self._queries = queries
-        self._every = LOOK_SECONDS if listens else DEAF_LOOK_SECONDS
-        self._wanted_until = 0.0
-        self._look_at = 0.0
-        self._ended: set[int] = set()
+        self._check_seconds = CHECK_SECONDS if listens else UNNOTIFIED_CHECK_SECONDS
+        self._waiters_until = 0.0
+        self._check_at = 0.0
+        self._moved: set[int] = set()
 
-    def somebody_waits(self) -> None:
-        """Tell from now on; and of what ended before this was known."""
-        if monotonic() > self._wanted_until:
-            self.look()
-        self._wanted_until = monotonic() + WANTED_SECONDS
+    def job_awaited(self) -> None:
+        """Announce from now on, and check for callers whose job ended before we knew of them."""
+        if monotonic() > self._waiters_until:
+            self.check()
+        self._waiters_until = monotonic() + WAITERS_SECONDS
 
-    def look(self) -> None:
-        """Look whether somebody waits: nobody has listened until now."""
-        self._look_at = 0.0
+    def check(self) -> None:
+        """Check now whether callers wait."""
+        self._check_at = 0.0
         self.wake()
 
-    def ended(self, jobs: Iterable[int]) -> None:
-        """Tell that these jobs have moved, if somebody waits for one and it has ended. That must be committed."""
-        if monotonic() < self._wanted_until:
-            self._ended.update(jobs)
+    def jobs_moved(self, jobs: Iterable[int]) -> None:
+        """Announce those of these jobs that a caller waits for and that have ended. The move must be committed."""
+        if monotonic() < self._waiters_until:
+            self._moved.update(jobs)
             self.wake()
 
     async def step(self) -> float:
-        """Tell what is to be told. What cannot be told now is not told later: who waits looks for himself."""
-        ended, self._ended = self._ended, set()
-        if ended:
-            await self.link.run(self._queries.waits.announce_ended(ended))
-        if monotonic() >= self._look_at:
-            self._look_at = monotonic() + self._every
+        """Announce. An announcement that fails is not repeated: the callers poll."""
+        moved, self._moved = self._moved, set()
+        if moved:
+            await self.link.run(self._queries.waits.announce_ended(moved))
+        if monotonic() >= self._check_at:
+            self._check_at = monotonic() + self._check_seconds
             if await self.link.run(self._queries.waits.announce_missed()):
-                self._wanted_until = monotonic() + WANTED_SECONDS
-        return 0.0 if self._ended else max(self._look_at - monotonic(), 0.0)
+                self._waiters_until = monotonic() + WAITERS_SECONDS
+        return 0.0 if self._moved else max(self._check_at - monotonic(), 0.0)

@@ -1,39 +1,30 @@
 """The duty that stops jobs whose cancellation was requested."""
 
-from collections.abc import Callable
-
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
-from pgqueue.process.heartbeat import Identity
-from pgqueue.queries import Queries
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 
 
 class Canceller(Duty):
-    """Finds the jobs of this worker that somebody wants cancelled: when it is woken, and a few times in a lease.
+    """Finds the jobs of this worker whose cancellation was requested: when woken, and a few times in a lease.
 
-    A worker that holds no job asks nothing.
+    A worker that holds no job sends no statement.
     """
 
     name = "cancel"
 
-    def __init__(
-        self,
-        link: Link,
-        queries: Queries,
-        identity: Identity,
-        cancel: Callable[[list[int]], object],
-        held: Callable[[], list[int]],
-    ) -> None:
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
-        self._queries = queries
-        self._identity = identity
-        self._cancel = cancel
-        self._held = held
+        self._queries = core.queries
+        self._identity = core.identity
+        self._interval = min(core.settings.lease_seconds / 4, 5.0)
+        self._signals = signals
 
     async def step(self) -> float:
         """Look once."""
-        held = self._held()
+        held = self._signals.held_jobs()
         jobs = await self.link.run(self._queries.jobs.cancel_requests(self._identity.id, held)) if held else []
         if jobs:
-            self._cancel(jobs)
-        return min(self._identity.info.lease_seconds / 4, 5.0)
+            self._signals.cancellations_found(jobs)
+        return self._interval

@@ -1,51 +1,41 @@
-"""Listening for NOTIFY: a hint that makes pick-up and cancelling fast. Polling is the truth."""
-
-from collections.abc import Callable, Collection
+"""The duty that listens for NOTIFY: a hint that makes claiming and cancelling fast. All of it is polled for, too."""
 
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.duty import Duty
-from pgqueue.queries import Queries
 from pgqueue.queries.jobs.cancel import CANCEL_PAYLOAD
 from pgqueue.queries.waits import WAIT_PAYLOAD
 from pgqueue.queries.workers import RESCUE_PAYLOAD
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 
 PING_SECONDS = 30.0
 
 
 class Listener(Duty):
-    """Wakes the producer when a job for one of its queues was committed, the canceller when one is unwanted, the
-    rescuer when a worker is known to have died, and the announcer when somebody waits for a job."""
+    """Signals that a job was committed in a queue of this worker, that a job is to be cancelled, that a worker died,
+    and that a caller waits for a job."""
 
     name = "listen"
     interruptible = True
 
-    def __init__(
-        self,
-        link: Link,
-        queries: Queries,
-        queues: Collection[str],
-        on_job: Callable[[], None],
-        on_cancel: Callable[[], None],
-        on_death: Callable[[], None],
-        on_wait: Callable[[], None] = lambda: None,
-        on_listen: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
-        self._queries = queries
-        self._queues = frozenset(queues)
-        self._on_job = on_job
-        self._on_listen = on_listen
-        self._said = {CANCEL_PAYLOAD: on_cancel, RESCUE_PAYLOAD: on_death, WAIT_PAYLOAD: on_wait}
+        self._queries = core.queries
+        self._queues = frozenset(core.served.queues)
+        self._signals = signals
 
     async def step(self) -> float:
-        """Listen for a while. The LISTEN is said again each time: it tells whether the connection still lives."""
+        """Listen for a while. Each step sends LISTEN again, which shows whether the connection still works."""
+        signals = self._signals
+        by_payload = {
+            CANCEL_PAYLOAD: signals.cancellation_requested,
+            RESCUE_PAYLOAD: signals.worker_died,
+            WAIT_PAYLOAD: signals.job_awaited,
+        } | dict.fromkeys(self._queues, signals.job_committed)
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
-            self._on_job()  # what was committed while nobody listened
-            self._on_listen()
+            signals.listening()
             async for notification in conn.notifies(timeout=PING_SECONDS):
-                if notification.payload in self._queues:
-                    self._on_job()
-                elif notification.payload in self._said:
-                    self._said[notification.payload]()
+                if (signal := by_payload.get(notification.payload)) is not None:
+                    signal()
         return 0.0

@@ -1,4 +1,4 @@
-"""How far jobs are: what tasks say by `ctx.progress()`, written now and then, the newest word of each."""
+"""The duty that writes how far jobs are: the newest `ctx.progress()` of each, twice a second at most."""
 
 import asyncio
 import logging
@@ -12,10 +12,10 @@ from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 
 log = logging.getLogger("pgqueue.worker")
-EVERY = 0.5  # seconds between two writes, whatever tasks say in between
+EVERY = 0.5  # seconds between two writes, however often tasks report
 
 
-class Reporter(Duty):
+class ProgressWriter(Duty):
     """Writes how far jobs are, fenced by their leases, in one statement for all of them."""
 
     name = "progress"
@@ -39,14 +39,14 @@ class Reporter(Duty):
         self._notes.pop(job.id, None)
 
     async def step(self) -> float:
-        """Write what is new."""
+        """Write the notes that came since the last step."""
         notes = list(self._notes.values())
         if not notes:
             return 3600.0
         written = await self.link.run(self._queries.jobs.note_progress(notes))
         for job, text in notes:
             if self._notes.get(job.id) != (job, text):
-                continue  # it has said more, or has ended meanwhile
+                continue  # a newer note came, or the job has ended
             del self._notes[job.id]
             if job.id not in written:
                 log.warning("job %d: lease %d is lost, its progress was not written", job.id, job.lease)

@@ -1,58 +1,48 @@
-"""Rescue: takes the running jobs of dead workers. Every worker does it; row locks keep them apart."""
+"""The duty that rescues the running jobs of dead workers. Every worker has it; row locks keep them apart."""
 
 import logging
 import random
-from collections.abc import Callable
 
 from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
 from pgqueue.db.link import Link
-from pgqueue.events import Event, JobRescued
+from pgqueue.events import JobRescued
 from pgqueue.process.duty import Duty
-from pgqueue.process.heartbeat import Identity
-from pgqueue.queries import Queries, Query
+from pgqueue.queries import Query
 from pgqueue.queries.jobs.rescue import RescuedJob
-from pgqueue.tasks.registry import Tasks
 from pgqueue.timing import monotonic
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
 
 
 class Rescuer(Duty):
-    """Declares lost who has stopped beating, and gives their jobs back.
+    """Declares workers lost that have stopped beating, and puts their jobs back.
 
-    When it has just started, and after it could not reach the database itself, it judges nobody for the length of a
-    lease: after an outage the others may have come back, and not beaten yet.
+    For the length of a lease after its start, and after it could not reach the database itself, it declares no worker
+    lost: after an outage the others may have come back without having beaten yet.
     """
 
     name = "rescue"
 
-    def __init__(
-        self,
-        link: Link,
-        queries: Queries,
-        identity: Identity,
-        max_crashes: int,
-        tasks: Tasks,
-        on_rescued: Callable[[], None],
-        emit: Callable[[Event], None],
-    ) -> None:
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
-        self._queries = queries
-        self._identity = identity
-        self._lease = identity.info.lease_seconds
-        self._max_crashes = max_crashes
-        named = [(name, spec) for spec in tasks for name in (spec.name, *spec.aliases)]
-        self._limits = {name: spec.max_crashes for name, spec in named if spec.max_crashes != max_crashes}
-        self._on_rescued = on_rescued
-        self._emit = emit
-        self._judge_from = monotonic() + self._lease
+        self._queries = core.queries
+        self._identity = core.identity
+        self._lease = core.settings.lease_seconds
+        self._max_crashes = core.app.max_crashes
+        named = [(name, spec) for spec in core.app.tasks for name in (spec.name, *spec.aliases)]
+        self._limits = {name: spec.max_crashes for name, spec in named if spec.max_crashes != self._max_crashes}
+        self._signals = signals
+        self._emit = core.app.listeners.emit
+        self._declare_from = monotonic() + self._lease
         self._forget_at = 0.0
 
     async def step(self) -> float:
         """Rescue once."""
         try:
-            if monotonic() >= self._judge_from:
+            if monotonic() >= self._declare_from:
                 await self._declare_lost()
             if await self._rescue() == BATCH:
                 return 0.0
@@ -60,7 +50,7 @@ class Rescuer(Duty):
                 await self.link.run(self._queries.workers.delete_lost())
                 self._forget_at = monotonic() + self._lease
         except DATABASE_ERRORS:
-            self._judge_from = monotonic() + self._lease
+            self._declare_from = monotonic() + self._lease
             raise
         return self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
 
@@ -79,11 +69,11 @@ class Rescuer(Duty):
             log.warning("job %d was taken from a lost worker: it is %s now", job.id, job.state)
             self._emit(JobRescued(job.id, job.state))
         if rescued:
-            self._on_rescued()
+            self._signals.jobs_rescued()
         return len(rescued)
 
     async def _one_by_one(self) -> list[RescuedJob]:
-        """Rescue what can be rescued, when one row holds up its batch."""
+        """Rescue each job in a statement of its own, after one row has failed that of its batch."""
         rescued: list[RescuedJob] = []
         for job in await self.link.run(self._queries.jobs.rescuable(BATCH)):
             try:

@@ -1,11 +1,11 @@
-"""Writing outcomes: in batches that form while the previous one is being written."""
+"""The duty that writes outcomes, in batches that form while the previous one is being written."""
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from itertools import islice
 
+from pgqueue.app import App
 from pgqueue.db.failures import blames_data
 from pgqueue.db.link import Link
 from pgqueue.error_info import ErrorInfo
@@ -17,44 +17,31 @@ from pgqueue.events import (
     JobRetried,
     JobSnoozed,
     JobSucceeded,
-    Listeners,
     StaleWrite,
 )
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
 from pgqueue.process.duty import Duty
-from pgqueue.queries import Queries
-from pgqueue.tasks.registry import Tasks
-from pgqueue.worker.duties.results import ResultTtls
+from pgqueue.worker.duties.result_ttls import ResultTtls
+from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-BATCH = 512
-BEHIND = 4 * BATCH
+BATCH = 512  # outcomes in one statement
+BATCH_BYTES = 32 * 1024 * 1024  # of results in one statement
+BEHIND = 4 * BATCH  # outcomes that wait: from there on no job begins
 Entry = tuple[ClaimedJob, Resolution]
-BATCH_BYTES = 32 * 1024 * 1024
 
 
 class Resolver(Duty):
-    """Keeps outcomes until they are written, through lost connections too; each write is fenced by the lease."""
+    """Keeps outcomes until they are written, also while the database is away. The lease fences each write."""
 
     name = "resolve"
 
-    def __init__(
-        self,
-        link: Link,
-        queries: Queries,
-        on_put_back: Callable[[ClaimedJob, float], None],
-        on_written: Callable[[], None],
-        listeners: Listeners,
-        tasks: Tasks | None = None,
-        on_moved: Callable[[set[int]], None] = lambda moved: None,
-    ) -> None:
+    def __init__(self, link: Link, app: App, signals: WorkerSignals) -> None:
         super().__init__(link)
-        self._expiry = ResultTtls(queries, tasks or Tasks())
-        self._on_put_back = on_put_back
-        self._on_written = on_written
-        self._on_moved = on_moved
-        self._listeners = listeners
+        self._ttls = ResultTtls(app.queries, app.tasks)
+        self._listeners = app.listeners
+        self._signals = signals
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -62,34 +49,34 @@ class Resolver(Duty):
     def add(self, job: ClaimedJob, resolution: Resolution) -> None:
         """Write a resolution with the next batch."""
         self._waiting.append((job, resolution))
-        if len(self._waiting) == 1:  # else it is at work, or will be
+        if len(self._waiting) == 1:  # otherwise a step is running, or due
             self._drained.clear()
             self.wake()
 
     @property
     def behind(self) -> bool:
-        """Whether so many outcomes wait that no more jobs should be begun: each would run again if the worker died."""
+        """Whether so many outcomes wait that no more jobs should begin: each would run again if the worker died."""
         return len(self._waiting) > BEHIND
 
-    def held(self) -> list[int]:
+    def held_jobs(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
         return [job.id for job, _ in self._waiting]
 
     async def step(self) -> float:
-        """Write what has come in since the last batch."""
+        """Write the outcomes that came in while the last batch was written, up to a batch of them."""
         batch = self._next_batch()
         if batch:
             await self._write(batch)
             for _ in batch:
                 self._waiting.popleft()
-            self._on_written()
+            self._signals.outcomes_written()
         if self._waiting:
             return 0.0
         self._drained.set()
         return 3600.0
 
     def _next_batch(self) -> list[Entry]:
-        """The oldest outcomes of one identity, as many as one statement should carry."""
+        """Return the oldest outcomes of jobs claimed under one worker id, as many as one statement should carry."""
         batch: list[Entry] = []
         size = 0
         for entry in islice(self._waiting, BATCH):
@@ -104,7 +91,7 @@ class Resolver(Duty):
         await self._drained.wait()
 
     async def _write(self, batch: list[Entry]) -> None:
-        """Write a batch. One that Postgres refuses for its data is split, so that a bad row holds up no other."""
+        """Write a batch. If Postgres refuses it for its data it is split, so that a bad row holds up no other."""
         try:
             moved = await self._resolve(batch)
         except Exception as error:
@@ -116,7 +103,7 @@ class Resolver(Duty):
                 await self._write(batch[: len(batch) // 2])
                 await self._write(batch[len(batch) // 2 :])
             return
-        self._on_moved(moved)
+        self._signals.jobs_moved(moved)
         for job, resolution in batch:
             if job.id not in moved:
                 log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
@@ -125,17 +112,18 @@ class Resolver(Duty):
             if self._listeners:
                 self._listeners.emit(_event(job, resolution))
             if resolution is not SUCCEEDED and resolution.target == "pending":
-                self._on_put_back(job, resolution.delay)
+                self._signals.job_put_back(job, resolution.delay)
 
     async def _resolve(self, batch: list[Entry]) -> set[int]:
-        """Write a batch; ask again for what should have gone on and did not move: a cancellation may have come between.
+        """Write a batch; write once more the jobs that should have gone on and did not move.
 
-        The second time finds the job cancelled, and ends it, or the lease is indeed lost.
+        A cancellation may have been requested meanwhile. The second statement sees it and ends the job; if it moves
+        nothing either, the lease is lost.
         """
-        moved = await self._expiry.resolve(self.link, batch)
+        moved = await self._ttls.resolve(self.link, batch)
         left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
         if left:
-            moved |= await self._expiry.resolve(self.link, left)
+            moved |= await self._ttls.resolve(self.link, left)
         return moved
 
     async def _write_refused(self, entry: Entry, error: Exception) -> None:
@@ -144,8 +132,8 @@ class Resolver(Duty):
             log.error("job %d: Postgres refuses even a plain outcome: %s", job.id, type(error).__name__)
             return
         log.error("job %d: Postgres refuses its result or error (%s)", job.id, type(error).__name__)
-        told = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {type(error).__name__}")
-        plain = Resolution(resolution.verb, resolution.verb, 0.0, resolution.refund, None, told)
+        info = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {type(error).__name__}")
+        plain = Resolution(resolution.verb, resolution.verb, 0.0, resolution.refund, None, info)
         await self._write([(job, plain)])
 
 

@@ -1,44 +1,45 @@
-"""Sweeping: cancels jobs that expired, prunes idempotency keys. Every worker does it; row locks keep them apart."""
+"""The duty that expires jobs and prunes idempotency keys. Every worker has it; row locks keep them apart."""
 
 import logging
 import random
-from collections.abc import Callable
 from datetime import datetime
 
 from pgqueue.db.link import Link
-from pgqueue.events import Event, JobExpired
+from pgqueue.events import JobExpired
 from pgqueue.process.duty import Duty
-from pgqueue.process.heartbeat import Identity
-from pgqueue.queries import Queries
 from pgqueue.timing import monotonic
+from pgqueue.worker.core import WorkerCore
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
 PAGES = 3  # of keys, a hundred in each
-KEYS_SECONDS = 30.0  # between looks for keys that are free
-FROM_THE_LEFT = 60.0  # seconds between looks at all that is over, and not only at what is since the last look
+KEYS_SECONDS = 30.0  # between two searches for keys that are free
+FROM_START_SECONDS = 60.0  # between two searches that begin at the oldest row, and not where the last one ended
 
 
 class Sweeper(Duty):
-    """Makes known what has expired, and deletes keys that are free. Being late changes nothing but what is shown."""
+    """Cancels jobs that have expired, and deletes idempotency keys that are free.
+
+    Statements treat both as gone already, so a late sweep changes only what people see.
+    """
 
     name = "sweep"
 
-    def __init__(self, link: Link, queries: Queries, identity: Identity, emit: Callable[[Event], None]) -> None:
+    def __init__(self, link: Link, core: WorkerCore) -> None:
         super().__init__(link)
-        self._queries = queries
-        self._interval = min(identity.info.lease_seconds / 3, 10.0)
-        self._emit = emit
+        self._queries = core.queries
+        self._interval = min(core.settings.lease_seconds / 3, 10.0)
+        self._emit = core.app.listeners.emit
         self._jobs_after: datetime | None = None
         self._keys_after: datetime | None = None
-        self._from_left_at = 0.0
+        self._from_start_at = 0.0
         self._keys_at = 0.0
 
     async def step(self) -> float:
-        """Sweep a batch; at once the next one if there is more."""
-        if monotonic() >= self._from_left_at:
+        """Sweep a batch; ask for the next step at once if more may be left."""
+        if monotonic() >= self._from_start_at:
             self._jobs_after = self._keys_after = None
-            self._from_left_at = monotonic() + FROM_THE_LEFT
+            self._from_start_at = monotonic() + FROM_START_SECONDS
         expired = await self.link.run(self._queries.jobs.expire(BATCH, self._jobs_after))
         for job in expired:
             log.info("job %d %s was not started in time: it is cancelled", job.id, job.task)

@@ -1,14 +1,14 @@
-"""Two duties that stop jobs: somebody wants them cancelled, or this worker cannot be heard any more."""
+"""The duty that stops this worker's jobs when its heartbeat does not get through."""
 
 import logging
 import sys
 import threading
-from collections.abc import Callable
 
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.process.heartbeat import Identity
 from pgqueue.timing import monotonic
+from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 
@@ -16,27 +16,24 @@ log = logging.getLogger("pgqueue.worker")
 class Watchdog(Duty):
     """Stops this worker's jobs when it could not beat for most of its lease: others may take them any moment.
 
-    Nobody needs to tell it, so it works with the database out of reach. When a heartbeat gets through again the worker
-    goes on; what it had dropped is given back, if nobody has taken it.
+    It needs no database, so it works when that is out of reach. When a heartbeat gets through again the worker goes on,
+    and releases the jobs that it had dropped, unless others have taken them.
     """
 
-    name = "watch"
+    name = "watchdog"
 
-    def __init__(
-        self, link: Link, identity: Identity, on_silent: Callable[[], object], on_heard: Callable[[], object]
-    ) -> None:
+    def __init__(self, link: Link, identity: Identity, signals: WorkerSignals) -> None:
         super().__init__(link)
         self._identity = identity
-        self._on_silent = on_silent
-        self._on_heard = on_heard
-        self._silent = False
+        self._signals = signals
+        self._overdue = False
         self._blocked = False
         self._loop_thread = threading.get_ident()
 
-    def look_from_outside(self) -> None:
-        """In another thread: tell once when the event loop has not turned for a quarter of a lease, and what it is at.
+    def check_event_loop(self) -> None:
+        """From another thread: log once when the event loop has not turned for a quarter of a lease, and where it is.
 
-        Such a worker keeps its lease, but it hears of no cancellation, and stops only by the last resort.
+        Such a worker keeps its lease, but it sees no cancellation, and only the last resort of a stop ends it.
         """
         waited = monotonic() - self.succeeded_at if self.succeeded_at else 0.0
         blocked = waited > max(self._identity.info.lease_seconds / 4, 1.0)
@@ -49,15 +46,15 @@ class Watchdog(Duty):
         self._blocked = blocked
 
     async def step(self) -> float:
-        """Look once. Needs no database."""
-        if self._identity.silent != self._silent:
-            self._silent = not self._silent
-            if self._silent:
+        """Look at the heartbeat once."""
+        if self._identity.overdue != self._overdue:
+            self._overdue = not self._overdue
+            if self._overdue:
                 log.error("no heartbeat got through for most of a lease: this worker drops its jobs and takes no more")
-                self._on_silent()
+                self._signals.heartbeat_overdue()
             else:
                 log.warning("heartbeats get through again: this worker goes on")
-                self._on_heard()
-        if self._silent:
+                self._signals.heartbeat_recovered()
+        if self._overdue:
             self._identity.sever()
         return self._identity.info.lease_seconds / 16

@@ -1,9 +1,9 @@
-"""The attempts of a worker: claimed jobs go into slots, run, and leave as resolutions."""
+"""The attempts of a worker: claimed jobs go into slots, run, and become resolutions."""
 
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -18,163 +18,164 @@ from pgqueue.jobs.outcome import Outcome, Raised, Unstarted, Withdrawn
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
 from pgqueue.timing import monotonic
-from pgqueue.worker.claiming.slots import Running, Slots
-from pgqueue.worker.duties.progress import Reporter
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.duties.progress import ProgressWriter
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.completion import Completion
-from pgqueue.worker.running.executor import Executor, Left
+from pgqueue.worker.running.executor import Executor, Unawaited
+from pgqueue.worker.running.threads import Threads
+from pgqueue.worker.signals import WorkerSignals
+from pgqueue.worker.slots import RunningJob
 
 log = logging.getLogger("pgqueue.worker")
-STRETCH = 0.001  # seconds that jobs run one after the other before the event loop turns
-LONGEST_WAIT = 0.2  # seconds that a job claimed ahead waits for a slot, before it is given back
+STRETCH_SECONDS = 0.001  # for which jobs run one after the other before the event loop turns
+MAX_WAIT_SECONDS = 0.2  # for which a job claimed ahead waits for a slot, before it is released
 
 
 class Attempts:
-    """Runs jobs in slots. Each ends with exactly one resolution, or none where the lease is no longer ours.
+    """Runs jobs in slots. Each ends with exactly one resolution, or with none if its lease is lost.
 
-    An asyncio task for each job costs more than a short job. So one runs jobs one after the other, for as long as they
-    end without suspending and leave its context as it was. The first that suspends keeps that task to itself, as if it
-    had been made for it, and the next task goes on with the others.
+    An asyncio task for each job costs more than a short job. So one asyncio task runs jobs one after the other, as long
+    as they end without suspending and leave its context as it was. The first job that suspends keeps that task to
+    itself, as if it had been made for the job, and a new one goes on with the others.
     """
 
     def __init__(
         self,
-        app: App,
-        slots: Slots,
+        core: WorkerCore,
+        signals: WorkerSignals,
         resolver: Resolver,
-        on_freed: Callable[[], None],
         children: Children,
-        on_broken: Callable[[], None],
-        reporter: Reporter,
-        on_completed: Callable[[set[int]], None],
+        progress: ProgressWriter,
     ) -> None:
-        self._app = app
-        self._codec = app.codec
-        self._slots = slots
-        self._executor = Executor(app.tasks, slots.total, children, app.middlewares)
+        self._app = core.app
+        self._codec = core.app.codec
+        self._listeners = core.app.listeners
+        self._slots = core.slots
+        self._signals = signals
         self._resolver = resolver
-        self._on_freed = on_freed
         self._children = children
-        self._on_broken = on_broken
-        self._reporter = reporter
-        self._on_completed = on_completed
+        self._progress = progress
+        self._executor = Executor(core.app.tasks, children, Threads(core.slots.total), core.app.middlewares)
         self._closed = False
-        self._listeners = app.listeners
-        self._bound: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._clean = copy_context()  # what each job begins with
-        self._next: asyncio.Task[None] | None = None  # it will begin what waits
-        self._turn = 0  # of the event loop, as far as it matters
+        self._wait_timer: asyncio.TimerHandle | None = None
+        self._clean_context = copy_context()  # with which each job begins
+        self._next_task: asyncio.Task[None] | None = None  # it will begin jobs that wait
+        self._turn = 0  # of the event loop, counted only while jobs begin
 
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Run jobs that were just claimed, at once or when slots are free; give them back if no more are taken."""
+        """Run jobs that were just claimed, at once or when slots are free; release them if this is closed."""
         for job in jobs:
-            self._slots.admit(job)
+            self._slots.add_waiting(job)
             if self._listeners:
                 self._listeners.emit(JobClaimed(*job.about))
         if self._closed:
-            self._return_waiting()
-        self.begin()
-        if jobs and self._bound is None and self._slots.waiting:
-            self._bound = self._loop.call_later(LONGEST_WAIT, self._bound_wait, self._slots.waiting[0])
+            self._release_waiting()
+        self.begin_waiting()
+        if jobs and self._wait_timer is None and self._slots.waiting:
+            self._wait_timer = self._loop.call_later(MAX_WAIT_SECONDS, self._check_waits, self._slots.waiting[0])
 
-    def begin(self) -> None:
-        """See that what waits for a slot begins, unless too many outcomes wait to be written."""
-        if self._next is None and self._slots.can_begin and not self._resolver.behind:
-            self._next = self._loop.create_task(self._run_some(), context=self._clean.copy())
+    def begin_waiting(self) -> None:
+        """Begin jobs that wait for a slot, unless too many outcomes wait to be written."""
+        if self._next_task is None and self._slots.can_begin and not self._resolver.behind:
+            self._next_task = self._loop.create_task(self._run_waiting(), context=self._clean_context.copy())
 
-    async def _run_some(self) -> None:
-        """Begin jobs that wait, until one has suspended, or it is time to let others run."""
-        own, self._next = self._next, None
-        self._loop.call_soon(self._turned)  # comes before this task can be resumed
-        turn, until = self._turn, monotonic() + STRETCH
-        while (running := self._slots.begin()) is not None:
-            self.begin()
+    async def _run_waiting(self) -> None:
+        """Begin jobs that wait, until one has suspended, or it is time for the event loop to turn."""
+        own, self._next_task = self._next_task, None
+        self._loop.call_soon(self._count_turn)  # runs before this task can be resumed
+        turn, until = self._turn, monotonic() + STRETCH_SECONDS
+        while (running := self._slots.begin_next()) is not None:
+            self.begin_waiting()
             running.host = self
             if self._listeners:
                 self._listeners.emit(JobStarted(*running.job.about))
-            if not self._executor.start(running.job, running, partial(self._told, running)):
+            if not self._executor.start(running.job, running, partial(self._thread_done, running)):
                 running.task = own
                 await self._run(running)
-            if self._turn != turn or monotonic() > until or copy_context() != self._clean:
+            if self._turn != turn or monotonic() > until or copy_context() != self._clean_context:
                 break
             if own is None or own.cancelling():
                 break
-        self.begin()
-        self._on_freed()
+        self.begin_waiting()
+        self._signals.slot_freed()
 
-    def _turned(self) -> None:
+    def _count_turn(self) -> None:
         self._turn += 1
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
-        """Make what `ctx.transaction()` needs."""
+        """Return the completion behind a job's `ctx.transaction()`."""
         return Completion(self._app, job, signals)
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
-        """Have `ctx.progress()` written."""
+        """Write what a job reports by `ctx.progress()`."""
         if self._codec is not None:
             text = seal_progress(self._codec, job.task, text)
-        self._reporter.note(job, text)
+        self._progress.note(job, text)
 
-    def _bound_wait(self, eldest: ClaimedJob) -> None:
-        """Give back what waits, if a job has waited as long as this: others may be idle. Else look again later."""
-        self._bound = None
+    def _check_waits(self, eldest: ClaimedJob) -> None:
+        """Release all jobs that wait if `eldest` still does, for other workers may be idle. Otherwise check later."""
+        self._wait_timer = None
         waiting = self._slots.waiting
         if eldest in waiting:
             log.debug("%d jobs were claimed ahead and would wait too long: given back", len(waiting))
-            self._return_waiting()
-            self._on_freed()
+            self._release_waiting()
+            self._signals.slot_freed()
         elif waiting:
-            self._bound = self._loop.call_later(LONGEST_WAIT, self._bound_wait, waiting[0])
+            self._wait_timer = self._loop.call_later(MAX_WAIT_SECONDS, self._check_waits, waiting[0])
 
-    def _return_waiting(self) -> None:
-        """Give back what waits for a slot."""
+    def _release_waiting(self) -> None:
+        """Release the jobs that wait for a slot."""
         waiting = self._slots.waiting
         self._slots.ahead = 0
-        self._slots.turn_away(waiting)
+        self._slots.drop_waiting(waiting)
         for job in waiting:
             self._write(job, Unstarted())
 
-    def held(self) -> list[int]:
-        """The jobs this worker has: in a slot, waiting for one, or with an outcome still to be written."""
+    def held_jobs(self) -> list[int]:
+        """The jobs this worker has: in a slot, waiting for one, or with an outcome that is not written yet."""
         running = [r.job.id for r in self._slots.running if not r.abandoned]
-        return running + [job.id for job in self._slots.waiting] + self._resolver.held()
+        return running + [job.id for job in self._slots.waiting] + self._resolver.held_jobs()
 
     def close(self) -> None:
-        """Give back what waits for a slot, and whatever is claimed from now on."""
+        """Release the jobs that wait for a slot, and all that are claimed from now on."""
         self._closed = True
-        self._return_waiting()
+        self._release_waiting()
 
     def cancel(self, jobs: Collection[int]) -> None:
-        """Stop jobs that somebody wants cancelled: an async task now, one in a thread when it looks."""
+        """Stop jobs whose cancellation was requested: an async task now, one in a thread when it next checks."""
         wanted = [r for r in self._slots.running if r.job.id in jobs and not r.cancelled]
         for running in wanted:
             log.info("job %d is to be cancelled", running.job.id)
             running.cancelled = True
         self._interrupt(wanted)
         waiting = [job for job in self._slots.waiting if job.id in jobs]
-        self._slots.turn_away(waiting)
+        self._slots.drop_waiting(waiting)
         for job in waiting:
             self._write(job, Withdrawn("cancelled by request"))
 
     def abandon(self, worker: uuid.UUID | None = None) -> int:
-        """Drop jobs whose lease is lost, or may be: those of one identity, or all. They run again elsewhere."""
+        """Drop jobs whose lease is lost, or may be: those claimed under one worker id, or all. Return how many.
+
+        They run again elsewhere.
+        """
         lost = [r for r in self._slots.running if worker is None or r.job.worker_id == worker]
         for running in lost:
             running.abandoned = True
         self._interrupt(lost)
         waiting = [job for job in self._slots.waiting if worker is None or job.worker_id == worker]
-        self._slots.turn_away(waiting)
+        self._slots.drop_waiting(waiting)
         return len(lost) + len(waiting)
 
     async def cut_off(self) -> None:
-        """Give back what does not end by itself: async tasks are cancelled first, threads are left behind."""
+        """Release jobs that do not end by themselves: async tasks are cancelled first, threads are left behind."""
         log.warning("cutting off %d jobs that did not end in time", len(self._slots.running))
         self._interrupt(self._slots.running)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._slots.emptied(), 1.0)
-        self._children.kill_all()  # what ignores SIGTERM must not run on beside its next attempt
+        self._children.kill_all()  # a job that ignores SIGTERM must not run on beside its next attempt
         with suppress(TimeoutError):
             await asyncio.wait_for(self._slots.emptied(), 1.0)
         for running in self._slots.running:
@@ -182,23 +183,23 @@ class Attempts:
                 running.abandoned = True
                 self._write(running.job, Unstarted())
 
-    def release_threads(self) -> None:
-        """Let go of the threads that idle."""
+    def close_threads(self) -> None:
+        """End the threads that are idle."""
         self._executor.close()
 
-    def _interrupt(self, jobs: Iterable[Running]) -> None:
+    def _interrupt(self, jobs: Iterable[RunningJob]) -> None:
         """Cancel async tasks and stop child processes. A thread cannot be cancelled: its slot stays taken."""
         for running in jobs:
             spec = self._app.tasks.get(running.job.task)
             if running.task is not None and spec is not None and spec.can_be_stopped:
                 running.task.cancel()
 
-    async def _run(self, running: Running, left: Left | None = None) -> None:
-        """Run a job to its end on the event loop, or what a thread has left of it."""
+    async def _run(self, running: RunningJob, unawaited: Unawaited | None = None) -> None:
+        """Run a job to its end on the event loop, or await what its thread has returned."""
         job = running.job
         outcome: Outcome = Unstarted()
         try:
-            outcome = await (self._executor.finish(job, left) if left else self._executor.run(job, running))
+            outcome = await (self._executor.finish(job, unawaited) if unawaited else self._executor.run(job, running))
         except asyncio.CancelledError:
             if running.cancelled:
                 outcome = Withdrawn("cancelled by request")
@@ -206,54 +207,54 @@ class Attempts:
                 log.warning("job %d was cancelled by its worker", job.id)
         except PgqueueError as error:
             log.error("job %d was not begun, and this worker stops: %s", job.id, error)
-            self._on_broken()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the slot is freed and the outcome written
+            self._signals.cannot_run_jobs()
+        except BaseException as error:  # noqa: BLE001 - after any error the slot is freed and the outcome written
             log.error("job %d: running it failed in an unforeseen way: %s", job.id, type(error).__name__)
             outcome = Raised(ErrorInfo.of(error))
         self._finish(running, outcome)
 
-    def _told(self, running: Running, outcome: Outcome | Left) -> None:
-        """Go on with a job whose thread is done with it."""
-        if isinstance(outcome, Left):
-            running.task = self._loop.create_task(self._run(running, outcome), context=self._clean.copy())
+    def _thread_done(self, running: RunningJob, outcome: Outcome | Unawaited) -> None:
+        """Go on with a job whose call in a thread has returned."""
+        if isinstance(outcome, Unawaited):
+            running.task = self._loop.create_task(self._run(running, outcome), context=self._clean_context.copy())
         else:
             self._finish(running, outcome)
-            self.begin()
-            self._on_freed()
+            self.begin_waiting()
+            self._signals.slot_freed()
 
-    def _finish(self, running: Running, outcome: Outcome) -> None:
-        self._slots.give_back(running)
+    def _finish(self, running: RunningJob, outcome: Outcome) -> None:
+        self._slots.free(running)
         running.host = None
-        self._reporter.forget(running.job)
+        self._progress.forget(running.job)
         if running.completed:
             log.debug("job %d was completed in its own transaction", running.job.id)
-            self._on_completed({running.job.id})
+            self._signals.jobs_moved({running.job.id})
         elif not running.abandoned:
             self._write(running.job, outcome)
 
     def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
-        resolution = judged(self._app, job, outcome)
-        _tell(job, resolution)
-        self._resolver.add(job, sealed(self._app, job, resolution))
+        resolution = resolution_of(self._app, job, outcome)
+        _log_end(job, resolution)
+        self._resolver.add(job, as_written(self._app, job, resolution))
 
 
-def judged(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
-    """Return what an outcome means, by the policy of the task."""
+def resolution_of(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
+    """Return the resolution that an outcome leads to, by the retry policy of the task."""
     spec = app.tasks.get(job.task)
     try:
         return decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
-    except Exception as error:  # noqa: BLE001 - a user's own policy; the outcome must be written all the same
+    except Exception as error:  # noqa: BLE001 - a user's own policy may raise anything
         log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
         return decide(job, outcome, DEFAULT_RETRY)
 
 
-def sealed(app: App, job: ClaimedJob, resolution: Resolution) -> Resolution:
-    """Return a resolution as it is written: sealed, if there is a codec. So events carry nothing in the clear, too."""
+def as_written(app: App, job: ClaimedJob, resolution: Resolution) -> Resolution:
+    """Return a resolution as it is written: sealed, if the app has a codec, so that events carry it sealed, too."""
     return resolution if app.codec is None else seal_resolution(app.codec, job.task, resolution)
 
 
-def _tell(job: ClaimedJob, resolution: Resolution) -> None:
-    """Log how an attempt ended. No arguments, no messages of errors: they stand in the database."""
+def _log_end(job: ClaimedJob, resolution: Resolution) -> None:
+    """Log how an attempt ended, without arguments and messages of errors: those stay in the database."""
     if resolution.verb == "succeed" and not log.isEnabledFor(logging.DEBUG):
         return  # the hot path
     end = f"job {job.id} {job.task}, attempt {job.attempt} of {job.max_attempts}"

@@ -1,4 +1,4 @@
-"""Calling a task, wherever it runs: nothing it raises gets past, and what it raised becomes an outcome."""
+"""Calling a task, on the event loop, in a thread or in a child: its value or error becomes an outcome."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,31 +25,31 @@ from pgqueue.tasks.versions import NewerVersion
 
 
 def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Call a function; what it raises comes back as a value.
+    """Call a function; return its value and the error that it raised, whatever that is.
 
     A future refuses StopIteration, and a SystemExit would end the thread.
     """
     try:
         return call(), None
-    except BaseException as error:  # noqa: BLE001 - the outcome of the attempt, whatever it is
+    except BaseException as error:  # noqa: BLE001 - any error is the outcome of the attempt
         return None, error
 
 
 async def caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
-    """Call and await; what it raises comes back as a value, but for a cancellation that came from outside."""
+    """Call and await; return the value and the error. Raises only a cancellation that the worker asked for."""
     try:
         return await call(), None
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise  # the worker asked for it; otherwise the task raised it by itself
+            raise  # otherwise the task raised it by itself
         return None, error
-    except BaseException as error:  # noqa: BLE001 - SystemExit and its like end the attempt, not the worker
+    except BaseException as error:  # noqa: BLE001 - also SystemExit ends the attempt, and not the worker
         return None, error
 
 
 def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
-    """Return what to call a task with, or what becomes of a job whose arguments cannot be had."""
+    """Return the arguments to call a task with, or the outcome if they cannot be read."""
     try:
         return spec.arguments(job)
     except NewerVersion:
@@ -62,13 +62,13 @@ def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
         return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
 
 
-def returned(spec: TaskSpec, value: object) -> Outcome:
-    """Return what the value a task returned means for the attempt: it has succeeded."""
+def outcome_of_value(spec: TaskSpec, value: object) -> Outcome:
+    """Return the outcome of a task that returned `value`: it has succeeded."""
     return DONE if value is None or not spec.store_result else Succeeded(*spec.encode_result(value))
 
 
-def outcome_of(spec: TaskSpec, error: BaseException) -> Outcome:
-    """Return what an error, or a verdict, means for the attempt."""
+def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
+    """Return the outcome of a task that raised an error or a verdict."""
     match error:
         case Retry(delay=float() | None as delay):
             return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))

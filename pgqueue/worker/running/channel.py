@@ -8,11 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 Message: TypeAlias = dict[str, Any]
-
-
-CHUNK = 1 << 18
-
-
+CHUNK = 1 << 18  # bytes that one read takes at most
 _LENGTH = struct.Struct("!I")
 
 
@@ -29,7 +25,7 @@ class Inbox:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Add what was received; yield the messages that are complete."""
+        """Add received bytes; yield the messages that are complete."""
         self._data += data
         while len(self._data) >= _LENGTH.size:
             end = _LENGTH.size + _LENGTH.unpack_from(self._data)[0]
@@ -41,7 +37,7 @@ class Inbox:
 
 
 def flush() -> None:
-    """Write out what was printed: a process that ends by os._exit does not do it."""
+    """Flush stdout and stderr: a process that ends by os._exit does not do it."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # there may be none, or a closed one
             stream.flush()

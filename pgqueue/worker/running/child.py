@@ -1,4 +1,4 @@
-"""A child process: takes jobs from its worker, runs them, reports."""
+"""A child process: it takes jobs from its worker, runs them, and sends their outcomes."""
 
 import asyncio
 import inspect
@@ -22,16 +22,12 @@ from pgqueue.process.logs import current
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of, returned
+from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of_error, outcome_of_value
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, flush, pack
 from pgqueue.worker.running.completion import Completion
 
 MakeCompleter: TypeAlias = Callable[[ClaimedJob, Signals], Completion]
-
-
-PROGRESS_SECONDS = 0.1
-
-
+PROGRESS_SECONDS = 0.1  # between two messages about the progress of a job
 _JOB = TypeAdapter(ClaimedJob)
 
 
@@ -39,9 +35,10 @@ _JOB = TypeAdapter(ClaimedJob)
 class ChildSettings:
     """How children run.
 
-    A child is replaced after `max_jobs` jobs, or when after a job its resident memory is above `max_memory_mib` (its
-    peak, where the system does not tell the present one). One that is stopped gets SIGTERM, and SIGKILL `kill_after`
-    seconds later. `on_start` runs in each child before its first job; if it raises, that attempt has raised.
+    A child is replaced after `max_jobs` jobs, or when its resident memory after a job is above `max_memory_mib` (its
+    peak, where the system does not know the present one). A child that is stopped gets SIGTERM, and SIGKILL
+    `kill_after` seconds later. `on_start` runs in each child before its first job; if it raises, that attempt fails
+    with the error.
     """
 
     max_jobs: int | None = None
@@ -58,38 +55,40 @@ class ChildSettings:
 
 
 def serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None, channel: socket.socket) -> None:
-    """Run jobs that come over `channel`, one after the other, until it is closed or the child has to be replaced."""
+    """Run the jobs that come over `channel`, one after the other, until it closes or the child has to be replaced."""
     pid, prepared = os.getpid(), False
     for number, message in enumerate(_messages(channel), 1):
         job = _JOB.validate_python(message["job"])
-        reporter = Reporter(channel, completer)
-        signals = Signals(message["deadline"], host=reporter)
+        host = ChildHost(channel, completer)
+        signals = Signals(message["deadline"], host=host)
         refusal, prepared = None if prepared else _prepare(settings), True
         outcome = refusal or _attempt(tasks, job, signals)
         if os.getpid() != pid:
-            return  # a process that the task forked and let run on
+            return  # this is a process that the task forked and did not end
         flush()
         leaves = refusal is not None or number == settings.max_jobs or _too_big(settings.max_memory_mib)
         answer = {"kind": type(outcome).__name__, "outcome": asdict(outcome), "leaves": leaves}
         answer["completed"] = signals.completed
-        reporter.answer(answer)
+        host.answer(answer)
         if leaves:
             return
 
 
-class Reporter:
-    """The host of a job in a child. Sends what the task says of its progress, a few times a second at most; and at
-    last the answer, after which nothing of this job is sent. The task may have threads."""
+class ChildHost:
+    """The host of a job in a child: sends its progress, a few times a second at most, and then its outcome.
+
+    After the outcome it sends nothing more, though threads of the task may still call it.
+    """
 
     def __init__(self, channel: socket.socket, completer: MakeCompleter | None) -> None:
         self._channel: socket.socket | None = channel
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._said_at = 0.0
+        self._sent_at = 0.0  # by the monotonic clock: the last progress
         self._completer = completer
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
-        """Make what `ctx.transaction()` needs."""
+        """Return the completion behind the job's `ctx.transaction()`."""
         if self._completer is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
         return self._completer(job, signals)
@@ -98,8 +97,8 @@ class Reporter:
         """Send how far the job is."""
         with self._lock:
             now = time.monotonic()
-            if self._channel is not None and os.getpid() == self._pid and now - self._said_at >= PROGRESS_SECONDS:
-                self._said_at = now
+            if self._channel is not None and os.getpid() == self._pid and now - self._sent_at >= PROGRESS_SECONDS:
+                self._sent_at = now
                 self._channel.sendall(pack({"progress": text}))
 
     def answer(self, message: Message) -> None:
@@ -135,7 +134,7 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
     token = current.set(context)
     value, raised = _call(spec, arguments, context)
     current.reset(token)
-    return returned(spec, value) if raised is None else outcome_of(spec, raised)
+    return outcome_of_value(spec, value) if raised is None else outcome_of_error(spec, raised)
 
 
 def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[Any, BaseException | None]:
@@ -157,7 +156,7 @@ def _resident_bytes() -> int:
 
 
 def _peak_bytes() -> int:
-    import resource  # not on Windows, where this module can be imported all the same
+    import resource  # which Windows lacks, where this module can be imported all the same
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

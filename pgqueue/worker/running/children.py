@@ -1,6 +1,6 @@
-"""Child processes that run tasks: a job goes in, its outcome comes out, and whatever kills a child ends one attempt.
+"""Child processes that run tasks: a job goes in, its outcome comes out, and the death of a child ends one attempt.
 
-This is the worker's half; what happens in the forked processes is in `pgqueue.worker.running.fork_server`.
+This is the worker's half. The forked processes run `fork_server.py` and `child.py`.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ from pgqueue.worker.running.fork_server import start_fork_server
 __all__ = ["ChildSettings", "Children"]
 
 log = logging.getLogger("pgqueue.worker")
-GRACE = 5.0  # seconds that the fork server has for what it does at once
+GRACE = 5.0  # seconds that the fork server, or an answer on its way, is waited for
 _OUTCOMES: dict[str, TypeAdapter[Outcome]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Outcome)}
 
 
 class Children:
-    """Child processes that run tasks, one job at a time each. Making one does no I/O.
+    """Child processes that run tasks, one job at a time each. The constructor does no I/O.
 
-    A child is forked when a job comes and none is idle. They know the tasks that were registered when `start` was
-    called. All of them end with this process, however it ends. `completer` is called in the child, for what
-    `ctx.transaction()` does there.
+    A child is forked when a job comes and none is idle. Children know the tasks that were registered when `start` was
+    called. All of them end with this process, however it ends. `completer` is called in the child, for
+    `ctx.transaction()`.
     """
 
     def __init__(
@@ -66,8 +66,7 @@ class Children:
         return self._refusal is None
 
     def start(self) -> None:
-        """Fork the fork server. Call it while the process has no threads, event loop or connections that would be
-        copied.
+        """Fork the fork server, which copies this process: call it before there are threads, event loop, connections.
 
         Raises PgqueueError where processes cannot be forked.
         """
@@ -83,15 +82,15 @@ class Children:
         self._refusal = None
 
     async def run(self, job: ClaimedJob, timeout: float | None = None, signals: Signals | None = None) -> Outcome:
-        """Run a job in a child to its end, at most `timeout` seconds. The child does not run it any more afterwards.
+        """Run a job in a child to its end, at most `timeout` seconds. No child runs it any more afterwards.
 
-        Of `signals` the deadline goes to the child, and its host is told what the job says of its progress;
-        and `completed` is set if the task has completed the job itself.
-        Raises CancelledError after stopping the child when cancelled, and PgqueueError if no child can run, because
-        they were not started, are closed, or the fork server died: the job has not begun then.
+        The child gets the deadline of `signals`. Their host gets the job's progress, and `completed` is set if the task
+        has completed the job itself.
+        When cancelled, this stops the child and raises CancelledError. It raises PgqueueError, and the job has not
+        begun, if no child can run: they were not started, are closed, or the fork server died.
         """
         try:
-            child = self._take_idle() or self._ask_for_one()
+            child = self._take_idle() or self._fork()
         except OSError as error:
             return _died(f"no child process could be made: {error}")
         with self._in_flight(child):
@@ -106,17 +105,17 @@ class Children:
                 raise
 
     def kill_all(self) -> None:
-        """Kill all children now. What runs comes back as unstarted."""
+        """Kill all children now. The outcome of their jobs is Unstarted."""
         self._retire_idle()
         for child in self._children.values():
             child.cut_off = True
             self._signal(child, signal.SIGKILL)
 
     async def close(self) -> None:
-        """Stop the children and the fork server, and wait until they have ended. What still runs comes back as
-        unstarted.
+        """Stop the children and the fork server, and wait until they have ended.
 
-        Ends within `kill_after` seconds and a little, whatever the tasks do. A second call does nothing.
+        The outcome of their jobs is Unstarted. It takes little more than `kill_after` seconds, whatever the tasks do. A
+        second call does nothing.
         """
         if not self._fork_server:
             return
@@ -136,13 +135,13 @@ class Children:
             self._kill_fork_server()
 
     def _attach(self) -> None:
-        """Hear what the fork server has said, and from the first call on whenever it says something."""
+        """Read what the fork server has sent, and from the first call on whenever it sends something."""
         if self._gone is None and self._fork_server:
             loop = asyncio.get_running_loop()
             self._gone = loop.create_future()
-            loop.add_reader(self._control, self._hear)
+            loop.add_reader(self._control, self._read_fork_server)
         if self._fork_server:
-            self._hear()
+            self._read_fork_server()
 
     def _check(self) -> None:
         self._attach()
@@ -158,13 +157,13 @@ class Children:
             child.close()
         return None
 
-    def _ask_for_one(self) -> "_Child":
+    def _fork(self) -> "_Child":
         near, far = socket.socketpair()
         child = _Child(next(self._numbers), near, far)
         try:
             self._request({"spawn": child.number}, far)
         except OSError:
-            child.end("it was never made")
+            child.end("it was not forked")
             child.close()
             self._check()  # the fork server may just have died
             raise
@@ -173,8 +172,8 @@ class Children:
 
     @contextmanager
     def _in_flight(self, child: "_Child") -> Iterator[None]:
-        over = asyncio.get_running_loop().create_future()
-        self._runs.add(over)
+        run = asyncio.get_running_loop().create_future()
+        self._runs.add(run)
         child.reusable = False
         try:
             yield
@@ -183,15 +182,15 @@ class Children:
                 self._idle.append(child)
             else:
                 child.close()
-            self._runs.discard(over)
-            over.set_result(None)
+            self._runs.discard(run)
+            run.set_result(None)
 
     async def _attempt(self, child: "_Child", job: ClaimedJob, signals: Signals) -> Outcome:
-        def hear(text: str) -> None:
+        def on_progress(text: str) -> None:
             if signals.host is not None:
                 signals.host.note_progress(job, text)
 
-        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, hear)
+        answer = await child.ask({"job": asdict(job), "deadline": signals.deadline}, on_progress)
         if answer is None:
             why = await child.ended
             return Unstarted() if child.cut_off else _died(why)
@@ -206,7 +205,7 @@ class Children:
         return Raised(ErrorInfo("pgqueue.TimedOut", message), permanent, "timeout")
 
     async def _stop(self, child: "_Child") -> None:
-        """End a child and wait until it has. Who waits may be cancelled: it is ended all the same."""
+        """End a child and wait until it has ended. It is ended even if the wait is cancelled."""
         if child.stopping is None:
             child.stopping = asyncio.create_task(self._terminate(child))
         await asyncio.shield(child.stopping)
@@ -231,11 +230,11 @@ class Children:
                 sent = self._control.send(data)
         except BlockingIOError:
             sent = 0
-        if sent != len(data):  # it takes nothing any more; without it no child could be stopped
+        if sent != len(data):  # it reads no more; nothing else could stop its children
             self._kill_fork_server()
             raise BrokenPipeError("the fork server does not answer")
 
-    def _hear(self) -> None:
+    def _read_fork_server(self) -> None:
         try:
             data = self._control.recv(CHUNK)
         except BlockingIOError:
@@ -246,13 +245,13 @@ class Children:
             self._fork_server_ended()
         for message in self._inbox.feed(data):
             match message:
-                case {"born": int(number), "pid": int(born)}:
-                    self._children[number].born(born)
-                case {"unborn": int(number), "why": str(why)}:
+                case {"forked": int(number), "pid": int(pid)}:
+                    self._children[number].forked(pid)
+                case {"not_forked": int(number), "why": str(why)}:
                     self._forget(number, f"no child process could be made: {why}")
                 case {"died": int(number), "status": int(status)}:
-                    pid = self._children[number].pid
-                    self._forget(number, f"the child process {_ending(status)} (pid {pid}) before the job ended")
+                    child = self._children[number]
+                    self._forget(number, f"the child process {_ending(status)} (pid {child.pid}) before the job ended")
 
     def _forget(self, number: int, why: str) -> None:
         child = self._children.pop(number)
@@ -266,7 +265,7 @@ class Children:
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         how = "ended"
-        with suppress(ChildProcessError):  # somebody in this process may have waited for all
+        with suppress(ChildProcessError):  # other code in this process may have waited for all children
             how = _ending(os.waitpid(pid, 0)[1])
         if self._refusal is None:
             self._refusal = f"the fork server of the child processes {how} (pid {pid}): restart this worker"
@@ -299,7 +298,7 @@ class Children:
 
 
 class _Child:
-    """A child as the worker sees it. `ended` says how, once the fork server has told."""
+    """A child as the worker sees it. `ended` says how it ended, once the fork server has reported that."""
 
     def __init__(self, number: int, near: socket.socket, far: socket.socket) -> None:
         near.setblocking(False)
@@ -310,24 +309,24 @@ class _Child:
         self.cut_off = False
         self.reusable = False
         self._near = near
-        self._far = far  # kept until it has arrived: macOS may lose a descriptor that is closed on its way
+        self._far = far  # open until it has arrived: macOS may lose a descriptor that is closed on its way
 
-    def born(self, pid: int) -> None:
-        """Note its pid; its end of the channel has arrived."""
+    def forked(self, pid: int) -> None:
+        """Note its pid. Its end of the channel has arrived, so ours is closed."""
         self.pid = pid
         self._far.close()
 
     def end(self, why: str) -> None:
-        """Note that it is no more."""
+        """Note that it has ended, and why."""
         self._far.close()
         self.ended.set_result(why)
 
     def close(self) -> None:
-        """Hang up: an idle child ends then."""
+        """Close the channel: an idle child ends then."""
         self._near.close()
 
     def is_quiet(self) -> bool:
-        """Whether it waits for a job. One that was killed while idle has closed its end."""
+        """Whether it waits for a job. A child that was killed while idle has closed its end."""
         try:
             self._near.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -337,26 +336,28 @@ class _Child:
         return False
 
     def kill_orphan(self) -> None:
-        """Kill what a dead fork server has left behind. On Linux the kernel has done it, but for what a task
-        started."""
+        """Kill a child that its dead fork server has left, with what its task started.
+
+        On Linux the kernel has killed the child, but not what its task started.
+        """
         if self.pid is not None:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    async def ask(self, message: Message, hear: Callable[[str], None]) -> Message | None:
-        """Send a message, pass progress on, return the answer; None if none comes any more."""
-        exchange = asyncio.create_task(self._exchange(pack(message), hear))
-        signs: list[asyncio.Future[Any]] = [exchange, self.ended]
+    async def ask(self, message: Message, on_progress: Callable[[str], None]) -> Message | None:
+        """Send a message, pass progress on, return the answer; None if the child ended without one."""
+        exchange = asyncio.create_task(self._exchange(pack(message), on_progress))
+        ends: list[asyncio.Future[Any]] = [exchange, self.ended]
         try:
-            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
-            # Of one that died the answer may be on its way. The end of file is, unless the task gave its socket away.
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            # A child that died may have sent its answer. Its end of file comes, unless the task gave its socket away.
             await asyncio.wait([exchange], timeout=GRACE)
             return exchange.result() if exchange.done() else None
         finally:
             exchange.cancel()
             await asyncio.wait([exchange])
 
-    async def _exchange(self, data: bytes, hear: Callable[[str], None]) -> Message | None:
+    async def _exchange(self, data: bytes, on_progress: Callable[[str], None]) -> Message | None:
         loop, inbox = asyncio.get_running_loop(), Inbox()
         with suppress(OSError):
             await loop.sock_sendall(self._near, data)
@@ -364,7 +365,7 @@ class _Child:
                 for message in inbox.feed(chunk):
                     if "progress" not in message:
                         return message
-                    hear(message["progress"])
+                    on_progress(message["progress"])
         return None
 
 

@@ -16,13 +16,13 @@ from pgqueue.tasks.storable import encode_result
 
 
 class Completion:
-    """What `ctx.transaction()` does for one attempt: the resolve statement, fenced as ever, ends the block."""
+    """Behind `ctx.transaction()` of one attempt: ends the block with the resolve statement, fenced like any other."""
 
     def __init__(self, app: App, job: ClaimedJob, signals: Signals, *, pooled: bool = True) -> None:
         self._app = app
         self._job = job
         self._signals = signals
-        self._pooled = pooled  # a child process has a new event loop for each job, and so no pool that would last
+        self._pooled = pooled  # a child process has a new event loop for each job: no pool would last
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
@@ -56,6 +56,7 @@ class Completion:
                 yield conn
 
     def _complete(self, result: Any) -> list[Query[Any]]:
+        """Return the statements that complete the job. Those that return ids must have moved it."""
         spec = self._app.tasks.get(self._job.task)
         text, error = spec.encode_result(result) if spec else encode_result(result)
         resolution = Resolution("succeed", result=text, error=error)

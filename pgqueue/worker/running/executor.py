@@ -1,4 +1,4 @@
-"""Running one job: a claimed job goes in, an outcome comes out. Nothing a task does gets past it."""
+"""Running one job: a claimed job goes in, an outcome comes out, whatever the task raises."""
 
 import asyncio
 import contextvars
@@ -18,7 +18,7 @@ from pgqueue.process.logs import current
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of, returned
+from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of_error, outcome_of_value
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.threads import Result, Threads
 
@@ -26,40 +26,36 @@ log = logging.getLogger("pgqueue.worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What a def returned that still has to be awaited: the coroutine of an async one, most likely."""
+class Unawaited:
+    """The awaitable that a `def` task returned: most likely the coroutine of an `async def`."""
 
     awaitable: Awaitable[Any]
 
 
 class Executor:
-    """Runs async tasks on the event loop, others in threads, and those that ask for it in child processes."""
+    """Runs async tasks on the event loop, tasks with `isolation="process"` in children, and others in threads."""
 
     def __init__(
-        self,
-        tasks: Tasks,
-        slots: int,
-        children: Children,
-        middlewares: Sequence[Middleware] = (),
-        threads: Threads | None = None,
+        self, tasks: Tasks, children: Children, threads: Threads, middlewares: Sequence[Middleware] = ()
     ) -> None:
         self._tasks = tasks
         self._children = children
+        self._threads = threads
         self._middlewares = middlewares
-        self._threads = threads or Threads(slots)
-        self._clean = contextvars.copy_context()
+        self._clean_context = contextvars.copy_context()
 
-    def start(self, job: ClaimedJob, signals: Signals, tell: Callable[[Outcome | Left], None]) -> bool:
-        """Run a job in a thread and tell its outcome, or what is left to `finish`. False for one that must be `run`.
+    def start(self, job: ClaimedJob, signals: Signals, on_done: Callable[[Outcome | Unawaited], None]) -> bool:
+        """Run a job in a thread, if that is where it runs; return False for one to be `run`.
 
-        Cheaper than a coroutine that waits for the thread.
+        `on_done` is called with the outcome, or with an awaitable to `finish`. That is cheaper than a coroutine that
+        waits for the thread.
         """
         spec = self._tasks.get(job.task)
         if spec is None or spec.is_async or spec.isolation == "process" or self._middlewares:
             return False
-        _limit(spec, signals)
+        _set_deadline(spec, signals)
         call = partial(_in_thread, spec, job, Context(job, signals))
-        self._threads.submit(call, self._clean.copy(), lambda result: tell(_told(result)))
+        self._threads.submit(call, self._clean_context.copy(), lambda result: on_done(_outcome_of(result)))
         return True
 
     async def run(self, job: ClaimedJob, signals: Signals) -> Outcome:
@@ -67,13 +63,13 @@ class Executor:
         spec = self._tasks.get(job.task)
         if spec is None:
             return UnknownHere()
-        _limit(spec, signals)
+        _set_deadline(spec, signals)
         context = Context(job, signals)
         token = current.set(context)
         try:
             if not self._middlewares:
                 return await self._attempt(spec, job, context, signals)
-            return await _wrapped(partial(self._attempt, spec, job, context, signals), context, self._middlewares)
+            return await _run_wrapped(partial(self._attempt, spec, job, context, signals), context, self._middlewares)
         finally:
             current.reset(token)
 
@@ -85,21 +81,21 @@ class Executor:
         return self._threaded(spec, job, context)
 
     async def _threaded(self, spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:
-        outcome = _told(await self._threads.run(partial(_in_thread, spec, job, context)))
-        return await self.finish(job, outcome) if isinstance(outcome, Left) else outcome
+        outcome = _outcome_of(await self._threads.run(partial(_in_thread, spec, job, context)))
+        return await self.finish(job, outcome) if isinstance(outcome, Unawaited) else outcome
 
-    async def finish(self, job: ClaimedJob, left: Left) -> Outcome:
-        """Await what a def returned."""
+    async def finish(self, job: ClaimedJob, unawaited: Unawaited) -> Outcome:
+        """Await what a `def` task returned."""
         spec = self._tasks[job.task]
-        value, error = await caught_async(lambda: left.awaitable)
-        return returned(spec, value) if error is None else outcome_of(spec, error)
+        value, error = await caught_async(lambda: unawaited.awaitable)
+        return outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
 
     def close(self) -> None:
-        """Let go of the threads. One that still runs a task is left behind."""
+        """End the threads that are idle. One that still runs a task is left behind."""
         self._threads.close()
 
 
-def _limit(spec: TaskSpec, signals: Signals) -> None:
+def _set_deadline(spec: TaskSpec, signals: Signals) -> None:
     limit = spec.soft_limit
     if limit is not None:
         signals.deadline = signals.now() + limit
@@ -111,29 +107,29 @@ async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome
         return arguments
     call = partial(spec.call, arguments, context)
     value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
-    return returned(spec, value) if error is None else outcome_of(spec, error)
+    return outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
 
 
-def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Left:
+def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Unawaited:
     current.set(context)
     arguments = arguments_of(spec, job)
     if not isinstance(arguments, dict):
         return arguments
     value, error = caught(partial(spec.call, arguments, context))
     if error is not None:
-        return outcome_of(spec, error)
-    return Left(value) if value is not None and inspect.isawaitable(value) else returned(spec, value)
+        return outcome_of_error(spec, error)
+    return Unawaited(value) if value is not None and inspect.isawaitable(value) else outcome_of_value(spec, value)
 
 
-def _told(result: Result) -> Outcome | Left:
-    outcome: Outcome | Left = result[0]
+def _outcome_of(result: Result) -> Outcome | Unawaited:
+    outcome: Outcome | Unawaited = result[0]
     return outcome if result[1] is None else Raised(ErrorInfo.of(result[1]))
 
 
-async def _wrapped(
+async def _run_wrapped(
     attempt: Callable[[], Awaitable[Outcome]], context: Context, middlewares: Sequence[Middleware]
 ) -> Outcome:
-    """Run an attempt inside the app's middlewares. Its outcome stands, whatever they raise or leave out."""
+    """Run an attempt inside the app's middlewares. Its outcome counts, even if they raise or do not call it."""
     outcome: Outcome | None = None
 
     async def once() -> Outcome:
@@ -155,7 +151,7 @@ async def _wrapped(
 
 
 async def _timed(call: Callable[[], Awaitable[Any]], timeout: float) -> tuple[Any, BaseException | None]:
-    # What the task raises comes back as a value, so that its own TimeoutError is not taken for ours.
+    # `caught_async` returns what the task raises, so that its own TimeoutError is not mistaken for ours.
     try:
         async with asyncio.timeout(timeout):
             return await caught_async(call)

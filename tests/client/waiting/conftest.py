@@ -15,7 +15,7 @@ def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks twice by the clock: whoever wakes was woken by an event."""
     for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "FOLLOWED_PAUSE"):
         monkeypatch.setattr(hub, name, 3600.0)
-    monkeypatch.setattr(announcer, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(announcer, "CHECK_SECONDS", 3600.0)
     monkeypatch.setattr(listener, "PING_SECONDS", 3600.0)
 
 

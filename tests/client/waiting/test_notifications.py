@@ -21,18 +21,18 @@ def test_who_hears_of_a_wait_tells_of_what_ended_before(conn: Conn, dsn: str) ->
 
     async def body(listening: Conn) -> None:
         link = Link(db.Database(dsn), "pgqueue test")
-        teller = Announcer(link, QUERIES, listens=True)
-        await teller.step()
+        announcer = Announcer(link, QUERIES, listens=True)
+        await announcer.step()
         conn.execute("insert into pgqueue.waiter select id, now() + interval '1 minute' from unnest(%s) id",
                      ([ended, live],))  # fmt: skip
-        teller.ended([ended])
-        await teller.step()
+        announcer.jobs_moved([ended])
+        await announcer.step()
         assert heard(listening, conn) == []  # it does not know that somebody waits, and pays nothing
-        teller.somebody_waits()
-        await teller.step()
+        announcer.job_awaited()
+        await announcer.step()
         assert heard(listening, conn) == [str(ended)]
-        teller.ended([ended, live, gone])
-        await teller.step()
+        announcer.jobs_moved([ended, live, gone])
+        await announcer.step()
         assert heard(listening, conn) == [str(ended)]
         await link.close()
 

@@ -1,4 +1,4 @@
-"""Room for running jobs."""
+"""Slots: room for running jobs, and the jobs that wait for a slot."""
 
 import asyncio
 from collections import Counter, deque
@@ -11,8 +11,8 @@ from pgqueue.tasks.context import Signals
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Running(Signals):
-    """A job in a slot. `abandoned`: whatever comes of it is not written any more."""
+class RunningJob(Signals):
+    """A job in a slot. `abandoned`: the worker no longer writes its outcome."""
 
     job: ClaimedJob
     task: asyncio.Task[None] | None = None
@@ -20,10 +20,10 @@ class Running(Signals):
 
 
 class Slots:
-    """How many jobs a worker may run, in all and of each queue; which it runs, and which wait for a slot.
+    """How many jobs a worker may run, in all and of each queue; which jobs it runs, and which wait for a slot.
 
-    Jobs are claimed `ahead` of free slots where they end fast: those wait here. A queue with a limit of its own is
-    never claimed ahead of that.
+    Where jobs end fast the worker claims `ahead` of free slots, and the surplus waits here. A queue with a limit of its
+    own is never claimed ahead of that limit.
     """
 
     def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
@@ -37,18 +37,18 @@ class Slots:
         self.total = total
         self.limited = bool(limits)
         self.ahead = 0
-        self.ended = 0  # how many jobs have run, ever
+        self.ended = 0  # how many jobs have run since the worker started
         self._queues = tuple(queues)
         self._limits = dict(limits)
         self._held: Counter[str] = Counter()
         self._reserved = 0
         self._waiting: deque[ClaimedJob] = deque()
-        self._running: set[Running] = set()
+        self._running: set[RunningJob] = set()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
     @property
-    def running(self) -> list[Running]:
+    def running(self) -> list[RunningJob]:
         """The jobs that run."""
         return list(self._running)
 
@@ -63,12 +63,12 @@ class Slots:
         return bool(self._waiting) and len(self._running) < self.total
 
     @property
-    def wanting(self) -> bool:
-        """Whether it is time to claim: slots are free, or a quarter of what was claimed ahead has begun."""
+    def wants_jobs(self) -> bool:
+        """Whether it is time to claim: slots are free, or a quarter of the jobs claimed ahead has begun."""
         return len(self._waiting) <= self.ahead * 3 // 4 and self.room() > 0
 
-    def rooms(self) -> dict[str, int]:
-        """How many more jobs each queue may give, in order of the queues; a full one is left out."""
+    def room_by_queue(self) -> dict[str, int]:
+        """How many more jobs each queue may give, in the order of the queues; a full queue is left out."""
         space = self.room()
         rooms = {q: min(space, self._limits[q] - self._held[q]) if q in self._limits else space for q in self._queues}
         return {queue: room for queue, room in rooms.items() if room > 0}
@@ -78,46 +78,46 @@ class Slots:
         return self.total + self.ahead - len(self._running) - len(self._waiting) - self._reserved
 
     def reserve(self, most: int) -> dict[str, int]:
-        """Set room aside for up to `most` jobs, half of what there is; return it by queue, as `rooms` does."""
+        """Reserve half of the room, for at most `most` jobs; return it as `room_by_queue` does."""
         self._reserved = min((self.room() + 1) // 2, most)
-        rooms = {queue: min(room, self._reserved) for queue, room in self.rooms().items() if self._reserved}
+        rooms = {queue: min(room, self._reserved) for queue, room in self.room_by_queue().items() if self._reserved}
         self._held.update(rooms)
         return rooms
 
     def unreserve(self, rooms: dict[str, int]) -> None:
-        """Give back what was set aside. `rooms` is empty afterwards."""
+        """Give up a reservation, and empty `rooms`: a second call with it changes nothing."""
         self._reserved = 0
         self._held.subtract(rooms)
         rooms.clear()
 
-    def admit(self, job: ClaimedJob) -> None:
+    def add_waiting(self, job: ClaimedJob) -> None:
         """Let a claimed job wait for its slot."""
         self._held[job.queue] += 1
         self._waiting.append(job)
         self._emptied.clear()
 
-    def begin(self) -> Running | None:
-        """Put the job that has waited longest into a slot, if both are there."""
+    def begin_next(self) -> RunningJob | None:
+        """Put the job that has waited longest into a slot; None if no job waits or no slot is free."""
         if not self.can_begin:
             return None
-        running = Running(job=self._waiting.popleft())
+        running = RunningJob(job=self._waiting.popleft())
         self._running.add(running)
         return running
 
-    def give_back(self, running: Running) -> None:
-        """Empty a slot."""
+    def free(self, running: RunningJob) -> None:
+        """Empty a slot: its job has ended."""
         self._running.discard(running)
         self.ended += 1
-        self._leave(running.job)
+        self._let_go(running.job)
 
-    def turn_away(self, jobs: Collection[ClaimedJob]) -> None:
-        """Let jobs that wait go without having run."""
-        gone = {job.id for job in jobs}
-        self._waiting = deque(job for job in self._waiting if job.id not in gone)
+    def drop_waiting(self, jobs: Collection[ClaimedJob]) -> None:
+        """Let go of jobs that wait, without having run them."""
+        dropped = {job.id for job in jobs}
+        self._waiting = deque(job for job in self._waiting if job.id not in dropped)
         for job in jobs:
-            self._leave(job)
+            self._let_go(job)
 
-    def _leave(self, job: ClaimedJob) -> None:
+    def _let_go(self, job: ClaimedJob) -> None:
         self._held[job.queue] -= 1
         if not self._running and not self._waiting:
             self._emptied.set()

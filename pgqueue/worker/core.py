@@ -1,0 +1,41 @@
+"""What all parts of a running worker share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgqueue.app import App
+from pgqueue.process.heartbeat import Identity, describe_process
+from pgqueue.queries import Queries
+from pgqueue.worker.settings import WorkerSettings
+from pgqueue.worker.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a worker serves: queues, in order; the tasks it knows, and the newest version of each that it can read."""
+
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCore:
+    """The app, settings, slots and identity of one running worker, handed to each of its parts."""
+
+    app: App
+    settings: WorkerSettings
+    served: Served
+    slots: Slots
+    identity: Identity
+
+    @classmethod
+    def of(cls, app: App, settings: WorkerSettings, served: Served, slots: Slots) -> "WorkerCore":
+        """Return a core with a new identity. Its row is inserted when the identity starts."""
+        info = describe_process("worker", settings.lease_seconds, served.queues, app.tasks.announced(), slots.total)
+        return cls(app, settings, served, slots, Identity(app.database, app.queries, info))
+
+    @property
+    def queries(self) -> Queries:
+        """The statements of the app's schema."""
+        return self.app.queries

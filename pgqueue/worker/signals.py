@@ -1,0 +1,41 @@
+"""How one part of a running worker lets another part know that something has happened."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from pgqueue.jobs.job import ClaimedJob
+
+
+def ignore(*_: object) -> None:
+    """Do nothing: the signal is not connected."""
+
+
+@dataclass(slots=True, eq=False)
+class WorkerSignals:
+    """One attribute for each thing that happens in one part and concerns another: the method of the part that acts.
+
+    `RunningWorker` connects all of them once, when every part exists. A signal is called, without a frame in between.
+    A part on its own, as in a test, has signals that do nothing.
+    """
+
+    # Jobs
+    jobs_claimed: Callable[[Sequence[ClaimedJob]], None] = ignore
+    slot_freed: Callable[[], None] = ignore  # or jobs that waited for one were released
+    cancellations_found: Callable[[Collection[int]], None] = ignore  # of these jobs of this worker
+    jobs_moved: Callable[[Collection[int]], None] = ignore  # out of `running`; committed
+    job_put_back: Callable[[ClaimedJob, float], None] = ignore  # it is due in so many seconds
+    outcomes_written: Callable[[], None] = ignore  # a batch of them: fewer wait now
+    jobs_rescued: Callable[[], None] = ignore
+    held_jobs: Callable[[], list[int]] = list  # the one question: which jobs does this worker have?
+
+    # The worker itself
+    heartbeat_overdue: Callable[[], None] = ignore
+    heartbeat_recovered: Callable[[], None] = ignore
+    cannot_run_jobs: Callable[[], None] = ignore  # child processes cannot be had any more
+
+    # Notifications from the database, which are hints
+    listening: Callable[[], None] = ignore  # earlier notifications were missed
+    job_committed: Callable[[], None] = ignore  # in a queue that this worker serves
+    cancellation_requested: Callable[[], None] = ignore  # of a job of any worker
+    worker_died: Callable[[], None] = ignore
+    job_awaited: Callable[[], None] = ignore
