@@ -40,8 +40,8 @@ from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.registry import Tasks, task_name
 from pgqueue.tasks.rules import CallOptions, TaskOptions, call_rules, task_rules
-from pgqueue.tasks.spec import TaskSpec
-from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_BYTES
+from pgqueue.tasks.spec import TaskSettings, TaskSpec
+from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.tasks.versions import Upcaster
 from pgqueue.timing import LIMIT, check_optional_duration
 
@@ -88,7 +88,7 @@ class App(WaitVerbs):
         codec: Codec | None = None,
         max_args_bytes: int = MAX_ARGS_BYTES,
         result_ttl: float | timedelta | None = None,
-        max_result_bytes: int = MAX_BYTES,
+        max_result_bytes: int = MAX_RESULT_BYTES,
         pgbouncer: bool = False,
         listen_dsn: str | None = None,
     ) -> None:
@@ -232,36 +232,36 @@ class App(WaitVerbs):
         if max_attempts is None:
             # A list of three delays means three retries.
             max_attempts = len(policy.seconds) + 1 if isinstance(policy, Delays) else self.max_attempts
-        settings: dict[str, Any] = {
-            "queue": self.queue if queue is None else check_queue(queue),
-            "priority": priority,
-            "max_attempts": max_attempts,
-            "retry": policy,
-            "retry_on": check_error_types("retry_on", retry_on),
-            "no_retry_on": check_error_types("no_retry_on", no_retry_on),
-            "timeout": check_optional_duration("timeout", timeout, LIMIT),
-            "soft_timeout": check_optional_duration("soft_timeout", soft_timeout, LIMIT),
-            "isolation": isolation,
-            "max_crashes": self.max_crashes if max_crashes is None else check_count("max_crashes", max_crashes),
-            "retention": check_retention(retention),
-            "store_result": check_store_result(store_result, result_ttl),
-            "result_ttl": self.result_ttl
+        settings = TaskSettings(
+            queue=self.queue if queue is None else check_queue(queue),
+            priority=priority,
+            max_attempts=max_attempts,
+            retry=policy,
+            retry_on=check_error_types("retry_on", retry_on),
+            no_retry_on=check_error_types("no_retry_on", no_retry_on),
+            timeout=check_optional_duration("timeout", timeout, LIMIT),
+            soft_timeout=check_optional_duration("soft_timeout", soft_timeout, LIMIT),
+            isolation=isolation,
+            max_crashes=self.max_crashes if max_crashes is None else check_count("max_crashes", max_crashes),
+            retention=check_retention(retention),
+            store_result=check_store_result(store_result, result_ttl),
+            result_ttl=self.result_ttl
             if result_ttl is None
             else check_optional_duration("result_ttl", result_ttl, LIMIT),
-            "max_result_bytes": self.max_result_bytes,
-            "tags": tuple(tags),
-            "rules": task_rules(conditions),
-            "version": version,
-            "upcasters": upcasters or {},
-            "aliases": aliases,
-            "max_args_bytes": self.max_args_bytes
+            max_result_bytes=self.max_result_bytes,
+            tags=tuple(tags),
+            rules=task_rules(conditions),
+            version=version,
+            upcasters=upcasters or {},
+            aliases=aliases,
+            max_args_bytes=self.max_args_bytes
             if max_args_bytes is None
             else check_count("max_args_bytes", max_args_bytes, 100_000_000),
-            "codec": self.codec,
-        }
+            codec=self.codec,
+        )
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
-            spec = TaskSpec(name=name or task_name(function), function=function, **settings)
+            spec = TaskSpec.of(name or task_name(function), function, settings)
             self.tasks.add(spec)
             return Task(self, spec)
 

@@ -22,7 +22,7 @@ def list_tasks(app: AppRef = None, as_json: AsJson = False) -> None:
     if as_json:
         output.print_json([_facts(spec) for spec in specs])
         return
-    rows = [(s.name, str(s.signature), s.queue, s.version, s.aliases, _summary(s)) for s in specs]
+    rows = [(s.name, str(s.coder.signature), s.queue, s.version, s.aliases, _summary(s)) for s in specs]
     output.print_table("tasks", ("task", "takes", "queue", "version", "aliases", "what it does"), rows)
 
 
@@ -46,7 +46,7 @@ def _facts(spec: TaskSpec) -> dict[str, Any]:
     names = ("name", "aliases", "version", "queue", "priority", "max_attempts", "timeout", "isolation", "tags")
     facts = {name: getattr(spec, name) for name in names}
     facts["upcasts_from"] = sorted(spec.upcasters)
-    return facts | {"max_args_bytes": spec.max_args_bytes, "takes": str(spec.signature), "about": _summary(spec)}
+    return facts | {"max_args_bytes": spec.max_args_bytes, "takes": str(spec.coder.signature), "about": _summary(spec)}
 
 
 def _summary(spec: TaskSpec) -> str:

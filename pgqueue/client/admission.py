@@ -82,7 +82,7 @@ class Admission:
         for (at, job), entry in zip(waiting, entries, strict=True):
             if entry.admitted:
                 self._finish(at, entry)
-            elif conditions_of(job).hash is not None and not entry.took_key:
+            elif conditions_of(job).key_hash is not None and not entry.took_key:
                 throttled.append(at)
             else:
                 rivalled.append(at)
@@ -92,7 +92,11 @@ class Admission:
         return throttled, rivalled
 
     def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[AdmissionResult]]:
-        if len(jobs) == 1 and conditions_of(jobs[0]).hash is not None and conditions_of(jobs[0]).alone is None:
+        if (
+            len(jobs) == 1
+            and conditions_of(jobs[0]).key_hash is not None
+            and conditions_of(jobs[0]).unique_hash is None
+        ):
             return self._queries.jobs.enqueue_one_keyed(jobs[0], guarded=guarded)
         return self._queries.jobs.enqueue_conditionally(jobs, guarded=guarded)
 
@@ -184,7 +188,7 @@ class Batch:
         for at, job in enumerate(given):
             conditions = conditions_of(job)
             key = (
-                conditions.alone or conditions.hash or f"{at:09}"
+                conditions.unique_hash or conditions.key_hash or f"{at:09}"
             )  # in this order: with a window or without, one order
             kept[key] = _again(kept[key], job) if key in kept else job
             keys.append(key)

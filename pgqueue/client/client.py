@@ -12,7 +12,7 @@ from pgqueue.client.waiting import WaitHandle
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job import Job, JobState, NewJob
-from pgqueue.tasks.storable import check_json_object
+from pgqueue.tasks.storable import encode_unregistered
 
 
 class Client:
@@ -68,15 +68,15 @@ class Client:
             )
         values: list[dict[str, Any]] = []
         if spec is None:
-            text = check_json_object(task, given, self._home.max_args_bytes)
+            text = encode_unregistered(task, given, self._home.max_args_bytes)
             values.append(dict(given))
         else:
-            text = spec.encode((), given, values)
+            text = spec.coder.encode((), given, values)
         options = self._options
         if spec is not None and (spec.rules is not None or options.rules is not None):
             options = replace(options, rules=spec.rules_of(options.rules))
         elif options.rules is not None:
-            options.rules.check_alone(task, given)
+            options.rules.check_unregistered(task, given)
         return new_job(text, options, spec, task, self._home, values[0])
 
 

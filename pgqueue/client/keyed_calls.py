@@ -10,12 +10,12 @@ from pgqueue.client.chunks import arrays, chunks
 from pgqueue.db.steps import Steps
 from pgqueue.errors import IdempotencyConflict
 from pgqueue.jobs.job import NewJob
-from pgqueue.jobs.keys import WINDOW, Conditions, digest, key_hashes
+from pgqueue.jobs.keys import WINDOW, Conditions, hash_arguments, key_hashes
 from pgqueue.queries import Queries
 from pgqueue.queries.jobs.enqueue import AdmissionResult, conditions_of
 from pgqueue.queries.jobs.enqueue_keyed import KeyedIds
 from pgqueue.queries.jobs.keys import KeyHolder
-from pgqueue.tasks.rules import KeyOf, Rules
+from pgqueue.tasks.rules import KeyFunction, Rules
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import with_version
 
@@ -55,9 +55,9 @@ class KeyedCalls:
         Raises InvalidArguments, InvalidOption, and IdempotencyConflict for one key that stands for two requests.
         """
         given = list(calls)
-        values: list[dict[str, Any]] | None = [] if isinstance(rules.key, KeyOf) else None
-        blocks = list(spec.encode_many(given, values))
-        rules.check_count(len(given))
+        values: list[dict[str, Any]] | None = [] if isinstance(rules.key, KeyFunction) else None
+        blocks = list(spec.coder.encode_many(given, values))
+        rules.check_key_count(len(given))
         keys = _by_args(spec, given, blocks) if rules.key is True else rules.keys(len(given), values or ())
         hashes = _hashes(spec.name, keys)
         like = like.again("", Conditions(window=rules.window or WINDOW, expires=rules.expires))
@@ -132,14 +132,14 @@ class KeyedCalls:
 
     def _job(self, at: int) -> NewJob:
         shared = conditions_of(self.like)
-        conditions = shared._replace(key=self.keys[at], hash=self.hashes[at], by_args=self.by_args)
-        return self.like.again(self.spec.encode_at(at, self.calls[at]), conditions)
+        conditions = shared._replace(key=self.keys[at], key_hash=self.hashes[at], by_args=self.by_args)
+        return self.like.again(self.spec.coder.encode_at(at, self.calls[at]), conditions)
 
     def _check_same(self) -> None:
         """Refuse calls with the same key and other arguments."""
         for at, first in self.first.items():
-            one, other = (self.spec.encode_at(n, self.calls[n]) for n in (first, at))
-            same = self.by_args or one == other or digest(json.loads(one)) == digest(json.loads(other))
+            one, other = (self.spec.coder.encode_at(n, self.calls[n]) for n in (first, at))
+            same = self.by_args or one == other or hash_arguments(json.loads(one)) == hash_arguments(json.loads(other))
             if not same:
                 raise IdempotencyConflict(self.spec.name, str(self.keys[at]), None)
 
@@ -147,10 +147,12 @@ class KeyedCalls:
 def _by_args(spec: TaskSpec, calls: list[Call], blocks: list[tuple[int, str]]) -> list[str]:
     """Return keys made of all arguments, as JSON has them before they are sealed."""
     if spec.codec is not None:
-        texts = [spec.encode_at(at, call) for at, call in enumerate(calls)]
+        texts = [spec.coder.encode_at(at, call) for at, call in enumerate(calls)]
     else:
         texts = [text for _, text in blocks]
-    return [digest(spec.completed(arguments), spec.name) for arguments in json.loads(f"[{','.join(texts)}]")]
+    return [
+        hash_arguments(spec.coder.complete(arguments), spec.name) for arguments in json.loads(f"[{','.join(texts)}]")
+    ]
 
 
 def _hashes(task: str, keys: Sequence[str | None]) -> list[str | None]:
@@ -170,7 +172,7 @@ def _sorted(spec: TaskSpec, calls: list[Call], hashes: list[str | None], first: 
     """Yield the calls, each key once, in the order of their keys. They are written anew, for texts are of a block."""
     order = sorted((at for at in range(len(calls)) if at not in first), key=lambda at: hashes[at] or "")
     begin = 0
-    for count, text in arrays(list(spec.encode_many(calls[at] for at in order))):
+    for count, text in arrays(list(spec.coder.encode_many(calls[at] for at in order))):
         yield Part(text, order[begin : begin + count])
         begin += count
 

@@ -49,7 +49,7 @@ def new_job(
 
 
 def _whole(spec: TaskSpec | None, args: str) -> dict[str, Any]:
-    whole: dict[str, Any] = spec.whole(args) if spec else json.loads(args)
+    whole: dict[str, Any] = spec.coder.complete_text(args) if spec else json.loads(args)
     return whole
 
 

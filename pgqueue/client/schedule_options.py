@@ -12,7 +12,7 @@ from pgqueue.config import check_name
 from pgqueue.errors import InvalidPlan
 from pgqueue.schedules.plan import At, Plan, as_plan, check_moment
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.tasks.storable import check_json_object
+from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.timing import seconds
 
 GivenPlan: TypeAlias = str | float | timedelta | datetime | Plan
@@ -57,7 +57,7 @@ def build(
     names = ("queue", "priority", "delay", "max_attempts", "tags")
     asked = Options(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
     spec, args = home.tasks.get(task), options.get("args") or {}
-    text = spec.encode((), args) if spec else check_json_object(task, args, home.max_args_bytes)
+    text = spec.coder.encode((), args) if spec else encode_unregistered(task, args, home.max_args_bytes)
     job = new_job(text, asked, spec, task, home)
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
 
@@ -92,7 +92,9 @@ def edited(home: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime |
         job["tags"] = tuple(asked.tags or ())
     if "args" in o:
         spec, args = home.tasks.get(old.job.task), o["args"] or {}
-        job["args"] = spec.encode((), args) if spec else check_json_object(old.job.task, args, home.max_args_bytes)
+        job["args"] = (
+            spec.coder.encode((), args) if spec else encode_unregistered(old.job.task, args, home.max_args_bytes)
+        )
         job["version"] = spec.version if spec else 1
     timing, when = _timing(o), old.plan
     if plan is not None or at is not None:

@@ -54,7 +54,7 @@ class Enqueuer(Generic[P, R]):
         if self._options.rules is not None:
             ids = self._session.insert_all(self._bulk(calls, self._options.rules))
         else:
-            ids = self._session.insert_many(self._alike(), list(self._spec.encode_many(calls)))
+            ids = self._session.insert_many(self._alike(), list(self._spec.coder.encode_many(calls)))
         inline = self._app.backend.inline
         return ids if inline is None else inline.run_many(ids)
 
@@ -66,23 +66,23 @@ class Enqueuer(Generic[P, R]):
         if self._options.rules is not None:
             ids = await self._session.ainsert_all(self._bulk(calls, self._options.rules))
         else:
-            ids = await self._session.ainsert_many(self._alike(), list(self._spec.encode_many(calls)))
+            ids = await self._session.ainsert_many(self._alike(), list(self._spec.coder.encode_many(calls)))
         inline = self._app.backend.inline
         return ids if inline is None else await inline.arun_many(ids)
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, options = self._spec, self._options
         if options.rules is None:
-            return new_job(spec.encode(args, kwargs), options, spec, spec.name, self._app)
+            return new_job(spec.coder.encode(args, kwargs), options, spec, spec.name, self._app)
         values: list[dict[str, Any]] = []
-        return new_job(spec.encode(args, kwargs, values), options, spec, spec.name, self._app, values[0])
+        return new_job(spec.coder.encode(args, kwargs, values), options, spec, spec.name, self._app, values[0])
 
     def _alike(self) -> NewJob:
         return new_job("", self._options, self._spec, self._spec.name, self._app)
 
     def _bulk(self, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
         like = new_job("", replace(self._options, rules=None), self._spec, self._spec.name, self._app)
-        if rules.admits_by_key():
+        if rules.key is not None:
             return KeyedCalls.of(self._spec, like, rules, calls)
         return Batch.of(list(self._each(calls, rules, like)))
 
@@ -91,10 +91,10 @@ class Enqueuer(Generic[P, R]):
         spec, count = self._spec, 0
         for at, call in enumerate(calls):
             values: list[dict[str, Any]] = []
-            text = spec.encode_at(at, call, values)
-            yield like.again(text, rules.conditions(spec.name, partial(spec.whole, text), values[0], at))
+            text = spec.coder.encode_at(at, call, values)
+            yield like.again(text, rules.conditions(spec.name, partial(spec.coder.complete_text, text), values[0], at))
             count += 1
-        rules.check_count(count)
+        rules.check_key_count(count)
 
 
 class Task(Enqueuer[P, R]):

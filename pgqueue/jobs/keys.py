@@ -1,4 +1,4 @@
-"""On which terms a job is let in: the key that admits one, and until when it must have started."""
+"""The conditions under which a job is inserted: the key that it must get, and when it expires."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,6 @@ from pgqueue.timing import LIMIT, Seconds, check_optional_duration
 OnConflict: TypeAlias = Literal["skip", "replace", "raise"]
 While: TypeAlias = Literal["pending", "live"]
 
-
 WINDOW = 86400.0  # seconds that an idempotency key stays taken
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
@@ -22,10 +21,10 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 class Unique:
     """At most one job of a task for each value of some arguments; those named in `by`, or all.
 
-    `while_="pending"`: among the jobs that no worker has taken yet. `"live"`: also among those that run or wait for
+    `while_="pending"`: among the jobs that no worker has claimed yet. `"live"`: also among those that run or wait for
     another attempt. With a `window` (seconds or timedelta) also not more than one enqueued per window, whatever became
-    of it. What a call does that meets another job: `"skip"` returns that job, `"replace"` gives it the arguments, run
-    time and options of the call if it has not started, `"raise"` raises DuplicateJob.
+    of it. `on_conflict` says what a call does if another job has the key: `"skip"` returns that job, `"replace"` gives
+    it the arguments, run time and options of the call if it has not started, `"raise"` raises DuplicateJob.
     """
 
     by: str | Sequence[str] | None = None
@@ -45,31 +44,37 @@ class Unique:
 
 
 class Conditions(NamedTuple):
-    """The terms of one job. `key` is its idempotency key, `unique` its unique key; one of them at most. `expires` is a
-    time, or seconds from the enqueueing on.
+    """The conditions of one job. `key` is its idempotency key, `unique` its unique key; one of them at most. `expires`
+    is a time, or seconds after the enqueueing.
 
-    `hash` stands for a key that stays taken for `window` seconds, whatever becomes of the job; `alone` for one that
-    only a job that is there can hold. `by_args`: the key is made of all arguments, so it cannot come with others.
+    `key_hash` stands for a key that stays taken for `window` seconds, whatever becomes of the job; `unique_hash` for
+    one that is taken only while a job holds it: until that is claimed, or with `while_live` until it ends. `by_args`:
+    the key is made of all arguments, so it cannot come back with others.
     """
 
     key: str | None = None
     unique: str | None = None
-    hash: str | None = None
+    key_hash: str | None = None
     window: float | None = None
-    alone: str | None = None
-    live: bool = False
+    unique_hash: str | None = None
+    while_live: bool = False
     on_conflict: OnConflict = "skip"
     expires: datetime | float | None = None
     by_args: bool = False
 
 
-def digest(args: Mapping[str, Any], task: str = "") -> str:
-    """Return a hash of arguments, and of a task: the same for the same ones, in whatever order they were written."""
-    return _sha256(f"{task}\n{_canonical(args)}".encode())
+def canonical(arguments: Mapping[str, Any]) -> str:
+    """Return arguments as JSON that is the same in whatever order they were passed."""
+    return _CANONICAL.encode(arguments)
+
+
+def hash_arguments(arguments: Mapping[str, Any], task: str = "") -> str:
+    """Return a hash of a task's arguments: the same for equal ones, in whatever order they were passed."""
+    return _sha256(f"{task}\n{canonical(arguments)}")
 
 
 def key_hashes(task: str, keys: Iterable[str]) -> list[str]:
-    """Return what idempotency keys of a task are in the table of keys: 128 bits each, as hexadecimal digits."""
+    """Return idempotency keys of a task as idempotency_key stores them: 128 bits each, as hexadecimal digits."""
     begun, hashes = sha256(f"{task}\n".encode()), []
     for key in keys:
         hashed = begun.copy()
@@ -78,18 +83,24 @@ def key_hashes(task: str, keys: Iterable[str]) -> list[str]:
     return hashes
 
 
+def unique_hash(task: str, key: str) -> str:
+    """Return a unique key of a task as job_live stores it."""
+    return _sha256(f"{task}\n{key}")
+
+
+def window_hash(task: str, key: str) -> str:
+    """Return a unique key of a task as idempotency_key stores it, for its window.
+
+    No text has a NUL in it, so this is no idempotency key's hash; and no name of a task has a line break in it.
+    """
+    return _sha256(f"\x00{task}\n{key}")[:32]
+
+
 def check_on_conflict(given: object) -> None:
-    """Refuse what is no way to meet another job."""
+    """Refuse anything but a way to treat a conflict with another job."""
     if given not in get_args(OnConflict):
         raise InvalidOption(f"on_conflict={given!r} cannot be used: give skip, replace or raise")
 
 
-def _canonical(value: object) -> str:
-    return _CANONICAL.encode(value)
-
-
-def _sha256(text: bytes) -> str:
-    return sha256(text).hexdigest()
-
-
-_UNIQUE = Unique()
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The rules of a task and of a call: keys, uniqueness and expiry, made from the arguments."""
+"""The rules by which a task, or a call, gives its jobs conditions: keys made from their arguments, and expiry."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,32 +10,32 @@ from typing_extensions import TypedDict
 
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.keys import (
-    _UNIQUE,
     WINDOW,
     Conditions,
     OnConflict,
     Unique,
-    _canonical,
-    _sha256,
+    canonical,
     check_on_conflict,
-    digest,
+    hash_arguments,
     key_hashes,
+    unique_hash,
+    window_hash,
 )
 from pgqueue.timing import LIMIT, Seconds, check_duration, check_optional_duration, seconds
 
 MakeKey: TypeAlias = Callable[..., str | None]
 Keys: TypeAlias = str | MakeKey | Sequence[str | None]
+GetArguments: TypeAlias = Callable[[], Mapping[str, Any]]
 
-
-Whole: TypeAlias = Callable[[], Mapping[str, Any]]
+_UNIQUE = Unique()  # the settings of a unique key that a call gives as text
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of `using(…)` that make terms.
+    """The options of `using(…)` that make conditions.
 
     `idempotency_key` and `unique_key`: a text, a function of the job's arguments by name that returns one (or None for
-    no key), or for `enqueue_many` a list with one for each call. `expires`: seconds or a timedelta from the enqueueing
-    on, or an aware datetime.
+    no key), or for `enqueue_many` a list with one for each call. `expires`: seconds or a timedelta after the
+    enqueueing, or an aware datetime.
     """
 
     idempotency_key: Keys | None
@@ -47,7 +47,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class TaskOptions(TypedDict, total=False):
-    """The options of `@app.task(…)` that make terms: as those of a call, but for `idempotent`: True makes a key of all
+    """The options of `@app.task(…)` that make conditions: those of a call, and `idempotent`: True makes a key of all
     arguments, a function returns one."""
 
     idempotent: bool | MakeKey
@@ -57,15 +57,15 @@ class TaskOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyOf:
-    """A key that is a function of the arguments. `names` are those it takes; None: all."""
+class KeyFunction:
+    """A function that makes a key from arguments. `names` are the arguments that it takes; None: all."""
 
     function: MakeKey
     names: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, function: MakeKey) -> "KeyOf":
-        """Look at which arguments the function takes."""
+    def of(cls, function: MakeKey) -> "KeyFunction":
+        """Return the function with the names of the arguments that it takes."""
         parameters = inspect.signature(function).parameters.values()
         if any(p.kind == p.VAR_KEYWORD for p in parameters):
             return cls(function, None)
@@ -81,11 +81,14 @@ class KeyOf:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a task says about the terms of its jobs, or a call about those it makes; None: nothing."""
+    """The rules of a task, or of a call; None where it has none.
 
-    key: str | KeyOf | tuple[str | None, ...] | Literal[True] | None = None
+    `key` is a key as text, a function that makes one, a key for each of many calls, or True: made of all arguments.
+    """
+
+    key: str | KeyFunction | tuple[str | None, ...] | Literal[True] | None = None
     window: float | None = None
-    unique_key: str | KeyOf | tuple[str | None, ...] | None = None
+    unique_key: str | KeyFunction | tuple[str | None, ...] | None = None
     unique: Unique | None = None
     on_conflict: OnConflict | None = None
     expires: datetime | float | None = None
@@ -96,70 +99,81 @@ class Rules:
                 "idempotency_key (or idempotent) and unique_key (or unique) exclude each other: give one of them"
             )
 
-    def over(self, other: "Rules | None") -> "Rules":
-        """Return these rules of a call, and a task's where they say nothing. Raises InvalidOption for what says
-        something about a key where there is none: it would be passed over in silence."""
-        pairs = {name: (getattr(self, name), getattr(other, name, None)) for name in self.__slots__}
-        rules = Rules(**{name: theirs if own is None else own for name, (own, theirs) in pairs.items()})
+    def with_defaults(self, defaults: "Rules | None") -> "Rules":
+        """Return these rules of a call, and a task's where the call has none.
+
+        Raises InvalidOption for an option about a key where there is no key: it would have no effect.
+        """
+        pairs = {name: (getattr(self, name), getattr(defaults, name, None)) for name in self.__slots__}
+        rules = Rules(**{name: default if own is None else own for name, (own, default) in pairs.items()})
         if self.on_conflict is not None and rules.unique is None and rules.unique_key is None:
             raise InvalidOption("on_conflict goes with unique_key or unique: give one of them")
         if self.window is not None and rules.key is None:
             raise InvalidOption("idempotency_window goes with idempotency_key or idempotent: give one of them")
         return rules
 
-    def check_alone(self, task: str, args: Mapping[str, Any]) -> None:
-        """Refuse rules for a task that is not registered here, if they mean nothing, or a call lacks what they name."""
-        self.over(None)
+    def argument_names(self) -> Collection[str]:
+        """Return the arguments that the rules name."""
+        of_key = self.key.names or () if isinstance(self.key, KeyFunction) else ()
+        return (*of_key, *((self.unique and self.unique.by) or ()))
+
+    def check_unregistered(self, task: str, args: Mapping[str, Any]) -> None:
+        """Refuse rules for a call of a task that is not registered here, if they have no effect, or name arguments that
+        the call lacks."""
+        self.with_defaults(None)
         missing = sorted({*((self.unique and self.unique.by) or ())} - set(args))
         if missing:
             raise InvalidOption(f"Unique(by=…) names {', '.join(missing)}: no argument of this call of {task}")
 
-    def check_count(self, count: int) -> None:
+    def check_key_count(self, calls: int) -> None:
         """Refuse a list of keys that has not one for each of the calls."""
         for option, keys in (("idempotency_key", self.key), ("unique_key", self.unique_key)):
-            if isinstance(keys, tuple) and len(keys) != count:
-                raise InvalidOption(f"{option}: {len(keys)} keys for {count} calls: give one for each, or None")
+            if isinstance(keys, tuple) and len(keys) != calls:
+                raise InvalidOption(f"{option}: {len(keys)} keys for {calls} calls: give one for each, or None")
 
-    def conditions(self, task: str, whole: Whole, values: Mapping[str, Any], at: int | None) -> Conditions:
-        """Return the terms of a job of a task: `whole` gives its arguments as JSON has them, `values` are the same as
-        Python has them, `at` is its position in `enqueue_many`."""
+    def conditions(
+        self, task: str, all_arguments: GetArguments, values: Mapping[str, Any], at: int | None
+    ) -> Conditions:
+        """Return the conditions of a job: `all_arguments` gives its arguments as JSON has them, defaults among them;
+        `values` are the same as Python has them; `at` is its position in `enqueue_many`."""
         if self.unique is None and self.unique_key is None:
             if self.key is None:
                 return Conditions(expires=self.expires)
             by_args = self.key is True
-            key = digest(whole(), task) if self.key is True else _key("idempotency_key", self.key, values, at)
+            key = (
+                hash_arguments(all_arguments(), task)
+                if self.key is True
+                else _key("idempotency_key", self.key, values, at)
+            )
             hashed = None if key is None else key_hashes(task, [key])[0]
             return Conditions(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires, by_args)
         if self.unique_key is None and self.unique is not None:
-            return self._unique_terms(task, _unique_key(whole(), self.unique.by))
-        return self._unique_terms(task, _key("unique_key", self.unique_key, values, at))
+            return self._unique_conditions(task, _unique_key(all_arguments(), self.unique.by))
+        return self._unique_conditions(task, _key("unique_key", self.unique_key, values, at))
 
-    def admits_by_key(self) -> bool:
-        """Whether idempotency keys are what decides about its jobs."""
-        return self.key is not None and self.unique is None and self.unique_key is None
-
-    def keys(self, count: int, values: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
-        """Return the idempotency keys of so many calls: one for each as given, or a function of its arguments."""
+    def keys(self, calls: int, values: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
+        """Return the idempotency keys of so many calls: as given, or made from the arguments of each."""
         if isinstance(self.key, tuple):
             return self.key
         if isinstance(self.key, str):
-            return (self.key,) * count
+            return (self.key,) * calls
         return [_key("idempotency_key", self.key, value, None) for value in values]  # type: ignore[arg-type]  # not True
 
-    def _unique_terms(self, task: str, key: str | None) -> Conditions:
+    def _unique_conditions(self, task: str, key: str | None) -> Conditions:
         if key is None:
             return Conditions(expires=self.expires)
         rule = self.unique or _UNIQUE
         window = None if rule.window is None else seconds(rule.window)
-        # No text has a NUL in it, so this is nobody's idempotency key; and no name of a task has a line break in it.
-        hashed = None if window is None else _sha256(f"\x00{task}\n{key}".encode())[:32]
-        alone, on_conflict = _sha256(f"{task}\n{key}".encode()), self.on_conflict or rule.on_conflict
-        return Conditions(None, key, hashed, window, alone, rule.while_ == "live", on_conflict, self.expires)
+        hashed = None if window is None else window_hash(task, key)
+        on_conflict = self.on_conflict or rule.on_conflict
+        return Conditions(
+            None, key, hashed, window, unique_hash(task, key), rule.while_ == "live", on_conflict, self.expires
+        )
 
 
 def call_rules(options: CallOptions) -> Rules | None:
-    """Return what the options of a call say; None where they say nothing. Raises InvalidOption, and TypeError for what
-    is no option."""
+    """Return the rules that the options of a call make; None if they make none. Raises InvalidOption, and TypeError for
+    an unknown option."""
     given = _given(options, CallOptions)
     if not given:
         return None
@@ -175,7 +189,7 @@ def call_rules(options: CallOptions) -> Rules | None:
 
 
 def task_rules(options: TaskOptions) -> Rules | None:
-    """Return what the options of a task say; None where they say nothing. Raises as `call_rules`."""
+    """Return the rules that the options of a task make; None if they make none. Raises as `call_rules` does."""
     given = _given(options, TaskOptions)
     idempotent = given.pop("idempotent", False)
     if not isinstance(idempotent, bool) and not callable(idempotent):
@@ -184,18 +198,12 @@ def task_rules(options: TaskOptions) -> Rules | None:
         return None
     if isinstance(given.get("expires"), datetime):
         raise InvalidOption(f"expires={given['expires']!r} cannot be used for a task: give seconds or a timedelta")
-    key = KeyOf.of(idempotent) if not isinstance(idempotent, bool) else idempotent or None
+    key = KeyFunction.of(idempotent) if not isinstance(idempotent, bool) else idempotent or None
     return Rules(key, _window(given), None, _unique(given), None, check_expires(given.get("expires")))
 
 
-def named(rules: Rules) -> Collection[str]:
-    """Return the arguments that the rules of a task name."""
-    of_key = rules.key.names or () if isinstance(rules.key, KeyOf) else ()
-    return (*of_key, *((rules.unique and rules.unique.by) or ()))
-
-
 def check_expires(expires: object) -> datetime | float | None:
-    """Return an expiry as a time or in seconds; refuse one that is neither, or out of bounds."""
+    """Return an expiry as a time or in seconds. Raises InvalidOption unless it is one within the bounds."""
     if expires is None:
         return None
     if not isinstance(expires, datetime):
@@ -208,7 +216,7 @@ def check_expires(expires: object) -> datetime | float | None:
 
 
 def check_starts_in_time(run_at: datetime | None, delay: float | None, expires: datetime | float | None) -> None:
-    """Refuse a job that would expire before it may run, as far as that can be told without the database's clock."""
+    """Refuse a job that would expire before it may run, where that shows without the database's clock."""
     due = run_at if isinstance(expires, datetime) else delay
     if expires is not None and due is not None and expires <= due:  # type: ignore[operator]  # of one kind
         raise InvalidOption(f"expires={expires!r} is not later than run_at or delay ({due!r}): it would never run")
@@ -232,31 +240,31 @@ def _unique(given: Mapping[str, Any]) -> Unique | None:
     return unique
 
 
-def _keys(option: str, keys: object) -> str | KeyOf | tuple[str | None, ...] | None:
+def _keys(option: str, keys: object) -> str | KeyFunction | tuple[str | None, ...] | None:
     if callable(keys):
-        return KeyOf.of(keys)
+        return KeyFunction.of(keys)
     if isinstance(keys, (list, tuple)):
         return _check_keys(option, keys)
     return None if keys is None else _check_key(option, keys)
 
 
 def _key(
-    option: str, given: str | KeyOf | tuple[str | None, ...] | None, values: Mapping[str, Any], at: int | None
+    option: str, given: str | KeyFunction | tuple[str | None, ...] | None, values: Mapping[str, Any], at: int | None
 ) -> str | None:
-    if isinstance(given, KeyOf):
+    if isinstance(given, KeyFunction):
         key = given(values)
         return None if key is None else _check_key(option, key)
     if not isinstance(given, tuple):
-        return given  # texts were checked when they were given
+        return given  # texts were checked when the call's options were read
     if at is None:
         raise InvalidOption(f"{option}: a list of keys goes with enqueue_many(); give one text")
     return given[at] if at < len(given) else None
 
 
 def _check_keys(option: str, keys: Sequence[object]) -> tuple[str | None, ...]:
-    """Check many at once; if there is anything to be said, or None among them, one after the other."""
+    """Check many keys at once; and one after the other only if one is None or wrong."""
     try:
-        joined = "".join(keys)  # type: ignore[arg-type]  # of what is no text it says so
+        joined = "".join(keys)  # type: ignore[arg-type]  # raises TypeError for what is no text
         if all(keys) and "\x00" not in joined and joined.encode():
             return tuple(keys)  # type: ignore[arg-type]
     except (TypeError, UnicodeEncodeError):
@@ -274,4 +282,4 @@ def _check_key(option: str, key: object) -> str:
 
 
 def _unique_key(args: Mapping[str, Any], by: Sequence[str] | str | None) -> str:
-    return _canonical(args if by is None else {name: args[name] for name in by if name in args})
+    return canonical(args if by is None else {name: args[name] for name in by if name in args})

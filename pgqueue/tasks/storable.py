@@ -1,4 +1,4 @@
-"""What can be stored as JSON and read back: arguments and results are looked through before they are written."""
+"""Checks that arguments and results, written as JSON, can be stored by Postgres and read back."""
 
 import json
 import math
@@ -13,22 +13,21 @@ from pydantic_core import core_schema
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidArguments
-from pgqueue.tasks.annotations import ANYTHING, Hazards, about_row, find_row, leaves
+from pgqueue.tasks.hazards import UNTYPED, Hazards, explain_row, find_row, leaves
 from pgqueue.tasks.sealing import MARK
 
 MAX_ARGS_BYTES = 1_000_000
-MAX_BYTES = 8 * 1024 * 1024  # of a result
+MAX_RESULT_BYTES = 8 * 1024 * 1024
 MAX_DEPTH = 200
 MAX_DIGITS = 4000
 
-
-# NaN and Infinity are written out, found and refused; pydantic's default would quietly store null, and so do models,
-# which have their own setting.
+# NaN and Infinity are written as such, found and refused. pydantic's default would quietly store null. Models do: they
+# have a setting of their own.
 WRITE = pydantic_core.CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64")
-AS_JSON = pydantic_core.SchemaSerializer(core_schema.any_schema(), WRITE)  # of values whose type nobody has said
-# Bytes that occur in JSON only where something Postgres cannot store may stand: then each value is looked at.
-# The last stands for half a character in the key of a dict, which is written without a word.
-SUSPECTS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**', b"\xef\xbf\xbd")
+UNTYPED_SERIALIZER = pydantic_core.SchemaSerializer(core_schema.any_schema(), WRITE)
+# Bytes that JSON text holds wherever a value may be one that Postgres cannot store; each value is looked at then. The
+# last stands for half a character in the key of a dict, which pydantic replaces without an error.
+SUSPICIOUS = (b"NaN", b"Infinity", b"null", b"\\u0000", b'"**', b"\xef\xbf\xbd")
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
@@ -39,9 +38,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def unserialisable(
-    valid: Mapping[str, Any], error: Exception, serializer: pydantic_core.SchemaSerializer = AS_JSON
+    valid: Mapping[str, Any], error: Exception, serializer: pydantic_core.SchemaSerializer = UNTYPED_SERIALIZER
 ) -> list[str]:
-    """Say which of some values cannot be JSON, why, and what to pass instead."""
+    """Return which of the values cannot be JSON, why, and what to pass instead."""
     problems = []
     for name, value in valid.items():
         try:
@@ -57,7 +56,7 @@ def _why_not(value: object, cause: Exception) -> str:
     if "invalid utf-8 sequence" in str(cause):
         return f"bytes in a model that are no UTF-8 ({_MODEL_BYTES})"
     if (row := find_row(value)) is not None:
-        return about_row(row)
+        return explain_row(row)
     if "UnexpectedValue" in str(cause):
         return "it holds what its type does not allow (it was changed after it was made: make a new one)"
     return f"{cause} (pass plain data, such as the id of a row, not an object)"
@@ -68,23 +67,25 @@ def hidden_problems(
     value: Any,
     serializer: pydantic_core.SchemaSerializer,
     path: str,
-    most: int,
-    room: Hazards | None = None,
+    max_bytes: int,
+    hazards: Hazards | None = None,
 ) -> list[str]:
-    """Say what is wrong with values that have become JSON: what Postgres or a reader would not give back."""
-    problems = _too_much(text, path, most)
-    if not problems and any(suspect in text for suspect in SUSPECTS):
+    """Return the problems of a value that has become JSON: Postgres would not store it, or no reader get it back."""
+    problems = _too_much(text, path, max_bytes)
+    if not problems and any(sign in text for sign in SUSPICIOUS):
         problems = list(_unstorable(serializer.to_python(value), path)) or list(_written(text, path))
-    if room is not None and not problems:
-        problems = room.problems(text, value, serializer.to_python)
+    if hazards is not None and not problems:
+        problems = hazards.problems(text, value, serializer.to_python)
     return problems
 
 
-def _too_much(text: bytes, path: str, most: int) -> list[str]:
-    """Find what JSON allows and readers do not: sheer size, nesting without end, numbers of thousands of digits."""
-    if len(text) > most:
+def _too_much(text: bytes, path: str, max_bytes: int) -> list[str]:
+    """Find what JSON allows and readers do not: too many bytes, too deep a nesting, too many digits of a number."""
+    if len(text) > max_bytes:
         limit = "" if path else ", or raise max_args_bytes"
-        return [f"{path or 'arguments'}: {len(text)} bytes of JSON (at most {most}: keep the data elsewhere{limit})"]
+        return [
+            f"{path or 'arguments'}: {len(text)} bytes of JSON (at most {max_bytes}: keep the data elsewhere{limit})"
+        ]
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH and len(text) <= MAX_DIGITS:
         return []
     bare, depth, deepest = STRINGS.sub(b"", text), 0, 0
@@ -114,7 +115,8 @@ def _unstorable(value: Any, path: str) -> Iterator[str]:
 
 
 def _written(text: bytes, path: str) -> Iterator[str]:
-    """Say what only the JSON shows: members of an enum, and whatever writes itself, look like nothing in Python."""
+    """Yield the problems that only the JSON shows: members of an enum, and objects that write themselves, do not show
+    them as Python values."""
     for at, leaf in leaves(json.loads(text), path):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             yield f"{at}: it is written as {leaf}, which is not JSON (pass a finite number, or None)"
@@ -122,29 +124,29 @@ def _written(text: bytes, path: str) -> Iterator[str]:
             yield f"{at}: it is written with NUL, which Postgres cannot store (for bytes in a model: {_MODEL_BYTES})"
 
 
-def encode_result(value: object, most: int = MAX_BYTES) -> tuple[str | None, ErrorInfo | None]:
+def encode_result(value: object, max_bytes: int = MAX_RESULT_BYTES) -> tuple[str | None, ErrorInfo | None]:
     """Return a task's result as JSON text, or why it cannot be stored. The job has succeeded either way."""
     if value is None:
         return None, None
     try:
-        text = AS_JSON.to_json(value)
-        problems = hidden_problems(text, value, AS_JSON, "result", most)
-    except Exception as error:  # noqa: BLE001 - a result's own code may raise anything
+        text = UNTYPED_SERIALIZER.to_json(value)
+        problems = hidden_problems(text, value, UNTYPED_SERIALIZER, "result", max_bytes)
+    except Exception as error:  # noqa: BLE001 - the result's own code may raise anything
         return None, ErrorInfo.of(error)
     if problems:
         return None, ErrorInfo("pgqueue.ResultNotStorable", "; ".join(problems))
     return text.decode(), None
 
 
-def check_json_object(task: str, args: Mapping[str, Any], max_args_bytes: int = MAX_ARGS_BYTES) -> str:
-    """Return the arguments of a task that is not registered here as JSON text."""
+def encode_unregistered(task: str, args: Mapping[str, Any], max_bytes: int = MAX_ARGS_BYTES) -> str:
+    """Return the arguments of a task that is not registered here as JSON text. Raises InvalidArguments."""
     if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
         raise InvalidArguments(task, ["arguments must be an object with a name for each value"])
     if MARK in args:
-        raise InvalidArguments(task, [f"{MARK}: this name is pgqueue's own (give the value another one)"])
+        raise InvalidArguments(task, [f"{MARK}: this name is pgqueue's own (rename the argument)"])
     try:
-        text = AS_JSON.to_json(dict(args))
-        problems = hidden_problems(text, dict(args), AS_JSON, "", max_args_bytes, ANYTHING)
+        text = UNTYPED_SERIALIZER.to_json(dict(args))
+        problems = hidden_problems(text, dict(args), UNTYPED_SERIALIZER, "", max_bytes, UNTYPED)
     except (pydantic_core.PydanticSerializationError, ValueError, RecursionError) as error:
         problems = unserialisable(dict(args), error)
     if problems:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from pgqueue.errors import InvalidTask
-from pgqueue.tasks.storable import AS_JSON
+from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
 # The header that says which version of its task a job was enqueued for. Absent: the first, so that a task which never
 # changed costs nothing. Names that begin with $ are pgqueue's own.
@@ -70,4 +70,4 @@ def upcast(text: str, headers: str | None, version: int, upcasters: Mapping[int,
         if step not in upcasters:
             raise ValueError(f"the job was enqueued for version {stored}, and the oldest upcaster is {min(upcasters)}")
         arguments = dict(upcasters[step](arguments))
-    return AS_JSON.to_json(arguments).decode()
+    return UNTYPED_SERIALIZER.to_json(arguments).decode()

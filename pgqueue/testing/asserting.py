@@ -90,7 +90,7 @@ class ExpectedJob:
 def _differing_args(args: Mapping[str, Any], job: Job, spec: TaskSpec | None) -> list[str]:
     """Compare as the Python values that the task receives, or as the JSON that is stored: either may be equal."""
     try:
-        decoded = spec.decode(json.dumps(job.args)) if spec else {}
+        decoded = spec.coder.decode(json.dumps(job.args)) if spec else {}
     except ValidationError:
         decoded = {}
     found = []

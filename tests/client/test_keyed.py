@@ -13,7 +13,7 @@ from pgqueue.client import admission
 from pgqueue.events import JobEnqueued
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.queries.jobs import JobQueries
-from pgqueue.tasks import many_calls as payload
+from pgqueue.tasks import block_coder
 from tests.conftest import scalar
 from tests.harness import Conn, InThread, wait_blocked
 
@@ -32,7 +32,7 @@ def dsn(emptied_dsn: str) -> str:
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether one statement carries a whole call."""
     if request.param == "several parts":
-        monkeypatch.setattr(payload, "BLOCK", 2)
+        monkeypatch.setattr(block_coder, "BLOCK", 2)
         monkeypatch.setattr("pgqueue.client.chunks.CHUNK", 3)
 
 

@@ -127,13 +127,13 @@ def of_kind(kind: Any, **settings: Any) -> Task[..., Any]:
 def back(kind: Any, value: Any) -> Any:
     """The value after it was stored and read."""
     spec = of_kind(kind).spec
-    return spec.decode(spec.encode((value,), {}))["v"]
+    return spec.coder.decode(spec.coder.encode((value,), {}))["v"]
 
 
 def problems(task: Task[..., Any], *args: Any) -> str:
     """Why a call is refused."""
     with pytest.raises(InvalidArguments) as refused:
-        task.spec.encode(args, {})
+        task.spec.coder.encode(args, {})
     return str(refused.value)
 
 
@@ -188,8 +188,8 @@ def test_whatever_a_type_can_hold_comes_back_equal_and_of_the_same_type(kind: st
     @settings(max_examples=40, deadline=None, database=None)
     @given(values)
     def check(value: Any) -> None:
-        text = spec.encode((value,), {})
-        again = spec.decode(text)["v"]
+        text = spec.coder.encode((value,), {})
+        again = spec.coder.decode(text)["v"]
         assert again == value
         assert type(again) is type(value)
         assert "\n" not in text  # packed batches are lines
@@ -330,9 +330,9 @@ def test_the_size_is_limited_by_the_app_and_by_the_task(dsn: str) -> None:
     app = App(dsn, max_args_bytes=20)
     small = app.task(name="small")(lambda v: None)
     large = app.task(name="large", max_args_bytes=30)(lambda v: None)
-    assert len(small.spec.encode(("x" * 12,), {})) == 20
+    assert len(small.spec.coder.encode(("x" * 12,), {})) == 20
     assert "21 bytes of JSON (at most 20: " in problems(small, "x" * 13)
-    assert len(large.spec.encode(("x" * 22,), {})) == 30
+    assert len(large.spec.coder.encode(("x" * 22,), {})) == 30
     assert "(at most 30: " in problems(large, "x" * 23)
     with pytest.raises(InvalidArguments, match="at most 20"):
         app.enqueue("elsewhere", {"v": "x" * 13})

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, SecretStr
 
 from pgqueue import App, InvalidArguments, Task
-from pgqueue.tasks import annotations as arguments
-from pgqueue.tasks.many_calls import BLOCK, ManyCalls
+from pgqueue.tasks import hazards
+from pgqueue.tasks.block_coder import BLOCK, BlockCoder
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS
 from tests.conftest import scalar, shown
 from tests.harness import Conn
@@ -74,11 +74,11 @@ def alike(task: Task[..., Any], calls: list[dict[str, Any]]) -> tuple[Any, Any]:
     def one_by_one() -> Iterator[str]:
         for at, call in enumerate(calls):
             try:
-                yield task.spec.encode((), call)
+                yield task.spec.coder.encode((), call)
             except InvalidArguments as error:
                 raise InvalidArguments("task", [f"call {at}: {problem}" for problem in error.problems]) from None
 
-    return outcome(text for _, text in task.spec.encode_many(calls)), outcome(one_by_one())
+    return outcome(text for _, text in task.spec.coder.encode_many(calls)), outcome(one_by_one())
 
 
 def deep(levels: int) -> Any:
@@ -142,7 +142,7 @@ class Loud(dict[str, Any]):
 
 def test_any_mapping_will_do() -> None:
     task = of_kind(int)
-    assert list(task.spec.encode_many([Lazy(), Loud(v=8), {"v": 9}])) == [
+    assert list(task.spec.coder.encode_many([Lazy(), Loud(v=8), {"v": 9}])) == [
         (1, '{"v":7}'),
         (1, '{"v":8}'),
         (1, '{"v":9}'),
@@ -165,7 +165,7 @@ def test_whatever_the_values_many_calls_give_what_each_gives_alone(values: list[
 
 def test_plain_calls_are_written_by_the_block() -> None:
     task = of_kind(int | None)
-    blocks = list(task.spec.encode_many({"v": n if n % 2 else None} for n in range(2 * BLOCK + 1)))
+    blocks = list(task.spec.coder.encode_many({"v": n if n % 2 else None} for n in range(2 * BLOCK + 1)))
     assert [count for count, _ in blocks] == [BLOCK, BLOCK, 1]
     assert [call["v"] for _, text in blocks for call in json.loads(f"[{text}]")][:4] == [None, 1, None, 3]
 
@@ -177,33 +177,33 @@ def test_a_block_is_looked_through_once_for_times_without_a_zone(monkeypatch: py
         def search(self, text: bytes) -> None:
             looks.append(text)
 
-    monkeypatch.setattr(arguments, "_NAIVE", Pattern())
-    blocks = list(of_kind(datetime).spec.encode_many([{"v": datetime(2026, 5, 1, tzinfo=UTC)}] * BLOCK))
+    monkeypatch.setattr(hazards, "_NAIVE", Pattern())
+    blocks = list(of_kind(datetime).spec.coder.encode_many([{"v": datetime(2026, 5, 1, tzinfo=UTC)}] * BLOCK))
     assert ([count for count, _ in blocks], len(looks)) == ([BLOCK], 1)
 
 
 def test_calls_of_nested_data_are_written_by_the_block() -> None:
     task = of_kind(Any)
-    blocks = list(task.spec.encode_many({"v": {"lines": [{"a": [1, "}]"]}] * 3}} for _ in range(BLOCK)))
+    blocks = list(task.spec.coder.encode_many({"v": {"lines": [{"a": [1, "}]"]}] * 3}} for _ in range(BLOCK)))
     assert [count for count, _ in blocks] == [BLOCK]
 
 
 def test_blocks_of_big_calls_are_halved_until_each_is_small() -> None:
     task, text = of_kind(str), "x" * (MAX_ARGS_BYTES // 4)
-    blocks = list(task.spec.encode_many({"v": text} for _ in range(10)))
+    blocks = list(task.spec.coder.encode_many({"v": text} for _ in range(10)))
     assert sum(count for count, _ in blocks) == 10
     assert max(len(block) for _, block in blocks) <= MAX_ARGS_BYTES
 
 
 def test_a_call_too_big_is_named_among_small_ones() -> None:
     with pytest.raises(InvalidArguments, match=f"call 2: arguments: {MAX_ARGS_BYTES + 8} bytes of JSON"):
-        list(of_kind(str).spec.encode_many([{"v": ""}, {"v": ""}, {"v": "x" * MAX_ARGS_BYTES}]))
+        list(of_kind(str).spec.coder.encode_many([{"v": ""}, {"v": ""}, {"v": "x" * MAX_ARGS_BYTES}]))
 
 
 def test_what_cannot_be_vouched_for_is_left_to_the_careful_way() -> None:
-    many = of_kind(int).spec.many
-    assert isinstance(many, ManyCalls)
-    assert [text for _, text, _ in many.blocks([Lazy()])] == [None]
+    many = of_kind(int).spec.coder.blocks
+    assert isinstance(many, BlockCoder)
+    assert [text for _, text, _ in many.encode([Lazy()])] == [None]
 
 
 @pytest.mark.parametrize("conn_kind", ["own", "lent"])

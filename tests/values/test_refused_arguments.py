@@ -31,7 +31,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typing_extensions import TypedDict
 
 from pgqueue import App, InvalidArguments, InvalidTask
-from pgqueue.tasks.annotations import leaves as inside
+from pgqueue.tasks.hazards import leaves as inside
 from tests.conftest import scalar
 from tests.harness import Conn
 from tests.values.test_arguments import of_kind
@@ -208,12 +208,12 @@ BY_NAME = [row[1:] for row in TABLE if row[1] is Any]
 def test_an_argument_is_refused_by_its_name_and_with_a_remedy(kind: Any, value: Any, said: str) -> None:
     spec = of_kind(kind).spec
     with pytest.raises(InvalidArguments) as one:
-        spec.encode((value,), {})
+        spec.coder.encode((value,), {})
     (problem,) = one.value.problems
     assert problem.startswith(said)
     problem.encode()  # it can be printed
     with pytest.raises(InvalidArguments) as many:
-        list(spec.encode_many([{"v": value}]))
+        list(spec.coder.encode_many([{"v": value}]))
     assert many.value.problems == [f"call 0: {problem}"]
 
 
@@ -269,15 +269,15 @@ def test_whatever_is_not_refused_can_be_stored_and_read(value: Any) -> None:
     text: str | None = None
     problems: Sequence[str] = ()
     try:
-        text = spec.encode((value,), {})
+        text = spec.coder.encode((value,), {})
     except InvalidArguments as refused:
         problems = refused.problems
     if text is None:
         assert all(problem.startswith("v") for problem in problems)
-        assert [together for _, together, _ in spec.many.blocks([{"v": value}])] == [None]
+        assert [together for _, together, _ in spec.coder.blocks.encode([{"v": value}])] == [None]
     else:
         assert is_storable(json.loads(text))
-        assert spec.decode(text)["v"] == json.loads(text)["v"]
+        assert spec.coder.decode(text)["v"] == json.loads(text)["v"]
 
 
 @pytest.mark.parametrize("option", [{"alias": "w"}, {"validation_alias": "w"}, {"exclude": True}], ids=str)

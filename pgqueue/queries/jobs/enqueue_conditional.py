@@ -131,14 +131,14 @@ class ConditionalQueries(EnqueueQueries):
         `guarded`: nothing is done, and no row comes back, in a transaction that keeps its snapshot.
         """
         told = [conditions_of(job) for job in jobs]
-        keys, uniques = [conditions.hash for conditions in told], [conditions.alone for conditions in told]
+        keys, uniques = [conditions.key_hash for conditions in told], [conditions.unique_hash for conditions in told]
         params = self.enqueue(jobs, headers or _headers(told)).params
         params |= _expiry(told) | {  # type: ignore[operator]  # enqueue() has made it a dict
             "guarded": guarded,
             "keys": lines(keys) if any(keys) else "",
             "spans": packed([conditions.window for conditions in told]) if any(keys) else "{}",
             "uniques": lines(uniques) if any(uniques) else "",
-            "lives": packed([conditions.live for conditions in told]) if any(uniques) else "{}",
+            "lives": packed([conditions.while_live for conditions in told]) if any(uniques) else "{}",
         }
         if any(keys):
             params["compared"] = self.codec is None

@@ -112,7 +112,7 @@ class KeyedQueries(EnqueueQueries):
         params = {
             **self.enqueue_one(job).params,
             "headers": with_version(header(conditions), job.version),
-            "key": conditions.hash,
+            "key": conditions.key_hash,
             "compared": self.codec is None,
             "span": conditions.window,
             "guarded": guarded,

@@ -161,11 +161,11 @@ class KeyQueries(Statements):
 
 
 def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"keys": lines([conditions_of(job).hash for job in jobs])}
+    return {"keys": lines([conditions_of(job).key_hash for job in jobs])}
 
 
 def _uniques(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"uniques": lines([conditions_of(job).alone for job in jobs])}
+    return {"uniques": lines([conditions_of(job).unique_hash for job in jobs])}
 
 
 def _pruned(rows: Sequence[Row]) -> PrunedKeys | None:
