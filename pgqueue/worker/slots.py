@@ -108,16 +108,16 @@ class Slots:
         """Empty a slot: its job has ended."""
         self._running.discard(running)
         self.ended += 1
-        self._let_go(running.job)
+        self._release_room(running.job)
 
     def drop_waiting(self, jobs: Collection[ClaimedJob]) -> None:
-        """Let go of jobs that wait, without having run them."""
+        """Remove jobs that wait, without having run them."""
         dropped = {job.id for job in jobs}
         self._waiting = deque(job for job in self._waiting if job.id not in dropped)
         for job in jobs:
-            self._let_go(job)
+            self._release_room(job)
 
-    def _let_go(self, job: ClaimedJob) -> None:
+    def _release_room(self, job: ClaimedJob) -> None:
         self._held[job.queue] -= 1
         if not self._running and not self._waiting:
             self._emptied.set()

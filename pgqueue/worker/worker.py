@@ -1,4 +1,4 @@
-"""The worker: what `pgqueue work` runs, and how it is stopped, made quiet and looked at."""
+"""The worker process: `pgqueue work` runs it, stops it, makes it quiet, and asks for its health."""
 
 import asyncio
 import faulthandler

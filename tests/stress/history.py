@@ -178,5 +178,5 @@ def _read_logs(history: History, logs: Sequence[Path]) -> None:
     for path in logs:
         text = path.read_text(errors="replace")
         history.stale += [(path.stem, int(job), int(lease)) for job, lease in _STALE.findall(text)]
-        history.strays += sum(int(count) for count in re.findall(r"gave back (\d+) jobs whose claim", text))
+        history.strays += sum(int(count) for count in re.findall(r"released (\d+) jobs whose claim", text))
         history.reborn += len(re.findall(r"was declared lost(?:: it drops| and goes on)", text))

@@ -129,7 +129,7 @@ class Producer(Duty):
         strays = await self.link.run(self._queries.jobs.release_strays(self._identity.id, self._signals.held_jobs()))
         if strays:
             self._frontier.request_scan()
-            log.warning("gave back %d jobs whose claim was never answered", len(strays))
+            log.warning("released %d jobs whose claim was never answered", len(strays))
         ended = monotonic()
         self._strays_next = ended + max(self._lease / 3, STRAYS_SHARE * (ended - began))
 

@@ -22,7 +22,7 @@ class Canceller(Duty):
         self._signals = signals
 
     async def step(self) -> float:
-        """Look once."""
+        """Find such jobs and stop them."""
         held = self._signals.held_jobs()
         jobs = await self.link.run(self._queries.jobs.cancel_requests(self._identity.id, held)) if held else []
         if jobs:

@@ -120,7 +120,7 @@ class Attempts:
         self._wait_timer = None
         waiting = self._slots.waiting
         if eldest in waiting:
-            log.debug("%d jobs were claimed ahead and would wait too long: given back", len(waiting))
+            log.debug("%d jobs were claimed ahead and would wait too long: released", len(waiting))
             self._release_waiting()
             self._signals.slot_freed()
         elif waiting:
@@ -271,6 +271,6 @@ def _log_end(job: ClaimedJob, resolution: Resolution) -> None:
         case "snooze" if kind == "pgqueue.UnknownKey":
             log.warning("%s: sealed with a key that is not here; again in %.0f s", end, resolution.delay)
         case "release":
-            log.info("%s: given back", end)
+            log.info("%s: released", end)
         case verb:
             log.info("%s: %s", end, {"snooze": "snoozed", "withdraw": "cancelled"}.get(verb, verb))

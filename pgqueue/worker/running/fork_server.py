@@ -89,7 +89,7 @@ class ForkServer:
         gc.disable()
         gc.freeze()
         self._pid = os.getpid()
-        self._control.setblocking(True)  # whatever socket.setdefaulttimeout said
+        self._control.setblocking(True)  # socket.setdefaulttimeout may have changed that
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdin = os.fdopen(0, closefd=False)
         self._woken, self._waker = socket.socketpair()
