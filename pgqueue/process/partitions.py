@@ -1,4 +1,4 @@
-"""The duty that makes daily partitions ahead."""
+"""The duty that makes daily partitions ahead of time."""
 
 import random
 
@@ -7,7 +7,7 @@ from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
 
 
-class Partitions(Duty):
+class PartitionMaker(Duty):
     """Makes the daily partitions of the week ahead; the first time at once."""
 
     name = "partitions"

@@ -4,50 +4,23 @@ import asyncio
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS, brief
-from pgqueue.db.link import DEADLINE, Link
+from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.heartbeat import Identity, describe_process
-from pgqueue.process.partitions import Partitions
-from pgqueue.queries.schedules.fire import SCHEDULE_PAYLOAD
-from pgqueue.scheduler.declaring import Declarer
+from pgqueue.process.partitions import PartitionMaker
+from pgqueue.scheduler.declarer import Declarer
+from pgqueue.scheduler.listener import ScheduleListener
 from pgqueue.scheduler.previewer import Previewer
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.scheduler.ticker import Ticker
 
 log = logging.getLogger("pgqueue.scheduler")
-PING_SECONDS = 30.0
-
-
-class ScheduleListener(Duty):
-    """Wakes the duties that read schedules when one was changed."""
-
-    name = "listen"
-    interruptible = True
-
-    def __init__(self, app: App, link: Link, sleepers: Sequence[Duty]) -> None:
-        super().__init__(link)
-        self._queries = app.queries
-        self._sleepers = sleepers
-
-    async def step(self) -> float:
-        """Listen for a while. Each step sends LISTEN again, which shows whether the connection still works."""
-        async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
-            await conn.execute(self._queries.workers.listen().sql)
-            self._wake_all()  # a change that was committed before LISTEN has woken no duty
-            async for notification in conn.notifies(timeout=PING_SECONDS):
-                if notification.payload == SCHEDULE_PAYLOAD:
-                    self._wake_all()
-        return 0.0
-
-    def _wake_all(self) -> None:
-        for duty in self._sleepers:
-            duty.wake()
 
 
 class Scheduler:
@@ -71,7 +44,7 @@ class Scheduler:
         links = [Link(database, name) for name in ("pgqueue scheduler", "pgqueue scheduler chores")]
         ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
         previewer = Previewer(app, links[1])
-        duties: list[Duty] = [ticker, declarer, previewer, Partitions(links[1], app.queries)]
+        duties: list[Duty] = [ticker, declarer, previewer, PartitionMaker(links[1], app.queries)]
         if app.listen_database is not None:
             links.append(Link(app.listen_database, "pgqueue scheduler listen"))
             duties.append(ScheduleListener(app, links[2], [ticker, previewer]))

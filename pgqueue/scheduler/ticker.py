@@ -78,12 +78,11 @@ class Ticker(Duty):
             return poll if next_tick is None else min(max(next_tick, 0), poll)
         self._locked_by_others += 1
         ahead = await self.link.run(self._queries.schedules.next_due(self._unusable, ahead=True))
-        return min(
-            LOCKED_SECONDS * 2.0 ** min(self._locked_by_others, 10), poll, *([] if ahead is None else [max(ahead, 0)])
-        )
+        pause = min(LOCKED_SECONDS * 2.0 ** min(self._locked_by_others, 10), poll)
+        return pause if ahead is None else min(pause, max(ahead, 0))
 
     async def fire(self, at_most: int = BATCH) -> int:
-        """Fire at most so many schedules in one transaction, which writes jobs, ticks and next ticks, or none of them.
+        """Fire due schedules in one transaction, which writes jobs, ticks and next ticks, or none of them.
 
         Returns how many were due.
         """
@@ -92,8 +91,8 @@ class Ticker(Duty):
             self._locked = [one.name for one in found]
             if not found:
                 return 0
-            due = await self._edited(conn, found)
-            looks = await self._look(conn, due)
+            due = await self._apply_edits(conn, found)
+            looks = await self._decide(conn, due)
             fired = await self._fire(conn, looks)
         for event in _events(looks, fired):
             self._app.listeners.emit(event)
@@ -116,7 +115,7 @@ class Ticker(Duty):
                 log.error("schedule %s cannot be fired: %s", name, brief(error))
                 await self.link.run(self._queries.schedules.record_errors([(name, brief(error), False)]))
 
-    async def _edited(self, conn: db.AsyncConnection, found: Sequence[FoundSchedule]) -> list[StoredSchedule]:
+    async def _apply_edits(self, conn: db.AsyncConnection, found: Sequence[FoundSchedule]) -> list[StoredSchedule]:
         """Apply the edits that were requested in SQL; return the schedules to fire.
 
         A row that cannot be read here is left alone: another scheduler may know more timezones, or more of cron.
@@ -127,7 +126,7 @@ class Ticker(Duty):
             try:
                 if asked is not None:
                     async with conn.transaction():
-                        await self._edit(conn, one, asked, MOST_SETTLED // len(found) + 1)
+                        await self._apply_edit(conn, one, asked, MOST_SETTLED // len(found) + 1)
                 elif isinstance(one, StoredSchedule):
                     due.append(one)
                 else:
@@ -141,7 +140,9 @@ class Ticker(Duty):
             await db.run_async(conn, self._queries.schedules.record_errors(errors))
         return due
 
-    async def _edit(self, conn: db.AsyncConnection, one: FoundSchedule, asked: dict[str, object], most: int) -> None:
+    async def _apply_edit(
+        self, conn: db.AsyncConnection, one: FoundSchedule, asked: dict[str, object], most: int
+    ) -> None:
         """Change a definition as of the moment of the request. The next step fires it."""
         moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
         schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
@@ -150,7 +151,7 @@ class Ticker(Duty):
         await db.run_async(conn, self._queries.schedules.record_ticks(ticks))
         await db.run_async(conn, self._queries.schedules.redefine(schedule, schedule.after(moment), moment, by))
 
-    async def _look(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[Look]:
+    async def _decide(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[Look]:
         """Decide which ticks fire, by the jobs that are not finished and the ticks that wait.
 
         After more than CHUNK jobs the schedules that remain are left to the next step, so that the transaction ends.

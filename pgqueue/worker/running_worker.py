@@ -11,7 +11,7 @@ from pgqueue.db.link import DEADLINE, Link
 from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.health import Health
-from pgqueue.process.partitions import Partitions
+from pgqueue.process.partitions import PartitionMaker
 from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
@@ -20,7 +20,7 @@ from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.listener import Listener
-from pgqueue.worker.duties.progress import ProgressWriter
+from pgqueue.worker.duties.progress_writer import ProgressWriter
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.duties.result_expirer import ResultExpirer
@@ -56,7 +56,11 @@ class RunningWorker:
         self._canceller = Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
         self.duties: list[Duty] = [self.producer, full_scan, self._watchdog, progress, self._canceller, self._rescuer]
-        self.duties += [Partitions(chores, queries), Sweeper(chores, core), ResultExpirer(chores, queries, app.tasks)]
+        self.duties += [
+            PartitionMaker(chores, queries),
+            Sweeper(chores, core),
+            ResultExpirer(chores, queries, app.tasks),
+        ]
         if app.listen_database is not None:
             links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             self.duties.append(Listener(links["listen"], core, signals))

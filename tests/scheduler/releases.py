@@ -5,7 +5,7 @@ import asyncio
 from pgqueue import App, db
 from pgqueue.db.link import Link
 from pgqueue.scheduler import Declarer
-from pgqueue.scheduler.declaring import declare
+from pgqueue.scheduler.declarer import declare
 
 
 def declared(app: App, dsn: str) -> None:

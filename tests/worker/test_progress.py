@@ -9,7 +9,7 @@ import pytest
 from pgqueue import App, Context, InvalidOption, db
 from pgqueue.db.link import Link
 from pgqueue.events import Event, StaleWrite
-from pgqueue.worker.duties.progress import ProgressWriter
+from pgqueue.worker.duties.progress_writer import ProgressWriter
 from tests.conftest import drain, eventually, scalar, work
 from tests.harness import QUERIES, Conn, claimed, insert_job
 

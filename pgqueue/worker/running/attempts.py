@@ -19,7 +19,7 @@ from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
-from pgqueue.worker.duties.progress import ProgressWriter
+from pgqueue.worker.duties.progress_writer import ProgressWriter
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.completion import Completion
