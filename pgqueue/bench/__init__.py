@@ -1,1 +1,1 @@
-"""The bench: what pgqueue does on this machine with this database, in a schema of its own."""
+"""`pgqueue bench`: measures pgqueue on this machine with this database, in a schema of its own."""

@@ -2,51 +2,51 @@
 
 import time
 
-from pgqueue.bench.measure import MS, RATE, Result, Value, middle, percentiles
-from pgqueue.bench.setting import BULK, Setting, calls
+from pgqueue.bench.bench import BULK, Bench, calls
+from pgqueue.bench.measure import MS, RATE, CaseResult, Measurement, median_of, percentiles
 
 SLICES = 10
 WARM_UP = 20
-UNHEARD = "no worker waits: where one sleeps, a commit also notifies it"
+NO_NOTIFY = "no worker waits: if one did, each commit would also notify it"
 
 
-def enqueue_one(setting: Setting) -> Result:
-    """Enqueue jobs one by one, each committed before the next: a twentieth of --jobs, at most --seconds long."""
-    setting.empty()
-    nothing, wanted = setting.measured.nothing, max(setting.scale.jobs // 20, SLICES)
+def enqueue_one(bench: Bench) -> CaseResult:
+    """Enqueue jobs one by one, each with its own commit: a twentieth of --jobs, for at most --seconds."""
+    bench.empty()
+    nothing, wanted = bench.tasks.nothing, max(bench.scale.jobs // 20, SLICES)
     for number in range(WARM_UP):
         nothing.enqueue(number)
     took: list[float] = []
-    end = time.perf_counter() + setting.scale.seconds
+    end = time.perf_counter() + bench.scale.seconds
     while len(took) < wanted and (time.perf_counter() < end or len(took) < SLICES):
         start = time.perf_counter()
         nothing.enqueue(len(took))
         took.append(time.perf_counter() - start)
-        setting.tell(len(took), wanted)
-    rate = Value("rate", len(took) / sum(took), RATE, *_slices(took))
-    return Result("enqueue", len(took), (rate, *percentiles([1000 * each for each in took])), (UNHEARD,))
+        bench.show_progress(len(took), wanted)
+    rate = Measurement("rate", len(took) / sum(took), RATE, *_slices(took))
+    return CaseResult("enqueue", len(took), (rate, *percentiles([1000 * each for each in took])), (NO_NOTIFY,))
 
 
-def enqueue_bulk(setting: Setting) -> Result:
+def enqueue_bulk(bench: Bench) -> CaseResult:
     """Enqueue jobs with `enqueue_many`, 1000 in a call and a transaction."""
-    setting.empty()
-    size = min(BULK, setting.scale.jobs)
-    count = setting.scale.jobs // size
-    setting.measured.nothing.enqueue_many(calls(size))
+    bench.empty()
+    size = min(BULK, bench.scale.jobs)
+    count = bench.scale.jobs // size
+    bench.tasks.nothing.enqueue_many(calls(size))
     took = []
     for number in range(count):
-        given = calls(size)
+        arguments = calls(size)
         start = time.perf_counter()
-        setting.measured.nothing.enqueue_many(given)
+        bench.tasks.nothing.enqueue_many(arguments)
         took.append(time.perf_counter() - start)
-        setting.tell(number + 1, count)
-    rate = Value("rate", size * count / sum(took), RATE, size / max(took), size / min(took))
-    call = middle("call", [1000 * each for each in took], MS)
-    return Result("bulk", size * count, (rate, call), (f"{size} jobs in a call",))
+        bench.show_progress(number + 1, count)
+    rate = Measurement("rate", size * count / sum(took), RATE, size / max(took), size / min(took))
+    call = median_of("call", [1000 * each for each in took], MS)
+    return CaseResult("bulk", size * count, (rate, call), (f"{size} jobs in a call",))
 
 
 def _slices(took: list[float]) -> tuple[float, float]:
-    """Return the slowest and the fastest rate among tenths of the calls."""
+    """Return the lowest and the highest rate among the tenths of the calls."""
     size = len(took) // SLICES
     rates = [size / sum(took[index * size : (index + 1) * size]) for index in range(SLICES)]
     return min(rates), max(rates)

@@ -1,4 +1,4 @@
-"""What the numbers depend on: both ends, and the way between them."""
+"""The facts that the numbers depend on: this process, the server, and the round trip between them."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ ROUND_TRIPS, WARM_UP = 50, 10
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Facts, named as they are shown."""
+    """Facts about client and server. The report shows each under its name."""
 
     pgqueue: str
     python: str
@@ -30,8 +30,8 @@ class Machine:
     round_trip_ms: float
 
 
-def look(conn: psycopg.Connection[Any]) -> Machine:
-    """Look at this process and at the server behind a connection."""
+def describe_machine(conn: psycopg.Connection[Any]) -> Machine:
+    """Read the facts about this process and the server of a connection."""
     names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
     settings = conn.execute("select current_setting(name) from unnest(%s::text[]) as name", [list(names)])
     postgres, fsync, synchronous_commit, full_page_writes, shared_buffers = (str(value) for (value,) in settings)
@@ -51,7 +51,7 @@ def look(conn: psycopg.Connection[Any]) -> Machine:
 
 
 def _cpus() -> int:
-    """How many CPUs this process may use. The server may have others."""
+    """Return how many CPUs this process may use. The server may run on others."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""What is measured, as values, and the arithmetic behind it."""
+"""Measurements as values, and the arithmetic that makes them."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ RATE, MS = "jobs/s", "ms"
 
 
 class BenchFailed(PgqueueError):
-    """A case could not be measured, or the bench could not clean up."""
+    """A case could not be measured, or the bench could not drop its schema."""
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """One number with its unit; `low` and `high` are the extremes of what it summarises. JSON calls it by its name."""
+class Measurement:
+    """One number with its unit. `low` and `high` are the extremes of the numbers it summarises."""
 
     name: str
     value: float
@@ -26,40 +26,40 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a case gave. `n` counts what was really measured, warm-up left out."""
+class CaseResult:
+    """The measurements of one case. `n` counts the calls or jobs that were measured, without those of the warm-up."""
 
     case: str
     n: int
-    values: tuple[Value, ...]
+    measurements: tuple[Measurement, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Jobs whose end was written in one transaction: the database's time, and how many."""
+class FinishedBatch:
+    """Jobs whose end was written in one transaction: when it began, by the database's clock, and how many jobs."""
 
     at: float
     jobs: int
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the value that `share` of the sorted values do not exceed (nearest rank)."""
+    """Return the smallest of the sorted values that a `share` of them do not exceed (nearest rank)."""
     return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
 
-def percentiles(values: Sequence[float], shares: Sequence[int] = (50, 95, 99)) -> tuple[Value, ...]:
-    """Return percentiles of milliseconds, the first with the extremes."""
+def percentiles(values: Sequence[float], shares: Sequence[int] = (50, 95, 99)) -> tuple[Measurement, ...]:
+    """Return percentiles of values in milliseconds; the first carries the extremes."""
     ordered = sorted(values)
     first, *others = [(f"p{share}", percentile(ordered, share / 100), MS) for share in shares]
-    return (Value(*first, ordered[0], ordered[-1]), *(Value(*other) for other in others))
+    return (Measurement(*first, ordered[0], ordered[-1]), *(Measurement(*other) for other in others))
 
 
-def steady_rate(batches: Sequence[Batch], warm_up: int) -> tuple[float, int]:
-    """Return jobs a second after the first `warm_up` jobs, and how many that was.
+def steady_rate(batches: Sequence[FinishedBatch], warm_up: int) -> tuple[float, int]:
+    """Return jobs a second after the first `warm_up` jobs, and how many jobs were counted.
 
-    Counts from one transaction to another and never begins within a batch: its jobs end together, so the rest of one
-    would look as if it had taken no time.
+    The clock runs from one transaction to another and never starts within a batch: the jobs of a batch end together, so
+    the rest of a batch would seem to take no time.
     """
     begun, start = 0, 0
     while start < len(batches) and begun + batches[start].jobs < warm_up:
@@ -72,17 +72,17 @@ def steady_rate(batches: Sequence[Batch], warm_up: int) -> tuple[float, int]:
     return jobs / (counted[-1].at - batches[start].at), jobs
 
 
-def middle(name: str, values: Sequence[float], unit: str) -> Value:
-    """Return the median with the extremes; without them where there is only one value."""
+def median_of(name: str, values: Sequence[float], unit: str) -> Measurement:
+    """Return the median with the extremes; a single value has none."""
     spread = (min(values), max(values)) if len(values) > 1 else (None, None)
-    return Value(name, median(values), unit, *spread)
+    return Measurement(name, median(values), unit, *spread)
 
 
-def ratio(name: str, over: Value, under: Value) -> Value:
-    """Return one value in parts of another. Its extremes are those of the worst and the best pairing."""
-    if not under.value:
-        raise BenchFailed("nothing was done in the time that others are compared with: give more --seconds")
-    value = over.value / under.value
-    if over.low is None or over.high is None or not under.low or not under.high:
-        return Value(name, value, "x")
-    return Value(name, value, "x", over.low / under.high, over.high / under.low)
+def ratio(name: str, value: Measurement, base: Measurement) -> Measurement:
+    """Return `value` divided by `base`. The extremes are those of the worst and the best pairing."""
+    if not base.value:
+        raise BenchFailed("no job ended in the time that is compared with: give more --seconds")
+    quotient = value.value / base.value
+    if value.low is None or value.high is None or not base.low or not base.high:
+        return Measurement(name, quotient, "x")
+    return Measurement(name, quotient, "x", value.low / base.high, value.high / base.low)

@@ -1,4 +1,4 @@
-"""The bench's worker: a real `pgqueue work`, followed by what it says, and gone when the bench is gone."""
+"""The bench's worker: a real `pgqueue work` that prints how many jobs it has run and ends when the bench ends."""
 
 import os
 import subprocess
@@ -19,27 +19,27 @@ LOG_SHOWN = 500  # characters
 
 
 class WorkerProcess:
-    """One worker on the bench's schema. Use it as a context: it is stopped at the end, and killed after an error."""
+    """One worker on the bench's schema, used as a context manager: stopped at the end, killed after an error."""
 
     def __init__(self, dsn: str, schema: str, directory: Path) -> None:
         self._environ = os.environ | {"PGQUEUE_DSN": dsn, SCHEMA: schema, "PYTHONUNBUFFERED": "1"}
         self._log = directory / "worker.log"
-        self._told = threading.Condition()
+        self._changed = threading.Condition()
         self._count = -1
         self._ended = False
 
     def __enter__(self) -> Self:
-        # The other end of this pipe is ours alone: when we are killed the worker sees its end and stops.
+        # Only the bench holds the write end of this pipe: if the bench is killed, the worker reads its end and stops.
         held, self._pipe = os.pipe()
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
+            self._process = subprocess.Popen(  # noqa: S603 - a fixed command
                 COMMAND,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=self._environ | {PARENT_FD: str(held)},
                 pass_fds=(held,),
-                start_new_session=True,  # a Ctrl-C is for us; we stop the worker
+                start_new_session=True,  # Ctrl-C reaches the bench alone, which stops the worker
             )
         os.close(held)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -56,32 +56,32 @@ class WorkerProcess:
 
     @property
     def ran(self) -> int:
-        """How many jobs have run. Raises BenchFailed if the worker has ended."""
+        """How many jobs the worker has run. Raises BenchFailed if it has ended."""
         if self._ended:
             raise BenchFailed(f"the worker ended by itself: {self._last_words()}")
         return self._count
 
-    def wait_for(self, count: int, tell: Callable[[float], None], patience: float = STUCK_SECONDS) -> None:
-        """Wait until so many jobs have run; give up when nothing has moved for `patience` seconds."""
+    def wait_for(self, count: int, progress: Callable[[float], None], patience: float = STUCK_SECONDS) -> None:
+        """Wait until `count` jobs have run. Raises BenchFailed if no job has run for `patience` seconds."""
         seen, moved = self._count, time.monotonic()
         while (ran := self.ran) < count:
             if ran != seen:
                 seen, moved = ran, time.monotonic()
-                tell(ran)
+                progress(ran)
             elif time.monotonic() - moved > patience:
-                raise BenchFailed(f"the worker did nothing for {patience:g} s: {self._last_words()}")
-            with self._told:
-                self._told.wait(0.1)
-        tell(count)
+                raise BenchFailed(f"the worker ran no job for {patience:g} s: {self._last_words()}")
+            with self._changed:
+                self._changed.wait(0.1)
+        progress(count)
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
-            with self._told:
+            with self._changed:
                 self._count = int(line)
-                self._told.notify_all()
-        with self._told:
+                self._changed.notify_all()
+        with self._changed:
             self._ended = True
-            self._told.notify_all()
+            self._changed.notify_all()
 
     def _end(self, *, kill: bool) -> None:
         if kill:

@@ -1,4 +1,4 @@
-"""What the bench shows: progress on stderr while it works, then a table or JSON on stdout."""
+"""What the bench prints: progress on stderr while it works, then a table or JSON on stdout."""
 
 import dataclasses
 import json
@@ -15,13 +15,13 @@ from rich.table import Table
 
 from pgqueue.bench.cases import CASES
 from pgqueue.bench.machine import Machine
-from pgqueue.bench.measure import Result, Value
+from pgqueue.bench.measure import CaseResult, Measurement
 
 TITLES = {case.name: case.title for case in CASES}
 
 
-class Board:
-    """Progress for people, on stderr."""
+class ProgressDisplay:
+    """Shows progress on stderr: a bar for the case that runs, a line for each that has ended."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, emoji=False)
@@ -34,33 +34,33 @@ class Board:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Show the bars of cases while they run."""
+        """Show bars within this context."""
         with self._progress:
             yield
 
     @contextmanager
     def case(self, name: str) -> Iterator[Callable[[float, float], None]]:
-        """Show a bar; lends `tell(done, total)` to move it."""
+        """Show a bar for a case; yields `progress(done, total)`, which moves it."""
         bar = self._progress.add_task(TITLES[name], total=None)
         try:
             yield lambda done, total: self._progress.update(bar, completed=done, total=total)
         finally:
             self._progress.remove_task(bar)
 
-    def ended(self, result: Result) -> None:
-        """Say in a line what a case gave."""
-        values = ", ".join(f"{_words(value.name)} {_number(value.value)} {value.unit}" for value in result.values)
+    def ended(self, result: CaseResult) -> None:
+        """Print the measurements of a case in a line."""
+        values = ", ".join(f"{_words(value.name)} {_number(value.value)} {value.unit}" for value in result.measurements)
         self.say(f"{TITLES[result.case]}: {values}")
 
 
-def print_table(machine: Machine, results: Sequence[Result]) -> None:
-    """Print what was measured, and where."""
+def print_table(machine: Machine, results: Sequence[CaseResult]) -> None:
+    """Print the measurements, and the machine they belong to."""
     console = Console(emoji=False, width=None if sys.stdout.isatty() else 120)
     table = Table(box=SIMPLE_HEAD, header_style="dim")
     for column in ("case", "measured", "value", "unit", "lowest to highest", "n"):
         table.add_column(column, justify="right" if column in ("value", "n") else "left", no_wrap=True)
     for result in results:
-        for index, value in enumerate(result.values):
+        for index, value in enumerate(result.measurements):
             first = (TITLES[result.case], f"{result.n:,}") if index == 0 else ("", "")
             table.add_row(first[0], _words(value.name), _number(value.value), value.unit, _spread(value), first[1])
     console.print(table, highlight=False)
@@ -71,23 +71,23 @@ def print_table(machine: Machine, results: Sequence[Result]) -> None:
     console.print(" · ".join(facts), highlight=False, soft_wrap=True)
 
 
-def print_json(machine: Machine, results: Sequence[Result], about: dict[str, Any]) -> None:
+def print_json(machine: Machine, results: Sequence[CaseResult], about: dict[str, Any]) -> None:
     """Print everything as one JSON object."""
     cases = {result.case: _plain(result) for result in results}
     json.dump(about | {"machine": dataclasses.asdict(machine), "cases": cases}, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
-def _plain(result: Result) -> dict[str, Any]:
+def _plain(result: CaseResult) -> dict[str, Any]:
     values = {
         value.name: {"value": round(value.value, 4), "unit": value.unit, "low": _rounded(value.low),
                      "high": _rounded(value.high)}
-        for value in result.values
+        for value in result.measurements
     }  # fmt: skip
     return {"n": result.n, "values": values, "notes": result.notes}
 
 
-def _spread(value: Value) -> str:
+def _spread(value: Measurement) -> str:
     if value.low is None or value.high is None:
         return ""
     return f"{_number(value.low)} to {_number(value.high)}"
@@ -102,5 +102,5 @@ def _words(name: str) -> str:
 
 
 def _number(number: float) -> str:
-    """Return a number as people read it: whole from a hundred on."""
+    """Return a number as people read it: without decimals from 100 on."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.2f}"

@@ -1,4 +1,4 @@
-"""`pgqueue bench`: a schema of its own, the cases one after the other, a report, and nothing left behind."""
+"""`pgqueue bench`: creates its schema, runs the cases one after the other, drops the schema and prints a report."""
 
 import dataclasses
 import shutil
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgqueue.bench.cases import Case, chosen
-from pgqueue.bench.machine import Machine, look
-from pgqueue.bench.measure import Result
-from pgqueue.bench.report import Board, print_json, print_table
-from pgqueue.bench.schema import Connection, check_name, own_schema
-from pgqueue.bench.setting import Scale, Setting
-from pgqueue.bench.tasks import build
+from pgqueue.bench.bench import Bench, Scale
+from pgqueue.bench.cases import BenchCase, choose_cases
+from pgqueue.bench.machine import Machine, describe_machine
+from pgqueue.bench.measure import CaseResult
+from pgqueue.bench.report import ProgressDisplay, print_json, print_table
+from pgqueue.bench.schema import check_name, own_schema
+from pgqueue.bench.tasks import build_tasks
 from pgqueue.config import describe, find_dsn
 from pgqueue.db import embedded
 
@@ -23,7 +23,7 @@ STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked the bench to end. Of this class, because psycopg then cancels the statement that runs."""
+    """A signal asks the bench to end. A KeyboardInterrupt, because psycopg then cancels the statement that runs."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -31,47 +31,45 @@ class Stopped(KeyboardInterrupt):
 
 
 def run(dsn: str | None, schema: str, only: Sequence[str], scale: Scale, *, as_json: bool) -> int:
-    """Run the bench; return 0, or 128 and the number of the signal that stopped it.
+    """Run the bench; return 0, or 128 plus the number of the signal that stopped it.
 
-    Without a DSN on an embedded server of its own: load goes only to a database that was named for it.
+    Without a DSN it runs on an embedded Postgres of its own: it puts load only on a database that is named for it.
     """
-    cases, schema, board = chosen(only), check_name(schema), Board()
+    cases, schema, display = choose_cases(only), check_name(schema), ProgressDisplay()
     began = time.monotonic()
     try:
-        with _stoppable(), _directory() as directory, _server(dsn, directory, board) as found:
-            machine, results = _measure(found, schema, directory, cases, scale, board)
+        with _stoppable(), _directory() as directory, _server(dsn, directory, display) as found:
+            machine, results = _measure(found, schema, directory, cases, scale, display)
     except Stopped as stopped:
-        board.say(f"stopped by {stopped}")
+        display.say(f"stopped by {stopped}")
         return 128 + stopped.number
     took = round(time.monotonic() - began, 1)
     if as_json:
         print_json(machine, results, {"schema": schema, "seconds": took, "scale": dataclasses.asdict(scale)})
     else:
         print_table(machine, results)
-        board.say(f"took {took:.0f} s; schema {schema} is dropped")
+        display.say(f"took {took:.0f} s; schema {schema} is dropped")
     return 0
 
 
 def _measure(
-    dsn: str, schema: str, directory: Path, cases: Sequence[Case], scale: Scale, board: Board
-) -> tuple[Machine, list[Result]]:
+    dsn: str, schema: str, directory: Path, cases: Sequence[BenchCase], scale: Scale, display: ProgressDisplay
+) -> tuple[Machine, list[CaseResult]]:
     """Run the cases in a schema that is dropped afterwards."""
-    with own_schema(dsn, schema, board.say) as conn, board.showing():
-        return look(conn), _run_cases(dsn, schema, conn, directory, cases, scale, board)
+    with own_schema(dsn, schema, display.say) as conn, display.showing():
+        bench = Bench(build_tasks(dsn, schema), conn, schema, directory, scale)
+        try:
+            return describe_machine(conn), _run_cases(bench, cases, display)
+        finally:
+            bench.tasks.app.close()
 
 
-def _run_cases(
-    dsn: str, schema: str, conn: Connection, directory: Path, cases: Sequence[Case], scale: Scale, board: Board
-) -> list[Result]:
-    measured, results = build(dsn, schema), []
-    setting = Setting(measured, conn, schema, directory, scale, lambda done, total: None)
-    try:
-        for case in cases:
-            with board.case(case.name) as setting.tell:
-                results.append(case.run(setting))
-            board.ended(results[-1])
-    finally:
-        measured.app.close()
+def _run_cases(bench: Bench, cases: Sequence[BenchCase], display: ProgressDisplay) -> list[CaseResult]:
+    results = []
+    for case in cases:
+        with display.case(case.name) as bench.show_progress:
+            results.append(case.run(bench))
+        display.ended(results[-1])
     return results
 
 
@@ -82,8 +80,8 @@ def _stoppable() -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         raise Stopped(number)
 
-    heeded = [number for number in STOPPERS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
-    before = {number: signal.signal(number, stop) for number in heeded}
+    caught = [number for number in STOPPERS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, stop) for number in caught}
     try:
         yield
     finally:
@@ -93,9 +91,9 @@ def _stoppable() -> Iterator[None]:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    """A directory for the worker's log and, without a DSN, for the server."""
+    """Yield a directory for the worker's log and, without a DSN, for the server; remove it at the end."""
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-"))
-    directory.chmod(0o755)  # the embedded server of root runs as another user
+    directory.chmod(0o755)  # if root starts the embedded server, it runs as another user
     try:
         yield directory
     finally:
@@ -103,15 +101,15 @@ def _directory() -> Iterator[Path]:
 
 
 @contextmanager
-def _server(dsn: str | None, directory: Path, board: Board) -> Iterator[str]:
-    """The database: the one named, or an embedded one that ends with the bench."""
+def _server(dsn: str | None, directory: Path, display: ProgressDisplay) -> Iterator[str]:
+    """Yield the DSN of the named database, or of an embedded Postgres that is stopped at the end."""
     if dsn is not None and not dsn.startswith(embedded.PREFIX):
         found = find_dsn(dsn)
-        board.say(f"measuring on {describe(found)}")
+        display.say(f"measuring on {describe(found)}")
         yield found
         return
     path = dsn.removeprefix(embedded.PREFIX) if dsn else directory / "postgres"
-    board.say("measuring on an embedded Postgres; --dsn names another database")
+    display.say("measuring on an embedded Postgres; --dsn names another database")
     server = embedded.start(path)
     try:
         yield server.dsn

@@ -1,43 +1,43 @@
-"""The app that `pgqueue work` loads for the bench: it tells on stdout how many jobs have run.
+"""The app that `pgqueue work` loads for the bench. It prints on stdout how many jobs have run.
 
-So the bench can follow its worker without asking the database, which would be measured along.
+So the bench follows its worker without queries, which would be measured too.
 """
 
 import asyncio
 import os
 import sys
 
-from pgqueue.bench.tasks import Ran, build
+from pgqueue.bench.tasks import JobsRun, build_tasks
 
 SCHEMA = "PGQUEUE_BENCH_SCHEMA"
-TELL_SECONDS = 0.02
+REPORT_SECONDS = 0.02
 
-app = build(None, os.environ.get(SCHEMA, "pgqueue_bench")).app
-_telling: list[asyncio.Task[None]] = []
+app = build_tasks(None, os.environ.get(SCHEMA, "pgqueue_bench")).app
+_reporting: list[asyncio.Task[None]] = []
 
 
 @app.on_worker_start
 async def begin() -> None:
-    """Say at once that the worker is there, then how far it is."""
-    _telling.append(asyncio.create_task(_tell()))
+    """Print at once that no job has run, so that the bench knows of the worker; then each new count."""
+    _reporting.append(asyncio.create_task(_report()))
 
 
 @app.on_worker_stop
 async def end() -> None:
-    """Say the last count."""
-    _telling.pop().cancel()
-    _say(Ran.count)
+    """Print the last count."""
+    _reporting.pop().cancel()
+    _print(JobsRun.count)
 
 
-async def _tell() -> None:
-    told = -1
+async def _report() -> None:
+    printed = -1
     while True:
-        if Ran.count != told:
-            told = Ran.count
-            _say(told)
-        await asyncio.sleep(TELL_SECONDS)
+        if JobsRun.count != printed:
+            printed = JobsRun.count
+            _print(printed)
+        await asyncio.sleep(REPORT_SECONDS)
 
 
-def _say(count: int) -> None:
+def _print(count: int) -> None:
     sys.stdout.write(f"{count}\n")
     sys.stdout.flush()

@@ -30,8 +30,8 @@ def bench(
     The bench puts load on the server. For `--seconds` it holds a snapshot, so that VACUUM cannot remove rows that die
     in that time, anywhere in the database. The queue's own tables are not touched; the schema is dropped at the end.
     """
+    from pgqueue.bench.bench import Scale
     from pgqueue.bench.run import run  # alembic and the embedded server, which most commands need not load
-    from pgqueue.bench.setting import Scale
 
     scale = Scale(jobs=jobs, rounds=rounds, seconds=seconds, rate=rate)
     raise typer.Exit(run(dsn, schema, only or [], scale, as_json=as_json))

@@ -15,10 +15,10 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue import App
 from pgqueue.bench import process, schema
+from pgqueue.bench.bench import Scale
 from pgqueue.bench.cases import CASES
-from pgqueue.bench.measure import Batch, BenchFailed, Value, percentile, ratio, steady_rate
+from pgqueue.bench.measure import BenchFailed, FinishedBatch, Measurement, percentile, ratio, steady_rate
 from pgqueue.bench.run import run
-from pgqueue.bench.setting import Scale
 from pgqueue.errors import ConfigError
 from tests.conftest import scalar
 from tests.harness import Conn, Process, wait_for
@@ -189,7 +189,9 @@ def test_the_arithmetic() -> None:
     assert percentile([1, 2, 3, 4], 0.99) == 4
     assert percentile([7], 0.01) == 7
     # The batch in which the warm-up ends began the clock: its own jobs do not count.
-    assert steady_rate([Batch(0, 10), Batch(1, 10), Batch(2, 10), Batch(4, 20)], warm_up=15) == (10, 30)
+    batches = [FinishedBatch(0, 10), FinishedBatch(1, 10), FinishedBatch(2, 10), FinishedBatch(4, 20)]
+    assert steady_rate(batches, warm_up=15) == (10, 30)
     with pytest.raises(BenchFailed, match="--jobs"):
-        steady_rate([Batch(0, 10)], warm_up=1)
-    assert ratio("r", Value("a", 10, "x", 8, 12), Value("b", 20, "x", 16, 24)) == Value("r", 0.5, "x", 8 / 24, 12 / 16)
+        steady_rate([FinishedBatch(0, 10)], warm_up=1)
+    a, b = Measurement("a", 10, "x", 8, 12), Measurement("b", 20, "x", 16, 24)
+    assert ratio("r", a, b) == Measurement("r", 0.5, "x", 8 / 24, 12 / 16)

@@ -1,4 +1,4 @@
-"""What every case works with."""
+"""What every case works with: the bench's schema and tasks, and how much to measure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,9 +7,13 @@ from pathlib import Path
 from pgqueue.bench import schema
 from pgqueue.bench.process import WorkerProcess
 from pgqueue.bench.schema import Connection
-from pgqueue.bench.tasks import Measured
+from pgqueue.bench.tasks import BenchTasks
 
 BULK = 1000  # jobs in a call of enqueue_many
+
+
+def _show_nothing(done: float, total: float) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,38 +27,41 @@ class Scale:
 
 
 @dataclass(slots=True)
-class Setting:
-    """The bench's schema and tasks. `tell(done, total)` shows progress; `clean` keeps what a case left for the next."""
+class Bench:
+    """The bench's schema and tasks. `show_progress(done, total)` moves the bar of the case that runs.
 
-    measured: Measured
+    `clean_rates` are those of the drains of empty tables, which the drains with a history are compared with.
+    """
+
+    tasks: BenchTasks
     conn: Connection
     schema: str
     directory: Path
     scale: Scale
-    tell: Callable[[float, float], None]
-    clean: list[float] = field(default_factory=list)
+    show_progress: Callable[[float, float], None] = _show_nothing
+    clean_rates: list[float] = field(default_factory=list)
 
     def worker(self) -> WorkerProcess:
-        """A worker on the bench's queue, to be entered."""
-        return WorkerProcess(self.measured.app.dsn, self.schema, self.directory)
+        """Return a worker on the bench's queue, a context manager."""
+        return WorkerProcess(self.tasks.app.dsn, self.schema, self.directory)
 
     def empty(self, *tables: str) -> None:
-        """Empty all tables that hold jobs, or those named."""
+        """Empty the named tables; without names, all that hold jobs."""
         schema.empty(self.conn, self.schema, *tables)
 
     def settle(self) -> None:
-        """Bring the tables into a state that is the same each time."""
+        """Bring the tables into the same state before each run."""
         schema.settle(self.conn, self.schema)
 
     def enqueue(self, count: int) -> list[int]:
         """Enqueue jobs that do nothing, in bulk; return their ids."""
         ids: list[int] = []
         while len(ids) < count:
-            ids += self.measured.nothing.enqueue_many(calls(min(BULK, count - len(ids))))
-            self.tell(len(ids), count)
+            ids += self.tasks.nothing.enqueue_many(calls(min(BULK, count - len(ids))))
+            self.show_progress(len(ids), count)
         return ids
 
 
 def calls(count: int) -> list[dict[str, int]]:
-    """Arguments for so many jobs."""
+    """Return the arguments of `count` jobs."""
     return [{"number": number} for number in range(count)]
