@@ -1,4 +1,4 @@
-"""Jobs over HTTP, for Starlette, FastAPI and all that can mount an ASGI app: status, events, cancelling.
+"""Jobs over HTTP: status, events and cancelling, for Starlette, FastAPI and whatever else can mount an ASGI app.
 
 `api.mount("/jobs", pgqueue.web.router(app, authorize=may_see))`. Needs the extra `web`.
 """
@@ -34,41 +34,41 @@ Errors = Literal["none", "type", "message", "traceback"]
 STATUS = "pgqueue-job"  # the name of the route of one job
 RETRY_SECONDS = 1
 NO_STORE = {"Cache-Control": "no-store"}
-END = "end"  # the id of the last event of a stream: who comes back with it needs no more
+END = "end"  # the id of a stream's last event: a client that reconnects with it has seen everything
 
 
 def router(app: App, *, authorize: Authorize, errors: Errors = "message", heartbeat: float = 15.0) -> Router:
-    """Return the routes of an app's jobs, to be mounted where you like.
+    """Return routes for the jobs of an app, to be mounted under any path.
 
-    `GET /{id}` is the status, `GET /{id}/events` a stream of its changes (server-sent events), `POST /{id}/cancel` and
-    `DELETE /{id}` cancel.
+    `GET /{id}` answers with the status, `GET /{id}/events` with a stream of its changes (server-sent events);
+    `POST /{id}/cancel` and `DELETE /{id}` cancel.
 
     `authorize(request, job)`, `def` (called in a thread) or `async def`, decides for each request whether this client
-    may do this with this job. Unless it returns something true the answer is 404, as for a job that does not exist;
-    what it raises, such as an HTTPException with 403, is left to your framework. `errors` says how much of a failure
-    is shown: nothing, its type, type and message, or the traceback, too. `heartbeat`: seconds between comments on a
-    stream on which nothing happens. Arguments are never shown.
+    may make it for this job. Unless it returns something true, the answer is 404, as for a job that does not exist.
+    An error that it raises, such as an HTTPException with 403, is left to your framework. `errors` says how much of a
+    failure is shown: nothing, its type, type and message, or the traceback as well. `heartbeat` is the time in seconds
+    between comments on a stream without changes. Arguments are never shown.
     """
     if not callable(authorize):
         raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of (request, job)")
     if errors not in get_args(Errors):
         raise InvalidOption(f"errors={errors!r} cannot be used: give one of {', '.join(get_args(Errors))}")
     check_duration("heartbeat", heartbeat, PAUSE)
-    face = JobPages(app, authorize, errors, heartbeat)
+    endpoints = JobEndpoints(app, authorize, errors, heartbeat)
     return Router(
         [
-            Route("/{job_id}", face.status, methods=["GET"], name=STATUS),
-            Route("/{job_id}", face.cancel, methods=["DELETE"], name="pgqueue-job-delete"),
-            Route("/{job_id}/cancel", face.cancel, methods=["POST"], name="pgqueue-job-cancel"),
-            Route("/{job_id}/events", face.events, methods=["GET"], name="pgqueue-job-events"),
+            Route("/{job_id}", endpoints.status, methods=["GET"], name=STATUS),
+            Route("/{job_id}", endpoints.cancel, methods=["DELETE"], name="pgqueue-job-delete"),
+            Route("/{job_id}/cancel", endpoints.cancel, methods=["POST"], name="pgqueue-job-cancel"),
+            Route("/{job_id}/events", endpoints.events, methods=["GET"], name="pgqueue-job-events"),
         ]
     )
 
 
 def accepted(request: Request, job: Job | int, *, location: str | None = None) -> JSONResponse:
-    """Return the answer to a request that became a job: 202, with the path of its status as `Location` and `poll_url`.
+    """Return a 202 for a request that enqueued a job, with the path of its status as `Location` and `poll_url`.
 
-    The path is that of the router mounted in the application that handles `request`; elsewhere give `location`.
+    The path is found if the application that handles `request` has mounted the router; else give `location`.
     """
     job_id, status = (job.id, job.state) if isinstance(job, Job) else (job, JobState.PENDING)
     if location is None:
@@ -84,7 +84,7 @@ def accepted(request: Request, job: Job | int, *, location: str | None = None) -
 
 
 def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
-    """Return what a client may know of a job, as plain data for JSON: no arguments, a result only of what succeeded."""
+    """Return what a client may know of a job, as plain data for JSON: no arguments, a result only after success."""
     return {
         "job_id": job.id,
         "status": job.state,
@@ -102,8 +102,8 @@ def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class JobPages:
-    """The endpoints."""
+class JobEndpoints:
+    """The endpoints for the jobs of one app."""
 
     app: App
     authorize: Authorize
@@ -122,7 +122,7 @@ class JobPages:
             return _missing()
         try:
             if not job.state.is_terminal:
-                with suppress(UnknownJob):  # it has ended meanwhile
+                with suppress(UnknownJob):  # the job has ended meanwhile
                     await self.app.acancel(job.id)
                 job = await self.app.aget(job.id)
         except UnknownJob:
@@ -134,16 +134,16 @@ class JobPages:
         return self._answer(job, 202)
 
     async def events(self, request: Request) -> Response:
-        """Answer with a stream of what happens to a job."""
+        """Answer with a stream of the changes of a job."""
         job = await self._find(request)
         if job is None:
             return _missing()
         if request.headers.get("last-event-id") == END:
-            return Response(status_code=204, headers=NO_STORE)  # tells an EventSource not to come back
+            return Response(status_code=204, headers=NO_STORE)  # so that an EventSource does not reconnect
         return _EventStream(self._frames(job))
 
     async def _find(self, request: Request) -> Job | None:
-        """Return the job of a request; None if there is none, or this client may not have it."""
+        """Return the job of a request; None if there is no such job or the client may not see it."""
         text = request.path_params["job_id"]
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID):
             return None
@@ -166,7 +166,7 @@ class JobPages:
         return JSONResponse(status_of(job, self.errors), code, headers)
 
     async def _frames(self, job: Job) -> AsyncGenerator[str, None]:
-        """Say how the job is, then each change, then that it is over. Comments in between keep proxies awake."""
+        """Yield the status of a job, each change, and the end. Comments in between keep proxies from closing it."""
         shown = self._frame(job)
         yield f"retry: {1000 * RETRY_SECONDS}\n{shown}"
         if not job.state.is_terminal:
@@ -179,13 +179,13 @@ class JobPages:
         yield f"id: {END}\nevent: {END}\ndata: {{}}\n\n"
 
     async def _changes(self, job: Job) -> AsyncGenerator[Job | None, None]:
-        """Each change of a job until it has ended; None when nothing happens for a while."""
+        """Yield each change of a job until it has ended, and None for each heartbeat without a change."""
         async with Follower(self.app.waits, job.id) as follower:
-            over = False
-            while not over:
+            done = False
+            while not done:
                 news = await follower.next(self.heartbeat)
-                over = follower.done
-                if over and news is None:  # nothing is kept of it: so it is with what succeeds
+                done = follower.done
+                if done and news is None:  # no row is left: only jobs that succeeded leave none
                     news = replace(job, state=JobState.SUCCEEDED, phase="succeeded", progress=None)
                 yield news
                 job = news or job
@@ -195,7 +195,7 @@ class JobPages:
 
 
 class _EventStream(Response):
-    """Sends frames until they end or the client goes away; then nothing of it is left."""
+    """Sends frames until they end or the client disconnects; leaves no task behind."""
 
     media_type = "text/event-stream"
 
@@ -206,13 +206,13 @@ class _EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(scope, send))
-        leaving = asyncio.create_task(_gone(receive))
+        disconnected = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sending, disconnected], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sending, leaving):
+            for task in (sending, disconnected):
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            await asyncio.gather(sending, disconnected, return_exceptions=True)
         if not sending.cancelled() and (error := sending.exception()) is not None:
             raise error
 
@@ -222,16 +222,16 @@ class _EventStream(Response):
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
                     if scope["method"] == "HEAD":
-                        break  # nobody would see it go on
+                        break  # HEAD has no body to go on with
                     await send({"type": "http.response.body", "body": frame.encode(), "more_body": True})
-        except PgqueueError as error:  # first: some of them are OSErrors, too
+        except PgqueueError as error:  # before OSError: some of them are OSErrors too
             log.warning("a stream of events ends early: %s: %s", type(error).__name__, error)
         except OSError:
-            return  # the client is gone
+            return  # the client has disconnected
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

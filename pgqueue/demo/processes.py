@@ -1,4 +1,4 @@
-"""The demo's processes: started together, stopped together, whatever happens in between."""
+"""The demo's processes, and how they are started, frozen, killed and stopped."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ class Processes:
 
     def _start(self, name: str, command: list[str], *, piped: bool = False) -> subprocess.Popen[str]:
         with (self._directory / f"{name}.log").open("w") as log:
-            child = subprocess.Popen(  # noqa: S603 - our own commands
+            child = subprocess.Popen(  # noqa: S603 - fixed commands
                 command, stdout=subprocess.PIPE if piped else log, stderr=log, text=True
             )
         self._children[name] = child
@@ -45,12 +45,12 @@ class Processes:
         """Freeze a child where it is."""
         os.kill(self._children[name].pid, signal.SIGSTOP)
 
-    def go_on(self, name: str) -> None:
-        """Let a frozen child go on."""
+    def resume(self, name: str) -> None:
+        """Let a frozen child continue."""
         os.kill(self._children[name].pid, signal.SIGCONT)
 
     def kill(self, name: str) -> None:
-        """Kill a child at once, as a lost machine would."""
+        """Kill a child at once, as the loss of its machine would."""
         self._children[name].kill()
         self._children[name].wait()
 
@@ -62,11 +62,11 @@ class Processes:
             self._children[name].wait(timeout=40)
 
     def died(self) -> list[str]:
-        """Names of children that ended by themselves, with a failure."""
+        """Return the names of children that failed by themselves."""
         return [name for name, child in self._children.items() if child.poll() not in (None, 0, -signal.SIGKILL)]
 
     def stop_all(self) -> None:
-        """Stop whatever still runs."""
+        """Kill all children that still run."""
         for child in self._children.values():
             if child.poll() is None:
                 child.kill()

@@ -1,6 +1,6 @@
-"""The warehouse's end of the webhooks: checks signatures, writes what it got, and is overloaded now and then.
+"""The warehouse that receives the webhooks: checks signatures, records orders, and is overloaded at times.
 
-Run as `python -m pgqueue.demo.receiver FILE`; prints its port on the first line.
+Run it as `python -m pgqueue.demo.receiver FILE`; it prints its port on the first line.
 """
 
 import hashlib
@@ -15,18 +15,18 @@ from pathlib import Path
 
 from pgqueue.demo.shop import SECRET
 
-OVERLOADED = 0.08
+OVERLOADED = 0.08  # the share of requests that are answered with 503
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one request."""
 
     received: Path
     lock = threading.Lock()
     chance = random.Random(7)  # noqa: S311
 
     def do_POST(self) -> None:
-        """Take a webhook: 204 once it is on disk, 503 now and then, 401 for a wrong signature."""
+        """Answer a webhook: 204 once it is on disk, 503 if overloaded, 401 for a wrong signature."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         signature = hmac.new(SECRET, body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(signature, self.headers.get("Signature", "")):

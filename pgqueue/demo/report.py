@@ -1,4 +1,4 @@
-"""What the demo reads back: each finding with the SQL that shows it, and whether it is as it must be."""
+"""The demo's checks: each with the SQL whose rows show it, and whether they are as they must be."""
 
 import functools
 import json
@@ -14,8 +14,8 @@ Rows = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something read from the tables: a title, the SQL, its rows, and what does not hold (nothing, one hopes)."""
+class CheckResult:
+    """One check: the SQL and its rows, what `holds` if they are right, and what is `wrong` if they are not."""
 
     title: str
     sql: str
@@ -26,14 +26,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What went in: order numbers by their fate, and where files were written."""
+class PlacedOrders:
+    """The numbers of the orders that were placed, by fate, and where the receiver and the invoice task write."""
 
     committed: frozenset[int]
     declined: frozenset[int]
     poison: int
-    received: Path
-    invoices: Path
+    webhook_log: Path
+    invoice_directory: Path
 
 
 JOBS = "select state, count(*) from pgqueue.job group by state order by state"
@@ -57,43 +57,43 @@ TICKS = """select f.schedule, count(*) as ticks, count(distinct f.tick) as disti
 from pgqueue.schedule_fire f group by f.schedule"""
 
 
-def findings(conn: psycopg.Connection[Any], expected: Expected) -> list[Finding]:
-    """Read everything back."""
-    committed, poison = len(expected.committed), expected.poison
-    read = functools.partial(_find, conn)
+def check_everything(conn: psycopg.Connection[Any], placed: PlacedOrders) -> list[CheckResult]:
+    """Read tables and files back and check them."""
+    committed, poison = len(placed.committed), placed.poison
+    check = functools.partial(_check, conn)
     return [
-        read("jobs by state", JOBS, _check_states, "all jobs succeeded but one, which was made to fail"),
-        read(
+        check("jobs by state", JOBS, _check_states, "all jobs succeeded but one, which was made to fail"),
+        check(
             "attempts that were followed by another one",
             ATTEMPTS,
             _check_attempts,
-            "error: webhooks answered with 503, tried again; rescued: what the killed worker ran, run by the other one",
+            "error: webhooks that got a 503 were tried again; rescued: the other worker ran the killed worker's jobs",
         ),
-        read(
+        check(
             "the dead letter",
             DEAD,
-            lambda rows: _check_dead(rows, expected),
+            lambda rows: _check_dead(rows, placed),
             f"order {poison} has a currency that does not exist, so its invoice can never be written",
         ),
-        read("its attempts", DEAD_ATTEMPTS, _check_dead_attempts, "three attempts, each with its error"),
-        read(
+        check("its attempts", DEAD_ATTEMPTS, _check_dead_attempts, "three attempts, each with its error"),
+        check(
             "orders and their jobs",
             ORDERS,
-            lambda rows: _check_orders(rows, expected),
-            f"{committed} orders were committed, {len(expected.declined)} rolled back: no job without its order",
+            lambda rows: _check_orders(rows, placed),
+            f"{committed} orders were committed, {len(placed.declined)} rolled back: no job without its order",
         ),
-        read("ticks of the schedule", TICKS, _check_ticks, "two schedulers ran, each tick fired once"),
-        _webhooks(expected),
-        _invoices(expected),
+        check("ticks of the schedule", TICKS, _check_ticks, "two schedulers ran, each tick fired once"),
+        _webhooks(placed),
+        _invoices(placed),
     ]
 
 
-def _find(
-    conn: psycopg.Connection[Any], title: str, sql: str, check: Callable[[Rows], str | None], holds: str
-) -> Finding:
+def _check(
+    conn: psycopg.Connection[Any], title: str, sql: str, find_wrong: Callable[[Rows], str | None], holds: str
+) -> CheckResult:
     cursor = conn.execute(sql.encode())
     rows = cursor.fetchall()
-    return Finding(title, sql, [column.name for column in cursor.description or []], rows, holds, check(rows))
+    return CheckResult(title, sql, [column.name for column in cursor.description or []], rows, holds, find_wrong(rows))
 
 
 def _check_states(rows: Rows) -> str | None:
@@ -110,22 +110,22 @@ def _check_attempts(rows: Rows) -> str | None:
     return None if reasons.get("rescued") else "the killed worker's jobs must have been rescued"
 
 
-def _check_dead(rows: Rows, expected: Expected) -> str | None:
-    if [int(row[1]) for row in rows] != [expected.poison]:
-        return f"the invoice of order {expected.poison} must be the only dead letter"
+def _check_dead(rows: Rows, placed: PlacedOrders) -> str | None:
+    if [int(row[1]) for row in rows] != [placed.poison]:
+        return f"the invoice of order {placed.poison} must be the only dead letter"
     return None
 
 
 def _check_dead_attempts(rows: Rows) -> str | None:
     if [row[1] for row in rows] != [1, 2, 3] or not all(row[4] for row in rows):
-        return "each of its three attempts must be there with its error"
+        return "each of its three attempts must be recorded with its error"
     return None
 
 
-def _check_orders(rows: Rows, expected: Expected) -> str | None:
+def _check_orders(rows: Rows, placed: PlacedOrders) -> str | None:
     orders, webhooks, invoices, without = rows[0]
-    if without or not orders == webhooks == invoices == len(expected.committed):
-        return f"each of the {len(expected.committed)} committed orders must have its two jobs, and no other order any"
+    if without or not orders == webhooks == invoices == len(placed.committed):
+        return f"each of the {len(placed.committed)} committed orders must have its two jobs, and no other order any"
     return None
 
 
@@ -136,26 +136,26 @@ def _check_ticks(rows: Rows) -> str | None:
     return None if ticks == distinct == jobs == wanted and not missed else "each tick must have fired exactly once"
 
 
-def _webhooks(expected: Expected) -> Finding:
-    lines = [json.loads(line) for line in expected.received.read_text().splitlines()]
+def _webhooks(placed: PlacedOrders) -> CheckResult:
+    lines = [json.loads(line) for line in placed.webhook_log.read_text().splitlines()]
     orders, keys = Counter(line["order"] for line in lines), {line["key"] for line in lines}
     wrong = None
-    if orders.keys() != expected.committed:
-        lost, ghosts = expected.committed - orders.keys(), orders.keys() - expected.committed
+    if orders.keys() != placed.committed:
+        lost, ghosts = placed.committed - orders.keys(), orders.keys() - placed.committed
         wrong = f"webhooks must be exactly those of committed orders (lost {sorted(lost)}, ghosts {sorted(ghosts)})"
-    elif len(keys) != len(expected.committed):
+    elif len(keys) != len(placed.committed):
         wrong = "each order must come under one idempotency key"
     repeated = sum(count - 1 for count in orders.values())
-    row = (len(expected.committed), len(orders), len(expected.declined & orders.keys()), repeated)
+    row = (len(placed.committed), len(orders), len(placed.declined & orders.keys()), repeated)
     columns = ["orders committed", "orders received", "of them rolled back", "received twice"]
-    holds = "the receiver got exactly the committed orders"
-    return Finding("webhooks at the receiver", f"-- read from {expected.received.name}", columns, [row], holds, wrong)
+    holds, source = "the receiver got exactly the committed orders", f"-- read from {placed.webhook_log.name}"
+    return CheckResult("webhooks at the receiver", source, columns, [row], holds, wrong)
 
 
-def _invoices(expected: Expected) -> Finding:
-    files = {int(path.stem) for path in expected.invoices.glob("*.html")}
-    wanted = expected.committed - {expected.poison}
+def _invoices(placed: PlacedOrders) -> CheckResult:
+    files = {int(path.stem) for path in placed.invoice_directory.glob("*.html")}
+    wanted = placed.committed - {placed.poison}
     wrong = None if files == wanted else "each committed order but the poison one must have its invoice"
     columns = ["invoices wanted", "invoices written"]
     holds = "one for each committed order but the one with the unknown currency"
-    return Finding("invoices", "-- read from the directory", columns, [(len(wanted), len(files))], holds, wrong)
+    return CheckResult("invoices", "-- read from the directory", columns, [(len(wanted), len(files))], holds, wrong)

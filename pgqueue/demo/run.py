@@ -1,4 +1,4 @@
-"""`pgqueue demo`: runs the shop and shows what the tables say."""
+"""`pgqueue demo`: runs the shop, then checks tables and files and shows what they say."""
 
 import csv
 import os
@@ -21,10 +21,10 @@ from pgqueue import migrate
 from pgqueue.db import embedded
 from pgqueue.demo import shop
 from pgqueue.demo.processes import SCHEDULE, WORK, Processes
-from pgqueue.demo.report import Expected, Finding, findings
+from pgqueue.demo.report import CheckResult, PlacedOrders, check_everything
 
 DEADLINE = 90.0
-PACE = 0.06  # seconds between orders, so that there is something to look at
+PACE = 0.06  # seconds between orders, so that one can watch
 LIVE = "select count(*) filter (where state = 'running'), count(*) from pgqueue.job_live"
 DONE = "select (select count(*) from pgqueue.job_finished) + (select count(*) from pgqueue.dead_letter)"
 RUNNING_OF = """select count(*) from pgqueue.job_live j join pgqueue.worker w on w.id = j.worker_id
@@ -32,11 +32,11 @@ where j.state = 'running' and w.pid = %s"""
 
 
 class DemoFailed(Exception):
-    """The demo did not get to its end."""
+    """The demo could not be run to its end."""
 
 
 def run(*, keep: bool = False) -> int:
-    """Run the demo; return 0 if everything that must hold does, else 1."""
+    """Run the demo; return 0 if every check holds, else 1."""
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-demo-"))
     directory.chmod(0o755)
@@ -48,9 +48,9 @@ def run(*, keep: bool = False) -> int:
         migrate.upgrade(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as conn:
             conn.execute(shop.TABLES.encode())
-            expected = _run_shop(console, conn, directory)
-            found = findings(conn, expected)
-        wrong = _show(console, found)
+            placed = _run_shop(console, conn, directory)
+            results = check_everything(conn, placed)
+        wrong = _show(console, results)
         if keep:
             console.print(f"kept in {directory}, with its Postgres running:\n  psql {server.dsn!r}", soft_wrap=True)
         return 1 if wrong else 0
@@ -65,7 +65,7 @@ def run(*, keep: bool = False) -> int:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _run_shop(console: Console, conn: psycopg.Connection[Any], directory: Path) -> Expected:
+def _run_shop(console: Console, conn: psycopg.Connection[Any], directory: Path) -> PlacedOrders:
     """Run all processes, place all orders, kill a worker half-way, wait until no job is left."""
     invoices = directory / "invoices"
     invoices.mkdir()
@@ -85,7 +85,7 @@ def _run_shop(console: Console, conn: psycopg.Connection[Any], directory: Path) 
     committed = {order.number for order, card in orders if card != "declined"}
     declined = {order.number for order, card in orders if card == "declined"}
     poison = next(order.number for order, _ in orders if order.currency not in shop.CURRENCIES)
-    return Expected(frozenset(committed), frozenset(declined), poison, directory / "received.jsonl", invoices)
+    return PlacedOrders(frozenset(committed), frozenset(declined), poison, directory / "received.jsonl", invoices)
 
 
 def _orders() -> Iterator[tuple[shop.Order, str]]:
@@ -136,14 +136,14 @@ def _place_orders(
 
 
 def _kill_while_it_works(conn: psycopg.Connection[Any], processes: Processes, pid: int) -> bool:
-    """Kill worker-1 if the database says that it runs jobs; it is frozen first, so that the look is true."""
+    """Kill worker-1 if it runs jobs. It is frozen while the database is asked, so that the answer stays true."""
     processes.pause("worker-1")
-    time.sleep(0.03)  # what it had sent before it froze arrives
+    time.sleep(0.03)  # statements that it sent before it froze arrive
     row = conn.execute(RUNNING_OF, [pid]).fetchone()
     if row and row[0]:
         processes.kill("worker-1")
         return True
-    processes.go_on("worker-1")
+    processes.resume("worker-1")
     return False
 
 
@@ -172,16 +172,17 @@ def _until_deadline(what: str) -> Iterator[int]:
         yield turn
 
 
-def _show(console: Console, found: list[Finding]) -> list[str]:
-    for finding in found:
-        console.rule(f"[bold]{finding.title}", align="left")
-        console.print(finding.sql, style="cyan", markup=False, highlight=False, soft_wrap=True)
-        table = Table(*finding.columns)
-        for row in finding.rows:
+def _show(console: Console, results: list[CheckResult]) -> list[str]:
+    """Print every check; return the titles of those that do not hold."""
+    for result in results:
+        console.rule(f"[bold]{result.title}", align="left")
+        console.print(result.sql, style="cyan", markup=False, highlight=False, soft_wrap=True)
+        table = Table(*result.columns)
+        for row in result.rows:
             table.add_row(*("" if value is None else str(value) for value in row))
         console.print(table)
-        console.print(f"[bold red]✗ {finding.wrong}" if finding.wrong else f"[green]✓ {finding.holds}")
-    wrong = [finding.title for finding in found if finding.wrong]
+        console.print(f"[bold red]✗ {result.wrong}" if result.wrong else f"[green]✓ {result.holds}")
+    wrong = [result.title for result in results if result.wrong]
     console.rule()
     if wrong:
         console.print(f"[bold red]does not hold: {', '.join(wrong)}")

@@ -1,4 +1,4 @@
-"""The shop: orders, and the jobs that commit with them. An ordinary pgqueue app, as a user would write it."""
+"""The shop: orders, and the jobs that commit with them. An ordinary pgqueue app, as users write them."""
 
 import hashlib
 import hmac
@@ -49,7 +49,7 @@ class PaymentDeclined(Exception):
 
 
 def place_order(conn: psycopg.Connection[Any], order: Order, card: str) -> None:
-    """Write an order and enqueue its jobs, in one transaction: all of it happens, or none of it."""
+    """Write an order and enqueue its jobs, in one transaction: all of that commits, or nothing."""
     with conn.transaction():
         conn.execute(
             "insert into shop.orders (number, customer, email, sku, description, quantity, unit_cents, currency)"
@@ -87,7 +87,7 @@ def deliver_webhook(context: pgqueue.Context, order_number: int) -> dict[str, in
 def render_invoice(order_number: int) -> dict[str, str]:
     """Write an order's invoice as an HTML file. Written whole or not at all, so that a second run does no harm."""
     order = load_order(order_number)
-    symbol = CURRENCIES[order.currency]  # an unknown currency raises KeyError each time: this order's job dies
+    symbol = CURRENCIES[order.currency]  # unknown currencies raise KeyError: such a job becomes a dead letter
     total = Decimal(order.quantity * order.unit_cents) / 100
     page = (
         f"<!doctype html><meta charset=utf-8><title>Invoice {order.number}</title>"
@@ -104,7 +104,7 @@ def render_invoice(order_number: int) -> dict[str, str]:
 @app.schedule(2, name="sales every two seconds")
 @app.task(name="shop.count_sales", queue="default")
 async def count_sales(context: pgqueue.Context) -> None:
-    """Record the sales up to the tick that this job is for."""
+    """Record the sales up to the tick of this job."""
     async with await psycopg.AsyncConnection.connect(app.dsn) as conn:
         await conn.execute(
             "insert into shop.sales (tick, orders, units)"

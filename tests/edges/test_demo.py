@@ -1,4 +1,4 @@
-"""The main job: the demo runs on an embedded Postgres and finds that everything holds."""
+"""`pgqueue demo` runs on an embedded Postgres, and its checks hold."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pgqueue.demo import shop
-from pgqueue.demo.report import JOBS, Expected, findings
+from pgqueue.demo.report import JOBS, PlacedOrders, check_everything
 from tests.conftest import scalar
 
 
@@ -23,11 +23,11 @@ def test_the_demo_fails_when_something_does_not_hold(dsn: str, tmp_path: pytest.
 
     directory = Path(str(tmp_path))
     (directory / "received.jsonl").write_text('{"order": 2, "key": "job-1"}\n')
-    expected = Expected(frozenset({1}), frozenset({2}), 3, directory / "received.jsonl", directory)
+    placed = PlacedOrders(frozenset({1}), frozenset({2}), 3, directory / "received.jsonl", directory)
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(shop.TABLES.encode())
         assert scalar(conn, "select count(*) from shop.orders") == 0
-        found = findings(conn, expected)
-    assert all(finding.wrong for finding in found)
-    webhooks = next(finding for finding in found if finding.title.startswith("webhooks"))
+        results = check_everything(conn, placed)
+    assert all(check.wrong for check in results)
+    webhooks = next(check for check in results if check.title.startswith("webhooks"))
     assert "lost [1], ghosts [2]" in (webhooks.wrong or "")
