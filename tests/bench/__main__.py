@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measure, append to the results, make page and charts; exit 1 if a run went wrong."""
+"""`python -m tests.bench`: measure, append to the results, make page and charts; exit 1 if a run failed."""
 
 import argparse
 import json
@@ -15,10 +15,10 @@ from . import charts, machine, page, results
 from .cases import CASES, Case
 from .peers import DEFAULT, Harness, Peer
 from .processes import ROOT
-from .server import OwnServer, Server
-from .session import Record, Session, Settings
+from .server import BenchServer, StartedServer
+from .session import BenchSession, BenchSettings, Record
 
-# What belongs together, under one letter; anything else is a case of its own.
+# Cases that belong together, under one letter. Results name the cases, so the names stay as they are.
 GROUPS = {
     "a": ("a", "a-lent", "a-hand"), "b": ("b", "b-copy"), "k": ("k", "k-one", "k-lent"),
     "n": ("n", "n-never", "n-always", "n-nobody"),
@@ -27,9 +27,9 @@ GROUPS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be asked for."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    names = f"{', '.join(CASES)}; {', '.join(GROUPS)} mean all that begin so. May be repeated."
+    names = f"{', '.join(CASES)}; {', '.join(GROUPS)} stand for all cases that begin so. May be repeated."
     parser.add_argument("--case", action="append", default=[], help=f"one of {names}")
     parser.add_argument("--only", action="append", default=[], help="a case without the rest of its group")
     parser.add_argument("--all", action="store_true", help="every case")
@@ -41,12 +41,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--concurrency", type=int, default=100, help="`pgqueue work -c` for async tasks")
     parser.add_argument("--threads", type=int, default=16, help="`pgqueue work -c` for sync tasks")
     parser.add_argument("--worker-option", action="append", default=[], help="another option of `pgqueue work`")
-    parser.add_argument("--jobs", type=int, help="so many jobs instead of each case's own, for peers too")
+    parser.add_argument("--jobs", type=int, help="how many jobs, instead of each case's own number; for peers too")
     parser.add_argument("--seconds", type=float, help="how long flows and idling last, instead of 50 and 60")
     parser.add_argument("--warm", type=float, default=6.0, help="seconds a worker idles before latency is measured")
     parser.add_argument("--cap", type=float, default=50.0, help="seconds after which a drain is cut off")
     parser.add_argument("--scale", type=float, default=1.0, help="shrink histories by this factor")
-    parser.add_argument("--remark", help="what readers of the figures must know, such as what else ran")
+    parser.add_argument("--remark", help="a note for readers of the figures, such as what else ran")
     parser.add_argument("--lock", default=os.environ.get("PEERS_LOCK"), help="flock this file while the clock runs")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/benchmarks/results.jsonl")
     parser.add_argument(
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Parse, measure, tell."""
+    """Parse, measure, publish."""
     given = parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = _chosen(given)
@@ -77,14 +77,14 @@ def _chosen(given: argparse.Namespace) -> list[str]:
 
 
 def _measure(given: argparse.Namespace, cases: list[Case]) -> int:
-    """Run every round; return how many runs went wrong."""
-    settings = Settings(
+    """Run every round; return how many runs failed."""
+    settings = BenchSettings(
         given.concurrency, given.threads, tuple(given.worker_option), given.jobs, given.seconds, given.warm, given.cap,
         given.scale, given.lock,
     )  # fmt: skip
-    server = Server(given.dsn) if given.dsn else OwnServer()
+    server = BenchServer(given.dsn) if given.dsn else StartedServer()
     try:
-        session = Session(server, settings)
+        session = BenchSession(server, settings)
         try:
             name = _open_session(given, session)
             return sum(not _keep(given.results, name, record) for record in _rounds(given, session, cases))
@@ -94,7 +94,7 @@ def _measure(given: argparse.Namespace, cases: list[Case]) -> int:
         server.stop()
 
 
-def _open_session(given: argparse.Namespace, session: Session) -> str:
+def _open_session(given: argparse.Namespace, session: BenchSession) -> str:
     name = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     settings = {k: v for k, v in asdict(session.settings).items() if v not in (None, (), []) and k != "lock"}
     remark = {"remark": given.remark} if given.remark else {}
@@ -106,7 +106,7 @@ def _open_session(given: argparse.Namespace, session: Session) -> str:
 
 
 def _argv() -> list[str]:
-    """The arguments, without what only says where things are on this machine."""
+    """Return the arguments without those that name places on this machine."""
     places, kept, skip = {"--dsn", "--peers", "--lock", "--results", "--page", "--remark"}, [], False
     for word in sys.argv[1:]:
         if not skip and word.partition("=")[0] not in places:
@@ -115,7 +115,7 @@ def _argv() -> list[str]:
     return kept
 
 
-def _rounds(given: argparse.Namespace, session: Session, cases: list[Case]) -> Iterator[Record]:
+def _rounds(given: argparse.Namespace, session: BenchSession, cases: list[Case]) -> Iterator[Record]:
     peers = [Peer(who) for who in given.peer or DEFAULT] if given.peers else []
     harness = Harness(given.peers, session.server, given.lock, given.jobs) if given.peers else None
     for turn in range(1, given.runs + 1):
@@ -129,11 +129,11 @@ def _rounds(given: argparse.Namespace, session: Session, cases: list[Case]) -> I
             harness.forget(peer)
 
 
-def _ours(session: Session, case: Case, turn: int) -> Record:
+def _ours(session: BenchSession, case: Case, turn: int) -> Record:
     head = {"case": case.name, "who": results.US, "round": turn}
     try:
         return head | case.run(session, session.settings.jobs or case.jobs)
-    except Exception as error:  # noqa: BLE001 - one run that fails does not end a session of hours
+    except Exception as error:  # noqa: BLE001 - a run that fails must not end a session of hours
         return head | {"ok": False, "error": f"{type(error).__name__}: {error}", "log": session.log()}
 
 
@@ -146,7 +146,7 @@ def _theirs(harness: Harness, peer: Peer, case: Case, turn: int) -> Record:
 
 
 def _keep(path: Path, session: str, record: Record) -> bool:
-    """Append a run, show it, say whether it went well."""
+    """Append a run to the results and print it; return whether it succeeded."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
     results.append(path, {"kind": "run", "session": session, "at": at, **record})
     long = ("per_second", "rss_curve", "quantiles_ms", "config")
@@ -163,7 +163,7 @@ def _publish(given: argparse.Namespace) -> None:
         drawn = []
     commands = [f"python -m tests.bench {shlex.join(session['argv'])} --dsn … --peers …" for session in found.used]
     page.write(given.page, found, drawn, "\n".join(commands))
-    print(page.told(found, _chosen(given)))
+    print(page.summary(found, _chosen(given)))
 
 
 if __name__ == "__main__":

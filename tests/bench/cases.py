@@ -1,4 +1,4 @@
-"""What is measured: each case by its name."""
+"""The cases by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from functools import partial
 from typing import Protocol
 
 from . import backlog, drain, enqueue, flow, idle, latency
-from .session import Record, Session
+from .session import BenchSession, Record
 
 
 class Run(Protocol):
     """One run of a case with so many jobs."""
 
-    def __call__(self, session: Session, n: int, /) -> Record: ...
+    def __call__(self, session: BenchSession, n: int, /) -> Record: ...
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case. `peer` says how the peers' harness is asked for the same, if it has the same."""
+    """One case. `peer` holds the arguments with which the peers' harness runs the same case, if it has it."""
 
     name: str
     what: str
@@ -34,16 +34,16 @@ CASES = {
     case.name: case
     for case in (
         Case("a", "enqueue one by one, a commit each", 2000, partial(enqueue.single, verb="one"), ("a",)),
-        Case("a-lent", "the same on a lent connection", 2000, partial(enqueue.single, verb="lent")),
+        Case("a-lent", "the same on a borrowed connection", 2000, partial(enqueue.single, verb="borrowed")),
         Case("a-hand", "the same row by hand: a prepared INSERT", 2000, partial(enqueue.single, verb="hand")),
         Case("b", "enqueue in calls of 1,000", 50_000, enqueue.bulk, ("b",)),
         Case("b-copy", "the same rows by COPY, 1,000 a commit", 50_000, enqueue.copy),
         Case("k", "enqueue in calls of 1,000 with idempotency keys, against without", 100_000,
              partial(enqueue.keyed, how="bulk")),
         Case("k-one", "the same one by one, a commit each", 5000, partial(enqueue.keyed, how="one")),
-        Case("k-lent", "the same one by one in one transaction", 5000, partial(enqueue.keyed, how="lent")),
+        Case("k-lent", "the same one by one in one transaction", 5000, partial(enqueue.keyed, how="borrowed")),
         Case("c", "drain, one process, async, full history", 400_000, _drain, ("c",)),
-        Case("c0", "drain, nothing kept (retention=0)", 400_000, partial(_drain, task="noop_forget", kept=False)),
+        Case("c0", "drain, nothing kept (retention=0)", 400_000, partial(_drain, task=drain.FORGETS)),
         Case("d", "drain, two processes", 400_000, partial(_drain, processes=2), ("d",)),
         Case("ct", "drain, sync task in threads", 200_000, partial(_drain, task="noop_thread", threads=True)),
         Case("ct100", "the same with as many slots as case c has", 200_000, partial(_drain, task="noop_thread")),
@@ -53,7 +53,7 @@ CASES = {
              partial(enqueue.crowd, notified="never")),
         Case("n-always", "8 producers commit, no worker, each commit notifies", 12_000,
              partial(enqueue.crowd, notified="always")),
-        Case("n-nobody", "8 producers commit, no worker, nobody is notified", 12_000,
+        Case("n-nobody", "8 producers commit, no worker, no commit notifies", 12_000,
              partial(enqueue.crowd, notified="nobody")),
         Case("e", "latency, idle worker, 20 jobs/s", 300, partial(latency.latency, hertz=20), ("e",)),
         Case("e1000", "latency, 1,000 jobs/s", 10_000, partial(latency.latency, hertz=1000, producers=2)),

@@ -12,7 +12,7 @@ SHADES = ("#336791", "#c8553d", "#5b8e7d", "#b08900")
 
 
 def _bars(results: Results, axes: Any, bars: list[tuple[str, str, str]], metric: str) -> bool:
-    """Horizontal bars with a whisker from the lowest to the highest run."""
+    """Draw horizontal bars with a whisker from the lowest to the highest run."""
     found = [(label, results.summary(case, metric, who), who) for label, case, who in bars]
     shown = [(label, summary, who) for label, summary, who in reversed(found) if summary]
     for at, (_, summary, who) in enumerate(shown):
@@ -26,19 +26,19 @@ def _bars(results: Results, axes: Any, bars: list[tuple[str, str, str]], metric:
 
 
 def drain(results: Results, axes: Any) -> bool:
-    """Everybody's drain."""
+    """Draw the drains of all queues."""
     ours = [("pgqueue", "c", US), ("pgqueue, nothing kept", "c0", US), ("pgqueue, threads", "ct", US)]
     return _bars(results, axes, [*ours, *((who, "c", who) for who in results.peers("c"))], "jobs_s")
 
 
 def bulk(results: Results, axes: Any) -> bool:
-    """Everybody's bulk enqueue, and COPY."""
+    """Draw the bulk enqueues of all queues, and COPY."""
     ours = [("pgqueue", "b", US), ("bare COPY", "b-copy", US)]
     return _bars(results, axes, [*ours, *((who, "b", who) for who in results.peers("b"))], "jobs_s")
 
 
 def flow(results: Results, axes: Any) -> bool:
-    """The rate in each second of a flow: the last run of each kind."""
+    """Draw the rate in each second of a flow: the last run of each kind."""
     names = {"f": "not pinned", "f-reader": "pinned by a reader", "f-writer": "pinned by a writer", "f0": "no VACUUM"}
     shown = {
         label: run[-1]["per_second"] for case, label in names.items() if (run := _with(results, case, "per_second"))
@@ -53,7 +53,7 @@ def flow(results: Results, axes: Any) -> bool:
 
 
 def latency(results: Results, axes: Any) -> bool:
-    """How many jobs had begun after so many milliseconds: the last run of each kind."""
+    """Draw the share of jobs that had begun after each time in milliseconds: the last run of each kind."""
     names = {"e": "20 jobs/s", "e1000": "1,000 jobs/s"}
     found = {label: _with(results, case, "quantiles_ms") for case, label in names.items()}
     shown = {label: runs[-1] for label, runs in found.items() if runs}
@@ -69,7 +69,7 @@ def latency(results: Results, axes: Any) -> bool:
 
 
 def memory(results: Results, axes: Any) -> bool:
-    """Memory of the worker by jobs done, each run."""
+    """Draw the memory of the worker by jobs done, for each run."""
     runs = _with(results, "m", "rss_curve")
     for run in runs:
         axes.plot(*zip(*run["rss_curve"], strict=True), color=OURS)
@@ -92,7 +92,7 @@ def _legend(axes: Any, shown: object) -> None:
 
 
 def draw(results: Results, directory: Path) -> list[str]:
-    """Draw what there are results for; return the names. Raises ImportError without matplotlib.
+    """Draw the charts that have results; return their names. Raises ImportError without matplotlib.
 
     The same results give the same bytes.
     """

@@ -1,7 +1,7 @@
 """A producer process: `python -m tests.bench.child VERB …`.
 
-It connects, says `ready`, waits for a line on stdin, works, and prints one JSON object: so that connecting and
-importing are in nobody's clock, and several producers begin together.
+It connects, prints `ready`, waits for a line on stdin, works, and prints one JSON object. So no measured time includes
+connecting and importing, and several producers begin together.
 """
 
 import json
@@ -21,7 +21,7 @@ from .tasks import TASKS, app, noop
 from .track import VARIABLE, count
 
 CHUNK = 1000
-# What an application without a queue would write: the row alone, no log of its states, nobody is told.
+# What an application without a queue would write: the row alone, without transitions and notifications.
 BY_HAND = """insert into pgqueue.job_live (task, queue, priority, args, max_attempts, tags, headers, history)
 values (%s, %s, %s, %s::jsonb, %s, %s, %s::jsonb, %s) returning id, run_at, created_at"""
 COPY = "copy bench_floor (task, queue, priority, args, max_attempts, tags, headers, history) from stdin"
@@ -30,7 +30,7 @@ Work = Callable[[], Answer]
 
 
 def payload(i: int) -> dict[str, Any]:
-    """The arguments of job `i`."""
+    """Return the arguments of job `i`."""
     return {"i": i, "email": "user@example.com"}
 
 
@@ -58,8 +58,8 @@ def one(low: str, n: str) -> Work:
     return lambda: _timed(lambda i: noop.enqueue(**payload(i)), range(int(low), int(low) + int(n)))
 
 
-def lent(n: str) -> Work:
-    """The same on a connection that is lent and commits each statement."""
+def borrowed(n: str) -> Work:
+    """The same on a borrowed connection that commits each statement."""
     conn = _connect()
     return lambda: _timed(lambda i: noop.using(conn).enqueue(**payload(i)), range(int(n)))
 
@@ -86,37 +86,38 @@ def bulk(task: str, n: str) -> Work:
 
 
 def keyed(how: str, n: str) -> Work:
-    """Enqueue `n` jobs with an idempotency key and as many without, in turn, so that both meet the same machine.
+    """Enqueue `n` jobs with an idempotency key and as many without, in turn, so that both run under the same load.
 
-    `bulk`: in calls of a thousand; `one`: one by one, each with its own commit; `lent`: in one transaction of ours.
+    `bulk`: in calls of a thousand; `one`: one by one, each with its own commit; `borrowed`: in one transaction of the
+    caller.
     """
     _warm()
     conn = _connect()
     size = CHUNK if how == "bulk" else 1
-    lent = (conn,) if how == "lent" else ()
+    borrowed = (conn,) if how == "borrowed" else ()
 
     def plain(low: int) -> None:
         if how == "bulk":
             noop.enqueue_many(payload(i) for i in range(low, low + CHUNK))
         else:
-            noop.using(*lent).enqueue(**payload(low))
+            noop.using(*borrowed).enqueue(**payload(low))
 
     def with_key(low: int) -> None:
         if how == "bulk":
             keys = [f"order-{i}" for i in range(low, low + CHUNK)]
             noop.using(idempotency_key=keys).enqueue_many(payload(i) for i in range(low, low + CHUNK))
         else:
-            noop.using(*lent, idempotency_key=f"order-{low}").enqueue(**payload(low))
+            noop.using(*borrowed, idempotency_key=f"order-{low}").enqueue(**payload(low))
 
     def work() -> Answer:
-        with conn.transaction() if lent else nullcontext():
+        with conn.transaction() if borrowed else nullcontext():
             return _in_turn(plain, with_key, range(0, int(n), size))
 
     return work
 
 
 def _in_turn(plain: Callable[[int], object], with_key: Callable[[int], object], numbers: range) -> Answer:
-    """Run both steps for each number, now one first and now the other; return what each took, in all."""
+    """Run both steps for each number, each first every other time; return the total time of each."""
     took = {plain: 0.0, with_key: 0.0}
     for turn, i in enumerate(numbers):
         for step in (plain, with_key) if turn % 2 else (with_key, plain):
@@ -127,7 +128,7 @@ def _in_turn(plain: Callable[[int], object], with_key: Callable[[int], object], 
 
 
 def copy(n: str) -> Work:
-    """The same rows by bare COPY into an equal table, a commit each thousand."""
+    """Write the same rows by bare COPY into an equal table, with a commit for each thousand."""
     conn = _connect()
 
     def chunk(low: int) -> None:
@@ -140,7 +141,7 @@ def copy(n: str) -> Work:
 
 
 def rate(low: str, n: str, hertz: str) -> Work:
-    """Enqueue at fixed times: a slow call does not put off those after it. Tells when each call began."""
+    """Enqueue at fixed times: a slow call does not delay those after it. Answers when each call began."""
     _warm()
 
     def work() -> Answer:
@@ -173,11 +174,11 @@ def flow(n: str, limit: str, seconds: str) -> Work:
     return work
 
 
-VERBS: dict[str, Callable[..., Work]] = {f.__name__: f for f in (one, lent, hand, bulk, keyed, copy, rate, flow)}
+VERBS: dict[str, Callable[..., Work]] = {f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, flow)}
 
 
 def main() -> None:
-    """Get ready, wait for the word, work, tell."""
+    """Connect, wait for the line, work, answer."""
     verb, *arguments = sys.argv[1:]
     work = VERBS[verb](*arguments)
     print("ready", flush=True)

@@ -1,28 +1,42 @@
-"""The database of one run, as the runner looks at it."""
+"""The database of one run, and the questions that the runner asks it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, LiteralString
 
 import psycopg
 
-from .server import Server
+from .server import BenchServer
 
-# What has not durably ended. Asked again and again at the end of a timed run, so each part reads an index.
+# Counts the jobs that have not durably ended. Run in a loop at the end of a timed run, so each part reads an index.
 PENDING = """select (select count(*) from pgqueue.job_live where worker_id is not null)
     + (select count(*) from pgqueue.job_live
        where state = 'pending' and queue = 'default' and priority = 0 and run_at <= now())"""
 
 
-class Database:
+@contextmanager
+def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `work(done)` in a thread within this context. It must return soon after `done` is set."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(done,))
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class BenchDatabase:
     """One database with pgqueue in it."""
 
-    def __init__(self, server: Server, name: str, dsn: str) -> None:
+    def __init__(self, server: BenchServer, name: str, dsn: str) -> None:
         self.server = server
         self.name = name
         self.dsn = dsn
-        # Statistics are stale while a run drains a table: by them the planner would read all of it at each poll.
+        # Statistics are stale while a run drains a table: with them the planner would scan all of it at each poll.
         self.conn = psycopg.connect(dsn, autocommit=True, options="-c jit=off -c enable_seqscan=off")
 
     def value(self, statement: LiteralString, *params: Any) -> Any:
@@ -39,7 +53,7 @@ class Database:
         return int(self.value("select count(*) from pgqueue.job_finished"))
 
     def settle(self) -> None:
-        """Bring every run to the same start: fresh statistics, no dirty buffers of the preload."""
+        """Bring every run to the same start: fresh statistics, and no dirty buffers that earlier inserts left."""
         self.conn.execute("vacuum analyze")
         self.conn.execute("checkpoint")
 
@@ -53,18 +67,12 @@ class Database:
 
     @contextmanager
     def vacuumed(self, every: float | None) -> Iterator[None]:
-        """VACUUM every so many seconds, as autovacuum would not: it looks once a minute, and runs are shorter."""
+        """VACUUM every so many seconds. Autovacuum looks once a minute, and runs are shorter."""
         if not every:
             yield
             return
-        done = threading.Event()
-        thread = threading.Thread(target=self._vacuum, args=(every, done))
-        thread.start()
-        try:
+        with in_background(partial(self._vacuum, every)):
             yield
-        finally:
-            done.set()
-            thread.join()
 
     def _vacuum(self, every: float, done: threading.Event) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
@@ -73,7 +81,7 @@ class Database:
 
     @contextmanager
     def pinned(self, by: str | None) -> Iterator[None]:
-        """Hold back what VACUUM may remove: by a `reader` with a snapshot, or a `writer` that has not committed."""
+        """Keep VACUUM from removing rows: by a `reader` with a snapshot, or a `writer` that has not committed."""
         if by is None:
             yield
             return

@@ -1,19 +1,20 @@
-"""How fast waiting jobs are done: from the start of the first body until the store says that nothing is pending."""
+"""How fast waiting jobs are run: from the start of the first body until the database says that none is pending."""
 
 import os
 import time
 from collections.abc import Callable
 
 from . import machine, track
-from .database import Database
-from .processes import Worker
-from .session import Record, Session
+from .database import BenchDatabase
+from .processes import MeasuredWorker
+from .session import BenchSession, Record
 
-Watchdog = Callable[[Worker], None]
+FORGETS = "noop_forget"  # the task with retention=0
+Watch = Callable[[MeasuredWorker], None]  # called again and again while a drain runs
 
 
-def filled(session: Session, database: Database, task: str, n: int) -> None:
-    """Enqueue `n` jobs and let the server come to rest."""
+def filled(session: BenchSession, database: BenchDatabase, task: str, n: int) -> None:
+    """Enqueue `n` jobs and let the server settle."""
     with session.timed():
         session.produce("bulk", task, n)
     with session.timed():
@@ -21,10 +22,15 @@ def filled(session: Session, database: Database, task: str, n: int) -> None:
 
 
 def emptied(
-    session: Session, database: Database, n: int, options: list[str], watch: Watchdog | None = None, caps: int = 1
+    session: BenchSession,
+    database: BenchDatabase,
+    n: int,
+    options: list[str],
+    watch: Watch | None = None,
+    caps: int = 1,
 ) -> Record:
-    """Let one command work until nothing is pending; tell how long it took, and whether each job ran exactly once."""
-    database.pending()  # plan it before it matters
+    """Run a worker until nothing is pending; return how long that took, and whether each job ran exactly once."""
+    database.pending()  # plans the statement before the clock runs
     with session.working(options) as worker:
         end = time.time() + session.settings.cap * caps
         _until_the_first(session, worker, end)
@@ -44,20 +50,20 @@ def emptied(
     }  # fmt: skip
 
 
-def _until_the_first(session: Session, worker: Worker, end: float) -> None:
+def _until_the_first(session: BenchSession, worker: MeasuredWorker, end: float) -> None:
     while not track.count(session.track) and time.time() < end and worker.alive:
         time.sleep(0.01)
 
 
 def _until_nothing_is_pending(
-    session: Session, database: Database, n: int, worker: Worker, watch: Watchdog | None, end: float
+    session: BenchSession, database: BenchDatabase, n: int, worker: MeasuredWorker, watch: Watch | None, end: float
 ) -> tuple[float, int]:
     while track.count(session.track) < n and time.time() < end and worker.alive:
         time.sleep(0.01)
         if watch:
             watch(worker)
     while True:
-        asked = time.time()  # what the answer does not see had ended by now
+        asked = time.time()  # the jobs that the answer does not count had ended by now
         pending = database.pending()
         if not pending or time.time() > end or not worker.alive:
             return asked, pending
@@ -65,22 +71,22 @@ def _until_nothing_is_pending(
 
 
 def drain(
-    session: Session, n: int, *, task: str = "noop", threads: bool = False, processes: int = 1, kept: bool = True,
+    session: BenchSession, n: int, *, task: str = "noop", threads: bool = False, processes: int = 1,
     template: str | None = None,
 ) -> Record:  # fmt: skip
-    """One run on a database of its own. Where jobs are kept, each must stand in the store as finished."""
+    """Drain on a database of its own. Each job must leave its row, and none with the task that keeps none."""
     database = session.fresh(template)
     before = database.finished()
     filled(session, database, task, n)
     with session.timed():
         record = emptied(session, database, n, session.options(threads=threads, processes=processes))
     finished = database.finished() - before
-    ok = record["ok"] and finished == (n if kept else 0)
+    ok = record["ok"] and finished == (0 if task == FORGETS else n)
     return record | {"finished": finished, "finished_before": before, "ok": ok}
 
 
-def wal(session: Session, n: int) -> Record:
-    """WAL of a job with its full history, from enqueue until it is finished; a checkpoint just before."""
+def wal(session: BenchSession, n: int) -> Record:
+    """Measure the WAL of a job with its full history, from enqueue until it is finished; a checkpoint just before."""
     database = session.fresh()
     with session.timed():
         database.settle()
@@ -93,13 +99,13 @@ def wal(session: Session, n: int) -> Record:
     return record | per_job
 
 
-def memory(session: Session, n: int) -> Record:
-    """Memory of the worker over a long run: how far the second half strays from its middle, in percent."""
+def memory(session: BenchSession, n: int) -> Record:
+    """Measure the worker's memory over a long run: how far it strays from the middle in the second half, in percent."""
     database = session.fresh()
     filled(session, database, "noop", n)
     samples: list[tuple[float, float, int]] = []
 
-    def watch(worker: Worker) -> None:
+    def watch(worker: MeasuredWorker) -> None:
         now = time.time()
         if not samples or now - samples[-1][0] >= 0.25:
             samples.append((now, track.count(session.track), worker.memory()))
@@ -114,11 +120,11 @@ def memory(session: Session, n: int) -> Record:
 
 
 def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """Leave out points so that at most about `most` are left, the last among them."""
+    """Leave out points so that about `most` remain, the last among them."""
     step = max(1, len(points) // most)
     return points[::step] + ([points[-1]] if (len(points) - 1) % step else [])
 
 
 def quantile(ordered: list[float], q: float) -> float:
-    """The value below which a share `q` of the ordered ones lies, in milliseconds if they are seconds."""
+    """Return the value below which a share `q` of the ordered values lies, converted from seconds to milliseconds."""
     return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000, 2)

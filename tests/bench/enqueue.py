@@ -1,18 +1,18 @@
-"""How fast jobs are put in: one by one, in bulk, by eight at once; and what the same rows cost by hand."""
+"""How fast jobs are enqueued: one by one, in bulk, by eight producers at once; and what the same rows cost by hand."""
 
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from uuid import uuid4
 
 import psycopg
 
-from .database import Database
-from .session import Record, Session
+from .database import BenchDatabase, in_background
+from .session import BenchSession, Record
 
 PRODUCERS = 8
-# Nobody is ever notified: the worker's word that it waits does not get through.
+# No commit notifies: a trigger resets the flag with which the worker says that it waits.
 NEVER_WAITS = """
 create function public.bench_never_waits() returns trigger language plpgsql as
 $$ begin new.waiting := false; return new; end $$;
@@ -23,8 +23,8 @@ insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, 
 values (%s, 'worker', 'bench', 0, '0', '{default}', '{noop}', 1, 86400, true)"""
 
 
-def single(session: Session, n: int, verb: str) -> Record:
-    """One producer, one commit a job: `one` on the app's own connection, `lent`, or by `hand`."""
+def single(session: BenchSession, n: int, verb: str) -> Record:
+    """One producer, one commit a job: `one` on the app's own connection, on a `borrowed` one, or by `hand`."""
     database = session.fresh()
     with session.timed():
         database.settle()
@@ -32,8 +32,8 @@ def single(session: Session, n: int, verb: str) -> Record:
     return _rate(n, answer["seconds"], database.pending())
 
 
-def bulk(session: Session, n: int) -> Record:
-    """Calls of a thousand."""
+def bulk(session: BenchSession, n: int) -> Record:
+    """Enqueue in calls of a thousand."""
     database = session.fresh()
     with session.timed():
         database.settle()
@@ -41,8 +41,8 @@ def bulk(session: Session, n: int) -> Record:
     return _rate(n, answer["seconds"], database.pending())
 
 
-def keyed(session: Session, n: int, how: str) -> Record:
-    """So many jobs with an idempotency key, and as many without, in turn. `ratio`: what a key makes of the cost."""
+def keyed(session: BenchSession, n: int, how: str) -> Record:
+    """Enqueue `n` jobs with an idempotency key and `n` without in turn. `ratio`: the cost of both compared."""
     database = session.fresh()
     with session.timed():
         database.settle()
@@ -56,8 +56,8 @@ def keyed(session: Session, n: int, how: str) -> Record:
     }
 
 
-def copy(session: Session, n: int) -> Record:
-    """COPY into a table with the same columns, indexes and constraints."""
+def copy(session: BenchSession, n: int) -> Record:
+    """COPY the rows into a table with the same columns, indexes and constraints."""
     database = session.fresh()
     database.conn.execute("create table public.bench_floor (like pgqueue.job_live including all)")
     with session.timed():
@@ -70,11 +70,11 @@ def _rate(n: int, seconds: float, stored: int) -> Record:
     return {"jobs": n, "seconds": round(seconds, 3), "jobs_s": round(n / seconds, 1), "ok": stored == n}
 
 
-def crowd(session: Session, n: int, notified: str) -> Record:
+def crowd(session: BenchSession, n: int, notified: str) -> Record:
     """Eight producers commit at once.
 
-    A worker works beside them and is notified when it waits (`waiting`) or `never`; or there is none, and a row says
-    that one waits all the time (`always`), or `nobody` is there.
+    A worker runs beside them and is notified when it waits (`waiting`) or `never`. Or none runs: with `always`, a row
+    says that one waits all the time; with `nobody`, there is no such row.
     """
     database = session.fresh()
     each = n // PRODUCERS
@@ -88,7 +88,7 @@ def crowd(session: Session, n: int, notified: str) -> Record:
     return _rate(each * PRODUCERS, seconds, stored)
 
 
-def _committed(session: Session, each: int) -> float:
+def _committed(session: BenchSession, each: int) -> float:
     calls = [["one", k * each, each] for k in range(PRODUCERS)]
     with session.producing(*calls) as producers:
         for producer in producers:
@@ -98,7 +98,7 @@ def _committed(session: Session, each: int) -> float:
 
 
 @contextmanager
-def _audience(session: Session, database: Database, notified: str) -> Iterator[None]:
+def _audience(session: BenchSession, database: BenchDatabase, notified: str) -> Iterator[None]:
     if notified == "always":
         database.conn.execute(ALWAYS_WAITS, [uuid4()])
         with _listening(database):
@@ -110,32 +110,24 @@ def _audience(session: Session, database: Database, notified: str) -> Iterator[N
         yield
 
 
-def _until_it_waits(database: Database, waiting: bool) -> None:
+def _until_it_waits(database: BenchDatabase, waiting: bool) -> None:
     end = time.time() + 30
     statement = "select count(*) from pgqueue.worker where waiting = %s"
     while not database.value(statement, waiting):
         if time.time() > end:
-            raise RuntimeError("the worker did not come to wait")
+            raise RuntimeError("the worker did not begin to wait within 30 s")
         time.sleep(0.05)
     time.sleep(1)
 
 
-@contextmanager
-def _listening(database: Database) -> Iterator[None]:
-    """Somebody who listens and reads: what a notification costs without one is not the whole of it."""
-    done = threading.Event()
+def _listening(database: BenchDatabase) -> AbstractContextManager[None]:
+    """Listen and read in a thread: without a listener a notification costs less."""
 
-    def listen() -> None:
+    def listen(done: threading.Event) -> None:
         with psycopg.connect(database.dsn, autocommit=True) as conn:
             conn.execute("listen pgqueue")
             while not done.is_set():
                 for _ in conn.notifies(timeout=0.2):
                     pass
 
-    thread = threading.Thread(target=listen)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return in_background(listen)

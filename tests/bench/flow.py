@@ -1,21 +1,21 @@
-"""Whether the rate holds while jobs flow: a producer keeps some thousands waiting, a worker does them.
+"""Whether the rate holds while jobs flow: a producer keeps some thousands waiting, a worker runs them.
 
-Each job leaves dead rows. What removes them is VACUUM, and what keeps it from doing so is somebody's open transaction.
+Each job leaves dead rows. VACUUM removes them, unless an open transaction keeps it from doing so.
 """
 
 import time
 from collections import Counter
 
 from . import track
-from .session import Record, Session
-from .track import Ran
+from .session import BenchSession, Record
+from .track import BodyStart
 
 BACKLOG = 3000
 LATE_SECONDS = 8.0
 
 
-def flow(session: Session, n: int, *, pin: str | None = None, vacuum: float | None = None) -> Record:
-    """Up to `n` jobs or 50 s; compares the rates of the first and the last tenth."""
+def flow(session: BenchSession, n: int, *, pin: str | None = None, vacuum: float | None = None) -> Record:
+    """Run up to `n` jobs or 50 s; compare the rates of the first and the last tenth."""
     seconds = session.settings.seconds or 50.0
     database = session.fresh()
     with session.timed(), database.pinned(pin):
@@ -23,7 +23,7 @@ def flow(session: Session, n: int, *, pin: str | None = None, vacuum: float | No
         with session.working(session.options()), database.vacuumed(vacuum):
             time.sleep(min(2.0, session.settings.warm))
             sent = session.produce("flow", n, BACKLOG, seconds)["sent"]
-            _until_all_began(session, sent)
+            track.wait_for(session.track, sent, LATE_SECONDS)
             time.sleep(0.5)
         dead = database.dead_rows()
     record = rates(track.read(session.track))
@@ -31,14 +31,8 @@ def flow(session: Session, n: int, *, pin: str | None = None, vacuum: float | No
     return record | {"jobs": n, "sent": sent, "dead_rows": dead, "vacuum_every_s": vacuum, "pin": pin, "ok": ok}
 
 
-def _until_all_began(session: Session, sent: int) -> None:
-    end = time.time() + LATE_SECONDS
-    while track.count(session.track) < sent and time.time() < end:
-        time.sleep(0.02)
-
-
-def rates(records: list[Ran]) -> Record:
-    """What the records say about the rate over time."""
+def rates(records: list[BodyStart]) -> Record:
+    """Return the rate over time: overall, in each second, in the first and the last tenth."""
     tenth = max(1, len(records) // 10)
     if len(records) < 2:
         raise RuntimeError("fewer than two jobs ran")

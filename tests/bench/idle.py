@@ -1,25 +1,25 @@
-"""What a worker costs that has nothing to do."""
+"""What a worker costs while it has nothing to do."""
 
 import time
 from typing import Any
 
 import psycopg
 
-from .session import Record, Session
+from .session import BenchSession, Record
 
 COMMITS = "select xact_commit + xact_rollback from pg_stat_database where datname = %s"
 
 
-def idle(session: Session, n: int) -> Record:
-    """CPU and statements of one worker on an empty queue. Each of its statements is a transaction of its own.
+def idle(session: BenchSession, n: int) -> Record:
+    """Measure CPU and statements of one worker on an empty queue. Each of its statements is a transaction of its own.
 
-    Those that the database has without a worker, autovacuum's, are counted first and taken off.
+    The transactions of the database without a worker, those of autovacuum, are counted first and subtracted.
     """
     del n
     seconds = session.settings.seconds or 60.0
     database = session.fresh()
-    database.close()  # the counter is read from another database, so that nothing but the worker is in it
-    rest = min(10.0, 2 * session.settings.warm)  # backends hand in their counts seconds late
+    database.close()  # the counter is read from another database, so that it counts only the worker
+    rest = min(10.0, 2 * session.settings.warm)  # backends report their counts seconds late
     with session.timed(), session.server.connect() as conn:
         time.sleep(rest)
         others = _commits(conn, database.name, seconds)
@@ -37,7 +37,7 @@ def idle(session: Session, n: int) -> Record:
 
 
 def _commits(conn: psycopg.Connection[Any], database: str, seconds: float) -> float:
-    """How many transactions a second end in a database."""
+    """Return how many transactions a second end in a database."""
     (before,) = conn.execute(COMMITS, [database]).fetchall()
     began = time.time()
     time.sleep(seconds)

@@ -4,38 +4,32 @@ import time
 
 from . import track
 from .drain import quantile
-from .session import Record, Session
+from .session import BenchSession, Record
 
 LATE_SECONDS = 10.0
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 
-def latency(session: Session, n: int, hertz: float, producers: int = 1) -> Record:
-    """Enqueue at a steady pace, each job in its own commit; times include that commit."""
+def latency(session: BenchSession, n: int, hertz: float, producers: int = 1) -> Record:
+    """Enqueue at a fixed rate, each job with its own commit; times include that commit."""
     database = session.fresh()
     each = n // producers
     calls = [["rate", k * each, each, hertz / producers] for k in range(producers)]
     with session.timed():
         database.settle()
         with session.working(session.options()):
-            time.sleep(session.settings.warm)  # past its start, and idle
+            time.sleep(session.settings.warm)  # so that it has started and is idle
             with session.producing(*calls) as started:
                 for producer in started:
                     producer.go()
                 answers = [producer.answer() for producer in started]
-            _until_all_began(session, each * producers)
+            track.wait_for(session.track, each * producers, LATE_SECONDS)
     sent = [at for answer in answers for at in answer["sent"]]
     reached = each * producers / max(answer["seconds"] for answer in answers)
-    return _told(session, sent) | {"asked_s": hertz, "jobs_s": round(reached, 1), "producers": producers}
+    return _waits(session, sent) | {"asked_s": hertz, "jobs_s": round(reached, 1), "producers": producers}
 
 
-def _until_all_began(session: Session, n: int) -> None:
-    end = time.time() + LATE_SECONDS
-    while track.count(session.track) < n and time.time() < end:
-        time.sleep(0.05)
-
-
-def _told(session: Session, sent: list[float]) -> Record:
+def _waits(session: BenchSession, sent: list[float]) -> Record:
     began = {record.i: record.at for record in track.read(session.track)}
     waits = sorted(began[i] - at for i, at in enumerate(sent) if i in began)
     if not waits:

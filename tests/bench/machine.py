@@ -1,4 +1,4 @@
-"""Where it was measured."""
+"""The machine, the server and the versions that the figures belong to."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from .processes import ROOT
-from .server import Server
+from .server import BenchServer
 
 SETTINGS = (
     "fsync", "synchronous_commit", "full_page_writes", "data_checksums", "wal_level", "shared_buffers", "max_wal_size",
@@ -20,7 +20,7 @@ SETTINGS = (
 
 
 def machine() -> dict[str, str]:
-    """The machine, as far as it tells."""
+    """Return the facts about the machine that the system gives."""
     return {
         "cpu": _line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
@@ -30,13 +30,13 @@ def machine() -> dict[str, str]:
 
 
 def rested() -> float:
-    """Seconds that the cores had nothing to do, added up; waiting for the disk among them."""
+    """Return for how many seconds the cores were idle, added up; waiting for the disk counts as idle."""
     idle, waiting = Path("/proc/stat").read_text().split()[4:6]
     return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
 
 
 def versions() -> dict[str, str]:
-    """What runs on our side."""
+    """Return the versions of pgqueue, Python and psycopg."""
     return {
         "pgqueue": f"{version('pgqueue')}{_commit()}",
         "python": platform.python_version() + (" (debug)" if hasattr(sys, "gettotalrefcount") else ""),
@@ -44,15 +44,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def postgres(server: Server) -> dict[str, str]:
-    """The server and the settings that matter here."""
+def postgres(server: BenchServer) -> dict[str, str]:
+    """Return the version of the server and the settings that matter here."""
     with server.connect() as conn:
         rows = conn.execute(
             "select name, current_setting(name) from pg_settings where name = any(%s)", [list(SETTINGS)]
         )
         found = dict(rows.fetchall())
-        told = conn.execute("show server_version").fetchone()
-    return {"version": told[0].split()[0] if told else "?"} | {name: found[name] for name in SETTINGS if name in found}
+        row = conn.execute("show server_version").fetchone()
+    return {"version": row[0].split()[0] if row else "?"} | {name: found[name] for name in SETTINGS if name in found}
 
 
 def _line(file: str, key: str) -> str | None:
@@ -64,7 +64,7 @@ def _line(file: str, key: str) -> str | None:
 
 
 def _commit() -> str:
-    """The commit of the checkout, and whether it is changed."""
+    """Return the commit of the checkout, marked if files differ from it."""
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
         done: Any = subprocess.run(command, capture_output=True, text=True, timeout=10)

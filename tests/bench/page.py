@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, from the results."""
+"""Writes docs/benchmarks.md from the results."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 from .cases import CASES
 from .results import US, Results, Summary
-from .targets import TARGETS, Figure, Verdict, compared, judge
+from .targets import TARGETS, Figure, Judgement, compared, judge
 
-# What a case's runs are summed up by: the figure, its heading, how it is printed.
+# The figures that sum up the runs of a case: each with its heading and its format.
 RATE = (("jobs_s", "jobs/s", ",.0f"),)
 DRAIN = (*RATE, ("idle_percent", "% of the cores idle", ".0f"))
 LATENCY = (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f"), ("jobs_s", "jobs/s", ",.0f"))
@@ -68,14 +68,14 @@ READ = """
 
 
 def page(results: Results, charts: Iterable[str], command: str) -> str:
-    """The whole page. `charts` are the names of those that were drawn."""
+    """Return the whole page. `charts` are the names of those that were drawn."""
     parts = [INTRO, _where(results), _targets(results), _own(results), _peers(results), _charts(set(charts)), READ]
     parts += [_failed(results), _repeat(command), _configurations(results)]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int) -> str:
-    """A table whose columns from `right` on are numbers."""
+    """Return a table whose columns from `right` on are numbers."""
     rule = ["---" if k < right else "--:" for k in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
@@ -86,26 +86,28 @@ def _where(results: Results) -> str:
         facts: dict[str, dict[str, Any]] = {
             part: session[part] for part in ("machine", "postgres", "versions", "settings")
         }
-        told = (f"**{part}** " + ", ".join(f"{k} {v}" for k, v in known.items()) for part, known in facts.items())
+        described = (f"**{part}** " + ", ".join(f"{k} {v}" for k, v in known.items()) for part, known in facts.items())
         remark = f" **Remark:** {session['remark']}" if session.get("remark") else ""
-        lines.append(f"- {session['session']}: " + "; ".join(told) + "." + remark)
+        lines.append(f"- {session['session']}: " + "; ".join(described) + "." + remark)
     return "## Where\n\n" + "\n".join(lines)
 
 
 def _targets(results: Results) -> str:
-    verdicts = [judge(results, target) for target in TARGETS]
-    known = [verdict.reached for verdict in verdicts if verdict.reached is not None]
-    rows = [_verdict(results, verdict) for verdict in verdicts]
+    judgements = [judge(results, target) for target in TARGETS]
+    known = [judgement.reached for judgement in judgements if judgement.reached is not None]
+    rows = [_judgement_row(results, judgement) for judgement in judgements]
     head = ("", "what", "measured", "against", "ratio or figure", "target", "reached")
-    told = f"{sum(known)} of {len(known)} measured targets are reached; {len(verdicts) - len(known)} were not measured."
-    return f"## Targets\n\n{told}\n\n" + _table(head, rows, 7)
+    summary = (
+        f"{sum(known)} of {len(known)} measured targets are reached; {len(judgements) - len(known)} were not measured."
+    )
+    return f"## Targets\n\n{summary}\n\n" + _table(head, rows, 7)
 
 
-def _verdict(results: Results, verdict: Verdict) -> tuple[str, ...]:
-    target, value = verdict.target, verdict.value
-    reached = {None: "not measured", True: "yes", False: "**no**"}[verdict.reached]
+def _judgement_row(results: Results, judgement: Judgement) -> tuple[str, ...]:
+    target, value = judgement.target, judgement.value
+    reached = {None: "not measured", True: "yes", False: "**no**"}[judgement.reached]
     shown = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-    mixed = " (another session)" if verdict.mixed else ""
+    mixed = " (another session)" if judgement.mixed else ""
     results = compared(results, target) or results
     against = "" if target.against is None else _named(target.against) + ": " + _shown(results, target.against)
     case = CASES[target.figure.case]
@@ -133,10 +135,17 @@ def _own(results: Results) -> str:
         runs = results.runs(name)
         if runs:
             figures = FIGURES.get(name, RATE)
-            told = "; ".join(f"{_spread(results.summary(name, m), form)} {head}" for m, head, form in figures)
+            medians = "; ".join(f"{_spread(results.summary(name, m), form)} {head}" for m, head, form in figures)
             options = next((run["worker"] for run in runs if run.get("worker")), "")
             rows.append(
-                (name, case.what, f"{runs[0].get('jobs', 0):,}", str(len(runs)), told, f"`{options}`" * bool(options))
+                (
+                    name,
+                    case.what,
+                    f"{runs[0].get('jobs', 0):,}",
+                    str(len(runs)),
+                    medians,
+                    f"`{options}`" * bool(options),
+                )
             )
     return "## All cases of pgqueue\n\n" + _table(
         ("", "what", "jobs", "runs", "median (lowest to highest)", "worker"), rows, 6
@@ -150,11 +159,11 @@ def _peers(results: Results) -> str:
             runs = results.runs(name, who)
             figures = FIGURES.get(name, RATE)
             found = [(results.summary(name, metric, who), head, form) for metric, head, form in figures]
-            told = "; ".join(f"{_spread(summary, form)} {head}" for summary, head, form in found if summary)
+            medians = "; ".join(f"{_spread(summary, form)} {head}" for summary, head, form in found if summary)
             both = results.together((name, US), (name, who)) or results
             ours, theirs = both.summary(name, "jobs_s"), both.summary(name, "jobs_s", who)
             times = f"{ours.median / theirs.median:.2f}" if ours and theirs and theirs.median and name[0] != "e" else ""
-            rows.append((name, who, f"{runs[0].get('jobs', 0):,}", str(len(runs)), told, times))
+            rows.append((name, who, f"{runs[0].get('jobs', 0):,}", str(len(runs)), medians, times))
     head = ("", "queue", "jobs", "runs", "median (lowest to highest)", "pgqueue ÷ it")
     return "## Other queues\n\n" + _table(head, rows, 5) if rows else ""
 
@@ -193,12 +202,12 @@ def _configurations(results: Results) -> str:
             for run in results.runs(name, who):
                 if "config" in run:
                     found[who] = f"{run['version']}: {run['config']}"
-    lines = [f"- **{who}** {told}" for who, told in found.items()]
+    lines = [f"- **{who}** {config}" for who, config in found.items()]
     return "## Configuration of the others\n\n" + "\n".join(lines) if lines else ""
 
 
-def told(results: Results, names: Iterable[str]) -> str:
-    """The medians of some cases, a line each, and what their targets say: for who waits for them."""
+def summary(results: Results, names: Iterable[str]) -> str:
+    """Return the medians of some cases, a line each, to be printed after a session."""
     lines = []
     for name in names:
         if runs := results.runs(name):

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .server import Server
+from .server import BenchServer
 from .session import Record
 
 DEFAULT = ("graphile:batch", "pgboss", "pgqueuer", "procrastinate")
@@ -22,32 +22,32 @@ OTHER_WORDS = {"first10_s": "first_s", "last10_s": "last_s", "body_runs": "bodie
 
 @dataclass(frozen=True)
 class Peer:
-    """One of them: `name` or `name:config`."""
+    """Another queue: `name`, or `name:config` for one of its configurations."""
 
     who: str
 
     @property
     def name(self) -> str:
-        """The adapter."""
+        """The name of its adapter in the harness."""
         return self.who.partition(":")[0]
 
     @property
     def config(self) -> str:
-        """Its variant; empty for its only one."""
+        """The name of its configuration; empty if it has only one."""
         return self.who.partition(":")[2]
 
 
 class Harness:
-    """The directory with `run.py`. What it needs is in PEERS_PYTHON, PEERS_NODE, PEERS_NODE_MODULES."""
+    """A directory with `run.py`. PEERS_PYTHON, PEERS_NODE and PEERS_NODE_MODULES name what it runs with."""
 
-    def __init__(self, directory: Path, server: Server, lock: str | None, jobs: int | None) -> None:
+    def __init__(self, directory: Path, server: BenchServer, lock: str | None, jobs: int | None) -> None:
         self._script = directory / "run.py"
         self._server = server
         self._environ = os.environ | ({"PEERS_LOCK": lock} if lock else {})
         self._jobs = ("--jobs", str(jobs)) if jobs else ()
 
     def run(self, peer: Peer, case: tuple[str, ...]) -> Record:
-        """Run one case of one peer; return what it measured, in our words."""
+        """Run one case of one peer; return its figures under our names."""
         python = self._environ.get("PEERS_PYTHON", sys.executable)
         with tempfile.TemporaryDirectory() as directory:
             command = [python, str(self._script), "--peer", peer.name, "--config", peer.config, "--case", *case]
@@ -55,7 +55,7 @@ class Harness:
             done = subprocess.run(command, env=self._environ, capture_output=True, text=True, timeout=LONGEST)
         for line in reversed(done.stdout.splitlines()):
             if line.startswith("{"):
-                return _told(json.loads(line))
+                return _renamed(json.loads(line))
         raise RuntimeError(f"{peer.who} {' '.join(case)}: {done.stderr[-500:] or done.stdout[-500:]}")
 
     def forget(self, peer: Peer) -> None:
@@ -63,6 +63,6 @@ class Harness:
         self._server.drop(f"peer_{peer.name}")
 
 
-def _told(line: Record) -> Record:
-    told = {name: line[name] for name in KEPT if name in line}
-    return told | {ours: line[theirs] for theirs, ours in OTHER_WORDS.items() if theirs in line}
+def _renamed(line: Record) -> Record:
+    kept = {name: line[name] for name in KEPT if name in line}
+    return kept | {ours: line[theirs] for theirs, ours in OTHER_WORDS.items() if theirs in line}

@@ -17,13 +17,13 @@ STOP_SECONDS = 8
 def _cpu(pid: int) -> float:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class Worker:
-    """`pgqueue work`, in a session of its own so that all of its children can be ended."""
+class MeasuredWorker:
+    """`pgqueue work`, in a process group of its own so that all of its children can be killed."""
 
     def __init__(self, options: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> None:
         command = [sys.executable, "-m", "pgqueue", "work", "-A", "tests.bench.tasks:app", *options]
@@ -31,7 +31,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process; with `--processes`, the supervisor."""
+        """The id of the process; with `--processes`, that of the supervisor."""
         return self._process.pid
 
     @property
@@ -40,17 +40,17 @@ class Worker:
         return self._process.poll() is None
 
     def memory(self) -> int:
-        """Its resident memory in bytes."""
+        """Return its resident memory in bytes."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu(self) -> float:
-        """The seconds of CPU it has used, with its children that live."""
+        """Return the seconds of CPU that it and its living children have used."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return sum(_cpu(int(pid)) for pid in (self.pid, *children))
 
     def stop(self) -> None:
-        """End it in order, then what is left of it by force."""
+        """Terminate it, then kill what is left of its process group."""
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
@@ -59,8 +59,8 @@ class Worker:
         self._process.wait()
 
 
-class Producer:
-    """A process of `child.py` that waits for the word."""
+class ProducerProcess:
+    """A process of `child.py`, which connects and then waits for `go`."""
 
     def __init__(self, arguments: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> None:
         command = [sys.executable, "-m", "tests.bench.child", *arguments]
@@ -74,13 +74,13 @@ class Producer:
         self._line()
 
     def go(self) -> None:
-        """Give the word."""
+        """Let it begin."""
         assert self._process.stdin
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """Wait for its end; return what it says."""
+        """Wait for its end; return its answer."""
         answer: dict[str, Any] = json.loads(self._line())
         self._process.wait(30)
         return answer
@@ -93,7 +93,7 @@ class Producer:
         return line
 
     def stop(self) -> None:
-        """End it, if it still runs."""
+        """Kill it if it still runs."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -102,9 +102,11 @@ class Producer:
 
 
 @contextmanager
-def producers(calls: Sequence[Sequence[str]], environ: dict[str, str], log: IO[bytes]) -> Iterator[list[Producer]]:
-    """Producers that have connected; ended on the way out."""
-    started = [Producer(call, environ, log) for call in calls]
+def producers(
+    calls: Sequence[Sequence[str]], environ: dict[str, str], log: IO[bytes]
+) -> Iterator[list[ProducerProcess]]:
+    """Yield producers that have connected; stop them at the end."""
+    started = [ProducerProcess(call, environ, log) for call in calls]
     try:
         for producer in started:
             producer.ready()

@@ -1,8 +1,8 @@
 """`python -m tests.bench.profile`: where the time of one drained job goes, in Postgres and in Python.
 
 Postgres: the CPU of each server process, as the system counts it. Each duty of a worker has a connection of its own, so
-a process is a statement. Python: the CPU of the worker and its children, shared out by where py-spy found it, 500
-times a second, in a run of its own. The server must run on this machine.
+a server process stands for a statement. Python: the CPU of the worker and its children, divided among the functions in
+which py-spy finds it, 500 times a second, in a run of its own. The server must run on this machine.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from time import monotonic
 
 from . import machine, track
 from .drain import emptied, filled
-from .processes import ROOT, Worker
-from .server import OwnServer, Server
-from .session import Session, Settings
+from .processes import ROOT, MeasuredWorker
+from .server import BenchServer, StartedServer
+from .session import BenchSession, BenchSettings
 
 PROCESSES = "select pid, backend_type, application_name from pg_stat_activity where datname = %s or datname is null"
 STATEMENTS = {
@@ -29,22 +29,22 @@ STATEMENTS = {
     "listen": "LISTEN",
 }  # fmt: skip
 EVERY = 0.1
-SHOWN = 0.1  # µs a job: what took less is summed up
+SHOWN = 0.1  # µs a job; the rest is summed up in one row
 
 
 @dataclass
 class Sampled:
-    """CPU seconds of processes, by what they are for."""
+    """CPU seconds of server processes by name, and of the worker."""
 
     began: dict[int, float] = field(default_factory=dict)
     ended: dict[int, float] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     worker: tuple[float, float] = (0.0, 0.0)
     rate: float = 0.0  # jobs a second
-    idle: float = 0.0  # how much of the cores was left, in percent
+    idle: float = 0.0  # the share of the cores that was idle, in percent
 
     def total(self) -> dict[str, float]:
-        """Seconds by name."""
+        """Return the seconds by name."""
         used: dict[str, float] = defaultdict(float)
         for pid, name in self.names.items():
             used[name] += self.ended[pid] - self.began[pid]
@@ -52,7 +52,7 @@ class Sampled:
 
 
 def cpu_of(pid: int) -> float | None:
-    """Seconds of CPU a process has used; None if it is gone."""
+    """Return the seconds of CPU that a process has used; None if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     except OSError:
@@ -66,9 +66,11 @@ def _name(kind: str, application: str) -> str:
 
 
 class Sampler:
-    """Looks at the server's processes and at the worker, ten times a second."""
+    """Reads the CPU times of the server's processes and of the worker, ten times a second."""
 
-    def __init__(self, session: Session, database: str, spy: Callable[[Worker], object] = lambda worker: None) -> None:
+    def __init__(
+        self, session: BenchSession, database: str, spy: Callable[[MeasuredWorker], object] = lambda worker: None
+    ) -> None:
         self.sampled = Sampled()
         self._conn = session.server.connect()
         self._track = session.track
@@ -76,8 +78,8 @@ class Sampler:
         self._spy = spy
         self._next = 0.0
 
-    def __call__(self, worker: Worker) -> None:
-        """Look, if it is time; from when the first bodies have run."""
+    def __call__(self, worker: MeasuredWorker) -> None:
+        """Take a sample if one is due. The first is due when the first job has begun."""
         if monotonic() < self._next or not (self._next or track.count(self._track)):
             return
         if not self._next:
@@ -94,31 +96,31 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Drain:
-    """So many jobs of one task, done by so many processes."""
+    """A drain of `n` jobs of one task by `processes` worker processes."""
 
     n: int
     task: str
     processes: int
 
-    def run(self, session: Session, spy: Callable[[Worker], object] = lambda worker: None) -> Sampled:
-        """Drain them."""
+    def run(self, session: BenchSession, spy: Callable[[MeasuredWorker], object] = lambda worker: None) -> Sampled:
+        """Drain the jobs; return the samples."""
         database = session.fresh()
         filled(session, database, self.task, self.n)
         sampler = Sampler(session, database.name, spy)
         record = emptied(session, database, self.n, session.options(processes=self.processes), sampler)
         if not record["ok"]:
-            raise SystemExit(f"the run went wrong: {record} {session.log()}")
+            raise SystemExit(f"the run failed: {record} {session.log()}")
         sampler.sampled.rate, sampler.sampled.idle = record["jobs_s"], record["idle_percent"]
         print(f"{self.task}: {record['jobs_s']:,.0f} jobs/s", file=sys.stderr)
         return sampler.sampled
 
 
-def _spied(session: Session, drain: Drain) -> Counter[str]:
-    """How often each function was found at work."""
+def _spied(session: BenchSession, drain: Drain) -> Counter[str]:
+    """Return how often py-spy found each function at work."""
     out = session.directory / "spy"
     spies: list[subprocess.Popen[bytes]] = []
 
-    def spy(worker: Worker) -> None:
+    def spy(worker: MeasuredWorker) -> None:
         command = ["py-spy", "record", "--nonblocking", "-F", "-s", "-f", "raw", "-r", "500", "-d", "600"]
         spies.append(
             subprocess.Popen(
@@ -135,7 +137,7 @@ def _spied(session: Session, drain: Drain) -> Counter[str]:
 
 
 def _self_time(stacks: Iterable[str]) -> Counter[str]:
-    """Count the innermost function of each stack; C counts as who called it. The heartbeat's thread is left out."""
+    """Count the innermost function of each stack; C code counts as its caller. The heartbeat's thread is left out."""
     found: Counter[str] = Counter()
     for line in stacks:
         stack, _, count = line.rpartition(" ")
@@ -145,7 +147,7 @@ def _self_time(stacks: Iterable[str]) -> Counter[str]:
 
 
 def _place(frame: str) -> str:
-    if frame.startswith("process "):  # of a process it says the command first
+    if frame.startswith("process "):  # the frame that py-spy puts first: the command of the process
         return "in no function of Python"
     function, _, rest = frame.partition(" (")
     path = rest.rstrip(")").partition(":")[0]
@@ -176,8 +178,8 @@ def main() -> int:
     parser.add_argument("--task", default="noop", help="noop (async) or noop_thread")
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
-    server = Server(given.dsn) if given.dsn else OwnServer()
-    session = Session(server, Settings())
+    server = BenchServer(given.dsn) if given.dsn else StartedServer()
+    session = BenchSession(server, BenchSettings())
     try:
         drain = Drain(given.jobs, given.task, given.processes)
         runs = [drain.run(session) for _ in range(given.runs)]

@@ -1,4 +1,4 @@
-"""What was measured: lines of JSON, appended to, read back, and reduced to medians."""
+"""The results: lines of JSON that are appended, read back and reduced to medians."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ def append(path: Path, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """A figure over the runs of one session: the median, the lowest, the highest."""
+    """A figure over the runs of one session: the median, the lowest, the highest, and how many runs."""
 
     median: float
     low: float
@@ -29,8 +29,8 @@ class Summary:
 
 
 class Results:
-    """The runs of a file. Of each case and each queue those of the last session that has them count; where two are
-    compared, those of the last session that has both (`together`)."""
+    """The runs of a file. For each case and queue the last session that has runs of it counts. For a comparison of two
+    cases or queues the last session that has both counts (`together`)."""
 
     def __init__(self, records: list[Record]) -> None:
         self._records = records
@@ -48,31 +48,31 @@ class Results:
 
     @property
     def used(self) -> list[Record]:
-        """The sessions that count for something, the oldest first."""
+        """The sessions that have runs that count, the oldest first."""
         names = {runs[0]["session"] for runs in self._runs.values()}
         return [self.sessions[name] for name in sorted(names)]
 
     def runs(self, case: str, who: str = US) -> list[Record]:
-        """The runs that count."""
+        """Return the runs that count."""
         return list(self._runs.get((case, who), []))
 
     def peers(self, case: str) -> list[str]:
-        """The other queues that have runs of a case."""
+        """Return the other queues that have runs of a case."""
         return [who for name, who in self._runs if name == case and who != US]
 
     def failed(self) -> list[Record]:
-        """The runs that went wrong, or in which not each job ran exactly once."""
+        """Return the runs that failed, or in which not each job ran exactly once."""
         return [run for runs in self._runs.values() for run in runs if not run.get("ok")]
 
     def summary(self, case: str, metric: str, who: str = US) -> Summary | None:
-        """Reduce a figure to its median; None if nothing was measured."""
+        """Reduce a figure to its median; None if no run has it."""
         values = [float(run[metric]) for run in self.runs(case, who) if run.get(metric) is not None]
         if not values:
             return None
         return Summary(statistics.median(values), min(values), max(values), len(values))
 
     def together(self, *keys: tuple[str, str]) -> "Results | None":
-        """The last session that has runs of all these cases and queues; None without one."""
+        """Return the last session that has runs of all these cases and queues; None if there is none."""
         having: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for record in self._records:
             if record["kind"] == "run":

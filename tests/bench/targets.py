@@ -1,4 +1,4 @@
-"""What the figures should be. A target that is missed is shown as missed."""
+"""The targets for the figures. The page shows a missed target as missed."""
 
 import operator
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SIGN = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 
 @dataclass(frozen=True)
 class Figure:
-    """The median of something measured."""
+    """A metric of a case and a queue; its value is the median over the runs."""
 
     case: str
     metric: str = "jobs_s"
@@ -23,7 +23,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure, or its ratio to another, and its bound."""
+    """A bound for a figure, or for its ratio to another (`against`)."""
 
     figure: Figure
     sign: str
@@ -33,13 +33,13 @@ class Target:
 
     @property
     def text(self) -> str:
-        """The bound, for people."""
+        """The bound as the page prints it."""
         return f"{SIGN[self.sign]} {self.bound:g} {self.unit}".strip()
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A target beside what was measured; None where something was not."""
+class Judgement:
+    """A target and the value that it judges; None if a figure was not measured. `mixed`: from two sessions."""
 
     target: Target
     value: float | None
@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def reached(self) -> bool | None:
-        """Whether it was reached."""
+        """Whether the target is reached; None if it was not measured."""
         return None if self.value is None else COMPARE[self.target.sign](self.value, self.target.bound)
 
 
@@ -97,23 +97,23 @@ TARGETS = (
 )
 
 
-def judge(results: Results, target: Target) -> Verdict:
-    """Hold a target against what was measured."""
+def judge(results: Results, target: Target) -> Judgement:
+    """Judge the results by a target."""
     figure, against = target.figure, target.against
     together = compared(results, target)
     found = (together or results).summary(figure.case, figure.metric, figure.who)
     if found is None:
-        return Verdict(target, None)
+        return Judgement(target, None)
     if against is None:
-        return Verdict(target, found.median)
+        return Judgement(target, found.median)
     other = (together or results).summary(against.case, against.metric, against.who)
     if other is None or not other.median:
-        return Verdict(target, None)
-    return Verdict(target, found.median / other.median, together is None)
+        return Judgement(target, None)
+    return Judgement(target, found.median / other.median, together is None)
 
 
 def compared(results: Results, target: Target) -> Results | None:
-    """The session by which a target is judged that compares; None where none has both sides."""
+    """Return the session that has both figures of a target; None if none has, or the target compares nothing."""
     if target.against is None:
         return None
     return results.together(*((figure.case, figure.who) for figure in (target.figure, target.against)))

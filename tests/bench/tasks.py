@@ -2,7 +2,7 @@
 
 import pgqueue
 
-from .track import ran
+from .track import record_start
 
 app = pgqueue.App()
 
@@ -10,19 +10,19 @@ app = pgqueue.App()
 @app.task(name="noop")
 async def noop(i: int, email: str) -> None:
     """Run on the event loop."""
-    ran(i)
+    record_start(i)
 
 
 @app.task(name="noop_thread")
 def noop_thread(i: int, email: str) -> None:
     """Run in a thread."""
-    ran(i)
+    record_start(i)
 
 
 @app.task(name="noop_forget", retention=0)
 async def noop_forget(i: int, email: str) -> None:
-    """Run on the event loop; nothing is kept when it has succeeded."""
-    ran(i)
+    """Run on the event loop; no row is kept after success."""
+    record_start(i)
 
 
 TASKS = {task.name: task for task in (noop, noop_thread, noop_forget)}
