@@ -25,7 +25,7 @@ from pgqueue.client.options import (
 )
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
-from pgqueue.client.session import Own
+from pgqueue.client.steps import OWN_CONNECTION
 from pgqueue.client.task import Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.codecs import Codec, check_codec
@@ -338,7 +338,7 @@ class App(WaitVerbs):
 
     def using(
         self,
-        conn: object = Own.CONNECTION,
+        conn: object = OWN_CONNECTION,
         /,
         *,
         queue: str | None = None,

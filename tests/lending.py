@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pgqueue import App, Client, Enqueuer, Job
-from pgqueue.client.session import Own
+from pgqueue.client.steps import OWN_CONNECTION
 from tests.django_site import django_on
 
 TRANSACTIONAL = ["psycopg", "psycopg async", "psycopg pipeline", "psycopg pooled", "psycopg async pooled",
@@ -104,7 +104,7 @@ async def lend(kind: str, dsn: str) -> AsyncIterator[Lent]:
     """Open a connection of that kind, and close it in the end without a commit."""
     autocommit = kind.endswith("autocommit")
     if kind.startswith("own"):
-        yield Lent(Own.CONNECTION, "async" in kind)
+        yield Lent(OWN_CONNECTION, "async" in kind)
     elif "django" in kind:
         with pytest.MonkeyPatch.context() as patch, django_on(dsn) as wrapper:
             patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # these tests run in an event loop

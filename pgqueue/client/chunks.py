@@ -1,19 +1,19 @@
-"""Bulk calls cut into what one statement should carry."""
+"""Bulk calls cut into chunks: one statement carries one chunk."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from pgqueue.jobs.job import NewJob
 
-CHUNK = 5_000
+CHUNK = 5_000  # jobs
 CHUNK_BYTES = 16 * 1024 * 1024
 
 
-def chunks(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
-    """Yield what one statement should carry."""
+def job_chunks(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
+    """Yield jobs in chunks."""
     source = iter(jobs)
-    while part := _chunk(source):
-        yield part
+    while chunk := _chunk(source):
+        yield chunk
 
 
 def _chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
@@ -26,10 +26,10 @@ def _chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
     return taken
 
 
-def arrays(blocks: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Yield JSON arrays of what one statement should carry, and how many jobs each is.
+def array_chunks(blocks: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield chunks as pairs: how many jobs, and a JSON array of their arguments.
 
-    `blocks`: so many jobs, and their JSON objects separated by commas.
+    `blocks`: pairs of a number of jobs and the JSON objects of their arguments, separated by commas.
     """
     chunk: list[str] = []
     jobs = size = 0

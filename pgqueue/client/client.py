@@ -1,14 +1,13 @@
-"""The verbs of a caller: enqueue and get, in the caller's transaction or on a connection of our own."""
+"""A client: the verbs that take a task by its name."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.new_job import new_job
+from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.options import Options
-from pgqueue.client.session import Session
-from pgqueue.client.waiting import WaitHandle
+from pgqueue.client.steps import Steps, verb
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job import Job, JobState, NewJob
@@ -18,48 +17,46 @@ from pgqueue.tasks.storable import encode_unregistered
 class Client:
     """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
 
-    def __init__(self, home: AppParts, conn: object, options: Options) -> None:
-        self._home = home
-        self._session = Session(home, conn)
+    def __init__(self, app: AppParts, conn: object, options: Options) -> None:
+        self._app = app
+        self._runner = JobInserter(app, conn)
         self._options = options
 
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
         that knows it. Raises InvalidArguments before anything is written."""
-        job, inline = self._session.insert(self._new(task, args)), self._home.backend.inline
-        return job if inline is None else inline.run(job)
+        return self._runner.insert(self._new(task, args))
 
     async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
-        that knows it. Raises InvalidArguments before anything is written."""
-        job, inline = await self._session.ainsert(self._new(task, args)), self._home.backend.inline
-        return job if inline is None else await inline.arun(job)
+        """The async twin of `enqueue`."""
+        return await self._runner.ainsert(self._new(task, args))
 
-    def get(self, job_id: int) -> Job:
+    @verb
+    def get(self, job_id: int) -> Steps[Job]:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, self._session.run(self._home.queries.jobs.get(job_id)), self._session.handle)
+        job: Job | None = yield self._app.queries.jobs.get(job_id)
+        if job is None:
+            raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
+        return replace(job, handle=self._runner.handle)
 
-    async def aget(self, job_id: int) -> Job:
-        """Return a job with its attempts and their errors. Raises UnknownJob."""
-        return _found(job_id, await self._session.arun(self._home.queries.jobs.get(job_id)), self._session.handle)
+    aget = get.twin
 
-    def cancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
+    @verb
+    def cancel(self, job_id: int, reason: str = "cancelled by request") -> Steps[bool]:
         """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
 
         Raises UnknownJob for a job that has ended or never was.
         """
-        return _cancelled(job_id, self._session.run(self._home.queries.jobs.cancel(job_id, reason)))
+        state: str | None = yield self._app.queries.jobs.cancel(job_id, reason)
+        if state is None:
+            raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
+        return state != JobState.RUNNING
 
-    async def acancel(self, job_id: int, reason: str = "cancelled by request") -> bool:
-        """Cancel a job: True if it was waiting and has ended, False if it runs and its worker is asked to stop it.
-
-        Raises UnknownJob for a job that has ended or never was.
-        """
-        return _cancelled(job_id, await self._session.arun(self._home.queries.jobs.cancel(job_id, reason)))
+    acancel = cancel.twin
 
     def _new(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
         check_name("task", task)
-        spec = self._home.tasks.get(task)
+        spec = self._app.tasks.get(task)
         given = {} if args is None else args
         if spec is not None and self._options.version not in (None, spec.version):
             raise InvalidOption(
@@ -68,7 +65,7 @@ class Client:
             )
         values: list[dict[str, Any]] = []
         if spec is None:
-            text = encode_unregistered(task, given, self._home.max_args_bytes)
+            text = encode_unregistered(task, given, self._app.max_args_bytes)
             values.append(dict(given))
         else:
             text = spec.coder.encode((), given, values)
@@ -77,16 +74,4 @@ class Client:
             options = replace(options, rules=spec.rules_of(options.rules))
         elif options.rules is not None:
             options.rules.check_unregistered(task, given)
-        return new_job(text, options, spec, task, self._home, values[0])
-
-
-def _found(job_id: int, job: Job | None, handle: WaitHandle) -> Job:
-    if job is None:
-        raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
-    return replace(job, handle=handle)
-
-
-def _cancelled(job_id: int, state: str | None) -> bool:
-    if state is None:
-        raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
-    return state != JobState.RUNNING
+        return new_job(text, options, spec, task, self._app, values[0])

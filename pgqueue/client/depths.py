@@ -4,39 +4,49 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pgqueue.db.steps import Steps
 from pgqueue.errors import QueueFull
-from pgqueue.queries import Queries
 
-LATER, SOON = 1.0, 0.1  # seconds for which a depth is believed: of a queue with room, of a full one
+FRESH_SECONDS, FRESH_WHEN_FULL = 1.0, 0.1  # how long a depth that was read counts; of a full queue, less long
 
 
 @dataclass(slots=True)
-class _Seen:
-    depth: int
-    at: float
+class _Depth:
+    jobs: int
+    read_at: float
 
 
 class Depths:
-    """How deep the queues with a `max_depth` are, as far as this process knows.
+    """How many jobs wait in the queues with a `max_depth`, as far as this process knows.
 
-    A depth is looked up once a second, and ten times a second when the queue seems full; in between only what this
-    process puts in is added. Nothing is counted for other queues.
+    A depth is read once a second, and ten times a second while the queue seems full; in between only the jobs that this
+    process enqueues are added. Other queues are not counted.
     """
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = limits
-        self._seen: dict[str, _Seen] = {}
+        self._depths: dict[str, _Depth] = {}
 
-    def steps(self, queries: Queries, queue: str, more: int) -> Steps[None]:
-        """Raise QueueFull if so many more jobs do not fit into a queue."""
+    def limit_to_read(self, queue: str, more: int) -> int | None:
+        """Return the limit of a queue whose depth must be read before so many more jobs are added; else None."""
+        limit = self._limits.get(queue)
+        if limit is None:
+            return None
+        depth = self._depths.get(queue)
+        if depth is None:
+            return limit
+        fresh = FRESH_WHEN_FULL if depth.jobs + more > limit else FRESH_SECONDS
+        return limit if time.monotonic() - depth.read_at > fresh else None
+
+    def note(self, queue: str, jobs: int) -> None:
+        """Note a depth that was just read."""
+        self._depths[queue] = _Depth(jobs, time.monotonic())
+
+    def add(self, queue: str, more: int) -> None:
+        """Add so many jobs. Raises QueueFull if they do not fit."""
         limit = self._limits.get(queue)
         if limit is None:
             return
-        seen = self._seen.get(queue)
-        if seen is None or time.monotonic() - seen.at > (SOON if seen.depth + more > limit else LATER):
-            depth = yield queries.jobs.depth(queue, limit)
-            seen = self._seen[queue] = _Seen(depth, time.monotonic())
-        if seen.depth + more > limit:
-            raise QueueFull(queue, seen.depth, limit)
-        seen.depth += more
+        depth = self._depths[queue]
+        if depth.jobs + more > limit:
+            raise QueueFull(queue, depth.jobs, limit)
+        depth.jobs += more

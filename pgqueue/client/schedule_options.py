@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypedDict
 
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.new_job import new_job
+from pgqueue.client.inserting import new_job
 from pgqueue.client.options import Options
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidPlan
@@ -48,7 +48,7 @@ class ScheduleOptions(TypedDict, total=False):
 
 
 def build(
-    home: AppParts, name: str, task: str, plan: GivenPlan | None, at: datetime | None, options: ScheduleOptions
+    app: AppParts, name: str, task: str, plan: GivenPlan | None, at: datetime | None, options: ScheduleOptions
 ) -> Schedule:
     """Return the schedule that is meant. Raises InvalidPlan, InvalidOption or InvalidArguments."""
     start = options.get("start")
@@ -56,10 +56,14 @@ def build(
     checked = as_plan(when, options.get("timezone", "UTC"), start and check_moment("start", start))
     names = ("queue", "priority", "delay", "max_attempts", "tags")
     asked = Options(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
-    spec, args = home.tasks.get(task), options.get("args") or {}
-    text = spec.coder.encode((), args) if spec else encode_unregistered(task, args, home.max_args_bytes)
-    job = new_job(text, asked, spec, task, home)
+    text = _encoded(app, task, options.get("args") or {})
+    job = new_job(text, asked, app.tasks.get(task), task, app)
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
+
+
+def _encoded(app: AppParts, task: str, args: Mapping[str, Any]) -> str:
+    spec = app.tasks.get(task)
+    return spec.coder.encode((), args) if spec else encode_unregistered(task, args, app.max_args_bytes)
 
 
 def _one_plan(plan: GivenPlan | None, at: datetime | None) -> GivenPlan:
@@ -80,7 +84,7 @@ def _timing(options: ScheduleOptions) -> dict[str, Any]:
     return given
 
 
-def edited(home: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime | None, o: ScheduleOptions) -> Schedule:
+def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime | None, o: ScheduleOptions) -> Schedule:
     """Return a schedule with some of it changed."""
     asked = Options(o.get("queue"), o.get("priority"), None, o.get("delay"), o.get("max_attempts"), o.get("tags"))
     job: dict[str, Any] = {
@@ -91,10 +95,8 @@ def edited(home: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime |
     if "tags" in o:
         job["tags"] = tuple(asked.tags or ())
     if "args" in o:
-        spec, args = home.tasks.get(old.job.task), o["args"] or {}
-        job["args"] = (
-            spec.coder.encode((), args) if spec else encode_unregistered(old.job.task, args, home.max_args_bytes)
-        )
+        spec = app.tasks.get(old.job.task)
+        job["args"] = _encoded(app, old.job.task, o["args"] or {})
         job["version"] = spec.version if spec else 1
     timing, when = _timing(o), old.plan
     if plan is not None or at is not None:

@@ -1,4 +1,4 @@
-"""Tasks as callers see them: called like the function, or enqueued."""
+"""Tasks as callers use them: called like the function, or enqueued."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from pgqueue.client.admission import Batch, Bulk
+from pgqueue.client.admission import Bulk, JobBatch
 from pgqueue.client.app_parts import AppParts
+from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.keyed_calls import KeyedCalls
-from pgqueue.client.new_job import new_job
 from pgqueue.client.options import Options
-from pgqueue.client.session import Own, Session
+from pgqueue.client.steps import OWN_CONNECTION, Steps
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.rules import CallOptions, Rules, call_rules
@@ -27,7 +27,7 @@ class Enqueuer(Generic[P, R]):
     def __init__(self, app: AppParts, spec: TaskSpec, conn: object, options: Options) -> None:
         self._app = app
         self._spec = spec
-        self._session = Session(app, conn)
+        self._inserter = JobInserter(app, conn)
         self._options = options
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
@@ -35,40 +35,22 @@ class Enqueuer(Generic[P, R]):
 
         Raises InvalidArguments before anything is written.
         """
-        job, inline = self._session.insert(self._new(args, kwargs)), self._app.backend.inline
-        return job if inline is None else inline.run(job)
+        return self._inserter.insert(self._new(args, kwargs))
 
     async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
-
-        Raises InvalidArguments before anything is written.
-        """
-        job, inline = await self._session.ainsert(self._new(args, kwargs)), self._app.backend.inline
-        return job if inline is None else await inline.arun(job)
+        """The async twin of `enqueue`."""
+        return await self._inserter.ainsert(self._new(args, kwargs))
 
     def enqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
         """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
 
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
-        if self._options.rules is not None:
-            ids = self._session.insert_all(self._bulk(calls, self._options.rules))
-        else:
-            ids = self._session.insert_many(self._alike(), list(self._spec.coder.encode_many(calls)))
-        inline = self._app.backend.inline
-        return ids if inline is None else inline.run_many(ids)
+        return self._inserter.insert_many(self._inserting(calls))
 
     async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
-        """Insert a job for each mapping of arguments by name, all or none; return their ids in order.
-
-        All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
-        """
-        if self._options.rules is not None:
-            ids = await self._session.ainsert_all(self._bulk(calls, self._options.rules))
-        else:
-            ids = await self._session.ainsert_many(self._alike(), list(self._spec.coder.encode_many(calls)))
-        inline = self._app.backend.inline
-        return ids if inline is None else await inline.arun_many(ids)
+        """The async twin of `enqueue_many`."""
+        return await self._inserter.ainsert_many(self._inserting(calls))
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, options = self._spec, self._options
@@ -77,22 +59,28 @@ class Enqueuer(Generic[P, R]):
         values: list[dict[str, Any]] = []
         return new_job(spec.coder.encode(args, kwargs, values), options, spec, spec.name, self._app, values[0])
 
-    def _alike(self) -> NewJob:
-        return new_job("", self._options, self._spec, self._spec.name, self._app)
+    def _inserting(self, calls: Iterable[Mapping[str, Any]]) -> Steps[list[int]]:
+        rules = self._options.rules
+        if rules is not None:
+            return self._inserter.all_of(self._bulk(calls, rules))
+        shared = new_job("", self._options, self._spec, self._spec.name, self._app)
+        return self._inserter.alike(shared, list(self._spec.coder.encode_many(calls)))
 
     def _bulk(self, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
-        like = new_job("", replace(self._options, rules=None), self._spec, self._spec.name, self._app)
+        shared = new_job("", replace(self._options, rules=None), self._spec, self._spec.name, self._app)
         if rules.key is not None:
-            return KeyedCalls.of(self._spec, like, rules, calls)
-        return Batch.of(list(self._each(calls, rules, like)))
+            return KeyedCalls.of(self._spec, shared, rules, calls)
+        return JobBatch.of(list(self._each(calls, rules, shared)))
 
-    def _each(self, calls: Iterable[Mapping[str, Any]], rules: Rules, like: NewJob) -> Iterator[NewJob]:
-        """The jobs of many calls, each with terms of its own."""
+    def _each(self, calls: Iterable[Mapping[str, Any]], rules: Rules, shared: NewJob) -> Iterator[NewJob]:
+        """Yield the job of each call, with its own conditions."""
         spec, count = self._spec, 0
         for at, call in enumerate(calls):
             values: list[dict[str, Any]] = []
             text = spec.coder.encode_at(at, call, values)
-            yield like.again(text, rules.conditions(spec.name, partial(spec.coder.complete_text, text), values[0], at))
+            yield shared.again(
+                text, rules.conditions(spec.name, partial(spec.coder.complete_text, text), values[0], at)
+            )
             count += 1
         rules.check_key_count(count)
 
@@ -101,7 +89,7 @@ class Task(Enqueuer[P, R]):
     """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
 
     def __init__(self, app: AppParts, spec: TaskSpec) -> None:
-        super().__init__(app, spec, Own.CONNECTION, Options(rules=spec.rules))
+        super().__init__(app, spec, OWN_CONNECTION, Options(rules=spec.rules))
         self.__doc__ = spec.function.__doc__
         self.__name__ = getattr(spec.function, "__name__", spec.name)
         self.__wrapped__ = spec.function
@@ -130,7 +118,7 @@ class Task(Enqueuer[P, R]):
 
     def using(
         self,
-        conn: object = Own.CONNECTION,
+        conn: object = OWN_CONNECTION,
         /,
         *,
         queue: str | None = None,

@@ -5,12 +5,9 @@ from pgqueue.db.connection import (
     AnyAsyncConnection,
     AsyncConnection,
     Connection,
-    all_or_nothing,
-    all_or_nothing_async,
     autocommits,
     run,
     run_async,
-    savepoint_async,
 )
 from pgqueue.db.database import Database
 from pgqueue.db.pools import Pools
@@ -21,12 +18,9 @@ __all__ = [
     "Connection",
     "Database",
     "Pools",
-    "all_or_nothing",
-    "all_or_nothing_async",
     "autocommits",
     "borrow",
     "borrow_async",
     "run",
     "run_async",
-    "savepoint_async",
 ]

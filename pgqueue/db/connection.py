@@ -1,7 +1,5 @@
-"""Running a statement on a connection, and the transaction around several statements."""
+"""Running a statement on a connection."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -53,28 +51,3 @@ def autocommits(conn: Connection | AnyAsyncConnection) -> bool:
     if isinstance(conn, AsyncpgConnection):
         return conn.autocommits
     return conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-
-
-@contextmanager
-def all_or_nothing(conn: Connection) -> Iterator[None]:
-    """Make several statements one unit: a transaction if each would commit by itself, else the caller's transaction."""
-    if autocommits(conn):
-        with conn.transaction():
-            yield
-    else:
-        yield
-
-
-@asynccontextmanager
-async def all_or_nothing_async(conn: AnyAsyncConnection) -> AsyncIterator[None]:
-    """The async twin of `all_or_nothing`."""
-    if autocommits(conn):
-        async with conn.transaction():
-            yield
-    else:
-        yield
-
-
-def savepoint_async(conn: AnyAsyncConnection) -> AbstractAsyncContextManager[Any]:
-    """Make several statements one unit inside a transaction: an error undoes them, and the transaction goes on."""
-    return conn.transaction()

@@ -53,7 +53,7 @@ def test_a_queue_that_was_full_takes_jobs_again(bounded: App, conn: Conn, monkey
     with pytest.raises(QueueFull):
         put("t")
     db.run(conn, QUERIES.jobs.claim(WORKER, {"bulk": 2}, 2))
-    monkeypatch.setattr("pgqueue.client.depths.SOON", 0.0)
+    monkeypatch.setattr("pgqueue.client.depths.FRESH_WHEN_FULL", 0.0)
     put("t")
     put("t")
     with pytest.raises(QueueFull):
@@ -67,7 +67,7 @@ def test_what_others_put_in_is_seen_when_the_depth_is_looked_up_again(
     for _ in range(5):
         app.using(queue="bulk").enqueue("t")
     bounded.using(queue="bulk").enqueue("t")  # the documented slack: it looked a moment ago
-    monkeypatch.setattr("pgqueue.client.depths.LATER", 0.0)
+    monkeypatch.setattr("pgqueue.client.depths.FRESH_SECONDS", 0.0)
     with pytest.raises(QueueFull):
         bounded.using(queue="bulk").enqueue("t")
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pgqueue import App, Task
-from pgqueue.client.session import Own
+from pgqueue.client.steps import OWN_CONNECTION
 from tests.conftest import scalar
 from tests.lending import AT_ONCE, TRANSACTIONAL, Lent, on
 
@@ -153,7 +153,7 @@ def test_ids_come_back_in_the_order_of_the_calls(
 ) -> None:
     async def body(lent: Lent) -> None:
         ids = await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(12_000)])
-        if lent.conn is not Own.CONNECTION:
+        if lent.conn is not OWN_CONNECTION:
             await lent.commit()
         rows = conn.execute("select id, (args->>'n')::int from pgqueue.job order by 2").fetchall()
         assert rows == list(zip(ids, range(12_000), strict=True))
@@ -178,7 +178,7 @@ def test_options_land_in_the_row(kind: str, dsn: str, app: App, conn: Conn, task
             await lent.enqueue(app.using(lent.conn, **options), "elsewhere"),
         ]
         await lent.enqueue_many(task.using(lent.conn, **options), [{}])
-        if lent.conn is not Own.CONNECTION:
+        if lent.conn is not OWN_CONNECTION:
             await lent.commit()
         rows = conn.execute("select run_at, priority, queue, max_attempts, tags, phase from pgqueue.job").fetchall()
         assert rows == [(at, -7, "bulk:eu", 3, ["a", "b"], "scheduled")] * 3

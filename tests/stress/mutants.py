@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from pgqueue import cli, db, scheduler
-from pgqueue.client import client
+from pgqueue.client import steps
 from pgqueue.process import duty
 from pgqueue.queries import workers
 from pgqueue.queries.base import Query
@@ -126,12 +126,12 @@ def keep_strays() -> None:
 
 def own_transaction() -> None:
     """Enqueue on a connection of our own, whatever connection the caller lent."""
-    start = client.Session.__init__
+    start = steps.StepRunner.__init__
 
-    def alone(self: Any, home: Any, conn: Any = None) -> None:
-        start(self, home)  # without a connection: one of our own
+    def alone(self: Any, app: Any, conn: Any = None) -> None:
+        start(self, app)  # without a connection: one of our own
 
-    client.Session.__init__ = alone  # type: ignore[method-assign]
+    steps.StepRunner.__init__ = alone  # type: ignore[method-assign]
 
 
 def loose_completion() -> None:

@@ -1,0 +1,171 @@
+"""Inserting jobs: a call becomes a NewJob, that becomes a row, and the row the Job that the caller gets."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from pydantic_core import from_json
+
+from pgqueue.client.admission import Bulk, admit, admit_all
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.chunks import array_chunks
+from pgqueue.client.options import Options
+from pgqueue.client.steps import StepRunner, Steps, all_or_nothing
+from pgqueue.client.waiting import WaitHandle
+from pgqueue.events import JobEnqueued
+from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob
+from pgqueue.tasks.spec import TaskSpec
+from pgqueue.timing import seconds
+
+
+class JobInserter(StepRunner):
+    """Inserts jobs where its steps run, and emits JobEnqueued for each new one."""
+
+    def insert(self, new: NewJob) -> Job:
+        """Insert a job; or return the existing job that holds its key."""
+        app, backend = self._app, self._app.backend
+        if new.conditions is None and new.queue not in app.max_depth:  # a generator costs a sixth more
+            job = self.emit(as_job(new, self.run(backend.queries.jobs.enqueue_one(new)), self.handle))
+        else:
+            job = self.perform(self._admitted(new))
+        return job if backend.inline is None else backend.inline.run(job)
+
+    async def ainsert(self, new: NewJob) -> Job:
+        """The async twin of `insert`."""
+        app, backend = self._app, self._app.backend
+        if new.conditions is None and new.queue not in app.max_depth:
+            job = self.emit(as_job(new, await self.arun(backend.queries.jobs.enqueue_one(new)), self.handle))
+        else:
+            job = await self.aperform(self._admitted(new))
+        return job if backend.inline is None else await backend.inline.arun(job)
+
+    def insert_many(self, steps: Steps[list[int]]) -> list[int]:
+        """Run `alike` or `all_of`; return the ids."""
+        ids, inline = self.perform(steps), self._app.backend.inline
+        return ids if inline is None else inline.run_many(ids)
+
+    async def ainsert_many(self, steps: Steps[list[int]]) -> list[int]:
+        """The async twin of `insert_many`."""
+        ids, inline = await self.aperform(steps), self._app.backend.inline
+        return ids if inline is None else await inline.arun_many(ids)
+
+    def _admitted(self, new: NewJob) -> Steps[Job]:
+        queries = self._app.backend.queries
+        yield from self._check_depth(new.queue, 1)
+        if new.conditions is None:
+            return self.emit(as_job(new, (yield queries.jobs.enqueue_one(new)), self.handle))
+        result = yield from admit(queries, new)
+        if result.admitted:
+            return self.emit(as_job(new, result.inserted, self.handle))
+        found = (yield queries.jobs.get(result.id)) if result.readable else None
+        return as_existing(new, result, found, self.handle)
+
+    @all_or_nothing
+    def alike(self, shared: NewJob, blocks: Sequence[tuple[int, str]]) -> Steps[list[int]]:
+        """Insert jobs that differ in their arguments alone, in chunks, all of them or none.
+
+        `blocks`: pairs of a number of jobs and the JSON objects of their arguments, separated by commas.
+        """
+        queries, ids = self._app.backend.queries, list[int]()
+        yield from self._check_depth(shared.queue, sum(count for count, _ in blocks))
+        for _, chunk in array_chunks(blocks):
+            new_ids: list[int] = yield queries.jobs.enqueue_many(shared, chunk)
+            self._emit_many(shared, new_ids)
+            ids += new_ids
+        return ids
+
+    def all_of(self, bulk: Bulk) -> Steps[list[int]]:
+        """Insert jobs with conditions, all of them or none."""
+        if not len(bulk):
+            return []
+        yield from self._check_depth(bulk.shared.queue, len(bulk))
+        admitted = yield from admit_all(self._app.backend.queries, bulk.admitted)
+        self._emit_many(bulk.shared, admitted.new)
+        return admitted.ids
+
+    def _check_depth(self, queue: str, more: int) -> Steps[None]:
+        """Raise QueueFull if so many more jobs do not fit into a queue."""
+        depths = self._app.depths
+        limit = depths.limit_to_read(queue, more)
+        if limit is not None:
+            depths.note(queue, (yield self._app.backend.queries.jobs.depth(queue, limit)))
+        depths.add(queue, more)
+
+    def emit(self, job: Job) -> Job:
+        """Emit JobEnqueued for a new job."""
+        if self._app.listeners:
+            self._app.listeners.emit(JobEnqueued(job.id, job.task, job.queue))
+        return job
+
+    def _emit_many(self, shared: NewJob, ids: list[int]) -> None:
+        if self._app.listeners:
+            for job_id in ids:
+                self._app.listeners.emit(JobEnqueued(job_id, shared.task, shared.queue))
+
+
+def new_job(
+    args: str,
+    options: Options,
+    spec: TaskSpec | None,
+    name: str,
+    app: AppParts,
+    values: Mapping[str, Any] = {},
+) -> NewJob:
+    """Make the job of one call. What its options leave open the task's settings decide, then the app's.
+
+    `values` are the arguments as Python objects, for rules that make keys of them.
+    """
+    queue = options.queue or (spec.queue if spec else app.queue)
+    return NewJob(
+        task=name,
+        args=args,
+        queue=queue,
+        priority=options.priority if options.priority is not None else (spec.priority if spec else 0),
+        max_attempts=options.max_attempts or (spec.max_attempts if spec else app.max_attempts),
+        run_at=options.run_at,
+        delay=None if options.delay is None else seconds(options.delay),
+        tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
+        history=app.retention.get(queue) is None and (spec is None or spec.retention is None),
+        conditions=None
+        if options.rules is None
+        else options.rules.conditions(name, partial(_whole, spec, args), values, None),
+        version=spec.version if spec else options.version or 1,
+    )
+
+
+def _whole(spec: TaskSpec | None, args: str) -> dict[str, Any]:
+    whole: dict[str, Any] = spec.coder.complete_text(args) if spec else json.loads(args)
+    return whole
+
+
+def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> Job:
+    """Return the Job of a row that was just inserted."""
+    return Job(
+        id=row.id,
+        task=new.task,
+        queue=new.queue,
+        priority=new.priority,
+        state=JobState.PENDING,
+        phase="scheduled" if row.run_at > row.created_at else "pending",
+        args=from_json(new.args),
+        tags=new.tags,
+        run_at=row.run_at,
+        created_at=row.created_at,
+        attempt=0,
+        max_attempts=new.max_attempts,
+        handle=handle,
+    )
+
+
+def as_existing(new: NewJob, result: AdmissionResult, found: Job | None, handle: WaitHandle) -> Job:
+    """Return the job that holds the key of a new one. One that is gone, or that this role may not read, has only the
+    fields that the key tells."""
+    if found is not None:
+        return replace(found, existing=True, handle=handle)
+    known = as_job(new, result.inserted, handle)
+    if result.readable:
+        return replace(known, existing=True, state=JobState.SUCCEEDED, phase="pruned", reason="it has ended")
+    return replace(known, existing=True, phase="unknown")
