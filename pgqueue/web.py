@@ -13,11 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import NoMatchFound, Route, Router
-from starlette.types import Receive, Scope, Send
+try:
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import NoMatchFound, Route, Router
+    from starlette.types import Receive, Scope, Send
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"pgqueue.web needs starlette ({error}): pip install 'pgqueue-jobs[web]'", name=error.name
+    ) from None
 
 from pgqueue.app import App
 from pgqueue.client.waiting import MAX_ID, Follower
@@ -37,24 +42,30 @@ NO_STORE = {"Cache-Control": "no-store"}
 END = "end"  # the id of a stream's last event: a client that reconnects with it has seen everything
 
 
-def router(app: App, *, authorize: Authorize, errors: Errors = "message", heartbeat: float = 15.0) -> Router:
+def router(
+    app: App, *, authorize: Authorize, errors: Errors = "message", heartbeat: float = 15.0, max_streams: int = 1000
+) -> Router:
     """Return routes for the jobs of an app, to be mounted under any path.
 
     `GET /{id}` answers with the status, `GET /{id}/events` with a stream of its changes (server-sent events);
     `POST /{id}/cancel` and `DELETE /{id}` cancel.
 
     `authorize(request, job)`, `def` (called in a thread) or `async def`, decides for each request whether this client
-    may make it for this job. Unless it returns something true, the answer is 404, as for a job that does not exist.
-    An error that it raises, such as an HTTPException with 403, is left to your framework. `errors` says how much of a
-    failure is shown: nothing, its type, type and message, or the traceback as well. `heartbeat` is the time in seconds
-    between comments on a stream without changes. Arguments are never shown.
+    may make it for this job. Only `True` lets the request through: an object that happens to be true, such as a
+    response with 403 or `(False, "why")`, does not, and is logged. Otherwise the answer is 404, as for a job that does
+    not exist. An error that it raises, such as an HTTPException with 403, is left to your framework. `errors` says how
+    much of a failure is shown: nothing, its type, type and message, or the traceback as well. `heartbeat` is the time
+    in seconds between comments on a stream without changes. `max_streams` streams may be open at a time in this
+    process; the next client gets 503 and may come back. Arguments are never shown.
     """
     if not callable(authorize):
         raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of (request, job)")
     if errors not in get_args(Errors):
         raise InvalidOption(f"errors={errors!r} cannot be used: give one of {', '.join(get_args(Errors))}")
     check_duration("heartbeat", heartbeat, PAUSE)
-    endpoints = JobEndpoints(app, authorize, errors, heartbeat)
+    if type(max_streams) is not int or max_streams < 1:
+        raise InvalidOption(f"max_streams={max_streams!r} cannot be used: give a whole number from 1 on")
+    endpoints = JobEndpoints(app, authorize, errors, heartbeat, OpenStreams(max_streams))
     return Router(
         [
             Route("/{job_id}", endpoints.status, methods=["GET"], name=STATUS),
@@ -109,6 +120,7 @@ class JobEndpoints:
     authorize: Authorize
     errors: Errors
     heartbeat: float
+    streams: "OpenStreams"
 
     async def status(self, request: Request) -> Response:
         """Answer with the status of a job."""
@@ -140,7 +152,7 @@ class JobEndpoints:
             return _missing()
         if request.headers.get("last-event-id") == END:
             return Response(status_code=204, headers=NO_STORE)  # so that an EventSource does not reconnect
-        return _EventStream(self._frames(job))
+        return _EventStream(self._frames(job), self.streams)
 
     async def _find(self, request: Request) -> Job | None:
         """Return the job of a request; None if there is no such job or the client may not see it."""
@@ -159,7 +171,11 @@ class JobEndpoints:
             answer = authorize(request, job)
         else:
             answer = await run_in_threadpool(authorize, request, job)
-        return bool(await answer if inspect.isawaitable(answer) else answer)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if not (answer is True or answer is False or answer is None):
+            log.error("authorize returned a %s, which lets nobody through: return True or False", type(answer).__name__)
+        return answer is True
 
     def _answer(self, job: Job, code: int = 200) -> JSONResponse:
         headers = NO_STORE if job.state.is_terminal else NO_STORE | {"Retry-After": str(RETRY_SECONDS)}
@@ -194,17 +210,39 @@ class JobEndpoints:
         return f"event: status\ndata: {json.dumps(status_of(job, self.errors), allow_nan=False)}\n\n"
 
 
+@dataclass(slots=True)
+class OpenStreams:
+    """How many event streams of a router are open, and how many may be."""
+
+    most: int
+    count: int = 0
+
+
 class _EventStream(Response):
-    """Sends frames until they end or the client disconnects; leaves no task behind."""
+    """Sends frames until they end or the client disconnects; leaves no task behind. Where too many streams are open
+    already, it answers with 503."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[str, None]) -> None:
+    def __init__(self, frames: AsyncGenerator[str, None], streams: OpenStreams) -> None:
         super().__init__(headers=NO_STORE | {"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._frames = frames
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._streams.count >= self._streams.most:
+            headers = NO_STORE | {"Retry-After": str(RETRY_SECONDS)}
+            refusal = JSONResponse({"detail": f"{self._streams.most} streams are open already"}, 503, headers)
+            await refusal(scope, receive, send)
+            return
+        self._streams.count += 1
+        try:
+            await self._stream(scope, receive, send)
+        finally:
+            self._streams.count -= 1
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(scope, send))
         disconnected = asyncio.create_task(_disconnected(receive))
         try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -20,7 +20,7 @@ PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
 class Database:
     """A database to connect to. `prepare`: whether statements may be prepared; PgBouncer may not allow it."""
 
-    dsn: str
+    dsn: str = field(repr=False)  # it may hold a password
     prepare: bool = True
 
     @property

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,6 +148,24 @@ def test_who_is_refused_learns_no_more_than_that_there_is_no_such_job(app: App, 
     assert app.get(job.id).state == "pending"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [JSONResponse({}, 403), HTTPException(403), (False, "not yours"), "no", 1, object],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_true_lets_a_client_through(app: App, caplog: pytest.LogCaptureFixture, answer: Any) -> None:
+    job = app.enqueue("t")
+
+    async def body() -> None:
+        async with client(web.router(app, authorize=lambda request, job: answer)) as http:
+            assert (await http.get(f"/{job.id}")).status_code == 404
+            assert (await http.delete(f"/{job.id}")).status_code == 404
+
+    run(app, body)
+    assert app.get(job.id).state == "pending"
+    assert f"authorize returned a {type(answer).__name__}, which lets nobody through" in caplog.text
+
+
 def test_what_authorize_raises_is_the_frameworks_answer(app: App) -> None:
     def forbid(request: Request, job: Job) -> bool:
         raise HTTPException(403, f"not {job.id}")
@@ -265,6 +285,23 @@ def test_a_client_that_goes_away_leaves_nothing_behind(app: App) -> None:
     run(app, body)
 
 
+def test_no_more_streams_are_open_than_there_may_be(app: App) -> None:
+    job = app.enqueue("t")
+
+    async def body() -> None:
+        api = web.router(app, authorize=everybody, max_streams=1)
+        async with listening(api, job.id) as (received, leaves):
+            await received.get()
+            async with client(api) as http:
+                refused = await http.get(f"/{job.id}/events")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            leaves.set()
+        async with listening(api, job.id) as (received, _):  # the first has closed
+            assert (await received.get())["status"] == 200
+
+    run(app, body)
+
+
 def test_a_stream_whose_client_cannot_be_written_to_ends_quietly(app: App) -> None:
     job = app.enqueue("t")
 
@@ -374,6 +411,12 @@ def test_the_example_in_the_docs_runs(dsn: str, monkeypatch: pytest.MonkeyPatch)
             assert answer.status_code == 202
             place = answer.headers["location"]
             assert (await http.get(place, headers={"x-user": "bob"})).status_code == 404
+            nobodys = await app.using(delay=60).aenqueue(example["build"].name, {"owner": "", "pages": 1})
+            for path in (place, f"/jobs/{nobodys.id}"):  # a client that says no name sees no job
+                assert (await http.get(path)).status_code == 404
+                assert (await http.delete(path)).status_code == 404
+            others = await app.using(delay=60).aenqueue("billing.nightly", {"month": 11})  # has no owner
+            assert (await http.delete(f"/jobs/{others.id}")).status_code == 404
             told = events((await http.get(f"{place}/events", headers={"x-user": "ann"})).text)
             assert (told[-2][1]["status"], told[-2][1]["result"]) == ("succeeded", {"pages": 2})
             assert (await http.delete(place, headers={"x-user": "ann"})).status_code == 409
@@ -389,6 +432,14 @@ def test_what_cannot_be_used_is_refused_when_the_router_is_made(app: App) -> Non
             web.router(app, **bad)  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="heartbeat"):
         web.router(app, authorize=everybody, heartbeat=0)
+    with pytest.raises(InvalidOption, match="max_streams"):
+        web.router(app, authorize=everybody, max_streams=0)
+
+
+def test_without_its_extra_the_module_says_what_to_install() -> None:
+    code = "import sys; sys.modules['starlette'] = None; import pgqueue.web"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'pgqueue-jobs[web]'")
 
 
 def test_accepted_says_how_a_job_is_that_was_there(app: App, conn: Conn) -> None:
