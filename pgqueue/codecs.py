@@ -1,4 +1,4 @@
-"""Codecs: how what jobs carry is encrypted on its way to the database. `App(codec=AESGCM({"k1": key}))`."""
+"""Codecs: encryption of the data of jobs, before it is sent to the database. `App(codec=AESGCM({"k1": key}))`."""
 
 import os
 import re
@@ -14,34 +14,36 @@ _NONCE = 12  # bytes, random: 2^32 seals with one key are safe
 
 @runtime_checkable
 class Codec(Protocol):
-    """Seals what jobs carry, and opens it again. One object serves all threads, and the children of a worker.
+    """Seals the data of jobs, and opens it again. One object serves all threads, and the children of a worker.
 
-    `about` is associated data, such as the name of the task: what was sealed about one thing must not open as another.
+    `about` is associated data, such as the name of the task: data sealed with one `about` must not open with another.
     Both methods are called on the event loop, so they must not wait for a network.
     """
 
     def seal(self, plain: bytes, about: bytes) -> str:
-        """Return `plain` as a text of printable ASCII without spaces."""
+        """Return `plain` encrypted, as text of printable ASCII without spaces."""
         ...
 
     def open(self, sealed: str, about: bytes) -> bytes:
-        """Return what was sealed. Raises UnknownKey for want of a key, which others may have; else CannotOpen."""
+        """Return the data that was sealed. Raises UnknownKey if the key is missing here, otherwise CannotOpen."""
         ...
 
 
 class AESGCM:
     """AES in Galois/Counter Mode, by the package `cryptography` (the extra `pgqueue[crypto]`).
 
-    `keys` maps ids to keys of 16, 24 or 32 random bytes. `current` is the id of the one that seals; it may be left out
-    if there is one key. The others only open: to rotate, give every process the new key first, then make it current,
-    and take the old one away when nothing is left that it sealed. Raises ConfigError for keys that cannot be used.
+    `keys` maps ids to keys of 16, 24 or 32 random bytes. `current` is the id of the key that seals; it may be left out
+    if there is one key. The others only open. To rotate, give every process the new key first, then make it current,
+    and remove the old key when no data is left that it sealed. Raises ConfigError for keys that cannot be used.
     """
 
     def __init__(self, keys: Mapping[str, bytes], current: str | None = None) -> None:
         if current is None and len(keys) == 1:
             current = next(iter(keys))
         if current is None or current not in keys:
-            raise ConfigError(f"current={current!r} is none of the keys ({_names(keys)}): name the one that seals")
+            raise ConfigError(
+                f"current={current!r} is none of the keys ({_names(keys)}): give the id of the key that seals"
+            )
         self._ciphers = {name: _cipher(name, key) for name, key in keys.items()}
         self._current = current
 
@@ -55,21 +57,21 @@ class AESGCM:
         return f"{self._current}:{b64encode(sealed).decode()}"
 
     def open(self, sealed: str, about: bytes) -> bytes:
-        """Return what was sealed, with any of the keys."""
+        """Return the data that was sealed, with any of the keys."""
         name, _, text = sealed.partition(":")
         cipher = self._ciphers.get(name)
         if cipher is None:
             raise UnknownKey(
                 f"sealed with key {name!r:.80}, which is not here (there are: {_names(self._ciphers)}): "
-                "give it to the codec"
+                "add it to the codec"
             )
         try:
             data = b64decode(text, validate=True)
             plain: bytes = cipher.decrypt(data[:_NONCE], data[_NONCE:], about)
-        except Exception:  # noqa: BLE001 - cryptography's own, and binascii's: none of them says more than this
+        except Exception:  # noqa: BLE001 - the errors of cryptography and binascii say no more than this
             raise CannotOpen(
-                f"sealed with key {name!r:.80} and does not open: it was altered or moved, or that is another key of "
-                "the same name"
+                f"sealed with key {name!r:.80} and does not open: it was altered or moved, or that is another key with "
+                "the same id"
             ) from None
         return plain
 
@@ -80,7 +82,7 @@ def _cipher(name: object, key: object) -> Any:
     if not isinstance(key, bytes) or len(key) not in (16, 24, 32):
         raise ConfigError(f"key {name!r} cannot be used: give 16, 24 or 32 random bytes, as secrets.token_bytes(32)")
     try:
-        from cryptography.hazmat.primitives.ciphers import aead  # an extra: only for those who use it
+        from cryptography.hazmat.primitives.ciphers import aead  # an extra, imported only where it is used
     except ImportError:
         raise ConfigError("AESGCM needs the package cryptography: pip install 'pgqueue[crypto]'") from None
     return aead.AESGCM(key)
@@ -91,7 +93,7 @@ def _names(keys: Mapping[str, object]) -> str:
 
 
 def check_codec(codec: object) -> Codec | None:
-    """Return `codec` if it is one, or None. Raises ConfigError."""
+    """Return a codec, or None. Raises ConfigError for anything else."""
     if codec is not None and not isinstance(codec, Codec):
         raise ConfigError(f"codec={codec!r:.200} cannot be used: give an object with seal() and open()")
     return codec

@@ -1,4 +1,4 @@
-"""Settings and names from outside, checked before anything uses them. The one reader of os.environ."""
+"""Settings and names from outside, checked before they are used. Only this module reads os.environ."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.errors import ConfigError, InvalidOption
 
-WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # what a supervisor tells the processes it starts
+WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # a supervisor sets them for the processes that it starts
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
 
@@ -25,7 +25,7 @@ def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
     dsn = given or environ.get("PGQUEUE_DSN") or environ.get("DATABASE_URL")
     if not dsn:
         raise ConfigError(
-            "no database named: pass App(dsn=…) or --dsn, or set PGQUEUE_DSN (or DATABASE_URL), "
+            "no database configured: pass App(dsn=…) or --dsn, or set PGQUEUE_DSN (or DATABASE_URL), "
             "for example postgresql://user@localhost/shop"
         )
     if dsn.startswith("embedded:"):
@@ -39,13 +39,14 @@ def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str 
 
 
 def take_worker_id() -> UUID | None:
-    """Return the id that this process's supervisor has given it, once: it will tell by that id how it ended."""
+    """Return the worker id that this process's supervisor chose, once: the supervisor reports the end of this process
+    under that id."""
     given = os.environ.pop(WORKER_ID, None)
     return UUID(given) if given else None
 
 
 def take_deaths() -> dict[UUID, str]:
-    """Return how the processes ended that this one replaces, by their ids, as its supervisor saw it; once."""
+    """Return how earlier processes of this supervisor ended, by worker id; once."""
     return {UUID(worker): how for worker, how in json.loads(os.environ.pop(DEATHS, "{}")).items()}
 
 
@@ -69,14 +70,14 @@ def check_queue(name: object) -> str:
 
 
 def check_name(what: str, name: object) -> str:
-    """Return `name` if a task or schedule can be called so: 1 to 200 printable characters."""
+    """Return `name` if it can name a task or schedule: 1 to 200 printable characters."""
     if not isinstance(name, str) or not 1 <= len(name) <= 200 or not name.isprintable():
         raise InvalidOption(f"{what} name {name!r:.300} cannot be used: give 1 to 200 printable characters")
     return name
 
 
-def describe(dsn: str) -> str:
-    """Return where a DSN leads, for messages: never its password, nor any text that could be part of one."""
+def describe_dsn(dsn: str) -> str:
+    """Return the host, port, user and database of a DSN, for messages: never its password, nor a part of it."""
     parts = conninfo_to_dict(dsn)
     shown = {name: parts[name] for name in ("host", "hostaddr", "port", "user", "dbname") if parts.get(name)}
     return " ".join(f"{name}={value}" for name, value in shown.items()) or "the local default"

@@ -239,7 +239,7 @@ class UnknownKey(CodecError, LookupError):
 
 
 for _stored in (UnknownKey, CannotOpen):
-    _stored.__module__ = "pgqueue"  # where users import them from: the name that is stored with an error
+    _stored.__module__ = "pgqueue"  # where users import them from: this name is stored with an error
 
 
 class LeaseLost(PgqueueError):

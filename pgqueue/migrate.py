@@ -1,4 +1,4 @@
-"""Migrations: alembic behind three functions, on the versions that ship with the package."""
+"""Migrations: three functions that run alembic on the versions that ship with the package."""
 
 import io
 import threading
@@ -16,13 +16,13 @@ from pgqueue.config import check_schema
 from pgqueue.errors import ConfigError, MigrationBlocked, NotAllowed
 from pgqueue.queries import Queries
 
-# Alembic keeps the migration that runs in a module global: one at a time in a process.
+# Alembic keeps the running migration in a module global, so a process runs one at a time.
 _ALEMBIC = threading.Lock()
 LOCK_TIMEOUT = "5s"
 
 
 def directory() -> Path:
-    """Where the migrations are: inside the package when installed from a wheel, beside it in a checkout."""
+    """Return the directory of the migrations: inside the package if installed from a wheel, beside it in a checkout."""
     package = Path(__file__).parent
     for place in (package / "migrations", package.parent / "migrations"):
         if place.is_dir():
@@ -33,8 +33,8 @@ def directory() -> Path:
 def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
     """Bring the schema to the newest version; return the version before and after.
 
-    Safe to call from several processes at once: one works, the others wait and find nothing to do. All or nothing.
-    Raises MigrationBlocked when somebody's transaction holds the tables for seconds.
+    Several processes may call it at once: one migrates, the others wait and find nothing to do. All or nothing. Raises
+    MigrationBlocked if a transaction holds a lock on the tables for longer than LOCK_TIMEOUT.
     """
     before = current(dsn, schema)
     engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(dsn), poolclass=NullPool)
@@ -49,7 +49,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise MigrationBlocked(
                 f"a transaction has held a lock on pgqueue's tables for {LOCK_TIMEOUT}, and nothing was changed: "
-                "run `pgqueue migrate` again when it is over (pg_stat_activity shows it)"
+                "run `pgqueue migrate` again when it has ended (pg_stat_activity shows it)"
             ) from None
         raise
     with db.Database(dsn).connect("pgqueue migrate") as conn:
@@ -58,7 +58,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
 
 
 def script(schema: str = "pgqueue") -> str:
-    """Return the SQL that builds the schema from nothing. Needs no database."""
+    """Return the SQL that creates the schema. Needs no database."""
     output = io.StringIO()
     config = _config(schema)
     config.output_buffer = output
@@ -68,14 +68,14 @@ def script(schema: str = "pgqueue") -> str:
 
 
 def current(dsn: str, schema: str = "pgqueue") -> str | None:
-    """Return the version the schema has; None if it was never migrated."""
+    """Return the version of the schema; None if it was never migrated."""
     queries = Queries(check_schema(schema))
     with db.Database(dsn).connect("pgqueue migrate") as conn:
         return db.run(conn, queries.schema.version()) if db.run(conn, queries.schema.has_version()) else None
 
 
 def head() -> str:
-    """Return the newest version this package knows."""
+    """Return the newest version in this package."""
     version = ScriptDirectory.from_config(_config("pgqueue")).get_current_head()
     if version is None:
         raise ConfigError(f"no migrations in {directory()}: install pgqueue again")

@@ -16,7 +16,7 @@ from pgqueue.bench.measure import CaseResult
 from pgqueue.bench.report import ProgressDisplay, print_json, print_table
 from pgqueue.bench.schema import check_name, own_schema
 from pgqueue.bench.tasks import build_tasks
-from pgqueue.config import describe, find_dsn
+from pgqueue.config import describe_dsn, find_dsn
 from pgqueue.db import embedded
 
 STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -105,7 +105,7 @@ def _server(dsn: str | None, directory: Path, display: ProgressDisplay) -> Itera
     """Yield the DSN of the named database, or of an embedded Postgres that is stopped at the end."""
     if dsn is not None and not dsn.startswith(embedded.PREFIX):
         found = find_dsn(dsn)
-        display.say(f"measuring on {describe(found)}")
+        display.say(f"measuring on {describe_dsn(found)}")
         yield found
         return
     path = dsn.removeprefix(embedded.PREFIX) if dsn else directory / "postgres"

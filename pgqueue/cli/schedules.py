@@ -14,7 +14,7 @@ from pgqueue.cli.schedule_input import read_moment, read_options, read_plan, rea
 from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.jobs.job import Job
 from pgqueue.queries.schedules.read import ScheduleStatus
-from pgqueue.schedules.in_words import describe_span, preview
+from pgqueue.schedules.in_words import preview, span_in_words
 from pgqueue.schedules.plan import Span
 from pgqueue.schedules.schedule import Schedule
 
@@ -109,7 +109,7 @@ def preview_ticks(
         return {"plan": _in_words(schedules.definition(name)), "ticks": schedules.preview(name, count)}
     begin = read_moment("--start", start)
     span = Span(read_plan(plan or "", timezone, begin), begin)
-    return {"plan": describe_span(span), "ticks": preview(span, timezone or "UTC", datetime.now(UTC), count)}
+    return {"plan": span_in_words(span), "ticks": preview(span, timezone or "UTC", datetime.now(UTC), count)}
 
 
 @command(schedules_cli, "create", _print_schedule)
@@ -192,4 +192,4 @@ def delete(call: Call, name: Name) -> dict[str, str]:
 
 
 def _in_words(schedule: Schedule) -> str:
-    return describe_span(Span(schedule.plan, schedule.start, schedule.end))
+    return span_in_words(Span(schedule.plan, schedule.start, schedule.end))

@@ -60,7 +60,7 @@ class KeyedCalls:
         rules.check_key_count(len(given))
         keys = _keys_of_args(spec, given, blocks) if rules.key is True else rules.keys(len(given), values or ())
         hashes = _hashes(spec.name, keys)
-        shared = shared.again("", Conditions(window=rules.window or WINDOW, expires=rules.expires))
+        shared = shared.for_call("", Conditions(window=rules.window or WINDOW, expires=rules.expires))
         first = _first_with_key(hashes)
         chunks = [KeyedChunk(text, range(count)) for count, text in array_chunks(blocks)]
         if first or len(chunks) > 1:
@@ -137,7 +137,7 @@ class KeyedCalls:
         conditions = conditions_of(self.shared)._replace(
             key=self.keys[at], key_hash=self.hashes[at], by_args=self.by_args
         )
-        return self.shared.again(self.spec.coder.encode_at(at, self.calls[at]), conditions)
+        return self.shared.for_call(self.spec.coder.encode_at(at, self.calls[at]), conditions)
 
     def _check_same_args(self) -> None:
         """Refuse calls with the same key and other arguments."""

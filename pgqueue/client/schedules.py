@@ -21,7 +21,7 @@ from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule, Unre
 from pgqueue.schedules.in_words import Upcoming, preview
 from pgqueue.schedules.plan import check_moment
 from pgqueue.schedules.schedule import Schedule, check_policy
-from pgqueue.schedules.ticks import Tick, settled
+from pgqueue.schedules.ticks import TickRecord, settle_ticks
 from pgqueue.tasks.sealing import open_job
 
 __all__ = ["GivenPlan", "ScheduleClient", "ScheduleOptions", "Schedules"]
@@ -157,10 +157,10 @@ class ScheduleClient:
         job = stored.schedule.job_of(tick)
         (row,) = yield enqueue_ticks(self._app, [job], [stored.schedule.headers_of(tick)])
         look = None if state.look_at is None else max(0.0, (state.look_at - state.now).total_seconds())
-        state.wake()
+        state.refresh()
         if stored.schedule.overlap != "allow":
             state.live_jobs.append(row.id)
-        fired = Tick(name, tick, "fired", None, row.id, _who(by))
+        fired = TickRecord(name, tick, "fired", None, row.id, _who(by))
         yield self._queries.record_ticks([fired], [(state, look)])
         codec, made = self._app.queries.jobs.codec, as_job(job, row)
         return self._runner.emit(made if codec is None else open_job(codec, made))
@@ -192,9 +192,9 @@ class ScheduleClient:
     alist = list.twin  # noqa: A003  # the verb above
 
     @verb
-    def ticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Steps[Sequence[Tick]]:
+    def ticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Steps[Sequence[TickRecord]]:
         """Return the newest ticks of a schedule and what became of each, newest first."""
-        ticks: Sequence[Tick] = yield self._queries.list_ticks(name, limit, before)
+        ticks: Sequence[TickRecord] = yield self._queries.list_ticks(name, limit, before)
         return ticks
 
     aticks = ticks.twin
@@ -239,10 +239,10 @@ class ScheduleClient:
         if isinstance(stored, StoredSchedule):
             same = (stored.schedule.plan, stored.schedule.start, stored.schedule.end) == (new.plan, new.start, new.end)
             if same:
-                stored.state.wake()
+                stored.state.refresh()
                 tick = stored.state.next_tick
             else:
-                ticks = settled(stored.state, now, f"passed before {by or 'the code'} changed the plan")
+                ticks = settle_ticks(stored.state, now, f"passed before {by or 'the code'} changed the plan")
                 yield self._queries.record_ticks(ticks)
         if tick is None and not (isinstance(stored, StoredSchedule) and same):
             raise InvalidPlan(f"schedule {new.name!r} would have no tick after now: delete it, or give a later moment")

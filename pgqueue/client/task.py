@@ -78,7 +78,7 @@ class Enqueuer(Generic[P, R]):
         for at, call in enumerate(calls):
             values: list[dict[str, Any]] = []
             text = spec.coder.encode_at(at, call, values)
-            yield shared.again(
+            yield shared.for_call(
                 text, rules.conditions(spec.name, partial(spec.coder.complete_text, text), values[0], at)
             )
             count += 1

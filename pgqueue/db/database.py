@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue.config import describe
+from pgqueue.config import describe_dsn
 from pgqueue.db.connection import AsyncConnection, Connection
 from pgqueue.errors import DatabaseUnreachable
 
@@ -65,4 +65,4 @@ def _reachable(dsn: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        raise DatabaseUnreachable(f"cannot connect to {describe(dsn)}: {str(error).strip()}") from error
+        raise DatabaseUnreachable(f"cannot connect to {describe_dsn(dsn)}: {str(error).strip()}") from error

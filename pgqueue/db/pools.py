@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from pgqueue.config import describe
+from pgqueue.config import describe_dsn
 from pgqueue.db.connection import AsyncConnection, Connection, run
 from pgqueue.db.database import CONNECT_TIMEOUT, Database
 from pgqueue.errors import DatabaseUnreachable
@@ -179,4 +179,4 @@ def _taken_from(pool: ConnectionPool[PooledConnection]) -> PooledConnection:
 
 
 def _none_in_time(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> DatabaseUnreachable:
-    return DatabaseUnreachable(f"no connection to {describe(str(pool.conninfo))} within {CONNECT_TIMEOUT} s")
+    return DatabaseUnreachable(f"no connection to {describe_dsn(str(pool.conninfo))} within {CONNECT_TIMEOUT} s")

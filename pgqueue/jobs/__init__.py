@@ -1,1 +1,1 @@
-"""What a job is: its states and lifecycle, retry policies, outcomes and keys. Pure."""
+"""Jobs: states, lifecycle, retry policies, outcomes and keys. No I/O."""

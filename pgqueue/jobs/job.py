@@ -1,4 +1,4 @@
-"""Jobs as values: what is enqueued, what a worker claims, what a reader gets back."""
+"""Jobs as values: to insert, claimed by a worker, and as a reader gets them."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from pgqueue.jobs.keys import Conditions
 
 
 class JobState(StrEnum):
-    """Where a job stands. The last three are terminal; `failed` means dead letter."""
+    """The state of a job. The last three are terminal; a failed job is a dead letter."""
 
     BLOCKED = "blocked"
     PENDING = "pending"
@@ -30,8 +30,8 @@ class JobState(StrEnum):
 @dataclass(slots=True)
 class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
-    nothing is left of it when it succeeds. `terms`, where it has any, decide whether it is let in. `version`: of its
-    task, whose arguments these are."""
+    nothing is kept of it when it succeeds. `conditions`, if any, decide whether it is inserted. `version` is the
+    version of the task for which the arguments are meant."""
 
     task: str
     args: str
@@ -45,8 +45,8 @@ class NewJob:
     conditions: Conditions | None = None
     version: int = 1
 
-    def again(self, args: str, conditions: Conditions | None) -> "NewJob":
-        """Return the job of another call with the same options."""
+    def for_call(self, args: str, conditions: Conditions | None) -> "NewJob":
+        """Return a job with the same options for another call."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
             self.history, conditions, self.version,
@@ -55,7 +55,7 @@ class NewJob:
 
 @dataclass(slots=True)
 class ClaimedJob:
-    """A job that this worker runs now. `lease` fences whatever the worker writes about it."""
+    """A job that a worker has claimed. `lease` fences whatever the worker writes about it."""
 
     id: int
     task: str
@@ -72,8 +72,8 @@ class ClaimedJob:
     worker_id: UUID
 
     @property
-    def about(self) -> tuple[int, str, str, int, int, UUID]:
-        """What events say of an attempt: job, task, queue, attempt, lease, worker."""
+    def event_fields(self) -> tuple[int, str, str, int, int, UUID]:
+        """The fields of an AttemptEvent, in order: job, task, queue, attempt, lease, worker."""
         return self.id, self.task, self.queue, self.attempt, self.lease, self.worker_id
 
     @property
@@ -96,7 +96,7 @@ class Attempt:
 
 
 class Handle(Protocol):
-    """Waits for the end of a job, where the job came from."""
+    """Waits for the end of a job, in the app from which the job came."""
 
     def wait(self, job_id: int, timeout: float | timedelta | None) -> Any: ...
     async def await_result(self, job_id: int, timeout: float | timedelta | None) -> Any: ...
@@ -106,11 +106,11 @@ class Handle(Protocol):
 class Job:
     """A job as the database has it at the moment of reading.
 
-    `phase` is the state as people say it: a pending job shows as `scheduled` before its first time has come, and
-    as `retrying` after an attempt. `progress` is what a running job has said by `ctx.progress()`: `done`, `total`,
-    `note`. `attempts` is filled by `app.get(id)`. `existing`: the call that returned it made no job, for its key was
-    taken; of a job that is gone by then only what the call itself knew is there, and `phase` is `pruned`. `handle` is
-    what `wait` needs.
+    `phase` is the state in words for people: a pending job shows as `scheduled` until its first run time, and as
+    `retrying` after an attempt. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`.
+    `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
+    if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
+    serves `wait`.
     """
 
     id: int
@@ -142,7 +142,7 @@ class Job:
         """Wait until the job has ended, at most `timeout` seconds; return what its task returned.
 
         Raises JobFailed, JobWasCancelled, WaitTimeout or ResultMissing. In an event loop use `await_result`. A job that
-        was enqueued in a transaction cannot end before that commits: do not wait inside of it.
+        was enqueued in a transaction cannot end before that commits: do not wait inside it.
         """
         return self._handle().wait(self.id, timeout)
 
@@ -154,7 +154,7 @@ class Job:
         if self.phase == "pruned":
             raise ResultMissing(f"job {self.id} {self.task} has ended, and nothing is kept of it")
         if self.handle is None:
-            raise ConfigError(f"job {self.id} does not know its app any more: use app.wait({self.id})")
+            raise ConfigError(f"job {self.id} does not know its app: use app.wait({self.id})")
         return self.handle
 
     @property

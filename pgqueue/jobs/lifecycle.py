@@ -1,7 +1,7 @@
-"""The state machine of a job: which moves exist, and which one an outcome calls for.
+"""The state machine of a job: the moves that exist, and the move that an outcome leads to.
 
 `TRANSITIONS` is the one table of allowed moves. The statements of `pgqueue.queries` carry the same from-states in
-their WHERE; tests/test_state_machine.py drives each verb against each state and compares.
+their WHERE; tests/statements/test_state_machine.py drives each verb against each state and compares.
 """
 
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from typing import NamedTuple, assert_never
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.outcome import (
-    DONE,
+    RETURNED_NONE,
+    AskedCancel,
+    AskedFail,
     AskedRetry,
+    AskedSnooze,
+    KeyMissing,
     Outcome,
     Raised,
-    Rejected,
-    Snoozed,
     Succeeded,
     UnknownHere,
-    Unreadable,
     Unstarted,
-    Withdrawn,
 )
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.timing import MAX_DELAY
 
 
 class Move(NamedTuple):
-    """A verb's effect: from any of `sources` to `target`. No source: the job is new."""
+    """The effect of a verb: a job moves from any of `sources` to `target`. Without sources the job is new."""
 
     sources: frozenset[JobState]
     target: JobState
@@ -59,7 +59,7 @@ TRANSITIONS: dict[str, Move] = {
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What to write about an attempt: the verb, and what goes with it. `refund` gives the attempt back."""
+    """The end of an attempt as it is written: the verb and its details. `refund`: the attempt is not counted."""
 
     verb: str
     reason: str | None = None
@@ -74,46 +74,48 @@ class Resolution:
         return TRANSITIONS[self.verb].target
 
 
-SUCCEEDED = Resolution("succeed")  # and nothing to tell
-KEY_SECONDS = 30.0  # until a job whose key is missing is tried again, here or by a worker that has it
+PLAIN_SUCCESS = Resolution("succeed")  # without a result or an error
+MISSING_KEY_DELAY = 30.0  # seconds until a job whose key is missing is tried again, here or by a worker that has it
 
 
 def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution:
-    """Return what an outcome means for its job. Pure, but for the policy's own randomness."""
-    if outcome is DONE:  # nearly always
-        return SUCCEEDED
+    """Return the resolution that an outcome leads to. Pure, except for the randomness of the retry policy."""
+    if outcome is RETURNED_NONE:  # the usual case
+        return PLAIN_SUCCESS
     match outcome:
         case Succeeded(result, error):
             return Resolution("succeed", result=result, error=error)
         case Raised(error, True, reason):
             return Resolution("dead_letter", reason, error=error)
         case Raised(error, _, reason):
-            return _again(job, reason, error, lambda: policy.delay(job.attempt))
+            return _retry_or_dead_letter(job, reason, error, lambda: policy.delay(job.attempt))
         case AskedRetry(delay, error):
-            return _again(job, "retry", error, lambda: policy.delay(job.attempt) if delay is None else delay)
-        case Snoozed(delay, reason):
+            return _retry_or_dead_letter(
+                job, "retry", error, lambda: policy.delay(job.attempt) if delay is None else delay
+            )
+        case AskedSnooze(delay, reason):
             return Resolution("snooze", reason, _bounded(delay), refund=True)
-        case Rejected(error):
+        case AskedFail(error):
             return Resolution("dead_letter", "rejected", error=error)
-        case Withdrawn(reason):
+        case AskedCancel(reason):
             return Resolution("withdraw", reason)
         case Unstarted():
             return Resolution("release", "released", refund=True)
         case UnknownHere(reason):
             return Resolution("park", reason, refund=True)
-        case Unreadable(error):
-            return Resolution("snooze", "sealed", KEY_SECONDS, refund=True, error=error)
+        case KeyMissing(error):
+            return Resolution("snooze", "sealed", MISSING_KEY_DELAY, refund=True, error=error)
         case _:
             assert_never(outcome)
 
 
-def _again(job: ClaimedJob, reason: str, error: ErrorInfo, delay: Callable[[], float]) -> Resolution:
+def _retry_or_dead_letter(job: ClaimedJob, reason: str, error: ErrorInfo, delay: Callable[[], float]) -> Resolution:
     if job.is_last_attempt:
         return Resolution("dead_letter", "exhausted", error=error)
     return Resolution("retry", reason, _bounded(delay()), error=error)
 
 
 def _bounded(delay: float) -> float:
-    """Keep run_at a timestamp that Postgres can hold; a NaN from a user's policy counts as zero."""
+    """Return a delay that keeps run_at a timestamp Postgres can hold. NaN, from a user's policy, becomes 0."""
     seconds = float(delay)
     return min(seconds, MAX_DELAY) if seconds > 0 else 0.0

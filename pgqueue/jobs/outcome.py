@@ -1,4 +1,4 @@
-"""How an attempt ended in Python: values the executor returns, and the four verdicts a task may raise."""
+"""Outcomes: how an attempt ended in Python. The executor returns them; `lifecycle.decide` says what they mean."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,12 +14,12 @@ class Succeeded:
     error: ErrorInfo | None = None
 
 
-DONE = Succeeded()  # and returned nothing
+RETURNED_NONE = Succeeded()
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The task raised. `permanent` if the error can never go away by trying again."""
+    """The task raised an error. `permanent`: no retry can help."""
 
     error: ErrorInfo
     permanent: bool = False
@@ -35,7 +35,7 @@ class AskedRetry:
 
 
 @dataclass(frozen=True, slots=True)
-class Snoozed:
+class AskedSnooze:
     """The task raised Snooze."""
 
     delay: float
@@ -43,38 +43,38 @@ class Snoozed:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class AskedFail:
     """The task raised Fail."""
 
     error: ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """The task raised Cancel."""
+class AskedCancel:
+    """The task raised Cancel, or the job was cancelled while it ran."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unstarted:
-    """The attempt never ran, or was cut off by a stopping worker: give the job back, uncharged."""
+    """The attempt never ran, or a stopping worker cut it off: the job is given back, and the attempt not counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownHere:
-    """No task of that name is registered in this worker, or only an older version of it."""
+    """This worker has no task of that name, or only an older version of it."""
 
     reason: str = "unknown task"
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class KeyMissing:
     """The arguments are sealed with a key that this worker does not have."""
 
     error: ErrorInfo
 
 
 Outcome: TypeAlias = (
-    Succeeded | Raised | AskedRetry | Snoozed | Rejected | Withdrawn | Unstarted | UnknownHere | Unreadable
+    Succeeded | Raised | AskedRetry | AskedSnooze | AskedFail | AskedCancel | Unstarted | UnknownHere | KeyMissing
 )

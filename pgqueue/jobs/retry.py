@@ -1,4 +1,4 @@
-"""When to try again: policies are values, their delays pure functions of the attempt that failed."""
+"""Retry policies: values whose delays are pure functions of the attempt that failed."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from pgqueue.timing import MAX_DELAY, RETRY_DELAY, check_duration, seconds
 
 @runtime_checkable
 class RetryPolicy(Protocol):
-    """Says how many seconds to wait after attempt number `attempt` (from 1) has failed."""
+    """Decides how many seconds to wait after attempt number `attempt` (from 1) has failed."""
 
     def delay(self, attempt: int) -> float: ...
 
@@ -71,7 +71,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Wait what a list says: the first entry after the first failure; the last one repeats."""
+    """Wait as long as a list says: its first entry after the first failure; the last one repeats."""
 
     seconds: tuple[float, ...]
 

@@ -1,4 +1,4 @@
-"""The verdicts that a task raises about its own job."""
+"""Verdicts: exceptions by which a task decides about its own job."""
 
 from datetime import timedelta
 
@@ -6,11 +6,11 @@ from pgqueue.timing import seconds
 
 
 class Verdict(Exception):
-    """A decision that a task raises about its own job. Not an error: it is never logged as one."""
+    """A decision of a task about its own job. It is no error, and is never logged as one."""
 
 
 class Retry(Verdict):
-    """Run the job again, after `delay` seconds or after what the task's policy says. Spends the attempt.
+    """Run the job again, after `delay` seconds or, without it, as the task's policy says. Counts the attempt.
 
     When no attempt is left the job becomes a dead letter. `raise Retry(...) from exc` keeps the cause.
     """
@@ -21,7 +21,7 @@ class Retry(Verdict):
 
 
 class Snooze(Verdict):
-    """Run the job again after `delay` seconds, without spending an attempt: "not yet"."""
+    """Run the job again after `delay` seconds, and do not count this attempt: "not yet"."""
 
     def __init__(self, delay: float | timedelta, reason: str = "snoozed") -> None:
         super().__init__(reason)
@@ -29,14 +29,14 @@ class Snooze(Verdict):
 
 
 class Fail(Verdict):
-    """Give up at once: the job becomes a dead letter however many attempts are left."""
+    """Give up: the job becomes a dead letter at once, however many attempts are left."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
 
 
 class Cancel(Verdict):
-    """End the job as cancelled: it is no longer wanted, and that is no failure."""
+    """End the job as cancelled: its work is no longer wanted. That is no failure."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -47,4 +47,4 @@ class TimedOut(Exception):
 
 
 for _public in (Retry, Snooze, Fail, Cancel, TimedOut):
-    _public.__module__ = "pgqueue"  # where users import them from: the name that is stored with an error
+    _public.__module__ = "pgqueue"  # where users import them from: this name is stored with an error

@@ -13,7 +13,7 @@ from pgqueue.process.duty import Duty
 from pgqueue.queries.schedules.release import SILENCE
 from pgqueue.queries.schedules.stored import StoredSchedule, row_json
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import MOST_SETTLED, settled
+from pgqueue.schedules.ticks import MOST_SETTLED, settle_ticks
 
 log = logging.getLogger("pgqueue.scheduler")
 
@@ -84,7 +84,7 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
 async def _settle(app: App, conn: db.AsyncConnection, due: StoredSchedule, most: int) -> None:
     """Record the ticks of an older plan that have passed, when a new plan takes its place."""
     if due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
-        ticks = settled(due.state, due.state.now, "passed before the code changed the plan", most)
+        ticks = settle_ticks(due.state, due.state.now, "passed before the code changed the plan", most)
         await db.run_async(conn, app.queries.schedules.record_ticks(ticks))
 
 

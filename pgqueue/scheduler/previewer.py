@@ -10,7 +10,7 @@ from pgqueue.process.duty import Duty
 from pgqueue.queries.schedules.preview import KEPT
 from pgqueue.queries.schedules.stored import FoundSchedule, UnreadableSchedule
 from pgqueue.schedules.in_words import Upcoming, moment_in_words
-from pgqueue.schedules.plan import each_after
+from pgqueue.schedules.plan import ticks_after
 
 BATCH = 20  # schedules in one step: no tick waits for more than some milliseconds of it
 GAP = 0.1  # seconds between two full batches, so that many new plans do not slow down firing
@@ -45,7 +45,7 @@ def _upcoming(one: FoundSchedule) -> Sequence[Upcoming] | None:
         return None
     schedule = one.schedule
     try:
-        ticks = list(islice(each_after(schedule, one.state.now), KEPT))
+        ticks = list(islice(ticks_after(schedule, one.state.now), KEPT))
     except Exception:  # noqa: BLE001 - a plan may fail in any way; the ticker reports it
         return None
     return [Upcoming(tick, moment_in_words(tick, schedule.plan.timezone)) for tick in ticks]

@@ -20,7 +20,7 @@ from pgqueue.queries.jobs.enqueue import InsertedJob
 from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.schedules.schedule import changed
-from pgqueue.schedules.ticks import MOST_SETTLED, Look, Tick, look, settled
+from pgqueue.schedules.ticks import MOST_SETTLED, TickDecision, TickRecord, decide_ticks, settle_ticks
 from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.scheduler")
@@ -147,11 +147,11 @@ class Ticker(Duty):
         moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
         schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
         why = f"passed before {by} edited the schedule"
-        ticks = settled(one.state, moment, why, most) if isinstance(one, StoredSchedule) else []
+        ticks = settle_ticks(one.state, moment, why, most) if isinstance(one, StoredSchedule) else []
         await db.run_async(conn, self._queries.schedules.record_ticks(ticks))
         await db.run_async(conn, self._queries.schedules.redefine(schedule, schedule.after(moment), moment, by))
 
-    async def _decide(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[Look]:
+    async def _decide(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[TickDecision]:
         """Decide which ticks fire, by the jobs that are not finished and the ticks that wait.
 
         After more than CHUNK jobs the schedules that remain are left to the next step, so that the transaction ends.
@@ -160,17 +160,17 @@ class Ticker(Duty):
         jobs = [job for state in states for job in state.live_jobs]
         unfinished = await db.run_async(conn, self._queries.schedules.unfinished_jobs(jobs)) if jobs else []
         waiting = [state.schedule.name for state in states if state.look_at is not None]
-        queued: defaultdict[str, list[Tick]] = defaultdict(list)
+        queued: defaultdict[str, list[TickRecord]] = defaultdict(list)
         for tick in await db.run_async(conn, self._queries.schedules.queued_ticks(waiting)) if waiting else []:
             queued[tick.schedule].append(tick)
-        looks: list[Look] = []
+        looks: list[TickDecision] = []
         live, fires = set(unfinished), 0
         for state in states:
             if fires > CHUNK:
                 break
             state.live_jobs = [job for job in state.live_jobs if job in live]
             try:
-                looks.append(look(state, queued[state.schedule.name], CHUNK // len(states) + 1))
+                looks.append(decide_ticks(state, queued[state.schedule.name], CHUNK // len(states) + 1))
                 fires += len(looks[-1].fires)
             except Exception as error:  # noqa: BLE001 - a plan may fail in any way, and must not hold up the others
                 await self._leave(conn, state.schedule.name, error)
@@ -182,12 +182,14 @@ class Ticker(Duty):
         self.leave_alone([name])
         await db.run_async(conn, self._queries.schedules.record_errors([(name, brief(error), False)]))
 
-    async def _fire(self, conn: db.AsyncConnection, looks: Sequence[Look]) -> list[tuple[Look, Tick]]:
+    async def _fire(
+        self, conn: db.AsyncConnection, looks: Sequence[TickDecision]
+    ) -> list[tuple[TickDecision, TickRecord]]:
         """Write jobs and ticks; return the ticks that fired, with the ids of their jobs."""
         queries = self._queries
         planned = [(found, tick) for found in looks for tick in found.fires]
         known = await db.run_async(conn, queries.schedules.recorded_ticks([(t.schedule, t.tick) for _, t in planned]))
-        fires = [(found, tick) for found in looks for tick in found.drained]
+        fires = [(found, tick) for found in looks for tick in found.dequeued]
         fires += [(found, tick) for found, tick in planned if (tick.schedule, tick.tick) not in known]
         fired = []
         for (found, tick), row in zip(fires, await self._enqueue(conn, fires), strict=True):
@@ -196,12 +198,14 @@ class Ticker(Duty):
                 found.state.live_jobs.append(row.id)
         for job in (job for found in looks for job in found.cancels):
             await db.run_async(conn, queries.jobs.cancel(job, "a later tick of its schedule takes its place"))
-        ticks = [tick for found in looks for tick in found.others] + [tick for _, tick in fired]
+        ticks = [tick for found in looks for tick in found.unfired] + [tick for _, tick in fired]
         moved = [(found.state, self._settings.poll_seconds if found.queued else None) for found in looks]
         await db.run_async(conn, queries.schedules.record_ticks(ticks, moved))
         return fired
 
-    async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[tuple[Look, Tick]]) -> list[InsertedJob]:
+    async def _enqueue(
+        self, conn: db.AsyncConnection, fires: Sequence[tuple[TickDecision, TickRecord]]
+    ) -> list[InsertedJob]:
         """Insert the jobs of ticks."""
         if not fires:
             return []
@@ -210,12 +214,12 @@ class Ticker(Duty):
         return await db.run_async(conn, enqueue_ticks(self._app, jobs, headers))
 
 
-def _events(looks: Sequence[Look], fired: Sequence[tuple[Look, Tick]]) -> list[Event]:
+def _events(looks: Sequence[TickDecision], fired: Sequence[tuple[TickDecision, TickRecord]]) -> list[Event]:
     """Log what was committed; return the events of it."""
     events: list[Event] = []
     for found in looks:
         for outcome, kind in (("missed", ScheduleMissed), ("skipped", ScheduleSkipped)):
-            ticks = [tick for tick in found.others if tick.outcome == outcome]
+            ticks = [tick for tick in found.unfired if tick.outcome == outcome]
             if ticks:
                 name, reason = ticks[-1].schedule, ticks[-1].reason or ""
                 log.warning("schedule %s: %d ticks %s up to %s", name, len(ticks), outcome, ticks[-1].tick)

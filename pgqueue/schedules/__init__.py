@@ -1,1 +1,1 @@
-"""When things tick: plans, policies and the ticks they yield. Pure: no clock, no database."""
+"""Schedules: plans, policies, and the ticks that they yield. No clock and no database."""

@@ -1,4 +1,4 @@
-"""Cron expressions: which wall times match is cronsim's; which moments those are, also when clocks change, is ours."""
+"""Cron expressions. cronsim finds the local times that match; this module finds their moments when clocks change."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from pgqueue.errors import InvalidPlan
-from pgqueue.schedules.wall_clock import SECOND, change_within, check_timezone, first_moment, offset, wall
+from pgqueue.schedules.wall_clock import SECOND, check_timezone, first_moment, next_offset_change, utc_offset, wall_time
 
 _NICKNAMES = {
     "@hourly": "0 * * * *",
@@ -26,12 +26,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Cron:
     """Tick when a cron expression matches the wall clock of `timezone`.
 
-    Five fields, or six with seconds first; names, `L`, `#` and `@daily` and its like are understood.
+    Five fields, or six with seconds first; names, `L`, `#`, `@daily` and the other nicknames work.
 
-    When clocks change it does as Debian's cron does. An expression for times of the day (neither its minute nor its
-    hour begins with `*`) ticks once for each time: one that the clock leaps over in spring ticks at the moment of the
-    leap, one that it shows twice in autumn ticks the first time. An expression with `*` there ticks whenever the clock
-    shows a match: not at all for what it leaps over, twice for what it shows twice.
+    When clocks change it follows Debian's cron. An expression for times of the day (neither its minute nor its hour
+    begins with `*`) ticks once for each time: if the clock leaps over it in spring, at the moment of the leap; if the
+    clock shows it twice in autumn, the first time. An expression with `*` there ticks whenever the clock shows a match:
+    never for a time that the clock leaps over, twice for a time that it shows twice.
     """
 
     expression: str
@@ -40,12 +40,12 @@ class Cron:
     def __post_init__(self) -> None:
         check_timezone(self.timezone)
         if not isinstance(self.expression, str):
-            raise InvalidPlan(f"{self.expression!r} is no cron expression: give a text such as '*/5 * * * *'")
+            raise InvalidPlan(f"{self.expression!r} is no cron expression: give text such as '*/5 * * * *'")
         self.after(_EPOCH)
 
     @property
     def fields(self) -> str:
-        """The expression without a nickname."""
+        """The expression; for a nickname, the fields that it stands for."""
         return _NICKNAMES.get(self.expression, self.expression)
 
     @property
@@ -67,21 +67,21 @@ class Cron:
             raise InvalidPlan(f"cron expression {self.expression!r} never matches any date") from None
 
     def _matches(self, shown: datetime) -> Iterator[datetime]:
-        """Yield the naive times after `shown` that match. cronsim sees no timezone: its own way through a change of
-        half an hour leaves out ticks (Australia/Lord_Howe), and its second equal hour begins in the past."""
+        """Yield the naive times after `shown` that match. cronsim gets no timezone: through a change of half an hour it
+        would leave out ticks (Australia/Lord_Howe), and in an hour that comes twice begin in the past."""
         return CronSim(self.fields, shown)
 
     def _first_time(self, zone: ZoneInfo, moment: datetime) -> datetime:
-        moments = (first_moment(zone, shown) for shown in self._matches(wall(zone, moment)))
+        moments = (first_moment(zone, shown) for shown in self._matches(wall_time(zone, moment)))
         return next(tick for tick in moments if tick > moment)
 
     def _each_time(self, zone: ZoneInfo, moment: datetime) -> datetime:
         """Walk the wall clock from one change of the offset to the next."""
-        ahead, shown = offset(zone, moment), wall(zone, moment)
+        ahead, shown = utc_offset(zone, moment), wall_time(zone, moment)
         while True:
             tick = (next(self._matches(shown)) - ahead).replace(tzinfo=UTC)
-            change = change_within(zone, moment, tick)
+            change = next_offset_change(zone, moment, tick)
             if change is None:
                 return tick
-            moment, ahead = change, offset(zone, change)
-            shown = wall(zone, change) - SECOND  # the moment of the change may itself match
+            moment, ahead = change, utc_offset(zone, change)
+            shown = wall_time(zone, change) - SECOND  # the moment of the change may itself match

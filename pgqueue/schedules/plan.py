@@ -1,4 +1,4 @@
-"""When a schedule ticks: plans are values, the next tick a pure function of a moment."""
+"""Plans: values that say when a schedule ticks. The next tick is a pure function of a moment."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ from zoneinfo import ZoneInfo
 
 from pgqueue.errors import ConfigError, InvalidPlan
 from pgqueue.schedules.cron import Cron
-from pgqueue.schedules.wall_clock import check_timezone, first_moment, wall
+from pgqueue.schedules.wall_clock import check_timezone, first_moment, wall_time
 from pgqueue.timing import INTERVAL, check_duration
 
 __all__ = ["At", "Cron", "Every", "Plan", "RRule", "Span", "as_plan", "newest_ticks", "passed_ticks"]
 
 _SECONDS = replace(INTERVAL, timedeltas=False)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SELDOM = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
+_RARE = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 
 
 def check_moment(what: str, moment: object) -> datetime:
-    """Return an aware datetime of the years 1900 to 9000, in UTC; refuse anything else."""
+    """Return an aware datetime of the years 1900 to 9000, in UTC. Raises InvalidPlan for anything else."""
     if not isinstance(moment, datetime) or moment.utcoffset() is None or not 1900 <= moment.year <= 9000:
         raise InvalidPlan(f"{what}={moment!r} cannot be used: give an aware datetime of the years 1900 to 9000")
     return moment.astimezone(UTC)
@@ -29,9 +29,9 @@ def check_moment(what: str, moment: object) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Tick each `seconds`, counted from `anchor` (1970-01-01 UTC): restarts and delays never make it drift.
+    """Tick every `seconds`, counted from `anchor` (1970-01-01 UTC): restarts and delays never make it drift.
 
-    An hour is an hour: changes of clocks do not matter to it.
+    An hour is always 3600 seconds, also when clocks change.
     """
 
     seconds: float
@@ -62,7 +62,7 @@ class At:
         object.__setattr__(self, "moment", check_moment("at", self.moment))
 
     def after(self, moment: datetime) -> datetime | None:
-        """Return the tick if it comes after `moment`, in UTC."""
+        """Return the tick, in UTC, if it is after `moment`."""
         return self.moment if self.moment > moment else None
 
 
@@ -70,8 +70,8 @@ class At:
 class RRule:
     """Tick by an iCalendar rule, such as `FREQ=MONTHLY;BYDAY=-1FR`, on the wall clock of `timezone` from `anchor` on.
 
-    Needs the extra `pgqueue[rrule]`. Daily or less often; when clocks change it does as a cron expression for times of
-    the day.
+    Needs the extra `pgqueue[rrule]`. Daily or less often; when clocks change it ticks as a cron expression for times of
+    the day does.
     """
 
     rule: str
@@ -81,15 +81,17 @@ class RRule:
     def __post_init__(self) -> None:
         check_timezone(self.timezone)
         object.__setattr__(self, "anchor", check_moment("start", self.anchor))
-        if not isinstance(self.rule, str) or not any(f"FREQ={often}" in self.rule.upper() for often in _SELDOM):
-            raise InvalidPlan(f"RRULE {self.rule!r} cannot be used: give FREQ={'|'.join(_SELDOM)}; below that, cron")
+        if not isinstance(self.rule, str) or not any(f"FREQ={often}" in self.rule.upper() for often in _RARE):
+            raise InvalidPlan(
+                f"RRULE {self.rule!r} cannot be used: give FREQ={'|'.join(_RARE)}, or a cron expression for more often"
+            )
         self.after(self.anchor)
 
     def after(self, moment: datetime) -> datetime | None:
-        """Return the first tick after `moment`, in UTC; None when the rule has come to its end."""
+        """Return the first tick after `moment`, in UTC; None after the last one."""
         zone = ZoneInfo(self.timezone)
-        rule = _rrule(self.rule, wall(zone, self.anchor))
-        times = rule.xafter(wall(zone, moment).replace(microsecond=0), inc=False)
+        rule = _rrule(self.rule, wall_time(zone, self.anchor))
+        times = rule.xafter(wall_time(zone, moment).replace(microsecond=0), inc=False)
         moments = (first_moment(zone, shown) for shown in times)
         return next((tick for tick in moments if tick > moment), None)
 
@@ -102,7 +104,7 @@ def _rrule(rule: str, start: datetime) -> Any:
         raise ConfigError("RRULE needs python-dateutil: pip install 'pgqueue[rrule]'") from None
     try:
         return rrulestr(rule, dtstart=start, cache=True)
-    except Exception as error:  # dateutil raises whatever the text leads it to
+    except Exception as error:  # dateutil raises many kinds of errors for a bad text
         raise InvalidPlan(f"RRULE {rule!r} cannot be used: {error} (UNTIL is a local time, without Z)") from error
 
 
@@ -110,7 +112,7 @@ Plan: TypeAlias = Cron | Every | At | RRule
 
 
 class Ticks(Protocol):
-    """Anything that ticks."""
+    """Anything that has ticks: a plan, a span of one, or a schedule."""
 
     def after(self, moment: datetime) -> datetime | None:
         """Return the first tick after `moment`."""
@@ -119,7 +121,7 @@ class Ticks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A plan from `start` to `end`, both included."""
+    """The ticks of a plan from `start` to `end`, both included."""
 
     plan: Plan
     start: datetime | None = None
@@ -133,7 +135,7 @@ class Span:
             raise InvalidPlan(f"end={self.end} is before start={self.start}")
 
     def after(self, moment: datetime) -> datetime | None:
-        """Return the first tick after `moment`, in UTC; None when none is left."""
+        """Return the first tick after `moment`, in UTC; None after the last one."""
         if self.start is not None and moment < self.start:
             moment = self.start - timedelta(microseconds=1)
         tick = self.plan.after(moment)
@@ -143,9 +145,8 @@ class Span:
 def as_plan(
     given: str | float | timedelta | datetime | Plan, timezone: str = "UTC", start: datetime | None = None
 ) -> Plan:
-    """Return the plan that `schedule(…)` means: a cron expression, an interval in seconds or as timedelta, a moment.
-
-    An interval counts from `start`, if there is one.
+    """Return the plan for an argument of `schedule(…)`: a cron expression, an interval (seconds or timedelta), a moment
+    or a plan. An interval counts from `start`, if there is one.
     """
     match given:
         case Every(anchor=None) if start is not None:
@@ -168,7 +169,7 @@ def as_plan(
 
 
 def passed_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> tuple[list[datetime], datetime | None]:
-    """Return the ticks from `first` on that have passed, the oldest `at_most` of them, and the tick that follows."""
+    """Return the oldest `at_most` ticks from `first` to `now`, and the tick after those."""
     ticks: list[datetime] = []
     tick: datetime | None = first
     while tick is not None and tick <= now and len(ticks) < at_most:
@@ -180,8 +181,8 @@ def passed_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> t
 def newest_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> list[datetime]:
     """Return the last `at_most` ticks from `first` to `now`.
 
-    The work is bounded by `at_most`, not by how long nobody looked: they are searched for backwards, by trying spans
-    before `now` until one holds enough, and not too many.
+    The work is bounded by `at_most` and not by the time since `first`: the search goes backwards, trying spans of time
+    before `now` until one holds enough ticks, and not too many.
     """
     few, many, span = timedelta(0), None, timedelta(seconds=at_most)
     while True:
@@ -197,8 +198,8 @@ def newest_ticks(plan: Ticks, first: datetime, now: datetime, at_most: int) -> l
         span = (few + many) / 2 if many else span * 2
 
 
-def each_after(plan: Ticks, moment: datetime) -> Iterator[datetime]:
-    """Yield the ticks after a moment, to the end of the plan."""
+def ticks_after(plan: Ticks, moment: datetime) -> Iterator[datetime]:
+    """Yield the ticks after a moment, to the last one."""
     tick = plan.after(moment)
     while tick is not None:
         yield tick

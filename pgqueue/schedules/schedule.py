@@ -1,4 +1,4 @@
-"""A schedule as a value: a plan, the job that each tick becomes, what to do about ticks that are late or overlap."""
+"""A schedule as a value: a plan, the job that each tick becomes, and the policies for late and overlapping ticks."""
 
 import json
 import re
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def check_policy(option: str, policy: object) -> str:
-    """Return what to do about ticks that have passed: `skip`, `once` or `all(limit)`; refuse anything else."""
+    """Return a policy for ticks that have passed: `skip`, `once` or `all(limit)`. Raises InvalidOption otherwise."""
     found = _ALL.fullmatch(policy) if isinstance(policy, str) else None
     if found is not None and int(found[1] or 0) <= MOST_CAUGHT_UP:
         return f"all({found[1] or 100})"
@@ -43,7 +43,7 @@ def check_policy(option: str, policy: object) -> str:
 
 
 def most_fires(policy: str) -> int:
-    """Return how many of the ticks that have passed may fire by a policy."""
+    """Return how many of the ticks that have passed may fire under a policy."""
     return 1 if policy in ("skip", "once") else int(policy[4:-1])
 
 
@@ -51,9 +51,10 @@ def most_fires(policy: str) -> int:
 class Schedule:
     """A schedule: its name, its plan, the job that each tick becomes. Durations are seconds.
 
-    `jitter`: each job waits for up to so long, by its tick. `expires`: how long after its tick a job is of use; `next`:
-    until the tick that follows. `misfire` says which of the ticks fire that passed before a scheduler looked, `grace`
-    how late one may be; `overlap` what becomes of a tick while `max_running` jobs of earlier ones are unfinished.
+    `jitter`: each job is delayed by up to so much. `expires`: a job not started so long after its tick is cancelled;
+    `next`: at the following tick. `misfire` decides which ticks fire that passed while no scheduler ran, and `grace`
+    how late a tick may fire; `overlap` decides what a tick does while `max_running` jobs of earlier ticks are
+    unfinished.
     """
 
     name: str
@@ -91,22 +92,22 @@ class Schedule:
             object.__setattr__(self, name, value)
 
     def after(self, moment: datetime) -> datetime | None:
-        """Return the first tick after `moment`; None when none is left."""
+        """Return the first tick after `moment`; None after the last one."""
         return Span(self.plan, self.start, self.end).after(moment)
 
     def is_too_late(self, late: timedelta) -> bool:
-        """Whether a tick so late does not fire any more."""
+        """Whether a tick is too late to fire."""
         grace = SKIP_GRACE if self.grace is None and self.misfire == "skip" else self.grace
         return grace is not None and late.total_seconds() > grace
 
     def expires_at(self, tick: datetime) -> datetime | None:
-        """Return when the job of a tick is of no use any more."""
+        """Return when the job of a tick expires; None if it does not."""
         if isinstance(self.expires, str):
             return self.after(tick)
         return None if self.expires is None else tick + timedelta(seconds=self.expires)
 
     def job_of(self, tick: datetime) -> NewJob:
-        """Return the job that a tick becomes. The spread of jitter depends on name and tick alone."""
+        """Return the job that a tick becomes. Its share of the jitter depends on the name and the tick alone."""
         spread = self.jitter * crc32(f"{self.name} {tick.isoformat()}".encode()) / 2**32
         wait = (self.job.delay or 0.0) + spread
         job = replace(self.job, delay=None, run_at=tick + timedelta(seconds=wait)) if wait else self.job
@@ -114,7 +115,7 @@ class Schedule:
         return job if expires_at is None else replace(job, conditions=Conditions(expires=expires_at))
 
     def headers_of(self, tick: datetime) -> str:
-        """Return the headers of that job: which tick it is for, and when it is of no use any more."""
+        """Return the headers of that job: its schedule, its tick, and when it expires."""
         headers = {"schedule": self.name, "tick": tick.isoformat()}
         if self.expires is not None and (expires_at := self.expires_at(tick)) is not None:
             headers["expires_at"] = expires_at.isoformat()
@@ -153,7 +154,7 @@ class Schedule:
 
     @classmethod
     def of(cls, name: str, row: Mapping[str, Any], args: str) -> "Schedule":
-        """Return the schedule of a row. Raises InvalidPlan or InvalidOption for one that was edited into nonsense."""
+        """Return the schedule of a row. Raises InvalidPlan or InvalidOption for a row that SQL made unusable."""
         options, tags = row["options"], row["tags"]
         if not isinstance(options, dict):
             raise InvalidOption(f"options {options!r:.100} cannot be used: give an object")
@@ -186,9 +187,9 @@ class Schedule:
 
 
 def changed(row: Mapping[str, Any], args: str, changes: Mapping[str, Any]) -> Schedule:
-    """Return the schedule of a row after a change of some of its columns; a new plan takes the place of the old one.
+    """Return the schedule of a row after a change of some of its columns; a new plan replaces the old one.
 
-    Raises InvalidPlan or InvalidOption for what cannot be used.
+    Raises InvalidPlan or InvalidOption for values that cannot be used.
     """
     kept = dict(row)
     if any(changes.get(plan) is not None for plan in _PLANS):
@@ -221,4 +222,4 @@ def _moment(text: str | None) -> datetime | None:
     try:
         return None if text is None else datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidPlan(f"{text!r} is no moment that can be used") from None
+        raise InvalidPlan(f"{text!r} is no moment: give an ISO 8601 date and time with an offset") from None

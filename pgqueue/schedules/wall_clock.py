@@ -1,4 +1,4 @@
-"""What a wall clock shows, and when: the moments of local times through changes of the offset from UTC."""
+"""Local time: from moments to the time that a wall clock shows and back, through changes of the offset from UTC."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -6,49 +6,51 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pgqueue.errors import InvalidPlan
 
 SECOND = timedelta(seconds=1)
-_LOOK = timedelta(hours=12)  # no zone changes its offset and back within less
+_STEP = timedelta(hours=12)  # no zone changes its offset and back within less
 
 
 def check_timezone(name: object) -> None:
-    """Refuse what is no IANA name that this machine knows."""
+    """Refuse anything but an IANA name that this machine knows."""
     try:
-        ZoneInfo(name)  # type: ignore[arg-type]  # whatever it is, ZoneInfo says so
+        ZoneInfo(name)  # type: ignore[arg-type]  # ZoneInfo raises for anything else
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError) as error:
-        raise InvalidPlan(f"timezone {name!r} is not known here: give an IANA name such as Europe/Paris") from error
+        raise InvalidPlan(
+            f"timezone {name!r} is unknown on this machine: give an IANA name such as Europe/Paris"
+        ) from error
 
 
-def offset(zone: ZoneInfo, moment: datetime) -> timedelta:
-    """Return by how much the wall clock is ahead of UTC."""
+def utc_offset(zone: ZoneInfo, moment: datetime) -> timedelta:
+    """Return how much the wall clock is ahead of UTC at a moment."""
     return moment.astimezone(zone).utcoffset() or timedelta(0)
 
 
-def wall(zone: ZoneInfo, moment: datetime) -> datetime:
-    """Return what the wall clock shows, as a naive time."""
+def wall_time(zone: ZoneInfo, moment: datetime) -> datetime:
+    """Return the time that the wall clock shows at a moment, as a naive one."""
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
 def first_moment(zone: ZoneInfo, shown: datetime) -> datetime:
-    """Return when the wall clock first shows a naive time, or, where it leaps over it, the moment of the leap."""
+    """Return the moment when the wall clock first shows a naive time; if it leaps over it, the moment of the leap."""
     before, after = (shown.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
-    if wall(zone, before) == shown:
+    if wall_time(zone, before) == shown:
         return before
-    return change_within(zone, after, before) or before
+    return next_offset_change(zone, after, before) or before
 
 
-def change_within(zone: ZoneInfo, start: datetime, end: datetime) -> datetime | None:
-    """Return the first moment after `start`, up to `end`, at which the offset is no longer that of `start`."""
-    was, low = offset(zone, start), start.replace(microsecond=0)
+def next_offset_change(zone: ZoneInfo, start: datetime, end: datetime) -> datetime | None:
+    """Return the first moment after `start`, up to `end`, at which the offset differs from that at `start`."""
+    was, low = utc_offset(zone, start), start.replace(microsecond=0)
     while low < end:
-        high = min(low + _LOOK, end)
-        if offset(zone, high) != was:
+        high = min(low + _STEP, end)
+        if utc_offset(zone, high) != was:
             return _bisect(zone, was, low, high)
         low = high
     return None
 
 
 def _bisect(zone: ZoneInfo, was: timedelta, low: datetime, high: datetime) -> datetime:
-    """Return the first whole second of another offset, between one that has it still and a moment that has it not."""
+    """Return the first whole second without the offset `was`: `low` has it, and `high` has it not."""
     while high - low > SECOND:
         middle = low + (high - low) // (2 * SECOND) * SECOND
-        low, high = (middle, high) if offset(zone, middle) == was else (low, middle)
+        low, high = (middle, high) if utc_offset(zone, middle) == was else (low, middle)
     return low + SECOND

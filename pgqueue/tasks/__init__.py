@@ -1,1 +1,1 @@
-"""A task: a registered function, and its arguments and result as JSON."""
+"""Tasks: registered functions, and their arguments and results as JSON."""

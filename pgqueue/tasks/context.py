@@ -1,4 +1,4 @@
-"""What a running task may know about its own job, and do with it."""
+"""The context of a running task: its job, its deadline, its progress, and a transaction with the job's completion."""
 
 import json
 import math
@@ -22,14 +22,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Completer(Protocol):
-    """Completes a job in a transaction that the task shares."""
+    """Completes a job in a transaction in which the task writes, too."""
 
     def transaction(self, result: Any) -> AbstractContextManager["psycopg.Connection[Any]"]: ...
     def atransaction(self, result: Any) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]: ...
 
 
 class Host(Protocol):
-    """The worker, as far as a running task reaches it."""
+    """The part of a worker that a running task uses."""
 
     def completer(self, job: ClaimedJob, signals: "Signals") -> Completer: ...
     def note_progress(self, job: ClaimedJob, text: str) -> None: ...
@@ -37,8 +37,8 @@ class Host(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Signals:
-    """What the worker tells a running task, and it the worker. `deadline` is by the monotonic clock of the machine;
-    `host` is None where there is no worker, and when the job is over; `completed`: in a transaction of its own."""
+    """State that a worker and a running task share. `deadline` is by the machine's monotonic clock. `host` is None
+    without a worker, and after the job's end. `completed`: the task has committed the job's success itself."""
 
     deadline: float | None = None
     cancelled: bool = False
@@ -71,7 +71,7 @@ class Context:
 
     @property
     def queue(self) -> str:
-        """The queue it was enqueued to."""
+        """The queue in which it was enqueued."""
         return self._job.queue
 
     @property
@@ -81,31 +81,31 @@ class Context:
 
     @property
     def max_attempts(self) -> int:
-        """How many runs it may have."""
+        """The number of runs that it may have."""
         return self._job.max_attempts
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The words it was enqueued with."""
+        """The tags with which it was enqueued."""
         return tuple(self._job.tags or ())
 
     @property
     def headers(self) -> dict[str, Any]:
-        """What travels with the job beside its arguments; of one that a schedule fired, `schedule` and `tick`."""
+        """The data that the job carries beside its arguments; `schedule` and `tick` if a schedule fired it."""
         headers = json.loads(self._job.headers) if self._job.headers else {}
         headers.pop(VERSION, None)
         return headers
 
     @property
     def tick(self) -> datetime | None:
-        """The tick of its schedule that the job is for, in UTC, however late it runs; None for a job of no schedule."""
+        """The tick for which its schedule fired it, in UTC, however late it runs; None for a job of no schedule."""
         tick = self.headers.get("tick")
         return None if tick is None else datetime.fromisoformat(tick)
 
     @property
     def idempotency_key(self) -> str:
-        """The key that the job was enqueued with, or one of its own: the same on every attempt, for handing on to
-        others who can tell a repetition by it."""
+        """The job's idempotency key, or else one made for it: the same in every attempt. Pass it to other services, so
+        that they recognise a repeated request."""
         given = self.headers.get("idempotency_key") if self._job.headers else None
         born = (self._job.created_at - _EPOCH) // timedelta(microseconds=1)
         return str(given) if given is not None else f"pgqueue-{self._job.id}-{born}"
@@ -133,13 +133,13 @@ class Context:
 
     @property
     def deadline(self) -> datetime | None:
-        """When the soft limit comes, by the clock of this machine; None without a limit."""
+        """The time of the soft limit, by the clock of this machine; None without a limit."""
         remaining = self.remaining
         return None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining)
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody has asked to cancel this job. A task in a thread must look for itself."""
+        """Whether a cancellation of this job was requested. A task in a thread must check this itself."""
         return self._signals.cancelled
 
     def check(self) -> None:
@@ -154,26 +154,26 @@ class Context:
             raise TimedOut(f"the soft limit passed {-remaining:.1f} s ago")
 
     def progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
-        """Say how far the job is: `app.get(id).progress` shows it while the job runs.
+        """Report how far the job is: `app.get(id).progress` shows it while the job runs.
 
-        Costs little and may be called often: the newest word is written twice a second at most, and only while the
-        lease is ours. Raises InvalidOption for a number that JSON does not have.
+        It costs little and may be called often: the newest report is written twice a second at most, and only while the
+        worker has the lease. Raises InvalidOption for NaN and infinity, which JSON does not have.
         """
         if not all(math.isfinite(number) for number in (done, total or 0)):
             raise InvalidOption(f"progress {done!r} of {total!r} cannot be stored: give finite numbers")
         if self._signals.host is not None:
-            said = {"done": done, "total": total, "note": note and storable_text(note[:MAX_NOTE])}
-            text = json.dumps({name: value for name, value in said.items() if value is not None})
+            report = {"done": done, "total": total, "note": note and storable_text(note[:MAX_NOTE])}
+            text = json.dumps({name: value for name, value in report.items() if value is not None})
             self._signals.host.note_progress(self._job, text)
 
     def transaction(self, result: Any = None) -> AbstractContextManager["psycopg.Connection[Any]"]:
-        """Commit what the task writes and the completion of the job together, or neither.
+        """Commit the writes of the task and the completion of the job together, or neither.
 
         `with ctx.transaction() as conn:` lends a psycopg connection in a transaction. At the end of the block the job
-        is resolved as succeeded, with `result`, in that transaction, and it commits. If the lease was lost LeaseLost
-        is raised and nothing of the transaction remains. With it each job has its effect in this database exactly once,
-        whatever dies when. Once it has committed the job is over: what the task does or raises afterwards changes
-        nothing.
+        is resolved as succeeded, with `result`, in that transaction, and it commits. If the lease was lost, LeaseLost
+        is raised and the transaction rolled back. So each job has its effect in this database exactly once, whatever
+        crashes when. Once it has committed, the job has ended: nothing that the task does or raises afterwards changes
+        it.
         """
         return self._completer().transaction(result)
 

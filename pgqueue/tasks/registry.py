@@ -1,4 +1,4 @@
-"""The tasks of an app, by name."""
+"""The registry of an app's tasks, by name."""
 
 import inspect
 import sys
@@ -28,25 +28,25 @@ def task_name(function: Callable[..., Any]) -> str:
 
 
 class Tasks:
-    """The tasks of one app, by name; and by the names they had before."""
+    """The tasks of one app, by their names and aliases, which are former names."""
 
     def __init__(self) -> None:
         self._specs: dict[str, TaskSpec] = {}
 
     def add(self, spec: TaskSpec) -> None:
-        """Register a task. A name, present or former, means one function."""
+        """Register a task. Raises InvalidTask if another function has one of its names."""
         for name in (spec.name, *spec.aliases):
             known = self._specs.get(name)
             if known is not None and known.function is not spec.function:
                 raise InvalidTask(
-                    f"two functions want to be task {name!r}: {_where(known.function)} and {_where(spec.function)}; "
+                    f"two functions are named task {name!r}: {_where(known.function)} and {_where(spec.function)}; "
                     "give one of them name=…, or take it out of aliases=…"
                 )
         for name in (spec.name, *spec.aliases):
             self._specs[name] = spec
 
     def get(self, name: str) -> TaskSpec | None:
-        """Return the task that has or had that name, or None."""
+        """Return the task with that name or alias, or None."""
         return self._specs.get(name)
 
     def __getitem__(self, name: str) -> TaskSpec:
@@ -60,15 +60,15 @@ class Tasks:
         return (spec for name, spec in self._specs.items() if name == spec.name)
 
     def names(self) -> list[str]:
-        """The names of all tasks, former ones among them: jobs of these names run here."""
+        """Return the names and aliases of all tasks: jobs with these names run here."""
         return sorted(self._specs)
 
     def versions(self) -> dict[str, int]:
-        """The version of each name whose task is not at the first one any more."""
+        """Return the versions of the tasks that are beyond their first one, by name and alias."""
         return {name: spec.version for name, spec in self._specs.items() if spec.version > 1}
 
     def announced(self) -> list[str]:
-        """What a worker tells the others that it runs: names, and `name@version` of each version but the first."""
+        """Return the tasks that a worker announces: names, and `name@version` for each version but the first."""
         more = (f"{name}@{n}" for name, version in self.versions().items() for n in range(2, version + 1))
         return [*self.names(), *sorted(more)]
 

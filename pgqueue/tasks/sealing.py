@@ -1,7 +1,8 @@
-"""What is sealed of a job, and in which form: arguments and results as `{"$codec": "…"}`, texts as `$codec:…`.
+"""Sealing: the parts of a job that a codec encrypts, and their form: JSON as `{"$codec": "…"}`, texts as `$codec:…`.
 
-Arguments, results, messages and tracebacks of errors, and what a task says as reason or note. Each is bound to its kind
-and to the job's task. Names, tags, headers and the classes of errors stay in the clear: queries need them.
+Sealed are arguments, results, messages and tracebacks of errors, and the reasons and notes that a task writes. Each is
+bound to its kind and to the job's task. Names, tags, headers and the classes of errors stay in the clear: queries need
+them.
 """
 
 import json
@@ -14,18 +15,18 @@ from pgqueue.codecs import Codec
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import CannotOpen, ConfigError, PgqueueError, UnknownKey
 from pgqueue.jobs.job import Attempt, Job
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 
 MARK = "$codec"
-SEALED = '{"$codec"'  # how JSON text of something sealed begins
+SEALED = '{"$codec"'  # the beginning of sealed JSON text
 _TEXT = "$codec:"
 _PRINTABLE = re.compile(r"[!-~]+")
 _KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):")
-_OURS = frozenset({"cancelled by request", "snoozed", "sealed"})  # reasons that no task has written
+_OURS = frozenset({"cancelled by request", "snoozed", "sealed"})  # reasons that pgqueue writes
 
 
 def sealed_by(value: object) -> str | None:
-    """Return what to show for a sealed value as it was read, naming its key; None for any other value."""
+    """Return a text to show instead of a sealed value, with the name of its key; None if the value is not sealed."""
     if isinstance(value, dict) and list(value) == [MARK]:
         value = value[MARK]
     elif isinstance(value, str) and value.startswith(_TEXT):
@@ -37,44 +38,44 @@ def sealed_by(value: object) -> str | None:
 
 
 def seal_args(codec: Codec, task: str, text: str) -> str:
-    """Seal a job's arguments, unless they are (those of a schedule's row)."""
+    """Seal a job's arguments, unless they are sealed already, as in a schedule's row."""
     return text if text.startswith(SEALED) else _seal_json(codec, "args", task, text)
 
 
 def open_args(codec: Codec | None, task: str, text: str) -> str:
-    """Open the arguments of a job of that task; those that are not sealed come back as they are.
+    """Open the arguments of a job of that task, if they are sealed.
 
-    Raises UnknownKey without the right key, CannotOpen if that does not open them.
+    Raises UnknownKey without the right key, CannotOpen if the key does not open them.
     """
     if not text.startswith(SEALED):
         return text
     if codec is None:
-        raise UnknownKey("the arguments are sealed, and this app has no codec: give it the one of the others")
+        raise UnknownKey("the arguments are sealed, and this app has no codec: give it the codec that sealed them")
     return _open(codec, "args", task, json.loads(text)[MARK]).decode()
 
 
 def seal_resolution(codec: Codec, task: str, resolution: Resolution) -> Resolution:
-    """Seal what an attempt has left. Never raises: what cannot be sealed is not kept."""
-    if resolution is SUCCEEDED:
+    """Seal the result, error and reason of an attempt. Never raises: a part that cannot be sealed is dropped."""
+    if resolution is PLAIN_SUCCESS:
         return resolution
     try:
         return _seal_resolution(codec, task, resolution)
-    except Exception as error:  # noqa: BLE001 - a codec of the user's own; the outcome must be written all the same
+    except Exception as error:  # noqa: BLE001 - a user's codec may raise anything, and the outcome must be written all the same
         lost = f"the codec raised {type(error).__name__}: the result or error is not kept"
-        reason = resolution.verb if _is_free(resolution) else resolution.reason
+        reason = resolution.verb if _is_reason_of_task(resolution) else resolution.reason
         return replace(resolution, reason=reason, result=None, error=ErrorInfo("pgqueue.CannotSeal", lost))
 
 
 def seal_progress(codec: Codec, task: str, text: str) -> str:
-    """Seal the note in what a job says of its progress, a JSON object."""
-    said = json.loads(text)
-    if "note" in said:
-        said["note"] = _TEXT + _seal(codec, "note", task, said["note"].encode())
-    return json.dumps(said)
+    """Seal the note in the progress of a job, a JSON object."""
+    progress = json.loads(text)
+    if "note" in progress:
+        progress["note"] = _TEXT + _seal(codec, "note", task, progress["note"].encode())
+    return json.dumps(progress)
 
 
 def open_job(codec: Codec, job: Job) -> Job:
-    """Open what can be opened of a job; the rest stays sealed."""
+    """Open the sealed parts of a job; those that cannot be opened stay sealed."""
     task = job.task
     return replace(
         job,
@@ -87,8 +88,8 @@ def open_job(codec: Codec, job: Job) -> Job:
     )
 
 
-def _is_free(resolution: Resolution) -> bool:
-    """Whether the reason is a task's own words."""
+def _is_reason_of_task(resolution: Resolution) -> bool:
+    """Whether the task wrote the reason."""
     return resolution.verb in ("snooze", "withdraw") and resolution.reason not in _OURS
 
 
@@ -96,10 +97,13 @@ def _seal_resolution(codec: Codec, task: str, resolution: Resolution) -> Resolut
     result, error, reason = resolution.result, resolution.error, resolution.reason
     if result is not None:
         result = _seal_json(codec, "result", task, result)
-    if error is not None and reason not in ("sealed", "cannot be opened"):  # those are ours, and say what is missing
+    if error is not None and reason not in (
+        "sealed",
+        "cannot be opened",
+    ):  # those errors are ours, and name the key or codec that is missing
         words = json.dumps([error.message, error.traceback])
         error = ErrorInfo(error.type, _TEXT + _seal(codec, "error", task, words.encode()))
-    if reason is not None and _is_free(resolution):
+    if reason is not None and _is_reason_of_task(resolution):
         reason = _TEXT + _seal(codec, "reason", task, reason.encode())
     return replace(resolution, result=result, error=error, reason=reason)
 
@@ -120,7 +124,7 @@ def _open(codec: Codec, kind: str, task: str, sealed: str) -> bytes:
         return codec.open(sealed, _about(kind, task))
     except PgqueueError:
         raise
-    except Exception as error:  # noqa: BLE001 - a codec of the user's own, which may quote what it was given
+    except Exception as error:  # noqa: BLE001 - the message of a user's codec may quote the data
         raise CannotOpen(f"{type(codec).__name__}.open() raised {type(error).__name__}") from None
 
 
@@ -152,7 +156,7 @@ def _read_error(codec: Codec, task: str, error: ErrorInfo | None) -> ErrorInfo |
         return error
     try:
         message, trace = json.loads(words)
-    except (ValueError, TypeError):  # by a codec of the user's own, which does not look what it opens
+    except (ValueError, TypeError):  # a user's codec may return other data than was sealed
         return error
     return ErrorInfo(error.type, message, trace)
 

@@ -1,4 +1,4 @@
-"""Versions of a task: what changed in its arguments, and jobs that were enqueued before or after the change."""
+"""Versions of a task's arguments, and upcasters, which bring the arguments of older jobs to a newer version."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -7,19 +7,19 @@ from typing import Any, TypeAlias
 from pgqueue.errors import InvalidTask
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
-# The header that says which version of its task a job was enqueued for. Absent: the first, so that a task which never
-# changed costs nothing. Names that begin with $ are pgqueue's own.
+# The header with the version of its task for which a job was enqueued. It is absent for the first version, so that a
+# task that never changed costs nothing. Names that begin with $ are pgqueue's own.
 VERSION = "$version"
 MAX_VERSION = 1000
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class NewerVersion(Exception):
-    """A job comes from a release whose version of the task is not known here."""
+    """A job was enqueued for a newer version of its task than this process has."""
 
 
 def check_versions(task: str, version: object, upcasters: Mapping[int, Upcaster]) -> None:
-    """Refuse versions that leave a step out: each upcaster makes of the arguments of one version those of the next."""
+    """Refuse upcasters with a gap: each turns the arguments of one version into those of the next."""
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise InvalidTask(f"task {task}: version={version!r} cannot be used: give 1 to {MAX_VERSION}")
     if not isinstance(upcasters, Mapping):
@@ -30,15 +30,15 @@ def check_versions(task: str, version: object, upcasters: Mapping[int, Upcaster]
     steps = sorted(upcasters)
     if steps != list(range(version - len(steps), version)) or (version > 1 and not steps):
         raise InvalidTask(
-            f"task {task}: version={version} with upcasters for {steps or 'none'} leaves older jobs without a way: "
+            f"task {task}: version={version} with upcasters for {steps or 'none'} leaves jobs without an upcaster: "
             f"give one for each version up to {version - 1}, without a gap"
         )
 
 
 def version_of(headers: str | None) -> int:
-    """Return the version of its task that a job was enqueued for, from its headers as JSON text.
+    """Return the version of its task for which a job was enqueued, from its headers as JSON text.
 
-    Raises ValueError for one that somebody has written by hand, and that is none.
+    Raises ValueError for a header, written by SQL, that is no version.
     """
     if headers is None or VERSION not in headers:
         return 1
@@ -49,16 +49,16 @@ def version_of(headers: str | None) -> int:
 
 
 def with_version(headers: str | None, version: int) -> str | None:
-    """Return headers that tell the version, if it is not the first."""
+    """Return the headers with the version added, unless it is the first."""
     if version == 1:
         return headers
     return json.dumps((json.loads(headers) if headers else {}) | {VERSION: version})
 
 
 def upcast(text: str, headers: str | None, version: int, upcasters: Mapping[int, Upcaster]) -> str:
-    """Return a job's arguments, as JSON text, in the form of `version`.
+    """Return a job's arguments, JSON text, brought to `version`.
 
-    Raises NewerVersion for a job of a later one, and whatever an upcaster raises.
+    Raises NewerVersion for a job of a later version, and whatever an upcaster raises.
     """
     stored = version_of(headers)
     if stored > version:

@@ -11,7 +11,7 @@ from pgqueue.app import App
 from pgqueue.errors import ConfigError
 from pgqueue.events import JobClaimed, JobExpired, JobStarted
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
 from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
@@ -112,7 +112,7 @@ class Runner:
     async def run(self, jobs: Sequence[ClaimedJob]) -> None:
         """Run claimed jobs, one after the other. After an error that ends it all, release the others."""
         for position, job in enumerate(jobs):
-            self._app.listeners.emit(JobClaimed(*job.about))
+            self._app.listeners.emit(JobClaimed(*job.event_fields))
             await self._attempt(job)
             if self.error is not None:
                 await self._release(jobs[position + 1 :])
@@ -124,10 +124,10 @@ class Runner:
         tasks, signals = OneTask(job.task, recording), AttemptSignals(self._app)
         executor = Executor(tasks, Children(tasks), self._threads, self._app.middlewares)
         async with self._backend.savepoints.around(self._conn, self._backend.queries):
-            self._app.listeners.emit(JobStarted(*job.about))
+            self._app.listeners.emit(JobStarted(*job.event_fields))
             outcome = await executor.run(job, signals)
         signals.host = None
-        resolution = SUCCEEDED if signals.completed else resolution_of(self._app, job, outcome)
+        resolution = PLAIN_SUCCESS if signals.completed else resolution_of(self._app, job, outcome)
         self._counts["withdraw" if await self._unwanted(job, resolution) else resolution.verb] += 1
         if not signals.completed:
             await self._write(job, resolution, signals.note)

@@ -12,7 +12,7 @@ import pytest
 
 from pgqueue import App, Cron
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import Look, State, look
+from pgqueue.schedules.ticks import ScheduleState, TickDecision, decide_ticks
 from tests.conftest import scalar
 
 PAGE = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text()
@@ -74,10 +74,12 @@ def test_the_table_of_clock_changes_is_what_happens() -> None:
                 assert times or said == "none"
 
 
-def passed(schedule: Schedule, count: int, late: float = 0, live: int = 0) -> Look:
+def passed(schedule: Schedule, count: int, late: float = 0, live: int = 0) -> TickDecision:
     """Look at a schedule of a minute of which `count` ticks have passed, the newest `late` seconds ago."""
     first = NOON - (count - 1) * MINUTE
-    return look(State(schedule, NOON + timedelta(seconds=late), first, live_jobs=list(range(live))), [], 1000)
+    return decide_ticks(
+        ScheduleState(schedule, NOON + timedelta(seconds=late), first, live_jobs=list(range(live))), [], 1000
+    )
 
 
 def nexts(schedule: Schedule, count: int = 2) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.jobs.job import NewJob
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Query
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -179,10 +179,10 @@ def test_of_a_version_that_is_known_adopt_reads_what_it_takes(backlog: Conn, gen
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
-@pytest.mark.parametrize("other", [SUCCEEDED, Resolution("retry", "error", 1.0)], ids=["alike", "mixed"])
+@pytest.mark.parametrize("other", [PLAIN_SUCCESS, Resolution("retry", "error", 1.0)], ids=["alike", "mixed"])
 def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool, other: Resolution) -> None:
     rows = backlog.execute("select id, lease from pgqueue.job_live where state = 'running' limit 20").fetchall()
-    batch = [(claimed(*row), (SUCCEEDED, other)[i % 2]) for i, row in enumerate(rows)]
+    batch = [(claimed(*row), (PLAIN_SUCCESS, other)[i % 2]) for i, row in enumerate(rows)]
     plan = explain(backlog, QUERIES.jobs.resolve(batch), generic=generic)
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) == {"job_live_pkey"}

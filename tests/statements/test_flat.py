@@ -16,12 +16,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import db
 from pgqueue.jobs.keys import key_hashes
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import State, Tick
+from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import Databases, scalar
 from tests.harness import QUERIES, Conn, claimed, every_statement, new_job
@@ -33,7 +33,7 @@ WORKER = uuid.UUID(int=1)
 NOW = datetime.now(UTC)
 ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
-BATCH = [(claimed(i, 1), SUCCEEDED if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
+BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
 ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
 KEYS = key_hashes("t", ["k5", "new"])
@@ -46,7 +46,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
     "jobs.next_due": QUERIES.jobs.next_due(list(ROOMS)),
     "jobs.resolve": QUERIES.jobs.resolve(BATCH),
-    "jobs.resolve successes": QUERIES.jobs.resolve([(job, SUCCEEDED) for job, _ in BATCH]),
+    "jobs.resolve successes": QUERIES.jobs.resolve([(job, PLAIN_SUCCESS) for job, _ in BATCH]),
     "jobs.release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
     "jobs.rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
     "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),
@@ -58,7 +58,7 @@ DUTIES: dict[str, Query[Any]] = {
     "schedules.lock_due": QUERIES.schedules.lock_due(10),
     "schedules.recorded_ticks": QUERIES.schedules.recorded_ticks([("s1", NOW)]),
     "schedules.record_ticks": QUERIES.schedules.record_ticks(
-        [Tick("s1", NOW, "missed", "why")], [(State(SCHEDULE, NOW, NOW), 1.0)]
+        [TickRecord("s1", NOW, "missed", "why")], [(ScheduleState(SCHEDULE, NOW, NOW), 1.0)]
     ),
     "schedules.unfinished_jobs": QUERIES.schedules.unfinished_jobs([1, 2]),
     "schedules.queued_ticks": QUERIES.schedules.queued_ticks(["s1"]),
@@ -94,7 +94,7 @@ OTHERS: dict[str, Query[Any]] = {
     "workers.record_deaths": QUERIES.workers.record_deaths({WORKER: "was killed by SIGKILL"}),
     "jobs.enqueue_one": QUERIES.jobs.enqueue_one(new_job(queue="q0")),
     "jobs.enqueue_one_keyed": QUERIES.jobs.enqueue_one_keyed(KEYED),
-    "jobs.resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), SUCCEEDED)]),  # by `ctx.transaction()`
+    "jobs.resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), PLAIN_SUCCESS)]),  # by `ctx.transaction()`
     "jobs.enqueue_many": QUERIES.jobs.enqueue_many(new_job(queue="q0"), "[{},{},{}]"),
     "jobs.enqueue_many_keyed": QUERIES.jobs.enqueue_many_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
     "jobs.take_expired_keys": QUERIES.jobs.take_expired_keys(KEYS),

@@ -13,14 +13,14 @@ from pgqueue import db
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Unique, key_hashes
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import State, Tick
+from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import Databases, scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
@@ -33,7 +33,7 @@ ALONE = NewJob(
     "t", "{}", "q", 0, 3, conditions=Rules(unique=Unique(window=60, while_="live")).conditions("t", dict, {}, None)
 )
 PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
-TICKS = [Tick("s", TICK, "missed", "why"), Tick("c", TICK, "fired", None, 1)]
+TICKS = [TickRecord("s", TICK, "missed", "why"), TickRecord("c", TICK, "fired", None, 1)]
 OUTCOMES = [
     (claimed(3, 1), Resolution("succeed", result="[1]")),
     (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
@@ -64,7 +64,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.adopt": lambda q: q.jobs.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
     "jobs.next_due": lambda q: q.jobs.next_due(["default", "bulk"]),
     "jobs.resolve": lambda q: q.jobs.resolve(OUTCOMES),
-    "jobs.resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), SUCCEEDED)]),
+    "jobs.resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), PLAIN_SUCCESS)]),
     "jobs.cancel": lambda q: q.jobs.cancel(1, "not wanted"),
     "jobs.cancel_requests": lambda q: q.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.release_strays": lambda q: q.jobs.release_strays(WORKER, [1]),
@@ -86,7 +86,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "schedules.lock_due": lambda q: q.schedules.lock_due(10),
     "schedules.recorded_ticks": lambda q: q.schedules.recorded_ticks([("s", TICK)]),
     "schedules.record_ticks": lambda q: q.schedules.record_ticks(
-        TICKS, [(State(plan, TICK, TICK), 1.0) for plan in PLANS]
+        TICKS, [(ScheduleState(plan, TICK, TICK), 1.0) for plan in PLANS]
     ),
     "schedules.lock": lambda q: q.schedules.lock("s"),
     "schedules.try_lock": lambda q: q.schedules.try_lock(["s"]),

@@ -15,7 +15,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import Tick
+from pgqueue.schedules.ticks import TickRecord
 from tests.conftest import scalar
 from tests.harness import (
     QUERIES,
@@ -257,7 +257,7 @@ def test_a_tick_that_fires_a_second_time_raises_and_takes_its_job_with_it(conn: 
 
     def fire(one: Conn) -> None:
         (row,) = db.run(one, QUERIES.jobs.enqueue([new_job()]))
-        db.run(one, QUERIES.schedules.record_ticks([Tick("s", tick, "fired", None, row.id)]))
+        db.run(one, QUERIES.schedules.record_ticks([TickRecord("s", tick, "fired", None, row.id)]))
 
     a, b = connect(), connect()
     fire(a)

@@ -12,7 +12,7 @@ import pytest
 from pgqueue import App, db
 from pgqueue.db.database import PLANNING
 from pgqueue.db.link import Link
-from pgqueue.jobs.lifecycle import SUCCEEDED
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
 from pgqueue.queries import Query
 from tests.conftest import Databases, scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed
@@ -33,7 +33,7 @@ def statements(worker: uuid.UUID) -> list[Query[Any]]:
         QUERIES.jobs.claim_beyond(worker, rooms, 5, {("default", 0): (TICK, 0)}),
         QUERIES.jobs.adopt(worker, rooms, ["t"], 5),
         QUERIES.jobs.next_due(["default"]),
-        QUERIES.jobs.resolve([(claimed(i, 1), SUCCEEDED) for i in range(5)]),
+        QUERIES.jobs.resolve([(claimed(i, 1), PLAIN_SUCCESS) for i in range(5)]),
         QUERIES.jobs.release_strays(worker, []),
         QUERIES.jobs.rescue(worker),
         QUERIES.jobs.rescuable(),

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pgqueue import Cron
-from pgqueue.schedules.wall_clock import change_within
+from pgqueue.schedules.wall_clock import next_offset_change
 
 MINUTE = timedelta(minutes=1)
 ZONES = ("Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "UTC")
@@ -33,7 +33,7 @@ EXPRESSIONS = (
 def changes(zone: str) -> list[datetime]:
     """When the clocks of a zone change."""
     found, moment = [], datetime(YEARS[0], 1, 1, tzinfo=UTC)
-    while change := change_within(ZoneInfo(zone), moment, datetime(YEARS[-1] + 1, 1, 1, tzinfo=UTC)):
+    while change := next_offset_change(ZoneInfo(zone), moment, datetime(YEARS[-1] + 1, 1, 1, tzinfo=UTC)):
         found.append(change)
         moment = change
     return found

@@ -12,15 +12,15 @@ from pgqueue import Constant, ErrorInfo, JobState, Retry, Snooze
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution, decide
 from pgqueue.jobs.outcome import (
+    AskedCancel,
+    AskedFail,
     AskedRetry,
+    AskedSnooze,
     Outcome,
     Raised,
-    Rejected,
-    Snoozed,
     Succeeded,
     UnknownHere,
     Unstarted,
-    Withdrawn,
 )
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.timing import MAX_DELAY
@@ -30,7 +30,7 @@ WORKER = UUID(int=1)
 ERROR = ErrorInfo("shop.Broken", "no stock")
 ALL: list[Outcome] = [
     Succeeded("1"), Raised(ERROR), Raised(ERROR, permanent=True), AskedRetry(None, ERROR), AskedRetry(3, ERROR),
-    Snoozed(3, "later"), Rejected(ERROR), Withdrawn("sold out"), Unstarted(), UnknownHere(),
+    AskedSnooze(3, "later"), AskedFail(ERROR), AskedCancel("sold out"), Unstarted(), UnknownHere(),
 ]  # fmt: skip
 
 
@@ -118,19 +118,19 @@ def test_a_retry_asked_for_in_the_last_attempt_buries_the_job() -> None:
 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_snooze_gives_the_attempt_back_even_the_last(attempt: int) -> None:
-    resolution = decide(job(attempt), Snoozed(60.0, "not yet"), Unasked())
+    resolution = decide(job(attempt), AskedSnooze(60.0, "not yet"), Unasked())
     assert resolution == Resolution("snooze", "not yet", 60.0, refund=True)
     assert resolution.target is JobState.PENDING
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_a_rejection_buries_the_job_whatever_attempts_are_left(attempt: int) -> None:
-    assert decide(job(attempt), Rejected(ERROR), Unasked()) == Resolution("dead_letter", "rejected", error=ERROR)
+    assert decide(job(attempt), AskedFail(ERROR), Unasked()) == Resolution("dead_letter", "rejected", error=ERROR)
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_a_withdrawal_cancels_the_job(attempt: int) -> None:
-    resolution = decide(job(attempt), Withdrawn("sold out"), Unasked())
+    resolution = decide(job(attempt), AskedCancel("sold out"), Unasked())
     assert resolution == Resolution("withdraw", "sold out")
     assert resolution.target is JobState.CANCELLED
 
@@ -173,14 +173,14 @@ def test_a_delay_is_brought_into_bounds(said: float, written: float) -> None:
         (Raised(ERROR), Says(said)),
         (AskedRetry(None, ERROR), Says(said)),
         (AskedRetry(said, ERROR), Unasked()),
-        (Snoozed(said, "later"), Unasked()),
+        (AskedSnooze(said, "later"), Unasked()),
     ]
     assert [decide(job(), outcome, policy).delay for outcome, policy in policies] == [written] * 4
 
 
 @given(st.floats())
 def test_whatever_the_delay_it_is_one_that_postgres_can_add(said: float) -> None:
-    for outcome in (Raised(ERROR), Snoozed(said, "later"), AskedRetry(said, ERROR)):
+    for outcome in (Raised(ERROR), AskedSnooze(said, "later"), AskedRetry(said, ERROR)):
         assert 0 <= decide(job(), outcome, Says(said)).delay <= MAX_DELAY
 
 

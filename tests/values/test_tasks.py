@@ -292,7 +292,7 @@ def test_parameters_may_be_called_like_the_inside_of_a_model(app: App) -> None:
 
 def test_two_functions_cannot_share_a_name(app: App) -> None:
     app.task(name="send")(lambda: None)
-    with pytest.raises(InvalidTask, match=r"two functions want to be task 'send': .*test_tasks\.py:\d+ .*name="):
+    with pytest.raises(InvalidTask, match=r"two functions are named task 'send': .*test_tasks\.py:\d+ .*name="):
         app.task(name="send")(lambda: 1)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pgqueue import Every, InvalidOption
 from pgqueue.schedules.schedule import Schedule, changed
-from pgqueue.schedules.ticks import MOST_QUEUED, Look, State, Tick, look, settled
+from pgqueue.schedules.ticks import MOST_QUEUED, ScheduleState, TickDecision, TickRecord, decide_ticks, settle_ticks
 from tests.harness import new_job
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -18,13 +18,13 @@ def schedule(**options: Any) -> Schedule:
     return Schedule("s", Every(60), new_job(), **options)
 
 
-def seen(options: dict[str, Any], *, passed: int, late: float = 0.0, chunk: int = 1000, **state: Any) -> Look:
+def seen(options: dict[str, Any], *, passed: int, late: float = 0.0, chunk: int = 1000, **state: Any) -> TickDecision:
     """Look `late` seconds after the newest of `passed` minutes, of which none was looked at."""
     first = NOON - (passed - 1) * MINUTE
-    return look(State(schedule(**options), NOON + timedelta(seconds=late), first, **state), [], chunk)
+    return decide_ticks(ScheduleState(schedule(**options), NOON + timedelta(seconds=late), first, **state), [], chunk)
 
 
-def minutes(ticks: list[Tick], outcome: str | None = None) -> list[int]:
+def minutes(ticks: list[TickRecord], outcome: str | None = None) -> list[int]:
     """Which minutes before noon they are."""
     return [int((NOON - tick.tick) / MINUTE) for tick in ticks if outcome in (None, tick.outcome)]
 
@@ -48,24 +48,24 @@ def minutes(ticks: list[Tick], outcome: str | None = None) -> list[int]:
 )
 def test_misfires(options: dict[str, Any], passed: int, late: float, fired: list[int], missed: list[int]) -> None:
     found = seen(options, passed=passed, late=late)
-    assert (minutes(found.fires), minutes(found.others, "missed")) == (fired, missed)
+    assert (minutes(found.fires), minutes(found.unfired, "missed")) == (fired, missed)
     assert found.state.next_tick == NOON + MINUTE
-    assert all(tick.reason for tick in found.others)
+    assert all(tick.reason for tick in found.unfired)
 
 
 def test_a_tick_that_is_skipped_by_policy_says_how_late_it_was_seen() -> None:
-    (missed,) = seen({"misfire": "skip", "grace": 10}, passed=1, late=50).others
+    (missed,) = seen({"misfire": "skip", "grace": 10}, passed=1, late=50).unfired
     assert missed.reason == "no scheduler looked until 50.0 s later, later than its grace"
 
 
 @pytest.mark.parametrize("policy", ["once", "all(3)"])
 def test_a_backlog_is_told_in_parts_and_only_its_newest_fire(policy: str) -> None:
-    state = State(schedule(misfire=policy), NOON, NOON - 99 * MINUTE)
+    state = ScheduleState(schedule(misfire=policy), NOON, NOON - 99 * MINUTE)
     fired: list[int] = []
     told: list[int] = []
     while state.next_tick is not None and state.next_tick <= NOON:
-        found = look(state, [], 10)
-        fired, told = fired + minutes(found.fires), told + minutes(found.others)
+        found = decide_ticks(state, [], 10)
+        fired, told = fired + minutes(found.fires), told + minutes(found.unfired)
     assert fired == ([0] if policy == "once" else [2, 1, 0])
     assert sorted(told + fired) == list(range(100))
 
@@ -91,36 +91,36 @@ def test_overlaps(
 ) -> None:
     found = seen(overlap, passed=passed, live_jobs=live)
     assert minutes(found.fires) == fired
-    assert [tick.outcome for tick in found.others] == other
+    assert [tick.outcome for tick in found.unfired] == other
     assert found.cancels == cancelled
 
 
-def queued(*names: str | None) -> list[Tick]:
-    return [Tick("s", NOON - MINUTE * (9 - n), "queued", by=by) for n, by in enumerate(names)]
+def queued(*names: str | None) -> list[TickRecord]:
+    return [TickRecord("s", NOON - MINUTE * (9 - n), "queued", by=by) for n, by in enumerate(names)]
 
 
 def test_ticks_that_wait_go_before_new_ones_and_only_as_many_as_there_is_room_for() -> None:
-    state = State(schedule(overlap="queue", max_running=2), NOON, NOON, live_jobs=[1])
-    found = look(state, queued(None, None), 1000)
-    assert (minutes(found.drained), minutes(found.fires), minutes(found.others, "queued")) == ([9], [], [0])
+    state = ScheduleState(schedule(overlap="queue", max_running=2), NOON, NOON, live_jobs=[1])
+    found = decide_ticks(state, queued(None, None), 1000)
+    assert (minutes(found.dequeued), minutes(found.fires), minutes(found.unfired, "queued")) == ([9], [], [0])
     assert found.queued == 2
 
 
 def test_a_tick_that_somebody_asked_for_fires_whatever_else_is_so() -> None:
     for state in (
-        State(schedule(overlap="queue"), NOON, NOON + MINUTE, live_jobs=[1]),
-        State(schedule(), NOON, NOON - MINUTE, paused_at=NOON),
-        State(schedule(), NOON, NOON - MINUTE, disabled=True),
-        State(schedule(), NOON, None),
+        ScheduleState(schedule(overlap="queue"), NOON, NOON + MINUTE, live_jobs=[1]),
+        ScheduleState(schedule(), NOON, NOON - MINUTE, paused_at=NOON),
+        ScheduleState(schedule(), NOON, NOON - MINUTE, disabled=True),
+        ScheduleState(schedule(), NOON, None),
     ):
-        found = look(state, queued("me"), 1000)
-        assert (minutes(found.drained), found.fires, found.others) == ([9], [], [])
+        found = decide_ticks(state, queued("me"), 1000)
+        assert (minutes(found.dequeued), found.fires, found.unfired) == ([9], [], [])
 
 
 def test_no_more_than_so_many_ticks_wait() -> None:
-    state = State(schedule(overlap="queue"), NOON, NOON, live_jobs=[1])
-    found = look(state, queued(*[None] * MOST_QUEUED), 1000)
-    assert [tick.outcome for tick in found.others] == ["skipped"]
+    state = ScheduleState(schedule(overlap="queue"), NOON, NOON, live_jobs=[1])
+    found = decide_ticks(state, queued(*[None] * MOST_QUEUED), 1000)
+    assert [tick.outcome for tick in found.unfired] == ["skipped"]
 
 
 @pytest.mark.parametrize(
@@ -129,37 +129,37 @@ def test_no_more_than_so_many_ticks_wait() -> None:
 def test_the_ticks_of_a_pause_follow_the_policy_chosen_for_them(catch_up: str, fired: list[int]) -> None:
     """Paused from 7.5 to 2.5 minutes ago; before it, and since, nobody looked."""
     gap = {"gap_from": NOON - 7.5 * MINUTE, "gap_to": NOON - 2.5 * MINUTE, "gap_by": "ann", "resume_with": catch_up}
-    state = State(schedule(), NOON, NOON - 9 * MINUTE, **gap)
-    looks = [look(state, [], 1000) for _ in range(3)]
+    state = ScheduleState(schedule(), NOON, NOON - 9 * MINUTE, **gap)
+    looks = [decide_ticks(state, [], 1000) for _ in range(3)]
     assert [minutes(one.fires) for one in looks] == [[8], fired, [0]]
-    assert minutes(looks[0].others, "missed") == [9]
-    assert minutes(looks[1].others, "skipped") == [n for n in (7, 6, 5, 4, 3) if n not in fired]
-    assert {tick.reason for tick in looks[1].others} == {"paused by ann"}
-    assert minutes(looks[2].others, "missed") == [2, 1]
+    assert minutes(looks[0].unfired, "missed") == [9]
+    assert minutes(looks[1].unfired, "skipped") == [n for n in (7, 6, 5, 4, 3) if n not in fired]
+    assert {tick.reason for tick in looks[1].unfired} == {"paused by ann"}
+    assert minutes(looks[2].unfired, "missed") == [2, 1]
     assert state.gap_from is None
 
 
 def test_a_pause_ends_by_itself_at_its_time() -> None:
-    state = State(
+    state = ScheduleState(
         schedule(), NOON, NOON - 9 * MINUTE, paused_at=NOON - 9.5 * MINUTE, paused_until=NOON - 4.5 * MINUTE,
         paused_by="ann",
     )  # fmt: skip
-    state.wake()
-    looks = [look(state, [], 1000) for _ in range(2)]
-    assert minutes(looks[0].others, "skipped") == [9, 8, 7, 6, 5]
+    state.refresh()
+    looks = [decide_ticks(state, [], 1000) for _ in range(2)]
+    assert minutes(looks[0].unfired, "skipped") == [9, 8, 7, 6, 5]
     assert minutes(looks[1].fires) == [0]
     assert state.paused_at is None
 
 
 def test_ticks_of_a_plan_that_is_replaced_are_told() -> None:
-    told = settled(State(schedule(), NOON, NOON - 2 * MINUTE), NOON, "edited")
+    told = settle_ticks(ScheduleState(schedule(), NOON, NOON - 2 * MINUTE), NOON, "edited")
     assert [(tick.outcome, tick.reason) for tick in told] == [("missed", "edited")] * 3
-    paused = State(schedule(), NOON, NOON - 2 * MINUTE, paused_at=NOON - 1.5 * MINUTE, paused_by="ann")
-    assert [tick.outcome for tick in settled(paused, NOON, "edited")] == ["missed", "skipped", "skipped"]
+    paused = ScheduleState(schedule(), NOON, NOON - 2 * MINUTE, paused_at=NOON - 1.5 * MINUTE, paused_by="ann")
+    assert [tick.outcome for tick in settle_ticks(paused, NOON, "edited")] == ["missed", "skipped", "skipped"]
 
 
 def test_of_very_many_the_first_says_since_when_there_were_others() -> None:
-    told = settled(State(schedule(), NOON, NOON - 9 * MINUTE), NOON, "edited", most=3)
+    told = settle_ticks(ScheduleState(schedule(), NOON, NOON - 9 * MINUTE), NOON, "edited", most=3)
     assert minutes(told) == [2, 1, 0]
     assert told[0].reason == f"edited; all since {(NOON - 9 * MINUTE).isoformat()} as well"
 

@@ -297,7 +297,7 @@ def test_a_clash_of_names_is_refused_at_registration(first: Any, second: Any) ->
     app = App("unused")
     app.task(**first)(_first)
     known = app.tasks.names()
-    with pytest.raises(InvalidTask, match=r"two functions want to be task '(old|a)': .*aliases="):
+    with pytest.raises(InvalidTask, match=r"two functions are named task '(old|a)': .*aliases="):
         app.task(**second)(_second)
     assert app.tasks.names() == known
 

@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, lines, packed
 
 CARRIED: LiteralString = (
@@ -131,7 +131,7 @@ class ResolveQueries(Statements):
             "leases": packed([job.lease for job, _ in batch]),
         }
         told = [resolution for _, resolution in batch]
-        if told == [SUCCEEDED] * len(told):
+        if told == [PLAIN_SUCCESS] * len(told):
             return Query(self._sql(SUCCEED), _ids, params)
         params |= {
             "worker": batch[0][0].worker_id,

@@ -6,7 +6,7 @@ from typing import Any, LiteralString
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 from pgqueue.queries.schedules.stored import FoundSchedule, read_schedule
-from pgqueue.schedules.ticks import State, Tick
+from pgqueue.schedules.ticks import ScheduleState, TickRecord
 
 # What SQL says on the NOTIFY channel after a change. No queue can be called like it.
 SCHEDULE_PAYLOAD = "!schedule"
@@ -136,11 +136,11 @@ class FireQueries(Statements):
         """Those of the jobs that are not finished."""
         return Query(self._sql(UNFINISHED_JOBS), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
 
-    def queued_ticks(self, names: Collection[str]) -> Query[list[Tick]]:
+    def queued_ticks(self, names: Collection[str]) -> Query[list[TickRecord]]:
         """The ticks that wait, oldest first."""
         return Query(
             self._sql(QUEUED_TICKS),
-            lambda rows: [Tick(name, tick, "queued", by=by) for name, tick, by in rows],
+            lambda rows: [TickRecord(name, tick, "queued", by=by) for name, tick, by in rows],
             {"names": list(names)},
         )
 
@@ -149,7 +149,9 @@ class FireQueries(Statements):
         params = {"schedules": [name for name, _ in ticks], "ticks": [tick for _, tick in ticks]}
         return Query(self._sql(RECORDED_TICKS), lambda rows: {(row[0], row[1]) for row in rows}, params)
 
-    def record_ticks(self, ticks: Sequence[Tick], moved: Sequence[tuple[State, float | None]] = ()) -> Query[None]:
+    def record_ticks(
+        self, ticks: Sequence[TickRecord], moved: Sequence[tuple[ScheduleState, float | None]] = ()
+    ) -> Query[None]:
         """Record what became of ticks, and the state each schedule has now; with the seconds until somebody is to look
         at it though nothing ticks, or None."""
         params = {
@@ -173,7 +175,7 @@ class FireQueries(Statements):
         return Query(self._sql(NEXT_DUE), first_value, {"but": list(but), "ahead": ahead})
 
 
-def _moves(states: Sequence[tuple[State, float | None]]) -> dict[str, Any]:
+def _moves(states: Sequence[tuple[ScheduleState, float | None]]) -> dict[str, Any]:
     """The parameters that move schedules on."""
     return {
         "names": [s.schedule.name for s, _ in states],

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements
-from pgqueue.schedules.ticks import Tick
+from pgqueue.schedules.ticks import TickRecord
 
 _SCHEDULE_FIELDS: LiteralString = (
     "name, task, plan, timezone, state, next_tick, lag_seconds, last_tick, last_outcome, last_reason, last_job_id, "
@@ -77,7 +77,9 @@ class ScheduleReadQueries(Statements):
         params = {"name": name, "after": after, "limit": limit}
         return Query(self._sql(LIST_SCHEDULES), lambda rows: [ScheduleStatus(*row) for row in rows], params)
 
-    def list_ticks(self, name: str, limit: int = 20, before: datetime | None = None) -> Query[builtins.list[Tick]]:
+    def list_ticks(
+        self, name: str, limit: int = 20, before: datetime | None = None
+    ) -> Query[builtins.list[TickRecord]]:
         """The newest ticks of a schedule."""
         params = {"name": name, "limit": limit, "before": before}
-        return Query(self._sql(LIST_TICKS), lambda rows: [Tick(*row) for row in rows], params)
+        return Query(self._sql(LIST_TICKS), lambda rows: [TickRecord(*row) for row in rows], params)

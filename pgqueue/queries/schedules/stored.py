@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 
 from pgqueue.queries.base import Row
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import State
+from pgqueue.schedules.ticks import ScheduleState
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
     """A schedule that somebody has to look at, as it was locked; `row` is all of it but its arguments."""
 
-    state: State
+    state: ScheduleState
     row: Mapping[str, Any]
     args: str
 
@@ -52,12 +52,12 @@ def read_schedule(row: Row) -> FoundSchedule:
         return UnreadableSchedule(name, str(error) or type(error).__name__, found, args)
 
 
-def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> State:
+def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> ScheduleState:
     times = ("next_tick", "paused_at", "paused_until", "gap_from", "gap_to", "look_at", "replan_from")
     same = ("paused_by", "resume_with", "gap_by", "live_jobs", "edit_asked", "error")
     moments = {name: datetime.fromisoformat(row[name]) if row[name] else None for name in times}
     state: dict[str, Any] = moments | {name: row[name] for name in same}
-    return State(schedule, now, disabled=row["disabled_at"] is not None, **state)
+    return ScheduleState(schedule, now, disabled=row["disabled_at"] is not None, **state)
 
 
 def row_json(schedule: Schedule, **more: Any) -> str:

@@ -50,7 +50,7 @@ class ProgressWriter(Duty):
             del self._notes[job.id]
             if job.id not in written:
                 log.warning("job %d: lease %d is lost, its progress was not written", job.id, job.lease)
-                self._emit(StaleWrite(*job.about))
+                self._emit(StaleWrite(*job.event_fields))
         await asyncio.sleep(EVERY)
         return 0.0
 

@@ -20,7 +20,7 @@ from pgqueue.events import (
     StaleWrite,
 )
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.lifecycle import SUCCEEDED, Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.duty import Duty
 from pgqueue.worker.duties.result_ttls import ResultTtls
 from pgqueue.worker.signals import WorkerSignals
@@ -107,11 +107,11 @@ class Resolver(Duty):
         for job, resolution in batch:
             if job.id not in moved:
                 log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
-                self._listeners.emit(StaleWrite(*job.about))
+                self._listeners.emit(StaleWrite(*job.event_fields))
                 continue
             if self._listeners:
                 self._listeners.emit(_event(job, resolution))
-            if resolution is not SUCCEEDED and resolution.target == "pending":
+            if resolution is not PLAIN_SUCCESS and resolution.target == "pending":
                 self._signals.job_put_back(job, resolution.delay)
 
     async def _resolve(self, batch: list[Entry]) -> set[int]:
@@ -138,7 +138,7 @@ class Resolver(Duty):
 
 
 def _event(job: ClaimedJob, resolution: Resolution) -> Event:
-    about = job.about
+    about = job.event_fields
     match resolution.verb:
         case "succeed":
             return JobSucceeded(*about)

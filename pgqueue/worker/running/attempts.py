@@ -14,7 +14,7 @@ from pgqueue.errors import PgqueueError
 from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution, decide
-from pgqueue.jobs.outcome import Outcome, Raised, Unstarted, Withdrawn
+from pgqueue.jobs.outcome import AskedCancel, Outcome, Raised, Unstarted
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
 from pgqueue.timing import monotonic
@@ -70,7 +70,7 @@ class Attempts:
         for job in jobs:
             self._slots.add_waiting(job)
             if self._listeners:
-                self._listeners.emit(JobClaimed(*job.about))
+                self._listeners.emit(JobClaimed(*job.event_fields))
         if self._closed:
             self._release_waiting()
         self.begin_waiting()
@@ -91,7 +91,7 @@ class Attempts:
             self.begin_waiting()
             running.host = self
             if self._listeners:
-                self._listeners.emit(JobStarted(*running.job.about))
+                self._listeners.emit(JobStarted(*running.job.event_fields))
             if not self._executor.start(running.job, running, partial(self._thread_done, running)):
                 running.task = own
                 await self._run(running)
@@ -154,7 +154,7 @@ class Attempts:
         waiting = [job for job in self._slots.waiting if job.id in jobs]
         self._slots.drop_waiting(waiting)
         for job in waiting:
-            self._write(job, Withdrawn("cancelled by request"))
+            self._write(job, AskedCancel("cancelled by request"))
 
     def abandon(self, worker: uuid.UUID | None = None) -> int:
         """Drop jobs whose lease is lost, or may be: those claimed under one worker id, or all. Return how many.
@@ -202,7 +202,7 @@ class Attempts:
             outcome = await (self._executor.finish(job, unawaited) if unawaited else self._executor.run(job, running))
         except asyncio.CancelledError:
             if running.cancelled:
-                outcome = Withdrawn("cancelled by request")
+                outcome = AskedCancel("cancelled by request")
             elif not running.abandoned:
                 log.warning("job %d was cancelled by its worker", job.id)
         except PgqueueError as error:

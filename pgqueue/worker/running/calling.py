@@ -8,16 +8,16 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import CannotOpen, UnknownKey
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import (
-    DONE,
+    RETURNED_NONE,
+    AskedCancel,
+    AskedFail,
     AskedRetry,
+    AskedSnooze,
+    KeyMissing,
     Outcome,
     Raised,
-    Rejected,
-    Snoozed,
     Succeeded,
     UnknownHere,
-    Unreadable,
-    Withdrawn,
 )
 from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
 from pgqueue.tasks.spec import TaskSpec
@@ -55,7 +55,7 @@ def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
     except NewerVersion:
         return UnknownHere("newer version of the task")
     except UnknownKey as error:
-        return Unreadable(ErrorInfo.of(error))
+        return KeyMissing(ErrorInfo.of(error))
     except CannotOpen as error:
         return Raised(ErrorInfo.of(error), reason="cannot be opened")
     except BaseException as error:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
@@ -64,7 +64,7 @@ def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
 
 def outcome_of_value(spec: TaskSpec, value: object) -> Outcome:
     """Return the outcome of a task that returned `value`: it has succeeded."""
-    return DONE if value is None or not spec.store_result else Succeeded(*spec.encode_result(value))
+    return RETURNED_NONE if value is None or not spec.store_result else Succeeded(*spec.encode_result(value))
 
 
 def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
@@ -73,11 +73,11 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
         case Retry(delay=float() | None as delay):
             return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))
         case Snooze(delay=float() as delay):
-            return Snoozed(delay, ErrorInfo.of(error).message)
+            return AskedSnooze(delay, ErrorInfo.of(error).message)
         case Fail():
-            return Rejected(ErrorInfo.of(error))
+            return AskedFail(ErrorInfo.of(error))
         case Cancel():
-            return Withdrawn(ErrorInfo.of(error).message)
+            return AskedCancel(ErrorInfo.of(error).message)
         case TimedOut():
             return Raised(ErrorInfo.of(error), permanent=isinstance(error, spec.no_retry_on), reason="timeout")
         case _:

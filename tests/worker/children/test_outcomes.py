@@ -13,14 +13,14 @@ import pytest
 
 from pgqueue import App, Cancel, Context, Fail, Retry, Snooze
 from pgqueue.jobs.outcome import (
+    AskedCancel,
+    AskedFail,
     AskedRetry,
+    AskedSnooze,
     Outcome,
     Raised,
-    Rejected,
-    Snoozed,
     Succeeded,
     UnknownHere,
-    Withdrawn,
 )
 from pgqueue.tasks.context import Signals
 from pgqueue.worker.running.children import Children
@@ -106,10 +106,10 @@ def test_an_error_that_is_not_retried_is_permanent(app: App) -> None:
     [
         (Retry("busy", delay=2.5), AskedRetry, 2.5, "busy"),
         (Retry("busy"), AskedRetry, None, "busy"),
-        (Snooze(60, "not yet"), Snoozed, 60.0, "not yet"),
-        (Snooze(float("inf"), "never"), Snoozed, float("inf"), "never"),
-        (Fail("no such order"), Rejected, None, "no such order"),
-        (Cancel("not wanted"), Withdrawn, None, "not wanted"),
+        (Snooze(60, "not yet"), AskedSnooze, 60.0, "not yet"),
+        (Snooze(float("inf"), "never"), AskedSnooze, float("inf"), "never"),
+        (Fail("no such order"), AskedFail, None, "no such order"),
+        (Cancel("not wanted"), AskedCancel, None, "not wanted"),
     ],
     ids=["retry after", "retry", "snooze", "snooze for ever", "fail", "cancel"],
 )
