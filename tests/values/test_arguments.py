@@ -1,142 +1,42 @@
-"""Arguments: what comes back as it went in, what is refused with which words, the limits, the JSON schema."""
+"""Arguments: they come back as they went in; what is refused, with which words; the limits."""
 
-import dataclasses
-import enum
-import json
 import math
 import re
-import subprocess
-import sys
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired
+from typing import Any, Literal
 
 import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, SecretStr
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
-from typing_extensions import TypedDict
+from pydantic import NaiveDatetime, SecretStr
 
-from pgqueue import App, InvalidArguments, InvalidOption, InvalidTask, Task
+from pgqueue import App, InvalidArguments, InvalidOption, InvalidTask
 from tests.conftest import drain, scalar
-from tests.harness import Conn, insert_job
+from tests.harness import Conn
+from tests.values.samples import (
+    Base64File,
+    Cat,
+    Colour,
+    Dog,
+    File,
+    Flags,
+    Line,
+    Order,
+    Parcel,
+    Point,
+    Renamed,
+    Strict,
+    User,
+    back,
+    of_kind,
+    problems,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "arguments.md").read_text()
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    BLUE = 2
-
-
-@dataclasses.dataclass
-class Line:
-    sku: str
-    price: Decimal
-    photo: bytes = b""
-
-
-class Order(BaseModel):
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-    id: uuid.UUID
-    lines: list[Line]
-    due: datetime | None = None
-    by: Literal["air", "sea"] = "sea"
-    colours: dict[str, Colour] = {}
-
-
-class File(BaseModel):
-    data: bytes
-
-
-class Base64File(File):
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-
-
-class Renamed(BaseModel):
-    model_config = ConfigDict(extra="forbid", serialize_by_alias=True, ser_json_bytes="base64", val_json_bytes="base64")
-    came: int = Field(alias="cameCase")
-    lines: list[Line] = Field(validation_alias="Lines", serialization_alias="rows")
-
-
-class Cat(BaseModel):
-    kind: Literal["cat"] = "cat"
-    name: str
-
-
-class Dog(BaseModel):
-    kind: Literal["dog"] = "dog"
-    name: str
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, ser_json_bytes="base64", val_json_bytes="base64")
-    id: uuid.UUID
-    raw: bytes
-    of: frozenset[int]
-
-
-class Point(NamedTuple):
-    x: float
-    at: datetime
-
-
-class Parcel(TypedDict):
-    kilos: Decimal
-    at: NotRequired[datetime]
-
-
-class Flags(enum.IntFlag):
-    A = 1
-    B = 2
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Base):
-    __tablename__ = "user"
-    id: Mapped[int] = mapped_column(primary_key=True)
-
-
-class DataclassBase(MappedAsDataclass, DeclarativeBase):
-    pass
-
-
-class Account(DataclassBase):
-    """A row that pydantic would write out as a dataclass."""
-
-    __tablename__ = "account"
-    id: Mapped[int] = mapped_column(primary_key=True)
-
-
-def of_kind(kind: Any, **settings: Any) -> Task[..., Any]:
-    """A task with one parameter `v` of that type."""
-
-    def task(v): ...  # type: ignore[no-untyped-def]
-
-    task.__annotations__ = {"v": kind}
-    return App("unused").task(name="task", **settings)(task)
-
-
-def back(kind: Any, value: Any) -> Any:
-    """The value after it was stored and read."""
-    spec = of_kind(kind).spec
-    return spec.coder.decode(spec.coder.encode((value,), {}))["v"]
-
-
-def problems(task: Task[..., Any], *args: Any) -> str:
-    """Why a call is refused."""
-    with pytest.raises(InvalidArguments) as refused:
-        task.spec.coder.encode(args, {})
-    return str(refused.value)
-
-
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 ZONES = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 AWARE = st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1), timezones=ZONES)
@@ -252,53 +152,6 @@ def test_the_python_of_the_page_runs() -> None:
         exec(compile(block, "docs/arguments.md", "exec"), {"__name__": "page"})
 
 
-@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: [r], lambda r: {"a": (r,)}], ids=["plain", "list", "nested"])
-@pytest.mark.parametrize("row", [User(id=1), Account(id=1)], ids=["declarative", "dataclass"])
-def test_a_row_of_sqlalchemy_is_refused_wherever_it_is(row: object, wrap: Any) -> None:
-    said = f"v: {type(row).__name__} is a row of SQLAlchemy (pass its primary key"
-    assert said in problems(of_kind(Any), wrap(row))
-    with pytest.raises(InvalidArguments, match=re.escape(said)):
-        App("unused").enqueue("elsewhere", {"v": wrap(row)})
-
-
-def test_a_row_inside_a_model_that_takes_anything_is_refused() -> None:
-    class Loose(BaseModel):
-        inside: Any
-
-    assert "Account is a row of SQLAlchemy" in problems(of_kind(Loose), Loose(inside=[Account(id=1)]))
-
-
-@pytest.mark.parametrize("kind", [User, Account, Account | None, list[Account]], ids=str)
-def test_a_parameter_that_is_a_row_is_refused_where_it_is_registered(kind: Any) -> None:
-    with pytest.raises(InvalidTask, match=r"take (its primary key|plain data, such as the id of a row)"):
-        of_kind(kind)
-
-
-def test_a_row_of_django_is_refused() -> None:
-    code = """
-import django
-from django.conf import settings
-settings.configure(INSTALLED_APPS=[], DATABASES={})
-django.setup()
-from django.db import models
-from pgqueue import App, InvalidArguments
-class User(models.Model):
-    class Meta:
-        app_label = "shop"
-app = App("unused")
-@app.task(name="t")
-def t(user): ...
-for value in (User(id=1), [User(id=1)]):
-    try:
-        t.enqueue(value)
-    except InvalidArguments as error:
-        print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said = "cannot call t: user: User is a row of Django (pass its primary key, and load it in the task)"
-    assert done.stdout.splitlines() == [said, said]
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "at"),
     [
@@ -365,45 +218,3 @@ def test_bytes_that_a_model_cannot_write_are_refused_and_not_by_postgres(dsn: st
             upload.using(lent).enqueue(File(data=data))
         upload.using(lent).enqueue("\\u0000 is no NUL")
         assert scalar(lent, "select args->>'v' from pgqueue.job") == "\\u0000 is no NUL"
-
-
-def test_the_schema_says_what_a_task_takes() -> None:
-    app = App("unused")
-
-    @app.task(name="send")
-    def send(order: Order, at: datetime, raw: bytes = b"", extra: Any = None) -> None:
-        """Send it."""
-
-    schema = send.json_schema()
-    assert (schema["title"], schema["description"]) == ("send", "Send it.")
-    assert schema["required"] == ["order", "at"]
-    assert schema["additionalProperties"] is False
-    assert schema["properties"]["at"]["format"] == "date-time"
-    assert schema["properties"]["raw"]["format"] == "base64url"
-    assert schema["properties"]["order"] == {"$ref": "#/$defs/Order"}
-    assert schema["$defs"]["Order"]["properties"]["by"]["enum"] == ["air", "sea"]
-    assert json.loads(json.dumps(schema)) == schema
-
-
-def test_a_schema_has_the_names_that_are_stored_and_either_is_read(app: App, conn: Conn) -> None:
-    @app.task(name="t")
-    def t(v: Renamed) -> int:
-        return v.came
-
-    assert set(t.json_schema()["$defs"]["Renamed"]["properties"]) == {"came", "lines"}
-    jobs = [t.enqueue(Renamed.model_validate({"cameCase": 1, "Lines": []})).id]
-    jobs += [insert_job(conn, task="t", args='{"v": {"cameCase": 2, "Lines": []}}')]
-    assert scalar(conn, "select args from pgqueue.job where id = %s", jobs[0]) == {"v": {"came": 1, "lines": []}}
-    drain(app, conn)
-    assert [app.get(job).result for job in jobs] == [1, 2]
-
-
-def test_a_schema_leaves_open_what_json_schema_cannot_say() -> None:
-    class Odd:
-        @classmethod
-        def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
-            from pydantic_core import core_schema
-
-            return core_schema.no_info_plain_validator_function(lambda value: value)
-
-    assert of_kind(Odd).json_schema()["properties"] == {"v": {"title": "V"}}

@@ -23,6 +23,7 @@ from pgqueue.tasks.block_coder import BLOCK, BlockCoder
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_DEPTH, MAX_DIGITS
 from tests.conftest import scalar, shown
 from tests.harness import Conn
+from tests.values.samples import of_kind
 
 
 class Level(IntEnum):
@@ -49,15 +50,6 @@ def shouting(text: str) -> str:
     if not text.isupper():
         raise RuntimeError("say it louder")
     return text
-
-
-def of_kind(kind: Any) -> Task[..., Any]:
-    """A task with one parameter `v` of that type."""
-
-    def task(v): ...  # type: ignore[no-untyped-def]
-
-    task.__annotations__ = {"v": kind}
-    return App("unused").task(name="task")(task)
 
 
 def alike(task: Task[..., Any], calls: list[dict[str, Any]]) -> tuple[Any, Any]:

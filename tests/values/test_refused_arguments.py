@@ -34,7 +34,7 @@ from pgqueue import App, InvalidArguments, InvalidTask
 from pgqueue.tasks.hazards import leaves as inside
 from tests.conftest import scalar
 from tests.harness import Conn
-from tests.values.test_arguments import of_kind
+from tests.values.samples import of_kind
 
 FINITE = "is not JSON (pass a finite number, or None)"
 NUL = "a NUL character cannot be stored by Postgres (remove it, or pass bytes)"

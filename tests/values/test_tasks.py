@@ -23,6 +23,7 @@ from pgqueue.tasks.registry import task_name
 from pgqueue.tasks.storable import encode_result
 from tests.conftest import shown
 from tests.harness import claimed
+from tests.values.samples import of_kind
 
 
 class Colour(enum.Enum):
@@ -62,15 +63,6 @@ CONTEXT = Context(claimed(7, 1))
 def app() -> App:
     """An app that never meets a database."""
     return App("unused")
-
-
-def of_kind(kind: Any) -> Task[..., Any]:
-    """A task with one parameter `v` of that type."""
-
-    def task(v): ...  # type: ignore[no-untyped-def]
-
-    task.__annotations__ = {"v": kind}
-    return App("unused").task(name="task")(task)
 
 
 def problems(task: Task[..., Any], *args: Any, **kwargs: Any) -> str:

@@ -1,72 +1,27 @@
-"""Jobs over HTTP: the example of the docs, who may see what, cancelling, events, and clients that go away."""
+"""Jobs over HTTP: the example of the docs, what may be seen by which client, cancelling."""
 
-import asyncio
 import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
-from pgqueue import App, ConfigError, Context, InvalidOption, Job, web
+from pgqueue import App, ConfigError, InvalidOption, Job, web
 from pgqueue.testing import rolled_back
-from tests.conftest import DEADLINE, drain, eventually, scalar
+from tests.conftest import DEADLINE, drain, scalar
+from tests.edges.web.clients import client, events, everybody, run
 from tests.harness import Conn, insert_job, working
 
-DOCS = Path(__file__).parents[2] / "docs"
-EVENTS = re.compile(r"(?:id: (\w+)\n)?event: (\w+)\ndata: (.*)\n")
-
-
-def client(api: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test")
-
-
-def everybody(request: Request, job: Job) -> bool:
-    return True
-
-
-def events(text: str) -> list[tuple[str, Any]]:
-    return [(kind, json.loads(data)) for _, kind, data in EVENTS.findall(text)]
-
-
-def run(app: App, body: Callable[[], Any]) -> Any:
-    """Run an async test and let go of the app's connections in its loop."""
-
-    async def whole() -> Any:
-        try:
-            async with asyncio.timeout(DEADLINE):
-                return await body()
-        finally:
-            await app.aclose()
-
-    return asyncio.run(whole())
-
-
-@pytest.fixture(params=["starlette", "fastapi"])
-def api(request: pytest.FixtureRequest, app: App) -> Any:
-    """The router in both frameworks, with an endpoint that starts a job."""
-
-    async def start(request: Request) -> JSONResponse:
-        return web.accepted(request, await app.aenqueue("t", {"secret": "password"}))
-
-    routes = web.router(app, authorize=everybody)
-    if request.param == "starlette":
-        return Starlette(routes=[Mount("/api/jobs", routes), Route("/start", start, methods=["POST"])])
-    api = FastAPI()
-    api.mount("/api/jobs", routes)
-    api.add_route("/start", start, methods=["POST"])
-    return api
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_a_request_becomes_a_job_whose_status_can_be_asked_for(api: Any, app: App, conn: Conn) -> None:
@@ -210,176 +165,6 @@ def test_cancelling(app: App, conn: Conn) -> None:
 
     run(app, body)
     assert scalar(conn, "select cancel_requested_at is not null from pgqueue.job_live where id = %s", running)
-
-
-def test_a_stream_tells_of_each_change_and_ends(app: App, conn: Conn) -> None:
-    said = asyncio.Event()
-
-    @app.task(name="t", retry=[0.01])
-    async def t(ctx: Context) -> str:
-        if ctx.attempt == 1:
-            raise ConnectionError
-        ctx.progress(1, 2, "half")
-        await said.wait()
-        return "done"
-
-    job = app.enqueue("t")
-
-    async def body() -> str:
-        async with listening(web.router(app, authorize=everybody), job.id) as (received, _):
-            await received.get()
-            text = (await received.get())["body"].decode()
-            async with working(app):
-                while "event: end" not in text:
-                    text += (await received.get())["body"].decode()
-                    if "half" in text:
-                        said.set()
-        return text
-
-    told = events(run(app, body))
-    assert [kind for kind, _ in told] == ["status"] * (len(told) - 1) + ["end"]
-    states = [status["status"] for _, status in told[:-1]]
-    assert (states[0], states[-1], states[-2]) == ("pending", "succeeded", "running")
-    assert {"done": 1, "total": 2, "note": "half"} in [status["progress"] for _, status in told[:-1]]
-    assert (told[-2][1]["result"], told[-2][1]["is_terminal"], told[-2][1]["attempt"]) == ("done", True, 2)
-
-
-@asynccontextmanager
-async def listening(api: Any, job_id: int) -> AsyncIterator[tuple[asyncio.Queue[Any], asyncio.Event]]:
-    """A client that reads a stream as it comes; it goes away when the event is set, at the latest at the end."""
-    received: asyncio.Queue[Any] = asyncio.Queue()
-    leaves = asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        await leaves.wait()
-        return {"type": "http.disconnect"}
-
-    scope = {"type": "http", "method": "GET", "path": f"/{job_id}/events", "headers": [], "query_string": b"",
-             "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "root_path": ""}  # fmt: skip
-    serving = asyncio.create_task(api(scope, receive, received.put))
-    try:
-        yield received, leaves
-    finally:
-        leaves.set()
-        await asyncio.wait_for(serving, DEADLINE)
-
-
-def test_a_client_that_goes_away_leaves_nothing_behind(app: App) -> None:
-    job = app.enqueue("t")
-
-    async def body() -> None:
-        await app.aget(job.id)  # opens the pool, which has tasks of its own
-        before = asyncio.all_tasks()
-        async with listening(web.router(app, authorize=everybody, heartbeat=0.05), job.id) as (received, leaves):
-            start = await received.get()
-            assert dict(start["headers"])[b"content-type"].startswith(b"text/event-stream")
-            assert b"event: status" in (await received.get())["body"]
-            assert (await received.get())["body"] == b":\n\n"  # nothing has happened
-            hub = app.waits._hub
-            assert hub
-            assert list(hub._watched) == [job.id]
-            leaves.set()
-            await eventually(lambda: not hub._watched, "the hub to forget it")
-        await eventually(lambda: asyncio.all_tasks() == before, "its tasks to end")
-
-    run(app, body)
-
-
-def test_no_more_streams_are_open_than_there_may_be(app: App) -> None:
-    job = app.enqueue("t")
-
-    async def body() -> None:
-        api = web.router(app, authorize=everybody, max_streams=1)
-        async with listening(api, job.id) as (received, leaves):
-            await received.get()
-            async with client(api) as http:
-                refused = await http.get(f"/{job.id}/events")
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            leaves.set()
-        async with listening(api, job.id) as (received, _):  # the first has closed
-            assert (await received.get())["status"] == 200
-
-    run(app, body)
-
-
-def test_a_stream_whose_client_cannot_be_written_to_ends_quietly(app: App) -> None:
-    job = app.enqueue("t")
-
-    async def body() -> None:
-        async def send(message: Any) -> None:
-            raise OSError("the client is gone")
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
-        scope = {"type": "http", "method": "GET", "path": f"/{job.id}/events", "headers": [], "query_string": b""}
-        with pytest.raises(OSError, match="the client is gone"):
-            await web.router(app, authorize=everybody)(scope, receive, send)
-
-    run(app, body)
-
-
-def test_a_stream_of_which_only_the_head_is_wanted_ends_at_once(app: App) -> None:
-    job = app.enqueue("t")
-
-    async def body() -> None:
-        async with client(web.router(app, authorize=everybody)) as http:
-            answer = await http.head(f"/{job.id}/events")
-        assert (answer.status_code, answer.text) == (200, "")
-        assert answer.headers["content-type"].startswith("text/event-stream")
-
-    run(app, body)
-
-
-def test_a_stream_of_a_job_that_has_ended_says_so_and_is_not_opened_again(app: App) -> None:
-    job = app.enqueue("t")
-    app.cancel(job.id)
-
-    async def body() -> None:
-        async with client(web.router(app, authorize=everybody)) as http:
-            answer = await http.get(f"/{job.id}/events")
-            assert [kind for kind, _ in events(answer.text)] == ["status", "end"]
-            assert events(answer.text)[0][1]["status"] == "cancelled"
-            again = await http.get(f"/{job.id}/events", headers={"Last-Event-ID": "end"})
-            assert (again.status_code, again.text) == (204, "")
-        assert app.waits._hub is None  # nobody had to wait
-
-    run(app, body)
-
-
-def test_a_stream_sees_the_end_of_a_job_of_which_nothing_is_kept(app: App) -> None:
-    job = app.task(name="t", retention=0)(lambda: None).enqueue()
-
-    async def body() -> str:
-        text = ""
-        async with listening(web.router(app, authorize=everybody), job.id) as (received, _):
-            await received.get()
-            async with working(app):
-                while "event: end" not in text:
-                    text += (await received.get())["body"].decode()
-        return text
-
-    assert events(run(app, body))[-2][1]["status"] == "succeeded"
-
-
-def test_a_stream_outlives_the_apps_connection_but_not_the_app(app: App, conn: Conn) -> None:
-    job = app.enqueue("t")
-    cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgqueue waits'"
-
-    async def body() -> None:
-        async with listening(web.router(app, authorize=everybody), job.id) as (received, _):
-            await received.get()
-            await eventually(lambda: app.waits._hub and app.waits._hub.snapshot(job.id), "a look")
-            assert scalar(conn, cut) == 1
-            conn.execute("update pgqueue.job_live set progress = '{\"done\": 1}'")
-            while b'"done": 1' not in (message := await received.get())["body"]:
-                pass
-            await asyncio.to_thread(app.waits.close)
-            while message.get("more_body"):
-                message = await received.get()
-                assert b"event: end" not in message["body"]  # so the browser comes back
-
-    run(app, body)
 
 
 def test_a_test_s_transaction_is_where_the_routes_look(api: Any, app: App) -> None:
