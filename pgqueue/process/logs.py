@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pgqueue.tasks.context import Context
 
-current: ContextVar[Context | None] = ContextVar("pgqueue_job", default=None)
+current_context: ContextVar[Context | None] = ContextVar("pgqueue_job", default=None)
 _FACTS = ("job_id", "task", "queue", "attempt")
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s%(job)s"
 
@@ -20,7 +20,7 @@ class JobFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass."""
-        context = current.get()
+        context = current_context.get()
         for fact in _FACTS:
             setattr(record, fact, getattr(context, fact, None))
         record.job = f" [job {context.job_id} {context.task}, attempt {context.attempt}]" if context else ""

