@@ -1,4 +1,4 @@
-"""The checker: a history goes in, violations come out, each with the number of the invariant and its evidence.
+"""The checker: returns the violations in a history, each with the number of the invariant and its evidence.
 
 The numbers are those of the project's list: S is safety, L bounded liveness.
 """
@@ -81,7 +81,7 @@ def _tell(step: Step) -> str:
 
 
 def continuous(facts: Facts) -> Iterator[Violation]:
-    """H: each move starts from where the last one ended; else the history itself is not to be trusted."""
+    """H: each move starts from where the last one ended; else the history itself cannot be trusted."""
     for steps in facts.steps.values():
         for before, after in pairwise(steps):
             if after.old is None or before.new is None:
@@ -171,7 +171,7 @@ def fenced(facts: Facts) -> Iterator[Violation]:
 
 
 def attempts(facts: Facts) -> Iterator[Violation]:
-    """S10: charged in the claim, given back only by what is no failure, never above the limit."""
+    """S10: charged in the claim, given back only by an end that is no failure, never above the limit."""
     for step in facts.all_steps:
         if step.old is None or step.new is None:
             continue
@@ -190,7 +190,7 @@ def attempts(facts: Facts) -> Iterator[Violation]:
 
 def ledger(facts: Facts) -> Iterator[Violation]:
     """S11: each move is logged once, with the lease it was made under; each claim has one end."""
-    moves = [s for s in facts.all_steps if s.edge[0] != s.edge[1] or s.is_claim]  # progress and the like are none
+    moves = [s for s in facts.all_steps if s.edge[0] != s.edge[1] or s.is_claim]  # not progress
     made = Counter((s.job, *s.edge, s.new["lease"]) for s in moves if s.new is not None)
     logged = Counter((t["job_id"], t["from_state"], t["to_state"], t["lease"]) for t in facts.history.transitions)
     for move in (made - logged).keys() | (logged - made).keys():

@@ -1,4 +1,4 @@
-"""The checks that look at how things ended: what was promised to producers, what is left, what came too late."""
+"""Checks of how things ended: acknowledged jobs exist, nothing is left over, nothing came too late."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from .shop import ENDS, EXACT
 
 
 def nothing_lost(facts: Facts) -> Iterator[Violation]:
-    """S1: each job that was acknowledged or ever existed is in exactly one place, and has ended or waits rightly."""
+    """S1: each job that was acknowledged or ever existed is in one table, and has ended or waits for a reason."""
     acknowledged = {job: o.op for o in facts.history.operations.values() if o.outcome == "ok" for job in o.ids}
     for job, op in acknowledged.items():
         if job not in facts.final:
@@ -52,7 +52,7 @@ def no_ghosts(facts: Facts) -> Iterator[Violation]:
 
 
 def visible(facts: Facts) -> Iterator[Violation]:
-    """S4: whoever runs a job sees the business row that was committed with it."""
+    """S4: an attempt sees the business row that was committed with its job."""
     ordered = {o.op for o in facts.history.operations.values() if o.kind != "solo"}
     for line in facts.history.ends:
         if line.get("visible") is False and line["job"] in facts.created and facts.op_of(line["job"]) in ordered:
@@ -89,8 +89,8 @@ def exactly_once(facts: Facts) -> Iterator[Violation]:
 
 
 def cancelled(facts: Facts) -> Iterator[Violation]:
-    """S7: a job that somebody was told is cancelled has ended so, and was not claimed afterwards; what expired did not
-    start."""
+    """S7: a job whose cancellation was acknowledged ended cancelled, and was not claimed afterwards; an expired job
+    did not start."""
     for job, rows in facts.final.items():
         if rows[0].get("reason") == "expired" and rows[0]["attempt"]:
             yield Violation("S7", f"job {job} expired after {rows[0]['attempt']} attempts")
@@ -157,7 +157,7 @@ def payloads(facts: Facts) -> Iterator[Violation]:
 
 
 def totality(facts: Facts) -> Iterator[Violation]:
-    """S20, S24: whatever a task raises or returns is written as what it is; a bad row is its own trouble only."""
+    """S20, S24: everything a task raises or returns is written as it is; a bad row holds up no other."""
     sent = {
         job: task
         for operation in facts.history.operations.values()
@@ -166,7 +166,7 @@ def totality(facts: Facts) -> Iterator[Violation]:
     for job, rows in facts.final.items():
         row = rows[0]
         if row["state"] not in (*TERMINAL, "blocked"):
-            continue  # L4 says so
+            continue  # a violation of L4
         spent = row["state"] == "failed" and row["attempt"] >= row["max_attempts"]
         task = sent.get(job, row["task"])
         known = ENDS.get(task, set()) | ({"failed"} if sent.get(job) is None else set())
@@ -179,14 +179,14 @@ def totality(facts: Facts) -> Iterator[Violation]:
 
 
 def hygiene(facts: Facts) -> Iterator[Violation]:
-    """S22: when all have ended nothing of them is left."""
+    """S22: when all processes have ended, nothing of them is left."""
     for what, count in facts.history.hygiene.items():
         if count:
             yield Violation("S22", f"{count} {what} left")
 
 
 def liveness(facts: Facts) -> Iterator[Violation]:
-    """L1, L4, L5, L7, L8: what had to happen after the faults stopped did, in time; no process died by itself."""
+    """L1, L4, L5, L7, L8: all that had to happen after the faults did, in time; no process died by itself."""
     for probe in facts.history.probes:
         if not probe.kept:
             took = "never" if probe.seconds is None else f"{probe.seconds:.1f} s"

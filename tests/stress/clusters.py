@@ -78,7 +78,7 @@ class Cluster:
         self.tool("pg_ctl", "-D", str(self.data), "-w", *arguments, check=check)
 
     def dsn(self, **parts: Any) -> str:
-        """How to connect to it."""
+        """Return its connection string."""
         base = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
         return psycopg.conninfo.make_conninfo(**base | {"connect_timeout": 5} | parts)
 

@@ -122,7 +122,7 @@ def lazy_crash() -> str:
 
 
 def full_notify_queue() -> str:
-    """F18: somebody listens, is idle in a transaction, and the queue of notifications runs full."""
+    """F18: a listener is idle in a transaction, and the queue of notifications runs full."""
     with clusters() as (server,):
         server.make().start("max_notify_queue_pages=64")
         server.migrate()

@@ -26,7 +26,7 @@ def _die_with_parent() -> None:
 
 @dataclass(eq=False)
 class Process:
-    """One process of the run. `planned` tells why its end is no surprise."""
+    """One process of the run. `planned` is why its end is expected, if it is."""
 
     name: str
     kind: str
@@ -68,7 +68,7 @@ class Fleet:
         self._watchers: set[asyncio.Task[None]] = set()
         self.replacing = True
         self.release = "1"  # which tasks new workers know: those of the second release know one more
-        self.murders = 0  # how many jobs may yet kill a worker
+        self.murders = 0  # how many more jobs may kill a worker
         self.living: dict[str, Process] = {}
         self.exits: list[Exit] = []
 
@@ -150,7 +150,7 @@ class Fleet:
         await asyncio.gather(*self._watchers, return_exceptions=True)
 
     def logs(self, kind: str) -> str:
-        """What all processes of a kind have written, also those that have ended."""
+        """Return the output of all processes of a kind, also of those that have ended."""
         return "".join(path.read_text(errors="replace") for path in sorted(self._directory.glob(f"{kind[0]}*.log")))
 
 

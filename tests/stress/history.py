@@ -1,4 +1,4 @@
-"""Everything that is known about a run, as plain values: what the checker reads."""
+"""The history of a run as plain values: everything that the checker reads."""
 
 import re
 from collections import defaultdict
@@ -67,7 +67,7 @@ class Step:
 
 @dataclass
 class Operation:
-    """What a producer was told about one of its transactions: ok, fail, or info when nobody can know."""
+    """A producer's transaction and how it ended for the producer: ok, fail, or info if that is unknown."""
 
     op: str
     kind: str
@@ -106,7 +106,7 @@ class History:
     operations: dict[str, Operation] = field(default_factory=dict)
     starts: list[Row] = field(default_factory=list)
     ends: list[Row] = field(default_factory=list)
-    cancels: dict[int, str | None] = field(default_factory=dict)  # jobs somebody wanted cancelled; what they were told
+    cancels: dict[int, str | None] = field(default_factory=dict)  # a job whose cancellation was requested: the answer
     exact: list[Row] = field(default_factory=list)  # effects written in ctx.transaction()
     stale: list[tuple[str, int, int]] = field(default_factory=list)  # process, job, lease that was refused
     strays: int = 0

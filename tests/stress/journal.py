@@ -1,4 +1,4 @@
-"""Journals: JSON lines that survive the death of whoever writes them."""
+"""Journals: JSON lines that survive the death of their writer."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ class Journal:
 
 
 def read(paths: Iterator[Path]) -> list[dict[str, Any]]:
-    """Read journals. A last line cut off by a kill is left out: what it would have said was not yet promised."""
+    """Read journals. A last line that a kill has cut off is left out: nothing relied on it yet."""
     entries: list[dict[str, Any]] = []
     for path in paths:
         lines = path.read_bytes().splitlines(keepends=True)

@@ -45,13 +45,13 @@ def rewrite(module: ModuleType, names: Sequence[str], *changes: tuple[str, str])
 
 
 def no_fence() -> None:
-    """Write outcomes without looking at the lease."""
+    """Write outcomes without the fence of the lease."""
     rewrite(resolve, ["RESOLVE"], ("and j.lease = g.lease", ""))
     rewrite(resolve, ["SUCCEED"], ("then true end", "then true else true end"))
 
 
 def double_claim() -> None:
-    """Claim without SKIP LOCKED and without looking at the state again."""
+    """Claim without SKIP LOCKED and without checking the state again."""
     rewrite(claim, ["CLAIM"], ("for update skip locked", ""), ("and j.state = (select state from picked limit 1)", ""))
 
 
@@ -62,7 +62,7 @@ def late_charge() -> None:
 
 
 def rescue_by_age() -> None:
-    """Rescue what has run for long, whether its worker beats or not."""
+    """Rescue jobs that have run for long, whether their worker beats or not."""
     rewrite(
         rescue,
         ["RESCUE"],
@@ -75,7 +75,7 @@ def rescue_by_age() -> None:
 
 
 def eager_lost() -> None:
-    """Declare lost who has not beaten for a twentieth of a lease."""
+    """Declare workers lost that have not beaten for a twentieth of a lease."""
     rewrite(workers, ["DECLARE_LOST"], ("lease_seconds)", "lease_seconds / 20)"))
 
 
@@ -87,7 +87,7 @@ def two_beats() -> None:
     firing = scheduler.Ticker.fire
 
     async def slowly(self: Any, *most: int) -> int:
-        await asyncio.sleep(0.05)  # so that the others get there too
+        await asyncio.sleep(0.05)  # so that other schedulers read the same tick
         return await firing(self, *most)
 
     scheduler.Ticker.fire = slowly  # type: ignore[method-assign]
@@ -101,7 +101,7 @@ def silent_resolve() -> None:
 
 
 def no_poll() -> None:
-    """Trust NOTIFY: never look by oneself."""
+    """Trust NOTIFY: never poll."""
     start = producer.Producer.__init__
 
     def trusting(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ def no_poll() -> None:
 
 
 def keep_strays() -> None:
-    """Never ask for claims whose answer was lost."""
+    """Never release strays."""
 
     async def nothing(self: Any) -> None:
         self._strays_next = duty.monotonic()

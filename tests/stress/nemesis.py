@@ -27,7 +27,7 @@ class Nemesis:
         self._database = database
         self._lease = lease
         self._rng = rng
-        self._apart = asyncio.Lock()  # for faults that change the role or the server: one of them at a time
+        self._apart = asyncio.Lock()  # for faults that change the role or the server: one at a time
         self._holding: set[asyncio.Task[None]] = set()
         self.done: Counter[str] = Counter()
         self.recovery: list[float] = []
@@ -56,7 +56,7 @@ class Nemesis:
             await self._see_progress()
 
     async def commit(self, name: str) -> None:
-        """Commit one fault; count it if it took place, and did not meet the server while another one restarts it."""
+        """Commit one fault; count it if it took place, and not while another fault restarts the server."""
         with suppress(psycopg.OperationalError):
             if await self.faults[name]():
                 self.done[name] += 1
@@ -84,7 +84,7 @@ class Nemesis:
         return bool(await self._database.value(there, process.pid))
 
     async def kill_worker(self) -> bool:
-        """F1: SIGKILL a worker, now and then a producer."""
+        """F1: SIGKILL a worker, sometimes a producer."""
         kind = "worker" if self._rng.random() < 0.85 else "producer"
         victim = self._any(kind)
         if victim is None:
@@ -111,7 +111,7 @@ class Nemesis:
         return took is not None
 
     async def terminate_worker(self) -> bool:
-        """F3: SIGTERM a worker; it is replaced. Now and then twice: then it gives back what it runs."""
+        """F3: SIGTERM a worker; it is replaced. Sometimes twice: then it releases the jobs that run."""
         victim = self._any("worker")
         if victim is None or await until(lambda: self._registered(victim), PATIENCE) is None:
             return False
@@ -155,7 +155,7 @@ class Nemesis:
         )
 
     async def no_statistics(self) -> bool:
-        """F20: no autovacuum, and what the planner knew of the jobs is forgotten."""
+        """F20: no autovacuum, and no statistics about the jobs."""
         try:
             await self._database.rows("alter table pgqueue.job_live set (autovacuum_enabled = off)")
             await self._database.rows("delete from pg_statistic where starelid = 'pgqueue.job_live'::regclass")
@@ -207,7 +207,7 @@ class Nemesis:
         return True
 
     async def black_hole(self) -> bool:
-        """F12: one connection, a process, or every worker is cut off without a word.
+        """F12: one connection, a process, or every worker is cut off without a reset.
 
         What is sent is lost, or arrives late.
         """
@@ -291,7 +291,7 @@ class Nemesis:
         return await self._with_role(f"connection limit {limit}", "connection limit -1", self._rng.uniform(1.5, 3.0))
 
     async def held_snapshot(self) -> bool:
-        """F17: somebody's long report pins the horizon; the faults that follow happen under it."""
+        """F17: a long report pins the horizon; the faults that follow happen under it."""
 
         async def report(seconds: float) -> None:
             try:
@@ -309,7 +309,7 @@ class Nemesis:
         return True
 
     async def lost_notifications(self) -> bool:
-        """F19: NOTIFY does not reach a worker for a while, and nothing tells it."""
+        """F19: NOTIFY does not reach a worker for a while, without any error."""
         victim = self._any("worker")
         if victim is None:
             return False
@@ -334,7 +334,7 @@ class Nemesis:
         return True
 
     async def relent(self) -> None:
-        """Undo whatever is still going on."""
+        """Undo the faults that still last."""
         for process in self._fleet.living.values():
             process.gate.heal()
             process.send(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A producer: business rows and jobs in one transaction, and a journal of what it was told about each."""
+"""A producer: business rows and jobs in one transaction, and a journal of the answer to each."""
 
 import asyncio
 import os
@@ -59,7 +59,7 @@ def call(rng: random.Random, op: str, n: int) -> tuple[str, dict[str, Any]]:
 
 
 class Producer:
-    """Puts in orders until told to stop."""
+    """Inserts orders until stopped."""
 
     def __init__(self, name: str, seed: int, rate: float, journal: Journal) -> None:
         self._name = name
@@ -83,14 +83,14 @@ class Producer:
         shop.app.close()
 
     def _cancel(self, job: int) -> None:
-        """Cancel a job of late, whatever it is doing."""
+        """Cancel a recent job, in any state."""
         self._journal.write(type="cancel", job=job)
         try:
             outcome = "waiting" if shop.app.cancel(job) else "running"
         except pgqueue.UnknownJob:
             outcome = "ended"
         except LOST:
-            return  # it may be cancelled, and it may not
+            return  # it is unknown whether the job is cancelled
         self._journal.write(type="cancel", job=job, outcome=outcome)
 
     def _let_them_catch_up(self) -> None:
@@ -144,7 +144,7 @@ class Producer:
             return
         try:
             conn.commit()
-        except LOST as error:  # it may be committed, and it may not
+        except LOST as error:  # it is unknown whether the transaction is committed
             self._drop()
             self._journal.write(type="info", op=op, ids=ids, error=type(error).__name__)
         else:

@@ -50,7 +50,7 @@ class Trap:
 
 
 class Gate:
-    """The way of one process to the database."""
+    """The connections of one process to the database."""
 
     def __init__(self, target: dict[str, Any]) -> None:
         self._target = target
@@ -84,15 +84,15 @@ class Gate:
         self._open.clear()
 
     def slow(self, seconds: float) -> None:
-        """F14: delay whatever passes."""
+        """F14: delay all bytes."""
         self._delay = seconds
 
     def deafen(self, app: str) -> None:
-        """F19: swallow what Postgres says to the connections of this application_name."""
+        """F19: swallow what Postgres sends to the connections of this application_name."""
         self._swallowing = app
 
     def lose(self, trap: Trap) -> asyncio.Event:
-        """F13: lose one message, and cut the line. Returns what tells that it happened."""
+        """F13: lose one message, and cut the line. Returns an object that knows whether it happened."""
         self._trap = trap
         return trap.sprung
 
@@ -123,7 +123,7 @@ class Gate:
         try:
             await self._serve(line, reader)
         except (OSError, asyncio.CancelledError):
-            pass  # a client or a server that goes away is daily bread here
+            pass  # clients and servers go away all the time here
         finally:
             line.reset()
             self.lines.discard(line)
@@ -149,7 +149,7 @@ class Gate:
             await asyncio.gather(*ends, return_exceptions=True)
 
     async def _passing(self, line: Line, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        """Yield what may pass, when it may."""
+        """Yield the bytes that may pass, when they may."""
         while data := await reader.read(65536):
             if self._delay:
                 await asyncio.sleep(self._delay)

@@ -1,4 +1,4 @@
-"""What a run has to say for itself: totals, coverage, violations."""
+"""The report of a run: totals, coverage, violations."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def report(result: Result, violations: list[Violation], seed: int) -> str:
 
 
 def totals(history: History) -> dict[str, int]:
-    """Count what counts."""
+    """Count jobs, events and faults."""
     facts = Facts(history)
     effects = Counter(effect["job_id"] for effect in history.effects)
     retried = {s.job for s in facts.all_steps if s.edge == ("running", "pending") and not s.is_rescue}

@@ -26,7 +26,7 @@ CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is like. `mutant` names a seeded bug for the workers and schedulers."""
+    """The settings of a run. `mutant` names a seeded bug for the workers and schedulers."""
 
     seed: int
     seconds: float = 30.0
@@ -46,7 +46,7 @@ class Settings:
 
 @dataclass
 class Result:
-    """What a run yields to the report."""
+    """The results of a run, for the report."""
 
     history: History
     faults: Counter[str]
@@ -55,7 +55,7 @@ class Result:
 
 
 class Stress:
-    """The run: its processes, its nemesis and what it measures."""
+    """A run: its processes, its nemesis and its measurements."""
 
     def __init__(self, server: Server, settings: Settings, directory: Path, name: str) -> None:
         self.settings = settings
@@ -140,7 +140,7 @@ class Stress:
         worker.planned = "L1"
         worker.send(signal.SIGKILL)
         freed = f"select not exists ({running.replace('count(*) > 0', '')})"
-        # A beat may be a quarter of a lease old, rescuers look each third of one, and spread by a fifth.
+        # A beat may be a quarter of a lease old; rescuers step each third of a lease, spread by a fifth.
         bound = self.settings.lease * 1.4 + 2
         await self.probe("L1", f"{worker.name}'s jobs are rescued", lambda: self.database.value(freed, jobs), bound)
         moved = "update pgqueue.job_live set queue = 'default' where id = any(%s) and state = 'pending'"
@@ -154,7 +154,7 @@ class Stress:
         )
 
     async def down(self) -> dict[str, int]:
-        """End all processes in order, schedulers first so that no tick comes late; return what they left behind."""
+        """End all processes in order, schedulers first so that no tick comes late; return what they have left."""
         self.fleet.replacing = False
         rest = "select count(*) = 0 from pgqueue.job_live where task <> 'nobody_knows'"
         for kind in ("scheduler", "worker"):
@@ -178,7 +178,7 @@ class Stress:
         return {what: await self.database.value(question.replace("%%", "%")) for what, question in questions.items()}
 
     def evidence(self, hygiene: dict[str, int]) -> History:
-        """Collect what is known when all is over."""
+        """Collect the evidence when all processes have ended."""
         told = history.load(self.database.dsn(), self.directory)
         told.probes, told.hygiene, told.exits = self.probes, hygiene, self.fleet.exits
         return told

@@ -1,4 +1,4 @@
-"""The Postgres under stress: started here, restarted in the middle, with tables that record what others do to it."""
+"""The Postgres under stress: started here, restarted in the middle, with tables that record every write of pgqueue."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ create trigger chk_lost after update of lost_at on pgqueue.worker
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on just now."""
+    """Return a port of 127.0.0.1 that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -117,7 +117,7 @@ class OwnServer(Server):
 
     @property
     def log(self) -> str:
-        """What the server itself had to say."""
+        """Return the server's log."""
         return (self._data / "stress.log").read_text(errors="replace")
 
     def stop(self) -> None:

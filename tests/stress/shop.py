@@ -60,7 +60,7 @@ def journal() -> Journal:
 
 
 def effect(job_id: int, attempt: int, op: str) -> tuple[int, bool]:
-    """Write an effect row; return how many the job has by now, and whether the business row is there."""
+    """Write an effect row; return how many the job has by now, and whether its business row exists."""
     try:
         if getattr(local, "conn", None) is None:
             local.conn = psycopg.connect(os.environ["STRESS_DIRECT_DSN"], autocommit=True, connect_timeout=5)
@@ -178,7 +178,7 @@ async def cancels(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> No
 
 
 class Unprintable(Exception):
-    """Breaks whoever wants to read it."""
+    """An error whose text cannot be read."""
 
     def __str__(self) -> str:
         return str(self)

@@ -1,4 +1,4 @@
-"""Short runs that lead straight to where a certain bug would show."""
+"""Short runs, each of which shows a certain bug if there is one."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ PATIENCE = 20.0
 
 async def _must(happened: float | None, what: str) -> None:
     if happened is None:
-        raise RuntimeError(f"the scenario did not get to where it wanted: {what}")
+        raise RuntimeError(f"the scenario did not reach its point: {what}")
 
 
 async def _held_by(stress: Stress, jobs: list[int], pid: int) -> bool:
@@ -57,7 +57,7 @@ async def busy(stress: Stress) -> None:
 
 
 async def slow_jobs(stress: Stress) -> None:
-    """Jobs that take longer than a lease, in workers that are well."""
+    """Jobs that take longer than a lease, in healthy workers."""
     jobs = await stress.enqueue("slow", 12, seconds=3)
     ended = "select count(*) >= %s from pgqueue.transition where job_id = any(%s) and from_state = 'running'"
     await _must(await until(lambda: stress.database.value(ended, len(jobs), jobs), PATIENCE), "twelve ends")
@@ -96,7 +96,7 @@ async def deaf(stress: Stress) -> None:
 
 
 async def mute_heartbeat(stress: Stress) -> None:
-    """F12: for a long time a worker hears nothing on its heartbeat's connection, and everything on the others."""
+    """F12: for a long time a worker gets nothing on its heartbeat's connection, and everything on the others."""
     victim = stress.fleet.of("worker")[0]
     victim.gate.deafen("pgqueue worker heartbeat")
     long_lost = "select bool_or(lost_at < clock_timestamp() - interval '12 s') from pgqueue.worker where pid = %s"
