@@ -96,29 +96,29 @@ def decide_ticks(state: ScheduleState, queued: Sequence[TickRecord], chunk: int)
     """
     state.refresh()
     state.error = None
-    found = TickDecision(state)
-    _dequeue(found, queued)
+    decision = TickDecision(state)
+    _dequeue(decision, queued)
     if state.active and state.next_tick is not None and state.next_tick <= state.now:
-        _overlap(found, list(_passed(found, state, state.next_tick, chunk)))
-    return found
+        _apply_overlap(decision, list(_fireable(decision, state, state.next_tick, chunk)))
+    return decision
 
 
-def _dequeue(found: TickDecision, queued: Sequence[TickRecord]) -> None:
+def _dequeue(decision: TickDecision, queued: Sequence[TickRecord]) -> None:
     """Fire the ticks that were asked for, and as many of the queued ones as `max_running` allows."""
-    schedule = found.state.schedule
-    free = (schedule.max_running or MOST_QUEUED) - len(found.state.live_jobs)
+    schedule = decision.state.schedule
+    free = (schedule.max_running or MOST_QUEUED) - len(decision.state.live_jobs)
     for tick in queued:
         if tick.by is None and free <= 0:
-            found.queued += 1
+            decision.queued += 1
             continue
-        found.dequeued.append(tick)
+        decision.dequeued.append(tick)
         free -= 1
 
 
-def _passed(found: TickDecision, state: ScheduleState, first: datetime, chunk: int) -> Iterator[datetime]:
+def _fireable(decision: TickDecision, state: ScheduleState, first: datetime, chunk: int) -> Iterator[datetime]:
     """Yield the ticks that may fire, oldest first; those that may not go to `unfired`.
 
-    Ticks before a gap, within it, and after it are decided one group a time.
+    Ticks before a gap, within it, and after it are decided one group at a time.
     """
     schedule, policy, end, paused = state.schedule, state.schedule.misfire, state.now, False
     if state.gap_from is not None and state.gap_to is not None:
@@ -129,19 +129,18 @@ def _passed(found: TickDecision, state: ScheduleState, first: datetime, chunk: i
             end = state.gap_from
     most = most_fires(policy) if not (paused and policy == "skip") else 0
     oldest, state.next_tick = passed_ticks(schedule, first, end, max(chunk, most))
-    if (
-        state.next_tick is not None and state.next_tick <= end
-    ):  # more have passed: these fire only if they are among the newest
+    if state.next_tick is not None and state.next_tick <= end:
+        # More ticks have passed. Of those in `oldest`, only the ones that are among the newest fire.
         newest = newest_ticks(schedule, state.next_tick, end, most) if most else []
         most = max(0, most - len(newest))
     if state.gap_to is not None and (state.next_tick is None or state.next_tick > state.gap_to):
         state.gap_from = state.gap_to = None
     fires = oldest[max(0, len(oldest) - most) :]
     for tick in oldest[: len(oldest) - len(fires)]:
-        found.unfired.append(_unfired(state, tick, policy, paused))
+        decision.unfired.append(_unfired(state, tick, policy, paused))
     for tick in fires:
         if not paused and schedule.is_too_late(state.now - tick):
-            found.unfired.append(_unfired(state, tick, "grace", paused))
+            decision.unfired.append(_unfired(state, tick, "grace", paused))
         else:
             yield tick
 
@@ -154,28 +153,28 @@ def _unfired(state: ScheduleState, tick: datetime, policy: str, paused: bool) ->
     return TickRecord(state.schedule.name, tick, "missed", f"no scheduler looked until {late} later, {why}")
 
 
-def _overlap(found: TickDecision, ticks: list[datetime]) -> None:
+def _apply_overlap(decision: TickDecision, ticks: list[datetime]) -> None:
     """Decide, by the unfinished jobs of earlier ticks, which of the ticks fire now."""
-    state, schedule = found.state, found.state.schedule
+    state, schedule = decision.state, decision.state.schedule
     record, most = partial(TickRecord, schedule.name), schedule.max_running or 0
-    running = len(state.live_jobs) + len(found.dequeued)
+    running = len(state.live_jobs) + len(decision.dequeued)
     for index, tick in enumerate(ticks):
         unfinished = f"{running} jobs of earlier ticks are not finished"
         match schedule.overlap:
             case "skip" if running >= most:
-                found.unfired.append(record(tick, "skipped", unfinished))
-            case "queue" if found.queued >= MOST_QUEUED:
-                found.unfired.append(record(tick, "skipped", f"{found.queued} earlier ticks are queued"))
-            case "queue" if found.queued or running >= most:
-                found.queued += 1
-                found.unfired.append(record(tick, "queued", unfinished))
+                decision.unfired.append(record(tick, "skipped", unfinished))
+            case "queue" if decision.queued >= MOST_QUEUED:
+                decision.unfired.append(record(tick, "skipped", f"{decision.queued} earlier ticks are queued"))
+            case "queue" if decision.queued or running >= most:
+                decision.queued += 1
+                decision.unfired.append(record(tick, "queued", unfinished))
             case "cancel_running" if len(ticks) - index > most:
-                found.unfired.append(record(tick, "skipped", "a later tick takes its place"))
+                decision.unfired.append(record(tick, "skipped", "a later tick takes its place"))
             case _:
                 running += 1
-                found.fires.append(record(tick, "fired"))
-    if schedule.overlap == "cancel_running" and found.fires:
-        found.cancels = state.live_jobs[: max(0, running - most)]
+                decision.fires.append(record(tick, "fired"))
+    if schedule.overlap == "cancel_running" and decision.fires:
+        decision.cancels = state.live_jobs[: max(0, running - most)]
 
 
 def settle_ticks(state: ScheduleState, moment: datetime, why: str, most: int = MOST_SETTLED) -> list[TickRecord]:

@@ -79,6 +79,9 @@ class KeyFunction:
         return self.function(**{name: arguments[name] for name in self.names if name in arguments})
 
 
+Key: TypeAlias = str | KeyFunction | tuple[str | None, ...]  # for one call, for any, for each of many
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The rules of a task, or of a call; None where it has none.
@@ -86,9 +89,9 @@ class Rules:
     `key` is a key as text, a function that makes one, a key for each of many calls, or True: made of all arguments.
     """
 
-    key: str | KeyFunction | tuple[str | None, ...] | Literal[True] | None = None
+    key: Key | Literal[True] | None = None
     window: float | None = None
-    unique_key: str | KeyFunction | tuple[str | None, ...] | None = None
+    unique_key: Key | None = None
     unique: Unique | None = None
     on_conflict: OnConflict | None = None
     expires: datetime | float | None = None
@@ -140,11 +143,10 @@ class Rules:
             if self.key is None:
                 return Conditions(expires=self.expires)
             by_args = self.key is True
-            key = (
-                hash_arguments(all_arguments(), task)
-                if self.key is True
-                else _key("idempotency_key", self.key, values, at)
-            )
+            if self.key is True:
+                key: str | None = hash_arguments(all_arguments(), task)
+            else:
+                key = _key("idempotency_key", self.key, values, at)
             hashed = None if key is None else key_hashes(task, [key])[0]
             return Conditions(key, None, hashed, self.window or WINDOW, None, False, "skip", self.expires, by_args)
         if self.unique_key is None and self.unique is not None:
@@ -240,7 +242,7 @@ def _unique(given: Mapping[str, Any]) -> Unique | None:
     return unique
 
 
-def _keys(option: str, keys: object) -> str | KeyFunction | tuple[str | None, ...] | None:
+def _keys(option: str, keys: object) -> Key | None:
     if callable(keys):
         return KeyFunction.of(keys)
     if isinstance(keys, (list, tuple)):
@@ -248,9 +250,7 @@ def _keys(option: str, keys: object) -> str | KeyFunction | tuple[str | None, ..
     return None if keys is None else _check_key(option, keys)
 
 
-def _key(
-    option: str, given: str | KeyFunction | tuple[str | None, ...] | None, values: Mapping[str, Any], at: int | None
-) -> str | None:
+def _key(option: str, given: Key | None, values: Mapping[str, Any], at: int | None) -> str | None:
     if isinstance(given, KeyFunction):
         key = given(values)
         return None if key is None else _check_key(option, key)

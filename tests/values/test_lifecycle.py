@@ -80,11 +80,11 @@ def test_an_error_keeps_its_own_reason() -> None:
     assert decide(job(), Raised(ERROR, reason="timeout"), Constant(1)).reason == "timeout"
 
 
-def test_an_error_in_the_last_attempt_buries_the_job() -> None:
+def test_an_error_in_the_last_attempt_dead_letters_the_job() -> None:
     assert decide(job(attempt=3), Raised(ERROR), Unasked()) == Resolution("dead_letter", "exhausted", error=ERROR)
 
 
-def test_an_attempt_beyond_the_last_buries_the_job() -> None:
+def test_an_attempt_beyond_the_last_dead_letters_the_job() -> None:
     assert decide(job(attempt=5), Raised(ERROR), Unasked()).target is JobState.FAILED
 
 
@@ -93,7 +93,7 @@ def test_one_attempt_means_no_retry() -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
-def test_a_permanent_error_buries_the_job_whatever_attempts_are_left(attempt: int) -> None:
+def test_a_permanent_error_dead_letters_the_job_whatever_attempts_are_left(attempt: int) -> None:
     outcome = Raised(ERROR, permanent=True, reason="invalid arguments")
     assert decide(job(attempt), outcome, Unasked()) == Resolution("dead_letter", "invalid arguments", error=ERROR)
 
@@ -110,7 +110,7 @@ def test_a_retry_asked_for_with_zero_delay_comes_back_at_once() -> None:
     assert decide(job(), AskedRetry(0.0, ERROR), Unasked()).delay == 0.0
 
 
-def test_a_retry_asked_for_in_the_last_attempt_buries_the_job() -> None:
+def test_a_retry_asked_for_in_the_last_attempt_dead_letters_the_job() -> None:
     assert decide(job(attempt=3), AskedRetry(1.0, ERROR), Unasked()) == Resolution(
         "dead_letter", "exhausted", error=ERROR
     )
@@ -124,12 +124,12 @@ def test_snooze_gives_the_attempt_back_even_the_last(attempt: int) -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
-def test_a_rejection_buries_the_job_whatever_attempts_are_left(attempt: int) -> None:
+def test_a_fail_dead_letters_the_job_whatever_attempts_are_left(attempt: int) -> None:
     assert decide(job(attempt), AskedFail(ERROR), Unasked()) == Resolution("dead_letter", "rejected", error=ERROR)
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
-def test_a_withdrawal_cancels_the_job(attempt: int) -> None:
+def test_a_cancel_cancels_the_job(attempt: int) -> None:
     resolution = decide(job(attempt), AskedCancel("sold out"), Unasked())
     assert resolution == Resolution("withdraw", "sold out")
     assert resolution.target is JobState.CANCELLED

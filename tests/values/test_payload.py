@@ -116,7 +116,7 @@ def test_a_call_that_does_not_fit_is_refused_with_the_same_words(call: Any) -> N
 
 
 class Lazy(Mapping[str, Any]):
-    """A mapping that is no dict."""
+    """A subclass of dict."""
 
     def __getitem__(self, name: str) -> Any:
         return {"v": 7}[name]
@@ -129,7 +129,7 @@ class Lazy(Mapping[str, Any]):
 
 
 class Loud(dict[str, Any]):
-    """A dict of somebody's own."""
+    """A subclass of dict."""
 
 
 def test_any_mapping_will_do() -> None:
@@ -192,7 +192,7 @@ def test_a_call_too_big_is_named_among_small_ones() -> None:
         list(of_kind(str).spec.coder.encode_many([{"v": ""}, {"v": ""}, {"v": "x" * MAX_ARGS_BYTES}]))
 
 
-def test_what_cannot_be_vouched_for_is_left_to_the_careful_way() -> None:
+def test_a_block_that_may_hold_something_wrong_is_left_to_the_coder_of_single_calls() -> None:
     many = of_kind(int).spec.coder.blocks
     assert isinstance(many, BlockCoder)
     assert [text for _, text, _ in many.encode([Lazy()])] == [None]

@@ -1,4 +1,4 @@
-"""Plans of schedules: when they tick, what passed while nobody looked, what is refused."""
+"""Plans of schedules: their ticks, also those that passed while no scheduler ran, and what is refused."""
 
 import math
 from collections.abc import Iterator

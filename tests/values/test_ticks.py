@@ -19,7 +19,7 @@ def schedule(**options: Any) -> Schedule:
 
 
 def seen(options: dict[str, Any], *, passed: int, late: float = 0.0, chunk: int = 1000, **state: Any) -> TickDecision:
-    """Look `late` seconds after the newest of `passed` minutes, of which none was looked at."""
+    """Decide `late` seconds after the newest of `passed` ticks, a minute apart, of which none was decided before."""
     first = NOON - (passed - 1) * MINUTE
     return decide_ticks(ScheduleState(schedule(**options), NOON + timedelta(seconds=late), first, **state), [], chunk)
 
@@ -47,10 +47,10 @@ def minutes(ticks: list[TickRecord], outcome: str | None = None) -> list[int]:
     ],
 )
 def test_misfires(options: dict[str, Any], passed: int, late: float, fired: list[int], missed: list[int]) -> None:
-    found = seen(options, passed=passed, late=late)
-    assert (minutes(found.fires), minutes(found.unfired, "missed")) == (fired, missed)
-    assert found.state.next_tick == NOON + MINUTE
-    assert all(tick.reason for tick in found.unfired)
+    decision = seen(options, passed=passed, late=late)
+    assert (minutes(decision.fires), minutes(decision.unfired, "missed")) == (fired, missed)
+    assert decision.state.next_tick == NOON + MINUTE
+    assert all(tick.reason for tick in decision.unfired)
 
 
 def test_a_tick_that_is_skipped_by_policy_says_how_late_it_was_seen() -> None:
@@ -59,15 +59,15 @@ def test_a_tick_that_is_skipped_by_policy_says_how_late_it_was_seen() -> None:
 
 
 @pytest.mark.parametrize("policy", ["once", "all(3)"])
-def test_a_backlog_is_told_in_parts_and_only_its_newest_fire(policy: str) -> None:
+def test_a_backlog_is_decided_in_parts_and_only_its_newest_fire(policy: str) -> None:
     state = ScheduleState(schedule(misfire=policy), NOON, NOON - 99 * MINUTE)
     fired: list[int] = []
-    told: list[int] = []
+    records: list[int] = []
     while state.next_tick is not None and state.next_tick <= NOON:
-        found = decide_ticks(state, [], 10)
-        fired, told = fired + minutes(found.fires), told + minutes(found.unfired)
+        decision = decide_ticks(state, [], 10)
+        fired, records = fired + minutes(decision.fires), records + minutes(decision.unfired)
     assert fired == ([0] if policy == "once" else [2, 1, 0])
-    assert sorted(told + fired) == list(range(100))
+    assert sorted(records + fired) == list(range(100))
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_a_backlog_is_told_in_parts_and_only_its_newest_fire(policy: str) -> Non
 def test_overlaps(
     overlap: dict[str, Any], live: list[int], passed: int, fired: list[int], other: list[str], cancelled: list[int]
 ) -> None:
-    found = seen(overlap, passed=passed, live_jobs=live)
-    assert minutes(found.fires) == fired
-    assert [tick.outcome for tick in found.unfired] == other
-    assert found.cancels == cancelled
+    decision = seen(overlap, passed=passed, live_jobs=live)
+    assert minutes(decision.fires) == fired
+    assert [tick.outcome for tick in decision.unfired] == other
+    assert decision.cancels == cancelled
 
 
 def queued(*names: str | None) -> list[TickRecord]:
@@ -101,33 +101,33 @@ def queued(*names: str | None) -> list[TickRecord]:
 
 def test_ticks_that_wait_go_before_new_ones_and_only_as_many_as_there_is_room_for() -> None:
     state = ScheduleState(schedule(overlap="queue", max_running=2), NOON, NOON, live_jobs=[1])
-    found = decide_ticks(state, queued(None, None), 1000)
-    assert (minutes(found.dequeued), minutes(found.fires), minutes(found.unfired, "queued")) == ([9], [], [0])
-    assert found.queued == 2
+    decision = decide_ticks(state, queued(None, None), 1000)
+    assert (minutes(decision.dequeued), minutes(decision.fires), minutes(decision.unfired, "queued")) == ([9], [], [0])
+    assert decision.queued == 2
 
 
-def test_a_tick_that_somebody_asked_for_fires_whatever_else_is_so() -> None:
+def test_a_tick_that_was_asked_for_fires_whatever_the_schedule_does() -> None:
     for state in (
         ScheduleState(schedule(overlap="queue"), NOON, NOON + MINUTE, live_jobs=[1]),
         ScheduleState(schedule(), NOON, NOON - MINUTE, paused_at=NOON),
         ScheduleState(schedule(), NOON, NOON - MINUTE, disabled=True),
         ScheduleState(schedule(), NOON, None),
     ):
-        found = decide_ticks(state, queued("me"), 1000)
-        assert (minutes(found.dequeued), found.fires, found.unfired) == ([9], [], [])
+        decision = decide_ticks(state, queued("me"), 1000)
+        assert (minutes(decision.dequeued), decision.fires, decision.unfired) == ([9], [], [])
 
 
 def test_no_more_than_so_many_ticks_wait() -> None:
     state = ScheduleState(schedule(overlap="queue"), NOON, NOON, live_jobs=[1])
-    found = decide_ticks(state, queued(*[None] * MOST_QUEUED), 1000)
-    assert [tick.outcome for tick in found.unfired] == ["skipped"]
+    decision = decide_ticks(state, queued(*[None] * MOST_QUEUED), 1000)
+    assert [tick.outcome for tick in decision.unfired] == ["skipped"]
 
 
 @pytest.mark.parametrize(
     ("catch_up", "fired"), [("skip", []), ("once", [3]), ("all(2)", [4, 3])]
 )  # fmt: skip
 def test_the_ticks_of_a_pause_follow_the_policy_chosen_for_them(catch_up: str, fired: list[int]) -> None:
-    """Paused from 7.5 to 2.5 minutes ago; before it, and since, nobody looked."""
+    """Paused from 7.5 to 2.5 minutes ago; no scheduler looked before it, nor since."""
     gap = {"gap_from": NOON - 7.5 * MINUTE, "gap_to": NOON - 2.5 * MINUTE, "gap_by": "ann", "resume_with": catch_up}
     state = ScheduleState(schedule(), NOON, NOON - 9 * MINUTE, **gap)
     looks = [decide_ticks(state, [], 1000) for _ in range(3)]
@@ -152,16 +152,16 @@ def test_a_pause_ends_by_itself_at_its_time() -> None:
 
 
 def test_ticks_of_a_plan_that_is_replaced_are_told() -> None:
-    told = settle_ticks(ScheduleState(schedule(), NOON, NOON - 2 * MINUTE), NOON, "edited")
-    assert [(tick.outcome, tick.reason) for tick in told] == [("missed", "edited")] * 3
+    records = settle_ticks(ScheduleState(schedule(), NOON, NOON - 2 * MINUTE), NOON, "edited")
+    assert [(tick.outcome, tick.reason) for tick in records] == [("missed", "edited")] * 3
     paused = ScheduleState(schedule(), NOON, NOON - 2 * MINUTE, paused_at=NOON - 1.5 * MINUTE, paused_by="ann")
     assert [tick.outcome for tick in settle_ticks(paused, NOON, "edited")] == ["missed", "skipped", "skipped"]
 
 
 def test_of_very_many_the_first_says_since_when_there_were_others() -> None:
-    told = settle_ticks(ScheduleState(schedule(), NOON, NOON - 9 * MINUTE), NOON, "edited", most=3)
-    assert minutes(told) == [2, 1, 0]
-    assert told[0].reason == f"edited; all since {(NOON - 9 * MINUTE).isoformat()} as well"
+    records = settle_ticks(ScheduleState(schedule(), NOON, NOON - 9 * MINUTE), NOON, "edited", most=3)
+    assert minutes(records) == [2, 1, 0]
+    assert records[0].reason == f"edited; all since {(NOON - 9 * MINUTE).isoformat()} as well"
 
 
 def test_jitter_depends_on_name_and_tick_alone_and_stays_below_its_bound() -> None:
