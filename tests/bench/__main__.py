@@ -15,8 +15,9 @@ from . import charts, machine, page, results
 from .cases import CASES, Case
 from .peers import DEFAULT, Harness, Peer
 from .processes import ROOT
+from .results import Record
 from .server import BenchServer, StartedServer
-from .session import BenchSession, BenchSettings, Record
+from .session import BenchSession, BenchSettings
 
 # Cases that belong together, under one letter. Results name the cases, so the names stay as they are.
 GROUPS = {

@@ -12,7 +12,8 @@ from pgqueue.queries import Queries
 
 from .database import BenchDatabase
 from .drain import drain
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 
 QUEUES = ("critical", "default", "bulk")
 CLAIMS, ROWS = 200, 100

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Protocol
 
 from . import backlog, drain, enqueue, flow, idle, latency
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 
 
 class Run(Protocol):

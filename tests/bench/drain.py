@@ -7,7 +7,8 @@ from collections.abc import Callable
 from . import machine, track
 from .database import BenchDatabase
 from .processes import MeasuredWorker
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 
 FORGETS = "noop_forget"  # the task with retention=0
 Watch = Callable[[MeasuredWorker], None]  # called again and again while a drain runs

@@ -9,7 +9,8 @@ from uuid import uuid4
 import psycopg
 
 from .database import BenchDatabase, in_background
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 
 PRODUCERS = 8
 # No commit notifies: a trigger resets the flag with which the worker says that it waits.

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 
 from . import track
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 from .track import BodyStart
 
 BACKLOG = 3000

@@ -5,7 +5,8 @@ from typing import Any
 
 import psycopg
 
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 
 COMMITS = "select xact_commit + xact_rollback from pg_stat_database where datname = %s"
 

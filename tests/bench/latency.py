@@ -4,7 +4,8 @@ import time
 
 from . import track
 from .drain import quantile
-from .session import BenchSession, Record
+from .results import Record
+from .session import BenchSession
 
 LATE_SECONDS = 10.0
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)

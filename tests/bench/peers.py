@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .results import Record
 from .server import BenchServer
-from .session import Record
 
 DEFAULT = ("graphile:batch", "pgboss", "pgqueuer", "procrastinate")
 LONGEST = 900

@@ -47,7 +47,7 @@ class MeasuredWorker:
     def cpu(self) -> float:
         """Return the seconds of CPU that it and its living children have used."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sum(_cpu(int(pid)) for pid in (self.pid, *children))
+        return _cpu(self.pid) + sum(_cpu(int(child)) for child in children)
 
     def stop(self) -> None:
         """Terminate it, then kill what is left of its process group."""

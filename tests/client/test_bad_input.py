@@ -44,14 +44,14 @@ def send(app: App) -> Task[..., Any]:
 @contextmanager
 def refused(dsn: str, error: type[BaseException], *said: str) -> Iterator[psycopg.Connection[Any]]:
     """Lend a connection in a transaction; expect the error, no row, and a transaction that can go on."""
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(error) as caught:
-            yield lent
+            yield borrowed
         message = str(caught.value)
         assert [part for part in said if part not in message] == [], message
-        assert lent.execute("select 1").fetchone() == (1,)
-        lent.commit()
-        assert nothing_written(lent)
+        assert borrowed.execute("select 1").fetchone() == (1,)
+        borrowed.commit()
+        assert nothing_written(borrowed)
 
 
 def test_none_for_a_connection_is_refused_and_does_not_mean_one_of_our_own(app: App, send: Task[..., Any]) -> None:
@@ -91,8 +91,8 @@ CALL_IDS = ["name", "unknown", "missing", "type", "none", "nan", "inf", "any nan
 def test_bad_arguments_are_refused_before_anything_is_written(
     dsn: str, send: Task[..., Any], call: dict[str, Any], thing: str, remedy: str
 ) -> None:
-    with refused(dsn, InvalidArguments, "cannot call send: ", thing, remedy) as lent:
-        send.using(lent).enqueue(**call)
+    with refused(dsn, InvalidArguments, "cannot call send: ", thing, remedy) as borrowed:
+        send.using(borrowed).enqueue(**call)
 
 
 @pytest.mark.parametrize(("call", "thing", "remedy"), BAD_CALLS, ids=CALL_IDS)
@@ -100,8 +100,8 @@ def test_one_bad_call_of_many_is_named_and_none_is_written(
     dsn: str, send: Task[..., Any], call: dict[str, Any], thing: str, remedy: str
 ) -> None:
     good = {"order_id": 1}
-    with refused(dsn, InvalidArguments, "cannot call send: call 2: ", thing, remedy) as lent:
-        send.using(lent).enqueue_many([good, good, call, good])
+    with refused(dsn, InvalidArguments, "cannot call send: call 2: ", thing, remedy) as borrowed:
+        send.using(borrowed).enqueue_many([good, good, call, good])
 
 
 def test_bad_arguments_are_refused_on_own_connection_too(
@@ -118,25 +118,25 @@ def test_bad_arguments_are_refused_on_own_connection_too(
 def test_arguments_that_are_no_object_are_refused(
     dsn: str, app: App, send: Task[..., Any], task: str, args: Any
 ) -> None:
-    with refused(dsn, InvalidArguments, f"cannot call {task}") as lent:
-        app.using(lent).enqueue(task, args)
+    with refused(dsn, InvalidArguments, f"cannot call {task}") as borrowed:
+        app.using(borrowed).enqueue(task, args)
 
 
 @pytest.mark.parametrize("value", [math.nan, [math.inf], "\x00", {"\x00": 1}, "\ud800", object()], ids=shown)
 def test_arguments_of_an_unknown_task_must_be_json_too(dsn: str, app: App, value: Any) -> None:
-    with refused(dsn, InvalidArguments, "cannot call elsewhere: ") as lent:
-        app.using(lent).enqueue("elsewhere", {"v": value})
+    with refused(dsn, InvalidArguments, "cannot call elsewhere: ") as borrowed:
+        app.using(borrowed).enqueue("elsewhere", {"v": value})
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\x00", "a\nb", "\ud800", 5, None], ids=ascii)
 def test_a_task_name_that_cannot_be_one_is_refused(dsn: str, app: App, name: Any) -> None:
-    with refused(dsn, InvalidOption, "task name", "give 1 to 200 printable characters") as lent:
-        app.using(lent).enqueue(name)
+    with refused(dsn, InvalidOption, "task name", "give 1 to 200 printable characters") as borrowed:
+        app.using(borrowed).enqueue(name)
 
 
 def test_a_registered_name_that_is_too_long_never_reaches_the_callers_transaction(dsn: str, app: App) -> None:
-    with refused(dsn, PgqueueError, "200") as lent:
-        app.task(name="x" * 201)(lambda: None).using(lent).enqueue()
+    with refused(dsn, PgqueueError, "200") as borrowed:
+        app.task(name="x" * 201)(lambda: None).using(borrowed).enqueue()
 
 
 BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
@@ -180,11 +180,11 @@ def test_bad_options_are_refused_before_anything_is_written(
     dsn: str, app: App, send: Task[..., Any], options: dict[str, Any], thing: str, remedy: str
 ) -> None:
     for verb in (
-        lambda lent: send.using(lent, **options).enqueue(1),
-        lambda lent: app.using(lent, **options).enqueue("elsewhere"),
+        lambda borrowed: send.using(borrowed, **options).enqueue(1),
+        lambda borrowed: app.using(borrowed, **options).enqueue("elsewhere"),
     ):
-        with refused(dsn, InvalidOption, thing, remedy) as lent:
-            verb(lent)
+        with refused(dsn, InvalidOption, thing, remedy) as borrowed:
+            verb(borrowed)
 
 
 @pytest.mark.parametrize("option", ["queue", "priority", "max_attempts", "tags", "retry"])
@@ -276,24 +276,24 @@ def test_a_database_without_pgqueue_says_what_to_run(empty_dsn: str) -> None:
 
 def test_a_borrowed_connection_to_a_database_without_pgqueue_says_what_to_run(empty_dsn: str) -> None:
     name = conninfo_to_dict(empty_dsn)["dbname"]
-    with psycopg.connect(empty_dsn) as lent:
+    with psycopg.connect(empty_dsn) as borrowed:
         with pytest.raises(NotMigrated, match=f"database '{name}' .*run `pgqueue migrate`"):
-            App("unused").using(lent).enqueue("t")
-        lent.rollback()
-        assert lent.execute("select 1").fetchone() == (1,)
+            App("unused").using(borrowed).enqueue("t")
+        borrowed.rollback()
+        assert borrowed.execute("select 1").fetchone() == (1,)
 
 
 def test_another_schema_that_was_never_migrated_says_what_to_run(dsn: str) -> None:
-    with psycopg.connect(dsn) as lent, pytest.raises(NotMigrated, match="run `pgqueue migrate`"):
-        App("unused", schema="other").using(lent).enqueue("t")
+    with psycopg.connect(dsn) as borrowed, pytest.raises(NotMigrated, match="run `pgqueue migrate`"):
+        App("unused", schema="other").using(borrowed).enqueue("t")
 
 
 def test_an_aborted_transaction_is_not_mistaken_for_anything_else(dsn: str, conn: psycopg.Connection[Any]) -> None:
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(psycopg.errors.DivisionByZero):
-            lent.execute("select 1 / 0")
+            borrowed.execute("select 1 / 0")
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
-            App("unused").using(lent).enqueue("t")
+            App("unused").using(borrowed).enqueue("t")
     assert nothing_written(conn)
 
 
@@ -317,23 +317,23 @@ def test_sqlite_is_refused_plain_and_inside_sqlalchemy(app: App) -> None:
     finally:
         lite.close()
     engine = create_engine("sqlite://", poolclass=NullPool)
-    with engine.connect() as lent, pytest.raises(UnsupportedConnection, match=r"sqlite3\.Connection"):
-        app.using(lent).enqueue("t")
+    with engine.connect() as borrowed, pytest.raises(UnsupportedConnection, match=r"sqlite3\.Connection"):
+        app.using(borrowed).enqueue("t")
 
 
 def test_a_sync_connection_on_an_async_verb_says_which_verb_to_use(dsn: str, app: App) -> None:
     verbs: list[Callable[[Any], Any]] = [lambda c: app.using(c).aenqueue("t"), lambda c: app.using(c).aget(1)]
     for verb in verbs:
-        with refused(dsn, UnsupportedConnection, "A sync connection goes with enqueue(), get()") as lent:
-            asyncio.run(verb(lent))
+        with refused(dsn, UnsupportedConnection, "A sync connection goes with enqueue(), get()") as borrowed:
+            asyncio.run(verb(borrowed))
 
 
 def test_an_async_connection_on_a_sync_verb_says_which_verb_to_use(dsn: str, app: App) -> None:
     async def check() -> None:
-        async with await psycopg.AsyncConnection.connect(dsn) as lent:
+        async with await psycopg.AsyncConnection.connect(dsn) as borrowed:
             with pytest.raises(UnsupportedConnection, match=r"An async connection goes with aenqueue\(\), aget\(\)"):
-                app.using(lent).enqueue("t")
-            assert await (await lent.execute("select count(*) from pgqueue.job")).fetchone() == (0,)
+                app.using(borrowed).enqueue("t")
+            assert await (await borrowed.execute("select count(*) from pgqueue.job")).fetchone() == (0,)
 
     asyncio.run(check())
 

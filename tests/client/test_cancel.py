@@ -28,9 +28,9 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_runs(app: App, conn: Conn)
 
 def test_a_cancellation_rolls_back_with_its_transaction(app: App, conn: Conn, dsn: str) -> None:
     job = app.enqueue("t")
-    with psycopg.connect(dsn) as lent:
-        assert app.using(lent).cancel(job.id) is True
-        lent.rollback()
+    with psycopg.connect(dsn) as borrowed:
+        assert app.using(borrowed).cancel(job.id) is True
+        borrowed.rollback()
     assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "pending"
 
 
@@ -144,12 +144,12 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
         finally:
             await link.close()
 
-    with psycopg.connect(dsn) as lent:
-        assert db.run(lent, QUERIES.jobs.cancel(job.id, "no longer wanted")) == "running"
+    with psycopg.connect(dsn) as borrowed:
+        assert db.run(borrowed, QUERIES.jobs.cancel(job.id, "no longer wanted")) == "running"
         putting_back = InThread(lambda: asyncio.run(put_back()))
         blocked = "select count(*) = 1 from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
-        wait_for(lambda: scalar(conn, blocked, lent.info.backend_pid), "the outcome to wait for the cancellation")
-        lent.commit()
+        wait_for(lambda: scalar(conn, blocked, borrowed.info.backend_pid), "the outcome to wait for the cancellation")
+        borrowed.commit()
         putting_back.result()
     assert scalar(conn, REASON, job.id) == "cancelled by request"
     assert not told

@@ -6,9 +6,9 @@ import psycopg
 import pytest
 
 from pgqueue import App, InvalidOption, QueueFull, db
+from tests.callers import Caller, on
 from tests.conftest import scalar
 from tests.harness import QUERIES, WORKER, Conn
-from tests.lending import Lent, on
 
 JOBS = "select count(*) from pgqueue.job"
 
@@ -29,18 +29,18 @@ def bounded(dsn: str) -> Any:
 def test_a_full_queue_refuses_and_the_transaction_stays_usable(kind: str, dsn: str, bounded: App, conn: Conn) -> None:
     task = bounded.task(name="t", queue="bulk")(lambda n: None)
 
-    async def body(lent: Lent) -> None:
-        await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(4)])
+    async def body(caller: Caller) -> None:
+        await caller.enqueue_many(task.using(caller.conn), [{"n": n} for n in range(4)])
         with pytest.raises(QueueFull, match="queue bulk is full: about 4 jobs wait there, and max_depth is 5"):
-            await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(2)])
-        await lent.enqueue(task.using(lent.conn), 5)
+            await caller.enqueue_many(task.using(caller.conn), [{"n": n} for n in range(2)])
+        await caller.enqueue(task.using(caller.conn), 5)
         for keyed in ({}, {"idempotency_key": "k"}):
             with pytest.raises(QueueFull) as caught:
-                await lent.enqueue(task.using(lent.conn, **keyed), 6)
+                await caller.enqueue(task.using(caller.conn, **keyed), 6)
         assert (caught.value.queue, caught.value.depth, caught.value.max_depth) == ("bulk", 5, 5)
-        await lent.enqueue(task.using(lent.conn, queue="other"), 7)
+        await caller.enqueue(task.using(caller.conn, queue="other"), 7)
         if not kind.startswith("own"):
-            await lent.commit()
+            await caller.commit()
         assert scalar(conn, JOBS) == 6
 
     on(kind, dsn, bounded, body)
@@ -97,8 +97,8 @@ def test_the_depth_of_a_deep_queue_is_told_from_a_sample(conn: Conn) -> None:
 def test_a_queue_without_a_depth_is_never_looked_at(dsn: str, bounded: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(bounded.queries.jobs), "depth", None)
     bounded.enqueue("t")
-    with psycopg.connect(dsn) as lent:
-        bounded.using(lent).enqueue("t")
+    with psycopg.connect(dsn) as borrowed:
+        bounded.using(borrowed).enqueue("t")
 
 
 @pytest.mark.parametrize("depth", [0, -1, 1.5, True, "many"])

@@ -9,8 +9,8 @@ import pytest
 
 from pgqueue import App, Task
 from pgqueue.client.steps import OWN_CONNECTION
+from tests.callers import AT_ONCE, TRANSACTIONAL, Caller, on
 from tests.conftest import scalar
-from tests.lending import AT_ONCE, TRANSACTIONAL, Lent, on
 
 Conn = psycopg.Connection[Any]
 JOBS = "select count(*) from pgqueue.job"
@@ -33,12 +33,12 @@ def task(app: App, conn: Conn) -> Task[..., None]:
 def test_rollback_leaves_no_job_and_no_transition(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        await lent.execute("insert into public.orders values (1)")
-        await lent.enqueue(task.using(lent.conn), 1)
-        await lent.enqueue_many(task.using(lent.conn), [{"n": 2}, {"n": 3}])
-        await lent.rollback()
-        await lent.commit()
+    async def body(caller: Caller) -> None:
+        await caller.execute("insert into public.orders values (1)")
+        await caller.enqueue(task.using(caller.conn), 1)
+        await caller.enqueue_many(task.using(caller.conn), [{"n": 2}, {"n": 3}])
+        await caller.rollback()
+        await caller.commit()
         assert [scalar(conn, query) for query in (JOBS, LOG, ORDERS)] == [0, 0, 0]
 
     on(kind, dsn, app, body)
@@ -48,11 +48,11 @@ def test_rollback_leaves_no_job_and_no_transition(
 def test_commit_makes_the_job_and_the_business_row_visible_together(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        await lent.execute("insert into public.orders values (1)")
-        job = await lent.enqueue(task.using(lent.conn), 1)
+    async def body(caller: Caller) -> None:
+        await caller.execute("insert into public.orders values (1)")
+        job = await caller.enqueue(task.using(caller.conn), 1)
         assert [scalar(conn, query) for query in (JOBS, LOG, ORDERS)] == [0, 0, 0]
-        await lent.commit()
+        await caller.commit()
         assert [scalar(conn, query) for query in (JOBS, LOG, ORDERS)] == [1, 1, 1]
         assert scalar(conn, "select id from pgqueue.job where args = '{\"n\": 1}' and state = 'pending'") == job.id
 
@@ -63,9 +63,9 @@ def test_commit_makes_the_job_and_the_business_row_visible_together(
 def test_a_job_enqueued_before_any_other_statement_is_committed_with_the_rest(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        await lent.enqueue(task.using(lent.conn), 1)
-        await lent.commit()
+    async def body(caller: Caller) -> None:
+        await caller.enqueue(task.using(caller.conn), 1)
+        await caller.commit()
         assert scalar(conn, JOBS) == 1
 
     on(kind, dsn, app, body)
@@ -75,14 +75,14 @@ def test_a_job_enqueued_before_any_other_statement_is_committed_with_the_rest(
 def test_the_connection_stays_open_and_uncommitted(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        await lent.enqueue(task.using(lent.conn))
-        await lent.enqueue_many(task.using(lent.conn), [{}, {}])
-        assert await lent.execute(JOBS) == 3
+    async def body(caller: Caller) -> None:
+        await caller.enqueue(task.using(caller.conn))
+        await caller.enqueue_many(task.using(caller.conn), [{}, {}])
+        assert await caller.execute(JOBS) == 3
         assert scalar(conn, JOBS) == 0
-        await lent.commit()
-        await lent.enqueue(task.using(lent.conn))
-        await lent.rollback()
+        await caller.commit()
+        await caller.enqueue(task.using(caller.conn))
+        await caller.rollback()
         assert (scalar(conn, JOBS), scalar(conn, LOG)) == (3, 3)
 
     on(kind, dsn, app, body)
@@ -92,13 +92,13 @@ def test_the_connection_stays_open_and_uncommitted(
 def test_rolling_back_to_a_savepoint_removes_the_job(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        await lent.enqueue(task.using(lent.conn), 1)
-        await lent.execute("savepoint s")
-        await lent.enqueue(task.using(lent.conn), 2)
-        await lent.enqueue_many(task.using(lent.conn), [{"n": 3}])
-        await lent.execute("rollback to savepoint s")
-        await lent.commit()
+    async def body(caller: Caller) -> None:
+        await caller.enqueue(task.using(caller.conn), 1)
+        await caller.execute("savepoint s")
+        await caller.enqueue(task.using(caller.conn), 2)
+        await caller.enqueue_many(task.using(caller.conn), [{"n": 3}])
+        await caller.execute("rollback to savepoint s")
+        await caller.commit()
         assert scalar(conn, "select array_agg(args->>'n') from pgqueue.job") == ["1"]
         assert scalar(conn, LOG) == 1
 
@@ -109,12 +109,12 @@ def test_rolling_back_to_a_savepoint_removes_the_job(
 def test_without_a_transaction_a_job_is_there_at_once(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        await lent.enqueue(task.using(lent.conn))
+    async def body(caller: Caller) -> None:
+        await caller.enqueue(task.using(caller.conn))
         assert (scalar(conn, JOBS), scalar(conn, LOG)) == (1, 1)
-        await lent.enqueue_many(task.using(lent.conn), [{}, {}])
+        await caller.enqueue_many(task.using(caller.conn), [{}, {}])
         assert (scalar(conn, JOBS), scalar(conn, LOG)) == (3, 3)
-        await lent.enqueue(app.using(lent.conn), "elsewhere", {"x": [1]})
+        await caller.enqueue(app.using(caller.conn), "elsewhere", {"x": [1]})
         assert scalar(conn, "select args from pgqueue.job where task = 'elsewhere'") == {"x": [1]}
 
     on(kind, dsn, app, body)
@@ -126,9 +126,9 @@ def test_many_jobs_are_all_or_nothing_when_a_later_chunk_fails(
 ) -> None:
     conn.execute("alter table pgqueue.job_live add check (args->>'n' <> '5500')")
 
-    async def body(lent: Lent) -> None:
+    async def body(caller: Caller) -> None:
         with pytest.raises((psycopg.errors.CheckViolation, asyncpg.CheckViolationError)):
-            await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(6000)])
+            await caller.enqueue_many(task.using(caller.conn), [{"n": n} for n in range(6000)])
         assert (scalar(conn, JOBS), scalar(conn, LOG)) == (0, 0)
 
     on(kind, dsn, app, body)
@@ -137,13 +137,13 @@ def test_many_jobs_are_all_or_nothing_when_a_later_chunk_fails(
 def test_many_jobs_are_all_or_nothing_in_a_pipeline_on_autocommit(dsn: str, conn: Conn, task: Task[..., None]) -> None:
     conn.execute("alter table pgqueue.job_live add check (args->>'n' <> '5500')")
 
-    def in_a_pipeline(lent: Conn) -> None:
-        with lent.pipeline():
-            lent.execute("select 1")
-            task.using(lent).enqueue_many({"n": n} for n in range(6000))
+    def in_a_pipeline(borrowed: Conn) -> None:
+        with borrowed.pipeline():
+            borrowed.execute("select 1")
+            task.using(borrowed).enqueue_many({"n": n} for n in range(6000))
 
-    with psycopg.connect(dsn, autocommit=True) as lent, pytest.raises(psycopg.errors.CheckViolation):
-        in_a_pipeline(lent)
+    with psycopg.connect(dsn, autocommit=True) as borrowed, pytest.raises(psycopg.errors.CheckViolation):
+        in_a_pipeline(borrowed)
     assert (scalar(conn, JOBS), scalar(conn, LOG)) == (0, 0)
 
 
@@ -151,10 +151,10 @@ def test_many_jobs_are_all_or_nothing_in_a_pipeline_on_autocommit(dsn: str, conn
 def test_ids_come_back_in_the_order_of_the_calls(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        ids = await lent.enqueue_many(task.using(lent.conn), [{"n": n} for n in range(12_000)])
-        if lent.conn is not OWN_CONNECTION:
-            await lent.commit()
+    async def body(caller: Caller) -> None:
+        ids = await caller.enqueue_many(task.using(caller.conn), [{"n": n} for n in range(12_000)])
+        if caller.conn is not OWN_CONNECTION:
+            await caller.commit()
         rows = conn.execute("select id, (args->>'n')::int from pgqueue.job order by 2").fetchall()
         assert rows == list(zip(ids, range(12_000), strict=True))
         assert scalar(conn, LOG) == 12_000
@@ -172,14 +172,14 @@ def test_options_land_in_the_row(kind: str, dsn: str, app: App, conn: Conn, task
     at = datetime(2031, 5, 1, 12, 0, 0, 250_000, UTC)
     options: dict[str, Any] = {"run_at": at, "priority": -7, "queue": "bulk:eu", "max_attempts": 3, "tags": ["a", "b"]}
 
-    async def body(lent: Lent) -> None:
+    async def body(caller: Caller) -> None:
         jobs = [
-            await lent.enqueue(task.using(lent.conn, **options)),
-            await lent.enqueue(app.using(lent.conn, **options), "elsewhere"),
+            await caller.enqueue(task.using(caller.conn, **options)),
+            await caller.enqueue(app.using(caller.conn, **options), "elsewhere"),
         ]
-        await lent.enqueue_many(task.using(lent.conn, **options), [{}])
-        if lent.conn is not OWN_CONNECTION:
-            await lent.commit()
+        await caller.enqueue_many(task.using(caller.conn, **options), [{}])
+        if caller.conn is not OWN_CONNECTION:
+            await caller.commit()
         rows = conn.execute("select run_at, priority, queue, max_attempts, tags, phase from pgqueue.job").fetchall()
         assert rows == [(at, -7, "bulk:eu", 3, ["a", "b"], "scheduled")] * 3
         assert [(j.run_at, j.priority, j.queue, j.max_attempts, j.tags, j.phase) for j in jobs] == [

@@ -35,10 +35,10 @@ def task(app: App) -> Task[..., None]:
 
 @pytest.mark.parametrize("delay", [90, 90.0, timedelta(seconds=90)], ids=repr)
 def test_a_delay_counts_from_the_statement(dsn: str, app: App, conn: Conn, task: Task[..., None], delay: Any) -> None:
-    with psycopg.connect(dsn) as lent:
-        lent.execute("select 1")
+    with psycopg.connect(dsn) as borrowed:
+        borrowed.execute("select 1")
         before = scalar(conn, "select clock_timestamp()")
-        job = task.using(lent, delay=delay).enqueue()
+        job = task.using(borrowed, delay=delay).enqueue()
         after = scalar(conn, "select clock_timestamp()")
     assert before <= job.run_at - timedelta(seconds=90) <= after
     assert job.run_at - job.created_at == timedelta(seconds=90)
@@ -89,9 +89,9 @@ def test_an_id_that_no_job_has_is_unknown(app: App, job_id: int) -> None:
 
 
 def test_get_on_a_borrowed_connection_sees_the_uncommitted_job(dsn: str, app: App, task: Task[..., None]) -> None:
-    with psycopg.connect(dsn) as lent:
-        job = task.using(lent).enqueue(n=1)
-        assert app.using(lent).get(job.id).args == {"n": 1}
+    with psycopg.connect(dsn) as borrowed:
+        job = task.using(borrowed).enqueue(n=1)
+        assert app.using(borrowed).get(job.id).args == {"n": 1}
         with pytest.raises(UnknownJob):
             app.get(job.id)
 
@@ -208,9 +208,9 @@ def test_one_app_serves_several_event_loops(app: App, conn: Conn, task: Task[...
 def test_a_connection_with_settings_of_its_own_works(
     dsn: str, app: App, conn: Conn, task: Task[..., None], settings: dict[str, Any]
 ) -> None:
-    with psycopg.connect(dsn, **settings) as lent:
-        job = task.using(lent, delay=5, tags=["a,b"]).enqueue(n="é %s {x}")
-        assert app.using(lent).get(job.id) == job
+    with psycopg.connect(dsn, **settings) as borrowed:
+        job = task.using(borrowed, delay=5, tags=["a,b"]).enqueue(n="é %s {x}")
+        assert app.using(borrowed).get(job.id) == job
     assert app.get(job.id) == job
     assert job.run_at - job.created_at == timedelta(seconds=5)
     assert scalar(conn, "select args->>'n' from pgqueue.job") == "é %s {x}"
@@ -267,9 +267,9 @@ def test_a_job_of_the_future_wakes_nobody(listener: Conn, conn: Conn, task: Task
 
 def test_a_job_that_is_rolled_back_wakes_nobody(dsn: str, listener: Conn, conn: Conn, task: Task[..., None]) -> None:
     conn.execute(WAITING, (uuid.uuid4(), ["parcels"], True))
-    with psycopg.connect(dsn) as lent:
-        task.using(lent).enqueue()
-        lent.rollback()
+    with psycopg.connect(dsn) as borrowed:
+        task.using(borrowed).enqueue()
+        borrowed.rollback()
     assert heard(listener, conn) == []
 
 
@@ -277,10 +277,10 @@ def test_a_job_wakes_when_it_is_committed_and_not_before(
     dsn: str, listener: Conn, conn: Conn, task: Task[..., None]
 ) -> None:
     conn.execute(WAITING, (uuid.uuid4(), ["parcels"], True))
-    with psycopg.connect(dsn) as lent:
-        task.using(lent).enqueue()
+    with psycopg.connect(dsn) as borrowed:
+        task.using(borrowed).enqueue()
         assert heard(listener, conn) == []
-        lent.commit()
+        borrowed.commit()
     assert heard(listener, conn) == ["parcels"]
 
 

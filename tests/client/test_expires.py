@@ -13,9 +13,9 @@ from pgqueue.events import JobExpired
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
+from tests.callers import Caller, on
 from tests.conftest import drain, scalar
 from tests.harness import QUERIES, WORKER, Conn, insert_job
-from tests.lending import Lent, on
 
 OVER = "update pgqueue.job_live set expires_at = now() - interval '1 second'"
 ENDED = "select state || ' ' || reason from pgqueue.job_finished"
@@ -34,14 +34,14 @@ def claim(conn: Conn) -> list[ClaimedJob]:
 def test_an_expiry_counts_from_the_enqueueing_or_is_a_time(kind: str, dsn: str, app: App, conn: Conn) -> None:
     at = datetime(2031, 5, 1, tzinfo=UTC)
 
-    async def body(lent: Lent) -> None:
+    async def body(caller: Caller) -> None:
         task = app.task(name="t", expires=timedelta(hours=2))(lambda: None)
         for expires in (60, timedelta(minutes=5), at):
-            await lent.enqueue(app.using(lent.conn, expires=expires), "other")
-        await lent.enqueue(task.using(lent.conn))
-        await lent.enqueue_many(task.using(lent.conn, expires=90.5), [{}, {}])
+            await caller.enqueue(app.using(caller.conn, expires=expires), "other")
+        await caller.enqueue(task.using(caller.conn))
+        await caller.enqueue_many(task.using(caller.conn, expires=90.5), [{}, {}])
         if not kind.startswith("own"):
-            await lent.commit()
+            await caller.commit()
         rows = conn.execute("select extract(epoch from expires_at - created_at)::float8, expires_at"
                             " from pgqueue.job_live order by id").fetchall()  # fmt: skip
         assert rows.pop(2)[1] == at

@@ -11,9 +11,9 @@ import pytest
 
 from pgqueue import App, Context, IdempotencyConflict, InvalidOption, Job, JobState, SnapshotConflict, Task, db
 from pgqueue.events import JobEnqueued
+from tests.callers import TRANSACTIONAL, Caller, on
 from tests.conftest import drain, scalar, work
 from tests.harness import QUERIES, Conn, InThread, wait_blocked
-from tests.lending import TRANSACTIONAL, Lent, on
 
 JOBS = "select count(*) from pgqueue.job"
 KEYS = "select count(*) from pgqueue.idempotency_key"
@@ -30,16 +30,16 @@ def dsn(emptied_dsn: str) -> str:
 def test_a_repeat_returns_the_first_job_on_every_kind_of_connection(
     kind: str, dsn: str, app: App, conn: Conn, ship: Task[[int], int]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        first = await lent.enqueue(ship.using(lent.conn, idempotency_key="k"), 1)
-        again = await lent.enqueue(ship.using(lent.conn, idempotency_key="k"), 1)
-        by_name = await lent.enqueue(app.using(lent.conn, idempotency_key="k"), "ship", {"n": 1})
-        other = await lent.enqueue(ship.using(lent.conn, idempotency_key="l"), 1)
+    async def body(caller: Caller) -> None:
+        first = await caller.enqueue(ship.using(caller.conn, idempotency_key="k"), 1)
+        again = await caller.enqueue(ship.using(caller.conn, idempotency_key="k"), 1)
+        by_name = await caller.enqueue(app.using(caller.conn, idempotency_key="k"), "ship", {"n": 1})
+        other = await caller.enqueue(ship.using(caller.conn, idempotency_key="l"), 1)
         assert (first.existing, again.existing, by_name.existing, other.existing) == (False, True, True, False)
         assert again.id == by_name.id == first.id != other.id
         assert (again.args, again.state, again.run_at) == (first.args, first.state, first.run_at)
         if not kind.startswith("own"):
-            await lent.commit()
+            await caller.commit()
         assert [scalar(conn, query) for query in (JOBS, KEYS, "select count(*) from pgqueue.transition")] == [2, 2, 2]
 
     on(kind, dsn, app, body)
@@ -49,15 +49,15 @@ def test_a_repeat_returns_the_first_job_on_every_kind_of_connection(
 def test_a_conflict_raises_writes_nothing_and_leaves_the_transaction_usable(
     kind: str, dsn: str, app: App, conn: Conn, ship: Task[[int], int]
 ) -> None:
-    async def body(lent: Lent) -> None:
-        first = await lent.enqueue(ship.using(lent.conn, idempotency_key="k"), 1)
+    async def body(caller: Caller) -> None:
+        first = await caller.enqueue(ship.using(caller.conn, idempotency_key="k"), 1)
         with pytest.raises(IdempotencyConflict, match=f"'k' of task ship .* by job {first.id}") as caught:
-            await lent.enqueue(ship.using(lent.conn, idempotency_key="k"), 2)
+            await caller.enqueue(ship.using(caller.conn, idempotency_key="k"), 2)
         assert caught.value.job_id == first.id
         with pytest.raises(IdempotencyConflict):
-            await lent.enqueue_many(ship.using(lent.conn, idempotency_key=["a", "k", "b"]), [{"n": 5}] * 3)
-        await lent.execute("select 1")
-        await lent.commit()
+            await caller.enqueue_many(ship.using(caller.conn, idempotency_key=["a", "k", "b"]), [{"n": 5}] * 3)
+        await caller.execute("select 1")
+        await caller.commit()
         assert (scalar(conn, JOBS), scalar(conn, KEYS)) == (1, 1)
 
     on(kind, dsn, app, body)
@@ -364,10 +364,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_what_is_no_key_is_refused_before_anything_is_written(
     connect: Open, ship: Task[[int], int], options: dict[str, Any], said: str
 ) -> None:
-    lent = connect()
+    borrowed = connect()
     with pytest.raises(InvalidOption, match=said):
-        ship.using(lent, **options).enqueue(1)
-    assert lent.execute(JOBS.encode()).fetchone() == (0,)
+        ship.using(borrowed, **options).enqueue(1)
+    assert borrowed.execute(JOBS.encode()).fetchone() == (0,)
 
 
 def test_a_list_of_keys_must_have_one_for_each_call(conn: Conn, ship: Task[[int], int]) -> None:

@@ -95,16 +95,16 @@ def test_what_cannot_come_in_leaves_nothing_and_the_transaction_usable(
     conn: Conn, connect: Open, ship: Task[[int], int]
 ) -> None:
     first = ship.using(idempotency_key="k3").enqueue(3)
-    lent = connect()
-    ship.using(lent).enqueue(9)
+    borrowed = connect()
+    ship.using(borrowed).enqueue(9)
     keys = [f"k{n}" for n in range(8)]
     with pytest.raises(IdempotencyConflict, match=f"'k3' of task ship .* by job {first.id}"):
-        ship.using(lent, idempotency_key=keys).enqueue_many([{"n": 0}] * 8)
+        ship.using(borrowed, idempotency_key=keys).enqueue_many([{"n": 0}] * 8)
     with pytest.raises(IdempotencyConflict, match=r"'k0' .* in the same call"):
-        ship.using(lent, idempotency_key=[*keys[:7], "k0"]).enqueue_many({"n": n} for n in range(8))
+        ship.using(borrowed, idempotency_key=[*keys[:7], "k0"]).enqueue_many({"n": n} for n in range(8))
     with pytest.raises(InvalidArguments, match="call 5"):
-        ship.using(lent, idempotency_key=keys).enqueue_many({"n": "x" if n == 5 else n} for n in range(8))
-    lent.commit()
+        ship.using(borrowed, idempotency_key=keys).enqueue_many({"n": "x" if n == 5 else n} for n in range(8))
+    borrowed.commit()
     assert (scalar(conn, JOBS), scalar(conn, KEYS)) == (2, 1)
 
 
@@ -130,10 +130,10 @@ def test_bulks_that_take_over_in_opposite_order_do_not_deadlock(conn: Conn, ship
     assert scalar(conn, "select count(*) from pgqueue.job") > 300
 
 
-@pytest.mark.parametrize("lent", [False, True])
+@pytest.mark.parametrize("borrowed", [False, True])
 @pytest.mark.parametrize("verb", ["find_key_holders", "take_expired_keys"])
 def test_a_call_begins_again_when_a_key_has_changed_hands(
-    conn: Conn, connect: Open, ship: Task[[int], int], monkeypatch: pytest.MonkeyPatch, verb: str, lent: bool
+    conn: Conn, connect: Open, ship: Task[[int], int], monkeypatch: pytest.MonkeyPatch, verb: str, borrowed: bool
 ) -> None:
     ship.using(idempotency_key="k").enqueue(1)
     conn.execute(OVER)
@@ -151,7 +151,7 @@ def test_a_call_begins_again_when_a_key_has_changed_hands(
         return plain(queries, given)
 
     monkeypatch.setattr(JobQueries, verb, steal)
-    bound = ship.using(connect(), idempotency_key=["j", "k"]) if lent else ship.using(idempotency_key=["j", "k"])
+    bound = ship.using(connect(), idempotency_key=["j", "k"]) if borrowed else ship.using(idempotency_key=["j", "k"])
     ids = bound.enqueue_many([{"n": 1}] * 2)
     assert (ids[1] == stolen[0]) is (verb == "take_expired_keys")
     assert len(set(ids)) == 2

@@ -93,16 +93,16 @@ def test_a_batch_of_several_chunks_is_all_or_none_and_knows_its_duplicates(
 ) -> None:
     monkeypatch.setattr("pgqueue.client.chunks.CHUNK", 2)
     outside = ship.using(idempotency_key="k3").enqueue(3)
-    lent = connect()
-    keyed = ship.using(lent, idempotency_key=lambda n: f"k{n}")
+    borrowed = connect()
+    keyed = ship.using(borrowed, idempotency_key=lambda n: f"k{n}")
     ids = keyed.enqueue_many({"n": n} for n in (5, 3, 1, 5, 4, 2, 1, 3))
     assert (ids[1], ids[7], ids[3], ids[6]) == (outside.id, outside.id, ids[0], ids[2])
     assert len(set(ids)) == 5
-    lent.rollback()
-    ship.using(lent).enqueue(9)
+    borrowed.rollback()
+    ship.using(borrowed).enqueue(9)
     with pytest.raises(IdempotencyConflict, match=f"'k3' of task ship .* by job {outside.id}"):
-        ship.using(lent, idempotency_key=[f"k{n}" for n in range(8)]).enqueue_many({"n": 0} for _ in range(8))
-    lent.commit()
+        ship.using(borrowed, idempotency_key=[f"k{n}" for n in range(8)]).enqueue_many({"n": 0} for _ in range(8))
+    borrowed.commit()
     assert (scalar(conn, JOBS), scalar(conn, KEYS)) == (2, 1)
 
 

@@ -12,9 +12,9 @@ from pgqueue import App, DuplicateJob, InvalidOption, Job, SnapshotConflict, Uni
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from tests.callers import TRANSACTIONAL, Caller, on
 from tests.conftest import drain, scalar
 from tests.harness import QUERIES, WORKER, Conn, InThread, add_worker, wait_blocked
-from tests.lending import TRANSACTIONAL, Lent, on
 
 JOBS = "select count(*) from pgqueue.job"
 ARGS = "select array_agg(args->>'n' order by id) from pgqueue.job"
@@ -36,7 +36,7 @@ def claim(conn: Conn, worker: Any = WORKER) -> list[ClaimedJob]:
 
 
 def put(app: App, conn: object = None, n: int = 1, key: str = "k", **options: Any) -> Job:
-    """Enqueue with a unique key, on a connection of our own unless one is lent."""
+    """Enqueue with a unique key, on a connection of our own unless one is borrowed."""
     using = app.using if conn is None else lambda **rest: app.using(conn, **rest)
     return using(unique_key=key, **options).enqueue("t", {"n": n})
 
@@ -86,17 +86,17 @@ def test_raise_names_the_job_that_is_there(app: App, conn: Conn) -> None:
 def test_meeting_another_job_leaves_the_transaction_usable(kind: str, dsn: str, app: App, conn: Conn) -> None:
     first = put(app)
 
-    async def body(lent: Lent) -> None:
+    async def body(caller: Caller) -> None:
         task = app.task(name="t")(lambda n: None)
         for options, existing in (({}, True), ({"on_conflict": "replace"}, True)):
-            job = await lent.enqueue(task.using(lent.conn, unique_key="k", **options), 2)
+            job = await caller.enqueue(task.using(caller.conn, unique_key="k", **options), 2)
             assert (job.id, job.existing) == (first.id, existing)
         with pytest.raises(DuplicateJob):
-            await lent.enqueue(task.using(lent.conn, unique_key="k", on_conflict="raise"), 3)
-        many = task.using(lent.conn, unique_key=["a", "k", None], on_conflict="raise")
+            await caller.enqueue(task.using(caller.conn, unique_key="k", on_conflict="raise"), 3)
+        many = task.using(caller.conn, unique_key=["a", "k", None], on_conflict="raise")
         with pytest.raises(DuplicateJob):
-            await lent.enqueue_many(many, [{"n": n} for n in (4, 5, 6)])
-        await lent.commit()
+            await caller.enqueue_many(many, [{"n": n} for n in (4, 5, 6)])
+        await caller.commit()
         assert scalar(conn, ARGS) == ["2"]
 
     on(kind, dsn, app, body)
@@ -172,13 +172,13 @@ def test_a_call_that_meets_a_waiting_job_takes_no_window(
     unique = Unique(window=60, on_conflict=on_conflict)
     put(app, unique=unique)
     conn.execute("delete from pgqueue.idempotency_key")  # its window is over, but it still waits
-    lent = connect()
-    for one in (None, lent):
+    borrowed = connect()
+    for one in (None, borrowed):
         try:
             assert put(app, one, n=2, unique=unique).existing
         except DuplicateJob:
             assert on_conflict == "raise"
-    lent.commit()
+    borrowed.commit()
     assert scalar(conn, "select count(*) from pgqueue.idempotency_key") == 0
     claim(conn)
     assert not put(app, n=3, unique=unique).existing

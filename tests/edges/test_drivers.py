@@ -14,10 +14,10 @@ from django.db.utils import ConnectionHandler
 from pgqueue import App, NotAllowed, NotMigrated, UnknownJob, UnsupportedConnection
 from pgqueue.db.asyncpg import numbered
 from pgqueue.queries import Queries
+from tests.callers import for_asyncpg
 from tests.conftest import scalar
 from tests.django_site import django_on
 from tests.harness import Conn
-from tests.lending import for_asyncpg
 
 JOBS = "select array_agg(task order by id) from pgqueue.job"
 

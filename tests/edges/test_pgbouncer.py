@@ -108,12 +108,12 @@ def test_producers_workers_and_retries_work_through_pgbouncer(bounced: App, conn
 
 
 def test_the_callers_transaction_decides_through_pgbouncer(bounced: App, bouncer_dsn: str, conn: Conn) -> None:
-    with psycopg.connect(bouncer_dsn, prepare_threshold=None) as lent:
-        bounced.using(lent).enqueue("t")
-        lent.rollback()
-        job = bounced.using(lent).enqueue("t")
+    with psycopg.connect(bouncer_dsn, prepare_threshold=None) as borrowed:
+        bounced.using(borrowed).enqueue("t")
+        borrowed.rollback()
+        job = bounced.using(borrowed).enqueue("t")
         assert scalar(conn, "select count(*) from pgqueue.job") == 0
-        lent.commit()
+        borrowed.commit()
     assert scalar(conn, "select id from pgqueue.job") == job.id
 
 

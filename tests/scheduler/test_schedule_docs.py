@@ -31,8 +31,8 @@ def test_the_python_of_the_page_runs(dsn: str, conn: psycopg.Connection[Any], ca
         exec(compile(code, "schedules.md", "exec"), namespace)
     app: App = namespace["app"]
     app.dsn = dsn
-    with psycopg.connect(dsn, autocommit=True) as lent:
-        namespace["add_tenant"](lent, 7)
+    with psycopg.connect(dsn, autocommit=True) as borrowed:
+        namespace["add_tenant"](borrowed, 7)
     assert " 07:00:00 UTC, in " in capsys.readouterr().out
     assert scalar(conn, "select count(*) from pgqueue.job") == 1
     assert len(app.schedules) == 5

@@ -271,12 +271,12 @@ def test_a_schedule_fires_each_tick_whatever_keys_and_bounds_say(dsn: str, conn:
 
 def test_a_pause_until_a_moment_that_has_passed_is_refused(app: App, conn: Conn, dsn: str) -> None:
     app.schedules.create("s", "t", 60)
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(InvalidOption, match="has passed: give a later moment"):
-            app.schedules.using(lent).pause("s", until=datetime(2020, 1, 1, tzinfo=UTC))
-        assert app.schedules.using(lent).get("s").state == "active"  # the transaction is usable
+            app.schedules.using(borrowed).pause("s", until=datetime(2020, 1, 1, tzinfo=UTC))
+        assert app.schedules.using(borrowed).get("s").state == "active"  # the transaction is usable
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="has passed: give a later moment"):
-            lent.execute("select pgqueue.schedule_pause('s', until => now() - interval '1 second')")
+            borrowed.execute("select pgqueue.schedule_pause('s', until => now() - interval '1 second')")
     with pytest.raises(UnknownSchedule):
         app.schedules.pause("none", until=datetime(2100, 1, 1, tzinfo=UTC))
 

@@ -124,17 +124,17 @@ def test_the_role_of_the_docs_can_manage_schedules(report: App, conn: Conn, dsn:
         conn.execute(
             (producer.replace("to app;", f"to {role};") + grants.replace("to manager;", f"to {role};")).encode()
         )
-        with psycopg.connect(dsn) as lent:
-            lent.execute(f"set role {role}".encode())
-            verbs = report.schedules.using(lent)
+        with psycopg.connect(dsn) as borrowed:
+            borrowed.execute(f"set role {role}".encode())
+            verbs = report.schedules.using(borrowed)
             verbs.create("s", "report", 60)
             verbs.edit("s", 90)
             verbs.pause("s")
             verbs.resume("s")
             verbs.run("s")
-            lent.execute("select pgqueue.schedule_run('s'), pgqueue.schedule_edit('s', '{}')")
-            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState), lent.transaction():
-                lent.execute("select pgqueue.schedule_preview('s')")
+            borrowed.execute("select pgqueue.schedule_run('s'), pgqueue.schedule_edit('s', '{}')")
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState), borrowed.transaction():
+                borrowed.execute("select pgqueue.schedule_preview('s')")
             verbs.delete("s")
     finally:
         conn.execute(f"drop owned by {role}; drop role {role}".encode())

@@ -23,15 +23,15 @@ def dsn(emptied_dsn: str) -> str:
 def test_each_verb_is_part_of_the_callers_transaction(report: App, conn: Conn, dsn: str, commits: bool) -> None:
     report.schedules.create("old", "report", 60)
     before = conn.execute("select to_jsonb(s) from pgqueue.schedule s").fetchall()
-    with psycopg.connect(dsn) as lent:
-        verbs = report.schedules.using(lent)
+    with psycopg.connect(dsn) as borrowed:
+        verbs = report.schedules.using(borrowed)
         verbs.create("new", "report", 60)
         verbs.edit("old", 90)
         verbs.pause("old")
         verbs.resume("old")
         verbs.run("old")
         verbs.delete("new")
-        lent.commit() if commits else lent.rollback()
+        borrowed.commit() if commits else borrowed.rollback()
     after = conn.execute("select to_jsonb(s) from pgqueue.schedule s").fetchall()
     assert (after == before) is not commits
     assert scalar(conn, "select count(*) from pgqueue.job") == int(commits)
@@ -69,10 +69,10 @@ def test_the_async_twins_do_the_same(report: App, conn: Conn) -> None:
 def test_an_unknown_name_is_said_and_the_transaction_stays_usable(
     report: App, dsn: str, verb: Callable[[Any], Any]
 ) -> None:
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(UnknownSchedule, match="'none'"):
-            verb(report.schedules.using(lent))
-        report.schedules.using(lent).create("s", "report", 60)
+            verb(report.schedules.using(borrowed))
+        report.schedules.using(borrowed).create("s", "report", 60)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_bad_input_is_refused_before_anything_is_written(
     report: App, dsn: str, options: dict[str, Any], error: type[Exception]
 ) -> None:
     plan = [options.pop("plan")] if "plan" in options else []
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(error):
-            report.schedules.using(lent).create("s", "report", *plan, **options)
-        assert scalar(lent, "select count(*) from pgqueue.schedule") == 0
+            report.schedules.using(borrowed).create("s", "report", *plan, **options)
+        assert scalar(borrowed, "select count(*) from pgqueue.schedule") == 0
 
 
 def test_a_name_that_is_taken_is_refused_or_replaced(report: App, conn: Conn) -> None:

@@ -94,7 +94,7 @@ OTHERS: dict[str, Query[Any]] = {
     "workers.record_deaths": QUERIES.workers.record_deaths({WORKER: "was killed by SIGKILL"}),
     "jobs.enqueue_one": QUERIES.jobs.enqueue_one(new_job(queue="q0")),
     "jobs.enqueue_one_keyed": QUERIES.jobs.enqueue_one_keyed(KEYED),
-    "jobs.resolve lent": QUERIES.jobs.resolve([(claimed(1, 1), PLAIN_SUCCESS)]),  # by `ctx.transaction()`
+    "jobs.resolve borrowed": QUERIES.jobs.resolve([(claimed(1, 1), PLAIN_SUCCESS)]),  # by `ctx.transaction()`
     "jobs.enqueue_many": QUERIES.jobs.enqueue_many(new_job(queue="q0"), "[{},{},{}]"),
     "jobs.enqueue_many_keyed": QUERIES.jobs.enqueue_many_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
     "jobs.take_expired_keys": QUERIES.jobs.take_expired_keys(KEYS),

@@ -164,11 +164,11 @@ def test_the_second_waits_for_the_first(conn: Conn, pair: tuple[Conn, Conn], key
 def test_it_waits_for_python_and_python_for_it(
     conn: Conn, app: App, pair: tuple[Conn, Conn], key: str, first: str
 ) -> None:
-    def in_sql(lent: Conn) -> int:
-        return int(scalar(lent, f"select pgqueue.enqueue('t', {key} => 'k')"))
+    def in_sql(borrowed: Conn) -> int:
+        return int(scalar(borrowed, f"select pgqueue.enqueue('t', {key} => 'k')"))
 
-    def in_python(lent: Conn) -> int:
-        return app.using(lent, **{key: "k"}).enqueue("t").id  # type: ignore[arg-type]
+    def in_python(borrowed: Conn) -> int:
+        return app.using(borrowed, **{key: "k"}).enqueue("t").id  # type: ignore[arg-type]
 
     one, other = (in_sql, in_python) if first == "sql" else (in_python, in_sql)
     a, b = pair
@@ -261,11 +261,11 @@ def producer(conn: Conn) -> Iterator[str]:
 def test_a_producer_needs_what_the_docs_grant_and_no_more(dsn: str, conn: Conn, app: App, producer: str) -> None:
     (block,) = [b for b in blocks("") if "grant execute" in b]
     execute, keys, read, update = [line.replace("to app;", f"to {producer};") for line in block.strip().splitlines()]
-    with psycopg.connect(dsn, autocommit=True) as lent:
-        lent.execute(f"set role {producer}".encode())
+    with psycopg.connect(dsn, autocommit=True) as borrowed:
+        borrowed.execute(f"set role {producer}".encode())
 
         def call(arguments: str) -> int:
-            return int(scalar(lent, f"select pgqueue.enqueue('t', {arguments})"))
+            return int(scalar(borrowed, f"select pgqueue.enqueue('t', {arguments})"))
 
         def refused(arguments: str) -> None:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -274,26 +274,27 @@ def test_a_producer_needs_what_the_docs_grant_and_no_more(dsn: str, conn: Conn, 
         refused("queue => 'q'")
         conn.execute(execute.encode())
         assert call("queue => 'q', expires => '1 h'") > 0
-        assert not app.using(lent, expires=60).enqueue("t").existing
+        assert not app.using(borrowed, expires=60).enqueue("t").existing
         refused("idempotency_key => 'k'")
         conn.execute(keys.encode())
         assert call("idempotency_key => 'k'") == call("idempotency_key => 'k'")
-        known = app.using(lent, idempotency_key="k").enqueue("t")
+        known = app.using(borrowed, idempotency_key="k").enqueue("t")
         assert (known.existing, known.phase) == (True, "unknown")
-        bulk = app.task(name="t")(lambda n=0: None).using(lent, idempotency_key=["k", "l"], expires=60)
+        bulk = app.task(name="t")(lambda n=0: None).using(borrowed, idempotency_key=["k", "l"], expires=60)
         assert bulk.enqueue_many([{}, {}])[0] == known.id
         conn.execute("update pgqueue.idempotency_key set expires_at = now() where job_id = %s", (known.id,))
         assert bulk.enqueue_many([{}, {}])[0] > known.id
         conn.execute(read.encode())
-        assert call("unique_key => 'k'") == call("unique_key => 'k'") == app.using(lent, unique_key="k").enqueue("t").id
+        first = call("unique_key => 'k'")
+        assert first == call("unique_key => 'k'") == app.using(borrowed, unique_key="k").enqueue("t").id
         refused("unique_key => 'k', on_conflict => 'replace'")
         conn.execute(update.encode())
-        replacing = app.using(lent, unique_key="k", on_conflict="replace").enqueue("t", {"n": 1})
+        replacing = app.using(borrowed, unique_key="k", on_conflict="replace").enqueue("t", {"n": 1})
         assert replacing.id == call("unique_key => 'k', on_conflict => 'replace', args => '{\"n\": 2}'")
         bounded = App(dsn, max_depth={"default": 100})
-        assert bounded.using(lent).enqueue("t").id > 0
+        assert bounded.using(borrowed).enqueue("t").id > 0
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            lent.execute("select args from pgqueue.job_live")
+            borrowed.execute("select args from pgqueue.job_live")
 
 
 def test_a_transaction_that_cannot_see_the_winner_fails_as_unserializable(conn: Conn, pair: tuple[Conn, Conn]) -> None:

@@ -129,19 +129,19 @@ def test_the_page_says_what_is_refused_and_in_which_words(dsn: str, app: App, co
         deep = [deep]
     table = re.findall(r"^\| `(.*)` \| (.*) \|$", PAGE, re.MULTILINE)
     assert len(table) == 22
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         names = {
-            "send": send.using(lent), "remind": remind.using(lent), "upload": upload.using(lent),
-            "bill": bill.using(lent),
-            "app": app.using(lent), "row": User(id=1), "deep": deep, "math": math, "Decimal": Decimal,
+            "send": send.using(borrowed), "remind": remind.using(borrowed), "upload": upload.using(borrowed),
+            "bill": bill.using(borrowed),
+            "app": app.using(borrowed), "row": User(id=1), "deep": deep, "math": math, "Decimal": Decimal,
             "datetime": datetime, "SecretStr": SecretStr, "File": File,
         }  # fmt: skip
         for call, why in table:
             with pytest.raises(InvalidArguments) as refused:
                 eval(call, names)
             assert "; ".join(refused.value.problems) == why, call
-        assert lent.execute("select 1").fetchone() == (1,)
-        lent.commit()
+        assert borrowed.execute("select 1").fetchone() == (1,)
+        borrowed.commit()
     assert scalar(conn, "select count(*) from pgqueue.job") == 0
 
 
@@ -213,8 +213,8 @@ def test_depth_is_limited_and_brackets_in_texts_do_not_count() -> None:
 def test_bytes_that_a_model_cannot_write_are_refused_and_not_by_postgres(dsn: str, data: bytes) -> None:
     app = App(dsn)
     upload = app.task(name="upload")(lambda v: None)
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(InvalidArguments, match=r"v.*: .*bytes in a model.*ser_json_bytes='base64'"):
-            upload.using(lent).enqueue(File(data=data))
-        upload.using(lent).enqueue("\\u0000 is no NUL")
-        assert scalar(lent, "select args->>'v' from pgqueue.job") == "\\u0000 is no NUL"
+            upload.using(borrowed).enqueue(File(data=data))
+        upload.using(borrowed).enqueue("\\u0000 is no NUL")
+        assert scalar(borrowed, "select args->>'v' from pgqueue.job") == "\\u0000 is no NUL"

@@ -198,7 +198,7 @@ def test_a_block_that_may_hold_something_wrong_is_left_to_the_coder_of_single_ca
     assert [text for _, text, _ in many.encode([Lazy()])] == [None]
 
 
-@pytest.mark.parametrize("conn_kind", ["own", "lent"])
+@pytest.mark.parametrize("conn_kind", ["own", "borrowed"])
 def test_calls_from_a_generator_land_in_their_order_with_their_options(
     dsn: str, app: App, conn: Conn, conn_kind: str
 ) -> None:

@@ -219,11 +219,11 @@ def test_an_argument_is_refused_by_its_name_and_with_a_remedy(kind: Any, value: 
 
 @pytest.mark.parametrize(PARTS, BY_NAME, ids=[row[0] for row in TABLE if row[1] is Any])
 def test_so_it_is_for_a_task_by_name(dsn: str, conn: Conn, kind: Any, value: Any, said: str) -> None:
-    with psycopg.connect(dsn) as lent:
+    with psycopg.connect(dsn) as borrowed:
         with pytest.raises(InvalidArguments) as refused:
-            App(dsn).using(lent).enqueue("elsewhere", {"v": value})
+            App(dsn).using(borrowed).enqueue("elsewhere", {"v": value})
         assert refused.value.problems[0].startswith(said)
-        assert lent.execute("select 1").fetchone() == (1,)
+        assert borrowed.execute("select 1").fetchone() == (1,)
     assert scalar(conn, "select count(*) from pgqueue.job") == 0
 
 

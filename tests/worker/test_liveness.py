@@ -321,8 +321,8 @@ def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Con
 
     async def demote_under_a_link() -> None:
         link = Link(db.Database(dsn), "pgqueue test")
-        async with link.connection() as lent:
-            await lent.execute("set default_transaction_read_only = on")
+        async with link.connection() as borrowed:
+            await borrowed.execute("set default_transaction_read_only = on")
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             await link.run(QUERIES.workers.set_stopping(worker))
         await link.run(QUERIES.workers.set_stopping(worker))

@@ -110,8 +110,8 @@ def test_a_waiting_job_that_is_cancelled_wakes_at_the_commit(no_polling: None, a
     waiting = InThread(lambda: job.wait(DEADLINE))
     wait_for(lambda: scalar(conn, WAITED), "the wait to be known")
     wait_for(lambda: app.waits._hub and app.waits._hub.snapshot(job.id), "the first look")
-    with psycopg.connect(dsn) as lent:
-        app.using(lent).cancel(job.id, "not wanted")
+    with psycopg.connect(dsn) as borrowed:
+        app.using(borrowed).cancel(job.id, "not wanted")
         assert not waiting.done
     with pytest.raises(JobWasCancelled, match="was cancelled: not wanted"):
         waiting.result()

@@ -54,15 +54,15 @@ def test_inside_the_transaction_it_says_what_it_waits_for(
     app: App, conn: Conn, dsn: str, add: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "MISSING_SECONDS", 0.0)
-    with psycopg.connect(dsn) as lent:
-        job = add.using(lent).enqueue(1, 2)
+    with psycopg.connect(dsn) as borrowed:
+        job = add.using(borrowed).enqueue(1, 2)
         told = "cannot be seen: the transaction that enqueued it has not committed"
         with caplog.at_level(logging.WARNING, "pgqueue.waits"), pytest.raises(WaitTimeout, match=told):
             job.wait(0.5)
         assert f"job {job.id} is waited for and cannot be seen" in caplog.text
         waiting = InThread(lambda: job.wait(DEADLINE))  # waits for the commit, too
         wait_for(lambda: app.waits._hub and app.waits._hub._watched, "the wait")
-        lent.commit()
+        borrowed.commit()
     drain(app, conn)
     assert waiting.result() == 3
 

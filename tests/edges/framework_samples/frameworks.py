@@ -90,10 +90,10 @@ def jobs():
 
 @pytest.mark.anyio
 async def test_fastapi_answers_with_a_job_that_exists(jobs):
-    async def lent():
+    async def borrowed():
         return jobs.aconn
 
-    orders_fastapi.api.dependency_overrides[orders_fastapi.request_connection] = lent
+    orders_fastapi.api.dependency_overrides[orders_fastapi.request_connection] = borrowed
     transport = httpx.ASGITransport(app=orders_fastapi.api)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/orders/1", params={"email": "a@example.com"})

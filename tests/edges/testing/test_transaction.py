@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pgqueue import App, ConfigError, UnknownJob
 from pgqueue import testing as pgqueue_testing
 from pgqueue.testing import Jobs, rolled_back, using
+from tests.callers import for_asyncpg
 from tests.conftest import scalar
 from tests.edges.testing.looks import LEFT
 from tests.harness import Conn
-from tests.lending import for_asyncpg
 
 
 def test_own_connections_are_the_test_s_while_it_lasts(app: App, conn: Conn, jobs: Jobs) -> None:

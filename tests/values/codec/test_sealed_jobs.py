@@ -92,8 +92,8 @@ def test_others_see_that_it_is_sealed(sealing: App, make: Make, conn: Conn) -> N
 
 def test_what_is_enqueued_is_returned_in_the_clear(sealing: App, dsn: str, conn: Conn) -> None:
     tasks = leaky_tasks(sealing)
-    with psycopg.connect(dsn) as lent:
-        assert tasks["returns"].using(lent).enqueue(word=SECRET).args == {"word": SECRET}
+    with psycopg.connect(dsn) as borrowed:
+        assert tasks["returns"].using(borrowed).enqueue(word=SECRET).args == {"word": SECRET}
     assert scalar(conn, "select args ->> '$codec' from pgqueue.job_live").startswith("k2:")
 
 
