@@ -23,7 +23,7 @@ log = logging.getLogger("pgqueue.events")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The base of all events: who listens to it hears every event."""
+    """The base of all events: a listener to it gets every event."""
 
 
 @dataclass(frozen=True, slots=True)

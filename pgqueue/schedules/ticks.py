@@ -16,8 +16,8 @@ MOST_SETTLED = 100_000  # ticks that one transaction records when plans are repl
 
 @dataclass(frozen=True, slots=True)
 class TickRecord:
-    """A row of `schedule_fire`: what became of one tick. `job_id` if it fired; `by` names who asked for a tick that is
-    not of the plan."""
+    """A row of `schedule_fire`: the outcome of one tick. `job_id` if it fired; `by` if it is no tick of the plan, but
+    one that was asked for."""
 
     schedule: str
     tick: datetime
@@ -69,7 +69,7 @@ class ScheduleState:
 
 @dataclass(slots=True)
 class TickDecision:
-    """What a scheduler does about the ticks of one schedule.
+    """The decision about the ticks of one schedule.
 
     `fires`: ticks of the plan that fire. `dequeued`: ticks that fire, and were queued or asked for. `unfired`: ticks
     that do not fire, with the reason. `cancels`: jobs of earlier ticks to cancel. `queued`: how many ticks stay queued.
@@ -89,7 +89,7 @@ class TickDecision:
 
 
 def decide_ticks(state: ScheduleState, queued: Sequence[TickRecord], chunk: int) -> TickDecision:
-    """Decide what becomes of the ticks that have passed, at most `chunk` of them at a time (more only if they fire).
+    """Decide about the ticks that have passed, at most `chunk` of them at a time (more only if they fire).
 
     `state.live_jobs` are the unfinished jobs of earlier ticks, `queued` the queued ticks, oldest first. Moves
     `state.next_tick` on.

@@ -24,7 +24,7 @@ class BlockCoder:
     """Validates and writes calls of one task by the block: a call into pydantic costs more than a small job in it.
 
     It refuses nothing. A block in which anything may be wrong comes back unwritten, and the coder of single calls,
-    which can say what is wrong, takes its calls one by one.
+    which can name the problem, takes its calls one by one.
     """
 
     def __init__(self, schema: Any, max_bytes: int = MAX_ARGS_BYTES, hazards: Hazards | None = None) -> None:

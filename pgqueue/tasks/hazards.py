@@ -1,4 +1,4 @@
-"""Unsafe values: JSON would take them, and no reader would get back what was meant.
+"""Unsafe values: JSON would take them, and a reader would get back something else.
 
 Rows of an ORM, iterators, datetimes without a timezone, and types that do not read what they write. They are looked for
 only in tasks whose annotations allow them; which do is found once, when the task is registered.
