@@ -29,7 +29,7 @@ DEADLINE = 30.0
 
 def _docker_answers() -> bool:
     with warnings.catch_warnings():
-        # Where no daemon is, docker's client leaves its socket to the garbage collector: at once, and not in a test.
+        # Without a daemon docker's client leaves its socket to the garbage collector: collect it here, not in a test.
         warnings.simplefilter("ignore", ResourceWarning)
         answers = _docker_pings()
         gc.collect()
@@ -58,7 +58,7 @@ def _container_server() -> Iterator[str]:
 
 
 def _embedded_server() -> Iterator[str]:
-    # Not in pytest's own directory: pytest closes that to all but its owner, and under root the server is another user.
+    # Not in pytest's directory: only its owner may enter that, and if root starts the server, it runs as another user.
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-tests-"))
     directory.chmod(0o755)
     server = embedded.start(directory / "postgres")
@@ -74,7 +74,7 @@ def _embedded_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
-    """A server that we may make databases on."""
+    """A server on which the tests may create databases."""
     given = os.environ.get("PGQUEUE_TEST_DSN")
     if given:
         yield given
@@ -85,21 +85,21 @@ def server_dsn() -> Iterator[str]:
 
 
 class Databases:
-    """Makes and drops databases on the test server."""
+    """Creates and drops databases on the test server."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._made: list[str] = []
 
     def make(self, template: str = "template0") -> str:
-        """Make a database; return its DSN."""
+        """Create a database; return its DSN."""
         name = f"pgqueue_test_{uuid.uuid4().hex[:12]}"
         self._run(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
         self._made.append(name)
         return make_conninfo(self._dsn, dbname=name)
 
     def drop_all(self) -> None:
-        """Drop what was made."""
+        """Drop the databases that were created."""
         for name in self._made:
             self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
@@ -153,7 +153,7 @@ def kept_database(server_dsn: str, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def emptied_dsn(kept_database: str) -> str:
-    """That database, empty. To make a new one takes longer than most tests: a module's `dsn` may be this."""
+    """That database, emptied. Creating a new one takes longer than most tests, so a module may use this as `dsn`."""
     with psycopg.connect(kept_database, autocommit=True) as conn:
         conn.execute(EMPTY)
     return kept_database
@@ -161,7 +161,7 @@ def emptied_dsn(kept_database: str) -> str:
 
 @pytest.fixture
 def conn(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that looks from outside: autocommit, nothing on its search path but the system catalogue."""
+    """A connection that sees what others committed: autocommit, with only the system catalogue on its search path."""
     with psycopg.connect(dsn, autocommit=True, options="-c search_path=") as conn:
         yield conn
 
@@ -200,12 +200,12 @@ def connect(dsn: str) -> Iterator[Callable[..., psycopg.Connection[Any]]]:
 
 
 def shown(value: object) -> str:
-    """Return how a test is called after a value: without addresses, which differ in each process of one run."""
+    """Return the id of a test for a value: without addresses, which differ between the processes of a run."""
     return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))[:40]
 
 
 def scalar(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:
-    """The one value that a query returns."""
+    """Return the one value that a query gives."""
     row = conn.execute(query, params or None).fetchone()
     return None if row is None else row[0]
 

@@ -1,4 +1,4 @@
-"""Django as a project has it: settings made once in a process, the connection led to each test's database."""
+"""Django as a project uses it: settings made once in a process, the connection pointed at the database of each test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 @contextmanager
 def django_on(dsn: str) -> Iterator[Any]:
-    """Lead `connections["default"]` to a database; close it in the end."""
+    """Point `connections["default"]` at a database; close it at the end."""
     if not settings.configured:
         settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}}, USE_TZ=True)
         django.setup()

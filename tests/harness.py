@@ -1,4 +1,4 @@
-"""Helpers that more than one test file wants: waiting, proofs of blocking, rows, processes, a proxy that cuts."""
+"""What several test files share: waiting, proofs of blocking, rows, processes, a proxy that cuts the connection."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ QUERIES = Queries("pgqueue")
 
 
 def every_statement() -> set[str]:
-    """The name of each statement of pgqueue: `jobs.claim`."""
+    """Return the names of all statements of pgqueue, such as `jobs.claim`."""
     return {
         f"{namespace}.{name}"
         for namespace, queries in vars(QUERIES).items()
@@ -80,12 +80,12 @@ WORKER = uuid.uuid4()
 
 
 def new_job(task: str = "t", queue: str = "default", **other: Any) -> NewJob:
-    """A job as `Queries.enqueue` takes it."""
+    """Return a job as `Queries.enqueue` takes it."""
     return NewJob(task, other.pop("args", "{}"), queue, other.pop("priority", 0), other.pop("max_attempts", 3), **other)
 
 
 def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
-    """A claimed job as far as `Queries.resolve` looks at it."""
+    """Return a claimed job with the fields that `Queries.resolve` reads."""
     now = datetime.now(UTC)
     attempt, most = other.get("attempt", 1), other.get("max_attempts", 3)
     return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, WORKER)
@@ -104,7 +104,7 @@ def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False) -
 
 
 def insert_job(conn: Conn, **columns: Any) -> int:
-    """Insert a row into job_live as it is given, without a transition."""
+    """Insert a row into job_live with these columns, without a transition."""
     columns = {"task": "t", "queue": "default"} | columns
     names = ", ".join(columns)
     values = ", ".join(f"%({name})s" for name in columns)
@@ -126,7 +126,7 @@ async def working(app: App, **settings: Any) -> AsyncIterator[None]:
 
 
 class Process:
-    """`pgqueue …` as a real process with a log; killed at the end, by its own pid, whatever happened."""
+    """`pgqueue …` as a real process with a log; killed at the end by its own pid."""
 
     def __init__(self, directory: Path, dsn: str, *arguments: str) -> None:
         self._log = directory / f"{uuid.uuid4().hex}.log"
@@ -219,7 +219,7 @@ class Proxy:
 
         async def answers() -> None:
             while data := await up_reader.read(65536):
-                if losing and b"\x5a\x00\x00\x00\x05I" in data:  # ReadyForQuery, idle: it is committed
+                if losing and b"\x5a\x00\x00\x00\x05I" in data:  # ReadyForQuery with status idle: it is committed
                     self.cut.set()
                     return
                 if not losing:
@@ -252,5 +252,5 @@ class Proxy:
                 task.cancel()
             if left:
                 proxy._loop.run_until_complete(asyncio.wait(left))
-            proxy._loop.run_until_complete(asyncio.sleep(0.05))  # aborted transports close in the next turn
+            proxy._loop.run_until_complete(asyncio.sleep(0.05))  # aborted transports close in the next iteration
             proxy._loop.close()

@@ -1,1 +1,1 @@
-"""What a producer meets: enqueueing, keys, options, cancelling, waiting, results."""
+"""Tests of what callers do: enqueueing, keys, options, cancelling, waiting, results."""

@@ -1,4 +1,4 @@
-"""Bad input through the public face: the message names the thing and the remedy, and nothing was written."""
+"""Bad input through the public API: the message names the thing and the remedy, and nothing is written."""
 
 import asyncio
 import math
@@ -43,7 +43,7 @@ def send(app: App) -> Task[..., Any]:
 
 @contextmanager
 def refused(dsn: str, error: type[BaseException], *said: str) -> Iterator[psycopg.Connection[Any]]:
-    """Lend a connection in a transaction; expect the error, no row, and a transaction that can go on."""
+    """Yield a connection in a transaction to borrow; expect the error, no row, and a transaction that can go on."""
     with psycopg.connect(dsn) as borrowed:
         with pytest.raises(error) as caught:
             yield borrowed
@@ -61,7 +61,7 @@ def test_none_for_a_connection_is_refused_and_does_not_mean_one_of_our_own(app: 
 
 
 def nothing_written(conn: psycopg.Connection[Any]) -> bool:
-    """Whether there is neither a job nor a transition."""
+    """Return whether there is neither a job nor a transition."""
     counts = "select (select count(*) from pgqueue.job) + (select count(*) from pgqueue.transition)"
     return bool(scalar(conn, counts) == 0)
 

@@ -131,12 +131,12 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
     conn: Conn, dsn: str, resolution: Resolution
 ) -> None:
     job = _running(conn)
-    told: list[Event] = []
+    heard: list[Event] = []
 
     async def put_back() -> None:
         link = Link(db.Database(dsn), "putting back")
         app = App(dsn)
-        app.listeners.add(StaleWrite, told.append)
+        app.listeners.add(StaleWrite, heard.append)
         resolver = Resolver(link, app, WorkerSignals())
         try:
             resolver.add(job, resolution)
@@ -152,7 +152,7 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
         borrowed.commit()
         putting_back.result()
     assert scalar(conn, REASON, job.id) == "cancelled by request"
-    assert not told
+    assert not heard
 
 
 def test_a_claim_that_was_never_answered_is_not_given_back_when_its_job_was_cancelled(conn: Conn) -> None:

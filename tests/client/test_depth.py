@@ -1,4 +1,4 @@
-"""A queue with a max_depth refuses more: exactly where it is small, nearly where it is deep, at no cost for others."""
+"""A queue with a max_depth refuses more jobs: exactly if it is small, nearly if it is deep. Others pay nothing."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_what_others_put_in_is_seen_when_the_depth_is_looked_up_again(
     bounded.using(queue="bulk").enqueue("t")
     for _ in range(5):
         app.using(queue="bulk").enqueue("t")
-    bounded.using(queue="bulk").enqueue("t")  # the documented slack: it looked a moment ago
+    bounded.using(queue="bulk").enqueue("t")  # the documented slack: the depth was read a moment ago
     monkeypatch.setattr("pgqueue.client.depths.FRESH_SECONDS", 0.0)
     with pytest.raises(QueueFull):
         bounded.using(queue="bulk").enqueue("t")

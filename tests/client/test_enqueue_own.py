@@ -1,4 +1,4 @@
-"""Enqueueing: the options of a call, connections of our own, connections with odd settings, and who is woken."""
+"""Enqueueing: the options of a call, own connections, connections with odd settings, and which workers are woken."""
 
 import asyncio
 import os
@@ -233,7 +233,7 @@ def listener(dsn: str) -> Iterator[Conn]:
 
 
 def heard(listener: Conn, conn: Conn) -> list[str]:
-    """The payloads that came in until now."""
+    """Return the payloads received until now."""
     conn.execute("select pg_catalog.pg_notify('pgqueue', 'the end')")
     payloads: list[str] = []
     for notification in listener.notifies(timeout=30):

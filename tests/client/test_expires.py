@@ -1,4 +1,4 @@
-"""Jobs that expire: never run late, cancelled visibly, whether the sweeper has come by or not."""
+"""Jobs that expire: they never run late, and are cancelled visibly, whether the sweeper has run or not."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -61,7 +61,7 @@ def test_what_has_expired_is_never_claimed_and_holds_up_no_other(app: App, conn:
     conn.execute(OVER)
     due = db.run(conn, QUERIES.jobs.next_due(["default"]))
     assert due is not None
-    assert 0 < due <= 1  # no reason to look at once again
+    assert 0 < due <= 1  # no reason to read again at once
 
 
 def test_what_has_expired_is_not_adopted(app: App, conn: Conn) -> None:
@@ -71,8 +71,8 @@ def test_what_has_expired_is_not_adopted(app: App, conn: Conn) -> None:
 
 
 def test_a_worker_cancels_what_has_expired_and_tells_of_it(app: App, conn: Conn) -> None:
-    told: list[JobExpired] = []
-    app.on(JobExpired)(told.append)
+    heard: list[JobExpired] = []
+    app.on(JobExpired)(heard.append)
     ran: list[int] = []
 
     @app.task(name="t")
@@ -84,7 +84,7 @@ def test_a_worker_cancels_what_has_expired_and_tells_of_it(app: App, conn: Conn)
     t.using(expires=60).enqueue(2)
     drain(app, conn)
     assert ran == [2]
-    assert [(event.job_id, event.task, event.queue) for event in told] == [(late.id, "t", "default")]
+    assert [(event.job_id, event.task, event.queue) for event in heard] == [(late.id, "t", "default")]
     job = app.get(late.id)
     assert (str(job.state), job.reason, job.attempt, job.attempts) == ("cancelled", "expired", 0, ())
     moves = "select from_state || ' ' || to_state || ' ' || reason from pgqueue.transition where reason is not null"

@@ -190,7 +190,7 @@ def test_a_key_is_free_when_its_window_is_over_whether_it_was_pruned_or_not(
 def test_a_worker_prunes_keys_that_are_over_and_leaves_others(app: App, conn: Conn, ship: Task[[int], int]) -> None:
     conn.execute(
         "truncate pgqueue.idempotency_key"
-    )  # rows of other tests leave holes, and these would not stand together
+    )  # dead rows of other tests leave gaps, and these rows would not lie together
     ship.using(idempotency_key=lambda n: str(n)).enqueue_many([{"n": n} for n in range(30)])
     conn.execute("update pgqueue.idempotency_key k set created_at = now() - interval '2 h', expires_at = now()"
                  " from pgqueue.job_live j where j.id = k.job_id and (j.args->>'n')::int < 20")  # fmt: skip
@@ -200,7 +200,7 @@ def test_a_worker_prunes_keys_that_are_over_and_leaves_others(app: App, conn: Co
 
 def test_pruning_does_not_wait_for_who_holds_a_key(conn: Conn, connect: Open, ship: Task[[int], int]) -> None:
     ship.using(idempotency_key="k").enqueue(1)
-    conn.execute("update pgqueue.idempotency_key set job_id = 16, expires_at = now()")  # one that is looked at
+    conn.execute("update pgqueue.idempotency_key set job_id = 16, expires_at = now()")  # a key that the query reads
     a, b = connect(), connect()
     assert not ship.using(a, idempotency_key="k").enqueue(2).existing
     b.execute("set local lock_timeout = '1ms'")
@@ -332,11 +332,11 @@ def test_the_key_that_a_task_hands_on_is_the_same_on_each_attempt(app: App, conn
 
 
 def test_only_new_jobs_are_told_of(app: App, ship: Task[[int], int]) -> None:
-    told: list[int] = []
-    app.on(JobEnqueued)(lambda event: told.append(event.job_id))
+    heard: list[int] = []
+    app.on(JobEnqueued)(lambda event: heard.append(event.job_id))
     keyed = ship.using(idempotency_key=lambda n: str(n))
     ids = [keyed.enqueue(1).id, keyed.enqueue(1).id, *keyed.enqueue_many([{"n": n} for n in (1, 2, 2)])]
-    assert told == sorted(set(ids))
+    assert heard == sorted(set(ids))
 
 
 @pytest.mark.parametrize("key", ["x" * 1_000_000, "naïve ☃ 'quoted' \"and\"\n\\lines", " "])

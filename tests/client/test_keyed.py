@@ -1,4 +1,4 @@
-"""Many calls with idempotency keys in one statement: in which order keys are taken, what is met, what changes hands."""
+"""Many calls with idempotency keys in one statement: in which order keys are taken, which exist, which change hands."""
 
 import threading
 from collections.abc import Callable
@@ -37,18 +37,18 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def in_order(count: int) -> list[str]:
-    """Texts that are taken one after the other as keys of `ship`."""
+    """Return texts whose keys of `ship` are taken in this order."""
     texts = [f"k{n}" for n in range(count)]
     return [text for _, text in sorted(zip(key_hashes("ship", texts), texts, strict=True))]
 
 
 @pytest.mark.usefixtures("parts")
 def test_each_call_gets_its_job_whatever_it_meets(conn: Conn, app: App, ship: Task[[int], int]) -> None:
-    told: list[int] = []
+    heard: list[int] = []
     met = ship.using(idempotency_key="met").enqueue(1)
     ship.using(idempotency_key="over").enqueue(7)
     conn.execute(f"{OVER} where job_id <> {met.id}")
-    app.on(JobEnqueued)(lambda event: told.append(event.job_id))
+    app.on(JobEnqueued)(lambda event: heard.append(event.job_id))
     keys = ["a", None, "met", "b", "a", "over", None, "c", "met", "over"]
     numbers = [3, 4, 1, 5, 3, 8, 4, 6, 1, 8]
     ids = ship.using(idempotency_key=keys).enqueue_many({"n": n} for n in numbers)
@@ -59,7 +59,7 @@ def test_each_call_gets_its_job_whatever_it_meets(conn: Conn, app: App, ship: Ta
         for job_id, args, headers in conn.execute("select id, args, headers from pgqueue.job").fetchall()
     }
     assert [found[job_id] for job_id in ids] == list(zip(numbers, keys, strict=True))
-    assert sorted(told) == sorted(set(ids) - {met.id})
+    assert sorted(heard) == sorted(set(ids) - {met.id})
     assert scalar(conn, "select count(*) from pgqueue.transition") == scalar(conn, JOBS) == 8
     assert scalar(conn, f"{KEYS} where expires_at > now()") == 5
     assert ship.using(idempotency_key=[key or "d" for key in keys[:6]]).enqueue_many({"n": n} for n in numbers[:6]) == [

@@ -21,7 +21,7 @@ NOW = "update pgqueue.result_expiry set expires_at = now()"
 
 
 def prune(dsn: str, rounds: int = 1) -> list[float]:
-    """Run the duty so many times; returns the pauses it asks for."""
+    """Run the duty `times` times; return the pauses it asks for."""
 
     async def body() -> list[float]:
         link = Link(db.Database(dsn), "pgqueue test")
@@ -79,11 +79,11 @@ def test_only_results_with_a_time_to_live_are_noted(dsn: str, conn: Conn) -> Non
     app.task(name="not stored", store_result=False)(lambda: 1)
     jobs = {task: app.enqueue(task).id for task in ("by the app", "its own", "no result", "not stored")}
     drain(app, conn)
-    told = conn.execute(
+    kept = conn.execute(
         "select e.job_id, extract(epoch from e.expires_at - j.finished_at)::int"
         " from pgqueue.result_expiry e join pgqueue.job_finished j on j.id = e.job_id and j.finished_at = e.finished_at"
     ).fetchall()
-    assert dict(told) == {jobs["by the app"]: 3600, jobs["its own"]: 60}
+    assert dict(kept) == {jobs["by the app"]: 3600, jobs["its own"]: 60}
     app.close()
 
 
@@ -137,11 +137,13 @@ def test_of_a_batch_only_what_moved_expires(conn: Conn, dsn: str) -> None:
     worker = claimed(1, 1).worker_id
     columns: dict[str, Any] = {"state": "running", "worker_id": worker, "lease": 2, "attempt": 1}
     ours, lost = (insert_job(conn, claimed_at="2026-01-01Z", **columns) for _ in range(2))
-    told = Resolution("succeed", result="1")
+    outcome = Resolution("succeed", result="1")
 
     async def body() -> set[int]:
         link = Link(db.Database(dsn), "pgqueue test")
-        moved = await ResultTtls(QUERIES, app.tasks).resolve(link, [(claimed(ours, 2), told), (claimed(lost, 1), told)])
+        moved = await ResultTtls(QUERIES, app.tasks).resolve(
+            link, [(claimed(ours, 2), outcome), (claimed(lost, 1), outcome)]
+        )
         await link.close()
         return moved
 
@@ -150,7 +152,7 @@ def test_of_a_batch_only_what_moved_expires(conn: Conn, dsn: str) -> None:
 
 
 def test_partitions_come_and_go(app: App, conn: Conn, dsn: str) -> None:
-    """Results of several days in one batch; of a day that is dropped already nothing is found, and nothing is left."""
+    """Results of several days in one batch; a day whose partition is dropped has none, and leaves none."""
     conn.execute(
         "insert into pgqueue.job_finished (id, task, queue, state, result, finished_at)"
         " select i, 't', 'q', 'succeeded', '1', now() - make_interval(days => i % 4) from generate_series(1, 40) i"

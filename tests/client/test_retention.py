@@ -1,4 +1,4 @@
-"""Jobs of which nothing is kept when they succeed."""
+"""Jobs with retention=0, which keep no row after success."""
 
 import pytest
 
@@ -34,8 +34,8 @@ def test_failures_are_kept_with_their_errors(app: App, conn: Conn) -> None:
     drain(app, conn)
     dead = app.get(job.id)
     assert (dead.state, dead.reason, dead.error and dead.error.type) == ("failed", "exhausted", "KeyError")
-    told = conn.execute("select from_state, to_state, error ->> 'type' from pgqueue.transition order by at").fetchall()
-    assert told == [("running", "pending", "KeyError"), ("running", "failed", "KeyError")]
+    moves = conn.execute("select from_state, to_state, error ->> 'type' from pgqueue.transition order by at").fetchall()
+    assert moves == [("running", "pending", "KeyError"), ("running", "failed", "KeyError")]
 
 
 @pytest.mark.parametrize("kept", [1, -1, 0.0, False, "0"])

@@ -1,4 +1,4 @@
-"""Keys at their edges: in which order they are taken, savepoints, time limits, what a call leaves to its defaults."""
+"""Keys at their edges: in which order they are taken, savepoints, time limits, options that a call leaves out."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,7 @@ def dsn(emptied_dsn: str) -> str:
 
 
 def hashes(key: str) -> tuple[str, str]:
-    """What a unique key of `ship` is in idempotency_key, for its window, and in job_live."""
+    """Return how a unique key of `ship` is stored: in idempotency_key, for its window, and in job_live."""
     alone = f"ship\n{key}".encode()
     return hashlib.sha256(b"\x00" + alone).hexdigest()[:32], hashlib.sha256(alone).hexdigest()
 
@@ -48,7 +48,7 @@ def test_batches_take_unique_keys_in_one_order_with_a_window_or_without(
     waiting = InThread(lambda: ship.using(batch, unique_key=keys, unique=WINDOWED).enqueue_many([{"n": 1}] * 2))
     wait_blocked(conn, batch, holder)
     other.execute("set lock_timeout = '1ms'")
-    assert not ship.using(other, unique_key=early).enqueue(1).existing  # the batch has not got what comes after
+    assert not ship.using(other, unique_key=early).enqueue(1).existing  # the batch has not taken this key yet
     other.rollback()
     holder.rollback()
     assert len(waiting.result()) == 2
@@ -68,7 +68,7 @@ def test_keys_that_are_over_are_freed_in_the_order_in_which_a_batch_takes_them(
     holder.execute(lock, (hashes(early)[0],))
     freeing = InThread(lambda: ship.using(batch, unique_key=[early, "a"], unique=WINDOWED).enqueue_many([{"n": 1}] * 2))
     wait_blocked(conn, batch, holder)
-    other.execute(lock, (window,))  # the batch has not got what comes after
+    other.execute(lock, (window,))  # the batch has not taken this key yet
     other.rollback()
     holder.rollback()
     assert len(freeing.result()) == 2
@@ -166,7 +166,7 @@ def test_a_job_that_has_expired_keeps_no_other_out(
     conn: Conn, ship: Task[[int], int], verb: str, while_: Any, on_conflict: Any
 ) -> None:
     first = ship.using(unique_key="k", unique=Unique(while_=while_), expires=60).enqueue(1)
-    conn.execute(OVER)  # and no sweeper has come by
+    conn.execute(OVER)  # and no sweeper has run
     keyed = ship.using(unique_key="k", unique=Unique(while_=while_, on_conflict=on_conflict))
     if verb == "enqueue":
         assert not keyed.enqueue(2).existing

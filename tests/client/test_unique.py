@@ -1,4 +1,4 @@
-"""Unique jobs: one that waits, or one that lives; met by skipping, replacing or raising; and no retry ever collides."""
+"""Unique jobs: one that waits, or one that has not ended; skip, replace or raise on conflict; retries never collide."""
 
 import threading
 from collections.abc import Callable
@@ -112,8 +112,8 @@ def test_replacing_gives_a_waiting_job_all_that_the_new_call_says_and_tells_of_i
         {"n": 2}, at, 7, "bulk", 2, ("x",)
     )  # fmt: skip
     assert scalar(conn, "select expires_at - run_at = '1 day' from pgqueue.job_live")
-    told = conn.execute("select from_state, to_state, reason from pgqueue.transition order by at").fetchall()
-    assert told == [(None, "pending", None), ("pending", "pending", "replaced")]
+    transitions = conn.execute("select from_state, to_state, reason from pgqueue.transition order by at").fetchall()
+    assert transitions == [(None, "pending", None), ("pending", "pending", "replaced")]
 
 
 def test_a_parked_job_can_be_replaced(app: App, conn: Conn) -> None:

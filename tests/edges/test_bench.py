@@ -1,4 +1,4 @@
-"""`pgqueue bench`: every case gives sane numbers, and whatever happens nothing of it stays in the database."""
+"""`pgqueue bench`: every case gives sane numbers, and the bench leaves nothing in the database, however it ends."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def _bench(dsn: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def _rows(conn: Conn) -> list[Any]:
-    """Every row of the real queue, with where it stands and who wrote it."""
+    """Return every row of the real queue with its place on disk and the transaction that wrote it."""
     tables = ("job_live", "job_finished", "dead_letter", "transition", "worker", "queue", "schedule")
     return [conn.execute(f"select ctid, xmin, t.* from pgqueue.{table} t".encode()).fetchall() for table in tables]
 
@@ -134,7 +134,7 @@ def test_a_signal_stops_it_and_nothing_is_left(
 def test_what_a_killed_bench_leaves_is_dropped_by_the_next_one(
     dsn: str, conn: Conn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # its directory stays too
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the killed bench leaves its directory too
     with Process(tmp_path, dsn, "bench", "--dsn", dsn, "--only", "pinned") as bench:
         bench.alive_until(lambda: scalar(conn, THERE) and _finished(conn), "jobs to have run")
         with pytest.raises(BenchFailed, match="another pgqueue bench runs"):
@@ -188,7 +188,7 @@ def test_the_arithmetic() -> None:
     assert percentile([1, 2, 3, 4], 0.5) == 2
     assert percentile([1, 2, 3, 4], 0.99) == 4
     assert percentile([7], 0.01) == 7
-    # The batch in which the warm-up ends began the clock: its own jobs do not count.
+    # The clock starts with the batch in which the warm-up ends, so the jobs of that batch do not count.
     batches = [FinishedBatch(0, 10), FinishedBatch(1, 10), FinishedBatch(2, 10), FinishedBatch(4, 20)]
     assert steady_rate(batches, warm_up=15) == (10, 30)
     with pytest.raises(BenchFailed, match="--jobs"):

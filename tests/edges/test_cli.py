@@ -1,4 +1,4 @@
-"""The command line as a person or a script meets it: real processes, exit codes, stdout apart from stderr."""
+"""The command line as people and scripts use it: real processes, exit codes, stdout apart from stderr."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Shell:
         )
 
     def data(self, *args: str) -> Any:
-        """What a successful command prints with --json."""
+        """Return what a command prints with --json; it must succeed."""
         done = self(*args, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -145,7 +145,7 @@ def test_migrate_check_sql_and_twice(tmp_path: Path, empty_dsn: str) -> None:
 
 def test_tasks_are_listed_and_shown_with_their_schema(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
-    shell = Shell(tmp_path, None)  # no database is asked
+    shell = Shell(tmp_path, None)  # no database is needed
     listed = shell.data("tasks", "list", "-A", "shop:app")
     assert [(t["name"], t["version"], t["aliases"], t["takes"]) for t in listed] == [
         ("greet", 1, [], "(who: str, times: int = 1)"),
@@ -190,7 +190,7 @@ def test_jobs_and_dead_letters_are_listed_and_shown(shell: Shell, app: App, conn
 
 
 def drain_queue(app: App, conn: psycopg.Connection[Any]) -> None:
-    """Work until the queue `default` is empty."""
+    """Run a worker until the queue `default` is empty."""
     import asyncio
 
     from tests.conftest import work

@@ -1,4 +1,4 @@
-"""Connections of Django and asyncpg: what `using()` takes of them, what it refuses, and what it says then."""
+"""Connections of Django and asyncpg: which of them `using()` takes, which it refuses, and with which message."""
 
 import asyncio
 import subprocess

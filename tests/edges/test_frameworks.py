@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md and docs/frameworks.md run, as a user's own test suite would run them."""
+"""The examples of docs/testing.md and docs/frameworks.md run as a user's test suite runs them."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SAMPLES = Path(__file__).parent / "framework_samples"
 
 
 def _examples(page: str) -> dict[str, str]:
-    """The Python blocks of a page that name the file they are, by that name."""
+    """Return the Python blocks of a page that begin with the name of a file, by that name."""
     text = (ROOT / "docs" / page).read_text()
     return {name: code for code, name in re.findall(r"^```python\n(# (\S+\.py)\n.*?)^```", text, re.M | re.S)}
 

@@ -1,6 +1,6 @@
 """Behind PgBouncer in transaction mode: nothing prepared, nothing kept in a session, polling instead of LISTEN.
 
-Debian's PgBouncer 1.18 is the worst case: it knows nothing of prepared statements. Skipped where none is installed.
+Debian's PgBouncer 1.18 is the worst case: no prepared statements. Skipped without PgBouncer.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def _free_port() -> int:
 
 
 def _somebody_else(directory: Path) -> str | None:
-    """PgBouncer refuses to run as root: run as the owner of the server's socket."""
+    """Return the user to run PgBouncer as: it refuses root, so the owner of the server's socket."""
     if os.geteuid() != 0:
         return None
     return pwd.getpwuid(directory.stat().st_uid).pw_name if directory.is_dir() else "postgres"
@@ -52,7 +52,7 @@ def _somebody_else(directory: Path) -> str | None:
 
 @pytest.fixture
 def bouncer_dsn(dsn: str, tmp_path: Path) -> Iterator[str]:
-    """The test's database, by way of PgBouncer."""
+    """The DSN of the test's database through PgBouncer."""
     if BINARY is None:
         pytest.skip("PgBouncer is not installed")
     parts = conninfo_to_dict(dsn)
@@ -99,7 +99,7 @@ def test_producers_workers_and_retries_work_through_pgbouncer(bounced: App, conn
             raise ConnectionError
         return n
 
-    for n in range(20):  # more often than psycopg waits before it prepares a statement
+    for n in range(20):  # more often than the executions after which psycopg prepares a statement
         t.enqueue(n=n)
     t.enqueue_many({"n": n} for n in range(20, 200))
     drain(bounced, conn, poll_seconds=0.2, concurrency=20)

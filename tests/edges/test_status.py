@@ -1,4 +1,4 @@
-"""`pgqueue status` on any backlog: counts that stop, and say so."""
+"""`pgqueue status` on any backlog: counts stop at a bound and are marked if they do."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ def filled(conn: Conn) -> Conn:
 
 
 def counts(conn: Conn, most: int | None) -> dict[str, tuple[tuple[int, ...], list[str]]]:
-    """By queue: the count of each phase, and the phases that hold more."""
+    """Return the count of each phase, and the phases that hold more, by queue."""
     found = db.run(conn, QUERIES.jobs.count(most))
     return {q.queue: (tuple(getattr(q, phase) for phase in PHASES), q.at_least) for q in found}
 

@@ -1,1 +1,1 @@
-"""What is shipped and said: package, types, migrations, roles, docs, and the stress machine."""
+"""Tests of the project: package, types, migrations, roles, docs, and the stress machine."""

@@ -37,7 +37,7 @@ CATALOGUE = {
 
 
 def catalogue(dsn: str, schema: str = "pgqueue") -> dict[str, list[str]]:
-    """All that a schema holds, as text, with its name taken out."""
+    """Return all that a schema holds, as text without its name."""
     with psycopg.connect(dsn) as conn:
         found = {kind: conn.execute(query, {"schema": schema}).fetchall() for kind, query in CATALOGUE.items()}
     return {kind: sorted(repr(row).replace(schema, "SCHEMA") for row in rows) for kind, rows in found.items()}
@@ -89,7 +89,7 @@ def test_a_migrator_that_was_killed_in_the_middle_leaves_nothing_in_the_way_of_t
 ) -> None:
     with psycopg.connect(empty_dsn) as holder, psycopg.connect(empty_dsn, autocommit=True) as observer:
         observer.execute("create schema pgqueue")
-        holder.execute("create table pgqueue.queue (name int)")  # not committed: who makes another one has to wait
+        holder.execute("create table pgqueue.queue (name int)")  # not committed: a second creation must wait
         waiting = "select pid from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
         with Process(tmp_path, empty_dsn, "migrate") as migrator:
             migrator.alive_until(lambda: scalar(observer, waiting, holder.info.backend_pid), "it to be in the middle")

@@ -1,4 +1,4 @@
-"""What is shipped works: the wheel, built from the sdist, installed into an empty environment, migrates."""
+"""The shipped package works: the wheel, built from the sdist and installed into an empty environment, migrates."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def _run(*command: str | Path, cwd: Path, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, made from the sdist as pip would."""
+    """Build the wheel from the sdist, as pip does."""
     out = tmp_path_factory.mktemp("dist")
     _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
     (built,) = out.glob("*.whl")

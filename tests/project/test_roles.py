@@ -45,7 +45,7 @@ def suffix(conn: Conn) -> Iterator[str]:
 
 
 def allows(conn: Conn, statement: str) -> bool:
-    """Whether a statement gets past the check of privileges; whatever it does is undone."""
+    """Whether a statement passes the check of privileges; its effects are undone."""
     try:
         with conn.transaction(force_rollback=True):
             conn.execute(statement.encode())
@@ -57,7 +57,7 @@ def allows(conn: Conn, statement: str) -> bool:
 
 
 def allowed(conn: Conn, role: str) -> set[tuple[str, str]]:
-    """All that a role may do to the relations of the schema."""
+    """Return all that a role may do to the relations of the schema."""
     relations = conn.execute(RELATIONS, (["r", "p", "v"],)).fetchall()
     columns = dict(
         conn.execute("select table_name, min(column_name::text) from information_schema.columns"
@@ -102,7 +102,7 @@ def test_no_role_may_build_in_the_schema_or_set_its_sequence(conn: Conn, suffix:
 
 
 def test_a_role_without_grants_may_do_nothing(conn: Conn, suffix: str) -> None:
-    """Nothing is granted to public; and no function of the schema runs with its owner's rights."""
+    """Nothing is granted to public, and no function of the schema runs with its owner's rights."""
     conn.execute(f"create role stranger_{suffix}".encode())
     try:
         assert allowed(conn, f"stranger_{suffix}") == set()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).absolute().parents[2]
 
 
 def stress(*arguments: str, seconds: float) -> tuple[int, str]:
-    """Run `python -m tests.stress` as a process that gets to clean up; return its exit code and what it printed."""
+    """Run `python -m tests.stress` as a process, with time to clean up; return its exit code and output."""
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", "tests.stress", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=environ) as process:
@@ -31,11 +31,11 @@ def stress(*arguments: str, seconds: float) -> tuple[int, str]:
 def test_half_a_minute_of_faults_violates_nothing() -> None:
     code, output = stress("--minutes", "0.45", "--seed", "11", "--json", seconds=180)
     assert code == 0, output
-    told = json.loads(output.splitlines()[-1])
-    assert told["violations"] == []
-    assert {"F1", "F2", "F7", "F9", "F12", "F13"} <= told["faults"].keys(), output
-    assert told["totals"]["jobs"] > 100, output
-    assert told["totals"]["rescues"] > 0, output
+    report = json.loads(output.splitlines()[-1])
+    assert report["violations"] == []
+    assert {"F1", "F2", "F7", "F9", "F12", "F13"} <= report["faults"].keys(), output
+    assert report["totals"]["jobs"] > 100, output
+    assert report["totals"]["rescues"] > 0, output
 
 
 DEFAULT_MUTANTS = ("no_fence", "silent_resolve")

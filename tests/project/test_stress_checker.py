@@ -17,7 +17,7 @@ WORKERS = {name: str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("w1", "w
 
 
 class Story:
-    """A history written by hand: one job, done right, to be spoilt by the test."""
+    """A history written by hand: one job that runs as it must, for the test to spoil."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -35,26 +35,26 @@ class Story:
         log.append(Event(seq, xid or seq, self._at, app, process, table, op, old, new))
 
     def lost(self, name: str, silent: float = 3.0) -> None:
-        """Have a worker declared lost, this long after its last beat."""
+        """Declare a worker lost, `silent` seconds after its last heartbeat."""
         worker = WORKERS[name]
         old = {"id": worker, "slots": 4, "lost_at": None, "heartbeat_at": NOON.isoformat(), "lease_seconds": 2.0}
         new = old | {"lost_at": (NOON + timedelta(seconds=silent)).isoformat()}
         self.event("worker", old, new, process="w2", app="pgqueue worker chores")
 
     def row(self, **columns: Any) -> dict[str, Any]:
-        """A job's row."""
+        """Return a row of the job."""
         return {
             "id": 7, "task": "fast", "state": "pending", "attempt": 0, "max_attempts": 3, "crash_count": 0, "lease": 0,
             "worker_id": None, "run_at": NOON.isoformat(), "args": {"op": "p1-1"}, "headers": {},
         } | columns  # fmt: skip
 
     def transition(self, source: str | None, target: str, **columns: Any) -> None:
-        """Log a move."""
+        """Log a transition."""
         row = {"job_id": 7, "from_state": source, "to_state": target, "attempt": 1, "lease": 1, "error": None}
         self.history.transitions.append(row | {"reason": None} | columns)
 
     def enqueued(self) -> dict[str, Any]:
-        """A producer puts the job in."""
+        """A producer enqueues the job."""
         row = self.row()
         self.event("job_live", None, row, process="p1", app="stress producer")
         self.transition(None, "pending", attempt=0, lease=0)
@@ -63,7 +63,7 @@ class Story:
         return row
 
     def claimed(self, row: dict[str, Any], process: str = "w1", **columns: Any) -> dict[str, Any]:
-        """A worker takes it and starts it."""
+        """A worker claims it and starts it."""
         charged = {"attempt": row["attempt"] + 1, "lease": row["lease"] + 1}
         running = row | {"state": "running", "worker_id": WORKERS[process]} | charged | columns
         self.event("job_live", row, running, process=process, app="pgqueue worker claim")
@@ -75,7 +75,7 @@ class Story:
         return running
 
     def rescued(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Another worker gives it back."""
+        """Another worker rescues it."""
         free = row | {"state": "pending", "worker_id": None, "crash_count": row["crash_count"] + 1}
         self.event("job_live", row, free, process="w2", app="pgqueue worker chores")
         self.transition("running", "pending", lease=row["lease"], reason="rescued", error={"type": "WorkerLost"})

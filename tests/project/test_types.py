@@ -24,7 +24,7 @@ def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         command += ["--cache-dir", str(tmp_path_factory.mktemp("mypy"))]
     else:
         command += ["--pythonpath", sys.executable]
-    # pyright would ask the network for a newer one.
+    # Else pyright would look for a newer version on the network.
     environ = os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run([*command, *files], capture_output=True, text=True, check=False, cwd=SAMPLES, env=environ)
     assert done.returncode in (0, 1), done.stdout + done.stderr

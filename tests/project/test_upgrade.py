@@ -1,4 +1,4 @@
-"""A schema of an older release is upgraded: with its jobs, and without blocking everybody behind a long transaction."""
+"""A schema of an older release is upgraded: with its jobs, and without blocking others behind a long transaction."""
 
 import psycopg
 import pytest

@@ -1,1 +1,1 @@
-"""What makes jobs of plans: schedules as rows, their verbs, and who fires them."""
+"""Tests of what makes jobs of plans: schedules as rows, their verbs, and the schedulers that fire them."""

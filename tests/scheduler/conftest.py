@@ -1,4 +1,4 @@
-"""What several files of tests of schedules want."""
+"""What several files of tests of schedules share."""
 
 import pytest
 

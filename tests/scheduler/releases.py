@@ -1,4 +1,4 @@
-"""Releases of code that declares schedules, and schedulers that say that they live."""
+"""Releases of code that declares schedules, and schedulers whose heartbeats the test decides."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ def release(dsn: str, *names: str, plan: str = "@daily", app: str = "shop:app") 
 
 
 class Living:
-    """Declarers of several releases, each told when to say that it lives."""
+    """Declarers of several releases, each beating when the test says so."""
 
     def __init__(self, dsn: str) -> None:
         self._link = Link(db.Database(dsn), "pgqueue scheduler")

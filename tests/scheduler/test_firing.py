@@ -26,10 +26,10 @@ async def blocks() -> None:
 
 app.schedules.declare("second", "ticked", 1)
 """
-# A process that finds this on its path lives an hour apart: all that Python tells it about the time of day is wrong.
+# In a process that finds this on its path every clock of Python that tells the time of day is an hour off.
 SKEWED = """
 import datetime, os, time
-real, shift = datetime.datetime, float(os.environ["SHIFT"])
+real, off = datetime.datetime, float(os.environ["CLOCK_OFF"])
 
 class Meta(type):
     def __instancecheck__(cls, one): return isinstance(one, real)
@@ -37,10 +37,10 @@ class Meta(type):
 
 class datetime_(real, metaclass=Meta):
     @classmethod
-    def now(cls, tz=None): return real.now(tz) + datetime.timedelta(seconds=shift)
+    def now(cls, tz=None): return real.now(tz) + datetime.timedelta(seconds=off)
 
-datetime.datetime, told = datetime_, time.time
-time.time = lambda: told() + shift
+datetime.datetime, clock = datetime_, time.time
+time.time = lambda: clock() + off
 """
 
 
@@ -51,13 +51,13 @@ def shop(tmp_path: Path) -> Path:
 
 
 def lags(conn: Conn, schedule: str = "second") -> list[float]:
-    """By how much each tick was fired after its time, in seconds."""
+    """Return how late each tick was fired, in seconds."""
     query = "select extract(epoch from at - tick)::float8 from pgqueue.schedule_fire where schedule = %s order by tick"
     return [row[0] for row in conn.execute(query, (schedule,)).fetchall()]
 
 
 def test_an_idle_scheduler_fires_within_a_tenth_of_a_second(app: App, conn: Conn) -> None:
-    """Its poll is far away: it wakes by a timer, to the moment."""
+    """The next poll is far away: the scheduler wakes by a timer, at the moment of the tick."""
     app.schedules.create("second", "t", 1)
     run_scheduler(app, lambda: scalar(conn, FIRED) >= 4, poll_seconds=30)
     found = lags(conn)
@@ -107,8 +107,8 @@ def test_schedulers_whose_clocks_are_an_hour_off_change_nothing(
     (shop / "sitecustomize.py").write_text(SKEWED)
     processes = []
     try:
-        for shift in ("3600", "-3600"):
-            monkeypatch.setenv("SHIFT", shift)
+        for off in ("3600", "-3600"):
+            monkeypatch.setenv("CLOCK_OFF", off)
             processes.append(Process(shop, dsn, "schedule", "-A", "odd:app"))
         wait_for(lambda: scalar(conn, "select count(*) = 2 from pgqueue.worker"), "both")
         so_far = scalar(conn, FIRED)

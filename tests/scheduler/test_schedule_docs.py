@@ -69,13 +69,13 @@ def test_the_table_of_clock_changes_is_what_happens() -> None:
             if said == "each hour":
                 assert [b - a for a, b in pairwise(found)] == [timedelta(hours=1)] * 11
             else:
-                times = re.findall(r"\d\d:\d\d", said.split(", which")[0])  # what it is there is said for people
+                times = re.findall(r"\d\d:\d\d", said.split(", which")[0])  # the page says it in words for people
                 assert [f"{tick:%H:%M}" for tick in found] == times
                 assert times or said == "none"
 
 
 def passed(schedule: Schedule, count: int, late: float = 0, live: int = 0) -> TickDecision:
-    """Look at a schedule of a minute of which `count` ticks have passed, the newest `late` seconds ago."""
+    """Decide on a schedule of a minute of which `count` ticks have passed, the newest `late` seconds ago."""
     first = NOON - (count - 1) * MINUTE
     return decide_ticks(
         ScheduleState(schedule, NOON + timedelta(seconds=late), first, live_jobs=list(range(live))), [], 1000

@@ -1,4 +1,4 @@
-"""Schedules that cannot be used, or are held by somebody, hold up no other; and stop no scheduler."""
+"""Schedules that cannot be used, or are locked, hold up no other schedule and stop no scheduler."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ Conn = psycopg.Connection[Any]
 
 
 def two(conn: Conn) -> datetime:
-    """Make two due schedules, one of which is to be spoilt."""
+    """Make two due schedules, one of which the test will spoil."""
     tick = last_hour(conn)
     for name in ("broken", "s"):
         declare(conn, name, HOURLY, tick)
@@ -56,7 +56,7 @@ def test_an_edit_by_sql_into_nonsense_stops_no_scheduler(app: App, conn: Conn, d
     assert ticks(conn) == [(tick, "fired", True)]
     assert app.schedules.get("broken").error
     fire(app, dsn)
-    assert ticks(conn, "broken") == [(tick, "fired", True)]  # as it was: the edit is given up
+    assert ticks(conn, "broken") == [(tick, "fired", True)]  # as before: the edit is dropped
 
 
 def test_a_scheduler_without_the_extra_for_rules_fires_the_others(
@@ -94,11 +94,11 @@ def test_a_plan_that_fails_when_it_is_asked_holds_up_no_other(
     assert [outcome for _, outcome, _ in ticks(conn, "broken")][-1] == "fired"
 
 
-# Held by somebody.
+# Locked schedules.
 
 
 class Counting(Ticker):
-    """A ticker that counts its looks."""
+    """A ticker that counts how often it looks."""
 
     looks = 0
 
@@ -127,8 +127,8 @@ def test_a_schedule_that_somebody_has_locked_is_not_looked_at_again_and_again(co
     with psycopg.connect(dsn) as holder:
         holder.execute("select from pgqueue.schedule where name = 'held' for update")
         looks, lags = asyncio.run(scenario())
-    assert looks < 60  # a few in each second; it was some thousands
-    assert sorted(lags)[len(lags) // 2] < 0.1  # and the other one is on time
+    assert looks < 60  # a few in each second, not some thousands
+    assert sorted(lags)[len(lags) // 2] < 0.1  # and the other schedule is on time
     assert fire(app, dsn) >= 1
     assert len(ticks(conn, "held")) == 1
 
@@ -143,7 +143,7 @@ def test_who_only_asks_waits_for_nobody_and_holds_up_no_firing(
         asking.execute("set lock_timeout = '1s'")
         assert ask(app.schedules.using(asking))
         firing.rollback()
-        assert fire(app, dsn) == 1  # while the one who asked has not ended his transaction
+        assert fire(app, dsn) == 1  # while the transaction that asked is still open
 
 
 def test_a_delete_waits_for_a_firing_in_flight_whose_tick_stays(app: App, conn: Conn, dsn: str) -> None:
@@ -233,7 +233,7 @@ def test_many_that_catch_up_a_lot_share_no_transaction(
     assert scalar(conn, jobs) == 300
 
 
-# What a task says of its own jobs, and odd wishes.
+# Settings of the task itself, and unusual options.
 
 
 def test_listeners_are_told_once_for_each_look_what_did_not_fire(app: App, conn: Conn, dsn: str) -> None:

@@ -1,4 +1,4 @@
-"""What a schedule does while it is there: fires, pauses, catches up by its policy, ends."""
+"""The life of a schedule: it fires, pauses, catches up by its policy, ends."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -1,6 +1,6 @@
 """Random plans, edits, pauses and downtimes against a simple oracle: the same ticks, the same outcomes, a job each.
 
-Time is the test's: its connections find a `clock_timestamp()` of its own before that of Postgres.
+The test decides the time: its connections find its own `clock_timestamp()` before that of Postgres.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def stage(server_dsn: str, template: str) -> Iterator["Stage"]:
 
 
 class Stage:
-    """The real thing: an app, a scheduler that looks when told to, and the time."""
+    """The system under test: an app, a scheduler that looks when the test says so, and the time."""
 
     def __init__(self, dsn: str) -> None:
         self.app = App(dsn)
@@ -73,13 +73,13 @@ class Stage:
 
 @dataclass
 class Oracle:
-    """What ought to become of each tick, minute by minute of its plan."""
+    """The expected outcome of each tick, minute by minute of its plan."""
 
     plan: Plan
     policy: str
     grace: float | None
     now: datetime
-    told: dict[datetime, str] = field(default_factory=dict)
+    outcomes: dict[datetime, str] = field(default_factory=dict)
     counted: datetime = START
     paused: datetime | None = None
     gap: tuple[datetime, datetime] | None = None
@@ -108,10 +108,10 @@ class Oracle:
                 late = (self.now - tick).total_seconds()
                 grace = 60 if self.grace is None and self.policy == "skip" else self.grace
                 fires = nth < most_fires(self.policy) and (grace is None or late <= grace)
-                self.told[tick] = "fired" if fires else "missed"
+                self.outcomes[tick] = "fired" if fires else "missed"
         for nth, tick in enumerate(reversed(within)):
             fires = self.catch_up != "skip" and nth < most_fires(self.catch_up)
-            self.told[tick] = "fired" if fires else "skipped"
+            self.outcomes[tick] = "fired" if fires else "skipped"
         self.counted, self.gap = self.now, None
 
     def pause(self) -> None:
@@ -130,7 +130,7 @@ class Oracle:
             return
         for tick in self.passed():
             paused = self.in_gap(tick) or (self.paused is not None and tick > self.paused)
-            self.told[tick] = "skipped" if paused else "missed"
+            self.outcomes[tick] = "skipped" if paused else "missed"
         self.plan, self.counted, self.gap = plan, self.now, None
         self.paused = self.paused and self.now
 
@@ -188,8 +188,8 @@ def test_each_tick_becomes_what_the_oracle_says(
     for step, given_ in [*steps, ("wait", 3700), ("resume", "skip"), ("look", None)]:
         play(stage, oracle, step, given_)
     rows = dict(stage.conn.execute("select tick, outcome from pgqueue.schedule_fire").fetchall())
-    assert rows == oracle.told
+    assert rows == oracle.outcomes
     jobs = stage.conn.execute("select (headers->>'tick')::timestamptz from pgqueue.job").fetchall()
-    assert sorted(tick for (tick,) in jobs) == sorted(tick for tick, what in oracle.told.items() if what == "fired")
+    assert sorted(tick for (tick,) in jobs) == sorted(tick for tick, what in oracle.outcomes.items() if what == "fired")
     ((following,),) = stage.conn.execute("select next_tick from pgqueue.schedule").fetchall()
     assert following == oracle.plan.after(oracle.now)

@@ -17,7 +17,7 @@ def dsn(emptied_dsn: str) -> str:
 
 
 def overlapping(app: App, conn: Conn, dsn: str, **options: Any) -> list[str]:
-    """Fire twice, an hour apart, while nobody works; return the outcomes."""
+    """Fire twice, an hour apart, while no worker runs; return the outcomes."""
     app.schedules.create("s", "report", "0 * * * *", **options)
     first = due(conn, hours=1)
     conn.execute("update pgqueue.schedule set misfire = 'all(9)', at = null")
@@ -59,7 +59,7 @@ def test_a_queue_that_waits_is_looked_at_by_polling(report: App, conn: Conn) -> 
     due(conn, hours=1)
 
     def ended() -> bool:
-        conn.execute("delete from pgqueue.job_live")  # as if it had been done
+        conn.execute("delete from pgqueue.job_live")  # as a worker would write it
         return bool(scalar(conn, "select count(*) = 2 from pgqueue.schedule_fire where outcome = 'fired'"))
 
     run_scheduler(report, ended)

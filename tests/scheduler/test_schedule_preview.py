@@ -1,4 +1,4 @@
-"""pgqueue.schedule_preview: what SQL is told of the next ticks is what the plan says, or that nobody knows it yet."""
+"""pgqueue.schedule_preview: SQL gets the next ticks that the plan gives, or an error if none were computed yet."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

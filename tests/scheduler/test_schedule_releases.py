@@ -1,4 +1,4 @@
-"""Schedules that code declares: what an operator has edited, what a release drops, who has the last word."""
+"""Schedules that code declares: what an operator edited, what a release drops, and which of them decides."""
 
 import asyncio
 

@@ -45,7 +45,7 @@ def server() -> Iterator[OwnServer]:
 
 
 class Soak:
-    """The schedulers, and what is done to them."""
+    """The schedulers, and the faults that they suffer."""
 
     def __init__(self, server: OwnServer, directory: Path, seed: int) -> None:
         self._server = server
@@ -62,7 +62,7 @@ class Soak:
         return self._stack.enter_context(Process(self._directory, self.dsn, *arguments))
 
     def ask(self, query: str) -> Any:
-        """The one value of a query; None while nobody answers."""
+        """Return the one value of a query; None while the server does not answer."""
         try:
             with psycopg.connect(self.dsn, autocommit=True, connect_timeout=2) as conn:
                 row = conn.execute(query).fetchone()
@@ -87,7 +87,7 @@ class Soak:
         asyncio.run(self._server.restart(self._rng.choice(["fast", "immediate"]), self._rng.uniform(0, 1.0)))
 
     def rage(self, seconds: float) -> None:
-        """Do each of them once, and go on until the time is over; look after the dead as a supervisor would."""
+        """Cause each fault once, and go on until the time is up; restart dead schedulers as a supervisor would."""
         faults: dict[str, Callable[[], None]] = {"kill": self.kill, "freeze": self.freeze, "restart": self.restart}
         plan, ends = list(faults), time.monotonic() + seconds
         while plan or time.monotonic() < ends:
@@ -109,7 +109,7 @@ class Soak:
 
 
 def check(conn: psycopg.Connection[Any]) -> int:
-    """Each tick has exactly one row, each fired one exactly one job, and no job is of any other tick."""
+    """Check that each tick has one row, each fired one exactly one job, and no job belongs to another tick."""
     rows = conn.execute("select schedule, tick, outcome, job_id, reason, at from pgqueue.schedule_fire").fetchall()
     jobs = conn.execute("select headers->>'schedule', (headers->>'tick')::timestamptz, id from pgqueue.job").fetchall()
     fired = {(schedule, tick): job for schedule, tick, outcome, job, _, _ in rows if outcome == "fired"}
@@ -126,7 +126,7 @@ def check(conn: psycopg.Connection[Any]) -> int:
 
 
 def summary(conn: psycopg.Connection[Any]) -> dict[str, int]:
-    """How many ticks fired, and how many did not, by their reason with its numbers left out."""
+    """Return how many ticks fired, and how many did not, by reason without its numbers."""
     return dict(
         conn.execute(
             "select outcome || coalesce(': ' || regexp_replace(reason, '[0-9.]+', 'N', 'g'), ''), count(*)"
@@ -148,12 +148,12 @@ def soak(server: OwnServer, directory: Path, seconds: float) -> None:
     finally:
         one.end()
     with psycopg.connect(one.dsn) as conn:
-        told = check(conn)
+        fired = check(conn)
         outcomes = summary(conn)
     faults = ", ".join(f"{count} {name}s" for name, count in one.done.items())
-    print(f"faults in {time.monotonic() - began:.0f} s: {faults}; ticks: {told}; doubles: 0; absent: 0")
+    print(f"faults in {time.monotonic() - began:.0f} s: {faults}; ticks: {fired}; doubles: 0; absent: 0")
     print("\n".join(f"{count:6} {what}" for what, count in outcomes.items()))
-    assert told >= 6 * min(seconds, 5)
+    assert fired >= 6 * min(seconds, 5)
     assert outcomes["fired"] > 0
 
 

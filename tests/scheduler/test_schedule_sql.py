@@ -1,4 +1,4 @@
-"""Schedules from SQL: made, edited, paused and run by functions, by a role that may do no more."""
+"""Schedules from SQL: created, edited, paused and run by functions, by a role that may do nothing else."""
 
 import re
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_sql_that_cannot_be_used_is_refused(report: App, conn: Conn, statement: 
 
 
 def test_sql_wakes_a_scheduler_that_sleeps(report: App, conn: Conn) -> None:
-    """The poll is a minute away: only the notification can be what wakes it."""
+    """The poll is a minute away: only the notification can wake the scheduler."""
     asked: list[bool] = []
 
     def fired() -> bool:

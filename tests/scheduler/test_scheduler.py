@@ -1,4 +1,4 @@
-"""Schedules as rows: declared once, fired once a tick, missed ticks shown, one bad one in nobody's way."""
+"""Schedules as rows: declared once, fired once a tick, missed ticks shown, and a bad one holds up no other."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -256,7 +256,7 @@ def test_a_schedule_that_cannot_be_fired_here_is_left_for_others(app: App, conn:
         await link.close()
         return delays
 
-    assert asyncio.run(twice()) == [7.0, 7.0]  # it does not spin on what it cannot fire
+    assert asyncio.run(twice()) == [7.0, 7.0]  # it does not spin on a tick that it cannot fire
     assert scalar(conn, "select paused_at is null from pgqueue.schedule") is True
 
 

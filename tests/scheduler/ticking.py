@@ -1,4 +1,4 @@
-"""Schedules in tests: declare, make due, fire as a scheduler does, and see what became of each tick."""
+"""Schedules in tests: declare, make due, fire as a scheduler does, and read the outcome of each tick."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ def declare(conn: Conn, name: str, plan: Plan, tick: datetime, task: str = "t", 
 
 
 def fire(app: App, dsn: str) -> int:
-    """Fire what is due once, as the scheduler does it."""
+    """Fire the due ticks once, as the scheduler does."""
 
     async def once() -> int:
         link = Link(db.Database(dsn), "pgqueue scheduler")
@@ -63,7 +63,7 @@ HOURLY = Every(3600)
 
 
 def last_hour(conn: Conn) -> datetime:
-    """The newest tick of HOURLY."""
+    """Return the newest tick of HOURLY."""
     return HOURLY.after(now(conn) - timedelta(hours=1))
 
 
@@ -72,7 +72,7 @@ def outcomes(conn: Conn, schedule: str = "s") -> list[str]:
 
 
 def due(conn: Conn, hours: int = 0) -> datetime:
-    """Make the schedule s due: its next tick is the last full hour, or some before."""
+    """Make the schedule s due: its next tick is the last full hour, or some hours before."""
     tick = last_hour(conn) - timedelta(hours=hours)
     conn.execute("update pgqueue.schedule set next_tick = %s", (tick,))
     return tick

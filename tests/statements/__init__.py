@@ -1,1 +1,1 @@
-"""The SQL itself: what each statement does, promises under locks, and costs on any history."""
+"""Tests of the SQL: what each statement does, what it promises under locks, and what it costs on any history."""

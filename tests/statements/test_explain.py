@@ -50,7 +50,7 @@ select 't', 'late', now() - interval '1 second' from generate_series(1, 3000) as
 
 @pytest.fixture(scope="module")
 def backlogs(server_dsn: str, template: str) -> Iterator[dict[str, str]]:
-    """The same backlog with no statistics, with the ones of an empty table, and with good ones."""
+    """The same backlog without statistics, with those of an empty table, and with current ones."""
     databases = Databases(server_dsn)
     made = {"never analysed": databases.make(template), "analysed when empty": databases.make(template)}
     for statistics, dsn in made.items():
@@ -101,20 +101,20 @@ def nodes(plan: Node) -> Iterator[Node]:
 
 
 def job_scans(plan: Node) -> set[str]:
-    """Which indexes job_live is read by; a scan without one is called by its type."""
+    """Return the indexes by which job_live is read; a scan without one by its type."""
     scans = [n for n in nodes(plan) if "Scan" in n["Node Type"]]
     reads = [n for n in scans if n.get("Relation Name") == "job_live" or n.get("Index Name", "").startswith("job_live")]
     return {n.get("Index Name", n["Node Type"]) for n in reads if n["Node Type"] != "Bitmap Heap Scan"}
 
 
 def sorted_rows(plan: Node) -> int:
-    """The most rows that any sort got."""
+    """Return the most rows that any sort received."""
     sorts = [n for n in nodes(plan) if "Sort" in n["Node Type"]]
     return max((child["Actual Rows"] for n in sorts for child in n["Plans"]), default=0)
 
 
 def buffers(plan: Node) -> int:
-    """Pages touched: those of the statement and of the data-modifying CTEs that nobody reads."""
+    """Return the pages touched by the statement and by the data-modifying CTEs that it does not read."""
     parts = [plan, *(n for n in nodes(plan) if n["Node Type"] == "ModifyTable")]
     return max(n["Shared Hit Blocks"] + n["Shared Read Blocks"] for n in parts)
 
@@ -200,7 +200,7 @@ def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, gen
 
 
 def with_terms(count: int, **rules: Any) -> list[NewJob]:
-    """Jobs whose keys are taken already."""
+    """Jobs whose keys are in use already."""
     jobs = [
         NewJob("t", "{}", "q0", 0, 3, conditions=Rules(**rules).conditions("t", dict, {}, at)) for at in range(count)
     ]
@@ -208,7 +208,7 @@ def with_terms(count: int, **rules: Any) -> list[NewJob]:
 
 
 def reads(plan: Node, table: str) -> set[str]:
-    """How a table is read, by its indexes or by the type of scan."""
+    """Return how a table is read: its indexes, or the type of scan."""
     scans = [n for n in nodes(plan) if "Scan" in n["Node Type"] and n["Node Type"] != "Bitmap Heap Scan"]
     return {n.get("Index Name", n["Node Type"]) for n in scans
             if n.get("Relation Name") == table or n.get("Index Name", "").startswith(table)}  # fmt: skip

@@ -1,8 +1,8 @@
-"""What runs by itself or once for each job costs the same however many jobs wait, have run, or have failed.
+"""Statements that duties or single jobs run cost the same however many jobs wait, have run, or have failed.
 
-Every statement there is is looked at under EXPLAIN ANALYZE: it may examine a bounded number of rows of the tables that
-grow, and touch a bounded number of pages. Also with statistics of when the tables were empty, with either kind of plan,
-and with a planner that somebody has forbidden this or that.
+Every statement is run under EXPLAIN ANALYZE: it may examine a bounded number of rows of the tables that grow, and touch
+a bounded number of pages. Also with statistics from when the tables were empty, with either kind of plan, and with
+planner settings that forbid some kinds of node.
 """
 
 import uuid
@@ -39,7 +39,7 @@ ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", di
 KEYS = key_hashes("t", ["k5", "new"])
 SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
-# What workers and schedulers ask of themselves, on connections that prefer an index (`connect_duty`).
+# Statements of duties, on connections that prefer an index (`connect_duty`).
 DUTIES: dict[str, Query[Any]] = {
     "jobs.claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
     "jobs.claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
@@ -75,7 +75,7 @@ DUTIES: dict[str, Query[Any]] = {
     "schedules.read": QUERIES.schedules.read(["s1"]),
     "schedules.save_previews": QUERIES.schedules.save_previews({"s1": None}, NOW),
     "schedules.declare": QUERIES.schedules.declare([(SCHEDULE, NOW)]),
-    "jobs.enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # a scheduler's
+    "jobs.enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # of a scheduler
     "jobs.enqueue_conditionally": QUERIES.jobs.enqueue_conditionally([KEYED, ALONE]),
     "schedules.clock": QUERIES.schedules.clock(),
     "jobs.expire": QUERIES.jobs.expire(100),
@@ -85,7 +85,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.set_result_expiry": QUERIES.jobs.set_result_expiry({1: 60.0}),
     "jobs.drop_expired_results": QUERIES.jobs.drop_expired_results(100),
 }
-# What is asked on connections as they are: by the heartbeat, by callers, and by `pgqueue status`.
+# Statements on ordinary connections: of the heartbeat, of callers, and of `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
     "workers.register": QUERIES.workers.register(describe_process("worker", 30, ["q0"], ["t"], 8)),
     "schema.check": QUERIES.schema.check(),
@@ -124,7 +124,7 @@ FLAT = DUTIES | OTHERS
 SCHEDULE_VERBS = (
     "create", "redefine", "pause", "resume", "delete", "wake_schedulers", "list_ticks",
 )  # fmt: skip
-# Not looked at here, and why.
+# Statements that are not tested here, and why.
 EXEMPT = {
     "workers.listen": "no plan",
     "waits.listen": "no plan",
@@ -205,14 +205,14 @@ def made(server_dsn: str, template: str, request: pytest.FixtureRequest) -> Iter
 
 @pytest.fixture(params=["empty", "stale", "analysed"])
 def tx(made: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Conn]:
-    """A connection to one of them, in a transaction that is rolled back."""
+    """A connection to one of these databases, in a transaction that is rolled back."""
     with psycopg.connect(made[request.param]) as conn:
         yield conn
         conn.rollback()
 
 
 def examined(plan: Node) -> float:
-    """How many rows of the growing tables were looked at, whatever became of them."""
+    """Return how many rows of the growing tables were read, also those that were filtered out."""
     dropped = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
     return sum(
         (node["Actual Rows"] + sum(node.get(name, 0) for name in dropped)) * node["Actual Loops"]
@@ -222,13 +222,13 @@ def examined(plan: Node) -> float:
 
 
 def too_much(plan: Node) -> str:
-    """What is out of bounds: nothing, or how much it was."""
+    """Return the cost if it is out of bounds, else nothing."""
     rows, pages = examined(plan), buffers(plan)
     return "" if rows <= MOST_ROWS and pages <= MOST_PAGES else f"{rows:.0f} rows, {pages} pages"
 
 
 def look(conn: Conn, name: str, *, generic: bool, forbidden: str = "") -> Node:
-    """Explain a statement on a connection as it would have, and undo what it did."""
+    """Explain a statement on the kind of connection it runs on, and undo its effects."""
     with conn.transaction(force_rollback=True):
         for setting in ("enable_seqscan", "jit") if name in DUTIES else ():
             conn.execute(f"set local {setting} = off")
@@ -255,8 +255,8 @@ FORBIDDEN = [
     "enable_mergejoin", "enable_hashagg", "enable_material", "enable_sort", "enable_incremental_sort",
     "enable_memoize", "enable_partition_pruning",
 ]  # fmt: skip
-PRICED = {("enable_indexonlyscan", "schedules.record_ticks")}  # reads all ticks then: the key alone would do
-# Without these no row can be found by its key: then only what is promised holds, at any price.
+PRICED = {("enable_indexonlyscan", "schedules.record_ticks")}  # reads all ticks then, though the key alone would do
+# Without these no row can be found by its key: the promises hold, but the cost is unbounded.
 CRIPPLING = ["enable_indexscan", "enable_nestloop"]
 
 

@@ -1,4 +1,4 @@
-"""Claims begin where the last one ended: dead rows cost nothing, and what lies before that is found all the same."""
+"""Claims begin where the last one ended: dead rows cost nothing, and jobs before that place are found too."""
 
 import asyncio
 import math
@@ -23,7 +23,7 @@ ROOMS = {"default": 10}
 
 
 def place(job: ClaimedJob) -> dict[Lane, Place]:
-    """The frontier after a job."""
+    """Return the frontier after a job."""
     return {(job.queue, job.priority): (job.run_at, job.id)}
 
 
@@ -66,7 +66,7 @@ def test_a_paused_queue_and_a_job_of_the_future_give_nothing(conn: Conn) -> None
 
 @pytest.fixture(params=["reader", "writer"])
 def pinned(dsn: str, conn: Conn, request: pytest.FixtureRequest) -> Iterator[Conn]:
-    """A queue whose 30,000 finished jobs cannot be vacuumed, for somebody's transaction is open."""
+    """A queue whose 30,000 finished jobs cannot be vacuumed, because a transaction is open."""
     with psycopg.connect(dsn) as other:
         other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         other.execute("select 1" if request.param == "reader" else "create table public.theirs ()")
@@ -90,14 +90,15 @@ def test_dead_rows_before_the_frontier_are_not_walked_over(dsn: str, pinned: Con
         assert buffers(plan) < 250
         own.rollback()
         own.execute("deallocate explained")
-        assert buffers(explain(own, QUERIES.jobs.claim(WORKER, ROOMS, 10), generic=generic)) > 1000  # what it saves
+        # The frontier saves these pages.
+        assert buffers(explain(own, QUERIES.jobs.claim(WORKER, ROOMS, 10), generic=generic)) > 1000
 
 
 @pytest.mark.parametrize("long", [60.0, -1.0], ids=["by claims", "by the full scan"])
 def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
     app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch, long: float
 ) -> None:
-    """Committed late, or in a lane nobody has seen: none is waited for in vain."""
+    """Jobs committed late, or in a lane that had none before: each of them runs."""
     monkeypatch.setattr("pgqueue.worker.claiming.frontier.COSTLY_SECONDS", long)
     ran: list[str] = []
 
@@ -123,7 +124,7 @@ def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""What a process asks of the database while there is nothing to do: which statements, and how many."""
+"""The statements of a process while there is nothing to do: which, and how many."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ from tests.statements.test_flat import FLAT
 from tests.statements.test_queries import SAMPLES
 
 POLL = 0.1
-# Asked at each poll, and at each fifth. All others come with a lease (30 s) or more seldom.
+# Run at each poll, and at each fifth. All others run once a lease (30 s) or less often.
 PER_POLL, PER_FIVE = {"jobs.next_due"}, {"jobs.adopt"}
 CLAIMS = {"jobs.claim", "jobs.claim_beyond"}
 STARTING = {
@@ -35,7 +35,7 @@ SCHEDULER_POLLS = {"schedules.lock_due", "schedules.next_due"}
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, app: App) -> Counter[str]:
-    """How often each statement was asked, by its name; those that nobody has looked at by their text."""
+    """Return how often each statement ran, by its name; statements without a name by their text."""
     names = {make(app.queries).sql: name for name, make in SAMPLES.items()}
     names |= {query.sql: name for name, query in FLAT.items()}
     counts: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, app: App) -> Counter[str]:
 
 
 def polled(counts: Counter[str], times: int) -> Callable[[], bool]:
-    """Whether a process has polled so often."""
+    """Whether a process has polled that often."""
     return lambda: counts["jobs.next_due"] >= times or counts["schedules.next_due"] >= times
 
 

@@ -1,4 +1,4 @@
-"""Every statement is accepted by Postgres; claims come in the promised order and never exceed their room."""
+"""Every statement is accepted by Postgres; claims take jobs in the promised order and never exceed their limits."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -297,9 +297,7 @@ COMBINATIONS = [c for size in range(len(SETTINGS) + 1) for c in itertools.combin
 def under_each_combination(conn: Conn, call: Callable[[], int], expected: int) -> None:
     for off in COMBINATIONS:
         with conn.transaction(force_rollback=True):
-            conn.execute(
-                "set local jit = off"
-            )  # a disabled plan has a huge cost, for which JIT would compile each time
+            conn.execute("set local jit = off")  # a disabled plan has a huge cost, so JIT would compile it each time
             conn.execute(f"set local plan_cache_mode = {'force_generic_plan' if len(off) % 2 else 'force_custom_plan'}")
             for setting in off:
                 conn.execute(f"set local enable_{setting} = off")

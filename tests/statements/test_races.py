@@ -1,4 +1,4 @@
-"""Two connections at once: who waits for whom, and who wins. Each wait is proved by pg_blocking_pids."""
+"""Two connections at once: which waits for the other, and which wins. pg_blocking_pids proves each wait."""
 
 import threading
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def claim(conn: Conn, worker: Any = WORKER) -> list[ClaimedJob]:
 
 
 def running_job(conn: Conn, *, lost: bool = True) -> ClaimedJob:
-    """A job that runs; its worker was declared lost, or lives."""
+    """A running job whose worker lives or was declared lost."""
     db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     (job,) = claim(conn, add_worker(conn))
     if lost:
@@ -217,7 +217,7 @@ def test_a_worker_whose_heartbeat_is_in_flight_is_not_declared_lost(conn: Conn, 
     worker = add_worker(conn, beat_seconds_ago=60)
     a, b = connect(), connect()
     assert db.run(a, QUERIES.workers.heartbeat(worker)) is True
-    assert db.run(b, QUERIES.workers.declare_lost()) == []  # passed by, not waited for
+    assert db.run(b, QUERIES.workers.declare_lost()) == []  # skipped, not waited for
     a.commit()
     assert db.run(b, QUERIES.workers.declare_lost()) == []
     b.commit()
@@ -319,14 +319,14 @@ def test_making_partitions_gives_up_on_a_long_reader_and_raises_nothing(conn: Co
     reader.execute("select count(*) from pgqueue.transition_default")
     making = InThread(lambda: db.run(conn, QUERIES.schema.make_partitions()))
     making.result()
-    assert partitions(conn) == before + 1  # of job_finished, which nobody reads
+    assert partitions(conn) == before + 1  # of job_finished, which no transaction reads
     reader.rollback()
     db.run(conn, QUERIES.schema.make_partitions())
     assert partitions(conn) == before + 2
 
 
 def test_making_partitions_leaves_a_day_alone_whose_rows_are_in_the_default_partition(conn: Conn) -> None:
-    db.run(conn, QUERIES.schema.make_partitions())  # midnight may have passed since the template was made
+    db.run(conn, QUERIES.schema.make_partitions())  # it may be past midnight since the template was made
     drop_partitions(conn, "day = today")
     before = partitions(conn)
     db.run(conn, QUERIES.jobs.enqueue([new_job()]))

@@ -1,4 +1,4 @@
-"""Enqueueing from plain SQL: the same rows, terms and checks as from Python, in triggers, under any search_path."""
+"""Enqueueing from plain SQL: the same rows, conditions and checks as from Python; in triggers; any search_path."""
 
 import re
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ def test_it_writes_the_rows_that_python_writes_and_each_meets_the_keys_of_the_ot
     ours = app.using(**options).enqueue("t", {"a": "x", "b": [1.5, None]})
     (ours_row,) = conn.execute(ROW, (ours.id,)).fetchall()
     keyed = bool({"idempotency_key", "unique_key"} & options.keys())
-    args_differ = "idempotency_key" in options  # 1.50 and 1.5 are two spellings, and so two requests
+    args_differ = "idempotency_key" in options  # 1.50 and 1.5 are different texts, and so two requests
     if args_differ:
         call = call.replace("1.50", "1.5")
     theirs = scalar(conn, call)
@@ -124,8 +124,8 @@ def test_replace_changes_the_waiting_job_and_tells_of_it(conn: Conn) -> None:
     first, second = scalar(conn, call, '{"n": 1}', "1 h"), scalar(conn, call, '{"n": 2}', "2 h")
     assert first == second
     assert scalar(conn, "select args->>'n' from pgqueue.job_live where run_at > now() + interval '100 min'") == "2"
-    told = "select array_agg(reason order by at) from pgqueue.transition"
-    assert scalar(conn, told) == [None, "replaced"]
+    reasons = "select array_agg(reason order by at) from pgqueue.transition"
+    assert scalar(conn, reasons) == [None, "replaced"]
 
 
 def test_a_window_that_was_not_needed_is_given_back(conn: Conn) -> None:

@@ -1,4 +1,4 @@
-"""A worker's plans outlive what they were made for: kept since its tables were empty, they still use an index."""
+"""A worker keeps its plans: made while the tables were empty, they still use an index when the tables are full."""
 
 import asyncio
 import uuid
@@ -26,7 +26,7 @@ select 't', 'default', i % 3, now() - interval '1 minute' from generate_series(1
 
 
 def statements(worker: uuid.UUID) -> list[Query[Any]]:
-    """What a worker asks all the time."""
+    """The statements that a worker runs all the time."""
     rooms = {"default": 5}
     return [
         QUERIES.jobs.claim(worker, rooms, 5),
@@ -103,7 +103,7 @@ def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
             assert moving["Actual Loops"] == 1
 
 
-# What reads an index from some place on steps over what is dead there, by whatever plan.
+# A scan that starts at some place of an index steps over the dead entries there, whatever the plan.
 WALKS = {
     "jobs.claim": "from the beginning of each lane; in between a worker claims beyond what it knows to be dead",
     "jobs.claim_beyond": "from where this worker has read to: here others have, since",
@@ -121,7 +121,7 @@ select 't', 'q0', 'running', 1, 1, w.id, now() from pgqueue.worker w, generate_s
 
 @pytest.fixture(scope="module")
 def emptied(server_dsn: str, template: str) -> Iterator[str]:
-    """A database that was full and is empty, so VACUUM says; somebody's snapshot keeps what was deleted."""
+    """A database that was full and, to VACUUM, is empty; an open snapshot keeps the deleted rows."""
     databases = Databases(server_dsn)
     dsn = databases.make(template)
     with psycopg.connect(dsn) as pinning, psycopg.connect(dsn, autocommit=True) as conn:
@@ -149,5 +149,5 @@ def test_no_statement_walks_over_what_is_dead_to_find_rows_by_a_key(emptied: str
 
 
 def walking(node: Node) -> bool:
-    """Whether this reads an index from end to end, if it comes to that."""
+    """Whether a node reads an index from end to end, if it is executed."""
     return node.get("Index Name", "").startswith(TABLES) and "Index Cond" not in node

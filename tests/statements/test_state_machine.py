@@ -17,7 +17,7 @@ LEASE = 7
 ERROR = ErrorInfo("E", "it broke")
 RESOLUTIONS = {
     "succeed": Resolution("succeed", result='{"a": 1}'),
-    "succeed plainly": Resolution("succeed"),  # by a statement of its own
+    "succeed plainly": Resolution("succeed"),  # it has a statement of its own
     "retry": Resolution("retry", "error", delay=5.0, error=ERROR),
     "snooze": Resolution("snooze", "later", delay=5.0, refund=True),
     "release": Resolution("release", "released", refund=True),
@@ -45,7 +45,7 @@ def tx(database: str) -> Iterator[Conn]:
 
 
 def put(conn: Conn, state: JobState, verb: str = "") -> int:
-    """Put a job into a state, of a worker that was declared lost, and as the verb wants to find it."""
+    """Put a job into a state, under a lost worker, with whatever else the verb needs."""
     spent = verb == "rescue_spent"
     common: dict[str, Any] = {"lease": LEASE, "attempt": 2, "max_attempts": 2 if spent else 5}
     worker = add_worker(conn, lost=True)
@@ -114,7 +114,7 @@ def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, v
     if state in move.sources:
         claiming = verb in ("claim", "adopt")
         assert [r[:2] for r in tx.execute("select id, state from pgqueue.job").fetchall()] == [(job, move.target)]
-        attempt = {"claim": 3, "adopt": 3, "expire": 0}.get(verb, 2)  # only what has not started expires
+        attempt = {"claim": 3, "adopt": 3, "expire": 0}.get(verb, 2)  # only a job that has not started expires
         assert moves(tx, job) == [(state, move.target, attempt, LEASE + claiming)]
     else:
         assert row(tx, job) == before

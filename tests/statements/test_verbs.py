@@ -50,13 +50,13 @@ delete from pgqueue.transition; delete from pgqueue.worker"""
 which = st.integers(0, 30)
 task_names = st.sampled_from(TASKS)
 enqueues = st.tuples(task_names, st.integers(0, 1), st.sampled_from([1, 2, 4]), st.booleans())
-resolutions = st.sampled_from([*RESOLUTIONS, RESOLUTIONS[5]])  # parked ones have verbs of their own
+resolutions = st.sampled_from([*RESOLUTIONS, RESOLUTIONS[5]])  # parked jobs have verbs of their own
 answers = st.lists(st.tuples(which, st.booleans(), resolutions), min_size=1, max_size=3)
 AB = st.sampled_from("AB")
 
 
 class Verbs(RuleBasedStateMachine):
-    """Two workers, three tasks, one queue. Each step is one committed statement, and the model's word for it."""
+    """Two workers, three tasks, one queue. Each step is one committed statement, which the model then confirms."""
 
     def __init__(self, app: App, conn: Conn, happened: set[Any]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Verbs(RuleBasedStateMachine):
         return dict(self.conn.execute("select id, run_at from pgqueue.job_live").fetchall())
 
     def a_claim(self, index: int, current: bool) -> ClaimedJob:
-        """A claim that holds; or one that does not, best of a job that runs again under another. Else any."""
+        """Return a current claim, or a stale one, preferably of a job that runs again under another claim; else any."""
         jobs = self.model.jobs
         running = [c for c in self.claims if c.id in jobs and jobs[c.id].state == JobState.RUNNING]
         wanted = [c for c in running if (jobs[c.id].lease == c.lease) == current]
@@ -142,7 +142,7 @@ class Verbs(RuleBasedStateMachine):
         batch = {}
         for index, current, resolution in given:
             claim = self.a_claim(index, current)
-            exhausted = resolution.verb == "retry" and claim.is_last_attempt  # as lifecycle.decide() has it
+            exhausted = resolution.verb == "retry" and claim.is_last_attempt  # as lifecycle.decide() does it
             batch[claim.id, claim.lease] = claim, RESOLUTIONS[6] if exhausted else resolution
         moved = db.run(self.conn, QUERIES.jobs.resolve(list(batch.values())))
         assert moved == self.model.resolve(batch.values())
@@ -187,7 +187,7 @@ class Verbs(RuleBasedStateMachine):
 
     @rule(name=AB)
     def end_without_a_row(self, name: str) -> None:
-        """A row that somebody deleted. Its jobs count as lost; and a new boot follows, for a claim asks for no row."""
+        """Delete the row of a worker: its jobs count as lost. A new boot follows, since claims need no row."""
         worker = self.workers[name]
         db.run(self.conn, QUERIES.workers.unregister(worker))
         self.model.alive.discard(worker)
@@ -227,7 +227,7 @@ class Verbs(RuleBasedStateMachine):
 
 
 def drive(app: App, conn: Conn, examples: int, steps: int, *, derandomize: bool) -> set[Any]:
-    """Run the machine; return every (verb, state it found) that happened."""
+    """Run the machine; return every (verb, state it found) that occurred."""
     happened: set[Any] = set()
     app.task(name="fragile", retention=0)(lambda: None)
     run_state_machine_as_test(
@@ -253,7 +253,7 @@ def test_any_sequence_of_verbs_leaves_what_the_model_says(app: App, conn: Conn) 
 
 @pytest.mark.stress
 def test_many_sequences_of_verbs_leave_what_the_model_says(app: App, conn: Conn) -> None:
-    """So many that each move of the table happens, and a stale lease meets each state."""
+    """Enough runs that each transition of the table occurs, and a stale lease is tried in each state."""
     happened = drive(app, conn, 1500, 60, derandomize=False)
     moves = {(verb, source) for verb, move in TRANSITIONS.items() for source in move.sources or [None]}
     assert (moves | {("stale", state) for state in JobState}) - happened == set()

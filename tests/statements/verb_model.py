@@ -1,7 +1,7 @@
 """What pgqueue's statements promise, in plain Python: the model that test_verbs.py compares the database with.
 
 Every move goes through `pgqueue.lifecycle.TRANSITIONS`; the rest (attempts, leases, refunds, cancellations, crashes)
-is written down here once more, from the documentation and not from the SQL.
+is written here once more, from the documentation and not from the SQL.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -19,7 +19,7 @@ Line = tuple[str | None, str, int, int]
 
 
 class Seen(NamedTuple):
-    """What is compared of a job: the model's and the database's must be equal."""
+    """The parts of a job that are compared: they must be equal in the model and in the database."""
 
     table: str
     state: str
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class ModelJob:
-    """A job as it must be."""
+    """A job as the model has it."""
 
     id: int
     task: str
@@ -51,7 +51,7 @@ class ModelJob:
     progress: str | None = None
 
     def move(self, verb: str) -> Line:
-        """Go where the table says; raise where it does not say. Return the line that tells of it."""
+        """Change the state as the table says; raise if it does not. Return the line for the log."""
         sources, target = TRANSITIONS[verb]
         assert self.state in (sources or {None}), f"{verb} of a job that is {self.state}"
         line = self.state, target, self.attempt, self.lease
@@ -75,18 +75,18 @@ class Model:
 
     def __init__(self) -> None:
         self.jobs: dict[int, ModelJob] = {}
-        self.log: dict[int, list[Line]] = {}  # outlives a job of which nothing is kept
+        self.log: dict[int, list[Line]] = {}  # outlives a job that keeps no row
         self.alive: set[UUID] = set()
         self.happened: set[tuple[str, JobState | None]] = set()
 
-    def move(self, job: ModelJob, verb: str, *, told: bool = True) -> None:
+    def move(self, job: ModelJob, verb: str, *, logged: bool = True) -> None:
         self.happened.add((verb, job.state))
         line = job.move(verb)
-        if told:
+        if logged:
             self.log.setdefault(job.id, []).append(line)
 
     def enqueue(self, job: ModelJob) -> None:
-        self.move(job, "enqueue", told=job.history)
+        self.move(job, "enqueue", logged=job.history)
         self.jobs[job.id] = job
 
     def claim(self, worker: UUID, run_at: dict[int, datetime], room: int) -> list[int]:
@@ -103,7 +103,7 @@ class Model:
             return []
         for job in jobs:
             job.attempt, job.lease, job.progress = job.attempt + 1, job.lease + 1, None
-            self.move(job, verb, told=job.history)
+            self.move(job, verb, logged=job.history)
             job.worker = worker
         return [job.id for job in jobs]
 
@@ -125,7 +125,7 @@ class Model:
 
     def _resolve(self, job: ModelJob, resolution: Resolution) -> None:
         if resolution.verb == "succeed" and not job.history:
-            self.move(job, "succeed", told=False)
+            self.move(job, "succeed", logged=False)
             del self.jobs[job.id]
         elif resolution.target.is_terminal:
             self.move(job, resolution.verb)
@@ -137,7 +137,7 @@ class Model:
             job.due = job.due and resolution.delay == 0
 
     def cancel(self, job_id: int) -> bool | None:
-        """True: it has ended. False: its worker is asked. None: there is no such job, or no more."""
+        """Return True if it has ended, False if its worker is asked, None if there is no such job (any more)."""
         job = self.jobs.get(job_id)
         if job is None or job.state is None or job.state.is_terminal:
             return None
@@ -148,7 +148,7 @@ class Model:
         return True
 
     def expire(self, job_id: int) -> bool:
-        """A job's time is over: it ends if it has not started. Whether it did."""
+        """End a job whose time to live has passed, if it has not started; return whether it ended."""
         job = self.jobs.get(job_id)
         ended = job is not None and job.attempt == 0 and job.state in (JobState.PENDING, JobState.BLOCKED)
         if job is not None and ended:

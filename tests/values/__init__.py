@@ -1,1 +1,1 @@
-"""What values are and become: arguments, plans, ticks, retries, codecs. Most of it needs no database."""
+"""Tests of values: arguments, plans, ticks, retries, codecs. Most of them need no database."""

@@ -1,1 +1,1 @@
-"""What runs jobs: worker, children, threads, supervisor, and what becomes of them among faults."""
+"""Tests of what runs jobs: worker, children, threads and supervisor, also under faults."""

@@ -28,7 +28,7 @@ where j.id is null or t.job_id is null"""
 class CancelledAt:
     """Awaits a coroutine and cancels the task where it suspends for the n-th time.
 
-    `late`: what it waits for has happened already when the cancellation comes, so that its answer is dropped.
+    `late`: the awaited thing has happened already when the cancellation comes, so that its answer is dropped.
     """
 
     def __init__(self, work: Work, number: int, *, late: bool) -> None:
@@ -59,12 +59,12 @@ class CancelledAt:
 
 
 async def cancel_everywhere(work: Callable[[], Work], after: Callable[[], Awaitable[None]]) -> int:
-    """Cancel at each await, before and after its answer has come; count the awaits."""
+    """Cancel at each await, before and after its answer has come; return how many awaits there are."""
     return min([await _cancel_everywhere(work, after, late) for late in (False, True)])
 
 
 async def _cancel_everywhere(work: Callable[[], Work], after: Callable[[], Awaitable[None]], late: bool) -> int:
-    """Cancel `work()` at its first await, at its second, until it has none left; look after each. Count them."""
+    """Cancel `work()` at each of its awaits in turn, and check after each; return how many there are."""
     for number in itertools.count(1):
         attempt = CancelledAt(work(), number, late=late)
 
@@ -77,15 +77,15 @@ async def _cancel_everywhere(work: Callable[[], Work], after: Callable[[], Await
         if not attempt.reached:
             task.result()
             return number - 1
-        # asyncio.wait_for(), before Python 3.12, prefers the answer that has come: a wait for the pool goes on, and all
-        # is done.
+        # Before Python 3.12 asyncio.wait_for() prefers an answer that has come to the cancellation: then a wait for the
+        # pool goes on and the work is finished.
         assert task.cancelled() or (late and task.exception() is None), f"await {number}: {task!r}"
         await after()
     raise AssertionError("not reached")
 
 
 async def gone(conn: Conn, name: str) -> None:
-    gc.collect()  # psycopg leaves what a cancelled connect() had opened to the garbage collector
+    gc.collect()  # psycopg leaves the socket of a cancelled connect() to the garbage collector
     await eventually(lambda: scalar(conn, CONNECTIONS, name) == 0, f"the end of all connections called {name}")
 
 
@@ -110,7 +110,7 @@ def test_a_link_that_was_cancelled_anywhere_works_again(dsn: str, conn: Conn, op
             assert scalar(conn, HALF) == 0
             if opened:
                 await link.run(QUERIES.schema.check())
-                assert scalar(conn, CONNECTIONS, "cancelled link") <= 2  # one may still be on its way out
+                assert scalar(conn, CONNECTIONS, "cancelled link") <= 2  # one may still be closing
             else:
                 await link.close()
 

@@ -1,4 +1,4 @@
-"""A job that kills its workers: it ends, says whom it has cost, and is taken back at once where somebody saw it."""
+"""A job that kills its workers: it ends, names them, and is rescued at once if a supervisor saw the death."""
 
 import os
 import signal
@@ -66,14 +66,14 @@ def test_a_death_that_somebody_saw_is_told_to_the_rescuers_and_in_the_error(conn
     now = scalar(conn, "select now()")
     job = insert_job(conn, state="running", worker_id=worker, claimed_at=now, lease=1, attempt=1)
     db.run(conn, QUERIES.jobs.rescue(WORKER))
-    told = scalar(conn, "select error ->> 'message' from pgqueue.transition where job_id = %s", job)
-    assert "was killed by SIGKILL at 20" in told
+    text = scalar(conn, "select error ->> 'message' from pgqueue.transition where job_id = %s", job)
+    assert "was killed by SIGKILL at 20" in text
 
 
 def test_poison_ends_after_its_limit_and_names_the_workers_it_has_killed(tmp_path: Path, dsn: str, conn: Conn) -> None:
     (tmp_path / "shop.py").write_text(POISON)
     job = App(dsn).enqueue("poison")
-    # A lease far longer than the test: only the supervisor's word makes the rescues come in time.
+    # The lease is far longer than the test: only what the supervisor reports makes the rescues come in time.
     with Process(tmp_path, dsn, "work", "-A", "shop:app", "--processes", "2", "--lease", "600") as parent:
         wait_for(lambda: scalar(conn, "select count(*) from pgqueue.dead_letter") == 1, "the dead letter")
         parent.signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from tests.harness import QUERIES, Conn, insert_job
 
 @pytest.fixture
 def heard(app: App) -> list[events.Event]:
-    """Everything that happens in this process."""
+    """Every event in this process."""
     heard: list[events.Event] = []
     app.on(events.Event)(heard.append)
     return heard

@@ -1,4 +1,4 @@
-"""Who lives, who is lost, and what a worker does that cannot be heard."""
+"""Which workers live, which are lost, and what a worker does whose heartbeats do not arrive."""
 
 import asyncio
 import threading
@@ -282,8 +282,8 @@ def test_a_blocked_event_loop_is_told_with_what_blocks_it(app: App, caplog: pyte
 
 
 def test_each_beat_tells_when_each_duty_last_worked(app: App, conn: Conn) -> None:
-    told = "select duties -> 'claim' is not null and duties -> 'rescue' is not null from pgqueue.worker"
-    asyncio.run(work(app, lambda: scalar(conn, told), lease_seconds=0.4))
+    worked = "select duties -> 'claim' is not null and duties -> 'rescue' is not null from pgqueue.worker"
+    asyncio.run(work(app, lambda: scalar(conn, worked), lease_seconds=0.4))
 
 
 def test_hooks_run_around_a_workers_work_and_one_that_fails_at_the_start_ends_it(app: App, conn: Conn) -> None:

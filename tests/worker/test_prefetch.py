@@ -1,4 +1,4 @@
-"""Claiming ahead of free slots: at the pace of late, bounded by time, and given back when it was too much."""
+"""Claiming ahead of free slots: at the recent pace, bounded by time, and released if it was too much."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.harness import Conn, claimed
 
 
 def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charged(app: App, conn: Conn) -> None:
-    """Fast jobs set a pace; then slow ones come, and those claimed ahead of them go to whoever is idle."""
+    """Fast jobs set a pace; then slow ones come, and the jobs claimed ahead go to an idle worker."""
     stuck = asyncio.Event()
 
     @app.task(name="fast")
@@ -38,7 +38,7 @@ def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charge
     asyncio.run(run())
     assert scalar(conn, "select count(*) from pgqueue.job_finished where task = 'fast' and attempt = 1") == 2000
     assert scalar(conn, "select max(attempt) from pgqueue.job_live") == 0
-    assert scalar(conn, "select max(lease) from pgqueue.job_live") <= 2  # it does not claim ahead of what it gave back
+    assert scalar(conn, "select max(lease) from pgqueue.job_live") <= 2  # it claims no released job ahead again
     assert scalar(conn, "select count(*) from pgqueue.job_live where crash_count > 0") == 0
 
 

@@ -1,4 +1,4 @@
-"""Real processes, real signals: nothing is lost, nothing stays behind, each tick fires once."""
+"""Real processes, real signals: no job is lost, no process stays behind, each tick fires once."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -80,7 +80,7 @@ class Shop:
         return int(scalar(self._conn, f"select count(*) from {query}"))
 
     def running(self, process: Process) -> bool:
-        """Whether a job runs in this very process, and has written its effect."""
+        """Whether a job runs in that process, and has written its effect."""
         return self.count(f"public.effect where pid = {process.pid}") > 0
 
     def open_gate(self) -> None:
@@ -176,7 +176,7 @@ def fired(shop: Shop) -> int:
 
 
 def check_each_second_has_one_tick_and_one_job(conn: Conn) -> None:
-    """Between the first tick and the last none is missing; each that fired has one job of its own."""
+    """Check that no tick between the first and the last is missing, and that each that fired has one job."""
     gaps = "select count(distinct tick) - 1 - extract(epoch from max(tick) - min(tick)) from pgqueue.schedule_fire"
     assert scalar(conn, gaps) == 0
     jobs = "select count(*) from pgqueue.job where headers->>'schedule' = 'second'"

@@ -1,4 +1,4 @@
-"""How far a job is: said by the task, seen from outside, fenced."""
+"""Progress: reported by the task, read from outside, fenced."""
 
 import asyncio
 import threading
@@ -103,4 +103,4 @@ def test_what_json_does_not_have_is_refused(done: float) -> None:
     context = Context(claimed(1, 1))
     with pytest.raises(InvalidOption, match="finite"):
         context.progress(done)
-    context.progress(1, None, "a NUL \x00 and a lone \ud800")  # outside a worker nobody listens
+    context.progress(1, None, "a NUL \x00 and a lone \ud800")  # outside a worker it goes nowhere

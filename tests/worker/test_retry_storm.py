@@ -1,4 +1,4 @@
-"""A thousand jobs that fail at once do not come back at once, and others are served beside them. F41."""
+"""A thousand jobs that fail at once are not retried at once, and other jobs run beside them. F41."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +13,7 @@ JOBS, LONGEST = 1000, 600
 
 def test_jobs_that_fail_together_come_back_spread_and_hold_up_no_other_queue(app: App, conn: Conn) -> None:
     failed_before: list[int] = []
-    delays: dict[int, float] = {}  # of the first failure: a short one may be over before this test is
+    delays: dict[int, float] = {}  # of first failures: a job with a short delay may fail again before this test ends
 
     @app.on(JobRetried)
     def note(event: JobRetried) -> None:
@@ -33,6 +33,6 @@ def test_jobs_that_fail_together_come_back_spread_and_hold_up_no_other_queue(app
     asyncio.run(work(app, lambda: len(delays) == JOBS and len(failed_before) == 20, **settings))
 
     assert max(failed_before) < JOBS / 2, "the other queue had to wait for the storm"
-    tenths = Counter(int(10 * delay / LONGEST) for delay in delays.values())  # of the longest, how many in each
+    tenths = Counter(int(10 * delay / LONGEST) for delay in delays.values())  # jobs by tenths of the longest delay
     assert sorted(tenths) == list(range(10))
     assert all(60 <= count <= 140 for count in tenths.values()), tenths  # 100 each, four standard deviations around

@@ -1,4 +1,4 @@
-"""Short async jobs run one after the other in one asyncio task, and no job can tell."""
+"""Short async jobs run one after the other in one asyncio task, unnoticed by the jobs."""
 
 import asyncio
 import contextvars
@@ -15,7 +15,7 @@ from tests.harness import Conn
 
 
 def states(conn: Conn) -> dict[str, int]:
-    """How many jobs are in each state."""
+    """Return how many jobs are in each state."""
     return dict(conn.execute("select state, count(*) from pgqueue.job group by 1").fetchall())
 
 
@@ -131,4 +131,4 @@ def test_the_event_loop_turns_between_jobs_that_hold_it(app: App, conn: Conn) ->
 
     t.enqueue_many({} for _ in range(10))
     drain(app, conn)
-    assert len(set(seen)) >= 9  # the second was on its way when the count began
+    assert len(set(seen)) >= 9  # the second ran already when the count began

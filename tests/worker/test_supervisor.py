@@ -32,7 +32,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def pids(conn: Conn) -> set[int]:
-    """The worker processes that are alive by their rows."""
+    """Return the pids of the workers that live according to their rows."""
     return {row[0] for row in conn.execute("select pid from pgqueue.worker where lost_at is null").fetchall()}
 
 
@@ -58,7 +58,7 @@ def test_a_supervisor_restarts_a_worker_that_dies_and_stops_all(shop: Path, dsn:
         assert "was killed by SIGKILL" in parent.log()
         parent.signal(signal.SIGTERM)
         assert parent.wait() == 0
-    assert pids(conn) <= {victim}  # whose row stays until the others declare it lost
+    assert pids(conn) <= {victim}  # its row stays until the others declare it lost
 
 
 def test_children_end_when_their_supervisor_is_killed(shop: Path, dsn: str, conn: Conn) -> None:

@@ -1,4 +1,4 @@
-"""Threads for calls: enough of them while calls are long, few while they are short, and each call told once."""
+"""Threads for calls: enough of them while calls are long, few while they are short; each call is answered once."""
 
 import asyncio
 import contextvars
@@ -40,7 +40,7 @@ def test_long_calls_run_side_by_side_even_where_calls_were_short_before(short_be
 def test_each_call_is_told_once_on_the_loop_in_its_own_context() -> None:
     loops = 2000
     mine = contextvars.ContextVar("mine", default=0)
-    told: list[int] = []
+    answered: list[int] = []
 
     def call(n: int) -> int:
         assert mine.get() == 0
@@ -52,14 +52,14 @@ def test_each_call_is_told_once_on_the_loop_in_its_own_context() -> None:
 
         def tell(result: Result) -> None:
             assert threading.get_ident() == here
-            told.append(result[0])
+            answered.append(result[0])
 
         for n in range(loops):
             threads.submit(lambda n=n: call(n), contextvars.copy_context(), tell)  # type: ignore[misc]
-        await eventually(lambda: len(told) >= loops)
+        await eventually(lambda: len(answered) >= loops)
 
     play(scenario)
-    assert sorted(told) == list(range(loops))
+    assert sorted(answered) == list(range(loops))
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
@@ -75,10 +75,10 @@ def test_whatever_a_call_raises_is_told_and_the_thread_goes_on(error: BaseExcept
 
 
 def test_one_that_cannot_be_told_does_not_keep_the_others_from_being_told() -> None:
-    told: list[int] = []
+    answered: list[int] = []
 
     def tell(result: Result) -> None:
-        told.append(result[0])
+        answered.append(result[0])
         if result[0] == 0:
             raise RuntimeError("the first is not heard")
 
@@ -88,7 +88,7 @@ def test_one_that_cannot_be_told_does_not_keep_the_others_from_being_told() -> N
         for n in range(20):
             threads.submit(lambda n=n: begin.wait(DEADLINE) and n, contextvars.copy_context(), tell)  # type: ignore[misc]
         begin.set()
-        await eventually(lambda: len(told) == 20)
+        await eventually(lambda: len(answered) == 20)
 
     play(scenario, most=1)
 

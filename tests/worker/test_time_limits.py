@@ -1,4 +1,4 @@
-"""Timeouts, soft limits, and what a context says of them."""
+"""Timeouts, soft limits, and how a context shows them."""
 
 import asyncio
 import threading

@@ -66,7 +66,7 @@ def _third(recipients: list[str]) -> str:
 
 
 def moves(conn: Conn, job: int) -> list[str]:
-    """Where a job went, in order."""
+    """Return the transitions of a job, in order."""
     rows = conn.execute("select to_state from pgqueue.transition where job_id = %s order by lease, at", (job,))
     return [row[0] for row in rows]
 

@@ -18,7 +18,7 @@ Conn = psycopg.Connection[Any]
 
 
 def run(app: App, conn: Conn, job: Job, **settings: Any) -> Job:
-    """Drain the queue; return the job as it is then."""
+    """Drain the queue; return the job afterwards."""
     drain(app, conn, **settings)
     return app.get(job.id)
 
@@ -249,7 +249,7 @@ def test_a_parked_job_is_left_alone_by_a_worker_of_another_queue(app: App, conn:
 
 
 class Gauge:
-    """Counts what runs at the same time, in all and by name."""
+    """Counts the jobs that run at the same time, in all and by name."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

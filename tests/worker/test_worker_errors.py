@@ -102,7 +102,7 @@ def test_whatever_an_async_task_raises_its_attempt_is_recorded(
 
 @pytest.mark.parametrize("make", [ExitingStr, EndlessStr, BrokenStrAndRepr])
 def test_describing_an_error_never_raises_whatever_its_str_raises(make: type[BaseException]) -> None:
-    # Not in a worker: a SystemExit that got through here would end the event loop, and the test run with it.
+    # Not in a worker: a SystemExit that escaped here would end the event loop, and with it the test run.
     try:
         described = ErrorInfo.of(make())
     except SystemExit:

@@ -1,4 +1,4 @@
-"""A worker among faults: stops in order, wakes when it should, survives lost connections, never strands a job."""
+"""A worker under faults: stops in order, wakes when it should, survives lost connections, never strands a job."""
 
 import asyncio
 import threading
@@ -258,7 +258,7 @@ def test_an_outcome_whose_answer_was_lost_is_written_once(
 
 
 def test_nobody_notifies_a_worker_to_whom_jobs_come_often(app: App, conn: Conn) -> None:
-    """A NOTIFY holds up all other commits of the database; so it looks for itself, until jobs come seldom again."""
+    """A NOTIFY holds up all other commits of the database, so a busy worker polls until jobs come seldom again."""
 
     @app.task(name="task")
     async def task() -> None: ...
@@ -271,7 +271,7 @@ def test_nobody_notifies_a_worker_to_whom_jobs_come_often(app: App, conn: Conn) 
             while waiting(conn):
                 await asyncio.to_thread(task.enqueue)
         count = int(scalar(conn, "select count(*) from pgqueue.job"))
-        await until(lambda: finished(conn) == count, "what nobody was notified of to run")
+        await until(lambda: finished(conn) == count, "the jobs without a notification to run")
         await until(lambda: waiting(conn), "the worker to wait again")
         worker.stop()
         await running
@@ -294,7 +294,7 @@ class CountingJobs(JobQueries):
 
 
 def claims_during(app: App, conn: Conn, busy: Any, beats: int, **settings: Any) -> int:
-    """How often a worker claims between the moment it is `busy` and its `beats`-th heartbeat after it."""
+    """Return how often a worker claims between becoming `busy` and its `beats`-th heartbeat after that."""
     app.queries.jobs = counting = CountingJobs(Templates(app.schema), None)
     seen: set[Any] = set()
     at_start = [0]
@@ -351,7 +351,7 @@ def test_a_worker_declared_lost_drops_its_job_and_runs_it_again_under_a_new_iden
     assert [attempt.reason for attempt in done.attempts] == ["rescued", None]
 
 
-# Holds up the registration of a worker for as long as somebody has advisory lock 1.
+# Holds up the registration of a worker as long as another session holds advisory lock 1.
 SLOW_REGISTRATION = """
 create function public.wait_for_lock() returns trigger language plpgsql
 as 'begin perform pg_advisory_xact_lock(1); return new; end';

@@ -1,1 +1,1 @@
-"""Waiting for jobs."""
+"""Tests of waiting for jobs."""

@@ -12,7 +12,7 @@ from pgqueue.worker.duties import announcer, listener
 
 @pytest.fixture
 def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks twice by the clock: whoever wakes was woken by an event."""
+    """No wait polls: what ends a wait was an event."""
     for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "FOLLOWED_PAUSE"):
         monkeypatch.setattr(hub, name, 3600.0)
     monkeypatch.setattr(announcer, "CHECK_SECONDS", 3600.0)

@@ -1,4 +1,4 @@
-"""What is seen of waits from outside, and a job that ends without anybody being told."""
+"""Waits seen from outside, and a job that ends without a notification."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ CUT = "select count(pg_terminate_backend(pid)) from pg_stat_activity where appli
 WAITED = "select count(*) from pgqueue.waiter"
 
 
-def end(conn: Conn, job_id: int, **told: Any) -> None:
-    """End a job as a worker would, who does not know that somebody waits."""
+def end(conn: Conn, job_id: int, **outcome: Any) -> None:
+    """End a job as a worker does that does not know of the wait."""
     conn.execute(
         "update pgqueue.job_live set state = 'running', lease = 1, attempt = 1, claimed_at = now(),"
         " worker_id = gen_random_uuid() where id = %s",
         (job_id,),
     )
-    assert db.run(conn, QUERIES.jobs.resolve([(claimed(job_id, 1), Resolution("succeed", **told))])) == {job_id}
+    assert db.run(conn, QUERIES.jobs.resolve([(claimed(job_id, 1), Resolution("succeed", **outcome))])) == {job_id}
 
 
 def heard(listening: Conn, conn: Conn) -> list[str]:
-    """The payloads that came in until now."""
+    """Return the payloads received until now."""
     conn.execute("select pg_notify('pgqueue.ended', 'the end')")
     payloads: list[str] = []
     for notification in listening.notifies(timeout=DEADLINE):

@@ -1,4 +1,4 @@
-"""One connection for all waits of a process: shared, lost, forked, closed, and not there while nobody waits."""
+"""One connection for all waits of a process: shared, lost, forked, closed, and absent while there are no waits."""
 
 import asyncio
 import os
@@ -23,10 +23,10 @@ def test_the_loss_of_the_connection_is_survived(no_polling: None, app: App, conn
     wait_for(
         lambda: app.waits._hub and app.waits._hub.snapshot(first.id) and app.waits._hub.snapshot(second.id), "a look"
     )
-    end(conn, first.id, result="3")  # of which nobody tells
+    end(conn, first.id, result="3")  # without a notification
     assert not waits[0].done
     assert scalar(conn, CUT) == 1
-    assert waits[0].result() == 3  # it looked again when it was connected again
+    assert waits[0].result() == 3  # it read again once it was connected again
     drain(app, conn)
     assert waits[1].result() == 7  # and it listens again
     assert scalar(conn, CONNECTIONS) == 1
@@ -64,17 +64,17 @@ def test_thousands_of_waits_share_a_connection_and_their_looks(
 def test_while_nobody_waits_no_statement_is_sent(
     app: App, conn: Conn, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[set[int]] = []
+    announced: list[set[int]] = []
     tell = WaitQueries.announce_ended
-    monkeypatch.setattr(WaitQueries, "announce_ended", lambda self, ids: told.append(set(ids)) or tell(self, ids))
+    monkeypatch.setattr(WaitQueries, "announce_ended", lambda self, ids: announced.append(set(ids)) or tell(self, ids))
     add.enqueue_many({"a": n, "b": 1} for n in range(50))
     drain(app, conn)
-    assert told == []
+    assert announced == []
     conn.execute("insert into pgqueue.waiter values (0, now() + interval '1 minute'), (1, now() - interval '1 s')")
     (job,) = add.enqueue_many([{"a": 1, "b": 1}])
     drain(app, conn)
-    assert told == [{job}]
-    assert scalar(conn, "select array_agg(job_id) from pgqueue.waiter") == [0]  # what has expired is gone
+    assert announced == [{job}]
+    assert scalar(conn, "select array_agg(job_id) from pgqueue.waiter") == [0]  # expired rows are deleted
 
 
 def test_who_comes_while_the_connection_is_given_up_is_told_so(

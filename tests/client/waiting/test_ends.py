@@ -1,4 +1,4 @@
-"""Waiting for a job to end: however it ends the wait is woken, and says what has come of it."""
+"""Waiting for a job to end: however the job ends, the wait is woken and returns or raises its outcome."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tests.harness import Conn, InThread, insert_job, wait_for, working
 
 
 def test_each_wait_is_woken_by_an_event_however_soon_the_job_ends(no_polling: None, app: App, add: Any) -> None:
-    """Without a single poll: from the first, of which no worker knows, to those that end while the wait begins."""
+    """All without a poll: from the first wait, which no worker knows of, to jobs that end while the wait begins."""
 
     async def body() -> None:
         async with working(app):

@@ -1,4 +1,4 @@
-"""Waits that come to nothing: time is up, nothing can be seen or reached, what is asked cannot be used."""
+"""Waits that fail: the time is up, the job or the database cannot be reached, the arguments cannot be used."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ def test_time_is_up_and_the_job_goes_on(app: App, conn: Conn, add: Any) -> None:
     job = add.enqueue(1, 2)
     with pytest.raises(WaitTimeout, match=rf"job {job.id} has not ended within 0\.3 s: it was pending when last seen"):
         job.wait(0.3)
-    with pytest.raises(TimeoutError, match=r"within 0\.1 s"):  # what people catch
+    with pytest.raises(TimeoutError, match=r"within 0\.1 s"):  # the error that callers catch
         asyncio.run(job.await_result(timedelta(milliseconds=100)))
     drain(app, conn)
     assert job.wait(DEADLINE) == 3
@@ -56,11 +56,11 @@ def test_inside_the_transaction_it_says_what_it_waits_for(
     monkeypatch.setattr(hub, "MISSING_SECONDS", 0.0)
     with psycopg.connect(dsn) as borrowed:
         job = add.using(borrowed).enqueue(1, 2)
-        told = "cannot be seen: the transaction that enqueued it has not committed"
-        with caplog.at_level(logging.WARNING, "pgqueue.waits"), pytest.raises(WaitTimeout, match=told):
+        message = "cannot be seen: the transaction that enqueued it has not committed"
+        with caplog.at_level(logging.WARNING, "pgqueue.waits"), pytest.raises(WaitTimeout, match=message):
             job.wait(0.5)
         assert f"job {job.id} is waited for and cannot be seen" in caplog.text
-        waiting = InThread(lambda: job.wait(DEADLINE))  # waits for the commit, too
+        waiting = InThread(lambda: job.wait(DEADLINE))  # waits for the commit too
         wait_for(lambda: app.waits._hub and app.waits._hub._watched, "the wait")
         borrowed.commit()
     drain(app, conn)

@@ -1,4 +1,4 @@
-"""Who tells and who hears of an end: registered before the look, in any order, without a deadlock."""
+"""Notifications of ends: a wait registers before it reads; any order works, without a deadlock."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ from tests.harness import QUERIES, Conn, InThread, insert_job, wait_blocked, wai
 
 
 def test_who_hears_of_a_wait_tells_of_what_ended_before(conn: Conn, dsn: str) -> None:
-    """The race that the first wait of all may lose: the job ends after it has looked, before any worker knows of it."""
+    """The race that the first wait may lose: the job ends after it has read, before any worker knows of the wait."""
     ended, live, gone = 10, insert_job(conn), 11
 
     async def body(listening: Conn) -> None:
@@ -27,7 +27,7 @@ def test_who_hears_of_a_wait_tells_of_what_ended_before(conn: Conn, dsn: str) ->
                      ([ended, live],))  # fmt: skip
         announcer.jobs_moved([ended])
         await announcer.step()
-        assert heard(listening, conn) == []  # it does not know that somebody waits, and pays nothing
+        assert heard(listening, conn) == []  # it knows of no wait, and pays nothing
         announcer.job_awaited()
         await announcer.step()
         assert heard(listening, conn) == [str(ended)]
@@ -68,7 +68,7 @@ def test_who_comes_while_others_are_registered_is_registered_before_the_look(
         await eventually(lambda: app.waits._hub and second.id in app.waits._hub._watched, "the second wait")
 
     async def end_it(own: db.AsyncConnection) -> None:
-        end(conn, second.id, result="7")  # of which nobody tells: there is no row of this waiter yet
+        end(conn, second.id, result="7")  # without a notification: this waiter has no row yet
 
     meddle(b"on conflict (job_id)", come)
     meddle(b"left join lateral", end_it)
@@ -80,25 +80,25 @@ def test_who_comes_while_others_are_registered_is_registered_before_the_look(
 
 
 def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
-    ids = [2**62 + n for n in range(1000)]  # the longest there are
+    ids = [2**62 + n for n in range(1000)]  # the longest possible
     db.run(conn, QUERIES.waits.register(ids, announce=False))
     with psycopg.connect(dsn, autocommit=True) as listening:
         listening.execute('listen "pgqueue.ended"')
         db.run(conn, QUERIES.waits.announce_missed())
         db.run(conn, QUERIES.waits.announce_ended(ids))
         payloads = heard(listening, conn)
-    assert len(payloads) == 2 * 4  # each fits into the 8000 bytes that there are
+    assert len(payloads) == 2 * 4  # each fits into the 8000 bytes of a payload
     assert sorted(int(word) for payload in payloads for word in payload.split()) == sorted(ids * 2)
 
 
 def test_two_who_register_and_one_who_tells_cannot_deadlock(conn: Conn, dsn: str) -> None:
     ids = list(range(1, 200))
-    for job_id in reversed(ids):  # so that they do not lie in the order of their ids
+    for job_id in reversed(ids):  # so that the rows do not lie in the order of their ids
         db.run(conn, QUERIES.waits.register([job_id], announce=False))
     with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second:
         db.run(first, QUERIES.waits.register(ids[:1], announce=False))
         telling = InThread(lambda: db.run(second, QUERIES.waits.announce_ended(ids)))
-        wait_blocked(conn, second, first)  # at the first row: it holds none that the other may want
+        wait_blocked(conn, second, first)  # at the first row: it holds none that the other needs
         db.run(first, QUERIES.waits.register(reversed(ids), announce=False))
         first.commit()
         telling.result()
@@ -124,13 +124,13 @@ def test_who_leaves_before_his_wait_was_said_is_forgotten(app: App, conn: Conn, 
 
 
 def test_the_last_but_one_word_is_not_taken_for_the_last(app: App) -> None:
-    """The end is said while a change is being heard: who follows hears both, in order."""
+    """The end is announced while a change is being read: a follower gets both, in order."""
     job = app.enqueue("t")
 
     async def body() -> None:
         follower = Follower(app.waits, job.id)
         hearing = asyncio.create_task(follower.next(DEADLINE))
-        await asyncio.sleep(0)  # it waits now; what is added here happens after it was woken, and before it goes on
+        await asyncio.sleep(0)  # it waits now; what follows happens after it is woken and before it goes on
         follower._change.add_done_callback(lambda _: follower.ended(None))
         follower.changed(job)
         assert (await hearing, follower.done) == (job, False)

@@ -1,4 +1,4 @@
-"""What the examples of the docs take for granted: a Django project, the event loop of anyio, the tables of orders."""
+"""What the examples of the docs presuppose: a Django project, the event loop of anyio, the tables of orders."""
 
 import os
 
@@ -45,4 +45,4 @@ def tables():
             " (select count(*) from pgqueue.schedule), (select count(*) from orders_order),"
             " (select count(*) from orders)"
         ).fetchone()
-        assert left == (0, 0, 0, 0, 1)  # the order that was committed on purpose
+        assert left == (0, 0, 0, 0, 1)  # the order that one test commits on purpose

@@ -1,1 +1,1 @@
-"""pgqueue.testing, as a user's test suite meets it."""
+"""Tests of pgqueue.testing, used as a user's test suite uses it."""

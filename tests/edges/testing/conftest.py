@@ -1,4 +1,4 @@
-"""One database for all tests of a file: that they leave nothing in it is what they promise."""
+"""One database for all tests of a file: each test must leave nothing in it."""
 
 from collections.abc import Iterator
 
@@ -19,14 +19,14 @@ def dsn(kept_database: str) -> str:
 
 @pytest.fixture
 def others(conn: Conn) -> Iterator[Conn]:
-    """A connection of others, that do commit."""
+    """A connection of other code, which commits."""
     yield conn
     conn.execute("truncate pgqueue.job_live, pgqueue.transition, pgqueue.schedule, pgqueue.schedule_ahead")
 
 
 @pytest.fixture
 def jobs(app: App, conn: Conn) -> Iterator[Jobs]:
-    """The jobs of the test; a second connection looks, at the end, for what they left."""
+    """The jobs of the test. At the end a second connection checks that they left nothing."""
     with rolled_back(app) as jobs:
         yield jobs
         assert scalar(conn, LEFT) == 0

@@ -1,4 +1,4 @@
-"""Looking at the database that a test leaves, the transitions of a job, and the text of a failed assertion."""
+"""Reads the database after a test, the transitions of a job, and the text of a failed assertion."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What was enqueued in a test: what assertions compare, and what they say when they fail."""
+"""Assertions about enqueued jobs: what they compare, and what they say when they fail."""
 
 from datetime import UTC, date, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Jobs of a test, run by the worker's statements: in which order, until when, with which errors."""
+"""Jobs of a test, run by the worker's statements: in which order, until when, and with which errors."""
 
 import asyncio
 from typing import Any
@@ -121,7 +121,7 @@ def test_an_error_that_is_asked_for_is_raised_once_it_is_recorded(app: App, jobs
     app.enqueue(fails.name)
     with pytest.raises(Broken):
         jobs.drain(raise_errors=True, until_empty=False)
-    (left,) = jobs.enqueued(fine)  # was claimed with it, and given back
+    (left,) = jobs.enqueued(fine)  # was claimed with it and released
     assert (left.state, left.attempt) == ("pending", 0)
     assert jobs.drain().succeeded == 1
 

@@ -1,4 +1,4 @@
-"""Jobs that run where they are enqueued, or one at a time; and waits, which look once."""
+"""Jobs that run when they are enqueued, or one at a time; waits in a test, which read once."""
 
 import asyncio
 from datetime import UTC, date, datetime
@@ -75,7 +75,7 @@ def test_a_wait_looks_once_in_the_test_s_transaction(app: App, jobs: Jobs) -> No
     job = double.enqueue(1)
     assert jobs.drain().succeeded == 1
     assert [job.wait(), app.wait_all([job.id, job.id]), asyncio.run(job.await_result(60))] == [2, [2, 2], 2]
-    assert asyncio.run(job.await_result(1e-6)) == 2  # time is up, and it has ended all the same
+    assert asyncio.run(job.await_result(1e-6)) == 2  # the time is up, but the job has ended
     with jobs.inline():
         assert double.enqueue(2).wait(60) == 4
         assert jobs.run(outer.enqueue()).result == 10
@@ -93,7 +93,7 @@ def test_a_wait_looks_once_in_the_test_s_transaction(app: App, jobs: Jobs) -> No
     gone = app.task(name="gone", retention=0)(lambda: 1).enqueue()
     jobs.drain()
     assert gone.wait() is None
-    app.close()  # as a framework does at its end: there is nothing to close
+    app.close()  # as a framework does when it stops: there is nothing to close
 
 
 def test_inline_leaves_other_apps_alone(app: App, dsn: str, jobs: Jobs) -> None:
@@ -110,7 +110,7 @@ def test_run_takes_one_job_whenever_it_is_due(app: App, jobs: Jobs) -> None:
     t.enqueue(1)
     later = t.using(delay=3600).enqueue(2)
     assert jobs.run(later).result == 2
-    assert jobs.run(later.id).attempt == 1  # it has ended: nothing happens
+    assert jobs.run(later.id).attempt == 1  # the job has ended: nothing happens
     jobs.assert_enqueued(t, count=1)
     with pytest.raises(UnknownJob):
         jobs.run(12345)

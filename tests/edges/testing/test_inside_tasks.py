@@ -1,4 +1,4 @@
-"""What tasks meet while a test drains: its transaction, contexts, middlewares, threads and loops."""
+"""What tasks have while a test drains: its transaction, contexts, middlewares, threads and loops."""
 
 import asyncio
 import logging

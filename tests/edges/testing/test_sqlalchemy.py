@@ -1,4 +1,4 @@
-"""Tests of code that has sessions of SQLAlchemy: bound to an outer transaction, shared with tasks."""
+"""Code with SQLAlchemy sessions: bound to an outer transaction, shared with tasks."""
 
 import asyncio
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_sessions_bound_to_an_outer_transaction(outer: Connection, app: App) -> 
         assert app.get(good.id).result == 2
         count.enqueue(fail=True)
         assert jobs.drain() == Drained(failed=1)
-        assert session.scalar(text("select count(*) from orders")) == 2  # what each has committed
+        assert session.scalar(text("select count(*) from orders")) == 2  # each has committed its own
 
 
 def test_a_session_shared_with_tasks_may_stay_open(outer: Connection, app: App) -> None:

@@ -1,4 +1,4 @@
-"""Travelling: what is due later, and schedules."""
+"""Travelling in time: jobs that are due later, and schedules."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

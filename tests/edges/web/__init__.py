@@ -1,1 +1,1 @@
-"""Where pgqueue meets others: command line, web, test suites, frameworks, drivers, PgBouncer, demo and bench."""
+"""Tests of pgqueue.web."""

@@ -29,7 +29,7 @@ def events(text: str) -> list[tuple[str, Any]]:
 
 
 def run(app: App, body: Callable[[], Any]) -> Any:
-    """Run an async test and let go of the app's connections in its loop."""
+    """Run an async test, and close the app's connections in the same loop."""
 
     async def whole() -> Any:
         try:
@@ -43,7 +43,7 @@ def run(app: App, body: Callable[[], Any]) -> Any:
 
 @asynccontextmanager
 async def listening(api: Any, job_id: int) -> AsyncIterator[tuple[asyncio.Queue[Any], asyncio.Event]]:
-    """A client that reads a stream as it comes; it goes away when the event is set, at the latest at the end."""
+    """Yield what a client receives of a stream, and an event; the client disconnects when it is set, or at the end."""
     received: asyncio.Queue[Any] = asyncio.Queue()
     leaves = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Streams of events: what they tell of a job, how they end, and clients that go away."""
+"""Streams of events: what they send, how they end, and clients that disconnect."""
 
 import asyncio
 from typing import Any
@@ -35,12 +35,12 @@ def test_a_stream_tells_of_each_change_and_ends(app: App, conn: Conn) -> None:
                         said.set()
         return text
 
-    told = events(run(app, body))
-    assert [kind for kind, _ in told] == ["status"] * (len(told) - 1) + ["end"]
-    states = [status["status"] for _, status in told[:-1]]
+    sent = events(run(app, body))
+    assert [kind for kind, _ in sent] == ["status"] * (len(sent) - 1) + ["end"]
+    states = [status["status"] for _, status in sent[:-1]]
     assert (states[0], states[-1], states[-2]) == ("pending", "succeeded", "running")
-    assert {"done": 1, "total": 2, "note": "half"} in [status["progress"] for _, status in told[:-1]]
-    assert (told[-2][1]["result"], told[-2][1]["is_terminal"], told[-2][1]["attempt"]) == ("done", True, 2)
+    assert {"done": 1, "total": 2, "note": "half"} in [status["progress"] for _, status in sent[:-1]]
+    assert (sent[-2][1]["result"], sent[-2][1]["is_terminal"], sent[-2][1]["attempt"]) == ("done", True, 2)
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind(app: App) -> None:
@@ -121,7 +121,7 @@ def test_a_stream_of_a_job_that_has_ended_says_so_and_is_not_opened_again(app: A
             assert events(answer.text)[0][1]["status"] == "cancelled"
             again = await http.get(f"/{job.id}/events", headers={"Last-Event-ID": "end"})
             assert (again.status_code, again.text) == (204, "")
-        assert app.waits._hub is None  # nobody had to wait
+        assert app.waits._hub is None  # no wait was needed
 
     run(app, body)
 
@@ -156,6 +156,6 @@ def test_a_stream_outlives_the_apps_connection_but_not_the_app(app: App, conn: C
             await asyncio.to_thread(app.waits.close)
             while message.get("more_body"):
                 message = await received.get()
-                assert b"event: end" not in message["body"]  # so the browser comes back
+                assert b"event: end" not in message["body"]  # so the browser reconnects
 
     run(app, body)

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: the example of the docs, what may be seen by which client, cancelling."""
+"""Jobs over HTTP: the example of the docs, which client may see which job, cancelling."""
 
 import json
 import re
@@ -44,11 +44,11 @@ def test_a_request_becomes_a_job_whose_status_can_be_asked_for(api: Any, app: Ap
             done = await http.get(place)
             assert "password" not in done.text + waiting.text + answer.text
             assert "retry-after" not in done.headers
-        told = done.json()
-        at = app.get(told["job_id"])
+        status = done.json()
+        at = app.get(status["job_id"])
         assert at.claimed_at
         assert at.finished_at
-        assert told == {
+        assert status == {
             "job_id": at.id, "status": "succeeded", "phase": "succeeded", "created_at": at.created_at.isoformat(),
             "started_at": at.claimed_at.isoformat(), "completed_at": at.finished_at.isoformat(), "attempt": 1,
             "max_attempts": 20, "progress": None, "result": {"pages": 3}, "error": None, "is_terminal": True,
@@ -71,8 +71,8 @@ def test_as_much_of_an_error_is_shown_as_was_chosen(app: App, conn: Conn, shown:
 
     async def body() -> None:
         async with client(web.router(app, authorize=everybody, errors=shown)) as http:
-            told = (await http.get(f"/{job.id}")).json()
-            assert (told["status"], told["result"], told["error"]) == ("failed", None, expected)
+            status = (await http.get(f"/{job.id}")).json()
+            assert (status["status"], status["result"], status["error"]) == ("failed", None, expected)
 
     run(app, body)
 
@@ -175,7 +175,7 @@ def test_a_test_s_transaction_is_where_the_routes_look(api: Any, app: App) -> No
             async with client(api) as http:
                 place = (await http.post("/start")).headers["location"]
                 waiting = events((await http.get(f"{place}/events")).text)
-                assert [status["status"] for _, status in waiting] == ["pending"]  # without an end: it will go on
+                assert [status["status"] for _, status in waiting] == ["pending"]  # without an end: the job goes on
                 await jobs.adrain()
                 assert (await http.get(place)).json()["result"] == "done"
                 assert events((await http.get(f"{place}/events")).text)[-1][0] == "end"
@@ -197,16 +197,16 @@ def test_the_example_in_the_docs_runs(dsn: str, monkeypatch: pytest.MonkeyPatch)
             place = answer.headers["location"]
             assert (await http.get(place, headers={"x-user": "bob"})).status_code == 404
             nobodys = await app.using(delay=60).aenqueue(example["build"].name, {"owner": "", "pages": 1})
-            for path in (place, f"/jobs/{nobodys.id}"):  # a client that says no name sees no job
+            for path in (place, f"/jobs/{nobodys.id}"):  # a client without a name sees no job
                 assert (await http.get(path)).status_code == 404
                 assert (await http.delete(path)).status_code == 404
-            others = await app.using(delay=60).aenqueue("billing.nightly", {"month": 11})  # has no owner
+            others = await app.using(delay=60).aenqueue("billing.nightly", {"month": 11})  # it has no owner
             assert (await http.delete(f"/jobs/{others.id}")).status_code == 404
-            told = events((await http.get(f"{place}/events", headers={"x-user": "ann"})).text)
-            assert (told[-2][1]["status"], told[-2][1]["result"]) == ("succeeded", {"pages": 2})
+            sent = events((await http.get(f"{place}/events", headers={"x-user": "ann"})).text)
+            assert (sent[-2][1]["status"], sent[-2][1]["result"]) == ("succeeded", {"pages": 2})
             assert (await http.delete(place, headers={"x-user": "ann"})).status_code == 409
         documented = json.loads(re.findall(r"^```json\n(.*?)^```", (DOCS / "web.md").read_text(), re.M | re.S)[0])
-        assert documented.keys() == told[-2][1].keys()
+        assert documented.keys() == sent[-2][1].keys()
 
     run(app, body)
 
@@ -243,8 +243,8 @@ def test_accepted_needs_to_know_where_the_router_is(app: App) -> None:
     app.cancel(job.id)
 
     async def start(request: Request) -> JSONResponse:
-        told = job.id if "id" in request.query_params else await app.aget(job.id)
-        return web.accepted(request, told, location="/elsewhere/17" if "here" in request.query_params else None)
+        target = job.id if "id" in request.query_params else await app.aget(job.id)
+        return web.accepted(request, target, location="/elsewhere/17" if "here" in request.query_params else None)
 
     async def body() -> None:
         async with client(Starlette(routes=[Route("/", start)])) as http:

@@ -1,1 +1,1 @@
-"""What values are and become: arguments, plans, ticks, retries, codecs. Most of it needs no database."""
+"""Tests of codecs, which encrypt what a job keeps."""

@@ -1,1 +1,1 @@
-"""Tasks in child processes: real processes, real signals."""
+"""Tests of tasks in child processes, with real processes and real signals."""

@@ -1,4 +1,4 @@
-"""An app that never connects, and proof that no test leaves a child or a descriptor behind."""
+"""An app that never connects, and a check that no test leaves a child or a descriptor behind."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def app() -> App:
 
     @app.task(name="hold")
     def hold(path: str) -> None:
-        """Say who runs, and run on until killed."""
+        """Write the pid to a file, and run until killed."""
         announce(path)
         while True:
             signal.pause()
@@ -38,7 +38,7 @@ def app() -> App:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """No test leaves a descriptor or a child, ended or not, in this process."""
+    """Check that no test leaves a descriptor or a child in this process, whether the child has ended or not."""
     open_before, before = descriptors(), children_of_this_process()
     yield
     assert descriptors() <= open_before

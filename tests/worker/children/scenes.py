@@ -1,4 +1,4 @@
-"""Scenes with children: jobs, how to run them and read what came back, and who is alive."""
+"""Scenes with children: jobs, how to run them and read their outcomes, and which processes live."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 20, 12, 30, 15, 123456, tzinfo=UTC)
 
 
 def announce(path: str) -> None:
-    """Write the pid of this process to a file, whole or not at all."""
+    """Write the pid of this process to a file, atomically."""
     Path(path + ".tmp").write_text(str(os.getpid()))
     Path(path + ".tmp").rename(path)
 
@@ -50,7 +50,7 @@ def play(app: App, scenario: Callable[[Children], Awaitable[T]], **settings: Any
 
 
 def one(app: App, claimed: ClaimedJob, timeout: float | None = None, **settings: Any) -> Outcome:
-    """Run one job in a child, then one more, to see that it is served after whatever the first did."""
+    """Run one job in a child, then another, to see that the second runs whatever the first did."""
 
     async def scenario(children: Children) -> Outcome:
         outcome = await children.run(claimed, timeout)
@@ -61,21 +61,21 @@ def one(app: App, claimed: ClaimedJob, timeout: float | None = None, **settings:
 
 
 def value(outcome: Outcome) -> Any:
-    """The result of a job that has succeeded."""
+    """Return the result of a job; it must have succeeded."""
     assert isinstance(outcome, Succeeded), outcome
     assert outcome.error is None
     return None if outcome.result is None else json.loads(outcome.result)
 
 
 def message(outcome: Outcome, kind: str = "pgqueue.ChildDied") -> str:
-    """The message of a job that has raised an error of that type."""
+    """Return the message of a job's error, which must be of that type."""
     assert isinstance(outcome, Raised), outcome
     assert outcome.error.type == kind
     return outcome.error.message
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not: who inherits an orphan may reap it late."""
+    """Whether a process has ended, reaped or not: the process that inherits an orphan may reap it late."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return not done.stdout.strip() or done.stdout.strip().startswith("Z")
 
@@ -124,7 +124,7 @@ def tell(pid=None):
 
 
 def own_process(script: str) -> list[str]:
-    """The command that runs a script with an app and children in a process of its own."""
+    """Return the command that runs a script with an app and children in a process of its own."""
     indent = len(script) - len(script.lstrip("\n ")) - 1
     lines = [line[indent:] for line in script.splitlines()]
     return [sys.executable, "-W", "error", "-c", PROLOGUE + "\n".join(lines)]

@@ -1,4 +1,4 @@
-"""Whatever a child dies of ends one attempt and no more; and nothing outlives the fork server or the worker."""
+"""The death of a child, of whatever cause, ends one attempt and no more; no child outlives fork server or worker."""
 
 import asyncio
 import ctypes
@@ -36,7 +36,7 @@ from tests.worker.children.scenes import (
 
 
 def quietly() -> None:
-    """A child that is to crash writes no core file and no report."""
+    """Keep a child that will crash from writing a core file or a report."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.disable()
 
@@ -58,9 +58,9 @@ def test_os_exit_ends_the_attempt_alone(app: App, status: int) -> None:
     async def task() -> None:
         os._exit(status)
 
-    told = message(one(app, job("task")))
-    assert f"exited with status {status} (pid " in told
-    assert told.endswith("before the job ended")
+    text = message(one(app, job("task")))
+    assert f"exited with status {status} (pid " in text
+    assert text.endswith("before the job ended")
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -124,9 +124,9 @@ def test_when_the_fork_server_dies_what_runs_has_raised_and_later_calls_are_refu
         idle = value(await children.run(job("pid")))
         pid = await pid_in(tmp_path / "pid")
         os.kill(parent_of(pid), signal.SIGKILL)
-        told = message(await running)
-        assert f"(pid {pid}) ended with its fork server" in told
-        assert "SIGKILL" in told
+        text = message(await running)
+        assert f"(pid {pid}) ended with its fork server" in text
+        assert "SIGKILL" in text
         await eventually(lambda: is_gone(pid) and is_gone(idle))
         assert not children.usable
         with pytest.raises(PgqueueError, match=r"fork server .* restart this worker"):
@@ -207,7 +207,7 @@ def worker_of_its_own(script: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def told_pids(worker: subprocess.Popen[str]) -> tuple[int, int]:
-    """Wait for a process of that worker to tell its pid and its parent's."""
+    """Wait for a process of that worker to write its pid and that of its parent."""
     assert worker.stdout is not None
     pid, parent = map(int, worker.stdout.readline().split())
     return pid, parent
@@ -226,7 +226,7 @@ def test_nothing_is_left_of_a_worker_that_was_killed(number: signal.Signals) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="without an end of file only Linux tells that a parent has died")
 def test_a_worker_whose_socket_somebody_else_holds_takes_its_children_along_too() -> None:
     fork = "if os.fork() == 0:\n            tell()\n            signal.pause()\n        async def main():"
-    # Without an idle child: that one ends when its own channel does, and wakes the fork server.
+    # Without an idle child, which would end with its channel and so wake the fork server.
     script = HOLD.replace("async def main():", fork).replace('await children.run(job("idle"))', "")
     with worker_of_its_own(script) as worker:
         holder, _ = told_pids(worker)

@@ -1,4 +1,4 @@
-"""What a child is: what it has of the worker, how often it is used, and when another takes its place."""
+"""The life of a child: what it has of the worker, how many jobs it runs, and when another takes its place."""
 
 import asyncio
 import os
@@ -226,7 +226,7 @@ def test_two_hundred_jobs_in_new_and_old_children_leave_no_descriptor(app: App) 
         before = descriptors()
         for _ in range(50):
             await asyncio.gather(*(children.run(job(name)) for name in ("pid", "pid", "die", "none")))
-        # Idle ones keep a channel each; the outcome of one that is replaced comes before its death is told.
+        # Each idle child keeps a channel; the outcome of a replaced child arrives before its death is reported.
         await eventually(lambda: descriptors() <= before + 3)
 
     play(app, scenario, max_jobs=5)

@@ -1,4 +1,4 @@
-"""Tasks in child processes: what comes back of results, errors, verdicts, contexts and prints."""
+"""Tasks in child processes: their results, errors, verdicts, contexts and prints."""
 
 import asyncio
 import os
@@ -191,8 +191,8 @@ def test_any_text_in_an_error_arrives(app: App, text: str) -> None:
     def task() -> None:
         raise ValueError(text)
 
-    told = message(one(app, job("task")), "ValueError")
-    assert told == text.replace("\x00", "\\x00").replace("\ud800", "\\ud800")
+    text_of_error = message(one(app, job("task")), "ValueError")
+    assert text_of_error == text.replace("\x00", "\\x00").replace("\ud800", "\\ud800")
 
 
 def test_arguments_and_results_of_five_megabytes_arrive(app: App) -> None:

@@ -1,4 +1,4 @@
-"""Children that are to stop: timeouts, cancelling, closing, and settings that make no sense."""
+"""Stopping children: timeouts, cancelling, closing, and settings that make no sense."""
 
 import asyncio
 import signal
@@ -27,9 +27,9 @@ def test_a_job_that_runs_too_long_is_terminated_and_killed_if_it_ignores_that(
     async def scenario(children: Children) -> None:
         pid = value(await children.run(job("pid")))
         outcome = await children.run(job(task, path=str(tmp_path / "pid")), timeout=1)
-        told = message(outcome, "pgqueue.TimedOut")
-        assert "ran longer than 1 s" in told
-        assert f"was killed by {end} (pid {pid})" in told
+        text = message(outcome, "pgqueue.TimedOut")
+        assert "ran longer than 1 s" in text
+        assert f"was killed by {end} (pid {pid})" in text
         assert isinstance(outcome, Raised)
         assert (outcome.permanent, outcome.reason) == (False, "timeout")
         assert is_gone(pid)
