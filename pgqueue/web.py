@@ -112,6 +112,14 @@ def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
     }
 
 
+@dataclass(slots=True)
+class OpenStreams:
+    """The event streams of a router: how many are open, and how many may be."""
+
+    most: int
+    count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class JobEndpoints:
     """The endpoints for the jobs of one app."""
@@ -120,7 +128,7 @@ class JobEndpoints:
     authorize: Authorize
     errors: Errors
     heartbeat: float
-    streams: "OpenStreams"
+    streams: OpenStreams
 
     async def status(self, request: Request) -> Response:
         """Answer with the status of a job."""
@@ -210,17 +218,11 @@ class JobEndpoints:
         return f"event: status\ndata: {json.dumps(status_of(job, self.errors), allow_nan=False)}\n\n"
 
 
-@dataclass(slots=True)
-class OpenStreams:
-    """How many event streams of a router are open, and how many may be."""
-
-    most: int
-    count: int = 0
-
-
 class _EventStream(Response):
-    """Sends frames until they end or the client disconnects; leaves no task behind. Where too many streams are open
-    already, it answers with 503."""
+    """Sends frames until they end or the client disconnects; leaves no task behind.
+
+    If too many streams are open already, it answers with 503.
+    """
 
     media_type = "text/event-stream"
 

@@ -1,12 +1,11 @@
 """Every statement is accepted by Postgres; claims take jobs in the promised order and never exceed their limits."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
 from pgqueue import db
@@ -22,7 +21,7 @@ from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
-from tests.conftest import Databases, scalar
+from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
@@ -131,21 +130,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.set_result_expiry": lambda q: q.jobs.set_result_expiry({1: 60.0}),
     "jobs.drop_expired_results": lambda q: q.jobs.drop_expired_results(10),
 }
-
-
-@pytest.fixture(scope="module")
-def database(server_dsn: str, template: str) -> Iterator[str]:
-    databases = Databases(server_dsn)
-    yield databases.make(template)
-    databases.drop_all()
-
-
-@pytest.fixture
-def tx(database: str) -> Iterator[Conn]:
-    """A connection in a transaction that is rolled back."""
-    with psycopg.connect(database, options="-c search_path=") as conn:
-        yield conn
-        conn.rollback()
 
 
 def fill(conn: Conn) -> None:

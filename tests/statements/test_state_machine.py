@@ -1,16 +1,15 @@
 """Every verb against every state, through the statements that workers use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 
 from pgqueue import db
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import JobState
 from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
-from tests.conftest import Databases, scalar
+from tests.conftest import scalar
 from tests.harness import QUERIES, WORKER, Conn, add_worker, claimed, insert_job, new_job
 
 LEASE = 7
@@ -27,21 +26,6 @@ RESOLUTIONS = {
 }
 OTHERS = {"claim", "adopt", "cancel", "expire", "rescue", "rescue_spent", "rescue_cancelled"}
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
-
-
-@pytest.fixture(scope="module")
-def database(server_dsn: str, template: str) -> Iterator[str]:
-    databases = Databases(server_dsn)
-    yield databases.make(template)
-    databases.drop_all()
-
-
-@pytest.fixture
-def tx(database: str) -> Iterator[Conn]:
-    """A connection in a transaction that is rolled back."""
-    with psycopg.connect(database, options="-c search_path=") as conn:
-        yield conn
-        conn.rollback()
 
 
 def put(conn: Conn, state: JobState, verb: str = "") -> int:

@@ -48,7 +48,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended."""
+    """Return how a process ended."""
 
     name: str
     kind: str

@@ -23,7 +23,7 @@ class Journal:
 
 
 def read(paths: Iterator[Path]) -> list[dict[str, Any]]:
-    """Read journals. A last line that a kill has cut off is left out: nothing relied on it yet."""
+    """Read journals. A last line that a kill cut off is left out: nothing relied on it yet."""
     entries: list[dict[str, Any]] = []
     for path in paths:
         lines = path.read_bytes().splitlines(keepends=True)

@@ -125,7 +125,7 @@ def keep_strays() -> None:
 
 
 def own_transaction() -> None:
-    """Enqueue on a connection of our own, whatever connection the caller lent."""
+    """Enqueue on a connection of our own, whatever connection the caller passes."""
     start = steps.StepRunner.__init__
 
     def alone(self: Any, app: Any, conn: Any = None) -> None:

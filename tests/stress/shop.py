@@ -95,7 +95,7 @@ def attempt(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> Iterator
 
 
 def work(ctx: pgqueue.Context, op: str, told: Payload) -> int:
-    """Do what each job does; return how many effects it has by now."""
+    """Do the work of a job; return how many effects it has by now."""
     count, visible = effect(ctx.job_id, ctx.attempt, op)
     told["visible"] = visible
     return count
