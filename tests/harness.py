@@ -25,6 +25,7 @@ from tests.conftest import DEADLINE, eventually, scalar
 Conn = psycopg.Connection[Any]
 COMMAND = [sys.executable, "-m", "pgqueue"]
 QUERIES = Queries("pgqueue")
+ROOT = Path(__file__).parents[1]
 
 
 def every_statement() -> set[str]:
@@ -130,7 +131,8 @@ class Process:
 
     def __init__(self, directory: Path, dsn: str, *arguments: str) -> None:
         self._log = directory / f"{uuid.uuid4().hex}.log"
-        environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": str(directory), "PYTHONUNBUFFERED": "1"}
+        path = os.pathsep.join([str(directory), str(ROOT)])  # this checkout, whichever one is installed
+        environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*COMMAND, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environ, cwd=directory
