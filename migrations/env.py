@@ -25,10 +25,10 @@ def configure(connection: Connection | None) -> None:
 
 
 def run_online(connection: Connection) -> None:
-    # A transaction lock, not a session lock: a killed migrator leaves nothing behind, and PgBouncer
-    # in transaction mode cannot strand it. The version is read only when the lock is ours.
+    # A transaction lock and not a session lock: a killed migrator leaves no lock behind, nor does PgBouncer in
+    # transaction mode. The version is read only once this transaction holds the lock.
     connection.execute(text("select pg_advisory_xact_lock(hashtext(:key))"), {"key": f"pgqueue migrate {SCHEMA}"})
-    # Whoever waits for a table's lock behind a long transaction makes everybody else wait behind it.
+    # A migration that waits for a table's lock behind a long transaction makes all others wait behind itself.
     timeout = context.config.attributes["lock_timeout"]
     connection.execute(text("select set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})
     connection.execute(text(f"create schema if not exists {QUOTED}"))

@@ -11,9 +11,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# What a job is, whichever of the three tables holds it. `args` is one object by parameter name, so that
-# args->>'order_id' works in SQL. Times are such as every client can read: one row that cannot be read back would take
-# all jobs claimed with it along. `lease` counts claims and is never reset: it fences every write of a worker.
+# The columns of a job, in whichever of the three tables it is. `args` is one object by parameter name, so that
+# args->>'order_id' works in SQL. The checks of times keep them readable for every client: one row that cannot be read
+# would fail all jobs claimed with it. `lease` counts claims and is never reset: it fences every write of a worker.
 JOB_COLUMNS = """
     task text not null check (char_length(task) between 1 and 200),
     queue text not null check (char_length(queue) between 1 and 100),
@@ -37,9 +37,9 @@ JOB_NAMES = (
 
 STATEMENTS = (
     "create sequence {s}.job_id as bigint",
-    # Blocked, pending and running jobs: small whatever the history. Every index costs each write, so there are
-    # four: two of them partial on rows that use them. A pending job always has an attempt left, so that a claim
-    # can never fail on the row it claims.
+    # Blocked, pending and running jobs: a small table, however long the history is. Every index costs each write, so
+    # there are four, two of them partial on the rows that use them. A pending job always has an attempt left, so that a
+    # claim can never fail on the row it claims.
     "create table {s}.job_live (id bigint primary key default nextval('{s}.job_id'),"
     + JOB_COLUMNS
     + """,
@@ -56,11 +56,12 @@ STATEMENTS = (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1)""",
     "alter sequence {s}.job_id owned by {s}.job_live.id",
     "create index job_live_ready on {s}.job_live (queue, priority desc, run_at, id) where state = 'pending'",
-    # By worker_id, not by state: the fence of each write says state = 'running', and must find its rows by primary key.
+    # Partial by worker_id and not by state: the fence of each write says state = 'running', and must find its rows by
+    # primary key.
     "create index job_live_running on {s}.job_live (worker_id) where worker_id is not null",
     """create index job_live_parked on {s}.job_live (task, queue, priority desc, run_at, id)
     where state = 'blocked' and waits_for = 'task'""",
-    # Succeeded and cancelled jobs, one partition a day: retention drops a partition and leaves no dead rows.
+    # Succeeded and cancelled jobs, in one partition a day: retention drops a partition and leaves no dead rows.
     "create table {s}.job_finished (id bigint not null,"
     + JOB_COLUMNS
     + """,
@@ -71,7 +72,7 @@ STATEMENTS = (
     primary key (id, finished_at)
 ) partition by range (finished_at)""",
     "create table {s}.job_finished_default partition of {s}.job_finished default",
-    # Jobs that failed for good, kept until somebody redrives or discards them.
+    # Dead letters: jobs that failed for good, kept until an operator redrives or discards them.
     "create table {s}.dead_letter (id bigint primary key,"
     + JOB_COLUMNS
     + """,
@@ -81,7 +82,7 @@ STATEMENTS = (
     error jsonb
 )""",
     "create index dead_letter_failed_at on {s}.dead_letter (failed_at)",
-    # Append-only; written in the statement that moves the job.
+    # The log of moves: append-only, and written by the statement that moves the job.
     """create table {s}.transition (
     job_id bigint not null,
     at timestamptz not null default clock_timestamp(),
@@ -95,7 +96,7 @@ STATEMENTS = (
 ) partition by range (at)""",
     "create index transition_job on {s}.transition (job_id)",
     "create table {s}.transition_default partition of {s}.transition default",
-    # Outlives the job it admitted, so that a key stays taken when the job is long pruned.
+    # A key outlives the job that it admitted, so that it stays taken when the job is long pruned.
     """create table {s}.idempotency_key (
     scope text not null,
     key_hash bytea not null check (octet_length(key_hash) = 32),
@@ -126,7 +127,7 @@ STATEMENTS = (
     constraint schedule_one_plan check (num_nonnulls(cron, every_seconds) = 1)
 )""",
     "create index schedule_next_tick on {s}.schedule (next_tick) where paused_at is null",
-    # One row for each tick, whatever became of it; the key is what makes a tick fire at most once.
+    # One row for each tick, whatever became of it. Because of the primary key a tick fires at most once.
     """create table {s}.schedule_fire (
     schedule text not null,
     tick timestamptz not null,
@@ -137,14 +138,14 @@ STATEMENTS = (
     primary key (schedule, tick),
     constraint schedule_fire_has_job check ((outcome = 'fired') = (job_id is not null))
 )""",
-    # A row exists only for a queue somebody configured; a queue without one is open and without limits.
+    # A queue has a row only once an operator has configured it; a queue without one is open and has no limits.
     """create table {s}.queue (
     name text primary key check (char_length(name) between 1 and 100),
     paused_at timestamptz,
     paused_by text,
     updated_at timestamptz not null default now()
 )""",
-    # One row per process and boot. No index on what a heartbeat touches, so that it stays a HOT update.
+    # One row for each process and start. No index on columns that a heartbeat writes, so that it stays a HOT update.
     """create table {s}.worker (
     id uuid primary key,
     kind text not null check (kind in ('worker', 'scheduler')),
@@ -161,7 +162,8 @@ STATEMENTS = (
     heartbeat_at timestamptz not null default now(),
     lost_at timestamptz
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200)""",
-    # Every job, wherever it lives. `phase` is what people say: a pending job is scheduled, retrying or pending.
+    # Every job, in whichever table it is. `phase` is the state as people say it: a pending job is scheduled, retrying
+    # or pending.
     f"""create view {{s}}.job as
 select {JOB_NAMES}, state,
     case when state <> 'pending' then state
@@ -174,7 +176,7 @@ union all
 select {JOB_NAMES}, state, state, null, finished_at, reason, result, null from {{s}}.job_finished
 union all
 select {JOB_NAMES}, state, state, null, failed_at, reason, null, error from {{s}}.dead_letter""",
-    # The attempts of a job: each claim with what ended it.
+    # The attempts of a job: each claim with the move that ended it.
     """create view {s}.attempt as
 select c.job_id, c.attempt, c.lease, c.worker_id, c.at as started_at,
        e.at as ended_at, e.to_state, e.reason, e.error

@@ -1,4 +1,4 @@
-"""What workers tell: how one ended, when its duties last worked, how far a job is. And jobs without a history.
+"""How a worker ended, when its duties last made a step, how far a job is; and jobs without a history.
 
 Revision ID: 0002
 Revises: 0001
@@ -17,11 +17,13 @@ JOB_NAMES = (
 )
 
 STATEMENTS = (
-    # `death`: what its supervisor saw, "was killed by SIGSEGV". `duties`: seconds since each last worked, at the beat.
+    # `death`: how the process ended, as its supervisor saw it ("was killed by SIGSEGV"). `duties`: how many seconds
+    # before the last heartbeat each duty made a step.
     """alter table {s}.worker
     add column death text,
     add column duties jsonb not null default '{{}}' check (jsonb_typeof(duties) = 'object')""",
-    # `history`: whether the job's moves are logged and its end is kept. Neither column is indexed, nor may it be.
+    # `history`: whether the job's moves are logged and its end is kept. Neither column may be indexed, so that updates
+    # stay HOT.
     """alter table {s}.job_live
     add column progress jsonb,
     add column history boolean not null default true""",

@@ -1,8 +1,8 @@
-"""Checks that are made once: what never changes in a job is checked by its type, when the job is enqueued.
+"""Checks of columns that never change become checks of their types, evaluated once, when a job is enqueued.
 
-A CHECK of a table is evaluated again whenever a row of it is written. A job is written four times, and seven of its
-checks were about columns that stay as they were; the checks of its state were five. Together they were an eighth of
-what Postgres does for a drained job (docs/decisions/0007). The tables are rewritten, under an exclusive lock.
+A CHECK of a table is evaluated whenever a row of the table is written. A job is written four times; seven of its checks
+were about columns that never change, and five about its state. Together they took an eighth of the time that Postgres
+spends on a drained job (docs/decisions/0007). The tables are rewritten, under an exclusive lock.
 
 Revision ID: 0003
 Revises: 0002
@@ -15,7 +15,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# As plain types: an array of a domain is a type that clients do not know.
+# Arrays have plain types: an array of a domain is a type that clients do not know.
 JOB_NAMES = (
     "id, task::text, queue::text, priority::smallint, args::jsonb, tags, headers::jsonb, run_at::timestamptz, "
     "created_at::timestamptz, attempt, max_attempts, crash_count, lease, worker_id, claimed_at"
@@ -30,7 +30,7 @@ STATIC = {
     "created_at": "job_time",
 }
 COUNTS = "attempt >= 0 and max_attempts >= 1 and crash_count >= 0 and lease >= 0"
-# Of the checks that tables made by 0001 have, those that are made otherwise from now on.
+# The checks of 0001 that types or other checks replace.
 OLD = (
     "task",
     "queue",

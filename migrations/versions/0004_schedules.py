@@ -11,7 +11,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# What says when a schedule ticks and what each tick becomes: the columns that somebody may set.
+# The columns of a definition, which users may set: when a schedule ticks, and what becomes of each tick.
 DEFINITION = (
     "task", "args", "cron", "every_seconds", "at", "rrule", "anchor", "timezone", "starts_at", "ends_at",
     "jitter_seconds", "queue", "priority", "max_attempts", "tags", "options", "misfire", "grace_seconds", "overlap",
@@ -23,13 +23,14 @@ TIME = "between '1900-01-01Z' and '9999-01-01Z'"
 POLICY = "~ '^(skip|once|all\\([1-9][0-9]{{0,3}}\\))$'"
 
 STATEMENTS = (
-    # `options`: what else a job is enqueued with (delay, expires, history). `misfire`: what becomes of ticks that have
-    # passed unseen; `overlap`: of a tick while jobs of earlier ones are unfinished, which `live_jobs` lists.
-    # `edited_at`: an operator has changed what the code (`app`, `declared`) says, and the code leaves it so.
-    # `gap_from`, `gap_to`: a pause that is over, whose ticks are yet to be told, by `resume_with`.
-    # `replan_from`: SQL made the row; a scheduler works out its first tick after that moment. `edit_asked`: SQL wants a
-    # change; `edit_error`: the last one could not be made. `look_at`: when a scheduler is to look though nothing ticks.
-    # `wake_at` is the earliest reason to look.
+    # `options`: the other options that jobs are enqueued with (delay, expires, history). `misfire`: what becomes of
+    # ticks that passed while no scheduler ran. `overlap`: what becomes of a tick while jobs of earlier ones are
+    # unfinished; `live_jobs` lists these. `edited_at`: an operator has changed the declaration of the code (`app`,
+    # `declared`), and the code leaves the change as it is. `gap_from`, `gap_to`: a pause that has ended, whose ticks a
+    # scheduler has yet to record, by the policy `resume_with`. `replan_from`: SQL made the row; a scheduler computes
+    # its first tick after that moment. `edit_asked`: a change that SQL asks for; `edit_error`: why the last one could
+    # not be made. `look_at`: when a scheduler looks at the schedule though it has no tick then. `wake_at`: the earliest
+    # reason to look.
     f"""alter table {{s}}.schedule
     alter column next_tick drop not null,
     add column at timestamptz check (at {TIME}),
@@ -70,15 +71,16 @@ STATEMENTS = (
     add constraint schedule_gap check (num_nonnulls(gap_from, gap_to) in (0, 2))""",
     "drop index {s}.schedule_next_tick",
     "create index schedule_wake on {s}.schedule (wake_at)",
-    # A queued tick has no job yet: it waits for an earlier one to end, or for a scheduler to see that somebody (`by`)
-    # wants it now.
+    # A queued tick has no job yet: it waits until the job of an earlier one ends, or until a scheduler sees that an
+    # operator (`by`) asked for it now.
     """alter table {s}.schedule_fire
     add column by text,
     drop constraint schedule_fire_outcome_check,
     add constraint schedule_fire_outcome check (outcome in ('fired', 'missed', 'skipped', 'queued'))""",
     "create index schedule_fire_queued on {s}.schedule_fire (schedule, tick) where outcome = 'queued'",
-    # Which releases of which apps run schedulers, and what they declare: what none of them declares any more is
-    # disabled, and the newest one's word counts. One row a scheduler; one that has not been seen for long is dead.
+    # The releases of apps that run schedulers, and the schedules that they declare: a schedule that none of them
+    # declares any more is disabled, and the declarations of the newest release count. One row for each scheduler; a
+    # scheduler that was not seen for long is dead.
     """create table {s}.schedule_release (
     id uuid primary key,
     app text not null,
@@ -111,11 +113,11 @@ left join lateral (
            count(*) filter (where m.outcome = 'skipped') as skipped
     from {s}.schedule_fire m
     where m.schedule = s.name and m.tick > statement_timestamp() - interval '1 day') d on true""",
-    # Tells schedulers to look, when the transaction commits.
+    # Wakes schedulers when the transaction commits.
     """create function {s}.schedule_wake() returns void language sql as $$
     select pg_notify('{channel}', '!schedule') where pg_notification_queue_usage() < 0.5
 $$""",
-    # Refuses keys that are no part of a definition, naming them.
+    # Refuses keys that are not part of a definition, and names them.
     f"""create function {{s}}.schedule_check(definition jsonb) returns void language plpgsql as $$
 declare
     unknown text := (select string_agg(k, ', ') from jsonb_object_keys(definition) k where k not in ({NAMES}));
@@ -138,7 +140,7 @@ begin
     perform {{s}}.schedule_wake();
 end
 $$""",
-    # The change is made by a scheduler, which knows cron: at the moment it was asked for, after older ones.
+    # A scheduler makes the change, because it knows cron: as of the moment at which it was asked for, after older ones.
     """create function {s}.schedule_edit(name text, changes jsonb, by text default current_user)
 returns void language plpgsql as $$
 begin
@@ -157,7 +159,7 @@ begin
     end if;
 end
 $$""",
-    # A pause that is there already keeps its beginning.
+    # A schedule that is paused already keeps the beginning of its pause.
     """create function {s}.schedule_pause(
     name text, until timestamptz default null, by text default current_user, catch_up text default 'skip')
 returns void language plpgsql as $$
@@ -169,9 +171,10 @@ begin
     perform {s}.schedule_wake();
 end
 $$""",
-    # Where the ticks of an earlier pause are still untold, because no scheduler ran, the two become one.
-    # Also brings back a schedule that was disabled because the code dropped it; from now on it is nobody's but its own.
-    # What passed meanwhile a scheduler tells by `resume_with`. Nothing happens to one that is neither.
+    # Where the ticks of an earlier pause are not recorded yet, because no scheduler ran, the two pauses become one.
+    # Also enables a schedule that was disabled because the code no longer declares it; now it belongs to no app.
+    # A scheduler records the ticks that passed meanwhile by the policy `resume_with`. A schedule that is neither paused
+    # nor disabled stays as it is.
     """create function {s}.schedule_resume(name text, catch_up text default null)
 returns void language plpgsql as $$
 begin
@@ -189,7 +192,7 @@ begin
     perform {s}.schedule_wake();
 end
 $$""",
-    # Fire now, whatever the plan, a pause or an overlap says. Returns the tick.
+    # Fires the schedule now, whatever its plan, a pause or its overlap policy says. Returns the tick.
     """create function {s}.schedule_run(name text, by text default current_user)
 returns timestamptz language plpgsql as $$
 declare
@@ -202,7 +205,7 @@ begin
     return tick;
 end
 $$""",
-    # What became of its ticks stays in schedule_fire.
+    # The rows of its ticks stay in schedule_fire.
     """create function {s}.schedule_delete(name text) returns void language plpgsql as $$
 begin
     delete from {s}.schedule s where s.name = $1;

@@ -1,4 +1,4 @@
-"""What a job may ask for when it is enqueued: to be the only one of its kind, to expire; and enqueueing from SQL.
+"""Conditions of enqueueing: idempotency keys, unique keys, expiry; and enqueueing from SQL.
 
 Revision ID: 0005
 Revises: 0004
@@ -11,10 +11,11 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# `enqueue` for plain SQL: triggers, psql, other languages. The same terms, checks and rows as App.enqueue; not on its
-# path. It runs with the rights of who calls it, and finds nothing by the caller's search_path.
-# Each statement of the function has a snapshot of its own in READ COMMITTED, so that what another transaction has just
-# committed can be read; in REPEATABLE READ such a meeting ends as a serialization failure, as it should.
+# The function `enqueue` for plain SQL: triggers, psql, other languages. It has the conditions and checks of App.enqueue
+# and writes the same rows; App.enqueue does not use it. It runs with the rights of its caller, and does not depend on
+# the caller's search_path.
+# In READ COMMITTED each statement of the function has its own snapshot, so that it can read a key that another
+# transaction has just committed; in REPEATABLE READ such a key ends in a serialization failure, as it should.
 # The inserts return nothing, so that plain jobs need no right to read.
 ENQUEUE = """
 create function {s}.enqueue(
@@ -168,21 +169,21 @@ end
 $enqueue$"""
 
 STATEMENTS = (
-    # Null for all jobs that do not ask for it: the indexes hold only those that do. `unique_key` is the hash of task
-    # and key. A claim clears it unless `unique_live` says that the job stays the only one while it runs; nothing ever
-    # sets it again, so that no job that goes back to pending can collide with another.
+    # Null for jobs without these conditions: the indexes hold only jobs with them. `unique_key` is the hash of task and
+    # key. A claim clears it unless `unique_live` says that the job stays the only one while it runs; nothing ever sets
+    # it again, so that a job that goes back to pending cannot collide with another.
     """alter table {s}.job_live
     add column unique_key bytea,
     add column unique_live boolean,
     add column expires_at timestamptz""",
     "create unique index job_live_unique on {s}.job_live (unique_key) where unique_key is not null",
     "create index job_live_expires on {s}.job_live (expires_at) where expires_at is not null and attempt = 0",
-    # One job in 64, whatever it asks for: how deep a queue is can be told from a 64th of its entries.
+    # One job in 64, with or without conditions: the depth of a queue is estimated from a 64th of its entries.
     "create index job_live_sample on {s}.job_live (queue) where state = 'pending' and id % 64 = 0",
-    # As narrow as it can be: it is written for each job that has a key. `key` is the beginning of the SHA-256 of task
-    # and key, 128 bits of it: whoever wants to meet another's key must try 2^128. `request` is a hash of the arguments,
-    # null where they are sealed: it need not withstand anybody, for who sends two requests under one key fools only
-    # himself. No release has ever written to the table that was there before.
+    # As narrow as possible: a row is written for each job with a key. `key` is the first 128 bits of the SHA-256
+    # of task and key, so that it takes 2^128 trials to hit the key of another. `request` is a hash of the arguments,
+    # null where they are sealed. It need not withstand an attack: a caller that sends two requests under one key harms
+    # only itself. No release has ever written to the table that was there before.
     "drop table {s}.idempotency_key",
     """create table {s}.idempotency_key (
     key uuid primary key,
@@ -191,7 +192,7 @@ STATEMENTS = (
     created_at timestamptz not null default now(),
     expires_at timestamptz not null
 )""",
-    # One key in 16: rows stand in the order in which they came, so what is over is found by its neighbours.
+    # One key in 16: rows stand in the order in which they came, so keys whose windows have ended are found near these.
     "create index idempotency_key_sample on {s}.idempotency_key (expires_at) where job_id % 16 = 0",
     ENQUEUE,
     "revoke execute on function {s}.enqueue from public",

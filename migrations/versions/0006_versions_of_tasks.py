@@ -1,4 +1,4 @@
-"""Versions of tasks: parked jobs by the version they wait for.
+"""Versions of tasks: an index of parked jobs by the version that they wait for.
 
 Revision ID: 0006
 Revises: 0005
@@ -13,7 +13,7 @@ depends_on = None
 
 STATEMENTS = (
     # A worker that knows a task up to some version finds the jobs it can run, and reads none that wait for a later one.
-    # The version is compared as text: a header that somebody has written by hand must not make a write fail.
+    # The version is compared as text: a header that was written by hand must not make a write fail.
     "drop index {s}.job_live_parked",
     """create index job_live_parked
     on {s}.job_live (task, coalesce(headers ->> '$version', '1'), queue, priority desc, run_at, id)

@@ -1,4 +1,4 @@
-"""Who waits for the end of a job, and results that are dropped before their job is.
+"""Waits for the ends of jobs, and results that expire before their jobs are pruned.
 
 Revision ID: 0007
 Revises: 0006
@@ -12,14 +12,15 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # Jobs whose end somebody waits for, so that workers notify for these alone. A hint: unlogged, and rows that nobody
-    # needs any more are left to expire. No index on expires_at, so that saying it again is a HOT update.
+    # Jobs that a process waits for, so that workers notify for these alone. Only a hint: the table is unlogged, and
+    # rows that no process needs any more are left to expire. No index on expires_at, so that to register again is a HOT
+    # update.
     """create unlogged table {s}.waiter (
     job_id bigint primary key,
     expires_at timestamptz not null
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)""",
-    # Results with a time to live. A table of its own: an index on job_finished would cost the jobs that have none.
-    # `finished_at` leads to the one partition that holds the job.
+    # Results with a time to live. They have their own table because an index on job_finished would cost the jobs
+    # without one. `finished_at` leads to the one partition that holds the job.
     """create table {s}.result_expiry (
     job_id bigint primary key,
     finished_at timestamptz not null,

@@ -1,4 +1,4 @@
-"""Previews of schedules for SQL; a pause needs an end to come.
+"""Previews of schedules for SQL; the end of a pause must lie in the future.
 
 Revision ID: 0008
 Revises: 0007
@@ -15,9 +15,9 @@ PLAN = "cron, every_seconds, at, rrule, anchor, timezone, starts_at, ends_at"
 OLD, NEW = (", ".join(f"{row}.{column}" for column in PLAN.split(", ")) for row in ("old", "new"))
 
 STATEMENTS = (
-    # The next ticks of each schedule, and how people say them, for those who have SQL alone, which knows no cron. A
-    # table of its own, so that firing neither reads nor writes it. `stale_at`: when half of them have passed; null: the
-    # plan has no more. Without `ticks` no scheduler has looked yet.
+    # The next ticks of each schedule, also in words, for callers that have only SQL, which knows no cron. They have
+    # their own table, so that firing neither reads nor writes it. `stale_at`: when half of the ticks have passed; null
+    # where the plan has no more ticks. Without `ticks` no scheduler has computed them yet.
     """create table {s}.schedule_ahead (
     name text primary key references {s}.schedule on delete cascade on update cascade,
     ticks timestamptz[],
@@ -26,8 +26,8 @@ STATEMENTS = (
 )""",
     "create index schedule_ahead_stale_at on {s}.schedule_ahead (stale_at)",
     "insert into {s}.schedule_ahead (name) select name from {s}.schedule",
-    # A trigger, though this schema has no other: whoever changes a plan, by whatever statement, nobody is shown the
-    # ticks of the old one. It fires for changes of a plan alone: the moves of a firing do not meet it.
+    # The only trigger of the schema: whatever statement changes a plan, readers no longer see the ticks of the old one.
+    # It fires only when a plan changes, and not when a scheduler moves a schedule on.
     """create function {s}.schedule_forget_ahead() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -64,7 +64,7 @@ end
 $$""",
     "comment on table {s}.schedule_ahead is 'The next ticks of each schedule, for schedule_preview'",
     "comment on function {s}.schedule_preview is 'The next n ticks of a schedule, in plain words'",
-    # As in 0004, but it refuses an end that has passed.
+    # As in 0004, but refuses an end that has passed.
     """create or replace function {s}.schedule_pause(
     name text, until timestamptz default null, by text default current_user, catch_up text default 'skip')
 returns void language plpgsql as $$

@@ -97,8 +97,8 @@ class Admission:
     def _inserting(self, jobs: Sequence[NewJob], guarded: bool) -> Query[list[AdmissionResult]]:
         conditions = conditions_of(jobs[0])
         if len(jobs) == 1 and conditions.key_hash is not None and conditions.unique_hash is None:
-            return self._queries.jobs.enqueue_one_keyed(jobs[0], guarded=guarded)
-        return self._queries.jobs.enqueue_conditionally(jobs, guarded=guarded)
+            return self._queries.jobs.enqueue_one_keyed(jobs[0], read_committed_only=guarded)
+        return self._queries.jobs.enqueue_conditionally(jobs, read_committed_only=guarded)
 
     def _find_key_holders(self, refused: list[int]) -> Steps[None]:
         """Find the jobs that hold the idempotency keys of refused jobs. Expired keys are freed, and tried again."""

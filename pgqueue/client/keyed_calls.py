@@ -12,7 +12,7 @@ from pgqueue.errors import IdempotencyConflict
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import WINDOW, Conditions, hash_arguments, key_hashes
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.jobs.enqueue import AdmissionResult, conditions_of
+from pgqueue.queries.jobs.enqueue import conditions_of
 from pgqueue.queries.jobs.enqueue_keyed import KeyedIds
 from pgqueue.queries.jobs.keys import KeyHolder
 from pgqueue.tasks.rules import KeyFunction, Rules
@@ -64,7 +64,7 @@ class KeyedCalls:
         first = _first_with_key(hashes)
         chunks = [KeyedChunk(text, range(count)) for count, text in array_chunks(blocks)]
         if first or len(chunks) > 1:
-            chunks = list(_in_key_order(spec, given, hashes, first))
+            chunks = list(_in_key_order(spec, given, hashes, [at for at in range(len(given)) if at not in first]))
         bulk = cls(spec, shared, given, keys, hashes, first, chunks, rules.key is True)
         bulk._check_same_args()
         return bulk
@@ -126,12 +126,11 @@ class KeyedCalls:
         taken: int = yield queries.jobs.take_expired_keys([str(self.hashes[at]) for at in expired])
         if taken < len(expired):
             raise KeysChanged
-        results: list[AdmissionResult] = []
-        for jobs in job_chunks([self._job(at) for at in expired]):
-            results += yield queries.jobs.enqueue_conditionally(jobs)
-        if not all(result.admitted for result in results):
-            raise KeysChanged
-        ids |= {at: result.id for at, result in zip(expired, results, strict=True)}
+        for chunk in _in_key_order(self.spec, self.calls, self.hashes, expired):
+            answer: KeyedIds = yield self._enqueue(queries, chunk)
+            if answer.taken is not None:
+                raise KeysChanged
+            ids |= zip(chunk.positions, answer.ids, strict=True)
 
     def _job(self, at: int) -> NewJob:
         conditions = conditions_of(self.shared)._replace(
@@ -173,10 +172,10 @@ def _first_with_key(hashes: list[str | None]) -> dict[int, int]:
 
 
 def _in_key_order(
-    spec: TaskSpec, calls: list[Call], hashes: list[str | None], first: Mapping[int, int]
+    spec: TaskSpec, calls: list[Call], hashes: Sequence[str | None], positions: Iterable[int]
 ) -> Iterator[KeyedChunk]:
-    """Yield the calls in the order of their keys, each key once. Each is encoded anew: a text is of a whole block."""
-    order = sorted((at for at in range(len(calls)) if at not in first), key=lambda at: hashes[at] or "")
+    """Yield calls in the order of their keys. Each is encoded anew, because a text is of a whole block."""
+    order = sorted(positions, key=lambda at: hashes[at] or "")
     begin = 0
     for count, text in array_chunks(list(spec.coder.encode_many(calls[at] for at in order))):
         yield KeyedChunk(text, order[begin : begin + count])

@@ -302,8 +302,6 @@ def enqueue_ticks(app: AppParts, jobs: Sequence[NewJob], headers: Sequence[str])
     """Insert the jobs of ticks. Without `expires` in the schedule, that of its task applies; the task's keys do not:
     they are for callers."""
     timed = [_expiring(app, job) for job in jobs]
-    if any(job.conditions is not None for job in timed):
-        return app.queries.jobs.enqueue_conditionally(timed, headers)
     return app.queries.jobs.enqueue(timed, headers)
 
 

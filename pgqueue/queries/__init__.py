@@ -1,14 +1,14 @@
-"""Every statement of pgqueue, each a method that returns a Query: SQL, parameters and how to read the rows.
+"""Every SQL statement of pgqueue: each is a method that returns a Query (SQL, parameters, and how to read the rows).
 
-No SQL stands anywhere else but in migrations and tests. Each statement's comment says what it promises under
-concurrency, which index it uses and which naive form is wrong.
+SQL stands only here, in migrations and in tests. The comment above a statement says what it promises under concurrency,
+which index it uses, and which naive form is wrong. The statements as Postgres gets them lie in `tests/statements/sql/`.
 
-Where jobs, keys or waiters are found by keys that another part of the statement has, it says `j.id = any(array[g.id])`,
-not `j.id = g.id`. Both mean the same, but an equation may be joined by walking through the whole index, and when VACUUM
-has found a table nearly empty, that looks as cheap as one probe. The planner knows nothing of the dead entries that
-somebody's long transaction keeps there: a million of them, and a second for each batch of outcomes, until the next
-VACUUM. An index that is partial, or has all that is asked for, may be walked even so: there it is a scalar subselect or
-`lateral`, with a `limit`.
+Why `j.id = any(array[g.id])` and not `j.id = g.id`: where one part of a statement finds jobs, keys or waiters by keys
+from another part, both forms mean the same, but the planner may join an equation by walking through the whole index.
+When VACUUM has found the table nearly empty, that walk looks as cheap as one probe. The planner does not count the dead
+entries that a long transaction keeps in the index: with a million of them, each batch of outcomes took a second until
+the next VACUUM. A partial index, or one that holds every column asked for, may be walked in spite of the array; there
+the statement uses a scalar subselect, or `lateral` with a `limit`.
 """
 
 from pgqueue.codecs import Codec

@@ -1,4 +1,4 @@
-"""What a statement is, and how its schema name is put in."""
+"""What a statement is, how its schema name is put in, and how parameters are packed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,21 +15,34 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 
-@dataclass(slots=True)  # frozen, it would take three times as long to make
+@dataclass(slots=True)  # a frozen one takes three times as long to make
 class Query(Generic[T]):
-    """A statement as a value: `db.run` and `db.run_async` execute it alike."""
+    """A statement as a value, which `db.run` and `db.run_async` execute alike."""
 
     sql: bytes
     read: Callable[[Sequence[Row]], T]
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
+def fill(template: LiteralString, **parts: LiteralString) -> LiteralString:
+    """Return a template with named parts put in: `{cancel_ended}` stands for the part of that name.
+
+    Parts are SQL that several statements have in common. Raises KeyError for a part that the template does not name.
+    """
+    for name, part in parts.items():
+        hole = f"{{{name}}}"
+        if hole not in template:
+            raise KeyError(name)
+        template = template.replace(hole, part)
+    return template
+
+
 class Templates:
     """Templates of statements, rendered for one schema, each once.
 
-    In a template `{s}` stands for the schema's name and `{channel}` for the literal that names its NOTIFY channel: the
-    channel is called like the schema, so that two installations in one database do not wake each other. `{ended}` is
-    the name of another channel, `{channel} || '.ended'`.
+    In a template `{s}` stands for the schema's name, and `{channel}` for a literal with the name of its NOTIFY channel.
+    The channel has the schema's name, so that two installations in one database do not wake each other.
+    `{ended_channel}` is the name of the other channel, `{channel} || '.ended'`.
     """
 
     def __init__(self, schema: str) -> None:
@@ -40,21 +53,21 @@ class Templates:
         """Return a template with its names put in."""
         rendered = self._rendered.get(template)
         if rendered is None:
-            names = {"s": sql.Identifier(self._schema), "ended": sql.Identifier(f"{self._schema}.ended")}
+            names = {"s": sql.Identifier(self._schema), "ended_channel": sql.Identifier(f"{self._schema}.ended")}
             rendered = sql.SQL(template).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
             self._rendered[template] = rendered
         return rendered
 
 
 class Statements:
-    """Statements of one kind, each a method that returns a Query."""
+    """A group of statements, each a method that returns a Query."""
 
     def __init__(self, templates: Templates, codec: Codec | None) -> None:
         self.codec = codec
         self._sql = templates.render
 
     def _args(self, jobs: Iterable[NewJob]) -> list[str]:
-        """The arguments of new jobs as they are stored: sealed, if there is a codec."""
+        """Return the arguments of new jobs as they are stored: sealed, if there is a codec."""
         codec = self.codec
         return [job.args for job in jobs] if codec is None else [seal_args(codec, job.task, job.args) for job in jobs]
 
@@ -69,10 +82,10 @@ def first_value(rows: Sequence[Row]) -> Any:
 
 
 def packed(values: Iterable[object]) -> str:
-    """Return a Postgres array literal of numbers or uuids; None is null.
+    """Return a Postgres array literal of numbers, times or uuids; None becomes null.
 
-    psycopg dumps the items of a list one by one in Python; for the batches of the hot path that costs more than the
-    statement.
+    psycopg dumps the items of a list one by one in Python. For the batches of the hot path that costs more than the
+    statement itself.
     """
     return "{" + ",".join(["null" if value is None else str(value) for value in values]) + "}"
 
@@ -83,14 +96,14 @@ def start_of(time: datetime | None) -> str:
 
 
 def lines(texts: Iterable[str | None]) -> str:
-    """Return texts without a line break, one a line, an empty line for None: for `string_to_array(…, E'\\n', '')`.
+    """Return texts without line breaks, one a line, an empty line for None: for `string_to_array(…, E'\\n', '')`.
 
-    JSON as we write it has no line break, nor has a name that was checked. Needs no quoting on either side.
+    The JSON that pgqueue writes and the names that it has checked contain no line break, so neither side must quote.
     """
     return "\n".join([text or "" for text in texts])
 
 
 def text_array(items: Iterable[str]) -> str:
-    """Return a Postgres text[] literal. Arrays of arrays cannot pass through unnest, so each row's is a literal."""
+    """Return a Postgres text[] literal. `unnest` takes arrays of arrays apart, so each row's array is sent as text."""
     quoted = ('"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' for item in items)
     return "{" + ",".join(quoted) + "}"

@@ -1,24 +1,27 @@
-"""The state of the schema: its version, and the daily partitions of the two histories."""
+"""The schema itself: its version, whether it is there, and the daily partitions of its two histories."""
 
 from typing import Any, LiteralString
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 
-# Whether the schema was ever migrated. Asked first: reading a table that is not there would abort a transaction.
+# Tell whether the schema was ever migrated. Runs before VERSION, because reading a table that does not exist aborts a
+# transaction.
 HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.migration') is not null"
 
-SCHEMA_VERSION: LiteralString = "select version_num from {s}.migration"
+# Read the migration that the schema is at.
+VERSION: LiteralString = "select version_num from {s}.migration"
 
-# Reads nothing; fails when the schema is missing, or older than the newest table. The first thing each process asks.
-READY: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"
+# Fail where the schema is missing, or older than the newest table. Reads no rows. Each process runs this first.
+CHECK: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"
 
-# Make the partitions of yesterday, today and the days ahead, where they are missing. UTC days.
-# Any process may call it at any time: one does the work (a transaction lock that is tried, not waited for), the
-# others return at once. A partition is built apart and then attached, which locks the parent only against other DDL.
-# The default partition is locked and scanned, so it is left alone where it has grown beyond 16 MB: inserts would wait
-# for the scan. `lock_timeout` gives up rather than queue up behind a long report and block everybody after it. What
-# cannot be made now (locked, rows of that day already in the default partition, no privilege) is left for the next
-# call: until then the default partition takes the rows, nothing is lost.
+# Make the partitions of yesterday, today and the next seven days, where they are missing. Days are UTC days.
+# Any process may run this at any time: one does the work, under a transaction lock that it tries and does not wait for,
+# and the others return at once. A partition is built apart and then attached, which locks the parent only against other
+# DDL. Attaching also locks and scans the default partition; where that has grown beyond 16 MB no partition is made,
+# because inserts would wait for the scan. `lock_timeout` gives up instead of waiting behind a long report, where it
+# would block all that come after it. A partition that cannot be made now (the table is locked, rows of that day lie in
+# the default partition already, the role lacks the privilege) is left for the next call. Until then the default
+# partition takes the rows, and nothing is lost.
 MAKE_PARTITIONS: LiteralString = """
 do $make_partitions$
 declare
@@ -55,16 +58,16 @@ class SchemaQueries(Statements):
     """The schema itself."""
 
     def has_version(self) -> Query[bool]:
-        """Whether the schema was ever migrated."""
+        """Tell whether the schema was ever migrated."""
         return Query(self._sql(HAS_VERSION), first_value)
 
     def version(self) -> Query[str | None]:
-        """The migration the schema is at."""
-        return Query(self._sql(SCHEMA_VERSION), first_value)
+        """Read the migration that the schema is at."""
+        return Query(self._sql(VERSION), first_value)
 
     def check(self) -> Query[Any]:
-        """Fail unless the schema is there."""
-        return Query(self._sql(READY), first_value)
+        """Fail unless the schema is there, and new enough."""
+        return Query(self._sql(CHECK), first_value)
 
     def make_partitions(self) -> Query[None]:
         """Make the partitions of today and the week ahead, where they are missing."""

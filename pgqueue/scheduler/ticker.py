@@ -77,7 +77,7 @@ class Ticker(Duty):
             self._locked_by_others = 0
             return poll if next_tick is None else min(max(next_tick, 0), poll)
         self._locked_by_others += 1
-        ahead = await self.link.run(self._queries.schedules.next_due(self._unusable, ahead=True))
+        ahead = await self.link.run(self._queries.schedules.next_due(self._unusable, future_only=True))
         pause = min(LOCKED_SECONDS * 2.0 ** min(self._locked_by_others, 10), poll)
         return pause if ahead is None else min(pause, max(ahead, 0))
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 class TransactionBackend(Backend):
     """All that the app does on connections of its own happens in the test's transaction, at the time the test says.
 
-    Strangers are jobs that were there before this transaction: `newest_stranger` is the highest id of one.
+    Strangers are jobs that were there before this transaction: `newest_foreign` is the highest id of one.
     """
 
     queries: TravellingQueries
@@ -40,13 +40,13 @@ class TransactionBackend(Backend):
         )
         self.pools = pools
         self.waits = ImmediateWaits(self._look)
-        self.newest_stranger = 0
+        self.newest_foreign = 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Put it in the place of the app's own backend."""
         self.pools.begin()
-        self.newest_stranger = self.run(self.queries.test.newest_stranger())
+        self.newest_foreign = self.run(self.queries.test.newest_foreign())
         replaced, self._app.backend = self._app.backend, self
         try:
             yield

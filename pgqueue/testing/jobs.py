@@ -44,7 +44,7 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """The jobs that this test has enqueued, oldest first, whatever has become of them."""
-        return self.backend.run(self.backend.queries.test.list_after(self.backend.newest_stranger))
+        return self.backend.run(self.backend.queries.test.list_after(self.backend.newest_foreign))
 
     def enqueued(
         self,

@@ -190,7 +190,7 @@ class Runner:
 
     async def _refuse_strangers(self, queues: Sequence[str] | None) -> None:
         served = await self._served(queues)
-        found = await self._link.run(self._backend.queries.test.count_strangers(self._backend.newest_stranger, served))
+        found = await self._link.run(self._backend.queries.test.count_foreign(self._backend.newest_foreign, served))
         if found:
             raise ConfigError(
                 f"{found} jobs wait in database {self._conn.info.dbname!r} that this test has not enqueued, and would "

@@ -31,6 +31,7 @@ KEYED = NewJob("t", "{}", "q", 0, 3, conditions=Rules(key="k", expires=60.0).con
 ALONE = NewJob(
     "t", "{}", "q", 0, 3, conditions=Rules(unique=Unique(window=60, while_="live")).conditions("t", dict, {}, None)
 )
+UNIQUE = NewJob("t", "{}", "q", 0, 3, conditions=Rules(unique_key="k").conditions("t", dict, {}, None))
 PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
 TICKS = [TickRecord("s", TICK, "missed", "why"), TickRecord("c", TICK, "fired", None, 1)]
 OUTCOMES = [
@@ -46,15 +47,17 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     ),
     "jobs.take_expired_keys": lambda q: q.jobs.take_expired_keys(key_hashes("t", ["k"])),
     "jobs.enqueue": lambda q: q.jobs.enqueue([new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(run_at=TICK)]),
-    "jobs.enqueue_one_keyed": lambda q: q.jobs.enqueue_one_keyed(KEYED, guarded=True),
-    "jobs.enqueue_conditionally": lambda q: q.jobs.enqueue_conditionally([KEYED, ALONE], guarded=True),
+    "jobs.enqueue_one_keyed": lambda q: q.jobs.enqueue_one_keyed(KEYED, read_committed_only=True),
+    "jobs.enqueue_conditionally unique": lambda q: q.jobs.enqueue_conditionally([UNIQUE], read_committed_only=True),
+    "jobs.enqueue_conditionally in window": lambda q: q.jobs.enqueue_conditionally([KEYED, ALONE]),
     "jobs.find_key_holders": lambda q: q.jobs.find_key_holders([KEYED, ALONE]),
     "jobs.find_unique_holders": lambda q: q.jobs.find_unique_holders([ALONE]),
     "jobs.replace": lambda q: q.jobs.replace([1], [ALONE]),
     "jobs.free_expired_keys": lambda q: q.jobs.free_expired_keys([KEYED, ALONE]),
     "jobs.free_expired_unique_keys": lambda q: q.jobs.free_expired_unique_keys([ALONE]),
     "jobs.give_back_keys": lambda q: q.jobs.give_back_keys([1, 2], [KEYED, ALONE]),
-    "jobs.depth": lambda q: q.jobs.depth("default", 100_000),
+    "jobs.depth exact": lambda q: q.jobs.depth("default", 1000),
+    "jobs.depth sampled": lambda q: q.jobs.depth("default", 100_000),
     "jobs.begin": lambda q: q.jobs.begin(),
     "jobs.expire": lambda q: q.jobs.expire(10, TICK),
     "jobs.prune_keys": lambda q: q.jobs.prune_keys(3),
@@ -62,7 +65,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.claim_beyond": lambda q: q.jobs.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
     "jobs.adopt": lambda q: q.jobs.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
     "jobs.next_due": lambda q: q.jobs.next_due(["default", "bulk"]),
-    "jobs.resolve": lambda q: q.jobs.resolve(OUTCOMES),
+    "jobs.resolve mixed": lambda q: q.jobs.resolve(OUTCOMES),
     "jobs.resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), PLAIN_SUCCESS)]),
     "jobs.cancel": lambda q: q.jobs.cancel(1, "not wanted"),
     "jobs.cancel_requests": lambda q: q.jobs.cancel_requests(WORKER, [1, 2]),

@@ -95,7 +95,7 @@ def two_beats() -> None:
 
 def silent_resolve() -> None:
     """Move jobs without a transition."""
-    rewrite(resolve, ["RESOLVE"], ("where told", "where false"))
+    rewrite(resolve, ["RESOLVE"], ("from moved", "from moved where false"))
     plainly = "select id, 'running', 'succeeded', attempt, lease, worker_id from ended where"
     rewrite(resolve, ["SUCCEED"], (f"{plainly} history", f"{plainly} false"))
 

@@ -3,7 +3,6 @@
 from pgqueue.queries.jobs.cancel import CancelQueries
 from pgqueue.queries.jobs.claim import ClaimQueries
 from pgqueue.queries.jobs.count import CountQueries
-from pgqueue.queries.jobs.depth import DepthQueries
 from pgqueue.queries.jobs.enqueue_conditional import ConditionalQueries
 from pgqueue.queries.jobs.enqueue_keyed import KeyedQueries
 from pgqueue.queries.jobs.expire import ExpireQueries
@@ -19,7 +18,6 @@ class JobQueries(
     ConditionalQueries,
     KeyedQueries,
     KeyQueries,
-    DepthQueries,
     ClaimQueries,
     ResolveQueries,
     RescueQueries,

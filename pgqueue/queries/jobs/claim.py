@@ -1,4 +1,4 @@
-"""Taking jobs for one attempt."""
+"""Claiming jobs: taking them for one attempt."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,19 +6,20 @@ from typing import LiteralString, TypeAlias
 from uuid import UUID
 
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.queries.base import Query, Row, Statements
+from pgqueue.queries.base import Query, Row, Statements, fill
 
-# What both claims do with the rows they have picked: charge the attempt, raise the lease, log the move.
-# The attempt is counted here and not at the end, so that a job that kills its worker each time still runs out of
-# attempts. `picked` holds row locks, and as a CTE with FOR UPDATE it is never inlined: the update cannot touch more
-# rows than were picked. The state is checked again nevertheless. The unique key of a job that was to be the only one
-# until it starts is given up here, and by nobody else.
-# By primary key, in one scan with an array. A join with `picked` leaves the planner a choice: by how many rows it
-# happens to expect it reads the whole table, or probes the key for each row, which with the array beside it takes it
-# apart each time (30 µs a job where this takes 10, and after each VACUUM another one). The state is no constant, or a
-# partial index would do, whose dead entries a pinned table keeps.
-# _IN_ORDER is the order in which they were picked.
-_MOVE: LiteralString = """, moved as (
+# Move the jobs that a claim has picked to running: charge the attempt, raise the lease, log the move. Reads
+# `picked(id, state)`.
+# The attempt is counted here and not at its end, so that a job that kills its worker each time still runs out of
+# attempts. `picked` holds row locks, and Postgres never inlines a CTE with FOR UPDATE, so the update cannot touch more
+# rows than were picked. It checks the state again nevertheless. Only a claim gives up the unique key of a job that was
+# to be the only one until it starts.
+# By primary key, in one scan with an array. A join with `picked` leaves the planner a choice: depending on how many
+# rows it expects, it reads the whole table, or probes the key for each row; with the array as a second condition it
+# takes the array apart for each row (30 µs a job instead of 10), and after each VACUUM it may choose otherwise. The
+# state is not a constant: with a constant the planner may use a partial index, and a long transaction keeps dead
+# entries there.
+MOVE_PICKED: LiteralString = """moved as (
     update {s}.job_live j
     set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1, lease = j.lease + 1,
         worker_id = %(worker)s, claimed_at = now(), unique_key = case when j.unique_live then j.unique_key end
@@ -33,51 +34,46 @@ select id, task, queue, priority, args::text, nullif(tags, '{{}}'), nullif(heade
        attempt, max_attempts, lease
 from moved"""
 
-_IN_ORDER: LiteralString = (
-    " order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id"
-)
+# The queues that a worker serves, in its order, each with how many jobs it may give. Paused queues give nothing. A
+# worker that was declared lost gets nothing: its jobs would be taken from it at once.
+# The subselects hide the values of the parameters from the planner, which would otherwise plan each claim anew, for a
+# third of a millisecond.
+_SERVED_QUEUES: LiteralString = """(
+        select u.name, u.room
+        from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
+        where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
+        and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
+        order by u.ord
+    ) as served"""
 
-# Claim up to `room` due jobs, queues in the order given, higher priority first, then by run_at and id.
-# SKIP LOCKED: two workers never wait for each other and never get the same row.
-# A lane is a queue and a priority, and each is read in exact index order (job_live_ready). The obvious form, `queue =
-# any(…) order by priority desc, run_at, id limit n`, sorts the whole backlog: 1,222 ms against 0.5 ms on 2 million
-# rows. The other one, `where id in (select … limit n for update skip locked)`, can run its subquery again for each row
-# outside and take more than n.
-# A queue gives at most its own room (how many more of it this worker may run). Paused queues give nothing.
-# A worker that has been declared lost gets nothing: its jobs would be taken from it at once.
-# Outer limits stop the nested loops, so no row is locked that is not taken.
-# A job that has expired is passed by, until EXPIRE has cancelled it: the row is at hand anyway, and the alternative, to
-# claim it and give it back as cancelled, charges an attempt that never was.
-# The subselects hide what the parameters are from the planner: it would plan each claim anew, a third of a millisecond.
-_SERVED: LiteralString = """
-with picked as materialized (
-    select found.id, 'pending' as state
-    from (select u.name, u.room
-          from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
-          where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
-          and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
-          order by u.ord) as served
-    cross join lateral ("""
-
-_READY: LiteralString = """
-        cross join lateral (
+# The due jobs of each `lane`, from a place on, locked. SKIP LOCKED: two workers never wait for each other and never get
+# the same row. A job that has expired is passed over until EXPIRE cancels it: the row is at hand anyway, and to claim
+# it and give it back as cancelled would charge an attempt that never was.
+_READY_JOBS: LiteralString = """cross join lateral (
             select j.id from {s}.job_live j
             where j.state = 'pending' and j.queue = served.name and j.priority = lane.priority and j.run_at <= now()
             and (j.run_at, j.id) > (lane.run_at, lane.id)
             and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
-        ) as ready
-        limit served.room
-    ) as found
-    limit (select %(room)s::int)
-)"""
+        ) as ready"""
 
-# The truth: `lane` finds the priorities that exist by hopping from one to the next in the ready index, and each lane is
-# read from its beginning. What was claimed lately lies there as dead entries until VACUUM may remove them, which
-# somebody's long transaction prevents: then this walks over all of them, 25,000 jobs/s became 4,285.
-CLAIM: LiteralString = (
-    _SERVED
-    + """
+# Claim up to `room` due jobs: queues in the order given, higher priority first, then by run_at and id.
+# A lane is a queue and a priority, and the statement reads each lane in exact index order (job_live_ready). The obvious
+# form, `queue = any(…) order by priority desc, run_at, id limit n`, sorts the whole backlog: 1,222 ms against 0.5 ms on
+# 2 million rows. The other one, `where id in (select … limit n for update skip locked)`, can run its subquery again for
+# each row outside and take more than n.
+# A queue gives at most its own room (how many more jobs of it this worker may run). The outer limits stop the nested
+# loops, so that no row is locked that is not taken.
+# `hop` finds the priorities that exist, from one to the next in the index, and each lane is read from its beginning. So
+# this is the full scan, which misses nothing. Jobs that were claimed lately lie at the beginning as dead entries until
+# VACUUM may remove them, which a long transaction prevents: then the statement walks over all of them, and 25,000 jobs
+# a second became 4,285.
+CLAIM: LiteralString = fill(
+    """
+with picked as materialized (
+    select found.id, 'pending' as state
+    from {served_queues}
+    cross join lateral (
         with recursive hop(priority) as (
             (select j.priority from {s}.job_live j where j.state = 'pending' and j.queue = served.name
              order by j.priority desc limit 1)
@@ -89,43 +85,56 @@ CLAIM: LiteralString = (
         )
         select ready.id
         from (select hop.priority, '-infinity'::timestamptz as run_at, 0::bigint as id
-              from hop where hop.priority is not null order by hop.priority desc) as lane"""
-    + _READY
-    + _MOVE
-    + _IN_ORDER
+              from hop where hop.priority is not null order by hop.priority desc) as lane
+        {ready_jobs}
+        limit served.room
+    ) as found
+    limit (select %(room)s::int)
+), {move_picked}
+order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
+    served_queues=_SERVED_QUEUES,
+    ready_jobs=_READY_JOBS,
+    move_picked=MOVE_PICKED,
 )
 
-# The same from where this worker has read to: the lanes it knows, and in each what comes after the last job it claimed.
-# Costs the same whatever is dead before that. It does not see what was committed late or put back before that, nor new
-# lanes: the truth is asked as often as it is cheap (worker/frontier.py).
-CLAIM_BEYOND: LiteralString = (
-    _SERVED
-    + """
+# Claim as CLAIM does, but only beyond the frontier: from the lanes that this worker knows, and in each lane only jobs
+# after the last one it claimed. The statement costs the same however many dead entries lie before that place. It does
+# not see jobs that were committed late or put back before that place, nor new lanes; worker/claiming/frontier.py says
+# how often a worker runs CLAIM instead.
+CLAIM_BEYOND: LiteralString = fill(
+    """
+with picked as materialized (
+    select found.id, 'pending' as state
+    from {served_queues}
+    cross join lateral (
         select ready.id
         from (select l.priority, l.run_at, l.id
               from unnest((select %(lane_queues)s::text[]), (select %(lane_priorities)s::smallint[]),
                           (select %(lane_run_ats)s::timestamptz[]), (select %(lane_ids)s::bigint[]))
                    as l(queue, priority, run_at, id)
-              where l.queue = served.name order by l.priority desc) as lane"""
-    + _READY
-    + _MOVE
-    + _IN_ORDER
+              where l.queue = served.name order by l.priority desc) as lane
+        {ready_jobs}
+        limit served.room
+    ) as found
+    limit (select %(room)s::int)
+), {move_picked}
+order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
+    served_queues=_SERVED_QUEUES,
+    ready_jobs=_READY_JOBS,
+    move_picked=MOVE_PICKED,
 )
 
-# Claim parked jobs: a worker that met a task it does not know put them aside (`park`), and this worker knows it.
-# They are claimed here directly and not put back to pending first, or workers of the old release would park them
-# again and again during a deploy. Reads job_live_parked, one queue and version of a task after the other: the index has
-# the version as text, so that the jobs of a version unknown here cost nothing, however many wait. The naive form, to
-# filter by the version, walks over all of them each time. Rooms as in CLAIM.
-ADOPT: LiteralString = (
+# Claim parked jobs: a worker that did not know their task has parked them, and this worker knows it. They go from
+# blocked to running directly. If they went back to pending first, workers of the old release would park them again and
+# again during a deploy.
+# Reads job_live_parked, one queue and version of a task after the other. The index has the version as text, so that
+# jobs of a version that this worker does not know cost nothing, however many wait. The naive form, to filter by the
+# version, walks over all of them each time. Rooms and locks as in CLAIM.
+ADOPT: LiteralString = fill(
     """
 with picked as materialized (
     select found.id, 'blocked' as state
-    from (select u.name, u.room
-          from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
-          where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
-          and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
-          order by u.ord) as served
+    from {served_queues}
     cross join lateral (
         select parked.id
         from unnest(%(tasks)s::text[], %(versions)s::text[]) as known(task, version)
@@ -139,56 +148,59 @@ with picked as materialized (
         limit served.room
     ) as found
     limit (select %(room)s::int)
-)"""
-    + _MOVE
-    + _IN_ORDER
+), {move_picked}
+order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
+    served_queues=_SERVED_QUEUES,
+    move_picked=MOVE_PICKED,
 )
 
-# Seconds until the next pending job of these queues is due: null when none is, zero or less when one is due already.
-# Asked when a claim came back empty, so that a worker can sleep exactly that long. One hop a lane, as in CLAIM:
-# the first row of a lane is its earliest. Where that has expired nobody claims it: a second, until it is swept away.
-# To step over such rows here would be a filter, for which the planner, without statistics, sorts the queue.
+# Seconds until the next pending job of these queues is due: null when no job is pending, zero or less when one is due
+# already. A worker runs this after a claim that came back empty, to sleep exactly that long. One hop a lane, as in
+# CLAIM: the first row of a lane is its earliest. Where that row has expired no claim takes it, so the answer is a
+# second from now, until EXPIRE has ended it. To step over such rows here would take a filter, and with a filter the
+# planner, without statistics, sorts the queue.
 NEXT_DUE: LiteralString = """
-select extract(epoch from min(case when first.late then now() + interval '1 s' else first.run_at end)
+select extract(epoch from min(case when first.expired then now() + interval '1 s' else first.run_at end)
                - clock_timestamp())::float8
 from unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
-    with recursive lane(priority, run_at, late) as (
+    with recursive lane(priority, run_at, expired) as (
         (select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0
          from {s}.job_live j where j.state = 'pending' and j.queue = served.name
          order by j.priority desc, j.run_at limit 1)
         union all
-        select following.priority, following.run_at, following.late
+        select following.priority, following.run_at, following.expired
         from lane cross join lateral (
-            select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0 as late from {s}.job_live j
+            select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0 as expired from {s}.job_live j
             where j.state = 'pending' and j.queue = served.name and j.priority < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
-    select lane.run_at, lane.late from lane
+    select lane.run_at, lane.expired from lane
 ) as first
 where not exists (select from {s}.queue q where q.name = served.name and q.paused_at is not null)"""
 
-Lane: TypeAlias = tuple[str, int]  # a queue and a priority
 
+Lane: TypeAlias = tuple[str, int]  # a queue and a priority
 Place: TypeAlias = tuple[datetime, int]  # in a lane: run_at and id of a job
 
 
-def _jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
+def claimed_jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
+    """Read the rows of a claim."""
     return [ClaimedJob(*row, worker) for row in rows]  # type: ignore[call-arg]  # a row of any length, to mypy
 
 
 class ClaimQueries(Statements):
-    """Taking jobs for one attempt."""
+    """Claiming jobs."""
 
     def claim(self, worker: UUID, rooms: Mapping[str, int], room: int) -> Query[list[ClaimedJob]]:
         """Claim up to `room` due jobs; `rooms` maps each queue, in order, to how many it may give."""
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
-        return Query(self._sql(CLAIM), lambda rows: _jobs(rows, worker), params)
+        return Query(self._sql(CLAIM), lambda rows: claimed_jobs(rows, worker), params)
 
     def claim_beyond(
         self, worker: UUID, rooms: Mapping[str, int], room: int, frontier: Mapping[Lane, Place]
     ) -> Query[list[ClaimedJob]]:
-        """Claim as `claim` does, from the lanes of a frontier alone, and in each only what comes after its place."""
+        """Claim as `claim` does, but only from the lanes of a frontier, and in each only jobs after its place."""
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
         params |= {
             "lane_queues": [queue for queue, _ in frontier],
@@ -196,7 +208,7 @@ class ClaimQueries(Statements):
             "lane_run_ats": [run_at for run_at, _ in frontier.values()],
             "lane_ids": [job_id for _, job_id in frontier.values()],
         }
-        return Query(self._sql(CLAIM_BEYOND), lambda rows: _jobs(rows, worker), params)
+        return Query(self._sql(CLAIM_BEYOND), lambda rows: claimed_jobs(rows, worker), params)
 
     def adopt(
         self,
@@ -206,15 +218,15 @@ class ClaimQueries(Statements):
         room: int,
         versions: Mapping[str, int] = {},
     ) -> Query[list[ClaimedJob]]:
-        """Claim up to `room` parked jobs of tasks this worker knows; `rooms` as in `claim`.
+        """Claim up to `room` parked jobs of tasks that this worker knows; `rooms` as in `claim`.
 
-        `versions`: up to which one, of tasks that have more than the first.
+        `versions`: the newest version known here, of tasks that have more than the first.
         """
         known = [(task, str(n)) for task in tasks for n in range(1, versions.get(task, 1) + 1)]
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
         params |= {"tasks": [task for task, _ in known], "versions": [version for _, version in known]}
-        return Query(self._sql(ADOPT), lambda rows: _jobs(rows, worker), params)
+        return Query(self._sql(ADOPT), lambda rows: claimed_jobs(rows, worker), params)
 
     def next_due(self, queues: Sequence[str]) -> Query[float | None]:
-        """Seconds until a pending job of these queues is due."""
+        """Tell in how many seconds the next pending job of these queues is due."""
         return Query(self._sql(NEXT_DUE), lambda rows: rows[0][0], {"queues": list(queues)})

@@ -1,24 +1,53 @@
-"""Counting jobs, for operators."""
+"""Counting jobs: in a queue with a `max_depth`, and for operators."""
 
 from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements, nothing
+from pgqueue.queries.base import Query, Statements, first_value, nothing
 
 MOST_COUNTED = 10_000
 
-# For the rest of a transaction: read in the order of an index, also where the statistics know nothing of the rows that
-# came since. Else whole lanes are read and sorted, to count the first of them.
+# Count the jobs that wait in a queue, due or not, up to `limit` + 1. The statement reads lane by lane in the order of
+# job_live_ready, as CLAIM does. The plain form, without an order, reads the whole table where the statistics say that
+# the queue fills much of it; with an order it sorts the whole queue where there are no statistics.
+DEPTH: LiteralString = """
+with recursive lane(priority) as (
+    (select j.priority from {s}.job_live j where j.state = 'pending' and j.queue = %(queue)s
+     order by j.priority desc limit 1)
+    union all
+    select (select j.priority from {s}.job_live j
+            where j.state = 'pending' and j.queue = %(queue)s and j.priority < lane.priority
+            order by j.priority desc limit 1)
+    from lane where lane.priority is not null
+)
+select count(*) from (
+    select from lane cross join lateral (
+        select from {s}.job_live j
+        where j.state = 'pending' and j.queue = %(queue)s and j.priority = lane.priority
+        order by j.run_at, j.id limit %(limit)s + 1) as waiting
+    limit %(limit)s + 1) as counted"""
+
+# Estimate the same of a deep queue from one job in 64 (job_live_sample). A counter would be exact, but all enqueues
+# would wait for its row; to count all entries takes tens of milliseconds for a hundred thousand.
+SAMPLED_DEPTH: LiteralString = """
+select 64 * count(*) from (select from {s}.job_live where state = 'pending' and queue = %(queue)s and id %% 64 = 0
+                           limit %(limit)s / 64 + 1) as w"""
+
+EXACT_DEPTH = 10_000
+
+# Make the rest of a transaction read in the order of an index, also where the statistics do not know the newest rows.
+# Otherwise the planner reads and sorts whole lanes to count the first rows of them.
 PREFER_INDEXES: LiteralString = """
 select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)"""
 
-# Counts for people and for what they put on a timer: of each kind at most `most` rows and one more are looked at, so
-# that it costs the same on any backlog. One more than `most` means: more than that. Null counts to the end.
+# Count jobs by queue and phase, for operators and for monitoring that runs on a timer. Of each kind the statement looks
+# at `most` rows and one more, so that it costs the same on any backlog; one more than `most` means "more than that".
+# With null for `most` it counts to the end.
 # A lane is a queue and a priority: `lane` hops along job_live_ready from one to the next, and in each lane the due rows
-# and those of the future are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
-# newest dead letters from dead_letter_failed_at; those three are cut off over all queues together.
+# and the future ones are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
+# newest dead letters from dead_letter_failed_at; those three kinds are cut off over all queues together.
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
-COUNT_JOBS: LiteralString = """
+COUNT: LiteralString = """
 with recursive waiting as not materialized (
     select queue, priority, run_at, id, attempt from {s}.job_live where state = 'pending'
 ), lane(queue, priority) as (
@@ -81,8 +110,9 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when sum(dead) over () > %(most)s::int then 'dead' end], null)
 from found order by queue"""
 
-# What ended within the last hour, of the newest `most` of each table: by primary key and by dead_letter_failed_at. No
-# index has finished_at. A job that waited for long and has ended lately has an old id: beyond `most` it may be missed.
+# Count the jobs that ended within the last hour, among the newest `most` of each table: by primary key and by
+# dead_letter_failed_at. No index has finished_at. A job that waited for long and ended lately has an old id, and may be
+# missed where there are more than `most`.
 COUNT_FINISHED: LiteralString = """
 select state, count(*), coalesce(sum(count(*)) over () > %(most)s::int, false)
 from (select state, finished_at from {s}.job_finished order by id desc limit %(most)s::int + 1) as newest
@@ -93,8 +123,9 @@ select 'failed', count(*), coalesce(count(*) > %(most)s::int, false) from (
     order by failed_at desc limit %(most)s::int + 1) as newest
 having count(*) > 0"""
 
-# Jobs that wait for a worker that knows their task in their version, and whether one lives. Hops along job_live_parked
-# from one task, version and queue to the next, and counts at most `most` and one of each.
+# Count parked jobs, which wait for a worker that knows their task in their version, and tell whether such a worker is
+# alive. The statement hops along job_live_parked from one task, version and queue to the next, and counts at most
+# `most` and one more of each.
 COUNT_PARKED: LiteralString = """
 with recursive parked(task, version, queue) as (
     (select j.task, coalesce(j.headers ->> '$version', '1'), j.queue from {s}.job_live j
@@ -122,8 +153,8 @@ from parked p cross join lateral (
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """How many jobs a queue holds, by phase; for how long the oldest due one has waited, in seconds; and how many
-    living workers serve it. `at_least`: the phases of which it holds more than was counted."""
+    """How many jobs a queue holds, by phase; for how many seconds the oldest due one has waited; and how many living
+    workers serve it. `at_least`: the phases of which it holds more than was counted."""
 
     queue: str
     pending: int
@@ -160,20 +191,25 @@ class ParkedJobs:
 
 
 class CountQueries(Statements):
-    """Counting jobs, for operators."""
+    """Counting jobs."""
+
+    def depth(self, queue: str, limit: int) -> Query[int]:
+        """Count the jobs that wait in a queue: exactly up to EXACT_DEPTH, and not much further than `limit`."""
+        template = DEPTH if limit <= EXACT_DEPTH else SAMPLED_DEPTH
+        return Query(self._sql(template), first_value, {"queue": queue, "limit": limit})
 
     def prefer_indexes(self) -> Query[None]:
-        """Make what follows in this transaction stop where it has counted enough, whatever the statistics say."""
+        """Let the rest of this transaction stop once it has counted enough, whatever the statistics say."""
         return Query(self._sql(PREFER_INDEXES), nothing)
 
     def count(self, most: int | None = MOST_COUNTED) -> Query[list[QueueCounts]]:
-        """Jobs by queue and phase: of each to `most` and one more, or all of them."""
-        return Query(self._sql(COUNT_JOBS), lambda rows: [QueueCounts(*row) for row in rows], {"most": most})
+        """Count jobs by queue and phase: of each up to `most` and one more, or all of them for None."""
+        return Query(self._sql(COUNT), lambda rows: [QueueCounts(*row) for row in rows], {"most": most})
 
     def count_finished(self, most: int | None = MOST_COUNTED) -> Query[list[FinishedCount]]:
-        """Jobs that ended within the last hour, by state, of the newest `most`."""
+        """Count the jobs that ended within the last hour, by state, among the newest `most`."""
         return Query(self._sql(COUNT_FINISHED), lambda rows: [FinishedCount(*row) for row in rows], {"most": most})
 
     def count_parked(self, most: int | None = MOST_COUNTED) -> Query[list[ParkedJobs]]:
-        """Jobs that wait for a worker that knows their task: of each to `most` and one more, or all of them."""
+        """Count parked jobs by task, version and queue: of each up to `most` and one more, or all of them for None."""
         return Query(self._sql(COUNT_PARKED), lambda rows: [ParkedJobs(*row) for row in rows], {"most": most})

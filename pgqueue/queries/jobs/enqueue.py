@@ -1,4 +1,4 @@
-"""Putting jobs in."""
+"""Inserting jobs without keys: one, many of one call, or any list of them."""
 
 import json
 from collections.abc import Sequence
@@ -7,107 +7,105 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Conditions
-from pgqueue.queries.base import Query, Statements, lines, packed, text_array
+from pgqueue.queries.base import Query, Statements, fill, lines, packed, text_array
+from pgqueue.queries.jobs.parts import NOTIFY_WORKERS, WORKER_SLEEPS
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.versions import with_version
 
 # Insert jobs with their first transition, in the caller's transaction: they exist if and only if it commits.
-# It takes no lock that another enqueue, a claim or a limit needs: ids come from a sequence, nothing is counted,
-# nothing updated. `given` draws the ids before the insert, so that they come back in the order of the input;
+# The statement takes no lock that another enqueue, a claim or a limit needs: ids come from a sequence, and it counts
+# and updates nothing. `given` draws the ids before the insert, so that they come back in the order of the input;
 # `insert … select … returning` promises no order.
-# A worker is notified only if one sleeps that serves the queue: NOTIFY takes a lock of the whole database at commit.
-# The naive form, a trigger that always notifies, cost a third of the commits of 8 producers.
-# The sleepers are read in this statement's snapshot: a worker that falls asleep later finds the job by its last
-# look before sleeping, or by polling. The notification is a hint, never the truth.
-# Nobody is notified while the server's queue of notifications is half full, because somebody listens and does not read:
-# once it is full, a NOTIFY fails the transaction that commits it.
-# A delay counts from the statement, not from the start of a transaction that may be minutes old.
-ENQUEUE: LiteralString = """
+# It notifies a worker only if one sleeps that serves the queue, because NOTIFY takes a lock of the whole database at
+# commit. The naive form, a trigger that always notifies, cost a third of the commits of 8 producers.
+# It reads the sleeping workers in its own snapshot. A worker that falls asleep later finds the job by its last look
+# before it sleeps, or by polling: the notification is a hint, and nothing depends on it.
+# It notifies nobody while the server's queue of notifications is half full, which happens when a listener does not
+# read. Once that queue is full, NOTIFY fails the transaction that commits it.
+# A delay counts from the statement, because the transaction may have begun minutes ago.
+ENQUEUE: LiteralString = fill(
+    r"""
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
            g.history,
-           coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at
+           coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
+           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
                 string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
                 %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[])
-         with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history, ord)
+                %(histories)s::bool[], %(expires)s::timestamptz[], %(lasts)s::float8[])
+         with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history,
+                              expires, lasts, ord)
 ), inserted as (
-    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
+                              expires_at)
     select id, task, queue, priority, args::jsonb, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp()
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), expires_at
     from given order by ord
 ), logged as (
     insert into {s}.transition (job_id, to_state) select id, 'pending' from given where history order by ord
-), woken as (
-    select count(pg_notify({channel}, due.queue)) as calls
-    from (select distinct queue from given where run_at <= statement_timestamp()) as due
-    where exists (select from {s}.worker w where w.waiting and due.queue = any(w.queues))
-    and pg_notification_queue_usage() < 0.5
+), {notify_workers}
+select given.id, given.run_at, statement_timestamp() from given, workers_notified order by given.ord""",
+    notify_workers=fill(NOTIFY_WORKERS, jobs="given"),
 )
-select given.id, given.run_at, statement_timestamp() from given, woken order by given.ord"""
 
-# The same for jobs that differ in their arguments alone, as those of one call do: what they share is sent once and not
-# unpacked for each. Promises what ENQUEUE does, in the same words wherever they fit.
-# Whether to notify is asked once, at the end: there is one queue and one time.
-_GIVEN: LiteralString = """
+# Insert one job: what ENQUEUE does, with the same promises, for the most frequent call. It leaves out what only a list
+# of jobs needs: starting and ending those parts was a quarter of the statement's cost.
+ENQUEUE_ONE: LiteralString = fill(
+    """
 with given as materialized (
-    select nextval('{s}.job_id') as id, g.args, g.ord,
+    select nextval('{s}.job_id') as id,
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
-    from """
-
-_INSERTED: LiteralString = """
 ), inserted as (
-    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, history, created_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
-           %(history)s::bool, statement_timestamp()
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
+           %(tags)s::text[], coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp()
     from given
 ), logged as (
     insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
 )
-select """
-
-_WOKEN: LiteralString = """, statement_timestamp(),
-    case when {due} <= statement_timestamp()
-         and exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
-         and pg_notification_queue_usage() < 0.5
-         then pg_notify({channel}, %(queue)s) end
-from given"""
-
-# One job. The parts that many need are left out: a quarter of what the statement cost was starting and ending them.
-ENQUEUE_ONE: LiteralString = (
-    _GIVEN
-    + "(values (%(args)s::jsonb, 1)) as g(args, ord)"
-    + _INSERTED
-    + "id, run_at"
-    + _WOKEN.replace("{due}", "run_at")
+select id, run_at, statement_timestamp(),
+    case when run_at <= statement_timestamp()
+        and {worker_sleeps}
+        then pg_notify({channel}, %(queue)s) end
+from given""",
+    worker_sleeps=WORKER_SLEEPS,
 )
 
-# Many jobs: their arguments as one JSON array, which Postgres takes apart faster than lines of text.
-ENQUEUE_MANY: LiteralString = (
-    _GIVEN
-    + "jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)"
-    + _INSERTED
-    + "array_agg(id order by ord), min(run_at)"
-    + _WOKEN.replace("{due}", "min(run_at)")
+# Insert jobs of one call, which differ in their arguments alone: what ENQUEUE does, with the same promises. What the
+# jobs share is sent once and not unpacked for each. Their arguments are one JSON array, which Postgres takes apart
+# faster than lines of text. The jobs have one queue and one time, so the statement asks once, at the end, whether to
+# notify.
+ENQUEUE_MANY: LiteralString = fill(
+    """
+with given as materialized (
+    select nextval('{s}.job_id') as id, g.args, g.ord,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+                    statement_timestamp()) as run_at
+    from jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)
+), inserted as (
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+           coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp()
+    from given
+), logged as (
+    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
+)
+select array_agg(id order by ord), min(run_at), statement_timestamp(),
+    case when min(run_at) <= statement_timestamp()
+        and {worker_sleeps}
+        then pg_notify({channel}, %(queue)s) end
+from given""",
+    worker_sleeps=WORKER_SLEEPS,
 )
 
-
-def _at_version(statement: LiteralString) -> LiteralString:
-    """The same for jobs of a later version of their task: those of the first carry no headers."""
-    return statement.replace("history, created_at)", "history, headers, created_at)").replace(
-        "%(history)s::bool, statement_timestamp()", "%(history)s::bool, %(headers)s::jsonb, statement_timestamp()"
-    )
-
-
-ENQUEUE_ONE_VERSION: LiteralString = _at_version(ENQUEUE_ONE)
-
-ENQUEUE_MANY_VERSION: LiteralString = _at_version(ENQUEUE_MANY)
+NO_CONDITIONS = Conditions()
+_text = json.JSONEncoder().encode
 
 
 class InsertedJob(NamedTuple):
-    """What the database decided about a new job."""
+    """A job that was inserted, with the times that the database gave it."""
 
     id: int
     run_at: datetime
@@ -115,9 +113,9 @@ class InsertedJob(NamedTuple):
 
 
 class AdmissionResult(NamedTuple):
-    """What became of a job: whether it was let in, and whether it has taken its key in idempotency_key.
+    """Whether a job with conditions was inserted, and whether it has taken its key in idempotency_key.
 
-    Of one that met another: that one, and whether the caller's role may read it.
+    Where another job holds the key, this is that job, and `readable` says whether the caller's role may read it.
     """
 
     id: int
@@ -129,72 +127,51 @@ class AdmissionResult(NamedTuple):
 
     @property
     def inserted(self) -> InsertedJob:
-        """What the database decided about it."""
+        """The job with the times that the database gave it."""
         return InsertedJob(self.id, self.run_at, self.created_at)
 
 
-NO_CONDITIONS = Conditions()
-
-_text = json.JSONEncoder().encode
-
-
-def conditions_of(job: NewJob) -> Conditions:
-    """The terms of a job; of one that asks for nothing, none of them."""
-    return job.conditions or NO_CONDITIONS
-
-
-def header(conditions: Conditions) -> str | None:
-    """What a job carries of its key, as JSON text."""
-    return None if conditions.key is None else f'{{"idempotency_key": {_text(conditions.key)}}}'
-
-
-def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequence[str | None]:
-    """What travels with each job: what was given, and its version where that is not the first."""
-    texts = given or [None] * len(jobs)
-    if not any(job.version > 1 for job in jobs):
-        return texts
-    return [with_version(text, job.version) for job, text in zip(jobs, texts, strict=True)]
-
-
 class EnqueueQueries(Statements):
-    """Putting jobs in."""
+    """Inserting jobs without keys."""
 
     def enqueue_one(self, job: NewJob) -> Query[InsertedJob]:
         """Insert one job."""
         args = job.args if self.codec is None else seal_args(self.codec, job.task, job.args)
-        template = ENQUEUE_ONE if job.version == 1 else ENQUEUE_ONE_VERSION
-        return Query(self._sql(template), lambda rows: InsertedJob(*rows[0][:3]), _shared(job, args))
+        return Query(self._sql(ENQUEUE_ONE), lambda rows: InsertedJob(*rows[0][:3]), shared_params(job, args))
 
     def enqueue_many(self, job: NewJob, args: str) -> Query[list[int]]:
-        """Insert jobs that differ in their arguments alone, a JSON array; their ids come back in its order.
+        """Insert jobs that are like `job` but for their arguments, a JSON array; their ids come back in its order.
 
         The arguments are as they are to be stored: `TaskSpec.encode_many` has sealed them.
         """
-        template = ENQUEUE_MANY if job.version == 1 else ENQUEUE_MANY_VERSION
-        return Query(self._sql(template), lambda rows: list(rows[0][0]), _shared(job, args))
+        return Query(self._sql(ENQUEUE_MANY), lambda rows: list(rows[0][0]), shared_params(job, args))
 
     def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[InsertedJob]]:
-        """Insert jobs; their ids and times come back in the order given."""
+        """Insert jobs, which may expire but have no keys; their ids and times come back in the order given."""
         return Query(
-            self._sql(ENQUEUE),
-            lambda rows: [InsertedJob(*row) for row in rows],
-            {
-                "tasks": lines([job.task for job in jobs]),
-                "queues": lines([job.queue for job in jobs]),
-                "priorities": packed([job.priority for job in jobs]),
-                "args": lines(self._args(jobs)),
-                "max_attempts": packed([job.max_attempts for job in jobs]),
-                "run_ats": packed([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
-                "delays": packed([job.delay for job in jobs]),
-                "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
-                "headers": lines(_headers(jobs, headers)),
-                "histories": packed([job.history for job in jobs]),
-            },
+            self._sql(ENQUEUE), lambda rows: [InsertedJob(*row) for row in rows], self._list_params(jobs, headers)
         )
 
+    def _list_params(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None) -> dict[str, Any]:
+        """Return the parameters of a list of jobs: an array for each column."""
+        return {
+            "tasks": lines([job.task for job in jobs]),
+            "queues": lines([job.queue for job in jobs]),
+            "priorities": packed([job.priority for job in jobs]),
+            "args": lines(self._args(jobs)),
+            "max_attempts": packed([job.max_attempts for job in jobs]),
+            "run_ats": packed([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
+            "delays": packed([job.delay for job in jobs]),
+            "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
+            "headers": lines(_headers(jobs, headers)),
+            "histories": packed([job.history for job in jobs]),
+            **_expiries(jobs),
+        }
 
-def _shared(job: NewJob, args: str) -> dict[str, Any]:
-    shared = {
+
+def shared_params(job: NewJob, args: str) -> dict[str, Any]:
+    """Return the parameters of one job, or of many that differ in their arguments alone."""
+    return {
         "args": args,
         "task": job.task,
         "queue": job.queue,
@@ -203,6 +180,35 @@ def _shared(job: NewJob, args: str) -> dict[str, Any]:
         "run_at": job.run_at,
         "delay": job.delay,
         "tags": text_array(job.tags) if job.tags else "{}",
+        "headers": None if job.version == 1 else with_version(None, job.version),
         "history": job.history,
     }
-    return shared if job.version == 1 else shared | {"headers": with_version(None, job.version)}
+
+
+def conditions_of(job: NewJob) -> Conditions:
+    """Return the conditions of a job; of one that has none, conditions that ask for nothing."""
+    return job.conditions or NO_CONDITIONS
+
+
+def key_header(conditions: Conditions) -> str | None:
+    """Return the header with which a job carries its idempotency key, as JSON text."""
+    return None if conditions.key is None else f'{{"idempotency_key": {_text(conditions.key)}}}'
+
+
+def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequence[str | None]:
+    """Return the headers of each job: those given, and its version unless that is the first."""
+    texts = given or [None] * len(jobs)
+    if not any(job.version > 1 for job in jobs):
+        return texts
+    return [with_version(text, job.version) for job, text in zip(jobs, texts, strict=True)]
+
+
+def _expiries(jobs: Sequence[NewJob]) -> dict[str, Any]:
+    """Return when each job expires: a time, or seconds from the statement on."""
+    times = [job.conditions and job.conditions.expires for job in jobs]
+    if not any(times):
+        return {"expires": "{}", "lasts": "{}"}
+    return {
+        "expires": packed([t.astimezone(UTC).isoformat() if isinstance(t, datetime) else None for t in times]),
+        "lasts": packed([t if isinstance(t, float) else None for t in times]),
+    }

@@ -1,21 +1,22 @@
-"""Ending what has waited beyond its time: jobs that were not started, and results."""
+"""Expiring what has outlived its time: jobs that were not started in time, and results of finished jobs."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements, nothing, packed, start_of
-from pgqueue.queries.jobs.resolve import CARRIED
+from pgqueue.queries.base import Query, Statements, fill, nothing, packed, start_of
+from pgqueue.queries.jobs.parts import CANCEL_WAITING
 
 RESULT_EXPIRED = "result expired"  # the reason of a job that succeeded and whose result was dropped
 
-# Cancel jobs that were not started in time. No claim gives them out any more, whether this has come by or not; so it
-# may be late, and here it is only made known. What somebody holds (a claim in flight, a cancellation, another sweeper)
-# is skipped, and looked at again when it is free. A job that goes back to pending after an attempt does not expire.
-# Reads job_live_expires from `after` on. From the left end, while somebody's snapshot keeps dead entries there, each
-# look would step over all of them; the caller knows where it ended the last time, and begins at the left now and then,
-# for a job may be committed late. Who waits for a job that ends here is told.
-EXPIRE: LiteralString = (
+# Cancel jobs that were not started in time. A claim passes over such jobs whether this statement has run or not, so it
+# may run late: it only makes the end known. Rows that another transaction has locked (a claim in flight, a
+# cancellation, another sweeper) are skipped, and found again later. A job that goes back to pending after an attempt
+# does not expire.
+# Reads job_live_expires from `after` on. A scan from the left end of the index steps over all dead entries that a long
+# transaction keeps there; so the caller remembers where its last scan ended, and begins at the left end only from time
+# to time, because a job may be committed late.
+EXPIRE: LiteralString = fill(
     """
 with late as materialized (
     select id, expires_at from {s}.job_live
@@ -25,27 +26,15 @@ with late as materialized (
 ), ended as (
     delete from {s}.job_live j using late
     where j.id = any(array[late.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
-    returning j.*
-), finished as (
-    insert into {s}.job_finished ("""
-    + CARRIED
-    + """, state, reason)
-    select """
-    + CARRIED
-    + """, 'cancelled', 'expired' from ended
-), logged as (
-    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
-    select id, state, 'cancelled', attempt, lease, 'expired' from ended
-), heard as (
-    select count(pg_notify({channel} || '.ended', w.job_id::text))
-    from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
-    where pg_notification_queue_usage() < 0.5
-)
-select id, task, queue, expires_at from ended, heard order by expires_at"""
+    returning j.*, 'cancelled' as target, 'expired' as reason
+), {cancel_waiting}
+select id, task, queue, expires_at from ended, waiters_notified order by expires_at""",
+    cancel_waiting=CANCEL_WAITING,
 )
 
-# Note when results expire, in the transaction that wrote them. The end is looked up rather than taken for now(): it
-# names the partition. One probe of the newest partitions for each result that has a time to live, and none for others.
+# Note when results expire, in the transaction that wrote them. `finished_at` names the partition that holds the job, so
+# the statement looks it up instead of taking now(). One probe of the newest partitions for each result that has a time
+# to live, and none for others.
 SET_RESULT_EXPIRY: LiteralString = """
 insert into {s}.result_expiry (job_id, finished_at, expires_at)
 select g.id, j.finished_at, clock_timestamp() + make_interval(secs => g.ttl)
@@ -56,11 +45,10 @@ cross join lateral (
 ) as j
 on conflict (job_id) do update set finished_at = excluded.finished_at, expires_at = excluded.expires_at"""
 
-# Drop a batch of results whose time is over; their jobs stay, and say so as their reason. SKIP LOCKED: any number of
-# workers may do it. Finds them by the index of result_expiry. `finished_at` is named twice: the bounds prune the
-# partitions, and the array keeps the plan on the primary key; joined by `due` alone, every partition is read.
-# A partition that retention has dropped meanwhile leaves rows here that find nothing, and go. Returns how many rows
-# were due.
+# Drop a batch of results that have expired. Their jobs stay, with the reason 'result expired'. SKIP LOCKED: any number
+# of workers may do this at once. By the index of result_expiry. `finished_at` is named twice: the bounds prune the
+# partitions, and the array keeps the plan on the primary key; a join with `due` alone reads every partition. Where
+# retention has dropped the partition meanwhile, the row finds nothing and goes. Returns how many rows were due.
 DROP_EXPIRED_RESULTS: LiteralString = """
 with due as materialized (
     select job_id, finished_at from {s}.result_expiry
@@ -86,21 +74,18 @@ class ExpiredJob(NamedTuple):
 
 
 class ExpireQueries(Statements):
-    """Ending what has waited beyond its time."""
+    """Expiring jobs and results."""
 
     def expire(self, at_most: int, after: datetime | None = None) -> Query[list[ExpiredJob]]:
         """Cancel up to `at_most` expired jobs, the oldest first; only those that expired at a time or later."""
-        return Query(
-            self._sql(EXPIRE),
-            lambda rows: [ExpiredJob(*row) for row in rows],
-            {"at_most": at_most, "after": start_of(after)},
-        )
+        params = {"at_most": at_most, "after": start_of(after)}
+        return Query(self._sql(EXPIRE), lambda rows: [ExpiredJob(*row) for row in rows], params)
 
     def set_result_expiry(self, ttls: Mapping[int, float]) -> Query[None]:
-        """Drop the results of jobs that have just ended after these many seconds, by their ids."""
+        """Let the results of jobs that have just ended expire, by their ids, after these many seconds."""
         params = {"ids": packed(ttls), "ttls": packed(ttls.values())}
         return Query(self._sql(SET_RESULT_EXPIRY), nothing, params)
 
     def drop_expired_results(self, at_most: int) -> Query[int]:
-        """Drop results whose time is over, at most so many; returns how many were due."""
+        """Drop at most so many results that have expired; returns how many were due."""
         return Query(self._sql(DROP_EXPIRED_RESULTS), lambda rows: int(rows[0][0]), {"at_most": at_most})

@@ -1,4 +1,4 @@
-"""Keys that admit one job: who has them, and how they become free."""
+"""Keys of jobs: which jobs hold them, and how they become free again."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,9 +8,9 @@ from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Row, Statements, lines, nothing, packed, start_of
 from pgqueue.queries.jobs.enqueue import conditions_of
 
-# Whom do taken keys belong to? By primary key, one probe a key: the subselects hide how long the arrays are. Also says
-# whether this role may read jobs, so that nobody has to try and fail.
-FIND_KEY_HOLDERS: LiteralString = """
+# Find the jobs that hold idempotency keys. By primary key, one probe a key: the subselects hide from the planner how
+# long the arrays are. Also tells whether this role may read jobs, so that the caller does not have to try and fail.
+FIND_KEY_HOLDERS: LiteralString = r"""
 select g.ord, k.job_id, k.created_at,
        coalesce(k.request = hashtextextended(g.args::jsonb::text collate "C", 0), true) or not %(compared)s::bool,
        k.expires_at <= statement_timestamp(), has_table_privilege(format('%%I.job', {channel}), 'select')
@@ -19,10 +19,11 @@ from unnest((select string_to_array(%(keys)s, E'\n', '')), (select string_to_arr
      with ordinality as g(key, args, ord)
 join {s}.idempotency_key k on k.key = any(array[g.key::uuid])"""
 
-# Whose are these unique keys? By job_live_unique. A job that a worker has taken once counts as started, though it may
-# wait again. One that has expired is over: it will never run, and whoever was told that it is there would have nothing.
-# LIMIT keeps it a probe a key: a join could as well walk through this index, which is partial, from end to end.
-FIND_UNIQUE_HOLDERS: LiteralString = """
+# Find the jobs that hold unique keys. By job_live_unique. A job that a worker has claimed once counts as started,
+# though it may wait again. A job that has expired will never run, so it must not be returned to a caller as the one
+# that does the work. The `limit` keeps this a probe a key: a join might walk through this index, which is partial, from
+# end to end.
+FIND_UNIQUE_HOLDERS: LiteralString = r"""
 select g.ord, j.id, j.created_at, j.attempt > 0,
        coalesce(j.expires_at <= statement_timestamp() and j.attempt = 0, false),
        has_table_privilege(format('%%I.job', {channel}), 'select')
@@ -32,18 +33,20 @@ cross join lateral (
     select id, created_at, attempt, expires_at from {s}.job_live where unique_key = decode(g.uniq, 'hex') limit 1
 ) as j"""
 
-# Free keys whose time is over, for those who want them now. Waits for others that do the same, and then finds nothing.
-# By primary key, a probe for each in the order given: so that two of these do not wait for each other in a circle.
-FREE_EXPIRED_KEYS: LiteralString = """
+# Free idempotency keys whose window has ended, for a caller that wants them now. The statement waits for another that
+# frees the same keys, and then finds nothing. By primary key, a probe for each key in the order given, so that two of
+# these statements do not wait for each other in a circle.
+FREE_EXPIRED_KEYS: LiteralString = r"""
 delete from {s}.idempotency_key k
 using unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
 where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()"""
 
-# Free the unique keys of jobs that have expired and are not swept away yet. Waits for a sweeper that is at it, and then
-# finds nothing. A probe for each in the order given, as FREE_EXPIRED_KEYS. By job_live_unique, and not by
-# job_live_expires: the zeros hide that this index has all such jobs.
-FREE_EXPIRED_UNIQUE_KEYS: LiteralString = """
-with over as materialized (
+# Free the unique keys of jobs that have expired and that no sweeper has ended yet. The statement waits for a sweeper
+# that ends the job right now, and then finds nothing. A probe for each key in the order given, as in FREE_EXPIRED_KEYS.
+# By job_live_unique, and not by job_live_expires: the added zeros hide from the planner that the latter index holds all
+# jobs that the condition fits.
+FREE_EXPIRED_UNIQUE_KEYS: LiteralString = r"""
+with expired as materialized (
     select held.id from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
     cross join lateral (
         select id from {s}.job_live
@@ -52,54 +55,57 @@ with over as materialized (
     ) as held
 )
 update {s}.job_live j set unique_key = null
-from over where j.id = any(array[over.id]) and j.attempt = 0 and j.expires_at <= statement_timestamp()"""
+from expired where j.id = any(array[expired.id]) and j.attempt = 0 and j.expires_at <= statement_timestamp()"""
 
-# Give back the keys that jobs took which then were not let in for another reason, in the transaction that took them.
-GIVE_BACK_KEYS: LiteralString = """
+# Give back the idempotency keys of jobs that took them and were then not inserted, because another job holds their
+# unique key. Runs in the transaction that took the keys.
+GIVE_BACK_KEYS: LiteralString = r"""
 delete from {s}.idempotency_key k
 using unnest((select string_to_array(%(keys)s, E'\n', '')), (select %(ids)s::bigint[])) as g(key, id)
 where k.key = any(array[g.key::uuid]) and k.job_id = g.id"""
 
-# Take keys whose time is over, so that nobody else can: what comes back is ours, and to insert it waits for nobody.
-# Other keys are held already by then, so this must not wait: two that did so, each for what the other holds, would
-# never end. What somebody else is about to free, or has freed, is missing from what comes back. The subselect is run
-# once, and the row is looked at again when it is locked. By primary key.
+# Take idempotency keys whose window has ended. The transaction holds the keys that come back: no other can take them,
+# and inserting them waits for nobody. The transaction holds other keys already, so this statement must not wait: two
+# transactions that wait each for a key of the other never end. A key that another transaction has locked to free it, or
+# has freed, is missing from what comes back. The subselect runs once, and Postgres checks the row again when it locks
+# it. By primary key.
 TAKE_EXPIRED_KEYS: LiteralString = """
-with over as materialized (
+with expired as materialized (
     select k.key from unnest((select %(keys)s::uuid[])) as g(key)
     join {s}.idempotency_key k on k.key = any(array[g.key])
     where k.expires_at <= statement_timestamp() for update of k skip locked
 )
-delete from {s}.idempotency_key k using over where k.key = any(array[over.key]) returning k.key"""
+delete from {s}.idempotency_key k using expired where k.key = any(array[expired.key]) returning k.key"""
 
-# Delete idempotency keys whose window is over, a small batch. Nobody minds that one is still there: it is free from
-# the moment on, and who wants it frees it. Keys that somebody is about to free are skipped.
-# An index of all times would make each keyed enqueue a tenth dearer. idempotency_key_sample has one key in 16: the
-# first that is over, from `after` on as EXPIRE does, says in which page of the table to look. Rows stand there in the
-# order in which they came, a hundred in a page, so what is over stands together. A few pages are read to their ends,
-# from the one before on: that takes along those that came after the last sampled one there. What may stay are a few
-# keys in pages without a sampled one, until one near them is over. The naive form, to walk through all keys, reads each
-# of them over and over. The pages are read by their numbers (a Tid Range Scan), for which these must be known: hence
-# the subselects.
+# Delete a small batch of idempotency keys whose window has ended. It may be late: a key is free from that moment on,
+# and an enqueue that wants it frees it. Keys that another transaction has locked are skipped.
+# An index of all end times would make each keyed enqueue a tenth slower. idempotency_key_sample holds one key in 16:
+# the first one whose window has ended, from `after` on as in EXPIRE, tells in which page of the table to look. Rows
+# stand in the order in which they came, a hundred in a page, so keys whose windows have ended stand together. The
+# statement reads a few whole pages, beginning with the page before: that includes the keys which came after the last
+# sampled one there. A few keys in pages without a sampled one may stay, until the window of one near them ends. The
+# naive form, to walk through all keys, reads each of them again and again. Pages are read by their numbers (a Tid Range
+# Scan), which must be known before the scan: hence the subselects.
 PRUNE_KEYS: LiteralString = """
 with sample as materialized (
     select o.expires_at, (o.ctid::text::point)[0]::bigint as page from {s}.idempotency_key o
     where o.expires_at >= %(after)s::timestamptz and o.expires_at <= now() and o.job_id %% 16 = 0
     order by o.expires_at limit 1
-), over as materialized (
+), expired as materialized (
     select k.key from {s}.idempotency_key k
     where k.ctid >= (select format('(%%s,0)', greatest(page - 1, 0))::tid from sample)
     and k.ctid < (select format('(%%s,0)', page + %(pages)s)::tid from sample)
     and k.expires_at <= now() for update skip locked
 ), pruned as (
-    delete from {s}.idempotency_key k using over
-    where k.key = any(array[over.key]) and k.expires_at <= now() returning k.job_id
+    delete from {s}.idempotency_key k using expired
+    where k.key = any(array[expired.key]) and k.expires_at <= now() returning k.job_id
 )
 select sample.expires_at, (select count(*) from pruned) from sample"""
 
 
 class KeyHolder(NamedTuple):
-    """A taken key: which of those asked for (from 1), the job it admitted, whether that had the same arguments."""
+    """A taken idempotency key: its position among those asked for (from 1), the job that holds it, whether that job has
+    the same arguments, whether the window has ended, and whether this role may read jobs."""
 
     ord: int
     job_id: int
@@ -110,7 +116,8 @@ class KeyHolder(NamedTuple):
 
 
 class UniqueHolder(NamedTuple):
-    """A job with a unique key: whose of those asked for (from 1), and whether it has started, or expired."""
+    """A job that holds a unique key: the key's position among those asked for (from 1), whether the job has started or
+    expired, and whether this role may read jobs."""
 
     ord: int
     job_id: int
@@ -121,42 +128,42 @@ class UniqueHolder(NamedTuple):
 
 
 class PrunedKeys(NamedTuple):
-    """How many keys were deleted, around one whose window was over at that time."""
+    """How many keys were deleted, near one whose window ended at that time."""
 
     at: datetime
     deleted: int
 
 
 class KeyQueries(Statements):
-    """Keys that admit one job."""
+    """Finding, freeing and taking keys of jobs."""
 
     def find_key_holders(self, jobs: Sequence[NewJob]) -> Query[list[KeyHolder]]:
-        """Whom the keys of these jobs, each of which has one, belong to."""
+        """Find the jobs that hold the idempotency keys of these jobs, each of which has one."""
         params = _hashes(jobs) | {"args": lines([job.args for job in jobs]), "compared": self.codec is None}
         return Query(self._sql(FIND_KEY_HOLDERS), lambda rows: [KeyHolder(*row) for row in rows], params)
 
     def find_unique_holders(self, jobs: Sequence[NewJob]) -> Query[list[UniqueHolder]]:
-        """Who has the unique keys of these jobs, each of which has one."""
+        """Find the jobs that hold the unique keys of these jobs, each of which has one."""
         return Query(self._sql(FIND_UNIQUE_HOLDERS), lambda rows: [UniqueHolder(*row) for row in rows], _uniques(jobs))
 
     def free_expired_keys(self, jobs: Sequence[NewJob]) -> Query[None]:
-        """Free the keys of these jobs where their time is over."""
+        """Free the idempotency keys of these jobs whose windows have ended."""
         return Query(self._sql(FREE_EXPIRED_KEYS), nothing, _hashes(jobs))
 
     def free_expired_unique_keys(self, jobs: Sequence[NewJob]) -> Query[None]:
-        """Free the unique keys of these jobs where the ones that have them have expired."""
+        """Free the unique keys of these jobs where the jobs that hold them have expired."""
         return Query(self._sql(FREE_EXPIRED_UNIQUE_KEYS), nothing, _uniques(jobs))
 
     def give_back_keys(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[None]:
-        """Free the keys of these jobs that were taken under these ids."""
+        """Free the idempotency keys of these jobs that were taken under these ids."""
         return Query(self._sql(GIVE_BACK_KEYS), nothing, _hashes(jobs) | {"ids": packed(ids)})
 
     def take_expired_keys(self, keys: Sequence[str]) -> Query[int]:
-        """Take those of the keys whose time is over, without waiting for anybody; returns how many were taken."""
+        """Take those of the keys whose windows have ended, without waiting; returns how many were taken."""
         return Query(self._sql(TAKE_EXPIRED_KEYS), len, {"keys": packed(keys)})
 
     def prune_keys(self, pages: int, after: datetime | None = None) -> Query[PrunedKeys | None]:
-        """Delete idempotency keys whose window is over, from so many pages and one; None if there seem to be none."""
+        """Delete idempotency keys whose windows have ended, from so many pages and one; None if it finds none."""
         return Query(self._sql(PRUNE_KEYS), _pruned, {"pages": pages, "after": start_of(after)})
 
 

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Attempt, Job, JobState
-from pgqueue.queries.base import Query, Row, Statements
+from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.tasks.sealing import open_job
 
-JOB: LiteralString = """
-select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at, j.created_at, j.attempt,
-       j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id, j.reason, j.result::text,
-       j.error::text, j.progress::text"""
+# The columns of a job as `read_job` reads them; `j` is the view of jobs.
+JOB: LiteralString = """j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
+    j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
+    j.reason, j.result::text, j.error::text, j.progress::text"""
 
 _JOB_FIELDS = (
     "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
@@ -23,27 +23,30 @@ _JOB_FIELDS = (
     "progress", "attempts",
 )  # fmt: skip
 
-# One job with its attempts, in one snapshot: the view finds the job in whichever table holds it, by primary key; the
-# attempts come from the log by transition_job.
-GET_JOB: LiteralString = (
-    JOB
-    + """,
+# Read one job with its attempts, in one snapshot. The view finds the job in whichever table holds it, by primary key;
+# the attempts come from the log, by transition_job.
+GET: LiteralString = fill(
+    """
+select {job},
     (select json_agg(json_build_array(a.attempt, a.started_at, a.ended_at, a.to_state, a.reason, a.error, a.worker_id)
                      order by a.lease)::text
      from {s}.attempt a where a.job_id = j.id)
-from {s}.job j where j.id = %(id)s"""
+from {s}.job j where j.id = %(id)s""",
+    job=JOB,
 )
 
-# The newest jobs, filtered. `state` may be a phase. Each table is walked backwards from its highest id.
-LIST_JOBS: LiteralString = (
-    JOB
-    + """, null
+# List the newest jobs that fit the filters. `state` may be a phase. The statement walks each table backwards from its
+# highest id.
+LIST: LiteralString = fill(
+    """
+select {job}, null
 from {s}.job j
 where (%(state)s::text is null or j.phase = %(state)s or j.state = %(state)s)
 and (%(queue)s::text is null or j.queue = %(queue)s)
 and (%(task)s::text is null or j.task = %(task)s)
 and (%(before)s::bigint is null or j.id < %(before)s)
-order by j.id desc limit %(limit)s"""
+order by j.id desc limit %(limit)s""",
+    job=JOB,
 )
 
 
@@ -68,7 +71,7 @@ def _attempt(value: Sequence[Any]) -> Attempt:
 
 
 def _value(text: str | None) -> Any:
-    """Read JSON; where Python cannot (nested thousands deep, numbers of thousands of digits) the text must do."""
+    """Read JSON. What Python cannot read (nested thousands deep, numbers of thousands of digits) comes back as text."""
     try:
         return None if text is None else json.loads(text)
     except (RecursionError, ValueError):
@@ -76,7 +79,7 @@ def _value(text: str | None) -> Any:
 
 
 def read_job(row: Row) -> Job:
-    """Read a row of JOB and the attempts."""
+    """Read a row that holds the columns of JOB and the attempts."""
     values = dict(zip(_JOB_FIELDS, row, strict=True))
     values["state"] = JobState(values["state"])
     values["args"] = _value(values["args"])
@@ -92,16 +95,16 @@ class JobReadQueries(Statements):
     """Reading jobs, for the API and for operators."""
 
     def _job(self, row: Row) -> Job:
-        """A job of whichever query selects `JOB`, opened as far as our codec can."""
+        """Read a job of any statement that selects JOB, decrypted as far as the codec can."""
         return read_job(row) if self.codec is None else open_job(self.codec, read_job(row))
 
     def get(self, job_id: int) -> Query[Job | None]:
-        """One job with its attempts."""
-        return Query(self._sql(GET_JOB), lambda rows: self._job(rows[0]) if rows else None, {"id": job_id})
+        """Read one job with its attempts."""
+        return Query(self._sql(GET), lambda rows: self._job(rows[0]) if rows else None, {"id": job_id})
 
     def list(
         self, *, state: str | None, queue: str | None, task: str | None, before: int | None, limit: int
     ) -> Query[builtins.list[Job]]:
-        """The newest jobs, without their attempts."""
+        """List the newest jobs, without their attempts."""
         params = {"state": state, "queue": queue, "task": task, "before": before, "limit": limit}
-        return Query(self._sql(LIST_JOBS), lambda rows: [self._job(row) for row in rows], params)
+        return Query(self._sql(LIST), lambda rows: [self._job(row) for row in rows], params)

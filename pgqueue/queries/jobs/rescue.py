@@ -1,4 +1,4 @@
-"""Taking jobs from dead workers, and from one that does not know of them."""
+"""Taking running jobs from workers that are dead, or that do not know that they have claimed them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,25 @@ from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.jobs.job import JobState
-from pgqueue.queries.base import Query, Statements
-from pgqueue.queries.jobs.resolve import CARRIED
+from pgqueue.queries.base import Query, Statements, fill
+from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
 
-# Take the running jobs of workers that have been declared lost, or whose row is gone. A job with an attempt left is
-# pending again at once; one without, or one that has cost as many workers as its task allows, becomes a dead letter
-# that names them all. From the second crash on jobs come back spread over seconds: whoever was with the guilty one in a
-# worker should not be with it each time. Rows that somebody else holds (a resolve in flight, another rescuer) are
-# skipped and looked at next time.
-# A job may name a worker without a row. `stranger` looks for such between the workers there are: it hops through
-# job_live_running from one to the next in each gap, so that it costs a probe a worker, whatever the statistics say and
-# however many jobs run, or have run and are dead entries that somebody's snapshot keeps.
-# The naive forms: joining all running rows to their workers, which an unanalysed table does by reading everything;
-# hopping through all that is there, dead entries too; and deleting the worker's row first, which leaves jobs running
-# for ever if the process dies in between.
-RESCUE: LiteralString = (
+# Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
+# again at once. A job without one, or one that has crashed as many workers as its task allows, becomes a dead letter
+# whose error names them all. From the second crash on, jobs come back spread over seconds, so that jobs which ran
+# beside the one that crashes workers are not beside it each time. A job with a cancel request ends as cancelled.
+# Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time.
+# A job may name a worker without a row. `stranger` looks for such names between those of the workers that exist: in
+# each gap it hops through job_live_running from one name to the next. So it costs a probe a worker, whatever the
+# statistics say, and however many jobs run, or have run and are dead entries that a long transaction keeps.
+# The naive forms: to join all running rows to their workers, for which an unanalysed table is read whole; to hop
+# through the whole index, dead entries too; to delete the worker's row first, which leaves jobs running for ever if the
+# process dies in between.
+RESCUE: LiteralString = fill(
     """
 with recursive gap(low, high) as (
-    select lag(id, 1, '00000000000000000000000000000000') over (order by id), id
-    from (select id from {s}.worker union all select 'ffffffffffffffffffffffffffffffff') as w
+    select lag(id, 1, repeat('0', 32)::uuid) over (order by id), id
+    from (select id from {s}.worker union all select repeat('f', 32)::uuid) as w
 ), stranger(id, high) as (
     select low, high from gap
     union all
@@ -59,42 +59,39 @@ with recursive gap(low, high) as (
     delete from {s}.job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
     and (lost.spent or j.cancel_requested_at is not null)
-    returning j.*, lost.error, lost.why,
+    returning j.*, lost.error, lost.why, 'cancelled by request' as reason,
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
-), finished as (
-    insert into {s}.job_finished ("""
-    + CARRIED
-    + """, state, reason)
-    select """
-    + CARRIED
-    + """, target, 'cancelled by request' from ended where target = 'cancelled'
-), dead_lettered as (
+), {finish_cancelled}, dead_lettered as (
     insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
         lease, worker_id, claimed_at, 'crashed', error || jsonb_build_object('message', concat_ws('; ', (
-            select string_agg(t.error ->> 'message', '; ' order by at) from {s}.transition t
-            where job_id = ended.id and reason = 'rescued'), why))
+            select string_agg(t.error ->> 'message', '; ' order by t.at) from {s}.transition t
+            where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
+), moved as (
+    select * from again union all select id, target, attempt, lease, error from ended
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error
-    from (select * from again union all select id, target, attempt, lease, error from ended) as moved
+    select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
 )
-select id, target from again union all select id, target from ended"""
+select id, target from moved""",
+    finish_cancelled=FINISH_CANCELLED,
 )
 
-# The jobs that RESCUE would take. Asked when it fails, to find the row that is to blame; reads all that run.
+# Find the jobs that RESCUE would take. Runs when RESCUE fails, to find the row that makes it fail; reads all running
+# jobs.
 RESCUABLE: LiteralString = """
 select j.id from {s}.job_live j where j.worker_id is not null and j.state = 'running'
 and not exists (select from {s}.worker w where w.id = j.worker_id and w.lost_at is null)
 order by j.id limit %(at_most)s"""
 
-# Give back the running jobs of this worker that it does not know of: a claim was committed, but its answer was lost
-# with the connection. `held` are the jobs it has in a slot or whose outcome is still to be written; it must not be
-# claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job that somebody has asked to cancel does
-# not go on. The rows are locked first: what follows goes by what the lock found, for a cancellation may be in flight.
-RELEASE_STRAYS: LiteralString = (
+# Give back strays: running jobs of this worker that it does not know of, because a claim was committed and its answer
+# was lost with the connection. `held` are the jobs that it has in a slot, or whose outcome is still to be written. The
+# worker must not be claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job with a cancel
+# request does not go on. The rows are locked first, and the rest goes by what the lock has found, because a cancel
+# request may be in flight.
+RELEASE_STRAYS: LiteralString = fill(
     """
 with strays as materialized (
     select id, lease, cancel_requested_at from {s}.job_live
@@ -110,32 +107,26 @@ with strays as materialized (
     where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
     and strays.cancel_requested_at is not null
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
-), finished as (
-    insert into {s}.job_finished ("""
-    + CARRIED
-    + """, state, reason)
-    select """
-    + CARRIED
-    + """, target, reason from ended
-), logged as (
-    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason)
-    select id, 'running', target, attempt, lease, %(worker)s, reason
-    from (select id, target, attempt, lease, reason from again
-          union all select id, target, attempt, lease, reason from ended) as moved
-)
-select id from again union all select id from ended"""
+), {finish_cancelled}, moved as (
+    select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from again
+    union all
+    select id, target, attempt, lease, %(worker)s, reason, null from ended
+), {log_attempts}
+select id from again union all select id from ended""",
+    finish_cancelled=FINISH_CANCELLED,
+    log_attempts=LOG_ATTEMPTS,
 )
 
 
 class RescuedJob(NamedTuple):
-    """A job taken from a dead worker, and where it went."""
+    """A job that was taken from a dead worker, and its state now."""
 
     id: int
     state: JobState
 
 
 class RescueQueries(Statements):
-    """Taking jobs from workers that do not run them."""
+    """Taking running jobs from workers that do not run them."""
 
     def rescue(
         self,
@@ -145,19 +136,19 @@ class RescueQueries(Statements):
         at_most: int = 500,
         only: int | None = None,
     ) -> Query[list[RescuedJob]]:
-        """Take up to `at_most` running jobs from dead workers, or only one that is known by its id.
+        """Take up to `at_most` running jobs from dead workers, or only the job with the id `only`.
 
-        `limits`: tasks that may crash more or less often.
+        `limits`: how often jobs of some tasks may crash a worker, where that is not `max_crashes`.
         """
         params = {"worker": worker, "at_most": at_most, "max_crashes": max_crashes, "limits": json.dumps(limits)}
         params["only"] = only
         return Query(self._sql(RESCUE), lambda rows: [RescuedJob(row[0], JobState(row[1])) for row in rows], params)
 
     def rescuable(self, at_most: int = 500) -> Query[list[int]]:
-        """The running jobs of dead workers."""
+        """Find the running jobs of dead workers."""
         return Query(self._sql(RESCUABLE), lambda rows: [row[0] for row in rows], {"at_most": at_most})
 
     def release_strays(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
-        """Give back this worker's running jobs but those it holds; returns their ids."""
+        """Give back this worker's running jobs except those it holds; returns their ids."""
         params = {"worker": worker, "held": list(held)}
         return Query(self._sql(RELEASE_STRAYS), lambda rows: [row[0] for row in rows], params)

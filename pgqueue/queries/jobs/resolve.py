@@ -1,4 +1,4 @@
-"""Writing how attempts ended."""
+"""Resolving jobs: writing how attempts ended, and how far the running ones are."""
 
 import json
 from collections.abc import Sequence
@@ -8,27 +8,25 @@ from typing import Any, LiteralString
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
-from pgqueue.queries.base import Query, Row, Statements, lines, packed
+from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed
+from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
 
-CARRIED: LiteralString = (
-    "id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, "
-    "worker_id, claimed_at"
-)
-
-# Write a batch of outcomes, whatever they are, in one statement: rows that end are deleted from job_live and inserted
-# where they belong, rows that go on are updated, every move is logged.
-# Of a job without history nothing is kept when it succeeds; all else that happens to it is.
-# A job that somebody has asked to cancel does not go on: where it would, it ends as cancelled. If this statement waited
-# for that very cancellation it touches nothing: its snapshot is the older. So ask again for what would have gone on.
+# Write a batch of outcomes, of whatever kinds, in one statement. Rows that end are deleted from job_live and inserted
+# into job_finished or dead_letter, rows that go on are updated, and every move is logged. Of a job without history
+# nothing is kept or logged when it succeeds; everything else that happens to it is.
 # The fence: only a row that is still running under this very lease is touched. A worker that was declared dead, and
-# whose job runs elsewhere by now, changes nothing; its id is missing from what comes back.
-# Deletes and inserts, because updating `state` across partitions of one table raised "tuple to be locked was already
-# moved to another partition" within seconds under two workers; a deleted row is skipped silently.
-# Finds its rows by primary key. The subselects hide how long the arrays are: the planner then probes the key for each
-# row; told of hundreds it reads the whole table, or compares each with each (5 ms became 15 to 300 for 512 outcomes).
-# Rows are locked in the order of ids, here and by NOTE_PROGRESS, which may want the same ones.
-RESOLVE: LiteralString = (
-    """
+# whose job runs elsewhere by now, changes nothing; the job's id is missing from what comes back.
+# A job with a cancel request does not go on: where it would, it ends as cancelled. If this statement had to wait for
+# the transaction that requests it, it touches nothing of the job, because its own snapshot is older. The caller then
+# runs it again for the jobs that were to go on.
+# It deletes and inserts, because the naive form, to update `state` across partitions of one table, raised "tuple to be
+# locked was already moved to another partition" within seconds under two workers. A row that another transaction has
+# deleted is skipped silently.
+# By primary key. The subselects hide how long the arrays are, and the planner then probes the key for each row. If it
+# knows of hundreds, it reads the whole table, or compares each with each: 5 ms became 15 to 300 ms for 512 outcomes.
+# Rows are locked in the order of ids, here and in NOTE_PROGRESS, which may want the same ones.
+RESOLVE: LiteralString = fill(
+    r"""
 with given as materialized (
     select id, lease, target, reason, delay, refund, result, error
     from unnest(
@@ -40,24 +38,16 @@ with given as materialized (
     delete from {s}.job_live j using given g
     where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
-    returning j.*, g.result, g.error, j.history or g.target <> 'succeeded' as told,
+    returning j.*, g.result, g.error,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
-    insert into {s}.job_finished ("""
-    + CARRIED
-    + """, state, reason, result)
-    select """
-    + CARRIED
-    + """, target, reason, result::jsonb
+    insert into {s}.job_finished ({carried}, state, reason, result)
+    select {carried}, target, reason, result::jsonb
     from ended where target = 'cancelled' or target = 'succeeded' and history
 ), dead_lettered as (
-    insert into {s}.dead_letter ("""
-    + CARRIED
-    + """, reason, error)
-    select """
-    + CARRIED
-    + """, coalesce(reason, 'failed'), error::jsonb
+    insert into {s}.dead_letter ({carried}, reason, error)
+    select {carried}, coalesce(reason, 'failed'), error::jsonb
     from ended where target = 'failed'
 ), kept as (
     update {s}.job_live j
@@ -67,21 +57,22 @@ with given as materialized (
     from given g
     where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
-    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason,
-        g.error, true as told
-), logged as (
-    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, worker_id, reason, error::jsonb
-    from (select id, target, attempt, lease, worker_id, reason, error, told from ended
-          union all select id, target, attempt, lease, worker_id, reason, error, told from kept) as moved
-    where told
-)
-select id from ended union all select id from kept"""
+    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason, g.error
+), moved as (
+    select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
+    where history or target <> 'succeeded'
+    union all
+    select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
+), {log_attempts}
+select id from ended union all select id from kept""",
+    carried=CARRIED,
+    log_attempts=LOG_ATTEMPTS,
 )
 
-# The same for a batch of plain successes, as most are: one scan of the primary key with an array instead of a probe for
-# each row, and nothing to sort out, saves a fifth. The CASE keeps the leases a hashed lookup; a plain `in` is joined.
-SUCCEED: LiteralString = (
+# Write a batch of plain successes, as most batches are: what RESOLVE does, with the same promises. One scan of the
+# primary key with an array instead of a probe for each row, and nothing to sort out, saves a fifth. The CASE keeps the
+# look-up of leases a hashed one; a plain `in` becomes a join.
+SUCCEED: LiteralString = fill(
     """
 with ended as (
     delete from {s}.job_live j
@@ -91,37 +82,26 @@ with ended as (
     ) then true end
     returning j.*
 ), finished as (
-    insert into {s}.job_finished ("""
-    + CARRIED
-    + """, state)
-    select """
-    + CARRIED
-    + """, 'succeeded' from ended where history
+    insert into {s}.job_finished ({carried}, state)
+    select {carried}, 'succeeded' from ended where history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
 )
-select id from ended"""
+select id from ended""",
+    carried=CARRIED,
 )
 
-# Note how far running jobs are, for whoever asks. Fenced like every write; by primary key. No index has the column, so
-# the update is HOT where the page has room. Returns who is still ours.
+# Note how far running jobs are, for callers that ask. Fenced like every write of a worker; by primary key. No index has
+# the column, so the update is HOT where the page has room. Returns the ids of the jobs that are still this worker's.
 NOTE_PROGRESS: LiteralString = """
 update {s}.job_live j set progress = g.progress::jsonb
 from unnest(%(ids)s::bigint[], %(leases)s::bigint[], %(progress)s::text[]) as g(id, lease, progress)
 where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease returning j.id"""
 
 
-def _error_json(error: ErrorInfo | None) -> str | None:
-    return None if error is None else json.dumps(asdict(error))
-
-
-def _ids(rows: Sequence[Row]) -> set[int]:
-    return {row[0] for row in rows}
-
-
 class ResolveQueries(Statements):
-    """Writing how attempts ended."""
+    """Resolving jobs."""
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
         """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; others lost their lease."""
@@ -130,17 +110,17 @@ class ResolveQueries(Statements):
             "ids": packed([job.id for job, _ in batch]),
             "leases": packed([job.lease for job, _ in batch]),
         }
-        told = [resolution for _, resolution in batch]
-        if told == [PLAIN_SUCCESS] * len(told):
+        resolutions = [resolution for _, resolution in batch]
+        if resolutions == [PLAIN_SUCCESS] * len(resolutions):
             return Query(self._sql(SUCCEED), _ids, params)
         params |= {
             "worker": batch[0][0].worker_id,
-            "targets": lines([resolution.target for resolution in told]),
-            "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in told]),
-            "delays": packed([r.delay if r.verb in ("retry", "snooze") else None for r in told]),
-            "refunds": packed([int(resolution.refund) for resolution in told]),
-            "results": lines([resolution.result for resolution in told]),
-            "errors": lines([_error_json(resolution.error) for resolution in told]),
+            "targets": lines([r.target for r in resolutions]),
+            "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in resolutions]),
+            "delays": packed([r.delay if r.verb in ("retry", "snooze") else None for r in resolutions]),
+            "refunds": packed([int(r.refund) for r in resolutions]),
+            "results": lines([r.result for r in resolutions]),
+            "errors": lines([_error_json(r.error) for r in resolutions]),
         }
         return Query(self._sql(RESOLVE), _ids, params)
 
@@ -153,3 +133,11 @@ class ResolveQueries(Statements):
             "progress": [text for _, text in notes],
         }
         return Query(self._sql(NOTE_PROGRESS), _ids, params)
+
+
+def _error_json(error: ErrorInfo | None) -> str | None:
+    return None if error is None else json.dumps(asdict(error))
+
+
+def _ids(rows: Sequence[Row]) -> set[int]:
+    return {row[0] for row in rows}

@@ -1,66 +1,75 @@
-"""Ticks that become jobs."""
+"""Firing schedules: locking those that are due, and recording what became of their ticks."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
-from pgqueue.queries.base import Query, Statements, first_value, nothing
+from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
 from pgqueue.queries.schedules.stored import FoundSchedule, read_schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
 
-# What SQL says on the NOTIFY channel after a change. No queue can be called like it.
+# The payload with which the functions for SQL notify schedulers of a change. No queue can have this name.
 SCHEDULE_PAYLOAD = "!schedule"
 
+# Read the database's clock, which decides about all ticks.
 CLOCK: LiteralString = "select clock_timestamp()"
 
-_STATE: LiteralString = (
-    "select name, to_jsonb(s) - 'args' - 'declared', args::text, clock_timestamp() from {s}.schedule s"
+# The columns of a schedule as `read_schedule` reads them.
+_SCHEDULE: LiteralString = "name, to_jsonb(s) - 'args' - 'declared', args::text, clock_timestamp()"
+
+# Lock the schedules that are due to be looked at, and read the clock that decides. SKIP LOCKED: each schedule goes to
+# one scheduler, and no scheduler waits. The locks last until the transaction that fires the schedules commits.
+# Reads schedule_wake in its order, up to now. A bare clock_timestamp() is no condition for an index, which would then
+# be read to its end each time. Without statistics the planner expects few rows in a range with two ends, but a third of
+# all rows in one without a beginning. Whatever else the decision needs is read by statements that follow: where the row
+# itself was changed meanwhile, a subselect in this one would see an older snapshot than the row.
+LOCK_DUE: LiteralString = fill(
+    """
+select {schedule} from {s}.schedule s
+where wake_at > '-infinity' and wake_at <= (select clock_timestamp()) and not name = any(%(excluded)s::text[])
+order by wake_at limit %(at_most)s for update skip locked""",
+    schedule=_SCHEDULE,
 )
 
-# Lock schedules that somebody has to look at, and read the clock that decides. SKIP LOCKED: each goes to one scheduler,
-# none waits. The locks last until the transaction that fires them commits. Reads schedule_wake in its order, up to now:
-# a bare clock_timestamp() is no condition for an index, which would be read to its end each time. A range with two ends
-# is thought to be small also without statistics; of one without a beginning the planner expects a third of all. What
-# the decision needs besides is asked in statements that follow: a subselect in this one would see its older snapshot
-# where the row itself was changed meanwhile.
-LOCK_DUE: LiteralString = (
-    _STATE
-    + """
-where wake_at > '-infinity' and wake_at <= (select clock_timestamp()) and not name = any(%(but)s::text[])
-order by wake_at limit %(at_most)s for update skip locked"""
-)
-
-# One schedule, locked against schedulers and other edits until the caller's transaction ends. Waits for a firing in
+# Lock one schedule against schedulers and other edits until the caller's transaction ends. Waits for a firing in
 # flight. By primary key.
-LOCK: LiteralString = _STATE + " where name = %(name)s for update"
+LOCK: LiteralString = fill("select {schedule} from {s}.schedule s where name = %(name)s for update", schedule=_SCHEDULE)
 
-# Schedules as they are, without a lock: who only wants to know waits for no firing, and holds up none.
-READ: LiteralString = _STATE + " where name = any(%(names)s::text[])"
+# Lock those of the schedules that no other transaction has locked: whoever holds one for long does not hold up the
+# others. By primary key.
+TRY_LOCK: LiteralString = fill(
+    """
+select {schedule} from {s}.schedule s where name = any(%(names)s::text[]) order by name for update skip locked""",
+    schedule=_SCHEDULE,
+)
 
-# Those of some schedules that nobody else has locked. Whoever has one locked may take his time: the others go on.
-TRY_LOCK: LiteralString = _STATE + " where name = any(%(names)s::text[]) order by name for update skip locked"
+# Read schedules without a lock: the reader waits for no firing, and holds up none. By primary key.
+READ: LiteralString = fill(
+    "select {schedule} from {s}.schedule s where name = any(%(names)s::text[])", schedule=_SCHEDULE
+)
 
-# Which of these names there are, locked or not. By primary key.
+# Find which of these schedules exist, locked or not. By primary key.
 EXISTING: LiteralString = "select name from {s}.schedule where name = any(%(names)s::text[])"
 
-# Which of these jobs are not finished: by primary key. Asked while their schedule is locked, so that none is added.
+# Find which of these jobs are not finished. By primary key. Runs while their schedule is locked, so that no job is
+# added.
 UNFINISHED_JOBS: LiteralString = "select id from {s}.job_live where id = any(%(ids)s::bigint[]) order by id"
 
-# The ticks that wait, of schedules that are locked. Reads schedule_fire_queued.
+# Read the ticks that wait, of schedules that are locked. By schedule_fire_queued.
 QUEUED_TICKS: LiteralString = """
 select schedule, tick, by from {s}.schedule_fire where outcome = 'queued' and schedule = any(%(names)s::text[])
 order by tick"""
 
-# Which of these ticks have a row already. Asked while the schedules are locked: a tick that an operator's edit brings
-# up again has fired, and must not block the rest by violating the key.
+# Find which of these ticks have a row already. Runs while the schedules are locked. A tick that an operator's edit
+# brings up again has fired before, and must not block the others by violating the key.
 RECORDED_TICKS: LiteralString = """
 select f.schedule, f.tick from {s}.schedule_fire f
 join unnest(%(schedules)s::text[], %(ticks)s::timestamptz[]) as t(schedule, tick) using (schedule, tick)"""
 
-# Record ticks and move the schedules on, in the transaction that inserted the jobs. The key (schedule, tick) is the
-# proof that a tick fires once, whatever the schedulers believe: a second firing of a tick raises, and takes its job
-# with it. Only a tick that did not fire may be there already. One that waited is a row already, and nobody else's
-# while the schedule is locked.
+# Record ticks and move the schedules on, in the transaction that inserted the jobs. The key (schedule, tick) guarantees
+# that a tick fires once, whatever the schedulers believe: a second firing of a tick raises, and its job is rolled back
+# with it. A tick may have a row already only if it did not fire; no error then. A tick that waited has a row (queued),
+# which no other scheduler changes while the schedule is locked.
 RECORD_TICKS: LiteralString = """
 with moved as (
     update {s}.schedule s set next_tick = m.next_tick, look_at = clock_timestamp() + make_interval(secs => m.look),
@@ -86,8 +95,8 @@ where (t.outcome = 'fired' and not exists (select from drained d where d.schedul
 or (t.outcome <> 'fired'
     and not exists (select from {s}.schedule_fire f where f.schedule = t.schedule and f.tick = t.tick))"""
 
-# Say why a schedule cannot be fired, or (`dropped`) why the edit that was asked for is given up. By primary key; the
-# rows are locked by who says it.
+# Record why a schedule cannot be fired, or, with `dropped`, why the edit that SQL asked for is given up. By primary
+# key; the caller has locked the rows.
 RECORD_ERRORS: LiteralString = """
 update {s}.schedule s set error = case when e.dropped then s.error else e.error end,
     edit_error = case when e.dropped then e.error else s.edit_error end,
@@ -95,49 +104,49 @@ update {s}.schedule s set error = case when e.dropped then s.error else e.error 
 from unnest(%(names)s::text[], %(errors)s::text[], %(drops)s::bool[]) as e(name, error, dropped)
 where s.name = e.name and (e.dropped or s.error is distinct from e.error)"""
 
-# Seconds until somebody has to look at any schedule; null if nobody has. The first entry of schedule_wake; or of those
-# `ahead` of now, where what is due is locked by somebody else. The subselect is no bare clock_timestamp(), which would
-# be no condition for the index.
+# Seconds until the next schedule is due to be looked at; null if none will be. Reads the first entry of schedule_wake,
+# or with `future_only`, because another transaction has locked what is due, the first one after now. The clock stands
+# in a subselect because a bare clock_timestamp() is no condition for the index.
 NEXT_DUE: LiteralString = """
 select extract(epoch from min(wake_at) - clock_timestamp())::float8 from {s}.schedule
-where wake_at > (select case when %(ahead)s then clock_timestamp() else '-infinity' end)
-and not name = any(%(but)s::text[])"""
+where wake_at > (select case when %(future_only)s then clock_timestamp() else '-infinity' end)
+and not name = any(%(excluded)s::text[])"""
 
 
 class FireQueries(Statements):
-    """Schedules and ticks, as schedulers see them."""
+    """Locking schedules, and recording their ticks."""
 
     def clock(self) -> Query[datetime]:
-        """The database's time."""
+        """Read the database's clock."""
         return Query(CLOCK.encode(), first_value)
 
-    def lock_due(self, at_most: int, but: Collection[str] = ()) -> Query[list[FoundSchedule]]:
-        """Lock up to `at_most` schedules to look at for this transaction, leaving out those in `but`."""
-        params = {"at_most": at_most, "but": list(but)}
+    def lock_due(self, at_most: int, excluded: Collection[str] = ()) -> Query[list[FoundSchedule]]:
+        """Lock up to `at_most` due schedules for this transaction, except those in `excluded`."""
+        params = {"at_most": at_most, "excluded": list(excluded)}
         return Query(self._sql(LOCK_DUE), lambda rows: [read_schedule(row) for row in rows], params)
 
     def lock(self, name: str) -> Query[FoundSchedule | None]:
-        """Lock one schedule for this transaction; None if there is none of that name."""
+        """Lock one schedule for this transaction; None if none has that name."""
         return Query(self._sql(LOCK), lambda rows: read_schedule(rows[0]) if rows else None, {"name": name})
 
     def read(self, names: Collection[str]) -> Query[list[FoundSchedule]]:
-        """Schedules as they are, without locking them; those that there are."""
+        """Read those of the schedules that exist, without locking them."""
         return Query(self._sql(READ), lambda rows: [read_schedule(row) for row in rows], {"names": list(names)})
 
     def try_lock(self, names: Collection[str]) -> Query[list[FoundSchedule]]:
-        """Lock those of the schedules for this transaction that nobody else has locked."""
+        """Lock those of the schedules for this transaction that no other transaction has locked."""
         return Query(self._sql(TRY_LOCK), lambda rows: [read_schedule(row) for row in rows], {"names": list(names)})
 
     def existing(self, names: Collection[str]) -> Query[set[str]]:
-        """Which of these schedules there are, locked or not."""
+        """Find which of these schedules exist, locked or not."""
         return Query(self._sql(EXISTING), lambda rows: {row[0] for row in rows}, {"names": list(names)})
 
     def unfinished_jobs(self, jobs: Collection[int]) -> Query[list[int]]:
-        """Those of the jobs that are not finished."""
+        """Find which of these jobs are not finished."""
         return Query(self._sql(UNFINISHED_JOBS), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
 
     def queued_ticks(self, names: Collection[str]) -> Query[list[TickRecord]]:
-        """The ticks that wait, oldest first."""
+        """Read the ticks that wait, oldest first."""
         return Query(
             self._sql(QUEUED_TICKS),
             lambda rows: [TickRecord(name, tick, "queued", by=by) for name, tick, by in rows],
@@ -145,15 +154,18 @@ class FireQueries(Statements):
         )
 
     def recorded_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:
-        """Those of the ticks that have a row."""
+        """Find which of these ticks have a row."""
         params = {"schedules": [name for name, _ in ticks], "ticks": [tick for _, tick in ticks]}
         return Query(self._sql(RECORDED_TICKS), lambda rows: {(row[0], row[1]) for row in rows}, params)
 
     def record_ticks(
         self, ticks: Sequence[TickRecord], moved: Sequence[tuple[ScheduleState, float | None]] = ()
     ) -> Query[None]:
-        """Record what became of ticks, and the state each schedule has now; with the seconds until somebody is to look
-        at it though nothing ticks, or None."""
+        """Record what became of ticks, and the state that each schedule has now.
+
+        With each state come the seconds after which a scheduler is to look at the schedule though it has no tick then;
+        None for never.
+        """
         params = {
             "schedules": [t.schedule for t in ticks],
             "ticks": [t.tick for t in ticks],
@@ -165,18 +177,18 @@ class FireQueries(Statements):
         return Query(self._sql(RECORD_TICKS), nothing, params | _moves(moved))
 
     def record_errors(self, errors: Sequence[tuple[str, str, bool]]) -> Query[None]:
-        """Note why schedules cannot be fired; with whether the edit that was asked for is given up."""
+        """Record why schedules cannot be fired; the flag says that the edit which SQL asked for is given up."""
         names, texts, drops = (list(column) for column in zip(*errors, strict=True))
         return Query(self._sql(RECORD_ERRORS), nothing, {"names": names, "errors": texts, "drops": drops})
 
-    def next_due(self, but: Collection[str] = (), *, ahead: bool = False) -> Query[float | None]:
-        """Seconds until somebody has to look at any schedule, leaving out those in `but`; and those that are due, if
-        only what is `ahead` counts."""
-        return Query(self._sql(NEXT_DUE), first_value, {"but": list(but), "ahead": ahead})
+    def next_due(self, excluded: Collection[str] = (), *, future_only: bool = False) -> Query[float | None]:
+        """Tell in how many seconds a schedule is due to be looked at: any except those in `excluded`, and with
+        `future_only` except those that are due already."""
+        return Query(self._sql(NEXT_DUE), first_value, {"excluded": list(excluded), "future_only": future_only})
 
 
 def _moves(states: Sequence[tuple[ScheduleState, float | None]]) -> dict[str, Any]:
-    """The parameters that move schedules on."""
+    """Return the parameters that move schedules on."""
     return {
         "names": [s.schedule.name for s, _ in states],
         "next_ticks": [s.next_tick for s, _ in states],

@@ -1,4 +1,4 @@
-"""The next ticks of schedules, kept for those who have SQL alone."""
+"""Previews: the next ticks of schedules, stored for callers that have only SQL."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,18 @@ from typing import LiteralString
 from pgqueue.queries.base import Query, Statements, nothing
 from pgqueue.schedules.in_words import Upcoming
 
-KEPT = 20  # ticks of each schedule; when half of them have passed they are worked out again
+KEPT = 20  # ticks of each schedule; when half of them have passed, a scheduler computes them again
+AGAIN = timedelta(seconds=60)  # after which a plan that cannot be used here is tried again
 
-AGAIN = timedelta(seconds=60)  # until a plan that cannot be used here is tried again
-
-# Lock previews that are to be worked out, for this transaction. SKIP LOCKED: each is one scheduler's. The plan is read
-# in a statement that follows: joined to this one it could be older than the change that made the preview stale, where
-# that committed while this statement ran. Who changes a plan now waits for the transaction, and makes it stale again.
-# Reads schedule_ahead_stale_at in its order, up to now.
+# Lock stale previews for this transaction, which computes them again. SKIP LOCKED: each goes to one scheduler. A
+# statement that follows reads the plan: if it were joined to this one, it could be older than the change that made the
+# preview stale, where that committed while this statement ran. A transaction that changes the plan now waits for this
+# one, and makes the preview stale again. Reads schedule_ahead_stale_at in its order, up to now.
 LOCK_STALE_PREVIEWS: LiteralString = """
 select name from {s}.schedule_ahead where stale_at > '-infinity' and stale_at <= (select clock_timestamp())
 order by stale_at limit %(at_most)s for update skip locked"""
 
-# Keep what was worked out, of previews that are locked. By primary key.
+# Store the ticks that were computed, in previews that are locked. By primary key.
 SAVE_PREVIEWS: LiteralString = """
 update {s}.schedule_ahead a set ticks = g.ticks, words = g.words, stale_at = g.stale_at
 from jsonb_to_recordset(%(rows)s::jsonb) as g(name text, ticks timestamptz[], words text[], stale_at timestamptz)
@@ -28,19 +27,19 @@ where a.name = g.name"""
 
 
 class PreviewQueries(Statements):
-    """The next ticks of schedules, kept for SQL."""
+    """Previews of schedules."""
 
     def lock_stale_previews(self, at_most: int) -> Query[list[str]]:
-        """Lock up to `at_most` previews that are to be worked out; returns the names of their schedules."""
+        """Lock up to `at_most` stale previews; returns the names of their schedules."""
         return Query(self._sql(LOCK_STALE_PREVIEWS), lambda rows: [row[0] for row in rows], {"at_most": at_most})
 
     def save_previews(self, found: Mapping[str, Sequence[Upcoming] | None], now: datetime) -> Query[None]:
-        """Keep the next KEPT ticks of schedules, fewer if there are no more; None for a plan that cannot be used."""
-        rows = [{"name": name, **_ahead(ticks, now)} for name, ticks in found.items()]
+        """Store the next KEPT ticks of schedules, or all where there are fewer; None for a plan that cannot be used."""
+        rows = [{"name": name, **_preview(ticks, now)} for name, ticks in found.items()]
         return Query(self._sql(SAVE_PREVIEWS), nothing, {"rows": json.dumps(rows)})
 
 
-def _ahead(found: Sequence[Upcoming] | None, now: datetime) -> dict[str, object]:
+def _preview(found: Sequence[Upcoming] | None, now: datetime) -> dict[str, object]:
     if found is None:
         return {"stale_at": (now + AGAIN).isoformat()}
     ticks = [one.tick.isoformat() for one in found]

@@ -1,4 +1,4 @@
-"""Releases of an app: which of them run schedulers, and what they declare."""
+"""Releases of an app: which of them run schedulers, and which schedules they declare."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,9 +7,9 @@ from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 
-# Say that a scheduler of this release lives. The release keeps the moment at which it first appeared, as long as one of
-# its schedulers has been seen: one that is started again is no newer release, nor is one that was frozen and whose row
-# was dropped as that of a dead one.
+# Register that a scheduler of this release lives, and what it declares. The release keeps the moment at which it first
+# appeared as long as one of its schedulers was seen lately. So a scheduler that is started again does not make the
+# release a newer one, nor does one that was frozen and whose row was deleted as that of a dead one.
 REGISTER_RELEASE: LiteralString = """
 with dead as (
     delete from {s}.schedule_release where seen_at < clock_timestamp() - make_interval(secs => %(silence)s)
@@ -21,7 +21,7 @@ values (%(id)s, %(app)s, %(release)s, %(names)s::text[], coalesce(%(since)s,
      and o.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s)), clock_timestamp()))
 on conflict (id) do update set seen_at = clock_timestamp() returning r.since"""
 
-# Whether a release is the newest of its app whose schedulers live: then what it says counts.
+# Tell whether a release is the newest of its app whose schedulers live: then its declarations count.
 IS_NEWEST_RELEASE: LiteralString = """
 select not exists (
     select from {s}.schedule_release o, {s}.schedule_release mine
@@ -29,8 +29,8 @@ select not exists (
     and (o.since, o.release) > (mine.since, mine.release)
     and o.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))"""
 
-# Disable what no living release of the app declares any more. It stays a row, and is shown. One that somebody else has
-# locked is left for the next time.
+# Disable the schedules that no living release of the app declares any more. They stay as rows, and are shown. One that
+# another transaction has locked is left for the next time.
 DISABLE_DROPPED: LiteralString = """
 update {s}.schedule s set disabled_at = clock_timestamp(), updated_at = now()
 where s.name in (
@@ -40,24 +40,27 @@ where s.name in (
     for update skip locked)
 returning s.name"""
 
+# Delete the row of a scheduler that has stopped. By primary key.
 UNREGISTER_RELEASE: LiteralString = "delete from {s}.schedule_release where id = %(id)s"
 
 SILENCE = 30.0  # seconds after which a scheduler that was not seen counts as dead
 
 
 class ReleaseQueries(Statements):
-    """Releases of an app whose schedulers live."""
+    """Releases of an app and their schedulers."""
 
     def register_release(
         self, scheduler: UUID, app: str, release: str, names: Sequence[str], since: datetime | None = None
     ) -> Query[datetime]:
-        """Say that a scheduler of a release lives, and what it declares; returns since when the release is there, to be
-        given the next time."""
+        """Register that a scheduler of a release lives, and what it declares.
+
+        Returns since when the release exists, which the caller gives the next time.
+        """
         params = {"id": scheduler, "app": app, "release": release, "names": list(names), "since": since}
         return Query(self._sql(REGISTER_RELEASE), first_value, params | {"silence": SILENCE})
 
     def is_newest_release(self, scheduler: UUID) -> Query[bool]:
-        """Whether no newer release of the app has living schedulers."""
+        """Tell whether no newer release of the app has living schedulers."""
         return Query(self._sql(IS_NEWEST_RELEASE), first_value, {"id": scheduler, "silence": SILENCE})
 
     def disable_dropped(self, app: str) -> Query[list[str]]:
@@ -66,5 +69,5 @@ class ReleaseQueries(Statements):
         return Query(self._sql(DISABLE_DROPPED), lambda rows: [row[0] for row in rows], params)
 
     def unregister_release(self, scheduler: UUID) -> Query[None]:
-        """Say that a scheduler has ended."""
+        """Delete the row of a scheduler that has stopped."""
         return Query(self._sql(UNREGISTER_RELEASE), nothing, {"id": scheduler})

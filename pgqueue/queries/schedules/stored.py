@@ -1,4 +1,4 @@
-"""Schedules as rows, and rows as schedules."""
+"""Schedules as they are stored: from rows to schedules, and back."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from pgqueue.schedules.ticks import ScheduleState
 
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
-    """A schedule that somebody has to look at, as it was locked; `row` is all of it but its arguments."""
+    """A schedule as it was read; `row` holds all of its columns but the arguments and the declaration."""
 
     state: ScheduleState
     row: Mapping[str, Any]
@@ -21,18 +21,18 @@ class StoredSchedule:
 
     @property
     def schedule(self) -> Schedule:
-        """What it says."""
+        """The schedule itself."""
         return self.state.schedule
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
         return self.state.schedule.name
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableSchedule:
-    """A schedule that cannot be read, and why; with its row, of which an edit may make one that can."""
+    """A schedule whose row cannot be read, and why. An edit of `row` may make one that can."""
 
     name: str
     reason: str
@@ -44,11 +44,11 @@ FoundSchedule: TypeAlias = StoredSchedule | UnreadableSchedule
 
 
 def read_schedule(row: Row) -> FoundSchedule:
-    """Read a locked row."""
+    """Read a row of the columns that `fire` selects."""
     name, found, args, now = row
     try:
         return StoredSchedule(_state(Schedule.of(name, found, args), found, now), found, args)
-    except Exception as error:  # noqa: BLE001 - whatever a row leads to, it must not hold up the others
+    except Exception as error:  # noqa: BLE001 - a row that raises anything must not hold up the others
         return UnreadableSchedule(name, str(error) or type(error).__name__, found, args)
 
 
@@ -61,7 +61,7 @@ def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> Schedul
 
 
 def row_json(schedule: Schedule, **more: Any) -> str:
-    """Return the definition of a schedule as the JSON of its row; with other columns. Arguments go as they are."""
+    """Return the definition of a schedule as the JSON of its row, with other columns. Arguments stay as they are."""
     columns = {"name": schedule.name} | schedule.columns() | more
     return json.dumps(columns)[:-1] + f', "args": {schedule.job.args}}}'
 

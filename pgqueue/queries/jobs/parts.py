@@ -1,0 +1,57 @@
+"""SQL that several statements about jobs have in common; each statement names the parts that it is filled with."""
+
+from typing import LiteralString
+
+from pgqueue.queries.base import fill
+
+# The columns that a job takes along from job_live to job_finished or dead_letter.
+CARRIED: LiteralString = """id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at"""
+
+# Jobs that a statement has deleted from job_live and that end as cancelled go to the history.
+# Reads `ended`: whole rows of job_live, with `target` and `reason`.
+FINISH_CANCELLED: LiteralString = fill(
+    """finished as (
+    insert into {s}.job_finished ({carried}, state, reason)
+    select {carried}, target, reason
+    from ended where target = 'cancelled'
+)""",
+    carried=CARRIED,
+)
+
+# Write down how attempts ended. Reads `moved`: id, target, attempt, lease, worker_id, reason, error.
+LOG_ATTEMPTS: LiteralString = """logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
+    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
+)"""
+
+# Jobs that waited end as cancelled: they go to the history, their transition is written, and processes that wait for
+# one of them are notified at the commit. Reads `ended` as FINISH_CANCELLED does. There are few waiters, so each is
+# looked up by its primary key; the `limit` keeps that a probe.
+# None of the statements notifies while the server's queue of notifications is half full: once the queue is full, which
+# a listener causes that does not read, each transaction that notifies fails at its commit.
+CANCEL_WAITING: LiteralString = fill(
+    """{finish_cancelled}, logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
+    select id, state, target, attempt, lease, reason from ended
+), waiters_notified as (
+    select count(pg_notify({channel} || '.ended', w.job_id::text))
+    from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
+    where pg_notification_queue_usage() < 0.5
+)""",
+    finish_cancelled=FINISH_CANCELLED,
+)
+
+# Wake workers for the jobs of `{jobs}` that are due, each queue once: those that sleep and serve the queue. ENQUEUE
+# says why no others.
+NOTIFY_WORKERS: LiteralString = """workers_notified as (
+    select count(pg_notify({channel}, due.queue))
+    from (select distinct queue from {jobs} where run_at <= statement_timestamp()) as due
+    where exists (select from {s}.worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5
+)"""
+
+# Whether to wake a worker for jobs that are all of one queue: one sleeps that serves it, and the server's queue of
+# notifications is less than half full.
+WORKER_SLEEPS: LiteralString = """exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
+        and pg_notification_queue_usage() < 0.5"""

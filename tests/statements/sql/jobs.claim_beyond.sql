@@ -1,0 +1,41 @@
+with picked as materialized (
+    select found.id, 'pending' as state
+    from (
+        select u.name, u.room
+        from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
+        where not exists (select from "pgqueue".queue q where q.name = u.name and q.paused_at is not null)
+        and not exists (select from "pgqueue".worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
+        order by u.ord
+    ) as served
+    cross join lateral (
+        select ready.id
+        from (select l.priority, l.run_at, l.id
+              from unnest((select %(lane_queues)s::text[]), (select %(lane_priorities)s::smallint[]),
+                          (select %(lane_run_ats)s::timestamptz[]), (select %(lane_ids)s::bigint[]))
+                   as l(queue, priority, run_at, id)
+              where l.queue = served.name order by l.priority desc) as lane
+        cross join lateral (
+            select j.id from "pgqueue".job_live j
+            where j.state = 'pending' and j.queue = served.name and j.priority = lane.priority and j.run_at <= now()
+            and (j.run_at, j.id) > (lane.run_at, lane.id)
+            and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
+            order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
+        ) as ready
+        limit served.room
+    ) as found
+    limit (select %(room)s::int)
+), moved as (
+    update "pgqueue".job_live j
+    set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1, lease = j.lease + 1,
+        worker_id = %(worker)s, claimed_at = now(), unique_key = case when j.unique_live then j.unique_key end
+    where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
+    returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
+        j.max_attempts, j.lease, j.history
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id)
+    select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
+)
+select id, task, queue, priority, args::text, nullif(tags, '{}'), nullif(headers, '{}')::text, run_at, created_at,
+       attempt, max_attempts, lease
+from moved
+order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id

@@ -1,0 +1,2 @@
+select 64 * count(*) from (select from "pgqueue".job_live where state = 'pending' and queue = %(queue)s and id %% 64 = 0
+                           limit %(limit)s / 64 + 1) as w

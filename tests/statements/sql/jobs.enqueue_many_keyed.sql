@@ -1,0 +1,32 @@
+with given as materialized (
+    select nextval('"pgqueue".job_id') as id, g.args, g.headers, g.key, g.ord,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+                    statement_timestamp()) as run_at
+    from rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb),
+                    unnest(%(keys)s::uuid[])) with ordinality as g(args, headers, key, ord)
+), taken as (
+    insert into "pgqueue".idempotency_key (key, request, job_id, created_at, expires_at)
+    select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+    from given where key is not null order by key on conflict do nothing returning job_id
+), tally as materialized (
+    select count(*) = %(wanted)s::int as complete from taken
+), inserted as (
+    insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
+                              expires_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+           headers, %(history)s::bool, statement_timestamp(),
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+    from given
+    where (select complete from tally) or key is null or id in (select job_id from taken)
+), logged as (
+    insert into "pgqueue".transition (job_id, to_state) select id, 'pending' from given
+    where %(history)s::bool and ((select complete from tally) or key is null or id in (select job_id from taken))
+)
+select array_agg(id order by ord),
+    case when not (select complete from tally) then array(select job_id from taken) end,
+    case when min(run_at) <= statement_timestamp()
+        and exists (select from "pgqueue".worker w where w.waiting and %(queue)s = any(w.queues))
+        and pg_notification_queue_usage() < 0.5
+        then pg_notify('pgqueue', %(queue)s) end
+from given

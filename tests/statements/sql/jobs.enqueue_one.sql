@@ -1,0 +1,18 @@
+with given as materialized (
+    select nextval('"pgqueue".job_id') as id,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+                    statement_timestamp()) as run_at
+), inserted as (
+    insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
+    select id, %(task)s, %(queue)s, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
+           %(tags)s::text[], coalesce(%(headers)s::jsonb, '{}'), %(history)s::bool, statement_timestamp()
+    from given
+), logged as (
+    insert into "pgqueue".transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
+)
+select id, run_at, statement_timestamp(),
+    case when run_at <= statement_timestamp()
+        and exists (select from "pgqueue".worker w where w.waiting and %(queue)s = any(w.queues))
+        and pg_notification_queue_usage() < 0.5
+        then pg_notify('pgqueue', %(queue)s) end
+from given

@@ -1,0 +1,10 @@
+with expired as materialized (
+    select held.id from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
+    cross join lateral (
+        select id from "pgqueue".job_live
+        where unique_key = decode(g.uniq, 'hex') and attempt + 0 = 0
+        and expires_at + interval '0' <= statement_timestamp() limit 1 for update
+    ) as held
+)
+update "pgqueue".job_live j set unique_key = null
+from expired where j.id = any(array[expired.id]) and j.attempt = 0 and j.expires_at <= statement_timestamp()

@@ -1,0 +1,1 @@
+delete from "pgqueue".schedule where name = %(name)s returning app

@@ -1,0 +1,1 @@
+select name from "pgqueue".schedule where name = any(%(names)s::text[])

@@ -1,0 +1,1 @@
+delete from "pgqueue".schedule_release where id = %(id)s

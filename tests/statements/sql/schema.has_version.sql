@@ -1,0 +1,1 @@
+select to_regclass(quote_ident('pgqueue') || '.migration') is not null

@@ -1,0 +1,3 @@
+insert into "pgqueue".worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds)
+values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(queues)s::text[], %(tasks)s::text[], %(slots)s,
+        %(lease_seconds)s)

@@ -1,0 +1,1 @@
+update "pgqueue".worker set stopping = true, waiting = false where id = %(id)s

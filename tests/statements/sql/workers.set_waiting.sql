@@ -1,0 +1,1 @@
+update "pgqueue".worker set waiting = %(waiting)s where id = %(id)s and waiting <> %(waiting)s

@@ -1,0 +1,1 @@
+delete from "pgqueue".worker where id = %(id)s
