@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.project.architecture_map import PAGE, current, floors
-from tests.project.house import PACKAGE, ROOT
+from tests.project.house import PACKAGE, ROOT, sources
 
 TEXT = PAGE.read_text()
 PLACES = re.findall(r"`([\w/]+\.py)`(?:\s\(((?:`[\w.]+`(?:,\s)?)+)\))?", TEXT)
@@ -33,6 +33,18 @@ def test_each_file_and_each_name_of_the_page_exists(place: str, names: str) -> N
             found = [node for node in body if part in _defined(node)]
             assert found, f"{place}: {name}"
             body = getattr(found[0], "body", [])
+
+
+def test_each_class_and_method_of_the_page_exists() -> None:
+    defined: set[str] = set()
+    for _, tree, _ in sources(ROOT):
+        for node in tree.body:
+            defined |= _defined(node)
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{name}" for inner in node.body for name in _defined(inner)}
+    named = set(re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?)`", TEXT))
+    assert len(named) > 40
+    assert named - defined == set()
 
 
 def _defined(node: ast.stmt) -> set[str]:
