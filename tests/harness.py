@@ -129,13 +129,18 @@ async def working(app: App, **settings: Any) -> AsyncIterator[None]:
 class Process:
     """`pgqueue …` as a real process with a log; killed at the end by its own pid."""
 
-    def __init__(self, directory: Path, dsn: str, *arguments: str) -> None:
+    def __init__(self, directory: Path, dsn: str, *arguments: str, module: str = "pgqueue") -> None:
         self._log = directory / f"{uuid.uuid4().hex}.log"
         path = os.pathsep.join([str(directory), str(ROOT)])  # this checkout, whichever one is installed
         environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*COMMAND, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environ, cwd=directory
+                [sys.executable, "-m", module, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                cwd=directory,
+                process_group=0,
             )
 
     def __enter__(self) -> Self:
@@ -157,6 +162,10 @@ class Process:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal as a terminal does: to the process and its children, as far as they are in its group."""
+        os.killpg(self._process.pid, number)
 
     def terminate(self) -> None:
         self.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Running a process until a signal stops it."""
+"""The signals that stop a process, from before its app is imported until it ends."""
 
 import asyncio
 import logging
@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from pgqueue.process.supervisor import follow_parent
+from pgqueue.process.supervisor import follow, take_parent
 
 LAST_RESORT = 15.0  # seconds a process has to exit after the time that running jobs have
-Handlers = Mapping[signal.Signals, Callable[[], object]]
+STOPS = (signal.SIGTERM, signal.SIGINT)
+Handlers = Mapping[str, Callable[[], object]]
 
 
 class Stoppable(Protocol):
@@ -22,32 +23,87 @@ class Stoppable(Protocol):
     def stop(self) -> None: ...
 
 
-async def run_until_signalled(process: Stoppable, last_resort: float, handlers: Handlers | None = None) -> bool:
-    """Run a process. SIGTERM, SIGINT and the end of a supervisor stop it; the third of them exits at once.
+class StopSignals:
+    """Catches SIGTERM and SIGINT, and sees the end of a supervisor.
 
-    `last_resort` seconds after the first of them the process exits, whatever hangs. `handlers` are for other signals.
+    `catch` is called before the app is imported: the kernel drops a SIGTERM that the first process of a container does
+    not handle, and the worker would start and take jobs.
     """
-    received = 0
 
-    def on_stop() -> None:
-        nonlocal received
-        received += 1
-        if received > 2:
-            exit_now()
-        if received == 1:
-            # A thread of its own: it must also end a process whose event loop is blocked.
-            timer = threading.Timer(last_resort, exit_now)
-            timer.daemon = True
-            timer.start()
-        process.stop()
+    def __init__(self) -> None:
+        self._parent: int | None = None
+        self._received = 0
+        self._handled: set[int] = set()
+        self._masks = threading.local()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_stop)
-    for number, handler in (handlers or {}).items():
-        loop.add_signal_handler(number, handler)
-    follow_parent(on_stop)
-    return await process.run()
+    def catch(self) -> None:
+        """Catch SIGTERM from now on. One that comes before `run` ends the process with status 0: nothing has begun."""
+        self._parent = take_parent()
+        self._handled.add(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._stop_early)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._hold_signals,
+                after_in_parent=self._let_signals_through,
+                after_in_child=self._reset_in_child,
+            )
+
+    def _stop_early(self, _number: int, _frame: object) -> None:
+        self._received += 1
+        raise SystemExit(0)
+
+    async def run(self, process: Stoppable, last_resort: float, handlers: Handlers | None = None) -> bool:
+        """Run a process. SIGTERM, SIGINT and the end of a supervisor stop it; the third of them exits at once.
+
+        `last_resort` seconds after the first of them the process exits, whatever hangs. `handlers` are for other
+        signals, by name; a system without a signal of that name goes without.
+        """
+        if self._received:  # code of the app, imported meanwhile, has swallowed the exit
+            return True
+        loop = asyncio.get_running_loop()
+
+        def on_stop() -> None:
+            self._received += 1
+            if self._received > 2:
+                exit_now()
+            if self._received == 1:
+                # A thread of its own: it must also end a process whose event loop is blocked.
+                timer = threading.Timer(last_resort, exit_now)
+                timer.daemon = True
+                timer.start()
+            process.stop()
+
+        for number in STOPS:
+            self._handle(loop, number, on_stop)
+        for name, handler in (handlers or {}).items():
+            if name in signal.Signals.__members__:
+                self._handle(loop, signal.Signals[name], handler)
+        if self._parent is not None:
+            follow(self._parent, on_stop)
+        return await process.run()
+
+    def _handle(self, loop: asyncio.AbstractEventLoop, number: int, handler: Callable[[], object]) -> None:
+        self._handled.add(number)
+        try:
+            loop.add_signal_handler(number, handler)
+        except NotImplementedError:  # Windows: Python runs the handler between two bytecodes of the main thread
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
+
+    # A process that a task forks shares the descriptor by which the loop of its parent hears of signals: a SIGTERM sent
+    # to the child would stop the worker, and not the child. So the child reacts to signals as a fresh process does. They
+    # are blocked from before the fork until it does.
+
+    def _hold_signals(self) -> None:
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
+
+    def _let_signals_through(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
+    def _reset_in_child(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in self._handled:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        self._let_signals_through()
 
 
 def exit_now(why: str = "a third signal, or no time left; other workers rescue the jobs that still run") -> None:

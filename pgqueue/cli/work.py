@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import logging
-import signal
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
 
@@ -12,7 +12,7 @@ import typer
 
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
-from pgqueue.cli.signals import LAST_RESORT, exit_now, run_until_signalled
+from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now
 from pgqueue.errors import InvalidOption
 from pgqueue.process import logs
 from pgqueue.process.health import Probe
@@ -51,9 +51,11 @@ def work(
 
     SIGTSTP makes the worker claim no more jobs; SIGUSR1 makes it log what it is doing.
     """
+    signals = StopSignals()
+    signals.catch()
     _set_up_logs(log_level, log_json)
     if processes > 1:
-        raise typer.Exit(_supervise(processes, health_port, shutdown_timeout))
+        raise typer.Exit(_supervise(signals, processes, health_port, shutdown_timeout))
     settings = WorkerSettings(
         queues=[name.strip() for name in queues.split(",")],
         concurrency=concurrency,
@@ -70,7 +72,9 @@ def work(
     worker.prepare()
     scheduler = SchedulerThread(loaded, SchedulerSettings(lease, poll)) if with_scheduler else None
     probe = None if health_port is None else (health_host, health_port)
-    asyncio.run(_run_worker(worker, scheduler, probe, shutdown_timeout + LAST_RESORT))
+    handlers = {"SIGTSTP": worker.quiet, "SIGUSR1": worker.dump}
+    run = partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
+    asyncio.run(_run_worker(worker, scheduler, probe, run))
 
 
 def schedule(
@@ -82,9 +86,11 @@ def schedule(
     log_json: LogJson = False,
 ) -> None:
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
+    signals = StopSignals()
+    signals.catch()
     _set_up_logs(log_level, log_json)
     settings = SchedulerSettings(lease, poll)
-    asyncio.run(run_until_signalled(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
+    asyncio.run(signals.run(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
 
 
 def _tune_collector() -> None:
@@ -96,7 +102,10 @@ def _tune_collector() -> None:
 
 
 async def _run_worker(
-    worker: Worker, scheduler: SchedulerThread | None, probe_address: tuple[str, int] | None, last_resort: float
+    worker: Worker,
+    scheduler: SchedulerThread | None,
+    probe_address: tuple[str, int] | None,
+    run: Callable[[], Awaitable[bool]],
 ) -> None:
     probe = Probe(worker.health)
     if scheduler is not None:
@@ -105,8 +114,7 @@ async def _run_worker(
         port = await probe.start(*probe_address)
         logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", probe_address[0], port)
     try:
-        handlers = {signal.SIGTSTP: worker.quiet, signal.SIGUSR1: worker.dump}
-        ended = await run_until_signalled(worker, last_resort, handlers)
+        ended = await run()
     finally:
         await probe.close()
         if scheduler is not None:
@@ -117,7 +125,7 @@ async def _run_worker(
         exit_now("some tasks did not end and are left behind")
 
 
-def _supervise(processes: int, health_port: int | None, shutdown_timeout: float) -> int:
+def _supervise(signals: StopSignals, processes: int, health_port: int | None, shutdown_timeout: float) -> int:
     """Run this same command in several child processes; return the exit code."""
     arguments = [argument for argument in sys.argv[1:] if argument]
     commands = []
@@ -126,8 +134,8 @@ def _supervise(processes: int, health_port: int | None, shutdown_timeout: float)
         # If an option is given twice, the last one counts.
         commands.append([sys.executable, "-m", "pgqueue", *arguments, "--processes", "1", *port])
     supervisor = Supervisor(commands)
-    handlers = {number: partial(supervisor.forward, number) for number in (signal.SIGTSTP, signal.SIGUSR1)}
-    ended = asyncio.run(run_until_signalled(supervisor, shutdown_timeout + 2 * LAST_RESORT, handlers))
+    handlers = {name: partial(supervisor.forward, name) for name in ("SIGTSTP", "SIGUSR1")}
+    ended = asyncio.run(signals.run(supervisor, shutdown_timeout + 2 * LAST_RESORT, handlers))
     return supervisor.exit_code or (0 if ended else 1)
 
 

@@ -39,10 +39,11 @@ class Supervisor:
     def stop(self) -> None:
         """Send SIGTERM to the children: the first lets their jobs end, each further one is harder."""
         self._stopping.set()
-        self.forward(signal.SIGTERM)
+        self.forward("SIGTERM")
 
-    def forward(self, number: signal.Signals) -> None:
+    def forward(self, name: str) -> None:
         """Send a signal to every child."""
+        number = signal.Signals[name]
         for child in self._children.values():
             with suppress(ProcessLookupError):
                 child.send_signal(number)
@@ -64,7 +65,10 @@ class Supervisor:
             started, worker = monotonic(), str(uuid.uuid4())
             given = {PARENT_FD: str(parent_fd), WORKER_ID: worker, DEATHS: json.dumps(dict(deaths))}
             child = await asyncio.create_subprocess_exec(
-                *self._commands[number], pass_fds=(parent_fd,), env=os.environ | given
+                *self._commands[number],
+                pass_fds=(parent_fd,),
+                env=os.environ | given,
+                process_group=0,  # a Ctrl-C reaches the parent alone, which passes one signal on
             )
             self._children[number] = child
             log.info("worker process %d started (pid %d)", number, child.pid)
@@ -80,28 +84,43 @@ class Supervisor:
                 return False
             if monotonic() - started > LIVED_SECONDS:
                 backoff.reset()
-            deaths.append((worker, _how(status)))
+            deaths.append((worker, how_it_ended(status)))
             delay = backoff.next()
-            log.error("worker process %d (pid %d) %s; again in %.1f s", number, child.pid, _how(status), delay)
+            log.error("worker process %d (pid %d) %s; again in %.1f s", number, child.pid, how_it_ended(status), delay)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
             if self._stopping.is_set():
                 return True
 
 
-def _how(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+def how_it_ended(status: int) -> str:
+    """Say how a process ended, from its status as subprocess gives it: negative if a signal killed it."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal: most of them have no name
+        return f"was killed by signal {-status}"
 
 
-def follow_parent(on_orphaned: Callable[[], None]) -> None:
-    """In a child: call `on_orphaned` when the supervisor has ended. Does nothing in a process without one."""
+def take_parent() -> int | None:
+    """In a child of a supervisor: return the read end of the pipe to it, and keep it from this process's own children.
+
+    None in a process without a supervisor. Call it before user code can start processes.
+    """
     given = os.environ.pop(PARENT_FD, None)
     if given is None:
-        return
-    loop, descriptor = asyncio.get_running_loop(), int(given)
+        return None
+    os.set_inheritable(int(given), False)
+    return int(given)
+
+
+def follow(parent: int, on_orphaned: Callable[[], None]) -> None:
+    """Call `on_orphaned` when the supervisor has ended. `parent` comes from `take_parent`."""
+    loop = asyncio.get_running_loop()
 
     def at_end() -> None:
-        loop.remove_reader(descriptor)
+        loop.remove_reader(parent)
         on_orphaned()
 
-    loop.add_reader(descriptor, at_end)
+    loop.add_reader(parent, at_end)

@@ -23,6 +23,7 @@ from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.process.supervisor import how_it_ended
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, pack
@@ -374,10 +375,4 @@ def _died(message: str) -> Raised:
 
 
 def _ending(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-code}"
+    return how_it_ended(os.waitstatus_to_exitcode(status))
