@@ -143,7 +143,9 @@ def show(dsn: str) -> None:
 
 
 def _print(what: str, files: list[str]) -> None:
-    print(f"files of {what}: {len(files)}")
+    lines = sum(bool(line.strip()) for name in files for line in (PACKAGE.parent / name).read_text().splitlines())
+    rooms = {name.split("/")[1] for name in files}
+    print(f"files of {what}: {len(files)}, of {lines} lines, at {len(rooms)} places of the top")
     for name in files:
         print(f"    {name}")
 
