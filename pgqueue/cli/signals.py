@@ -89,9 +89,9 @@ class StopSignals:
         except NotImplementedError:  # Windows: Python runs the handler between two bytecodes of the main thread
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(handler))
 
-    # A process that a task forks shares the descriptor by which the loop of its parent hears of signals: a SIGTERM sent
-    # to the child would stop the worker, and not the child. So the child reacts to signals as a fresh process does. They
-    # are blocked from before the fork until it does.
+    # A process that a task forks shares the descriptor by which its parent's loop learns of signals: a SIGTERM sent to
+    # the child would stop the worker, and not the child. So the child resets its handlers to those of a fresh process.
+    # Signals are blocked from before the fork until then.
 
     def _hold_signals(self) -> None:
         self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
