@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pgqueue import App, db
+from pgqueue.db import link
 from pgqueue.queries import Query
 from pgqueue.scheduler import Scheduler, SchedulerSettings
 from tests.conftest import eventually, work
@@ -53,7 +54,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, app: App) -> Counter[str]:
         return await run_async(conn, query)
 
     monkeypatch.setattr(db, "run", running)
-    monkeypatch.setattr(db, "run_async", running_async)
+    for module in (db, link):
+        monkeypatch.setattr(module, "run_async", running_async)
     return counts
 
 
