@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeAlias
 
 import psycopg
 
@@ -31,6 +32,7 @@ UNUSABLE = (PgqueueError, ValueError, TypeError, LookupError, AttributeError, Ar
          psycopg.errors.IntegrityError, psycopg.errors.DataError)  # fmt: skip
 LOCKED_SECONDS = 0.01  # before a locked schedule is tried again; doubled each time
 UNUSABLE_SECONDS = 60.0  # before a schedule that cannot be read or fired here is tried again
+DecidedTick: TypeAlias = tuple[TickDecision, TickRecord]  # a tick, and the decision about its schedule
 
 
 class Ticker(Duty):
@@ -92,9 +94,9 @@ class Ticker(Duty):
             if not found:
                 return 0
             due = await self._apply_edits(conn, found)
-            looks = await self._decide(conn, due)
-            fired = await self._fire(conn, looks)
-        for event in _events(looks, fired):
+            decisions = await self._decide(conn, due)
+            fired = await self._fire(conn, decisions)
+        for event in _events(decisions, fired):
             self._app.listeners.emit(event)
         return len(found)
 
@@ -163,18 +165,18 @@ class Ticker(Duty):
         queued: defaultdict[str, list[TickRecord]] = defaultdict(list)
         for tick in await db.run_async(conn, self._queries.schedules.queued_ticks(waiting)) if waiting else []:
             queued[tick.schedule].append(tick)
-        looks: list[TickDecision] = []
+        decisions: list[TickDecision] = []
         live, fires = set(unfinished), 0
         for state in states:
             if fires > CHUNK:
                 break
             state.live_jobs = [job for job in state.live_jobs if job in live]
             try:
-                looks.append(decide_ticks(state, queued[state.schedule.name], CHUNK // len(states) + 1))
-                fires += len(looks[-1].fires)
+                decisions.append(decide_ticks(state, queued[state.schedule.name], CHUNK // len(states) + 1))
+                fires += len(decisions[-1].fires)
             except Exception as error:  # noqa: BLE001 - a plan may fail in any way, and must not hold up the others
                 await self._leave(conn, state.schedule.name, error)
-        return looks
+        return decisions
 
     async def _leave(self, conn: db.AsyncConnection, name: str, error: Exception) -> None:
         """Leave a schedule alone for a while, and write the error to its row."""
@@ -182,52 +184,48 @@ class Ticker(Duty):
         self.leave_alone([name])
         await db.run_async(conn, self._queries.schedules.record_errors([(name, brief(error), False)]))
 
-    async def _fire(
-        self, conn: db.AsyncConnection, looks: Sequence[TickDecision]
-    ) -> list[tuple[TickDecision, TickRecord]]:
+    async def _fire(self, conn: db.AsyncConnection, decisions: Sequence[TickDecision]) -> list[DecidedTick]:
         """Write jobs and ticks; return the ticks that fired, with the ids of their jobs."""
         queries = self._queries
-        planned = [(found, tick) for found in looks for tick in found.fires]
+        planned = [(decision, tick) for decision in decisions for tick in decision.fires]
         known = await db.run_async(conn, queries.schedules.recorded_ticks([(t.schedule, t.tick) for _, t in planned]))
-        fires = [(found, tick) for found in looks for tick in found.dequeued]
-        fires += [(found, tick) for found, tick in planned if (tick.schedule, tick.tick) not in known]
+        fires = [(decision, tick) for decision in decisions for tick in decision.dequeued]
+        fires += [(decision, tick) for decision, tick in planned if (tick.schedule, tick.tick) not in known]
         fired = []
-        for (found, tick), row in zip(fires, await self._enqueue(conn, fires), strict=True):
-            fired.append((found, replace(tick, outcome="fired", job_id=row.id)))
-            if found.state.schedule.overlap != "allow":
-                found.state.live_jobs.append(row.id)
-        for job in (job for found in looks for job in found.cancels):
+        for (decision, tick), row in zip(fires, await self._enqueue(conn, fires), strict=True):
+            fired.append((decision, replace(tick, outcome="fired", job_id=row.id)))
+            if decision.state.schedule.overlap != "allow":
+                decision.state.live_jobs.append(row.id)
+        for job in (job for decision in decisions for job in decision.cancels):
             await db.run_async(conn, queries.jobs.cancel(job, "a later tick of its schedule takes its place"))
-        ticks = [tick for found in looks for tick in found.unfired] + [tick for _, tick in fired]
-        moved = [(found.state, self._settings.poll_seconds if found.queued else None) for found in looks]
+        ticks = [tick for decision in decisions for tick in decision.unfired] + [tick for _, tick in fired]
+        moved = [(decision.state, self._settings.poll_seconds if decision.queued else None) for decision in decisions]
         await db.run_async(conn, queries.schedules.record_ticks(ticks, moved))
         return fired
 
-    async def _enqueue(
-        self, conn: db.AsyncConnection, fires: Sequence[tuple[TickDecision, TickRecord]]
-    ) -> list[InsertedJob]:
+    async def _enqueue(self, conn: db.AsyncConnection, fires: Sequence[DecidedTick]) -> list[InsertedJob]:
         """Insert the jobs of ticks."""
         if not fires:
             return []
-        jobs = [found.state.schedule.job_of(tick.tick) for found, tick in fires]
-        headers = [found.state.schedule.headers_of(tick.tick) for found, tick in fires]
+        jobs = [decision.state.schedule.job_of(tick.tick) for decision, tick in fires]
+        headers = [decision.state.schedule.headers_of(tick.tick) for decision, tick in fires]
         return await db.run_async(conn, enqueue_ticks(self._app, jobs, headers))
 
 
-def _events(looks: Sequence[TickDecision], fired: Sequence[tuple[TickDecision, TickRecord]]) -> list[Event]:
+def _events(decisions: Sequence[TickDecision], fired: Sequence[DecidedTick]) -> list[Event]:
     """Log what was committed; return the events of it."""
     events: list[Event] = []
-    for found in looks:
+    for decision in decisions:
         for outcome, kind in (("missed", ScheduleMissed), ("skipped", ScheduleSkipped)):
-            ticks = [tick for tick in found.unfired if tick.outcome == outcome]
+            ticks = [tick for tick in decision.unfired if tick.outcome == outcome]
             if ticks:
                 name, reason = ticks[-1].schedule, ticks[-1].reason or ""
                 log.warning("schedule %s: %d ticks %s up to %s", name, len(ticks), outcome, ticks[-1].tick)
                 events.append(kind(name, ticks[0].tick, ticks[-1].tick, len(ticks), reason))
-    for found, tick in fired:
+    for decision, tick in fired:
         if tick.job_id is None:
             continue
-        lag, task = (found.state.now - tick.tick).total_seconds(), found.state.schedule.job.task
-        log.info("schedule %s fired %s for %s (%d missed)", tick.schedule, task, tick.tick, found.missed)
-        events.append(ScheduleFired(tick.schedule, tick.tick, tick.job_id, found.missed, lag))
+        lag, task = (decision.state.now - tick.tick).total_seconds(), decision.state.schedule.job.task
+        log.info("schedule %s fired %s for %s (%d missed)", tick.schedule, task, tick.tick, decision.missed)
+        events.append(ScheduleFired(tick.schedule, tick.tick, tick.job_id, decision.missed, lag))
     return events
