@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
 from pgqueue.errors import ConfigError, InvalidOption
 
@@ -83,13 +85,32 @@ def describe_dsn(dsn: str) -> str:
     return " ".join(f"{name}={value}" for name, value in shown.items()) or "the local default"
 
 
+# Parameters of other drivers that DATABASE_URL may carry, and what says the same here.
+_FOREIGN = {
+    "pgbouncer": "App(pgbouncer=True)",
+    "schema": 'App(schema="…") for the schema of pgqueue, or options=-csearch_path%3D… for yours',
+    "ssl": "sslmode=require, or another mode of libpq",
+    "ssl_mode": "sslmode=…",
+    "sslcert_mode": "sslcertmode=…",
+    "connection_limit": "nothing: pgqueue's pools are small",
+    "pool_timeout": "nothing: pgqueue's pools are small",
+    "timeout": "connect_timeout=…",
+    "command_timeout": "options=-cstatement_timeout%3D…",
+}
+
+
 @lru_cache(maxsize=8)
 def _check_dsn(dsn: str) -> str:
     try:
         parts = conninfo_to_dict(dsn)
     except ProgrammingError:
+        for name in parse_qs(urlsplit(dsn).query, keep_blank_values=True) if "://" in dsn else ():
+            if name not in _known_parameters():
+                instead = _FOREIGN.get(name, "one of libpq's parameters, or leave it out")
+                raise ConfigError(f"libpq does not know the DSN's parameter {name!r}: use {instead}") from None
         parts = {"port": "unreadable"}
-    if not all(port.isdigit() for port in str(parts.get("port") or 0).split(",")):
+    # Of several hosts each may have a port; an empty one is the default.
+    if not all(port.isdigit() for port in str(parts.get("port") or "").split(",") if port):
         raise ConfigError(
             "the DSN cannot be read (it is not shown here, for it may hold a password): "
             "give postgresql://user:password@host:port/database, with special characters as %XX, or key=value pairs"
@@ -97,3 +118,7 @@ def _check_dsn(dsn: str) -> str:
     if "@" in str(parts.get("host")):
         raise ConfigError("the DSN's host has an @ in it: write an @ in the password as %40")
     return dsn
+
+
+def _known_parameters() -> set[str]:
+    return {option.keyword.decode() for option in Conninfo.get_defaults()}

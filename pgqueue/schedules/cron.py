@@ -1,5 +1,6 @@
 """Cron expressions. cronsim finds the local times that match; this module finds their moments when clocks change."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+# The fields from the last to the first, and how many values each has: a step beyond that would match one of them only.
+_FIELDS = (("day-of-week", 7), ("month", 12), ("day-of-month", 31), ("hour", 24), ("minute", 60), ("second", 60))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,6 +45,13 @@ class Cron:
         if not isinstance(self.expression, str):
             raise InvalidPlan(f"{self.expression!r} is no cron expression: give text such as '*/5 * * * *'")
         self.after(_EPOCH)
+        for (name, values), field in zip(_FIELDS, reversed(self.fields.split()), strict=False):
+            for step in re.findall(r"/(\d+)", field):
+                if int(step) > values:
+                    raise InvalidPlan(
+                        f"cron expression {self.expression!r} cannot be used: the {name} has {values} values, so a "
+                        f"step of {step} matches one of them only; for an interval give seconds or a timedelta instead"
+                    )
 
     @property
     def fields(self) -> str:

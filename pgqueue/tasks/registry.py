@@ -23,8 +23,17 @@ def task_name(function: Callable[..., Any]) -> str:
     if module == "__main__":
         main = sys.modules["__main__"]
         spec = getattr(main, "__spec__", None)
-        module = spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
+        module = spec.name if spec else _importable_name(Path(getattr(main, "__file__", None) or "__main__"))
     return f"{module}.{name}".replace(".<locals>", "")
+
+
+def _importable_name(script: Path) -> str:
+    """Return the name by which a script would be imported: with the packages that its folder belongs to."""
+    names, folder = [script.stem], script.resolve().parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(names)
 
 
 class Tasks:

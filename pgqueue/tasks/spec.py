@@ -163,6 +163,11 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
         signature = inspect.signature(function, eval_str=True)
     except Exception as error:  # annotations are expressions: evaluating one may raise anything
         raise InvalidTask(f"task {task}: its signature cannot be read: {type(error).__name__}: {error}") from error
+    if _is_method(function, next(iter(signature.parameters), "")):
+        raise InvalidTask(
+            f"task {task}: it is a method, and a worker has no object to call it on: make it a function, or a "
+            "staticmethod below @app.task"
+        )
     contexts: list[inspect.Parameter] = []
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
@@ -175,3 +180,11 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
     if len(contexts) > 1 or any(Context in get_args(parameter.annotation) for parameter in parameters):
         raise InvalidTask(f"task {task}: one parameter at most is annotated pgqueue.Context, and it is just that")
     return parameters, contexts[0].name if contexts else None
+
+
+def _is_method(function: Callable[..., Any], first: str) -> bool:
+    """Whether a function stands in the body of a class and takes the object."""
+    outer = getattr(function, "__qualname__", "").rpartition(".")[0]
+    return (
+        first in ("self", "cls") and outer != "" and not outer.endswith("<locals>") and not inspect.ismethod(function)
+    )

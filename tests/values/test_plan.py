@@ -222,6 +222,22 @@ def test_a_bad_cron_expression_is_refused_by_name_with_its_form(expression: str)
     assert "minute hour day-of-month month day-of-week" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("expression", "values"),
+    [
+        ("*/90 * * * *", "minute has 60 values"),
+        ("0 */25 * * *", "hour has 24"),
+        ("0 0 1-9/32 * *", "day-of-month has 31"),
+        ("0 0 1 */13 *", "month has 12"),
+        ("0 0 * * */8", "day-of-week has 7"),
+        ("*/61 * * * * *", "second has 60"),
+    ],
+)
+def test_a_step_beyond_its_field_is_refused_for_it_matches_once(expression: str, values: str) -> None:
+    with pytest.raises(InvalidPlan, match=values):
+        Cron(expression)
+
+
 def test_a_cron_expression_that_never_matches_is_refused() -> None:
     with pytest.raises(InvalidPlan, match=r"'0 0 30 2 \*'"):
         Cron("0 0 30 2 *")

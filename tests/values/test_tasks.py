@@ -6,11 +6,13 @@ import enum
 import functools
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
@@ -270,6 +272,32 @@ def test_what_is_no_function_with_a_name_and_a_signature_is_refused(app: App, th
 def test_a_name_that_no_job_could_carry_is_refused_where_it_is_given(app: App, name: str) -> None:
     with pytest.raises((InvalidTask, ValueError), match="200 printable characters"):
         app.task(name=name)(lambda: None)
+
+
+def test_a_method_is_refused_where_it_is_written_and_a_staticmethod_is_not(app: App) -> None:
+    with pytest.raises(InvalidTask, match="it is a method, and a worker has no object to call it on"):
+
+        class Mailer:
+            @app.task
+            def send(self, to: str) -> None: ...
+
+    class Other:
+        @staticmethod
+        @app.task
+        def send(to: str) -> None: ...
+
+    assert [name.rpartition("not.")[2] for name in app.tasks.names()] == ["Other.send"]
+
+
+def test_a_script_inside_a_package_names_its_tasks_as_an_import_would(tmp_path: Path) -> None:
+    script = tmp_path / "shop" / "mail" / "tasks.py"
+    script.parent.mkdir(parents=True)
+    for folder in (script.parent, script.parent.parent):
+        (folder / "__init__.py").touch()
+    script.write_text("import pgqueue\napp = pgqueue.App()\n@app.task\ndef send() -> None: ...\nprint(send.name)\n")
+    for command in ([script], ["-m", "shop.mail.tasks"]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "shop.mail.tasks.send\n"
 
 
 def test_parameters_may_be_called_like_the_inside_of_a_model(app: App) -> None:

@@ -1,7 +1,7 @@
 """Calling a task, on the event loop, in a thread or in a child: its value or error becomes an outcome."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from pgqueue.error_info import ErrorInfo
@@ -68,8 +68,13 @@ def outcome_of_value(spec: TaskSpec, value: object) -> Outcome:
 
 
 def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
-    """Return the outcome of a task that raised an error or a verdict."""
+    """Return the outcome of a task that raised an error or a verdict, also several of them in an exception group.
+
+    In a group the gravest decides: Cancel, Fail, an error of `no_retry_on`, Retry, an error of `retry_on`, any other.
+    """
     match error:
+        case BaseExceptionGroup():
+            return _outcome_of_group(spec, error, list(_leaves(error)))
         case Retry(delay=float() | None as delay):
             return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))
         case Snooze(delay=float() as delay):
@@ -83,3 +88,36 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
         case _:
             again = spec.retries(error)
             return Raised(ErrorInfo.of(error), permanent=not again, reason="error" if again else "not retried")
+
+
+def _outcome_of_group(spec: TaskSpec, group: BaseExceptionGroup[BaseException], parts: list[BaseException]) -> Outcome:
+    for verdict in (Cancel, Fail):
+        if (found := _first(parts, verdict)) is not None:
+            return outcome_of_error(spec, found)
+    if isinstance(group, spec.no_retry_on) or _first(parts, spec.no_retry_on) is not None:
+        return Raised(ErrorInfo.of(group), permanent=True, reason="not retried")
+    if (found := _first(parts, Retry)) is not None:
+        return outcome_of_error(spec, found)
+    if all(isinstance(part, Snooze) for part in parts):
+        return outcome_of_error(spec, parts[0])
+    again = spec.retries(group) or _first(parts, spec.retry_on) is not None
+    timeout = _first(parts, TimedOut) is not None
+    return Raised(
+        ErrorInfo.of(group),
+        permanent=not (again or timeout),
+        reason="timeout" if timeout else "error" if again else "not retried",
+    )
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _first(
+    errors: Iterable[BaseException], kind: type[BaseException] | tuple[type[BaseException], ...]
+) -> BaseException | None:
+    return next((error for error in errors if isinstance(error, kind)), None)

@@ -1,0 +1,47 @@
+"""The DSN as users give it: what libpq reads is accepted, what it does not know is named, and no password is shown."""
+
+import pytest
+
+from pgqueue import ConfigError
+from pgqueue.config import find_dsn
+from pgqueue.db import Database
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://app@db1.example,db2.example/shop?target_session_attrs=read-write",
+        "postgresql://app@db1.example:5432,db2.example/shop",
+        "postgresql://app@db1.example,db2.example:6432/shop",
+        "host=db1,db2 port=5432,6432 dbname=shop",
+        "host=db1 dbname=shop",
+    ],
+)
+def test_several_hosts_may_leave_out_ports_as_for_libpq(dsn: str) -> None:
+    assert find_dsn(dsn) == dsn
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "instead"),
+    [
+        ("pgbouncer", "true", r"App\(pgbouncer=True\)"),
+        ("schema", "public", r"App\(schema="),
+        ("ssl", "require", "sslmode=require"),
+        ("nonsense", "1", "leave it out"),
+    ],
+)
+def test_a_parameter_of_another_driver_is_named_with_what_to_use(parameter: str, value: str, instead: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{parameter}': use .*{instead}") as refused:
+        find_dsn(f"postgresql+asyncpg://app:hunter2@db.example/shop?connect_timeout=3&{parameter}={value}")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://app:hunter2@db:x/shop", "postgresql://app:hun/ter2@db/shop", "hunter2"])
+def test_what_cannot_be_read_is_refused_without_showing_it(dsn: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        find_dsn(dsn)
+    assert "ter2" not in str(refused.value)
+
+
+def test_no_password_is_in_the_repr_of_a_database() -> None:
+    assert "hunter2" not in repr(Database("postgresql://app:hunter2@db/shop"))
