@@ -66,11 +66,15 @@ and (select true from {s}.job_live j where j.worker_id = w.id limit 1) is null""
 
 LISTEN: LiteralString = "listen {s}"
 
-# List all processes, with how many jobs each runs: by job_live_running.
+# List all processes, with how many jobs each runs: by job_live_running. A process that has not beaten for its lease is
+# silent. Only a worker that still lives declares it lost, so `lost_at` alone would call the last worker alive for ever
+# after it was killed.
 LIST: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
        (select count(*) from {s}.job_live j where j.worker_id = w.id)::int,
-       case when w.lost_at is not null then 'lost' when w.stopping then 'stopping' else 'alive' end,
+       case when w.lost_at is not null then 'lost'
+            when w.heartbeat_at < now() - make_interval(secs => w.lease_seconds) then 'silent'
+            when w.stopping then 'stopping' else 'alive' end,
        extract(epoch from now() - w.heartbeat_at)::float8, w.started_at, w.death, w.duties
 from {s}.worker w order by w.kind, w.started_at"""
 

@@ -108,3 +108,18 @@ def test_the_command_marks_what_it_did_not_count_to_the_end(
     assert exact["finished_last_hour"] == {"cancelled": 3, "failed": 3, "succeeded": 4}
     assert scalar(filled, "select count(*) from pgqueue.job_live") == 23
     assert "3+" in status()
+
+
+def test_a_worker_that_does_not_beat_is_shown_as_silent_and_serves_no_queue(dsn: str, filled: Conn) -> None:
+    def seen() -> tuple[list[str], list[int], list[bool]]:
+        result = CliRunner().invoke(cli, ["status", "--dsn", dsn, "--json"])
+        found = json.loads(result.stdout)
+        mail = [q["workers"] for q in found["queues"] if q["queue"] == "mail"]
+        return [w["status"] for w in found["workers"]], mail, [u["known_to_a_worker"] for u in found["unknown_tasks"]]
+
+    filled.execute("update pgqueue.worker set queues = '{mail}', tasks = '{unknown0,unknown1}'")
+    assert seen() == (["alive"], [1], [True, True])
+    filled.execute("update pgqueue.worker set heartbeat_at = now() - make_interval(secs => lease_seconds + 1)")
+    assert seen() == (["silent"], [0], [False, False])  # nobody is there to declare it lost
+    filled.execute("update pgqueue.worker set lost_at = now()")
+    assert seen() == (["lost"], [0], [False, False])

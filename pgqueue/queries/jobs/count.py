@@ -99,7 +99,9 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
             where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
             order by j.run_at limit 1) as oldest
         where lane.queue = found.queue),
-       (select count(*) from {s}.worker w where w.lost_at is null and found.queue = any(w.queues)),
+       (select count(*) from {s}.worker w
+        where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
+        and found.queue = any(w.queues)),
        exists (select from {s}.queue q where q.name = found.queue and q.paused_at is not null),
        array_remove(array[
            case when more_due then 'pending' end,
@@ -140,7 +142,8 @@ with recursive parked(task, version, queue) as (
 )
 select p.task, p.queue, few.jobs,
        exists (select from {s}.worker w
-               where w.lost_at is null and p.queue = any(w.queues)
+               where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
+               and p.queue = any(w.queues)
                and case p.version when '1' then p.task else p.task || '@' || p.version end = any(w.tasks)),
        coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (

@@ -49,7 +49,9 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
             where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
             order by j.run_at limit 1) as oldest
         where lane.queue = found.queue),
-       (select count(*) from "pgqueue".worker w where w.lost_at is null and found.queue = any(w.queues)),
+       (select count(*) from "pgqueue".worker w
+        where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
+        and found.queue = any(w.queues)),
        exists (select from "pgqueue".queue q where q.name = found.queue and q.paused_at is not null),
        array_remove(array[
            case when more_due then 'pending' end,

@@ -11,7 +11,8 @@ with recursive parked(task, version, queue) as (
 )
 select p.task, p.queue, few.jobs,
        exists (select from "pgqueue".worker w
-               where w.lost_at is null and p.queue = any(w.queues)
+               where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
+               and p.queue = any(w.queues)
                and case p.version when '1' then p.task else p.task || '@' || p.version end = any(w.tasks)),
        coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (
