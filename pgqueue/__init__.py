@@ -3,6 +3,7 @@
 from pgqueue import codecs as codecs
 from pgqueue.app import App
 from pgqueue.client.client import Client
+from pgqueue.client.schedule_options import ScheduleOptions
 from pgqueue.client.task import Enqueuer, Task
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import (
@@ -47,12 +48,14 @@ from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, RRule
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.options import CallOptions, TaskOptions
 from pgqueue.tasks.spec import ThreadTimeoutWarning
 
 __all__ = [
     "App",
     "At",
     "Attempt",
+    "CallOptions",
     "Cancel",
     "CannotOpen",
     "Client",
@@ -93,9 +96,11 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "ScheduleExists",
+    "ScheduleOptions",
     "SnapshotConflict",
     "Snooze",
     "Task",
+    "TaskOptions",
     "ThreadTimeoutWarning",
     "TimedOut",
     "Unique",

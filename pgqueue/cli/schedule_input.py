@@ -11,7 +11,7 @@ from pgqueue.errors import InvalidOption
 from pgqueue.schedules.plan import Plan, RRule, as_plan, check_moment
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_WITH_OPTIONS_OF_THEIR_OWN = {"args", "timezone"}
+_WITH_OPTIONS_OF_THEIR_OWN = {"args", "at", "timezone"}
 
 
 def read_plan(text: str, timezone: str | None, start: datetime | None) -> Plan:

@@ -129,8 +129,8 @@ def create(
     call.check_task(task)
     options = read_options(task, option, timezone, args)
     when = None if plan is None else read_plan(plan, timezone, options.get("start"))
-    moment = read_moment("--at", at)
-    return call.app.schedules.create(name, task, when, at=moment, replace=replace, by=by, **options)
+    options["at"] = read_moment("--at", at)
+    return call.app.schedules.create(name, task, when, replace=replace, by=by, **options)
 
 
 @command(schedules_cli, "edit", _print_schedule)
@@ -148,7 +148,8 @@ def edit(
     schedules, options = call.app.schedules, read_options(f"the task of schedule {name}", option, timezone, args)
     zone = timezone or (schedules.definition(name).plan.timezone if plan else None)
     when = None if plan is None else read_plan(plan, zone, options.get("start"))
-    return schedules.edit(name, when, at=read_moment("--at", at), by=by, **options)
+    options["at"] = read_moment("--at", at)
+    return schedules.edit(name, when, by=by, **options)
 
 
 @command(schedules_cli, "revert", _print_schedule)

@@ -1,4 +1,4 @@
-"""What a client needs of its app."""
+"""The parts of an app that client verbs use."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from pgqueue.tasks.registry import Tasks
 
 
 class AppParts(Protocol):
-    """What the verbs need of an app."""
+    """The parts of an app that client verbs use. `App` has them; rooms below it do not know `App`."""
 
     backend: Backend
     tasks: Tasks

@@ -6,7 +6,7 @@ from typing import Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, new_job
-from pgqueue.client.options import Options
+from pgqueue.client.settings import CallSettings
 from pgqueue.client.steps import Steps, verb
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
@@ -17,10 +17,10 @@ from pgqueue.tasks.storable import encode_unregistered
 class Client:
     """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
 
-    def __init__(self, app: AppParts, conn: object, options: Options) -> None:
+    def __init__(self, app: AppParts, conn: object, settings: CallSettings) -> None:
         self._app = app
         self._runner = JobInserter(app, conn)
-        self._options = options
+        self._settings = settings
 
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
@@ -58,9 +58,9 @@ class Client:
         check_name("task", task)
         spec = self._app.tasks.get(task)
         given = {} if args is None else args
-        if spec is not None and self._options.version not in (None, spec.version):
+        if spec is not None and self._settings.version not in (None, spec.version):
             raise InvalidOption(
-                f"version={self._options.version} cannot be used: task {task} is registered here, at version "
+                f"version={self._settings.version} cannot be used: task {task} is registered here, at version "
                 f"{spec.version}, and its arguments are checked as that"
             )
         values: list[dict[str, Any]] = []
@@ -69,9 +69,9 @@ class Client:
             values.append(dict(given))
         else:
             text = spec.coder.encode((), given, values)
-        options = self._options
-        if spec is not None and (spec.rules is not None or options.rules is not None):
-            options = replace(options, rules=spec.rules_of(options.rules))
-        elif options.rules is not None:
-            options.rules.check_unregistered(task, given)
-        return new_job(text, options, spec, task, self._app, values[0])
+        settings = self._settings
+        if spec is not None and (spec.rules is not None or settings.rules is not None):
+            settings = replace(settings, rules=spec.rules_of(settings.rules))
+        elif settings.rules is not None:
+            settings.rules.check_unregistered(task, given)
+        return new_job(text, settings, spec, task, self._app, values[0])

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from pgqueue.client.admission import Bulk, admit, admit_all
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.chunks import array_chunks
-from pgqueue.client.options import Options
+from pgqueue.client.settings import CallSettings
 from pgqueue.client.steps import StepRunner, Steps, all_or_nothing
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.events import JobEnqueued
@@ -30,7 +30,7 @@ class JobInserter(StepRunner):
         if new.conditions is None and new.queue not in app.max_depth:  # a generator costs a sixth more
             job = self.emit(as_job(new, self.run(backend.queries.jobs.enqueue_one(new)), self.handle))
         else:
-            job = self.perform(self._admitted(new))
+            job = self.perform(self._insert_or_find(new))
         return job if backend.inline is None else backend.inline.run(job)
 
     async def ainsert(self, new: NewJob) -> Job:
@@ -39,11 +39,11 @@ class JobInserter(StepRunner):
         if new.conditions is None and new.queue not in app.max_depth:
             job = self.emit(as_job(new, await self.arun(backend.queries.jobs.enqueue_one(new)), self.handle))
         else:
-            job = await self.aperform(self._admitted(new))
+            job = await self.aperform(self._insert_or_find(new))
         return job if backend.inline is None else await backend.inline.arun(job)
 
     def insert_many(self, steps: Steps[list[int]]) -> list[int]:
-        """Run `alike` or `all_of`; return the ids."""
+        """Run `plain_bulk` or `conditional_bulk`; return the ids."""
         ids, inline = self.perform(steps), self._app.backend.inline
         return ids if inline is None else inline.run_many(ids)
 
@@ -52,7 +52,7 @@ class JobInserter(StepRunner):
         ids, inline = await self.aperform(steps), self._app.backend.inline
         return ids if inline is None else await inline.arun_many(ids)
 
-    def _admitted(self, new: NewJob) -> Steps[Job]:
+    def _insert_or_find(self, new: NewJob) -> Steps[Job]:
         queries = self._app.backend.queries
         yield from self._check_depth(new.queue, 1)
         if new.conditions is None:
@@ -64,7 +64,7 @@ class JobInserter(StepRunner):
         return as_existing(new, result, found, self.handle)
 
     @all_or_nothing
-    def alike(self, shared: NewJob, blocks: Sequence[tuple[int, str]]) -> Steps[list[int]]:
+    def plain_bulk(self, shared: NewJob, blocks: Sequence[tuple[int, str]]) -> Steps[list[int]]:
         """Insert jobs that differ in their arguments alone, in chunks, all of them or none.
 
         `blocks`: pairs of a number of jobs and the JSON objects of their arguments, separated by commas.
@@ -77,7 +77,7 @@ class JobInserter(StepRunner):
             ids += new_ids
         return ids
 
-    def all_of(self, bulk: Bulk) -> Steps[list[int]]:
+    def conditional_bulk(self, bulk: Bulk) -> Steps[list[int]]:
         """Insert jobs with conditions, all of them or none."""
         if not len(bulk):
             return []
@@ -108,31 +108,31 @@ class JobInserter(StepRunner):
 
 def new_job(
     args: str,
-    options: Options,
+    settings: CallSettings,
     spec: TaskSpec | None,
     name: str,
     app: AppParts,
     values: Mapping[str, Any] = {},
 ) -> NewJob:
-    """Make the job of one call. What its options leave open the task's settings decide, then the app's.
+    """Make the job of one call. Where the call sets nothing the task does, and then the app.
 
     `values` are the arguments as Python objects, for rules that make keys of them.
     """
-    queue = options.queue or (spec.queue if spec else app.queue)
+    queue = settings.queue or (spec.queue if spec else app.queue)
     return NewJob(
         task=name,
         args=args,
         queue=queue,
-        priority=options.priority if options.priority is not None else (spec.priority if spec else 0),
-        max_attempts=options.max_attempts or (spec.max_attempts if spec else app.max_attempts),
-        run_at=options.run_at,
-        delay=None if options.delay is None else seconds(options.delay),
-        tags=tuple(options.tags) if options.tags is not None else (spec.tags if spec else ()),
+        priority=settings.priority if settings.priority is not None else (spec.priority if spec else 0),
+        max_attempts=settings.max_attempts or (spec.max_attempts if spec else app.max_attempts),
+        run_at=settings.run_at,
+        delay=None if settings.delay is None else seconds(settings.delay),
+        tags=tuple(settings.tags) if settings.tags is not None else (spec.tags if spec else ()),
         history=app.retention.get(queue) is None and (spec is None or spec.retention is None),
         conditions=None
-        if options.rules is None
-        else options.rules.conditions(name, partial(_whole, spec, args), values, None),
-        version=spec.version if spec else options.version or 1,
+        if settings.rules is None
+        else settings.rules.conditions(name, partial(_whole, spec, args), values, None),
+        version=spec.version if spec else settings.version or 1,
     )
 
 

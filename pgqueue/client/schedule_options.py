@@ -1,17 +1,18 @@
-"""What a schedule may be given, and the schedule that is meant by it."""
+"""The options of a schedule, and the Schedule that is made of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import new_job
-from pgqueue.client.options import Options
+from pgqueue.client.settings import CallSettings
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidPlan
 from pgqueue.schedules.plan import At, Plan, as_plan, check_moment
 from pgqueue.schedules.schedule import Schedule
+from pgqueue.tasks.options import JobOptions, check_names
 from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.timing import seconds
 
@@ -19,26 +20,24 @@ GivenPlan: TypeAlias = str | float | timedelta | datetime | Plan
 Duration: TypeAlias = float | timedelta
 
 
-class ScheduleOptions(TypedDict, total=False):
-    """What a schedule may be given beside its plan. Durations are seconds or timedeltas, times aware datetimes.
+class ScheduleOptions(JobOptions, total=False):
+    """The options of a schedule, beside its plan. Durations are seconds or timedeltas, times aware datetimes.
 
-    `start`, `end`: no tick before, none after; an interval counts from `start`. `jitter`: each job waits for up to so
-    long. `expires`: how long after its tick a job is of use, or "next": until the following tick. `misfire`: which of
-    the ticks fire that passed before a scheduler looked: "once" (the newest), "skip" (the newest, if it is at most 60 s
-    late), "all(limit)". `grace`: a tick later than this never fires. `overlap`: what becomes of a tick while
-    `max_running` (1) jobs of earlier ones are not finished: "allow", "skip", "queue" (it waits for them),
-    "cancel_running". The rest are options of the jobs, as in `using`.
+    `at`: the one moment to fire, instead of a plan. `start`, `end`: no tick before, none after; an interval counts from
+    `start`. `jitter`: each job waits up to so long, by name and tick. `expires`: how long after its tick a job is of
+    use, or "next": until the next tick. `misfire`: which of the ticks fire that passed before a scheduler looked:
+    "once" (the newest), "skip" (the newest, if it is at most 60 s late), "all(limit)". `grace`: a tick later than this
+    never fires. `overlap`: what becomes of a tick while `max_running` (1) jobs of earlier ticks are not finished:
+    "allow", "skip", "queue" (it waits for them), "cancel_running". The other options are those of the jobs, as in
+    `using`.
     """
 
+    at: datetime | None
     timezone: str
     start: datetime | None
     end: datetime | None
     jitter: Duration
     args: Mapping[str, Any] | None
-    queue: str | None
-    priority: int | None
-    max_attempts: int | None
-    tags: Sequence[str] | None
     delay: Duration | None
     expires: Duration | str | None
     misfire: str
@@ -47,15 +46,15 @@ class ScheduleOptions(TypedDict, total=False):
     max_running: int | None
 
 
-def build(
-    app: AppParts, name: str, task: str, plan: GivenPlan | None, at: datetime | None, options: ScheduleOptions
-) -> Schedule:
-    """Return the schedule that is meant. Raises InvalidPlan, InvalidOption or InvalidArguments."""
+def build(app: AppParts, name: str, task: str, plan: GivenPlan | None, options: ScheduleOptions) -> Schedule:
+    """Return the schedule of a name, a task, a plan and options. Raises InvalidPlan, InvalidOption, InvalidArguments,
+    and TypeError for an unknown option."""
+    check_names(options, ScheduleOptions.__annotations__, "a schedule")
     start = options.get("start")
-    when = _one_plan(plan, at)
+    when = _one_plan(plan, options.get("at"))
     checked = as_plan(when, options.get("timezone", "UTC"), start and check_moment("start", start))
     names = ("queue", "priority", "delay", "max_attempts", "tags")
-    asked = Options(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
+    asked = CallSettings(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
     text = _encoded(app, task, options.get("args") or {})
     job = new_job(text, asked, app.tasks.get(task), task, app)
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
@@ -75,7 +74,7 @@ def _one_plan(plan: GivenPlan | None, at: datetime | None) -> GivenPlan:
 
 
 def _timing(options: ScheduleOptions) -> dict[str, Any]:
-    """The options that are the schedule's own. Durations become seconds; Schedule checks them."""
+    """Return the options of the schedule itself, not of its jobs. Durations become seconds; Schedule checks them."""
     names = ("start", "end", "jitter", "expires", "misfire", "grace", "overlap", "max_running")
     given = {name: options[name] for name in names if name in options}  # type: ignore[literal-required]
     for name in ("jitter", "expires", "grace"):
@@ -84,9 +83,10 @@ def _timing(options: ScheduleOptions) -> dict[str, Any]:
     return given
 
 
-def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime | None, o: ScheduleOptions) -> Schedule:
-    """Return a schedule with some of it changed."""
-    asked = Options(o.get("queue"), o.get("priority"), None, o.get("delay"), o.get("max_attempts"), o.get("tags"))
+def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, o: ScheduleOptions) -> Schedule:
+    """Return a schedule changed by a plan and options. Raises as `build` does."""
+    check_names(o, ScheduleOptions.__annotations__, "a schedule")
+    asked = CallSettings(o.get("queue"), o.get("priority"), None, o.get("delay"), o.get("max_attempts"), o.get("tags"))
     job: dict[str, Any] = {
         name: getattr(asked, name) for name in ("queue", "priority", "max_attempts") if o.get(name) is not None
     }
@@ -98,7 +98,7 @@ def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, at: datetime | 
         spec = app.tasks.get(old.job.task)
         job["args"] = _encoded(app, old.job.task, o["args"] or {})
         job["version"] = spec.version if spec else 1
-    timing, when = _timing(o), old.plan
+    timing, when, at = _timing(o), old.plan, o.get("at")
     if plan is not None or at is not None:
         zone, start = o.get("timezone", old.plan.timezone), o.get("start", old.start)
         when = as_plan(_one_plan(plan, at), zone, start and check_moment("start", start))

@@ -53,13 +53,12 @@ class ScheduleClient:
         plan: GivenPlan | None = None,
         /,
         *,
-        at: datetime | None = None,
         replace: bool = False,
         by: str | None = None,
         **options: Unpack[ScheduleOptions],
     ) -> Steps[ScheduleStatus]:
         """Make a schedule of a task, given as such or by its name. Raises ScheduleExists, unless `replace` is true."""
-        schedule = build(self._app, name, _task_name(task), plan, at, options)
+        schedule = build(self._app, name, _task_name(task), plan, options)
         return (yield from self._put(schedule, replace, by))
 
     acreate = create.twin
@@ -88,13 +87,12 @@ class ScheduleClient:
         plan: GivenPlan | None = None,
         /,
         *,
-        at: datetime | None = None,
         by: str | None = None,
         **options: Unpack[ScheduleOptions],
     ) -> Steps[ScheduleStatus]:
         """Change what is given, and leave the rest. A schedule of the code keeps the edit until `revert`."""
         stored = yield from self._locked(name)
-        schedule = edited(self._app, stored.schedule, plan, at, options)
+        schedule = edited(self._app, stored.schedule, plan, options)
         yield from self._redefine(stored, schedule, stored.state.now, _who(by))
         yield self._queries.wake_schedulers()
         return (yield from self._found(name))
@@ -268,15 +266,13 @@ class Schedules(ScheduleClient):
         task: str | HasName,
         plan: GivenPlan | None = None,
         /,
-        *,
-        at: datetime | None = None,
         **options: Unpack[ScheduleOptions],
     ) -> Schedule:
         """Declare a schedule in code, as `@app.schedule(…)` does. Schedulers write it as a row.
 
         A schedule that the code no longer declares is disabled when the last scheduler that declares it has ended.
         """
-        schedule = build(self._app, name, _task_name(task), plan, at, options)
+        schedule = build(self._app, name, _task_name(task), plan, options)
         if self._declared.setdefault(schedule.name, schedule) != schedule:
             raise InvalidOption(f"two schedules are called {schedule.name!r}: give one of them name=…")
         return schedule

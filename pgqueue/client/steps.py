@@ -1,7 +1,6 @@
 """Steps: what a client verb asks of a connection, written once, and the only code that runs it sync or async."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
@@ -133,7 +132,9 @@ class StepRunner:
 
     async def arun(self, query: Query[T]) -> T:
         """The async twin of `run`."""
-        async with self._async_connection() as conn:
+        if self._conn is not OWN_CONNECTION:
+            return await db.run_async(await db.borrow_async(self._conn), query)
+        async with self._app.backend.pools.async_connection() as conn:
             return await db.run_async(conn, query)
 
     def perform(self, steps: Steps[T]) -> T:
@@ -143,7 +144,9 @@ class StepRunner:
         except StopIteration as end:
             result: T = end.value
             return result
-        with self._connection() as conn:
+        if self._conn is not OWN_CONNECTION:
+            return follow(db.borrow(self._conn), steps, first)
+        with self._app.backend.pools.connection() as conn:
             return follow(conn, steps, first)
 
     async def aperform(self, steps: Steps[T]) -> T:
@@ -153,24 +156,10 @@ class StepRunner:
         except StopIteration as end:
             result: T = end.value
             return result
-        async with self._async_connection() as conn:
+        if self._conn is not OWN_CONNECTION:
+            return await follow_async(await db.borrow_async(self._conn), steps, first)
+        async with self._app.backend.pools.async_connection() as conn:
             return await follow_async(conn, steps, first)
-
-    @contextmanager
-    def _connection(self) -> Iterator[db.Connection]:
-        if self._conn is not OWN_CONNECTION:
-            yield db.borrow(self._conn)
-        else:
-            with self._app.backend.pools.connection() as own:
-                yield own
-
-    @asynccontextmanager
-    async def _async_connection(self) -> AsyncIterator[db.AnyAsyncConnection]:
-        if self._conn is not OWN_CONNECTION:
-            yield await db.borrow_async(self._conn)
-        else:
-            async with self._app.backend.pools.async_connection() as own:
-                yield own
 
 
 class HasRunner(Protocol):

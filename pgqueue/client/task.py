@@ -1,8 +1,7 @@
 """Tasks as callers use them: called like the function, or enqueued."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -10,11 +9,12 @@ from pgqueue.client.admission import Bulk, JobBatch
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.keyed_calls import KeyedCalls
-from pgqueue.client.options import Options
+from pgqueue.client.settings import CallSettings, call_settings
 from pgqueue.client.steps import OWN_CONNECTION, Steps
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.tasks.context import Context
-from pgqueue.tasks.rules import CallOptions, Rules, call_rules
+from pgqueue.tasks.options import CallOptions
+from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.spec import TaskSpec
 
 P = ParamSpec("P")
@@ -24,11 +24,11 @@ R = TypeVar("R")
 class Enqueuer(Generic[P, R]):
     """A task bound to a connection and options: what `task.using(…)` returns."""
 
-    def __init__(self, app: AppParts, spec: TaskSpec, conn: object, options: Options) -> None:
+    def __init__(self, app: AppParts, spec: TaskSpec, conn: object, settings: CallSettings) -> None:
         self._app = app
         self._spec = spec
         self._inserter = JobInserter(app, conn)
-        self._options = options
+        self._settings = settings
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.
@@ -53,21 +53,21 @@ class Enqueuer(Generic[P, R]):
         return await self._inserter.ainsert_many(self._inserting(calls))
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
-        spec, options = self._spec, self._options
-        if options.rules is None:
-            return new_job(spec.coder.encode(args, kwargs), options, spec, spec.name, self._app)
+        spec, settings = self._spec, self._settings
+        if settings.rules is None:
+            return new_job(spec.coder.encode(args, kwargs), settings, spec, spec.name, self._app)
         values: list[dict[str, Any]] = []
-        return new_job(spec.coder.encode(args, kwargs, values), options, spec, spec.name, self._app, values[0])
+        return new_job(spec.coder.encode(args, kwargs, values), settings, spec, spec.name, self._app, values[0])
 
     def _inserting(self, calls: Iterable[Mapping[str, Any]]) -> Steps[list[int]]:
-        rules = self._options.rules
+        rules = self._settings.rules
         if rules is not None:
-            return self._inserter.all_of(self._bulk(calls, rules))
-        shared = new_job("", self._options, self._spec, self._spec.name, self._app)
-        return self._inserter.alike(shared, list(self._spec.coder.encode_many(calls)))
+            return self._inserter.conditional_bulk(self._bulk(calls, rules))
+        shared = new_job("", self._settings, self._spec, self._spec.name, self._app)
+        return self._inserter.plain_bulk(shared, list(self._spec.coder.encode_many(calls)))
 
     def _bulk(self, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
-        shared = new_job("", replace(self._options, rules=None), self._spec, self._spec.name, self._app)
+        shared = new_job("", replace(self._settings, rules=None), self._spec, self._spec.name, self._app)
         if rules.key is not None:
             return KeyedCalls.of(self._spec, shared, rules, calls)
         return JobBatch.of(list(self._each(calls, rules, shared)))
@@ -89,7 +89,7 @@ class Task(Enqueuer[P, R]):
     """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
 
     def __init__(self, app: AppParts, spec: TaskSpec) -> None:
-        super().__init__(app, spec, OWN_CONNECTION, Options(rules=spec.rules))
+        super().__init__(app, spec, OWN_CONNECTION, CallSettings(rules=spec.rules))
         self.__doc__ = spec.function.__doc__
         self.__name__ = getattr(spec.function, "__name__", spec.name)
         self.__wrapped__ = spec.function
@@ -116,30 +116,16 @@ class Task(Enqueuer[P, R]):
         result: R = self._spec.function(*args, **kwargs)
         return result
 
-    def using(
-        self,
-        conn: object = OWN_CONNECTION,
-        /,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: datetime | None = None,
-        delay: float | timedelta | None = None,
-        max_attempts: int | None = None,
-        tags: Sequence[str] | None = None,
-        **conditions: Unpack[CallOptions],
-    ) -> Enqueuer[P, R]:
+    def using(self, conn: object = OWN_CONNECTION, /, **options: Unpack[CallOptions]) -> Enqueuer[P, R]:
         """Bind a connection to borrow and options for the jobs to come.
 
         `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or one of Django's
-        or asyncpg's. It is never committed and never closed. Without it each call uses a connection of our own and
+        or asyncpg's. It is never committed and never closed. Without it each call uses an own connection of pgqueue and
         commits at once. `run_at` is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to
-        100) runs sooner; `max_attempts` counts the first run. `idempotency_key`, `unique_key`, `expires`:
-        docs/enqueue.md.
+        100) runs sooner; `max_attempts` counts the first run. All options: pgqueue.CallOptions and docs/enqueue.md.
         """
-        rules = self._spec.rules_of(call_rules(conditions) if conditions else None)
-        options = Options(queue, priority, run_at, delay, max_attempts, tags, rules)
-        return Enqueuer(self._app, self._spec, conn, options)
+        settings = call_settings(options, self._spec) if options else self._settings
+        return Enqueuer(self._app, self._spec, conn, settings)
 
 
 class TaskDecorator(Protocol):

@@ -142,10 +142,10 @@ class HasWaits(Protocol):
 
 
 class WaitHandle:
-    """What a job knows of where it came from. It is not part of the job's value: a copy elsewhere has none."""
+    """Waits for the end of the job that carries it. It is not part of the job's value: a pickled copy has none."""
 
-    def __init__(self, source: "HasWaits", *, committed: bool) -> None:
-        self._source = source
+    def __init__(self, app: HasWaits, *, committed: bool) -> None:
+        self._app = app
         self._committed = committed
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -153,11 +153,11 @@ class WaitHandle:
 
     def wait(self, job_id: int, timeout: Timeout) -> Any:
         """Wait for a job to end."""
-        return self._source.waits.wait([job_id], timeout, committed=self._committed)[0]
+        return self._app.waits.wait([job_id], timeout, committed=self._committed)[0]
 
     async def await_result(self, job_id: int, timeout: Timeout) -> Any:
-        """Wait for a job to end."""
-        return (await self._source.waits.await_results([job_id], timeout, committed=self._committed))[0]
+        """The async twin of `wait`."""
+        return (await self._app.waits.await_results([job_id], timeout, committed=self._committed))[0]
 
 
 class WaitVerbs:

@@ -18,11 +18,10 @@ from pgqueue.error_info import storable_text
 from pgqueue.errors import InvalidArguments, InvalidTask
 from pgqueue.tasks.block_coder import BlockCoder
 from pgqueue.tasks.hazards import Hazards, combined, hazards_of
-from pgqueue.tasks.rules import CallOptions
+from pgqueue.tasks.options import CallOptions
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, WRITE, hidden_problems, unserialisable
 
-OPTIONS = ("queue", "priority", "run_at", "delay", "max_attempts", "tags", *CallOptions.__annotations__)
 _READ = ConfigDict(extra="forbid", val_json_bytes="base64", ser_json_bytes="base64")
 
 
@@ -192,7 +191,8 @@ class ArgumentCoder:
     def _misplaced(self, kwargs: Mapping[str, Any]) -> Iterator[str]:
         for name in kwargs:
             if name not in self.signature.parameters:
-                hint = f" (as an option it goes before: using({name}=…).enqueue(…))" if name in OPTIONS else ""
+                is_option = name in CallOptions.__annotations__
+                hint = f" (as an option it goes before: using({name}=…).enqueue(…))" if is_option else ""
                 yield f"{name}: no such parameter{hint}"
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from typing_extensions import TypedDict
-
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.keys import (
     WINDOW,
@@ -21,39 +19,12 @@ from pgqueue.jobs.keys import (
     unique_hash,
     window_hash,
 )
-from pgqueue.timing import LIMIT, Seconds, check_duration, check_optional_duration, seconds
+from pgqueue.tasks.options import MakeKey, without_none
+from pgqueue.timing import LIMIT, check_duration, check_optional_duration, seconds
 
-MakeKey: TypeAlias = Callable[..., str | None]
-Keys: TypeAlias = str | MakeKey | Sequence[str | None]
 GetArguments: TypeAlias = Callable[[], Mapping[str, Any]]
 
 _UNIQUE = Unique()  # the settings of a unique key that a call gives as text
-
-
-class CallOptions(TypedDict, total=False):
-    """The options of `using(…)` that make conditions.
-
-    `idempotency_key` and `unique_key`: a text, a function of the job's arguments by name that returns one (or None for
-    no key), or for `enqueue_many` a list with one for each call. `expires`: seconds or a timedelta after the
-    enqueueing, or an aware datetime.
-    """
-
-    idempotency_key: Keys | None
-    idempotency_window: Seconds | None
-    unique_key: Keys | None
-    unique: Unique | None
-    on_conflict: OnConflict | None
-    expires: Seconds | datetime | None
-
-
-class TaskOptions(TypedDict, total=False):
-    """The options of `@app.task(…)` that make conditions: those of a call, and `idempotent`: True makes a key of all
-    arguments, a function returns one."""
-
-    idempotent: bool | MakeKey
-    idempotency_window: Seconds | None
-    unique: Unique | None
-    expires: Seconds | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +144,9 @@ class Rules:
         )
 
 
-def call_rules(options: CallOptions) -> Rules | None:
-    """Return the rules that the options of a call make; None if they make none. Raises InvalidOption, and TypeError for
-    an unknown option."""
-    given = _given(options, CallOptions)
+def call_rules(options: Mapping[str, Any]) -> Rules | None:
+    """Return the rules that CallConditions of a call make; None if they make none. Raises InvalidOption."""
+    given = without_none(options)
     if not given:
         return None
     check_on_conflict(given.get("on_conflict", "skip"))
@@ -190,9 +160,9 @@ def call_rules(options: CallOptions) -> Rules | None:
     )
 
 
-def task_rules(options: TaskOptions) -> Rules | None:
-    """Return the rules that the options of a task make; None if they make none. Raises as `call_rules` does."""
-    given = _given(options, TaskOptions)
+def task_rules(options: Mapping[str, Any]) -> Rules | None:
+    """Return the rules that TaskConditions of a task make; None if they make none. Raises as `call_rules` does."""
+    given = without_none(options)
     idempotent = given.pop("idempotent", False)
     if not isinstance(idempotent, bool) and not callable(idempotent):
         raise InvalidOption(f"idempotent={idempotent!r} cannot be used: give True, or a function that returns a key")
@@ -222,13 +192,6 @@ def check_starts_in_time(run_at: datetime | None, delay: float | None, expires: 
     due = run_at if isinstance(expires, datetime) else delay
     if expires is not None and due is not None and expires <= due:  # type: ignore[operator]  # of one kind
         raise InvalidOption(f"expires={expires!r} is not later than run_at or delay ({due!r}): it would never run")
-
-
-def _given(options: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    for name in options:
-        if name not in kind.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _window(given: Mapping[str, Any]) -> float | None:

@@ -179,7 +179,7 @@ def test_batches_are_small_and_two_workers_do_not_wait_for_each_other(conn: Conn
 @pytest.mark.parametrize(
     "settings",
     [
-        {"result_ttl": 0}, {"result_ttl": -1}, {"result_ttl": "1h"}, {"store_result": None}, {"store_result": 0},
+        {"result_ttl": 0}, {"result_ttl": -1}, {"result_ttl": "1h"}, {"store_result": "yes"}, {"store_result": 0},
         {"store_result": False, "result_ttl": 60},
     ],
 )  # fmt: skip

@@ -61,6 +61,12 @@ def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     async_with_context.enqueue(ctx, order_id=1)  # ERROR the caller passes no context
     app.task(priority="high")  # ERROR wrong setting
     app.task(nonsense=1)  # ERROR unknown setting
+    app.task(plain, queue="a")  # ERROR a function or options
+    app.using(max_retries=1)  # ERROR unknown option by name
+    plain.using(version=2)  # ERROR of tasks by name alone
+    app.schedule(60, jiter=1)  # ERROR unknown option of a schedule
+    app.schedules.pause("s", until="tomorrow")  # ERROR a moment is a datetime
+    app.schedules.create("s", plain, 60, jitter="x")  # ERROR wrong option of a schedule
     app.task(version="2")  # ERROR a version is a number
     app.task(version=2, upcasters={1: takes_two})  # ERROR an upcaster takes one dict
     App(codec=NoCodec())  # ERROR a codec seals and opens
@@ -71,5 +77,6 @@ async def async_calls() -> int:
     await on_the_loop.aenqueue("x")  # ERROR wrong type
     await on_the_loop.aenqueue(order_id=1, vip="yes")  # ERROR wrong type of a keyword
     await plain.using().aenqueue(nothing=1)  # ERROR unknown
+    await app.schedules.aresume()  # ERROR missing in an async twin
     await async_with_context.aenqueue("x")  # ERROR wrong type beside a context
     return await on_the_loop(1)  # ERROR wrong result

@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 
 import pgqueue
-from pgqueue import App, Context, Enqueuer, Exponential, Job
+from pgqueue import App, Context, Enqueuer, Exponential, Job, TaskOptions
 
 app = App()
 
@@ -81,6 +81,10 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     assert_type(app.get(1), Job)
     app.schedules.using(conn).create("s", scheduled, "0 6 * * *", timezone="UTC", misfire="all(3)", expires="next")
     assert_type(app.schedules.run("s"), Job)
+    assert_type(app.using().cancel(1, reason="x"), bool)
+    assert_type([status.name for status in app.schedules.list(after="a")], list[str])
+    defaults: TaskOptions = {"queue": "a", "priority": None}
+    app.task(**defaults)(calls)
 
 
 async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -91,6 +95,8 @@ async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await running, str)
     assert_type(await on_the_loop(UUID(int=1)), str)
     assert_type(await plain.aenqueue_many([{"order_id": 1}]), list[int])
+    assert_type(await app.using(conn).aget(1), Job)
+    assert_type(await app.schedules.using(conn).arun("s", by="me"), Job)
 
 
 def takes(enqueuer: Enqueuer[[int], None]) -> None:
