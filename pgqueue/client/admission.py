@@ -27,8 +27,8 @@ class NeedsSavepoint(Exception):
 
 
 class KeysChanged(Exception):
-    """A key was taken or freed while this call held others. It must give them all back and begin again: whoever waits
-    for a key while holding others may deadlock."""
+    """A key was taken or freed while this call held others. It must give them all back and begin again: calls
+    that wait for a key while they hold others may deadlock."""
 
 
 class Admitted(NamedTuple):

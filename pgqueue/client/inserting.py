@@ -162,7 +162,7 @@ def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> J
 
 def as_existing(new: NewJob, result: AdmissionResult, found: Job | None, handle: WaitHandle) -> Job:
     """Return the job that holds the key of a new one. One that is gone, or that this role may not read, has only the
-    fields that the key tells."""
+    fields that are known with its key."""
     if found is not None:
         return replace(found, existing=True, handle=handle)
     known = as_job(new, result.inserted, handle)

@@ -28,7 +28,7 @@ __all__ = ["GivenPlan", "ScheduleClient", "ScheduleOptions", "Schedules"]
 
 
 class HasName(Protocol):
-    """A task: of it a schedule needs the name alone."""
+    """A task: a schedule uses only its name."""
 
     @property
     def name(self) -> str: ...
@@ -233,19 +233,17 @@ class ScheduleClient:
     def _redefine(self, stored: FoundSchedule | None, new: Schedule, now: datetime, by: str | None) -> Steps[None]:
         """Replace the definition of a locked schedule. If the plan changes, its overdue ticks are settled first; if it
         stays, they go on to wait for a scheduler."""
-        tick = new.after(now)
-        if isinstance(stored, StoredSchedule):
-            same = (stored.schedule.plan, stored.schedule.start, stored.schedule.end) == (new.plan, new.start, new.end)
-            if same:
-                stored.state.refresh()
-                tick = stored.state.next_tick
-            else:
-                ticks = settle_ticks(stored.state, now, f"passed before {by or 'the code'} changed the plan")
-                yield self._queries.record_ticks(ticks)
-        if tick is None and not (isinstance(stored, StoredSchedule) and same):
+        known = stored if isinstance(stored, StoredSchedule) else None
+        tick, same = new.after(now), known is not None and _ticks_alike(known.schedule, new)
+        if known is not None and same:
+            known.state.refresh()
+            tick = known.state.next_tick
+        elif known is not None:
+            ticks = settle_ticks(known.state, now, f"passed before {by or 'the code'} changed the plan")
+            yield self._queries.record_ticks(ticks)
+        if tick is None and not same:
             raise InvalidPlan(f"schedule {new.name!r} would have no tick after now: delete it, or give a later moment")
-        keep = isinstance(stored, StoredSchedule) and same
-        yield self._queries.redefine(new, tick, None if by is None else now, by, keep_gap=keep)
+        yield self._queries.redefine(new, tick, None if by is None else now, by, keep_gap=same)
 
 
 class Schedules(ScheduleClient):
@@ -306,6 +304,10 @@ def _expiring(app: AppParts, job: NewJob) -> NewJob:
     if job.conditions is not None or spec is None or spec.rules is None or spec.rules.expires is None:
         return job
     return dataclasses.replace(job, conditions=Conditions(expires=spec.rules.expires))
+
+
+def _ticks_alike(one: Schedule, other: Schedule) -> bool:
+    return (one.plan, one.start, one.end) == (other.plan, other.start, other.end)
 
 
 def _task_name(task: str | HasName) -> str:

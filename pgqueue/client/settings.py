@@ -80,7 +80,7 @@ def call_settings(options: Mapping[str, Any], spec: TaskSpec | None = None) -> C
 
 
 class TaskDefaults(Protocol):
-    """The parts of an app that its tasks take where their options say nothing."""
+    """The defaults that an app has for its tasks."""
 
     queue: str
     max_attempts: int

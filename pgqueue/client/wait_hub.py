@@ -23,7 +23,7 @@ from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.waits")
 FIRST_PAUSE, LONGEST_PAUSE, FOLLOWED_PAUSE = 0.1, 1.0, 0.5  # seconds between two looks at a job
-REGISTER_SECONDS = 20.0  # A wait is registered anew after this; its row in the database counts for a minute.
+REGISTER_SECONDS = 20.0  # A wait is registered again after this; its row in the database counts for a minute.
 ANNOUNCE_SECONDS = 10.0  # Workers are notified at most this often that there are waits; they remember it for a minute.
 RECEIVE_SECONDS = 0.01  # How long input that has arrived is read; it may be something else than a notification.
 MISSING_SECONDS = 1.0  # The log warns of a job that has been invisible for longer.
