@@ -10,6 +10,7 @@ Run by `tests.project.house`; imports only what every state of the package has h
 
 import asyncio
 import importlib
+import shutil
 import sys
 import tempfile
 import threading
@@ -160,6 +161,7 @@ def main() -> None:
         show(server.dsn)
     finally:
         server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
