@@ -10,6 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Query
 from pgqueue.schedules.plan import Every
@@ -199,7 +200,7 @@ def test_giving_back_strays_reads_only_the_rows_of_the_worker(backlog: Conn, gen
     assert buffers(plan) < 1000
 
 
-def with_terms(count: int, **rules: Any) -> list[NewJob]:
+def with_conditions(count: int, **rules: Any) -> list[NewJob]:
     """Jobs whose keys are in use already."""
     jobs = [
         NewJob("t", "{}", "q0", 0, 3, conditions=Rules(**rules).conditions("t", dict, {}, at)) for at in range(count)
@@ -216,7 +217,7 @@ def reads(plan: Node, table: str) -> set[str]:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
-    jobs = with_terms(200, key=tuple(f"k{n}" for n in range(1, 201)))
+    jobs = with_conditions(200, key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
         QUERIES.jobs.find_key_holders(jobs),
         QUERIES.jobs.free_expired_keys(jobs),
@@ -226,11 +227,11 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
         plan = explain(backlog, query, generic=generic)
         assert reads(plan, "idempotency_key") == {"idempotency_key_pkey"}
         assert buffers(plan) < 1500
-    rivals = with_terms(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
+    unique = with_conditions(200, unique_key=tuple(f"k{n}" for n in range(1, 201)))
     for query in (
-        QUERIES.jobs.find_unique_holders(rivals),
-        QUERIES.jobs.free_expired_unique_keys(rivals),
-        QUERIES.jobs.replace(list(range(1, 201)), rivals),
+        QUERIES.jobs.find_unique_holders(unique),
+        QUERIES.jobs.free_expired_unique_keys(unique),
+        QUERIES.jobs.replace(list(range(1, 201)), unique),
     ):
         backlog.execute("deallocate all")
         plan = explain(backlog, query, generic=generic)
@@ -239,8 +240,10 @@ def test_keys_are_found_by_one_probe_each(backlog: Conn, generic: bool) -> None:
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
-def test_a_thousand_jobs_with_terms_are_compared_by_hash(backlog: Conn, generic: bool) -> None:
-    jobs = with_terms(1000, key=tuple(f"new{n}" for n in range(1000)))
+@pytest.mark.parametrize("window", [None, 60], ids=["unique", "unique in a window"])
+def test_a_thousand_jobs_with_conditions_are_compared_by_hash(backlog: Conn, window: int | None, generic: bool) -> None:
+    rule = Unique(window=window)
+    jobs = with_conditions(1000, unique_key=tuple(f"new{n}" for n in range(1000)), unique=rule)
     plan = explain(backlog, QUERIES.jobs.enqueue_conditionally(jobs), generic=generic)
     assert plan["Actual Rows"] == 1000
     joins = [n for n in nodes(plan) if n["Node Type"] == "Nested Loop"]

@@ -11,18 +11,19 @@ from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 # The jobs of one call as rows, with their keys. An array of nothing but nulls is sent empty: unnest fills it up.
 _GIVEN: LiteralString = r"""given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
-           g.tags, g.headers, g.history, g.key::uuid as key, g.span, decode(g.uniq, 'hex') as uniq,
-           case when g.uniq is not null then g.live end as live,
+           g.tags, g.headers, g.history, g.key::uuid as key, g.window_seconds,
+           decode(g.unique_hash, 'hex') as unique_key,
+           case when g.unique_hash is not null then g.while_live end as unique_live,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
+           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
                 string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
                 %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[], string_to_array(%(keys)s, E'\n', ''), %(spans)s::float8[],
-                string_to_array(%(uniques)s, E'\n', ''), %(lives)s::bool[], %(expires)s::timestamptz[],
-                %(lasts)s::float8[])
+                %(histories)s::bool[], string_to_array(%(keys)s, E'\n', ''), %(windows)s::float8[],
+                string_to_array(%(unique_hashes)s, E'\n', ''), %(while_live)s::bool[], %(expires)s::timestamptz[],
+                %(ttls)s::float8[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history, key,
-                              span, uniq, live, expires, lasts, ord)
+                              window_seconds, unique_hash, while_live, expires, ttl, ord)
     where not %(read_committed_only)s::bool or current_setting('transaction_isolation') like 'read %%'
 )"""
 
@@ -45,7 +46,7 @@ with {given}, inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               unique_key, unique_live, expires_at)
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), uniq, live, expires_at
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at
     from given order by ord
     on conflict do nothing returning id, queue, run_at, history
 ), logged as (
@@ -71,7 +72,7 @@ ENQUEUE_UNIQUE_IN_WINDOW: LiteralString = fill(
 with {given}, taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
-           statement_timestamp(), statement_timestamp() + make_interval(secs => span)
+           statement_timestamp(), statement_timestamp() + make_interval(secs => window_seconds)
     from given where key is not null order by ord on conflict do nothing returning job_id
 ), admitted as materialized (
     select * from given where key is null or id in (select job_id from taken)
@@ -79,7 +80,7 @@ with {given}, taken as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               unique_key, unique_live, expires_at)
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), uniq, live, expires_at
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at
     from admitted order by ord
     on conflict do nothing returning id, queue, run_at, history
 ), logged as (
@@ -101,13 +102,13 @@ REPLACE: LiteralString = fill(
 with given as materialized (
     select g.id, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
+           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest((select %(ids)s::bigint[]), (select string_to_array(%(queues)s, E'\n')),
                 (select %(priorities)s::smallint[]), (select string_to_array(%(args)s, E'\n')),
                 (select %(max_attempts)s::int[]), (select %(run_ats)s::timestamptz[]), (select %(delays)s::float8[]),
                 (select string_to_array(%(tags)s, E'\n', '')), (select string_to_array(%(headers)s, E'\n', '')),
-                (select %(expires)s::timestamptz[]), (select %(lasts)s::float8[]))
-         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, lasts)
+                (select %(expires)s::timestamptz[]), (select %(ttls)s::float8[]))
+         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl)
 ), changed as (
     update {s}.job_live j
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,
@@ -147,9 +148,9 @@ class ConditionalQueries(EnqueueQueries):
         params |= {
             "read_committed_only": read_committed_only,
             "keys": lines(keys) if any(keys) else "",
-            "spans": packed([each.window for each in conditions]) if any(keys) else "{}",
-            "uniques": lines(uniques) if any(uniques) else "",
-            "lives": packed([each.while_live for each in conditions]) if any(uniques) else "{}",
+            "windows": packed([each.window for each in conditions]) if any(keys) else "{}",
+            "unique_hashes": lines(uniques) if any(uniques) else "",
+            "while_live": packed([each.while_live for each in conditions]) if any(uniques) else "{}",
         }
         if any(keys):
             params["compared"] = self.codec is None

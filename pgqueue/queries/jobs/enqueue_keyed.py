@@ -24,14 +24,14 @@ with given as materialized (
 ), taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
-           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(window)s::float8)
     from given on conflict do nothing returning job_id
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)
     select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
     from given, taken
 ), logged as (
     insert into {s}.transition (job_id, to_state) select job_id, 'pending' from taken where %(history)s::bool
@@ -67,7 +67,7 @@ with given as materialized (
 ), taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
-           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(window)s::float8)
     from given where key is not null order by key on conflict do nothing returning job_id
 ), tally as materialized (
     select count(*) = %(wanted)s::int as complete from taken
@@ -76,7 +76,7 @@ with given as materialized (
                               expires_at)
     select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
     from given
     where (select complete from tally) or key is null or id in (select job_id from taken)
 ), logged as (
@@ -111,7 +111,7 @@ class KeyedQueries(EnqueueQueries):
             "headers": with_version(key_header(conditions), job.version),
             "key": conditions.key_hash,
             "compared": self.codec is None,
-            "span": conditions.window,
+            "window": conditions.window,
             "read_committed_only": read_committed_only,
             **_expiry(conditions.expires),
         }
@@ -129,7 +129,7 @@ class KeyedQueries(EnqueueQueries):
             "keys": packed(keys),
             "wanted": len(keys) - keys.count(None),
             "compared": self.codec is None,
-            "span": conditions.window,
+            "window": conditions.window,
             **_expiry(conditions.expires),
         }
         return Query(self._sql(ENQUEUE_MANY_KEYED), _keyed_ids, params)
@@ -142,5 +142,5 @@ def _keyed_ids(rows: Sequence[Row]) -> KeyedIds:
 
 def _expiry(expires: datetime | float | None) -> dict[str, Any]:
     if isinstance(expires, datetime):
-        return {"expires": expires.astimezone(UTC).isoformat(), "lasts": None}
-    return {"expires": None, "lasts": expires}
+        return {"expires": expires.astimezone(UTC).isoformat(), "ttl": None}
+    return {"expires": None, "ttl": expires}

@@ -28,9 +28,9 @@ select g.ord, j.id, j.created_at, j.attempt > 0,
        coalesce(j.expires_at <= statement_timestamp() and j.attempt = 0, false),
        has_table_privilege(format('%%I.job', {channel}), 'select')
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
-from unnest((select string_to_array(%(uniques)s, E'\n'))) with ordinality as g(uniq, ord)
+from unnest((select string_to_array(%(unique_hashes)s, E'\n'))) with ordinality as g(unique_hash, ord)
 cross join lateral (
-    select id, created_at, attempt, expires_at from {s}.job_live where unique_key = decode(g.uniq, 'hex') limit 1
+    select id, created_at, attempt, expires_at from {s}.job_live where unique_key = decode(g.unique_hash, 'hex') limit 1
 ) as j"""
 
 # Free idempotency keys whose window has ended, for a caller that wants them now. The statement waits for another that
@@ -47,10 +47,10 @@ where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()"
 # jobs that the condition fits.
 FREE_EXPIRED_UNIQUE_KEYS: LiteralString = r"""
 with expired as materialized (
-    select held.id from unnest((select string_to_array(%(uniques)s, E'\n'))) as g(uniq)
+    select held.id from unnest((select string_to_array(%(unique_hashes)s, E'\n'))) as g(unique_hash)
     cross join lateral (
         select id from {s}.job_live
-        where unique_key = decode(g.uniq, 'hex') and attempt + 0 = 0
+        where unique_key = decode(g.unique_hash, 'hex') and attempt + 0 = 0
         and expires_at + interval '0' <= statement_timestamp() limit 1 for update
     ) as held
 )
@@ -172,7 +172,7 @@ def _hashes(jobs: Sequence[NewJob]) -> dict[str, Any]:
 
 
 def _uniques(jobs: Sequence[NewJob]) -> dict[str, Any]:
-    return {"uniques": lines([conditions_of(job).unique_hash for job in jobs])}
+    return {"unique_hashes": lines([conditions_of(job).unique_hash for job in jobs])}
 
 
 def _pruned(rows: Sequence[Row]) -> PrunedKeys | None:

@@ -8,8 +8,8 @@ from pgqueue.queries.base import fill
 CARRIED: LiteralString = """id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
         crash_count, lease, worker_id, claimed_at"""
 
-# Jobs that a statement has deleted from job_live and that end as cancelled go to the history.
-# Reads `ended`: whole rows of job_live, with `target` and `reason`.
+# Insert jobs that end as cancelled into the history; the statement has deleted them from job_live. Reads `ended`: whole
+# rows of job_live, with `target` and `reason`.
 FINISH_CANCELLED: LiteralString = fill(
     """finished as (
     insert into {s}.job_finished ({carried}, state, reason)
@@ -19,17 +19,16 @@ FINISH_CANCELLED: LiteralString = fill(
     carried=CARRIED,
 )
 
-# Write down how attempts ended. Reads `moved`: id, target, attempt, lease, worker_id, reason, error.
+# Log how attempts ended. Reads `moved`: id, target, attempt, lease, worker_id, reason, error.
 LOG_ATTEMPTS: LiteralString = """logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 )"""
 
-# Jobs that waited end as cancelled: they go to the history, their transition is written, and processes that wait for
-# one of them are notified at the commit. Reads `ended` as FINISH_CANCELLED does. There are few waiters, so each is
-# looked up by its primary key; the `limit` keeps that a probe.
-# None of the statements notifies while the server's queue of notifications is half full: once the queue is full, which
-# a listener causes that does not read, each transaction that notifies fails at its commit.
+# Cancel jobs that waited: insert them into the history, log the move, and notify processes that wait for one of them,
+# at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key; the `limit` keeps that a
+# probe. No statement notifies while the server's queue of notifications is half full. A listener that does not read
+# fills the queue, and once it is full, each transaction that notifies fails at its commit.
 CANCEL_WAITING: LiteralString = fill(
     """{finish_cancelled}, logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
@@ -42,8 +41,8 @@ CANCEL_WAITING: LiteralString = fill(
     finish_cancelled=FINISH_CANCELLED,
 )
 
-# Wake workers for the jobs of `{jobs}` that are due, each queue once: those that sleep and serve the queue. ENQUEUE
-# says why no others.
+# Notify the workers that sleep and serve a queue with due jobs, once for each queue. ENQUEUE says why no others. Reads
+# `{jobs}`: queue and run_at.
 NOTIFY_WORKERS: LiteralString = """workers_notified as (
     select count(pg_notify({channel}, due.queue))
     from (select distinct queue from {jobs} where run_at <= statement_timestamp()) as due
@@ -51,7 +50,7 @@ NOTIFY_WORKERS: LiteralString = """workers_notified as (
     and pg_notification_queue_usage() < 0.5
 )"""
 
-# Whether to wake a worker for jobs that are all of one queue: one sleeps that serves it, and the server's queue of
-# notifications is less than half full.
+# The condition for notifying workers of jobs that are all in one queue: a worker that serves it sleeps, and the
+# server's queue of notifications is less than half full.
 WORKER_SLEEPS: LiteralString = """exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
         and pg_notification_queue_usage() < 0.5"""

@@ -14,7 +14,7 @@ from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
 # whose error names them all. From the second crash on, jobs come back spread over seconds, so that jobs which ran
 # beside the one that crashes workers are not beside it each time. A job with a cancel request ends as cancelled.
 # Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time.
-# A job may name a worker without a row. `stranger` looks for such names between those of the workers that exist: in
+# A job may name a worker without a row. `orphan` looks for such names between those of the workers that exist: in
 # each gap it hops through job_live_running from one name to the next. So it costs a probe a worker, whatever the
 # statistics say, and however many jobs run, or have run and are dead entries that a long transaction keeps.
 # The naive forms: to join all running rows to their workers, for which an unanalysed table is read whole; to hop
@@ -25,18 +25,18 @@ RESCUE: LiteralString = fill(
 with recursive gap(low, high) as (
     select lag(id, 1, repeat('0', 32)::uuid) over (order by id), id
     from (select id from {s}.worker union all select repeat('f', 32)::uuid) as w
-), stranger(id, high) as (
+), orphan(id, high) as (
     select low, high from gap
     union all
-    select (select worker_id from {s}.job_live where worker_id > s.id and worker_id < high order by 1 limit 1), high
-    from stranger s where id is not null
+    select (select worker_id from {s}.job_live where worker_id > o.id and worker_id < high order by 1 limit 1), high
+    from orphan o where id is not null
 ), dead as materialized (
     select id, format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
         death || ' at ' || lost_at, 'did not beat since ' || heartbeat_at)) as why
     from {s}.worker where lost_at is not null
     union all
     select id, 'the worker that ran this attempt has no row any more'
-    from stranger where id is not null and id not in (select low from gap)
+    from orphan where id is not null and id not in (select low from gap)
 ), lost as materialized (
     select found.*, dead.why,
         jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
@@ -48,7 +48,7 @@ with recursive gap(low, high) as (
         limit %(at_most)s for update skip locked
     ) as found
     limit %(at_most)s
-), again as (
+), requeued as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
         run_at = now() + (j.crash_count > 0)::int * make_interval(secs => random() * 2 ^ least(j.crash_count, 6))
@@ -70,7 +70,7 @@ with recursive gap(low, high) as (
             where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (
-    select * from again union all select id, target, attempt, lease, error from ended
+    select * from requeued union all select id, target, attempt, lease, error from ended
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
@@ -96,7 +96,7 @@ RELEASE_STRAYS: LiteralString = fill(
 with strays as materialized (
     select id, lease, cancel_requested_at from {s}.job_live
     where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) for update
-), again as (
+), requeued as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
     from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
@@ -108,11 +108,11 @@ with strays as materialized (
     and strays.cancel_requested_at is not null
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
 ), {finish_cancelled}, moved as (
-    select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from again
+    select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from requeued
     union all
     select id, target, attempt, lease, %(worker)s, reason, null from ended
 ), {log_attempts}
-select id from again union all select id from ended""",
+select id from requeued union all select id from ended""",
     finish_cancelled=FINISH_CANCELLED,
     log_attempts=LOG_ATTEMPTS,
 )

@@ -35,8 +35,8 @@ order by wake_at limit %(at_most)s for update skip locked""",
 # flight. By primary key.
 LOCK: LiteralString = fill("select {schedule} from {s}.schedule s where name = %(name)s for update", schedule=_SCHEDULE)
 
-# Lock those of the schedules that no other transaction has locked: whoever holds one for long does not hold up the
-# others. By primary key.
+# Lock those of the schedules that no other transaction has locked: a transaction that holds one for long does not hold
+# up the others. By primary key.
 TRY_LOCK: LiteralString = fill(
     """
 select {schedule} from {s}.schedule s where name = any(%(names)s::text[]) order by name for update skip locked""",
@@ -68,18 +68,19 @@ join unnest(%(schedules)s::text[], %(ticks)s::timestamptz[]) as t(schedule, tick
 
 # Record ticks and move the schedules on, in the transaction that inserted the jobs. The key (schedule, tick) guarantees
 # that a tick fires once, whatever the schedulers believe: a second firing of a tick raises, and its job is rolled back
-# with it. A tick may have a row already only if it did not fire; no error then. A tick that waited has a row (queued),
-# which no other scheduler changes while the schedule is locked.
+# with it. A tick that does not fire may have a row already, and is then passed over. A tick that waited has a row with
+# the outcome queued, which no other scheduler changes while the schedule is locked.
 RECORD_TICKS: LiteralString = """
 with moved as (
-    update {s}.schedule s set next_tick = m.next_tick, look_at = clock_timestamp() + make_interval(secs => m.look),
-        live_jobs = m.live::bigint[], gap_from = m.gap_from, gap_to = m.gap_to, gap_by = m.gap_by,
+    update {s}.schedule s set next_tick = m.next_tick,
+        look_at = clock_timestamp() + make_interval(secs => m.look_after), live_jobs = m.live_jobs::bigint[],
+        gap_from = m.gap_from, gap_to = m.gap_to, gap_by = m.gap_by,
         paused_at = m.paused_at, paused_by = case when m.paused_at is not null then s.paused_by end,
         paused_until = m.paused_until, replan_from = null, error = m.error
-    from unnest(%(names)s::text[], %(next_ticks)s::timestamptz[], %(looks)s::float8[], %(lives)s::text[],
+    from unnest(%(names)s::text[], %(next_ticks)s::timestamptz[], %(look_afters)s::float8[], %(live_jobs)s::text[],
                 %(gap_froms)s::timestamptz[], %(gap_tos)s::timestamptz[], %(gap_bys)s::text[],
                 %(paused_ats)s::timestamptz[], %(paused_untils)s::timestamptz[], %(errors)s::text[])
-         as m(name, next_tick, look, live, gap_from, gap_to, gap_by, paused_at, paused_until, error)
+         as m(name, next_tick, look_after, live_jobs, gap_from, gap_to, gap_by, paused_at, paused_until, error)
     where s.name = m.name
 ), given as materialized (
     select * from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcomes)s::text[], %(reasons)s::text[],
@@ -192,8 +193,8 @@ def _moves(states: Sequence[tuple[ScheduleState, float | None]]) -> dict[str, An
     return {
         "names": [s.schedule.name for s, _ in states],
         "next_ticks": [s.next_tick for s, _ in states],
-        "looks": [look for _, look in states],
-        "lives": ["{" + ",".join(map(str, s.live_jobs)) + "}" for s, _ in states],
+        "look_afters": [look_after for _, look_after in states],
+        "live_jobs": ["{" + ",".join(map(str, s.live_jobs)) + "}" for s, _ in states],
         "gap_froms": [s.gap_from for s, _ in states],
         "gap_tos": [s.gap_to for s, _ in states],
         "gap_bys": [s.gap_by for s, _ in states],

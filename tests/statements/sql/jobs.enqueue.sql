@@ -2,13 +2,13 @@ with given as materialized (
     select nextval('"pgqueue".job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
            g.history,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
+           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
                 string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
                 %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[], %(expires)s::timestamptz[], %(lasts)s::float8[])
+                %(histories)s::bool[], %(expires)s::timestamptz[], %(ttls)s::float8[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history,
-                              expires, lasts, ord)
+                              expires, ttl, ord)
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)

@@ -1,23 +1,24 @@
 with given as materialized (
     select nextval('"pgqueue".job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
-           g.tags, g.headers, g.history, g.key::uuid as key, g.span, decode(g.uniq, 'hex') as uniq,
-           case when g.uniq is not null then g.live end as live,
+           g.tags, g.headers, g.history, g.key::uuid as key, g.window_seconds,
+           decode(g.unique_hash, 'hex') as unique_key,
+           case when g.unique_hash is not null then g.while_live end as unique_live,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
+           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
                 string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
                 %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[], string_to_array(%(keys)s, E'\n', ''), %(spans)s::float8[],
-                string_to_array(%(uniques)s, E'\n', ''), %(lives)s::bool[], %(expires)s::timestamptz[],
-                %(lasts)s::float8[])
+                %(histories)s::bool[], string_to_array(%(keys)s, E'\n', ''), %(windows)s::float8[],
+                string_to_array(%(unique_hashes)s, E'\n', ''), %(while_live)s::bool[], %(expires)s::timestamptz[],
+                %(ttls)s::float8[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history, key,
-                              span, uniq, live, expires, lasts, ord)
+                              window_seconds, unique_hash, while_live, expires, ttl, ord)
     where not %(read_committed_only)s::bool or current_setting('transaction_isolation') like 'read %%'
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               unique_key, unique_live, expires_at)
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{}'),
-           coalesce(headers::jsonb, '{}'), history, statement_timestamp(), uniq, live, expires_at
+           coalesce(headers::jsonb, '{}'), history, statement_timestamp(), unique_key, unique_live, expires_at
     from given order by ord
     on conflict do nothing returning id, queue, run_at, history
 ), logged as (

@@ -7,7 +7,7 @@ with given as materialized (
 ), taken as (
     insert into "pgqueue".idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
-           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(window)s::float8)
     from given where key is not null order by key on conflict do nothing returning job_id
 ), tally as materialized (
     select count(*) = %(wanted)s::int as complete from taken
@@ -16,7 +16,7 @@ with given as materialized (
                               expires_at)
     select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
     from given
     where (select complete from tally) or key is null or id in (select job_id from taken)
 ), logged as (

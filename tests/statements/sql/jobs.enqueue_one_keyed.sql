@@ -7,14 +7,14 @@ with given as materialized (
 ), taken as (
     insert into "pgqueue".idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
-           statement_timestamp(), statement_timestamp() + make_interval(secs => %(span)s::float8)
+           statement_timestamp(), statement_timestamp() + make_interval(secs => %(window)s::float8)
     from given on conflict do nothing returning job_id
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)
     select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(lasts)s::float8))
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
     from given, taken
 ), logged as (
     insert into "pgqueue".transition (job_id, to_state) select job_id, 'pending' from taken where %(history)s::bool

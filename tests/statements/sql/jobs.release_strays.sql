@@ -1,7 +1,7 @@
 with strays as materialized (
     select id, lease, cancel_requested_at from "pgqueue".job_live
     where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) for update
-), again as (
+), requeued as (
     update "pgqueue".job_live j
     set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
     from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
@@ -19,11 +19,11 @@ with strays as materialized (
         crash_count, lease, worker_id, claimed_at, target, reason
     from ended where target = 'cancelled'
 ), moved as (
-    select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from again
+    select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from requeued
     union all
     select id, target, attempt, lease, %(worker)s, reason, null from ended
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 )
-select id from again union all select id from ended
+select id from requeued union all select id from ended

@@ -1,13 +1,13 @@
 with given as materialized (
     select g.id, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.lasts)) as expires_at
+           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest((select %(ids)s::bigint[]), (select string_to_array(%(queues)s, E'\n')),
                 (select %(priorities)s::smallint[]), (select string_to_array(%(args)s, E'\n')),
                 (select %(max_attempts)s::int[]), (select %(run_ats)s::timestamptz[]), (select %(delays)s::float8[]),
                 (select string_to_array(%(tags)s, E'\n', '')), (select string_to_array(%(headers)s, E'\n', '')),
-                (select %(expires)s::timestamptz[]), (select %(lasts)s::float8[]))
-         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, lasts)
+                (select %(expires)s::timestamptz[]), (select %(ttls)s::float8[]))
+         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl)
 ), changed as (
     update "pgqueue".job_live j
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,

@@ -1,18 +1,18 @@
 with recursive gap(low, high) as (
     select lag(id, 1, repeat('0', 32)::uuid) over (order by id), id
     from (select id from "pgqueue".worker union all select repeat('f', 32)::uuid) as w
-), stranger(id, high) as (
+), orphan(id, high) as (
     select low, high from gap
     union all
-    select (select worker_id from "pgqueue".job_live where worker_id > s.id and worker_id < high order by 1 limit 1), high
-    from stranger s where id is not null
+    select (select worker_id from "pgqueue".job_live where worker_id > o.id and worker_id < high order by 1 limit 1), high
+    from orphan o where id is not null
 ), dead as materialized (
     select id, format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
         death || ' at ' || lost_at, 'did not beat since ' || heartbeat_at)) as why
     from "pgqueue".worker where lost_at is not null
     union all
     select id, 'the worker that ran this attempt has no row any more'
-    from stranger where id is not null and id not in (select low from gap)
+    from orphan where id is not null and id not in (select low from gap)
 ), lost as materialized (
     select found.*, dead.why,
         jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
@@ -24,7 +24,7 @@ with recursive gap(low, high) as (
         limit %(at_most)s for update skip locked
     ) as found
     limit %(at_most)s
-), again as (
+), requeued as (
     update "pgqueue".job_live j
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
         run_at = now() + (j.crash_count > 0)::int * make_interval(secs => random() * 2 ^ least(j.crash_count, 6))
@@ -52,7 +52,7 @@ with recursive gap(low, high) as (
             where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (
-    select * from again union all select id, target, attempt, lease, error from ended
+    select * from requeued union all select id, target, attempt, lease, error from ended
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
