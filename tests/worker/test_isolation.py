@@ -143,7 +143,9 @@ def test_a_worker_whose_fork_server_has_died_gives_the_job_back_and_stops(app: A
     async def run() -> None:
         worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
         worker.prepare()
-        os.kill(worker._children._fork_server, signal.SIGKILL)
+        fork_server = worker._children._fork_server
+        os.kill(fork_server, signal.SIGKILL)
+        os.waitid(os.P_PID, fork_server, os.WEXITED | os.WNOWAIT)  # else it may take the request for a child, and die
         await asyncio.wait_for(worker.run(), 30)
 
     asyncio.run(run())
