@@ -134,6 +134,12 @@ def test_another_word_than_thread_or_process_is_refused(app: App) -> None:
         app.task(isolation="container")(lambda: None)
 
 
+def _kill(pid: int) -> None:
+    """Kill a child process, and wait until it is dead: until then it might take a request."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 def test_a_worker_whose_fork_server_has_died_gives_the_job_back_and_stops(app: App, conn: Conn) -> None:
     @app.task(name="t", isolation="process", max_attempts=1)
     def t() -> None: ...
@@ -143,9 +149,7 @@ def test_a_worker_whose_fork_server_has_died_gives_the_job_back_and_stops(app: A
     async def run() -> None:
         worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
         worker.prepare()
-        fork_server = worker._children._fork_server
-        os.kill(fork_server, signal.SIGKILL)
-        os.waitid(os.P_PID, fork_server, os.WEXITED | os.WNOWAIT)  # else it may take the request for a child, and die
+        _kill(worker._children._fork_server)
         await asyncio.wait_for(worker.run(), 30)
 
     asyncio.run(run())
