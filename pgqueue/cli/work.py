@@ -15,6 +15,7 @@ from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, rea
 from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now
 from pgqueue.errors import InvalidOption
 from pgqueue.process import logs
+from pgqueue.process.duty import hide
 from pgqueue.process.health import Probe
 from pgqueue.process.supervisor import Supervisor
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
@@ -113,6 +114,8 @@ async def _run_worker(
     if probe_address is not None:
         port = await probe.start(*probe_address)
         logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", probe_address[0], port)
+    if (main := asyncio.current_task()) is not None:
+        hide(main)
     try:
         ended = await run()
     finally:

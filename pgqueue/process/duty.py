@@ -5,10 +5,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import Link
 from pgqueue.timing import Backoff, monotonic
+
+T = TypeVar("T")
 
 log = logging.getLogger("pgqueue")
 
@@ -75,14 +78,20 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
+def hide(task: "asyncio.Task[T]") -> "asyncio.Task[T]":
+    """Hide a task of this process from `asyncio.all_tasks()`: a job that cancels all of them does not reach it."""
+    asyncio._unregister_task(task)
+    return task
+
+
 async def run_duties(duties: Sequence[Duty], stopping: asyncio.Event, grace_seconds: float = 5.0) -> None:
     """Run duties side by side until `stopping` is set or one of them fails for a reason that is not tried again.
 
     Each may finish its step. If that takes longer than the grace, its connection is cut. Raises the error of a duty
     that failed. Ends within the grace and two seconds, whatever the database does.
     """
-    running = {asyncio.create_task(duty.run(), name=duty.name): duty for duty in duties}
-    stopped = asyncio.create_task(stopping.wait())
+    running = {hide(asyncio.create_task(duty.run(), name=duty.name)): duty for duty in duties}
+    stopped = hide(asyncio.create_task(stopping.wait()))
     try:
         await asyncio.wait([*running, stopped], return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:

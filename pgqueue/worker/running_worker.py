@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from pgqueue.db.failures import DATABASE_ERRORS
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.events import WorkerStarted, WorkerStopped
-from pgqueue.process.duty import Duty, run_duties
+from pgqueue.process.duty import Duty, hide, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.partitions import PartitionMaker
 from pgqueue.timing import monotonic
@@ -109,7 +109,7 @@ class RunningWorker:
         core, loop = self._core, asyncio.get_running_loop()
         in_loop = loop.call_soon_threadsafe
         await asyncio.to_thread(core.identity.start, lambda lost: in_loop(self._declared_lost, lost), self._before_beat)
-        self._writing = asyncio.create_task(run_duties([self._resolver, self._announcer], self._written))
+        self._writing = hide(asyncio.create_task(run_duties([self._resolver, self._announcer], self._written)))
         self._writing.add_done_callback(self._stop_duties)
         info = core.identity.info
         log.info("worker %s started: queues %s; %d slots", info.id, ", ".join(info.queues), info.slots)
@@ -146,7 +146,7 @@ class RunningWorker:
 
     async def _finish_writing(self) -> None:
         """Write the outcomes that are left, and release strays."""
-        drained = asyncio.create_task(self._resolver.drained())
+        drained = hide(asyncio.create_task(self._resolver.drained()))
         await asyncio.wait([drained, self._writing], timeout=5.0, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
         with suppress(*DATABASE_ERRORS):
@@ -157,7 +157,7 @@ class RunningWorker:
 
     async def _jobs_ended(self, cutting: asyncio.Event) -> None:
         """Wait until no job runs, the shutdown timeout has passed, or `cutting` is set."""
-        waits = [asyncio.create_task(self._core.slots.emptied()), asyncio.create_task(cutting.wait())]
+        waits = [hide(asyncio.create_task(wait)) for wait in (self._core.slots.emptied(), cutting.wait())]
         timeout = self._core.settings.shutdown_timeout
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -12,10 +12,11 @@ from pgqueue.tasks.context import Signals
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunningJob(Signals):
-    """A job in a slot. `abandoned`: the worker no longer writes its outcome."""
+    """A job in a slot. `interrupted`: the worker cancels it. `abandoned`: the worker no longer writes its outcome."""
 
     job: ClaimedJob
     task: asyncio.Task[None] | None = None
+    interrupted: bool = False
     abandoned: bool = False
 
 

@@ -1,7 +1,9 @@
 """Whatever a task raises or returns, its attempt is recorded, its slot comes free and the worker goes on."""
 
 import asyncio
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import psycopg
@@ -9,8 +11,9 @@ import pytest
 from pydantic import AfterValidator
 
 from pgqueue import App, Cancel, ErrorInfo, Job, Retry, Snooze
-from tests.conftest import scalar, work
-from tests.harness import insert_job
+from pgqueue.worker import Worker, WorkerSettings
+from tests.conftest import DEADLINE, scalar, work
+from tests.harness import Process, insert_job
 
 Conn = psycopg.Connection[Any]
 
@@ -245,3 +248,100 @@ def test_a_job_with_deeply_nested_arguments_can_be_read(app: App, conn: Conn) ->
         app.get(job)
     except RecursionError:
         pytest.fail("reading the job raised RecursionError")
+
+
+async def cancel_own_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def cancel_by_a_timer() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await asyncio.Event().wait()
+
+
+async def cancel_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.Event().wait())
+        await cancel_own_task()
+
+
+@pytest.mark.parametrize("cancel", [cancel_own_task, cancel_by_a_timer, cancel_in_a_group])
+@pytest.mark.parametrize("timeout", [None, 60.0])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "middleware"])
+def test_an_attempt_that_cancels_itself_is_charged(
+    app: App, conn: Conn, cancel: Callable[[], Any], timeout: float | None, wrapped: bool
+) -> None:
+    if wrapped:
+
+        @app.middleware
+        async def around(_: object, inner: Callable[[], Any]) -> None:
+            await inner()
+
+    @app.task(max_attempts=2, retry=[0.0], timeout=timeout)
+    async def task() -> None:
+        await cancel()
+
+    job = run_beside_another(app, conn, task.enqueue().id)
+    assert (job.state, job.attempt, job.reason) == ("failed", 2, "exhausted")
+    assert [error.type for error in job.errors] == ["asyncio.exceptions.CancelledError"] * 2
+
+
+def test_a_task_that_has_ended_counts_though_its_middleware_is_cancelled(app: App, conn: Conn) -> None:
+    @app.middleware
+    async def around(_: object, inner: Callable[[], Any]) -> None:
+        await inner()
+        await cancel_own_task()
+
+    @app.task(max_attempts=1)
+    async def task() -> int:
+        return 7
+
+    job = run_beside_another(app, conn, task.enqueue().id)
+    assert (job.state, job.result) == ("succeeded", 7)
+
+
+SHOP = """
+import asyncio, os, pgqueue
+app = pgqueue.App()
+
+@app.task(retry=[0.0])
+async def cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+
+@app.task
+async def another() -> int:
+    return os.getpid()
+"""
+
+
+def test_a_job_that_cancels_every_task_of_the_loop_does_not_end_its_worker(
+    app: App, conn: Conn, dsn: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    poison = app.using(max_attempts=2).enqueue("shop.cancel_all")
+    another = app.using(priority=-100).enqueue("shop.another")
+    with Process(tmp_path, dsn, "work", "-A", "shop:app", "-c", "1", "--poll", "0.1") as worker:
+        assert another.wait(DEADLINE) == worker.pid
+        assert app.get(poison.id).state == "failed"
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+
+
+def test_a_job_that_cancels_every_task_of_the_loop_is_charged(app: App, conn: Conn) -> None:
+    @app.task(max_attempts=1)
+    async def cancel_all() -> None:
+        for task in asyncio.all_tasks():  # among them the test's, which runs the worker
+            task.cancel()
+        await asyncio.sleep(0)
+
+    job = cancel_all.enqueue()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Worker(app, WorkerSettings(shutdown_timeout=1.0)).run())
+    assert app.get(job.id).state == "failed"

@@ -21,6 +21,7 @@ from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.progress_writer import ProgressWriter
 from pgqueue.worker.duties.resolver import Resolver
+from pgqueue.worker.running.calling import outcome_of_error
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.completion import Completion
 from pgqueue.worker.running.executor import Executor, Unawaited
@@ -192,6 +193,7 @@ class Attempts:
         for running in jobs:
             spec = self._app.tasks.get(running.job.task)
             if running.task is not None and spec is not None and spec.can_be_stopped:
+                running.interrupted = True
                 running.task.cancel()
 
     async def _run(self, running: RunningJob, unawaited: Unawaited | None = None) -> None:
@@ -200,8 +202,10 @@ class Attempts:
         outcome: Outcome = Unstarted()
         try:
             outcome = await (self._executor.finish(job, unawaited) if unawaited else self._executor.run(job, running))
-        except asyncio.CancelledError:
-            if running.cancelled:
+        except asyncio.CancelledError as error:
+            if not running.interrupted:  # given back without a charge, it would run for ever
+                outcome = outcome_of_error(self._app.tasks[job.task], error)
+            elif running.cancelled:
                 outcome = AskedCancel("cancelled by request")
             elif not running.abandoned:
                 log.warning("job %d was cancelled by its worker", job.id)

@@ -147,7 +147,12 @@ async def _run_wrapped(
     call = once
     for middleware in reversed(middlewares):
         call = partial(around, middleware, call)
-    return await call()
+    try:
+        return await call()
+    except asyncio.CancelledError:
+        if outcome is None:
+            raise
+        return outcome  # a middleware was cancelled after the task had ended
 
 
 async def _timed(call: Callable[[], Awaitable[Any]], timeout: float) -> tuple[Any, BaseException | None]:
