@@ -54,6 +54,7 @@ def upgrade(dsn: str, schema: str = "pgqueue") -> tuple[str | None, str]:
         raise
     with db.Database(dsn).connect("pgqueue migrate") as conn:
         db.run(conn, Queries(schema).schema.make_partitions())
+        db.run(conn, Queries(schema).schema.validate())
     return before, head()
 
 

@@ -10,7 +10,7 @@ from pgqueue.db.failures import explained
 from pgqueue.queries import Query
 
 T = TypeVar("T")
-_PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
+_PLACEHOLDER = re.compile(r"%\((\w+)\)[sb]|%%")
 
 
 class AsyncpgConnection:

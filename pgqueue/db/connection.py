@@ -20,7 +20,7 @@ def run(conn: Connection, query: Query[T]) -> T:
     """Run a query. It never commits: a connection in a transaction stays in it."""
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
-        cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
+        cursor.execute(query.sql, query.params or None, binary=_format(query))
         return query.read([] if query.read is nothing else cursor.fetchall())
     except EXPLAINED as error:
         raise _explained(conn, error) from None
@@ -34,12 +34,17 @@ async def run_async(conn: AnyAsyncConnection, query: Query[T]) -> T:
         return await conn.run(query)
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     try:
-        await cursor.execute(query.sql, query.params or None, binary=True if query.params else None)
+        await cursor.execute(query.sql, query.params or None, binary=_format(query))
         return query.read([] if query.read is nothing else await cursor.fetchall())
     except EXPLAINED as error:
         raise _explained(conn, error) from None
     finally:
         await cursor.close()
+
+
+def _format(query: Query[Any]) -> bool | None:
+    """Rows are read in binary: as text, a time or a float is written as the settings of the session have it."""
+    return None if query.read is nothing else True
 
 
 def _explained(conn: Connection | AsyncConnection, error: Exception) -> Exception:

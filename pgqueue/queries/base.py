@@ -1,5 +1,6 @@
 """What a statement is, how its schema name is put in, and how parameters are packed."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +14,22 @@ from pgqueue.tasks.sealing import seal_args
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+
+# The functions of Postgres that statements call with arguments. `render` qualifies them: a borrowed connection has the
+# search_path of its caller, and Postgres prefers a function in `public` that takes exactly the types at hand to a
+# variadic or polymorphic one of its own. A call without arguments has no better fit, such as `now()` or `count(*)`.
+# `unnest` with several arguments is syntax, as `coalesce` is; with one its template qualifies it. Operators are
+# safe because their operands are cast until Postgres has one for exactly these types.
+# tests/statements/test_strangers.py proves it for every statement.
+_FUNCTIONS = (
+    "array_agg|array_position|array_remove|cardinality|concat_ws|count|current_setting|decode|format|generate_series|"
+    "has_table_privilege|hashtext|hashtextextended|isfinite|json_agg|json_build_array|jsonb_array_elements|"
+    "jsonb_build_object|jsonb_populate_record|jsonb_populate_recordset|jsonb_to_recordset|lag|make_interval|max|min|"
+    "nextval|pg_advisory_xact_lock|pg_has_role|pg_notify|pg_relation_size|pg_try_advisory_xact_lock|quote_ident|"
+    "regexp_match|repeat|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|"
+    "to_regnamespace"
+)
+_CALL = re.compile(rf"(?<![\w.])({_FUNCTIONS})\((?!\*)")
 
 
 @dataclass(slots=True)  # a frozen one takes three times as long to make
@@ -42,7 +59,8 @@ class Templates:
 
     In a template `{s}` stands for the schema's name, and `{channel}` for a literal with the name of its NOTIFY channel.
     The channel has the schema's name, so that two installations in one database do not wake each other.
-    `{ended_channel}` is the name of the other channel, `{channel} || '.ended'`.
+    `{ended_channel}` is the name of the other channel, `{channel} || '.ended'`. Calls of the functions of Postgres are
+    qualified.
     """
 
     def __init__(self, schema: str) -> None:
@@ -54,7 +72,8 @@ class Templates:
         rendered = self._rendered.get(template)
         if rendered is None:
             names = {"s": sql.Identifier(self._schema), "ended_channel": sql.Identifier(f"{self._schema}.ended")}
-            rendered = sql.SQL(template).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
+            qualified: Any = _CALL.sub(r"pg_catalog.\1(", template)
+            rendered = sql.SQL(qualified).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
             self._rendered[template] = rendered
         return rendered
 
@@ -82,12 +101,30 @@ def first_value(rows: Sequence[Row]) -> Any:
 
 
 def packed(values: Iterable[object]) -> str:
-    """Return a Postgres array literal of numbers, times or uuids; None becomes null.
+    """Return a Postgres array literal of numbers, uuids or booleans, none of them None.
 
     psycopg dumps the items of a list one by one in Python. For the batches of the hot path that costs more than the
     statement itself.
     """
-    return "{" + ",".join(["null" if value is None else str(value) for value in values]) + "}"
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def sparse(values: Iterable[object | None]) -> str:
+    """Return numbers, times or uuids, or None, separated by commas: for `string_to_array(…, ',', '')`.
+
+    Not as an array literal: its null is the text 'null' where the setting array_nulls is off. If every value is None,
+    the array is empty, and `unnest` fills it up beside a longer one.
+    """
+    texts = ["" if value is None else str(value) for value in values]
+    return ",".join(texts) if any(texts) else ""
+
+
+def nullable(values: list[T]) -> list[T]:
+    """Return a list of which some items may be None, for a parameter `%(…)b`, which psycopg sends in binary.
+
+    A list of nothing but None becomes empty, as in `sparse`: psycopg would send it as an array literal.
+    """
+    return values if any(value is not None for value in values) else []
 
 
 def start_of(time: datetime | None) -> str:

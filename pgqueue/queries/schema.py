@@ -53,6 +53,29 @@ begin
 end
 $make_partitions$"""
 
+# Validate the constraints that a migration has added as NOT VALID: Postgres reads the table, and everybody goes on
+# reading and writing it. A constraint that cannot be validated now (a row violates it, another transaction has a lock)
+# stays as it is: it binds new rows.
+VALIDATE: LiteralString = """
+do $validate$
+declare
+    added record;
+begin
+    perform set_config('search_path', 'pg_catalog, pg_temp', true);
+    perform set_config('lock_timeout', '500ms', true);
+    for added in select c.conname, r.relname from pg_catalog.pg_constraint c
+        join pg_catalog.pg_class r on r.oid = c.conrelid
+        where c.connamespace = to_regnamespace(quote_ident({channel}))
+        and not c.convalidated and c.contype = 'c' loop
+        begin
+            execute format('alter table %I.%I validate constraint %I', {channel}, added.relname, added.conname);
+        exception when check_violation or lock_not_available or insufficient_privilege or deadlock_detected then
+            raise debug 'constraint % is validated later: %', added.conname, sqlerrm;
+        end;
+    end loop;
+end
+$validate$"""
+
 
 class SchemaQueries(Statements):
     """The schema itself."""
@@ -72,3 +95,7 @@ class SchemaQueries(Statements):
     def make_partitions(self) -> Query[None]:
         """Make the partitions of today and the week ahead, where they are missing."""
         return Query(self._sql(MAKE_PARTITIONS), nothing)
+
+    def validate(self) -> Query[None]:
+        """Validate the constraints that a migration has added for new rows only."""
+        return Query(self._sql(VALIDATE), nothing)

@@ -39,7 +39,7 @@ select greatest(0, (select id from {s}.job_live where {foreign} order by id desc
 COUNT_FOREIGN: LiteralString = fill(
     """
 select count(*) from {s}.job_live
-where state in ('pending', 'blocked') and id <= %(newest)s and queue = any(%(queues)s::text[]) and {foreign}""",
+where state in ('pending', 'blocked') and id <= %(newest)s and queue::text = any(%(queues)s::text[]) and {foreign}""",
     foreign=_FOREIGN,
 )
 

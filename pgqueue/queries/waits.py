@@ -27,10 +27,10 @@ LISTEN: LiteralString = "listen {ended_channel}"
 REGISTER: LiteralString = """
 with registered as (
     insert into {s}.waiter (job_id, expires_at)
-    select distinct id, now() + interval '1 minute' from unnest(%(ids)s::bigint[]) as g(id) order by id
+    select distinct id, now() + interval '1 minute' from pg_catalog.unnest(%(ids)s::bigint[]) as g(id) order by id
     on conflict (job_id) do update set expires_at = excluded.expires_at
 )
-select count(pg_notify({channel}, '!wait')) where %(announce)s and pg_notification_queue_usage() < 0.5"""
+select count(pg_notify({channel}, '!wait')) where %(announce)s and pg_notification_queue_usage() < 0.5::float8"""
 
 # Read the state of many jobs at once: of those that are live, and null for the others. One statement serves all waits
 # of a process. It probes the primary key for each job, whatever the statistics say, because the `limit` keeps the
@@ -40,7 +40,7 @@ READ_SNAPSHOTS: LiteralString = """
 select g.id, j.state, j.attempt, j.later, case when g.followed then j.progress end
 from unnest((select %(ids)s::bigint[]), (select %(followed)s::bool[])) as g(id, followed)
 left join lateral (
-    select l.state, l.attempt, l.run_at > now() as later, l.progress::text from {s}.job_live l
+    select l.state, l.attempt, l.run_at::timestamptz > now() as later, l.progress::text from {s}.job_live l
     where l.id = g.id limit 1
 ) as j on true"""
 
@@ -63,7 +63,8 @@ _NOTIFY_WAITERS: LiteralString = """parts as (
     select string_agg(n.job_id::text, ' ') as ids
     from (select job_id, (row_number() over (order by job_id) - 1) / 300 as part from ended) as n group by n.part
 ), notified as (
-    select count(pg_notify({channel} || '.ended', parts.ids)) from parts where pg_notification_queue_usage() < 0.5
+    select count(pg_notify({channel} || '.ended', parts.ids)) from parts
+    where pg_notification_queue_usage() < 0.5::float8
 )"""
 
 # Announce the ends of jobs that this worker has resolved, to processes that wait for them. It runs after the outcomes

@@ -32,7 +32,8 @@ where id = %(id)s and lost_at is null returning true"""
 DECLARE_LOST: LiteralString = """
 update {s}.worker set lost_at = clock_timestamp(), waiting = false
 where id in (select w.id from {s}.worker w
-             where w.lost_at is null and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.lease_seconds)
+             where w.lost_at is null
+             and w.heartbeat_at < clock_timestamp() - make_interval(secs => least(w.lease_seconds, 86400))
              for update skip locked)
 returning id, kind, host, pid"""
 
@@ -45,7 +46,7 @@ with dead as (
     from unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) where w.id = d.id returning w.id
 )
 select (select count(*) from dead), count(pg_notify({channel}, '!rescue'))
-from dead where pg_notification_queue_usage() < 0.5"""
+from dead where pg_notification_queue_usage() < 0.5::float8"""
 
 # Set whether this worker sleeps, and so wants to be notified. A worker sets it before the last claim that precedes the
 # sleep, and leaves it set while it is only lightly loaded, so that it changes seldom. By primary key.

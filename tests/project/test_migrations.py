@@ -1,6 +1,7 @@
 """From an empty database to the newest schema, by upgrade() or by script(), in any schema, by many at once."""
 
 import asyncio
+import runpy
 import subprocess
 import sys
 import threading
@@ -117,6 +118,7 @@ def test_the_script_builds_what_an_upgrade_builds(empty_dsn: str, dsn: str) -> N
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute(migrate.script().encode())
         db.run(conn, Queries("pgqueue").schema.make_partitions())
+        db.run(conn, Queries("pgqueue").schema.validate())
     assert catalogue(empty_dsn) == catalogue(dsn)
     assert migrate.current(empty_dsn) == migrate.head()
     assert migrate.upgrade(empty_dsn) == (migrate.head(), migrate.head())
@@ -183,12 +185,14 @@ KEY = {"key": uuid4(), "request": 1, "job_id": 1, "expires_at": "2999-01-01"}
 FIRE = {"schedule": "s", "tick": "2026-01-01", "outcome": "fired", "job_id": 1}
 TRANSITION = {"job_id": 1, "to_state": "pending"}
 FINISHED = {"id": 1, "state": "succeeded"} | JOB
+RELEASE = {"id": uuid4(), "app": "a", "release": "r", "names": []}
 DEAD = {"id": 1, "reason": "why"} | JOB
 
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("job_live", JOB), ("job_live", JOB | RUNNING), ("job_live", JOB | {"state": "blocked", "waits_for": "task"}),
     ("schedule", SCHEDULE), ("worker", WORKER), ("idempotency_key", KEY), ("schedule_fire", FIRE),
     ("transition", TRANSITION), ("job_finished", FINISHED), ("dead_letter", DEAD), ("queue", {"name": "q"}),
+    ("schedule_release", RELEASE),
 ]  # fmt: skip
 BAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("job_live", JOB, {"task": ""}),
@@ -204,6 +208,9 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("job_live", JOB, {"attempt": 20}),
     ("job_live", JOB, {"crash_count": -1}),
     ("job_live", JOB, {"lease": -1}),
+    ("job_live", JOB, {"lease": 2**63 - 1}),
+    ("job_live", JOB, {"crash_count": 2**31 - 1}),
+    ("job_live", JOB, {"headers": '{"$version": "' + "9" * 101 + '"}'}),
     ("job_live", JOB, {"state": "succeeded"}),
     ("job_live", JOB, {"state": "blocked"}),
     ("job_live", JOB, {"waits_for": "task"}),
@@ -235,6 +242,11 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("worker", WORKER, {"kind": "other"}),
     ("worker", WORKER, {"slots": -1}),
     ("worker", WORKER, {"lease_seconds": 0}),
+    ("worker", WORKER, {"lease_seconds": float("inf")}),
+    ("worker", WORKER, {"lease_seconds": float("nan")}),
+    ("worker", WORKER, {"heartbeat_at": "infinity"}),
+    ("schedule_release", RELEASE, {"seen_at": "infinity"}),
+    ("schedule_release", RELEASE, {"since": "infinity"}),
 ]
 
 
@@ -261,3 +273,35 @@ def test_a_good_row_is_taken(shared: str, table: str, columns: dict[str, Any]) -
 def test_a_bad_row_is_refused(shared: str, table: str, columns: dict[str, Any], change: dict[str, Any]) -> None:
     with psycopg.connect(shared) as conn, pytest.raises(psycopg.errors.CheckViolation):
         insert(conn, table, columns | change)
+
+
+def test_rows_beyond_the_bounds_are_mended_and_their_queue_goes_on(dsn: str) -> None:
+    """A job at the end of a number failed each claim of its queue; a worker with an endless lease was never lost."""
+    statements = runpy.run_path(str(migrate.directory() / "versions" / "0009_pinned_functions_and_bounds.py"))
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for table in ("job_live", "worker", "schedule_release"):
+            conn.execute(f"alter table pgqueue.{table} drop constraint {table}_bounds".encode())
+        insert(conn, "job_live", JOB | {"lease": 2**63 - 1})
+        insert(conn, "job_live", JOB | RUNNING | {"worker_id": WORKER["id"], "crash_count": 2**31 - 1})
+        insert(conn, "job_live", JOB | {"headers": '{"a": 1, "$version": "' + "9" * 4000 + '"}'})
+        insert(conn, "worker", WORKER | {"lease_seconds": float("nan"), "heartbeat_at": "2026-01-01"})
+        insert(conn, "schedule_release", RELEASE | {"seen_at": "infinity"})
+        for statement in statements["STATEMENTS"]:
+            conn.execute(statement.format(s="pgqueue").encode())
+        queries = Queries("pgqueue")
+        db.run(conn, queries.schema.validate())
+        assert scalar(conn, "select count(*) from pg_constraint where not convalidated") == 0
+        (lost,) = db.run(conn, queries.workers.declare_lost())
+        assert lost.id == WORKER["id"]
+        assert [job.state for job in db.run(conn, queries.jobs.rescue(None))] == ["failed"]
+        assert len(db.run(conn, queries.jobs.claim(uuid4(), {"q": 9}, 9))) == 2
+        assert scalar(conn, "select count(*) from pgqueue.schedule_release") == 0
+
+
+def test_each_function_of_the_schema_pins_its_search_path(dsn: str) -> None:
+    with psycopg.connect(dsn) as conn:
+        unpinned = conn.execute(
+            "select proname from pg_proc where pronamespace = 'pgqueue'::regnamespace"
+            " and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)"
+        ).fetchall()
+    assert unpinned == []

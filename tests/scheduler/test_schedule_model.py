@@ -1,6 +1,7 @@
 """Random plans, edits, pauses and downtimes against a simple oracle: the same ticks, the same outcomes, a job each.
 
-The test decides the time: its connections find its own `clock_timestamp()` before that of Postgres.
+The test decides the time: its connections, and the functions of the schema, find its own `clock_timestamp()` before
+that of Postgres.
 """
 
 import asyncio
@@ -28,7 +29,12 @@ create schema fake;
 create table fake.time (now timestamptz);
 insert into fake.time values (now());
 create function fake.clock_timestamp() returns timestamptz language sql as 'select now from fake.time';
-create function fake.statement_timestamp() returns timestamptz language sql as 'select now from fake.time'"""
+create function fake.statement_timestamp() returns timestamptz language sql as 'select now from fake.time';
+do $$ declare f regprocedure; begin
+    for f in select oid from pg_proc where pronamespace = 'pgqueue'::regnamespace loop
+        execute format('alter function %s set search_path = fake, pg_catalog', f);
+    end loop;
+end $$"""
 
 
 @pytest.fixture(scope="module")

@@ -81,8 +81,8 @@ Node = dict[str, Any]
 
 def explain(conn: Conn, query: Query[Any], *, generic: bool) -> Node:
     """Run a statement under EXPLAIN ANALYZE, prepared, with a custom or the generic plan."""
-    names = list(dict.fromkeys(re.findall(rb"%\((\w+)\)s", query.sql)))
-    text = re.sub(rb"%\((\w+)\)s", lambda m: b"$%d" % (names.index(m[1]) + 1), query.sql).replace(b"%%", b"%")
+    names = list(dict.fromkeys(re.findall(rb"%\((\w+)\)[sb]", query.sql)))
+    text = re.sub(rb"%\((\w+)\)[sb]", lambda m: b"$%d" % (names.index(m[1]) + 1), query.sql).replace(b"%%", b"%")
     conn.execute(f"set local plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
     conn.execute(b"prepare explained as " + text)
     values = [query.params[name.decode()] for name in names]

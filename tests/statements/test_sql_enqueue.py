@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ def test_the_example_of_the_docs_runs(dsn: str, conn: Conn, app: App) -> None:
     app.task(name="shop.send_receipt")(lambda order_id, to: order_id)
     drain(app, conn, queues=["email"])
     assert scalar(conn, "select array_agg(result order by id) from pgqueue.job") == [1, 42]
+
+
+def test_times_count_from_the_call_and_not_from_the_statement_that_calls(conn: Conn) -> None:
+    begun = scalar(conn, "select clock_timestamp()")
+    conn.execute("""do $$ begin
+        perform pg_sleep(0.1);
+        perform pgqueue.enqueue('t', '{}', expires => '1 second');
+        perform pgqueue.enqueue('t', '{}', delay => '1 second');
+    end $$""")
+    rows = conn.execute("select expires_at - created_at, run_at - created_at from pgqueue.job_live order by id")
+    second = timedelta(seconds=1)
+    assert rows.fetchall() == [(second, timedelta()), (None, second)]
+    assert scalar(conn, "select min(created_at) from pgqueue.job_live") >= begun + second / 10
 
 
 def test_a_trigger_enqueues_with_its_transaction(dsn: str, conn: Conn) -> None:

@@ -76,7 +76,7 @@ def rescue_by_age() -> None:
 
 def eager_lost() -> None:
     """Declare workers lost that have not beaten for a twentieth of a lease."""
-    rewrite(workers, ["DECLARE_LOST"], ("lease_seconds)", "lease_seconds / 20)"))
+    rewrite(workers, ["DECLARE_LOST"], ("86400))", "86400) / 20)"))
 
 
 def two_beats() -> None:

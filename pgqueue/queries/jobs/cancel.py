@@ -29,7 +29,7 @@ with found as materialized (
     update {s}.job_live j set cancel_requested_at = now() from found
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
-    select count(pg_notify({channel}, '!cancel')) from requested where pg_notification_queue_usage() < 0.5
+    select count(pg_notify({channel}, '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
 )
 select found.state from found, workers_notified, waiters_notified""",
     cancel_waiting=CANCEL_WAITING,

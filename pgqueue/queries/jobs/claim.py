@@ -19,10 +19,13 @@ from pgqueue.queries.base import Query, Row, Statements, fill
 # takes the array apart for each row (30 µs a job instead of 10), and after each VACUUM it may choose otherwise. The
 # state is not a constant: with a constant the planner may use a partial index, and a long transaction keeps dead
 # entries there.
+# `least`: beyond the largest lease that the table takes. Only SQL can have written that one, and one such row must not
+# make the claims of its whole queue fail.
 MOVE_PICKED: LiteralString = """moved as (
     update {s}.job_live j
-    set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1, lease = j.lease + 1,
-        worker_id = %(worker)s, claimed_at = now(), unique_key = case when j.unique_live then j.unique_key end
+    set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1,
+        lease = least(j.lease + 1, 4611686018427387904), worker_id = %(worker)s, claimed_at = now(),
+        unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
         j.max_attempts, j.lease, j.history
@@ -30,8 +33,8 @@ MOVE_PICKED: LiteralString = """moved as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
 )
-select id, task, queue, priority, args::text, nullif(tags, '{{}}'), nullif(headers, '{{}}')::text, run_at, created_at,
-       attempt, max_attempts, lease
+select id, task, queue, priority, args::text, case when cardinality(tags) > 0 then tags end,
+       nullif(headers::jsonb, '{{}}')::text, run_at, created_at, attempt, max_attempts, lease
 from moved"""
 
 # The queues that a worker serves, in its order, each with how many jobs it may give. Paused queues give nothing. A
@@ -51,8 +54,8 @@ _SERVED_QUEUES: LiteralString = """(
 # it and give it back as cancelled would charge an attempt that never was.
 _READY_JOBS: LiteralString = """cross join lateral (
             select j.id from {s}.job_live j
-            where j.state = 'pending' and j.queue = served.name and j.priority = lane.priority and j.run_at <= now()
-            and (j.run_at, j.id) > (lane.run_at, lane.id)
+            where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint = lane.priority
+            and j.run_at::timestamptz <= now() and (j.run_at::timestamptz, j.id) > (lane.run_at, lane.id)
             and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
         ) as ready"""
@@ -75,11 +78,11 @@ with picked as materialized (
     from {served_queues}
     cross join lateral (
         with recursive hop(priority) as (
-            (select j.priority from {s}.job_live j where j.state = 'pending' and j.queue = served.name
+            (select j.priority::smallint from {s}.job_live j where j.state = 'pending' and j.queue::text = served.name
              order by j.priority desc limit 1)
             union all
-            select (select j.priority from {s}.job_live j
-                    where j.state = 'pending' and j.queue = served.name and j.priority < hop.priority
+            select (select j.priority::smallint from {s}.job_live j
+                    where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < hop.priority
                     order by j.priority desc limit 1)
             from hop where hop.priority is not null
         )
@@ -140,9 +143,9 @@ with picked as materialized (
         from unnest(%(tasks)s::text[], %(versions)s::text[]) as known(task, version)
         cross join lateral (
             select j.id from {s}.job_live j
-            where j.state = 'blocked' and j.waits_for = 'task' and j.task = known.task
-            and coalesce(j.headers ->> '$version', '1') = known.version and j.queue = served.name
-            and j.run_at <= now() and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
+            where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
+            and coalesce(j.headers::jsonb ->> '$version'::text, '1') = known.version and j.queue::text = served.name
+            and j.run_at::timestamptz <= now() and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.priority desc, j.run_at, j.id limit (select %(room)s::int) for update skip locked
         ) as parked
         limit served.room
@@ -162,17 +165,18 @@ order by array_position((select %(queues)s::text[]), queue::text), priority desc
 NEXT_DUE: LiteralString = """
 select extract(epoch from min(case when first.expired then now() + interval '1 s' else first.run_at end)
                - clock_timestamp())::float8
-from unnest(%(queues)s::text[]) as served(name)
+from pg_catalog.unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired) as (
-        (select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0
-         from {s}.job_live j where j.state = 'pending' and j.queue = served.name
+        (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0
+         from {s}.job_live j where j.state = 'pending' and j.queue::text = served.name
          order by j.priority desc, j.run_at limit 1)
         union all
         select following.priority, following.run_at, following.expired
         from lane cross join lateral (
-            select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0 as expired from {s}.job_live j
-            where j.state = 'pending' and j.queue = served.name and j.priority < lane.priority
+            select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0 as expired
+            from {s}.job_live j
+            where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
     select lane.run_at, lane.expired from lane

@@ -12,26 +12,29 @@ MOST_COUNTED = 10_000
 # the queue fills much of it; with an order it sorts the whole queue where there are no statistics.
 DEPTH: LiteralString = """
 with recursive lane(priority) as (
-    (select j.priority from {s}.job_live j where j.state = 'pending' and j.queue = %(queue)s
+    (select j.priority::smallint from {s}.job_live j
+     where j.state = 'pending' and j.queue::text = %(queue)s::text
      order by j.priority desc limit 1)
     union all
-    select (select j.priority from {s}.job_live j
-            where j.state = 'pending' and j.queue = %(queue)s and j.priority < lane.priority
+    select (select j.priority::smallint from {s}.job_live j
+            where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint < lane.priority
             order by j.priority desc limit 1)
     from lane where lane.priority is not null
 )
 select count(*) from (
     select from lane cross join lateral (
         select from {s}.job_live j
-        where j.state = 'pending' and j.queue = %(queue)s and j.priority = lane.priority
+        where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
         order by j.run_at, j.id limit %(limit)s + 1) as waiting
     limit %(limit)s + 1) as counted"""
 
 # Estimate the same of a deep queue from one job in 64 (job_live_sample). A counter would be exact, but all enqueues
 # would wait for its row; to count all entries takes tens of milliseconds for a hundred thousand.
 SAMPLED_DEPTH: LiteralString = """
-select 64 * count(*) from (select from {s}.job_live where state = 'pending' and queue = %(queue)s and id %% 64 = 0
-                           limit %(limit)s / 64 + 1) as w"""
+select 64 * count(*) from (
+    select from {s}.job_live
+    where state = 'pending' and queue::text = %(queue)s::text and id %% 64::bigint = 0
+    limit %(limit)s / 64 + 1) as w"""
 
 EXACT_DEPTH = 10_000
 
@@ -49,7 +52,7 @@ select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan'
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
 COUNT: LiteralString = """
 with recursive waiting as not materialized (
-    select queue, priority, run_at, id, attempt from {s}.job_live where state = 'pending'
+    select queue::text, priority::smallint, run_at::timestamptz, id, attempt from {s}.job_live where state = 'pending'
 ), lane(queue, priority) as (
     (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
     union all
@@ -107,16 +110,16 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when more_due then 'pending' end,
            case when more_later then 'scheduled' end,
            case when more_due or more_later then 'retrying' end,
-           case when sum(running) over () > %(most)s::int then 'running' end,
-           case when sum(blocked) over () > %(most)s::int then 'blocked' end,
-           case when sum(dead) over () > %(most)s::int then 'dead' end], null)
+           case when sum(running) over () > %(most)s::numeric then 'running' end,
+           case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
+           case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
 from found order by queue"""
 
 # Count the jobs that ended within the last hour, among the newest `most` of each table: by primary key and by
 # dead_letter_failed_at. No index has finished_at. A job that waited for long and ended lately has an old id, and may be
 # missed where there are more than `most`.
 COUNT_FINISHED: LiteralString = """
-select state, count(*), coalesce(sum(count(*)) over () > %(most)s::int, false)
+select state, count(*), coalesce(sum(count(*)) over () > %(most)s::numeric, false)
 from (select state, finished_at from {s}.job_finished order by id desc limit %(most)s::int + 1) as newest
 where finished_at > now() - interval '1 hour' group by state
 union all
@@ -130,15 +133,16 @@ having count(*) > 0"""
 # `most` and one more of each.
 COUNT_PARKED: LiteralString = """
 with recursive parked(task, version, queue) as (
-    (select j.task, coalesce(j.headers ->> '$version', '1'), j.queue from {s}.job_live j
+    (select j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text from {s}.job_live j
      where j.state = 'blocked' and j.waits_for = 'task'
-     order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1)
+     order by j.task, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue limit 1)
     union all
     select following.task, following.version, following.queue from parked cross join lateral (
-        select j.task, coalesce(j.headers ->> '$version', '1') as version, j.queue from {s}.job_live j
-        where j.state = 'blocked' and j.waits_for = 'task'
-        and (j.task, coalesce(j.headers ->> '$version', '1'), j.queue) > (parked.task, parked.version, parked.queue)
-        order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1) as following
+        select j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1') as version, j.queue::text
+        from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task'
+        and (j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text)
+            > (parked.task, parked.version, parked.queue)
+        order by j.task, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue limit 1) as following
 )
 select p.task, p.queue, few.jobs,
        exists (select from {s}.worker w
@@ -148,8 +152,8 @@ select p.task, p.queue, few.jobs,
        coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (
     select count(*) as jobs from (
-        select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task = p.task
-        and coalesce(j.headers ->> '$version', '1') = p.version and j.queue = p.queue
+        select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = p.task
+        and coalesce(j.headers::jsonb ->> '$version'::text, '1') = p.version and j.queue::text = p.queue
         limit %(most)s::int + 1) as counted
 ) as few order by p.task, p.version, p.queue"""
 

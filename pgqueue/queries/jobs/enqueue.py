@@ -7,7 +7,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Conditions
-from pgqueue.queries.base import Query, Statements, fill, lines, packed, text_array
+from pgqueue.queries.base import Query, Statements, fill, lines, packed, sparse, text_array
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS, WORKER_SLEEPS
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.versions import with_version
@@ -31,9 +31,10 @@ with given as materialized (
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
-                string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
-                %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[], %(expires)s::timestamptz[], %(ttls)s::float8[])
+                string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[],
+                string_to_array(%(run_ats)s, ',', '')::timestamptz[], string_to_array(%(delays)s, ',', '')::float8[],
+                string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''), %(histories)s::bool[],
+                string_to_array(%(expires)s, ',', '')::timestamptz[], string_to_array(%(ttls)s, ',', '')::float8[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history,
                               expires, ttl, ord)
 ), inserted as (
@@ -59,7 +60,7 @@ with given as materialized (
                     statement_timestamp()) as run_at
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
+    select id, %(task)s, %(queue)s::text, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
            %(tags)s::text[], coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp()
     from given
 ), logged as (
@@ -68,7 +69,7 @@ with given as materialized (
 select id, run_at, statement_timestamp(),
     case when run_at <= statement_timestamp()
         and {worker_sleeps}
-        then pg_notify({channel}, %(queue)s) end
+        then pg_notify({channel}, %(queue)s::text) end
 from given""",
     worker_sleeps=WORKER_SLEEPS,
 )
@@ -86,7 +87,7 @@ with given as materialized (
     from jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+    select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp()
     from given
 ), logged as (
@@ -95,7 +96,7 @@ with given as materialized (
 select array_agg(id order by ord), min(run_at), statement_timestamp(),
     case when min(run_at) <= statement_timestamp()
         and {worker_sleeps}
-        then pg_notify({channel}, %(queue)s) end
+        then pg_notify({channel}, %(queue)s::text) end
 from given""",
     worker_sleeps=WORKER_SLEEPS,
 )
@@ -160,8 +161,8 @@ class EnqueueQueries(Statements):
             "priorities": packed([job.priority for job in jobs]),
             "args": lines(self._args(jobs)),
             "max_attempts": packed([job.max_attempts for job in jobs]),
-            "run_ats": packed([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
-            "delays": packed([job.delay for job in jobs]),
+            "run_ats": sparse([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
+            "delays": sparse([job.delay for job in jobs]),
             "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
             "headers": lines(_headers(jobs, headers)),
             "histories": packed([job.history for job in jobs]),
@@ -207,8 +208,8 @@ def _expiries(jobs: Sequence[NewJob]) -> dict[str, Any]:
     """Return when each job expires: a time, or seconds from the statement on."""
     times = [job.conditions and job.conditions.expires for job in jobs]
     if not any(times):
-        return {"expires": "{}", "ttls": "{}"}
+        return {"expires": "", "ttls": ""}
     return {
-        "expires": packed([t.astimezone(UTC).isoformat() if isinstance(t, datetime) else None for t in times]),
-        "ttls": packed([t if isinstance(t, float) else None for t in times]),
+        "expires": sparse([t.astimezone(UTC).isoformat() if isinstance(t, datetime) else None for t in times]),
+        "ttls": sparse([t if isinstance(t, float) else None for t in times]),
     }

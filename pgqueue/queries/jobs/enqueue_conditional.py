@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import LiteralString
 
 from pgqueue.jobs.job import NewJob
-from pgqueue.queries.base import Query, Row, fill, lines, nothing, packed
+from pgqueue.queries.base import Query, Row, fill, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.enqueue import ENQUEUE, AdmissionResult, EnqueueQueries, conditions_of, key_header
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 
@@ -17,11 +17,12 @@ _GIVEN: LiteralString = r"""given as materialized (
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
-                string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
-                %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[], string_to_array(%(keys)s, E'\n', ''), %(windows)s::float8[],
-                string_to_array(%(unique_hashes)s, E'\n', ''), %(while_live)s::bool[], %(expires)s::timestamptz[],
-                %(ttls)s::float8[])
+                string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[],
+                string_to_array(%(run_ats)s, ',', '')::timestamptz[], string_to_array(%(delays)s, ',', '')::float8[],
+                string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''), %(histories)s::bool[],
+                string_to_array(%(keys)s, E'\n', ''), string_to_array(%(windows)s, ',', '')::float8[],
+                string_to_array(%(unique_hashes)s, E'\n', ''), %(while_live)s::bool[],
+                string_to_array(%(expires)s, ',', '')::timestamptz[], string_to_array(%(ttls)s, ',', '')::float8[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history, key,
                               window_seconds, unique_hash, while_live, expires, ttl, ord)
     where not %(read_committed_only)s::bool or current_setting('transaction_isolation') like 'read %%'
@@ -48,7 +49,7 @@ with {given}, inserted as (
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
            coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at
     from given order by ord
-    on conflict do nothing returning id, queue, run_at, history
+    on conflict do nothing returning id, queue::text, run_at::timestamptz, history
 ), logged as (
     insert into {s}.transition (job_id, to_state) select id, 'pending' from inserted where history
 ), {notify_workers}
@@ -82,7 +83,7 @@ with {given}, taken as (
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
            coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at
     from admitted order by ord
-    on conflict do nothing returning id, queue, run_at, history
+    on conflict do nothing returning id, queue::text, run_at::timestamptz, history
 ), logged as (
     insert into {s}.transition (job_id, to_state) select id, 'pending' from inserted where history
 ), {notify_workers}
@@ -105,9 +106,12 @@ with given as materialized (
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest((select %(ids)s::bigint[]), (select string_to_array(%(queues)s, E'\n')),
                 (select %(priorities)s::smallint[]), (select string_to_array(%(args)s, E'\n')),
-                (select %(max_attempts)s::int[]), (select %(run_ats)s::timestamptz[]), (select %(delays)s::float8[]),
+                (select %(max_attempts)s::int[]),
+                (select string_to_array(%(run_ats)s, ',', '')::timestamptz[]),
+                (select string_to_array(%(delays)s, ',', '')::float8[]),
                 (select string_to_array(%(tags)s, E'\n', '')), (select string_to_array(%(headers)s, E'\n', '')),
-                (select %(expires)s::timestamptz[]), (select %(ttls)s::float8[]))
+                (select string_to_array(%(expires)s, ',', '')::timestamptz[]),
+                (select string_to_array(%(ttls)s, ',', '')::float8[]))
          as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl)
 ), changed as (
     update {s}.job_live j
@@ -115,7 +119,7 @@ with given as materialized (
         tags = coalesce(g.tags::text[], '{{}}'), headers = coalesce(g.headers::jsonb, '{{}}'),
         expires_at = g.expires_at
     from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
-    returning j.id, j.queue, j.run_at, j.state, j.lease, j.history
+    returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
     select id, state, state, lease, 'replaced' from changed where history
@@ -148,7 +152,7 @@ class ConditionalQueries(EnqueueQueries):
         params |= {
             "read_committed_only": read_committed_only,
             "keys": lines(keys) if any(keys) else "",
-            "windows": packed([each.window for each in conditions]) if any(keys) else "{}",
+            "windows": sparse([each.window for each in conditions]) if any(keys) else "",
             "unique_hashes": lines(uniques) if any(uniques) else "",
             "while_live": packed([each.while_live for each in conditions]) if any(uniques) else "{}",
         }

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
-from pgqueue.queries.base import Query, Row, fill, packed
+from pgqueue.queries.base import Query, Row, fill, sparse
 from pgqueue.queries.jobs.enqueue import AdmissionResult, EnqueueQueries, conditions_of, key_header, shared_params
 from pgqueue.queries.jobs.parts import WORKER_SLEEPS
 from pgqueue.tasks.versions import with_version
@@ -29,7 +29,7 @@ with given as materialized (
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+    select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
            coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
     from given, taken
@@ -39,7 +39,7 @@ with given as materialized (
 select id, run_at, statement_timestamp(), job_id is not null, job_id is not null,
     case when job_id is not null and run_at <= statement_timestamp()
         and {worker_sleeps}
-        then pg_notify({channel}, %(queue)s) end
+        then pg_notify({channel}, %(queue)s::text) end
 from given left join taken on true""",
     worker_sleeps=WORKER_SLEEPS,
 )
@@ -63,7 +63,8 @@ with given as materialized (
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
     from rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb),
-                    unnest(%(keys)s::uuid[])) with ordinality as g(args, headers, key, ord)
+                    pg_catalog.unnest(string_to_array(%(keys)s, ',', '')::uuid[]))
+         with ordinality as g(args, headers, key, ord)
 ), taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
     select key, case when %(compared)s::bool then hashtextextended(args::text collate "C", 0) end, id,
@@ -74,7 +75,7 @@ with given as materialized (
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
                               expires_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
+    select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
            coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
     from given
@@ -87,7 +88,7 @@ select array_agg(id order by ord),
     case when not (select complete from tally) then array(select job_id from taken) end,
     case when min(run_at) <= statement_timestamp()
         and {worker_sleeps}
-        then pg_notify({channel}, %(queue)s) end
+        then pg_notify({channel}, %(queue)s::text) end
 from given""",
     worker_sleeps=WORKER_SLEEPS,
 )
@@ -126,7 +127,7 @@ class KeyedQueries(EnqueueQueries):
         params: dict[str, Any] = {
             **shared_params(job, args),
             "headers": headers,
-            "keys": packed(keys),
+            "keys": sparse(keys),
             "wanted": len(keys) - keys.count(None),
             "compared": self.codec is None,
             "window": conditions.window,

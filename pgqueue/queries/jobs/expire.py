@@ -28,7 +28,7 @@ with late as materialized (
     where j.id = any(array[late.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
     returning j.*, 'cancelled' as target, 'expired' as reason
 ), {cancel_waiting}
-select id, task, queue, expires_at from ended, waiters_notified order by expires_at""",
+select id, task, queue, greatest(expires_at, '0001-01-01Z') from ended, waiters_notified order by expires_at""",
     cancel_waiting=CANCEL_WAITING,
 )
 

@@ -36,7 +36,7 @@ CANCEL_WAITING: LiteralString = fill(
 ), waiters_notified as (
     select count(pg_notify({channel} || '.ended', w.job_id::text))
     from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
-    where pg_notification_queue_usage() < 0.5
+    where pg_notification_queue_usage() < 0.5::float8
 )""",
     finish_cancelled=FINISH_CANCELLED,
 )
@@ -47,10 +47,10 @@ NOTIFY_WORKERS: LiteralString = """workers_notified as (
     select count(pg_notify({channel}, due.queue))
     from (select distinct queue from {jobs} where run_at <= statement_timestamp()) as due
     where exists (select from {s}.worker w where w.waiting and due.queue = any(w.queues))
-    and pg_notification_queue_usage() < 0.5
+    and pg_notification_queue_usage() < 0.5::float8
 )"""
 
 # The condition for notifying workers of jobs that are all in one queue: a worker that serves it sleeps, and the
 # server's queue of notifications is less than half full.
-WORKER_SLEEPS: LiteralString = """exists (select from {s}.worker w where w.waiting and %(queue)s = any(w.queues))
-        and pg_notification_queue_usage() < 0.5"""
+WORKER_SLEEPS: LiteralString = """exists (select from {s}.worker w where w.waiting and %(queue)s::text = any(w.queues))
+        and pg_notification_queue_usage() < 0.5::float8"""

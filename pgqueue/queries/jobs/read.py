@@ -42,8 +42,8 @@ LIST: LiteralString = fill(
 select {job}, null
 from {s}.job j
 where (%(state)s::text is null or j.phase = %(state)s or j.state = %(state)s)
-and (%(queue)s::text is null or j.queue = %(queue)s)
-and (%(task)s::text is null or j.task = %(task)s)
+and (%(queue)s::text is null or j.queue = %(queue)s::text)
+and (%(task)s::text is null or j.task = %(task)s::text)
 and (%(before)s::bigint is null or j.id < %(before)s)
 order by j.id desc limit %(limit)s""",
     job=JOB,

@@ -32,7 +32,7 @@ with recursive gap(low, high) as (
     from orphan o where id is not null
 ), dead as materialized (
     select id, format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
-        death || ' at ' || lost_at, 'did not beat since ' || heartbeat_at)) as why
+        death || ' at '::text || lost_at::text, 'did not beat since '::text || heartbeat_at::text)) as why
     from {s}.worker where lost_at is not null
     union all
     select id, 'the worker that ran this attempt has no row any more'
@@ -42,7 +42,7 @@ with recursive gap(low, high) as (
         jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
         select j.id, j.lease, j.attempt >= j.max_attempts
-            or j.crash_count + 1 >= coalesce((%(limits)s::jsonb ->> j.task)::int, %(max_crashes)s) as spent
+            or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int, %(max_crashes)s) - 1 as spent
         from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
         and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
@@ -51,7 +51,8 @@ with recursive gap(low, high) as (
 ), requeued as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
-        run_at = now() + (j.crash_count > 0)::int * make_interval(secs => random() * 2 ^ least(j.crash_count, 6))
+        run_at = now() + interval '1 s' * random()
+            * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
@@ -64,9 +65,10 @@ with recursive gap(low, high) as (
 ), {finish_cancelled}, dead_lettered as (
     insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
-        lease, worker_id, claimed_at, 'crashed', error || jsonb_build_object('message', concat_ws('; ', (
-            select string_agg(t.error ->> 'message', '; ' order by t.at) from {s}.transition t
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
+        max_attempts, least(crash_count, 1000000) + 1, lease, worker_id, claimed_at, 'crashed',
+        error || jsonb_build_object('message', concat_ws('; ', (
+            select string_agg(t.error ->> 'message'::text, '; ' order by t.at) from {s}.transition t
             where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
-from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed
+from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
 
 # Write a batch of outcomes, of whatever kinds, in one statement. Rows that end are deleted from job_live and inserted
@@ -31,7 +31,8 @@ with given as materialized (
     select id, lease, target, reason, delay, refund, result, error
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
-        (select string_to_array(%(reasons)s, E'\n', '')), (select %(delays)s::float8[]), (select %(refunds)s::int[]),
+        (select string_to_array(%(reasons)s, E'\n', '')), (select string_to_array(%(delays)s, ',', '')::float8[]),
+        (select %(refunds)s::int[]),
         (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')))
         as g(id, lease, target, reason, delay, refund, result, error)
 ), ended as (
@@ -117,7 +118,7 @@ class ResolveQueries(Statements):
             "worker": batch[0][0].worker_id,
             "targets": lines([r.target for r in resolutions]),
             "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in resolutions]),
-            "delays": packed([r.delay if r.verb in ("retry", "snooze") else None for r in resolutions]),
+            "delays": sparse([r.delay if r.verb in ("retry", "snooze") else None for r in resolutions]),
             "refunds": packed([int(r.refund) for r in resolutions]),
             "results": lines([r.result for r in resolutions]),
             "errors": lines([_error_json(r.error) for r in resolutions]),

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 
 from pgqueue.errors import PgqueueError
 from pgqueue.queries.base import Query, Row, Statements, fill, nothing
-from pgqueue.queries.schedules.stored import row_json, rows_json
+from pgqueue.queries.schedules.stored import row_json, row_of, rows_json
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.tasks.sealing import open_args
 
@@ -87,7 +87,7 @@ from jsonb_populate_recordset(null::{s}.schedule, %(rows)s::jsonb) as g where s.
 
 # Read what the code declares of a schedule, whatever an operator has edited since. By primary key.
 DECLARATION: LiteralString = """
-select to_jsonb(g), g.args::text
+select to_jsonb(g), g.args::text, array[g.every_seconds, g.jitter_seconds, g.grace_seconds]
 from {s}.schedule s, jsonb_populate_record(null::{s}.schedule, s.declared) as g
 where s.name = %(name)s and s.declared is not null"""
 
@@ -159,7 +159,11 @@ class DefinitionQueries(Statements):
 
     def declaration(self, name: str) -> Query[Schedule | None]:
         """Read what the code declares of a schedule; None if it declares none of that name."""
-        return Query(self._sql(DECLARATION), lambda rows: Schedule.of(name, *rows[0]) if rows else None, {"name": name})
+
+        def read(rows: Sequence[Row]) -> Schedule | None:
+            return Schedule.of(name, row_of(rows[0][0], rows[0][2]), rows[0][1]) if rows else None
+
+        return Query(self._sql(DECLARATION), read, {"name": name})
 
     def pause(self, name: str, until: datetime | None, by: str, catch_up: str) -> Query[bool]:
         """Pause a schedule; False if none has that name."""

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
-from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
-from pgqueue.queries.schedules.stored import FoundSchedule, read_schedule
+from pgqueue.queries.base import Query, Statements, fill, first_value, nothing, nullable
+from pgqueue.queries.schedules.stored import FLOATS, FoundSchedule, read_schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
 
 # The payload with which the functions for SQL notify schedulers of a change. No queue can have this name.
@@ -15,7 +15,9 @@ SCHEDULE_PAYLOAD = "!schedule"
 CLOCK: LiteralString = "select clock_timestamp()"
 
 # The columns of a schedule as `read_schedule` reads them.
-_SCHEDULE: LiteralString = "name, to_jsonb(s) - 'args' - 'declared', args::text, clock_timestamp()"
+_SCHEDULE: LiteralString = fill(
+    "name, to_jsonb(s) - '{{args,declared}}'::text[], args::text, {floats}, clock_timestamp()", floats=FLOATS
+)
 
 # Lock the schedules that are due to be looked at, and read the clock that decides. SKIP LOCKED: each schedule goes to
 # one scheduler, and no scheduler waits. The locks last until the transaction that fires the schedules commits.
@@ -77,14 +79,14 @@ with moved as (
         gap_from = m.gap_from, gap_to = m.gap_to, gap_by = m.gap_by,
         paused_at = m.paused_at, paused_by = case when m.paused_at is not null then s.paused_by end,
         paused_until = m.paused_until, replan_from = null, error = m.error
-    from unnest(%(names)s::text[], %(next_ticks)s::timestamptz[], %(look_afters)s::float8[], %(live_jobs)s::text[],
-                %(gap_froms)s::timestamptz[], %(gap_tos)s::timestamptz[], %(gap_bys)s::text[],
-                %(paused_ats)s::timestamptz[], %(paused_untils)s::timestamptz[], %(errors)s::text[])
+    from unnest(%(names)s::text[], %(next_ticks)b::timestamptz[], %(look_afters)b::float8[], %(live_jobs)s::text[],
+                %(gap_froms)b::timestamptz[], %(gap_tos)b::timestamptz[], %(gap_bys)b::text[],
+                %(paused_ats)b::timestamptz[], %(paused_untils)b::timestamptz[], %(errors)b::text[])
          as m(name, next_tick, look_after, live_jobs, gap_from, gap_to, gap_by, paused_at, paused_until, error)
     where s.name = m.name
 ), given as materialized (
-    select * from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcomes)s::text[], %(reasons)s::text[],
-                         %(job_ids)s::bigint[], %(bys)s::text[]) as t(schedule, tick, outcome, reason, job_id, by)
+    select * from unnest(%(schedules)s::text[], %(ticks)s::timestamptz[], %(outcomes)s::text[], %(reasons)b::text[],
+                         %(job_ids)b::bigint[], %(bys)b::text[]) as t(schedule, tick, outcome, reason, job_id, by)
 ), drained as (
     update {s}.schedule_fire f set outcome = 'fired', job_id = t.job_id, at = clock_timestamp()
     from given t where t.outcome = 'fired' and f.schedule = t.schedule and f.tick = t.tick and f.outcome = 'queued'
@@ -171,9 +173,9 @@ class FireQueries(Statements):
             "schedules": [t.schedule for t in ticks],
             "ticks": [t.tick for t in ticks],
             "outcomes": [t.outcome for t in ticks],
-            "reasons": [t.reason for t in ticks],
-            "job_ids": [t.job_id for t in ticks],
-            "bys": [t.by for t in ticks],
+            "reasons": nullable([t.reason for t in ticks]),
+            "job_ids": nullable([t.job_id for t in ticks]),
+            "bys": nullable([t.by for t in ticks]),
         }
         return Query(self._sql(RECORD_TICKS), nothing, params | _moves(moved))
 
@@ -192,13 +194,13 @@ def _moves(states: Sequence[tuple[ScheduleState, float | None]]) -> dict[str, An
     """Return the parameters that move schedules on."""
     return {
         "names": [s.schedule.name for s, _ in states],
-        "next_ticks": [s.next_tick for s, _ in states],
-        "look_afters": [look_after for _, look_after in states],
+        "next_ticks": nullable([s.next_tick for s, _ in states]),
+        "look_afters": nullable([look_after for _, look_after in states]),
         "live_jobs": ["{" + ",".join(map(str, s.live_jobs)) + "}" for s, _ in states],
-        "gap_froms": [s.gap_from for s, _ in states],
-        "gap_tos": [s.gap_to for s, _ in states],
-        "gap_bys": [s.gap_by for s, _ in states],
-        "paused_ats": [s.paused_at for s, _ in states],
-        "paused_untils": [s.paused_until for s, _ in states],
-        "errors": [s.error for s, _ in states],
+        "gap_froms": nullable([s.gap_from for s, _ in states]),
+        "gap_tos": nullable([s.gap_to for s, _ in states]),
+        "gap_bys": nullable([s.gap_by for s, _ in states]),
+        "paused_ats": nullable([s.paused_at for s, _ in states]),
+        "paused_untils": nullable([s.paused_until for s, _ in states]),
+        "errors": nullable([s.error for s, _ in states]),
     }

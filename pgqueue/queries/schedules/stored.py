@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, LiteralString, TypeAlias
 
 from pgqueue.queries.base import Row
 from pgqueue.schedules.schedule import Schedule
@@ -40,16 +40,27 @@ class UnreadableSchedule:
     args: str = "{}"
 
 
+# The columns that are floats, apart from the row as JSON. In JSON Postgres writes them with as many digits as the
+# setting extra_float_digits says, which a caller's role may have set to -15.
+FLOATS: LiteralString = "array[every_seconds, jitter_seconds, grace_seconds]"
+
 FoundSchedule: TypeAlias = StoredSchedule | UnreadableSchedule
 
 
 def read_schedule(row: Row) -> FoundSchedule:
     """Read a row of the columns that `fire` selects."""
-    name, found, args, now = row
+    name, found, args, floats, now = row
+    found = row_of(found, floats)
     try:
         return StoredSchedule(_state(Schedule.of(name, found, args), found, now), found, args)
     except Exception as error:  # noqa: BLE001 - a row that raises anything must not hold up the others
         return UnreadableSchedule(name, str(error) or type(error).__name__, found, args)
+
+
+def row_of(row: Mapping[str, Any], floats: Sequence[float | None]) -> dict[str, Any]:
+    """Return the row of a schedule from its JSON and its FLOATS."""
+    every, jitter, grace = floats
+    return {**row, "every_seconds": every, "jitter_seconds": jitter, "grace_seconds": grace}
 
 
 def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> ScheduleState:

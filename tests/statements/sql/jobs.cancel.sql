@@ -14,13 +14,13 @@ with found as materialized (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, state, target, attempt, lease, reason from ended
 ), waiters_notified as (
-    select count(pg_notify('pgqueue' || '.ended', w.job_id::text))
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue' || '.ended', w.job_id::text))
     from ended cross join lateral (select job_id from "pgqueue".waiter where job_id = ended.id limit 1) as w
-    where pg_notification_queue_usage() < 0.5
+    where pg_notification_queue_usage() < 0.5::float8
 ), requested as (
     update "pgqueue".job_live j set cancel_requested_at = now() from found
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
-    select count(pg_notify('pgqueue', '!cancel')) from requested where pg_notification_queue_usage() < 0.5
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
 )
 select found.state from found, workers_notified, waiters_notified

@@ -9,11 +9,11 @@ with picked as materialized (
     ) as served
     cross join lateral (
         with recursive hop(priority) as (
-            (select j.priority from "pgqueue".job_live j where j.state = 'pending' and j.queue = served.name
+            (select j.priority::smallint from "pgqueue".job_live j where j.state = 'pending' and j.queue::text = served.name
              order by j.priority desc limit 1)
             union all
-            select (select j.priority from "pgqueue".job_live j
-                    where j.state = 'pending' and j.queue = served.name and j.priority < hop.priority
+            select (select j.priority::smallint from "pgqueue".job_live j
+                    where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < hop.priority
                     order by j.priority desc limit 1)
             from hop where hop.priority is not null
         )
@@ -22,8 +22,8 @@ with picked as materialized (
               from hop where hop.priority is not null order by hop.priority desc) as lane
         cross join lateral (
             select j.id from "pgqueue".job_live j
-            where j.state = 'pending' and j.queue = served.name and j.priority = lane.priority and j.run_at <= now()
-            and (j.run_at, j.id) > (lane.run_at, lane.id)
+            where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint = lane.priority
+            and j.run_at::timestamptz <= now() and (j.run_at::timestamptz, j.id) > (lane.run_at, lane.id)
             and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
         ) as ready
@@ -32,8 +32,9 @@ with picked as materialized (
     limit (select %(room)s::int)
 ), moved as (
     update "pgqueue".job_live j
-    set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1, lease = j.lease + 1,
-        worker_id = %(worker)s, claimed_at = now(), unique_key = case when j.unique_live then j.unique_key end
+    set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1,
+        lease = least(j.lease + 1, 4611686018427387904), worker_id = %(worker)s, claimed_at = now(),
+        unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
         j.max_attempts, j.lease, j.history
@@ -41,7 +42,7 @@ with picked as materialized (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
 )
-select id, task, queue, priority, args::text, nullif(tags, '{}'), nullif(headers, '{}')::text, run_at, created_at,
-       attempt, max_attempts, lease
+select id, task, queue, priority, args::text, case when pg_catalog.cardinality(tags) > 0 then tags end,
+       nullif(headers::jsonb, '{}')::text, run_at, created_at, attempt, max_attempts, lease
 from moved
-order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id
+order by pg_catalog.array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id

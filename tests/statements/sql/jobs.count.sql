@@ -1,5 +1,5 @@
 with recursive waiting as not materialized (
-    select queue, priority, run_at, id, attempt from "pgqueue".job_live where state = 'pending'
+    select queue::text, priority::smallint, run_at::timestamptz, id, attempt from "pgqueue".job_live where state = 'pending'
 ), lane(queue, priority) as (
     (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
     union all
@@ -44,7 +44,7 @@ with recursive waiting as not materialized (
     from sample group by queue
 )
 select queue, pending, scheduled, retrying, running, blocked, dead,
-       (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
+       (select extract(epoch from now() - pg_catalog.min(oldest.run_at))::float8 from lane cross join lateral (
             select j.run_at from waiting j
             where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
             order by j.run_at limit 1) as oldest
@@ -53,11 +53,11 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
         where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
         and found.queue = any(w.queues)),
        exists (select from "pgqueue".queue q where q.name = found.queue and q.paused_at is not null),
-       array_remove(array[
+       pg_catalog.array_remove(array[
            case when more_due then 'pending' end,
            case when more_later then 'scheduled' end,
            case when more_due or more_later then 'retrying' end,
-           case when sum(running) over () > %(most)s::int then 'running' end,
-           case when sum(blocked) over () > %(most)s::int then 'blocked' end,
-           case when sum(dead) over () > %(most)s::int then 'dead' end], null)
+           case when pg_catalog.sum(running) over () > %(most)s::numeric then 'running' end,
+           case when pg_catalog.sum(blocked) over () > %(most)s::numeric then 'blocked' end,
+           case when pg_catalog.sum(dead) over () > %(most)s::numeric then 'dead' end], null)
 from found order by queue

@@ -1,4 +1,4 @@
-select state, count(*), coalesce(sum(count(*)) over () > %(most)s::int, false)
+select state, count(*), coalesce(pg_catalog.sum(count(*)) over () > %(most)s::numeric, false)
 from (select state, finished_at from "pgqueue".job_finished order by id desc limit %(most)s::int + 1) as newest
 where finished_at > now() - interval '1 hour' group by state
 union all

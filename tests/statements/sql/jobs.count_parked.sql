@@ -1,13 +1,14 @@
 with recursive parked(task, version, queue) as (
-    (select j.task, coalesce(j.headers ->> '$version', '1'), j.queue from "pgqueue".job_live j
+    (select j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text from "pgqueue".job_live j
      where j.state = 'blocked' and j.waits_for = 'task'
-     order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1)
+     order by j.task, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue limit 1)
     union all
     select following.task, following.version, following.queue from parked cross join lateral (
-        select j.task, coalesce(j.headers ->> '$version', '1') as version, j.queue from "pgqueue".job_live j
-        where j.state = 'blocked' and j.waits_for = 'task'
-        and (j.task, coalesce(j.headers ->> '$version', '1'), j.queue) > (parked.task, parked.version, parked.queue)
-        order by j.task, coalesce(j.headers ->> '$version', '1'), j.queue limit 1) as following
+        select j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1') as version, j.queue::text
+        from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'task'
+        and (j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text)
+            > (parked.task, parked.version, parked.queue)
+        order by j.task, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue limit 1) as following
 )
 select p.task, p.queue, few.jobs,
        exists (select from "pgqueue".worker w
@@ -17,7 +18,7 @@ select p.task, p.queue, few.jobs,
        coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (
     select count(*) as jobs from (
-        select from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task = p.task
-        and coalesce(j.headers ->> '$version', '1') = p.version and j.queue = p.queue
+        select from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = p.task
+        and coalesce(j.headers::jsonb ->> '$version'::text, '1') = p.version and j.queue::text = p.queue
         limit %(most)s::int + 1) as counted
 ) as few order by p.task, p.version, p.queue

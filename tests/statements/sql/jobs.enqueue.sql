@@ -1,12 +1,13 @@
 with given as materialized (
-    select nextval('"pgqueue".job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
+    select pg_catalog.nextval('"pgqueue".job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
            g.history,
-           coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
-    from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
-                string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[], %(run_ats)s::timestamptz[],
-                %(delays)s::float8[], string_to_array(%(tags)s, E'\n', ''), string_to_array(%(headers)s, E'\n', ''),
-                %(histories)s::bool[], %(expires)s::timestamptz[], %(ttls)s::float8[])
+           coalesce(g.run_at, statement_timestamp() + pg_catalog.make_interval(secs => g.delay), statement_timestamp()) as run_at,
+           coalesce(g.expires, statement_timestamp() + pg_catalog.make_interval(secs => g.ttl)) as expires_at
+    from unnest(pg_catalog.string_to_array(%(tasks)s, E'\n'), pg_catalog.string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
+                pg_catalog.string_to_array(%(args)s, E'\n'), %(max_attempts)s::int[],
+                pg_catalog.string_to_array(%(run_ats)s, ',', '')::timestamptz[], pg_catalog.string_to_array(%(delays)s, ',', '')::float8[],
+                pg_catalog.string_to_array(%(tags)s, E'\n', ''), pg_catalog.string_to_array(%(headers)s, E'\n', ''), %(histories)s::bool[],
+                pg_catalog.string_to_array(%(expires)s, ',', '')::timestamptz[], pg_catalog.string_to_array(%(ttls)s, ',', '')::float8[])
          with ordinality as g(task, queue, priority, args, max_attempts, run_at, delay, tags, headers, history,
                               expires, ttl, ord)
 ), inserted as (
@@ -18,9 +19,9 @@ with given as materialized (
 ), logged as (
     insert into "pgqueue".transition (job_id, to_state) select id, 'pending' from given where history order by ord
 ), workers_notified as (
-    select count(pg_notify('pgqueue', due.queue))
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
     from (select distinct queue from given where run_at <= statement_timestamp()) as due
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
-    and pg_notification_queue_usage() < 0.5
+    and pg_notification_queue_usage() < 0.5::float8
 )
 select given.id, given.run_at, statement_timestamp() from given, workers_notified order by given.ord

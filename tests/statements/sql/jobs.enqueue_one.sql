@@ -1,10 +1,10 @@
 with given as materialized (
-    select nextval('"pgqueue".job_id') as id,
-           coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
+    select pg_catalog.nextval('"pgqueue".job_id') as id,
+           coalesce(%(run_at)s::timestamptz, statement_timestamp() + pg_catalog.make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
-    select id, %(task)s, %(queue)s, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
+    select id, %(task)s, %(queue)s::text, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
            %(tags)s::text[], coalesce(%(headers)s::jsonb, '{}'), %(history)s::bool, statement_timestamp()
     from given
 ), logged as (
@@ -12,7 +12,7 @@ with given as materialized (
 )
 select id, run_at, statement_timestamp(),
     case when run_at <= statement_timestamp()
-        and exists (select from "pgqueue".worker w where w.waiting and %(queue)s = any(w.queues))
-        and pg_notification_queue_usage() < 0.5
-        then pg_notify('pgqueue', %(queue)s) end
+        and exists (select from "pgqueue".worker w where w.waiting and %(queue)s::text = any(w.queues))
+        and pg_notification_queue_usage() < 0.5::float8
+        then pg_catalog.pg_notify('pgqueue', %(queue)s::text) end
 from given

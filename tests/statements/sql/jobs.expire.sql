@@ -17,8 +17,8 @@ with late as materialized (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, state, target, attempt, lease, reason from ended
 ), waiters_notified as (
-    select count(pg_notify('pgqueue' || '.ended', w.job_id::text))
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue' || '.ended', w.job_id::text))
     from ended cross join lateral (select job_id from "pgqueue".waiter where job_id = ended.id limit 1) as w
-    where pg_notification_queue_usage() < 0.5
+    where pg_notification_queue_usage() < 0.5::float8
 )
-select id, task, queue, expires_at from ended, waiters_notified order by expires_at
+select id, task, queue, greatest(expires_at, '0001-01-01Z') from ended, waiters_notified order by expires_at

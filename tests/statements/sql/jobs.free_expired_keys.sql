@@ -1,3 +1,3 @@
 delete from "pgqueue".idempotency_key k
-using unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
+using pg_catalog.unnest((select pg_catalog.string_to_array(%(keys)s, E'\n', ''))) as g(key)
 where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()

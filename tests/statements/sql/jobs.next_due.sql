@@ -1,16 +1,17 @@
-select extract(epoch from min(case when first.expired then now() + interval '1 s' else first.run_at end)
+select extract(epoch from pg_catalog.min(case when first.expired then now() + interval '1 s' else first.run_at end)
                - clock_timestamp())::float8
-from unnest(%(queues)s::text[]) as served(name)
+from pg_catalog.unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired) as (
-        (select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0
-         from "pgqueue".job_live j where j.state = 'pending' and j.queue = served.name
+        (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0
+         from "pgqueue".job_live j where j.state = 'pending' and j.queue::text = served.name
          order by j.priority desc, j.run_at limit 1)
         union all
         select following.priority, following.run_at, following.expired
         from lane cross join lateral (
-            select j.priority, j.run_at, j.expires_at <= now() and j.attempt = 0 as expired from "pgqueue".job_live j
-            where j.state = 'pending' and j.queue = served.name and j.priority < lane.priority
+            select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0 as expired
+            from "pgqueue".job_live j
+            where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
     select lane.run_at, lane.expired from lane

@@ -1,1 +1,1 @@
-select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)
+select pg_catalog.set_config('enable_seqscan', 'off', true), pg_catalog.set_config('enable_bitmapscan', 'off', true)

@@ -1,12 +1,15 @@
 with given as materialized (
     select g.id, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
-           coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
-           coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
-    from unnest((select %(ids)s::bigint[]), (select string_to_array(%(queues)s, E'\n')),
-                (select %(priorities)s::smallint[]), (select string_to_array(%(args)s, E'\n')),
-                (select %(max_attempts)s::int[]), (select %(run_ats)s::timestamptz[]), (select %(delays)s::float8[]),
-                (select string_to_array(%(tags)s, E'\n', '')), (select string_to_array(%(headers)s, E'\n', '')),
-                (select %(expires)s::timestamptz[]), (select %(ttls)s::float8[]))
+           coalesce(g.run_at, statement_timestamp() + pg_catalog.make_interval(secs => g.delay), statement_timestamp()) as run_at,
+           coalesce(g.expires, statement_timestamp() + pg_catalog.make_interval(secs => g.ttl)) as expires_at
+    from unnest((select %(ids)s::bigint[]), (select pg_catalog.string_to_array(%(queues)s, E'\n')),
+                (select %(priorities)s::smallint[]), (select pg_catalog.string_to_array(%(args)s, E'\n')),
+                (select %(max_attempts)s::int[]),
+                (select pg_catalog.string_to_array(%(run_ats)s, ',', '')::timestamptz[]),
+                (select pg_catalog.string_to_array(%(delays)s, ',', '')::float8[]),
+                (select pg_catalog.string_to_array(%(tags)s, E'\n', '')), (select pg_catalog.string_to_array(%(headers)s, E'\n', '')),
+                (select pg_catalog.string_to_array(%(expires)s, ',', '')::timestamptz[]),
+                (select pg_catalog.string_to_array(%(ttls)s, ',', '')::float8[]))
          as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl)
 ), changed as (
     update "pgqueue".job_live j
@@ -14,14 +17,14 @@ with given as materialized (
         tags = coalesce(g.tags::text[], '{}'), headers = coalesce(g.headers::jsonb, '{}'),
         expires_at = g.expires_at
     from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
-    returning j.id, j.queue, j.run_at, j.state, j.lease, j.history
+    returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
     select id, state, state, lease, 'replaced' from changed where history
 ), workers_notified as (
-    select count(pg_notify('pgqueue', due.queue))
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
     from (select distinct queue from changed where run_at <= statement_timestamp()) as due
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
-    and pg_notification_queue_usage() < 0.5
+    and pg_notification_queue_usage() < 0.5::float8
 )
 select changed.id from changed, workers_notified

@@ -1,24 +1,24 @@
 with recursive gap(low, high) as (
-    select lag(id, 1, repeat('0', 32)::uuid) over (order by id), id
-    from (select id from "pgqueue".worker union all select repeat('f', 32)::uuid) as w
+    select pg_catalog.lag(id, 1, pg_catalog.repeat('0', 32)::uuid) over (order by id), id
+    from (select id from "pgqueue".worker union all select pg_catalog.repeat('f', 32)::uuid) as w
 ), orphan(id, high) as (
     select low, high from gap
     union all
     select (select worker_id from "pgqueue".job_live where worker_id > o.id and worker_id < high order by 1 limit 1), high
     from orphan o where id is not null
 ), dead as materialized (
-    select id, format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
-        death || ' at ' || lost_at, 'did not beat since ' || heartbeat_at)) as why
+    select id, pg_catalog.format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
+        death || ' at '::text || lost_at::text, 'did not beat since '::text || heartbeat_at::text)) as why
     from "pgqueue".worker where lost_at is not null
     union all
     select id, 'the worker that ran this attempt has no row any more'
     from orphan where id is not null and id not in (select low from gap)
 ), lost as materialized (
     select found.*, dead.why,
-        jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
+        pg_catalog.jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
         select j.id, j.lease, j.attempt >= j.max_attempts
-            or j.crash_count + 1 >= coalesce((%(limits)s::jsonb ->> j.task)::int, %(max_crashes)s) as spent
+            or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int, %(max_crashes)s) - 1 as spent
         from "pgqueue".job_live j where j.worker_id = dead.id and j.state = 'running'
         and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
@@ -27,7 +27,8 @@ with recursive gap(low, high) as (
 ), requeued as (
     update "pgqueue".job_live j
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
-        run_at = now() + (j.crash_count > 0)::int * make_interval(secs => random() * 2 ^ least(j.crash_count, 6))
+        run_at = now() + interval '1 s' * random()
+            * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
@@ -46,9 +47,10 @@ with recursive gap(low, high) as (
 ), dead_lettered as (
     insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count + 1,
-        lease, worker_id, claimed_at, 'crashed', error || jsonb_build_object('message', concat_ws('; ', (
-            select string_agg(t.error ->> 'message', '; ' order by t.at) from "pgqueue".transition t
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
+        max_attempts, least(crash_count, 1000000) + 1, lease, worker_id, claimed_at, 'crashed',
+        error || pg_catalog.jsonb_build_object('message', pg_catalog.concat_ws('; ', (
+            select pg_catalog.string_agg(t.error ->> 'message'::text, '; ' order by t.at) from "pgqueue".transition t
             where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (

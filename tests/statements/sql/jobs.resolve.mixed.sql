@@ -1,9 +1,10 @@
 with given as materialized (
     select id, lease, target, reason, delay, refund, result, error
     from unnest(
-        (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
-        (select string_to_array(%(reasons)s, E'\n', '')), (select %(delays)s::float8[]), (select %(refunds)s::int[]),
-        (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')))
+        (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select pg_catalog.string_to_array(%(targets)s, E'\n', '')),
+        (select pg_catalog.string_to_array(%(reasons)s, E'\n', '')), (select pg_catalog.string_to_array(%(delays)s, ',', '')::float8[]),
+        (select %(refunds)s::int[]),
+        (select pg_catalog.string_to_array(%(results)s, E'\n', '')), (select pg_catalog.string_to_array(%(errors)s, E'\n', '')))
         as g(id, lease, target, reason, delay, refund, result, error)
 ), ended as (
     delete from "pgqueue".job_live j using given g
@@ -27,7 +28,7 @@ with given as materialized (
 ), kept as (
     update "pgqueue".job_live j
     set state = g.target, waits_for = case when g.target = 'blocked' then 'task' end,
-        run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
+        run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
     where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease

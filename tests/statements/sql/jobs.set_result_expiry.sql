@@ -1,5 +1,5 @@
 insert into "pgqueue".result_expiry (job_id, finished_at, expires_at)
-select g.id, j.finished_at, clock_timestamp() + make_interval(secs => g.ttl)
+select g.id, j.finished_at, clock_timestamp() + pg_catalog.make_interval(secs => g.ttl)
 from unnest((select %(ids)s::bigint[]), (select %(ttls)s::float8[])) as g(id, ttl)
 cross join lateral (
     select f.finished_at from "pgqueue".job_finished f

@@ -1,5 +1,5 @@
 with expired as materialized (
-    select k.key from unnest((select %(keys)s::uuid[])) as g(key)
+    select k.key from pg_catalog.unnest((select %(keys)s::uuid[])) as g(key)
     join "pgqueue".idempotency_key k on k.key = any(array[g.key])
     where k.expires_at <= statement_timestamp() for update of k skip locked
 )

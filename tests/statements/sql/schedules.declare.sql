@@ -1,5 +1,5 @@
 with g as materialized (
-    select * from jsonb_populate_recordset(null::"pgqueue".schedule, %(rows)s::jsonb)
+    select * from pg_catalog.jsonb_populate_recordset(null::"pgqueue".schedule, %(rows)s::jsonb)
 ), made as (
     insert into "pgqueue".schedule (name, app, declared, next_tick, task, args, cron, every_seconds, at, rrule, anchor, timezone, starts_at, ends_at,
     jitter_seconds, queue, priority, max_attempts, tags, options, misfire, grace_seconds, overlap, max_running)

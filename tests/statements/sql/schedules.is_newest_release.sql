@@ -2,4 +2,4 @@ select not exists (
     select from "pgqueue".schedule_release o, "pgqueue".schedule_release mine
     where mine.id = %(id)s and o.app = mine.app and o.release <> mine.release
     and (o.since, o.release) > (mine.since, mine.release)
-    and o.seen_at >= clock_timestamp() - make_interval(secs => %(silence)s))
+    and o.seen_at >= clock_timestamp() - pg_catalog.make_interval(secs => %(silence)s))

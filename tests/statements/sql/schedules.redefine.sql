@@ -7,4 +7,4 @@ update "pgqueue".schedule s set (task, args, cron, every_seconds, at, rrule, anc
     gap_from = case when %(keep_gap)s then s.gap_from end, gap_to = case when %(keep_gap)s then s.gap_to end,
     gap_by = case when %(keep_gap)s then s.gap_by end,
     paused_at = case when s.paused_at is not null and not %(keep_gap)s then clock_timestamp() else s.paused_at end
-from jsonb_populate_recordset(null::"pgqueue".schedule, %(rows)s::jsonb) as g where s.name = g.name
+from pg_catalog.jsonb_populate_recordset(null::"pgqueue".schedule, %(rows)s::jsonb) as g where s.name = g.name

@@ -1,1 +1,1 @@
-select to_regclass(quote_ident('pgqueue') || '.migration') is not null
+select pg_catalog.to_regclass(pg_catalog.quote_ident('pgqueue') || '.migration') is not null

@@ -1,6 +1,6 @@
 select g.id, j.state, j.attempt, j.later, case when g.followed then j.progress end
 from unnest((select %(ids)s::bigint[]), (select %(followed)s::bool[])) as g(id, followed)
 left join lateral (
-    select l.state, l.attempt, l.run_at > now() as later, l.progress::text from "pgqueue".job_live l
+    select l.state, l.attempt, l.run_at::timestamptz > now() as later, l.progress::text from "pgqueue".job_live l
     where l.id = g.id limit 1
 ) as j on true

@@ -2,5 +2,5 @@ with dead as (
     update "pgqueue".worker w set lost_at = coalesce(w.lost_at, clock_timestamp()), death = d.death, waiting = false
     from unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) where w.id = d.id returning w.id
 )
-select (select count(*) from dead), count(pg_notify('pgqueue', '!rescue'))
-from dead where pg_notification_queue_usage() < 0.5
+select (select count(*) from dead), pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!rescue'))
+from dead where pg_notification_queue_usage() < 0.5::float8
