@@ -14,6 +14,9 @@ from pgqueue.errors import DatabaseUnreachable
 
 CONNECT_TIMEOUT = 10  # seconds
 PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
+LOCK_SECONDS = 2.0  # that a statement of a duty waits for a lock
+# A server that is gone is noticed within about half a minute, also by a connection that only listens.
+KEEPALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +32,45 @@ class Database:
         settings: dict[str, Any] = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT}
         return settings if self.prepare else settings | {"prepare_threshold": None}
 
-    def connect(self, name: str) -> Connection:
-        """Open a connection. `name` is its application_name."""
+    def connect(self, name: str, deadline: float | None = None) -> Connection:
+        """Open a connection. `name` is its application_name. The server ends a statement after `deadline` seconds."""
         with _reachable(self.dsn):
-            return psycopg.connect(self.dsn, **self._settings_of(name))
+            return psycopg.connect(self.dsn, **self._settings_of(name) | self._options("", deadline))
 
     async def connect_async(self, name: str) -> AsyncConnection:
         """The async twin of `connect`."""
         with _reachable(self.dsn):
             return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name))
 
-    async def connect_duty(self, name: str) -> AsyncConnection:
+    async def connect_duty(self, name: str, deadline: float) -> AsyncConnection:
         """Open the connection of a duty, which runs only pgqueue's statements.
+
+        The server ends a statement after `deadline` seconds, so that it gives up when the duty does. Otherwise it would
+        go on waiting for a lock with nobody to read the answer, and each further try would leave another such backend.
 
         A plan that Postgres kept while a table was small still reads the whole table after it has grown, until the next
         ANALYZE. Each VACUUM makes Postgres plan anew, without regard to dead index entries. So these connections prefer
         an index in its order, whatever the size of a table. They do not compile: no statement of pgqueue gains by it.
         """
         with _reachable(self.dsn):
-            return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name) | self._planning())
+            settings = self._settings_of(name) | self._options(PLANNING, deadline)
+            return await psycopg.AsyncConnection.connect(self.dsn, **settings)
 
-    def _planning(self) -> dict[str, Any]:
-        if not self.prepare:  # each statement is planned anew, and PgBouncer refuses these settings
+    def _options(self, planning: str, deadline: float | None) -> dict[str, Any]:
+        if not self.prepare or deadline is None:  # PgBouncer refuses these settings
             return {}
-        return {"options": f"{PLANNING} {conninfo_to_dict(self.dsn).get('options') or ''}"}
+        milliseconds = int(1000 * deadline)
+        timeouts = (
+            f"-c statement_timeout={milliseconds} -c lock_timeout={min(int(1000 * LOCK_SECONDS), milliseconds)} "
+            f"-c idle_in_transaction_session_timeout={milliseconds}"
+        )
+        return {"options": f"{planning} {timeouts} {conninfo_to_dict(self.dsn).get('options') or ''}"}
 
     def _settings_of(self, name: str) -> dict[str, Any]:
-        # A timeout in the DSN takes precedence.
-        timeout = {"connect_timeout": CONNECT_TIMEOUT} | conninfo_to_dict(self.dsn)
-        return self.settings | {"application_name": name, "connect_timeout": timeout["connect_timeout"]}
+        # What the DSN says takes precedence.
+        given = conninfo_to_dict(self.dsn)
+        limits = {"connect_timeout": CONNECT_TIMEOUT} | KEEPALIVE
+        return self.settings | {"application_name": name} | {key: given.get(key, limits[key]) for key in limits}
 
 
 @contextmanager

@@ -6,11 +6,21 @@ from pgqueue.errors import NotAllowed, NotMigrated, PgqueueError
 
 DATABASE_ERRORS = (psycopg.Error, PgqueueError, OSError)
 
-# After one of these a connection's state is unknown, or its server has become a standby, which a new one may not reach.
-BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction, OSError)
+# After one of these a connection's state is unknown; or its server has become a standby, which a new one may not reach;
+# or a migration has changed the columns that its prepared statements return.
+BROKEN = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.FeatureNotSupported,
+    OSError,
+)
+# The server gave up at a timeout that we had set. The connection is as good as before.
+TIMED_OUT = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
 _NO_SUCH_NAME = ("42P01", "42703", "3F000", "42883")  # SQLSTATEs: no such table, column, schema, function
 _NOT_ALLOWED = "42501"
+INTERNAL_TRIES = 3
 EXPLAINED = tuple(psycopg.errors.lookup(state) for state in (*_NO_SUCH_NAME, _NOT_ALLOWED))
 
 
@@ -26,11 +36,14 @@ def explained(error: Exception, database: str = "this database", role: str = "th
     return None
 
 
-def blames_data(error: Exception) -> bool:
+def blames_data(error: Exception, tries: int = 0) -> bool:
     """Whether a statement failed because of a row that it carries, so that the rest of its batch may succeed alone.
 
-    After any other error the same statement is worth another try.
+    After any other error the same statement is worth another try. An internal error of the server may be either: it is
+    tried again, and blamed on the data when `tries` tries have failed alike.
     """
+    if (getattr(error, "sqlstate", None) or "").startswith("XX"):
+        return tries >= INTERNAL_TRIES
     if isinstance(error, (psycopg.errors.ProgramLimitExceeded, psycopg.errors.OutOfMemory)):
         return True
     return not isinstance(error, (*BROKEN, PgqueueError))

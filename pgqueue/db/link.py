@@ -11,12 +11,14 @@ import psycopg
 
 from pgqueue.db.connection import AsyncConnection, run_async
 from pgqueue.db.database import Database
-from pgqueue.db.failures import BROKEN
+from pgqueue.db.failures import BROKEN, TIMED_OUT
 from pgqueue.queries import Query
+from pgqueue.queries.base import statement_timeout
 
 T = TypeVar("T")
 
 DEADLINE = 10.0  # seconds
+SPARE = 0.5  # of a deadline: the server gives up so much earlier, and says so
 
 
 def sever(conn: psycopg.Connection[object] | psycopg.AsyncConnection[object]) -> None:
@@ -43,10 +45,14 @@ class Link:
         """Give the connection for at most `deadline` seconds. A failure meanwhile drops it: its state is unknown."""
         async with self._lock:
             if self._conn is None or self._conn.closed:
-                self._conn = await self._database.connect_duty(self._name)
+                self._conn = await self._database.connect_duty(self._name, DEADLINE - SPARE)
             timer = None if deadline is None else asyncio.get_running_loop().call_later(deadline, sever, self._conn)
             try:
                 yield self._conn
+            except TIMED_OUT:
+                if self._conn.closed:
+                    await self._drop()
+                raise
             except (*BROKEN, asyncio.CancelledError):
                 await self._drop()
                 raise
@@ -57,6 +63,12 @@ class Link:
     async def run(self, query: Query[T], deadline: float = DEADLINE) -> T:
         """Run one query in a transaction of its own, within `deadline` seconds."""
         async with self.connection(deadline) as conn:
+            return await run_async(conn, query)
+
+    async def run_long(self, query: Query[T], deadline: float) -> T:
+        """Run one query that may take longer than DEADLINE, in a transaction of its own, within `deadline` seconds."""
+        async with self.connection(deadline) as conn, conn.transaction():
+            await run_async(conn, statement_timeout(deadline - SPARE))
             return await run_async(conn, query)
 
     def sever(self) -> None:

@@ -127,7 +127,8 @@ class Identity:
 
     def _run(self, query: Query[T]) -> T:
         if self._conn is None or self._conn.closed:
-            self._conn = self._database.connect(f"pgqueue {self.info.kind} heartbeat")
+            deadline = self.info.lease_seconds / BEATS
+            self._conn = self._database.connect(f"pgqueue {self.info.kind} heartbeat", deadline)
         try:
             return db.run(self._conn, query)
         except BROKEN:

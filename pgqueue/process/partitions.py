@@ -18,5 +18,5 @@ class PartitionMaker(Duty):
 
     async def step(self) -> float:
         """Make the partitions that are missing. The long deadline leaves time for their locks."""
-        await self.link.run(self._queries.schema.make_partitions(), deadline=60)
+        await self.link.run_long(self._queries.schema.make_partitions(), deadline=60)
         return 3600 * random.uniform(0.5, 1.0)  # noqa: S311

@@ -91,6 +91,12 @@ class Statements:
         return [job.args for job in jobs] if codec is None else [seal_args(codec, job.task, job.args) for job in jobs]
 
 
+def statement_timeout(seconds: float) -> "Query[None]":
+    """Let the server end each further statement of this transaction after so many seconds."""
+    text = "select pg_catalog.set_config('statement_timeout', %(timeout)s, true)"
+    return Query(text.encode(), nothing, {"timeout": f"{int(1000 * seconds)}ms"})
+
+
 def nothing(rows: Sequence[Row]) -> None:
     """Read no rows."""
 

@@ -55,7 +55,7 @@ class RunningWorker:
         self._watchdog = Watchdog(chores, core.identity, signals)
         self._canceller = Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, self._watchdog, progress, self._canceller, self._rescuer]
+        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer]
         self.duties += [
             PartitionMaker(chores, queries),
             Sweeper(chores, core),
@@ -64,6 +64,8 @@ class RunningWorker:
         if app.listen_database is not None:
             links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             self.duties.append(Listener(links["listen"], core, signals))
+        # These go on while a stopping worker waits for its jobs.
+        self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
 
@@ -96,7 +98,7 @@ class RunningWorker:
     def _ages(self) -> dict[str, float | None]:
         """How many seconds ago each duty last worked; None for one that has not worked yet."""
         now = monotonic()
-        duties = [*self.duties, self._resolver, self._announcer]
+        duties = [*self.duties, *self._last_duties]
         return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in duties}
 
     def _before_beat(self) -> dict[str, float | None]:
@@ -109,7 +111,7 @@ class RunningWorker:
         core, loop = self._core, asyncio.get_running_loop()
         in_loop = loop.call_soon_threadsafe
         await asyncio.to_thread(core.identity.start, lambda lost: in_loop(self._declared_lost, lost), self._before_beat)
-        self._writing = hide(asyncio.create_task(run_duties([self._resolver, self._announcer], self._written)))
+        self._writing = hide(asyncio.create_task(run_duties(self._last_duties, self._written)))
         self._writing.add_done_callback(self._stop_duties)
         info = core.identity.info
         log.info("worker %s started: queues %s; %d slots", info.id, ", ".join(info.queues), info.slots)

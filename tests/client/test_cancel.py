@@ -11,9 +11,10 @@ from pgqueue.db.link import Link
 from pgqueue.events import Event, StaleWrite
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.signals import WorkerSignals
-from tests.conftest import scalar, work
+from tests.conftest import DEADLINE, eventually, scalar, work
 from tests.harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked, wait_for
 
 REASON = "select reason from pgqueue.job where id = %s and state = 'cancelled'"
@@ -184,3 +185,27 @@ def _running(conn: Conn) -> ClaimedJob:
     _enqueued(conn)
     (job,) = db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 1}, 1))
     return job
+
+
+def test_a_worker_that_is_stopping_still_cancels_its_jobs(app: App, conn: Conn) -> None:
+    """Its shutdown timeout is long: without the cancellation it would wait for the job."""
+    started = asyncio.Event()
+
+    @app.task
+    async def endless() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        worker = Worker(app, WorkerSettings(shutdown_timeout=3600.0))
+        running = asyncio.create_task(worker.run())
+        job = endless.enqueue()
+        await started.wait()
+        worker.stop()
+        stopping = "select bool_or(stopping) from pgqueue.worker"
+        await eventually(lambda: scalar(conn, stopping), "the worker to be stopping")
+        assert await app.acancel(job.id) is False
+        await asyncio.wait_for(running, DEADLINE)
+        assert scalar(conn, REASON, job.id) == "cancelled by request"
+
+    asyncio.run(scenario())

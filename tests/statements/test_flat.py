@@ -47,6 +47,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.next_due": QUERIES.jobs.next_due(list(ROOMS)),
     "jobs.resolve": QUERIES.jobs.resolve(BATCH),
     "jobs.resolve successes": QUERIES.jobs.resolve([(job, PLAIN_SUCCESS) for job, _ in BATCH]),
+    "jobs.lock_unlocked": QUERIES.jobs.lock_unlocked([1, 2]),
     "jobs.release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
     "jobs.rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
     "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),

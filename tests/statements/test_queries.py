@@ -67,6 +67,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.next_due": lambda q: q.jobs.next_due(["default", "bulk"]),
     "jobs.resolve mixed": lambda q: q.jobs.resolve(OUTCOMES),
     "jobs.resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), PLAIN_SUCCESS)]),
+    "jobs.lock_unlocked": lambda q: q.jobs.lock_unlocked([1, 2]),
     "jobs.cancel": lambda q: q.jobs.cancel(1, "not wanted"),
     "jobs.cancel_requests": lambda q: q.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.release_strays": lambda q: q.jobs.release_strays(WORKER, [1]),

@@ -101,8 +101,26 @@ from unnest(%(ids)s::bigint[], %(leases)s::bigint[], %(progress)s::text[]) as g(
 where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease returning j.id"""
 
 
+# Lock the rows of these jobs that nobody else has locked, until the end of this transaction; return the others. A
+# caller whose open transaction has requested a cancellation holds the row of that job. Without this, the outcomes of
+# the whole batch would wait for the caller. Used only after RESOLVE has waited for a lock in vain: to skip locked rows
+# in RESOLVE itself would take a row that a rescue or a note of progress holds for a moment as a lost lease. By primary
+# key.
+LOCK_UNLOCKED: LiteralString = """
+with free as materialized (
+    select j.id from (select unnest(%(ids)s::bigint[]) as id) as g
+    join {s}.job_live j on j.id = any(array[g.id]) order by j.id for update of j skip locked
+)
+select j.id from (select unnest(%(ids)s::bigint[]) as id) as g
+join {s}.job_live j on j.id = any(array[g.id]) where j.id not in (select id from free)"""
+
+
 class ResolveQueries(Statements):
     """Resolving jobs."""
+
+    def lock_unlocked(self, ids: Sequence[int]) -> Query[set[int]]:
+        """Lock the rows of these jobs that nobody else has locked; returns the ids of those that others have."""
+        return Query(self._sql(LOCK_UNLOCKED), _ids, {"ids": packed(ids)})
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
         """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; others lost their lease."""

@@ -5,7 +5,10 @@ import logging
 from collections import deque
 from itertools import islice
 
+from psycopg.errors import LockNotAvailable
+
 from pgqueue.app import App
+from pgqueue.db.connection import run_async
 from pgqueue.db.failures import blames_data
 from pgqueue.db.link import Link
 from pgqueue.error_info import ErrorInfo
@@ -22,6 +25,7 @@ from pgqueue.events import (
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.duty import Duty
+from pgqueue.timing import monotonic
 from pgqueue.worker.duties.result_ttls import ResultTtls
 from pgqueue.worker.signals import WorkerSignals
 
@@ -29,11 +33,15 @@ log = logging.getLogger("pgqueue.worker")
 BATCH = 512  # outcomes in one statement
 BATCH_BYTES = 32 * 1024 * 1024  # of results in one statement
 BEHIND = 4 * BATCH  # outcomes that wait: from there on no job begins
+LOCKED_SECONDS = 1.0  # between two tries of an outcome whose row somebody else has locked
 Entry = tuple[ClaimedJob, Resolution]
 
 
 class Resolver(Duty):
-    """Keeps outcomes until they are written, also while the database is away. The lease fences each write."""
+    """Keeps outcomes until they are written, also while the database is away. The lease fences each write.
+
+    An outcome whose row stays locked, by a caller's open transaction, is set aside, and the others are written.
+    """
 
     name = "resolve"
 
@@ -42,6 +50,9 @@ class Resolver(Duty):
         self._ttls = ResultTtls(app.queries, app.tasks)
         self._listeners = app.listeners
         self._signals = signals
+        self._queries = app.queries.jobs
+        self._locked: dict[tuple[int, int], Entry] = {}  # set aside, by id and lease
+        self._locked_next = 0.0  # when to try them again, by the monotonic clock
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -56,11 +67,11 @@ class Resolver(Duty):
     @property
     def behind(self) -> bool:
         """Whether so many outcomes wait that no more jobs should begin: each would run again if the worker died."""
-        return len(self._waiting) > BEHIND
+        return len(self._waiting) + len(self._locked) > BEHIND
 
     def held_jobs(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
-        return [job.id for job, _ in self._waiting]
+        return [job.id for job, _ in (*self._waiting, *self._locked.values())]
 
     async def step(self) -> float:
         """Write the outcomes that came in while the last batch was written, up to a batch of them."""
@@ -70,10 +81,24 @@ class Resolver(Duty):
             for _ in batch:
                 self._waiting.popleft()
             self._signals.outcomes_written()
+        if self._locked and monotonic() >= self._locked_next:
+            await self._retry_locked()
         if self._waiting:
             return 0.0
+        if self._locked:
+            return max(self._locked_next - monotonic(), 0.001)
         self._drained.set()
         return 3600.0
+
+    async def _retry_locked(self) -> None:
+        """Write the outcomes that were set aside, as far as their rows are no longer locked."""
+        self._locked_next = monotonic() + LOCKED_SECONDS
+        worker = next(iter(self._locked.values()))[0].worker_id
+        tried = {key: e for key, e in islice(self._locked.items(), BATCH) if e[0].worker_id == worker}
+        for key in tried:
+            self._locked[key] = self._locked.pop(key)  # to the end: the others have their turn
+        batch = list(tried.values())
+        self._report(batch, await self._resolve_unlocked(batch))
 
     def _next_batch(self) -> list[Entry]:
         """Return the oldest outcomes of jobs claimed under one worker id, as many as one statement should carry."""
@@ -95,7 +120,7 @@ class Resolver(Duty):
         try:
             moved = await self._resolve(batch)
         except Exception as error:
-            if not blames_data(error):
+            if not blames_data(error, self._backoff.failures):
                 raise
             if len(batch) == 1:
                 await self._write_refused(batch[0], error)
@@ -103,8 +128,13 @@ class Resolver(Duty):
                 await self._write(batch[: len(batch) // 2])
                 await self._write(batch[len(batch) // 2 :])
             return
+        self._report(batch, moved)
+
+    def _report(self, batch: list[Entry], moved: set[int]) -> None:
         self._signals.jobs_moved(moved)
         for job, resolution in batch:
+            if (job.id, job.lease) in self._locked:
+                continue
             if job.id not in moved:
                 log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
                 self._listeners.emit(StaleWrite(*job.event_fields))
@@ -120,10 +150,27 @@ class Resolver(Duty):
         A cancellation may have been requested meanwhile. The second statement sees it and ends the job; if it moves
         nothing either, the lease is lost.
         """
-        moved = await self._ttls.resolve(self.link, batch)
+        try:
+            moved = await self._ttls.resolve(self.link, batch)
+        except LockNotAvailable:
+            return await self._resolve_unlocked(batch)
         left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
         if left:
             moved |= await self._ttls.resolve(self.link, left)
+        return moved
+
+    async def _resolve_unlocked(self, batch: list[Entry]) -> set[int]:
+        """Write the outcomes whose rows nobody else has locked, and set the others aside."""
+        async with self.link.connection() as conn, conn.transaction():
+            locked = await run_async(conn, self._queries.lock_unlocked([job.id for job, _ in batch]))
+            free = [entry for entry in batch if entry[0].id not in locked]
+            moved = await self._ttls.resolve_on(conn, free) if free else set()
+        for entry in batch:
+            key = entry[0].id, entry[0].lease
+            if entry[0].id in locked:
+                self._locked[key] = entry
+            else:
+                self._locked.pop(key, None)
         return moved
 
     async def _write_refused(self, entry: Entry, error: Exception) -> None:

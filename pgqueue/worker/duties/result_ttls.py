@@ -24,16 +24,18 @@ class ResultTtls:
 
     async def resolve(self, link: Link, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> set[int]:
         """Write a batch of outcomes; return the ids of the jobs that moved."""
-        query = self._queries.jobs.resolve(batch)
-        ttls = self._ttls_of(batch) if self._ttls else None
-        if not ttls:
-            return await link.run(query)
+        if not self._ttls or not self._ttls_of(batch):
+            return await link.run(self._queries.jobs.resolve(batch))
         async with link.connection() as conn, conn.transaction():
-            moved = await db.run_async(conn, query)
-            await db.run_async(
-                conn, self._queries.jobs.set_result_expiry({job: ttls[job] for job in moved & ttls.keys()})
-            )
-            return moved
+            return await self.resolve_on(conn, batch)
+
+    async def resolve_on(self, conn: db.AsyncConnection, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> set[int]:
+        """Write a batch of outcomes in the transaction of a connection; return the ids of the jobs that moved."""
+        moved = await db.run_async(conn, self._queries.jobs.resolve(batch))
+        if ttls := self._ttls_of(batch):
+            expiries = {job: ttls[job] for job in moved & ttls.keys()}
+            await db.run_async(conn, self._queries.jobs.set_result_expiry(expiries))
+        return moved
 
     def _ttls_of(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> dict[int, float]:
         return {job.id: self._ttls[job.task] for job, end in batch if end.result and job.task in self._ttls}
