@@ -77,7 +77,7 @@ def _print_job(job: Job) -> None:
     failed = [attempt for attempt in job.attempts if attempt.error and attempt.error.traceback]
     if failed and failed[-1].error:
         output.console.print(f"traceback of attempt {failed[-1].number}", style="bold")
-        output.console.print(failed[-1].error.traceback, markup=False, highlight=False)
+        output.console.print(failed[-1].error.traceback)
 
 
 @command(jobs_cli, "show", _print_job)

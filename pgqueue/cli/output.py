@@ -10,27 +10,44 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Job
+from pgqueue.printable import printable, printable_json
 from pgqueue.tasks.sealing import sealed_by
 
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 
-console = Console(emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
-stderr = Console(emoji=False, stderr=True)
+
+class SafeConsole(Console):
+    """A console on which text is text: no markup, no emoji, nothing that acts on the terminal.
+
+    Rich makes every string that it prints, also titles and cells of tables, a Text by `render_str`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as Rich prints it."""
+        return super().render_str(printable(text), **options)
+
+
+console = SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
+stderr = SafeConsole(stderr=True)
 
 
 def complain(error: object) -> None:
     """Print an error on stderr."""
-    stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    stderr.print("error: ", style="bold red", end="")
+    stderr.print(str(error), soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print a line for people on stderr: stdout is for data."""
-    stderr.print(escape(text), soft_wrap=True, highlight=False)
+    stderr.print(text, soft_wrap=True)
 
 
 def print_id(job: Job) -> None:
@@ -40,8 +57,7 @@ def print_id(job: Job) -> None:
 
 def print_json(value: Any) -> None:
     """Print JSON: objects as their fields, times in ISO 8601."""
-    json.dump(value, sys.stdout, default=_plain, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    sys.stdout.write(printable_json(json.dumps(value, default=_plain, ensure_ascii=False, indent=2)) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -59,8 +75,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         # Columns that identify a row are never wrapped; columns that explain it are folded.
         table.add_column(column, overflow="fold", no_wrap=column in ("id", "attempt", "run at", "failed at", "phase"))
     for row in rows:
-        table.add_row(*(escape(cell(value)) for value in row))
-    console.print(table if table.row_count else f"{title}: none", highlight=False)
+        table.add_row(*map(cell, row))
+    console.print(table if table.row_count else f"{title}: none")
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:

@@ -89,7 +89,7 @@ def show(
 
 def _print_preview(found: dict[str, Any]) -> None:
     for line in (found["plan"], *(f"  {upcoming.words}" for upcoming in found["ticks"])):
-        output.console.print(line, highlight=False, markup=False)
+        output.console.print(line)
 
 
 @command(schedules_cli, "preview", _print_preview)

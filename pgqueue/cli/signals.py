@@ -6,10 +6,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
 
 from pgqueue.process.supervisor import follow, take_parent
+
+T = TypeVar("T")
+
+log = logging.getLogger("pgqueue")
 
 LAST_RESORT = 15.0  # seconds a process has to exit after the time that running jobs have
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -106,9 +110,27 @@ class StopSignals:
         self._let_signals_through()
 
 
+def run_to_end(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` as `asyncio.run` does, but no error that other code raises in the event loop ends it.
+
+    A job may leave asyncio tasks and callbacks behind: `sys.exit()` in one of those does not end the process, nor does
+    a log handler that raises while asyncio logs.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        running = loop.create_task(main)
+        while True:
+            try:
+                return loop.run_until_complete(running)
+            except (Exception, SystemExit) as error:
+                if running.done():
+                    raise
+                log.error("code that a job left in the event loop raised %s", type(error).__name__)
+
+
 def exit_now(why: str = "a third signal, or no time left; other workers rescue the jobs that still run") -> None:
     """End this process at once, without waiting for threads."""
-    logging.getLogger("pgqueue").error("exiting at once: %s", why)
+    log.error("exiting at once: %s", why)
     logging.shutdown()
     sys.stdout.flush()
     os._exit(1)

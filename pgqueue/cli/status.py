@@ -67,7 +67,7 @@ def print_status(status: Status) -> None:
     print_schedules(status.schedules)
     _print_unknown_tasks(status.unknown)
     ended = ", ".join(f"{_count(e.jobs, e.at_least)} {e.state}" for e in sorted(status.ended)) or "none"
-    output.console.print(f"ended within the last hour: {ended}", highlight=False)
+    output.console.print(f"ended within the last hour: {ended}")
 
 
 def _print_queues(queues: Sequence[QueueCounts]) -> None:

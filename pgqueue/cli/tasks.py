@@ -1,8 +1,6 @@
 """`pgqueue tasks`: an app's tasks and their arguments. Connects to nothing."""
 
 import inspect
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +36,7 @@ def show_task(
         output.print_json(_facts(spec) | {"schema": spec.json_schema()})
         return
     output.print_facts(f"task {spec.name}", _facts(spec))
-    sys.stdout.write(json.dumps(spec.json_schema(), ensure_ascii=False, indent=2) + "\n")
+    output.print_json(spec.json_schema())
 
 
 def _facts(spec: TaskSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import typer
 
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
-from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now
+from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now, run_to_end
 from pgqueue.errors import InvalidOption
 from pgqueue.process import logs
 from pgqueue.process.duty import hide
@@ -54,8 +54,9 @@ def work(
     """
     signals = StopSignals()
     signals.catch()
-    _set_up_logs(log_level, log_json)
+    _check_log_level(log_level)
     if processes > 1:
+        logs.set_up(log_level, as_json=log_json)
         raise typer.Exit(_supervise(signals, processes, health_port, shutdown_timeout))
     settings = WorkerSettings(
         queues=[name.strip() for name in queues.split(",")],
@@ -68,6 +69,7 @@ def work(
         max_memory_per_child=max_memory_per_child,
     )
     loaded = load_app(app, dsn)
+    logs.set_up(log_level, as_json=log_json)
     worker = Worker(loaded, settings)
     _tune_collector()
     worker.prepare()
@@ -75,7 +77,7 @@ def work(
     probe = None if health_port is None else (health_host, health_port)
     handlers = {"SIGTSTP": worker.quiet, "SIGUSR1": worker.dump}
     run = partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
-    asyncio.run(_run_worker(worker, scheduler, probe, run))
+    run_to_end(_run_worker(worker, scheduler, probe, run))
 
 
 def schedule(
@@ -89,17 +91,18 @@ def schedule(
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
     signals = StopSignals()
     signals.catch()
-    _set_up_logs(log_level, log_json)
+    _check_log_level(log_level)
     settings = SchedulerSettings(lease, poll)
-    asyncio.run(signals.run(Scheduler(load_app(app, dsn), settings), LAST_RESORT))
+    loaded = load_app(app, dsn)
+    logs.set_up(log_level, as_json=log_json)
+    run_to_end(signals.run(Scheduler(loaded, settings), LAST_RESORT))
 
 
 def _tune_collector() -> None:
     # Imported modules stay for good: frozen, they are left out of every later collection, and child processes share
-    # their pages. Claimed jobs come and go by the thousand, so the thresholds are higher than Python's own.
+    # their pages. The thresholds are left as they are: higher ones keep the garbage of tasks in memory.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 async def _run_worker(
@@ -142,8 +145,7 @@ def _supervise(signals: StopSignals, processes: int, health_port: int | None, sh
     return supervisor.exit_code or (0 if ended else 1)
 
 
-def _set_up_logs(level: str, as_json: bool) -> None:
+def _check_log_level(level: str) -> None:
     known = ("debug", "info", "warning", "error")
     if level not in known:
         raise InvalidOption(f"--log-level {level!r} is not one of {', '.join(known)}")
-    logs.set_up(level, as_json=as_json)

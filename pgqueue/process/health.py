@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -37,17 +36,20 @@ class Probe:
             self._server.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        try:
             async with asyncio.timeout(TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
-                status, body = self._response(head.split(b" ", 2)[1].decode("latin-1"))
+                status, body = self._response(head.split()[1].decode("latin-1"))
                 writer.write(
                     f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
                     f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
                     + body
                 )
                 await writer.drain()
-        writer.close()
+        except (OSError, TimeoutError, LookupError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # what is no HTTP request gets no answer, and is no reason to log
+        finally:
+            writer.close()
 
     def _response(self, path: str) -> tuple[HTTPStatus, bytes]:
         health = self._health()

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 
 from pgqueue.db.failures import DATABASE_ERRORS
 from pgqueue.db.link import DEADLINE, Link
+from pgqueue.errors import PgqueueError
 from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.process.duty import Duty, hide, run_duties
 from pgqueue.process.health import Health
@@ -38,7 +39,7 @@ OVERDUE = "no heartbeat gets through"  # a reason to pause
 class RunningWorker:
     """The links, duties and attempts of one running worker."""
 
-    def __init__(self, core: WorkerCore, children: Children, stop: Callable[[], None]) -> None:
+    def __init__(self, core: WorkerCore, children: Children, stop: Callable[[PgqueueError], None]) -> None:
         app, queries = core.app, core.queries
         self._core = core
         self._children = children
@@ -69,7 +70,7 @@ class RunningWorker:
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
 
-    def _connect(self, signals: WorkerSignals, stop: Callable[[], None]) -> None:
+    def _connect(self, signals: WorkerSignals, stop: Callable[[PgqueueError], None]) -> None:
         """Let each signal call the part that acts on it."""
         attempts, producer, announcer = self._attempts, self.producer, self._announcer
         signals.jobs_claimed = attempts.take

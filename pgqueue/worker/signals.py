@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job import ClaimedJob
 
 
@@ -31,7 +32,7 @@ class WorkerSignals:
     # The worker itself
     heartbeat_overdue: Callable[[], None] = ignore
     heartbeat_recovered: Callable[[], None] = ignore
-    cannot_run_jobs: Callable[[], None] = ignore  # child processes cannot be had any more
+    cannot_run_jobs: Callable[[PgqueueError], None] = ignore  # child processes cannot be had any more
 
     # Notifications from the database, which are hints
     listening: Callable[[], None] = ignore  # earlier notifications were missed

@@ -9,6 +9,7 @@ from functools import partial
 
 from pgqueue.app import App, Hook
 from pgqueue.config import check_queue
+from pgqueue.errors import PgqueueError
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
 from pgqueue.worker.core import Served, WorkerCore
@@ -35,6 +36,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
         self._running: RunningWorker | None = None
+        self._failure: PgqueueError | None = None
         self._prepared = False
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters = tuple(app.child_starters)
@@ -79,13 +81,13 @@ class Worker:
     async def run(self) -> bool:
         """Work until stopped. Returns whether all jobs have ended; False if some were left behind in their threads.
 
-        Raises DatabaseUnreachable or NotMigrated if it cannot start.
+        Raises DatabaseUnreachable or NotMigrated if it cannot start, PgqueueError if it has lost its fork server.
         """
         self.prepare()
         for hook in self._app.worker_starters:
             await _call(hook)
         core = WorkerCore.of(self._app, self._settings, self._served, self._slots)
-        self._running = running = RunningWorker(core, self._children, self._stopping.set)
+        self._running = running = RunningWorker(core, self._children, self._fail)
         await running.start()
         try:
             await run_duties(running.duties, self._stopping, grace_seconds=2.0)
@@ -97,7 +99,14 @@ class Worker:
                     await _call(hook)
                 except Exception as error:
                     log.error("a hook on the worker's stop raised %s", type(error).__name__, exc_info=error)
+        if self._failure is not None and not self._slots.running:
+            raise self._failure
         return not self._slots.running
+
+    def _fail(self, error: PgqueueError) -> None:
+        """Stop because of an error, which `run` raises: whoever restarts failed processes starts another worker."""
+        self._failure = error
+        self._stopping.set()
 
 
 async def _call(hook: Hook) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pgqueue.process.health import Health, Probe
-from tests.conftest import scalar
+from tests.conftest import DEADLINE, scalar
 from tests.harness import Conn, Process, wait_for
 
 SHOP = """
@@ -120,17 +120,19 @@ def test_a_quiet_worker_takes_no_more_jobs_and_tells_what_it_does(shop: Path, ds
         assert worker.wait() == 0
 
 
-@pytest.mark.parametrize("request_head", [b"nonsense\r\n\r\n", b"GET", b"\x00" * 100_000, b""])
-def test_a_probe_survives_what_is_no_request(request_head: bytes) -> None:
+@pytest.mark.parametrize("request_head", [b"nonsense\r\n\r\n", b"\r\n\r\n", b"GET", b"\x00" * 100_000, b""])
+def test_a_probe_survives_what_is_no_request(request_head: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def ask() -> None:
         probe = Probe(lambda: Health(live=True, ready=True))
         port = await probe.start("127.0.0.1", 0)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_head)
-        writer.write_eof()
-        await reader.read()
+        if not request_head.endswith(b"\r\n\r\n"):
+            writer.write_eof()
+        await asyncio.wait_for(reader.read(), DEADLINE)  # until the probe closes the connection
         writer.close()
         assert (await asyncio.to_thread(_get, port, "/live"))[0] == 200
         await probe.close()
 
     asyncio.run(ask())
+    assert not caplog.records

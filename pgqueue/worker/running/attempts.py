@@ -211,7 +211,7 @@ class Attempts:
                 log.warning("job %d was cancelled by its worker", job.id)
         except PgqueueError as error:
             log.error("job %d was not begun, and this worker stops: %s", job.id, error)
-            self._signals.cannot_run_jobs()
+            self._signals.cannot_run_jobs(error)
         except BaseException as error:  # noqa: BLE001 - after any error the slot is freed and the outcome written
             log.error("job %d: running it failed in an unforeseen way: %s", job.id, type(error).__name__)
             outcome = Raised(ErrorInfo.of(error))
@@ -263,18 +263,20 @@ def _log_end(job: ClaimedJob, resolution: Resolution) -> None:
         return  # the hot path
     end = f"job {job.id} {job.task}, attempt {job.attempt} of {job.max_attempts}"
     kind = resolution.error.type if resolution.error else resolution.reason
+    about = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}
     match resolution.verb:
         case "succeed":
-            log.debug("%s: succeeded", end)
+            log.debug("%s: succeeded", end, extra=about)
         case "retry":
-            log.warning("%s: %s; again in %.1f s", end, kind, resolution.delay)
+            log.warning("%s: %s; again in %.1f s", end, kind, resolution.delay, extra=about)
         case "dead_letter":
-            log.error("%s: %s; it is a dead letter (%s): pgqueue jobs show %d", end, kind, resolution.reason, job.id)
+            dead = f"it is a dead letter ({resolution.reason}): pgqueue jobs show {job.id}"
+            log.error("%s: %s; %s", end, kind, dead, extra=about)
         case "park":
-            log.warning("%s: %s; it waits for a worker that knows it", end, resolution.reason)
+            log.warning("%s: %s; it waits for a worker that knows it", end, resolution.reason, extra=about)
         case "snooze" if kind == "pgqueue.UnknownKey":
-            log.warning("%s: sealed with a key that is not here; again in %.0f s", end, resolution.delay)
+            log.warning("%s: sealed with a key that is not here; again in %.0f s", end, resolution.delay, extra=about)
         case "release":
-            log.info("%s: released", end)
+            log.info("%s: released", end, extra=about)
         case verb:
-            log.info("%s: %s", end, {"snooze": "snoozed", "withdraw": "cancelled"}.get(verb, verb))
+            log.info("%s: %s", end, {"snooze": "snoozed", "withdraw": "cancelled"}.get(verb, verb), extra=about)
