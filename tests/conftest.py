@@ -91,10 +91,13 @@ class Databases:
         self._dsn = dsn
         self._made: list[str] = []
 
-    def make(self, template: str = "template0") -> str:
-        """Create a database; return its DSN."""
+    def make(self, template: str = "template0", encoding: str = "") -> str:
+        """Create a database, in its template's encoding or another one with the locale C; return its DSN."""
         name = f"pgqueue_test_{uuid.uuid4().hex[:12]}"
-        self._run(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
+        create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+        if encoding:
+            create += sql.SQL(" encoding {} lc_collate 'C' lc_ctype 'C'").format(sql.Literal(encoding))
+        self._run(create)
         self._made.append(name)
         return make_conninfo(self._dsn, dbname=name)
 

@@ -17,6 +17,8 @@ PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
 LOCK_SECONDS = 2.0  # that a statement of a duty waits for a lock
 # A server that is gone is noticed within about half a minute, also by a connection that only listens.
 KEEPALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+# What a role or database may have set otherwise. Statements are safe without: this is the second wall.
+PINNED = r"-c search_path=pg_catalog,pg_temp -c default_transaction_isolation=read\ committed -c datestyle=ISO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,16 @@ class Database:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of every own connection. With autocommit each statement is a transaction of its own."""
-        settings: dict[str, Any] = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT}
+        """The settings of every own connection. With autocommit each statement is a transaction of its own.
+
+        In UTF-8 every text can be written and read: another client_encoding may lack a character of some job, and one
+        such job would fail the claim of all that come with it.
+        """
+        settings: dict[str, Any] = {
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "client_encoding": "UTF8",
+        }
         return settings if self.prepare else settings | {"prepare_threshold": None}
 
     def connect(self, name: str, deadline: float | None = None) -> Connection:
@@ -64,13 +74,21 @@ class Database:
             f"-c statement_timeout={milliseconds} -c lock_timeout={min(int(1000 * LOCK_SECONDS), milliseconds)} "
             f"-c idle_in_transaction_session_timeout={milliseconds}"
         )
-        return {"options": f"{planning} {timeouts} {conninfo_to_dict(self.dsn).get('options') or ''}"}
+        # What the operator has set comes last, and takes precedence.
+        given = conninfo_to_dict(self.dsn).get("options") or _default_options()
+        return {"options": f"{PINNED} {planning} {timeouts} {given}"}
 
     def _settings_of(self, name: str) -> dict[str, Any]:
         # What the DSN says takes precedence.
         given = conninfo_to_dict(self.dsn)
         limits = {"connect_timeout": CONNECT_TIMEOUT} | KEEPALIVE
         return self.settings | {"application_name": name} | {key: given.get(key, limits[key]) for key in limits}
+
+
+def _default_options() -> str:
+    """Return the options that libpq uses unless a DSN has some: of PGOPTIONS, or of the service of PGSERVICE."""
+    defaults = (option for option in psycopg.pq.Conninfo.get_defaults() if option.keyword == b"options")
+    return next((option.val.decode() for option in defaults if option.val), "")
 
 
 @contextmanager
