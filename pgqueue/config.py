@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from uuid import UUID
 
 from psycopg import ProgrammingError
@@ -104,7 +104,7 @@ def _check_dsn(dsn: str) -> str:
     try:
         parts = conninfo_to_dict(dsn)
     except ProgrammingError:
-        for name in parse_qs(urlsplit(dsn).query, keep_blank_values=True) if "://" in dsn else ():
+        for name in parse_qs(dsn.partition("?")[2], keep_blank_values=True) if "://" in dsn else ():
             if name not in _known_parameters():
                 instead = _FOREIGN.get(name, "one of libpq's parameters, or leave it out")
                 raise ConfigError(f"libpq does not know the DSN's parameter {name!r}: use {instead}") from None
