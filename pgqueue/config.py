@@ -104,8 +104,9 @@ def _check_dsn(dsn: str) -> str:
     try:
         parts = conninfo_to_dict(dsn)
     except ProgrammingError:
-        for name in parse_qs(dsn.partition("?")[2], keep_blank_values=True) if "://" in dsn else ():
-            if name not in _known_parameters():
+        given = dsn.rpartition("?")[2] if "://" in dsn and "?" in dsn else ""
+        for name in parse_qs(given, keep_blank_values=True):
+            if name not in _known_parameters() and "@" not in given:  # with an @, it may be part of a password
                 instead = _FOREIGN.get(name, "one of libpq's parameters, or leave it out")
                 raise ConfigError(f"libpq does not know the DSN's parameter {name!r}: use {instead}") from None
         parts = {"port": "unreadable"}

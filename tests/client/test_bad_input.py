@@ -241,6 +241,7 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(dsn: st
         f"postgresql://u:{SECRET}/x@localhost/db",
         f"postgresql://u:x@{SECRET}@localhost/db",
         f"postgresql://u:{SECRET}@[localhost/db",
+        f"postgresql://u:p?{SECRET}@[localhost/db",
         f"host=localhost password=x {SECRET}",
         f"host=localhost password='{SECRET}",
         f"postgresql://u:{SECRET}@localhost:notaport/db",
