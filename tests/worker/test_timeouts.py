@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App
+from pgqueue import App, Context
 from pgqueue.db import Database
 from pgqueue.db.link import Link
 from pgqueue.queries.base import Query
@@ -56,6 +56,36 @@ def test_an_outcome_whose_row_a_caller_has_locked_holds_up_no_other(
             await eventually(lambda: scalar(conn, running) == 0, "its own outcome")
         assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "succeeded"
         assert scalar(conn, "select count(*) from pgqueue.transition where job_id = %s", job.id) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_note_of_progress_about_a_locked_job_holds_up_no_other(
+    app: App, conn: Conn, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.db.database.LOCK_SECONDS", 0.2)
+    notes: dict[int, Callable[[int], None]] = {}
+    done = asyncio.Event()
+    progress = "select progress->>'done' from pgqueue.job where id = %s"
+
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        notes[ctx.job_id] = ctx.progress
+        await done.wait()
+
+    async def scenario() -> None:
+        async with working(app):
+            held, other = t.enqueue().id, t.enqueue().id
+            await eventually(lambda: len(notes) == 2, "both to run")
+            with connect() as caller, caller.transaction():
+                app.using(caller).cancel(held)
+                notes[held](1)
+                notes[other](2)
+                await eventually(lambda: scalar(conn, progress, other) == "2", "the note of the other")
+                assert scalar(conn, progress, held) is None
+                raise psycopg.Rollback
+            await eventually(lambda: scalar(conn, progress, held) == "1", "its own note")
+            done.set()
 
     asyncio.run(scenario())
 

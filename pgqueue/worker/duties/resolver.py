@@ -99,6 +99,7 @@ class Resolver(Duty):
             self._locked[key] = self._locked.pop(key)  # to the end: the others have their turn
         batch = list(tried.values())
         self._report(batch, await self._resolve_unlocked(batch))
+        self._signals.outcomes_written()
 
     def _next_batch(self) -> list[Entry]:
         """Return the oldest outcomes of jobs claimed under one worker id, as many as one statement should carry."""
