@@ -36,7 +36,7 @@ from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
-from pgqueue.tasks.registry import Tasks, task_name
+from pgqueue.tasks.registry import Tasks, as_function, task_name
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.timing import LIMIT, check_optional_duration
@@ -159,6 +159,7 @@ class App(WaitVerbs):
         settings = task_settings(options, self)
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
+            function = as_function(function)
             spec = TaskSpec.of(options.get("name") or task_name(function), function, settings)
             self.tasks.add(spec)
             return Task(self, spec)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ PREFIX = "embedded:"
 def default_path() -> Path:
     """Return the data directory of `embedded:` without a path: one for each user, kept between runs."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # The server refuses to run as root, and the user that it runs as cannot read root's home.
-        return Path(tempfile.gettempdir()) / "pgqueue-embedded"
+        # The server refuses to run as root, and the user that it runs as cannot read root's home. A name in /tmp that
+        # other users can foresee would let one of them make the directory first.
+        return Path("/var/lib/pgqueue/embedded")
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "pgqueue" / "embedded"
 

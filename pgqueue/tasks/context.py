@@ -38,11 +38,13 @@ class Host(Protocol):
 @dataclass(slots=True, eq=False)
 class Signals:
     """State that a worker and a running task share. `deadline` is by the machine's monotonic clock. `host` is None
-    without a worker, and after the job's end. `completed`: the task has committed the job's success itself."""
+    without a worker, and after the job's end. `completed`: the task has committed the job's success itself. `awaited`:
+    a `def` task has returned a coroutine, and the event loop runs that."""
 
     deadline: float | None = None
     cancelled: bool = False
     completed: bool = False
+    awaited: bool = False
     host: Host | None = None
     now: Callable[[], float] = time.monotonic
 

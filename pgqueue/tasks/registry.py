@@ -1,5 +1,6 @@
 """The registry of an app's tasks, by name."""
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,19 @@ from typing import Any
 
 from pgqueue.errors import InvalidTask, UnknownTask
 from pgqueue.tasks.spec import TaskSpec
+
+
+def as_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the name and signature of `f` for asgiref's `async_to_sync(f)`, which has neither."""
+    inner = getattr(function, "awaitable", None)
+    if type(function).__module__ != "asgiref.sync" or not callable(inner):
+        return function
+
+    @functools.wraps(inner)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
 
 
 def task_name(function: Callable[..., Any]) -> str:

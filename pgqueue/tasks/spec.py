@@ -57,7 +57,8 @@ class TaskSpec(TaskSettings):
     """A task: its name, function and settings. `TaskSpec.of` makes one.
 
     `context_parameter` is the parameter that the worker fills with a Context. `is_async`: it runs on the event loop and
-    not in a thread.
+    not in a thread. The outermost decorator decides: a `def` around an `async def` is called in a thread, and a
+    coroutine that it returns is awaited on the event loop.
     """
 
     name: str
@@ -82,12 +83,12 @@ class TaskSpec(TaskSettings):
             function=function,
             coder=ArgumentCoder.of(name, parameters, settings.max_args_bytes, settings.codec),
             context_parameter=context,
-            is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
+            is_async=inspect.iscoroutinefunction(function),
             **{each.name: getattr(settings, each.name) for each in fields(TaskSettings)},
         )
         if spec.rules is not None:
             spec.check_names(spec.rules)
-        if spec.timeout is not None and not spec.can_be_stopped:
+        if spec.timeout is not None and not spec.can_be_stopped and not _may_return_coroutine(function):
             warnings.warn(
                 f"task {name}: a thread cannot be stopped, so its timeout is a soft one: the task must call "
                 "ctx.check(), be async def, or have isolation='process'",
@@ -180,6 +181,11 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
     if len(contexts) > 1 or any(Context in get_args(parameter.annotation) for parameter in parameters):
         raise InvalidTask(f"task {task}: one parameter at most is annotated pgqueue.Context, and it is just that")
     return parameters, contexts[0].name if contexts else None
+
+
+def _may_return_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether a `def` wraps an `async def`: it may run that itself, or return its coroutine."""
+    return inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
 def _is_method(function: Callable[..., Any], first: str) -> bool:

@@ -192,7 +192,7 @@ class Attempts:
         """Cancel async tasks and stop child processes. A thread cannot be cancelled: its slot stays taken."""
         for running in jobs:
             spec = self._app.tasks.get(running.job.task)
-            if running.task is not None and spec is not None and spec.can_be_stopped:
+            if running.task is not None and spec is not None and (spec.can_be_stopped or running.awaited):
                 running.interrupted = True
                 running.task.cancel()
 
@@ -201,7 +201,10 @@ class Attempts:
         job = running.job
         outcome: Outcome = Unstarted()
         try:
-            outcome = await (self._executor.finish(job, unawaited) if unawaited else self._executor.run(job, running))
+            if unawaited is None:
+                outcome = await self._executor.run(job, running)
+            else:
+                outcome = await self._executor.finish(job, running, unawaited)
         except asyncio.CancelledError as error:
             if not running.interrupted:  # given back without a charge, it would run for ever
                 outcome = outcome_of_error(self._app.tasks[job.task], error)
@@ -220,7 +223,10 @@ class Attempts:
     def _thread_done(self, running: RunningJob, outcome: Outcome | Unawaited) -> None:
         """Go on with a job whose call in a thread has returned."""
         if isinstance(outcome, Unawaited):
+            running.awaited = True
             running.task = self._loop.create_task(self._run(running, outcome), context=self._clean_context.copy())
+            if running.cancelled or running.abandoned:
+                self._interrupt([running])
         else:
             self._finish(running, outcome)
             self.begin_waiting()

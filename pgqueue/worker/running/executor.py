@@ -78,16 +78,22 @@ class Executor:
             return self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
         if spec.is_async:
             return _on_loop(spec, job, context)
-        return self._threaded(spec, job, context)
+        return self._threaded(spec, job, context, signals)
 
-    async def _threaded(self, spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:
+    async def _threaded(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Outcome:
         outcome = _outcome_of(await self._threads.run(partial(_in_thread, spec, job, context)))
-        return await self.finish(job, outcome) if isinstance(outcome, Unawaited) else outcome
+        return await self.finish(job, signals, outcome) if isinstance(outcome, Unawaited) else outcome
 
-    async def finish(self, job: ClaimedJob, unawaited: Unawaited) -> Outcome:
-        """Await what a `def` task returned."""
+    async def finish(self, job: ClaimedJob, signals: Signals, unawaited: Unawaited) -> Outcome:
+        """Await what a `def` task returned, for at most its timeout."""
         spec = self._tasks[job.task]
-        value, error = await caught_async(lambda: unawaited.awaitable)
+        signals.awaited = True
+        current_context.set(Context(job, signals))
+
+        async def call() -> Any:
+            return await unawaited.awaitable
+
+        value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
         return outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
 
     def close(self) -> None:
