@@ -28,7 +28,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── DatabaseUnreachable      no connection to Postgres
 │   ├── MigrationBlocked         a transaction holds a table that a migration needs
 │   ├── NotAllowed               the database role may not do this
-│   └── NotMigrated              the schema is missing or older than this pgqueue
+│   ├── NotMigrated              the schema is missing or older than this pgqueue
+│   └── SchemaNewer              a newer release of pgqueue has migrated the schema
 ├── CodecError                   sealed data cannot be opened
 │   ├── CannotOpen               it was altered, or moved to a place where it does not belong
 │   └── UnknownKey               it needs a key, or a codec, that is not here
@@ -222,6 +223,12 @@ class NotMigrated(DatabaseNotReady):
     """pgqueue's schema is missing in this database, or older than this version needs."""
 
     exit_code = 78
+
+
+class SchemaNewer(DatabaseNotReady):
+    """A newer release of pgqueue has migrated the schema: this one cannot migrate it. Workers of this release go on."""
+
+    exit_code = 79
 
 
 class CodecError(PgqueueError):

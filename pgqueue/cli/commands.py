@@ -38,7 +38,7 @@ def root(
     """A transactional job queue that is only Postgres.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migration
-    needed.
+    needed, 79 schema of a newer release.
     """
 
 

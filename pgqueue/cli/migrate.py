@@ -7,27 +7,37 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
-from pgqueue.errors import NotMigrated
+from pgqueue.errors import InvalidOption, NotMigrated
 
 
 def migrate(
     call: Call,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL script; connect to nothing.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit 0 if the schema is current, 78 if not.")] = False,
+    since: Annotated[str | None, typer.Option(help="With --sql: the version from which the script starts.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit 0 if the schema is current, 78 if not, 79 if it is newer.")
+    ] = False,
 ) -> None:
-    """Bring pgqueue's schema to the newest version. Safe to run again, and by several processes at once."""
+    """Bring pgqueue's schema to the newest version. Safe to run again, and by several processes at once.
+
+    Exits with 79, and changes nothing, if a newer release has migrated the schema: workers of this release go on.
+    """
     from pgqueue import migrate as migrations  # alembic and SQLAlchemy, which no other command needs
 
     app = call.app
     if sql:
-        sys.stdout.write(migrations.script(app.schema))
+        sys.stdout.write(migrations.script(app.schema, since))
         return
+    if since is not None:
+        raise InvalidOption("--since needs --sql")
     if not check:
         before, after = migrations.upgrade(app.dsn, app.schema)
         note = " (nothing to do)" if before == after else f", was {before}" if before else " (new)"
         output.say(f"schema {app.schema}: {after}{note}")
+        for fault in migrations.partition_faults(app.dsn, app.schema):
+            output.say(f"{fault}: docs/operations.md, Partitions, says what to do")
         return
-    current, head = migrations.current(app.dsn, app.schema), migrations.head()
+    current, head = migrations.check(app.dsn, app.schema), migrations.head()
     output.say(f"schema {app.schema}: {current or 'not installed'}, newest {head}")
     if current != head:
         raise typer.Exit(NotMigrated.exit_code)

@@ -12,6 +12,7 @@ from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.schedules import print_schedules
 from pgqueue.queries.jobs.count import MOST_COUNTED, FinishedCount, ParkedJobs, QueueCounts
+from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
@@ -29,12 +30,14 @@ class Status:
     unknown: list[ParkedJobs]
     schedules: list[ScheduleStatus]
     ended: list[FinishedCount]
+    partition_faults: list[PartitionState]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as `--json` prints it."""
         parts = {"queues": self.queues, "workers": self.workers, "unknown_tasks": self.unknown}
         ended = {ended.state: ended.jobs for ended in self.ended}
-        return {**parts, "schedules": self.schedules, "finished_last_hour": ended}
+        faults = [fault._asdict() for fault in self.partition_faults]
+        return {**parts, "schedules": self.schedules, "finished_last_hour": ended, "partition_faults": faults}
 
 
 def status(call: Call, exact: Exact = False) -> Status:
@@ -57,6 +60,7 @@ def _read(app: App, most: int | None) -> Status:
             db.run(conn, queries.jobs.count_parked(most)),
             db.run(conn, queries.schedules.list()),
             db.run(conn, queries.jobs.count_finished(most)),
+            faulty(db.run(conn, queries.partitions.states())),
         )
 
 
@@ -68,6 +72,8 @@ def print_status(status: Status) -> None:
     _print_unknown_tasks(status.unknown)
     ended = ", ".join(f"{_count(e.jobs, e.at_least)} {e.state}" for e in sorted(status.ended)) or "none"
     output.console.print(f"ended within the last hour: {ended}")
+    for fault in status.partition_faults:
+        output.console.print(f"{fault}: docs/operations.md, Partitions, says what to do")
 
 
 def _print_queues(queues: Sequence[QueueCounts]) -> None:

@@ -71,6 +71,16 @@ class Link:
             await run_async(conn, statement_timeout(deadline - SPARE))
             return await run_async(conn, query)
 
+    async def run_apart(self, query: Query[T], deadline: float) -> T:
+        """Run one query that begins and ends transactions by itself, on a connection for it alone."""
+        conn = await self._database.connect_duty(self._name, deadline - SPARE)
+        timer = asyncio.get_running_loop().call_later(deadline, sever, conn)
+        try:
+            return await run_async(conn, query)
+        finally:
+            timer.cancel()
+            await conn.close()
+
     def sever(self) -> None:
         """Make the statement that runs on the connection, if any, fail at once."""
         if self._conn is not None:

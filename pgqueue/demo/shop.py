@@ -75,7 +75,7 @@ def deliver_webhook(context: pgqueue.Context, order_number: int) -> dict[str, in
         headers={
             "Content-Type": "application/json",
             # The same on every attempt, so that the receiver can tell a repetition from a second order.
-            "Idempotency-Key": f"job-{context.job_id}",
+            "Idempotency-Key": context.idempotency_key,
             "Signature": hmac.new(SECRET, body.encode(), hashlib.sha256).hexdigest(),
         },
     )

@@ -1,22 +1,56 @@
 """The duty that makes daily partitions ahead of time."""
 
+import logging
 import random
 
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
+from pgqueue.queries.partitions import PartitionState, faulty
+
+log = logging.getLogger("pgqueue")
+
+DEADLINE = 60.0  # leaves time for locks, and for reading a large default partition
 
 
 class PartitionMaker(Duty):
-    """Makes the daily partitions of the week ahead; the first time at once."""
+    """Makes the daily partitions of the week ahead, and empties default partitions; the first time at once.
+
+    What it cannot mend is logged when it changes, and tried again within minutes.
+    """
 
     name = "partitions"
 
     def __init__(self, link: Link, queries: Queries) -> None:
         super().__init__(link)
-        self._queries = queries
+        self._queries = queries.partitions
+        self._before: list[PartitionState] = []
+        self._faults: list[PartitionState] = []
 
     async def step(self) -> float:
         """Make the partitions that are missing. The long deadline leaves time for their locks."""
-        await self.link.run_long(self._queries.schema.make_partitions(), deadline=60)
-        return 3600 * random.uniform(0.5, 1.0)  # noqa: S311
+        await self._empty_defaults()
+        await self.link.run_long(self._queries.make(), deadline=DEADLINE)
+        await self._report()
+        return (300 if self._faults else 3600) * random.uniform(0.5, 1.0)  # noqa: S311
+
+    async def _empty_defaults(self) -> None:
+        states = await self.link.run(self._queries.states())
+        if not any(state.default_bytes for state in states):
+            return
+        if states != self._before:  # VACUUM takes its time to shrink an emptied one
+            for state in (state for state in states if state.default_bytes):
+                log.warning("rows came before their partition, and get one now: %s", state)
+        queries = self._queries
+        for query in (queries.split_default(), queries.bound_default(), queries.outgrow_default()):
+            await self.link.run_apart(query, deadline=DEADLINE)
+        self._before = await self.link.run(self._queries.states())
+
+    async def _report(self) -> None:
+        faults = faulty(await self.link.run(self._queries.states()))
+        if [fault[:3] for fault in faults] != [fault[:3] for fault in self._faults]:  # sizes change all the time
+            for fault in faults:
+                log.warning("%s: docs/operations.md, Partitions, says what to do", fault)
+            if not faults:
+                log.info("all partitions are there again")
+        self._faults = faults

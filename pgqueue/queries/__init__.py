@@ -14,6 +14,7 @@ the statement uses a scalar subselect, or `lateral` with a `limit`.
 from pgqueue.codecs import Codec
 from pgqueue.queries.base import Query, Templates
 from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
 from pgqueue.queries.waits import WaitQueries
@@ -32,3 +33,4 @@ class Queries:
         self.schedules = ScheduleQueries(templates, codec)
         self.waits = WaitQueries(templates, codec)
         self.schema = SchemaQueries(templates, codec)
+        self.partitions = PartitionQueries(templates, codec)

@@ -331,6 +331,22 @@ def test_the_key_that_a_task_hands_on_is_the_same_on_each_attempt(app: App, conn
     assert len({keys[0] for keys in seen.values()}) == 3
 
 
+def test_a_job_that_gets_the_id_of_a_lost_one_has_a_key_of_its_own(app: App, conn: Conn) -> None:
+    """A failover to an asynchronous standby takes back the last jobs and the sequence, but not what the jobs did."""
+    seen: list[tuple[int, str]] = []
+
+    @app.task(name="pay", retention=0)
+    def pay(ctx: Context) -> None:
+        seen.append((ctx.job_id, ctx.idempotency_key))
+
+    for _ in range(2):
+        conn.execute("select setval('pgqueue.job_id', 42)")
+        pay.enqueue()
+        drain(app, conn)
+    assert [job_id for job_id, _ in seen] == [43, 43]
+    assert len({key for _, key in seen}) == 2
+
+
 def test_only_new_jobs_are_told_of(app: App, ship: Task[[int], int]) -> None:
     heard: list[int] = []
     app.on(JobEnqueued)(lambda event: heard.append(event.job_id))

@@ -1,5 +1,6 @@
 """The docs say what is true: their examples run, their tables match the code."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -105,6 +106,21 @@ def test_the_recipes_of_the_docs_run(conn: Conn) -> None:
         conn.execute("create table pgqueue.transition_20260101 (like pgqueue.transition)")
         conn.execute(recipe.encode())
         conn.execute("drop table if exists pgqueue.transition_20260101")
+
+
+def test_dropping_old_days_by_the_docs_deadlocks_with_no_reader_of_both_histories(conn: Conn, dsn: str) -> None:
+    (recipe,) = [b for b in _blocks((ROOT / "docs" / "operations.md").read_text(), "") if "drop table" in b]
+    day = "for values from ('2026-01-01 00:00:00+00') to ('2026-01-02 00:00:00+00')"
+    for history in ("transition", "job_finished"):
+        conn.execute(f"create table pgqueue.{history}_20260101 partition of pgqueue.{history} {day}".encode())
+    with psycopg.connect(dsn) as reader, psycopg.connect(dsn, autocommit=True) as dropper:
+        reader.execute("select count(*) from pgqueue.job_finished")
+        for statement in filter(None, map(str.strip, recipe.split(";"))):
+            with contextlib.suppress(psycopg.errors.LockNotAvailable):
+                dropper.execute(statement.encode())
+        assert scalar(reader, "select count(*) from pgqueue.transition") == 0  # as one transaction: a deadlock
+        assert scalar(conn, "select to_regclass('pgqueue.transition_20260101') is null")
+        assert scalar(conn, "select to_regclass('pgqueue.job_finished_20260101') is not null")
 
 
 def test_the_roles_in_the_docs_can_do_their_work_and_no_more(dsn: str, conn: psycopg.Connection[Any]) -> None:

@@ -117,7 +117,7 @@ def test_a_worker_goes_on_while_an_upgrade_runs_beside_it(app: App, conn: Conn, 
 def test_the_script_builds_what_an_upgrade_builds(empty_dsn: str, dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute(migrate.script().encode())
-        db.run(conn, Queries("pgqueue").schema.make_partitions())
+        db.run(conn, Queries("pgqueue").partitions.make())
         db.run(conn, Queries("pgqueue").schema.validate())
     assert catalogue(empty_dsn) == catalogue(dsn)
     assert migrate.current(empty_dsn) == migrate.head()

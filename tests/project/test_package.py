@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_migrations_the_demo_data_and_the_types_marker(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"pgqueue/migrations/env.py", "pgqueue/py.typed", "pgqueue/demo/orders.csv"} <= names
+    assert {"pgqueue/migrations/versions/0001_first_tables.py", "pgqueue/py.typed", "pgqueue/demo/orders.csv"} <= names
     assert any(name.startswith(f"pgqueue/migrations/versions/{migrate.head()}_") for name in names)
     assert not any("__pycache__" in name or name.startswith(("tests/", "migrations/")) for name in names)
 

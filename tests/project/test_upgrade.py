@@ -10,13 +10,10 @@ from tests.harness import insert_job
 
 
 @pytest.fixture
-def first_schema(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def first_schema(empty_dsn: str) -> str:
     """A database with the schema of the first release, and five jobs in it."""
-    upgrade = migrate.command.upgrade
-    with monkeypatch.context() as patch:
-        patch.setattr(migrate.command, "upgrade", lambda config, _: upgrade(config, "0001"))
-        migrate.upgrade(empty_dsn)
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        conn.execute(migrate.script(until="0001").encode())
         for _ in range(5):
             insert_job(conn)
     assert migrate.current(empty_dsn) == "0001"

@@ -14,7 +14,9 @@ import psycopg
 from pgqueue.queries import Query
 from tests.harness import Conn
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}()\[\]]|(?:\\.|[^\s{}()\[\]\\])+')
+_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*"|[{}()\[\]]|(?:\\.|[^\s{}()\[\]\\])+', re.DOTALL
+)  # a space or line break in a word is escaped
 _CLOSING = {"(": ")", "[": "]"}
 _TEXT = 25
 

@@ -29,7 +29,8 @@ RELEASING = {
 }  # fmt: skip
 SELDOM = {
     "workers.heartbeat", "jobs.cancel_requests", "jobs.rescue", "workers.declare_lost", "workers.delete_lost",
-    "schema.make_partitions", "jobs.expire", "jobs.prune_keys", "waits.announce_missed", "jobs.drop_expired_results",
+    "partitions.make", "partitions.states", "jobs.expire",
+    "jobs.prune_keys", "waits.announce_missed", "jobs.drop_expired_results",
 }  # fmt: skip
 SCHEDULER_POLLS = {"schedules.lock_due", "schedules.next_due"}
 
@@ -89,5 +90,6 @@ def test_an_idle_scheduler_asks_two_cheap_things_a_poll_and_the_rest_seldom(app:
 
 
 def test_what_is_asked_of_itself_is_known_to_be_flat() -> None:
-    known = FLAT.keys() | {"schema.make_partitions", "schedules.register_release", "schedules.unregister_release"}
+    partitions = {f"partitions.{verb}" for verb in ("make", "states")}
+    known = FLAT.keys() | partitions | {"schedules.register_release", "schedules.unregister_release"}
     assert known >= PER_POLL | PER_FIVE | CLAIMS | STARTING | RELEASING | SELDOM | SCHEDULER_POLLS

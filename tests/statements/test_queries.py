@@ -15,6 +15,7 @@ from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.schema import MigrationSettings
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
 from pgqueue.schedules.plan import Every
@@ -117,7 +118,14 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "schema.has_version": lambda q: q.schema.has_version(),
     "schema.version": lambda q: q.schema.version(),
     "schema.validate": lambda q: q.schema.validate(),
-    "schema.make_partitions": lambda q: q.schema.make_partitions(),
+    "schema.settings": lambda q: q.schema.settings(),
+    "schema.set_settings": lambda q: q.schema.set_settings(MigrationSettings()),
+    "schema.lock_migrations": lambda q: q.schema.lock_migrations(),
+    "partitions.make": lambda q: q.partitions.make(),
+    "partitions.split_default": lambda q: q.partitions.split_default(),
+    "partitions.bound_default": lambda q: q.partitions.bound_default(),
+    "partitions.outgrow_default": lambda q: q.partitions.outgrow_default(),
+    "partitions.states": lambda q: q.partitions.states(),
     "jobs.get": lambda q: q.jobs.get(1),
     "jobs.list": lambda q: q.jobs.list(state="pending", queue="default", task="t", before=1000, limit=10),
     "jobs.prefer_indexes": lambda q: q.jobs.prefer_indexes(),

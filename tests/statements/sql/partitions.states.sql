@@ -1,0 +1,20 @@
+select h.parent, pg_catalog.min(d.day)::date, pg_catalog.count(d.day)::int, size.bytes
+from (values ('job_finished'), ('transition')) as h(parent)
+cross join lateral (
+    select coalesce(pg_catalog.pg_relation_size(pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent || '_default'))), 0)
+) as size(bytes)
+left join lateral (
+    select d.day from pg_catalog.generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + 6,
+                                      interval '1 day') as d(day)
+    where not exists (select from (
+    select h.parent, pg_catalog.to_date(named[1], 'YYYYMMDD') as first,
+           coalesce(pg_catalog.to_date(named[2], 'YYYYMMDD'), pg_catalog.to_date(named[1], 'YYYYMMDD') + 1) as past
+    from (values ('job_finished'), ('transition')) as h(parent)
+    join pg_catalog.pg_inherits i on i.inhparent = pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent))::oid
+    join pg_catalog.pg_class c on c.oid = i.inhrelid
+    cross join lateral pg_catalog.regexp_match(c.relname::text, '_(\d{8})(?:_(\d{8}))?$') as named
+    where named is not null) as held
+                      where held.parent = h.parent and d.day >= held.first and d.day < held.past)
+) as d on true
+group by h.parent, size.bytes
+order by h.parent

@@ -1,0 +1,2 @@
+select pg_catalog.set_config('search_path', %(search_path)s, true), pg_catalog.set_config('lock_timeout', %(lock_timeout)s, true),
+       pg_catalog.set_config('statement_timeout', %(statement_timeout)s, true)
