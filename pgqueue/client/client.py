@@ -8,6 +8,7 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.settings import CallSettings
 from pgqueue.client.steps import Steps, verb
+from pgqueue.client.waiting import MAX_ID, check_id
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job import Job, JobState, NewJob
@@ -34,7 +35,7 @@ class Client:
     @verb
     def get(self, job_id: int) -> Steps[Job]:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        job: Job | None = yield self._app.queries.jobs.get(job_id)
+        job: Job | None = yield self._app.queries.jobs.get(_possible_id(job_id))
         if job is None:
             raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
         return replace(job, handle=self._runner.handle)
@@ -47,7 +48,7 @@ class Client:
 
         Raises UnknownJob for a job that has ended or never was.
         """
-        state: str | None = yield self._app.queries.jobs.cancel(job_id, reason)
+        state: str | None = yield self._app.queries.jobs.cancel(_possible_id(job_id), _check_reason(reason))
         if state is None:
             raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
         return state != JobState.RUNNING
@@ -75,3 +76,18 @@ class Client:
         elif settings.rules is not None:
             settings.rules.check_unregistered(task, given)
         return new_job(text, settings, spec, task, self._app, values[0])
+
+
+def _possible_id(job_id: object) -> int:
+    """Return a number that Postgres can look for. Raises UnknownJob for another one, InvalidOption if it is none."""
+    if type(job_id) is not int:
+        return check_id(job_id)
+    if abs(job_id) > MAX_ID:
+        raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
+    return job_id
+
+
+def _check_reason(reason: object) -> str:
+    if not isinstance(reason, str) or "\0" in reason or not 1 <= len(reason) <= 1000:
+        raise InvalidOption(f"reason={reason!r:.100} cannot be used: give a text of 1 to 1000 characters")
+    return reason

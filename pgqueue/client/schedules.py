@@ -103,7 +103,7 @@ class ScheduleClient:
     @all_or_nothing
     def revert(self, name: str) -> Steps[ScheduleStatus]:
         """Undo the edits of a schedule that the code declares."""
-        stored = yield self._queries.lock(name)
+        stored = yield self._queries.lock(_schedule_name(name))
         declared = yield self._queries.declaration(name)
         if stored is None:
             raise _unknown(name)
@@ -127,7 +127,8 @@ class ScheduleClient:
             until = check_moment("until", until)
             if until <= (yield self._queries.clock()):
                 raise InvalidOption(f"until={until} has passed: give a later moment")
-        found = yield self._queries.pause(name, until, _who(by), check_policy("catch_up", catch_up))
+        policy = check_policy("catch_up", catch_up)
+        found = yield self._queries.pause(_schedule_name(name), until, _who(by), policy)
         if not found:
             raise _unknown(name)
         return (yield from self._found(name))
@@ -140,7 +141,7 @@ class ScheduleClient:
         """End a pause now. `catch_up` as in `pause`; the default is what the pause was given. Also enables a schedule
         again that was disabled because the code no longer declared it."""
         policy = None if catch_up is None else check_policy("catch_up", catch_up)
-        if not (yield self._queries.resume(name, policy)):
+        if not (yield self._queries.resume(_schedule_name(name), policy)):
             raise _unknown(name)
         return (yield from self._found(name))
 
@@ -169,7 +170,7 @@ class ScheduleClient:
     def delete(self, name: str) -> Steps[None]:
         """Delete a schedule; the record of its ticks stays. A schedule that the code declares comes back with the next
         scheduler: pause it, or take it out of the code."""
-        if not (yield self._queries.delete(name)):
+        if not (yield self._queries.delete(_schedule_name(name))):
             raise _unknown(name)
 
     adelete = delete.twin
@@ -184,7 +185,8 @@ class ScheduleClient:
     @verb
     def list(self, *, after: str | None = None, limit: int = 1000) -> Steps[Sequence[ScheduleStatus]]:
         """Return schedules by name, those `after` one of them."""
-        found: Sequence[ScheduleStatus] = yield self._queries.list(None, after, limit)
+        after = None if after is None else _schedule_name(after)
+        found: Sequence[ScheduleStatus] = yield self._queries.list(None, after, _check_limit(limit))
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -192,7 +194,8 @@ class ScheduleClient:
     @verb
     def ticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Steps[Sequence[TickRecord]]:
         """Return the newest ticks of a schedule and what became of each, newest first."""
-        ticks: Sequence[TickRecord] = yield self._queries.list_ticks(name, limit, before)
+        before = None if before is None else check_moment("before", before)
+        ticks: Sequence[TickRecord] = yield self._queries.list_ticks(_schedule_name(name), _check_limit(limit), before)
         return ticks
 
     aticks = ticks.twin
@@ -217,17 +220,17 @@ class ScheduleClient:
         return self._app.queries.schedules
 
     def _found(self, name: str) -> Steps[ScheduleStatus]:
-        found = yield self._queries.list(name)
+        found = yield self._queries.list(_schedule_name(name))
         if not found:
             raise _unknown(name)
         status: ScheduleStatus = found[0]
         return status
 
     def _locked(self, name: str) -> Steps[StoredSchedule]:
-        return _usable(name, (yield self._queries.lock(name)))
+        return _usable(name, (yield self._queries.lock(_schedule_name(name))))
 
     def _read(self, name: str) -> Steps[StoredSchedule]:
-        found = yield self._queries.read([name])
+        found = yield self._queries.read([_schedule_name(name)])
         return _usable(name, found[0] if found else None)
 
     def _redefine(self, stored: FoundSchedule | None, new: Schedule, now: datetime, by: str | None) -> Steps[None]:
@@ -313,6 +316,19 @@ def _ticks_alike(one: Schedule, other: Schedule) -> bool:
 def _task_name(task: str | HasName) -> str:
     """Return the name of a task that is given as such or by its name."""
     return check_name("task", task if isinstance(task, str) else getattr(task, "name", None))
+
+
+def _schedule_name(name: object) -> str:
+    """Return a name that may be asked for, though no schedule may have it."""
+    if not isinstance(name, str) or "\0" in name:
+        raise InvalidOption(f"schedule name {name!r:.300} cannot be used: give a text")
+    return name
+
+
+def _check_limit(limit: object) -> int:
+    if type(limit) is not int or not 0 <= limit < 2**31:
+        raise InvalidOption(f"limit={limit!r:.100} cannot be used: give a whole number from 0 on")
+    return limit
 
 
 def _who(by: str | None) -> str:

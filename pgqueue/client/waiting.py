@@ -252,7 +252,7 @@ class Follower:
 def check_id(job_id: object) -> int:
     """Return the id of a job; refuse what cannot be one."""
     if type(job_id) is not int or not 1 <= job_id <= MAX_ID:
-        raise InvalidOption(f"job id {job_id!r:.100} cannot be waited for: give the id of a job, a whole number from 1")
+        raise InvalidOption(f"job id {job_id!r:.100} cannot be used: give the id of a job, a whole number from 1")
     return job_id
 
 

@@ -25,6 +25,7 @@ from pgqueue import (
     Task,
     UnsupportedConnection,
 )
+from pgqueue.errors import InvalidInput
 from tests.conftest import scalar, shown
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -296,6 +297,48 @@ def test_an_aborted_transaction_is_not_mistaken_for_anything_else(dsn: str, conn
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
             App("unused").using(borrowed).enqueue("t")
     assert nothing_written(conn)
+
+
+@pytest.mark.parametrize("job_id", ["x", "1", 1.5, None, True, [1]], ids=shown)
+def test_what_is_no_job_id_is_refused_and_the_transaction_goes_on(dsn: str, app: App, job_id: Any) -> None:
+    verbs: list[Callable[[Any], Any]] = [lambda c: c.get(job_id), lambda c: c.cancel(job_id)]
+    for verb in verbs:
+        with refused(dsn, InvalidOption, "job id", "cannot be used") as borrowed:
+            verb(app.using(borrowed))
+
+
+@pytest.mark.parametrize("reason", [5, None, "", "a\0", "x" * 1001], ids=shown)
+def test_a_reason_that_cannot_be_stored_is_refused(dsn: str, app: App, reason: Any) -> None:
+    with refused(dsn, InvalidOption, "reason=") as borrowed:
+        app.using(borrowed).cancel(1, reason)
+
+
+BAD_CALLS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda s: s.get(5),
+    "definition": lambda s: s.definition(None),
+    "preview": lambda s: s.preview(b"s"),
+    "delete": lambda s: s.delete(5),
+    "pause": lambda s: s.pause(5),
+    "resume": lambda s: s.resume("a\0"),
+    "run": lambda s: s.run(5),
+    "revert": lambda s: s.revert(5),
+    "edit": lambda s: s.edit(5, queue="q"),
+    "list, limit": lambda s: s.list(limit=-1),
+    "list, limit as text": lambda s: s.list(limit="x"),
+    "list, after": lambda s: s.list(after=5),
+    "ticks, limit": lambda s: s.ticks("s", limit=-1),
+    "ticks, too many": lambda s: s.ticks("s", limit=2**31),
+    "ticks, before": lambda s: s.ticks("s", before="yesterday"),
+    "ticks, naive": lambda s: s.ticks("s", before=datetime(2026, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_a_bad_argument_of_a_schedule_verb_is_refused_and_the_transaction_goes_on(
+    dsn: str, app: App, name: str
+) -> None:
+    with refused(dsn, InvalidInput, "cannot be used") as borrowed:
+        BAD_CALLS[name](app.schedules.using(borrowed))
 
 
 @pytest.mark.parametrize("thing", ["postgresql://localhost/db", 5, False, object(), []], ids=shown)

@@ -74,7 +74,7 @@ def test_enqueueing_an_unknown_name_uses_the_apps_settings(dsn: str) -> None:
     assert (job.task, job.queue, job.priority, job.max_attempts, job.args) == ("elsewhere", "misc", 0, 2, {"x": None})
 
 
-@pytest.mark.parametrize("job_id", [0, -1, 10**12])
+@pytest.mark.parametrize("job_id", [0, -1, 10**12, 2**63, -(2**63)])
 def test_an_id_that_no_job_has_is_unknown(app: App, job_id: int) -> None:
     async def aget() -> None:
         try:
