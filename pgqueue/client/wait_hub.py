@@ -15,10 +15,10 @@ from typing import Protocol
 from pgqueue import db
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import DEADLINE, Link
-from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated
+from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated, ResultMissing
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
-from pgqueue.queries.waits import JobSnapshot
+from pgqueue.queries.waits import JobSnapshot, UnreadableJob
 from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue.waits")
@@ -31,6 +31,7 @@ LOOK_BATCH, READ_BATCH = (
     5000,
     20,
 )  # jobs in one statement; few whole ones, for results may be long and a turn has a deadline
+LONGEST_ID = 20  # characters
 MISSING = (
     "the transaction that enqueued it has not committed, or was rolled back, or nothing is kept of it (retention=0), "
     "or there never was such a job. "
@@ -244,8 +245,7 @@ class WaitHub:
     async def _receive(self, conn: db.AsyncConnection, patience: float) -> None:
         """Make urgent the jobs that workers notify us have ended. Raises if the connection is lost."""
         async for notification in conn.notifies(timeout=patience, stop_after=1):
-            ended = {int(word) for word in notification.payload.split() if word.isdecimal()}
-            self._urgent |= ended & self._watched.keys()
+            self._urgent |= _job_ids(notification.payload) & self._watched.keys()
 
     def _due(self) -> list[int]:
         """Return the jobs to look at now. Goes through all jobs only when the pause of one is over."""
@@ -292,7 +292,12 @@ class WaitHub:
 
     async def _read(self, conn: db.AsyncConnection, ids: list[int]) -> None:
         """Read jobs that have changed, have ended, or cannot be seen; call their waiters."""
-        jobs = {job.id: job for job in await db.run_async(conn, self._queries.waits.read_jobs(ids))}
+        jobs: dict[int, Job] = {}
+        for found in await db.run_async(conn, self._queries.waits.read_jobs(ids)):
+            if isinstance(found, UnreadableJob):
+                self._give_up(found.id, found.reason)
+            else:
+                jobs[found.id] = found
         for job_id in ids:
             watched, job = self._watched.get(job_id), jobs.get(job_id)
             if watched is None:
@@ -306,6 +311,12 @@ class WaitHub:
                     waiter.changed(job)
             else:
                 _note_missing(job_id, watched)
+
+    def _give_up(self, job_id: int, reason: str) -> None:
+        """End the waits for a job whose row cannot be read here."""
+        watched = self._watched.pop(job_id, None)
+        for waiter in watched.waiters if watched else ():
+            waiter.failed(ResultMissing(f"job {job_id} cannot be read here: {reason}"))
 
     async def _rest(self) -> None:
         """Wait until the next look is due, a notification arrives, or a waiter is added."""
@@ -330,6 +341,11 @@ class WaitHub:
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), None if seconds == math.inf else seconds)
+
+
+def _job_ids(payload: str) -> set[int]:
+    """Return the ids in a notification. Any role of the database may send one, with any text."""
+    return {int(word) for word in payload.split() if len(word) < LONGEST_ID and word.isdecimal()}
 
 
 def _note_missing(job_id: int, watched: WatchedJob) -> None:

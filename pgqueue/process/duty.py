@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from pgqueue.db.failures import DATABASE_ERRORS, brief
@@ -19,8 +21,10 @@ log = logging.getLogger("pgqueue")
 class Duty(ABC):
     """A duty of a process: `step` does it once and returns the seconds to wait before the next step.
 
-    The first failure of a step is logged, the step is tried again with backoff, and its next success is logged. `wake`
-    ends a wait. `name` is shown in logs, by the health probe and by `pgqueue workers`.
+    The first failure of a step is logged, the step is tried again with backoff, and its next success is logged. That
+    holds for every exception: a fault in one duty ends neither the process nor the other duties, and the age of its
+    last success, in the health probe and in `pgqueue workers`, shows that it fails. `wake` ends a wait. `name` is shown
+    in logs, by the health probe and by `pgqueue workers`.
     """
 
     name = "duty"
@@ -57,7 +61,7 @@ class Duty(ABC):
                     log.info("%s works again", self.name)
                     self._backoff.reset()
                 await _wait(self._wake, delay)
-            except DATABASE_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must end nothing but this step
                 if self.interruptible and self._stopping.is_set():
                     return  # that was the interruption
                 await _wait(self._stopping, self._failed(error))
@@ -66,7 +70,15 @@ class Duty(ABC):
         delay = self._backoff.next()
         if self._backoff.failures == 1:
             log.warning("%s failed, trying again: %s: %s", self.name, type(error).__name__, brief(error))
+            if not isinstance(error, DATABASE_ERRORS):
+                log.error("%s has a fault, please report it: %s", self.name, _where(error))
         return delay
+
+
+def _where(error: Exception) -> str:
+    """Return the lines at which an error passed, innermost last: without its message, which may quote a job's data."""
+    lines = traceback.extract_tb(error.__traceback__)
+    return " > ".join(f"{Path(line.filename).name}:{line.lineno} {line.name}" for line in lines)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

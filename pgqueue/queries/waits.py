@@ -115,6 +115,13 @@ class JobSnapshot(NamedTuple):
     progress: str | None
 
 
+class UnreadableJob(NamedTuple):
+    """A job whose row cannot be read here, and the class of the error: its message may quote what the job holds."""
+
+    id: int
+    reason: str
+
+
 class WaitQueries(Statements):
     """Waiting for jobs."""
 
@@ -131,9 +138,15 @@ class WaitQueries(Statements):
         params = {"ids": packed(ids), "followed": packed(followed)}
         return Query(self._sql(READ_SNAPSHOTS), lambda rows: [JobSnapshot(*row) for row in rows], params)
 
-    def read_jobs(self, ids: Collection[int]) -> Query[list[Job]]:
+    def read_jobs(self, ids: Collection[int]) -> Query[list[Job | UnreadableJob]]:
         """Read these jobs, as far as they exist, without their attempts; `error` says why a result is missing."""
-        return Query(self._sql(READ_JOBS), lambda rows: [self._job_and_why(row) for row in rows], {"ids": packed(ids)})
+        return Query(self._sql(READ_JOBS), lambda rows: [self._job_or_fault(row) for row in rows], {"ids": packed(ids)})
+
+    def _job_or_fault(self, row: Row) -> Job | UnreadableJob:
+        try:
+            return self._job_and_why(row)
+        except Exception as error:  # noqa: BLE001 - a row or a codec may fail in any way, and not for the other jobs
+            return UnreadableJob(row[0], type(error).__name__)
 
     def _job_and_why(self, row: Row) -> Job:
         job = read_job(row[:-1])

@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
@@ -14,22 +14,28 @@ from pgqueue.app import App
 from pgqueue.client.schedules import enqueue_ticks
 from pgqueue.db.failures import blames_data, brief
 from pgqueue.db.link import Link
-from pgqueue.errors import InvalidPlan, PgqueueError
+from pgqueue.errors import DatabaseNotReady, InvalidPlan
 from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
 from pgqueue.process.duty import Duty
+from pgqueue.queries import Query
 from pgqueue.queries.jobs.enqueue import InsertedJob
-from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule
+from pgqueue.queries.schedules.stored import (
+    BrokenJson,
+    FoundSchedule,
+    StoredSchedule,
+    UnreadableSchedule,
+    read_schedule,
+)
+from pgqueue.scheduler.computing import compute_each
 from pgqueue.scheduler.settings import SchedulerSettings
-from pgqueue.schedules.schedule import changed
-from pgqueue.schedules.ticks import MOST_SETTLED, TickDecision, TickRecord, decide_ticks, settle_ticks
+from pgqueue.schedules.schedule import Schedule, changed
+from pgqueue.schedules.ticks import MOST_SETTLED, ScheduleState, TickDecision, TickRecord, decide_ticks, settle_ticks
+from pgqueue.tasks.sealing import seal_args
 from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.scheduler")
 BATCH = 500
 CHUNK = 20_000  # ticks that one transaction records
-# Errors of an edit that cannot be applied, which is dropped, or of a row that cannot be read, which is left alone.
-UNUSABLE = (PgqueueError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-         psycopg.errors.IntegrityError, psycopg.errors.DataError)  # fmt: skip
 LOCKED_SECONDS = 0.01  # before a locked schedule is tried again; doubled each time
 UNUSABLE_SECONDS = 60.0  # before a schedule that cannot be read or fired here is tried again
 DecidedTick: TypeAlias = tuple[TickDecision, TickRecord]  # a tick, and the decision about its schedule
@@ -61,8 +67,8 @@ class Ticker(Duty):
         self._batch = max(1, asked // 4)  # for the next step, if this one fails: it may have been too much
         try:
             found = await self.fire(asked)
-        except psycopg.Error as error:
-            if not blames_data(error):
+        except Exception as error:
+            if not _blames_one(error):
                 raise
             await self._one_by_one()
         self._batch = min(2 * asked, BATCH)
@@ -89,7 +95,7 @@ class Ticker(Duty):
         Returns how many were due.
         """
         async with self.link.connection() as conn, conn.transaction():
-            found = await db.run_async(conn, self._queries.schedules.lock_due(at_most, self._unusable))
+            found = await self._lock_due(conn, at_most)
             self._locked = [one.name for one in found]
             if not found:
                 return 0
@@ -100,6 +106,16 @@ class Ticker(Duty):
             self._app.listeners.emit(event)
         return len(found)
 
+    async def _lock_due(self, conn: db.AsyncConnection, at_most: int) -> list[FoundSchedule]:
+        """Lock due schedules. Their rows are read apart from the event loop, for a plan is computed when it is read."""
+        query = self._queries.schedules.lock_due(at_most, self._unusable)
+        rows = await db.run_async(conn, Query(query.sql, list, query.params))
+        read = await compute_each(read_schedule, rows)
+        return [
+            UnreadableSchedule(row[0], str(one)) if isinstance(one, Exception) else one
+            for row, one in zip(rows, read, strict=True)
+        ]
+
     async def _one_by_one(self) -> None:
         """Fire each schedule in a transaction of its own, after one has failed that of a batch.
 
@@ -109,8 +125,8 @@ class Ticker(Duty):
             try:
                 if not await self.fire(1):
                     return
-            except psycopg.Error as error:
-                if not blames_data(error) or not self._locked:
+            except Exception as error:
+                if not _blames_one(error) or not self._locked:
                     raise
                 (name,) = self._locked
                 self.leave_alone([name])
@@ -133,8 +149,11 @@ class Ticker(Duty):
                     due.append(one)
                 else:
                     raise InvalidPlan(one.reason)
-            except UNUSABLE as error:
-                log.error("schedule %s cannot be %s here: %s", one.name, "edited" if asked else "fired", error)
+            except Exception as error:
+                if not _blames_one(error):
+                    raise
+                what = "fired" if asked is None else "edited"
+                log.error("schedule %s cannot be %s here: %s", one.name, what, brief(error))
                 errors.append((one.name, brief(error), asked is not None))
                 if asked is None:
                     self.leave_alone([one.name])
@@ -142,16 +161,14 @@ class Ticker(Duty):
             await db.run_async(conn, self._queries.schedules.record_errors(errors))
         return due
 
-    async def _apply_edit(
-        self, conn: db.AsyncConnection, one: FoundSchedule, asked: dict[str, object], most: int
-    ) -> None:
+    async def _apply_edit(self, conn: db.AsyncConnection, one: FoundSchedule, asked: object, most: int) -> None:
         """Change a definition as of the moment of the request. The next step fires it."""
-        moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
-        schedule = changed(one.row, one.args, asked["changes"])  # type: ignore[arg-type]  # an object, by its function
-        why = f"passed before {by} edited the schedule"
-        ticks = settle_ticks(one.state, moment, why, most) if isinstance(one, StoredSchedule) else []
-        await db.run_async(conn, self._queries.schedules.record_ticks(ticks))
-        await db.run_async(conn, self._queries.schedules.redefine(schedule, schedule.after(moment), moment, by))
+        (edit,) = await compute_each(lambda one: _planned_edit(one, asked, most), [one])
+        if isinstance(edit, Exception):
+            raise edit
+        queries = self._queries.schedules
+        await db.run_async(conn, queries.record_ticks(edit.ticks))
+        await db.run_async(conn, queries.redefine(edit.schedule, edit.next_tick, edit.moment, edit.by))
 
     async def _decide(self, conn: db.AsyncConnection, due: Sequence[StoredSchedule]) -> list[TickDecision]:
         """Decide which ticks fire, by the jobs that are not finished and the ticks that wait.
@@ -168,19 +185,36 @@ class Ticker(Duty):
         decisions: list[TickDecision] = []
         live, fires = set(unfinished), 0
         for state in states:
-            if fires > CHUNK:
-                break
             state.live_jobs = [job for job in state.live_jobs if job in live]
-            try:
-                decisions.append(decide_ticks(state, queued[state.schedule.name], CHUNK // len(states) + 1))
-                fires += len(decisions[-1].fires)
-            except Exception as error:  # noqa: BLE001 - a plan may fail in any way, and must not hold up the others
-                await self._leave(conn, state.schedule.name, error)
+
+        def decide(state: ScheduleState) -> TickDecision | None:
+            nonlocal fires
+            if fires > CHUNK:
+                return None
+            decision = decide_ticks(state, queued[state.schedule.name], CHUNK // len(states) + 1)
+            self._make_jobs(decision)
+            fires += len(decision.fires)
+            return decision
+
+        for state, decision in zip(states, await compute_each(decide, states), strict=True):
+            if isinstance(decision, Exception):
+                await self._leave(conn, state.schedule.name, decision)
+            elif decision is not None:
+                decisions.append(decision)
         return decisions
+
+    def _make_jobs(self, decision: TickDecision) -> None:
+        """Make the job of each tick that fires. A codec seals its arguments here, where it may fail for one of them."""
+        schedule, codec = decision.state.schedule, self._queries.schedules.codec
+        for tick in (*decision.dequeued, *decision.fires):
+            job = schedule.job_of(tick.tick)
+            if codec is not None:
+                job = replace(job, args=seal_args(codec, job.task, job.args))
+            decision.jobs[tick.tick] = job, schedule.headers_of(tick.tick)
 
     async def _leave(self, conn: db.AsyncConnection, name: str, error: Exception) -> None:
         """Leave a schedule alone for a while, and write the error to its row."""
-        log.error("schedule %s cannot be fired here: %s", name, error)
+        log.error("schedule %s cannot be fired here: %s", name, brief(error))
         self.leave_alone([name])
         await db.run_async(conn, self._queries.schedules.record_errors([(name, brief(error), False)]))
 
@@ -207,9 +241,39 @@ class Ticker(Duty):
         """Insert the jobs of ticks."""
         if not fires:
             return []
-        jobs = [decision.state.schedule.job_of(tick.tick) for decision, tick in fires]
-        headers = [decision.state.schedule.headers_of(tick.tick) for decision, tick in fires]
+        jobs, headers = zip(*(decision.jobs[tick.tick] for decision, tick in fires), strict=True)
         return await db.run_async(conn, enqueue_ticks(self._app, jobs, headers))
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedEdit:
+    """What an edit makes of a schedule, and the records of the ticks that passed before it."""
+
+    schedule: Schedule
+    next_tick: datetime | None
+    moment: datetime
+    by: str
+    ticks: Sequence[TickRecord]
+
+
+def _planned_edit(one: FoundSchedule, asked: object, most: int) -> _PlannedEdit:
+    """Plan an edit as SQL asked for it. Raises whatever the request leads to: it may hold anything."""
+    if isinstance(asked, BrokenJson):
+        raise InvalidPlan(f"the edit cannot be read: {asked.reason}")
+    if not isinstance(asked, dict):
+        raise InvalidPlan("the edit is no object")
+    moment, by = datetime.fromisoformat(str(asked["at"])), str(asked["by"])
+    schedule = changed(one.row, one.args, asked["changes"])
+    why = f"passed before {by} edited the schedule"
+    ticks = settle_ticks(one.state, moment, why, most) if isinstance(one, StoredSchedule) else []
+    return _PlannedEdit(schedule, schedule.after(moment), moment, by, ticks)
+
+
+def _blames_one(error: Exception) -> bool:
+    """Whether an error may be the fault of one schedule of a batch, and not of the database."""
+    if isinstance(error, psycopg.Error):
+        return blames_data(error)
+    return not isinstance(error, (DatabaseNotReady, OSError))
 
 
 def _events(decisions: Sequence[TickDecision], fired: Sequence[DecidedTick]) -> list[Event]:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import islice
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
-from pgqueue.errors import ConfigError, InvalidPlan
+from pgqueue.errors import InvalidPlan
 from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.rule import check_rule, times_after
 from pgqueue.schedules.wall_clock import check_timezone, first_moment, wall_time
 from pgqueue.timing import INTERVAL, check_duration
 
@@ -17,7 +17,6 @@ __all__ = ["At", "Cron", "Every", "Plan", "RRule", "Span", "as_plan", "newest_ti
 
 _SECONDS = replace(INTERVAL, timedeltas=False)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_RARE = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 
 
 def check_moment(what: str, moment: object) -> datetime:
@@ -81,31 +80,16 @@ class RRule:
     def __post_init__(self) -> None:
         check_timezone(self.timezone)
         object.__setattr__(self, "anchor", check_moment("start", self.anchor))
-        if not isinstance(self.rule, str) or not any(f"FREQ={often}" in self.rule.upper() for often in _RARE):
-            raise InvalidPlan(
-                f"RRULE {self.rule!r} cannot be used: give FREQ={'|'.join(_RARE)}, or a cron expression for more often"
-            )
-        self.after(self.anchor)
+        check_rule(self.rule)
+        if self.after(self.anchor - timedelta(seconds=1)) is None:
+            raise InvalidPlan(f"RRULE {self.rule!r} never matches any date after {self.anchor}")
 
     def after(self, moment: datetime) -> datetime | None:
         """Return the first tick after `moment`, in UTC; None after the last one."""
         zone = ZoneInfo(self.timezone)
-        rule = _rrule(self.rule, wall_time(zone, self.anchor))
-        times = rule.xafter(wall_time(zone, moment).replace(microsecond=0), inc=False)
+        times = times_after(self.rule, wall_time(zone, self.anchor), wall_time(zone, moment).replace(microsecond=0))
         moments = (first_moment(zone, shown) for shown in times)
         return next((tick for tick in moments if tick > moment), None)
-
-
-@lru_cache(256)
-def _rrule(rule: str, start: datetime) -> Any:
-    try:
-        from dateutil.rrule import rrulestr  # an extra
-    except ImportError:
-        raise ConfigError("RRULE needs python-dateutil: pip install 'pgqueue[rrule]'") from None
-    try:
-        return rrulestr(rule, dtstart=start, cache=True)
-    except Exception as error:  # dateutil raises many kinds of errors for a bad text
-        raise InvalidPlan(f"RRULE {rule!r} cannot be used: {error} (UNTIL is a local time, without Z)") from error
 
 
 Plan: TypeAlias = Cron | Every | At | RRule

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
+from pgqueue.jobs.job import NewJob
 from pgqueue.schedules.plan import newest_ticks, passed_ticks
 from pgqueue.schedules.schedule import Schedule, most_fires
 
@@ -48,7 +48,7 @@ class ScheduleState:
     look_at: datetime | None = None
     disabled: bool = False
     replan_from: datetime | None = None
-    edit_asked: dict[str, Any] | None = None
+    edit_asked: object = None  # whatever SQL has put there
     error: str | None = None
 
     @property
@@ -73,6 +73,7 @@ class TickDecision:
 
     `fires`: ticks of the plan that fire. `dequeued`: ticks that fire, and were queued or asked for. `unfired`: ticks
     that do not fire, with the reason. `cancels`: jobs of earlier ticks to cancel. `queued`: how many ticks stay queued.
+    `jobs`: the job of each tick that fires, and its headers.
     """
 
     state: ScheduleState
@@ -81,6 +82,7 @@ class TickDecision:
     unfired: list[TickRecord] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
     queued: int = 0
+    jobs: dict[datetime, tuple[NewJob, str]] = field(default_factory=dict)
 
     @property
     def missed(self) -> int:

@@ -9,9 +9,11 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue.app import App
 from pgqueue.client.backend import Backend
+from pgqueue.errors import ResultMissing
 from pgqueue.jobs.job import Job
 from pgqueue.queries import Query
 from pgqueue.queries.testing import TravellingQueries
+from pgqueue.queries.waits import UnreadableJob
 from pgqueue.testing.connections import BorrowedPools, pgconn_of
 from pgqueue.testing.savepoints import JobSavepoints
 from pgqueue.testing.waits import ImmediateWaits
@@ -73,4 +75,7 @@ class TransactionBackend(Backend):
 
     def _look(self, job_id: int) -> Job | None:
         jobs = self.run(self.queries.waits.read_jobs([job_id]))
-        return jobs[0] if jobs else None
+        found = jobs[0] if jobs else None
+        if isinstance(found, UnreadableJob):
+            raise ResultMissing(f"job {job_id} cannot be read here: {found.reason}")
+        return found

@@ -339,7 +339,13 @@ def test_an_rrule_keeps_its_time_of_day_through_clock_changes() -> None:
     assert plan.after(AUTUMN) == AUTUMN + timedelta(minutes=30)
 
 
-@pytest.mark.parametrize("rule", ["", "FREQ=HOURLY", "FREQ=DAILY;X=1", "FREQ=DAILY;UNTIL=20270101T000000Z", 5, None])
+@pytest.mark.parametrize(
+    "rule",
+    ["", "FREQ=HOURLY", "FREQ=DAILY;X=1", "FREQ=DAILY;UNTIL=20270101T000000Z", 5, None, "FREQ=DAILY;INTERVAL=0",
+     "FREQ=DAILY;INTERVAL=-1", "FREQ=DAILY;INTERVAL=0;INTERVAL=1", "FREQ=DAILY;FREQ=SECONDLY", "FREQ=DAILY;COUNT=0",
+     "RRULE:FREQ=DAILY\nEXRULE:FREQ=DAILY", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30", "FREQ=YEARLY;BYMONTH=0",
+     "FREQ=DAILY;BYHOUR=0,1,2,3,4;BYMINUTE=0,1,2,3,4", "FREQ=DAILY" + ";WKST=MO" * 200],
+)  # fmt: skip
 def test_a_bad_rrule_is_refused_by_name(rule: Any) -> None:
     with pytest.raises(InvalidPlan, match="RRULE"):
         RRule(rule, NOON)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, LiteralString
 
-from pgqueue.errors import PgqueueError
 from pgqueue.queries.base import Query, Row, Statements, fill, nothing
 from pgqueue.queries.schedules.stored import row_json, row_of, rows_json
 from pgqueue.schedules.schedule import Schedule
@@ -53,7 +52,7 @@ and (s.declared is distinct from g.declared or s.app is distinct from g.app or s
 
 # Find which of these declarations are new here, or differ from those that the rows hold. By primary key.
 FIND_CHANGED: LiteralString = """
-select g.name, s.declared, s.name is null or s.app is distinct from g.app or s.disabled_at is not null
+select g.name, s.declared::text, s.name is null or s.app is distinct from g.app or s.disabled_at is not null
 from jsonb_populate_recordset(null::{s}.schedule, %(rows)s::jsonb) as g left join {s}.schedule s using (name)
 where s.name is null or s.declared is distinct from g.declared or s.app is distinct from g.app
 or s.disabled_at is not null"""
@@ -126,14 +125,14 @@ class DefinitionQueries(Statements):
         """Return a schedule as it is stored."""
         return replace(schedule, job=replace(schedule.job, args=self._args([schedule.job])[0]))
 
-    def _declares(self, declared: dict[str, Any] | None, schedule: Schedule) -> bool:
+    def _declares(self, declared: str | None, schedule: Schedule) -> bool:
         """Tell whether a stored declaration, once opened, is that of a schedule."""
         try:
-            stored = open_args(self.codec, schedule.job.task, json.dumps((declared or {})["args"]))
-        except (LookupError, PgqueueError):
+            found = json.loads(declared or "{}")
+            stored = open_args(self.codec, schedule.job.task, json.dumps(found["args"]))
+            return bool(found | {"args": json.loads(stored)} == json.loads(row_json(schedule)))
+        except Exception:  # noqa: BLE001 - one that cannot be read is declared anew
             return False
-        opened: object = (declared or {}) | {"args": json.loads(stored)}
-        return bool(opened == json.loads(row_json(schedule)))
 
     def create(self, schedule: Schedule, next_tick: datetime | None, by: str) -> Query[bool]:
         """Insert a schedule; False if one has that name already."""

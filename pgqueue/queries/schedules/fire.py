@@ -14,9 +14,11 @@ SCHEDULE_PAYLOAD = "!schedule"
 # Read the database's clock, which decides about all ticks.
 CLOCK: LiteralString = "select clock_timestamp()"
 
-# The columns of a schedule as `read_schedule` reads them.
+# The columns of a schedule as `read_schedule` reads them: what may hold any JSON as text, which it decodes row by row.
 _SCHEDULE: LiteralString = fill(
-    "name, to_jsonb(s) - '{{args,declared}}'::text[], args::text, {floats}, clock_timestamp()", floats=FLOATS
+    """name, to_jsonb(s) - '{{args,declared,options,edit_asked}}'::text[], options::text, edit_asked::text, args::text,
+    {floats}, clock_timestamp()""",
+    floats=FLOATS,
 )
 
 # Lock the schedules that are due to be looked at, and read the clock that decides. SKIP LOCKED: each schedule goes to

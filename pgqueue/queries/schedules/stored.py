@@ -47,14 +47,34 @@ FLOATS: LiteralString = "array[every_seconds, jitter_seconds, grace_seconds]"
 FoundSchedule: TypeAlias = StoredSchedule | UnreadableSchedule
 
 
+@dataclass(frozen=True, slots=True)
+class BrokenJson:
+    """JSON that Postgres takes and Python cannot read, and why."""
+
+    reason: str
+
+
 def read_schedule(row: Row) -> FoundSchedule:
-    """Read a row of the columns that `fire` selects."""
-    name, found, args, floats, now = row
-    found = row_of(found, floats)
+    """Read a row of the columns that `fire` selects. Never raises: a row must not hold up the others.
+
+    The columns that may hold any JSON come as text and are decoded here: Postgres takes some that Python cannot read,
+    nested a thousand deep or with a number of 5,000 digits, and the driver would fail for the whole answer.
+    """
+    name, found, options, edit, args, floats, now = row
+    found = row_of(found, floats) | {"options": _read_json(options), "edit_asked": _read_json(edit)}
     try:
         return StoredSchedule(_state(Schedule.of(name, found, args), found, now), found, args)
-    except Exception as error:  # noqa: BLE001 - a row that raises anything must not hold up the others
+    except Exception as error:  # noqa: BLE001 - whatever it is, the row is broken, and shown as such
         return UnreadableSchedule(name, str(error) or type(error).__name__, found, args)
+
+
+def _read_json(text: str | None) -> object:
+    try:
+        return None if text is None else json.loads(text)
+    except RecursionError:
+        return BrokenJson("it is nested too deep")
+    except ValueError as error:
+        return BrokenJson(str(error))
 
 
 def row_of(row: Mapping[str, Any], floats: Sequence[float | None]) -> dict[str, Any]:
