@@ -30,7 +30,7 @@ class Codec(Protocol):
 
 
 class AESGCM:
-    """AES in Galois/Counter Mode, by the package `cryptography` (the extra `pgqueue[crypto]`).
+    """AES in Galois/Counter Mode, by the package `cryptography` (the extra `pgqueue-jobs[crypto]`).
 
     `keys` maps ids to keys of 16, 24 or 32 random bytes. `current` is the id of the key that seals; it may be left out
     if there is one key. The others only open. To rotate, give every process the new key first, then make it current,
@@ -84,7 +84,7 @@ def _cipher(name: object, key: object) -> Any:
     try:
         from cryptography.hazmat.primitives.ciphers import aead  # an extra, imported only where it is used
     except ImportError:
-        raise ConfigError("AESGCM needs the package cryptography: pip install 'pgqueue[crypto]'") from None
+        raise ConfigError("AESGCM needs the package cryptography: pip install 'pgqueue-jobs[crypto]'") from None
     return aead.AESGCM(key)
 
 

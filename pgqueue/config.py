@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -17,6 +18,14 @@ from pgqueue.errors import ConfigError, InvalidOption
 WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # a supervisor sets them for the processes that it starts
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
+
+
+def release() -> str:
+    """Return the version of pgqueue; "unknown" where it is used from a checkout without being installed."""
+    try:
+        return version("pgqueue-jobs")  # on the package index `pgqueue` is another project
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:

@@ -4,11 +4,12 @@ import os
 import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from statistics import median
 from typing import Any
 
 import psycopg
+
+from pgqueue.config import release
 
 ROUND_TRIPS, WARM_UP = 50, 10
 
@@ -36,7 +37,7 @@ def describe_machine(conn: psycopg.Connection[Any]) -> Machine:
     settings = conn.execute("select current_setting(name) from unnest(%s::text[]) as name", [list(names)])
     postgres, fsync, synchronous_commit, full_page_writes, shared_buffers = (str(value) for (value,) in settings)
     return Machine(
-        pgqueue=version("pgqueue"),
+        pgqueue=release(),
         python=platform.python_version(),
         psycopg=f"{psycopg.__version__} ({psycopg.pq.__impl__})",
         system=platform.platform(terse=True),

@@ -1,7 +1,6 @@
 """The tree of commands."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.work import schedule, work
+from pgqueue.config import release
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +25,7 @@ cli = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"pgqueue {version('pgqueue')}\n")
+        sys.stdout.write(f"pgqueue {release()}\n")
         raise typer.Exit
 
 

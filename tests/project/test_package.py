@@ -1,6 +1,7 @@
 """The shipped package works: the wheel, built from the sdist and installed into an empty environment, migrates."""
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -41,6 +42,18 @@ def test_the_wheel_holds_the_migrations_the_demo_data_and_the_types_marker(wheel
     assert not any("__pycache__" in name or name.startswith(("tests/", "migrations/")) for name in names)
 
 
+def test_the_distribution_has_a_name_of_its_own_and_extras_that_it_lists(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        (metadata,) = [packed.read(name).decode() for name in packed.namelist() if name.endswith("/METADATA")]
+    lines = metadata.splitlines()
+    assert "Name: pgqueue-jobs" in lines  # `pgqueue` on the package index is another project
+    extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "pgqueue").rglob("*.py")]
+    named = re.findall(r"(pgqueue[-\w]*)\[([\w,]+)\]", "\n".join([metadata, *(page.read_text() for page in pages)]))
+    assert {extra for name, listed in named for extra in listed.split(",")} <= extras
+    assert {name for name, _ in named} == {"pgqueue-jobs"}
+
+
 def test_the_wheel_migrates_an_empty_database_from_an_empty_environment(
     wheel: Path, empty_dsn: str, tmp_path: Path
 ) -> None:
@@ -51,6 +64,7 @@ def test_the_wheel_migrates_an_empty_database_from_an_empty_environment(
     _run(binaries / "pgqueue", "migrate", "--check", cwd=tmp_path, PGQUEUE_DSN=empty_dsn)
     with psycopg.connect(empty_dsn) as conn:
         assert scalar(conn, "select version_num from pgqueue.migration") == migrate.head()
+    assert _run(binaries / "pgqueue", "--version", cwd=tmp_path) == f"pgqueue {wheel.name.split('-')[1]}\n"
     where = _run(binaries / "python", "-c", "import pgqueue; print(pgqueue.__file__)", cwd=tmp_path)
     assert str(tmp_path) in where
 

@@ -16,7 +16,7 @@ SAMPLES = Path(__file__).parent / "typing_samples"
 def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a type checker prints about the samples."""
     if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"{request.param} is not installed: pip install 'pgqueue[dev]'")
+        pytest.skip(f"{request.param} is not installed: pip install 'pgqueue-jobs[dev]'")
     files = [str(path) for path in sorted(SAMPLES.glob("*.py"))]
     command = [sys.executable, "-m", request.param]
     if request.param == "mypy":

@@ -44,7 +44,7 @@ def test_what_is_no_codec_is_refused(codec: Any) -> None:
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pgqueue\[crypto\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'pgqueue-jobs\[crypto\]'"):
         AESGCM({"k1": K1})
 
 
