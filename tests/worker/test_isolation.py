@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pgqueue import App, Context, InvalidTask
+from pgqueue import App, Context, InvalidTask, PgqueueError
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import drain, scalar, work
 from tests.harness import Conn
@@ -140,7 +140,7 @@ def _kill(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_a_worker_whose_fork_server_has_died_gives_the_job_back_and_stops(app: App, conn: Conn) -> None:
+def test_a_worker_whose_fork_server_has_died_gives_the_job_back_and_fails(app: App, conn: Conn) -> None:
     @app.task(name="t", isolation="process", max_attempts=1)
     def t() -> None: ...
 
@@ -150,7 +150,8 @@ def test_a_worker_whose_fork_server_has_died_gives_the_job_back_and_stops(app: A
         worker = Worker(app, WorkerSettings(shutdown_timeout=1.0))
         worker.prepare()
         _kill(worker._children._fork_server)
-        await asyncio.wait_for(worker.run(), 30)
+        with pytest.raises(PgqueueError, match="fork server"):
+            await asyncio.wait_for(worker.run(), 30)
 
     asyncio.run(run())
     row = conn.execute("select state, attempt from pgqueue.job where id = %s", [job.id]).fetchone()
