@@ -19,6 +19,7 @@ from pgqueue.events import Event, ScheduleFired, ScheduleMissed, ScheduleSkipped
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.enqueue import InsertedJob
+from pgqueue.queries.schedules.fire import MOST_RUNS
 from pgqueue.queries.schedules.stored import (
     BrokenJson,
     FoundSchedule,
@@ -178,12 +179,10 @@ class Ticker(Duty):
         states = [one.state for one in due]
         jobs = [job for state in states for job in state.live_jobs]
         unfinished = await db.run_async(conn, self._queries.schedules.unfinished_jobs(jobs)) if jobs else []
-        waiting = [state.schedule.name for state in states if state.look_at is not None]
-        queued: defaultdict[str, list[TickRecord]] = defaultdict(list)
-        for tick in await db.run_async(conn, self._queries.schedules.queued_ticks(waiting)) if waiting else []:
-            queued[tick.schedule].append(tick)
+        queued = await self._queued(conn, [state.schedule.name for state in states if state.look_at is not None])
         decisions: list[TickDecision] = []
         live, fires = set(unfinished), 0
+        share = MOST_RUNS // max(1, sum(state.look_at is not None for state in states))
         for state in states:
             state.live_jobs = [job for job in state.live_jobs if job in live]
 
@@ -191,7 +190,9 @@ class Ticker(Duty):
             nonlocal fires
             if fires > CHUNK:
                 return None
-            decision = decide_ticks(state, queued[state.schedule.name], CHUNK // len(states) + 1)
+            name = state.schedule.name
+            decision = decide_ticks(state, queued[name], CHUNK // len(states) + 1)
+            decision.more = sum(tick.by is not None for tick in queued[name]) >= share
             self._make_jobs(decision)
             fires += len(decision.fires)
             return decision
@@ -202,6 +203,21 @@ class Ticker(Duty):
             elif decision is not None:
                 decisions.append(decision)
         return decisions
+
+    async def _queued(self, conn: db.AsyncConnection, waiting: Sequence[str]) -> defaultdict[str, list[TickRecord]]:
+        """Read the ticks that wait. Each schedule has a share of the runs that one transaction fires."""
+        queued: defaultdict[str, list[TickRecord]] = defaultdict(list)
+        if waiting:
+            query = self._queries.schedules.queued_ticks(waiting, MOST_RUNS // len(waiting))
+            for tick in await db.run_async(conn, query):
+                queued[tick.schedule].append(tick)
+        return queued
+
+    def _look_after(self, decision: TickDecision) -> float | None:
+        """Return after how many seconds a schedule is looked at though it has no tick then; None for never."""
+        if decision.more:
+            return 0.0
+        return self._settings.poll_seconds if decision.queued else None
 
     def _make_jobs(self, decision: TickDecision) -> None:
         """Make the job of each tick that fires. A codec seals its arguments here, where it may fail for one of them."""
@@ -233,7 +249,7 @@ class Ticker(Duty):
         for job in (job for decision in decisions for job in decision.cancels):
             await db.run_async(conn, queries.jobs.cancel(job, "a later tick of its schedule takes its place"))
         ticks = [tick for decision in decisions for tick in decision.unfired] + [tick for _, tick in fired]
-        moved = [(decision.state, self._settings.poll_seconds if decision.queued else None) for decision in decisions]
+        moved = [(decision.state, self._look_after(decision)) for decision in decisions]
         await db.run_async(conn, queries.schedules.record_ticks(ticks, moved))
         return fired
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -12,9 +13,10 @@ from pgqueue import App, db
 from pgqueue.db.link import Link
 from pgqueue.errors import InvalidPlan
 from pgqueue.process.duty import Duty
+from pgqueue.scheduler import ticker
 from pgqueue.scheduler.computing import compute_each
 from tests.conftest import scalar
-from tests.scheduler.ticking import HOURLY, declare, fire, last_hour, run_scheduler, ticks
+from tests.scheduler.ticking import HOURLY, declare, fire, last_hour, outcomes, run_scheduler, ticks
 
 Conn = psycopg.Connection[Any]
 DEEP = '{"a":' * 1200 + "1" + "}" * 1200
@@ -92,6 +94,26 @@ def test_a_refused_edit_logs_no_arguments(app: App, conn: Conn, dsn: str, caplog
     assert "cannot be edited here" in caplog.text
     assert "4111" not in caplog.text
     assert "4111" not in scalar(conn, "select edit_error from pgqueue.schedule")
+
+
+def test_runs_without_number_are_fired_in_shares_and_hold_up_no_other(
+    app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticker, "MOST_RUNS", 10)
+    tick = last_hour(conn)
+    for name in ("many", "s"):
+        declare(conn, name, HOURLY, tick if name == "s" else tick + timedelta(hours=2))
+    conn.execute(
+        "insert into pgqueue.schedule_fire (schedule, tick, outcome, by)"
+        " select 'many', now() - n * interval '1 ms', 'queued', 'ann' from generate_series(1, 25) n"
+    )
+    conn.execute("update pgqueue.schedule set look_at = now() - interval '1 day' where name = 'many'")
+    fire(app, dsn)
+    assert ticks(conn) == [(tick, "fired", True)]
+    assert sorted(outcomes(conn, "many")) == ["fired"] * 10 + ["queued"] * 15
+    assert fire(app, dsn) == fire(app, dsn) == 1  # due at once, not after a pause
+    assert set(outcomes(conn, "many")) == {"fired"}
+    assert fire(app, dsn) == 0
 
 
 def test_an_item_that_takes_too_long_is_given_up_and_the_others_are_computed() -> None:

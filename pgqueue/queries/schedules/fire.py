@@ -6,7 +6,7 @@ from typing import Any, LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill, first_value, nothing, nullable
 from pgqueue.queries.schedules.stored import FLOATS, FoundSchedule, read_schedule
-from pgqueue.schedules.ticks import ScheduleState, TickRecord
+from pgqueue.schedules.ticks import MOST_QUEUED, ScheduleState, TickRecord
 
 # The payload with which the functions for SQL notify schedulers of a change. No queue can have this name.
 SCHEDULE_PAYLOAD = "!schedule"
@@ -59,10 +59,19 @@ EXISTING: LiteralString = "select name from {s}.schedule where name = any(%(name
 # added.
 UNFINISHED_JOBS: LiteralString = "select id from {s}.job_live where id = any(%(ids)s::bigint[]) order by id"
 
-# Read the ticks that wait, of schedules that are locked. By schedule_fire_queued.
+MOST_RUNS = 2000  # runs that were asked for and that one transaction fires: in well under a second
+
+# Read the ticks that wait, of schedules that are locked: as many as may be queued, and a share of the runs that were
+# asked for, which have no bound; the others are read the next time. By schedule_fire_queued.
 QUEUED_TICKS: LiteralString = """
-select schedule, tick, by from {s}.schedule_fire where outcome = 'queued' and schedule = any(%(names)s::text[])
-order by tick"""
+select q.schedule, q.tick, q.by from unnest(%(names)s::text[]) as n(name), lateral (
+    (select f.schedule, f.tick, f.by from {s}.schedule_fire f
+     where f.outcome = 'queued' and f.schedule = n.name and f.by is null order by f.tick limit %(queued)s)
+    union all
+    (select f.schedule, f.tick, f.by from {s}.schedule_fire f
+     where f.outcome = 'queued' and f.schedule = n.name and f.by is not null order by f.tick limit %(runs)s)
+) as q
+order by q.tick"""
 
 # Find which of these ticks have a row already. Runs while the schedules are locked. A tick that an operator's edit
 # brings up again has fired before, and must not block the others by violating the key.
@@ -150,12 +159,12 @@ class FireQueries(Statements):
         """Find which of these jobs are not finished."""
         return Query(self._sql(UNFINISHED_JOBS), lambda rows: [row[0] for row in rows], {"ids": list(jobs)})
 
-    def queued_ticks(self, names: Collection[str]) -> Query[list[TickRecord]]:
-        """Read the ticks that wait, oldest first."""
+    def queued_ticks(self, names: Collection[str], most_runs: int = MOST_RUNS) -> Query[list[TickRecord]]:
+        """Read the ticks that wait, oldest first; at most so many runs of each schedule that were asked for."""
         return Query(
             self._sql(QUEUED_TICKS),
             lambda rows: [TickRecord(name, tick, "queued", by=by) for name, tick, by in rows],
-            {"names": list(names)},
+            {"names": list(names), "queued": MOST_QUEUED, "runs": most_runs},
         )
 
     def recorded_ticks(self, ticks: Sequence[tuple[str, datetime]]) -> Query[set[tuple[str, datetime]]]:

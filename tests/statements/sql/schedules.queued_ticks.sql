@@ -1,2 +1,8 @@
-select schedule, tick, by from "pgqueue".schedule_fire where outcome = 'queued' and schedule = any(%(names)s::text[])
-order by tick
+select q.schedule, q.tick, q.by from unnest(%(names)s::text[]) as n(name), lateral (
+    (select f.schedule, f.tick, f.by from "pgqueue".schedule_fire f
+     where f.outcome = 'queued' and f.schedule = n.name and f.by is null order by f.tick limit %(queued)s)
+    union all
+    (select f.schedule, f.tick, f.by from "pgqueue".schedule_fire f
+     where f.outcome = 'queued' and f.schedule = n.name and f.by is not null order by f.tick limit %(runs)s)
+) as q
+order by q.tick
