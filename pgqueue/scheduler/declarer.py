@@ -13,7 +13,7 @@ from pgqueue.process.duty import Duty
 from pgqueue.queries.schedules.release import SILENCE
 from pgqueue.queries.schedules.stored import StoredSchedule, row_json
 from pgqueue.schedules.schedule import Schedule
-from pgqueue.schedules.ticks import MOST_SETTLED, settle_ticks
+from pgqueue.schedules.ticks import MOST_SETTLED, disabled_ticks, settle_ticks
 
 log = logging.getLogger("pgqueue.scheduler")
 
@@ -22,7 +22,7 @@ class Declarer(Duty):
     """Writes which release of the app runs here, and declares its schedules unless a newer release runs.
 
     While an old release and a new one run side by side, as in every deploy, the new one's schedules count, and those
-    that only the old one declares stay until its last scheduler has ended.
+    that only the old one declares stay until its last scheduler has ended. A process that declares none changes none.
     """
 
     name = "declare"
@@ -33,12 +33,16 @@ class Declarer(Duty):
         self.id = uuid.uuid4()
         self._since: datetime | None = None
         self._resealed = False
+        self._noted = False
         texts = sorted(row_json(_public(schedule, app)) for schedule in app.schedules.values())
         self._release = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
     async def step(self) -> float:
         """Write that this release runs; declare its schedules."""
         app, queries = self._app, self._app.queries
+        if not app.schedules:
+            await self._note_nothing()
+            return SILENCE / 4
         reseal = not self._resealed
         names = [schedule.name for schedule in app.schedules.values()]
         self._since = await self.link.run(
@@ -52,6 +56,23 @@ class Declarer(Duty):
             for name in await self.link.run(queries.schedules.disable_dropped(app.name)):
                 log.warning("schedule %s is disabled: the code declares it no longer", name)
         return SILENCE / 4
+
+    async def _note_nothing(self) -> None:
+        """Log once what a process found that declares nothing. It is no release, and disables nothing.
+
+        Most often the module of the app was loaded without the modules that declare its schedules.
+        """
+        if self._noted:
+            return
+        found = await self.link.run(self._app.queries.schedules.count_declared(self._app.name))
+        self._noted = True
+        if found:
+            log.warning(
+                "no schedule is declared here, and %d rows of %s are as they were: import the modules that declare "
+                "them, or delete those that are over with `pgqueue schedules delete`",
+                found,
+                self._app.name or "an app without a name",
+            )
 
     async def leave(self) -> None:
         """Write that this scheduler has ended, so that schedules that only it declared can be disabled."""
@@ -83,7 +104,10 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
 
 async def _settle(app: App, conn: db.AsyncConnection, due: StoredSchedule, most: int) -> None:
     """Record the ticks of an older plan that have passed, when a new plan takes its place."""
-    if due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
+    if due.state.disabled:
+        ticks = disabled_ticks(due.state, datetime.fromisoformat(due.row["disabled_at"]), most)
+        await db.run_async(conn, app.queries.schedules.record_ticks(ticks))
+    elif due.row["edited_at"] is None and not _same_ticks(due.schedule, app.schedules[due.name]):
         ticks = settle_ticks(due.state, due.state.now, "passed before the code changed the plan", most)
         await db.run_async(conn, app.queries.schedules.record_ticks(ticks))
 

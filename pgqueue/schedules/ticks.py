@@ -196,6 +196,23 @@ def settle_ticks(state: ScheduleState, moment: datetime, why: str, most: int = M
     return records
 
 
+def disabled_ticks(state: ScheduleState, since: datetime, most: int = MOST_SETTLED) -> list[TickRecord]:
+    """Return the records of the ticks that have passed while a schedule was disabled, when it is enabled again.
+
+    Those that were due before are missed. Of more than `most` ticks, the newest get a record.
+    """
+    schedule, first = state.schedule, state.next_tick or state.schedule.after(since)
+    if first is None or first > state.now:
+        return []
+    why = "disabled: no release of the app declared it"
+    return [
+        TickRecord(schedule.name, tick, "skipped", why)
+        if tick > since
+        else TickRecord(schedule.name, tick, "missed", "passed before it was disabled")
+        for tick in newest_ticks(schedule, first, state.now, most)
+    ]
+
+
 def _settled(state: ScheduleState, tick: datetime, why: str) -> TickRecord:
     by = None
     if state.gap_from is not None and state.gap_to is not None and state.gap_from < tick <= state.gap_to:

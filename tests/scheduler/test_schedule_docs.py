@@ -93,6 +93,10 @@ def nexts(schedule: Schedule, count: int = 2) -> list[str]:
 # What each row promises, shown on the schedule that its right column makes.
 SHOWN: dict[str, Callable[[Schedule], bool]] = {
     "Celery `crontab(minute=30, hour=7, day_of_week=1)`": lambda s: nexts(s) == ["Mon 07:30:00"] * 2,
+    'Celery `crontab(minute=0, hour=9, day_of_month="1-7", day_of_week=1)`': lambda s: (
+        [s.after(NOON), s.after(NOON + timedelta(days=7))]
+        == [datetime(2100, 6, 7, 9, tzinfo=UTC), datetime(2100, 7, 5, 9, tzinfo=UTC)]
+    ),
     'Celery `crontab(minute=0, hour="*/3")`': lambda s: nexts(s) == ["Tue 15:00:00", "Tue 18:00:00"],
     'Celery `"schedule": 30.0`': lambda s: nexts(s) == ["Tue 12:00:30", "Tue 12:01:00"],
     'Celery `"schedule": timedelta(minutes=5)`': lambda s: nexts(s) == ["Tue 12:05:00", "Tue 12:10:00"],

@@ -100,4 +100,41 @@ def test_a_schedule_that_the_code_declares_again_goes_on_from_then(
     declared(app, dsn)
     assert fire(report, dsn) == int(edited)  # an edit is planned anew by the scheduler
     assert next_tick(conn) == HOURLY.after(now(conn))
-    assert ticks(conn) == []
+    assert outcomes(conn) == ["skipped"] * 4  # disabled time is rows
+
+
+def test_a_process_that_declares_nothing_disables_nothing_and_says_what_it_found(
+    report: App, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def deploy() -> None:
+        living = Living(dsn)
+        real = living.start(release(dsn, "s"))
+        await real.step()
+        await real.leave()
+        empty = living.start(release(dsn))  # the modules with the tasks are not imported
+        await empty.step()
+        await empty.step()
+        assert await states(report) == {"s": "active"}
+        assert caplog.text.count("no schedule is declared here, and 1 rows of shop:app are as they were") == 1
+        await living.close()
+        await report.aclose()
+
+    asyncio.run(deploy())
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_ticks_of_disabled_time_are_rows(report: App, conn: Conn, dsn: str, edited: bool) -> None:
+    declared(release(dsn, "s", plan="0 * * * *"), dsn)
+    if edited:
+        report.schedules.edit("s", priority=3)
+    due(conn, hours=2)
+    conn.execute("update pgqueue.schedule set disabled_at = now() - interval '100 minutes'")
+    declared(release(dsn, "s", plan="0 * * * *"), dsn)
+    assert outcomes(conn)[0] == "missed"
+    assert set(outcomes(conn)[-1:]) == {"skipped"}
+    assert len(outcomes(conn)) == 3
+    reasons = {tick.reason for tick in report.schedules.ticks("s") if tick.outcome == "skipped"}
+    assert reasons == {"disabled: no release of the app declared it"}
+    assert report.schedules.get("s").state == "active"
+    fire(report, dsn)
+    assert next_tick(conn) > now(conn)

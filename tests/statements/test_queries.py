@@ -112,6 +112,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "schedules.register_release": lambda q: q.schedules.register_release(WORKER, "shop:app", "r1", ["s"]),
     "schedules.is_newest_release": lambda q: q.schedules.is_newest_release(WORKER),
     "schedules.disable_dropped": lambda q: q.schedules.disable_dropped("shop:app"),
+    "schedules.count_declared": lambda q: q.schedules.count_declared("shop:app"),
     "schedules.unregister_release": lambda q: q.schedules.unregister_release(WORKER),
     "schedules.list_ticks": lambda q: q.schedules.list_ticks("s"),
     "schedules.next_due": lambda q: q.schedules.next_due(),

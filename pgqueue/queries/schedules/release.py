@@ -40,6 +40,10 @@ where s.name in (
     for update skip locked)
 returning s.name"""
 
+# Count the schedules of an app that are neither disabled nor made at run time. A table of schedules is small.
+COUNT_DECLARED: LiteralString = """
+select count(*) from {s}.schedule where app = %(app)s and disabled_at is null and declared is not null"""
+
 # Delete the row of a scheduler that has stopped. By primary key.
 UNREGISTER_RELEASE: LiteralString = "delete from {s}.schedule_release where id = %(id)s"
 
@@ -67,6 +71,10 @@ class ReleaseQueries(Statements):
         """Disable the schedules of an app that none of its living releases declares; returns their names."""
         params = {"app": app, "silence": SILENCE}
         return Query(self._sql(DISABLE_DROPPED), lambda rows: [row[0] for row in rows], params)
+
+    def count_declared(self, app: str) -> Query[int]:
+        """Count the schedules that releases of an app have declared and that are not disabled."""
+        return Query(self._sql(COUNT_DECLARED), first_value, {"app": app})
 
     def unregister_release(self, scheduler: UUID) -> Query[None]:
         """Delete the row of a scheduler that has stopped."""
