@@ -7,7 +7,7 @@ import pytest
 from pgqueue import App
 from tests.harness import Conn
 from tests.scheduler.releases import Living, declared, release, states
-from tests.scheduler.ticking import HOURLY, due, fire, next_tick, now, outcomes, ticks
+from tests.scheduler.ticking import HOURLY, due, fire, next_tick, now, outcomes
 
 
 @pytest.fixture
