@@ -77,6 +77,11 @@ class ClaimedJob:
         return self.id, self.task, self.queue, self.attempt, self.lease, self.worker_id
 
     @property
+    def log_facts(self) -> dict[str, object]:
+        """What a line of the log says about the job: `extra=` of that line."""
+        return {"job_id": self.id, "task": self.task, "queue": self.queue, "attempt": self.attempt}
+
+    @property
     def is_last_attempt(self) -> bool:
         """Whether a failure of this attempt makes the job a dead letter."""
         return self.attempt >= self.max_attempts

@@ -345,3 +345,17 @@ def test_a_job_that_cancels_every_task_of_the_loop_is_charged(app: App, conn: Co
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(Worker(app, WorkerSettings(shutdown_timeout=1.0)).run())
     assert app.get(job.id).state == "failed"
+
+
+def test_each_line_about_the_end_of_an_attempt_names_its_job(
+    app: App, conn: Conn, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(max_attempts=2, retry=[0.0])
+    def fails() -> None:
+        raise ValueError
+
+    job = run_beside_another(app, conn, fails.enqueue().id)
+    about = [vars(record) for record in caplog.records if record.getMessage().startswith(f"job {job.id} ")]
+    assert [(line["job_id"], line["task"], line["attempt"]) for line in about] == [
+        (job.id, job.task, n) for n in (1, 2)
+    ]

@@ -137,7 +137,9 @@ class Resolver(Duty):
             if (job.id, job.lease) in self._locked:
                 continue
             if job.id not in moved:
-                log.warning("job %d: lease %d is lost, its outcome was not written", job.id, job.lease)
+                log.warning(
+                    "job %d: lease %d is lost, its outcome was not written", job.id, job.lease, extra=job.log_facts
+                )
                 self._listeners.emit(StaleWrite(*job.event_fields))
                 continue
             if self._listeners:
@@ -177,9 +179,13 @@ class Resolver(Duty):
     async def _write_refused(self, entry: Entry, error: Exception) -> None:
         job, resolution = entry
         if resolution.error is not None and resolution.error.type == "pgqueue.OutcomeRefused":
-            log.error("job %d: Postgres refuses even a plain outcome: %s", job.id, type(error).__name__)
+            log.error(
+                "job %d: Postgres refuses even a plain outcome: %s", job.id, type(error).__name__, extra=job.log_facts
+            )
             return
-        log.error("job %d: Postgres refuses its result or error (%s)", job.id, type(error).__name__)
+        log.error(
+            "job %d: Postgres refuses its result or error (%s)", job.id, type(error).__name__, extra=job.log_facts
+        )
         info = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {type(error).__name__}")
         plain = Resolution(resolution.verb, resolution.verb, 0.0, resolution.refund, None, info)
         await self._write([(job, plain)])

@@ -149,7 +149,7 @@ class Attempts:
         """Stop jobs whose cancellation was requested: an async task now, one in a thread when it next checks."""
         wanted = [r for r in self._slots.running if r.job.id in jobs and not r.cancelled]
         for running in wanted:
-            log.info("job %d is to be cancelled", running.job.id)
+            log.info("job %d is to be cancelled", running.job.id, extra=running.job.log_facts)
             running.cancelled = True
         self._interrupt(wanted)
         waiting = [job for job in self._slots.waiting if job.id in jobs]
@@ -211,12 +211,13 @@ class Attempts:
             elif running.cancelled:
                 outcome = AskedCancel("cancelled by request")
             elif not running.abandoned:
-                log.warning("job %d was cancelled by its worker", job.id)
+                log.warning("job %d was cancelled by its worker", job.id, extra=job.log_facts)
         except PgqueueError as error:
-            log.error("job %d was not begun, and this worker stops: %s", job.id, error)
+            log.error("job %d was not begun, and this worker stops: %s", job.id, error, extra=job.log_facts)
             self._signals.cannot_run_jobs(error)
         except BaseException as error:  # noqa: BLE001 - after any error the slot is freed and the outcome written
-            log.error("job %d: running it failed in an unforeseen way: %s", job.id, type(error).__name__)
+            unforeseen = "job %d: running it failed in an unforeseen way: %s"
+            log.error(unforeseen, job.id, type(error).__name__, extra=job.log_facts)
             outcome = Raised(ErrorInfo.of(error))
         self._finish(running, outcome)
 
@@ -254,7 +255,9 @@ def resolution_of(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
     try:
         return decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
     except Exception as error:  # noqa: BLE001 - a user's own policy may raise anything
-        log.error("job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__)
+        log.error(
+            "job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__, extra=job.log_facts
+        )
         return decide(job, outcome, DEFAULT_RETRY)
 
 
@@ -269,7 +272,7 @@ def _log_end(job: ClaimedJob, resolution: Resolution) -> None:
         return  # the hot path
     end = f"job {job.id} {job.task}, attempt {job.attempt} of {job.max_attempts}"
     kind = resolution.error.type if resolution.error else resolution.reason
-    about = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}
+    about = job.log_facts
     match resolution.verb:
         case "succeed":
             log.debug("%s: succeeded", end, extra=about)
