@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -20,6 +20,9 @@ from pgqueue.process.health import Probe
 from pgqueue.process.supervisor import Supervisor
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
+
+HealthHost = Annotated[str, typer.Option(help="The address that the health port listens on.")]
+ProbeAddress: TypeAlias = tuple[str, int] | None
 
 
 def work(
@@ -42,7 +45,7 @@ def work(
     health_port: Annotated[
         int | None, typer.Option(help="Answer /live and /ready on this port; further processes use the ports after it.")
     ] = None,
-    health_host: Annotated[str, typer.Option(help="The address that the health port listens on.")] = "127.0.0.1",
+    health_host: HealthHost = "127.0.0.1",
     with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
@@ -84,6 +87,8 @@ def schedule(
     app: AppRef = None,
     lease: Lease = 30.0,
     poll: Poll = 1.0,
+    health_port: Annotated[int | None, typer.Option(help="Answer /live and /ready on this port.")] = None,
+    health_host: HealthHost = "127.0.0.1",
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -95,7 +100,9 @@ def schedule(
     settings = SchedulerSettings(lease, poll)
     loaded = load_app(app, dsn)
     logs.set_up(log_level, as_json=log_json)
-    run_to_end(signals.run(Scheduler(loaded, settings), LAST_RESORT))
+    scheduler = Scheduler(loaded, settings)
+    probe = None if health_port is None else (health_host, health_port)
+    run_to_end(_run_scheduler(scheduler, probe, partial(signals.run, scheduler, LAST_RESORT)))
 
 
 def _tune_collector() -> None:
@@ -105,18 +112,31 @@ def _tune_collector() -> None:
     gc.freeze()
 
 
+async def _run_scheduler(scheduler: Scheduler, probe_address: ProbeAddress, run: Callable[[], Awaitable[bool]]) -> None:
+    probe = Probe(scheduler.health)
+    await _answer(probe, probe_address)
+    try:
+        await run()
+    finally:
+        await probe.close()
+
+
+async def _answer(probe: Probe, address: ProbeAddress) -> None:
+    if address is not None:
+        port = await probe.start(*address)
+        logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", address[0], port)
+
+
 async def _run_worker(
     worker: Worker,
     scheduler: SchedulerThread | None,
-    probe_address: tuple[str, int] | None,
+    probe_address: ProbeAddress,
     run: Callable[[], Awaitable[bool]],
 ) -> None:
     probe = Probe(worker.health)
     if scheduler is not None:
         scheduler.start(worker.stop)
-    if probe_address is not None:
-        port = await probe.start(*probe_address)
-        logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", probe_address[0], port)
+    await _answer(probe, probe_address)
     if (main := asyncio.current_task()) is not None:
         hide(main)
     try:

@@ -10,8 +10,9 @@ from functools import partial
 
 from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS, brief
-from pgqueue.db.link import Link
+from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.duty import Duty, run_duties
+from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Identity, describe_process
 from pgqueue.process.partitions import PartitionMaker
 from pgqueue.scheduler.declarer import Declarer
@@ -19,6 +20,7 @@ from pgqueue.scheduler.listener import ScheduleListener
 from pgqueue.scheduler.previewer import Previewer
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.scheduler.ticker import Ticker
+from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.scheduler")
 
@@ -30,10 +32,22 @@ class Scheduler:
         self._app = app
         self._settings = settings or SchedulerSettings()
         self._stopping = asyncio.Event()
+        self._identity: Identity | None = None  # while it runs
+        self._duties: list[Duty] = []
 
     def stop(self) -> None:
         """End after the transaction in flight."""
         self._stopping.set()
+
+    def health(self) -> Health:
+        """How this scheduler is: live while its heartbeat gets through, ready while it looks at schedules."""
+        identity, now = self._identity, monotonic()
+        if identity is None or self._stopping.is_set():
+            return Health(live=True, ready=False)
+        ages = {duty.name: round(now - duty.succeeded_at, 3) if duty.succeeded_at else None for duty in self._duties}
+        looked, live = ages.get(Ticker.name), not identity.overdue
+        recent = looked is not None and looked < 3 * self._settings.poll_seconds + DEADLINE
+        return Health(live, live and recent, ages)
 
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
@@ -54,8 +68,10 @@ class Scheduler:
             except DATABASE_ERRORS as error:  # schedules that are rows already fire, and the duty tries again
                 log.warning("schedules cannot be declared yet: %s", brief(error))
             log.info("scheduler %s started: %d schedules declared here", identity.id, len(app.schedules))
+            self._identity, self._duties = identity, duties
             await run_duties(duties, self._stopping)
         finally:
+            self._identity = None
             with suppress(*DATABASE_ERRORS):
                 await declarer.leave()
             for link in links:

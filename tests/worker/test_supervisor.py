@@ -105,6 +105,17 @@ def test_a_worker_tells_whether_it_is_ready(shop: Path, dsn: str, conn: Conn) ->
         assert _get(port, "/live")[0] == 200
 
 
+def test_a_scheduler_tells_whether_it_is_ready(shop: Path, dsn: str) -> None:
+    port = _free_port()
+    options = ["--health-port", str(port), "--health-host", "127.0.0.1"]
+    with Process(shop, dsn, "schedule", "-A", "shop:app", *options) as scheduler:
+        wait_for(lambda: "health probe on" in scheduler.log(), "the probe")
+        wait_for(lambda: _get(port, "/ready")[0] == 200, "the scheduler to look at schedules")
+        assert _get(port, "/live")[1]["seconds_since_success"]["schedules"] >= 0
+        scheduler.signal(signal.SIGTERM)
+        assert scheduler.wait() == 0
+
+
 def test_a_quiet_worker_takes_no_more_jobs_and_tells_what_it_does(shop: Path, dsn: str, conn: Conn) -> None:
     with Process(shop, dsn, "work", "-A", "shop:app") as worker:
         wait_for(lambda: scalar(conn, "select count(*) = 1 from pgqueue.worker where waiting"), "a worker that claims")
