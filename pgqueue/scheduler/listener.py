@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pgqueue.app import App
 from pgqueue.db.link import DEADLINE, Link
+from pgqueue.process.debounce import Debounced
 from pgqueue.process.duty import Duty
 from pgqueue.queries.schedules.fire import SCHEDULE_PAYLOAD
 
@@ -25,10 +26,11 @@ class ScheduleListener(Duty):
         """Listen for a while. Each step sends LISTEN again, which shows whether the connection still works."""
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
-            self._wake_all()  # a change that was committed before LISTEN has woken no duty
+            wake = Debounced(self._wake_all)
+            wake()  # a change that was committed before LISTEN has woken no duty
             async for notification in conn.notifies(timeout=PING_SECONDS):
                 if notification.payload == SCHEDULE_PAYLOAD:
-                    self._wake_all()
+                    wake()
         return 0.0
 
     def _wake_all(self) -> None:

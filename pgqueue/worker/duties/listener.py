@@ -1,6 +1,7 @@
 """The duty that listens for NOTIFY: a hint that makes claiming and cancelling fast. All of it is polled for, too."""
 
 from pgqueue.db.link import DEADLINE, Link
+from pgqueue.process.debounce import Debounced
 from pgqueue.process.duty import Duty
 from pgqueue.queries.jobs.cancel import CANCEL_PAYLOAD
 from pgqueue.queries.waits import WAIT_PAYLOAD
@@ -13,7 +14,11 @@ PING_SECONDS = 30.0
 
 class Listener(Duty):
     """Signals that a job was committed in a queue of this worker, that a job is to be cancelled, that a worker died,
-    and that a caller waits for a job."""
+    and that a caller waits for a job.
+
+    Any role of the database may send notifications. The signal of a job is not debounced, because a pause would delay
+    jobs: a claim in progress makes one of all that come meanwhile.
+    """
 
     name = "listen"
     interruptible = True
@@ -28,9 +33,9 @@ class Listener(Duty):
         """Listen for a while. Each step sends LISTEN again, which shows whether the connection still works."""
         signals = self._signals
         by_payload = {
-            CANCEL_PAYLOAD: signals.cancellation_requested,
-            RESCUE_PAYLOAD: signals.worker_died,
-            WAIT_PAYLOAD: signals.job_awaited,
+            CANCEL_PAYLOAD: Debounced(signals.cancellation_requested),
+            RESCUE_PAYLOAD: Debounced(signals.worker_died),
+            WAIT_PAYLOAD: Debounced(signals.job_awaited),
         } | dict.fromkeys(self._queues, signals.job_committed)
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
