@@ -69,6 +69,7 @@ DUTIES: dict[str, Query[Any]] = {
     "schedules.register_release": QUERIES.schedules.register_release(WORKER, "shop:app", "r1", ["s1"]),
     "schedules.unregister_release": QUERIES.schedules.unregister_release(WORKER),
     "schedules.disable_dropped": QUERIES.schedules.disable_dropped("shop:app"),
+    "schedules.count_declared": QUERIES.schedules.count_declared("shop:app"),
     "schedules.next_due": QUERIES.schedules.next_due(),
     "schedules.try_lock": QUERIES.schedules.try_lock(["s1"]),
     "schedules.existing": QUERIES.schedules.existing(["s1"]),
