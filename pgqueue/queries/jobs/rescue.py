@@ -19,7 +19,7 @@ from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
 # statistics say, and however many jobs run, or have run and are dead entries that a long transaction keeps.
 # The naive forms: to join all running rows to their workers, for which an unanalysed table is read whole; to hop
 # through the whole index, dead entries too; to delete the worker's row first, which leaves jobs running for ever if the
-# process dies in between.
+# process dies in between; to compare leases by an equation, over which PostgreSQL 15 joined the whole of job_live.
 RESCUE: LiteralString = fill(
     """
 with recursive gap(low, high) as (
@@ -53,12 +53,12 @@ with recursive gap(low, high) as (
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
         run_at = now() + interval '1 s' * random()
             * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
-    from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
+    from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
 ), ended as (
     delete from {s}.job_live j using lost
-    where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
+    where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and (lost.spent or j.cancel_requested_at is not null)
     returning j.*, lost.error, lost.why, 'cancelled by request' as reason,
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
@@ -101,12 +101,12 @@ with strays as materialized (
 ), requeued as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
-    from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
+    from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
     and strays.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt + 1 as attempt, j.lease, 'released' as reason
 ), ended as (
     delete from {s}.job_live j using strays
-    where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
+    where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
     and strays.cancel_requested_at is not null
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
 ), {finish_cancelled}, moved as (

@@ -1,6 +1,7 @@
 with free as materialized (
-    select j.id from (select unnest(%(ids)s::bigint[]) as id) as g
-    join "pgqueue".job_live j on j.id = any(array[g.id]) order by j.id for update of j skip locked
+    select j.id from pg_catalog.unnest((select %(ids)s::bigint[])) as g(id)
+    cross join lateral (select id from "pgqueue".job_live where id = g.id limit 1 for update skip locked) as j
 )
-select j.id from (select unnest(%(ids)s::bigint[]) as id) as g
-join "pgqueue".job_live j on j.id = any(array[g.id]) where j.id not in (select id from free)
+select j.id from pg_catalog.unnest((select %(ids)s::bigint[])) as g(id)
+cross join lateral (select id from "pgqueue".job_live where id = g.id limit 1) as j
+where j.id not in (select id from free)

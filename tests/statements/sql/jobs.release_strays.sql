@@ -4,12 +4,12 @@ with strays as materialized (
 ), requeued as (
     update "pgqueue".job_live j
     set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
-    from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
+    from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
     and strays.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt + 1 as attempt, j.lease, 'released' as reason
 ), ended as (
     delete from "pgqueue".job_live j using strays
-    where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = strays.lease
+    where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
     and strays.cancel_requested_at is not null
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
 ), finished as (

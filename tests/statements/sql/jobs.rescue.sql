@@ -29,12 +29,12 @@ with recursive gap(low, high) as (
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
         run_at = now() + interval '1 s' * random()
             * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
-    from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
+    from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
 ), ended as (
     delete from "pgqueue".job_live j using lost
-    where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = lost.lease
+    where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and (lost.spent or j.cancel_requested_at is not null)
     returning j.*, lost.error, lost.why, 'cancelled by request' as reason,
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
