@@ -18,8 +18,8 @@ Row = tuple[Any, ...]
 # The functions of Postgres that statements call with arguments. `render` qualifies them: a borrowed connection has the
 # search_path of its caller, and Postgres prefers a function in `public` that takes exactly the types at hand to a
 # variadic or polymorphic one of its own. A call without arguments has no better fit, such as `now()` or `count(*)`.
-# `unnest` with several arguments is syntax, as `coalesce` is; with one its template qualifies it. Operators are
-# safe because their operands are cast until Postgres has one for exactly these types.
+# `unnest` with several arguments is syntax, as `coalesce` is, and cannot be qualified. Operators are safe because their
+# operands are cast until Postgres has one for exactly these types.
 # tests/statements/test_strangers.py proves it for every statement.
 _FUNCTIONS = (
     "array_agg|array_position|array_remove|cardinality|concat_ws|count|current_setting|decode|format|generate_series|"
@@ -29,6 +29,7 @@ _FUNCTIONS = (
     "regexp_match|repeat|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|"
     "to_regnamespace"
 )
+_UNNEST = re.compile(r"(?<![\w.])unnest\(")
 _CALL = re.compile(rf"(?<![\w.])({_FUNCTIONS})\((?!\*)")
 
 
@@ -72,10 +73,25 @@ class Templates:
         rendered = self._rendered.get(template)
         if rendered is None:
             names = {"s": sql.Identifier(self._schema), "ended_channel": sql.Identifier(f"{self._schema}.ended")}
-            qualified: Any = _CALL.sub(r"pg_catalog.\1(", template)
-            rendered = sql.SQL(qualified).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
+            rendered = sql.SQL(_qualified(template)).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
             self._rendered[template] = rendered
         return rendered
+
+
+def _qualified(template: str) -> Any:
+    """Return a template that calls Postgres' own functions by their schema."""
+    calls = _CALL.sub(r"pg_catalog.\1(", template)
+    return _UNNEST.sub(lambda call: call[0] if _has_comma(calls, call.end()) else f"pg_catalog.{call[0]}", calls)
+
+
+def _has_comma(text: str, start: int) -> bool:
+    """Whether the arguments of a call that begin at `start` are more than one."""
+    depth = 0
+    for letter in text[start:]:
+        if depth == 0 and letter in ",)":
+            return letter == ","
+        depth += (letter == "(") - (letter == ")")
+    return False
 
 
 class Statements:

@@ -27,7 +27,7 @@ LISTEN: LiteralString = "listen {ended_channel}"
 REGISTER: LiteralString = """
 with registered as (
     insert into {s}.waiter (job_id, expires_at)
-    select distinct id, now() + interval '1 minute' from pg_catalog.unnest(%(ids)s::bigint[]) as g(id) order by id
+    select distinct id, now() + interval '1 minute' from unnest(%(ids)s::bigint[]) as g(id) order by id
     on conflict (job_id) do update set expires_at = excluded.expires_at
 )
 select count(pg_notify({channel}, '!wait')) where %(announce)s and pg_notification_queue_usage() < 0.5::float8"""

@@ -165,7 +165,7 @@ order by array_position((select %(queues)s::text[]), queue::text), priority desc
 NEXT_DUE: LiteralString = """
 select extract(epoch from min(case when first.expired then now() + interval '1 s' else first.run_at end)
                - clock_timestamp())::float8
-from pg_catalog.unnest(%(queues)s::text[]) as served(name)
+from unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired) as (
         (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0

@@ -63,7 +63,7 @@ with given as materialized (
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
     from rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb),
-                    pg_catalog.unnest(string_to_array(%(keys)s, ',', '')::uuid[]))
+                    unnest(string_to_array(%(keys)s, ',', '')::uuid[]))
          with ordinality as g(args, headers, key, ord)
 ), taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)

@@ -28,7 +28,7 @@ select g.ord, j.id, j.created_at, j.attempt > 0,
        coalesce(j.expires_at <= statement_timestamp() and j.attempt = 0, false),
        has_table_privilege(format('%%I.job', {channel}), 'select')
        and has_table_privilege(format('%%I.attempt', {channel}), 'select')
-from pg_catalog.unnest((select string_to_array(%(unique_hashes)s, E'\n'))) with ordinality as g(unique_hash, ord)
+from unnest((select string_to_array(%(unique_hashes)s, E'\n'))) with ordinality as g(unique_hash, ord)
 cross join lateral (
     select id, created_at, attempt, expires_at from {s}.job_live where unique_key = decode(g.unique_hash, 'hex') limit 1
 ) as j"""
@@ -38,7 +38,7 @@ cross join lateral (
 # these statements do not wait for each other in a circle.
 FREE_EXPIRED_KEYS: LiteralString = r"""
 delete from {s}.idempotency_key k
-using pg_catalog.unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
+using unnest((select string_to_array(%(keys)s, E'\n', ''))) as g(key)
 where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()"""
 
 # Free the unique keys of jobs that have expired and that no sweeper has ended yet. The statement waits for a sweeper
@@ -47,7 +47,7 @@ where k.key = any(array[g.key::uuid]) and k.expires_at <= statement_timestamp()"
 # jobs that the condition fits.
 FREE_EXPIRED_UNIQUE_KEYS: LiteralString = r"""
 with expired as materialized (
-    select held.id from pg_catalog.unnest((select string_to_array(%(unique_hashes)s, E'\n'))) as g(unique_hash)
+    select held.id from unnest((select string_to_array(%(unique_hashes)s, E'\n'))) as g(unique_hash)
     cross join lateral (
         select id from {s}.job_live
         where unique_key = decode(g.unique_hash, 'hex') and attempt + 0 = 0
@@ -71,7 +71,7 @@ where k.key = any(array[g.key::uuid]) and k.job_id = g.id"""
 # it. By primary key.
 TAKE_EXPIRED_KEYS: LiteralString = """
 with expired as materialized (
-    select k.key from pg_catalog.unnest((select %(keys)s::uuid[])) as g(key)
+    select k.key from unnest((select %(keys)s::uuid[])) as g(key)
     join {s}.idempotency_key k on k.key = any(array[g.key])
     where k.expires_at <= statement_timestamp() for update of k skip locked
 )

@@ -108,10 +108,10 @@ where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease retu
 # key.
 LOCK_UNLOCKED: LiteralString = """
 with free as materialized (
-    select j.id from pg_catalog.unnest((select %(ids)s::bigint[])) as g(id)
+    select j.id from unnest((select %(ids)s::bigint[])) as g(id)
     cross join lateral (select id from {s}.job_live where id = g.id limit 1 for update skip locked) as j
 )
-select j.id from pg_catalog.unnest((select %(ids)s::bigint[])) as g(id)
+select j.id from unnest((select %(ids)s::bigint[])) as g(id)
 cross join lateral (select id from {s}.job_live where id = g.id limit 1) as j
 where j.id not in (select id from free)"""
 

@@ -38,7 +38,7 @@ begin
             continue when lower(old) is null or upper(old) > today + 8 or held && old;
             select daterange(greatest(least(lower(old), today - 1), pg_catalog.max(upper(h)) filter (where h << old)),
                              least(greatest(upper(old), today + 1) + 7, pg_catalog.min(lower(h)) filter (where h >> old)))
-            into bounds from unnest(held) as h;
+            into bounds from pg_catalog.unnest(held) as h;
         end if;
         begin
             if held + bounds::datemultirange @> daterange(today - 1, today + 3, '[]') = (stretch is not null) then
