@@ -21,7 +21,7 @@ _HELD: LiteralString = """
     from (values ('job_finished'), ('transition')) as h(parent)
     join pg_catalog.pg_inherits i on i.inhparent = to_regclass(format('%I.%I', {channel}::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
-    cross join lateral regexp_match(c.relname::text, '_(\\d{{8}})(?:_(\\d{{8}}))?$') as named
+    cross join lateral regexp_match(c.relname::text, '_([0-9]{{8}})(?:_([0-9]{{8}}))?$') as named
     where named is not null"""
 
 # What each transaction of the blocks below begins with. Any process may call them at any time: one does the work (a
@@ -35,7 +35,7 @@ _CAREFUL: LiteralString = """perform set_config('lock_timeout', '500ms', true);
 # The name of the CHECK that BOUND gives a default partition, which will be the name of the partition.
 _STRETCH: LiteralString = """(
             select c.conname from pg_catalog.pg_constraint c
-            where c.conrelid = rest::regclass::oid and c.conname::text ~ '_\\d{{8}}_\\d{{8}}$')"""
+            where c.conrelid = rest::regclass::oid and c.conname::text ~ '_[0-9]{{8}}_[0-9]{{8}}$')"""
 
 # Make the partitions of yesterday, today and the days ahead, where they are missing. UTC days. A partition is built
 # apart and then attached, which locks the parent only against other DDL. What cannot be made now (locked, rows of that
@@ -206,7 +206,7 @@ begin
         stretch := {stretch};
         continue when stretch is null;
         exit when not {turn};
-        bounds := regexp_match(stretch, '(\\d{{8}})_(\\d{{8}})$');
+        bounds := regexp_match(stretch, '([0-9]{{8}})_([0-9]{{8}})$');
         begin
             execute format('alter table %s validate constraint %I', rest, stretch);
             execute format('lock table %I.%I, %s in access exclusive mode', {channel}, parents[n], rest);

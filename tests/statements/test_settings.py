@@ -1,5 +1,6 @@
 """No setting of a session, its role or its database changes what a statement reads or writes."""
 
+import re
 from typing import Any
 
 import psycopg
@@ -59,6 +60,20 @@ def stripped(found: Any) -> str:
     """What was read, without the moment at which."""
     found = found if isinstance(found, list) else [found]
     return repr([(one.schedule, one.args) if hasattr(one, "schedule") else one for one in found])
+
+
+BACKSLASHES = re.compile(r"(?<!E)'[^']*\\[^']*'")
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_no_literal_has_a_backslash_unless_it_says_so(name: str) -> None:
+    """Where standard_conforming_strings is off, a backslash escapes in every literal; in E'…' it always does."""
+    assert BACKSLASHES.findall(SAMPLES[name](QUERIES).sql.decode()) == []
+
+
+def test_no_literal_of_a_function_has_a_backslash_unless_it_says_so(tx: Conn) -> None:
+    bodies = tx.execute("select proname, prosrc from pg_proc where pronamespace = 'pgqueue'::regnamespace").fetchall()
+    assert [(name, BACKSLASHES.findall(body)) for name, body in bodies if BACKSLASHES.search(body)] == []
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))

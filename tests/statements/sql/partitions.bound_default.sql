@@ -22,12 +22,12 @@ begin
     from (values ('job_finished'), ('transition')) as h(parent)
     join pg_catalog.pg_inherits i on i.inhparent = pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
-    cross join lateral pg_catalog.regexp_match(c.relname::text, '_(\d{8})(?:_(\d{8}))?$') as named
+    cross join lateral pg_catalog.regexp_match(c.relname::text, '_([0-9]{8})(?:_([0-9]{8}))?$') as named
     where named is not null) as held
                  where held.parent = parents[n]);
         stretch := (
             select c.conname from pg_catalog.pg_constraint c
-            where c.conrelid = rest::regclass::oid and c.conname::text ~ '_\d{8}_\d{8}$');
+            where c.conrelid = rest::regclass::oid and c.conname::text ~ '_[0-9]{8}_[0-9]{8}$');
         if stretch is not null then
             bounds := daterange(pg_catalog.to_date(left(right(stretch, 17), 8), 'YYYYMMDD'),
                                 pg_catalog.to_date(right(stretch, 8), 'YYYYMMDD'));

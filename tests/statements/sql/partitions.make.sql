@@ -19,7 +19,7 @@ begin
     from (values ('job_finished'), ('transition')) as h(parent)
     join pg_catalog.pg_inherits i on i.inhparent = pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
-    cross join lateral pg_catalog.regexp_match(c.relname::text, '_(\d{8})(?:_(\d{8}))?$') as named
+    cross join lateral pg_catalog.regexp_match(c.relname::text, '_([0-9]{8})(?:_([0-9]{8}))?$') as named
     where named is not null) as held
                                   where held.parent = history.parent and day >= held.first and day < held.past)
                 or pg_catalog.pg_relation_size(pg_catalog.format('%I.%I', 'pgqueue', history.parent || '_default')::regclass) > 16777216;

@@ -11,10 +11,10 @@ begin
         rest := pg_catalog.format('%I.%I', 'pgqueue', parents[n] || '_default');
         stretch := (
             select c.conname from pg_catalog.pg_constraint c
-            where c.conrelid = rest::regclass::oid and c.conname::text ~ '_\d{8}_\d{8}$');
+            where c.conrelid = rest::regclass::oid and c.conname::text ~ '_[0-9]{8}_[0-9]{8}$');
         continue when stretch is null;
         exit when not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgqueue'), pg_catalog.hashtext('make partitions'));
-        bounds := pg_catalog.regexp_match(stretch, '(\d{8})_(\d{8})$');
+        bounds := pg_catalog.regexp_match(stretch, '([0-9]{8})_([0-9]{8})$');
         begin
             execute pg_catalog.format('alter table %s validate constraint %I', rest, stretch);
             execute pg_catalog.format('lock table %I.%I, %s in access exclusive mode', 'pgqueue', parents[n], rest);

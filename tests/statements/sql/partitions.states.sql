@@ -12,7 +12,7 @@ left join lateral (
     from (values ('job_finished'), ('transition')) as h(parent)
     join pg_catalog.pg_inherits i on i.inhparent = pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
-    cross join lateral pg_catalog.regexp_match(c.relname::text, '_(\d{8})(?:_(\d{8}))?$') as named
+    cross join lateral pg_catalog.regexp_match(c.relname::text, '_([0-9]{8})(?:_([0-9]{8}))?$') as named
     where named is not null) as held
                       where held.parent = h.parent and d.day >= held.first and d.day < held.past)
 ) as d on true
