@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, ConfigError, NotMigrated, db, migrate
 from pgqueue.queries import Queries
@@ -305,3 +306,24 @@ def test_each_function_of_the_schema_pins_its_search_path(dsn: str) -> None:
             " and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)"
         ).fetchall()
     assert unpinned == []
+
+
+STRANGERS = """
+create function public.num_nonnulls(text, float8, timestamptz, text) returns int language sql immutable as 'select 1';
+create function public.num_nonnulls(timestamptz, timestamptz) returns int language sql immutable as 'select 2';
+create function public.nextval(text) returns bigint language sql as 'select 7::bigint';
+create operator public.->> (leftarg = jsonb, rightarg = jsonb, function = public.arrow)"""
+
+
+def test_a_migration_takes_nothing_of_a_stranger_into_the_schema(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        conn.execute("create function public.arrow(jsonb, jsonb) returns text language sql immutable as 'select ''1'''")
+        conn.execute(STRANGERS)
+        migrate.upgrade(make_conninfo(empty_dsn, options="-c search_path=public"))
+        taken = conn.execute(
+            "select d.classid::regclass, d.objid, p.proname from pg_depend d"
+            " join pg_proc p on p.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass"
+            " join pg_namespace n on n.oid = p.pronamespace"
+            " where n.nspname = 'public' and d.classid <> 'pg_operator'::regclass"
+        ).fetchall()
+    assert taken == []
