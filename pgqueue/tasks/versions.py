@@ -43,8 +43,9 @@ def version_of(headers: str | None) -> int:
     if headers is None or VERSION not in headers:
         return 1
     version = json.loads(headers).get(VERSION, 1)
-    if type(version) is not int or version < 1:
-        raise ValueError(f"the header {VERSION} is {version!r:.100}, and a version is a whole number from 1 on")
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        shown = repr(version)[:100] if not isinstance(version, int) else "a number too large"
+        raise ValueError(f"the header {VERSION} is {shown}, and a version is a whole number from 1 to {MAX_VERSION}")
     return version
 
 

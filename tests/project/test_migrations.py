@@ -209,9 +209,6 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("job_live", JOB, {"attempt": 20}),
     ("job_live", JOB, {"crash_count": -1}),
     ("job_live", JOB, {"lease": -1}),
-    ("job_live", JOB, {"lease": 2**63 - 1}),
-    ("job_live", JOB, {"crash_count": 2**31 - 1}),
-    ("job_live", JOB, {"headers": '{"$version": "' + "9" * 101 + '"}'}),
     ("job_live", JOB, {"state": "succeeded"}),
     ("job_live", JOB, {"state": "blocked"}),
     ("job_live", JOB, {"waits_for": "task"}),
@@ -280,7 +277,7 @@ def test_rows_beyond_the_bounds_are_mended_and_their_queue_goes_on(dsn: str) -> 
     """A job at the end of a number failed each claim of its queue; a worker with an endless lease was never lost."""
     statements = runpy.run_path(str(migrate.directory() / "versions" / "0009_pinned_functions_and_bounds.py"))
     with psycopg.connect(dsn, autocommit=True) as conn:
-        for table in ("job_live", "worker", "schedule_release"):
+        for table in ("worker", "schedule_release"):
             conn.execute(f"alter table pgqueue.{table} drop constraint {table}_bounds".encode())
         insert(conn, "job_live", JOB | {"lease": 2**63 - 1})
         insert(conn, "job_live", JOB | RUNNING | {"worker_id": WORKER["id"], "crash_count": 2**31 - 1})

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from pgqueue.worker.core import Served, WorkerCore
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.signals import WorkerSignals
 from pgqueue.worker.slots import Slots
-from tests.conftest import drain, eventually, scalar
+from tests.conftest import drain, eventually, scalar, shown
 from tests.harness import QUERIES, WORKER, Conn, insert_job, new_job
 
 Release = Callable[[int], "tuple[App, Task[..., Any]]"]
@@ -209,14 +210,31 @@ def test_an_upcaster_may_give_bytes(app: App, conn: Conn) -> None:
     assert app.get(job).result == "ff00"
 
 
-@pytest.mark.parametrize("said", ["null", '"abc"', "0", "-1", "[1]", "true", "1.5"])
+LONG = random.Random(1).randbytes(6000).hex()
+NO_VERSIONS = [
+    "null",
+    '"abc"',
+    "0",
+    "-1",
+    "[1]",
+    "true",
+    "1.5",
+    "1001",
+    "9" * 3991,
+    f'"{LONG}"',
+]
+
+
+@pytest.mark.parametrize("said", NO_VERSIONS, ids=shown)
 def test_a_version_that_is_none_makes_a_dead_letter_at_once(app: App, conn: Conn, said: str) -> None:
+    """A long one has no place in the index of parked jobs: the job was claimed and given back for ever."""
     app.task(name="t")(lambda: None)
-    job = insert_job(conn, task="t", headers=f'{{"$version": {said}}}')
+    jobs = [insert_job(conn, task=task, headers=f'{{"$version": {said}}}') for task in ("t", "unknown")]
     drain(app, conn)
-    failed = app.get(job)
-    assert (failed.state, failed.reason, failed.attempt) == ("failed", "invalid arguments", 1)
-    assert "the header $version is " in failed.errors[0].message
+    for job, reason in zip(jobs, ("invalid arguments", "invalid version"), strict=True):
+        failed = app.get(job)
+        assert (failed.state, failed.reason, failed.attempt) == ("failed", reason, 1)
+        assert "the header $version is " in failed.errors[0].message
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,11 @@ from pgqueue.queries.base import Query, Row, Statements, fill
 # takes the array apart for each row (30 µs a job instead of 10), and after each VACUUM it may choose otherwise. The
 # state is not a constant: with a constant the planner may use a partial index, and a long transaction keeps dead
 # entries there.
-# `least`: beyond the largest lease that the table takes. Only SQL can have written that one, and one such row must not
-# make the claims of its whole queue fail.
+# `least`: only SQL can have written a larger lease, and one such row must not make the claims of its whole queue fail.
 MOVE_PICKED: LiteralString = """moved as (
     update {s}.job_live j
     set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1,
-        lease = least(j.lease + 1, 4611686018427387904), worker_id = %(worker)s, claimed_at = now(),
+        lease = least(j.lease, 4611686018427387903) + 1, worker_id = %(worker)s, claimed_at = now(),
         unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,

@@ -21,7 +21,7 @@ from pgqueue.jobs.outcome import (
 )
 from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.tasks.versions import NewerVersion
+from pgqueue.tasks.versions import NewerVersion, version_of
 
 
 def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -60,6 +60,15 @@ def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
         return Raised(ErrorInfo.of(error), reason="cannot be opened")
     except BaseException as error:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
         return Raised(ErrorInfo.of(error), permanent=True, reason="invalid arguments")
+
+
+def unknown_task(job: ClaimedJob) -> Outcome:
+    """Return the outcome of a job whose task is unknown here: it waits, unless no worker can ever know its version."""
+    try:
+        version_of(job.headers)
+    except BaseException as error:  # noqa: BLE001 - headers of SQL may be nested beyond what Python reads
+        return Raised(ErrorInfo.of(error), permanent=True, reason="invalid version")
+    return UnknownHere()
 
 
 def outcome_of_value(spec: TaskSpec, value: object) -> Outcome:

@@ -17,12 +17,19 @@ from pydantic import TypeAdapter
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
+from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.process.logs import current_context
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of_error, outcome_of_value
+from pgqueue.worker.running.calling import (
+    arguments_of,
+    caught,
+    caught_async,
+    outcome_of_error,
+    outcome_of_value,
+    unknown_task,
+)
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, flush, pack
 from pgqueue.worker.running.completion import Completion
 
@@ -126,7 +133,7 @@ def _prepare(settings: ChildSettings) -> Raised | None:
 def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
     spec = tasks.get(job.task)
     if spec is None:
-        return UnknownHere()
+        return unknown_task(job)
     arguments = arguments_of(spec, job)
     if not isinstance(arguments, dict):
         return arguments

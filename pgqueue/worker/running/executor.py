@@ -12,13 +12,20 @@ from typing import Any
 from pgqueue.app import Middleware
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.outcome import Outcome, Raised, UnknownHere
+from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.jobs.verdicts import TimedOut
 from pgqueue.process.logs import current_context
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.worker.running.calling import arguments_of, caught, caught_async, outcome_of_error, outcome_of_value
+from pgqueue.worker.running.calling import (
+    arguments_of,
+    caught,
+    caught_async,
+    outcome_of_error,
+    outcome_of_value,
+    unknown_task,
+)
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.threads import Result, Threads
 
@@ -62,7 +69,7 @@ class Executor:
         """Run a job to its end. Raises CancelledError if the worker cancels it, PgqueueError if it cannot begin."""
         spec = self._tasks.get(job.task)
         if spec is None:
-            return UnknownHere()
+            return unknown_task(job)
         _set_deadline(spec, signals)
         context = Context(job, signals)
         token = current_context.set(context)

@@ -33,7 +33,7 @@ with picked as materialized (
 ), moved as (
     update "pgqueue".job_live j
     set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1,
-        lease = least(j.lease + 1, 4611686018427387904), worker_id = %(worker)s, claimed_at = now(),
+        lease = least(j.lease, 4611686018427387903) + 1, worker_id = %(worker)s, claimed_at = now(),
         unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
