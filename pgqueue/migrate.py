@@ -133,6 +133,9 @@ def include_object(
 def _connection(database: str | Any) -> Iterator[db.Connection]:
     """Give an own connection for a DSN, else the one inside a connection of the caller's."""
     with db.Database(database).connect("pgqueue migrate") if isinstance(database, str) else nullcontext() as own:
+        if own:
+            # Else a snapshot from before the wait for another migrator would hide what it did.
+            own.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         yield own or db.borrow(database)
 
 

@@ -19,12 +19,14 @@ CHECK: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job
 LOCK_MIGRATIONS: LiteralString = "select pg_advisory_xact_lock(hashtext('pgqueue migrate ' || {channel}))"
 
 SETTINGS: LiteralString = """
-select current_setting('search_path'), current_setting('lock_timeout'), current_setting('statement_timeout')"""
+select current_setting('search_path'), current_setting('lock_timeout'), current_setting('statement_timeout'),
+       current_setting('standard_conforming_strings')"""
 
 # Until the end of the transaction or savepoint.
 SET_SETTINGS: LiteralString = """
 select set_config('search_path', %(search_path)s, true), set_config('lock_timeout', %(lock_timeout)s, true),
-       set_config('statement_timeout', %(statement_timeout)s, true)"""
+       set_config('statement_timeout', %(statement_timeout)s, true),
+       set_config('standard_conforming_strings', %(standard_conforming_strings)s, true)"""
 
 # Validate the constraints that a migration has added as NOT VALID: Postgres reads the table, and everybody goes on
 # reading and writing it. A constraint that cannot be validated now (a row violates it, another transaction has a lock)
@@ -56,6 +58,7 @@ class MigrationSettings(NamedTuple):
     search_path: str = "pg_catalog, pg_temp"
     lock_timeout: str = "0"
     statement_timeout: str = "0"
+    standard_conforming_strings: str = "on"
 
 
 class SchemaQueries(Statements):

@@ -192,15 +192,21 @@ def test_a_schema_of_a_newer_release_is_left_alone_and_says_so_in_a_line(dsn: st
     assert subprocess.run(["sh", "-c", entrypoint, "sh", *pgqueue], capture_output=True, timeout=60).returncode == 0
 
 
-def test_a_migrator_waits_for_another_one_whatever_timeouts_its_role_has(empty_dsn: str) -> None:
-    hasty = psycopg.conninfo.make_conninfo(empty_dsn, options="-c lock_timeout=1ms -c statement_timeout=2s")
+def test_a_migrator_waits_for_another_one_whatever_its_role_has_set(empty_dsn: str, dsn: str) -> None:
+    settings = (
+        "-c lock_timeout=1ms -c statement_timeout=2s -c default_transaction_isolation=serializable "
+        "-c standard_conforming_strings=off -c search_path=nowhere -c datestyle=SQL,DMY -c timezone=Asia/Kolkata"
+    )
+    hasty = psycopg.conninfo.make_conninfo(empty_dsn, options=settings)
     with psycopg.connect(empty_dsn) as first, psycopg.connect(empty_dsn, autocommit=True) as observer:
         migrate.upgrade(first)
         second = InThread(lambda: migrate.upgrade(hasty))
         waits = "select count(*) from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
         wait_for(lambda: scalar(observer, waits, first.info.backend_pid), "the second to wait for the first")
         first.commit()
-        assert second.result()[1] == migrate.head()
+        assert second.result() == (migrate.head(), migrate.head())
+    migrate.upgrade(hasty, "another")
+    assert catalogue(empty_dsn, "another") == catalogue(dsn)
 
 
 def drops(engine: sa.Engine, **options: Any) -> set[str]:

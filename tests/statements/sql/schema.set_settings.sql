@@ -1,2 +1,3 @@
 select pg_catalog.set_config('search_path', %(search_path)s, true), pg_catalog.set_config('lock_timeout', %(lock_timeout)s, true),
-       pg_catalog.set_config('statement_timeout', %(statement_timeout)s, true)
+       pg_catalog.set_config('statement_timeout', %(statement_timeout)s, true),
+       pg_catalog.set_config('standard_conforming_strings', %(standard_conforming_strings)s, true)

@@ -1,1 +1,2 @@
-select pg_catalog.current_setting('search_path'), pg_catalog.current_setting('lock_timeout'), pg_catalog.current_setting('statement_timeout')
+select pg_catalog.current_setting('search_path'), pg_catalog.current_setting('lock_timeout'), pg_catalog.current_setting('statement_timeout'),
+       pg_catalog.current_setting('standard_conforming_strings')
