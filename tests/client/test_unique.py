@@ -277,6 +277,23 @@ def test_a_replacement_that_waited_for_a_claim_of_a_live_job_leaves_it_alone(
     assert scalar(conn, ARGS) == ["1"]
 
 
+def test_a_replacement_that_waited_while_its_job_lost_the_key_replaces_the_new_holder(
+    app: App, conn: Conn, connect: Open
+) -> None:
+    first = put(app, expires=60.0)
+    a, b = connect(), connect()
+    a.execute("select from pgqueue.job_live where id = %s for update", [first.id])
+    waiting = InThread(lambda: put(app, b, n=2, on_conflict="replace"))
+    wait_blocked(conn, b, a)  # it has found the first job, and is about to replace it
+    a.execute("update pgqueue.job_live set expires_at = now() - interval '1 second'")
+    second = put(app, a, n=3)
+    a.commit()
+    assert waiting.result().id == second.id
+    b.commit()
+    assert scalar(conn, ARGS) == ["1", "2"]
+    assert scalar(conn, "select count(*) from pgqueue.job_live where expires_at is null and state = 'pending'") == 1
+
+
 def test_an_enqueue_waits_for_an_outcome_in_flight_of_a_live_job(app: App, conn: Conn, connect: Open) -> None:
     live = Unique(while_="live")
     put(app, unique=live)

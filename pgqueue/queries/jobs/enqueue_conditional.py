@@ -95,13 +95,15 @@ from given, workers_notified order by given.ord""",
 )
 
 # Give jobs that have not started the arguments, times and options of new ones. The update waits for a claim in flight
-# and then looks again: a job that has started meanwhile is left alone, and its id is missing from what comes back.
+# and then looks again: a job that has started meanwhile is left alone, and its id is missing from what comes back. So
+# is one that has lost the unique key for which it was found: it expired, and a call that wanted the key has freed it.
 # While the transaction that has replaced a job is open, no claim takes the job. By primary key. The state stays, but
 # the replacement is logged.
 REPLACE: LiteralString = fill(
     r"""
 with given as materialized (
     select g.id, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
+           decode(g.unique_hash, 'hex') as unique_key,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest((select %(ids)s::bigint[]), (select string_to_array(%(queues)s, E'\n')),
@@ -111,14 +113,16 @@ with given as materialized (
                 (select string_to_array(%(delays)s, ',', '')::float8[]),
                 (select string_to_array(%(tags)s, E'\n', '')), (select string_to_array(%(headers)s, E'\n', '')),
                 (select string_to_array(%(expires)s, ',', '')::timestamptz[]),
-                (select string_to_array(%(ttls)s, ',', '')::float8[]))
-         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl)
+                (select string_to_array(%(ttls)s, ',', '')::float8[]),
+                (select string_to_array(%(unique_hashes)s, E'\n', '')))
+         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl, unique_hash)
 ), changed as (
     update {s}.job_live j
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,
         tags = coalesce(g.tags::text[], '{{}}'), headers = coalesce(g.headers::jsonb, '{{}}'),
         expires_at = g.expires_at
     from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
+    and j.unique_key = g.unique_key
     returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
@@ -162,10 +166,12 @@ class ConditionalQueries(EnqueueQueries):
         return Query(self._sql(template), lambda rows: [AdmissionResult(*row) for row in rows], params)
 
     def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[set[int]]:
-        """Give the jobs with these ids what new ones have, where they have not started; returns the ids of those."""
+        """Give the jobs with these ids what new ones have, where they have not started and hold the unique key;
+        returns the ids of those."""
         params = self._list_params(jobs, [key_header(conditions_of(job)) for job in jobs])
         del params["tasks"], params["histories"]
-        return Query(self._sql(REPLACE), lambda rows: {row[0] for row in rows}, params | {"ids": packed(ids)})
+        params |= {"ids": packed(ids), "unique_hashes": lines([conditions_of(job).unique_hash for job in jobs])}
+        return Query(self._sql(REPLACE), lambda rows: {row[0] for row in rows}, params)
 
     def begin(self) -> Query[None]:
         """Do nothing, but begin a transaction where none is open."""

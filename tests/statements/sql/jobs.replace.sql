@@ -1,5 +1,6 @@
 with given as materialized (
     select g.id, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
+           pg_catalog.decode(g.unique_hash, 'hex') as unique_key,
            coalesce(g.run_at, statement_timestamp() + pg_catalog.make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + pg_catalog.make_interval(secs => g.ttl)) as expires_at
     from unnest((select %(ids)s::bigint[]), (select pg_catalog.string_to_array(%(queues)s, E'\n')),
@@ -9,14 +10,16 @@ with given as materialized (
                 (select pg_catalog.string_to_array(%(delays)s, ',', '')::float8[]),
                 (select pg_catalog.string_to_array(%(tags)s, E'\n', '')), (select pg_catalog.string_to_array(%(headers)s, E'\n', '')),
                 (select pg_catalog.string_to_array(%(expires)s, ',', '')::timestamptz[]),
-                (select pg_catalog.string_to_array(%(ttls)s, ',', '')::float8[]))
-         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl)
+                (select pg_catalog.string_to_array(%(ttls)s, ',', '')::float8[]),
+                (select pg_catalog.string_to_array(%(unique_hashes)s, E'\n', '')))
+         as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl, unique_hash)
 ), changed as (
     update "pgqueue".job_live j
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,
         tags = coalesce(g.tags::text[], '{}'), headers = coalesce(g.headers::jsonb, '{}'),
         expires_at = g.expires_at
     from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
+    and j.unique_key = g.unique_key
     returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)

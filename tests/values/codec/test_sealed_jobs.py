@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 import pgqueue
-from pgqueue import App, Context, ResultMissing
+from pgqueue import App, Context, ResultMissing, Unique
 from pgqueue.codecs import AESGCM, Codec
 from pgqueue.events import Event
 from tests.conftest import drain, eventually, scalar, work
@@ -43,6 +43,38 @@ def test_nothing_in_the_database_the_log_or_events_is_in_the_clear(
     assert [name for name, state in ends.items() if state != "succeeded"] == ["dies", "cancels", "fails"]
     assert len(re.findall(r"k2:[\w+/]{20,}", dumped)) > 30
     assert scalar(conn, "select count(*) from pgqueue.job where task <> 'narrow' and not args ? '$codec'") == 0
+
+
+def test_no_statement_has_an_unsealed_parameter(sealing: App, conn: Conn) -> None:
+    size = "select size from pg_stat_file('log', true)"
+    before = scalar(conn, size)
+    if before is None:
+        pytest.skip("this server's log is not where the embedded one has it")
+    conn.execute(f"alter database {conn.info.dbname} set log_statement = 'all'".encode())
+    run_leaky_tasks(sealing, conn)
+    enqueue_under_conditions(sealing)
+    logged = scalar(conn, "select pg_read_file('log', %s, 1 << 28)", before)
+    assert SECRET not in logged
+    assert len(re.findall(r"k2:[\w+/]{20,}", logged)) > 30
+
+
+def enqueue_under_conditions(app: App) -> None:
+    """Send the secret in calls that find their keys taken, and in schedules made and edited at run time."""
+
+    @app.task(name="keyed")
+    def keyed(word: str) -> None: ...
+
+    for _ in range(2):
+        keyed.using(idempotency_key="k").enqueue(SECRET)
+        keyed.using(idempotency_key=["a", "b"]).enqueue_many([{"word": SECRET}] * 2)
+        for on_conflict in ("skip", "replace"):
+            unique = Unique(on_conflict=on_conflict, window=60)  # type: ignore[arg-type]  # one of these
+            keyed.using(unique=unique).enqueue(SECRET)
+            keyed.using(unique=unique).enqueue_many([{"word": SECRET}])
+        app.using(idempotency_key="n").enqueue("elsewhere", {"word": SECRET})
+    app.schedules.create("made", keyed, 60.0, args={"word": SECRET})
+    app.schedules.edit("made", args={"word": SECRET + "!"})
+    app.schedules.run("made")
 
 
 def test_without_a_codec_all_that_is_found(make: Make, conn: Conn) -> None:
