@@ -77,7 +77,7 @@ class Supervisor:
             status = await child.wait()
             del self._children[number]
             if self._stopping.is_set():
-                return status == 0
+                return status in (0, -signal.SIGTERM)  # a child whose Python still starts dies of the signal
             if status in (USAGE, CONFIGURATION):
                 self.exit_code = status
                 self.stop()
