@@ -97,8 +97,9 @@ from given, workers_notified order by given.ord""",
 # Give jobs that have not started the arguments, times and options of new ones. The update waits for a claim in flight
 # and then looks again: a job that has started meanwhile is left alone, and its id is missing from what comes back. So
 # is one that has lost the unique key for which it was found: it expired, and a call that wanted the key has freed it.
-# While the transaction that has replaced a job is open, no claim takes the job. By primary key. The state stays, but
-# the replacement is logged.
+# While the transaction that has replaced a job is open, no claim takes the job. By primary key: `is true` keeps the
+# planner from the index of unique keys, in which it would step over the dead entries of each key. The state stays,
+# but the replacement is logged.
 REPLACE: LiteralString = fill(
     r"""
 with given as materialized (
@@ -122,7 +123,7 @@ with given as materialized (
         tags = coalesce(g.tags::text[], '{{}}'), headers = coalesce(g.headers::jsonb, '{{}}'),
         expires_at = g.expires_at
     from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
-    and j.unique_key = g.unique_key
+    and (j.unique_key = g.unique_key) is true
     returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)

@@ -19,7 +19,7 @@ with given as materialized (
         tags = coalesce(g.tags::text[], '{}'), headers = coalesce(g.headers::jsonb, '{}'),
         expires_at = g.expires_at
     from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
-    and j.unique_key = g.unique_key
+    and (j.unique_key = g.unique_key) is true
     returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
