@@ -23,7 +23,10 @@ Exact = Annotated[bool, typer.Option("--exact", help="Count to the end: slow on 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of one schema. `ended` counts the jobs that ended within the last hour."""
+    """All that `pgqueue status` shows of one schema.
+
+    `unknown`: jobs whose task no worker knew. `ended`: how many jobs ended within the last hour, by state.
+    """
 
     queues: list[QueueCounts]
     workers: list[WorkerStatus]

@@ -63,7 +63,7 @@ class JobFilter(logging.Filter):
 
 
 class TextFormatter(logging.Formatter):
-    """Formats each record as one line. The lines of a traceback below it are indented: they begin as no record does."""
+    """Formats each record as one line. A traceback follows it indented, so none of its lines looks like a record."""
 
     def __init__(self) -> None:
         super().__init__(TEXT)

@@ -46,7 +46,8 @@ left join lateral (
 
 # Read jobs by id, in whichever table they are, in one snapshot: a job that comes back from none of them does not exist.
 # By primary keys, with one probe in each partition; hence only for jobs that READ_SNAPSHOTS has not found. Where a job
-# succeeded without a result, the log may tell why: by its index of jobs, from the day on which the job ended.
+# succeeded without a result, the log may say why: the row is found by the index transition_job, in the partitions from
+# the day on which the job ended.
 READ_JOBS: LiteralString = fill(
     """
 select {job}, null,
@@ -58,7 +59,9 @@ from {s}.job j where j.id = any((select %(ids)s::bigint[])::bigint[])""",
 )
 
 # Notify processes that wait for the jobs of `ended`, which have left job_live: 300 ids at a time, because a payload
-# holds 8000 bytes. While the server's queue of notifications is half full nobody is notified; waiters also poll.
+# holds 8000 bytes. While at least half of the server's queue of notifications is in use (a session that listens, but
+# stays in one transaction, keeps it from being emptied), nothing is sent: once that queue is full, every transaction
+# that notifies fails at its commit. Waiters then learn of the end when they poll.
 _NOTIFY_WAITERS: LiteralString = """parts as (
     select string_agg(n.job_id::text, ' ') as ids
     from (select job_id, (row_number() over (order by job_id) - 1) / 300 as part from ended) as n group by n.part

@@ -80,9 +80,10 @@ class Declarer(Duty):
 
 
 async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
-    """Make rows of the schedules that the code declares, each from its first tick after now by the database's clock.
+    """Write the schedules that the code declares to the table. A new one begins with its first tick after now.
 
-    Returns whether those are all of them: one that another transaction has locked is left for the next step.
+    "Now" is the database's clock. Returns whether all are written: a schedule whose row another transaction has locked
+    is left for the next step.
     """
     schedules, queries = list(app.schedules.values()), app.queries
     news = await link.run(queries.schedules.find_changed(schedules, app.name, reseal=reseal)) if schedules else set()
@@ -103,7 +104,7 @@ async def declare(app: App, link: Link, *, reseal: bool = True) -> bool:
 
 
 async def _settle(app: App, conn: db.AsyncConnection, due: StoredSchedule, most: int) -> None:
-    """Record the ticks of an older plan that have passed, when a new plan takes its place."""
+    """Record what became of the old plan's ticks before the new plan replaces it: those up to now did not fire."""
     if due.state.disabled:
         ticks = disabled_ticks(due.state, datetime.fromisoformat(due.row["disabled_at"]), most)
         await db.run_async(conn, app.queries.schedules.record_ticks(ticks))

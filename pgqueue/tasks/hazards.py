@@ -1,7 +1,8 @@
-"""Unsafe values: JSON would take them, and a reader would get back something else.
+"""Finds unsafe values in arguments: values that JSON can store, but that do not come back as they were.
 
-Rows of an ORM, iterators, datetimes without a timezone, and types that do not read what they write. They are looked for
-only in tasks whose annotations allow them; which do is found once, when the task is registered.
+They are rows of an ORM, iterators, datetimes without a timezone, and values of types that cannot read their own JSON.
+When a task is registered, its annotations show which of them its arguments may contain. Each call is checked for those
+alone.
 """
 
 import dataclasses
@@ -27,22 +28,25 @@ _ANY_VALUE = frozenset({"any", "is-instance", "function-plain", "function-wrap"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hazards:
-    """Unsafe values that a task's annotations allow: `rows` of an ORM (and iterators), naive datetimes (`times`), types
-    that do not round-trip (`one_way`)."""
+    """The unsafe values that a task's annotations allow.
+
+    `rows`: rows of an ORM and iterators. `times`: datetimes without a timezone. `one_way`: values of types that cannot
+    read their own JSON.
+    """
 
     rows: bool = False
     times: bool = False
     one_way: bool = False
 
     def may_be_in(self, text: bytes, *calls: Mapping[str, Any]) -> bool:
-        """Whether rows or naive datetimes may be in the arguments of calls, which `text` holds as JSON."""
+        """Whether the arguments of these calls may contain rows or naive datetimes. `text` is their JSON."""
         if self.times and b"T" in text and _NAIVE.search(text):
             return True
         values = (value for call in calls for value in call.values() if type(value) not in _PLAIN)
         return self.rows and any(find_row(value) is not None for value in values)
 
     def problems(self, text: bytes, values: Mapping[str, Any], plain: Callable[[Any], Mapping[str, Any]]) -> list[str]:
-        """Describe the unsafe values in arguments, which `text` holds as JSON; `plain` makes plain Python of them."""
+        """Describe each unsafe value in one call's arguments. `text` is their JSON; `plain` makes plain values."""
         found: list[str] = []
         if self.times and b"T" in text and _NAIVE.search(text):
             found += naive_times(plain(values))

@@ -142,7 +142,10 @@ def _outcome_of(result: Result) -> Outcome | Unawaited:
 async def _run_wrapped(
     attempt: Callable[[], Awaitable[Outcome]], context: Context, middlewares: Sequence[Middleware]
 ) -> Outcome:
-    """Run an attempt inside the app's middlewares. Its outcome counts, even if they raise or do not call it."""
+    """Run an attempt inside the app's middlewares, and return its outcome, whatever they do.
+
+    An error of a middleware is logged. The attempt runs even if no middleware calls it.
+    """
     outcome: Outcome | None = None
 
     async def once() -> Outcome:
