@@ -1,7 +1,9 @@
 """`pgqueue enqueue`, `pgqueue jobs …` and `pgqueue dead …`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -10,6 +12,7 @@ from pgqueue.cli.call import Call, command
 from pgqueue.cli.options import Before, Limit, OnlyQueue, OnlyTask, TaskArgs, TaskName, read_arguments
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job
+from pgqueue.queries.workers import Located
 
 jobs_cli = typer.Typer(help="List, show and cancel jobs.", no_args_is_help=True)
 dead_cli = typer.Typer(help="List dead letters: jobs that failed for good.", no_args_is_help=True)
@@ -65,15 +68,33 @@ def list_jobs(
     return call.run(call.app.queries.jobs.list(state=state, queue=queue, task=task, before=before, limit=limit))
 
 
-def _print_job(job: Job) -> None:
+@dataclass(frozen=True, slots=True)
+class ShownJob:
+    """A job with its attempts, and where the workers run that made them."""
+
+    job: Job
+    workers: Mapping[UUID, Located]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the job as `--json` prints it: each attempt has the host and pid of its worker, if known."""
+        attempts = []
+        for attempt in self.job.attempts:
+            host, pid = self.workers.get(attempt.worker_id, (None, None)) if attempt.worker_id else (None, None)
+            attempts.append({**output.fields_of(attempt), "host": host, "pid": pid})
+        return {**output.fields_of(self.job), "attempts": attempts}
+
+
+def _print_job(shown: ShownJob) -> None:
+    job = shown.job
     names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
     if_any = ("crash_count", "waits_for", "finished_at", "reason", "result", "error")
     facts = {name: getattr(job, name) for name in names}
     facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
     facts |= {name: getattr(job, name) for name in if_any if getattr(job, name)}
     output.print_facts(f"job {job.id}", facts)
-    columns = ("attempt", "started at", "took", "then", "why", "error")
-    output.print_table("attempts", columns, map(_attempt_row, job.attempts))
+    columns = ("attempt", "started at", "took", "then", "why", "error", "worker")
+    rows = [(*_attempt_row(attempt), _worker(attempt, shown.workers)) for attempt in job.attempts]
+    output.print_table("attempts", columns, rows)
     failed = [attempt for attempt in job.attempts if attempt.error and attempt.error.traceback]
     if failed and failed[-1].error:
         output.console.print(f"traceback of attempt {failed[-1].number}", style="bold")
@@ -81,9 +102,14 @@ def _print_job(job: Job) -> None:
 
 
 @command(jobs_cli, "show", _print_job)
-def show_job(call: Call, job_id: JobId) -> Job:
-    """Show one job with its attempts and their errors."""
-    return call.app.get(job_id)
+def show_job(call: Call, job_id: JobId) -> ShownJob:
+    """Show one job with its attempts, their errors and their workers.
+
+    The host and pid of a worker are known while it runs, and for an hour after it was lost.
+    """
+    job = call.app.get(job_id)
+    ids = {attempt.worker_id for attempt in job.attempts if attempt.worker_id}
+    return ShownJob(job, call.run(call.app.queries.workers.locate(list(ids))) if ids else {})
 
 
 @command(jobs_cli, "cancel", output.say, has_json=False)
@@ -109,6 +135,13 @@ def list_dead(
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:
     took = f"{(attempt.ended_at - attempt.started_at).total_seconds():.3f} s" if attempt.ended_at else "runs"
     return attempt.number, attempt.started_at, took, attempt.state, attempt.reason, attempt.error
+
+
+def _worker(attempt: Attempt, workers: Mapping[UUID, Located]) -> str:
+    if attempt.worker_id is None:
+        return ""
+    place, short = workers.get(attempt.worker_id), str(attempt.worker_id)[:8]
+    return short if place is None else f"{short} {place.host}:{place.pid}"
 
 
 def _why(job: Job) -> str:

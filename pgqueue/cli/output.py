@@ -60,11 +60,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(printable_json(json.dumps(value, default=_plain, ensure_ascii=False, indent=2)) + "\n")
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of an object as `--json` prints them."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "as_dict"):
         return value.as_dict()
-    if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.repr}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return fields_of(value)
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
@@ -92,7 +97,7 @@ def cell(value: object) -> str:
         case None:
             return ""
         case datetime():
-            return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            return value.astimezone().isoformat(" ", "seconds")
         case float():
             return f"{value:.1f}"
         case bool():

@@ -1,6 +1,7 @@
 """`pgqueue tasks`: an app's tasks and their arguments. Connects to nothing."""
 
 import inspect
+from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +9,9 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, AsJson
+from pgqueue.jobs.keys import WINDOW, Unique
+from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
+from pgqueue.tasks.rules import KeyFunction, Rules
 from pgqueue.tasks.spec import TaskSpec
 
 tasks_cli = typer.Typer(help="List and show the tasks of an app, with the arguments they take.", no_args_is_help=True)
@@ -40,11 +44,37 @@ def show_task(
 
 
 def _facts(spec: TaskSpec) -> dict[str, Any]:
-    """Return the settings that a task is registered with."""
-    names = ("name", "aliases", "version", "queue", "priority", "max_attempts", "timeout", "isolation", "tags")
+    """Return every setting of a task, by the name of its option; None where it has none. Durations are seconds."""
+    names = ("name", "aliases", "version", "queue", "priority", "tags", "max_attempts", "timeout", "soft_timeout",
+             "isolation", "max_crashes", "retention", "store_result", "result_ttl", "max_result_bytes",
+             "max_args_bytes")  # fmt: skip
     facts = {name: getattr(spec, name) for name in names}
-    facts["upcasts_from"] = sorted(spec.upcasters)
-    return facts | {"max_args_bytes": spec.max_args_bytes, "takes": str(spec.coder.signature), "about": _summary(spec)}
+    facts["retry"] = _policy(spec.retry)
+    facts |= {name: [error.__qualname__ for error in getattr(spec, name)] for name in ("retry_on", "no_retry_on")}
+    facts |= _conditions(spec.rules or Rules())
+    facts |= {"upcasts_from": sorted(spec.upcasters), "encrypted": spec.codec is not None}
+    return facts | {"takes": str(spec.coder.signature), "about": _summary(spec)}
+
+
+def _policy(policy: RetryPolicy) -> dict[str, Any]:
+    """Return the name of a retry policy, and the settings of one of ours."""
+    shown: dict[str, Any] = {"policy": type(policy).__qualname__}
+    if isinstance(policy, (Exponential, Constant, Delays)):
+        shown |= {each.name: getattr(policy, each.name) for each in fields(policy) if each.name != "uniform"}
+    return shown
+
+
+def _conditions(rules: Rules) -> dict[str, Any]:
+    """Return the options of a task that make conditions. A function that makes keys is shown as its name."""
+    key = rules.key.function if isinstance(rules.key, KeyFunction) else rules.key
+    idempotent = key is not None if isinstance(key, bool | None) else getattr(key, "__qualname__", str(key))
+    unique = rules.unique and {each.name.rstrip("_"): getattr(rules.unique, each.name) for each in fields(Unique)}
+    return {
+        "idempotent": idempotent,
+        "idempotency_window": WINDOW if key is not None and rules.window is None else rules.window,
+        "unique": unique,
+        "expires": rules.expires,
+    }
 
 
 def _summary(spec: TaskSpec) -> str:

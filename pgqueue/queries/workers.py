@@ -80,6 +80,10 @@ select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
 from {s}.worker w order by w.kind, w.started_at"""
 
 
+# Find where processes run: by primary key. A process that has stopped has no row any more.
+LOCATE: LiteralString = "select id, host, pid from {s}.worker where id = any(%(ids)s::uuid[])"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """What a process writes about itself when it starts."""
@@ -127,6 +131,13 @@ class WorkerStatus:
     duties: dict[str, float | None]
 
 
+class Located(NamedTuple):
+    """Where a process runs."""
+
+    host: str
+    pid: int
+
+
 class WorkerQueries(Statements):
     """Workers and schedulers as rows."""
 
@@ -167,6 +178,10 @@ class WorkerQueries(Statements):
     def listen(self) -> Query[None]:
         """Listen on the schema's channel."""
         return Query(self._sql(LISTEN), nothing)
+
+    def locate(self, workers: Sequence[UUID]) -> Query[Mapping[UUID, Located]]:
+        """Find where these processes run; a process without a row is left out."""
+        return Query(self._sql(LOCATE), lambda rows: {row[0]: Located(*row[1:]) for row in rows}, {"ids": workers})
 
     def list(self) -> Query[builtins.list[WorkerStatus]]:
         """List workers and schedulers."""

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgqueue import App, migrate
+from pgqueue import App, db, migrate
+from pgqueue.process.heartbeat import describe_process
+from pgqueue.tasks.options import TaskOptions
 from tests.conftest import drain, scalar
 
 SHOP = """
@@ -158,6 +162,56 @@ def test_tasks_are_listed_and_shown_with_their_schema(tmp_path: Path) -> None:
     assert "task shop.part" in text
     assert '"additionalProperties": false' in text
     assert "Say hello." in shell("tasks", "list", "-A", "shop:app").stdout
+
+
+def test_a_task_is_shown_with_every_option_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "import pgqueue\n"
+        "app = pgqueue.App(retry=pgqueue.Exponential(base=3, max=60), max_crashes=7)\n"
+        "def by_who(who): return who\n"
+        "@app.task(name='a', idempotent=by_who, retry_on=OSError, soft_timeout=5, isolation='process', result_ttl=60)\n"
+        "def a(who: str) -> None: ...\n"
+        "@app.task(name='b', unique=pgqueue.Unique(by='who', while_='live', window=9), expires=30, retry=[1, 2],\n"
+        "          store_result=False, retention=0, no_retry_on=(KeyError, ValueError))\n"
+        "def b(who: str) -> None: ...\n"
+    )
+    shell = Shell(tmp_path, None)
+    a, b = (shell.data("tasks", "show", name, "-A", "shop:app") for name in "ab")
+    assert a["retry"] == {"policy": "Exponential", "base": 3, "factor": 2.0, "max": 60, "jitter": True}
+    assert (a["retry_on"], a["no_retry_on"], a["soft_timeout"], a["max_crashes"]) == (["OSError"], [], 5, 7)
+    assert (a["idempotent"], a["idempotency_window"], a["unique"], a["expires"]) == ("by_who", 86400, None, None)
+    assert (a["store_result"], a["result_ttl"], a["retention"], a["encrypted"]) == (True, 60, None, False)
+    assert b["retry"] == {"policy": "Delays", "seconds": [1, 2]}
+    assert (b["max_attempts"], b["no_retry_on"], b["retention"]) == (3, ["KeyError", "ValueError"], 0)
+    assert b["unique"] == {"by": ["who"], "while": "live", "window": 9, "on_conflict": "skip"}
+    assert (b["store_result"], b["expires"], b["idempotent"], b["idempotency_window"]) == (False, 30, False, None)
+    text = shell("tasks", "show", "b", "-A", "shop:app").stdout
+    for shown in ('"policy": "Delays"', '"while": "live"', "KeyError, ValueError"):
+        assert shown in text
+
+
+def test_every_option_of_a_task_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    shown = Shell(tmp_path, None).data("tasks", "show", "greet", "-A", "shop:app")
+    assert set(TaskOptions.__annotations__) - {"upcasters"} <= set(shown)
+
+
+def test_a_running_attempt_is_shown_with_its_worker_and_all_times_have_a_zone(
+    shell: Shell, app: App, conn: psycopg.Connection[Any]
+) -> None:
+    job = app.enqueue("greet", {"who": "you"})
+    info = describe_process("worker", 30, ["default"], ["greet"], 8)
+    db.run(conn, app.queries.workers.register(info))
+    db.run(conn, app.queries.jobs.claim(info.id, {"default": 1}, 1))
+    (attempt,) = shell.data("jobs", "show", str(job.id))["attempts"]
+    assert (attempt["worker_id"], attempt["host"], attempt["pid"]) == (str(info.id), info.host, info.pid)
+    assert datetime.fromisoformat(attempt["started_at"]).tzinfo is not None
+    text = shell("jobs", "show", str(job.id)).stdout
+    assert f"{str(info.id)[:8]} {info.host}:{info.pid}" in text
+    assert len(re.findall(r"\d\d:\d\d:\d\d", text)) == len(re.findall(r"\d\d:\d\d:\d\d[+-]\d\d:\d\d", text)) > 2
+    db.run(conn, app.queries.workers.unregister(info.id))
+    (attempt,) = shell.data("jobs", "show", str(job.id))["attempts"]
+    assert (attempt["worker_id"], attempt["host"], attempt["pid"]) == (str(info.id), None, None)
 
 
 def test_a_job_is_enqueued_for_the_version_that_is_named(shell: Shell, conn: psycopg.Connection[Any]) -> None:

@@ -117,6 +117,7 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.count": QUERIES.jobs.count(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
+    "workers.locate": QUERIES.workers.locate([WORKER]),
     "jobs.count_parked": QUERIES.jobs.count_parked(50),
     "schedules.list": QUERIES.schedules.list(),
     "schedules.lock": QUERIES.schedules.lock("s1"),

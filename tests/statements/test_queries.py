@@ -133,6 +133,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.count": lambda q: q.jobs.count(),
     "jobs.count_finished": lambda q: q.jobs.count_finished(),
     "workers.list": lambda q: q.workers.list(),
+    "workers.locate": lambda q: q.workers.locate([WORKER]),
     "jobs.count_parked": lambda q: q.jobs.count_parked(),
     "schedules.list": lambda q: q.schedules.list(),
     "waits.listen": lambda q: q.waits.listen(),
