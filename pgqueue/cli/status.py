@@ -100,14 +100,14 @@ def _print_workers(workers: Sequence[WorkerStatus]) -> None:
 
 
 def _print_unknown_tasks(unknown: Sequence[ParkedJobs]) -> None:
-    """Print the jobs that wait for a worker that knows their task; print nothing if there are none."""
+    """Print the jobs that wait for a worker that knows their task, version or parameters, if there are any."""
     if unknown:
         rows = [
             (u.task, u.version, u.queue, _count(u.jobs, u.at_least), "yes" if u.known_to_a_worker else "NO")
             for u in unknown
         ]
-        columns = ("task", "version", "queue", "jobs", "a worker knows it")
-        output.print_table("jobs that wait for a worker that knows their task", columns, rows)
+        columns = ("task", "version+parameters", "queue", "jobs", "a worker knows it")
+        output.print_table("jobs that wait for a worker that knows their task, version or parameters", columns, rows)
 
 
 def _count(jobs: int, at_least: bool) -> str:

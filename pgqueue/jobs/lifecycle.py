@@ -59,7 +59,10 @@ TRANSITIONS: dict[str, Move] = {
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The end of an attempt as it is written: the verb and its details. `refund`: the attempt is not counted."""
+    """The end of an attempt as it is written: the verb and its details. `refund`: the attempt is not counted.
+
+    `label`: what the job waits for while it is parked, where that is not its task or version.
+    """
 
     verb: str
     reason: str | None = None
@@ -67,6 +70,7 @@ class Resolution:
     refund: bool = False
     result: str | None = None
     error: ErrorInfo | None = None
+    label: str | None = None
 
     @property
     def target(self) -> JobState:
@@ -101,8 +105,8 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
             return Resolution("withdraw", reason)
         case Unstarted():
             return Resolution("release", "released", refund=True)
-        case UnknownHere(reason):
-            return Resolution("park", reason, refund=True)
+        case UnknownHere(reason, label):
+            return Resolution("park", reason, refund=True, label=label)
         case KeyMissing(error):
             return Resolution("snooze", "sealed", MISSING_KEY_DELAY, refund=True, error=error)
         case _:

@@ -63,9 +63,13 @@ class Unstarted:
 
 @dataclass(frozen=True, slots=True)
 class UnknownHere:
-    """This worker has no task of that name, or only an older version of it."""
+    """This worker has no task of that name, only an older version of it, or one without parameters that the job has.
+
+    `label`: the job is parked under this instead of its version.
+    """
 
     reason: str = "unknown task"
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

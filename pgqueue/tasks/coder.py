@@ -19,6 +19,7 @@ from pgqueue.errors import InvalidArguments, InvalidTask
 from pgqueue.tasks.block_coder import BlockCoder
 from pgqueue.tasks.hazards import Hazards, combined, hazards_of
 from pgqueue.tasks.options import CallOptions
+from pgqueue.tasks.schema import json_schema
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, WRITE, hidden_problems, unserialisable
 
@@ -148,6 +149,14 @@ class ArgumentCoder:
         """
         arguments: dict[str, Any] = self.adapter.validator.validate_json(text, by_alias=True, by_name=True)
         return arguments
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments; where a type of the user's refuses to have one, the parameters alone."""
+        try:
+            return json_schema(self.adapter, self.task, None)
+        except Exception:  # noqa: BLE001 - types of the user's may have code for this, which may raise anything
+            return {"properties": {name: {} for name in self.signature.parameters}}
 
     def complete(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments of a call as JSON has them, and the defaults of those that the call left out."""

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,12 @@ class Tasks:
     def versions(self) -> dict[str, int]:
         """Return the versions of the tasks that are beyond their first one, by name and alias."""
         return {name: spec.version for name, spec in self._specs.items() if spec.version > 1}
+
+    def readable(self, parked: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Return those labels of parked jobs that can be read here, by task."""
+        known = ((name, spec, parked[name]) for name, spec in self._specs.items() if name in parked)
+        found = {name: [label for label in labels if spec.reads(label)] for name, spec, labels in known}
+        return {name: labels for name, labels in found.items() if labels}
 
     def announced(self) -> list[str]:
         """Return the tasks that a worker announces: names, and `name@version` for each version but the first."""

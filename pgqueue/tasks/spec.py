@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from pgqueue.codecs import Codec
 from pgqueue.config import check_name
 from pgqueue.error_info import ErrorInfo
@@ -14,11 +16,12 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.schema import json_schema
 from pgqueue.tasks.sealing import SEALED, open_args
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
-from pgqueue.tasks.versions import Upcaster, check_versions, upcast
+from pgqueue.tasks.versions import UnknownParameters, Upcaster, check_versions, label_parts, parts_of, upcast
 
 
 class ThreadTimeoutWarning(UserWarning):
@@ -116,14 +119,28 @@ class TaskSpec(TaskSettings):
     def arguments(self, job: ClaimedJob) -> dict[str, Any]:
         """Return the keyword arguments of a claimed job: opened, brought to this version, validated.
 
-        Raises UnknownKey, CannotOpen, NewerVersion; what an upcaster raises; pydantic's ValidationError.
+        Raises UnknownKey, CannotOpen, NewerVersion, UnknownParameters; what an upcaster raises; pydantic's
+        ValidationError.
         """
         text = job.args
         if text.startswith(SEALED):
             text = open_args(self.codec, job.task, text)
         if job.headers is not None or self.version > 1:
             text = upcast(text, job.headers, self.version, self.upcasters)
-        return self.coder.decode(text)
+        try:
+            return self.coder.decode(text)
+        except ValidationError as error:
+            version, known_elsewhere = label_parts(job.headers)
+            names = unknown_names(self.coder.schema, error) if version == self.version else ()
+            label = label_of(version, {*names, *known_elsewhere})
+            if not names or label == str(version):
+                raise
+            raise UnknownParameters(label) from None
+
+    def reads(self, label: str) -> bool:
+        """Whether jobs that were parked under this label can be read here: a version, or `1+gift`."""
+        version, names = parts_of(label)
+        return 0 < version < self.version or (version == self.version and has_names(self.coder.schema, names))
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
         """Call the function; of an async one, the coroutine comes back."""

@@ -1,6 +1,7 @@
 """Versions of a task's arguments, and upcasters, which bring the arguments of older jobs to a newer version."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -11,11 +12,23 @@ from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 # task that never changed costs nothing. Names that begin with $ are pgqueue's own.
 VERSION = "$version"
 MAX_VERSION = 1000
+# A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
+# parked jobs has it, as it has the version.
+_LABEL = re.compile(r"[1-9][0-9]{0,3}\+[^+]+(?:\+[^+]+)*")
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class NewerVersion(Exception):
     """A job was enqueued for a newer version of its task than this process has."""
+
+
+class UnknownParameters(Exception):
+    """A job has arguments for parameters that its task does not have here. `label`: what it waits for."""
+
+    def __init__(self, label: str) -> None:
+        names = label.split("+")[1:]
+        super().__init__(f"{'parameters' if len(names) > 1 else 'parameter'} not known here: {', '.join(names)}")
+        self.label = label
 
 
 def check_versions(task: str, version: object, upcasters: Mapping[int, Upcaster]) -> None:
@@ -36,17 +49,30 @@ def check_versions(task: str, version: object, upcasters: Mapping[int, Upcaster]
 
 
 def version_of(headers: str | None) -> int:
-    """Return the version of its task for which a job was enqueued, from its headers as JSON text.
+    """Return the version of its task for which a job was enqueued, from its headers as JSON text."""
+    return label_parts(headers)[0]
+
+
+def label_parts(headers: str | None) -> tuple[int, list[str]]:
+    """Return the version of its task for which a job was enqueued, and the names that some worker did not know.
 
     Raises ValueError for a header, written by SQL, that is no version.
     """
     if headers is None or VERSION not in headers:
-        return 1
-    version = json.loads(headers).get(VERSION, 1)
+        return 1, []
+    version, names = json.loads(headers).get(VERSION, 1), list[str]()
+    if isinstance(version, str) and _LABEL.fullmatch(version):
+        version, names = parts_of(version)
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         shown = repr(version)[:100] if not isinstance(version, int) else "a number too large"
         raise ValueError(f"the header {VERSION} is {shown}, and a version is a whole number from 1 to {MAX_VERSION}")
-    return version
+    return version, names
+
+
+def parts_of(label: str) -> tuple[int, list[str]]:
+    """Return the version in the label of a parked job, and the names that its worker must know. 0: no version."""
+    version, *names = label.split("+")
+    return int(version) if version.isascii() and version.isdigit() and len(version) <= 4 else 0, names
 
 
 def with_version(headers: str | None, version: int) -> str | None:

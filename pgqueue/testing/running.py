@@ -165,7 +165,9 @@ class Runner:
         jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, slots, at_most))
         if jobs:
             return jobs
-        return await self._link.run(queries.jobs.adopt(self._worker, slots, tasks.names(), at_most, tasks.versions()))
+        parked: dict[str, list[str]] = await self._link.run(queries.jobs.parked_labels(tasks.names()))
+        labels = tasks.readable(parked)
+        return await self._link.run(queries.jobs.adopt(self._worker, slots, list(labels), at_most, labels))
 
     async def _expire(self) -> None:
         """Cancel jobs that were not started in time, as a worker's sweeper does."""

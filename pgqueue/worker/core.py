@@ -1,7 +1,6 @@
 """What all parts of a running worker share."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pgqueue.app import App
 from pgqueue.process.heartbeat import Identity, describe_process
@@ -12,11 +11,10 @@ from pgqueue.worker.slots import Slots
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a worker serves: queues, in order; the tasks it knows, and the newest version of each that it can read."""
+    """What a worker serves: queues, in order, and the tasks it knows."""
 
     queues: tuple[str, ...]
     tasks: tuple[str, ...]
-    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Worker:
         self._app = app
         self._settings = settings
         self._slots = Slots(settings.concurrency, queues, settings.limits)
-        self._served = Served(queues, tuple(app.tasks.names()), app.tasks.versions())
+        self._served = Served(queues, tuple(app.tasks.names()))
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
         self._running: RunningWorker | None = None

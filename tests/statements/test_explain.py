@@ -164,7 +164,9 @@ def test_adopt_reads_only_parked_rows_of_its_tasks(backlog: Conn, generic: bool)
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_jobs_of_a_version_that_is_not_known_cost_nothing_however_many_wait(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["newer", "other"], 10, {"other": 3}), generic=generic)
+    plan = explain(
+        backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["newer", "other"], 10, {"other": ["1", "2", "3"]}), generic=generic
+    )
     assert plan["Actual Rows"] == 0
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert buffers(plan) < 100
@@ -172,7 +174,7 @@ def test_jobs_of_a_version_that_is_not_known_cost_nothing_however_many_wait(back
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_of_a_version_that_is_known_adopt_reads_what_it_takes(backlog: Conn, generic: bool) -> None:
-    plan = explain(backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["newer"], 10, {"newer": 2}), generic=generic)
+    plan = explain(backlog, QUERIES.jobs.adopt(WORKER, ROOMS, ["newer"], 10, {"newer": ["1", "2"]}), generic=generic)
     assert plan["Actual Rows"] == 10
     assert job_scans(plan) <= {"job_live_parked", "job_live_pkey"}
     assert sorted_rows(plan) <= 10

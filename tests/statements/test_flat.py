@@ -44,6 +44,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
     "jobs.claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
     "jobs.adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
+    "jobs.parked_labels": QUERIES.jobs.parked_labels(["unknown1", "other"]),
     "jobs.next_due": QUERIES.jobs.next_due(list(ROOMS)),
     "jobs.resolve": QUERIES.jobs.resolve(BATCH),
     "jobs.resolve successes": QUERIES.jobs.resolve([(job, PLAIN_SUCCESS) for job, _ in BATCH]),

@@ -17,7 +17,7 @@ from tests.statements.test_queries import SAMPLES
 
 POLL = 0.1
 # Run at each poll, and at each fifth. All others run once a lease (30 s) or less often.
-PER_POLL, PER_FIVE = {"jobs.next_due"}, {"jobs.adopt"}
+PER_POLL, PER_FIVE = {"jobs.next_due"}, {"jobs.parked_labels"}
 CLAIMS = {"jobs.claim", "jobs.claim_beyond"}
 STARTING = {
     "workers.register", "schema.check", "jobs.release_strays", "workers.set_waiting", "workers.unregister",
@@ -70,7 +70,7 @@ def test_an_idle_worker_asks_one_cheap_thing_a_poll_and_the_rest_seldom(app: App
     asyncio.run(work(app, polled(asked, 20), poll_seconds=POLL))
     polls = asked["jobs.next_due"]
     assert set(asked) <= PER_POLL | PER_FIVE | CLAIMS | STARTING | SELDOM | SETTING
-    assert asked["jobs.adopt"] <= polls / 5 + 3
+    assert asked["jobs.parked_labels"] <= polls / 5 + 3
     seldom = asked.keys() - PER_POLL - PER_FIVE
     assert {name: asked[name] for name in seldom if asked[name] > 3} == {}
 

@@ -65,6 +65,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.claim": lambda q: q.jobs.claim(WORKER, {"default": 2, "bulk": 1}, 3),
     "jobs.claim_beyond": lambda q: q.jobs.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
     "jobs.adopt": lambda q: q.jobs.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
+    "jobs.parked_labels": lambda q: q.jobs.parked_labels(["t", "u"]),
     "jobs.next_due": lambda q: q.jobs.next_due(["default", "bulk"]),
     "jobs.resolve mixed": lambda q: q.jobs.resolve(OUTCOMES),
     "jobs.resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), PLAIN_SUCCESS)]),

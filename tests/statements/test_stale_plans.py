@@ -32,6 +32,7 @@ def statements(worker: uuid.UUID) -> list[Query[Any]]:
         QUERIES.jobs.claim(worker, rooms, 5),
         QUERIES.jobs.claim_beyond(worker, rooms, 5, {("default", 0): (TICK, 0)}),
         QUERIES.jobs.adopt(worker, rooms, ["t"], 5),
+        QUERIES.jobs.parked_labels(["t", "u"]),
         QUERIES.jobs.next_due(["default"]),
         QUERIES.jobs.resolve([(claimed(i, 1), PLAIN_SUCCESS) for i in range(5)]),
         QUERIES.jobs.release_strays(worker, []),

@@ -127,8 +127,8 @@ def test_a_worker_looks_once_at_a_job_it_does_not_know(
 ) -> None:
     (old, _), (_, third) = release(2), release(3)
     asked = itertools.count()
-    adopt = old.queries.jobs.adopt
-    monkeypatch.setattr(old.queries.jobs, "adopt", lambda *args: (next(asked), adopt(*args))[1])
+    parked = old.queries.jobs.parked_labels
+    monkeypatch.setattr(old.queries.jobs, "parked_labels", lambda *args: (next(asked), parked(*args))[1])
     job = third.enqueue(recipients=["a"])
     asyncio.run(_run_until(old, lambda: old.get(job.id).state == "blocked" and next(asked) > 20))
     assert moves(conn, job.id) == ["pending", "running", "blocked"]
@@ -344,8 +344,8 @@ def test_adopt_takes_what_waits_for_versions_that_are_known(conn: Conn) -> None:
     conn.execute("update pgqueue.job_live set state = 'blocked', waits_for = 'task'")
     rooms = {"default": 9}
     assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["t"], 9))] == ids[:1]
-    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["t"], 9, {"t": 2}))] == ids[1:2]
-    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["u", "t"], 9, {"t": 7}))] == ids[2:]
+    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["t"], 9, {"t": ["1", "2"]}))] == ids[1:2]
+    assert [j.id for j in db.run(conn, QUERIES.jobs.adopt(WORKER, rooms, ["u", "t"], 9, {"t": ["2", "3"]}))] == ids[2:]
 
 
 def test_a_version_that_is_no_number_holds_up_nobody(release: Release, conn: Conn) -> None:

@@ -156,6 +156,27 @@ order by array_position((select %(queues)s::text[]), queue::text), priority desc
     move_picked=MOVE_PICKED,
 )
 
+# Find the labels of parked jobs of these tasks: a version, or a version with parameters that the worker did not know
+# (`1+gift`). Hops along job_live_parked from one label of a task to the next, so that it costs a probe for each task
+# and label, however many jobs wait. Most times none does.
+PARKED_LABELS: LiteralString = """
+select known.task, label.name
+from unnest((select %(tasks)s::text[])) as known(task)
+cross join lateral (
+    with recursive hop(name) as (
+        (select coalesce(j.headers::jsonb ->> '$version'::text, '1') from {s}.job_live j
+         where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
+         order by coalesce(j.headers::jsonb ->> '$version'::text, '1') limit 1)
+        union all
+        select (select coalesce(j.headers::jsonb ->> '$version'::text, '1') from {s}.job_live j
+                where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
+                and coalesce(j.headers::jsonb ->> '$version'::text, '1') > hop.name
+                order by coalesce(j.headers::jsonb ->> '$version'::text, '1') limit 1)
+        from hop where hop.name is not null
+    )
+    select hop.name from hop where hop.name is not null
+) as label"""
+
 # Seconds until the next pending job of these queues is due: null when no job is pending, zero or less when one is due
 # already. A worker runs this after a claim that came back empty, to sleep exactly that long. One hop a lane, as in
 # CLAIM: the first row of a lane is its earliest. Where that row has expired no claim takes it, so the answer is a
@@ -192,6 +213,13 @@ def claimed_jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
     return [ClaimedJob(*row, worker) for row in rows]  # type: ignore[call-arg]  # a row of any length, to mypy
 
 
+def _labels(rows: Sequence[Row]) -> dict[str, list[str]]:
+    labels: dict[str, list[str]] = {}
+    for task, label in rows:
+        labels.setdefault(task, []).append(label)
+    return labels
+
+
 class ClaimQueries(Statements):
     """Claiming jobs."""
 
@@ -219,16 +247,20 @@ class ClaimQueries(Statements):
         rooms: Mapping[str, int],
         tasks: Sequence[str],
         room: int,
-        versions: Mapping[str, int] = {},
+        labels: Mapping[str, Sequence[str]] = {},
     ) -> Query[list[ClaimedJob]]:
         """Claim up to `room` parked jobs of tasks that this worker knows; `rooms` as in `claim`.
 
-        `versions`: the newest version known here, of tasks that have more than the first.
+        `labels`: those under which the jobs wait, by task; only the first version where a task has none.
         """
-        known = [(task, str(n)) for task in tasks for n in range(1, versions.get(task, 1) + 1)]
+        known = [(task, label) for task in tasks for label in labels.get(task, ("1",))]
         params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
         params |= {"tasks": [task for task, _ in known], "versions": [version for _, version in known]}
         return Query(self._sql(ADOPT), lambda rows: claimed_jobs(rows, worker), params)
+
+    def parked_labels(self, tasks: Sequence[str]) -> Query[dict[str, list[str]]]:
+        """Find the labels under which jobs of these tasks are parked, by task."""
+        return Query(self._sql(PARKED_LABELS), _labels, {"tasks": list(tasks)})
 
     def next_due(self, queues: Sequence[str]) -> Query[float | None]:
         """Tell in how many seconds the next pending job of these queues is due."""

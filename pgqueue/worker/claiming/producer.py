@@ -48,6 +48,7 @@ class Producer(Duty):
         self._identity = core.identity
         self._slots = core.slots
         self._served = core.served
+        self._tasks = core.app.tasks
         self._poll = core.settings.poll_seconds
         self._lease = core.settings.lease_seconds
         self._signals = signals
@@ -211,10 +212,12 @@ class Producer(Duty):
             self._just_adopted = False
             return 0
         rooms, room = self._slots.room_by_queue(), min(self._slots.room(), MAX_CLAIM)
-        served = self._served
-        jobs = await self.link.run(
-            self._queries.jobs.adopt(self._identity.id, rooms, served.tasks, room, served.versions)
-        )
+        parked = await self.link.run(self._queries.jobs.parked_labels(self._served.tasks))
+        readable = self._tasks.readable(parked)
+        jobs: list[ClaimedJob] = []
+        if readable:
+            adopt = self._queries.jobs.adopt(self._identity.id, rooms, list(readable), room, readable)
+            jobs = await self.link.run(adopt)
         self._adopted_at = monotonic()
         self._parked_left = self._just_adopted = bool(jobs)
         self._signals.jobs_claimed(jobs)

@@ -21,7 +21,7 @@ from pgqueue.jobs.outcome import (
 )
 from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.tasks.versions import NewerVersion, version_of
+from pgqueue.tasks.versions import NewerVersion, UnknownParameters, version_of
 
 
 def caught(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -52,6 +52,8 @@ def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
     """Return the arguments to call a task with, or the outcome if they cannot be read."""
     try:
         return spec.arguments(job)
+    except UnknownParameters as error:
+        return UnknownHere(str(error), error.label)
     except NewerVersion:
         return UnknownHere("newer version of the task")
     except UnknownKey as error:

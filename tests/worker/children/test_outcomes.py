@@ -127,9 +127,13 @@ def test_a_verdict_comes_back_as_what_it_is(
 
 
 def test_invalid_arguments_are_permanent(app: App) -> None:
-    outcome = one(app, job("pid", unknown=1))
+    outcome = one(app, job("pid", **{"no parameter": 1}))
     assert isinstance(outcome, Raised)
     assert (outcome.permanent, outcome.reason) == (True, "invalid arguments")
+
+
+def test_a_parameter_that_a_newer_release_may_have_is_waited_for(app: App) -> None:
+    assert one(app, job("pid", gift=1)) == UnknownHere("parameter not known here: gift", "1+gift")
 
 
 def test_a_task_that_was_registered_after_the_start_is_unknown_in_the_children(app: App) -> None:
