@@ -80,6 +80,17 @@ def check_queue(name: object) -> str:
     return name
 
 
+def check_served_queue(name: object) -> str:
+    """Return `name` if a worker can serve it: a queue, or a pattern in which each `*` stands for any characters."""
+    if isinstance(name, str) and "*" in name:
+        if not _QUEUE.fullmatch(name.replace("*", "_")):
+            raise InvalidOption(
+                f"queue pattern {name!r} cannot be used: 1 to 100 letters, digits or _ . : / -, and * for any of them"
+            )
+        return name
+    return check_queue(name)
+
+
 def check_name(what: str, name: object) -> str:
     """Return `name` if it can name a task or schedule: 1 to 200 printable characters."""
     if not isinstance(name, str) or not 1 <= len(name) <= 200 or not name.isprintable():

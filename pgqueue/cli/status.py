@@ -15,6 +15,7 @@ from pgqueue.queries.jobs.count import MOST_COUNTED, FinishedCount, ParkedJobs, 
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
+from pgqueue.worker.patterns import Patterns, is_pattern
 
 PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
 
@@ -91,12 +92,18 @@ def _print_queues(queues: Sequence[QueueCounts]) -> None:
 
 def _print_workers(workers: Sequence[WorkerStatus]) -> None:
     rows = [
-        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.queues, f"{w.running}/{w.slots}", w.death or w.status,
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", _given(w.queues), f"{w.running}/{w.slots}", w.death or w.status,
          output.age(w.heartbeat_age_seconds), _duties(w.duties))
         for w in workers
     ]  # fmt: skip
     columns = ("id", "kind", "process", "queues", "running", "status", "last beat", "each duty last worked")
     output.print_table("workers", columns, rows)
+
+
+def _given(queues: Sequence[str]) -> list[str]:
+    """Return queues without those that a pattern among them stands for."""
+    patterns = Patterns(filter(is_pattern, queues))
+    return [queue for queue in queues if is_pattern(queue) or patterns.match(queue) is None]
 
 
 def _print_unknown_tasks(unknown: Sequence[ParkedJobs]) -> None:

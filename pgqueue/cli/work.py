@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from pgqueue.cli.load import load_app
-from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
+from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit, read_queues
 from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now, run_to_end
 from pgqueue.errors import InvalidOption
 from pgqueue.process import logs
@@ -27,7 +27,12 @@ ProbeAddress: TypeAlias = tuple[str, int] | None
 
 def work(
     app: AppRef = None,
-    queues: Annotated[str, typer.Option("-Q", "--queues", help="Queues to serve, in order: a,b,c.")] = "default",
+    queues: Annotated[
+        str,
+        typer.Option(
+            "-Q", "--queues", help="Queues to serve, in order: a,b,c. A * stands for any characters: tenant-*."
+        ),
+    ] = "default",
     concurrency: Annotated[int, typer.Option("-c", "--concurrency", help="How many jobs run at a time.")] = 8,
     limit: Annotated[
         list[str] | None, typer.Option(help="Run at most n jobs of a queue at a time: queue=n. May be repeated.")
@@ -62,7 +67,7 @@ def work(
         logs.set_up(log_level, as_json=log_json)
         raise typer.Exit(_supervise(signals, processes, health_port, shutdown_timeout))
     settings = WorkerSettings(
-        queues=[name.strip() for name in queues.split(",")],
+        queues=read_queues(queues),
         concurrency=concurrency,
         limits=dict(read_queue_limit(text) for text in limit or []),
         lease_seconds=lease,

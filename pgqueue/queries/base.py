@@ -26,7 +26,7 @@ _FUNCTIONS = (
     "has_table_privilege|hashtext|hashtextextended|isfinite|json_agg|json_build_array|jsonb_array_elements|"
     "jsonb_build_object|jsonb_populate_record|jsonb_populate_recordset|jsonb_to_recordset|lag|make_interval|max|min|"
     "nextval|pg_advisory_xact_lock|pg_has_role|pg_notify|pg_relation_size|pg_try_advisory_xact_lock|quote_ident|"
-    "regexp_match|repeat|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|"
+    "regexp_match|repeat|replace|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|"
     "to_regnamespace"
 )
 _UNNEST = re.compile(r"(?<![\w.])unnest\(")

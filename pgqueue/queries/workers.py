@@ -52,6 +52,9 @@ from dead where pg_notification_queue_usage() < 0.5::float8"""
 # sleep, and leaves it set while it is only lightly loaded, so that it changes seldom. By primary key.
 SET_WAITING: LiteralString = "update {s}.worker set waiting = %(waiting)s where id = %(id)s and waiting <> %(waiting)s"
 
+# Write the queues that a worker serves now, beside its patterns: jobs committed there notify it. By primary key.
+SET_QUEUES: LiteralString = "update {s}.worker set queues = %(queues)s::text[] where id = %(id)s"
+
 # Note that this worker claims no more jobs. By primary key.
 SET_STOPPING: LiteralString = "update {s}.worker set stopping = true, waiting = false where id = %(id)s"
 
@@ -158,6 +161,10 @@ class WorkerQueries(Statements):
     def set_waiting(self, worker: UUID, waiting: bool) -> Query[None]:
         """Set whether the process sleeps and wants to be notified."""
         return Query(self._sql(SET_WAITING), nothing, {"id": worker, "waiting": waiting})
+
+    def set_queues(self, worker: UUID, queues: Sequence[str]) -> Query[None]:
+        """Write the queues that the worker serves."""
+        return Query(self._sql(SET_QUEUES), nothing, {"id": worker, "queues": builtins.list(queues)})
 
     def set_stopping(self, worker: UUID) -> Query[None]:
         """Note that the process claims no more jobs."""

@@ -5,16 +5,26 @@ from dataclasses import dataclass
 from pgqueue.app import App
 from pgqueue.process.heartbeat import Identity, describe_process
 from pgqueue.queries import Queries
+from pgqueue.worker.patterns import Patterns
 from pgqueue.worker.settings import WorkerSettings
 from pgqueue.worker.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a worker serves: queues, in order, and the tasks it knows."""
+    """What a worker serves: queues and patterns of queues, in order, and the tasks it knows."""
 
     queues: tuple[str, ...]
     tasks: tuple[str, ...]
+
+    @property
+    def patterns(self) -> Patterns:
+        """The patterns among the queues."""
+        return Patterns(self.queues)
+
+    def has_queue(self, queue: str) -> bool:
+        """Whether the worker serves a queue, by its name or by a pattern."""
+        return queue in self.queues or self.patterns.match(queue) is not None
 
 
 @dataclass(frozen=True, slots=True)

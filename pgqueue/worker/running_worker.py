@@ -17,6 +17,7 @@ from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.claiming.producer import Producer
+from pgqueue.worker.claiming.queue_finder import QueueFinder
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
@@ -62,6 +63,10 @@ class RunningWorker:
             Sweeper(chores, core),
             ResultExpirer(chores, queries, app.tasks),
         ]
+        if core.slots.has_patterns:
+            finder = QueueFinder(chores, core, signals, frontier)
+            self.duties.append(finder)
+            signals.queue_appeared = finder.wake
         if app.listen_database is not None:
             links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             self.duties.append(Listener(links["listen"], core, signals))
@@ -117,7 +122,7 @@ class RunningWorker:
         info = core.identity.info
         log.info("worker %s started: queues %s; %d slots", info.id, ", ".join(info.queues), info.slots)
         log.info("tasks: %s", ", ".join(info.tasks) or "none")
-        unserved = {spec.queue for spec in core.app.tasks if spec.queue not in info.queues}
+        unserved = {spec.queue for spec in core.app.tasks if not core.served.has_queue(spec.queue)}
         if unserved:
             log.warning("tasks of this app use queues that this worker does not serve: %s", ", ".join(sorted(unserved)))
         core.app.listeners.emit(WorkerStarted(info.id))

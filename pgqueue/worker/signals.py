@@ -37,6 +37,7 @@ class WorkerSignals:
     # Notifications from the database, which are hints
     listening: Callable[[], None] = ignore  # earlier notifications were missed
     job_committed: Callable[[], None] = ignore  # in a queue that this worker serves
+    queue_appeared: Callable[[], None] = ignore  # which matches a pattern of this worker, and is not served yet
     cancellation_requested: Callable[[], None] = ignore  # of a job of any worker
     worker_died: Callable[[], None] = ignore
     job_awaited: Callable[[], None] = ignore

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.tasks.context import Signals
+from pgqueue.worker.patterns import Patterns, is_pattern
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -24,14 +25,17 @@ class Slots:
     """How many jobs a worker may run, in all and of each queue; which jobs it runs, and which wait for a slot.
 
     Where jobs end fast the worker claims `ahead` of free slots, and the surplus waits here. A queue with a limit of its
-    own is never claimed ahead of that limit.
+    own is never claimed ahead of that limit. A pattern stands for the queues that `serve` names last: each has the
+    pattern's limit, and they take turns at the pattern's place in the order.
     """
 
     def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
         if type(total) is not int or total < 1:
             raise InvalidOption(f"concurrency {total} cannot be used: give 1 or more")
+        self._patterns = Patterns(queues)
+        self._given = tuple(queues)
         for queue, limit in limits.items():
-            if queue not in queues:
+            if queue not in queues and self._patterns.match(queue) is None:
                 raise UnknownQueue(f"a limit names queue {queue!r}, but this worker serves {', '.join(queues)}")
             if type(limit) is not int or limit < 1:
                 raise InvalidOption(f"limit {queue}={limit} cannot be used: give 1 or more, or leave the queue out")
@@ -39,14 +43,39 @@ class Slots:
         self.limited = bool(limits)
         self.ahead = 0
         self.ended = 0  # how many jobs have run since the worker started
-        self._queues = tuple(queues)
+        self.has_patterns = bool(self._patterns)
+        self._matching: dict[str, deque[str]] = {queue: deque() for queue in queues if is_pattern(queue)}
+        self._given_limits = dict(limits)
         self._limits = dict(limits)
+        self.queues: tuple[str, ...] = ()  # by name, in the order in which they are claimed from
+        self._order()
         self._held: Counter[str] = Counter()
         self._reserved = 0
         self._waiting: deque[ClaimedJob] = deque()
         self._running: set[RunningJob] = set()
         self._emptied = asyncio.Event()
         self._emptied.set()
+
+    def serve(self, names: Iterable[str]) -> None:
+        """Serve these queues for the patterns that they match, and no others."""
+        for queues in self._matching.values():
+            queues.clear()
+        self._limits = dict(self._given_limits)
+        for name in names:
+            if (pattern := self._patterns.match(name)) is not None:
+                self._matching[pattern].append(name)
+                if pattern in self._given_limits:
+                    self._limits.setdefault(name, self._given_limits[pattern])
+        self._order()
+
+    def take_turns(self) -> None:
+        """Let another one of the queues that match a pattern be the first of them."""
+        for queues in self._matching.values():
+            queues.rotate(-1)
+        self._order()
+
+    def _order(self) -> None:
+        self.queues = tuple(queue for given in self._given for queue in self._matching.get(given, (given,)))
 
     @property
     def running(self) -> list[RunningJob]:
@@ -71,7 +100,7 @@ class Slots:
     def room_by_queue(self) -> dict[str, int]:
         """How many more jobs each queue may give, in the order of the queues; a full queue is left out."""
         space = self.room()
-        rooms = {q: min(space, self._limits[q] - self._held[q]) if q in self._limits else space for q in self._queues}
+        rooms = {q: min(space, self._limits[q] - self._held[q]) if q in self._limits else space for q in self.queues}
         return {queue: room for queue, room in rooms.items() if room > 0}
 
     def room(self) -> int:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 from pgqueue.app import App, Hook
-from pgqueue.config import check_queue
+from pgqueue.config import check_served_queue
 from pgqueue.errors import PgqueueError
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(self, app: App, settings: WorkerSettings | None = None) -> None:
         settings = settings or WorkerSettings()
-        queues = tuple(dict.fromkeys(check_queue(queue) for queue in settings.queues))
+        queues = tuple(dict.fromkeys(check_served_queue(queue) for queue in settings.queues))
         self._app = app
         self._settings = settings
         self._slots = Slots(settings.concurrency, queues, settings.limits)

@@ -100,6 +100,13 @@ def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psyco
         (["enqueue", "elsewhere", "{}", "--task-version", "0"], 2, ["version=0"]),
         (["work", "-A", "shop:app", "--limit", "bulk=2"], 2, ["bulk", "default"]),
         (["work", "-A", "shop:app", "--limit", "default"], 2, ["queue=number"]),
+        (
+            ["work", "-A", "shop:app", "-Q", "critical:6,default:3"],
+            2,
+            ["critical:6", "no weights", "--limit critical=6"],
+        ),
+        (["work", "-A", "shop:app", "-Q", "tenant *"], 2, ["queue pattern 'tenant *'"]),
+        (["work", "-A", "shop:app", "-Q", "a,"], 2, ["queue name ''"]),
         (["work", "-A", "shop:app", "-c", "0"], 2, ["concurrency 0"]),
         (["work", "-A", "shop:app", "--lease", "0"], 2, ["lease_seconds=0"]),
         (["work", "-A", "shop:app", "--log-level", "loud"], 2, ["loud", "warning"]),

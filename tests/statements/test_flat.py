@@ -81,6 +81,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.enqueue": QUERIES.jobs.enqueue([new_job(queue="q0")] * 5),  # of a scheduler
     "jobs.enqueue_conditionally": QUERIES.jobs.enqueue_conditionally([KEYED, ALONE]),
     "schedules.clock": QUERIES.schedules.clock(),
+    "jobs.find_queues": QUERIES.jobs.find_queues("", 100, ["t"]),
     "jobs.expire": QUERIES.jobs.expire(100),
     "jobs.prune_keys": QUERIES.jobs.prune_keys(3),
     "waits.announce_ended": QUERIES.waits.announce_ended([1, 2, 5000]),
@@ -118,6 +119,7 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.count": QUERIES.jobs.count(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
+    "workers.set_queues": QUERIES.workers.set_queues(WORKER, ["q*", "q0"]),
     "workers.locate": QUERIES.workers.locate([WORKER]),
     "jobs.count_parked": QUERIES.jobs.count_parked(50),
     "schedules.list": QUERIES.schedules.list(),

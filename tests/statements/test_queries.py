@@ -134,6 +134,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.count": lambda q: q.jobs.count(),
     "jobs.count_finished": lambda q: q.jobs.count_finished(),
     "workers.list": lambda q: q.workers.list(),
+    "workers.set_queues": lambda q: q.workers.set_queues(WORKER, ["tenant-*", "tenant-1"]),
+    "jobs.find_queues": lambda q: q.jobs.find_queues("", 100, ["t"]),
     "workers.locate": lambda q: q.workers.locate([WORKER]),
     "jobs.count_parked": lambda q: q.jobs.count_parked(),
     "schedules.list": lambda q: q.schedules.list(),

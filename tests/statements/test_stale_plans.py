@@ -109,6 +109,7 @@ WALKS = {
     "jobs.claim": "from the beginning of each lane; in between a worker claims beyond what it knows to be dead",
     "jobs.claim_beyond": "from where this worker has read to: here others have, since",
     "jobs.next_due": "from the beginning of each lane",
+    "jobs.find_queues": "from the beginning of each queue",
     "jobs.depth": "from the beginning of each lane, until it has counted enough",
     "workers.list": "counts what each runs",
     "jobs.count": "each lane to its end, or until it has counted enough",

@@ -6,6 +6,7 @@ from pgqueue.queries.jobs.count import CountQueries
 from pgqueue.queries.jobs.enqueue_conditional import ConditionalQueries
 from pgqueue.queries.jobs.enqueue_keyed import KeyedQueries
 from pgqueue.queries.jobs.expire import ExpireQueries
+from pgqueue.queries.jobs.find_queues import FindQueueQueries
 from pgqueue.queries.jobs.keys import KeyQueries
 from pgqueue.queries.jobs.read import JobReadQueries
 from pgqueue.queries.jobs.rescue import RescueQueries
@@ -23,6 +24,7 @@ class JobQueries(
     RescueQueries,
     CancelQueries,
     ExpireQueries,
+    FindQueueQueries,
     JobReadQueries,
     CountQueries,
 ):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements, first_value, nothing
+from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
 
 MOST_COUNTED = 10_000
 
@@ -43,6 +43,10 @@ EXACT_DEPTH = 10_000
 PREFER_INDEXES: LiteralString = """
 select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)"""
 
+# Whether worker `w` serves a queue, by its name or by a pattern such as `tenant-*`.
+_SERVES: LiteralString = """({queue} = any(w.queues) or exists (select from unnest(w.queues) as g
+        where {queue} like replace(replace(g, '_', '!_'), '*', '%%') escape '!'))"""
+
 # Count jobs by queue and phase, for operators and for monitoring that runs on a timer. Of each kind the statement looks
 # at `most` rows and one more, so that it costs the same on any backlog; one more than `most` means "more than that".
 # With null for `most` it counts to the end.
@@ -50,19 +54,20 @@ select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan'
 # and the future ones are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
 # newest dead letters from dead_letter_failed_at; those three kinds are cut off over all queues together.
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
-COUNT: LiteralString = """
+COUNT: LiteralString = fill(
+    """
 with recursive waiting as not materialized (
     select queue::text, priority::smallint, run_at::timestamptz, id, attempt from {s}.job_live where state = 'pending'
 ), lane(queue, priority) as (
     (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
     union all
-    select following.queue, following.priority from lane cross join lateral (
+    select rest.queue, rest.priority from lane cross join lateral (
         (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
          order by j.queue, j.priority desc limit 1)
         union all
         (select j.queue, j.priority from waiting j where j.queue > lane.queue
          order by j.queue, j.priority desc limit 1)
-        order by queue limit 1) as following
+        order by queue limit 1) as rest
 ), served as materialized (select distinct queue from lane), sample(queue, kind, again) as materialized (
     select served.queue, 'due', due.attempt > 0 from served cross join lateral (
         select first.attempt from lane cross join lateral (
@@ -104,7 +109,7 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
         where lane.queue = found.queue),
        (select count(*) from {s}.worker w
         where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-        and found.queue = any(w.queues)),
+        and {served_found}),
        exists (select from {s}.queue q where q.name = found.queue and q.paused_at is not null),
        array_remove(array[
            case when more_due then 'pending' end,
@@ -113,7 +118,9 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when sum(running) over () > %(most)s::numeric then 'running' end,
            case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
            case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
-from found order by queue"""
+from found order by queue""",
+    served_found=fill(_SERVES, queue="found.queue"),
+)
 
 # Count the jobs that ended within the last hour, among the newest `most` of each table: by primary key and by
 # dead_letter_failed_at. No index has finished_at. A job that waited for long and ended lately has an old id, and may be
@@ -131,7 +138,8 @@ having count(*) > 0"""
 # Count parked jobs, which wait for a worker that knows their task in their version, and tell whether such a worker is
 # alive. The statement hops along job_live_parked from one task, version and queue to the next, and counts at most
 # `most` and one more of each.
-COUNT_PARKED: LiteralString = """
+COUNT_PARKED: LiteralString = fill(
+    """
 with recursive parked(task, version, queue) as (
     (select j.task::text, coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text from {s}.job_live j
      where j.state = 'blocked' and j.waits_for = 'task'
@@ -147,7 +155,7 @@ with recursive parked(task, version, queue) as (
 select p.task, p.queue, few.jobs,
        exists (select from {s}.worker w
                where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-               and p.queue = any(w.queues)
+               and {served_parked}
                and case p.version when '1' then p.task else p.task || '@' || p.version end = any(w.tasks)),
        coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (
@@ -155,7 +163,9 @@ from parked p cross join lateral (
         select from {s}.job_live j where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = p.task
         and coalesce(j.headers::jsonb ->> '$version'::text, '1') = p.version and j.queue::text = p.queue
         limit %(most)s::int + 1) as counted
-) as few order by p.task, p.version, p.queue"""
+) as few order by p.task, p.version, p.queue""",
+    served_parked=fill(_SERVES, queue="p.queue"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How far a worker has claimed in each lane: a hint that lets a claim skip the dead rows before that."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -85,6 +85,10 @@ class Frontier:
         lane = job.queue, job.priority
         if lane in self._places:
             self._places[lane] = min(self._places[lane], (job.run_at, job.id - 1))
+
+    def keep(self, queues: Collection[str]) -> None:
+        """Forget the lanes of all other queues."""
+        self._places = {lane: place for lane, place in self._places.items() if lane[0] in queues}
 
     def request_scan(self) -> None:
         """Let a full scan be due now."""

@@ -186,6 +186,8 @@ class Producer(Duty):
 
     async def _claim_once(self, *, at_frontier: bool) -> tuple[int, int]:
         """Claim as many jobs as there is room for; return how many that was, and how many came."""
+        if self._slots.has_patterns:
+            self._slots.take_turns()
         room, rooms = min(self._slots.room(), MAX_CLAIM), self._slots.room_by_queue()
         if room <= 0 or not rooms:
             return 0, 0

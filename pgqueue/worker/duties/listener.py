@@ -26,7 +26,8 @@ class Listener(Duty):
     def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
         self._queries = core.queries
-        self._queues = frozenset(core.served.queues)
+        self._slots = core.slots
+        self._patterns = core.served.patterns
         self._signals = signals
 
     async def step(self) -> float:
@@ -36,11 +37,16 @@ class Listener(Duty):
             CANCEL_PAYLOAD: Debounced(signals.cancellation_requested),
             RESCUE_PAYLOAD: Debounced(signals.worker_died),
             WAIT_PAYLOAD: Debounced(signals.job_awaited),
-        } | dict.fromkeys(self._queues, signals.job_committed)
+        }
+        queue_appeared = Debounced(signals.queue_appeared)
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
             signals.listening()
             async for notification in conn.notifies(timeout=PING_SECONDS):
-                if (signal := by_payload.get(notification.payload)) is not None:
+                if notification.payload in self._slots.queues:
+                    signals.job_committed()
+                elif (signal := by_payload.get(notification.payload)) is not None:
                     signal()
+                elif self._patterns.match(notification.payload) is not None:
+                    queue_appeared()
         return 0.0

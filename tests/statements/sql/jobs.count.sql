@@ -3,13 +3,13 @@ with recursive waiting as not materialized (
 ), lane(queue, priority) as (
     (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
     union all
-    select following.queue, following.priority from lane cross join lateral (
+    select rest.queue, rest.priority from lane cross join lateral (
         (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
          order by j.queue, j.priority desc limit 1)
         union all
         (select j.queue, j.priority from waiting j where j.queue > lane.queue
          order by j.queue, j.priority desc limit 1)
-        order by queue limit 1) as following
+        order by queue limit 1) as rest
 ), served as materialized (select distinct queue from lane), sample(queue, kind, again) as materialized (
     select served.queue, 'due', due.attempt > 0 from served cross join lateral (
         select first.attempt from lane cross join lateral (
@@ -51,7 +51,8 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
         where lane.queue = found.queue),
        (select count(*) from "pgqueue".worker w
         where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-        and found.queue = any(w.queues)),
+        and (found.queue = any(w.queues) or exists (select from pg_catalog.unnest(w.queues) as g
+        where found.queue like pg_catalog.replace(pg_catalog.replace(g, '_', '!_'), '*', '%%') escape '!'))),
        exists (select from "pgqueue".queue q where q.name = found.queue and q.paused_at is not null),
        pg_catalog.array_remove(array[
            case when more_due then 'pending' end,

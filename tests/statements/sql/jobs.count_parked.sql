@@ -13,7 +13,8 @@ with recursive parked(task, version, queue) as (
 select p.task, p.queue, few.jobs,
        exists (select from "pgqueue".worker w
                where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-               and p.queue = any(w.queues)
+               and (p.queue = any(w.queues) or exists (select from pg_catalog.unnest(w.queues) as g
+        where p.queue like pg_catalog.replace(pg_catalog.replace(g, '_', '!_'), '*', '%%') escape '!'))
                and case p.version when '1' then p.task else p.task || '@' || p.version end = any(w.tasks)),
        coalesce(few.jobs > %(most)s::int, false), p.version
 from parked p cross join lateral (

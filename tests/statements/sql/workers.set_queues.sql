@@ -1,0 +1,1 @@
+update "pgqueue".worker set queues = %(queues)s::text[] where id = %(id)s
