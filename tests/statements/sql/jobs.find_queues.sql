@@ -9,18 +9,17 @@
 select ready.queue, false from ready where ready.queue is not null limit %(most)s::int)
 union all
 (select distinct parked.queue, true
- from unnest(%(tasks)s::text[], %(versions)s::text[]) as known(task, version) cross join lateral (
-    with recursive hop(queue) as (
-        (select j.queue::text from "pgqueue".job_live j
+ from pg_catalog.unnest((select %(tasks)s::text[])) as known(task) cross join lateral (
+    with recursive hop(label, queue) as (
+        (select coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text from "pgqueue".job_live j
          where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
-         and coalesce(j.headers::jsonb ->> '$version'::text, '1') = known.version
-         order by j.queue limit 1)
+         order by coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue limit 1)
         union all
-        select (select j.queue::text from "pgqueue".job_live j
-                where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
-                and coalesce(j.headers::jsonb ->> '$version'::text, '1') = known.version
-                and j.queue::text > hop.queue order by j.queue limit 1)
-        from hop where hop.queue is not null
+        select further.label, further.queue from hop cross join lateral (
+            select coalesce(j.headers::jsonb ->> '$version'::text, '1') as label, j.queue::text from "pgqueue".job_live j
+            where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
+            and (coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue::text) > (hop.label, hop.queue)
+            order by coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.queue limit 1) as further
     )
-    select hop.queue from hop where hop.queue is not null limit %(most)s::int
+    select hop.queue from hop limit %(most)s::int
  ) as parked limit %(most)s::int)
