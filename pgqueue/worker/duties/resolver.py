@@ -9,7 +9,7 @@ from psycopg.errors import LockNotAvailable
 
 from pgqueue.app import App
 from pgqueue.db.connection import run_async
-from pgqueue.db.failures import blames_data
+from pgqueue.db.failures import blames_data, brief
 from pgqueue.db.link import Link
 from pgqueue.error_info import ErrorInfo
 from pgqueue.events import (
@@ -52,6 +52,7 @@ class Resolver(Duty):
         self._signals = signals
         self._queries = app.queries.jobs
         self._locked: dict[tuple[int, int], Entry] = {}  # set aside, by id and lease
+        self._refused: set[int] = set()  # jobs that cannot be recorded
         self._locked_next = 0.0  # when to try them again, by the monotonic clock
         self._waiting: deque[Entry] = deque()
         self._drained = asyncio.Event()
@@ -70,8 +71,8 @@ class Resolver(Duty):
         return len(self._waiting) + len(self._locked) > BEHIND
 
     def held_jobs(self) -> list[int]:
-        """The jobs whose outcome is not written yet."""
-        return [job.id for job, _ in (*self._waiting, *self._locked.values())]
+        """The jobs whose outcome is not written yet, or cannot be."""
+        return [*(job.id for job, _ in (*self._waiting, *self._locked.values())), *self._refused]
 
     async def step(self) -> float:
         """Write the outcomes that came in while the last batch was written, up to a batch of them."""
@@ -98,7 +99,15 @@ class Resolver(Duty):
         for key in tried:
             self._locked[key] = self._locked.pop(key)  # to the end: the others have their turn
         batch = list(tried.values())
-        self._report(batch, await self._resolve_unlocked(batch))
+        try:
+            moved = await self._resolve_unlocked(batch)
+        except Exception as error:
+            if not blames_data(error, self._backoff.failures):
+                raise
+            for key in tried:  # `_write` finds the one that is refused, and writes the others
+                self._waiting.append(self._locked.pop(key))
+            return
+        self._report(batch, moved)
         self._signals.outcomes_written()
 
     def _next_batch(self) -> list[Entry]:
@@ -177,18 +186,30 @@ class Resolver(Duty):
         return moved
 
     async def _write_refused(self, entry: Entry, error: Exception) -> None:
-        job, resolution = entry
-        if resolution.error is not None and resolution.error.type == "pgqueue.OutcomeRefused":
-            log.error(
-                "job %d: Postgres refuses even a plain outcome: %s", job.id, type(error).__name__, extra=job.log_facts
+        """Write less of an outcome that Postgres refuses: first without result and error, then only a dead letter.
+
+        A job that cannot be recorded at all stays with this worker: given back, it would run again for ever, uncharged.
+        When the worker has ended, the rescue of the job is charged as a crash.
+        """
+        (job, resolution), kind = entry, type(error).__name__
+        info, less = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {kind}"), resolution
+        if resolution.error is None or resolution.error.type != info.type:
+            log.error("job %d: Postgres refuses its result or error (%s)", job.id, kind, extra=job.log_facts)
+            less = Resolution(
+                resolution.verb, resolution.verb, refund=resolution.refund, error=info, label=resolution.label
             )
+        elif resolution.verb != "dead_letter":
+            log.error("job %d: Postgres refuses even a plain outcome (%s)", job.id, kind, extra=job.log_facts)
+            info = ErrorInfo(info.type, f"the outcome ({resolution.verb}) could not be stored: {kind}")
+            less = Resolution("dead_letter", "outcome refused", error=info)
+        if less is not resolution:
+            await self._write([(job, less)])
             return
+        self._refused.add(job.id)
         log.error(
-            "job %d: Postgres refuses its result or error (%s)", job.id, type(error).__name__, extra=job.log_facts
-        )
-        info = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {type(error).__name__}")
-        plain = Resolution(resolution.verb, resolution.verb, 0.0, resolution.refund, None, info)
-        await self._write([(job, plain)])
+            "job %d cannot be recorded, as an outcome or as a dead letter: %s: %s; it stays with this worker",
+            job.id, kind, brief(error), extra=job.log_facts,
+        )  # fmt: skip
 
 
 def _event(job: ClaimedJob, resolution: Resolution) -> Event:
