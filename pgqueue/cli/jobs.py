@@ -7,11 +7,13 @@ from uuid import UUID
 
 import typer
 
+from pgqueue import db
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.options import Before, Limit, OnlyQueue, OnlyTask, TaskArgs, TaskName, read_arguments
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job
+from pgqueue.queries import Query
 from pgqueue.queries.workers import Located
 
 jobs_cli = typer.Typer(help="List, show and cancel jobs.", no_args_is_help=True)
@@ -65,7 +67,7 @@ def list_jobs(
     """List jobs, newest first."""
     if state is not None and state not in PHASES:
         raise InvalidOption(f"--state {state!r} is not one of {', '.join(PHASES)}")
-    return call.run(call.app.queries.jobs.list(state=state, queue=queue, task=task, before=before, limit=limit))
+    return _list(call, call.app.queries.jobs.list(state=state, queue=queue, task=task, before=before, limit=limit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,13 @@ def list_dead(
     call: Call, queue: OnlyQueue = None, task: OnlyTask = None, limit: Limit = 20, before: Before = None
 ) -> Sequence[Job]:
     """List dead letters, newest first."""
-    return call.run(call.app.queries.jobs.list(state="failed", queue=queue, task=task, before=before, limit=limit))
+    return _list(call, call.app.queries.jobs.list(state="failed", queue=queue, task=task, before=before, limit=limit))
+
+
+def _list(call: Call, query: Query[list[Job]]) -> Sequence[Job]:
+    with call.app.backend.pools.connection() as conn, conn.transaction():
+        db.run(conn, call.app.queries.jobs.prefer_indexes())
+        return db.run(conn, query)
 
 
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:

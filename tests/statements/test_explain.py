@@ -9,10 +9,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pgqueue import db
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Query
+from pgqueue.queries.jobs.list import LISTS
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.tasks.rules import Rules
@@ -143,6 +145,35 @@ def test_next_due_hops_along_the_ready_index(backlog: Conn, generic: bool) -> No
     assert job_scans(plan) == {"job_live_ready"}
     assert sorted_rows(plan) <= 21
     assert buffers(plan) < 300
+
+
+@pytest.mark.parametrize("state", ["failed", "running", "succeeded", "cancelled"])
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_list_of_a_state_that_few_jobs_are_in_walks_over_no_others(backlog: Conn, generic: bool, state: str) -> None:
+    backlog.execute("insert into pgqueue.dead_letter (id, task, queue, reason) select i, 't', 'q0', 'x'"
+                    " from generate_series(1000000, 1000030) as i")  # fmt: skip
+    db.run(backlog, QUERIES.jobs.prefer_indexes())
+    query = QUERIES.jobs.list(state=state, queue=None, task=None, before=None, limit=20)
+    plan = explain(backlog, query, generic=generic)
+    assert plan["Actual Rows"] == {"failed": 20, "running": 20}.get(state, 0)
+    assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
+    assert buffers(plan) < 400
+
+
+@pytest.mark.parametrize("state", sorted(LISTS))
+@pytest.mark.parametrize(("queue", "before"), [(None, None), (None, 150_000), ("q0", None), ("none", None)])
+def test_a_list_has_the_newest_jobs_of_a_state_whether_few_or_many_are_in_it(
+    backlogs: dict[str, str], state: str, queue: str | None, before: int | None
+) -> None:
+    naive = """select array(select id from pgqueue.job where (phase = %s or state = %s)
+        and (%s::text is null or queue = %s) and (%s::bigint is null or id < %s) order by id desc limit 20)"""
+    with psycopg.connect(backlogs["analysed"]) as conn:
+        conn.execute("update pgqueue.job_live set attempt = 1 where id % 7777 = 0 and state = 'pending'")
+        db.run(conn, QUERIES.jobs.prefer_indexes())
+        jobs = db.run(conn, QUERIES.jobs.list(state=state, queue=queue, task=None, before=before, limit=20))
+        row = conn.execute(naive, [state, state, queue, queue, before, before]).fetchone()
+        conn.rollback()
+    assert row == ([job.id for job in jobs],)
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])

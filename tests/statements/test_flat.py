@@ -152,7 +152,7 @@ EXEMPT = {
         [f"schedules.{verb}" for verb in SCHEDULE_VERBS],
         "asked by hand, or once when a scheduler starts: one schedule and its ticks",
     ),
-    "jobs.list": "asked by hand: with a filter that fits nothing it walks back to the first job",
+    "jobs.list": "asked by hand: with a queue or task that nothing fits it walks back to the first job",
 }
 LIVE = """
 insert into pgqueue.job_live (task, queue, priority, run_at)

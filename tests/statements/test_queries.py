@@ -15,6 +15,7 @@ from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
@@ -129,7 +130,13 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "partitions.outgrow_default": lambda q: q.partitions.outgrow_default(),
     "partitions.states": lambda q: q.partitions.states(),
     "jobs.get": lambda q: q.jobs.get(1),
-    "jobs.list": lambda q: q.jobs.list(state="pending", queue="default", task="t", before=1000, limit=10),
+    "jobs.list": lambda q: q.jobs.list(state=None, queue="default", task="t", before=1000, limit=10),
+    **{
+        f"jobs.list {state}": lambda q, state=state: q.jobs.list(
+            state=state, queue="default", task="t", before=1000, limit=10
+        )
+        for state in LISTS
+    },
     "jobs.prefer_indexes": lambda q: q.jobs.prefer_indexes(),
     "jobs.count": lambda q: q.jobs.count(),
     "jobs.count_finished": lambda q: q.jobs.count_finished(),

@@ -8,7 +8,7 @@ from pgqueue.queries.jobs.enqueue_keyed import KeyedQueries
 from pgqueue.queries.jobs.expire import ExpireQueries
 from pgqueue.queries.jobs.find_queues import FindQueueQueries
 from pgqueue.queries.jobs.keys import KeyQueries
-from pgqueue.queries.jobs.read import JobReadQueries
+from pgqueue.queries.jobs.list import JobListQueries
 from pgqueue.queries.jobs.rescue import RescueQueries
 from pgqueue.queries.jobs.resolve import ResolveQueries
 
@@ -25,7 +25,7 @@ class JobQueries(
     CancelQueries,
     ExpireQueries,
     FindQueueQueries,
-    JobReadQueries,
+    JobListQueries,
     CountQueries,
 ):
     """Statements about jobs, each file of this folder some of them."""

@@ -1,6 +1,5 @@
 """Reading jobs: one, or a list."""
 
-import builtins
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,20 +31,6 @@ select {job},
                      order by a.lease)::text
      from {s}.attempt a where a.job_id = j.id)
 from {s}.job j where j.id = %(id)s""",
-    job=JOB,
-)
-
-# List the newest jobs that fit the filters. `state` may be a phase. The statement walks each table backwards from its
-# highest id.
-LIST: LiteralString = fill(
-    """
-select {job}, null
-from {s}.job j
-where (%(state)s::text is null or j.phase = %(state)s or j.state = %(state)s)
-and (%(queue)s::text is null or j.queue = %(queue)s::text)
-and (%(task)s::text is null or j.task = %(task)s::text)
-and (%(before)s::bigint is null or j.id < %(before)s)
-order by j.id desc limit %(limit)s""",
     job=JOB,
 )
 
@@ -101,10 +86,3 @@ class JobReadQueries(Statements):
     def get(self, job_id: int) -> Query[Job | None]:
         """Read one job with its attempts."""
         return Query(self._sql(GET), lambda rows: self._job(rows[0]) if rows else None, {"id": job_id})
-
-    def list(
-        self, *, state: str | None, queue: str | None, task: str | None, before: int | None, limit: int
-    ) -> Query[builtins.list[Job]]:
-        """List the newest jobs, without their attempts."""
-        params = {"state": state, "queue": queue, "task": task, "before": before, "limit": limit}
-        return Query(self._sql(LIST), lambda rows: [self._job(row) for row in rows], params)

@@ -1,0 +1,12 @@
+with picked as (
+    select j.id from "pgqueue".job_live j where j.state = 'pending' and j.attempt > 0 and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(task)s::text is null or j.task::text = %(task)s::text)
+    and (%(before)s::bigint is null or j.id < %(before)s)
+    order by j.id desc limit %(limit)s
+)
+select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
+    j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
+    j.reason, j.result::text, j.error::text, j.progress::text, null
+from "pgqueue".job j
+where j.id = any(array(select id from picked)::bigint[])
+order by j.id desc

@@ -1,0 +1,38 @@
+with recursive lane(queue, priority) as (
+    (select j.queue::text, j.priority::smallint from "pgqueue".job_live j where j.state = 'pending'
+     order by j.queue, j.priority desc limit 1)
+    union all
+    select further.queue, further.priority from lane cross join lateral (
+        (select j.queue::text, j.priority::smallint from "pgqueue".job_live j
+         where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint < lane.priority
+         order by j.queue, j.priority desc limit 1)
+        union all
+        (select j.queue::text, j.priority::smallint from "pgqueue".job_live j
+         where j.state = 'pending' and j.queue::text > lane.queue order by j.queue, j.priority desc limit 1)
+        order by queue limit 1) as further
+), few as materialized (
+    select later.id from lane cross join lateral (
+        select j.id from "pgqueue".job_live j
+        where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint = lane.priority
+        and j.run_at::timestamptz > now() and j.attempt = 0 and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(task)s::text is null or j.task::text = %(task)s::text)
+    and (%(before)s::bigint is null or j.id < %(before)s)
+        order by j.run_at, j.id limit 10001) as later
+    limit 10001
+), picked as (
+    select id from (
+        (select few.id from few where (select count(*) from few) <= 10000 order by few.id desc limit %(limit)s)
+        union all
+        (select j.id from "pgqueue".job_live j where (select count(*) from few) > 10000 and j.state = 'pending'
+         and j.run_at::timestamptz > now() and j.attempt = 0 and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(task)s::text is null or j.task::text = %(task)s::text)
+    and (%(before)s::bigint is null or j.id < %(before)s)
+         order by j.id desc limit %(limit)s)
+    ) as found
+)
+select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
+    j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
+    j.reason, j.result::text, j.error::text, j.progress::text, null
+from "pgqueue".job j
+where j.id = any(array(select id from picked)::bigint[])
+order by j.id desc
