@@ -29,7 +29,7 @@ from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import check_queue, check_schema
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, Listeners
-from pgqueue.jobs.job import Job
+from pgqueue.jobs.job import MAX_CRASHES, Job
 from pgqueue.jobs.outcome import Outcome
 from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
 from pgqueue.queries import Queries
@@ -77,7 +77,7 @@ class App(WaitVerbs):
         queue: str = "default",
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
-        max_crashes: int = 5,
+        max_crashes: int = MAX_CRASHES,
         retention: Mapping[str, int | None] | None = None,
         max_depth: Mapping[str, int] | None = None,
         codec: Codec | None = None,

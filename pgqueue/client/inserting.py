@@ -15,7 +15,7 @@ from pgqueue.client.settings import CallSettings
 from pgqueue.client.steps import StepRunner, Steps, all_or_nothing
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.events import JobEnqueued
-from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.jobs.job import MAX_CRASHES, Job, JobState, NewJob
 from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.timing import seconds
@@ -133,6 +133,7 @@ def new_job(
         if settings.rules is None
         else settings.rules.conditions(name, partial(_whole, spec, args), values, None),
         version=spec.version if spec else settings.version or 1,
+        max_crashes=spec.max_crashes if spec else MAX_CRASHES,
     )
 
 

@@ -17,7 +17,7 @@ from pgqueue.queries.jobs.enqueue_keyed import KeyedIds
 from pgqueue.queries.jobs.keys import KeyHolder
 from pgqueue.tasks.rules import KeyFunction, Rules
 from pgqueue.tasks.spec import TaskSpec
-from pgqueue.tasks.versions import with_version
+from pgqueue.tasks.versions import with_own
 
 Call = Mapping[str, Any]
 
@@ -95,7 +95,7 @@ class KeyedCalls:
 
     def _enqueue(self, queries: Queries, chunk: KeyedChunk) -> Query[KeyedIds]:
         hashes = [self.hashes[at] for at in chunk.positions]
-        headers = _headers([self.keys[at] for at in chunk.positions], self.shared.version)
+        headers = _headers([self.keys[at] for at in chunk.positions], self.shared)
         return queries.jobs.enqueue_many_keyed(self.shared, chunk.args, hashes, headers)
 
     def _find_holders(self, queries: Queries, refused: list[int], ids: dict[int, int]) -> Steps[set[int]]:
@@ -182,9 +182,9 @@ def _in_key_order(
         begin += count
 
 
-def _headers(keys: list[str | None], version: int) -> str:
+def _headers(keys: list[str | None], job: NewJob) -> str:
     """Return the headers of jobs with these keys, a JSON array."""
-    shared = with_version(None, version)
+    shared = with_own(None, job.version, job.max_crashes)
     if None in keys:
         bare = json.loads(shared or "{}")
         return json.dumps([bare if key is None else {"idempotency_key": key} | bare for key in keys])

@@ -97,7 +97,7 @@ def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, o: ScheduleOpti
     if "args" in o:
         spec = app.tasks.get(old.job.task)
         job["args"] = _encoded(app, old.job.task, o["args"] or {})
-        job["version"] = spec.version if spec else 1
+        job |= {"version": spec.version, "max_crashes": spec.max_crashes} if spec else {"version": 1}
     timing, when, at = _timing(o), old.plan, o.get("at")
     if plan is not None or at is not None:
         zone, start = o.get("timezone", old.plan.timezone), o.get("start", old.start)

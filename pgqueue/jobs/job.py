@@ -10,6 +10,8 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, ResultMissing
 from pgqueue.jobs.keys import Conditions
 
+MAX_CRASHES = 5  # of a task, where neither it nor its app says otherwise
+
 
 class JobState(StrEnum):
     """The state of a job. The last three are terminal; a failed job is a dead letter."""
@@ -31,7 +33,7 @@ class JobState(StrEnum):
 class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
     nothing is kept of it when it succeeds. `conditions`, if any, decide whether it is inserted. `version` is the
-    version of the task for which the arguments are meant."""
+    version of the task for which the arguments are meant, and `max_crashes` how often the job may crash a worker."""
 
     task: str
     args: str
@@ -44,12 +46,13 @@ class NewJob:
     history: bool = True
     conditions: Conditions | None = None
     version: int = 1
+    max_crashes: int = MAX_CRASHES
 
     def for_call(self, args: str, conditions: Conditions | None) -> "NewJob":
         """Return a job with the same options for another call."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
-            self.history, conditions, self.version,
+            self.history, conditions, self.version, self.max_crashes,
         )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ from zlib import crc32
 
 from pgqueue.config import check_name, check_queue
 from pgqueue.errors import InvalidOption, InvalidPlan
-from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.jobs.keys import Conditions
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, Plan, RRule, Span
-from pgqueue.tasks.versions import MAX_VERSION
+from pgqueue.tasks.versions import MAX_CRASH_LIMIT, MAX_VERSION
 from pgqueue.timing import JITTER, SPAN, check_duration, check_optional_duration
 
 OVERLAPS = ("allow", "skip", "queue", "cancel_running")
@@ -129,6 +129,7 @@ class Schedule:
             "expires": self.expires,
             "history": None if job.history else False,
             "version": job.version if job.version > 1 else None,
+            "max_crashes": job.max_crashes if job.max_crashes != MAX_CRASHES else None,
         }
         return {
             "task": job.task,
@@ -169,7 +170,8 @@ class Schedule:
             delay=check_optional_duration("delay", options.get("delay"), SPAN),
             tags=tuple(tags),
             history=options.get("history") is not False,
-            version=_version(options.get("version", 1)),
+            version=_whole("version", options.get("version", 1), MAX_VERSION),
+            max_crashes=_whole("max_crashes", options.get("max_crashes", MAX_CRASHES), MAX_CRASH_LIMIT),
         )
         return cls(
             name,
@@ -199,9 +201,9 @@ def changed(row: Mapping[str, Any], args: str, changes: Mapping[str, Any]) -> Sc
     return Schedule.of(row["name"], kept | dict(changes), json.dumps(changes["args"]) if "args" in changes else args)
 
 
-def _version(given: object) -> int:
-    if type(given) is not int or not 1 <= given <= MAX_VERSION:
-        raise InvalidOption(f"version {given!r} cannot be used: give 1 to {MAX_VERSION}")
+def _whole(option: str, given: object, most: int) -> int:
+    if type(given) is not int or not 1 <= given <= most:
+        raise InvalidOption(f"{option} {given!r:.100} cannot be used: give 1 to {most}")
     return given
 
 

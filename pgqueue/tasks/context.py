@@ -15,7 +15,7 @@ from pgqueue.error_info import storable_text
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.verdicts import Cancel, TimedOut
-from pgqueue.tasks.versions import VERSION
+from pgqueue.tasks.versions import OWN
 
 MAX_NOTE = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,8 +95,7 @@ class Context:
     def headers(self) -> dict[str, Any]:
         """The data that the job carries beside its arguments; `schedule` and `tick` if a schedule fired it."""
         headers = json.loads(self._job.headers) if self._job.headers else {}
-        headers.pop(VERSION, None)
-        return headers
+        return {name: value for name, value in headers.items() if name not in OWN}
 
     @property
     def tick(self) -> datetime | None:

@@ -12,7 +12,7 @@ from pgqueue.codecs import Codec
 from pgqueue.config import check_name
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidOption, InvalidTask
-from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.job import MAX_CRASHES, ClaimedJob
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
@@ -42,7 +42,7 @@ class TaskSettings:
     timeout: float | None = None
     soft_timeout: float | None = None
     isolation: str = "thread"
-    max_crashes: int = 5
+    max_crashes: int = MAX_CRASHES
     retention: int | None = None
     rules: Rules | None = None
     version: int = 1

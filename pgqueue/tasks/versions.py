@@ -6,11 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from pgqueue.errors import InvalidTask
+from pgqueue.jobs.job import MAX_CRASHES
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
 # The header with the version of its task for which a job was enqueued. It is absent for the first version, so that a
 # task that never changed costs nothing. Names that begin with $ are pgqueue's own.
 VERSION = "$version"
+# The header with the limit of crashes of a job's task, for workers that do not know the task. It is absent for the
+# default.
+CRASH_LIMIT = "$max_crashes"
+MAX_CRASH_LIMIT = 1_000_000
+OWN = frozenset({VERSION, CRASH_LIMIT})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.
@@ -75,11 +81,13 @@ def parts_of(label: str) -> tuple[int, list[str]]:
     return int(version) if version.isascii() and version.isdigit() and len(version) <= 4 else 0, names
 
 
-def with_version(headers: str | None, version: int) -> str | None:
-    """Return the headers with the version added, unless it is the first."""
-    if version == 1:
-        return headers
-    return json.dumps((json.loads(headers) if headers else {}) | {VERSION: version})
+def with_own(headers: str | None, version: int, max_crashes: int) -> str | None:
+    """Return the headers with our own added: the version unless it is the first, the limit of crashes if it is not the
+    default."""
+    own = {VERSION: version} if version > 1 else {}
+    if max_crashes != MAX_CRASHES:
+        own[CRASH_LIMIT] = max_crashes
+    return json.dumps((json.loads(headers) if headers else {}) | own) if own else headers
 
 
 def upcast(text: str, headers: str | None, version: int, upcasters: Mapping[int, Upcaster]) -> str:

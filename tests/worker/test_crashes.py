@@ -1,5 +1,6 @@
 """A job that kills its workers: it ends, names them, and is rescued at once if a supervisor saw the death."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -7,8 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from pgqueue import App, InvalidOption, db
-from tests.conftest import scalar
+from pgqueue import App, Context, InvalidOption, db
+from pgqueue.db.link import Link
+from pgqueue.scheduler import SchedulerSettings, Ticker, declare
+from tests.conftest import drain, scalar, shown
 from tests.harness import QUERIES, WORKER, Conn, Process, add_worker, insert_job, wait_for
 
 POISON = """
@@ -47,6 +50,75 @@ def test_the_limit_of_crashes_is_the_tasks_own_or_the_apps(conn: Conn, crashes: 
         state,
         crashes + 1,
     )
+
+
+def test_the_limit_travels_with_the_job_to_workers_that_do_not_know_its_task(app: App, conn: Conn) -> None:
+    """A worker of another app rescued by its own limit: the job that kills workers killed more of them."""
+
+    @app.task(name="fragile", max_crashes=1)
+    def fragile(n: int = 0) -> None: ...
+
+    @app.task(name="usual")
+    def usual() -> None: ...
+
+    jobs = [
+        fragile.enqueue().id,
+        *fragile.enqueue_many([{"n": 1}]),
+        fragile.using(idempotency_key="a").enqueue(n=2).id,
+        fragile.using(expires=60).enqueue(n=3).id,
+        *fragile.using(idempotency_key=lambda n: str(n)).enqueue_many([{"n": 4}, {"n": 5}]),
+        *fragile.using(unique_key="u").enqueue_many([{"n": 6}]),
+    ]
+    other = usual.enqueue().id
+    assert scalar(conn, "select headers from pgqueue.job_live where id = %s", other) == {}
+    worker = add_worker(conn, beat_seconds_ago=60)
+    conn.execute("update pgqueue.worker set lost_at = now() where id = %s", (worker,))
+    conn.execute(
+        "update pgqueue.job_live set state = 'running', worker_id = %s, claimed_at = now(), lease = 1, attempt = 1",
+        (worker,),
+    )
+    db.run(conn, QUERIES.jobs.rescue(WORKER, 5, {"of another app": 3}))
+    assert [app.get(job).reason for job in jobs] == ["crashed"] * len(jobs)
+    assert app.get(other).state == "pending"
+
+
+def test_the_worker_that_knows_the_task_goes_by_its_own_limit(conn: Conn) -> None:
+    jobs = [crash(conn, task=task, headers='{"$max_crashes": 1}') for task in ("t", "other")]
+    db.run(conn, QUERIES.jobs.rescue(WORKER, 5, {"t": 9}))
+    states = [scalar(conn, "select state from pgqueue.job where id = %s", job) for job in jobs]
+    assert states == ["pending", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [('"x"', "pending"), ("null", "pending"), ("[1]", "pending"), ("{}", "pending"), ("true", "pending"),
+     ("1e300", "pending"), ("9" * 400, "pending"),
+     ("1.2", "pending"), ("0", "pending"), ("-1e300", "pending"), ("999999", "pending"), ("1", "failed")],
+    ids=shown,
+)  # fmt: skip
+def test_a_limit_that_sql_wrote_breaks_no_rescue(conn: Conn, said: str, state: str) -> None:
+    job = crash(conn, headers=f'{{"$max_crashes": {said}}}')
+    db.run(conn, QUERIES.jobs.rescue(WORKER))
+    assert scalar(conn, "select state from pgqueue.job where id = %s", job) == state
+
+
+def test_a_schedule_gives_its_jobs_the_limit_of_their_task(app: App, conn: Conn) -> None:
+    @app.schedule(3600)
+    @app.task(name="t", max_crashes=2)
+    def t(ctx: Context) -> None:
+        assert sorted(ctx.headers) == ["schedule", "tick"]
+
+    async def fire() -> None:
+        link = Link(app.database, "test")
+        await declare(app, link)
+        conn.execute("update pgqueue.schedule set next_tick = '2026-01-01Z'")
+        assert await Ticker(App(app.dsn), link, SchedulerSettings()).fire() == 1
+        await link.close()
+
+    asyncio.run(fire())
+    assert scalar(conn, "select headers -> '$max_crashes' from pgqueue.job_live") == 2
+    drain(app, conn)
+    assert scalar(conn, "select state from pgqueue.job") == "succeeded"
 
 
 def test_a_limit_is_a_whole_number_from_1_on(app: App) -> None:

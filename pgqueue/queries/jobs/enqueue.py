@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.jobs.keys import Conditions
 from pgqueue.queries.base import Query, Statements, fill, lines, packed, sparse, text_array
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS, WORKER_SLEEPS
 from pgqueue.tasks.sealing import seal_args
-from pgqueue.tasks.versions import with_version
+from pgqueue.tasks.versions import with_own
 
 # Insert jobs with their first transition, in the caller's transaction: they exist if and only if it commits.
 # The statement takes no lock that another enqueue, a claim or a limit needs: ids come from a sequence, and it counts
@@ -181,7 +181,9 @@ def shared_params(job: NewJob, args: str) -> dict[str, Any]:
         "run_at": job.run_at,
         "delay": job.delay,
         "tags": text_array(job.tags) if job.tags else "{}",
-        "headers": None if job.version == 1 else with_version(None, job.version),
+        "headers": None
+        if job.version == 1 and job.max_crashes == MAX_CRASHES
+        else with_own(None, job.version, job.max_crashes),
         "history": job.history,
     }
 
@@ -197,11 +199,11 @@ def key_header(conditions: Conditions) -> str | None:
 
 
 def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequence[str | None]:
-    """Return the headers of each job: those given, and its version unless that is the first."""
+    """Return the headers of each job: those given, and our own."""
     texts = given or [None] * len(jobs)
-    if not any(job.version > 1 for job in jobs):
+    if not any(job.version > 1 or job.max_crashes != MAX_CRASHES for job in jobs):
         return texts
-    return [with_version(text, job.version) for job, text in zip(jobs, texts, strict=True)]
+    return [with_own(text, job.version, job.max_crashes) for job, text in zip(jobs, texts, strict=True)]
 
 
 def _expiries(jobs: Sequence[NewJob]) -> dict[str, Any]:

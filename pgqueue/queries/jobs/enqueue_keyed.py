@@ -8,7 +8,7 @@ from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Row, fill, sparse
 from pgqueue.queries.jobs.enqueue import AdmissionResult, EnqueueQueries, conditions_of, key_header, shared_params
 from pgqueue.queries.jobs.parts import WORKER_SLEEPS
-from pgqueue.tasks.versions import with_version
+from pgqueue.tasks.versions import with_own
 
 # Insert one job if it gets its idempotency key; the promises are those of ENQUEUE_ONE and ENQUEUE_UNIQUE_IN_WINDOW, and
 # so is `read_committed_only`. The statement is apart from the latter, which spends most of its time on sixteen arrays
@@ -109,7 +109,7 @@ class KeyedQueries(EnqueueQueries):
         conditions = conditions_of(job)
         params = {
             **self.enqueue_one(job).params,
-            "headers": with_version(key_header(conditions), job.version),
+            "headers": with_own(key_header(conditions), job.version, job.max_crashes),
             "key": conditions.key_hash,
             "compared": self.codec is None,
             "window": conditions.window,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.jobs.job import JobState
+from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
 
@@ -13,6 +13,7 @@ from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
 # again at once. A job without one, or one that has crashed as many workers as its task allows, becomes a dead letter
 # whose error names them all. From the second crash on, jobs come back spread over seconds, so that jobs which ran
 # beside the one that crashes workers are not beside it each time. A job with a cancel request ends as cancelled.
+# The limit of a task that this worker does not know stands in the job's header, which may be any JSON if SQL wrote it.
 # Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time.
 # A job may name a worker without a row. `orphan` looks for such names between those of the workers that exist: in
 # each gap it hops through job_live_running from one name to the next. So it costs a probe a worker, whatever the
@@ -42,7 +43,9 @@ with recursive gap(low, high) as (
         jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
         select j.id, j.lease, j.attempt >= j.max_attempts
-            or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int, %(max_crashes)s) - 1 as spent
+            or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int,
+                substring(j.headers::jsonb ->> '$max_crashes'::text, '^[1-9][0-9]{{0,5}}$')::int,
+                %(max_crashes)s) - 1 as spent
         from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
         and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
@@ -133,14 +136,15 @@ class RescueQueries(Statements):
     def rescue(
         self,
         worker: UUID | None,
-        max_crashes: int = 5,
+        max_crashes: int = MAX_CRASHES,
         limits: Mapping[str, int] = {},
         at_most: int = 500,
         only: int | None = None,
     ) -> Query[list[RescuedJob]]:
         """Take up to `at_most` running jobs from dead workers, or only the job with the id `only`.
 
-        `limits`: how often jobs of some tasks may crash a worker, where that is not `max_crashes`.
+        `limits`: how often jobs of the tasks that this worker knows may crash a worker; for others, `max_crashes` where
+        the job has no limit of its own.
         """
         params = {"worker": worker, "at_most": at_most, "max_crashes": max_crashes, "limits": json.dumps(limits)}
         params["only"] = only

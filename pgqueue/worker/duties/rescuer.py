@@ -33,7 +33,7 @@ class Rescuer(Duty):
         self._lease = core.settings.lease_seconds
         self._max_crashes = core.app.max_crashes
         named = [(name, spec) for spec in core.app.tasks for name in (spec.name, *spec.aliases)]
-        self._limits = {name: spec.max_crashes for name, spec in named if spec.max_crashes != self._max_crashes}
+        self._limits = {name: spec.max_crashes for name, spec in named}
         self._signals = signals
         self._emit = core.app.listeners.emit
         self._declare_from = monotonic() + self._lease

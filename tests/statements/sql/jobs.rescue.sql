@@ -18,7 +18,9 @@ with recursive gap(low, high) as (
         pg_catalog.jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
         select j.id, j.lease, j.attempt >= j.max_attempts
-            or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int, %(max_crashes)s) - 1 as spent
+            or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int,
+                substring(j.headers::jsonb ->> '$max_crashes'::text, '^[1-9][0-9]{0,5}$')::int,
+                %(max_crashes)s) - 1 as spent
         from "pgqueue".job_live j where j.worker_id = dead.id and j.state = 'running'
         and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
