@@ -136,7 +136,7 @@ def _connection(database: str | Any) -> Iterator[db.Connection]:
         if own:
             # Else a snapshot from before the wait for another migrator would hide what it did.
             own.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        yield own or db.borrow(database)
+        yield own or db.borrow_psycopg(database)
 
 
 @contextmanager

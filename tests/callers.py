@@ -25,7 +25,7 @@ from tests.django_site import django_on
 TRANSACTIONAL = ["psycopg", "psycopg async", "psycopg pipeline", "psycopg pooled", "psycopg async pooled",
                  "psycopg async pipeline", "sqlalchemy Connection", "sqlalchemy Session", "scoped_session",
                  "sqlalchemy AsyncConnection", "AsyncSession", "async_scoped_session", "django", "asyncpg pooled",
-                 "AsyncSession on asyncpg"]  # fmt: skip
+                 "AsyncSession on asyncpg", "run_sync", "run_sync on asyncpg"]  # fmt: skip
 AT_ONCE = ["own", "own async", "psycopg autocommit", "psycopg async autocommit", "sqlalchemy autocommit",
            "django autocommit", "asyncpg autocommit"]  # fmt: skip
 
@@ -74,6 +74,29 @@ class Caller:
         return await now((target.aenqueue_many if self.is_async else target.enqueue_many)(calls))  # type: ignore[no-any-return]
 
 
+@dataclass
+class InRunSync(Caller):
+    """Sync code that an AsyncSession runs. Its sync session is on an async driver."""
+
+    session: AsyncSession
+
+    async def execute(self, statement: str) -> Any:
+        result = await self.session.execute(text(statement))
+        return result.fetchone()[0] if statement.startswith("select") else None
+
+    async def commit(self) -> None:
+        await self.session.commit()
+
+    async def rollback(self) -> None:
+        await self.session.rollback()
+
+    async def enqueue(self, target: Enqueuer[Any, Any] | Client, *args: Any, **kwargs: Any) -> Job:
+        return await self.session.run_sync(lambda _: target.enqueue(*args, **kwargs))
+
+    async def enqueue_many(self, target: Enqueuer[Any, Any], calls: list[dict[str, Any]]) -> list[int]:
+        return await self.session.run_sync(lambda _: target.enqueue_many(calls))
+
+
 async def now(value: Any) -> Any:
     """Return the value, awaited if it is awaitable."""
     return await value if inspect.isawaitable(value) else value
@@ -98,7 +121,7 @@ def caller_on(kind: str, dsn: str) -> AbstractAsyncContextManager[Caller]:
         return _on_async_psycopg(kind, dsn, autocommit)
     if kind.startswith("psycopg"):
         return _on_psycopg(kind, dsn, autocommit)
-    if "async" in kind.lower():
+    if "async" in kind.lower() or kind == "run_sync":
         return _on_async_sqlalchemy(kind, dsn)
     return _on_sqlalchemy(kind, dsn, autocommit)
 
@@ -178,6 +201,9 @@ async def _on_async_sqlalchemy(kind: str, dsn: str) -> AsyncIterator[Caller]:
     if "AsyncConnection" in kind:
         async with engine.connect() as conn:
             yield Caller(conn, True)
+    elif kind.startswith("run_sync"):
+        async with AsyncSession(engine) as session:
+            yield InRunSync(session.sync_session, False, session)
     elif kind.startswith("AsyncSession"):
         async with AsyncSession(engine) as session:
             yield Caller(session, True)

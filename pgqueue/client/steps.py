@@ -50,7 +50,7 @@ def all_or_nothing(function: Callable[P, Steps[T]]) -> Callable[P, Steps[T]]:
     return unit
 
 
-def follow(conn: db.Connection, steps: Steps[T], step: Step | None = None) -> T:
+def follow(conn: db.AnyConnection, steps: Steps[T], step: Step | None = None) -> T:
     """Run steps on a connection. `step` is the first one, if the generator has yielded it already."""
     try:
         step = next(steps) if step is None else step
@@ -82,7 +82,7 @@ async def follow_async(conn: db.AnyAsyncConnection, steps: Steps[T], step: Step 
         return result
 
 
-def _answer(conn: db.Connection, step: Step) -> Any:
+def _answer(conn: db.AnyConnection, step: Step) -> Any:
     if isinstance(step, Query):
         return db.run(conn, step)
     if isinstance(step, Transaction):

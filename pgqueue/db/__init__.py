@@ -1,8 +1,9 @@
 """Connections to Postgres, own and borrowed ones, and running statements on them."""
 
-from pgqueue.db.borrow import borrow, borrow_async
+from pgqueue.db.borrow import borrow, borrow_async, borrow_psycopg
 from pgqueue.db.connection import (
     AnyAsyncConnection,
+    AnyConnection,
     AsyncConnection,
     Connection,
     autocommits,
@@ -14,6 +15,7 @@ from pgqueue.db.pools import Pools
 
 __all__ = [
     "AnyAsyncConnection",
+    "AnyConnection",
     "AsyncConnection",
     "Connection",
     "Database",
@@ -21,6 +23,7 @@ __all__ = [
     "autocommits",
     "borrow",
     "borrow_async",
+    "borrow_psycopg",
     "run",
     "run_async",
 ]

@@ -5,58 +5,104 @@ from typing import Any
 import psycopg
 
 from pgqueue.db.asyncpg import AsyncpgConnection
-from pgqueue.db.connection import AnyAsyncConnection, Connection
+from pgqueue.db.connection import AnyAsyncConnection, AnyConnection, AwaitedConnection, Connection, run, run_async
 from pgqueue.db.drivers import in_django, is_asyncpg, is_django, is_of
 from pgqueue.errors import UnsupportedConnection
+from pgqueue.queries.base import no_notify
 
 
-def borrow(conn: object) -> Connection:
+def borrow(conn: object) -> AnyConnection:
     """Return the psycopg connection inside `conn`, for statements in the caller's transaction.
 
     `conn` is a psycopg Connection, a SQLAlchemy Connection or Session on the psycopg driver, or Django's connection.
+    In SQLAlchemy's `run_sync` and the events of an AsyncSession a sync Connection or Session is on an async driver.
     It is never committed and never closed.
     """
     if isinstance(conn, psycopg.Connection):
-        return conn
+        return conn if conn._tpc is None else _without_notify(conn)
     if is_of(conn, "sqlalchemy.orm", "scoped_session"):
         conn = conn()  # type: ignore[operator]  # a scoped_session is called for its Session
     if is_of(conn, "sqlalchemy.orm", "Session"):
         conn = conn.connection()  # type: ignore[attr-defined]
     if is_of(conn, "sqlalchemy", "Connection"):
-        _autobegin(conn)
-        conn = conn.connection.driver_connection  # type: ignore[attr-defined]
-    elif is_django(conn):
+        return _inside(conn)
+    if is_django(conn):
         conn = in_django(conn)
     if isinstance(conn, psycopg.Connection):
         return conn
     raise _unsupported(conn, asynchronous=False)
 
 
+def borrow_psycopg(conn: object) -> Connection:
+    """Return the psycopg connection inside `conn`, as `borrow` does, but none that is on an async driver."""
+    borrowed = borrow(conn)
+    if isinstance(borrowed, AwaitedConnection):
+        raise _unsupported(conn, asynchronous=False)
+    return borrowed
+
+
 async def borrow_async(conn: object) -> AnyAsyncConnection:
     """The async twin of `borrow`, for AsyncConnection and AsyncSession. The driver may be asyncpg, too."""
     if isinstance(conn, psycopg.AsyncConnection):
-        return conn
+        return conn if conn._tpc is None else await _without_notify_async(conn)
     if is_of(conn, "sqlalchemy.ext.asyncio", "async_scoped_session"):
         conn = conn()  # type: ignore[operator]
     if is_of(conn, "sqlalchemy.ext.asyncio", "AsyncSession"):
         conn = await conn.connection()  # type: ignore[attr-defined]
     if is_of(conn, "sqlalchemy.ext.asyncio", "AsyncConnection"):
-        conn = await _inside(conn)
-    if isinstance(conn, psycopg.AsyncConnection):
-        return conn
+        return await _inside_async(conn)
     if is_asyncpg(conn):
         return AsyncpgConnection(conn)
     raise _unsupported(conn, asynchronous=True)
 
 
-async def _inside(conn: Any) -> object:
-    """Return the driver's connection inside an AsyncConnection, in a transaction that SQLAlchemy will commit."""
+def _inside(conn: Any) -> AnyConnection:
+    """Return the driver's connection inside a SQLAlchemy Connection, in a transaction that SQLAlchemy will commit."""
+    _autobegin(conn)
+    driver: object = conn.connection.driver_connection
+    two_phase = _in_two_phase(conn)
+    if isinstance(driver, psycopg.Connection):
+        return _without_notify(driver) if two_phase else driver
+    if not isinstance(driver, psycopg.AsyncConnection) and not is_asyncpg(driver):
+        raise _unsupported(driver, asynchronous=False)
+    if _to_begin(driver):
+        conn.exec_driver_sql("select 1")
+    awaited = AwaitedConnection(driver if isinstance(driver, psycopg.AsyncConnection) else AsyncpgConnection(driver))
+    if two_phase:
+        awaited.run(no_notify())
+    return awaited
+
+
+async def _inside_async(conn: Any) -> AnyAsyncConnection:
+    """The async twin of `_inside`, for an AsyncConnection."""
     _autobegin(conn.sync_connection)
     driver: object = (await conn.get_raw_connection()).driver_connection
-    if is_asyncpg(driver) and not driver.is_in_transaction():  # type: ignore[attr-defined]
-        # psycopg begins with the first statement, also with ours. On asyncpg SQLAlchemy begins, with its own statement.
+    if not isinstance(driver, psycopg.AsyncConnection) and not is_asyncpg(driver):
+        raise _unsupported(driver, asynchronous=True)
+    if _to_begin(driver):
         await conn.exec_driver_sql("select 1")
-    return driver
+    known = driver if isinstance(driver, psycopg.AsyncConnection) else AsyncpgConnection(driver)
+    return await _without_notify_async(known) if _in_two_phase(conn.sync_connection) else known
+
+
+def _to_begin(driver: Any) -> bool:
+    # psycopg begins with the first statement, also with ours. On asyncpg SQLAlchemy begins, with its own statement.
+    return is_asyncpg(driver) and not driver.is_in_transaction()
+
+
+def _in_two_phase(conn: Any) -> bool:
+    return is_of(conn.get_transaction(), "sqlalchemy", "TwoPhaseTransaction")
+
+
+# Postgres refuses to prepare a transaction that has notified for its first phase.
+def _without_notify(conn: Connection) -> Connection:
+    run(conn, no_notify())
+    return conn
+
+
+async def _without_notify_async(conn: AnyAsyncConnection) -> AnyAsyncConnection:
+    await run_async(conn, no_notify())
+    return conn
 
 
 def _autobegin(conn: Any) -> None:

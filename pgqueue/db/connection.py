@@ -1,5 +1,8 @@
 """Running a statement on a connection."""
 
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -16,8 +19,46 @@ AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
 AnyAsyncConnection: TypeAlias = AsyncConnection | AsyncpgConnection
 
 
-def run(conn: Connection, query: Query[T]) -> T:
+class AwaitedConnection:
+    """A borrowed async connection in sync code that SQLAlchemy runs for async code: `run_sync`, events of a session.
+
+    SQLAlchemy runs such code in a greenlet of its own, which hands each coroutine to the event loop.
+    """
+
+    def __init__(self, conn: AnyAsyncConnection) -> None:
+        self._conn = conn
+        self._await: Callable[[Awaitable[Any]], Any] = sys.modules["sqlalchemy.util"].await_only
+
+    def run(self, query: Query[T]) -> T:
+        """Run a query in the caller's transaction. It never commits."""
+        result: T = self._await(run_async(self._conn, query))
+        return result
+
+    @property
+    def autocommits(self) -> bool:
+        """Whether each statement commits by itself: no transaction is open."""
+        return autocommits(self._conn)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make several statements one unit: a transaction, or a savepoint in one that is open."""
+        unit = self._conn.transaction()
+        self._await(unit.__aenter__())
+        try:
+            yield
+        except BaseException as error:
+            self._await(unit.__aexit__(type(error), error, error.__traceback__))
+            raise
+        self._await(unit.__aexit__(None, None, None))
+
+
+AnyConnection: TypeAlias = Connection | AwaitedConnection
+
+
+def run(conn: AnyConnection, query: Query[T]) -> T:
     """Run a query. It never commits: a connection in a transaction stays in it."""
+    if isinstance(conn, AwaitedConnection):
+        return conn.run(query)
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     try:
         cursor.execute(query.sql, query.params or None, binary=_format(query))
@@ -51,8 +92,8 @@ def _explained(conn: Connection | AsyncConnection, error: Exception) -> Exceptio
     return explained(error, f"database {conn.info.dbname!r}", f"role {conn.info.user!r}") or error
 
 
-def autocommits(conn: Connection | AnyAsyncConnection) -> bool:
+def autocommits(conn: AnyConnection | AnyAsyncConnection) -> bool:
     """Whether each statement commits by itself: autocommit is on and no transaction is open."""
-    if isinstance(conn, AsyncpgConnection):
+    if isinstance(conn, (AsyncpgConnection, AwaitedConnection)):
         return conn.autocommits
     return conn.autocommit and conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE

@@ -113,6 +113,11 @@ def statement_timeout(seconds: float) -> "Query[None]":
     return Query(text.encode(), nothing, {"timeout": f"{int(1000 * seconds)}ms"})
 
 
+def no_notify() -> "Query[None]":
+    """Let no further statement of pgqueue notify in this transaction."""
+    return Query(b"select pg_catalog.set_config('pgqueue.notify', 'off', true)", nothing)
+
+
 def nothing(rows: Sequence[Row]) -> None:
     """Read no rows."""
 

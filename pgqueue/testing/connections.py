@@ -94,7 +94,7 @@ def pgconn_of(conn: object) -> PGconn:
         raise ConfigError("give the AsyncConnection with the outer transaction, not a session that is bound to it")
     if is_of(conn, "sqlalchemy.ext.asyncio", "AsyncConnection"):
         conn = conn.sync_connection.connection.driver_connection  # type: ignore[attr-defined]
-    borrowed = conn if isinstance(conn, psycopg.AsyncConnection) else db.borrow(conn)
+    borrowed = conn if isinstance(conn, psycopg.AsyncConnection) else db.borrow_psycopg(conn)
     if borrowed.autocommit and borrowed.info.transaction_status == TransactionStatus.IDLE:
         raise ConfigError(
             "this connection is in no transaction, so jobs would be committed: begin one that the test rolls back"

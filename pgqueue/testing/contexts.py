@@ -40,7 +40,7 @@ class WorkerStandIn(Signals):
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Give the connection in a transaction, or in a savepoint if it is in one."""
-        conn = db.borrow(self._conn)
+        conn = db.borrow_psycopg(self._conn)
         with conn.transaction():
             yield conn
         self.completed, self.result = True, result

@@ -42,7 +42,9 @@ def catalogue(dsn: str, schema: str = "pgqueue") -> dict[str, list[str]]:
     """Return all that a schema holds, as text without its name."""
     with psycopg.connect(dsn) as conn:
         found = {kind: conn.execute(query, {"schema": schema}).fetchall() for kind, query in CATALOGUE.items()}
-    return {kind: sorted(repr(row).replace(schema, "SCHEMA") for row in rows) for kind, rows in found.items()}
+    # The setting has its name in every schema.
+    named = {kind: [repr(row).replace("pgqueue.notify", "NOTIFY") for row in rows] for kind, rows in found.items()}
+    return {kind: sorted(row.replace(schema, "SCHEMA") for row in rows) for kind, rows in named.items()}
 
 
 def test_an_empty_database_is_brought_to_the_newest_version(empty_dsn: str) -> None:

@@ -5,7 +5,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, fill, first_value, packed
-from pgqueue.queries.jobs.parts import CANCEL_WAITING
+from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
 
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
 CANCEL_PAYLOAD = "!cancel"
@@ -29,10 +29,11 @@ with found as materialized (
     update {s}.job_live j set cancel_requested_at = now() from found
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
-    select count(pg_notify({channel}, '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
+    select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
 )
 select found.state from found, workers_notified, waiters_notified""",
     cancel_waiting=CANCEL_WAITING,
+    may_notify=MAY_NOTIFY,
 )
 
 # Find the jobs with a cancel request among those that a worker holds. By primary key: in job_live_running each job that

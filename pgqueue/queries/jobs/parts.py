@@ -25,10 +25,16 @@ LOG_ATTEMPTS: LiteralString = """logged as (
     select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 )"""
 
+# Whether a statement may notify. Not while the server's queue of notifications is half full: a listener that does not
+# read fills the queue, and once it is full, each transaction that notifies fails at its commit. And not where the
+# caller has set `pgqueue.notify` to off, since Postgres refuses to PREPARE a transaction that has notified. The
+# notification is a hint: polling finds the jobs.
+MAY_NOTIFY: LiteralString = """pg_notification_queue_usage() < 0.5::float8
+    and current_setting('pgqueue.notify', true) is distinct from 'off'::text"""
+
 # Cancel jobs that waited: insert them into the history, log the move, and notify processes that wait for one of them,
 # at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key; the `limit` keeps that a
-# probe. No statement notifies while the server's queue of notifications is half full. A listener that does not read
-# fills the queue, and once it is full, each transaction that notifies fails at its commit.
+# probe.
 CANCEL_WAITING: LiteralString = fill(
     """{finish_cancelled}, logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
@@ -36,21 +42,28 @@ CANCEL_WAITING: LiteralString = fill(
 ), waiters_notified as (
     select count(pg_notify({channel} || '.ended', w.job_id::text))
     from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
-    where pg_notification_queue_usage() < 0.5::float8
+    where {may_notify}
 )""",
     finish_cancelled=FINISH_CANCELLED,
+    may_notify=MAY_NOTIFY,
 )
 
 # Notify the workers that sleep and serve a queue with due jobs, once for each queue. ENQUEUE says why no others. Reads
 # `{jobs}`: queue and run_at.
-NOTIFY_WORKERS: LiteralString = """workers_notified as (
+NOTIFY_WORKERS: LiteralString = fill(
+    """workers_notified as (
     select count(pg_notify({channel}, due.queue))
     from (select distinct queue from {jobs} where run_at <= statement_timestamp()) as due
     where exists (select from {s}.worker w where w.waiting and due.queue = any(w.queues))
-    and pg_notification_queue_usage() < 0.5::float8
-)"""
+    and {may_notify}
+)""",
+    may_notify=MAY_NOTIFY,
+)
 
 # The condition for notifying workers of jobs that are all in one queue: a worker that serves it sleeps, and the
-# server's queue of notifications is less than half full.
-WORKER_SLEEPS: LiteralString = """exists (select from {s}.worker w where w.waiting and %(queue)s::text = any(w.queues))
-        and pg_notification_queue_usage() < 0.5::float8"""
+# statement may notify.
+WORKER_SLEEPS: LiteralString = fill(
+    """exists (select from {s}.worker w where w.waiting and %(queue)s::text = any(w.queues))
+        and {may_notify}""",
+    may_notify=MAY_NOTIFY,
+)

@@ -77,10 +77,11 @@ def _read_json(text: str | None) -> object:
         return BrokenJson(str(error))
 
 
-def row_of(row: Mapping[str, Any], floats: Sequence[float | None]) -> dict[str, Any]:
-    """Return the row of a schedule from its JSON and its FLOATS."""
+def row_of(row: Mapping[str, Any] | str, floats: Sequence[float | None]) -> dict[str, Any]:
+    """Return the row of a schedule from its JSON, which asyncpg gives as text, and its FLOATS."""
     every, jitter, grace = floats
-    return {**row, "every_seconds": every, "jitter_seconds": jitter, "grace_seconds": grace}
+    found = json.loads(row) if isinstance(row, str) else row
+    return {**found, "every_seconds": every, "jitter_seconds": jitter, "grace_seconds": grace}
 
 
 def _state(schedule: Schedule, row: Mapping[str, Any], now: datetime) -> ScheduleState:

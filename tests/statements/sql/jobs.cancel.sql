@@ -17,10 +17,12 @@ with found as materialized (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue' || '.ended', w.job_id::text))
     from ended cross join lateral (select job_id from "pgqueue".waiter where job_id = ended.id limit 1) as w
     where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 ), requested as (
     update "pgqueue".job_live j set cancel_requested_at = now() from found
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
 select found.state from found, workers_notified, waiters_notified

@@ -29,6 +29,7 @@ with given as materialized (
     from (select distinct queue from inserted where run_at <= statement_timestamp()) as due
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
     and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
 select given.id, given.run_at, statement_timestamp(), given.id in (select id from inserted), false
 from given, workers_notified order by given.ord

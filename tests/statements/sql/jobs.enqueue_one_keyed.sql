@@ -23,5 +23,6 @@ select id, run_at, statement_timestamp(), job_id is not null, job_id is not null
     case when job_id is not null and run_at <= statement_timestamp()
         and exists (select from "pgqueue".worker w where w.waiting and %(queue)s::text = any(w.queues))
         and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
         then pg_catalog.pg_notify('pgqueue', %(queue)s::text) end
 from given left join taken on true

@@ -20,5 +20,6 @@ with late as materialized (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue' || '.ended', w.job_id::text))
     from ended cross join lateral (select job_id from "pgqueue".waiter where job_id = ended.id limit 1) as w
     where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
 select id, task, queue, greatest(expires_at, '0001-01-01Z') from ended, waiters_notified order by expires_at
