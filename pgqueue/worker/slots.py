@@ -10,6 +10,9 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.tasks.context import Signals
 from pgqueue.worker.patterns import Patterns, is_pattern
 
+AHEAD_BYTES = 16 * 1024 * 1024  # of arguments claimed ahead of slots, at the mean size of the jobs that came lately
+FORGET = 0.9  # of a larger mean, with each claim: large jobs come back
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RunningJob(Signals):
@@ -24,9 +27,9 @@ class RunningJob(Signals):
 class Slots:
     """How many jobs a worker may run, in all and of each queue; which jobs it runs, and which wait for a slot.
 
-    Where jobs end fast the worker claims `ahead` of free slots, and the surplus waits here. A queue with a limit of its
-    own is never claimed ahead of that limit. A pattern stands for the queues that `serve` names last: each has the
-    pattern's limit, and they take turns at the pattern's place in the order.
+    Where jobs end fast the worker claims `ahead` of free slots, fewer where arguments are large, and the surplus waits
+    here. A queue with a limit of its own is never claimed ahead of that limit. A pattern stands for the queues that
+    `serve` names last: each has the pattern's limit, and they take turns at the pattern's place in the order.
     """
 
     def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
@@ -42,6 +45,7 @@ class Slots:
         self.total = total
         self.limited = bool(limits)
         self.ahead = 0
+        self._mean_bytes = 1.0
         self.ended = 0  # how many jobs have run since the worker started
         self.has_patterns = bool(self._patterns)
         self._matching: dict[str, deque[str]] = {queue: deque() for queue in queues if is_pattern(queue)}
@@ -119,6 +123,17 @@ class Slots:
         self._reserved = 0
         self._held.subtract(rooms)
         rooms.clear()
+
+    def claim_ahead(self, jobs: int) -> None:
+        """Claim so many jobs ahead of free slots, or as many as AHEAD_BYTES hold."""
+        self.ahead = min(jobs, int(AHEAD_BYTES / self._mean_bytes))
+
+    def note_sizes(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Learn from jobs that were just claimed how large their arguments are."""
+        if jobs:
+            mean = sum([len(job.args) for job in jobs]) / len(jobs)
+            self._mean_bytes = max(mean, self._mean_bytes * FORGET, 1.0)
+            self.claim_ahead(self.ahead)
 
     def add_waiting(self, job: ClaimedJob) -> None:
         """Let a claimed job wait for its slot."""

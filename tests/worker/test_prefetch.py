@@ -1,6 +1,7 @@
 """Claiming ahead of free slots: at the recent pace, bounded by time, and released if it was too much."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +12,12 @@ from tests.conftest import eventually, scalar
 from tests.harness import Conn, claimed
 
 
-def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charged(app: App, conn: Conn) -> None:
+def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charged(
+    app: App, conn: Conn, caplog: pytest.LogCaptureFixture
+) -> None:
     """Fast jobs set a pace; then slow ones come, and the jobs claimed ahead go to an idle worker."""
     stuck = asyncio.Event()
+    caplog.set_level("INFO", "pgqueue")
 
     @app.task(name="fast")
     async def fast() -> None: ...
@@ -40,6 +44,9 @@ def test_what_waits_longer_than_a_fifth_of_a_second_is_given_back_and_not_charge
     assert scalar(conn, "select max(attempt) from pgqueue.job_live") == 0
     assert scalar(conn, "select max(lease) from pgqueue.job_live") <= 2  # it claims no released job ahead again
     assert scalar(conn, "select count(*) from pgqueue.job_live where crash_count > 0") == 0
+    given_back = scalar(conn, "select count(*) from pgqueue.transition where reason = 'released'")
+    lines = [record for record in caplog.records if "released" in record.message]
+    assert given_back > 20 > len(lines) > 0  # one for all that are given back together
 
 
 def test_a_job_that_waits_for_a_slot_takes_up_room_and_can_be_dropped() -> None:
@@ -67,3 +74,41 @@ def test_a_queue_with_a_limit_is_never_claimed_ahead_of_it(running: int, waiting
             slots.begin_next()
     assert slots.room_by_queue().get("default", 0) == room
     assert slots.room_by_queue()["other"] == 108 - running - waiting
+
+
+def test_fewer_jobs_are_claimed_ahead_where_their_arguments_are_large(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three thousand jobs of a megabyte were claimed ahead, and the worker grew to 1.5 GiB."""
+    monkeypatch.setattr("pgqueue.worker.slots.AHEAD_BYTES", 100_000)
+    ahead: list[int] = []
+
+    @app.task
+    async def large(text: str) -> None:
+        ahead.append(sum(len(job.args) for job in worker._slots.waiting))
+
+    large.enqueue_many({"text": "x" * 10_000} for _ in range(1000))
+
+    async def run() -> None:
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: len(ahead) == 1000)
+        worker.stop()
+        await running
+
+    worker = Worker(app, WorkerSettings(concurrency=2))
+    asyncio.run(run())
+    assert 10_000 < max(ahead) <= 100_000 + 2 * 10_020
+
+
+def test_the_size_of_jobs_bounds_what_is_claimed_ahead_until_small_ones_come() -> None:
+    slots, large = Slots(1, ["default"], {}), replace(claimed(1, 1), args="x" * 2**20)
+    slots.claim_ahead(2000)
+    assert slots.ahead == 2000
+    slots.note_sizes([large])
+    assert slots.ahead == 16  # at once
+    slots.claim_ahead(2000)
+    assert slots.ahead == 16
+    for _ in range(100):
+        slots.note_sizes([claimed(2, 1)] * 10)
+    slots.claim_ahead(2000)
+    assert slots.ahead == 2000

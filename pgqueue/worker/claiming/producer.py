@@ -231,7 +231,7 @@ class Producer(Duty):
         elapsed = now - self._pace_from[0]
         if elapsed >= PACE_SECONDS:
             pace = (ended - self._pace_from[1]) / elapsed
-            self._slots.ahead = min(int(pace * AHEAD_SECONDS), MAX_CLAIM)
+            self._slots.claim_ahead(min(int(pace * AHEAD_SECONDS), MAX_CLAIM))
             self._pace_from = (now, ended)
 
     async def _rest_when_full(self) -> float:

@@ -15,6 +15,7 @@ from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
+SHOWN = 20  # ids in a line of the log
 
 
 class Rescuer(Duty):
@@ -66,8 +67,10 @@ class Rescuer(Duty):
                 raise
             rescued = await self._one_by_one()
         for job in rescued:
-            log.warning("job %d was taken from a lost worker: it is %s now", job.id, job.state)
             self._emit(JobRescued(job.id, job.state))
+        for state in sorted({job.state for job in rescued}):
+            ids = [job.id for job in rescued if job.state == state]
+            log.warning("jobs taken from lost workers that are %s now: %s", state, _few(ids))
         if rescued:
             self._signals.jobs_rescued()
         return len(rescued)
@@ -87,3 +90,9 @@ class Rescuer(Duty):
 
     def _query(self, only: int | None = None) -> Query[list[RescuedJob]]:
         return self._queries.jobs.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)
+
+
+def _few(ids: list[int]) -> str:
+    """Return ids as text: how many there are, where that is more than a line of the log should have."""
+    shown = ", ".join(map(str, ids[:SHOWN]))
+    return shown if len(ids) <= SHOWN else f"{shown} and {len(ids) - SHOWN} more"

@@ -68,6 +68,7 @@ class Attempts:
 
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
         """Run jobs that were just claimed, at once or when slots are free; release them if this is closed."""
+        self._slots.note_sizes(jobs)
         for job in jobs:
             self._slots.add_waiting(job)
             if self._listeners:
@@ -121,7 +122,6 @@ class Attempts:
         self._wait_timer = None
         waiting = self._slots.waiting
         if eldest in waiting:
-            log.debug("%d jobs were claimed ahead and would wait too long: released", len(waiting))
             self._release_waiting()
             self._signals.slot_freed()
         elif waiting:
@@ -132,8 +132,11 @@ class Attempts:
         waiting = self._slots.waiting
         self._slots.ahead = 0
         self._slots.drop_waiting(waiting)
+        if waiting:
+            log.info("released %d jobs that were claimed ahead", len(waiting))
         for job in waiting:
-            self._write(job, Unstarted())
+            resolution = resolution_of(self._app, job, Unstarted())
+            self._resolver.add(job, as_written(self._app, job, resolution))
 
     def held_jobs(self) -> list[int]:
         """The jobs this worker has: in a slot, waiting for one, or with an outcome that is not written yet."""
