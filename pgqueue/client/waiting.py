@@ -11,7 +11,9 @@ from datetime import timedelta
 from typing import Any, Protocol, Self
 
 from pgqueue import db
-from pgqueue.client.wait_hub import Waiter, WaitHub
+from pgqueue.client.wait_hub import WaitHub
+from pgqueue.client.wait_poller import WaitPoller, in_gevent
+from pgqueue.client.watched import Waiter
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
@@ -22,7 +24,8 @@ from pgqueue.timing import WAIT, check_duration, seconds
 Timeout = float | timedelta | None
 Change = tuple[Job | None, bool]  # a job, and whether it has ended; None: nothing is kept of it
 MAX_ID = 2**63 - 1
-_hubs_of_parent: list[WaitHub] = []  # kept after a fork: the connections are the parent's and must not be closed here
+# Kept after a fork: the connections are the parent's and must not be closed here.
+_hubs_of_parent: list[WaitHub | WaitPoller] = []
 
 
 class WaitSource(Protocol):
@@ -74,7 +77,7 @@ class Waits:
 
     def __init__(self, source: WaitSource) -> None:
         self._source = source
-        self._hub: WaitHub | None = None
+        self._hub: WaitHub | WaitPoller | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -110,12 +113,16 @@ class Waits:
         self._forget_parent()
         with self._lock:
             if self._hub is None or not self._hub.alive:
-                listening = self._source.listen_database
-                database = listening or self._source.database
-                self._hub = WaitHub(database, self._source.queries, listens=listening is not None)
+                self._hub = self._new_hub()
             for waiter in waiters:
                 self._hub.add(waiter)
             return self._hub
+
+    def _new_hub(self) -> WaitHub | WaitPoller:
+        if in_gevent():
+            return WaitPoller(self._source.database, self._source.queries)
+        listening = self._source.listen_database
+        return WaitHub(listening or self._source.database, self._source.queries, listens=listening is not None)
 
     def close(self) -> None:
         """Close the connection. Waits that go on raise DatabaseUnreachable; a new wait opens a new connection."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from pgqueue.client.wait_hub import Waiter
 from pgqueue.client.waiting import JobWatcher, Waits
+from pgqueue.client.watched import Waiter
 from pgqueue.errors import WaitTimeout
 from pgqueue.jobs.job import Job
 

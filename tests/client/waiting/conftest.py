@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pgqueue import App, Task, db
-from pgqueue.client import wait_hub as hub
+from pgqueue.client import watched
 from pgqueue.worker.duties import announcer, listener
 
 
@@ -14,7 +14,7 @@ from pgqueue.worker.duties import announcer, listener
 def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait polls: what ends a wait was an event."""
     for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "FOLLOWED_PAUSE"):
-        monkeypatch.setattr(hub, name, 3600.0)
+        monkeypatch.setattr(watched, name, 3600.0)
     monkeypatch.setattr(announcer, "CHECK_SECONDS", 3600.0)
     monkeypatch.setattr(listener, "PING_SECONDS", 3600.0)
 

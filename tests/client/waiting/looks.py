@@ -35,5 +35,5 @@ def heard(listening: Conn, conn: Conn) -> list[str]:
 
 
 def hub_of(app: App) -> hub.WaitHub:
-    assert app.waits._hub
+    assert isinstance(app.waits._hub, hub.WaitHub)
     return app.waits._hub

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgqueue import App, ConfigError, DatabaseUnreachable, InvalidOption, NotMigrated, WaitTimeout, db
-from pgqueue.client import wait_hub as hub
+from pgqueue.client import watched
 from tests.client.waiting.looks import hub_of
 from tests.conftest import DEADLINE, drain
 from tests.harness import Conn, InThread, wait_for
@@ -53,7 +53,7 @@ def test_when_time_is_up_it_says_what_the_job_waits_for(app: App, conn: Conn, ad
 def test_inside_the_transaction_it_says_what_it_waits_for(
     app: App, conn: Conn, dsn: str, add: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "MISSING_SECONDS", 0.0)
+    monkeypatch.setattr(watched, "MISSING_SECONDS", 0.0)
     with psycopg.connect(dsn) as borrowed:
         job = add.using(borrowed).enqueue(1, 2)
         message = "cannot be seen: the transaction that enqueued it has not committed"
