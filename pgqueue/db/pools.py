@@ -149,7 +149,14 @@ class Pools:
 
     def _options(self, database: Database) -> dict[str, Any]:
         settings = database.settings | {"application_name": "pgqueue"}
-        return {"kwargs": settings, "min_size": 0, "max_size": self._size, "open": False, "timeout": CONNECT_TIMEOUT}
+        return {
+            "kwargs": settings,
+            "min_size": 0,
+            "max_size": self._size,
+            "max_idle": IDLE_SECONDS,  # after which it would be asked first anyway, and another may need it more
+            "open": False,
+            "timeout": CONNECT_TIMEOUT,
+        }
 
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():

@@ -1,18 +1,46 @@
 """Completing a job in the task's own transaction."""
 
+import asyncio
+import logging
+import math
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from pgqueue import db
 from pgqueue.app import App
-from pgqueue.errors import LeaseLost
+from pgqueue.db.failures import brief
+from pgqueue.errors import DatabaseUnreachable, LeaseLost
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Query
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_resolution
 from pgqueue.tasks.storable import encode_result
+from pgqueue.timing import Backoff, monotonic
+
+log = logging.getLogger("pgqueue.worker")
+PATIENCE = 300.0  # seconds that a job waits for a connection before its attempt fails
+
+
+class _Patience:
+    """How long a job waits for a connection: where a role or server has too few, an attempt must not be spent on it."""
+
+    def __init__(self, job: ClaimedJob, signals: Signals) -> None:
+        self._job = job
+        self._signals = signals
+        self._until = min(monotonic() + PATIENCE, math.inf if signals.deadline is None else signals.deadline)
+        self._backoff = Backoff()
+
+    def delay(self, error: DatabaseUnreachable) -> float:
+        """Return after how many seconds to try again. Raises `error` if the job must not wait any longer."""
+        if monotonic() >= self._until or self._signals.cancelled:
+            raise error
+        delay = self._backoff.next()
+        if self._backoff.failures == 1:
+            log.warning("job %d waits for a connection: %s", self._job.id, brief(error))
+        return delay
 
 
 class Completion:
@@ -28,7 +56,7 @@ class Completion:
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Lend a connection in a transaction that completes the job."""
         queries = self._complete(result)
-        with self._app.backend.pools.connection() as conn:
+        with self._connection() as conn:
             with conn.transaction():
                 yield conn
                 for query in queries:
@@ -46,14 +74,35 @@ class Completion:
                     self._check(await db.run_async(conn, query))
             self._signals.completed = True
 
+    @contextmanager
+    def _connection(self) -> Iterator[db.Connection]:
+        """Lend a connection, as soon as there is one."""
+        patience = _Patience(self._job, self._signals)
+        with ExitStack() as stack:
+            while True:
+                try:
+                    conn = stack.enter_context(self._app.backend.pools.connection())
+                    break
+                except DatabaseUnreachable as error:
+                    time.sleep(patience.delay(error))
+            yield conn
+
     @asynccontextmanager
     async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
-        if self._pooled:
-            async with self._app.backend.pools.async_connection() as conn:
-                yield conn
-        else:
-            async with await self._app.backend.database.connect_async("pgqueue job") as conn:
-                yield conn
+        """Lend a connection, as soon as there is one."""
+        patience = _Patience(self._job, self._signals)
+        async with AsyncExitStack() as stack:
+            while True:
+                try:
+                    if self._pooled:
+                        conn = await stack.enter_async_context(self._app.backend.pools.async_connection())
+                    else:
+                        own = await self._app.backend.database.connect_async("pgqueue job")
+                        conn = await stack.enter_async_context(own)
+                    break
+                except DatabaseUnreachable as error:
+                    await asyncio.sleep(patience.delay(error))
+            yield conn
 
     def _complete(self, result: Any) -> list[Query[Any]]:
         """Return the statements that complete the job. Those that return ids must have moved it."""
