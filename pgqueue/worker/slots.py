@@ -54,7 +54,7 @@ class Slots:
         self.queues: tuple[str, ...] = ()  # by name, in the order in which they are claimed from
         self._order()
         self._held: Counter[str] = Counter()
-        self._reserved = 0
+        self.reserved = 0  # room that a full scan has set aside for what it claims
         self._waiting: deque[ClaimedJob] = deque()
         self._running: set[RunningJob] = set()
         self._emptied = asyncio.Event()
@@ -109,18 +109,19 @@ class Slots:
 
     def room(self) -> int:
         """How many more jobs may be claimed, whatever their queue."""
-        return self.total + self.ahead - len(self._running) - len(self._waiting) - self._reserved
+        return self.total + self.ahead - len(self._running) - len(self._waiting) - self.reserved
 
     def reserve(self, most: int) -> dict[str, int]:
         """Reserve half of the room, for at most `most` jobs; return it as `room_by_queue` does."""
-        self._reserved = min((self.room() + 1) // 2, most)
-        rooms = {queue: min(room, self._reserved) for queue, room in self.room_by_queue().items() if self._reserved}
+        reserved = min((self.room() + 1) // 2, most)
+        rooms = {queue: min(room, reserved) for queue, room in self.room_by_queue().items() if reserved}
+        self.reserved = reserved
         self._held.update(rooms)
         return rooms
 
     def unreserve(self, rooms: dict[str, int]) -> None:
         """Give up a reservation, and empty `rooms`: a second call with it changes nothing."""
-        self._reserved = 0
+        self.reserved = 0
         self._held.subtract(rooms)
         rooms.clear()
 

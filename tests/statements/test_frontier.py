@@ -10,10 +10,14 @@ import psycopg
 import pytest
 
 from pgqueue import App, db
+from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.jobs.claim import Lane, Place
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
+from pgqueue.worker.claiming.full_scan import FullScan
+from pgqueue.worker.core import Served, WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 from pgqueue.worker.slots import Slots
 from tests.conftest import eventually, scalar
 from tests.harness import QUERIES, WORKER, Conn, claimed, insert_job
@@ -210,3 +214,29 @@ def test_what_a_full_scan_may_claim_is_set_aside_meanwhile() -> None:
     for job in range(10):
         slots.add_waiting(claimed(job, 1))
     assert slots.reserve(4) == {}
+
+
+def test_a_full_scan_may_take_longer_than_other_statements_of_a_worker(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends what runs on a link after its deadline; a full scan has a longer one."""
+    monkeypatch.setattr("pgqueue.db.link.DEADLINE", 0.7)
+    slots = Slots(1, ["default"], {})
+    core = WorkerCore.of(app, WorkerSettings(), Served(("default",), ()), slots)
+    app.enqueue("t")
+    db.run(conn, app.queries.workers.register(core.identity.info))
+    claimed_ids: list[int] = []
+    signals = WorkerSignals(jobs_claimed=lambda jobs: claimed_ids.extend(job.id for job in jobs))
+    conn.execute("create function public.slow() returns trigger language plpgsql as"
+                 " 'begin perform pg_sleep(0.5); return new; end'")  # fmt: skip
+    conn.execute("create trigger slow before update on pgqueue.job_live for each row execute function public.slow()")
+
+    async def run() -> None:
+        link = Link(app.database, "full scan")
+        full_scan = FullScan(link, core, signals, Frontier())
+        full_scan.request()
+        await full_scan.step()
+        await link.close()
+
+    asyncio.run(run())
+    assert len(claimed_ids) == 1

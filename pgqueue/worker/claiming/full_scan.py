@@ -51,9 +51,9 @@ class FullScan(Duty):
         return 3600.0
 
     async def _scan(self, rooms: dict[str, int]) -> None:
-        room = min(sum(rooms.values()), MAX_JOBS)
+        room = min(sum(rooms.values()), self._slots.reserved)
         with self._frontier.scanning() as scan:
-            jobs = await self.link.run(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=DEADLINE)
+            jobs = await self.link.run_long(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=DEADLINE)
             scan.saw_all = len(jobs) < room
         self._slots.unreserve(rooms)
         self._frontier.advance(jobs)
