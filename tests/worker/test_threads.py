@@ -105,3 +105,32 @@ def test_who_no_longer_waits_for_a_call_is_not_told() -> None:
             await waits
 
     play(scenario, most=1)
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_call_for_which_no_thread_can_be_started_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """The job stayed running under a living worker, in a slot that no code freed."""
+    monkeypatch.setattr("pgqueue.worker.running.threads.NO_THREAD_SECONDS", 0.05)
+    left, start = [None] * failures, threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("pgqueue-job") and left:
+            left.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+
+    async def scenario(threads: Threads) -> None:
+        async with asyncio.timeout(DEADLINE):
+            assert await asyncio.gather(*(threads.run(lambda n=n: n) for n in range(4))) == [  # type: ignore[misc]
+                (n, None) for n in range(4)
+            ]
+            assert not left
+            together = threading.Barrier(4)  # as many threads as before, and each call is still woken for
+            answers = await asyncio.gather(*(threads.run(lambda: together.wait(DEADLINE)) for _ in range(4)))
+            assert [error for _, error in answers] == [None] * 4
+
+    play(scenario)

@@ -1,5 +1,7 @@
 """The duty that makes full scans beside the claims, where one takes long: among a million pinned dead rows."""
 
+import asyncio
+
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.worker.claiming.frontier import Frontier
@@ -29,6 +31,7 @@ class FullScan(Duty):
         self._requested = False
         self.paused = False
         self.scanning = False  # its claim may be committed while no part of the worker knows the jobs yet
+        self.claims = asyncio.Lock()  # held while it claims, and by the producer while it looks for strays
 
     def request(self) -> None:
         """Scan now. A request during a scan changes nothing: one at a time is enough."""
@@ -39,16 +42,20 @@ class FullScan(Duty):
     async def step(self) -> float:
         """Make a full scan, if one was requested."""
         requested, self._requested = self._requested, False
-        if requested and not self.paused:
-            self.scanning = True
-            rooms = self._slots.reserve(MAX_JOBS)
-            try:
-                if rooms:
-                    await self._scan(rooms)
-            finally:
-                self.scanning = False
-                self._slots.unreserve(rooms)
+        async with self.claims:
+            if requested and not self.paused and not self._identity.overdue:
+                await self._reserve_and_scan()
         return 3600.0
+
+    async def _reserve_and_scan(self) -> None:
+        self.scanning = True
+        rooms = self._slots.reserve(MAX_JOBS)
+        try:
+            if rooms:
+                await self._scan(rooms)
+        finally:
+            self.scanning = False
+            self._slots.unreserve(rooms)
 
     async def _scan(self, rooms: dict[str, int]) -> None:
         room = min(sum(rooms.values()), self._slots.reserved)

@@ -112,10 +112,11 @@ class Producer(Duty):
 
     async def step(self) -> float:
         """Claim once; return how long to sleep."""
-        if self._paused:
+        if self._paused or self._identity.overdue:  # a process that was stopped for long may have no row any more
             return self._poll
         if monotonic() >= self._strays_at and not self._full_scan.scanning:
-            await self._release_strays()
+            async with self._full_scan.claims:
+                await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
         delay = await self._claim_and_rest()
         self._strays_at = self._strays_next

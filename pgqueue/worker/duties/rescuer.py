@@ -53,7 +53,9 @@ class Rescuer(Duty):
         except DATABASE_ERRORS:
             self._declare_from = monotonic() + self._lease
             raise
-        return self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
+        delay = self._lease / 3 * random.uniform(0.8, 1.2)  # noqa: S311
+        quiet = self._declare_from - monotonic()  # no longer: jobs of a lost worker wait for the end of it
+        return min(delay, quiet) if quiet > 0 else delay
 
     async def _declare_lost(self) -> None:
         for lost in await self.link.run(self._queries.workers.declare_lost()):

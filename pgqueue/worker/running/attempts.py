@@ -94,7 +94,12 @@ class Attempts:
             running.host = self
             if self._listeners:
                 self._listeners.emit(JobStarted(*running.job.event_fields))
-            if not self._executor.start(running.job, running, partial(self._thread_done, running)):
+            try:
+                in_thread = self._executor.start(running.job, running, partial(self._thread_done, running))
+            except Exception as error:  # noqa: BLE001 - after any error the slot is freed and the outcome written
+                self._finish(running, _unforeseen(running.job, error))
+                continue
+            if not in_thread:
                 running.task = own
                 await self._run(running)
             if self._turn != turn or monotonic() > until or copy_context() != self._clean_context:
@@ -219,9 +224,7 @@ class Attempts:
             log.error("job %d was not begun, and this worker stops: %s", job.id, error, extra=job.log_facts)
             self._signals.cannot_run_jobs(error)
         except BaseException as error:  # noqa: BLE001 - after any error the slot is freed and the outcome written
-            unforeseen = "job %d: running it failed in an unforeseen way: %s"
-            log.error(unforeseen, job.id, type(error).__name__, extra=job.log_facts)
-            outcome = Raised(ErrorInfo.of(error))
+            outcome = _unforeseen(job, error)
         self._finish(running, outcome)
 
     def _thread_done(self, running: RunningJob, outcome: Outcome | Unawaited) -> None:
@@ -250,6 +253,11 @@ class Attempts:
         resolution = resolution_of(self._app, job, outcome)
         _log_end(job, resolution)
         self._resolver.add(job, as_written(self._app, job, resolution))
+
+
+def _unforeseen(job: ClaimedJob, error: BaseException) -> Outcome:
+    log.error("job %d: running it failed in an unforeseen way: %s", job.id, type(error).__name__, extra=job.log_facts)
+    return Raised(ErrorInfo.of(error))
 
 
 def resolution_of(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:

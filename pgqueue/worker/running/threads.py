@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import logging
 import threading
 import time
 from collections import deque
@@ -12,9 +13,11 @@ from typing import Any, TypeAlias
 
 from pgqueue.worker.running.calling import caught
 
+log = logging.getLogger("pgqueue.worker")
 Result: TypeAlias = tuple[Any, BaseException | None]
 SHORT_SECONDS = 0.0002  # below this, waking a thread costs more than the call
 MAX_WAIT_SECONDS = 0.005  # for which a call waits for a thread that is awake, before one is woken for it
+NO_THREAD_SECONDS = 0.5  # before a thread is asked for again, where the system had none left
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +46,7 @@ class Threads:
         self._typical = 1.0  # seconds that recent calls took
         self._done: deque[tuple[_Call, Result]] = deque()
         self._delivering = False
+        self._closed = False
         self._wait_timer: asyncio.TimerHandle | None = None
 
     def submit(
@@ -55,7 +59,7 @@ class Threads:
             left = self._awake > 0 and self._typical < SHORT_SECONDS
             self._awake += not left
         if not left:
-            self._pool.submit(self._work)
+            self._wake()
         elif self._wait_timer is None:
             self._wait_timer = self._loop.call_later(MAX_WAIT_SECONDS, self._wake_more, self._begun)
 
@@ -72,6 +76,7 @@ class Threads:
 
     def close(self) -> None:
         """End the threads that are idle. One that is in a call is left behind."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _wake_more(self, begun: int) -> None:
@@ -80,11 +85,24 @@ class Threads:
         with self._lock:
             waiting = len(self._todo)
             more = waiting if begun == self._begun else 0
-            self._awake += more
         for _ in range(more):
-            self._pool.submit(self._work)
-        if waiting and not more:
+            with self._lock:
+                self._awake += 1
+            if not self._wake():
+                break
+        if waiting and not more and self._wait_timer is None:
             self._wait_timer = self._loop.call_later(MAX_WAIT_SECONDS, self._wake_more, self._begun)
+
+    def _wake(self) -> bool:
+        """Let a thread work, which the pool starts if none is idle; return whether that could be done."""
+        try:
+            self._pool.submit(self._work)
+            return True
+        except RuntimeError as error:  # the system has no thread left: the pool keeps this for one that is free
+            if self._wait_timer is None and not self._closed:
+                log.warning("jobs wait for a thread: %s", error)
+                self._wait_timer = self._loop.call_later(NO_THREAD_SECONDS, self._wake_more, self._begun)
+            return False
 
     def _work(self) -> None:
         """Run in a thread: make one call after the other until none waits."""
