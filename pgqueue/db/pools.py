@@ -1,6 +1,7 @@
 """Pools of own connections, for verbs without a borrowed one."""
 
 import asyncio
+import atexit
 import math
 import os
 import select
@@ -9,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
@@ -68,6 +69,15 @@ def _has_input(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
+class _AsyncPool(AsyncConnectionPool[AsyncPooledConnection]):
+    """An async pool that can be closed after its event loop has ended."""
+
+    def abandon(self) -> None:
+        """Close the idle connections without the event loop."""
+        while self._pool:
+            self._pool.popleft().pgconn.finish()
+
+
 class Pools:
     """An app's own connections: a sync pool, and an async one for each event loop. Each opens when first used.
 
@@ -77,12 +87,21 @@ class Pools:
     def __init__(self, database: Callable[[], Database], size: int = 8) -> None:
         self._database = database
         self._size = size
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._pool: ConnectionPool[PooledConnection] | None = None
-        self._async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncPooledConnection]] = (
-            WeakKeyDictionary()
-        )
+        self._async_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncPool] = WeakKeyDictionary()
+
+    def _forget(self) -> None:
+        """Leave the pools and the lock of the process that this one was forked from."""
+        for pool in (self._pool, *self._async_pools.values()):
+            if pool is not None:
+                pool._closed = True  # its destructor would wait for locks that a thread of the parent may hold
+        self._begin()
 
     def run(self, query: Query[T]) -> T:
         """Run one query, committed at once."""
@@ -127,22 +146,29 @@ class Pools:
                 database = self._database()
                 database.connect("pgqueue").close()  # raises the reason at once; a pool would only time out
                 self._pool = ConnectionPool(
-                    database.dsn, connection_class=PooledConnection, check=_check, **self._options(database)
+                    database.dsn,
+                    connection_class=PooledConnection,
+                    check=_check,
+                    **self._options(database),
                 )
                 self._pool.open()
             return self._pool
 
-    async def _async_pool(self) -> AsyncConnectionPool[AsyncPooledConnection]:
+    async def _async_pool(self) -> "_AsyncPool":
         self._forget_parent()
         loop = asyncio.get_running_loop()
         pool = self._async_pools.get(loop)
         if pool is None:
+            self._drop_closed_loops()
             database = self._database()
             await (await database.connect_async("pgqueue")).close()
             pool = self._async_pools.get(loop)  # another asyncio task may have been faster
             if pool is None:
-                pool = self._async_pools[loop] = AsyncConnectionPool(
-                    database.dsn, connection_class=AsyncPooledConnection, check=_check_async, **self._options(database)
+                pool = self._async_pools[loop] = _AsyncPool(
+                    database.dsn,
+                    connection_class=AsyncPooledConnection,
+                    check=_check_async,
+                    **self._options(database),
                 )
                 await pool.open()
         return pool
@@ -159,23 +185,51 @@ class Pools:
         }
 
     def _forget_parent(self) -> None:
+        # The hook after a fork has done this already, except where a process is cloned past Python.
         if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._pool = None
-            self._async_pools = WeakKeyDictionary()
+            self._forget()
+
+    def _drop_closed_loops(self) -> None:
+        """Close the connections of event loops that have ended: `asyncio.run` for each call makes many."""
+        for loop in [loop for loop in list(self._async_pools) if loop.is_closed()]:
+            pool = self._async_pools.pop(loop, None)
+            if pool is not None:
+                pool.abandon()
 
     def close(self) -> None:
-        """Close the sync pool. The next call opens a new one."""
+        """Close the sync pool, and the pools of event loops that have ended. The next call opens a new one."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+        self._drop_closed_loops()
 
     async def aclose(self) -> None:
         """Close the running event loop's pool. The next call opens a new one."""
         pool = self._async_pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.close()
+        self._drop_closed_loops()
+
+
+_all: WeakSet[Pools] = WeakSet()
+
+
+def _forget_parents() -> None:
+    for pools in list(_all):
+        pools._forget()
+
+
+def _close_all() -> None:
+    # While threads can still end: from Python 3.13 on, a pool that is collected later waits 5 s for each of its own.
+    for pools in list(_all):
+        if pools._pid == os.getpid():
+            pools.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
+atexit.register(_close_all)
 
 
 def _taken_from(pool: ConnectionPool[PooledConnection]) -> PooledConnection:
