@@ -64,9 +64,7 @@ class RunningWorker:
             ResultExpirer(chores, queries, app.tasks),
         ]
         if core.slots.has_patterns:
-            finder = QueueFinder(chores, core, signals, frontier)
-            self.duties.append(finder)
-            signals.queue_appeared = finder.wake
+            self.duties.append(QueueFinder(chores, core, signals, frontier))
         if app.listen_database is not None:
             links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             self.duties.append(Listener(links["listen"], core, signals))
@@ -91,6 +89,7 @@ class RunningWorker:
         signals.cannot_run_jobs = stop
         signals.listening = self._listening
         signals.job_committed = producer.wake
+        signals.queue_appeared = self._find_queues
         signals.cancellation_requested = self._canceller.wake
         signals.worker_died = self._rescuer.wake
         signals.job_awaited = announcer.job_awaited
@@ -187,6 +186,11 @@ class RunningWorker:
 
     def _heartbeat_recovered(self) -> None:
         self.producer.resume(OVERDUE)
+
+    def _find_queues(self) -> None:
+        for duty in self.duties:
+            if isinstance(duty, QueueFinder):
+                duty.wake()
 
     def _listening(self) -> None:
         """Look for what was committed, and for callers that began to wait, before LISTEN."""
