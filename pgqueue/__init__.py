@@ -4,7 +4,7 @@ from pgqueue import codecs as codecs
 from pgqueue.app import App
 from pgqueue.client.client import Client
 from pgqueue.client.schedule_options import ScheduleOptions
-from pgqueue.client.task import Enqueuer, Task
+from pgqueue.client.task import ContextTask, Enqueuer, Task
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import (
     CannotOpen,
@@ -65,6 +65,7 @@ __all__ = [
     "Conflict",
     "Constant",
     "Context",
+    "ContextTask",
     "Cron",
     "DatabaseNotReady",
     "DatabaseUnreachable",

@@ -23,7 +23,7 @@ from pgqueue.client.settings import (
     task_settings,
 )
 from pgqueue.client.steps import OWN_CONNECTION
-from pgqueue.client.task import Enqueuer, Task, TaskDecorator
+from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import check_queue, check_schema
@@ -139,7 +139,7 @@ class App(WaitVerbs):
         return self.backend.listen_database
 
     @overload
-    def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> ContextTask[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
@@ -162,7 +162,7 @@ class App(WaitVerbs):
             function = as_function(function)
             spec = TaskSpec.of(options.get("name") or task_name(function), function, settings)
             self.tasks.add(spec)
-            return Task(self, spec)
+            return Task(self, spec) if spec.context_parameter is None else ContextTask(self, spec)
 
         return register if function is None else register(function)
 

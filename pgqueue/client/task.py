@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from pgqueue.client.admission import Bulk, JobBatch
 from pgqueue.client.app_parts import AppParts
@@ -128,10 +128,21 @@ class Task(Enqueuer[P, R]):
         return Enqueuer(self._app, self._spec, conn, settings)
 
 
+class ContextTask(Task[P, R]):
+    """A task with a Context: a direct call gives one, as `pgqueue.testing.context(task)` makes it; `enqueue` does not.
+
+    Type checkers know the parameter where it is the first, and want it by position.
+    """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, context: Context, /, *args: P.args, **kwargs: P.kwargs) -> R: ...  # type: ignore[override]
+
+
 class TaskDecorator(Protocol):
     """What `@app.task(…)` returns."""
 
     @overload
-    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> ContextTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...

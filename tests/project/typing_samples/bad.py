@@ -58,6 +58,10 @@ def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     with_context.enqueue(ctx, 1)  # ERROR the caller passes no context
     with_context.enqueue(order_id="x")  # ERROR wrong type beside a context
     with_context.enqueue()  # ERROR missing beside a context
+    with_context(1)  # ERROR a direct call gives the context
+    with_context(order_id=1)  # ERROR a direct call gives the context
+    with_context(ctx)  # ERROR missing beside a context in a direct call
+    with_context(1, ctx)  # ERROR the context comes first
     async_with_context.enqueue(ctx, order_id=1)  # ERROR the caller passes no context
     app.task(priority="high")  # ERROR wrong setting
     app.task(nonsense=1)  # ERROR unknown setting
@@ -78,5 +82,6 @@ async def async_calls() -> int:
     await on_the_loop.aenqueue(order_id=1, vip="yes")  # ERROR wrong type of a keyword
     await plain.using().aenqueue(nothing=1)  # ERROR unknown
     await app.schedules.aresume()  # ERROR missing in an async twin
+    await async_with_context(1)  # ERROR a direct call gives the context
     await async_with_context.aenqueue("x")  # ERROR wrong type beside a context
     return await on_the_loop(1)  # ERROR wrong result

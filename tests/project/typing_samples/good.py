@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 
 import pgqueue
-from pgqueue import App, Context, Enqueuer, Exponential, Job, TaskOptions
+from pgqueue import App, Context, Enqueuer, Exponential, Job, TaskOptions, testing
 
 app = App()
 
@@ -73,6 +73,8 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     with_context.enqueue(order_id=1)
     with_context.using(conn, priority=5).enqueue(order_id=1)
     async_with_context.enqueue(1)
+    assert_type(with_context(testing.context(with_context), 1), int)
+    with_context(testing.context(with_context, attempt=2), order_id=1)
     scheduled.enqueue(order_id=1)
     versioned.enqueue(order_id=1, n=2)
     assert_type(versioned.json_schema(), dict[str, Any])
@@ -91,6 +93,7 @@ async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await plain.using(conn).aenqueue(1), Job)
     assert_type(await on_the_loop.aenqueue(customer=UUID(int=1)), Job)
     assert_type(await async_with_context.aenqueue(1), Job)
+    assert_type(await async_with_context(testing.context(async_with_context), 1), None)
     running: Coroutine[Any, Any, str] = on_the_loop(UUID(int=1))
     assert_type(await running, str)
     assert_type(await on_the_loop(UUID(int=1)), str)
