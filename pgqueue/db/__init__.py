@@ -11,6 +11,7 @@ from pgqueue.db.connection import (
     run_async,
 )
 from pgqueue.db.database import Database
+from pgqueue.db.lent import check_open, lend_async
 from pgqueue.db.pools import Pools
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "borrow",
     "borrow_async",
     "borrow_psycopg",
+    "check_open",
+    "lend_async",
     "run",
     "run_async",
 ]

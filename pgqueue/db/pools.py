@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from pgqueue.config import describe_dsn
 from pgqueue.db.connection import AsyncConnection, Connection, run
 from pgqueue.db.database import CONNECT_TIMEOUT, Database
+from pgqueue.db.lent import RESET, lend, lend_async
 from pgqueue.errors import DatabaseUnreachable
 from pgqueue.queries import Query
 
@@ -78,15 +79,28 @@ class _AsyncPool(AsyncConnectionPool[AsyncPooledConnection]):
             self._pool.popleft().pgconn.finish()
 
 
+def _reset(conn: PooledConnection) -> None:
+    conn.execute(RESET, prepare=False)
+
+
+async def _reset_async(conn: AsyncPooledConnection) -> None:
+    await conn.execute(RESET, prepare=False)
+
+
 class Pools:
     """An app's own connections: a sync pool, and an async one for each event loop. Each opens when first used.
+
+    Tasks are lent connections of pools of their own (`lent`): these are reset after each use, which the verbs' do not
+    need, and a task that enqueues inside its transaction never waits for a connection that another such task holds.
 
     A forked child never uses its parent's sockets: it opens pools of its own. `database` is called when a pool opens.
     """
 
-    def __init__(self, database: Callable[[], Database], size: int = 8) -> None:
+    def __init__(self, database: Callable[[], Database], size: int = 8, *, resets: bool = False) -> None:
         self._database = database
         self._size = size
+        self._resets = resets
+        self._lenders: Pools | None = None
         self._begin()
         _all.add(self)
 
@@ -139,6 +153,24 @@ class Pools:
         finally:
             await pool.putconn(conn)
 
+    @contextmanager
+    def lent(self) -> Iterator[Connection]:
+        """Lend a connection in autocommit to a task. What the task sets on it is reset before the next use."""
+        with self._lending().connection() as conn, lend(conn) as lent:
+            yield lent
+
+    @asynccontextmanager
+    async def async_lent(self) -> AsyncIterator[AsyncConnection]:
+        """The async twin of `lent`."""
+        async with self._lending().async_connection() as conn, lend_async(conn) as lent:
+            yield lent
+
+    def _lending(self) -> "Pools":
+        with self._lock:
+            if self._lenders is None:
+                self._lenders = Pools(self._database, self._size, resets=True)
+            return self._lenders
+
     def _sync_pool(self) -> ConnectionPool[PooledConnection]:
         with self._lock:
             self._forget_parent()
@@ -149,6 +181,7 @@ class Pools:
                     database.dsn,
                     connection_class=PooledConnection,
                     check=_check,
+                    reset=_reset if self._resets else None,
                     **self._options(database),
                 )
                 self._pool.open()
@@ -168,6 +201,7 @@ class Pools:
                     database.dsn,
                     connection_class=AsyncPooledConnection,
                     check=_check_async,
+                    reset=_reset_async if self._resets else None,
                     **self._options(database),
                 )
                 await pool.open()
@@ -203,6 +237,8 @@ class Pools:
         if pool is not None:
             pool.close()
         self._drop_closed_loops()
+        if self._lenders is not None:
+            self._lenders.close()
 
     async def aclose(self) -> None:
         """Close the running event loop's pool. The next call opens a new one."""
@@ -210,6 +246,8 @@ class Pools:
         if pool is not None:
             await pool.close()
         self._drop_closed_loops()
+        if self._lenders is not None:
+            await self._lenders.aclose()
 
 
 _all: WeakSet[Pools] = WeakSet()

@@ -171,10 +171,14 @@ class Context:
         """Commit the writes of the task and the completion of the job together, or neither.
 
         `with ctx.transaction() as conn:` lends a psycopg connection in a transaction. At the end of the block the job
-        is resolved as succeeded, with `result`, in that transaction, and it commits. If the lease was lost, LeaseLost
+        is resolved as succeeded, with `result` as it is then, in that transaction, and it commits. What the task
+        returns after the block is not stored. If the lease was lost, LeaseLost
         is raised and the transaction rolled back. So each job has its effect in this database exactly once, whatever
         crashes when. Once it has committed, the job has ended: nothing that the task does or raises afterwards changes
         it.
+
+        The connection is the task's for this block only: what it sets there is reset, and SQL that ends the transaction
+        is refused.
         """
         return self._completer().transaction(result)
 

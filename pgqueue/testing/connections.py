@@ -149,6 +149,16 @@ class BorrowedPools(db.Pools):
         """Give the async form."""
         yield self.aconn
 
+    @contextmanager
+    def lent(self) -> Iterator[db.Connection]:
+        """Lend the sync form."""
+        yield self.conn
+
+    @asynccontextmanager
+    async def async_lent(self) -> AsyncIterator[db.AsyncConnection]:
+        """Lend the async form."""
+        yield self.aconn
+
     def close(self) -> None:
         """Close nothing: the connection is the test's."""
 

@@ -55,22 +55,22 @@ class Completion:
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Lend a connection in a transaction that completes the job."""
-        queries = self._complete(result)
         with self._connection() as conn:
             with conn.transaction():
                 yield conn
-                for query in queries:
+                db.check_open(conn)
+                for query in self._complete(result):
                     self._check(db.run(conn, query))
             self._signals.completed = True
 
     @asynccontextmanager
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection in a transaction that completes the job."""
-        queries = self._complete(result)
         async with self._async_connection() as conn:
             async with conn.transaction():
                 yield conn
-                for query in queries:
+                db.check_open(conn)
+                for query in self._complete(result):
                     self._check(await db.run_async(conn, query))
             self._signals.completed = True
 
@@ -81,7 +81,7 @@ class Completion:
         with ExitStack() as stack:
             while True:
                 try:
-                    conn = stack.enter_context(self._app.backend.pools.connection())
+                    conn = stack.enter_context(self._app.backend.pools.lent())
                     break
                 except DatabaseUnreachable as error:
                     time.sleep(patience.delay(error))
@@ -95,10 +95,11 @@ class Completion:
             while True:
                 try:
                     if self._pooled:
-                        conn = await stack.enter_async_context(self._app.backend.pools.async_connection())
+                        conn = await stack.enter_async_context(self._app.backend.pools.async_lent())
                     else:
                         own = await self._app.backend.database.connect_async("pgqueue job")
-                        conn = await stack.enter_async_context(own)
+                        await stack.enter_async_context(own)
+                        conn = await stack.enter_async_context(db.lend_async(own))
                     break
                 except DatabaseUnreachable as error:
                     await asyncio.sleep(patience.delay(error))
