@@ -96,4 +96,9 @@ def _reachable(dsn: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
+        if "unsupported startup parameter" in str(error):
+            raise DatabaseUnreachable(
+                f"cannot connect to {describe_dsn(dsn)}: a pooler is in front of it and refuses the startup parameter "
+                "options: make the app with App(pgbouncer=True), or give a DSN that leads to Postgres itself"
+            ) from error
         raise DatabaseUnreachable(f"cannot connect to {describe_dsn(dsn)}: {str(error).strip()}") from error

@@ -1,8 +1,12 @@
 """The DSN as users give it: what libpq reads is accepted, what it does not know is named, and no password is shown."""
 
+import socket
+import struct
+import threading
+
 import pytest
 
-from pgqueue import ConfigError
+from pgqueue import ConfigError, DatabaseUnreachable
 from pgqueue.config import find_dsn
 from pgqueue.db import Database
 
@@ -45,3 +49,21 @@ def test_what_cannot_be_read_is_refused_without_showing_it(dsn: str) -> None:
 
 def test_no_password_is_in_the_repr_of_a_database() -> None:
     assert "hunter2" not in repr(Database("postgresql://app:hunter2@db/shop"))
+
+
+def test_a_pooler_that_refuses_options_is_named_with_the_remedy() -> None:
+    refusal = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
+
+    def refuse(server: socket.socket) -> None:
+        client = server.accept()[0]
+        with client:
+            client.recv(65536)
+            client.sendall(b"E" + struct.pack("!i", len(refusal) + 4) + refusal)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=refuse, args=(server,))
+        thread.start()
+        dsn = f"postgresql://u@127.0.0.1:{server.getsockname()[1]}/d?sslmode=disable&gssencmode=disable"
+        with pytest.raises(DatabaseUnreachable, match=r"refuses .* options: make the app with App\(pgbouncer=True\)"):
+            Database(dsn).connect("x", deadline=5)
+        thread.join()
