@@ -3,15 +3,18 @@
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from pgqueue.worker.running.calling import caught
+from pgqueue.worker.running.django_connections import call_with_fresh
 
 log = logging.getLogger("pgqueue.worker")
 Result: TypeAlias = tuple[Any, BaseException | None]
@@ -114,7 +117,10 @@ class Threads:
                 call = self._todo.popleft()
                 self._begun += 1
             began = time.perf_counter()
-            result = call.context.run(caught, call.function)
+            function = call.function
+            if "django.apps" in sys.modules:
+                function = partial(call_with_fresh, function)
+            result = call.context.run(caught, function)
             self._typical += (time.perf_counter() - began - self._typical) / 8
             self._done.append((call, result))
             if not self._delivering:
