@@ -42,6 +42,7 @@ from pgqueue.errors import (
     WaitError,
     WaitTimeout,
 )
+from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
@@ -69,6 +70,7 @@ __all__ = [
     "Cron",
     "DatabaseNotReady",
     "DatabaseUnreachable",
+    "DeadFilter",
     "Delays",
     "DuplicateJob",
     "Enqueuer",

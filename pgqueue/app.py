@@ -9,7 +9,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 from pgqueue import db
 from pgqueue.client.backend import Backend
 from pgqueue.client.client import Client
+from pgqueue.client.dead import DeadLetters
 from pgqueue.client.depths import Depths
+from pgqueue.client.operations import Operations
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -108,6 +110,8 @@ class App(WaitVerbs):
         self.worker_stoppers: list[Hook] = []
         self.backend = Backend(dsn, Queries(schema, self.codec), pgbouncer=pgbouncer, listen_dsn=listen_dsn)
         self.schedules = Schedules(self)
+        self.dead = DeadLetters(self)
+        self.operations = Operations(self)
 
     @property
     def dsn(self) -> str:

@@ -89,7 +89,7 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
     """Return a claimed job with the fields that `Queries.resolve` reads."""
     now = datetime.now(UTC)
     attempt, most = other.get("attempt", 1), other.get("max_attempts", 3)
-    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, WORKER)
+    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, 0.0, WORKER)
 
 
 def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False) -> uuid.UUID:

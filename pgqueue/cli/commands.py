@@ -7,7 +7,8 @@ import typer
 
 from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
-from pgqueue.cli.jobs import dead_cli, enqueue, jobs_cli
+from pgqueue.cli.dead import dead_cli, operations_cli
+from pgqueue.cli.jobs import enqueue, jobs_cli
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.output import print_id
 from pgqueue.cli.schedules import schedules_cli
@@ -58,6 +59,7 @@ command(cli, "enqueue", print_id)(enqueue)
 command(cli, "status", print_status)(status)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
+cli.add_typer(operations_cli, name="operations")
 cli.add_typer(schedules_cli, name="schedules")
 cli.add_typer(tasks_cli, name="tasks")
 cli.command()(bench)

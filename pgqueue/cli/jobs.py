@@ -1,4 +1,4 @@
-"""`pgqueue enqueue`, `pgqueue jobs …` and `pgqueue dead …`."""
+"""`pgqueue enqueue` and `pgqueue jobs …`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from pgqueue.queries import Query
 from pgqueue.queries.workers import Located
 
 jobs_cli = typer.Typer(help="List, show and cancel jobs.", no_args_is_help=True)
-dead_cli = typer.Typer(help="List dead letters: jobs that failed for good.", no_args_is_help=True)
 PHASES = ("blocked", "pending", "scheduled", "retrying", "running", "succeeded", "failed", "cancelled")
 
 JobId = Annotated[int, typer.Argument(help="The job's id.")]
@@ -86,7 +85,8 @@ class ShownJob:
         return {**output.fields_of(self.job), "attempts": attempts}
 
 
-def _print_job(shown: ShownJob) -> None:
+def print_job(shown: ShownJob) -> None:
+    """Print a job, its attempts, and the traceback of its last error."""
     job = shown.job
     names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
     if_any = ("crash_count", "waits_for", "finished_at", "reason", "result", "error")
@@ -103,7 +103,6 @@ def _print_job(shown: ShownJob) -> None:
         output.console.print(failed[-1].error.traceback)
 
 
-@command(jobs_cli, "show", _print_job)
 def show_job(call: Call, job_id: JobId) -> ShownJob:
     """Show one job with its attempts, their errors and their workers.
 
@@ -114,6 +113,9 @@ def show_job(call: Call, job_id: JobId) -> ShownJob:
     return ShownJob(job, call.run(call.app.queries.workers.locate(list(ids))) if ids else {})
 
 
+command(jobs_cli, "show", print_job)(show_job)
+
+
 @command(jobs_cli, "cancel", output.say, has_json=False)
 def cancel_job(call: Call, job_id: JobId) -> str:
     """Cancel a job: a waiting one at once, a running one through its worker."""
@@ -121,17 +123,10 @@ def cancel_job(call: Call, job_id: JobId) -> str:
     return f"job {job_id} is cancelled" if ended else f"job {job_id} runs: its worker was asked to stop it"
 
 
-def _print_dead(jobs: Sequence[Job]) -> None:
+def print_dead(jobs: Sequence[Job]) -> None:
+    """Print dead letters as a table."""
     rows = [(j.id, j.task, j.queue, j.attempt, j.finished_at, j.reason, j.error) for j in jobs]
     output.print_table("dead letters", ("id", "task", "queue", "attempts", "failed at", "reason", "error"), rows)
-
-
-@command(dead_cli, "list", _print_dead)
-def list_dead(
-    call: Call, queue: OnlyQueue = None, task: OnlyTask = None, limit: Limit = 20, before: Before = None
-) -> Sequence[Job]:
-    """List dead letters, newest first."""
-    return _list(call, call.app.queries.jobs.list(state="failed", queue=queue, task=task, before=before, limit=limit))
 
 
 def _list(call: Call, query: Query[list[Job]]) -> Sequence[Job]:

@@ -1,6 +1,6 @@
 """`pgqueue status`: queues, workers and schedules, read in one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.schedules import print_schedules
+from pgqueue.queries.activity import QueueRate
 from pgqueue.queries.jobs.count import MOST_COUNTED, FinishedCount, ParkedJobs, QueueCounts
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.schedules.read import ScheduleStatus
@@ -30,6 +31,7 @@ class Status:
     """
 
     queues: list[QueueCounts]
+    rates: list[QueueRate]
     workers: list[WorkerStatus]
     unknown: list[ParkedJobs]
     schedules: list[ScheduleStatus]
@@ -38,7 +40,7 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as `--json` prints it."""
-        parts = {"queues": self.queues, "workers": self.workers, "unknown_tasks": self.unknown}
+        parts = {"queues": self.queues, "rates": self.rates, "workers": self.workers, "unknown_tasks": self.unknown}
         ended = {ended.state: ended.jobs for ended in self.ended}
         faults = [fault._asdict() for fault in self.partition_faults]
         return {**parts, "schedules": self.schedules, "finished_last_hour": ended, "partition_faults": faults}
@@ -60,6 +62,7 @@ def _read(app: App, most: int | None) -> Status:
             db.run(conn, queries.jobs.prefer_indexes())
         return Status(
             db.run(conn, queries.jobs.count(most)),
+            db.run(conn, queries.activity.rates(MOST_COUNTED if most is None else most)),
             db.run(conn, queries.workers.list()),
             db.run(conn, queries.jobs.count_parked(most)),
             db.run(conn, queries.schedules.list()),
@@ -70,7 +73,7 @@ def _read(app: App, most: int | None) -> Status:
 
 def print_status(status: Status) -> None:
     """Print the state of one schema as tables."""
-    _print_queues(status.queues)
+    _print_queues(status.queues, {rate.queue: rate for rate in status.rates})
     _print_workers(status.workers)
     print_schedules(status.schedules)
     _print_unknown_tasks(status.unknown)
@@ -80,14 +83,27 @@ def print_status(status: Status) -> None:
         output.console.print(f"{fault}: docs/operations.md, Partitions, says what to do")
 
 
-def _print_queues(queues: Sequence[QueueCounts]) -> None:
-    """Print queues. A queue that has due jobs and no worker shows NONE."""
+def _print_queues(queues: Sequence[QueueCounts], rates: Mapping[str, QueueRate]) -> None:
+    """Print queues. A queue that has due jobs and no worker shows NONE; one that grows is never drained."""
     rows = []
     for q in queues:
         workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying else 0)
         counts = [_count(getattr(q, phase), phase in q.at_least) for phase in PHASES]
-        rows.append((q.queue, *counts, output.age(q.oldest_due_seconds), workers))
-    output.print_table("queues", ("queue", *PHASES, "waits", "workers"), rows)
+        rows.append((q.queue, *counts, output.age(q.oldest_due_seconds), *_rate(q, rates.get(q.queue)), workers))
+    output.print_table("queues", ("queue", *PHASES, "waits", "ended/s", "drained in", "workers"), rows)
+
+
+def _rate(queue: QueueCounts, rate: QueueRate | None) -> tuple[str, str]:
+    """Return how many attempts end a second, and when no job is due any more if all goes on so."""
+    due = queue.pending + queue.retrying
+    if not due:
+        return f"{rate.ended_per_second:.3g}" if rate else "0", ""
+    if rate is None:
+        return "0", "never"
+    seconds = rate.drained_in(due)
+    at_least = "pending" in queue.at_least and seconds is not None
+    drained = "never" if seconds is None else f"{output.age(seconds)}{'+' if at_least else ''}"
+    return f"{rate.ended_per_second:.3g}", drained
 
 
 def _print_workers(workers: Sequence[WorkerStatus]) -> None:

@@ -1,11 +1,11 @@
 """Schedules as callers use them: declared in code, or made and changed at run time, in the caller's transaction."""
 
 import dataclasses
-import getpass
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Protocol, Unpack
 
+from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, as_job
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions, build, edited
@@ -71,11 +71,11 @@ class ScheduleClient:
             raise InvalidPlan(
                 f"schedule {schedule.name!r} has no tick after now: give a later moment, or enqueue the job"
             )
-        if not (yield self._queries.create(schedule, tick, _who(by))):
+        if not (yield self._queries.create(schedule, tick, who(by))):
             if not replace:
                 raise ScheduleExists(f"a schedule is called {schedule.name!r} already: edit it, or give replace=True")
             stored = yield self._queries.lock(schedule.name)
-            yield from self._redefine(stored, schedule, now, _who(by))
+            yield from self._redefine(stored, schedule, now, who(by))
         yield self._queries.wake_schedulers()
         return (yield from self._found(schedule.name))
 
@@ -93,7 +93,7 @@ class ScheduleClient:
         """Change what is given, and leave the rest. A schedule of the code keeps the edit until `revert`."""
         stored = yield from self._locked(name)
         schedule = edited(self._app, stored.schedule, plan, options)
-        yield from self._redefine(stored, schedule, stored.state.now, _who(by))
+        yield from self._redefine(stored, schedule, stored.state.now, who(by))
         yield self._queries.wake_schedulers()
         return (yield from self._found(name))
 
@@ -128,7 +128,7 @@ class ScheduleClient:
             if until <= (yield self._queries.clock()):
                 raise InvalidOption(f"until={until} has passed: give a later moment")
         policy = check_policy("catch_up", catch_up)
-        found = yield self._queries.pause(_schedule_name(name), until, _who(by), policy)
+        found = yield self._queries.pause(_schedule_name(name), until, who(by), policy)
         if not found:
             raise _unknown(name)
         return (yield from self._found(name))
@@ -159,7 +159,7 @@ class ScheduleClient:
         state.refresh()
         if stored.schedule.overlap != "allow":
             state.live_jobs.append(row.id)
-        fired = TickRecord(name, tick, "fired", None, row.id, _who(by))
+        fired = TickRecord(name, tick, "fired", None, row.id, who(by))
         yield self._queries.record_ticks([fired], [(state, look)])
         codec, made = self._app.queries.jobs.codec, as_job(job, row)
         return self._runner.emit(made if codec is None else open_job(codec, made))
@@ -329,15 +329,6 @@ def _check_limit(limit: object) -> int:
     if type(limit) is not int or not 0 <= limit < 2**31:
         raise InvalidOption(f"limit={limit!r:.100} cannot be used: give a whole number from 0 on")
     return limit
-
-
-def _who(by: str | None) -> str:
-    if by is not None:
-        return check_name("by", by)
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container may run as a number without a name
-        return "somebody"
 
 
 def _usable(name: str, found: FoundSchedule | None) -> StoredSchedule:

@@ -207,3 +207,12 @@ def check_tags(tags: object) -> tuple[str, ...]:
         if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
             raise InvalidOption(f"tag {tag!r} cannot be used: give 1 to 200 printable characters")
     return tuple(tags)
+
+
+def check_optional_count(name: str, given: object) -> int | None:
+    """Return a count, or None. Raises InvalidOption unless it is one from 1 on."""
+    if given is None:
+        return None
+    if type(given) is not int or not 1 <= given < 2**31:
+        raise InvalidOption(f"{name}={given!r:.100} cannot be used: give 1 or more")
+    return given

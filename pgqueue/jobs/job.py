@@ -58,7 +58,11 @@ class NewJob:
 
 @dataclass(slots=True)
 class ClaimedJob:
-    """A job that a worker has claimed. `lease` fences whatever the worker writes about it."""
+    """A job that a worker has claimed. `lease` fences whatever the worker writes about it.
+
+    `waited`: the seconds from when it was due until it was claimed, by the database's clock. `due`, `began` and `ended`
+    are times of the worker's monotonic clock; 0 where the job was given back before it began.
+    """
 
     id: int
     task: str
@@ -72,7 +76,11 @@ class ClaimedJob:
     attempt: int
     max_attempts: int
     lease: int
+    waited: float
     worker_id: UUID
+    due: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
 
     @property
     def event_fields(self) -> tuple[int, str, str, int, int, UUID]:

@@ -54,6 +54,8 @@ TRANSITIONS: dict[str, Move] = {
     "rescue": _moves(JobState.RUNNING, to=JobState.PENDING),
     "rescue_spent": _moves(JobState.RUNNING, to=JobState.FAILED),
     "rescue_cancelled": _moves(JobState.RUNNING, to=JobState.CANCELLED),
+    "redrive": _moves(JobState.FAILED, to=JobState.PENDING),
+    "discard": _moves(JobState.FAILED, to=JobState.CANCELLED),
 }
 
 
@@ -61,7 +63,8 @@ TRANSITIONS: dict[str, Move] = {
 class Resolution:
     """The end of an attempt as it is written: the verb and its details. `refund`: the attempt is not counted.
 
-    `label`: what the job waits for while it is parked, where that is not its task or version.
+    `label`: what the job waits for while it is parked, where that is not its task or version. `fingerprint`: of the
+    error of a dead letter.
     """
 
     verb: str
@@ -71,6 +74,7 @@ class Resolution:
     result: str | None = None
     error: ErrorInfo | None = None
     label: str | None = None
+    fingerprint: str | None = None
 
     @property
     def target(self) -> JobState:

@@ -11,7 +11,9 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a process is. `ages`: the seconds since each of its duties last worked; None if it has not worked yet."""
+    """How a process is. `live`: whether it works at all, which does not depend on the database, because a restart mends
+    no outage. `ready`: whether it does its work. `ages`: the seconds since each of its duties last worked; None if it
+    has not worked yet."""
 
     live: bool
     ready: bool

@@ -69,6 +69,11 @@ class Identity:
         """Whether the last heartbeat is so long ago that others may soon declare this process lost."""
         return monotonic() - self._beaten_at > OVERDUE_SHARE * self.info.lease_seconds
 
+    @property
+    def beats(self) -> bool:
+        """Whether the thread of the heartbeat runs, be the database there or not."""
+        return self._thread.is_alive()
+
     def start(
         self,
         on_lost: Callable[[uuid.UUID], object] = _ignore,

@@ -12,8 +12,11 @@ the statement uses a scalar subselect, or `lateral` with a `limit`.
 """
 
 from pgqueue.codecs import Codec
+from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
+from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
@@ -33,4 +36,7 @@ class Queries:
         self.schedules = ScheduleQueries(templates, codec)
         self.waits = WaitQueries(templates, codec)
         self.schema = SchemaQueries(templates, codec)
+        self.activity = ActivityQueries(templates, codec)
+        self.dead = DeadQueries(templates, codec)
+        self.operations = OperationQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)

@@ -1,4 +1,4 @@
-"""The daily partitions of the two histories: made ahead, and what to do about rows that came before their partition.
+"""The daily partitions of the three histories: made ahead, and what to do about rows that came before their partition.
 
 A partition is called like its history and the days that it holds: `transition_20260101`, or, with the day after the
 last one, `transition_20260101_20260110`. Rows of a day without a partition go to the default partition: nothing waits
@@ -11,18 +11,26 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill, nothing
 
+# The histories, and the column by which each is partitioned.
+_HISTORIES: LiteralString = "(values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'))"
+_PARENTS: LiteralString = "constant text[] := array['job_finished', 'transition', 'activity']"
+_KEYS: LiteralString = "constant text[] := array['finished_at', 'at', 'at']"
+
 LARGE = 16 * 1024 * 1024  # a default partition beyond this is not read under a lock; the blocks below have the number
 
 # The days that attached partitions hold, `past` being the day after the last one. By name: a bound that the catalogue
 # prints depends on settings of the session.
-_HELD: LiteralString = """
+_HELD: LiteralString = fill(
+    """
     select h.parent, to_date(named[1], 'YYYYMMDD') as first,
            coalesce(to_date(named[2], 'YYYYMMDD'), to_date(named[1], 'YYYYMMDD') + 1) as past
-    from (values ('job_finished'), ('transition')) as h(parent)
+    from {histories} as h(parent, key)
     join pg_catalog.pg_inherits i on i.inhparent = to_regclass(format('%I.%I', {channel}::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
     cross join lateral regexp_match(c.relname::text, '_([0-9]{{8}})(?:_([0-9]{{8}}))?$') as named
-    where named is not null"""
+    where named is not null""",
+    histories=_HISTORIES,
+)
 
 # What each transaction of the blocks below begins with. Any process may call them at any time: one does the work (a
 # transaction lock that is tried, not waited for), the others return at once. `lock_timeout` gives up rather than queue
@@ -52,7 +60,7 @@ begin
     if not {turn} then
         return;
     end if;
-    for history in select * from (values ('job_finished', 'finished_at'), ('transition', 'at')) as h(parent, key) loop
+    for history in select * from {histories} as h(parent, key) loop
         for day in select d::date from generate_series((now() at time zone 'UTC')::date - 1,
                                                        (now() at time zone 'UTC')::date + 7, interval '1 day') as d loop
             part := history.parent || to_char(day, '"_"YYYYMMDD');
@@ -75,6 +83,7 @@ $make_partitions$""",
     turn=_TURN,
     careful=_CAREFUL,
     held=_HELD,
+    histories=_HISTORIES,
 )
 
 # Give each day of which a small default partition has rows a partition of its own, and move its rows there, the newest
@@ -84,14 +93,14 @@ SPLIT: LiteralString = fill(
     """
 do $split_default$
 declare
-    parents constant text[] := array['job_finished', 'transition'];
-    keys constant text[] := array['finished_at', 'at'];
+    parents {parents};
+    keys {keys};
     rest text;
     day date;
     part text;
     move text;
 begin
-    for n in 1 .. 2 loop
+    for n in 1 .. cardinality(parents) loop
         {careful}
         rest := format('%I.%I', {channel}, parents[n] || '_default');
         continue when pg_relation_size(rest::regclass) not between 1 and 16777216 or not (
@@ -124,6 +133,8 @@ end
 $split_default$""",
     turn=_TURN,
     careful=_CAREFUL,
+    parents=_PARENTS,
+    keys=_KEYS,
 )
 
 # A default partition that has outgrown 16 MB becomes the partition of the days that it holds and of a week to come,
@@ -136,8 +147,8 @@ BOUND: LiteralString = fill(
     """
 do $bound_default$
 declare
-    parents constant text[] := array['job_finished', 'transition'];
-    keys constant text[] := array['finished_at', 'at'];
+    parents {parents};
+    keys {keys};
     today constant date := (now() at time zone 'UTC')::date;
     rest text;
     stretch text;
@@ -145,7 +156,7 @@ declare
     old daterange;
     bounds daterange;
 begin
-    for n in 1 .. 2 loop
+    for n in 1 .. cardinality(parents) loop
         {careful}
         rest := format('%I.%I', {channel}, parents[n] || '_default');
         continue when pg_relation_size(rest::regclass) <= 16777216 or not (
@@ -188,6 +199,8 @@ $bound_default$""",
     careful=_CAREFUL,
     held=_HELD,
     stretch=_STRETCH,
+    parents=_PARENTS,
+    keys=_KEYS,
 )
 
 # Make a default partition that BOUND has given a CHECK the partition of its days.
@@ -195,12 +208,12 @@ OUTGROW: LiteralString = fill(
     """
 do $outgrow_default$
 declare
-    parents constant text[] := array['job_finished', 'transition'];
+    parents {parents};
     rest text;
     stretch text;
     bounds text[];
 begin
-    for n in 1 .. 2 loop
+    for n in 1 .. cardinality(parents) loop
         {careful}
         rest := format('%I.%I', {channel}, parents[n] || '_default');
         stretch := {stretch};
@@ -233,6 +246,7 @@ $outgrow_default$""",
     turn=_TURN,
     careful=_CAREFUL,
     stretch=_STRETCH,
+    parents=_PARENTS,
 )
 
 # For each history the days of the coming week that no partition holds, and the size of its default partition. A
@@ -241,7 +255,7 @@ $outgrow_default$""",
 STATES: LiteralString = fill(
     """
 select h.parent, min(d.day)::date, count(d.day)::int, size.bytes
-from (values ('job_finished'), ('transition')) as h(parent)
+from {histories} as h(parent, key)
 cross join lateral (
     select coalesce(pg_relation_size(to_regclass(format('%I.%I', {channel}::text, h.parent || '_default'))), 0)
 ) as size(bytes)
@@ -254,6 +268,7 @@ left join lateral (
 group by h.parent, size.bytes
 order by h.parent""",
     held=_HELD,
+    histories=_HISTORIES,
 )
 
 
@@ -283,7 +298,7 @@ def faulty(states: list[PartitionState]) -> list[PartitionState]:
 
 
 class PartitionQueries(Statements):
-    """The daily partitions of the two histories. The verbs on default partitions commit: they need their own connection
+    """The daily partitions of the histories. The verbs on default partitions commit: they need their own connection
     and no transaction."""
 
     def make(self) -> Query[None]:

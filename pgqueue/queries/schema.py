@@ -12,7 +12,7 @@ HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.mig
 VERSION: LiteralString = "select version_num from {s}.migration"
 
 # Fail where the schema is missing, or older than the newest table. Reads no rows. Each process runs this first.
-CHECK: LiteralString = "select count(j.expires_at), count(r.job_id) from {s}.job_live j, {s}.waiter r where false"
+CHECK: LiteralString = "select count(j.expires_at), count(a.jobs) from {s}.job_live j, {s}.activity a where false"
 
 # One migrator at a time. A transaction lock: a killed migrator leaves nothing behind, and PgBouncer in transaction mode
 # cannot strand it.

@@ -40,14 +40,14 @@ class Scheduler:
         self._stopping.set()
 
     def health(self) -> Health:
-        """How this scheduler is: live while its heartbeat gets through, ready while it looks at schedules."""
+        """How this scheduler is: live while it works, ready while it reaches the database and looks at schedules."""
         identity, now = self._identity, monotonic()
         if identity is None or self._stopping.is_set():
             return Health(live=True, ready=False)
         ages = {duty.name: round(now - duty.succeeded_at, 3) if duty.succeeded_at else None for duty in self._duties}
-        looked, live = ages.get(Ticker.name), not identity.overdue
+        looked = ages.get(Ticker.name)
         recent = looked is not None and looked < 3 * self._settings.poll_seconds + DEADLINE
-        return Health(live, live and recent, ages)
+        return Health(identity.beats, recent and not identity.overdue, ages)
 
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from pgqueue.codecs import Codec
 from pgqueue.config import check_name
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidOption, InvalidTask
-from pgqueue.jobs.job import MAX_CRASHES, ClaimedJob
+from pgqueue.jobs.job import MAX_CRASHES
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
@@ -22,6 +22,17 @@ from pgqueue.tasks.schema import json_schema
 from pgqueue.tasks.sealing import SEALED, open_args
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
 from pgqueue.tasks.versions import UnknownParameters, Upcaster, check_versions, label_parts, parts_of, upcast
+
+
+class StoredArguments(Protocol):
+    """A job whose arguments are to be read: a claimed one, or a dead letter."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def args(self) -> str: ...
+    @property
+    def headers(self) -> str | None: ...
 
 
 class ThreadTimeoutWarning(UserWarning):
@@ -116,8 +127,8 @@ class TaskSpec(TaskSettings):
             return False
         return not self.retry_on or isinstance(error, self.retry_on)
 
-    def arguments(self, job: ClaimedJob) -> dict[str, Any]:
-        """Return the keyword arguments of a claimed job: opened, brought to this version, validated.
+    def arguments(self, job: StoredArguments) -> dict[str, Any]:
+        """Return the keyword arguments of a job: opened, brought to this version, validated.
 
         Raises UnknownKey, CannotOpen, NewerVersion, UnknownParameters; what an upcaster raises; pydantic's
         ValidationError.

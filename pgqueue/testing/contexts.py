@@ -139,5 +139,6 @@ def _job(task: "Task[..., Any] | str", **fields: Unpack[JobFields]) -> ClaimedJo
         attempt=attempt,
         max_attempts=fields.get("max_attempts") or (spec.max_attempts if spec else 20),
         lease=attempt,
+        waited=0.0,
         worker_id=UUID(int=0),
     )

@@ -19,9 +19,11 @@ from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.claiming.producer import Producer
 from pgqueue.worker.claiming.queue_finder import QueueFinder
 from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.duties.activity_writer import ActivityWriter
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.listener import Listener
+from pgqueue.worker.duties.operation_finisher import OperationFinisher
 from pgqueue.worker.duties.progress_writer import ProgressWriter
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
@@ -60,8 +62,9 @@ class RunningWorker:
         self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer]
         self.duties += [
             PartitionMaker(chores, queries),
-            Sweeper(chores, core),
+            Sweeper(chores, core, signals),
             ResultExpirer(chores, queries, app.tasks),
+            OperationFinisher(chores, core),
         ]
         if core.slots.has_patterns:
             self.duties.append(QueueFinder(chores, core, signals, frontier))
@@ -69,7 +72,9 @@ class RunningWorker:
             links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             self.duties.append(Listener(links["listen"], core, signals))
         # These go on while a stopping worker waits for its jobs.
+        self._activity = ActivityWriter(chores, core)
         self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
+        self._last_duties.append(self._activity)
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
 
@@ -82,6 +87,8 @@ class RunningWorker:
         signals.jobs_moved = announcer.jobs_moved
         signals.job_put_back = producer.expect
         signals.outcomes_written = attempts.begin_waiting
+        signals.attempts_ended = self._activity.tally.add
+        signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
         signals.held_jobs = attempts.held_jobs
         signals.heartbeat_overdue = self._heartbeat_overdue
@@ -95,10 +102,10 @@ class RunningWorker:
         signals.job_awaited = announcer.job_awaited
 
     def health(self) -> Health:
-        """Whether the heartbeat gets through and the worker claims, and how its duties are."""
-        claim, live = self.producer, not self._core.identity.overdue
+        """Whether the process works; whether heartbeats get through and it claims; and how its duties are."""
+        claim, identity = self.producer, self._core.identity
         recent = claim.succeeded_at > monotonic() - 3 * self._core.settings.poll_seconds - DEADLINE
-        return Health(live, recent and not claim.paused and live, self._ages())
+        return Health(identity.beats, recent and not claim.paused and not identity.overdue, self._ages())
 
     def _ages(self) -> dict[str, float | None]:
         """How many seconds ago each duty last worked; None for one that has not worked yet."""
@@ -159,6 +166,7 @@ class RunningWorker:
         with suppress(*DATABASE_ERRORS):
             strays = self._core.queries.jobs.release_strays(self._core.identity.id, self._attempts.held_jobs())
             await self._links["claim"].run(strays, deadline=2.0)
+            await self._activity.write()
         self._written.set()
         await self._writing
 

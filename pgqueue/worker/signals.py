@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
 
 
 def ignore(*_: object) -> None:
@@ -26,7 +27,9 @@ class WorkerSignals:
     jobs_moved: Callable[[Collection[int]], None] = ignore  # out of `running`; committed
     job_put_back: Callable[[ClaimedJob, float], None] = ignore  # it is due in so many seconds
     outcomes_written: Callable[[], None] = ignore  # a batch of them: fewer wait now
+    attempts_ended: Callable[[Sequence[tuple[ClaimedJob, Resolution]]], None] = ignore  # and it is in the database
     jobs_rescued: Callable[[], None] = ignore
+    job_moved_unrun: Callable[[str, str, str], None] = ignore  # task, queue and verb
     held_jobs: Callable[[], list[int]] = list  # the one question: which jobs does this worker have?
 
     # The worker itself

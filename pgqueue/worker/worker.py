@@ -73,7 +73,7 @@ class Worker:
         log.info("running jobs: %s", ", ".join(str(r.job.id) for r in self._slots.running) or "none")
 
     def health(self) -> Health:
-        """How this worker is: live while its heartbeat gets through, ready while it claims."""
+        """How this worker is: live while it works, ready while it reaches the database and claims."""
         if self._running is None or self._stopping.is_set():
             return Health(live=True, ready=False)
         return self._running.health()

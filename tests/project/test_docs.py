@@ -11,7 +11,9 @@ import psycopg
 import pytest
 
 from pgqueue import App, NotAllowed
+from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
+from tests.client.test_dead import add_dead
 from tests.conftest import drain, scalar
 from tests.harness import Conn
 
@@ -20,7 +22,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def _blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for named, block in fenced if named == language]
 
 
 @pytest.fixture
@@ -106,6 +109,16 @@ def test_the_recipes_of_the_docs_run(conn: Conn) -> None:
         conn.execute("create table pgqueue.transition_20260101 (like pgqueue.transition)")
         conn.execute(recipe.encode())
         conn.execute("drop table if exists pgqueue.transition_20260101")
+
+
+def test_the_operators_samples_run(app: App, conn: Conn) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    for sample in _blocks(page, "sql"):
+        conn.execute(sample.encode())
+    add_dead(conn, 4711, args='{"order_id": 1}')
+    (sample,) = _blocks(page, "python")
+    exec(sample, {"app": app})
+    assert app.get(4711).reason == f"discarded by {who(None)} (operation 3): customer gone"
 
 
 def test_dropping_old_days_by_the_docs_deadlocks_with_no_reader_of_both_histories(conn: Conn, dsn: str) -> None:

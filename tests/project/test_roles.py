@@ -31,7 +31,7 @@ TRIED = {
 def suffix(conn: Conn) -> Iterator[str]:
     """The three roles, as the docs make them; their names end in this."""
     text = OPERATIONS.read_text()
-    (grants,) = [b for b in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if "grant usage" in b]
+    (grants,) = [b for b in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "grant usage" in b]
     suffix = scalar(conn, "select 'r' || substr(md5(random()::text), 1, 8)")
     for role in ROLES:
         conn.execute(f"create role {role}_{suffix}".encode())

@@ -53,6 +53,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
     "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
+    "operations.lock_abandoned": QUERIES.operations.lock_abandoned(30.0),
     "workers.set_waiting": QUERIES.workers.set_waiting(WORKER, True),
     "workers.set_stopping": QUERIES.workers.set_stopping(WORKER),
     "workers.declare_lost": QUERIES.workers.declare_lost(),
@@ -121,18 +122,42 @@ OTHERS: dict[str, Query[Any]] = {
     "workers.list": QUERIES.workers.list(),
     "workers.set_queues": QUERIES.workers.set_queues(WORKER, ["q*", "q0"]),
     "workers.locate": QUERIES.workers.locate([WORKER]),
+    "activity.rates": QUERIES.activity.rates(50),
     "jobs.count_parked": QUERIES.jobs.count_parked(50),
     "schedules.list": QUERIES.schedules.list(),
     "schedules.lock": QUERIES.schedules.lock("s1"),
     "schedules.declaration": QUERIES.schedules.declaration("s1"),
 }
-STATUS = {"jobs.count", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list"}
+STATUS = {
+    "jobs.count", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list", "activity.rates",
+}  # fmt: skip
 FLAT = DUTIES | OTHERS
 SCHEDULE_VERBS = (
     "create", "redefine", "pause", "resume", "delete", "wake_schedulers", "list_ticks",
 )  # fmt: skip
 # Statements that are not tested here, and why.
 EXEMPT = {
+    "activity.record": "inserts what it was given, a row a task, queue and outcome",
+    **dict.fromkeys(
+        [
+            "operations.begin",
+            "operations.lock",
+            "operations.move",
+            "operations.fail",
+            "operations.stop",
+            "operations.resume",
+            "operations.list",
+            "dead.lock_dead",
+            "dead.edit",
+            "dead.redrive",
+            "dead.discard",
+        ],
+        "asked by hand, of one operation or one batch: by primary key",
+    ),
+    "dead.next_batch": "asked by hand: a window of the primary key",
+    "dead.preview": "asked by hand: walks along the primary key until it has found enough",
+    "dead.list": "asked by hand: walks along the primary key until it has found enough",
+    "dead.groups": "asked by hand: reads all dead letters",
     "workers.listen": "no plan",
     "waits.listen": "no plan",
     "jobs.begin": "no plan",

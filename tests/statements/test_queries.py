@@ -10,12 +10,15 @@ import pytest
 
 from pgqueue import db
 from pgqueue.error_info import ErrorInfo
+from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
+from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.jobs.list import LISTS
+from pgqueue.queries.operations import Operation
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
@@ -40,6 +43,9 @@ OUTCOMES = [
     (claimed(3, 1), Resolution("succeed", result="[1]")),
     (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
 ]
+COUNTS = [(("t", "q", "retry"), Count(2, 0.5, 0.1, [0, 1, 0, 1], [2])), (("u", "q", "expire"), Count(1))]
+CHOSEN = DeadFilter("t*", "q", "E", "0", "a", TICK, TICK, {"tenant": 7}, [1, 2])
+OPERATION = Operation(1, "redrive", {}, {}, "alice", "test", TICK, None, None, 0, 0, 0, None)
 FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_one": lambda q: q.jobs.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
@@ -140,6 +146,24 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.prefer_indexes": lambda q: q.jobs.prefer_indexes(),
     "jobs.count": lambda q: q.jobs.count(),
     "jobs.count_finished": lambda q: q.jobs.count_finished(),
+    "activity.record": lambda q: q.activity.record(WORKER, COUNTS),
+    "activity.rates": lambda q: q.activity.rates(100),
+    "dead.preview": lambda q: q.dead.preview(CHOSEN),
+    "dead.groups": lambda q: q.dead.groups(10),
+    "dead.list": lambda q: q.dead.list(CHOSEN, None, 10),
+    "dead.next_batch": lambda q: q.dead.next_batch(OPERATION, CHOSEN, 10),
+    "dead.redrive": lambda q: q.dead.redrive(1, [1, 2], "why", {"rate": 2.0, "attempts": 3, "delay": 1.0}),
+    "dead.discard": lambda q: q.dead.discard([1, 2], "why"),
+    "dead.lock_dead": lambda q: q.dead.lock_dead(1),
+    "dead.edit": lambda q: q.dead.edit(1, "{}", "why"),
+    "operations.begin": lambda q: q.operations.begin("redrive", CHOSEN, {}, "alice", "test"),
+    "operations.lock": lambda q: q.operations.lock(1),
+    "operations.lock_abandoned": lambda q: q.operations.lock_abandoned(30.0),
+    "operations.move": lambda q: q.operations.move(1, 2, 3, 4),
+    "operations.fail": lambda q: q.operations.fail(1, "why"),
+    "operations.stop": lambda q: q.operations.stop(1),
+    "operations.resume": lambda q: q.operations.resume(1),
+    "operations.list": lambda q: q.operations.list(10),
     "workers.list": lambda q: q.workers.list(),
     "workers.set_queues": lambda q: q.workers.set_queues(WORKER, ["tenant-*", "tenant-1"]),
     "jobs.find_queues": lambda q: q.jobs.find_queues("", 100, ["t"]),

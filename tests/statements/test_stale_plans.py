@@ -112,6 +112,7 @@ WALKS = {
     "jobs.find_queues": "from the beginning of each queue",
     "jobs.depth": "from the beginning of each lane, until it has counted enough",
     "workers.list": "counts what each runs",
+    "activity.rates": "each lane from a minute ago on, or until it has counted enough",
     "jobs.count": "each lane to its end, or until it has counted enough",
 }
 TABLES = ("job_live", "idempotency_key", "result_expiry", "waiter")

@@ -24,7 +24,7 @@ RESOLUTIONS = {
     "dead_letter": Resolution("dead_letter", "exhausted", error=ERROR),
     "withdraw": Resolution("withdraw", "not wanted"),
 }
-OTHERS = {"claim", "adopt", "cancel", "expire", "rescue", "rescue_spent", "rescue_cancelled"}
+OTHERS = {"claim", "adopt", "cancel", "expire", "rescue", "rescue_spent", "rescue_cancelled", "redrive", "discard"}
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
 
 
@@ -66,6 +66,10 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
         conn.execute("update pgqueue.job_live set attempt = 0, expires_at = now() where id = %s", (job,))
         db.run(conn, QUERIES.jobs.expire(10))
         conn.execute("update pgqueue.job_live set attempt = 2, expires_at = null where id = %s", (job,))
+    elif verb == "redrive":
+        db.run(conn, QUERIES.dead.redrive(0, [job], "redriven", {}))
+    elif verb == "discard":
+        db.run(conn, QUERIES.dead.discard([job], "discarded"))
     elif verb.startswith("rescue"):
         db.run(conn, QUERIES.jobs.rescue(WORKER))
     else:
@@ -98,7 +102,7 @@ def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, v
     if state in move.sources:
         claiming = verb in ("claim", "adopt")
         assert [r[:2] for r in tx.execute("select id, state from pgqueue.job").fetchall()] == [(job, move.target)]
-        attempt = {"claim": 3, "adopt": 3, "expire": 0}.get(verb, 2)  # only a job that has not started expires
+        attempt = {"claim": 3, "adopt": 3, "expire": 0, "redrive": 0}.get(verb, 2)
         assert moves(tx, job) == [(state, move.target, attempt, LEASE + claiming)]
     else:
         assert row(tx, job) == before

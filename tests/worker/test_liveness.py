@@ -13,6 +13,7 @@ from pgqueue import App, Context, InvalidOption, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.process.heartbeat import Identity, describe_process
+from pgqueue.scheduler import Scheduler, SchedulerSettings
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.core import Served, WorkerCore
 from pgqueue.worker.duties.rescuer import Rescuer
@@ -341,3 +342,32 @@ def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Con
         identity.beat()
     identity.beat()
     identity.stop()
+
+
+@pytest.mark.parametrize("make", [Worker, Scheduler], ids=["worker", "scheduler"])
+def test_an_outage_of_the_database_makes_a_process_unready_and_leaves_it_live(
+    app: App, conn: Conn, server_dsn: str, make: type[Worker | Scheduler]
+) -> None:
+    lease = 1.0
+    process = (
+        Worker(app, WorkerSettings(lease_seconds=lease))
+        if make is Worker
+        else Scheduler(app, SchedulerSettings(lease_seconds=lease))
+    )
+    database = conn.info.dbname
+
+    async def run() -> None:
+        running = asyncio.create_task(process.run())
+        await eventually(lambda: process.health().ready, "the process to be ready")
+        with psycopg.connect(server_dsn, autocommit=True) as server:
+            server.execute(f"alter database {database} allow_connections false".encode())
+            server.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [database])
+            await eventually(lambda: not process.health().ready, "the process not to be ready")
+            assert process.health().live
+            server.execute(f"alter database {database} allow_connections true".encode())
+        await eventually(lambda: process.health().ready, "the process to be ready again")
+        assert process.health().live
+        process.stop()
+        await running
+
+    asyncio.run(run())

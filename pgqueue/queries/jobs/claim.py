@@ -33,7 +33,8 @@ MOVE_PICKED: LiteralString = """moved as (
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
 )
 select id, task, queue, priority, args::text, case when cardinality(tags) > 0 then tags end,
-       nullif(headers::jsonb, '{{}}')::text, run_at, created_at, attempt, max_attempts, lease
+       nullif(headers::jsonb, '{{}}')::text, run_at, created_at, attempt, max_attempts, lease,
+       date_part('epoch'::text, now() - run_at::timestamptz)
 from moved"""
 
 # The queues that a worker serves, in its order, each with how many jobs it may give. Paused queues give nothing. A

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
+from pgqueue.queries.jobs.parts import LANES
 
 MOST_COUNTED = 10_000
 
@@ -56,19 +57,8 @@ _SERVES: LiteralString = """({queue} = any(w.queues) or exists (select from unne
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
 COUNT: LiteralString = fill(
     """
-with recursive waiting as not materialized (
-    select queue::text, priority::smallint, run_at::timestamptz, id, attempt from {s}.job_live where state = 'pending'
-), lane(queue, priority) as (
-    (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
-    union all
-    select rest.queue, rest.priority from lane cross join lateral (
-        (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
-         order by j.queue, j.priority desc limit 1)
-        union all
-        (select j.queue, j.priority from waiting j where j.queue > lane.queue
-         order by j.queue, j.priority desc limit 1)
-        order by queue limit 1) as rest
-), served as materialized (select distinct queue from lane), sample(queue, kind, again) as materialized (
+with recursive {lanes}, served as materialized (select distinct queue from lane),
+sample(queue, kind, again) as materialized (
     select served.queue, 'due', due.attempt > 0 from served cross join lateral (
         select first.attempt from lane cross join lateral (
             select j.attempt from waiting j
@@ -120,6 +110,7 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
 from found order by queue""",
     served_found=fill(_SERVES, queue="found.queue"),
+    lanes=LANES,
 )
 
 # Count the jobs that ended within the last hour, among the newest `most` of each table: by primary key and by

@@ -67,3 +67,18 @@ WORKER_SLEEPS: LiteralString = fill(
         and {may_notify}""",
     may_notify=MAY_NOTIFY,
 )
+
+# The lanes that have pending jobs: a lane is a queue and a priority. Hops along job_live_ready from one to the next.
+LANES: LiteralString = """waiting as not materialized (
+    select queue::text, priority::smallint, run_at::timestamptz, id, attempt from {s}.job_live where state = 'pending'
+), lane(queue, priority) as (
+    (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
+    union all
+    select rest.queue, rest.priority from lane cross join lateral (
+        (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
+         order by j.queue, j.priority desc limit 1)
+        union all
+        (select j.queue, j.priority from waiting j where j.queue > lane.queue
+         order by j.queue, j.priority desc limit 1)
+        order by queue limit 1) as rest
+)"""

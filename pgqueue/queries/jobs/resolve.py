@@ -29,18 +29,19 @@ from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
 RESOLVE: LiteralString = fill(
     r"""
 with given as materialized (
-    select id, lease, target, reason, delay, refund, result, error
+    select id, lease, target, reason, delay, refund, result, error, fingerprint
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
         (select string_to_array(%(reasons)s, E'\n', '')), (select string_to_array(%(delays)s, ',', '')::float8[]),
         (select %(refunds)s::int[]),
-        (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')))
-        as g(id, lease, target, reason, delay, refund, result, error)
+        (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')),
+        (select string_to_array(%(fingerprints)s, E'\n', '')))
+        as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
 ), ended as (
     delete from {s}.job_live j using given g
     where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
-    returning j.*, g.result, g.error,
+    returning j.*, g.result, g.error, g.fingerprint,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
@@ -48,8 +49,8 @@ with given as materialized (
     select {carried}, target, reason, result::jsonb
     from ended where target = 'cancelled' or target = 'succeeded' and history
 ), dead_lettered as (
-    insert into {s}.dead_letter ({carried}, reason, error)
-    select {carried}, coalesce(reason, 'failed'), error::jsonb
+    insert into {s}.dead_letter ({carried}, reason, error, fingerprint)
+    select {carried}, coalesce(reason, 'failed'), error::jsonb, fingerprint
     from ended where target = 'failed'
 ), kept as (
     update {s}.job_live j
@@ -144,6 +145,7 @@ class ResolveQueries(Statements):
             "refunds": packed([int(r.refund) for r in resolutions]),
             "results": lines([r.label or r.result for r in resolutions]),
             "errors": lines([_error_json(r.error) for r in resolutions]),
+            "fingerprints": lines([r.fingerprint for r in resolutions]),
         }
         return Query(self._sql(RESOLVE), _ids, params)
 

@@ -142,6 +142,8 @@ class Resolver(Duty):
 
     def _report(self, batch: list[Entry], moved: set[int]) -> None:
         self._signals.jobs_moved(moved)
+        written = batch if len(moved) == len(batch) else [entry for entry in batch if entry[0].id in moved]
+        self._signals.attempts_ended(written)
         for job, resolution in batch:
             if (job.id, job.lease) in self._locked:
                 continue

@@ -9,6 +9,7 @@ from pgqueue.events import JobExpired
 from pgqueue.process.duty import Duty
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
@@ -25,11 +26,12 @@ class Sweeper(Duty):
 
     name = "sweep"
 
-    def __init__(self, link: Link, core: WorkerCore) -> None:
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
         self._queries = core.queries
         self._interval = min(core.settings.lease_seconds / 3, 10.0)
         self._emit = core.app.listeners.emit
+        self._signals = signals
         self._jobs_after: datetime | None = None
         self._keys_after: datetime | None = None
         self._from_start_at = 0.0
@@ -44,6 +46,7 @@ class Sweeper(Duty):
         for job in expired:
             log.info("job %d %s was not started in time: it is cancelled", job.id, job.task)
             self._emit(JobExpired(job.id, job.task, job.queue))
+            self._signals.job_moved_unrun(job.task, job.queue, "expire")
         pruned = await self._prune_keys() if monotonic() >= self._keys_at else 0
         if expired:
             self._jobs_after = expired[-1].expires_at

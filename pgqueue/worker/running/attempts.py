@@ -6,14 +6,16 @@ import uuid
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 
 from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import PgqueueError
 from pgqueue.events import JobClaimed, JobStarted
+from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.lifecycle import Resolution, decide
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
 from pgqueue.jobs.outcome import AskedCancel, Outcome, Raised, Unstarted
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
@@ -69,7 +71,9 @@ class Attempts:
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
         """Run jobs that were just claimed, at once or when slots are free; release them if this is closed."""
         self._slots.note_sizes(jobs)
+        now = monotonic()
         for job in jobs:
+            job.due = now - job.waited
             self._slots.add_waiting(job)
             if self._listeners:
                 self._listeners.emit(JobClaimed(*job.event_fields))
@@ -88,10 +92,12 @@ class Attempts:
         """Begin jobs that wait, until one has suspended, or it is time for the event loop to turn."""
         own, self._next_task = self._next_task, None
         self._loop.call_soon(self._count_turn)  # runs before this task can be resumed
-        turn, until = self._turn, monotonic() + STRETCH_SECONDS
+        turn, now = self._turn, monotonic()
+        until = now + STRETCH_SECONDS
         while (running := self._slots.begin_next()) is not None:
             self.begin_waiting()
             running.host = self
+            running.job.began = now
             if self._listeners:
                 self._listeners.emit(JobStarted(*running.job.event_fields))
             try:
@@ -102,7 +108,8 @@ class Attempts:
             if not in_thread:
                 running.task = own
                 await self._run(running)
-            if self._turn != turn or monotonic() > until or copy_context() != self._clean_context:
+            now = monotonic()
+            if self._turn != turn or now > until or copy_context() != self._clean_context:
                 break
             if own is None or own.cancelling():
                 break
@@ -242,10 +249,12 @@ class Attempts:
     def _finish(self, running: RunningJob, outcome: Outcome) -> None:
         self._slots.free(running)
         running.host = None
+        running.job.ended = monotonic()
         self._progress.forget(running.job)
         if running.completed:
             log.debug("job %d was completed in its own transaction", running.job.id)
             self._signals.jobs_moved({running.job.id})
+            self._signals.attempts_ended([(running.job, PLAIN_SUCCESS)])
         elif not running.abandoned:
             self._write(running.job, outcome)
 
@@ -273,7 +282,11 @@ def resolution_of(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
 
 
 def as_written(app: App, job: ClaimedJob, resolution: Resolution) -> Resolution:
-    """Return a resolution as it is written: sealed, if the app has a codec, so that events carry it sealed, too."""
+    """Return a resolution as it is written: a dead letter with its fingerprint, and sealed, if the app has a codec, so
+    that events carry it sealed, too."""
+    if resolution.verb == "dead_letter":
+        group = fingerprint(resolution.error, resolution.reason, sealed=app.codec is not None)
+        resolution = replace(resolution, fingerprint=group)
     return resolution if app.codec is None else seal_resolution(app.codec, job.task, resolution)
 
 

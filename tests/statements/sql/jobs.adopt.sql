@@ -33,6 +33,7 @@ with picked as materialized (
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
 )
 select id, task, queue, priority, args::text, case when pg_catalog.cardinality(tags) > 0 then tags end,
-       nullif(headers::jsonb, '{}')::text, run_at, created_at, attempt, max_attempts, lease
+       nullif(headers::jsonb, '{}')::text, run_at, created_at, attempt, max_attempts, lease,
+       date_part('epoch'::text, now() - run_at::timestamptz)
 from moved
 order by pg_catalog.array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id

@@ -10,7 +10,8 @@ with recursive waiting as not materialized (
         (select j.queue, j.priority from waiting j where j.queue > lane.queue
          order by j.queue, j.priority desc limit 1)
         order by queue limit 1) as rest
-), served as materialized (select distinct queue from lane), sample(queue, kind, again) as materialized (
+), served as materialized (select distinct queue from lane),
+sample(queue, kind, again) as materialized (
     select served.queue, 'due', due.attempt > 0 from served cross join lateral (
         select first.attempt from lane cross join lateral (
             select j.attempt from waiting j

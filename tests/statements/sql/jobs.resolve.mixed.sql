@@ -1,16 +1,17 @@
 with given as materialized (
-    select id, lease, target, reason, delay, refund, result, error
+    select id, lease, target, reason, delay, refund, result, error, fingerprint
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select pg_catalog.string_to_array(%(targets)s, E'\n', '')),
         (select pg_catalog.string_to_array(%(reasons)s, E'\n', '')), (select pg_catalog.string_to_array(%(delays)s, ',', '')::float8[]),
         (select %(refunds)s::int[]),
-        (select pg_catalog.string_to_array(%(results)s, E'\n', '')), (select pg_catalog.string_to_array(%(errors)s, E'\n', '')))
-        as g(id, lease, target, reason, delay, refund, result, error)
+        (select pg_catalog.string_to_array(%(results)s, E'\n', '')), (select pg_catalog.string_to_array(%(errors)s, E'\n', '')),
+        (select pg_catalog.string_to_array(%(fingerprints)s, E'\n', '')))
+        as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
 ), ended as (
     delete from "pgqueue".job_live j using given g
     where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
-    returning j.*, g.result, g.error,
+    returning j.*, g.result, g.error, g.fingerprint,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
@@ -21,9 +22,9 @@ with given as materialized (
     from ended where target = 'cancelled' or target = 'succeeded' and history
 ), dead_lettered as (
     insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, reason, error)
+        crash_count, lease, worker_id, claimed_at, reason, error, fingerprint)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb
+        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb, fingerprint
     from ended where target = 'failed'
 ), kept as (
     update "pgqueue".job_live j

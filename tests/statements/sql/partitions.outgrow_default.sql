@@ -1,11 +1,11 @@
 do $outgrow_default$
 declare
-    parents constant text[] := array['job_finished', 'transition'];
+    parents constant text[] := array['job_finished', 'transition', 'activity'];
     rest text;
     stretch text;
     bounds text[];
 begin
-    for n in 1 .. 2 loop
+    for n in 1 .. pg_catalog.cardinality(parents) loop
         perform pg_catalog.set_config('lock_timeout', '500ms', true);
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         rest := pg_catalog.format('%I.%I', 'pgqueue', parents[n] || '_default');

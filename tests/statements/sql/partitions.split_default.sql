@@ -1,13 +1,13 @@
 do $split_default$
 declare
-    parents constant text[] := array['job_finished', 'transition'];
-    keys constant text[] := array['finished_at', 'at'];
+    parents constant text[] := array['job_finished', 'transition', 'activity'];
+    keys constant text[] := array['finished_at', 'at', 'at'];
     rest text;
     day date;
     part text;
     move text;
 begin
-    for n in 1 .. 2 loop
+    for n in 1 .. pg_catalog.cardinality(parents) loop
         perform pg_catalog.set_config('lock_timeout', '500ms', true);
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         rest := pg_catalog.format('%I.%I', 'pgqueue', parents[n] || '_default');

@@ -1,1 +1,1 @@
-select pg_catalog.count(j.expires_at), pg_catalog.count(r.job_id) from "pgqueue".job_live j, "pgqueue".waiter r where false
+select pg_catalog.count(j.expires_at), pg_catalog.count(a.jobs) from "pgqueue".job_live j, "pgqueue".activity a where false

@@ -273,8 +273,8 @@ def test_the_command_line_opens_with_the_app_and_shows_it_sealed_without(
 
     def said(*args: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "pgqueue", *args], cwd=tmp_path, env=environ | {"PGQUEUE_DSN": dsn}, text=True,
-            capture_output=True, check=True,
+            [sys.executable, "-m", "pgqueue", *args], cwd=tmp_path, text=True, capture_output=True, check=True,
+            env=environ | {"PGQUEUE_DSN": dsn, "COLUMNS": "200"},
         )  # fmt: skip
         return done.stdout
 

@@ -1,0 +1,134 @@
+"""Operations: what somebody asked to be done to many dead letters, as rows that survive their client."""
+
+import builtins
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing
+
+# Write down what is to be done, before any of it is done.
+BEGIN_OPERATION: LiteralString = """
+insert into {s}.operation (kind, filter, options, actor, via, moved_at)
+values (%(kind)s, %(filter)s::jsonb, %(options)s::jsonb, %(actor)s, %(via)s, clock_timestamp()) returning id"""
+
+_OPERATION: LiteralString = """id, kind, filter::text, options::text, actor, via, started_at, ended_at,
+       stopped_at, done, skipped, reached, error"""
+
+# Lock an operation that is not finished, until the end of the transaction. If another process does a batch of it at
+# this moment, the statement waits for that, and then sees how far it is. By primary key.
+LOCK_OPERATION: LiteralString = fill(
+    """
+select {operation} from {s}.operation
+where id = %(id)s::bigint and ended_at is null and stopped_at is null for update""",
+    operation=_OPERATION,
+)
+
+# Lock an operation that nobody has moved for a while: its client is gone, or SQL has asked for it. By operation_open.
+LOCK_ABANDONED: LiteralString = fill(
+    """
+select {operation} from {s}.operation
+where ended_at is null and stopped_at is null
+and moved_at < clock_timestamp() - make_interval(secs => %(seconds)s::float8)
+order by id limit 1 for update skip locked""",
+    operation=_OPERATION,
+)
+
+# Note how far an operation is: in the transaction that has done it. By primary key.
+MOVE_OPERATION: LiteralString = """
+update {s}.operation set done = done + %(done)s::bigint, skipped = skipped + %(skipped)s::bigint,
+    reached = coalesce(%(reached)s::bigint, reached), moved_at = clock_timestamp(),
+    ended_at = case when %(reached)s::bigint is null then clock_timestamp() end
+where id = %(id)s::bigint"""
+
+# End an operation that cannot be done, and say why. By primary key.
+FAIL_OPERATION: LiteralString = """
+update {s}.operation set ended_at = clock_timestamp(), error = %(error)s::text where id = %(id)s::bigint"""
+
+# Stop an operation after its present batch, or let a stopped one go on. By primary key.
+STOP_OPERATION: LiteralString = """
+update {s}.operation set stopped_at = clock_timestamp()
+where id = %(id)s::bigint and ended_at is null and stopped_at is null returning id"""
+RESUME_OPERATION: LiteralString = """
+update {s}.operation set stopped_at = null, moved_at = clock_timestamp()
+where id = %(id)s::bigint and ended_at is null and stopped_at is not null returning id"""
+
+# List the newest operations, by primary key.
+LIST_OPERATIONS: LiteralString = fill(
+    """
+select {operation} from {s}.operation
+where %(id)s::bigint is null or id = %(id)s::bigint order by id desc limit %(limit)s::int""",
+    operation=_OPERATION,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What somebody asked to be done to many dead letters, and how far it is. `reached`: the last id looked at."""
+
+    id: int
+    kind: str
+    filter: Mapping[str, Any]
+    options: Mapping[str, Any]
+    actor: str
+    via: str
+    started_at: datetime
+    ended_at: datetime | None
+    stopped_at: datetime | None
+    done: int
+    skipped: int
+    reached: int
+    error: str | None
+
+
+class OperationQueries(Statements):
+    """Operations."""
+
+    def begin(self, kind: str, chosen: DeadFilter, options: Mapping[str, Any], actor: str, via: str) -> Query[int]:
+        """Insert the row of an operation; returns its id."""
+        params = {"kind": kind, "filter": chosen.as_json(), "options": json.dumps(options), "actor": actor, "via": via}
+        return Query(self._sql(BEGIN_OPERATION), first_value, params)
+
+    def lock(self, operation: int) -> Query[Operation | None]:
+        """Lock an operation that is not finished; None if it is."""
+        return Query(self._sql(LOCK_OPERATION), _first_operation, {"id": operation})
+
+    def lock_abandoned(self, seconds: float) -> Query[Operation | None]:
+        """Lock an operation that nobody has moved for so many seconds."""
+        return Query(self._sql(LOCK_ABANDONED), _first_operation, {"seconds": seconds})
+
+    def move(self, operation: int, done: int, skipped: int, reached: int | None) -> Query[None]:
+        """Note how far an operation is; with None for `reached` it has ended."""
+        params = {"id": operation, "done": done, "skipped": skipped, "reached": reached}
+        return Query(self._sql(MOVE_OPERATION), nothing, params)
+
+    def fail(self, operation: int, error: str) -> Query[None]:
+        """End an operation that cannot be done."""
+        return Query(self._sql(FAIL_OPERATION), nothing, {"id": operation, "error": error})
+
+    def stop(self, operation: int) -> Query[int | None]:
+        """Stop an operation; returns its id, or None if it does not run."""
+        return Query(self._sql(STOP_OPERATION), first_value, {"id": operation})
+
+    def resume(self, operation: int) -> Query[int | None]:
+        """Let a stopped operation go on; returns its id, or None if it is not stopped."""
+        return Query(self._sql(RESUME_OPERATION), first_value, {"id": operation})
+
+    def list(self, limit: int, only: int | None = None) -> Query[builtins.list[Operation]]:
+        """List the newest operations, or one."""
+        return Query(self._sql(LIST_OPERATIONS), _operations, {"limit": limit, "id": only})
+
+
+def _operations(rows: Sequence[Row]) -> list[Operation]:
+    return [_operation(*row) for row in rows]
+
+
+def _operation(operation: int, kind: str, chosen: str, options: str, *rest: Any) -> Operation:
+    return Operation(operation, kind, json.loads(chosen), json.loads(options), *rest)
+
+
+def _first_operation(rows: Sequence[Row]) -> Operation | None:
+    return _operations(rows)[0] if rows else None

@@ -1,0 +1,32 @@
+with given as (
+    select id, ord from pg_catalog.unnest(%(ids)s::bigint[]) with ordinality as g(id, ord)
+), begun as (
+    select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), clock_timestamp())
+           + pg_catalog.make_interval(secs => %(delay)s::float8) as at
+), gone as (
+    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord
+), back as (
+    insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease)
+    select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, headers,
+           begun.at + pg_catalog.make_interval(secs => case when %(gap)s::float8 > 0::float8
+                                                 then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
+           created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease
+    from gone cross join begun
+    returning id, queue::text, run_at::timestamptz, lease
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
+    select id, 'failed', 'pending', lease, %(reason)s::text from back
+), paced as (
+    update "pgqueue".operation o
+    set next_run_at = begun.at - pg_catalog.make_interval(secs => %(delay)s::float8)
+                      + pg_catalog.make_interval(secs => %(gap)s::float8 * (select count(*) from back)::float8)
+    from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
+), workers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
+    from (select distinct queue from back where run_at <= statement_timestamp()) as due
+    where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+)
+select pg_catalog.count(back.id) from back, workers_notified
