@@ -46,6 +46,13 @@ class JobExpired(JobEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingJobCancelled(JobEvent):
+    """A caller has cancelled the job before it ran. It holds for others once the caller's transaction commits."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEvent(JobEvent):
     """An event of one attempt of a job. Events about its end come after the outcome is written."""
 

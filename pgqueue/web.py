@@ -106,6 +106,7 @@ def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
         "progress": job.progress,
+        "cancel_requested": job.cancel_requested_at is not None,
         "result": job.result if job.state is JobState.SUCCEEDED else None,
         "error": _error(job.error, errors) if job.state is JobState.FAILED else None,
         "is_terminal": job.state.is_terminal,

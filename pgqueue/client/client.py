@@ -11,7 +11,9 @@ from pgqueue.client.steps import Steps, verb
 from pgqueue.client.waiting import MAX_ID, check_id
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
+from pgqueue.events import WaitingJobCancelled
 from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.queries.jobs.cancel import FoundToCancel
 from pgqueue.tasks.storable import encode_unregistered
 
 
@@ -48,10 +50,14 @@ class Client:
 
         Raises UnknownJob for a job that has ended or never was.
         """
-        state: str | None = yield self._app.queries.jobs.cancel(_possible_id(job_id), _check_reason(reason))
-        if state is None:
+        asked = self._app.queries.jobs.cancel(_possible_id(job_id), _check_reason(reason))
+        found: FoundToCancel | None = yield asked
+        if found is None:
             raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
-        return state != JobState.RUNNING
+        if found.state == JobState.RUNNING:
+            return False
+        self._app.listeners.emit(WaitingJobCancelled(job_id, found.task, found.queue, reason))
+        return True
 
     acancel = cancel.twin
 

@@ -128,7 +128,11 @@ class StepRunner:
         """Run one statement."""
         if self._conn is OWN_CONNECTION:
             return self._app.backend.pools.run(query)
-        return db.run(db.borrow(self._conn), query)
+        try:
+            return db.run(db.borrow(self._conn), query)
+        except BaseException:
+            db.tell_django(self._conn)
+            raise
 
     async def arun(self, query: Query[T]) -> T:
         """The async twin of `run`."""
@@ -145,7 +149,11 @@ class StepRunner:
             result: T = end.value
             return result
         if self._conn is not OWN_CONNECTION:
-            return follow(db.borrow(self._conn), steps, first)
+            try:
+                return follow(db.borrow(self._conn), steps, first)
+            except BaseException:
+                db.tell_django(self._conn)
+                raise
         with self._app.backend.pools.connection() as conn:
             return follow(conn, steps, first)
 

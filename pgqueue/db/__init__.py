@@ -11,6 +11,7 @@ from pgqueue.db.connection import (
     run_async,
 )
 from pgqueue.db.database import Database
+from pgqueue.db.drivers import tell_django
 from pgqueue.db.lent import check_open, lend_async
 from pgqueue.db.pools import Pools
 
@@ -29,4 +30,5 @@ __all__ = [
     "lend_async",
     "run",
     "run_async",
+    "tell_django",
 ]

@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from psycopg.pq import TransactionStatus
+
 from pgqueue.errors import UnsupportedConnection
 
 
@@ -38,6 +40,17 @@ def in_django(conn: Any) -> object:
             "(version 3), which Django 4.2 and later prefer to psycopg2"
         )
     return driver
+
+
+def tell_django(conn: Any) -> None:
+    """Let Django know that a statement of ours has failed its transaction, if `conn` is Django's.
+
+    Otherwise a caller that catches the error leaves `atomic` as if all were well, and COMMIT rolls back in silence.
+    """
+    if not is_django(conn) or conn.connection is None or not conn.in_atomic_block:
+        return
+    if conn.connection.info.transaction_status == TransactionStatus.INERROR:
+        conn.needs_rollback = True
 
 
 def is_asyncpg(conn: object) -> bool:

@@ -123,7 +123,8 @@ class Job:
     """A job as the database has it at the moment of reading.
 
     `phase` is the state in words for people: a pending job shows as `scheduled` until its first run time, and as
-    `retrying` after an attempt. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`.
+    `retrying` after an attempt. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`;
+    `cancel_requested_at` is when somebody asked to cancel a running job.
     `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
     if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
     serves `wait`.
@@ -150,6 +151,7 @@ class Job:
     result: Any = None
     error: ErrorInfo | None = None
     progress: dict[str, Any] | None = None
+    cancel_requested_at: datetime | None = None
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
     handle: Handle | None = field(default=None, repr=False, compare=False)

@@ -37,10 +37,12 @@ select count(pg_notify({channel}, '!wait')) where %(announce)s and pg_notificati
 # lateral part from being joined any other way. The naive form reads the view, and so each partition of the history, for
 # jobs that still run.
 READ_SNAPSHOTS: LiteralString = """
-select g.id, j.state, j.attempt, j.later, case when g.followed then j.progress end
+select g.id, j.state, j.attempt, j.later, case when g.followed then j.progress end, j.cancel_requested
 from unnest((select %(ids)s::bigint[]), (select %(followed)s::bool[])) as g(id, followed)
 left join lateral (
-    select l.state, l.attempt, l.run_at::timestamptz > now() as later, l.progress::text from {s}.job_live l
+    select l.state, l.attempt, l.run_at::timestamptz > now() as later, l.progress::text,
+        l.cancel_requested_at is not null as cancel_requested
+    from {s}.job_live l
     where l.id = g.id limit 1
 ) as j on true"""
 
@@ -116,6 +118,7 @@ class JobSnapshot(NamedTuple):
     attempt: int | None
     later: bool | None
     progress: str | None
+    cancel_requested: bool | None = None
 
 
 class UnreadableJob(NamedTuple):

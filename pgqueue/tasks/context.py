@@ -172,8 +172,8 @@ class Context:
 
         `with ctx.transaction() as conn:` lends a psycopg connection in a transaction. At the end of the block the job
         is resolved as succeeded, with `result` as it is then, in that transaction, and it commits. What the task
-        returns after the block is not stored. If the lease was lost, LeaseLost
-        is raised and the transaction rolled back. So each job has its effect in this database exactly once, whatever
+        returns after the block is not stored, and the log says so. If the lease was lost, LeaseLost is raised and the
+        transaction rolled back. So each job has its effect in this database exactly once, whatever
         crashes when. Once it has committed, the job has ended: nothing that the task does or raises afterwards changes
         it.
 

@@ -8,16 +8,22 @@ import pytest
 
 from pgqueue import App, Context, UnknownJob, db
 from pgqueue.db.link import Link
-from pgqueue.events import Event, StaleWrite
+from pgqueue.events import Event, StaleWrite, WaitingJobCancelled
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.signals import WorkerSignals
 from tests.conftest import DEADLINE, eventually, scalar, work
-from tests.harness import QUERIES, WORKER, Conn, InThread, new_job, wait_blocked, wait_for
+from tests.harness import QUERIES, WORKER, Conn, InThread, add_worker, insert_job, new_job, wait_blocked, wait_for
 
 REASON = "select reason from pgqueue.job where id = %s and state = 'cancelled'"
+
+
+def cancel(conn: Conn, job: int, reason: str) -> str | None:
+    """Cancel a job; return the state that it had."""
+    found = db.run(conn, QUERIES.jobs.cancel(job, reason))
+    return None if found is None else found.state
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_never_runs(app: App, conn: Conn) -> None:
@@ -25,6 +31,18 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_runs(app: App, conn: Conn)
     assert app.cancel(job.id) is True
     assert scalar(conn, REASON, job.id) == "cancelled by request"
     assert scalar(conn, "select count(*) from pgqueue.job_live") == 0
+
+
+def test_cancelling_a_waiting_job_emits_an_event_and_a_request_to_a_running_one_is_seen(app: App, conn: Conn) -> None:
+    seen: list[WaitingJobCancelled] = []
+    app.on(WaitingJobCancelled)(seen.append)
+    waiting, running = insert_job(conn), insert_job(conn, queue="other")
+    db.run(conn, QUERIES.jobs.claim(add_worker(conn), {"other": 1}, 1))
+    assert app.cancel(waiting)
+    assert not app.cancel(running)
+    assert seen == [WaitingJobCancelled(waiting, "t", "default", "cancelled by request")]
+    assert app.get(running).cancel_requested_at is not None
+    assert app.get(waiting).cancel_requested_at is None
 
 
 def test_a_cancellation_rolls_back_with_its_transaction(app: App, conn: Conn, dsn: str) -> None:
@@ -86,7 +104,7 @@ def test_a_running_job_in_a_thread_sees_that_it_is_cancelled(app: App, conn: Con
 
 def test_a_job_that_would_be_retried_ends_when_it_was_cancelled_meanwhile(conn: Conn) -> None:
     job = _running(conn)
-    assert db.run(conn, QUERIES.jobs.cancel(job.id, "no longer wanted")) == "running"
+    assert cancel(conn, job.id, "no longer wanted") == "running"
     assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("retry", "error", 5.0))])) == {job.id}
     assert scalar(conn, REASON, job.id) == "cancelled by request"
 
@@ -102,7 +120,7 @@ def test_a_cancellation_waits_for_a_claim_in_flight_and_then_finds_the_job_runni
     job = _enqueued(conn)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
         assert len(db.run(a, QUERIES.jobs.claim(WORKER, {"default": 1}, 1))) == 1
-        cancelling = InThread(lambda: db.run(b, QUERIES.jobs.cancel(job, "late")))
+        cancelling = InThread(lambda: cancel(b, job, "late"))
         wait_blocked(conn, b, a)
         a.commit()
         assert cancelling.result() in ("pending", "running")
@@ -112,7 +130,7 @@ def test_a_cancellation_waits_for_a_claim_in_flight_and_then_finds_the_job_runni
 def test_a_cancellation_and_a_claim_at_once_leave_the_job_cancelled(conn: Conn, dsn: str) -> None:
     job = _enqueued(conn)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
-        assert db.run(a, QUERIES.jobs.cancel(job, "first")) == "pending"
+        assert cancel(a, job, "first") == "pending"
         assert db.run(b, QUERIES.jobs.claim(WORKER, {"default": 1}, 1)) == []
         a.commit()
         assert db.run(b, QUERIES.jobs.claim(WORKER, {"default": 1}, 1)) == []
@@ -146,7 +164,7 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
             await link.close()
 
     with psycopg.connect(dsn) as borrowed:
-        assert db.run(borrowed, QUERIES.jobs.cancel(job.id, "no longer wanted")) == "running"
+        assert cancel(borrowed, job.id, "no longer wanted") == "running"
         putting_back = InThread(lambda: asyncio.run(put_back()))
         blocked = "select count(*) = 1 from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
         wait_for(lambda: scalar(conn, blocked, borrowed.info.backend_pid), "the outcome to wait for the cancellation")

@@ -1,6 +1,7 @@
 """Connections of Django and asyncpg: which of them `using()` takes, which it refuses, and with which message."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from django.conf import settings
 from django.db import connection, connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.db.utils import ConnectionHandler
 
 from pgqueue import App, NotAllowed, NotMigrated, UnknownJob, UnsupportedConnection
@@ -35,6 +38,36 @@ def test_django_jobs_belong_to_the_atomic_block_they_were_enqueued_in(dsn: str, 
             transaction.set_rollback(True)
         app.using(connection).enqueue("at once")
         assert scalar(conn, JOBS) == ["kept", "at once"]
+
+
+def test_a_block_in_which_an_error_of_ours_was_caught_does_not_commit(empty_dsn: str, app: App) -> None:
+    with django_on(empty_dsn), connection.cursor() as cursor:
+        cursor.execute("create table orders (id int)")
+        with pytest.raises(TransactionManagementError), transaction.atomic():  # noqa: PT012
+            with contextlib.suppress(NotMigrated):
+                app.using(connection).enqueue("t")
+            cursor.execute("insert into orders values (1)")
+        with transaction.atomic():
+            cursor.execute("insert into orders values (2)")
+            with contextlib.suppress(NotMigrated), transaction.atomic():
+                app.using(connection).get(1)
+        cursor.execute("select array_agg(id) from orders")
+        assert cursor.fetchone() == ([2],)
+
+
+def test_django_without_time_zones_reads_and_makes_schedules(dsn: str, app: App, conn: Conn) -> None:
+    with django_on(dsn) as wrapper:
+        settings.USE_TZ = False
+        try:
+            wrapper.close()
+            client = app.schedules.using(connection)
+            made = client.create("s", "t", "0 6 * * *")
+            assert made.next_tick is not None
+            assert made.next_tick.tzinfo is not None
+            assert client.run("s").run_at.tzinfo is not None
+            assert app.using(connection).enqueue("t").created_at.tzinfo is not None
+        finally:
+            settings.USE_TZ = True
 
 
 def test_django_s_connection_serves_the_other_verbs(dsn: str, app: App, conn: Conn) -> None:

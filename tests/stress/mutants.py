@@ -139,12 +139,11 @@ def loose_completion() -> None:
 
     @contextmanager
     def loose(self: Any, result: Any) -> Iterator[Any]:
-        queries = self._complete(result)
-        with self._app.backend.pools.connection() as conn:
+        with self._connection() as conn:
             with conn.transaction():
                 yield conn
             time.sleep(0.2)  # in which it can be killed
-            for query in queries:
+            for query in self._complete(result):
                 db.run(conn, query)
             self._signals.completed = True
 

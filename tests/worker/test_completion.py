@@ -32,6 +32,23 @@ def test_writes_and_completion_commit_together(app: App, effects: Conn) -> None:
     assert (done.state, done.result, len(done.attempts)) == ("succeeded", {"paid": True}, 1)
 
 
+def test_a_value_that_cannot_be_stored_any_more_is_named_in_the_log(
+    app: App, effects: Conn, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(name="pay")
+    def pay(ctx: Context, value: int | None) -> int | None:
+        with ctx.transaction():
+            pass
+        return value
+
+    pay.enqueue(None)
+    drain(app, effects)
+    assert "ctx.transaction" not in caplog.text
+    pay.enqueue(7)
+    drain(app, effects)
+    assert "pay returned a value after ctx.transaction(), which is not stored" in caplog.text
+
+
 def test_the_async_twin_does_the_same(app: App, effects: Conn) -> None:
     @app.task(name="pay")
     async def pay(ctx: Context) -> None:

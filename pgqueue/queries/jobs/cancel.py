@@ -1,10 +1,10 @@
 """Cancelling jobs."""
 
 from collections.abc import Sequence
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.queries.base import Query, Statements, fill, first_value, packed
+from pgqueue.queries.base import Query, Statements, fill, packed
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
 
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
@@ -20,7 +20,7 @@ CANCEL_PAYLOAD = "!cancel"
 CANCEL: LiteralString = fill(
     """
 with found as materialized (
-    select id, state from {s}.job_live where id = %(id)s for update
+    select id, state, task, queue from {s}.job_live where id = %(id)s for update
 ), ended as (
     delete from {s}.job_live j using found
     where j.id = any(array[found.id]) and found.state in ('pending', 'blocked')
@@ -31,7 +31,7 @@ with found as materialized (
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
 )
-select found.state from found, workers_notified, waiters_notified""",
+select found.state, found.task, found.queue from found, workers_notified, waiters_notified""",
     cancel_waiting=CANCEL_WAITING,
     may_notify=MAY_NOTIFY,
 )
@@ -44,12 +44,21 @@ where id = any((select %(held)s::bigint[])::bigint[]) and worker_id = %(worker)s
 and cancel_requested_at is not null"""
 
 
+class FoundToCancel(NamedTuple):
+    """A job that was waiting or running when it was cancelled, and its state then."""
+
+    state: str
+    task: str
+    queue: str
+
+
 class CancelQueries(Statements):
     """Cancelling jobs."""
 
-    def cancel(self, job_id: int, reason: str) -> Query[str | None]:
-        """Cancel a job; returns the state it had, None if it had ended or never was."""
-        return Query(self._sql(CANCEL), first_value, {"id": job_id, "reason": reason})
+    def cancel(self, job_id: int, reason: str) -> Query[FoundToCancel | None]:
+        """Cancel a job; returns it as it was, None if it had ended or never was."""
+        params = {"id": job_id, "reason": reason}
+        return Query(self._sql(CANCEL), lambda rows: FoundToCancel(*rows[0]) if rows else None, params)
 
     def cancel_requests(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
         """Find the jobs with a cancel request among those that a worker holds."""

@@ -14,12 +14,12 @@ from pgqueue.tasks.sealing import open_job
 # The columns of a job as `read_job` reads them; `j` is the view of jobs.
 JOB: LiteralString = """j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
-    j.reason, j.result::text, j.error::text, j.progress::text"""
+    j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at"""
 
 _JOB_FIELDS = (
     "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
     "max_attempts", "crash_count", "waits_for", "claimed_at", "finished_at", "worker_id", "reason", "result", "error",
-    "progress", "attempts",
+    "progress", "cancel_requested_at", "attempts",
 )  # fmt: skip
 
 # Read one job with its attempts, in one snapshot. The view finds the job in whichever table holds it, by primary key;

@@ -16,7 +16,7 @@ from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
-from pgqueue.jobs.outcome import AskedCancel, Outcome, Raised, Unstarted
+from pgqueue.jobs.outcome import RETURNED_NONE, AskedCancel, Outcome, Raised, Succeeded, Unstarted
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
 from pgqueue.timing import monotonic
@@ -253,6 +253,12 @@ class Attempts:
         self._progress.forget(running.job)
         if running.completed:
             log.debug("job %d was completed in its own transaction", running.job.id)
+            if isinstance(outcome, Succeeded) and outcome is not RETURNED_NONE:
+                log.error(
+                    "job %d %s returned a value after ctx.transaction(), which is not stored, for the job had ended: "
+                    "give it as ctx.transaction(result=…)",
+                    running.job.id, running.job.task, extra=running.job.log_facts,
+                )  # fmt: skip
             self._signals.jobs_moved({running.job.id})
             self._signals.attempts_ended([(running.job, PLAIN_SUCCESS)])
         elif not running.abandoned:

@@ -51,7 +51,8 @@ def test_a_request_becomes_a_job_whose_status_can_be_asked_for(api: Any, app: Ap
         assert status == {
             "job_id": at.id, "status": "succeeded", "phase": "succeeded", "created_at": at.created_at.isoformat(),
             "started_at": at.claimed_at.isoformat(), "completed_at": at.finished_at.isoformat(), "attempt": 1,
-            "max_attempts": 20, "progress": None, "result": {"pages": 3}, "error": None, "is_terminal": True,
+            "max_attempts": 20, "progress": None, "cancel_requested": False, "result": {"pages": 3}, "error": None,
+            "is_terminal": True,
         }  # fmt: skip
 
     run(app, body)
@@ -159,6 +160,7 @@ def test_cancelling(app: App, conn: Conn) -> None:
                 assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
                 answer = await http.post(f"/{running}/cancel")
                 assert (answer.status_code, answer.json()["status"]) == (202, "running")
+                assert answer.json()["cancel_requested"] is True
                 answer = await http.post("/1000/cancel")
                 assert (answer.status_code, answer.json()) == (409, {"detail": "job 1000 has already succeeded"})
             assert (await http.get(f"/{waiting}/cancel")).status_code == 405

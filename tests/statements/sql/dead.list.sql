@@ -1,6 +1,6 @@
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
-    j.reason, j.result::text, j.error::text, j.progress::text, null
+    j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at, null
 from "pgqueue".job j join "pgqueue".dead_letter d on d.id = j.id
 where j.state = 'failed' and (%(before)s::bigint is null or d.id < %(before)s::bigint)
 and (%(ids)s::bigint[] is null or d.id = any(%(ids)s::bigint[])) and (%(task)s::text is null or d.task::text like %(task)s::text)
