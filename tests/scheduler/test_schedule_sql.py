@@ -114,7 +114,7 @@ def test_sql_wakes_a_scheduler_that_sleeps(report: App, conn: Conn) -> None:
 
 def test_the_role_of_the_docs_can_manage_schedules(report: App, conn: Conn, dsn: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    blocks = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (grants,) = [block for block in blocks if "to manager" in block]
     (others,) = [block for block in blocks if "grant usage" in block]
     producer = "".join(re.findall(r"^grant.*? to app;\n", others, re.MULTILINE))

@@ -77,7 +77,9 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
 
 
 def row(conn: Conn, job: int) -> Any:
-    return conn.execute("select * from pgqueue.job where id = %s", (job,)).fetchall()
+    """Return a job, but for a request to cancel it: that moves no running job."""
+    columns = "to_jsonb(j) - 'cancel_requested_at'"
+    return conn.execute(f"select {columns} from pgqueue.job j where id = %s".encode(), (job,)).fetchall()
 
 
 def moves(conn: Conn, job: int) -> list[Any]:

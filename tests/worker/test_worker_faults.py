@@ -153,7 +153,7 @@ def test_a_job_that_nobody_notified_about_is_found_by_polling(app: App, conn: Co
         running = asyncio.create_task(worker.run())
         await until(lambda: waiting(conn), "the worker sleeps")
         end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and"
-        assert scalar(conn, f"{end} application_name = 'pgqueue worker listen'")
+        await until(lambda: scalar(conn, f"{end} application_name = 'pgqueue worker listen'"), "the listener's end")
         insert_job(conn, task="task")
         await until(lambda: finished(conn) == 1, "the job has run")
         worker.stop()
