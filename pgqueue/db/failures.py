@@ -6,6 +6,9 @@ from pgqueue.errors import NotAllowed, NotMigrated, PgqueueError
 
 DATABASE_ERRORS = (psycopg.Error, PgqueueError, OSError)
 
+# Prepared statements are on another connection than psycopg takes them to be: a pooler is in between.
+_POOLED = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
+
 # After one of these a connection's state is unknown; or its server has become a standby, which a new one may not reach;
 # or a migration has changed the columns that its prepared statements return.
 BROKEN = (
@@ -13,6 +16,7 @@ BROKEN = (
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.FeatureNotSupported,
+    *_POOLED,
     OSError,
 )
 # The server gave up at a timeout that we had set. The connection is as good as before.
@@ -52,4 +56,7 @@ def blames_data(error: Exception, tries: int = 0) -> bool:
 def brief(error: Exception) -> str:
     """Return the first line of an error's message: for the log, without the details in which Postgres quotes rows."""
     message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return (message or str(error).strip() or "no message").splitlines()[0]
+    line = (message or str(error).strip() or "no message").splitlines()[0]
+    if isinstance(error, _POOLED):
+        line += " (if a pooler such as PgBouncer is in between, make the app with App(pgbouncer=True))"
+    return line

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import pgqueue
 from pgqueue import errors
+from pgqueue.db.failures import blames_data, brief
 
 ROOT = Path(__file__).parents[2]
 # What callers could catch, and the exit codes, before the errors stood in groups.
@@ -82,3 +84,10 @@ def test_what_caught_an_error_before_it_had_a_group_catches_it_still(name: str) 
     assert issubclass(kind, (pgqueue.PgqueueError,))
     assert all(issubclass(kind, base) for base in bases)
     assert kind.exit_code == exit_code
+
+
+@pytest.mark.parametrize("kind", [psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement])
+def test_prepared_statements_behind_a_pooler_blame_no_data_and_name_the_option(kind: type[psycopg.Error]) -> None:
+    error = kind('prepared statement "_pg3_0" does not exist')
+    assert not blames_data(error)
+    assert "App(pgbouncer=True)" in brief(error)
