@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # Null for dead letters of older releases, which are grouped by the class of their error.
+    # Null for crashed jobs and for dead letters of older releases, which are grouped by the class of their error.
     "alter table {s}.dead_letter add column fingerprint text",
     # What somebody asked to be done to many jobs. The row is written before anything is done, and each batch moves
     # `reached` in its own transaction: whoever goes on does nothing twice and leaves nothing out.
@@ -59,18 +59,21 @@ begin
             using errcode = 'invalid_parameter_value',
                 hint = 'give task, queue, error, fingerprint, tag, args, since or ids';
     end if;
+    if not isfinite(redrive.since) or redrive.since <= interval '0' then
+        raise exception 'since % is no age', redrive.since using errcode = 'invalid_parameter_value';
+    end if;
     if redrive.rate <= 0 or redrive.attempts < 1 or redrive.rate = 'NaN' then
         raise exception 'rate % or attempts % is not positive', redrive.rate, redrive.attempts
             using errcode = 'invalid_parameter_value';
     end if;
     insert into {s}.operation (kind, filter, options, actor)
         values ('redrive',
-                jsonb_strip_nulls(jsonb_build_object(
+                (select jsonb_object_agg(f.key, f.value) from jsonb_each(jsonb_build_object(
                     'task', redrive.task, 'queue', redrive.queue, 'error', redrive.error,
                     'group', redrive.fingerprint, 'tag', redrive.tag, 'args', redrive.args,
                     'since', to_char((clock_timestamp() - redrive.since) at time zone 'UTC',
                                      'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'),
-                    'ids', to_jsonb(redrive.ids))),
+                    'ids', to_jsonb(redrive.ids))) as f where f.value <> 'null'),
                 jsonb_strip_nulls(jsonb_build_object('rate', redrive.rate, 'attempts', redrive.attempts)),
                 redrive.by)
         returning id into operation;

@@ -77,7 +77,10 @@ def _moment(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     if (ago := re.fullmatch(r"(\d+)([smhdw])", text)) is not None:
-        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * UNITS[ago[2]])
+        try:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * UNITS[ago[2]])
+        except OverflowError:
+            raise InvalidOption(f"{option} {text!r} cannot be used: that is before the first year") from None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -12,7 +12,7 @@ from pgqueue.client.operations import RATE, finish
 from pgqueue.client.settings import check_optional_count
 from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, all_or_nothing, verb
 from pgqueue.config import check_queue
-from pgqueue.errors import InvalidArguments, InvalidOption, PgqueueError, UnknownJob
+from pgqueue.errors import CannotOpen, InvalidArguments, InvalidOption, UnknownJob, UnknownKey
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
 from pgqueue.queries.dead import Candidate, DeadGroup, DeadLetter, DeadQueries
@@ -126,7 +126,9 @@ class DeadLetters:
         if spec is not None:
             try:
                 spec.arguments(changed)
-            except (PgqueueError, ValueError, TypeError) as error:
+            except (UnknownKey, CannotOpen):
+                raise
+            except Exception as error:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
                 raise InvalidArguments(found.task, [str(error)]) from None
         codec = self._app.queries.jobs.codec
         text = changed.args if codec is None else seal_args(codec, found.task, changed.args)

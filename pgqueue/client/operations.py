@@ -12,7 +12,7 @@ from pgqueue.errors import CannotOpen, InvalidOption, UnknownJob, UnknownKey
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.queries.dead import Batch, Candidate
 from pgqueue.queries.operations import Operation
-from pgqueue.tasks.versions import NewerVersion
+from pgqueue.tasks.versions import NewerVersion, UnknownParameters
 from pgqueue.timing import DELAY, Bounds, check_duration
 
 BATCH = 500
@@ -62,12 +62,18 @@ class Operations:
 
 def finish(app: AppParts, operation: int) -> Steps[Operation]:
     """Work on an operation until it has ended or was stopped; return how it is then."""
-    while (yield Transaction(_next_batch(app, operation))) is not None:
+    while (yield from next_batch(app, operation)) is not None:
         pass
     return (yield from _found(app, operation))
 
 
-def _next_batch(app: AppParts, operation: int) -> Steps[int | None]:
+def next_batch(app: AppParts, operation: int) -> Steps[int | None]:
+    """Do a batch of an operation in a transaction of its own; return its id if it has more to do."""
+    more: int | None = yield Transaction(_lock_and_work(app, operation))
+    return more
+
+
+def _lock_and_work(app: AppParts, operation: int) -> Steps[int | None]:
     locked: Operation | None = yield app.queries.operations.lock(operation)
     return None if locked is None else (yield from work_on(app, locked))
 
@@ -87,7 +93,7 @@ def work_on(app: AppParts, operation: Operation) -> Steps[int | None]:
     """Do a batch of an operation that this transaction has locked; return its id if it has more to do."""
     queries = app.queries.dead
     try:
-        chosen, options = DeadFilter.of_json(operation.filter), _read_options(operation)
+        chosen, options = _read_filter(operation), _read_options(operation)
     except InvalidOption as error:
         yield app.queries.operations.fail(operation.id, str(error))
         return None
@@ -107,6 +113,14 @@ def work_on(app: AppParts, operation: Operation) -> Steps[int | None]:
     return None if reached is None else operation.id
 
 
+def _read_filter(operation: Operation) -> DeadFilter:
+    """Return the filter of an operation. Raises InvalidOption for one that fits all, or that cannot be read."""
+    chosen = DeadFilter.of_json(operation.filter)
+    if chosen.fits_all:
+        raise InvalidOption("the filter of the operation is empty, and would take every dead letter")
+    return chosen
+
+
 def _read_options(operation: Operation) -> Mapping[str, Any]:
     """Return the options of an operation. Raises InvalidOption for those that SQL has written wrongly."""
     options = operation.options
@@ -121,14 +135,14 @@ def _read_options(operation: Operation) -> Mapping[str, Any]:
 
 
 def _takes(app: AppParts, candidate: Candidate) -> bool:
-    """Whether the task of this app takes the arguments; true for a task of another app, and for what is sealed."""
+    """Whether the task of this app takes the arguments; true where only another release or app can tell."""
     spec = app.tasks.get(candidate.task)
     if spec is None:
         return True
     try:
         spec.arguments(candidate)
-    except (NewerVersion, UnknownKey, CannotOpen):
-        return True
-    except BaseException:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
+    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen):
+        return True  # a worker that knows it takes it
+    except Exception:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
         return False
     return True

@@ -95,6 +95,7 @@ class WaitPoller(WatchedJobs):
         if self._conn is None or self._conn.closed:
             self._conn = self._database.connect("pgqueue waits", DEADLINE - SPARE)
             self._connected = True
+        self._unregistered.clear()  # a wait is registered to be notified, and here nobody listens
         query = next(looks, None)
         while query is not None:
             answer = db.run(self._conn, query)

@@ -108,9 +108,12 @@ def _lent(kind: Callable[..., C], owner: Any) -> C:
     return found
 
 
-def check_open(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """Raise UnsupportedConnection unless the block's transaction is still open, whatever way the task ended it."""
-    if conn.info.transaction_status == TransactionStatus.IDLE:
+def check_open(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], marked: bool) -> None:
+    """Raise UnsupportedConnection unless the block's transaction is still open, whatever way the task ended it.
+
+    `marked`: whether the open transaction, if there is one, has the block's mark.
+    """
+    if not marked or conn.info.transaction_status == TransactionStatus.IDLE:
         raise UnsupportedConnection(
             "the transaction of ctx.transaction() was ended inside its block, so the job was not completed with it: "
             "leave commit and rollback to the block"

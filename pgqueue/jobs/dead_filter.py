@@ -32,6 +32,8 @@ class DeadFilter:
             moment = getattr(self, name)
             if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
                 raise InvalidOption(f"{name}={moment!r} cannot be used: give a datetime with a timezone")
+        if self.ids is not None and not self.ids:
+            raise InvalidOption("ids is empty: give ids of jobs, or leave it out")
         if self.ids is not None and any(type(one) is not int or not 0 < one < 2**63 for one in self.ids):
             raise InvalidOption(f"ids={list(self.ids)!r} cannot be used: give ids of jobs")
 

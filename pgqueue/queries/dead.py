@@ -244,7 +244,8 @@ def _filter(chosen: DeadFilter) -> dict[str, Any]:
     return {
         "task": chosen.task and _as_pattern(chosen.task), "queue": chosen.queue, "error": chosen.error,
         "group": chosen.group, "tag": chosen.tag, "since": chosen.since, "until": chosen.until,
-        "args": None if chosen.args is None else json.dumps(chosen.args), "ids": chosen.ids and list(chosen.ids),
+        "args": None if chosen.args is None else json.dumps(chosen.args),
+        "ids": None if chosen.ids is None else list(chosen.ids),
     }  # fmt: skip
 
 

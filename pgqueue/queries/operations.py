@@ -27,15 +27,12 @@ where id = %(id)s::bigint and ended_at is null and stopped_at is null for update
     operation=_OPERATION,
 )
 
-# Lock an operation that nobody has moved for a while: its client is gone, or SQL has asked for it. By operation_open.
-LOCK_ABANDONED: LiteralString = fill(
-    """
-select {operation} from {s}.operation
+# Find an operation that nobody has moved for a while: its client is gone, or SQL has asked for it. By operation_open.
+FIND_ABANDONED: LiteralString = """
+select id from {s}.operation
 where ended_at is null and stopped_at is null
 and moved_at < clock_timestamp() - make_interval(secs => %(seconds)s::float8)
-order by id limit 1 for update skip locked""",
-    operation=_OPERATION,
-)
+order by id limit 1"""
 
 # Note how far an operation is: in the transaction that has done it. By primary key.
 MOVE_OPERATION: LiteralString = """
@@ -96,9 +93,9 @@ class OperationQueries(Statements):
         """Lock an operation that is not finished; None if it is."""
         return Query(self._sql(LOCK_OPERATION), _first_operation, {"id": operation})
 
-    def lock_abandoned(self, seconds: float) -> Query[Operation | None]:
-        """Lock an operation that nobody has moved for so many seconds."""
-        return Query(self._sql(LOCK_ABANDONED), _first_operation, {"seconds": seconds})
+    def find_abandoned(self, seconds: float) -> Query[int | None]:
+        """Find an operation that nobody has moved for so many seconds."""
+        return Query(self._sql(FIND_ABANDONED), first_value, {"seconds": seconds})
 
     def move(self, operation: int, done: int, skipped: int, reached: int | None) -> Query[None]:
         """Note how far an operation is; with None for `reached` it has ended."""

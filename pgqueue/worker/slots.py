@@ -165,6 +165,8 @@ class Slots:
 
     def _release_room(self, job: ClaimedJob) -> None:
         self._held[job.queue] -= 1
+        if not self._held[job.queue]:
+            del self._held[job.queue]  # of queues that come and go, no trace stays
         if not self._running and not self._waiting:
             self._emptied.set()
 

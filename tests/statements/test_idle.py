@@ -30,7 +30,7 @@ RELEASING = {
 SELDOM = {
     "workers.heartbeat", "jobs.cancel_requests", "jobs.rescue", "workers.declare_lost", "workers.delete_lost",
     "partitions.make", "partitions.states", "jobs.expire",
-    "jobs.prune_keys", "activity.record", "operations.lock_abandoned", "waits.announce_missed",
+    "jobs.prune_keys", "activity.record", "operations.find_abandoned", "waits.announce_missed",
     "jobs.drop_expired_results",
 }  # fmt: skip
 SETTING = {"select pg_catalog.set_config('statement_timeout', %(timeout)s, true)"}  # before a long statement
@@ -72,7 +72,8 @@ def test_an_idle_worker_asks_one_cheap_thing_a_poll_and_the_rest_seldom(app: App
     polls = asked["jobs.next_due"]
     assert set(asked) <= PER_POLL | PER_FIVE | CLAIMS | STARTING | SELDOM | SETTING
     assert asked["jobs.parked_labels"] <= polls / 5 + 3
-    seldom = asked.keys() - PER_POLL - PER_FIVE
+    assert asked["jobs.claim"] <= polls / 2  # full scans go by time, and on a busy machine twenty polls take longer
+    seldom = asked.keys() - PER_POLL - PER_FIVE - CLAIMS
     assert {name: asked[name] for name in seldom if asked[name] > 3} == {}
 
 

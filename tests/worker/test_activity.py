@@ -9,7 +9,7 @@ import pytest
 from pgqueue import App, Cancel, Context, Fail, Retry, Snooze
 from pgqueue.worker.duties import activity_writer
 from tests.conftest import drain, eventually, scalar, work
-from tests.harness import Conn, insert_job
+from tests.harness import Conn, add_worker, insert_job
 
 COUNTS = "select outcome, sum(jobs)::int from pgqueue.activity where task = %s group by outcome"
 ONCE = {"retry": Retry(delay=0.01), "snooze": Snooze(0.01, "later"), "error": ValueError("no")}
@@ -44,6 +44,16 @@ def test_each_end_of_an_attempt_is_counted_once(app: App, conn: Conn) -> None:
         "succeeded": 6, "retried": 2, "snoozed": 1, "failed": 1, "cancelled": 1, "expired": 1,
     }  # fmt: skip
     assert counted(conn, "nobody knows it") == {"parked": 1}
+
+
+def test_jobs_of_dead_workers_are_counted_too(app: App, conn: Conn) -> None:
+    dead = add_worker(conn, lost=True)
+    for spent in (False, True):
+        insert_job(conn, task="nobody runs it", state="running", worker_id=dead, claimed_at="2026-01-01Z", lease=1,
+                   attempt=1, max_attempts=1 if spent else 2, queue="away")  # fmt: skip
+    rescued = "select count(*) = 0 from pgqueue.job_live where state = 'running'"
+    asyncio.run(work(app, lambda: scalar(conn, rescued)))
+    assert counted(conn, "nobody runs it") == {"rescued": 1, "failed": 1}
 
 
 def test_the_time_to_run_and_to_wait_is_measured_in_a_thread_too(app: App, conn: Conn) -> None:

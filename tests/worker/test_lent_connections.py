@@ -71,6 +71,20 @@ def test_sql_that_ends_the_transaction_is_refused_and_nothing_remains(app: App, 
     assert "inside ctx.transaction()" in str(app.get(job.id).error)
 
 
+@pytest.mark.parametrize("ends", ["select 1; end; begin", "select 1; end transaction; start transaction",
+                                  r"select E'a\'b'; commit; begin; select 'x'"])  # fmt: skip
+def test_another_transaction_than_that_of_the_block_completes_no_job(app: App, conn: Conn, ends: str) -> None:
+    @app.task(name="pay", max_attempts=1)
+    def pay(ctx: Context) -> None:
+        with ctx.transaction() as lent:
+            lent.execute(ends.encode())
+
+    job = pay.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).state == "failed"
+    assert "inside" in str(app.get(job.id).error)
+
+
 def test_a_transaction_that_was_ended_in_another_way_completes_no_job(app: App, conn: Conn) -> None:
     @app.task(name="pay", max_attempts=1)
     def pay(ctx: Context) -> None:

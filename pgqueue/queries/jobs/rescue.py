@@ -58,7 +58,7 @@ with recursive gap(low, high) as (
             * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
-    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
+    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error, j.task, j.queue
 ), ended as (
     delete from {s}.job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
@@ -75,12 +75,12 @@ with recursive gap(low, high) as (
             where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (
-    select * from requeued union all select id, target, attempt, lease, error from ended
+    select * from requeued union all select id, target, attempt, lease, error, task, queue from ended
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
 )
-select id, target from moved""",
+select id, target, task, queue from moved""",
     finish_cancelled=FINISH_CANCELLED,
 )
 
@@ -128,6 +128,8 @@ class RescuedJob(NamedTuple):
 
     id: int
     state: JobState
+    task: str
+    queue: str
 
 
 class RescueQueries(Statements):
@@ -148,7 +150,9 @@ class RescueQueries(Statements):
         """
         params = {"worker": worker, "at_most": at_most, "max_crashes": max_crashes, "limits": json.dumps(limits)}
         params["only"] = only
-        return Query(self._sql(RESCUE), lambda rows: [RescuedJob(row[0], JobState(row[1])) for row in rows], params)
+        return Query(
+            self._sql(RESCUE), lambda rows: [RescuedJob(row[0], JobState(row[1]), *row[2:]) for row in rows], params
+        )
 
     def rescuable(self, at_most: int = 500) -> Query[list[int]]:
         """Find the running jobs of dead workers."""
@@ -158,3 +162,7 @@ class RescueQueries(Statements):
         """Give back this worker's running jobs except those it holds; returns their ids."""
         params = {"worker": worker, "held": list(held)}
         return Query(self._sql(RELEASE_STRAYS), lambda rows: [row[0] for row in rows], params)
+
+
+def _rescued(job: int, state: str, task: str, queue: str) -> RescuedJob:
+    return RescuedJob(job, JobState(state), task, queue)

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
-from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed, sparse
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
 
 # Write a batch of outcomes, of whatever kinds, in one statement. Rows that end are deleted from job_live and inserted
@@ -120,8 +120,22 @@ cross join lateral (select id from {s}.job_live where id = g.id limit 1) as j
 where j.id not in (select id from free)"""
 
 
+# Mark a transaction, and read its mark: a setting that ends with the transaction. If a task has ended the one of
+# ctx.transaction() in whatever way, and begun another, the mark is gone.
+MARK_TRANSACTION: LiteralString = "select set_config('pgqueue.block', %(mark)s, true)"
+READ_MARK: LiteralString = "select current_setting('pgqueue.block', true)"
+
+
 class ResolveQueries(Statements):
     """Resolving jobs."""
+
+    def mark_transaction(self, mark: str) -> Query[None]:
+        """Mark the transaction that is open."""
+        return Query(self._sql(MARK_TRANSACTION), nothing, {"mark": mark})
+
+    def read_mark(self) -> Query[str | None]:
+        """Return the mark of the transaction that is open."""
+        return Query(self._sql(READ_MARK), first_value)
 
     def lock_unlocked(self, ids: Sequence[int]) -> Query[set[int]]:
         """Lock the rows of these jobs that nobody else has locked; returns the ids of those that others have."""

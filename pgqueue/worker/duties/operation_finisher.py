@@ -1,11 +1,12 @@
 """The duty that works on operations whose client is gone, and on those that SQL has asked for."""
 
+import asyncio
 import logging
 import random
 
-from pgqueue.client.operations import work_on
-from pgqueue.client.steps import follow_async
-from pgqueue.db.connection import run_async
+from pgqueue import db
+from pgqueue.client.operations import next_batch
+from pgqueue.client.steps import follow
 from pgqueue.db.failures import blames_data, brief
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
@@ -32,21 +33,24 @@ class OperationFinisher(Duty):
     async def step(self) -> float:
         """Do a batch; ask for the next step at once if there is more to do."""
         queries = self._app.queries.operations
-        mine, self._operation = self._operation, None
-        async with self.link.connection() as conn, conn.transaction():
-            locking = queries.lock_abandoned(ABANDONED) if mine is None else queries.lock(mine)
-            locked = await run_async(conn, locking)
-            if locked is None:
-                return INTERVAL * random.uniform(0.5, 1.0)  # noqa: S311
-            failure = None
+        if self._operation is None:
+            self._operation = await self.link.run(queries.find_abandoned(ABANDONED))
+        if self._operation is None:
+            return INTERVAL * random.uniform(0.5, 1.0)  # noqa: S311
+        working, self._operation = self._operation, None
+        # In a thread, on a connection of the app's: it calls validators of tasks, which may take any time.
+        self._operation = await asyncio.to_thread(self._work, working)
+        return 0.0
+
+    def _work(self, operation: int) -> int | None:
+        """Do a batch of an operation; return its id if it has more to do. One that cannot be done ends."""
+        with self._app.backend.pools.connection() as conn:
             try:
-                async with conn.transaction():
-                    self._operation = await follow_async(conn, work_on(self._app, locked))
+                return follow(conn, next_batch(self._app, operation))
             except Exception as error:
                 if not blames_data(error):
                     raise
-                failure = f"{type(error).__name__}: {brief(error)}"
-            if failure is not None:  # it would fail each time, and hold up the others
-                log.error("operation %d ends, for a batch of it cannot be done: %s", locked.id, failure)
-                await run_async(conn, queries.fail(locked.id, failure))
-        return 0.0
+                failure = f"{type(error).__name__}: {brief(error)}"  # it would come each time, and hold up the others
+                log.error("operation %d ends, for a batch of it cannot be done: %s", operation, failure)
+                db.run(conn, self._app.queries.operations.fail(operation, failure))
+                return None

@@ -6,6 +6,7 @@ import random
 from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
 from pgqueue.db.link import Link
 from pgqueue.events import JobRescued
+from pgqueue.jobs.job import JobState
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.rescue import RescuedJob
@@ -15,6 +16,11 @@ from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 BATCH = 500
+VERBS = {
+    JobState.PENDING: "rescue",
+    JobState.FAILED: "rescue_spent",
+    JobState.CANCELLED: "rescue_cancelled",
+}
 SHOWN = 20  # ids in a line of the log
 
 
@@ -73,6 +79,8 @@ class Rescuer(Duty):
         for state in sorted({job.state for job in rescued}):
             ids = [job.id for job in rescued if job.state == state]
             log.warning("jobs taken from lost workers that are %s now: %s", state, _few(ids))
+        for job in rescued:
+            self._signals.job_moved_unrun(job.task, job.queue, VERBS[job.state])
         if rescued:
             self._signals.jobs_rescued()
         return len(rescued)

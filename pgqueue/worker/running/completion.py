@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
+from uuid import uuid4
 
 from pgqueue import db
 from pgqueue.app import App
@@ -15,6 +16,7 @@ from pgqueue.errors import DatabaseUnreachable, LeaseLost
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Query
+from pgqueue.queries.jobs import JobQueries
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_resolution
 from pgqueue.tasks.storable import encode_result
@@ -57,8 +59,10 @@ class Completion:
         """Lend a connection in a transaction that completes the job."""
         with self._connection() as conn:
             with conn.transaction():
+                mark = uuid4().hex
+                db.run(conn, self._queries.mark_transaction(mark))
                 yield conn
-                db.check_open(conn)
+                db.check_open(conn, db.run(conn, self._queries.read_mark()) == mark)
                 for query in self._complete(result):
                     self._check(db.run(conn, query))
             self._signals.completed = True
@@ -68,8 +72,10 @@ class Completion:
         """Lend a connection in a transaction that completes the job."""
         async with self._async_connection() as conn:
             async with conn.transaction():
+                mark = uuid4().hex
+                await db.run_async(conn, self._queries.mark_transaction(mark))
                 yield conn
-                db.check_open(conn)
+                db.check_open(conn, await db.run_async(conn, self._queries.read_mark()) == mark)
                 for query in self._complete(result):
                     self._check(await db.run_async(conn, query))
             self._signals.completed = True
@@ -104,6 +110,10 @@ class Completion:
                 except DatabaseUnreachable as error:
                     await asyncio.sleep(patience.delay(error))
             yield conn
+
+    @property
+    def _queries(self) -> JobQueries:
+        return self._app.backend.queries.jobs
 
     def _complete(self, result: Any) -> list[Query[Any]]:
         """Return the statements that complete the job. Those that return ids must have moved it."""

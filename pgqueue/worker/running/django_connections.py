@@ -18,9 +18,10 @@ def call_with_fresh(function: Callable[[], Any]) -> Any:
 
 
 def _close_old() -> None:
-    if not sys.modules["django.apps"].apps.ready:  # imported, but not set up: it has no connections
-        return
     try:
+        apps: Any = getattr(sys.modules.get("django.apps"), "apps", None)  # None while another thread imports it
+        if apps is None or not apps.ready:  # imported, but not set up: it has no connections
+            return
         database: Any = sys.modules["django.db"]
         database.close_old_connections()
         for conn in database.connections.all(initialized_only=True):

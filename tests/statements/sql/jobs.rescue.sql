@@ -33,7 +33,7 @@ with recursive gap(low, high) as (
             * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
-    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error
+    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error, j.task, j.queue
 ), ended as (
     delete from "pgqueue".job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
@@ -56,9 +56,9 @@ with recursive gap(low, high) as (
             where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (
-    select * from requeued union all select id, target, attempt, lease, error from ended
+    select * from requeued union all select id, target, attempt, lease, error, task, queue from ended
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
 )
-select id, target from moved
+select id, target, task, queue from moved

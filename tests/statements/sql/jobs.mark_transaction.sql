@@ -1,0 +1,1 @@
+select pg_catalog.set_config('pgqueue.block', %(mark)s, true)

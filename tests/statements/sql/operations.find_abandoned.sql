@@ -1,0 +1,4 @@
+select id from "pgqueue".operation
+where ended_at is null and stopped_at is null
+and moved_at < clock_timestamp() - pg_catalog.make_interval(secs => %(seconds)s::float8)
+order by id limit 1

@@ -1,5 +1,0 @@
-select id, kind, filter::text, options::text, actor, via, started_at, ended_at,
-       stopped_at, done, skipped, reached, error from "pgqueue".operation
-where ended_at is null and stopped_at is null
-and moved_at < clock_timestamp() - pg_catalog.make_interval(secs => %(seconds)s::float8)
-order by id limit 1 for update skip locked
