@@ -49,6 +49,17 @@ def wait_blocked(observer: Conn, waiting: Conn, holder: Conn) -> None:
     wait_for(lambda: scalar(observer, "select %s = any(pg_blocking_pids(%s))", pids[1], pids[0]), "the block")
 
 
+def heard(listener: Conn, conn: Conn) -> list[str]:
+    """Return the payloads of the notifications until now: the one of this call comes after all others."""
+    conn.execute("select pg_catalog.pg_notify('pgqueue', 'the end')")
+    payloads: list[str] = []
+    for notification in listener.notifies(timeout=DEADLINE):
+        if notification.payload == "the end":
+            return payloads
+        payloads.append(notification.payload)
+    raise AssertionError("the notification that ends the wait did not come")
+
+
 class InThread:
     """A call that runs beside the test; `result()` waits for it and raises what it raised."""
 

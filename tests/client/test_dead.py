@@ -1,18 +1,20 @@
 """Dead letters brought back, edited and discarded: by operations that lose nothing and do nothing twice."""
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
 import pytest
+from pydantic import AfterValidator
 
 from pgqueue import App, DeadFilter, InvalidArguments, InvalidOption, UnknownJob, db
 from pgqueue.client.operations import BATCH, work_on
 from pgqueue.client.steps import follow
 from pgqueue.worker.duties import operation_finisher
-from tests.conftest import drain, scalar, work
-from tests.harness import QUERIES, Conn, InThread, wait_blocked
+from tests.conftest import DEADLINE, drain, eventually, scalar, work
+from tests.harness import QUERIES, Conn, InThread, wait_blocked, working
 
 ADD_DEAD = """insert into pgqueue.dead_letter (id, task, queue, args, tags, attempt, max_attempts, crash_count, lease,
     reason, error, fingerprint, failed_at)
@@ -120,6 +122,8 @@ def test_a_filter_that_fits_all_is_refused(app: App, conn: Conn) -> None:
         DeadFilter(since=datetime(2026, 1, 1))
     with pytest.raises(InvalidOption, match="ids"):
         DeadFilter(ids=["1"])  # type: ignore[list-item]
+    with pytest.raises(InvalidOption, match="ids"):
+        DeadFilter(ids=())
     assert scalar(conn, "select count(*) from pgqueue.operation") == 0
 
 
@@ -356,6 +360,47 @@ def test_a_batch_that_postgres_refuses_ends_its_operation_and_holds_up_no_other(
     good, broken = app.operations.list()
     assert (good.done, broken.done, ids(conn, "dead_letter")) == (1, 0, [1, 2])
     assert "CheckViolation" in str(broken.error)
+
+
+def test_a_validator_that_takes_its_time_holds_up_no_job_of_the_worker(app: App, conn: Conn, done: list[int]) -> None:
+    entered, ran = threading.Event(), threading.Event()
+
+    def slow(value: str) -> str:
+        entered.set()
+        assert ran.wait(DEADLINE)
+        return value
+
+    @app.task(name="slow")
+    async def takes_long(value: Annotated[str, AfterValidator(slow)]) -> None: ...
+
+    add_dead(conn, 1, task="slow", args='{"value": "x"}')
+    conn.execute("insert into pgqueue.operation (kind, filter) values ('redrive', '{\"task\": \"slow\"}')")
+
+    async def run() -> None:
+        async with working(app):
+            await eventually(entered.is_set, "the validator")
+            await asyncio.to_thread(app.enqueue, "t", {"n": 5})
+            await eventually(lambda: done == [5], "another job")
+            ran.set()
+            await eventually(lambda: app.operations.list()[0].ended_at is not None, "the end of the operation")
+
+    asyncio.run(run())
+    assert app.operations.list()[0].done == 1
+
+
+def test_ctrl_c_in_a_validator_ends_the_verb_and_skips_nothing(app: App, conn: Conn) -> None:
+    def interrupted(value: str) -> str:
+        raise KeyboardInterrupt
+
+    @app.task(name="slow")
+    async def takes_long(value: Annotated[str, AfterValidator(interrupted)]) -> None: ...
+
+    add_dead(conn, 1, task="slow", args='{"value": "x"}')
+    with pytest.raises(KeyboardInterrupt):
+        app.dead.redrive(DeadFilter(task="slow"))
+    (operation,) = app.operations.list()
+    assert (operation.done, operation.skipped, operation.ended_at) == (0, 0, None)
+    assert ids(conn, "dead_letter") == [1]
 
 
 def test_an_operation_is_stopped_and_goes_on(app: App, conn: Conn, dsn: str) -> None:

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from pgqueue import App, Task, UnknownJob
 from tests.conftest import scalar, shown
-from tests.harness import wait_for
+from tests.harness import heard, wait_for
 
 Conn = psycopg.Connection[Any]
 JOBS = "select count(*) from pgqueue.job"
@@ -230,17 +230,6 @@ def listener(dsn: str) -> Iterator[Conn]:
     with psycopg.connect(dsn, autocommit=True) as listening:
         listening.execute("listen pgqueue")
         yield listening
-
-
-def heard(listener: Conn, conn: Conn) -> list[str]:
-    """Return the payloads received until now."""
-    conn.execute("select pg_catalog.pg_notify('pgqueue', 'the end')")
-    payloads: list[str] = []
-    for notification in listener.notifies(timeout=30):
-        if notification.payload == "the end":
-            return payloads
-        payloads.append(notification.payload)
-    raise AssertionError("the notification that ends the wait did not come")
 
 
 def test_a_sleeping_worker_of_the_queue_is_notified_once(listener: Conn, conn: Conn, task: Task[..., None]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from pgqueue import App, Unique
 from tests.callers import for_asyncpg
-from tests.harness import WORKER, Conn, insert_job
+from tests.harness import WORKER, Conn, heard, insert_job
 
 SLEEPING = (
     "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, waiting) "
@@ -39,17 +39,6 @@ def listener(connect: Callable[..., Conn], conn: Conn) -> Iterator[Conn]:
     with connect(autocommit=True) as listener:
         listener.execute("listen pgqueue")
         yield listener
-
-
-def heard(listener: Conn, conn: Conn) -> list[str]:
-    """Return the notifications until now: this one comes after all others."""
-    conn.execute("notify pgqueue, 'the end'")
-    payloads: list[str] = []
-    for notification in listener.notifies(timeout=30):
-        if notification.payload == "the end":
-            return payloads
-        payloads.append(notification.payload)
-    raise AssertionError("the notification that ends the wait did not come")
 
 
 def use_verbs(app: App, conn: Any, running: int) -> None:

@@ -89,6 +89,7 @@ def test_a_dry_run_shows_and_does_nothing(run: Commands, conn: Conn) -> None:
         (["dead", "redrive", "--task", "t"], "--yes"),
         (["dead", "redrive", "--task", "t", "--rate", "fast", "--yes"], "--rate"),
         (["dead", "redrive", "--since", "yesterday", "--yes"], "--since"),
+        (["dead", "redrive", "--since", "99999999999999d", "--yes"], "--since"),
         (["dead", "redrive", "--since", "2026-01-01T00:00:00", "--yes"], "zone"),
         (["dead", "redrive", "--arg", "tenant", "--yes"], "--arg"),
         (["dead", "discard", "--task", "t", "--reason", " ", "--yes"], "reason"),

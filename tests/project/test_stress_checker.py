@@ -106,6 +106,22 @@ def test_a_right_history_violates_nothing() -> None:
     assert check(story.history) == []
 
 
+def _with_the_id_of_a_transaction_that_was_rolled_back(story: Story) -> None:
+    whole(story)
+    story.history.operations["p1-0"] = Operation("p1-0", "solo", ["fast"], [digest({"op": "p1-0"})], "fail", [7])
+
+
+def test_a_job_with_an_id_that_a_crashed_server_has_given_before_violates_nothing() -> None:
+    story = Story()
+    _with_the_id_of_a_transaction_that_was_rolled_back(story)
+    assert check(story.history) == []
+
+
+def _runs_though_it_was_rolled_back(story: Story) -> None:
+    _with_the_id_of_a_transaction_that_was_rolled_back(story)
+    story.history.starts.append(story.history.starts[0] | {"digest": digest({"op": "p1-0"})})
+
+
 def test_a_right_history_with_a_rescue_violates_nothing() -> None:
     story = Story()
     running = story.claimed(story.enqueued())
@@ -346,7 +362,8 @@ def _torn_history(story: Story) -> None:
 @pytest.mark.parametrize(
     ("number", "spoil"),
     [
-        ("S1", _lost_job), ("S1", _in_two_tables), ("S2", _ghost), ("S2", _never_invoked), ("S2", _effect_of_nothing),
+        ("S1", _lost_job), ("S1", _in_two_tables), ("S2", _ghost), ("S2", _never_invoked),
+        ("S2", _runs_though_it_was_rolled_back), ("S2", _effect_of_nothing),
         ("S3", _half_a_transaction), ("S3", _no_business_row), ("S4", _too_early), ("S5", _claimed_twice),
         ("S5", _lease_kept), ("S5", _started_without_a_claim), ("S6", _claimed_before_its_time),
         ("S6", _claimed_without_an_attempt_left), ("S6", _claimed_more_than_slots), ("S7", _from_terminal),

@@ -157,7 +157,8 @@ def test_a_list_of_a_state_that_few_jobs_are_in_walks_over_no_others(backlog: Co
     plan = explain(backlog, query, generic=generic)
     assert plan["Actual Rows"] == {"failed": 20, "running": 20}.get(state, 0)
     assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
-    assert buffers(plan) < 600  # before 17 each id is a descent of its own, in each partition
+    # Before 17 Postgres descends an index once for each id of a list, in each partition.
+    assert buffers(plan) < (400 if backlog.info.server_version >= 170000 else 600)
 
 
 @pytest.mark.parametrize("state", sorted(LISTS))

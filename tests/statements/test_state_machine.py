@@ -76,10 +76,9 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
         db.run(conn, QUERIES.jobs.resolve([(claimed(job, lease), RESOLUTIONS[verb])]))
 
 
-def row(conn: Conn, job: int) -> Any:
-    """Return a job, but for a request to cancel it: that moves no running job."""
-    columns = "to_jsonb(j) - 'cancel_requested_at'"
-    return conn.execute(f"select {columns} from pgqueue.job j where id = %s".encode(), (job,)).fetchall()
+def row(conn: Conn, job: int, without: str = "") -> Any:
+    """Return a job, without one of its columns."""
+    return conn.execute("select to_jsonb(j) - %s::text from pgqueue.job j where id = %s", (without, job)).fetchall()
 
 
 def moves(conn: Conn, job: int) -> list[Any]:
@@ -95,7 +94,8 @@ def test_every_verb_of_the_table_is_driven_here() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, verb: str, state: JobState) -> None:
     job = put(tx, state, verb)
-    before = row(tx, job)
+    asks = "cancel_requested_at" if (verb, state) == ("cancel", JobState.RUNNING) else ""  # which moves no job
+    before = row(tx, job, asks)
     assert len(before) == 1
 
     apply(tx, verb, job)
@@ -107,7 +107,7 @@ def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, v
         attempt = {"claim": 3, "adopt": 3, "expire": 0, "redrive": 0}.get(verb, 2)
         assert moves(tx, job) == [(state, move.target, attempt, LEASE + claiming)]
     else:
-        assert row(tx, job) == before
+        assert row(tx, job, asks) == before
         assert moves(tx, job) == []
 
 

@@ -31,6 +31,7 @@ def nothing_lost(facts: Facts) -> Iterator[Violation]:
 def no_ghosts(facts: Facts) -> Iterator[Violation]:
     """S2, S3: a rolled back transaction leaves nothing; an unclear one all or nothing; a business row has its jobs."""
     started = {line["job"] for line in facts.history.starts}
+    runs = {(line["job"], line["digest"]) for line in facts.history.starts}
     jobs: Counter[str] = Counter(facts.op_of(job) for job in facts.created)
     jobs.pop("tick", None)
     for job in started - facts.created.keys():
@@ -40,8 +41,9 @@ def no_ghosts(facts: Facts) -> Iterator[Violation]:
             yield Violation("S2", f"job {effect['job_id']} has an effect and never existed")
     for operation in facts.history.operations.values():
         op, here = operation.op, jobs.pop(operation.op, 0)
-        # Not by its ids: a server that crashes may give those of a transaction that was rolled back to others.
-        if operation.outcome == "fail" and (here or op in facts.history.orders):
+        # By id and arguments: a server that crashes may give the ids of a transaction that was rolled back to others.
+        ran = runs.intersection(zip(operation.ids, operation.digests, strict=False))
+        if operation.outcome == "fail" and (here or ran or op in facts.history.orders):
             yield Violation("S2", f"{op} was rolled back and left {here} jobs, order {op in facts.history.orders}")
         if here not in (0, len(operation.tasks)):
             yield Violation("S3", f"{op} has {here} of {len(operation.tasks)} jobs")
@@ -150,6 +152,7 @@ def payloads(facts: Facts) -> Iterator[Violation]:
     sent = {
         job: fingerprint
         for operation in facts.history.operations.values()
+        if operation.outcome != "fail"  # whose ids others may have; no_ghosts looks for runs of its jobs
         for job, fingerprint in zip(operation.ids, operation.digests, strict=False)
     }
     for line in facts.history.starts:

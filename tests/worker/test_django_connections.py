@@ -1,9 +1,12 @@
 """Where Django is set up, no task in a thread inherits a connection that another has left broken."""
 
 import asyncio
+import sys
+from types import ModuleType
 from typing import Any
 
 import psycopg
+import pytest
 from django.db import OperationalError, connections, transaction
 
 from pgqueue.worker.running.threads import Threads
@@ -51,3 +54,16 @@ def test_neither_an_open_block_nor_a_connection_that_was_cut_reaches_a_later_tas
     assert isinstance(cut[1], (OperationalError, psycopg.OperationalError))
     assert last[1] is None
     assert last[0] != after[0]
+
+
+def test_a_django_that_another_thread_is_importing_ends_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "django.apps", ModuleType("django.apps"))  # without its names yet
+
+    async def run() -> Any:
+        threads = Threads(1)
+        try:
+            return await threads.run(lambda: "ran")
+        finally:
+            threads.close()
+
+    assert asyncio.run(run()) == ("ran", None)

@@ -112,3 +112,13 @@ def test_the_size_of_jobs_bounds_what_is_claimed_ahead_until_small_ones_come() -
         slots.note_sizes([claimed(2, 1)] * 10)
     slots.claim_ahead(2000)
     assert slots.ahead == 2000
+
+
+def test_of_queues_that_come_and_go_no_trace_stays() -> None:
+    slots = Slots(1, ["default"], {})
+    for n in range(3):
+        slots.add_waiting(replace(claimed(n, 1), queue=f"tenant-{n}"))
+        running = slots.begin_next()
+        assert running is not None
+        slots.free(running)
+    assert not slots._held

@@ -6,6 +6,7 @@ from typing import LiteralString
 
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, fill
+from pgqueue.queries.jobs.parts import LANES
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
 
 # The filters of a list, besides the state.
@@ -58,19 +59,8 @@ _IN_JOB_LIVE: LiteralString = """few as materialized (
 )"""
 
 # Scheduled jobs: the end of each lane, by job_live_ready. `lane` hops from one lane to the next, as in COUNT.
-_SCHEDULED: LiteralString = """recursive lane(queue, priority) as (
-    (select j.queue::text, j.priority::smallint from {s}.job_live j where j.state = 'pending'
-     order by j.queue, j.priority desc limit 1)
-    union all
-    select further.queue, further.priority from lane cross join lateral (
-        (select j.queue::text, j.priority::smallint from {s}.job_live j
-         where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint < lane.priority
-         order by j.queue, j.priority desc limit 1)
-        union all
-        (select j.queue::text, j.priority::smallint from {s}.job_live j
-         where j.state = 'pending' and j.queue::text > lane.queue order by j.queue, j.priority desc limit 1)
-        order by queue limit 1) as further
-), few as materialized (
+_SCHEDULED: LiteralString = fill(
+    """recursive {lanes}, few as materialized (
     select later.id from lane cross join lateral (
         select j.id from {s}.job_live j
         where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint = lane.priority
@@ -85,7 +75,9 @@ _SCHEDULED: LiteralString = """recursive lane(queue, priority) as (
          and j.run_at::timestamptz > now() and j.attempt = 0 and {filters}
          order by j.id desc limit %(limit)s)
     ) as found
-)"""
+)""",
+    lanes=LANES,
+)
 
 
 def _own_table(table: LiteralString, state: LiteralString) -> LiteralString:

@@ -52,6 +52,7 @@ def test_it_polls_and_closes_its_connection_when_no_job_is_waited_for(app: App, 
     with pytest.raises(JobWasCancelled):
         waiting[2].result()
     wait_for(lambda: scalar(conn, CONNECTIONS) == 0, "the connection to close")
+    assert not app.waits._hub._unregistered, "of a wait that has ended nothing stays"
 
 
 @pytest.mark.usefixtures("greenlets")

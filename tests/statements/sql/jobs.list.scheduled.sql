@@ -1,15 +1,15 @@
-with recursive lane(queue, priority) as (
-    (select j.queue::text, j.priority::smallint from "pgqueue".job_live j where j.state = 'pending'
-     order by j.queue, j.priority desc limit 1)
+with recursive waiting as not materialized (
+    select queue::text, priority::smallint, run_at::timestamptz, id, attempt from "pgqueue".job_live where state = 'pending'
+), lane(queue, priority) as (
+    (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
     union all
-    select further.queue, further.priority from lane cross join lateral (
-        (select j.queue::text, j.priority::smallint from "pgqueue".job_live j
-         where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint < lane.priority
+    select rest.queue, rest.priority from lane cross join lateral (
+        (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
          order by j.queue, j.priority desc limit 1)
         union all
-        (select j.queue::text, j.priority::smallint from "pgqueue".job_live j
-         where j.state = 'pending' and j.queue::text > lane.queue order by j.queue, j.priority desc limit 1)
-        order by queue limit 1) as further
+        (select j.queue, j.priority from waiting j where j.queue > lane.queue
+         order by j.queue, j.priority desc limit 1)
+        order by queue limit 1) as rest
 ), few as materialized (
     select later.id from lane cross join lateral (
         select j.id from "pgqueue".job_live j
