@@ -16,6 +16,7 @@ BROKEN = (
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.FeatureNotSupported,
+    psycopg.errors.IdleInTransactionSessionTimeout,
     *_POOLED,
     OSError,
 )

@@ -41,6 +41,10 @@ update {s}.operation set done = done + %(done)s::bigint, skipped = skipped + %(s
     ended_at = case when %(reached)s::bigint is null then clock_timestamp() end
 where id = %(id)s::bigint"""
 
+# Let others have their turn before an operation of which a batch has failed. By primary key.
+PUT_OFF_OPERATION: LiteralString = """
+update {s}.operation set moved_at = clock_timestamp() where id = %(id)s::bigint"""
+
 # End an operation that cannot be done, and say why. By primary key.
 FAIL_OPERATION: LiteralString = """
 update {s}.operation set ended_at = clock_timestamp(), error = %(error)s::text where id = %(id)s::bigint"""
@@ -101,6 +105,10 @@ class OperationQueries(Statements):
         """Note how far an operation is; with None for `reached` it has ended."""
         params = {"id": operation, "done": done, "skipped": skipped, "reached": reached}
         return Query(self._sql(MOVE_OPERATION), nothing, params)
+
+    def put_off(self, operation: int) -> Query[None]:
+        """Look at an operation again only when it would count as abandoned."""
+        return Query(self._sql(PUT_OFF_OPERATION), nothing, {"id": operation})
 
     def fail(self, operation: int, error: str) -> Query[None]:
         """End an operation that cannot be done."""

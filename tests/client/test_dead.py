@@ -388,6 +388,28 @@ def test_a_validator_that_takes_its_time_holds_up_no_job_of_the_worker(app: App,
     assert app.operations.list()[0].done == 1
 
 
+def test_an_operation_whose_batch_loses_its_connection_waits_for_its_next_turn(
+    app: App, conn: Conn, done: list[int]
+) -> None:
+    def cut(value: str) -> str:
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgqueue'"
+                     " and datname = current_database() and state = 'idle in transaction'")  # fmt: skip
+        return value
+
+    @app.task(name="slow")
+    async def takes_long(value: Annotated[str, AfterValidator(cut)]) -> None: ...
+
+    add_dead(conn, 1, task="slow", args='{"value": "x"}')
+    add_dead(conn, 2)
+    for task in ("slow", "t"):
+        filters = "jsonb_build_object('task', %s::text)"
+        conn.execute(f"insert into pgqueue.operation (kind, filter) values ('redrive', {filters})", [task])
+    asyncio.run(work(app, lambda: done == [0]))
+    good, cut_off = app.operations.list()
+    assert (good.done, good.ended_at is not None) == (1, True)
+    assert (cut_off.done, cut_off.ended_at, ids(conn, "dead_letter")) == (0, None, [1])
+
+
 def test_ctrl_c_in_a_validator_ends_the_verb_and_skips_nothing(app: App, conn: Conn) -> None:
     def interrupted(value: str) -> str:
         raise KeyboardInterrupt

@@ -144,6 +144,7 @@ EXEMPT = {
             "operations.lock",
             "operations.move",
             "operations.fail",
+            "operations.put_off",
             "operations.stop",
             "operations.resume",
             "operations.list",

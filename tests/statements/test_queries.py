@@ -162,6 +162,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "operations.lock": lambda q: q.operations.lock(1),
     "operations.find_abandoned": lambda q: q.operations.find_abandoned(30.0),
     "operations.move": lambda q: q.operations.move(1, 2, 3, 4),
+    "operations.put_off": lambda q: q.operations.put_off(1),
     "operations.fail": lambda q: q.operations.fail(1, "why"),
     "operations.stop": lambda q: q.operations.stop(1),
     "operations.resume": lambda q: q.operations.resume(1),

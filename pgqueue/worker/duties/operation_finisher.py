@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import random
+from contextlib import suppress
 
-from pgqueue import db
 from pgqueue.client.operations import next_batch
 from pgqueue.client.steps import follow
-from pgqueue.db.failures import blames_data, brief
+from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.worker.core import WorkerCore
@@ -44,13 +44,16 @@ class OperationFinisher(Duty):
 
     def _work(self, operation: int) -> int | None:
         """Do a batch of an operation; return its id if it has more to do. One that cannot be done ends."""
-        with self._app.backend.pools.connection() as conn:
-            try:
+        queries, pools = self._app.queries.operations, self._app.backend.pools
+        try:
+            with pools.connection() as conn:
                 return follow(conn, next_batch(self._app, operation))
-            except Exception as error:
-                if not blames_data(error):
-                    raise
-                failure = f"{type(error).__name__}: {brief(error)}"  # it would come each time, and hold up the others
-                log.error("operation %d ends, for a batch of it cannot be done: %s", operation, failure)
-                db.run(conn, self._app.queries.operations.fail(operation, failure))
-                return None
+        except Exception as error:
+            failed = blames_data(error)
+            reason = f"{type(error).__name__}: {brief(error)}"
+            with suppress(*DATABASE_ERRORS):  # on another connection: that of the batch may be gone
+                pools.run(queries.fail(operation, reason) if failed else queries.put_off(operation))
+            if not failed:
+                raise
+        log.error("operation %d ends, for a batch of it cannot be done: %s", operation, reason)
+        return None
