@@ -18,6 +18,7 @@ from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.jobs import JobQueries
 from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
+from pgqueue.queries.queues import QueueQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
 from pgqueue.queries.waits import WaitQueries
@@ -39,4 +40,5 @@ class Queries:
         self.activity = ActivityQueries(templates, codec)
         self.dead = DeadQueries(templates, codec)
         self.operations = OperationQueries(templates, codec)
+        self.queues = QueueQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)

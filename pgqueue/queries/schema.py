@@ -11,8 +11,10 @@ HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.mig
 # Read the migration that the schema is at.
 VERSION: LiteralString = "select version_num from {s}.migration"
 
-# Fail where the schema is missing, or older than the newest table. Reads no rows. Each process runs this first.
-CHECK: LiteralString = "select count(j.expires_at), count(a.jobs) from {s}.job_live j, {s}.activity a where false"
+# Fail where the schema is missing, or older than the newest columns. Reads no rows. Each process runs this first.
+CHECK: LiteralString = """
+select count(j.expires_at), count(w.quiet_at), count(q.paused_until) from {s}.job_live j, {s}.worker w, {s}.queue q
+where false"""
 
 # One migrator at a time. A transaction lock: a killed migrator leaves nothing behind, and PgBouncer in transaction mode
 # cannot strand it.

@@ -167,6 +167,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "operations.stop": lambda q: q.operations.stop(1),
     "operations.resume": lambda q: q.operations.resume(1),
     "operations.list": lambda q: q.operations.list(10),
+    "queues.list": lambda q: q.queues.list(),
     "workers.list": lambda q: q.workers.list(),
     "workers.set_queues": lambda q: q.workers.set_queues(WORKER, ["tenant-*", "tenant-1"]),
     "jobs.find_queues": lambda q: q.jobs.find_queues("", 100, ["t"]),
