@@ -4,6 +4,7 @@ from pgqueue import codecs as codecs
 from pgqueue.app import App
 from pgqueue.client.client import Client
 from pgqueue.client.schedule_options import ScheduleOptions
+from pgqueue.client.steps import OWN_CONNECTION
 from pgqueue.client.task import ContextTask, Enqueuer, Task
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import (
@@ -54,6 +55,7 @@ from pgqueue.tasks.options import CallOptions, TaskOptions
 from pgqueue.tasks.spec import ThreadTimeoutWarning
 
 __all__ = [
+    "OWN_CONNECTION",
     "App",
     "At",
     "Attempt",

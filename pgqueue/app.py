@@ -24,7 +24,7 @@ from pgqueue.client.settings import (
     check_retention,
     task_settings,
 )
-from pgqueue.client.steps import OWN_CONNECTION
+from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.codecs import Codec, check_codec
@@ -238,13 +238,13 @@ class App(WaitVerbs):
         self.middlewares.append(wrapper)
         return wrapper
 
-    def using(self, conn: object = OWN_CONNECTION, /, **options: Unpack[NamedCallOptions]) -> Client:
+    def using(self, conn: object = CURRENT_CONNECTION, /, **options: Unpack[NamedCallOptions]) -> Client:
         """Bind a connection to borrow, and options, for the verbs that take a task by name. As `Task.using`; and
         `version`: of a task that is not registered here, the version whose arguments are given."""
         return Client(self, conn, call_settings(options))
 
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """Enqueue a task by name on an own connection, which commits at once."""
+        """Enqueue a task by name on an own connection, which commits at once, or in `ctx.transaction()`."""
         return self.using().enqueue(task, args)
 
     async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:

@@ -9,7 +9,7 @@ from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, as_job
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions, build, edited
-from pgqueue.client.steps import OWN_CONNECTION, Steps, all_or_nothing, verb
+from pgqueue.client.steps import CURRENT_CONNECTION, Steps, all_or_nothing, verb
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSchedule
 from pgqueue.jobs.job import Job, NewJob
@@ -41,7 +41,7 @@ class ScheduleClient:
     who changes a schedule; the default is the user of this process.
     """
 
-    def __init__(self, app: AppParts, conn: object = OWN_CONNECTION) -> None:
+    def __init__(self, app: AppParts, conn: object = CURRENT_CONNECTION) -> None:
         self._app = app
         self._runner = JobInserter(app, conn)
 

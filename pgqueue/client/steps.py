@@ -10,6 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, Ty
 
 from pgqueue import db
 from pgqueue.client.app_parts import AppParts
+from pgqueue.client.joining import connection_to_join
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.errors import UnsupportedConnection
 from pgqueue.queries import Query
@@ -100,46 +101,57 @@ async def _answer_async(conn: db.AnyAsyncConnection, step: Step) -> Any:
     return db.autocommits(conn)
 
 
-class OwnConnection(Enum):
-    """The default of `using(conn)`. It is not None: a variable that happens to be None must not mean it."""
+class DefaultConnection(Enum):
+    """What stands for a connection. None does not: a variable that happens to be None must not mean it."""
 
+    CURRENT = "that of the ctx.transaction() block around the call, else one of pgqueue's own"
     OF_PGQUEUE = "a connection of pgqueue's own, which commits at once"
 
 
-OWN_CONNECTION = OwnConnection.OF_PGQUEUE
+CURRENT_CONNECTION = DefaultConnection.CURRENT
+OWN_CONNECTION = DefaultConnection.OF_PGQUEUE
 
 
 class StepRunner:
     """Runs steps on the borrowed connection, in its transaction; without one, on an own connection of the app's.
 
-    `handle` is for jobs that come from here: it knows how to wait for them, and whether they are committed.
+    On the current connection it joins the block of `ctx.transaction()` in which it is called, if there is one.
     """
 
-    def __init__(self, app: AppParts, conn: object = OWN_CONNECTION) -> None:
+    def __init__(self, app: AppParts, conn: object = CURRENT_CONNECTION) -> None:
         if conn is None:
             raise UnsupportedConnection(
                 "using(None): that is no connection. Leave it out for one of pgqueue's own, which commits at once"
             )
         self._app = app
         self._conn = conn
-        self.handle = WaitHandle(app, committed=conn is OWN_CONNECTION)
+        self._handle = WaitHandle(app, committed=isinstance(conn, DefaultConnection))
+
+    @property
+    def handle(self) -> WaitHandle:
+        """For jobs that come from here: it knows how to wait for them, and whether they are committed."""
+        if self._conn is CURRENT_CONNECTION and connection_to_join(self._app) is not None:
+            return WaitHandle(self._app, committed=False)
+        return self._handle
 
     def run(self, query: Query[T]) -> T:
         """Run one statement."""
-        if self._conn is OWN_CONNECTION:
+        conn = self._borrowed()
+        if conn is None:
             return self._app.backend.pools.run(query)
         try:
-            return db.run(db.borrow(self._conn), query)
+            return db.run(db.borrow(conn), query)
         except BaseException:
-            db.tell_django(self._conn)
+            db.tell_django(conn)
             raise
 
     async def arun(self, query: Query[T]) -> T:
         """The async twin of `run`."""
-        if self._conn is not OWN_CONNECTION:
-            return await db.run_async(await db.borrow_async(self._conn), query)
-        async with self._app.backend.pools.async_connection() as conn:
-            return await db.run_async(conn, query)
+        conn = self._borrowed()
+        if conn is not None:
+            return await db.run_async(await db.borrow_async(conn), query)
+        async with self._app.backend.pools.async_connection() as own:
+            return await db.run_async(own, query)
 
     def perform(self, steps: Steps[T]) -> T:
         """Run steps. Up to their first statement they need no connection: a refused call takes none."""
@@ -148,14 +160,15 @@ class StepRunner:
         except StopIteration as end:
             result: T = end.value
             return result
-        if self._conn is not OWN_CONNECTION:
+        conn = self._borrowed()
+        if conn is not None:
             try:
-                return follow(db.borrow(self._conn), steps, first)
+                return follow(db.borrow(conn), steps, first)
             except BaseException:
-                db.tell_django(self._conn)
+                db.tell_django(conn)
                 raise
-        with self._app.backend.pools.connection() as conn:
-            return follow(conn, steps, first)
+        with self._app.backend.pools.connection() as own:
+            return follow(own, steps, first)
 
     async def aperform(self, steps: Steps[T]) -> T:
         """The async twin of `perform`."""
@@ -164,10 +177,17 @@ class StepRunner:
         except StopIteration as end:
             result: T = end.value
             return result
-        if self._conn is not OWN_CONNECTION:
-            return await follow_async(await db.borrow_async(self._conn), steps, first)
-        async with self._app.backend.pools.async_connection() as conn:
-            return await follow_async(conn, steps, first)
+        conn = self._borrowed()
+        if conn is not None:
+            return await follow_async(await db.borrow_async(conn), steps, first)
+        async with self._app.backend.pools.async_connection() as own:
+            return await follow_async(own, steps, first)
+
+    def _borrowed(self) -> object | None:
+        """Return the connection on which the steps run; None for an own one."""
+        if not isinstance(self._conn, DefaultConnection):
+            return self._conn
+        return None if self._conn is OWN_CONNECTION else connection_to_join(self._app)
 
 
 class HasRunner(Protocol):

@@ -10,7 +10,7 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.keyed_calls import KeyedCalls
 from pgqueue.client.settings import CallSettings, call_settings
-from pgqueue.client.steps import OWN_CONNECTION, Steps
+from pgqueue.client.steps import CURRENT_CONNECTION, Steps
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.options import CallOptions
@@ -89,7 +89,7 @@ class Task(Enqueuer[P, R]):
     """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
 
     def __init__(self, app: AppParts, spec: TaskSpec) -> None:
-        super().__init__(app, spec, OWN_CONNECTION, CallSettings(rules=spec.rules))
+        super().__init__(app, spec, CURRENT_CONNECTION, CallSettings(rules=spec.rules))
         self.__doc__ = spec.function.__doc__
         self.__name__ = getattr(spec.function, "__name__", spec.name)
         self.__wrapped__ = spec.function
@@ -116,13 +116,14 @@ class Task(Enqueuer[P, R]):
         result: R = self._spec.function(*args, **kwargs)
         return result
 
-    def using(self, conn: object = OWN_CONNECTION, /, **options: Unpack[CallOptions]) -> Enqueuer[P, R]:
+    def using(self, conn: object = CURRENT_CONNECTION, /, **options: Unpack[CallOptions]) -> Enqueuer[P, R]:
         """Bind a connection to borrow and options for the jobs to come.
 
         `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or one of Django's
         or asyncpg's. It is never committed and never closed. Without it each call uses an own connection of pgqueue and
-        commits at once. `run_at` is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to
-        100) runs sooner; `max_attempts` counts the first run. All options: pgqueue.CallOptions and docs/enqueue.md.
+        commits at once, but inside `ctx.transaction()` it joins that transaction; pgqueue.OWN_CONNECTION never joins.
+        `run_at` is an aware datetime, `delay` seconds or a timedelta; a higher `priority` (-100 to 100) runs sooner;
+        `max_attempts` counts the first run. All options: pgqueue.CallOptions and docs/enqueue.md.
         """
         settings = call_settings(options, self._spec) if options else self._settings
         return Enqueuer(self._app, self._spec, conn, settings)

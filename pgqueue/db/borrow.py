@@ -122,6 +122,9 @@ def _unsupported(conn: object, *, asynchronous: bool) -> UnsupportedConnection:
 
 
 def _hint(conn: object, kind: str, asynchronous: bool) -> str:
+    if kind.startswith("pgqueue."):
+        block, verbs = ("ctx.transaction()", "without") if asynchronous else ("ctx.atransaction()", "with")
+        return f" {block} goes with the verbs {verbs} an a; using(pgqueue.OWN_CONNECTION) stays out of it."
     if kind.endswith(("Engine", "Pool", "Cursor")):
         return " Give the connection or session whose transaction the job is to belong to."
     if asynchronous and is_django(conn):

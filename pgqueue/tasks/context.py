@@ -177,6 +177,9 @@ class Context:
         crashes when. Once it has committed, the job has ended: nothing that the task does or raises afterwards changes
         it.
 
+        Verbs of the same app that are called in the block, such as `task.enqueue()`, join the transaction, unless they
+        name a connection.
+
         The connection is the task's for this block only: what it sets there is reset, and SQL that ends the transaction
         is refused.
         """

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.client.joining import joining
 from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseUnreachable, LeaseLost
 from pgqueue.jobs.job import ClaimedJob
@@ -61,7 +62,8 @@ class Completion:
             with conn.transaction():
                 mark = uuid4().hex
                 db.run(conn, self._queries.mark_transaction(mark))
-                yield conn
+                with joining(self._app, conn):
+                    yield conn
                 db.check_open(conn, db.run(conn, self._queries.read_mark()) == mark)
                 for query in self._complete(result):
                     self._check(db.run(conn, query))
@@ -74,7 +76,8 @@ class Completion:
             async with conn.transaction():
                 mark = uuid4().hex
                 await db.run_async(conn, self._queries.mark_transaction(mark))
-                yield conn
+                with joining(self._app, conn):
+                    yield conn
                 db.check_open(conn, await db.run_async(conn, self._queries.read_mark()) == mark)
                 for query in self._complete(result):
                     self._check(await db.run_async(conn, query))
