@@ -174,4 +174,4 @@ def test_in_a_users_test_it_joins_as_well(app: App, following: Task[[int], None]
         jobs.assert_not_enqueued(following)
         pay.enqueue(True)
         jobs.drain(queues=["default"])
-        jobs.assert_enqueued(following, number=1)
+        jobs.assert_enqueued(following, args={"number": 1})
