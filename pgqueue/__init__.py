@@ -3,6 +3,7 @@
 from pgqueue import codecs as codecs
 from pgqueue.app import App
 from pgqueue.client.client import Client
+from pgqueue.client.enqueue_hooks import EnqueueCall
 from pgqueue.client.schedule_options import ScheduleOptions
 from pgqueue.client.steps import OWN_CONNECTION
 from pgqueue.client.task import ContextTask, Enqueuer, Task
@@ -51,6 +52,7 @@ from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, RRule
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.hooks import AttemptEnd
 from pgqueue.tasks.options import CallOptions, TaskOptions
 from pgqueue.tasks.spec import ThreadTimeoutWarning
 
@@ -59,6 +61,7 @@ __all__ = [
     "App",
     "At",
     "Attempt",
+    "AttemptEnd",
     "CallOptions",
     "Cancel",
     "CannotOpen",
@@ -75,6 +78,7 @@ __all__ = [
     "DeadFilter",
     "Delays",
     "DuplicateJob",
+    "EnqueueCall",
     "Enqueuer",
     "ErrorInfo",
     "Every",

@@ -11,6 +11,7 @@ from pgqueue.client.backend import Backend
 from pgqueue.client.client import Client
 from pgqueue.client.dead import DeadLetters
 from pgqueue.client.depths import Depths
+from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.operations import Operations
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
@@ -37,6 +38,7 @@ from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
 from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks, as_function, task_name
 from pgqueue.tasks.spec import TaskSpec
@@ -105,7 +107,10 @@ class App(WaitVerbs):
         self.tasks = Tasks()
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
+        self.attempt_hooks = AttemptHooks()
+        self.enqueue_hooks = EnqueueHooks()
         self.child_starters: list[Callable[[], None]] = []
+        self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
         self.backend = Backend(dsn, Queries(schema, self.codec), pgbouncer=pgbouncer, listen_dsn=listen_dsn)
@@ -225,6 +230,38 @@ class App(WaitVerbs):
         """Run a function in each child process before its first job, for example to load a model once."""
         self.child_starters.append(function)
         return function
+
+    def on_child_stop(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Run a function in each child process that ends in order, after its last job. A child that is killed runs it
+        not: one whose task has run too long or was cancelled, for example. Its errors change nothing."""
+        self.child_stoppers.append(function)
+        return function
+
+    def around_attempt(self, hook: AttemptHook) -> AttemptHook:
+        """Call a function as each run of a task begins: `@app.around_attempt` above `def hook(ctx)`.
+
+        It is called in the place where the task runs: its thread, its task of the event loop, its child process; so
+        context variables that it sets are those of the task. What it returns, unless that is None, is called there with
+        an AttemptEnd when the task has ended; in a child process that is killed nothing is called. A job whose
+        arguments cannot be read runs no task and calls no hook. Errors of hooks are logged and change no outcome.
+        """
+        self.attempt_hooks.add(hook)
+        return hook
+
+    def on_attempt_end(self, hook: OnAttemptEnd) -> OnAttemptEnd:
+        """Call a function with the AttemptEnd of each run of a task, which has the exception itself:
+        `@app.on_attempt_end` above `def report(end)`. Where and when: as for `around_attempt`."""
+        self.attempt_hooks.add_end(hook)
+        return hook
+
+    def around_enqueue(self, hook: EnqueueHook) -> EnqueueHook:
+        """Call a function before each call that enqueues: `@app.around_enqueue` above `def hook(call)`.
+
+        It gets an EnqueueCall and may add headers to it. What it returns, unless that is None, is called at the end
+        with the error that was raised, or with None. Errors of hooks are logged and change nothing.
+        """
+        self.enqueue_hooks.add(hook)
+        return hook
 
     def middleware(self, wrapper: Middleware) -> Middleware:
         """Wrap the running of each job: `@app.middleware` above `async def around(ctx, call_next)`.

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from pgqueue.client.backend import Backend
 from pgqueue.client.depths import Depths
+from pgqueue.client.enqueue_hooks import EnqueueHooks
 from pgqueue.client.waiting import Waits
 from pgqueue.events import Listeners
 from pgqueue.queries import Queries
@@ -16,6 +17,7 @@ class AppParts(Protocol):
     backend: Backend
     tasks: Tasks
     listeners: Listeners
+    enqueue_hooks: EnqueueHooks
     queue: str
     max_attempts: int
     retention: dict[str, int | None]

@@ -24,18 +24,28 @@ from pgqueue.timing import seconds
 class JobInserter(StepRunner):
     """Inserts jobs where its steps run, and emits JobEnqueued for each new one."""
 
-    def insert(self, new: NewJob) -> Job:
+    def insert(self, new: NewJob, *, hooked: bool = True) -> Job:
         """Insert a job; or return the existing job that holds its key."""
         app, backend = self._app, self._app.backend
+        if hooked and app.enqueue_hooks:
+            with app.enqueue_hooks.around(new) as call:
+                job = self.insert(new, hooked=False)
+                call.job_ids = (job.id,)
+                return job
         if new.conditions is None and new.queue not in app.max_depth:  # a generator costs a sixth more
             job = self.emit(as_job(new, self.run(backend.queries.jobs.enqueue_one(new)), self.handle))
         else:
             job = self.perform(self._insert_or_find(new))
         return job if backend.inline is None else backend.inline.run(job)
 
-    async def ainsert(self, new: NewJob) -> Job:
+    async def ainsert(self, new: NewJob, *, hooked: bool = True) -> Job:
         """The async twin of `insert`."""
         app, backend = self._app, self._app.backend
+        if hooked and app.enqueue_hooks:
+            with app.enqueue_hooks.around(new) as call:
+                job = await self.ainsert(new, hooked=False)
+                call.job_ids = (job.id,)
+                return job
         if new.conditions is None and new.queue not in app.max_depth:
             job = self.emit(as_job(new, await self.arun(backend.queries.jobs.enqueue_one(new)), self.handle))
         else:
@@ -134,6 +144,7 @@ def new_job(
         else settings.rules.conditions(name, partial(_whole, spec, args), values, None),
         version=spec.version if spec else settings.version or 1,
         max_crashes=spec.max_crashes if spec else MAX_CRASHES,
+        headers=settings.headers,
     )
 
 

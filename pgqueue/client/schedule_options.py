@@ -12,6 +12,7 @@ from pgqueue.config import check_name
 from pgqueue.errors import InvalidPlan
 from pgqueue.schedules.plan import At, Plan, as_plan, check_moment
 from pgqueue.schedules.schedule import Schedule
+from pgqueue.tasks.headers import headers_text
 from pgqueue.tasks.options import JobOptions, check_names
 from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.timing import seconds
@@ -38,6 +39,7 @@ class ScheduleOptions(JobOptions, total=False):
     end: datetime | None
     jitter: Duration
     args: Mapping[str, Any] | None
+    headers: Mapping[str, str] | None
     delay: Duration | None
     expires: Duration | str | None
     misfire: str
@@ -54,7 +56,8 @@ def build(app: AppParts, name: str, task: str, plan: GivenPlan | None, options: 
     when = _one_plan(plan, options.get("at"))
     checked = as_plan(when, options.get("timezone", "UTC"), start and check_moment("start", start))
     names = ("queue", "priority", "delay", "max_attempts", "tags")
-    asked = CallSettings(**{name: options.get(name) for name in names})  # type: ignore[arg-type]  # each as it is typed
+    settings = {name: options.get(name) for name in names} | {"headers": headers_text(options.get("headers"))}
+    asked = CallSettings(**settings)  # type: ignore[arg-type]  # each as it is typed
     text = _encoded(app, task, options.get("args") or {})
     job = new_job(text, asked, app.tasks.get(task), task, app)
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
@@ -94,6 +97,8 @@ def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, o: ScheduleOpti
         job["delay"] = None if asked.delay is None else seconds(asked.delay)
     if "tags" in o:
         job["tags"] = tuple(asked.tags or ())
+    if "headers" in o:
+        job["headers"] = headers_text(o["headers"])
     if "args" in o:
         spec = app.tasks.get(old.job.task)
         job["args"] = _encoded(app, old.job.task, o["args"] or {})

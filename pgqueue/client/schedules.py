@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Protocol, Unpack
+from typing import Protocol, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
@@ -15,6 +15,7 @@ from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSc
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.jobs.keys import Conditions
 from pgqueue.queries import Query
+from pgqueue.queries.jobs.enqueue import InsertedJob
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule, UnreadableSchedule
@@ -154,7 +155,9 @@ class ScheduleClient:
         stored = yield from self._locked(name)
         state, tick = stored.state, stored.state.now
         job = stored.schedule.job_of(tick)
-        (row,) = yield enqueue_ticks(self._app, [job], [stored.schedule.headers_of(tick)])
+        with self._app.enqueue_hooks.around(job, 1, name) as call:
+            (row,) = yield enqueue_ticks(self._app, [job])
+            call.job_ids = (row.id,)
         look = None if state.look_at is None else max(0.0, (state.look_at - state.now).total_seconds())
         state.refresh()
         if stored.schedule.overlap != "allow":
@@ -295,11 +298,11 @@ class Schedules(ScheduleClient):
         return tuple(self._declared.values())
 
 
-def enqueue_ticks(app: AppParts, jobs: Sequence[NewJob], headers: Sequence[str]) -> Query[Any]:
+def enqueue_ticks(app: AppParts, jobs: Sequence[NewJob]) -> Query[list[InsertedJob]]:
     """Insert the jobs of ticks. Without `expires` in the schedule, that of its task applies; the task's keys do not:
     they are for callers."""
     timed = [_expiring(app, job) for job in jobs]
-    return app.queries.jobs.enqueue(timed, headers)
+    return app.queries.jobs.enqueue(timed)
 
 
 def _expiring(app: AppParts, job: NewJob) -> NewJob:

@@ -9,6 +9,7 @@ from pgqueue.codecs import Codec
 from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.retry import Delays, RetryPolicy, as_policy
+from pgqueue.tasks.headers import headers_text
 from pgqueue.tasks.options import (
     CallConditions,
     CallOptions,
@@ -40,6 +41,7 @@ class CallSettings:
     tags: Sequence[str] | None = None
     rules: Rules | None = None
     version: int | None = None
+    headers: str | None = None  # as JSON
 
     def __post_init__(self) -> None:
         if self.queue is not None:
@@ -76,6 +78,8 @@ def call_settings(options: Mapping[str, Any], spec: TaskSpec | None = None) -> C
     else:
         rules = call_rules({name: value for name, value in options.items() if name in _CONDITIONS})
         others = {name: value for name, value in options.items() if name not in _CONDITIONS}
+    if "headers" in others:
+        others = {**others, "headers": headers_text(others["headers"])}
     return CallSettings(**others, rules=rules if spec is None else spec.rules_of(rules))
 
 

@@ -46,11 +46,23 @@ class Enqueuer(Generic[P, R]):
 
         All arguments are validated first: InvalidArguments names the position of the call, and nothing is written.
         """
-        return self._inserter.insert_many(self._inserting(calls))
+        shared = self._shared()
+        if not self._app.enqueue_hooks:
+            return self._inserter.insert_many(self._inserting(shared, calls))
+        given = list(calls)
+        with self._app.enqueue_hooks.around(shared, len(given)) as call:
+            call.job_ids = ids = self._inserter.insert_many(self._inserting(shared, given))
+        return ids
 
     async def aenqueue_many(self, calls: Iterable[Mapping[str, Any]]) -> list[int]:
         """The async twin of `enqueue_many`."""
-        return await self._inserter.ainsert_many(self._inserting(calls))
+        shared = self._shared()
+        if not self._app.enqueue_hooks:
+            return await self._inserter.ainsert_many(self._inserting(shared, calls))
+        given = list(calls)
+        with self._app.enqueue_hooks.around(shared, len(given)) as call:
+            call.job_ids = ids = await self._inserter.ainsert_many(self._inserting(shared, given))
+        return ids
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, settings = self._spec, self._settings
@@ -59,15 +71,18 @@ class Enqueuer(Generic[P, R]):
         values: list[dict[str, Any]] = []
         return new_job(spec.coder.encode(args, kwargs, values), settings, spec, spec.name, self._app, values[0])
 
-    def _inserting(self, calls: Iterable[Mapping[str, Any]]) -> Steps[list[int]]:
+    def _shared(self) -> NewJob:
+        """Return a job with what all jobs of a call share."""
+        settings = self._settings if self._settings.rules is None else replace(self._settings, rules=None)
+        return new_job("", settings, self._spec, self._spec.name, self._app)
+
+    def _inserting(self, shared: NewJob, calls: Iterable[Mapping[str, Any]]) -> Steps[list[int]]:
         rules = self._settings.rules
         if rules is not None:
-            return self._inserter.conditional_bulk(self._bulk(calls, rules))
-        shared = new_job("", self._settings, self._spec, self._spec.name, self._app)
+            return self._inserter.conditional_bulk(self._bulk(shared, calls, rules))
         return self._inserter.plain_bulk(shared, list(self._spec.coder.encode_many(calls)))
 
-    def _bulk(self, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
-        shared = new_job("", replace(self._settings, rules=None), self._spec, self._spec.name, self._app)
+    def _bulk(self, shared: NewJob, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
         if rules.key is not None:
             return KeyedCalls.of(self._spec, shared, rules, calls)
         return JobBatch.of(list(self._each(calls, rules, shared)))

@@ -33,7 +33,8 @@ class JobState(StrEnum):
 class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
     nothing is kept of it when it succeeds. `conditions`, if any, decide whether it is inserted. `version` is the
-    version of the task for which the arguments are meant, and `max_crashes` how often the job may crash a worker."""
+    version of the task for which the arguments are meant, and `max_crashes` how often the job may crash a worker.
+    `headers` are those of its caller, JSON text."""
 
     task: str
     args: str
@@ -47,12 +48,13 @@ class NewJob:
     conditions: Conditions | None = None
     version: int = 1
     max_crashes: int = MAX_CRASHES
+    headers: str | None = None
 
     def for_call(self, args: str, conditions: Conditions | None) -> "NewJob":
         """Return a job with the same options for another call."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
-            self.history, conditions, self.version, self.max_crashes,
+            self.history, conditions, self.version, self.max_crashes, self.headers,
         )  # fmt: skip
 
 

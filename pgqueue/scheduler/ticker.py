@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
@@ -226,7 +227,7 @@ class Ticker(Duty):
             job = schedule.job_of(tick.tick)
             if codec is not None:
                 job = replace(job, args=seal_args(codec, job.task, job.args))
-            decision.jobs[tick.tick] = job, schedule.headers_of(tick.tick)
+            decision.jobs[tick.tick] = job
 
     async def _leave(self, conn: db.AsyncConnection, name: str, error: Exception) -> None:
         """Leave a schedule alone for a while, and write the error to its row."""
@@ -257,8 +258,16 @@ class Ticker(Duty):
         """Insert the jobs of ticks."""
         if not fires:
             return []
-        jobs, headers = zip(*(decision.jobs[tick.tick] for decision, tick in fires), strict=True)
-        return await db.run_async(conn, enqueue_ticks(self._app, jobs, headers))
+        jobs = [decision.jobs[tick.tick] for decision, tick in fires]
+        if not self._app.enqueue_hooks:
+            return await db.run_async(conn, enqueue_ticks(self._app, jobs))
+        with ExitStack() as stack:
+            around = self._app.enqueue_hooks.around
+            calls = [stack.enter_context(around(job, 1, t.schedule)) for job, (_, t) in zip(jobs, fires, strict=True)]
+            rows = await db.run_async(conn, enqueue_ticks(self._app, jobs))
+            for call, row in zip(calls, rows, strict=True):
+                call.job_ids = (row.id,)
+            return rows
 
 
 @dataclass(frozen=True, slots=True)

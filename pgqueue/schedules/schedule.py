@@ -14,6 +14,7 @@ from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.jobs.keys import Conditions
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, Plan, RRule, Span
+from pgqueue.tasks.headers import headers_text
 from pgqueue.tasks.versions import MAX_CRASH_LIMIT, MAX_VERSION
 from pgqueue.timing import JITTER, SPAN, check_duration, check_optional_duration
 
@@ -110,14 +111,17 @@ class Schedule:
         """Return the job that a tick becomes. Its share of the jitter depends on the name and the tick alone."""
         spread = self.jitter * crc32(f"{self.name} {tick.isoformat()}".encode()) / 2**32
         wait = (self.job.delay or 0.0) + spread
-        job = replace(self.job, delay=None, run_at=tick + timedelta(seconds=wait)) if wait else self.job
+        run_at = tick + timedelta(seconds=wait) if wait else self.job.run_at
         expires_at = self.expires_at(tick)
-        return job if expires_at is None else replace(job, conditions=Conditions(expires=expires_at))
+        conditions = self.job.conditions if expires_at is None else Conditions(expires=expires_at)
+        headers = self._headers_of(tick, expires_at)
+        return replace(self.job, delay=None, run_at=run_at, conditions=conditions, headers=headers)
 
-    def headers_of(self, tick: datetime) -> str:
-        """Return the headers of that job: its schedule, its tick, and when it expires."""
-        headers = {"schedule": self.name, "tick": tick.isoformat()}
-        if self.expires is not None and (expires_at := self.expires_at(tick)) is not None:
+    def _headers_of(self, tick: datetime, expires_at: datetime | None) -> str:
+        """Return the headers of a tick's job: those given, the schedule's name, the tick, and when the job expires."""
+        headers = json.loads(self.job.headers) if self.job.headers else {}
+        headers |= {"schedule": self.name, "tick": tick.isoformat()}
+        if expires_at is not None:
             headers["expires_at"] = expires_at.isoformat()
         return json.dumps(headers)
 
@@ -130,6 +134,7 @@ class Schedule:
             "history": None if job.history else False,
             "version": job.version if job.version > 1 else None,
             "max_crashes": job.max_crashes if job.max_crashes != MAX_CRASHES else None,
+            "headers": None if job.headers is None else json.loads(job.headers),
         }
         return {
             "task": job.task,
@@ -172,6 +177,7 @@ class Schedule:
             history=options.get("history") is not False,
             version=_whole("version", options.get("version", 1), MAX_VERSION),
             max_crashes=_whole("max_crashes", options.get("max_crashes", MAX_CRASHES), MAX_CRASH_LIMIT),
+            headers=headers_text(options.get("headers")),
         )
         return cls(
             name,

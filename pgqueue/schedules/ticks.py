@@ -73,7 +73,7 @@ class TickDecision:
 
     `fires`: ticks of the plan that fire. `dequeued`: ticks that fire, and were queued or asked for. `unfired`: ticks
     that do not fire, with the reason. `cancels`: jobs of earlier ticks to cancel. `queued`: how many ticks stay queued.
-    `more`: more runs that were asked for may wait. `jobs`: the job of each tick that fires, and its headers.
+    `more`: more runs that were asked for may wait. `jobs`: the job of each tick that fires.
     """
 
     state: ScheduleState
@@ -83,7 +83,7 @@ class TickDecision:
     cancels: list[int] = field(default_factory=list)
     queued: int = 0
     more: bool = False
-    jobs: dict[datetime, tuple[NewJob, str]] = field(default_factory=dict)
+    jobs: dict[datetime, NewJob] = field(default_factory=dict)
 
     @property
     def missed(self) -> int:

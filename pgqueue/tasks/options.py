@@ -45,10 +45,15 @@ class CallConditions(TypedDict, total=False):
 
 
 class CallOptions(JobOptions, CallConditions, total=False):
-    """The options of `task.using(…)`. `run_at` is an aware datetime, `delay` seconds or a timedelta."""
+    """The options of `task.using(…)`. `run_at` is an aware datetime, `delay` seconds or a timedelta.
+
+    `headers`: up to 50 texts by name that the job carries beside its arguments, together up to 8 KiB; `ctx.headers` has
+    them in the task. They are not encrypted.
+    """
 
     run_at: datetime | None
     delay: Seconds | None
+    headers: Mapping[str, str] | None
 
 
 class NamedCallOptions(CallOptions, total=False):

@@ -122,7 +122,7 @@ class Runner:
         spec = self._app.tasks.get(job.task)
         recording = None if spec is None else RecordingSpec(spec)
         tasks, signals = OneTask(job.task, recording), AttemptSignals(self._app)
-        executor = Executor(tasks, Children(tasks), self._threads, self._app.middlewares)
+        executor = Executor(tasks, Children(tasks), self._threads, self._app.middlewares, self._app.attempt_hooks)
         async with self._backend.savepoints.around(self._conn, self._backend.queries):
             self._app.listeners.emit(JobStarted(*job.event_fields))
             outcome = await executor.run(job, signals)

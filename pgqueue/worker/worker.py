@@ -39,10 +39,9 @@ class Worker:
         self._failure: PgqueueError | None = None
         self._prepared = False
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
-        starters = tuple(app.child_starters)
-        self._children = Children(
-            app.tasks, ChildSettings(*limits, on_start=starters), partial(Completion, app, pooled=False)
-        )
+        starters, stoppers = tuple(app.child_starters), tuple(app.child_stoppers)
+        in_child = ChildSettings(*limits, on_start=starters, on_stop=stoppers, hooks=app.attempt_hooks)
+        self._children = Children(app.tasks, in_child, partial(Completion, app, pooled=False))
 
     def prepare(self) -> None:
         """Start the fork server, if a task runs in a child process: best before there is an event loop."""

@@ -102,7 +102,7 @@ SHOWN: dict[str, Callable[[Schedule], bool]] = {
     'Celery `"schedule": timedelta(minutes=5)`': lambda s: nexts(s) == ["Tue 12:05:00", "Tue 12:10:00"],
     'Celery `"options": {"expires": 280}`': lambda s: (
         s.expires_at(NOON) == NOON + timedelta(seconds=280)
-        and '"expires_at": "2100-06-01T12:04:40+00:00"' in s.headers_of(NOON)
+        and '"expires_at": "2100-06-01T12:04:40+00:00"' in str(s.job_of(NOON).headers)
     ),
     'Celery `"options": {"queue": "bulk", "priority": 5}`': lambda s: (s.job.queue, s.job.priority) == ("bulk", 5),
     'Celery `timezone = "Europe/Paris"`': lambda s: nexts(s, 1) == ["Wed 05:00:00"],

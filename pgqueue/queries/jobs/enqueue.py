@@ -147,14 +147,13 @@ class EnqueueQueries(Statements):
         """
         return Query(self._sql(ENQUEUE_MANY), lambda rows: list(rows[0][0]), shared_params(job, args))
 
-    def enqueue(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None = None) -> Query[list[InsertedJob]]:
+    def enqueue(self, jobs: Sequence[NewJob]) -> Query[list[InsertedJob]]:
         """Insert jobs, which may expire but have no keys; their ids and times come back in the order given."""
-        return Query(
-            self._sql(ENQUEUE), lambda rows: [InsertedJob(*row) for row in rows], self._list_params(jobs, headers)
-        )
+        params = self._list_params(jobs, [job.headers for job in jobs])
+        return Query(self._sql(ENQUEUE), lambda rows: [InsertedJob(*row) for row in rows], params)
 
-    def _list_params(self, jobs: Sequence[NewJob], headers: Sequence[str | None] | None) -> dict[str, Any]:
-        """Return the parameters of a list of jobs: an array for each column."""
+    def _list_params(self, jobs: Sequence[NewJob], headers: Sequence[str | None]) -> dict[str, Any]:
+        """Return the parameters of a list of jobs, with these headers: an array for each column."""
         return {
             "tasks": lines([job.task for job in jobs]),
             "queues": lines([job.queue for job in jobs]),
@@ -181,9 +180,9 @@ def shared_params(job: NewJob, args: str) -> dict[str, Any]:
         "run_at": job.run_at,
         "delay": job.delay,
         "tags": text_array(job.tags) if job.tags else "{}",
-        "headers": None
+        "headers": job.headers
         if job.version == 1 and job.max_crashes == MAX_CRASHES
-        else with_own(None, job.version, job.max_crashes),
+        else with_own(job.headers, job.version, job.max_crashes),
         "history": job.history,
     }
 
@@ -193,14 +192,17 @@ def conditions_of(job: NewJob) -> Conditions:
     return job.conditions or NO_CONDITIONS
 
 
-def key_header(conditions: Conditions) -> str | None:
-    """Return the header with which a job carries its idempotency key, as JSON text."""
-    return None if conditions.key is None else f'{{"idempotency_key": {_text(conditions.key)}}}'
+def keyed_headers(job: NewJob) -> str | None:
+    """Return the headers of a job as JSON text: those of its caller, and its idempotency key."""
+    key = conditions_of(job).key
+    if key is None:
+        return job.headers
+    own = f'"idempotency_key": {_text(key)}}}'
+    return f"{{{own}" if job.headers is None else f"{job.headers[:-1]}, {own}"
 
 
-def _headers(jobs: Sequence[NewJob], given: Sequence[str | None] | None) -> Sequence[str | None]:
+def _headers(jobs: Sequence[NewJob], texts: Sequence[str | None]) -> Sequence[str | None]:
     """Return the headers of each job: those given, and our own."""
-    texts = given or [None] * len(jobs)
     if not any(job.version > 1 or job.max_crashes != MAX_CRASHES for job in jobs):
         return texts
     return [with_own(text, job.version, job.max_crashes) for job, text in zip(jobs, texts, strict=True)]

@@ -5,7 +5,7 @@ from typing import LiteralString
 
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Row, fill, lines, nothing, packed, sparse
-from pgqueue.queries.jobs.enqueue import ENQUEUE, AdmissionResult, EnqueueQueries, conditions_of, key_header
+from pgqueue.queries.jobs.enqueue import ENQUEUE, AdmissionResult, EnqueueQueries, conditions_of, keyed_headers
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 
 # The jobs of one call as rows, with their keys. An array of nothing but nulls is sent empty: unnest fills it up.
@@ -151,7 +151,7 @@ class ConditionalQueries(EnqueueQueries):
         """
         conditions = [conditions_of(job) for job in jobs]
         keys, uniques = [each.key_hash for each in conditions], [each.unique_hash for each in conditions]
-        params = self._list_params(jobs, [key_header(each) for each in conditions])
+        params = self._list_params(jobs, [keyed_headers(job) for job in jobs])
         if not any(keys) and not any(uniques):
             return Query(self._sql(ENQUEUE), _all_admitted, params)
         params |= {
@@ -169,7 +169,7 @@ class ConditionalQueries(EnqueueQueries):
     def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[set[int]]:
         """Give the jobs with these ids what new ones have, where they have not started and hold the unique key;
         returns the ids of those."""
-        params = self._list_params(jobs, [key_header(conditions_of(job)) for job in jobs])
+        params = self._list_params(jobs, [keyed_headers(job) for job in jobs])
         del params["tasks"], params["histories"]
         params |= {"ids": packed(ids), "unique_hashes": lines([conditions_of(job).unique_hash for job in jobs])}
         return Query(self._sql(REPLACE), lambda rows: {row[0] for row in rows}, params)

@@ -6,7 +6,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Row, fill, sparse
-from pgqueue.queries.jobs.enqueue import AdmissionResult, EnqueueQueries, conditions_of, key_header, shared_params
+from pgqueue.queries.jobs.enqueue import AdmissionResult, EnqueueQueries, conditions_of, keyed_headers, shared_params
 from pgqueue.queries.jobs.parts import WORKER_SLEEPS
 from pgqueue.tasks.versions import with_own
 
@@ -109,7 +109,7 @@ class KeyedQueries(EnqueueQueries):
         conditions = conditions_of(job)
         params = {
             **self.enqueue_one(job).params,
-            "headers": with_own(key_header(conditions), job.version, job.max_crashes),
+            "headers": with_own(keyed_headers(job), job.version, job.max_crashes),
             "key": conditions.key_hash,
             "compared": self.codec is None,
             "window": conditions.window,

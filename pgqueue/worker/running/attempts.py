@@ -60,7 +60,8 @@ class Attempts:
         self._resolver = resolver
         self._children = children
         self._progress = progress
-        self._executor = Executor(core.app.tasks, children, Threads(core.slots.total), core.app.middlewares)
+        threads, app = Threads(core.slots.total), core.app
+        self._executor = Executor(app.tasks, children, threads, app.middlewares, app.attempt_hooks)
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._wait_timer: asyncio.TimerHandle | None = None
@@ -238,7 +239,8 @@ class Attempts:
         """Go on with a job whose call in a thread has returned."""
         if isinstance(outcome, Unawaited):
             running.awaited = True
-            running.task = self._loop.create_task(self._run(running, outcome), context=self._clean_context.copy())
+            own = outcome.context or self._clean_context.copy()
+            running.task = self._loop.create_task(self._run(running, outcome), context=own)
             if running.cancelled or running.abandoned:
                 self._interrupt([running])
         else:

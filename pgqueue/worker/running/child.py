@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.process.logs import current_context
 from pgqueue.tasks.context import Context, Signals
+from pgqueue.tasks.hooks import AttemptHooks
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.worker.running.calling import (
@@ -45,13 +46,15 @@ class ChildSettings:
     A child is replaced after `max_jobs` jobs, or when its resident memory after a job is above `max_memory_mib` (its
     peak, where the system does not know the present one). A child that is stopped gets SIGTERM, and SIGKILL
     `kill_after` seconds later. `on_start` runs in each child before its first job; if it raises, that attempt fails
-    with the error.
+    with the error. `on_stop` runs in a child that ends in order. `hooks` are around the run of each task.
     """
 
     max_jobs: int | None = None
     max_memory_mib: int | None = None
     kill_after: float = 5.0
     on_start: tuple[Callable[[], None], ...] = ()
+    on_stop: tuple[Callable[[], None], ...] = ()
+    hooks: AttemptHooks = field(default_factory=AttemptHooks)
 
     def __post_init__(self) -> None:
         for name, value in (("max_jobs", self.max_jobs), ("max_memory_mib", self.max_memory_mib)):
@@ -63,13 +66,21 @@ class ChildSettings:
 
 def serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None, channel: socket.socket) -> None:
     """Run the jobs that come over `channel`, one after the other, until it closes or the child has to be replaced."""
+    pid = os.getpid()
+    _serve(tasks, settings, completer, channel)
+    if os.getpid() == pid:
+        for hook in settings.on_stop:
+            caught(hook)
+
+
+def _serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | None, channel: socket.socket) -> None:
     pid, prepared = os.getpid(), False
     for number, message in enumerate(_messages(channel), 1):
         job = _JOB.validate_python(message["job"])
         host = ChildHost(channel, completer)
         signals = Signals(message["deadline"], host=host)
         refusal, prepared = None if prepared else _prepare(settings), True
-        outcome = refusal or _attempt(tasks, job, signals)
+        outcome = refusal or _attempt(tasks, job, signals, settings.hooks)
         if os.getpid() != pid:
             return  # this is a process that the task forked and did not end
         flush()
@@ -130,7 +141,7 @@ def _prepare(settings: ChildSettings) -> Raised | None:
     return None
 
 
-def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
+def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals, hooks: AttemptHooks) -> Outcome:
     spec = tasks.get(job.task)
     if spec is None:
         return unknown_task(job)
@@ -139,9 +150,13 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals) -> Outcome:
         return arguments
     context = Context(job, signals)
     token = current_context.set(context)
+    attempt = hooks.begin(context) if hooks else None
     value, raised = _call(spec, arguments, context)
+    outcome = outcome_of_value(spec, value) if raised is None else outcome_of_error(spec, raised)
+    if attempt is not None:
+        attempt.close(outcome, raised)
     current_context.reset(token)
-    return outcome_of_value(spec, value) if raised is None else outcome_of_error(spec, raised)
+    return outcome
 
 
 def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[Any, BaseException | None]:

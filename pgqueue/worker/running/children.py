@@ -122,7 +122,10 @@ class Children:
             return
         self._attach()
         self._refusal = "child processes are closed: this worker stops"
+        idle = [child.ended for child in self._idle]
         self._retire_idle()
+        if idle and self._settings.on_stop:
+            await asyncio.wait(idle, timeout=self._settings.kill_after)
         for child in self._children.values():
             child.cut_off = True
         try:

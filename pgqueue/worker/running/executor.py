@@ -16,6 +16,7 @@ from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.jobs.verdicts import TimedOut
 from pgqueue.process.logs import current_context
 from pgqueue.tasks.context import Context, Signals
+from pgqueue.tasks.hooks import AttemptHooks, ObservedAttempt
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.worker.running.calling import (
@@ -34,21 +35,32 @@ log = logging.getLogger("pgqueue.worker")
 
 @dataclass(frozen=True, slots=True)
 class Unawaited:
-    """The awaitable that a `def` task returned: most likely the coroutine of an `async def`."""
+    """The awaitable that a `def` task returned: most likely the coroutine of an `async def`.
+
+    `attempt`: what hooks have begun and its end closes. `context`: the one in which the task was called, if it is free.
+    """
 
     awaitable: Awaitable[Any]
+    attempt: ObservedAttempt | None
+    context: contextvars.Context | None
 
 
 class Executor:
     """Runs async tasks on the event loop, tasks with `isolation="process"` in children, and others in threads."""
 
     def __init__(
-        self, tasks: Tasks, children: Children, threads: Threads, middlewares: Sequence[Middleware] = ()
+        self,
+        tasks: Tasks,
+        children: Children,
+        threads: Threads,
+        middlewares: Sequence[Middleware] = (),
+        hooks: AttemptHooks | None = None,
     ) -> None:
         self._tasks = tasks
         self._children = children
         self._threads = threads
         self._middlewares = middlewares
+        self._hooks = AttemptHooks() if hooks is None else hooks
         self._clean_context = contextvars.copy_context()
 
     def start(self, job: ClaimedJob, signals: Signals, on_done: Callable[[Outcome | Unawaited], None]) -> bool:
@@ -61,8 +73,9 @@ class Executor:
         if spec is None or spec.is_async or spec.isolation == "process" or self._middlewares:
             return False
         _set_deadline(spec, signals)
-        call = partial(_in_thread, spec, job, Context(job, signals))
-        self._threads.submit(call, self._clean_context.copy(), lambda result: on_done(_outcome_of(result)))
+        own = self._clean_context.copy()
+        call = partial(_in_thread, spec, job, Context(job, signals), self._hooks, own)
+        self._threads.submit(call, own, lambda result: on_done(_outcome_of(result)))
         return True
 
     async def run(self, job: ClaimedJob, signals: Signals) -> Outcome:
@@ -84,11 +97,11 @@ class Executor:
         if spec.isolation == "process":
             return self._children.run(job, spec.timeout, signals)  # not even the arguments are read here
         if spec.is_async:
-            return _on_loop(spec, job, context)
+            return _on_loop(spec, job, context, self._hooks)
         return self._threaded(spec, job, context, signals)
 
     async def _threaded(self, spec: TaskSpec, job: ClaimedJob, context: Context, signals: Signals) -> Outcome:
-        outcome = _outcome_of(await self._threads.run(partial(_in_thread, spec, job, context)))
+        outcome = _outcome_of(await self._threads.run(partial(_in_thread, spec, job, context, self._hooks)))
         return await self.finish(job, signals, outcome) if isinstance(outcome, Unawaited) else outcome
 
     async def finish(self, job: ClaimedJob, signals: Signals, unawaited: Unawaited) -> Outcome:
@@ -100,8 +113,7 @@ class Executor:
         async def call() -> Any:
             return await unawaited.awaitable
 
-        value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
-        return outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
+        return await _ended(spec, call, unawaited.attempt)
 
     def close(self) -> None:
         """End the threads that are idle. One that still runs a task is left behind."""
@@ -114,24 +126,42 @@ def _set_deadline(spec: TaskSpec, signals: Signals) -> None:
         signals.deadline = signals.now() + limit
 
 
-async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome:
+async def _on_loop(spec: TaskSpec, job: ClaimedJob, context: Context, hooks: AttemptHooks) -> Outcome:
     arguments = arguments_of(spec, job)
     if not isinstance(arguments, dict):
         return arguments
     call = partial(spec.call, arguments, context)
+    if hooks:
+        return await _ended(spec, call, hooks.begin(context))
     value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
     return outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
 
 
-def _in_thread(spec: TaskSpec, job: ClaimedJob, context: Context) -> Outcome | Unawaited:
+async def _ended(spec: TaskSpec, call: Callable[[], Awaitable[Any]], attempt: ObservedAttempt | None) -> Outcome:
+    """Await a call to its end, and tell the hooks of it."""
+    try:
+        value, error = await (caught_async(call) if spec.timeout is None else _timed(call, spec.timeout))
+    except BaseException as cut:
+        if attempt is not None:
+            attempt.cut_off(cut)
+        raise
+    outcome = outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
+    return outcome if attempt is None else attempt.close(outcome, error)
+
+
+def _in_thread(
+    spec: TaskSpec, job: ClaimedJob, context: Context, hooks: AttemptHooks, own: contextvars.Context | None = None
+) -> Outcome | Unawaited:
     current_context.set(context)
     arguments = arguments_of(spec, job)
     if not isinstance(arguments, dict):
         return arguments
+    attempt = hooks.begin(context) if hooks else None
     value, error = caught(partial(spec.call, arguments, context))
-    if error is not None:
-        return outcome_of_error(spec, error)
-    return Unawaited(value) if value is not None and inspect.isawaitable(value) else outcome_of_value(spec, value)
+    if value is not None and inspect.isawaitable(value):
+        return Unawaited(value, attempt, own)
+    outcome = outcome_of_value(spec, value) if error is None else outcome_of_error(spec, error)
+    return outcome if attempt is None else attempt.close(outcome, error)
 
 
 def _outcome_of(result: Result) -> Outcome | Unawaited:

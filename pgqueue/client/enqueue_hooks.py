@@ -1,0 +1,85 @@
+"""Hooks around enqueueing, which may add headers: tracing puts its context into the jobs."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pgqueue.errors import InvalidOption
+from pgqueue.jobs.job import NewJob
+from pgqueue.tasks.headers import headers_text, merged
+
+log = logging.getLogger("pgqueue")
+
+
+@dataclass(slots=True)
+class EnqueueCall:
+    """One call that enqueues `count` jobs of a task. A hook may add to `headers`; a header of the caller counts more.
+
+    `schedule`: the schedule that fires. `job_ids` are filled when the jobs are inserted. Whether they exist for others
+    is decided by the caller's transaction.
+    """
+
+    task: str
+    queue: str
+    count: int
+    schedule: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    job_ids: Sequence[int] = ()
+
+
+OnEnqueueEnd: TypeAlias = Callable[[BaseException | None], object]
+EnqueueHook: TypeAlias = Callable[[EnqueueCall], OnEnqueueEnd | None]
+
+
+class EnqueueHooks:
+    """The hooks around an app's enqueueing."""
+
+    def __init__(self) -> None:
+        self._hooks: list[EnqueueHook] = []
+
+    def __bool__(self) -> bool:
+        """Whether there is a hook."""
+        return bool(self._hooks)
+
+    def add(self, hook: EnqueueHook) -> None:
+        """Call a hook before each call enqueues. Raises InvalidOption for an `async def`."""
+        if not callable(hook) or inspect.iscoroutinefunction(hook):
+            raise InvalidOption(f"{hook!r} is no hook: give a def, for jobs are enqueued where no event loop runs, too")
+        self._hooks.append(hook)
+
+    @contextmanager
+    def around(self, new: NewJob, count: int = 1, schedule: str | None = None) -> Iterator[EnqueueCall]:
+        """Call the hooks, give their headers to `new`, and tell them at the end what was raised, or None."""
+        call = EnqueueCall(new.task, new.queue, count, schedule)
+        ends: list[OnEnqueueEnd] = []
+        for hook in self._hooks:
+            try:
+                end = hook(call)
+                headers_text(call.headers)
+            except Exception as error:  # noqa: BLE001 - the job is enqueued all the same
+                call.headers.clear()
+                _complain(error, call)
+            else:
+                ends += [] if end is None else [end]
+        new.headers = merged(new.headers, call.headers)
+        try:
+            yield call
+        except BaseException as error:
+            _tell(ends, error, call)
+            raise
+        _tell(ends, None, call)
+
+
+def _tell(ends: Sequence[OnEnqueueEnd], error: BaseException | None, call: EnqueueCall) -> None:
+    for end in reversed(ends):
+        try:
+            end(error)
+        except Exception as raised:  # noqa: BLE001 - the call's own result or error stands
+            _complain(raised, call)
+
+
+def _complain(error: Exception, call: EnqueueCall) -> None:
+    log.error("a hook around the enqueueing of %s raised %s", call.task, type(error).__name__, exc_info=error)
