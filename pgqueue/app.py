@@ -109,6 +109,8 @@ class App(WaitVerbs):
         self.middlewares: list[Middleware] = []
         self.attempt_hooks = AttemptHooks()
         self.enqueue_hooks = EnqueueHooks()
+        self.own_work_starters: list[Callable[[], None]] = []  # in a process, before what is not a task's
+        self.is_instrumented = False
         self.child_starters: list[Callable[[], None]] = []
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []

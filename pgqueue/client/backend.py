@@ -57,6 +57,14 @@ class Backend:
         self._given_dsn = dsn
 
     @property
+    def known_dsn(self) -> str | None:
+        """The connection string, read without starting a server; None for an `embedded:` one that has not started."""
+        dsn = find_dsn(self._given_dsn)
+        if dsn.startswith(embedded.PREFIX):
+            return None if self._server is None else self._server.dsn
+        return dsn
+
+    @property
     def database(self) -> db.Database:
         """Where own connections lead."""
         return db.Database(self.dsn, prepare=not self.pgbouncer)

@@ -1,8 +1,9 @@
 """Hooks around enqueueing, which may add headers: tracing puts its context into the jobs."""
 
 import inspect
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -16,7 +17,7 @@ log = logging.getLogger("pgqueue")
 
 @dataclass(slots=True)
 class EnqueueCall:
-    """One call that enqueues `count` jobs of a task. A hook may add to `headers`; a header of the caller counts more.
+    """One call that enqueues `count` jobs of a task. A hook may add to `headers`, but those `given` count.
 
     `schedule`: the schedule that fires. `job_ids` are filled when the jobs are inserted. Whether they exist for others
     is decided by the caller's transaction.
@@ -26,6 +27,7 @@ class EnqueueCall:
     queue: str
     count: int
     schedule: str | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     job_ids: Sequence[int] = ()
 
@@ -53,7 +55,8 @@ class EnqueueHooks:
     @contextmanager
     def around(self, new: NewJob, count: int = 1, schedule: str | None = None) -> Iterator[EnqueueCall]:
         """Call the hooks, give their headers to `new`, and tell them at the end what was raised, or None."""
-        call = EnqueueCall(new.task, new.queue, count, schedule)
+        given = json.loads(new.headers) if new.headers else {}
+        call = EnqueueCall(new.task, new.queue, count, schedule, given)
         ends: list[OnEnqueueEnd] = []
         for hook in self._hooks:
             try:

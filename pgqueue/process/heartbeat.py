@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TypeVar
 
@@ -56,7 +57,8 @@ class Identity:
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="pgqueue-heartbeat", daemon=True)
+        self._context = copy_context()
+        self._thread = threading.Thread(target=self._beat_in_context, name="pgqueue-heartbeat", daemon=True)
         self._backoff = Backoff()
 
     @property
@@ -84,7 +86,7 @@ class Identity:
         In the heartbeat's thread, `ages` is called before each beat and returns how many seconds ago each duty last
         worked; `on_lost` is called with the old id when the process has taken a new one.
         """
-        self._on_lost, self._ages = on_lost, ages
+        self._on_lost, self._ages, self._context = on_lost, ages, copy_context()
         try:
             self._run(self._queries.schema.check())
             self._run(self._queries.workers.register(self.info))
@@ -138,6 +140,10 @@ class Identity:
         except BROKEN:
             self._conn.close()
             raise
+
+    def _beat_in_context(self) -> None:
+        """Run in the thread, in the context of whoever has started this, as an asyncio task would."""
+        self._context.run(self._beat_on)
 
     def _beat_on(self) -> None:
         delay = self.info.lease_seconds / BEATS

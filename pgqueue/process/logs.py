@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -19,6 +20,7 @@ LOGGERS = ("pgqueue", "pgqueue.worker", "pgqueue.scheduler", "pgqueue.supervisor
 current_context: ContextVar[Context | None] = ContextVar("pgqueue_job", default=None)
 _FACTS = ("job_id", "task", "queue", "attempt")
 _OF_EACH_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "job"}
+_more_facts: list[Callable[[], Mapping[str, str]]] = []
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s%(job)s"
 
 
@@ -47,7 +49,8 @@ def _safe(value: object) -> object:
 
 
 class JobFilter(logging.Filter):
-    """Adds to each record the job that runs: `job_id`, `task`, `queue`, `attempt`, and `job`, the same as a text.
+    """Adds to each record the job that runs: `job_id`, `task`, `queue`, `attempt`, and `job`, the same as a text; and
+    more facts, such as the trace that is active.
 
     It never adds arguments, which may be secrets.
     """
@@ -58,6 +61,8 @@ class JobFilter(logging.Filter):
         for fact in _FACTS:
             if context is not None or not hasattr(record, fact):
                 setattr(record, fact, getattr(context, fact, None))
+        for facts in _more_facts:
+            vars(record).update(facts())
         record.job = f" [job {context.job_id} {context.task}, attempt {context.attempt}]" if context else ""
         return True
 
@@ -121,6 +126,12 @@ def set_up(level: str, *, as_json: bool) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     for name in LOGGERS:
         logging.getLogger(name).disabled = False
+
+
+def add_facts(facts: Callable[[], Mapping[str, str]]) -> None:
+    """Add to each record of this process what a function returns; adding it again does nothing."""
+    if facts not in _more_facts:
+        _more_facts.append(facts)
 
 
 def adopt_loggers() -> None:

@@ -52,6 +52,8 @@ class Scheduler:
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
         app, database = self._app, self._app.database
+        for hook in app.own_work_starters:
+            hook()
         info = describe_process("scheduler", self._settings.lease_seconds, [], [], 0)
         identity = Identity(database, app.queries, info)
         await asyncio.to_thread(identity.start, _log_lost)

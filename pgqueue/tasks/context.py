@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
+from uuid import UUID
 
 import psycopg
 
@@ -97,17 +98,22 @@ class Context:
         headers = json.loads(self._job.headers) if self._job.headers else {}
         return {name: value for name, value in headers.items() if name not in OWN}
 
+    def header(self, name: str) -> Any:
+        """Return one of the headers, or None: cheaper than `headers` for a job that does not have it."""
+        text = self._job.headers
+        return None if text is None or name not in text else self.headers.get(name)
+
     @property
     def tick(self) -> datetime | None:
         """The tick for which its schedule fired it, in UTC, however late it runs; None for a job of no schedule."""
-        tick = self.headers.get("tick")
+        tick = self.header("tick")
         return None if tick is None else datetime.fromisoformat(tick)
 
     @property
     def idempotency_key(self) -> str:
         """The job's idempotency key, or else one made for it: the same in every attempt. Pass it to other services, so
         that they recognise a repeated request."""
-        given = self.headers.get("idempotency_key") if self._job.headers else None
+        given = self.header("idempotency_key")
         born = (self._job.created_at - _EPOCH) // timedelta(microseconds=1)
         return str(given) if given is not None else f"pgqueue-{self._job.id}-{born}"
 
@@ -115,6 +121,17 @@ class Context:
     def run_at(self) -> datetime:
         """When this attempt was due."""
         return self._job.run_at
+
+    @property
+    def waited(self) -> float:
+        """Seconds from when this attempt was due until it began, or 0 for a job that no worker has claimed."""
+        job = self._job
+        return job.began - job.due if job.began else job.waited
+
+    @property
+    def worker_id(self) -> UUID:
+        """The id under which its worker claimed it."""
+        return self._job.worker_id
 
     @property
     def created_at(self) -> datetime:

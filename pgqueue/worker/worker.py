@@ -87,6 +87,8 @@ class Worker:
             await _call(hook)
         core = WorkerCore.of(self._app, self._settings, self._served, self._slots)
         self._running = running = RunningWorker(core, self._children, self._fail)
+        for hook in self._app.own_work_starters:  # jobs run in the context from before
+            hook()
         await running.start()
         try:
             await run_duties(running.duties, self._stopping, grace_seconds=2.0)

@@ -1,6 +1,6 @@
 """Calls that a type checker must accept."""
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 
 import pgqueue
-from pgqueue import App, Context, Enqueuer, Exponential, Job, TaskOptions, testing
+from pgqueue import App, AttemptEnd, Context, EnqueueCall, Enqueuer, Exponential, Job, TaskOptions, testing
 
 app = App()
 
@@ -58,6 +58,23 @@ class Codec:
 
 
 sealed = App(codec=Codec())
+
+
+@app.around_attempt
+def traced(ctx: Context) -> Callable[[AttemptEnd], None]:
+    return lambda end: None
+
+
+@app.on_attempt_end
+def reported(end: AttemptEnd) -> None:
+    assert_type(end.error, BaseException | None)
+
+
+@app.around_enqueue
+def enqueueing(call: EnqueueCall) -> None:
+    call.headers["a"] = "b"
+
+
 encrypted = App(codec=pgqueue.codecs.AESGCM({"k1": b""}, current="k1"))
 
 
@@ -67,6 +84,7 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     assert_type(plain(1), dict[str, int])
     assert_type(plain.using(conn, delay=timedelta(1)).enqueue(order_id=1), Job)
     assert_type(plain.using(run_at=datetime.now(UTC)).enqueue_many([{"order_id": 1}]), list[int])
+    plain.using(conn, headers={"tenant": "7"}).enqueue(1)
     configured.enqueue(5)
     on_the_loop.enqueue(UUID(int=1), vip=True)
     with_context.enqueue(1)

@@ -1,0 +1,157 @@
+"""Spans of enqueueing, firing and running, and the context that travels with a job from one to the other."""
+
+from time import perf_counter
+from typing import Literal, TypeAlias
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context as TraceContext
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from psycopg.conninfo import conninfo_to_dict
+
+from pgqueue.app import App
+from pgqueue.client.enqueue_hooks import EnqueueCall, OnEnqueueEnd
+from pgqueue.errors import ConfigError
+from pgqueue.otel import names
+from pgqueue.otel.meters import Meters
+from pgqueue.tasks.context import Context
+from pgqueue.tasks.hooks import AttemptEnd, OnAttemptEnd
+
+Relation: TypeAlias = Literal["auto", "parent", "link"]
+Known: TypeAlias = dict[str, str | int]
+ROOT = TraceContext()
+# The context of a trace alone. Baggage, which may hold personal data, is not stored.
+PROPAGATOR = TraceContextTextMapPropagator()
+CARRIED = ("traceparent", "tracestate")
+FAILURES = ("retried", "failed")
+
+
+class Tracing:
+    """The hooks of an app that make spans."""
+
+    def __init__(self, app: App, tracer: Tracer, meters: Meters, relation: Relation, parent_within: float) -> None:
+        self._app = app
+        self._tracer = tracer
+        self._meters = meters
+        self._relation = relation
+        self._parent_within = parent_within
+        self._server: Known | None = None
+        self._of_queue: dict[str, Known] = {}
+        self.record_errors = True
+
+    def around_enqueue(self, call: EnqueueCall) -> OnEnqueueEnd | None:
+        """Begin the span of a call that enqueues, and give its context to the jobs."""
+        operation = "enqueue" if call.schedule is None else "fire"
+        attributes = self._sending(call.queue) | {names.OPERATION_NAME: operation, names.TASK: call.task}
+        if call.count != 1:
+            attributes[names.MESSAGE_COUNT] = call.count
+        if call.schedule is not None:
+            attributes[names.SCHEDULE] = call.schedule
+        inside = ROOT if call.schedule is not None else contexts.get_current()
+        name = f"{operation} {call.schedule or call.task}"
+        span = self._tracer.start_span(name, inside, SpanKind.PRODUCER, attributes)
+        if not span.get_span_context().is_valid:
+            return None  # no tracer is set up
+        inside = trace.set_span_in_context(span, inside)
+        if CARRIED[0] not in call.given:
+            PROPAGATOR.inject(call.headers, inside)
+        token = contexts.attach(inside) if call.schedule is None else None
+
+        def end(error: BaseException | None) -> None:
+            if token is not None:
+                contexts.detach(token)
+            if len(call.job_ids) == 1:
+                span.set_attribute(names.MESSAGE_ID, str(call.job_ids[0]))
+            if error is not None:
+                self._fail(span, error)
+            span.end()
+
+        return end
+
+    def around_attempt(self, job: Context) -> OnAttemptEnd:
+        """Begin the span of a run, which is active while the task runs."""
+        enqueued = self._enqueued(job)
+        sent = trace.get_current_span(enqueued).get_span_context()
+        known = self._processing(job.queue)
+        attributes: dict[str, str | int | float] = {
+            **known,
+            names.OPERATION_TYPE: names.PROCESS,
+            names.MESSAGE_ID: str(job.job_id),
+            names.CLIENT_ID: str(job.worker_id),
+            names.TASK: job.task,
+            names.ATTEMPT: job.attempt,
+            names.MAX_ATTEMPTS: job.max_attempts,
+            names.WAIT_SECONDS: job.waited,
+        }
+        if (schedule := job.header("schedule")) is not None:
+            attributes[names.SCHEDULE] = str(schedule)
+        inside = enqueued if self._is_child(job) else ROOT
+        links = [Link(sent)] if sent.is_valid and inside is ROOT else None
+        span = self._tracer.start_span(f"process {job.task}", inside, SpanKind.CONSUMER, attributes, links)
+        token = contexts.attach(trace.set_span_in_context(span, inside))
+        began = perf_counter()
+
+        def end(end: AttemptEnd) -> None:
+            seconds = perf_counter() - began
+            if trace.get_current_span() is span:  # else this is another context: of a coroutine that a `def` returned
+                contexts.detach(token)
+            span.set_attribute(names.OUTCOME, end.outcome)
+            failed = end.error if end.outcome in FAILURES else None
+            if failed is not None:
+                self._fail(span, failed)
+            span.end()
+            self._meters.note_run(seconds, known, None if failed is None else _type_of(failed))
+
+        return end
+
+    def _enqueued(self, job: Context) -> TraceContext:
+        """Return the context that the job carries; an empty one if it carries none."""
+        if job.header(CARRIED[0]) is None:
+            return ROOT
+        carrier = {name: value for name in CARRIED if isinstance(value := job.header(name), str)}
+        return PROPAGATOR.extract(carrier, ROOT)
+
+    def _is_child(self, job: Context) -> bool:
+        """Whether a run belongs into the trace of the span that enqueued its job."""
+        if self._relation != "auto":
+            return self._relation == "parent"
+        if job.attempt > 1:
+            return False
+        return (job.run_at - job.created_at).total_seconds() + job.waited <= self._parent_within
+
+    def _sending(self, queue: str) -> Known:
+        return self._shared(queue) | {names.OPERATION_TYPE: names.SEND}
+
+    def _processing(self, queue: str) -> Known:
+        known = self._of_queue.get(queue)
+        if known is None:
+            known = self._of_queue[queue] = self._shared(queue) | {names.OPERATION_NAME: names.PROCESS}
+        return known
+
+    def _shared(self, queue: str) -> Known:
+        if self._server is None:
+            self._server = _server_of(self._app)
+        return {names.SYSTEM: names.PGQUEUE, names.DESTINATION: queue, **self._server}
+
+    def _fail(self, span: Span, error: BaseException) -> None:
+        span.set_attribute(names.ERROR_TYPE, _type_of(error))
+        span.set_status(Status(StatusCode.ERROR))
+        if self.record_errors:
+            span.record_exception(error)
+
+
+def _type_of(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _server_of(app: App) -> Known:
+    """Return where the app's database is, as far as its DSN says so. A borrowed connection may lead elsewhere."""
+    try:
+        parts = conninfo_to_dict(app.backend.known_dsn or "")
+    except ConfigError:
+        return {}
+    host, port = str(parts.get("host") or ""), str(parts.get("port") or "")
+    server: Known = {names.SERVER_ADDRESS: host} if host and "," not in host else {}
+    return server | ({names.SERVER_PORT: int(port)} if server and port.isdigit() else {})
