@@ -31,13 +31,14 @@ from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import check_queue, check_schema
 from pgqueue.errors import InvalidOption, InvalidTask
-from pgqueue.events import E_, Listeners
+from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
 from pgqueue.jobs.job import MAX_CRASHES, Job
 from pgqueue.jobs.outcome import Outcome
 from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
 from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.dead_letter_task import check_dead_letter_task
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks, as_function, task_name
@@ -60,10 +61,11 @@ class App(WaitVerbs):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
-    looked up when it is first needed. `queue`, `max_attempts`, `retry`, `max_crashes` and `result_ttl` are the defaults
-    of its tasks. `retention={"bulk": 0}` keeps nothing of jobs that succeed in a queue, as `@app.task(retention=0)`
-    does for a task. `name` distinguishes the schedules of several apps in one schema; the command line sets it to the
-    app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while about so many jobs wait there.
+    looked up when it is first needed. `queue`, `max_attempts`, `retry`, `max_crashes`, `dead_letter_task` and
+    `result_ttl` are the defaults of its tasks. `retention={"bulk": 0}` keeps nothing of jobs that succeed in a queue,
+    as `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
+    command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
+    about so many jobs wait there.
 
     `codec` encrypts arguments, results, errors and progress: `AESGCM` of pgqueue.codecs, or an object of your own.
     `max_args_bytes` limits the JSON of a job's arguments. A result beyond `max_result_bytes` of JSON is not stored.
@@ -82,6 +84,7 @@ class App(WaitVerbs):
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
         max_crashes: int = MAX_CRASHES,
+        dead_letter_task: str | None = None,
         retention: Mapping[str, int | None] | None = None,
         max_depth: Mapping[str, int] | None = None,
         codec: Codec | None = None,
@@ -97,6 +100,7 @@ class App(WaitVerbs):
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry = as_policy(retry)
         self.max_crashes = check_count("max_crashes", max_crashes)
+        self.dead_letter_task = check_dead_letter_task(dead_letter_task)
         self.retention = {check_queue(name): check_retention(kept) for name, kept in (retention or {}).items()}
         self.max_depth = {check_queue(name): check_depth(depth) for name, depth in (max_depth or {}).items()}
         self.depths = Depths(self.max_depth)
@@ -214,6 +218,30 @@ class App(WaitVerbs):
             return listener
 
         return listen
+
+    @overload
+    def on_dead(self, listener: Callable[[JobDeadLettered], R], /) -> Callable[[JobDeadLettered], R]: ...
+    @overload
+    def on_dead(
+        self, listener: None = None, /, *, task: str
+    ) -> Callable[[Callable[[JobDeadLettered], R]], Callable[[JobDeadLettered], R]]: ...
+    def on_dead(self, listener: Callable[[JobDeadLettered], R] | None = None, /, *, task: str = "*") -> Any:
+        """Listen to dead letters: `@app.on_dead`, or `@app.on_dead(task="shop.*")` for tasks whose names fit.
+
+        The function, `def` or `async def`, takes a `JobDeadLettered`: the job, the reason, the error and its class. It
+        runs in the worker that has written the dead letter, after the commit, and at most once: a `dead_letter_task`
+        is not lost when that worker dies. Errors are logged and change nothing.
+        """
+        fits = name_pattern("task", task)
+        if listener is not None and not callable(listener):
+            raise InvalidOption(f"@app.on_dead({listener!r:.200}) cannot be used: say task=…")
+
+        def listen(listener: Callable[[JobDeadLettered], R]) -> Callable[[JobDeadLettered], R]:
+            chosen = listener if task == "*" else only_of(listener, fits)
+            self.listeners.add(JobDeadLettered, chosen)
+            return listener
+
+        return listen if listener is None else listen(listener)
 
     def on_worker_start(self, function: AnyHook) -> AnyHook:
         """Run a function, `def` or `async def`, in each worker before it claims its first job.

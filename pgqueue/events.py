@@ -7,6 +7,7 @@ listener runs as a task of the worker's event loop.
 import asyncio
 import inspect
 import logging
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -86,10 +87,16 @@ class JobRetried(AttemptEvent):
 
 @dataclass(frozen=True, slots=True)
 class JobDeadLettered(AttemptEvent):
-    """The job is a dead letter."""
+    """The job is a dead letter. `fingerprint` is what errors of one cause have in common."""
 
     reason: str | None
     error: ErrorInfo | None
+    fingerprint: str | None = None
+
+    @property
+    def error_class(self) -> str | None:
+        """The class of the error, as its module and name; None if the job failed without one."""
+        return None if self.error is None else self.error.type
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +193,24 @@ else:
 
 
 E_ = TypeVar("E_", bound=Event)
+JE_ = TypeVar("JE_", bound=JobEvent)
 Listener = Callable[[Any], object]
+
+
+def name_pattern(what: str, given: object) -> re.Pattern[str]:
+    """Return what names must match, of a name with `*` for any characters. Raises InvalidOption."""
+    if not isinstance(given, str) or not given:
+        raise InvalidOption(f"{what}={given!r:.200} cannot be used: give a name, with * for any characters")
+    return re.compile(".*".join(re.escape(part) for part in given.split("*")), re.DOTALL)
+
+
+def only_of(listener: Callable[[JE_], object], tasks: re.Pattern[str]) -> Callable[[JE_], object]:
+    """Return a listener that hears only of jobs whose task matches."""
+
+    def listen(event: JE_) -> object:
+        return listener(event) if tasks.fullmatch(event.task) else None
+
+    return listen
 
 
 class Listeners:

@@ -46,8 +46,8 @@ def show_task(
 def _facts(spec: TaskSpec) -> dict[str, Any]:
     """Return every setting of a task, by the name of its option; None where it has none. Durations are seconds."""
     names = ("name", "aliases", "version", "queue", "priority", "tags", "max_attempts", "timeout", "soft_timeout",
-             "isolation", "max_crashes", "retention", "store_result", "result_ttl", "max_result_bytes",
-             "max_args_bytes")  # fmt: skip
+             "isolation", "max_crashes", "dead_letter_task", "retention", "store_result", "result_ttl",
+             "max_result_bytes", "max_args_bytes")  # fmt: skip
     facts = {name: getattr(spec, name) for name in names}
     facts["retry"] = _policy(spec.retry)
     facts |= {name: [error.__qualname__ for error in getattr(spec, name)] for name in ("retry_on", "no_retry_on")}

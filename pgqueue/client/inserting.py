@@ -145,6 +145,9 @@ def new_job(
         version=spec.version if spec else settings.version or 1,
         max_crashes=spec.max_crashes if spec else MAX_CRASHES,
         headers=settings.headers,
+        dead_letter_task=None
+        if spec is None or spec.dead_letter_task is None
+        else app.tasks.dead_letter_target(spec, app.queue),
     )
 
 

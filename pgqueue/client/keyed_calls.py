@@ -184,7 +184,7 @@ def _in_key_order(
 
 def _headers(keys: list[str | None], job: NewJob) -> str:
     """Return the headers of jobs with these keys, a JSON array."""
-    shared = with_own(job.headers, job.version, job.max_crashes)
+    shared = with_own(job.headers, job)
     if None in keys:
         bare = json.loads(shared or "{}")
         return json.dumps([bare if key is None else {"idempotency_key": key} | bare for key in keys])

@@ -103,6 +103,7 @@ def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, o: ScheduleOpti
         spec = app.tasks.get(old.job.task)
         job["args"] = _encoded(app, old.job.task, o["args"] or {})
         job |= {"version": spec.version, "max_crashes": spec.max_crashes} if spec else {"version": 1}
+        job["dead_letter_task"] = app.tasks.dead_letter_target(spec, app.queue) if spec else None
     timing, when, at = _timing(o), old.plan, o.get("at")
     if plan is not None or at is not None:
         zone, start = o.get("timezone", old.plan.timezone), o.get("start", old.start)

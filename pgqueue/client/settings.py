@@ -9,6 +9,7 @@ from pgqueue.codecs import Codec
 from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.retry import Delays, RetryPolicy, as_policy
+from pgqueue.tasks.dead_letter_task import check_dead_letter_task
 from pgqueue.tasks.headers import headers_text
 from pgqueue.tasks.options import (
     CallConditions,
@@ -90,6 +91,7 @@ class TaskDefaults(Protocol):
     max_attempts: int
     retry: RetryPolicy
     max_crashes: int
+    dead_letter_task: str | None
     result_ttl: float | None
     max_result_bytes: int
     max_args_bytes: int
@@ -116,6 +118,7 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
         soft_timeout=check_optional_duration("soft_timeout", given.get("soft_timeout"), LIMIT),
         isolation=given.get("isolation", "thread"),
         max_crashes=check_count("max_crashes", given.get("max_crashes", app.max_crashes)),
+        dead_letter_task=check_dead_letter_task(given.get("dead_letter_task", app.dead_letter_task)),
         retention=check_retention(given.get("retention")),
         rules=rules,
         version=given.get("version", 1),

@@ -36,6 +36,11 @@ def fingerprint(error: ErrorInfo | None, reason: str | None, *, sealed: bool = F
     return _digest(error.type, message, *_frame(error.traceback or ""))
 
 
+def of_crash(task: str) -> str:
+    """Return what stands for a fingerprint of jobs whose workers died. The view `dead_group` has the same text."""
+    return f"crashed {task}"
+
+
 def _frame(traceback: str) -> tuple[str, str]:
     frames = [(match["file"], match["function"]) for match in _FRAME.finditer(traceback)]
     own = [frame for frame in frames if not _FOREIGN.search(frame[0])]

@@ -1,5 +1,6 @@
 """Jobs as values: to insert, claimed by a worker, and as a reader gets them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -34,7 +35,8 @@ class NewJob:
     """A job to insert. `args` is JSON text; the database's clock turns `delay` seconds into a time. Without `history`
     nothing is kept of it when it succeeds. `conditions`, if any, decide whether it is inserted. `version` is the
     version of the task for which the arguments are meant, and `max_crashes` how often the job may crash a worker.
-    `headers` are those of its caller, JSON text."""
+    `headers` are those of its caller, JSON text. `dead_letter_task`: what the job that goes with a dead letter gets.
+    """
 
     task: str
     args: str
@@ -49,12 +51,13 @@ class NewJob:
     version: int = 1
     max_crashes: int = MAX_CRASHES
     headers: str | None = None
+    dead_letter_task: Mapping[str, Any] | None = None
 
     def for_call(self, args: str, conditions: Conditions | None) -> "NewJob":
         """Return a job with the same options for another call."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
-            self.history, conditions, self.version, self.max_crashes, self.headers,
+            self.history, conditions, self.version, self.max_crashes, self.headers, self.dead_letter_task,
         )  # fmt: skip
 
 

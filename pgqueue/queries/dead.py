@@ -10,7 +10,7 @@ from typing import Any, LiteralString, NamedTuple
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing, packed
-from pgqueue.queries.jobs.parts import CARRIED, NOTIFY_WORKERS
+from pgqueue.queries.jobs.parts import CARRIED, DEAD_GROUP, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
 from pgqueue.queries.operations import Operation
 from pgqueue.tasks.sealing import open_job
@@ -19,16 +19,19 @@ MOST_PREVIEWED = 10_000
 WINDOW = 20_000  # dead letters that one statement looks at
 
 # Whether a dead letter `d` fits a filter. The one compiler of filters: a preview and an operation mean the same rows.
-_FITS: LiteralString = r"""(%(task)s::text is null or d.task::text like %(task)s::text)
+_FITS: LiteralString = fill(
+    r"""(%(task)s::text is null or d.task::text like %(task)s::text)
     and (%(queue)s::text is null or d.queue::text = %(queue)s::text)
     and (%(error)s::text is null or d.error ->> 'type'::text = %(error)s::text
          or substring(d.error ->> 'type'::text, '[^.]*$'::text) = %(error)s::text)
     and (%(group)s::text is null
-         or coalesce(d.fingerprint, 'class '::text || coalesce(d.error ->> 'type'::text, d.reason)) = %(group)s::text)
+         or {group} = %(group)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(d.tags))
     and (%(since)s::timestamptz is null or d.failed_at >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or d.failed_at < %(until)s::timestamptz)
-    and (%(args)s::jsonb is null or d.args::jsonb @> %(args)s::jsonb)"""
+    and (%(args)s::jsonb is null or d.args::jsonb @> %(args)s::jsonb)""",
+    group=DEAD_GROUP,
+)
 
 # The ids to look at: those that were named, or the next ones of the table. By primary key, either way.
 _NEAR: LiteralString = """near as materialized (

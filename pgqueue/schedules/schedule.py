@@ -135,6 +135,7 @@ class Schedule:
             "version": job.version if job.version > 1 else None,
             "max_crashes": job.max_crashes if job.max_crashes != MAX_CRASHES else None,
             "headers": None if job.headers is None else json.loads(job.headers),
+            "dead_letter_task": job.dead_letter_task and dict(job.dead_letter_task),
         }
         return {
             "task": job.task,
@@ -178,6 +179,7 @@ class Schedule:
             version=_whole("version", options.get("version", 1), MAX_VERSION),
             max_crashes=_whole("max_crashes", options.get("max_crashes", MAX_CRASHES), MAX_CRASH_LIMIT),
             headers=headers_text(options.get("headers")),
+            dead_letter_task=_object(options.get("dead_letter_task")),
         )
         return cls(
             name,
@@ -205,6 +207,10 @@ def changed(row: Mapping[str, Any], args: str, changes: Mapping[str, Any]) -> Sc
     if changes.get("overlap") == "allow":
         kept["max_running"] = None
     return Schedule.of(row["name"], kept | dict(changes), json.dumps(changes["args"]) if "args" in changes else args)
+
+
+def _object(given: object) -> dict[str, Any] | None:
+    return given if isinstance(given, dict) else None
 
 
 def _whole(option: str, given: object, most: int) -> int:

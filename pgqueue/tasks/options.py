@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from pgqueue.jobs.keys import OnConflict, Unique
 from pgqueue.jobs.retry import RetryOption
+from pgqueue.tasks.dead_letter_task import DeadLetterTaskOption
 from pgqueue.tasks.versions import Upcaster
 from pgqueue.timing import Seconds
 
@@ -86,6 +87,8 @@ class TaskOptions(JobOptions, TaskConditions, total=False):
     limit, and a ThreadTimeoutWarning says so. `soft_timeout` only sets `ctx.deadline` and makes `ctx.check()` raise.
 
     A job whose worker died while it ran is a dead letter with reason *crashed* after the `max_crashes`-th time.
+    `dead_letter_task` names a task of which a job is enqueued with each dead letter of this one; False: none, though
+    the app has one.
     `retention=0` keeps nothing of a job that succeeds, neither its row nor its transitions, for speed; failures are
     kept. `store_result=False` throws away what the task returns; `result_ttl` drops it so long after the end, and keeps
     the job.
@@ -103,6 +106,7 @@ class TaskOptions(JobOptions, TaskConditions, total=False):
     soft_timeout: Seconds | None
     isolation: str | None
     max_crashes: int | None
+    dead_letter_task: DeadLetterTaskOption
     retention: int | None
     store_result: bool | None
     result_ttl: Seconds | None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgqueue.errors import InvalidTask, UnknownTask
+from pgqueue.tasks.dead_letter_task import check_takes_arguments
 from pgqueue.tasks.spec import TaskSpec
 
 
@@ -55,9 +56,11 @@ class Tasks:
 
     def __init__(self) -> None:
         self._specs: dict[str, TaskSpec] = {}
+        self._named_by: dict[str, list[str]] = {}  # tasks, by the name of their dead-letter task
 
     def add(self, spec: TaskSpec) -> None:
-        """Register a task. Raises InvalidTask if another function has one of its names."""
+        """Register a task. Raises InvalidTask if another function has one of its names, and for a dead-letter task that
+        cannot take what its jobs get."""
         for name in (spec.name, *spec.aliases):
             known = self._specs.get(name)
             if known is not None and known.function is not spec.function:
@@ -65,8 +68,39 @@ class Tasks:
                     f"two functions are named task {name!r}: {_where(known.function)} and {_where(spec.function)}; "
                     "give one of them name=…, or take it out of aliases=…"
                 )
+        self._check_dead_letter_task(spec)
         for name in (spec.name, *spec.aliases):
             self._specs[name] = spec
+
+    def _check_dead_letter_task(self, spec: TaskSpec) -> None:
+        """Check a task that others name as their dead-letter task, and the one that this task names."""
+        for name in (spec.name, *spec.aliases):
+            if name in self._named_by:
+                check_takes_arguments(name, spec.coder.signature, self._named_by[name])
+        target = spec.dead_letter_task
+        if target is None or target in (spec.name, *spec.aliases):
+            return
+        if target in self._specs:
+            check_takes_arguments(target, self._specs[target].coder.signature, [spec.name])
+        self._named_by.setdefault(target, []).append(spec.name)
+
+    def dead_letter_target(self, spec: TaskSpec, queue: str) -> dict[str, Any] | None:
+        """Return what a job of the dead-letter task of a task gets: its task, queue, priority and attempts.
+
+        `queue` is for a task that is registered elsewhere. None where the task has no dead-letter task, or is the one
+        that it names.
+        """
+        name = spec.dead_letter_task
+        if name is None or name in (spec.name, *spec.aliases):
+            return None
+        target = self._specs.get(name)
+        if target is None:
+            return {"task": name, "queue": queue}
+        return {"task": name, "queue": target.queue, "priority": target.priority, "max_attempts": target.max_attempts}
+
+    def dead_letter_targets(self, queue: str) -> dict[str, dict[str, Any] | None]:
+        """Return the `dead_letter_target` of each name and alias."""
+        return {name: self.dead_letter_target(spec, queue) for name, spec in self._specs.items()}
 
     def get(self, name: str) -> TaskSpec | None:
         """Return the task with that name or alias, or None."""

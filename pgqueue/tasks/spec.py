@@ -54,6 +54,7 @@ class TaskSettings:
     soft_timeout: float | None = None
     isolation: str = "thread"
     max_crashes: int = MAX_CRASHES
+    dead_letter_task: str | None = None
     retention: int | None = None
     rules: Rules | None = None
     version: int = 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from pgqueue.errors import InvalidTask
-from pgqueue.jobs.job import MAX_CRASHES
+from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
 # The header with the version of its task for which a job was enqueued. It is absent for the first version, so that a
@@ -16,7 +16,11 @@ VERSION = "$version"
 # default.
 CRASH_LIMIT = "$max_crashes"
 MAX_CRASH_LIMIT = 1_000_000
-OWN = frozenset({VERSION, CRASH_LIMIT})
+# The header with what the job of a dead-letter task gets, for workers that do not know the task; and the one of that
+# job, with the id of the dead letter.
+DEAD_LETTER_TASK = "$dead_letter_task"
+DEAD_LETTER = "$dead_letter"
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.
@@ -81,12 +85,14 @@ def parts_of(label: str) -> tuple[int, list[str]]:
     return int(version) if version.isascii() and version.isdigit() and len(version) <= 4 else 0, names
 
 
-def with_own(headers: str | None, version: int, max_crashes: int) -> str | None:
+def with_own(headers: str | None, job: NewJob) -> str | None:
     """Return the headers with our own added: the version unless it is the first, the limit of crashes if it is not the
-    default."""
-    own = {VERSION: version} if version > 1 else {}
-    if max_crashes != MAX_CRASHES:
-        own[CRASH_LIMIT] = max_crashes
+    default, the dead-letter task if there is one."""
+    own: dict[str, Any] = {VERSION: job.version} if job.version > 1 else {}
+    if job.max_crashes != MAX_CRASHES:
+        own[CRASH_LIMIT] = job.max_crashes
+    if job.dead_letter_task is not None:
+        own[DEAD_LETTER_TASK] = dict(job.dead_letter_task)
     return json.dumps((json.loads(headers) if headers else {}) | own) if own else headers
 
 

@@ -11,8 +11,8 @@ from pgqueue import App, Context, InvalidOption, JobState, ResultMissing, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.tasks.registry import Tasks
+from pgqueue.worker.duties.outcome_writer import OutcomeWriter
 from pgqueue.worker.duties.result_expirer import BATCH, ResultExpirer
-from pgqueue.worker.duties.result_ttls import ResultTtls
 from tests.conftest import drain, scalar, work
 from tests.harness import QUERIES, Conn, claimed, insert_job
 
@@ -141,9 +141,7 @@ def test_of_a_batch_only_what_moved_expires(conn: Conn, dsn: str) -> None:
 
     async def body() -> set[int]:
         link = Link(db.Database(dsn), "pgqueue test")
-        moved = await ResultTtls(QUERIES, app.tasks).resolve(
-            link, [(claimed(ours, 2), outcome), (claimed(lost, 1), outcome)]
-        )
+        moved = await OutcomeWriter(app).write(link, [(claimed(ours, 2), outcome), (claimed(lost, 1), outcome)])
         await link.close()
         return moved
 

@@ -51,6 +51,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.lock_unlocked": QUERIES.jobs.lock_unlocked([1, 2]),
     "jobs.release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
     "jobs.rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
+    "jobs.enqueue_dead_letter_tasks": QUERIES.jobs.enqueue_dead_letter_tasks([1, 2], {"t": {"task": "u"}}),
     "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
     "operations.find_abandoned": QUERIES.operations.find_abandoned(30.0),

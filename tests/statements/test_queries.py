@@ -82,6 +82,9 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.release_strays": lambda q: q.jobs.release_strays(WORKER, [1]),
     "jobs.rescue": lambda q: q.jobs.rescue(WORKER, 5, {"t": 1}, 10),
     "jobs.rescuable": lambda q: q.jobs.rescuable(10),
+    "jobs.enqueue_dead_letter_tasks": lambda q: q.jobs.enqueue_dead_letter_tasks(
+        [901, 1], {"t": {"task": "u", "queue": "default"}, "v": None}
+    ),
     "jobs.note_progress": lambda q: q.jobs.note_progress([(claimed(3, 1), "{}")]),
     "workers.register": lambda q: q.workers.register(describe_process("worker", 30, ["default"], ["t"], 8)),
     "workers.heartbeat": lambda q: q.workers.heartbeat(WORKER, {"claim": 0.5, "listen": None}),

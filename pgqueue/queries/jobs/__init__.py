@@ -3,6 +3,7 @@
 from pgqueue.queries.jobs.cancel import CancelQueries
 from pgqueue.queries.jobs.claim import ClaimQueries
 from pgqueue.queries.jobs.count import CountQueries
+from pgqueue.queries.jobs.dead_letter_tasks import DeadLetterTaskQueries
 from pgqueue.queries.jobs.enqueue_conditional import ConditionalQueries
 from pgqueue.queries.jobs.enqueue_keyed import KeyedQueries
 from pgqueue.queries.jobs.expire import ExpireQueries
@@ -22,6 +23,7 @@ class JobQueries(
     ClaimQueries,
     ResolveQueries,
     RescueQueries,
+    DeadLetterTaskQueries,
     CancelQueries,
     ExpireQueries,
     FindQueueQueries,

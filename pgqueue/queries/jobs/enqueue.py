@@ -181,8 +181,8 @@ def shared_params(job: NewJob, args: str) -> dict[str, Any]:
         "delay": job.delay,
         "tags": text_array(job.tags) if job.tags else "{}",
         "headers": job.headers
-        if job.version == 1 and job.max_crashes == MAX_CRASHES
-        else with_own(job.headers, job.version, job.max_crashes),
+        if job.version == 1 and job.max_crashes == MAX_CRASHES and job.dead_letter_task is None
+        else with_own(job.headers, job),
         "history": job.history,
     }
 
@@ -203,9 +203,9 @@ def keyed_headers(job: NewJob) -> str | None:
 
 def _headers(jobs: Sequence[NewJob], texts: Sequence[str | None]) -> Sequence[str | None]:
     """Return the headers of each job: those given, and our own."""
-    if not any(job.version > 1 or job.max_crashes != MAX_CRASHES for job in jobs):
+    if not any(job.version > 1 or job.max_crashes != MAX_CRASHES or job.dead_letter_task for job in jobs):
         return texts
-    return [with_own(text, job.version, job.max_crashes) for job, text in zip(jobs, texts, strict=True)]
+    return [with_own(text, job) for job, text in zip(jobs, texts, strict=True)]
 
 
 def _expiries(jobs: Sequence[NewJob]) -> dict[str, Any]:

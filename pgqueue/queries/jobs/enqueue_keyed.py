@@ -109,7 +109,7 @@ class KeyedQueries(EnqueueQueries):
         conditions = conditions_of(job)
         params = {
             **self.enqueue_one(job).params,
-            "headers": with_own(keyed_headers(job), job.version, job.max_crashes),
+            "headers": with_own(keyed_headers(job), job),
             "key": conditions.key_hash,
             "compared": self.codec is None,
             "window": conditions.window,

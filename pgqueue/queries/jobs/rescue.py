@@ -27,38 +27,35 @@ with recursive gap(low, high) as (
     select lag(id, 1, repeat('0', 32)::uuid) over (order by id), id
     from (select id from {s}.worker union all select repeat('f', 32)::uuid) as w
 ), orphan(id, high) as (
-    select low, high from gap
-    union all
+    select low, high from gap union all
     select (select worker_id from {s}.job_live where worker_id > o.id and worker_id < high order by 1 limit 1), high
     from orphan o where id is not null
 ), dead as materialized (
     select id, format('worker on %%s, pid %%s, %%s', host, pid, coalesce(
-        death || ' at '::text || lost_at::text, 'did not beat since '::text || heartbeat_at::text)) as why
-    from {s}.worker where lost_at is not null
-    union all
+    death || ' at '::text || lost_at::text, 'did not beat since '::text || heartbeat_at::text)) as why
+    from {s}.worker where lost_at is not null union all
     select id, 'the worker that ran this attempt has no row any more'
     from orphan where id is not null and id not in (select low from gap)
 ), lost as materialized (
     select found.*, dead.why,
         jsonb_build_object('type', 'pgqueue.WorkerLost', 'message', dead.why) as error
     from dead cross join lateral (
-        select j.id, j.lease, j.attempt >= j.max_attempts
+        select j.id, j.lease, j.worker_id, j.attempt >= j.max_attempts
             or j.crash_count >= coalesce((%(limits)s::jsonb ->> j.task::text)::int,
-                substring(j.headers::jsonb ->> '$max_crashes'::text, '^[1-9][0-9]{{0,5}}$')::int,
-                %(max_crashes)s) - 1 as spent
+            substring(j.headers::jsonb ->> '$max_crashes'::text, '^[1-9][0-9]{{0,5}}$')::int, %(max_crashes)s) - 1
+        as spent
         from {s}.job_live j where j.worker_id = dead.id and j.state = 'running'
         and (%(only)s::bigint is null or j.id = %(only)s)
         limit %(at_most)s for update skip locked
-    ) as found
-    limit %(at_most)s
+    ) as found limit %(at_most)s
 ), requeued as (
     update {s}.job_live j
     set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
         run_at = now() + interval '1 s' * random()
-            * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
+        * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
-    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error, j.task, j.queue
+    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error, j.task, j.queue, lost.worker_id
 ), ended as (
     delete from {s}.job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
@@ -71,16 +68,16 @@ with recursive gap(low, high) as (
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
         max_attempts, least(crash_count, 1000000) + 1, lease, worker_id, claimed_at, 'crashed',
         error || jsonb_build_object('message', concat_ws('; ', (
-            select string_agg(t.error ->> 'message'::text, '; ' order by t.at) from {s}.transition t
-            where t.job_id = ended.id and t.reason = 'rescued'), why))
+        select string_agg(t.error ->> 'message'::text, '; ' order by t.at) from {s}.transition t
+        where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (
-    select * from requeued union all select id, target, attempt, lease, error, task, queue from ended
+    select * from requeued union all select id, target, attempt, lease, error, task, queue, worker_id from ended
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
 )
-select id, target, task, queue from moved""",
+select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved""",
     finish_cancelled=FINISH_CANCELLED,
 )
 
@@ -124,12 +121,16 @@ select id from requeued union all select id from ended""",
 
 
 class RescuedJob(NamedTuple):
-    """A job that was taken from a dead worker, and its state now."""
+    """A job that was taken from a dead worker, its state now, and the attempt that the death has ended."""
 
     id: int
     state: JobState
     task: str
     queue: str
+    attempt: int
+    lease: int
+    worker_id: UUID
+    why: str
 
 
 class RescueQueries(Statements):
@@ -162,7 +163,3 @@ class RescueQueries(Statements):
         """Give back this worker's running jobs except those it holds; returns their ids."""
         params = {"worker": worker, "held": list(held)}
         return Query(self._sql(RELEASE_STRAYS), lambda rows: [row[0] for row in rows], params)
-
-
-def _rescued(job: int, state: str, task: str, queue: str) -> RescuedJob:
-    return RescuedJob(job, JobState(state), task, queue)

@@ -3,12 +3,14 @@
 import logging
 import random
 
+from pgqueue import db
 from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
 from pgqueue.db.link import Link
-from pgqueue.events import JobRescued
+from pgqueue.error_info import ErrorInfo
+from pgqueue.events import JobDeadLettered, JobRescued
+from pgqueue.jobs.fingerprint import of_crash
 from pgqueue.jobs.job import JobState
 from pgqueue.process.duty import Duty
-from pgqueue.queries import Query
 from pgqueue.queries.jobs.rescue import RescuedJob
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
@@ -41,6 +43,7 @@ class Rescuer(Duty):
         self._max_crashes = core.app.max_crashes
         named = [(name, spec) for spec in core.app.tasks for name in (spec.name, *spec.aliases)]
         self._limits = {name: spec.max_crashes for name, spec in named}
+        self._targets = core.app.tasks.dead_letter_targets(core.app.queue)
         self._signals = signals
         self._emit = core.app.listeners.emit
         self._declare_from = monotonic() + self._lease
@@ -69,13 +72,15 @@ class Rescuer(Duty):
 
     async def _rescue(self) -> int:
         try:
-            rescued = await self.link.run(self._query())
+            rescued = await self._take()
         except Exception as error:
             if not blames_data(error):
                 raise
             rescued = await self._one_by_one()
         for job in rescued:
             self._emit(JobRescued(job.id, job.state))
+            if job.state == JobState.FAILED:
+                self._emit(_dead_lettered(job))
         for state in sorted({job.state for job in rescued}):
             ids = [job.id for job in rescued if job.state == state]
             log.warning("jobs taken from lost workers that are %s now: %s", state, _few(ids))
@@ -90,16 +95,29 @@ class Rescuer(Duty):
         rescued: list[RescuedJob] = []
         for job in await self.link.run(self._queries.jobs.rescuable(BATCH)):
             try:
-                taken: list[RescuedJob] = await self.link.run(self._query(job))
-                rescued += taken
+                rescued += await self._take(job)
             except Exception as error:
                 if not blames_data(error):
                     raise
                 log.error("job %d of a lost worker cannot be rescued: %s: %s", job, type(error).__name__, brief(error))
         return rescued
 
-    def _query(self, only: int | None = None) -> Query[list[RescuedJob]]:
-        return self._queries.jobs.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)
+    async def _take(self, only: int | None = None) -> list[RescuedJob]:
+        """Take jobs from dead workers, and enqueue the dead-letter tasks of those that end, in one transaction."""
+        jobs = self._queries.jobs
+        async with self.link.connection() as conn, conn.transaction():
+            query = jobs.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)
+            rescued = await db.run_async(conn, query)
+            if dead := [job.id for job in rescued if job.state == JobState.FAILED]:
+                await db.run_async(conn, jobs.enqueue_dead_letter_tasks(dead, self._targets))
+        return rescued
+
+
+def _dead_lettered(job: RescuedJob) -> JobDeadLettered:
+    error = ErrorInfo("pgqueue.WorkerLost", job.why)
+    return JobDeadLettered(
+        job.id, job.task, job.queue, job.attempt, job.lease, job.worker_id, "crashed", error, of_crash(job.task)
+    )
 
 
 def _few(ids: list[int]) -> str:

@@ -26,7 +26,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.duty import Duty
 from pgqueue.timing import monotonic
-from pgqueue.worker.duties.result_ttls import ResultTtls
+from pgqueue.worker.duties.outcome_writer import OutcomeWriter
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
@@ -47,7 +47,7 @@ class Resolver(Duty):
 
     def __init__(self, link: Link, app: App, signals: WorkerSignals) -> None:
         super().__init__(link)
-        self._ttls = ResultTtls(app.queries, app.tasks)
+        self._outcomes = OutcomeWriter(app)
         self._listeners = app.listeners
         self._signals = signals
         self._queries = app.queries.jobs
@@ -165,12 +165,12 @@ class Resolver(Duty):
         nothing either, the lease is lost.
         """
         try:
-            moved = await self._ttls.resolve(self.link, batch)
+            moved = await self._outcomes.write(self.link, batch)
         except LockNotAvailable:
             return await self._resolve_unlocked(batch)
         left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
         if left:
-            moved |= await self._ttls.resolve(self.link, left)
+            moved |= await self._outcomes.write(self.link, left)
         return moved
 
     async def _resolve_unlocked(self, batch: list[Entry]) -> set[int]:
@@ -178,7 +178,7 @@ class Resolver(Duty):
         async with self.link.connection() as conn, conn.transaction():
             locked = await run_async(conn, self._queries.lock_unlocked([job.id for job, _ in batch]))
             free = [entry for entry in batch if entry[0].id not in locked]
-            moved = await self._ttls.resolve_on(conn, free) if free else set()
+            moved = await self._outcomes.write_on(conn, free) if free else set()
         for entry in batch:
             key = entry[0].id, entry[0].lease
             if entry[0].id in locked:
@@ -222,7 +222,7 @@ def _event(job: ClaimedJob, resolution: Resolution) -> Event:
         case "retry":
             return JobRetried(*about, resolution.delay, resolution.error)
         case "dead_letter":
-            return JobDeadLettered(*about, resolution.reason, resolution.error)
+            return JobDeadLettered(*about, resolution.reason, resolution.error, resolution.fingerprint)
         case "snooze":
             return JobSnoozed(*about, resolution.delay)
         case "withdraw":

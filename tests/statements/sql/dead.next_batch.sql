@@ -9,7 +9,9 @@ with near as materialized (
     and (%(error)s::text is null or d.error ->> 'type'::text = %(error)s::text
          or substring(d.error ->> 'type'::text, '[^.]*$'::text) = %(error)s::text)
     and (%(group)s::text is null
-         or coalesce(d.fingerprint, 'class '::text || coalesce(d.error ->> 'type'::text, d.reason)) = %(group)s::text)
+         or coalesce(d.fingerprint,
+        case when d.reason = 'crashed' then 'crashed '::text || d.task::text
+        else 'class '::text || coalesce(d.error ->> 'type'::text, d.reason) end) = %(group)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(d.tags))
     and (%(since)s::timestamptz is null or d.failed_at >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or d.failed_at < %(until)s::timestamptz)

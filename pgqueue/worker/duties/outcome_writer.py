@@ -1,0 +1,46 @@
+"""Writes outcomes and, in the same transaction, what belongs to them: the expiry of results, dead-letter tasks."""
+
+from collections.abc import Sequence
+
+from pgqueue import db
+from pgqueue.app import App
+from pgqueue.db.link import Link
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
+
+Outcomes = Sequence[tuple[ClaimedJob, Resolution]]
+
+
+class OutcomeWriter:
+    """Writes batches of outcomes. A batch of which nothing else is to be written is one statement."""
+
+    def __init__(self, app: App) -> None:
+        self._queries = app.queries.jobs
+        named = [(name, spec) for spec in app.tasks for name in (spec.name, *spec.aliases)]
+        self._ttls = {name: spec.result_ttl for name, spec in named if spec.result_ttl is not None}
+        self._targets = app.tasks.dead_letter_targets(app.queue)
+        self._with_target = {name for name, target in self._targets.items() if target is not None}
+
+    async def write(self, link: Link, batch: Outcomes) -> set[int]:
+        """Write a batch of outcomes; return the ids of the jobs that moved."""
+        if (not self._ttls or not self._ttls_of(batch)) and (not self._with_target or not self._dead_of(batch)):
+            return await link.run(self._queries.resolve(batch))
+        async with link.connection() as conn, conn.transaction():
+            return await self.write_on(conn, batch)
+
+    async def write_on(self, conn: db.AsyncConnection, batch: Outcomes) -> set[int]:
+        """Write a batch of outcomes in the transaction of a connection; return the ids of the jobs that moved."""
+        moved = await db.run_async(conn, self._queries.resolve(batch))
+        if ttls := self._ttls_of(batch):
+            expiries = {job: ttls[job] for job in moved & ttls.keys()}
+            await db.run_async(conn, self._queries.set_result_expiry(expiries))
+        if dead := self._dead_of(batch):
+            await db.run_async(conn, self._queries.enqueue_dead_letter_tasks(moved & dead, self._targets))
+        return moved
+
+    def _ttls_of(self, batch: Outcomes) -> dict[int, float]:
+        return {job.id: self._ttls[job.task] for job, end in batch if end.result and job.task in self._ttls}
+
+    def _dead_of(self, batch: Outcomes) -> set[int]:
+        """Return the jobs that become dead letters and whose task has a dead-letter task."""
+        return {job.id for job, end in batch if end.verb == "dead_letter" and job.task in self._with_target}
