@@ -47,6 +47,7 @@ from pgqueue.errors import (
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.jobs.keys import Unique
+from pgqueue.jobs.retention import Retention
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
 from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
 from pgqueue.schedules.cron import Cron
@@ -103,6 +104,7 @@ __all__ = [
     "QueueFull",
     "RRule",
     "ResultMissing",
+    "Retention",
     "Retry",
     "RetryPolicy",
     "ScheduleExists",

@@ -13,6 +13,7 @@ from pgqueue.client.dead import DeadLetters
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.operations import Operations
+from pgqueue.client.pruning import Pruning
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -22,7 +23,6 @@ from pgqueue.client.settings import (
     check_depth,
     check_max_attempts,
     check_result_bytes,
-    check_retention,
     task_settings,
 )
 from pgqueue.client.steps import CURRENT_CONNECTION
@@ -34,6 +34,7 @@ from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
 from pgqueue.jobs.job import MAX_CRASHES, Job
 from pgqueue.jobs.outcome import Outcome
+from pgqueue.jobs.retention import GivenRetention, read_retention
 from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
 from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
@@ -62,8 +63,9 @@ class App(WaitVerbs):
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
     looked up when it is first needed. `queue`, `max_attempts`, `retry`, `max_crashes`, `dead_letter_task` and
-    `result_ttl` are the defaults of its tasks. `retention={"bulk": 0}` keeps nothing of jobs that succeed in a queue,
-    as `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
+    `result_ttl` are the defaults of its tasks. `retention` says how long what has ended is kept (pgqueue.Retention);
+    `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
+    `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
     command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
     about so many jobs wait there.
 
@@ -85,7 +87,7 @@ class App(WaitVerbs):
         retry: RetryOption = DEFAULT_RETRY,
         max_crashes: int = MAX_CRASHES,
         dead_letter_task: str | None = None,
-        retention: Mapping[str, int | None] | None = None,
+        retention: GivenRetention | None = None,
         max_depth: Mapping[str, int] | None = None,
         codec: Codec | None = None,
         max_args_bytes: int = MAX_ARGS_BYTES,
@@ -101,7 +103,7 @@ class App(WaitVerbs):
         self.retry = as_policy(retry)
         self.max_crashes = check_count("max_crashes", max_crashes)
         self.dead_letter_task = check_dead_letter_task(dead_letter_task)
-        self.retention = {check_queue(name): check_retention(kept) for name, kept in (retention or {}).items()}
+        self.retention, self.retention_rules = read_retention({} if retention is None else retention)
         self.max_depth = {check_queue(name): check_depth(depth) for name, depth in (max_depth or {}).items()}
         self.depths = Depths(self.max_depth)
         self.codec = check_codec(codec)
@@ -123,6 +125,7 @@ class App(WaitVerbs):
         self.schedules = Schedules(self)
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
+        self.pruning = Pruning(self)
 
     @property
     def dsn(self) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ WAIT = Bounds(1e-6, threading.TIMEOUT_MAX)  # of a caller, for the end of a job
 LEASE = Bounds(0.1, DAY, timedeltas=False)  # settings of processes
 PAUSE = Bounds(0.01, DAY, timedeltas=False)
 SHUTDOWN = Bounds(0, DAY, timedeltas=False)
+AGE = Bounds(1, 36500 * DAY)  # after which something is pruned
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SPAN = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
 def seconds(duration: object) -> float:
@@ -66,6 +70,20 @@ def check_duration(option: str, given: object, bounds: Bounds, error: type[Inval
 def check_optional_duration(option: str, given: object, bounds: Bounds) -> float | None:
     """Return a duration in seconds, or None. Raises InvalidOption unless it is one within the bounds."""
     return None if given is None else check_duration(option, given, bounds)
+
+
+def check_age(option: str, given: object) -> float | None:
+    """Return an age in seconds; None is for ever. Raises InvalidOption unless it is a text such as "7d" or "12h",
+    "forever", None, a number of seconds or a timedelta."""
+    if given is None or given == "forever":
+        return None
+    span = _SPAN.fullmatch(given) if isinstance(given, str) else None
+    try:
+        return check_duration(option, int(span[1]) * UNITS[span[2]] if span else given, AGE)
+    except InvalidOption:
+        raise InvalidOption(
+            f"{option}={given!r:.100} cannot be used: give a text such as '7d', '12h' or '30m', 'forever', or {AGE}"
+        ) from None
 
 
 def monotonic() -> float:

@@ -14,6 +14,7 @@ from pgqueue.cli.output import print_id
 from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
+from pgqueue.cli.upkeep import print_pruned, prune, retention_cli
 from pgqueue.cli.work import schedule, work
 from pgqueue.config import release
 
@@ -62,5 +63,7 @@ cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")
 cli.add_typer(schedules_cli, name="schedules")
 cli.add_typer(tasks_cli, name="tasks")
+command(cli, "prune", print_pruned)(prune)
+cli.add_typer(retention_cli, name="retention")
 cli.command()(bench)
 cli.command()(demo)

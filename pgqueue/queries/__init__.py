@@ -19,6 +19,7 @@ from pgqueue.queries.jobs import JobQueries
 from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.queues import QueueQueries
+from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
 from pgqueue.queries.waits import WaitQueries
@@ -42,3 +43,4 @@ class Queries:
         self.operations = OperationQueries(templates, codec)
         self.queues = QueueQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)
+        self.retention = RetentionQueries(templates, codec)

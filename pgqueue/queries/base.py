@@ -22,12 +22,12 @@ Row = tuple[Any, ...]
 # operands are cast until Postgres has one for exactly these types.
 # tests/statements/test_strangers.py proves it for every statement.
 _FUNCTIONS = (
-    "array_agg|array_position|array_remove|cardinality|char_length|concat_ws|count|current_setting|decode|"
-    "format|generate_series|has_table_privilege|hashtext|hashtextextended|isfinite|json_agg|json_build_array|jsonb_array_elements|"
-    "jsonb_build_object|jsonb_populate_record|jsonb_populate_recordset|jsonb_to_recordset|lag|make_interval|max|min|"
-    "nextval|pg_advisory_xact_lock|pg_has_role|pg_notify|pg_relation_size|pg_try_advisory_xact_lock|quote_ident|"
-    "regexp_match|repeat|replace|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|"
-    "to_regnamespace"
+    "array_agg|array_position|array_remove|bool_and|bool_or|cardinality|char_length|concat_ws|count|current_setting|"
+    "decode|format|generate_series|has_function_privilege|has_table_privilege|hashtext|hashtextextended|isfinite|"
+    "json_agg|json_build_array|jsonb_array_elements|jsonb_build_object|jsonb_populate_record|"
+    "jsonb_populate_recordset|jsonb_to_recordset|lag|make_interval|max|md5|min|nextval|pg_advisory_xact_lock|"
+    "pg_has_role|pg_notify|pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|quote_ident|regexp_match|repeat|"
+    "replace|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|to_regnamespace"
 )
 _UNNEST = re.compile(r"(?<![\w.])unnest\(")
 _CALL = re.compile(rf"(?<![\w.])({_FUNCTIONS})\((?!\*)")

@@ -13,8 +13,8 @@ VERSION: LiteralString = "select version_num from {s}.migration"
 
 # Fail where the schema is missing, or older than the newest columns. Reads no rows. Each process runs this first.
 CHECK: LiteralString = """
-select count(j.expires_at), count(w.quiet_at), count(q.paused_until) from {s}.job_live j, {s}.worker w, {s}.queue q
-where false"""
+select count(j.expires_at), count(w.quiet_at), count(q.paused_until), count(s.value)
+from {s}.job_live j, {s}.worker w, {s}.queue q, {s}.setting s where false"""
 
 # One migrator at a time. A transaction lock: a killed migrator leaves nothing behind, and PgBouncer in transaction mode
 # cannot strand it.

@@ -25,6 +25,7 @@ from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.listener import Listener
 from pgqueue.worker.duties.operation_finisher import OperationFinisher
 from pgqueue.worker.duties.progress_writer import ProgressWriter
+from pgqueue.worker.duties.pruner import Pruner
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.duties.result_expirer import ResultExpirer
@@ -35,7 +36,7 @@ from pgqueue.worker.running.children import Children
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "full scan", "resolve", "chores")
+LINKS = ("claim", "full scan", "resolve", "chores", "prune")
 OVERDUE = "no heartbeat gets through"  # a reason to pause
 
 
@@ -65,6 +66,7 @@ class RunningWorker:
             Sweeper(chores, core, signals),
             ResultExpirer(chores, queries, app.tasks),
             OperationFinisher(chores, core),
+            Pruner(links["prune"], chores, core),
         ]
         if core.slots.has_patterns:
             self.duties.append(QueueFinder(chores, core, signals, frontier))

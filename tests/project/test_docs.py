@@ -1,6 +1,5 @@
 """The docs say what is true: their examples run, their tables match the code."""
 
-import contextlib
 import re
 import subprocess
 import sys
@@ -104,11 +103,22 @@ def test_the_guarantees_name_tests_that_exist() -> None:
 
 
 def test_the_recipes_of_the_docs_run(conn: Conn) -> None:
-    for page, word in (("operations.md", "drop table"), ("tasks.md", "update pgqueue.schedule")):
-        (recipe,) = [b for b in _blocks((ROOT / "docs" / page).read_text(), "") if word in b]
-        conn.execute("create table pgqueue.transition_20260101 (like pgqueue.transition)")
-        conn.execute(recipe.encode())
-        conn.execute("drop table if exists pgqueue.transition_20260101")
+    (recipe,) = [b for b in _blocks((ROOT / "docs" / "tasks.md").read_text(), "") if "update pgqueue.schedule" in b]
+    conn.execute(recipe.encode())
+
+
+def test_the_samples_about_retention_run(dsn: str, conn: Conn) -> None:
+    page = (ROOT / "docs" / "retention.md").read_text()
+    for sample in _blocks(page, "sql"):
+        conn.execute(sample.encode())
+    names: dict[str, Any] = {}
+    for sample in _blocks(page, "python"):
+        exec(sample, names)
+    app = names["app"]
+    assert (app.retention, len(app.retention_rules)) == ({"firehose": 0}, 7)
+    app.dsn = dsn
+    assert ("succeeded", "bulk") in {(rule.name, rule.queue) for rule in app.pruning.rules()}
+    app.close()
 
 
 def test_the_operators_samples_run(app: App, conn: Conn) -> None:
@@ -121,16 +131,13 @@ def test_the_operators_samples_run(app: App, conn: Conn) -> None:
     assert app.get(4711).reason == f"discarded by {who(None)} (operation 3): customer gone"
 
 
-def test_dropping_old_days_by_the_docs_deadlocks_with_no_reader_of_both_histories(conn: Conn, dsn: str) -> None:
-    (recipe,) = [b for b in _blocks((ROOT / "docs" / "operations.md").read_text(), "") if "drop table" in b]
+def test_pruning_old_days_deadlocks_with_no_reader_of_both_histories(app: App, conn: Conn, dsn: str) -> None:
     day = "for values from ('2026-01-01 00:00:00+00') to ('2026-01-02 00:00:00+00')"
     for history in ("transition", "job_finished"):
         conn.execute(f"create table pgqueue.{history}_20260101 partition of pgqueue.{history} {day}".encode())
-    with psycopg.connect(dsn) as reader, psycopg.connect(dsn, autocommit=True) as dropper:
+    with psycopg.connect(dsn) as reader:
         reader.execute("select count(*) from pgqueue.job_finished")
-        for statement in filter(None, map(str.strip, recipe.split(";"))):
-            with contextlib.suppress(psycopg.errors.LockNotAvailable):
-                dropper.execute(statement.encode())
+        assert [pruned.name for pruned in app.pruning.run()] == ["transition_20260101"]
         assert scalar(reader, "select count(*) from pgqueue.transition") == 0  # as one transaction: a deadlock
         assert scalar(conn, "select to_regclass('pgqueue.transition_20260101') is null")
         assert scalar(conn, "select to_regclass('pgqueue.job_finished_20260101') is not null")

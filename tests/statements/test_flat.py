@@ -19,6 +19,7 @@ from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
+from pgqueue.queries.retention import Sweep
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
@@ -37,6 +38,8 @@ BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error"
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
 ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
 KEYS = key_hashes("t", ["k5", "new"])
+TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+SWEEP = Sweep("job_finished_1", TODAY, TODAY + timedelta(days=1), timedelta(hours=1), False, 0, 1, "hash")
 SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 
 # Statements of duties, on connections that prefer an index (`connect_duty`).
@@ -86,6 +89,9 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.find_queues": QUERIES.jobs.find_queues("", 100, ["t"]),
     "jobs.expire": QUERIES.jobs.expire(100),
     "jobs.prune_keys": QUERIES.jobs.prune_keys(3),
+    "retention.sweep": QUERIES.retention.sweep(SWEEP, 8),  # it reads each row of so many pages twice
+    "retention.prune_dead": QUERIES.retention.prune_dead(100, None),
+    "retention.prune_ticks": QUERIES.retention.prune_ticks(100),
     "waits.announce_ended": QUERIES.waits.announce_ended([1, 2, 5000]),
     "waits.announce_missed": QUERIES.waits.announce_missed(),
     "jobs.set_result_expiry": QUERIES.jobs.set_result_expiry({1: 60.0}),
@@ -173,6 +179,22 @@ EXEMPT = {
     "partitions.outgrow_default": "a block of DDL; reads a default partition beyond 16 MB",
     "partitions.states": "reads the catalogue",
     "queues.list": "reads at most 10,000 jobs of a lane: test_fleet_views",
+    **dict.fromkeys(
+        ["retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.forget"],
+        "reads the catalogue, and tables with a few rows",
+    ),
+    **dict.fromkeys(
+        ["retention.declare", "retention.set_rule", "retention.unset_rule", "retention.rules", "retention.take_turn"],
+        "tables with a few rows",
+    ),
+    **dict.fromkeys(
+        ["retention.empty_partition", "retention.drop_partition"],
+        "functions of DDL; reads a partition that goes, and what it keeps of it",
+    ),
+    "retention.sample": "asked by hand: a sample of a partition",
+    "retention.count_old": "asked by hand: counts what would go",
+    "retention.prune_operations": "a table with a row for each request of an operator",
+    "retention.rest": "reads no table",
     "schema.settings": "reads no table",
     "schema.set_settings": "reads no table",
     "schema.lock_migrations": "reads no table",

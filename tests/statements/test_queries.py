@@ -14,11 +14,13 @@ from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
+from pgqueue.jobs.retention import RetentionRule
 from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.operations import Operation
+from pgqueue.queries.retention import Sweep
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
@@ -46,6 +48,8 @@ OUTCOMES = [
 COUNTS = [(("t", "q", "retry"), Count(2, 0.5, 0.1, [0, 1, 0, 1], [2])), (("u", "q", "expire"), Count(1))]
 CHOSEN = DeadFilter("t*", "q", "E", "0", "a", TICK, TICK, {"tenant": 7}, [1, 2])
 OPERATION = Operation(1, "redrive", {}, {}, "alice", "test", TICK, None, None, 0, 0, 0, None)
+RULE, FOREVER = RetentionRule("succeeded", "*", "audit.*", 3600.0), RetentionRule("ticks", "*", "*", None)
+SWEEP = Sweep("job_finished_20260101", TICK, TICK + timedelta(days=1), timedelta(hours=1), False, 0, 10, "hash")
 FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_one": lambda q: q.jobs.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
@@ -177,6 +181,24 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workers.locate": lambda q: q.workers.locate([WORKER]),
     "jobs.count_parked": lambda q: q.jobs.count_parked(),
     "schedules.list": lambda q: q.schedules.list(),
+    "retention.declare": lambda q: q.retention.declare("shop:app", [RULE, FOREVER]),
+    "retention.set_rule": lambda q: q.retention.set_rule(RULE, "me"),
+    "retention.unset_rule": lambda q: q.retention.unset_rule("succeeded", "*", "audit.*"),
+    "retention.rules": lambda q: q.retention.rules(),
+    "retention.take_turn": lambda q: q.retention.take_turn(20.0),
+    "retention.allowed": lambda q: q.retention.allowed(),
+    "retention.old_partitions": lambda q: q.retention.old_partitions(),
+    "retention.empty_partition": lambda q: q.retention.empty_partition("transition_20250101"),
+    "retention.drop_partition": lambda q: q.retention.drop_partition("transition_20250101"),
+    "retention.sweeps": lambda q: q.retention.sweeps(False),
+    "retention.sweep": lambda q: q.retention.sweep(SWEEP),
+    "retention.sample": lambda q: q.retention.sample(SWEEP, 50.0),
+    "retention.count_old": lambda q: q.retention.count_old(),
+    "retention.prune_dead": lambda q: q.retention.prune_dead(10, (TICK, 7)),
+    "retention.prune_ticks": lambda q: q.retention.prune_ticks(10),
+    "retention.prune_operations": lambda q: q.retention.prune_operations(10),
+    "retention.forget": lambda q: q.retention.forget(),
+    "retention.rest": lambda q: q.retention.rest(0.0),
     "waits.listen": lambda q: q.waits.listen(),
     "waits.register": lambda q: q.waits.register([2, 1, 1], True),
     "waits.read_snapshots": lambda q: q.waits.read_snapshots([1, 2], [True, False]),

@@ -1,0 +1,1 @@
+select "pgqueue".drop_partition(%(name)s::text)

@@ -1,0 +1,1 @@
+select "pgqueue".empty_partition(%(name)s::text)
