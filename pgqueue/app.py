@@ -14,6 +14,7 @@ from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.operations import Operations
 from pgqueue.client.pruning import Pruning
+from pgqueue.client.queues import Queues
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -28,8 +29,9 @@ from pgqueue.client.settings import (
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
+from pgqueue.client.workers import Workers
 from pgqueue.codecs import Codec, check_codec
-from pgqueue.config import check_queue, check_schema
+from pgqueue.config import app_release, check_queue, check_schema
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
 from pgqueue.jobs.job import MAX_CRASHES, Job
@@ -72,6 +74,9 @@ class App(WaitVerbs):
     `codec` encrypts arguments, results, errors and progress: `AESGCM` of pgqueue.codecs, or an object of your own.
     `max_args_bytes` limits the JSON of a job's arguments. A result beyond `max_result_bytes` of JSON is not stored.
 
+    `release`, or else PGQUEUE_RELEASE, says which release of your code this is; `pgqueue status` shows what each worker
+    runs.
+
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
     """
@@ -81,6 +86,7 @@ class App(WaitVerbs):
         dsn: str | None = None,
         *,
         name: str = "",
+        release: str | None = None,
         schema: str = "pgqueue",
         queue: str = "default",
         max_attempts: int = 20,
@@ -97,6 +103,7 @@ class App(WaitVerbs):
         listen_dsn: str | None = None,
     ) -> None:
         self.name = name
+        self.release = app_release(release)
         self.schema = check_schema(schema)
         self.queue = check_queue(queue)
         self.max_attempts = check_max_attempts(max_attempts)
@@ -126,6 +133,8 @@ class App(WaitVerbs):
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
         self.pruning = Pruning(self)
+        self.queues = Queues(self)
+        self.workers = Workers(self)
 
     @property
     def dsn(self) -> str:

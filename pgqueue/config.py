@@ -28,6 +28,12 @@ def release() -> str:
         return "unknown"
 
 
+def app_release(given: str | None) -> str | None:
+    """Return which release of the user's app runs: the argument, else PGQUEUE_RELEASE; None if neither says it."""
+    named = given or os.environ.get("PGQUEUE_RELEASE")
+    return check_name("release", named) if named else None
+
+
 def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
     """Return the DSN: the argument, else PGQUEUE_DSN, else DATABASE_URL.
 

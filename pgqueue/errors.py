@@ -12,7 +12,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── UnknownJob               no job has that id
 │   ├── UnknownQueue             a limit names a queue that the worker does not serve
 │   ├── UnknownSchedule          no schedule has that name
-│   └── UnknownTask              no task of that name is registered
+│   ├── UnknownTask              no task of that name is registered
+│   └── UnknownWorker            no living worker has that id, host or host:pid
 ├── Conflict                     other jobs or schedules are in the way
 │   ├── DuplicateJob             another job holds the unique key, and the call said on_conflict="raise"
 │   ├── IdempotencyConflict      an idempotency key was used before, with other arguments
@@ -110,6 +111,10 @@ class UnknownTask(NotFound):
     """No task of that name is registered with this app."""
 
     exit_code = 2
+
+
+class UnknownWorker(NotFound):
+    """No living worker or scheduler has that id, host or host:pid. Nothing was written."""
 
 
 class Conflict(PgqueueError):

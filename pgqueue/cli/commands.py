@@ -11,11 +11,13 @@ from pgqueue.cli.dead import dead_cli, operations_cli
 from pgqueue.cli.jobs import enqueue, jobs_cli
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.output import print_id
+from pgqueue.cli.queues import queues_cli
 from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.upkeep import print_pruned, prune, retention_cli
 from pgqueue.cli.work import schedule, work
+from pgqueue.cli.workers import workers_cli
 from pgqueue.config import release
 
 cli = typer.Typer(
@@ -61,6 +63,8 @@ command(cli, "status", print_status)(status)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")
+cli.add_typer(queues_cli, name="queues")
+cli.add_typer(workers_cli, name="workers")
 cli.add_typer(schedules_cli, name="schedules")
 cli.add_typer(tasks_cli, name="tasks")
 command(cli, "prune", print_pruned)(prune)

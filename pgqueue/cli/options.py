@@ -19,6 +19,7 @@ TaskName = Annotated[str, typer.Argument(help="The task's name.")]
 TaskArgs = Annotated[str, typer.Argument(help="The task's arguments as a JSON object.")]
 OnlyQueue = Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.")]
 OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.")]
+By = Annotated[str | None, typer.Option(help="Who acts. Default: the user of this process.")]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, help="List at most this many.")]
 Before = Annotated[int | None, typer.Option(help="Only ids below this one: the next page.")]
 

@@ -38,6 +38,11 @@ def read_until(option: str, text: str | None) -> datetime | None:
     return read_moment(option, text)
 
 
+def read_end(option: str, text: str | None) -> datetime | timedelta | None:
+    """Read a moment, or a duration, which begins when the database says so."""
+    return _duration(text) if text is not None and _is_duration(text) else read_moment(option, text)
+
+
 def read_options(target: str, options: Sequence[str] | None, timezone: str | None, args: str | None) -> ScheduleOptions:
     """Read name=value options, and those that have an option of their own. Durations may have a unit.
 

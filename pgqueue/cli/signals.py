@@ -56,6 +56,11 @@ class StopSignals:
         self._received += 1
         raise SystemExit(0)
 
+    @property
+    def supervised(self) -> bool:
+        """Whether this process is the child of a supervisor."""
+        return self._parent is not None
+
     async def run(self, process: Stoppable, last_resort: float, handlers: Handlers | None = None) -> bool:
         """Run a process. SIGTERM, SIGINT and the end of a supervisor stop it; the third of them exits at once.
 
@@ -128,9 +133,11 @@ def run_to_end(main: Coroutine[Any, Any, T]) -> T:
                 log.error("code that a job left in the event loop raised %s", type(error).__name__)
 
 
-def exit_now(why: str = "a third signal, or no time left; other workers rescue the jobs that still run") -> None:
+def exit_now(
+    why: str = "a third signal, or no time left; other workers rescue the jobs that still run", status: int = 1
+) -> None:
     """End this process at once, without waiting for threads."""
     log.error("exiting at once: %s", why)
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)

@@ -11,12 +11,12 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.schedules import print_schedules
+from pgqueue.cli.workers import print_workers
 from pgqueue.queries.activity import QueueRate
 from pgqueue.queries.jobs.count import MOST_COUNTED, FinishedCount, ParkedJobs, QueueCounts
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
-from pgqueue.worker.patterns import Patterns, is_pattern
 
 PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
 
@@ -74,7 +74,7 @@ def _read(app: App, most: int | None) -> Status:
 def print_status(status: Status) -> None:
     """Print the state of one schema as tables."""
     _print_queues(status.queues, {rate.queue: rate for rate in status.rates})
-    _print_workers(status.workers)
+    print_workers(status.workers)
     print_schedules(status.schedules)
     _print_unknown_tasks(status.unknown)
     ended = ", ".join(f"{_count(e.jobs, e.at_least)} {e.state}" for e in sorted(status.ended)) or "none"
@@ -106,22 +106,6 @@ def _rate(queue: QueueCounts, rate: QueueRate | None) -> tuple[str, str]:
     return f"{rate.ended_per_second:.3g}", drained
 
 
-def _print_workers(workers: Sequence[WorkerStatus]) -> None:
-    rows = [
-        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", _given(w.queues), f"{w.running}/{w.slots}", w.death or w.status,
-         output.age(w.heartbeat_age_seconds), _duties(w.duties))
-        for w in workers
-    ]  # fmt: skip
-    columns = ("id", "kind", "process", "queues", "running", "status", "last beat", "each duty last worked")
-    output.print_table("workers", columns, rows)
-
-
-def _given(queues: Sequence[str]) -> list[str]:
-    """Return queues without those that a pattern among them stands for."""
-    patterns = Patterns(filter(is_pattern, queues))
-    return [queue for queue in queues if is_pattern(queue) or patterns.match(queue) is None]
-
-
 def _print_unknown_tasks(unknown: Sequence[ParkedJobs]) -> None:
     """Print the jobs that wait for a worker that knows their task, version or parameters, if there are any."""
     if unknown:
@@ -136,8 +120,3 @@ def _print_unknown_tasks(unknown: Sequence[ParkedJobs]) -> None:
 def _count(jobs: int, at_least: bool) -> str:
     """Return a count as people see it: 10000+ for one that was not counted to its end."""
     return f"{min(jobs, MOST_COUNTED)}+" if at_least else str(jobs)
-
-
-def _duties(duties: dict[str, float | None]) -> str:
-    """Return for how long each duty had not worked at the last heartbeat."""
-    return ", ".join(f"{name} {output.age(seconds)}" for name, seconds in duties.items() if seconds is not None)

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import ipaddress
 import logging
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,7 +19,7 @@ from pgqueue.errors import InvalidOption
 from pgqueue.process import logs
 from pgqueue.process.duty import hide
 from pgqueue.process.health import Probe
-from pgqueue.process.supervisor import Supervisor
+from pgqueue.process.supervisor import STOPPED, Supervisor
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
 
@@ -85,7 +87,7 @@ def work(
     probe = None if health_port is None else (health_host, health_port)
     handlers = {"SIGTSTP": worker.quiet, "SIGUSR1": worker.dump}
     run = partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
-    run_to_end(_run_worker(worker, scheduler, probe, run))
+    run_to_end(_run_worker(worker, scheduler, probe, run, STOPPED if signals.supervised else None))
 
 
 def schedule(
@@ -119,17 +121,28 @@ def _tune_collector() -> None:
 
 async def _run_scheduler(scheduler: Scheduler, probe_address: ProbeAddress, run: Callable[[], Awaitable[bool]]) -> None:
     probe = Probe(scheduler.health)
-    await _answer(probe, probe_address)
+    scheduler.health_address = await _answer(probe, probe_address)
     try:
         await run()
     finally:
         await probe.close()
 
 
-async def _answer(probe: Probe, address: ProbeAddress) -> None:
-    if address is not None:
-        port = await probe.start(*address)
-        logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", address[0], port)
+async def _answer(probe: Probe, address: ProbeAddress) -> str | None:
+    """Let the probe listen, if it has an address; return where others reach it."""
+    if address is None:
+        return None
+    host, port = address[0], await probe.start(*address)
+    logging.getLogger("pgqueue").info("health probe on http://%s:%d/ready", host, port)
+    return f"{socket.gethostname() if _is_any(host) else host}:{port}"
+
+
+def _is_any(host: str) -> bool:
+    """Whether this stands for every address of the machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return False
 
 
 async def _run_worker(
@@ -137,11 +150,13 @@ async def _run_worker(
     scheduler: SchedulerThread | None,
     probe_address: ProbeAddress,
     run: Callable[[], Awaitable[bool]],
+    stopped: int | None,
 ) -> None:
+    """Run a worker; `stopped` is the exit status by which a supervisor knows that an operator has stopped it."""
     probe = Probe(worker.health)
     if scheduler is not None:
         scheduler.start(worker.stop)
-    await _answer(probe, probe_address)
+    worker.health_address = await _answer(probe, probe_address)
     if (main := asyncio.current_task()) is not None:
         hide(main)
     try:
@@ -153,7 +168,9 @@ async def _run_worker(
             await asyncio.to_thread(scheduler.join, LAST_RESORT)
     if not ended:
         # A thread, or a task that refuses to be cancelled, would hold up an ordinary exit. Its job is released already.
-        exit_now("some tasks did not end and are left behind")
+        exit_now("some tasks did not end and are left behind", (worker.asked_to_stop and stopped) or 1)
+    if worker.asked_to_stop and stopped:
+        raise typer.Exit(stopped)
 
 
 def _supervise(signals: StopSignals, processes: int, health_port: int | None, shutdown_timeout: float) -> int:

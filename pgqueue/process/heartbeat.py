@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TypeVar
 
 from psycopg.conninfo import make_conninfo
@@ -17,8 +18,9 @@ from pgqueue import db
 from pgqueue.config import release, take_deaths, take_worker_id
 from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, brief
 from pgqueue.db.link import sever
+from pgqueue.process.memory import resident_bytes
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.workers import WorkerInfo
+from pgqueue.queries.workers import Request, WorkerInfo
 from pgqueue.timing import Backoff, monotonic
 
 log = logging.getLogger("pgqueue")
@@ -36,7 +38,15 @@ def describe_process(
     return WorkerInfo(given or uuid.uuid4(), kind, host, os.getpid(), release(), queues, tasks, slots, lease_seconds)
 
 
-def _ignore(_: uuid.UUID) -> None:
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What a heartbeat tells of its process: how many seconds ago each duty last worked, and whether it is quiet."""
+
+    ages: Mapping[str, float | None] = field(default_factory=dict)
+    quiet: bool = False
+
+
+def _ignore(_: object) -> None:
     """Do nothing: the identity has not started."""
 
 
@@ -45,18 +55,21 @@ class Identity:
 
     The heartbeat has its own thread and its own connection, so that a blocked event loop, a busy interpreter or an
     exhausted pool does not delay it. A process that others have declared lost takes a new id. Its writes for jobs that
-    it claimed under the old one are fenced.
+    it claimed under the old one are fenced. The answer to a beat brings what an operator asks of the process.
     """
 
     def __init__(self, database: db.Database, queries: Queries, info: WorkerInfo) -> None:
         self.info = info
         self._queries = queries
         self._on_lost: Callable[[uuid.UUID], object] = _ignore
-        self._ages: Callable[[], Mapping[str, float | None]] = dict
+        self._on_request: Callable[[Request], object] = _ignore
+        self._vitals: Callable[[], Vitals] = Vitals
+        self._followed: datetime | None = None  # when the last request that was followed was made
         self._database = replace(database, dsn=make_conninfo(database.dsn, **_impatient(info.lease_seconds)))
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._context = copy_context()
         self._thread = threading.Thread(target=self._beat_in_context, name="pgqueue-heartbeat", daemon=True)
         self._backoff = Backoff()
@@ -79,14 +92,16 @@ class Identity:
     def start(
         self,
         on_lost: Callable[[uuid.UUID], object] = _ignore,
-        ages: Callable[[], Mapping[str, float | None]] = dict,
+        vitals: Callable[[], Vitals] = Vitals,
+        on_request: Callable[[Request], object] = _ignore,
     ) -> None:
         """Insert the row, then beat. Raises if the database cannot be reached or is not migrated.
 
-        In the heartbeat's thread, `ages` is called before each beat and returns how many seconds ago each duty last
-        worked; `on_lost` is called with the old id when the process has taken a new one.
+        All three are called in the heartbeat's thread: `vitals` before each beat, `on_lost` with the old id when the
+        process has taken a new one, and `on_request` once for each request.
         """
-        self._on_lost, self._ages, self._context = on_lost, ages, copy_context()
+        self._on_lost, self._vitals, self._on_request = on_lost, vitals, on_request
+        self._context = copy_context()
         try:
             self._run(self._queries.schema.check())
             self._run(self._queries.workers.register(self.info))
@@ -102,6 +117,7 @@ class Identity:
     def stop(self) -> None:
         """Stop beating and delete the row, if that can be done within seconds."""
         self._stop.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=1)
         if self._thread.is_alive():
@@ -122,9 +138,20 @@ class Identity:
         if conn is not None:
             sever(conn)
 
+    def beat_soon(self) -> None:
+        """Let the heartbeat's thread beat now: this process has news, or somebody may have asked something of it."""
+        self._wake.set()
+
     def beat(self) -> None:
-        """Beat once; take a new id if this one was declared lost."""
-        if not self._run(self._queries.workers.heartbeat(self.id, self._ages())):
+        """Beat once; take a new id if this one was declared lost; follow a request that is new."""
+        vitals = self._vitals()
+        beat = self._run(
+            self._queries.workers.heartbeat(self.id, vitals.ages, quiet=vitals.quiet, rss_bytes=resident_bytes())
+        )
+        if beat.request is not None and beat.request.at != self._followed:
+            self._followed = beat.request.at
+            self._on_request(beat.request)
+        if not beat.alive:
             lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
             self._run(self._queries.workers.register(reborn))
             self.info = reborn
@@ -147,7 +174,11 @@ class Identity:
 
     def _beat_on(self) -> None:
         delay = self.info.lease_seconds / BEATS
-        while not self._stop.wait(delay):
+        while True:
+            self._wake.wait(delay)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.beat()
                 self._backoff.reset()

@@ -16,6 +16,7 @@ from pgqueue.timing import Backoff, monotonic
 log = logging.getLogger("pgqueue.supervisor")
 PARENT_FD = "PGQUEUE_PARENT_FD"
 USAGE, CONFIGURATION = 2, 78
+STOPPED = 77  # the status of a child that an operator has stopped by its row; nobody else sees it
 DEATHS_KEPT = 20  # each new child reports all of them, for an earlier one may have died before it could
 LIVED_SECONDS = 30.0  # after which a child that dies is restarted without a growing delay
 
@@ -24,10 +25,11 @@ class Supervisor:
     """Runs `commands`, each in a child, until stopped.
 
     A child that dies is started again, with a delay that grows while it keeps dying. A child that cannot run at all
-    (wrong usage, configuration, missing migration) stops all of them, and `exit_code` is its status. Children hold the
-    read end of a pipe whose other end only the parent has: when the parent is killed they read its end and stop in
-    order. The parent gives each child its worker id, and gives its successor the id and the way it ended: so the jobs
-    of a worker that died are rescued at once, and record the signal.
+    (wrong usage, configuration, missing migration) stops all of them, and `exit_code` is its status. One that an
+    operator has stopped (`pgqueue workers stop`) is not started again. Children hold the read end of a pipe whose other
+    end only the parent has: when the parent is killed they read its end and stop in order. The parent gives each child
+    its worker id, and gives its successor the id and the way it ended: so the jobs of a worker that died are rescued at
+    once, and record the signal.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
@@ -78,6 +80,9 @@ class Supervisor:
             del self._children[number]
             if self._stopping.is_set():
                 return status in (0, -signal.SIGTERM)  # a child whose Python still starts dies of the signal
+            if status == STOPPED:
+                log.info("worker process %d (pid %d) was stopped by an operator and stays so", number, child.pid)
+                return True
             if status in (USAGE, CONFIGURATION):
                 self.exit_code = status
                 self.stop()

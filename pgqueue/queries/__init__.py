@@ -16,6 +16,7 @@ from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.names import NameQueries
 from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.queues import QueueQueries
@@ -42,5 +43,6 @@ class Queries:
         self.dead = DeadQueries(templates, codec)
         self.operations = OperationQueries(templates, codec)
         self.queues = QueueQueries(templates, codec)
+        self.names = NameQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)
         self.retention = RetentionQueries(templates, codec)

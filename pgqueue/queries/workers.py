@@ -8,23 +8,44 @@ from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from pgqueue.queries.base import Query, Statements, first_value, nothing
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing
+from pgqueue.queries.jobs.parts import MAY_NOTIFY
+
+# The payload with which REQUEST notifies one process, followed by the process's id.
+REQUEST_PAYLOAD = "!request "
 
 # The payload with which RECORD_DEATHS notifies workers on the schema's channel. No queue can have this name.
 RESCUE_PAYLOAD = "!rescue"
 
 # Insert the row of a process that starts. Its id is new, so that two processes never write one row.
 REGISTER: LiteralString = """
-insert into {s}.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds)
+insert into {s}.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, release, health_address)
 values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(queues)s::text[], %(tasks)s::text[], %(slots)s,
-        %(lease_seconds)s)"""
+        %(lease_seconds)s, %(release)s, %(health_address)s)"""
 
 # Write the heartbeat of a process. By primary key, and no index has the columns, so the update is HOT. If no row comes
-# back, another process has declared this worker lost and may have taken its jobs. `duties` is what `status` shows of
-# the worker's duties.
+# back, another process has declared this worker lost and may have taken its jobs. The answer brings what was asked of
+# the process: the row decides, so that a NOTIFY that is lost, or that a stranger sends, changes nothing.
 HEARTBEAT: LiteralString = """
-update {s}.worker set heartbeat_at = clock_timestamp(), duties = %(duties)s::jsonb
-where id = %(id)s and lost_at is null returning true"""
+update {s}.worker set heartbeat_at = clock_timestamp(), duties = %(duties)s::jsonb, rss_bytes = %(rss_bytes)s,
+    quiet_at = case when %(quiet)s then coalesce(quiet_at, clock_timestamp()) end
+where id = %(id)s and lost_at is null returning requested, requested_at, requested_by"""
+
+# Ask processes to go quiet, to resume or to stop, and notify each of them at the commit. By primary key, so that no
+# other process is meant that comes meanwhile. A scheduler only stops. MAY_NOTIFY says when nobody is notified; then a
+# process reads its row with its next heartbeat.
+REQUEST: LiteralString = fill(
+    """
+with asked as (
+    update {s}.worker set requested = %(what)s, requested_at = clock_timestamp(), requested_by = %(by)s
+    where id = any(%(ids)s::uuid[]) and lost_at is null and (kind = 'worker' or %(what)s = 'stop')
+    returning id
+), notified as (
+    select count(pg_notify({channel}, '!request ' || asked.id::text)) from asked where {may_notify}
+)
+select asked.id from asked, notified""",
+    may_notify=MAY_NOTIFY,
+)
 
 # Declare processes lost whose heartbeat is older than their lease, by the database's clock alone. A heartbeat at the
 # same moment locks the row, and this statement skips it: a worker whose heartbeat succeeded was not declared lost
@@ -70,18 +91,12 @@ and (select true from {s}.job_live j where j.worker_id = w.id limit 1) is null""
 
 LISTEN: LiteralString = "listen {s}"
 
-# List all processes, with how many jobs each runs: by job_live_running. A process that has not beaten for its lease is
-# silent. Only a worker that still lives declares it lost, so `lost_at` alone would call the last worker alive for ever
-# after it was killed.
+# List all processes, with how many jobs each runs: the view counts by job_live_running.
 LIST: LiteralString = """
-select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots,
-       (select count(*) from {s}.job_live j where j.worker_id = w.id)::int,
-       case when w.lost_at is not null then 'lost'
-            when w.heartbeat_at < now() - make_interval(secs => w.lease_seconds) then 'silent'
-            when w.stopping then 'stopping' else 'alive' end,
-       extract(epoch from now() - w.heartbeat_at)::float8, w.started_at, w.death, w.duties
-from {s}.worker w order by w.kind, w.started_at"""
-
+select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots, w.running::int, w.status, w.heartbeat_age_seconds,
+       w.started_at, w.death, w.duties, w.release, w.rss_bytes, w.health_address, w.quiet_at, w.requested,
+       w.requested_at, w.requested_by
+from {s}.worker_health w order by w.kind, w.started_at"""
 
 # Find where processes run: by primary key. A process that has stopped has no row any more.
 LOCATE: LiteralString = "select id, host, pid from {s}.worker where id = any(%(ids)s::uuid[])"
@@ -100,6 +115,23 @@ class WorkerInfo:
     tasks: Sequence[str]
     slots: int
     lease_seconds: float
+    release: str | None = None  # of the user's app
+    health_address: str | None = None
+
+
+class Request(NamedTuple):
+    """What somebody asks of a process: to go quiet, to resume, or to stop. Each `at` is one request."""
+
+    what: str
+    at: datetime
+    by: str
+
+
+class Beat(NamedTuple):
+    """The answer to a heartbeat: whether the process still has its row, and what was last asked of it."""
+
+    alive: bool
+    request: Request | None = None
 
 
 class LostWorker(NamedTuple):
@@ -116,7 +148,8 @@ class WorkerStatus:
     """A worker or scheduler as its row has it.
 
     `duties`: how many seconds before its last heartbeat each duty made a step; None for a duty that had nothing to do
-    yet. `death`: how the process ended, if its supervisor saw it.
+    yet. `death`: how the process ended, if its supervisor saw it. `rss_bytes`: its resident memory, without child
+    processes. `quiet_at`: since when it claims no more jobs. `requested`: what it was last asked to do.
     """
 
     id: UUID
@@ -132,6 +165,13 @@ class WorkerStatus:
     started_at: datetime
     death: str | None
     duties: dict[str, float | None]
+    release: str | None
+    rss_bytes: int | None
+    health_address: str | None
+    quiet_at: datetime | None
+    requested: str | None
+    requested_at: datetime | None
+    requested_by: str | None
 
 
 class Located(NamedTuple):
@@ -139,6 +179,13 @@ class Located(NamedTuple):
 
     host: str
     pid: int
+
+
+def _beat(rows: Sequence[Row]) -> Beat:
+    if not rows:
+        return Beat(alive=False)
+    what, at, by = rows[0]
+    return Beat(True, Request(what, at, by or "somebody") if what and at else None)
 
 
 class WorkerQueries(Statements):
@@ -149,9 +196,22 @@ class WorkerQueries(Statements):
         params: dict[str, Any] = {name: getattr(info, name) for name in info.__slots__}
         return Query(self._sql(REGISTER), nothing, params | {"queues": list(info.queues), "tasks": list(info.tasks)})
 
-    def heartbeat(self, worker: UUID, duties: Mapping[str, float | None] = {}) -> Query[bool]:
-        """Write that the process lives, and how long ago each duty made a step; False if it was declared lost."""
-        return Query(self._sql(HEARTBEAT), lambda rows: bool(rows), {"id": worker, "duties": json.dumps(duties)})
+    def heartbeat(
+        self,
+        worker: UUID,
+        duties: Mapping[str, float | None] = {},
+        *,
+        quiet: bool = False,
+        rss_bytes: int | None = None,
+    ) -> Query[Beat]:
+        """Write that the process lives, how long ago each duty made a step, its memory, and whether it is quiet."""
+        params = {"id": worker, "duties": json.dumps(duties), "quiet": quiet, "rss_bytes": rss_bytes}
+        return Query(self._sql(HEARTBEAT), _beat, params)
+
+    def request(self, workers: Sequence[UUID], what: str, by: str) -> Query[builtins.list[UUID]]:
+        """Ask processes to go quiet, to resume or to stop; return those that were asked."""
+        params = {"ids": builtins.list(workers), "what": what, "by": by}
+        return Query(self._sql(REQUEST), lambda rows: [row[0] for row in rows], params)
 
     def record_deaths(self, deaths: Mapping[UUID, str]) -> Query[int]:
         """Record how processes ended ("was killed by SIGKILL"); returns how many of them had a row."""

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from pgqueue.app import App
@@ -13,8 +14,9 @@ from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.health import Health
-from pgqueue.process.heartbeat import Identity, describe_process
+from pgqueue.process.heartbeat import Identity, Vitals, describe_process
 from pgqueue.process.partitions import PartitionMaker
+from pgqueue.queries.workers import Request
 from pgqueue.scheduler.declarer import Declarer
 from pgqueue.scheduler.listener import ScheduleListener
 from pgqueue.scheduler.previewer import Previewer
@@ -33,6 +35,8 @@ class Scheduler:
         self._settings = settings or SchedulerSettings()
         self._stopping = asyncio.Event()
         self._identity: Identity | None = None  # while it runs
+        self.health_address: str | None = None  # where its probe answers, for its row
+        self.asked_to_stop = False  # by its row, and not by a signal
         self._duties: list[Duty] = []
 
     def stop(self) -> None:
@@ -41,13 +45,25 @@ class Scheduler:
 
     def health(self) -> Health:
         """How this scheduler is: live while it works, ready while it reaches the database and looks at schedules."""
-        identity, now = self._identity, monotonic()
+        identity = self._identity
         if identity is None or self._stopping.is_set():
             return Health(live=True, ready=False)
-        ages = {duty.name: round(now - duty.succeeded_at, 3) if duty.succeeded_at else None for duty in self._duties}
+        ages = self._ages()
         looked = ages.get(Ticker.name)
         recent = looked is not None and looked < 3 * self._settings.poll_seconds + DEADLINE
         return Health(identity.beats, recent and not identity.overdue, ages)
+
+    def _ages(self) -> dict[str, float | None]:
+        """How many seconds ago each duty last worked; None for one that has not worked yet."""
+        now = monotonic()
+        return {duty.name: round(now - duty.succeeded_at, 3) if duty.succeeded_at else None for duty in self._duties}
+
+    def _follow(self, request: Request) -> None:
+        """Do what an operator asks of this scheduler, which can only stop."""
+        log.info("%s asks this scheduler to %s", request.by, request.what)
+        if request.what == "stop":
+            self.asked_to_stop = True
+            self.stop()
 
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""
@@ -55,15 +71,19 @@ class Scheduler:
         for hook in app.own_work_starters:
             hook()
         info = describe_process("scheduler", self._settings.lease_seconds, [], [], 0)
+        info = replace(info, release=app.release, health_address=self.health_address)
         identity = Identity(database, app.queries, info)
-        await asyncio.to_thread(identity.start, _log_lost)
+        in_loop = asyncio.get_running_loop().call_soon_threadsafe
+        await asyncio.to_thread(
+            identity.start, _log_lost, lambda: Vitals(self._ages()), lambda request: in_loop(self._follow, request)
+        )
         links = [Link(database, name) for name in ("pgqueue scheduler", "pgqueue scheduler chores")]
         ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
         previewer = Previewer(app, links[1])
         duties: list[Duty] = [ticker, declarer, previewer, PartitionMaker(links[1], app.queries)]
         if app.listen_database is not None:
             links.append(Link(app.listen_database, "pgqueue scheduler listen"))
-            duties.append(ScheduleListener(app, links[2], [ticker, previewer]))
+            duties.append(ScheduleListener(app, links[2], identity, [ticker, previewer]))
         try:
             try:
                 await declarer.step()

@@ -1,11 +1,11 @@
 """What all parts of a running worker share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgqueue.app import App
+from pgqueue.jobs.patterns import Patterns
 from pgqueue.process.heartbeat import Identity, describe_process
 from pgqueue.queries import Queries
-from pgqueue.worker.patterns import Patterns
 from pgqueue.worker.settings import WorkerSettings
 from pgqueue.worker.slots import Slots
 
@@ -38,9 +38,12 @@ class WorkerCore:
     identity: Identity
 
     @classmethod
-    def of(cls, app: App, settings: WorkerSettings, served: Served, slots: Slots) -> "WorkerCore":
+    def of(
+        cls, app: App, settings: WorkerSettings, served: Served, slots: Slots, health_address: str | None = None
+    ) -> "WorkerCore":
         """Return a core with a new identity. Its row is inserted when the identity starts."""
         info = describe_process("worker", settings.lease_seconds, served.queues, app.tasks.announced(), slots.total)
+        info = replace(info, release=app.release, health_address=health_address)
         return cls(app, settings, served, slots, Identity(app.database, app.queries, info))
 
     @property

@@ -12,7 +12,9 @@ from pgqueue.errors import PgqueueError
 from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.process.duty import Duty, hide, run_duties
 from pgqueue.process.health import Health
+from pgqueue.process.heartbeat import Vitals
 from pgqueue.process.partitions import PartitionMaker
+from pgqueue.queries.workers import Request
 from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
@@ -37,16 +39,23 @@ from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 LINKS = ("claim", "full scan", "resolve", "chores", "prune")
-OVERDUE = "no heartbeat gets through"  # a reason to pause
+OVERDUE, QUIET = "no heartbeat gets through", "quiet"  # reasons to pause
 
 
 class RunningWorker:
     """The links, duties and attempts of one running worker."""
 
-    def __init__(self, core: WorkerCore, children: Children, stop: Callable[[PgqueueError], None]) -> None:
+    def __init__(
+        self,
+        core: WorkerCore,
+        children: Children,
+        stop: Callable[[PgqueueError], None],
+        follow: Callable[[Request], None],
+    ) -> None:
         app, queries = core.app, core.queries
         self._core = core
         self._children = children
+        self._follow = follow
         self._links = links = {name: Link(app.database, f"pgqueue worker {name}") for name in LINKS}
         self._signals = signals = WorkerSignals()
         chores = links["chores"]
@@ -102,6 +111,7 @@ class RunningWorker:
         signals.cancellation_requested = self._canceller.wake
         signals.worker_died = self._rescuer.wake
         signals.job_awaited = announcer.job_awaited
+        signals.request_made = self._core.identity.beat_soon
 
     def health(self) -> Health:
         """Whether the process works; whether heartbeats get through and it claims; and how its duties are."""
@@ -115,16 +125,29 @@ class RunningWorker:
         duties = [*self.duties, *self._last_duties]
         return {d.name: round(now - d.succeeded_at, 3) if d.succeeded_at else None for d in duties}
 
-    def _before_beat(self) -> dict[str, float | None]:
-        """In the heartbeat's thread: log if the event loop is blocked; return how the duties are."""
+    def _before_beat(self) -> Vitals:
+        """In the heartbeat's thread: log if the event loop is blocked; return how the worker is."""
         self._watchdog.check_event_loop()
-        return self._ages()
+        return Vitals(self._ages(), self.producer.paused_for(QUIET))
+
+    def be_quiet(self, quiet: bool) -> None:
+        """Claim no more jobs, or again; the worker's row says so at once."""
+        if quiet:
+            self.producer.pause(QUIET)
+        else:
+            self.producer.resume(QUIET)
+        self._core.identity.beat_soon()
 
     async def start(self) -> None:
         """Insert the worker's row, and begin to write outcomes."""
         core, loop = self._core, asyncio.get_running_loop()
         in_loop = loop.call_soon_threadsafe
-        await asyncio.to_thread(core.identity.start, lambda lost: in_loop(self._declared_lost, lost), self._before_beat)
+        await asyncio.to_thread(
+            core.identity.start,
+            lambda lost: in_loop(self._declared_lost, lost),
+            self._before_beat,
+            lambda request: in_loop(self._follow, request),
+        )
         self._writing = hide(asyncio.create_task(run_duties(self._last_duties, self._written)))
         self._writing.add_done_callback(self._stop_duties)
         info = core.identity.info

@@ -44,3 +44,4 @@ class WorkerSignals:
     cancellation_requested: Callable[[], None] = ignore  # of a job of any worker
     worker_died: Callable[[], None] = ignore
     job_awaited: Callable[[], None] = ignore
+    request_made: Callable[[], None] = ignore  # of this worker, says the notification; its row decides

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.patterns import Patterns, is_pattern
 from pgqueue.tasks.context import Signals
-from pgqueue.worker.patterns import Patterns, is_pattern
 
 AHEAD_BYTES = 16 * 1024 * 1024  # of arguments claimed ahead of slots, at the mean size of the jobs that came lately
 FORGET = 0.9  # of a larger mean, with each claim: large jobs come back

@@ -12,6 +12,7 @@ from pgqueue.config import check_served_queue
 from pgqueue.errors import PgqueueError
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
+from pgqueue.queries.workers import Request
 from pgqueue.worker.core import Served, WorkerCore
 from pgqueue.worker.running.child import ChildSettings
 from pgqueue.worker.running.children import Children
@@ -38,6 +39,8 @@ class Worker:
         self._running: RunningWorker | None = None
         self._failure: PgqueueError | None = None
         self._prepared = False
+        self.health_address: str | None = None  # where its probe answers, for its row
+        self.asked_to_stop = False  # by its row, and not by a signal
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters, stoppers = tuple(app.child_starters), tuple(app.child_stoppers)
         in_child = ChildSettings(*limits, on_start=starters, on_stop=stoppers, hooks=app.attempt_hooks)
@@ -58,8 +61,14 @@ class Worker:
     def quiet(self) -> None:
         """Claim no more jobs, but go on running."""
         if self._running is not None:
-            self._running.producer.pause("quiet")
+            self._running.be_quiet(True)
             log.info("quiet: no more jobs are taken")
+
+    def resume(self) -> None:
+        """Claim jobs again after `quiet`."""
+        if self._running is not None:
+            self._running.be_quiet(False)
+            log.info("resumed: jobs are taken again")
 
     def dump(self) -> None:
         """Write what every thread, every task and every job is doing to stderr and the log."""
@@ -85,8 +94,8 @@ class Worker:
         self.prepare()
         for hook in self._app.worker_starters:
             await _call(hook)
-        core = WorkerCore.of(self._app, self._settings, self._served, self._slots)
-        self._running = running = RunningWorker(core, self._children, self._fail)
+        core = WorkerCore.of(self._app, self._settings, self._served, self._slots, self.health_address)
+        self._running = running = RunningWorker(core, self._children, self._fail, self._follow)
         for hook in self._app.own_work_starters:  # jobs run in the context from before
             hook()
         await running.start()
@@ -103,6 +112,18 @@ class Worker:
         if self._failure is not None and not self._slots.running:
             raise self._failure
         return not self._slots.running
+
+    def _follow(self, request: Request) -> None:
+        """Do what an operator asks of this worker."""
+        log.info("%s asks this worker to %s", request.by, request.what)
+        match request.what:
+            case "quiet":
+                self.quiet()
+            case "resume":
+                self.resume()
+            case "stop":
+                self.asked_to_stop = True
+                self.stop()
 
     def _fail(self, error: PgqueueError) -> None:
         """Stop because of an error, which `run` raises: whoever restarts failed processes starts another worker."""

@@ -127,6 +127,9 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.count": QUERIES.jobs.count(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
+    "queues.pause": QUERIES.queues.pause(["q0", "q1"], None, 60.0, "deploy", "alice"),
+    "queues.resume": QUERIES.queues.resume(["q0", "q1"], "alice"),
+    "workers.request": QUERIES.workers.request([WORKER], "quiet", "alice"),
     "workers.set_queues": QUERIES.workers.set_queues(WORKER, ["q*", "q0"]),
     "workers.locate": QUERIES.workers.locate([WORKER]),
     "activity.rates": QUERIES.activity.rates(50),
@@ -178,6 +181,11 @@ EXEMPT = {
     "partitions.bound_default": "a block of DDL; reads a default partition beyond 16 MB",
     "partitions.outgrow_default": "a block of DDL; reads a default partition beyond 16 MB",
     "partitions.states": "reads the catalogue",
+    **dict.fromkeys(
+        [f"names.{name}" for name in ("queues", "tasks", "schedules", "workers")],
+        "asked by hand, within 0.8 seconds: small tables, and a thousand hops along job_live_ready",
+    ),
+    "queues.left": "asked by hand: counts due jobs up to 10,000, and what runs",
     "queues.list": "reads at most 10,000 jobs of a lane: test_fleet_views",
     **dict.fromkeys(
         ["retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.forget"],

@@ -216,7 +216,7 @@ def test_two_rescues_at_once_take_a_job_once(conn: Conn, connect: Open) -> None:
 def test_a_worker_whose_heartbeat_is_in_flight_is_not_declared_lost(conn: Conn, connect: Open) -> None:
     worker = add_worker(conn, beat_seconds_ago=60)
     a, b = connect(), connect()
-    assert db.run(a, QUERIES.workers.heartbeat(worker)) is True
+    assert db.run(a, QUERIES.workers.heartbeat(worker)).alive is True
     assert db.run(b, QUERIES.workers.declare_lost()) == []  # skipped, not waited for
     a.commit()
     assert db.run(b, QUERIES.workers.declare_lost()) == []
@@ -228,7 +228,7 @@ def test_a_heartbeat_that_comes_too_late_learns_that_the_worker_is_lost(conn: Co
     worker = add_worker(conn, beat_seconds_ago=60)
     a, b = connect(), connect()
     assert [lost.id for lost in db.run(a, QUERIES.workers.declare_lost())] == [worker]
-    beating = InThread(lambda: db.run(b, QUERIES.workers.heartbeat(worker)))
+    beating = InThread(lambda: db.run(b, QUERIES.workers.heartbeat(worker)).alive)
     wait_blocked(conn, b, a)
     a.commit()
     assert beating.result() is False

@@ -94,7 +94,7 @@ def test_two_workers_of_the_same_host_and_pid_are_two(conn: Conn, dsn: str) -> N
 
     conn.execute("update pgqueue.worker set heartbeat_at = now() - interval '1 hour' where id = %s", (infos[0].id,))
     assert [lost.id for lost in db.run(conn, QUERIES.workers.declare_lost())] == [infos[0].id]
-    assert [db.run(conn, QUERIES.workers.heartbeat(info.id)) for info in infos] == [False, True]
+    assert [db.run(conn, QUERIES.workers.heartbeat(info.id)).alive for info in infos] == [False, True]
     assert [rescued.id for rescued in db.run(conn, QUERIES.jobs.rescue(infos[1].id))] == [jobs[0].id]
     (again,) = db.run(conn, QUERIES.jobs.claim(infos[1].id, {"default": 1}, 1))
     assert (again.id, again.lease) == (jobs[0].id, 2)

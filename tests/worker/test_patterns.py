@@ -8,11 +8,11 @@ import pytest
 
 from pgqueue import App, db
 from pgqueue.errors import InvalidOption, UnknownQueue
+from pgqueue.jobs.patterns import Patterns
 from pgqueue.queries.jobs.count import QueueCounts
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.queue_finder import MOST_READY
-from pgqueue.worker.patterns import Patterns
 from pgqueue.worker.slots import Slots
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, claimed

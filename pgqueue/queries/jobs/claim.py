@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.jobs.parts import PAUSED
 
 # Move the jobs that a claim has picked to running: charge the attempt, raise the lease, log the move. Reads
 # `picked(id, state)`.
@@ -41,13 +42,16 @@ from moved"""
 # worker that was declared lost gets nothing: its jobs would be taken from it at once.
 # The subselects hide the values of the parameters from the planner, which would otherwise plan each claim anew, for a
 # third of a millisecond.
-_SERVED_QUEUES: LiteralString = """(
+_SERVED_QUEUES: LiteralString = fill(
+    """(
         select u.name, u.room
         from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
-        where not exists (select from {s}.queue q where q.name = u.name and q.paused_at is not null)
+        where not exists (select from {s}.queue q where q.name = u.name and {paused})
         and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
         order by u.ord
-    ) as served"""
+    ) as served""",
+    paused=PAUSED,
+)
 
 # The due jobs of each `lane`, from a place on, locked. SKIP LOCKED: two workers never wait for each other and never get
 # the same row. A job that has expired is passed over until EXPIRE cancels it: the row is at hand anyway, and to claim
@@ -183,7 +187,8 @@ cross join lateral (
 # CLAIM: the first row of a lane is its earliest. Where that row has expired no claim takes it, so the answer is a
 # second from now, until EXPIRE has ended it. To step over such rows here would take a filter, and with a filter the
 # planner, without statistics, sorts the queue.
-NEXT_DUE: LiteralString = """
+NEXT_DUE: LiteralString = fill(
+    """
 select extract(epoch from min(case when first.expired then now() + interval '1 s' else first.run_at end)
                - clock_timestamp())::float8
 from unnest(%(queues)s::text[]) as served(name)
@@ -202,7 +207,9 @@ cross join lateral (
     )
     select lane.run_at, lane.expired from lane
 ) as first
-where not exists (select from {s}.queue q where q.name = served.name and q.paused_at is not null)"""
+where not exists (select from {s}.queue q where q.name = served.name and {paused})""",
+    paused=PAUSED,
+)
 
 
 Lane: TypeAlias = tuple[str, int]  # a queue and a priority

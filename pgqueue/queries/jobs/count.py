@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
-from pgqueue.queries.jobs.parts import LANES
+from pgqueue.queries.jobs.parts import LANES, PAUSED
 
 MOST_COUNTED = 10_000
 
@@ -99,8 +99,8 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
         where lane.queue = found.queue),
        (select count(*) from {s}.worker w
         where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-        and {served_found}),
-       exists (select from {s}.queue q where q.name = found.queue and q.paused_at is not null),
+        and not w.stopping and w.quiet_at is null and {served_found}),
+       exists (select from {s}.queue q where q.name = found.queue and {paused}),
        array_remove(array[
            case when more_due then 'pending' end,
            case when more_later then 'scheduled' end,
@@ -110,6 +110,7 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
 from found order by queue""",
     served_found=fill(_SERVES, queue="found.queue"),
+    paused=PAUSED,
     lanes=LANES,
 )
 

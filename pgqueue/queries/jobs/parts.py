@@ -19,6 +19,9 @@ FINISH_CANCELLED: LiteralString = fill(
     carried=CARRIED,
 )
 
+# Whether queue `q` is paused. A pause with an end is over by the database's clock; nobody has to write that.
+PAUSED: LiteralString = "q.paused_at is not null and (q.paused_until is null or q.paused_until > now())"
+
 # Log how attempts ended. Reads `moved`: id, target, attempt, lease, worker_id, reason, error.
 LOG_ATTEMPTS: LiteralString = """logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)

@@ -93,6 +93,10 @@ class Producer(Duty):
         """Whether the worker claims nothing."""
         return bool(self._paused)
 
+    def paused_for(self, reason: str) -> bool:
+        """Whether this is a reason for which the worker claims nothing."""
+        return reason in self._paused
+
     def pause(self, reason: str) -> None:
         """Claim nothing until `resume` was called for every reason to pause."""
         self._paused.add(reason)

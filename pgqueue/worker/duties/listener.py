@@ -5,7 +5,7 @@ from pgqueue.process.debounce import Debounced
 from pgqueue.process.duty import Duty
 from pgqueue.queries.jobs.cancel import CANCEL_PAYLOAD
 from pgqueue.queries.waits import WAIT_PAYLOAD
-from pgqueue.queries.workers import RESCUE_PAYLOAD
+from pgqueue.queries.workers import REQUEST_PAYLOAD, RESCUE_PAYLOAD
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -14,7 +14,7 @@ PING_SECONDS = 30.0
 
 class Listener(Duty):
     """Signals that a job was committed in a queue of this worker, that a job is to be cancelled, that a worker died,
-    and that a caller waits for a job.
+    that a caller waits for a job, and that an operator asks something of this worker.
 
     Any role of the database may send notifications. The signal of a job is not debounced, because a pause would delay
     jobs: a claim in progress makes one of all that come meanwhile.
@@ -26,6 +26,7 @@ class Listener(Duty):
     def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
         self._queries = core.queries
+        self._identity = core.identity
         self._slots = core.slots
         self._patterns = core.served.patterns
         self._signals = signals
@@ -38,7 +39,7 @@ class Listener(Duty):
             RESCUE_PAYLOAD: Debounced(signals.worker_died),
             WAIT_PAYLOAD: Debounced(signals.job_awaited),
         }
-        queue_appeared = Debounced(signals.queue_appeared)
+        queue_appeared, request_made = Debounced(signals.queue_appeared), Debounced(signals.request_made)
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:
             await conn.execute(self._queries.workers.listen().sql)
             signals.listening()
@@ -47,6 +48,8 @@ class Listener(Duty):
                     signals.job_committed()
                 elif (signal := by_payload.get(notification.payload)) is not None:
                     signal()
+                elif notification.payload == f"{REQUEST_PAYLOAD}{self._identity.id}":
+                    request_made()
                 elif self._patterns.match(notification.payload) is not None:
                     queue_appeared()
         return 0.0

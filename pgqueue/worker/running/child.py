@@ -4,12 +4,10 @@ import asyncio
 import inspect
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
@@ -19,6 +17,8 @@ from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.process.logs import current_context
+from pgqueue.process.memory import resident_bytes
+from pgqueue.process.memory import resident_bytes
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.hooks import AttemptHooks
 from pgqueue.tasks.registry import Tasks
@@ -168,17 +168,4 @@ def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[
 
 
 def _too_big(limit_mib: int | None) -> bool:
-    return limit_mib is not None and _resident_bytes() > limit_mib * 1024 * 1024
-
-
-def _resident_bytes() -> int:
-    if sys.platform != "linux":
-        return _peak_bytes()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _peak_bytes() -> int:
-    import resource  # which Windows lacks, where this module can be imported all the same
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return limit_mib is not None and (resident_bytes() or 0) > limit_mib * 1024 * 1024

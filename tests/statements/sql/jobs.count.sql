@@ -52,9 +52,9 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
         where lane.queue = found.queue),
        (select count(*) from "pgqueue".worker w
         where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-        and (found.queue = any(w.queues) or exists (select from pg_catalog.unnest(w.queues) as g
+        and not w.stopping and w.quiet_at is null and (found.queue = any(w.queues) or exists (select from pg_catalog.unnest(w.queues) as g
         where found.queue like pg_catalog.replace(pg_catalog.replace(g, '_', '!_'), '*', '%%') escape '!'))),
-       exists (select from "pgqueue".queue q where q.name = found.queue and q.paused_at is not null),
+       exists (select from "pgqueue".queue q where q.name = found.queue and q.paused_at is not null and (q.paused_until is null or q.paused_until > now())),
        pg_catalog.array_remove(array[
            case when more_due then 'pending' end,
            case when more_later then 'scheduled' end,

@@ -16,4 +16,4 @@ cross join lateral (
     )
     select lane.run_at, lane.expired from lane
 ) as first
-where not exists (select from "pgqueue".queue q where q.name = served.name and q.paused_at is not null)
+where not exists (select from "pgqueue".queue q where q.name = served.name and q.paused_at is not null and (q.paused_until is null or q.paused_until > now()))

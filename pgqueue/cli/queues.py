@@ -1,0 +1,157 @@
+"""`pgqueue queues …`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from pgqueue.cli import output
+from pgqueue.cli.call import Call, command
+from pgqueue.cli.completion import complete_queue
+from pgqueue.cli.options import By
+from pgqueue.cli.schedule_input import read_end
+from pgqueue.jobs.patterns import is_pattern
+from pgqueue.queries.queues import MOST_LEFT, QueueLoad, WorkLeft
+
+queues_cli = typer.Typer(help="Queues: see, pause, resume, drain.", no_args_is_help=True)
+
+QueueOrPattern = Annotated[
+    str, typer.Argument(help="A queue, or a pattern: 'tenant-*'.", autocompletion=complete_queue)
+]
+Timeout = Annotated[float | None, typer.Option(min=0.001, help="Give up after so many seconds, with exit code 1.")]
+
+
+def print_queues(queues: Sequence[QueueLoad]) -> None:
+    """Print queues as a table."""
+    rows = [
+        (q.queue, count(q.due, q.due_capped), q.running, count(q.scheduled, q.scheduled_capped),
+         output.age(q.oldest_due_seconds), q.workers or ("NONE" if q.due else 0), q.slots, pause_of(q))
+        for q in queues
+    ]  # fmt: skip
+    columns = ("queue", "due", "running", "scheduled", "waits", "workers", "slots", "paused")
+    output.print_table("queues", columns, rows)
+
+
+def count(jobs: int, capped: bool) -> str:
+    """Return a count as people see it, with a + if it was not counted to its end."""
+    return f"{jobs}+" if capped else str(jobs)
+
+
+def pause_of(load: QueueLoad) -> str:
+    """Return who has paused a queue, until when and why; nothing if it is not paused."""
+    if load.paused_at is None:
+        return ""
+    until = f" until {output.cell(load.paused_until)}" if load.paused_until else ""
+    return f"by {load.paused_by or 'somebody'}{until}" + (f": {load.paused_reason}" if load.paused_reason else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Which queues a command has paused or resumed, and those of them that nobody knows yet."""
+
+    queues: list[str]
+    unknown: list[str]
+
+
+@command(queues_cli, "list", print_queues)
+def list_queues(
+    call: Call,
+    pattern: Annotated[str, typer.Argument(help="Only what matches.", autocompletion=complete_queue)] = "*",
+) -> Sequence[QueueLoad]:
+    """List queues: what is due, who serves it, and whether it is paused. Counts stop at 10000."""
+    return call.app.queues.list(pattern)
+
+
+def _say_paused(changed: Changed) -> None:
+    output.say(f"paused: {', '.join(changed.queues) or 'no queue matches'}")
+
+
+@command(queues_cli, "pause", _say_paused)
+def pause(
+    call: Call,
+    queue: QueueOrPattern,
+    until: Annotated[str | None, typer.Option(help="For 90s, 30m, 2h, 7d, or until a time with its zone.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for others who see it.")] = None,
+    by: By = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when its running jobs have ended.")] = False,
+    timeout: Timeout = None,
+) -> Changed:
+    """Let no worker claim jobs of a queue. Running jobs go on; jobs can be enqueued as before.
+
+    A pattern pauses the queues that match now, and none that appears later.
+    """
+    known = {load.queue for load in call.app.queues.list()}
+    paused = call.app.queues.pause(queue, until=read_end("--until", until), reason=reason, by=by)
+    changed = Changed(sorted(paused), sorted(set(paused) - known))
+    for name in changed.unknown:
+        output.say(f"warning: queue {name} has no jobs and no worker serves it by name: it is paused all the same")
+    if is_pattern(queue) and paused:
+        output.say("queues that match and appear later are not paused")
+    if wait and not all(_wait(call, name, only_running=True, timeout=timeout) for name in paused):
+        raise typer.Exit(1)
+    return changed
+
+
+def _say_resumed(changed: Changed) -> None:
+    output.say(f"resumed: {', '.join(changed.queues) or 'no such queue was paused'}")
+
+
+@command(queues_cli, "resume", _say_resumed)
+def resume(call: Call, queue: QueueOrPattern, by: By = None) -> Changed:
+    """Let workers claim jobs of a queue again."""
+    return Changed(sorted(call.app.queues.resume(queue, by=by)), [])
+
+
+def _say_drained(left: WorkLeft) -> None:
+    output.say(f"drained: {left.due} due, {left.running} running")
+
+
+@command(queues_cli, "drain", _say_drained)
+def drain(
+    call: Call,
+    queue: Annotated[str, typer.Argument(help="The queue.", autocompletion=complete_queue)],
+    only_running: Annotated[
+        bool, typer.Option("--only-running", help="Wait for the running jobs alone: after a pause.")
+    ] = False,
+    timeout: Timeout = None,
+) -> WorkLeft:
+    """Wait until no job of a queue is due and none runs. Changes nothing: workers do the work.
+
+    For a deploy use `queues pause QUEUE --wait`, which lets nothing begin and waits for what runs.
+    """
+    _warn(call, queue, only_running)
+    if not _wait(call, queue, only_running=only_running, timeout=timeout):
+        raise typer.Exit(1)
+    return call.app.queues.left(queue)
+
+
+def _warn(call: Call, queue: str, only_running: bool) -> None:
+    """Say why a wait might never end."""
+    found = call.app.queues.list(queue)
+    if not found:
+        output.say(f"warning: queue {queue} has no jobs and no worker serves it by name")
+    for load in found if not only_running else ():
+        if load.paused_at is not None:
+            output.say(f"warning: {queue} is paused {pause_of(load)}: due jobs stay where they are")
+        elif load.due and not load.workers:
+            output.say(f"warning: no worker takes jobs of {queue}")
+
+
+def _wait(call: Call, queue: str, *, only_running: bool, timeout: float | None) -> bool:
+    """Wait for a queue to be empty, and say on stderr how far it is; False if time ran out."""
+    seen: list[WorkLeft] = []
+    started = datetime.now()
+
+    def tell(left: WorkLeft) -> None:
+        if not seen or seen[-1] != left:
+            due = "" if only_running else f"{count(left.due, left.due >= MOST_LEFT)} due, "
+            output.say(f"{queue}: {due}{left.running} running")
+        seen.append(left)
+
+    drained = call.app.queues.drain(queue, only_running=only_running, timeout=timeout, on_look=tell)
+    if not drained:
+        waited = output.age((datetime.now() - started).total_seconds())
+        output.say(f"{queue} is not drained after {waited}")
+    return drained

@@ -1,0 +1,101 @@
+"""`pgqueue workers …`."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from pgqueue.cli import output
+from pgqueue.cli.call import Call, command
+from pgqueue.cli.completion import complete_worker
+from pgqueue.cli.options import By
+from pgqueue.jobs.patterns import Patterns, is_pattern
+from pgqueue.queries.workers import WorkerStatus
+
+workers_cli = typer.Typer(help="Workers and schedulers: see, make quiet, resume, stop.", no_args_is_help=True)
+
+Which = Annotated[
+    str | None, typer.Argument(help="An id or its beginning, a host, or host:pid.", autocompletion=complete_worker)
+]
+All = Annotated[bool, typer.Option("--all", help="Every one that lives now.")]
+COLUMNS = (
+    "id", "kind", "process", "release", "queues", "running", "status", "memory", "last beat", "each duty last worked",
+)  # fmt: skip
+
+
+def worker_rows(workers: Sequence[WorkerStatus]) -> list[Sequence[object]]:
+    """Return the cells of workers, for a table with COLUMNS."""
+    return [
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release, _given(w.queues), f"{w.running}/{w.slots}", _status(w),
+         memory(w.rss_bytes), output.age(w.heartbeat_age_seconds), _duties(w.duties))
+        for w in workers
+    ]  # fmt: skip
+
+
+def print_workers(workers: Sequence[WorkerStatus]) -> None:
+    """Print workers and schedulers as a table."""
+    output.print_table("workers", COLUMNS, worker_rows(workers))
+
+
+def memory(size: int | None) -> str:
+    """Return a number of bytes in MiB."""
+    return "" if size is None else f"{size / 2**20:.0f} MiB"
+
+
+def _status(worker: WorkerStatus) -> str:
+    """Return how a worker is; and what was asked of it, until it has done that."""
+    if worker.death:
+        return worker.death
+    done = {"quiet": ("quiet", "stopping"), "resume": ("alive", "stopping"), "stop": ("stopping",)}
+    asked = worker.requested
+    if asked and worker.status not in (*done.get(asked, ()), "lost", "silent"):
+        return f"{worker.status}, asked to {asked} by {worker.requested_by}"
+    return worker.status
+
+
+def _given(queues: Sequence[str]) -> list[str]:
+    """Return queues without those that a pattern among them stands for."""
+    patterns = Patterns(filter(is_pattern, queues))
+    return [queue for queue in queues if is_pattern(queue) or patterns.match(queue) is None]
+
+
+def _duties(duties: dict[str, float | None]) -> str:
+    """Return for how long each duty had not worked at the last heartbeat."""
+    return ", ".join(f"{name} {output.age(seconds)}" for name, seconds in duties.items() if seconds is not None)
+
+
+@command(workers_cli, "list", print_workers)
+def list_workers(call: Call) -> Sequence[WorkerStatus]:
+    """List workers and schedulers, also those that were lost within the last hour."""
+    return call.app.workers.list()
+
+
+def _say_asked(what: str) -> Callable[[Sequence[WorkerStatus]], None]:
+    def say(workers: Sequence[WorkerStatus]) -> None:
+        for worker in workers:
+            output.say(f"asked {worker.kind} {str(worker.id)[:8]} on {worker.host}:{worker.pid} to {what}")
+        if not workers:
+            output.say("there is none to ask")
+
+    return say
+
+
+@command(workers_cli, "quiet", _say_asked("go quiet"))
+def quiet(call: Call, which: Which = None, everyone: All = False, by: By = None) -> Sequence[WorkerStatus]:
+    """Let workers claim no more jobs and go on with the running ones, as SIGTSTP does."""
+    return call.app.workers.quiet(which, everyone=everyone, by=by)
+
+
+@command(workers_cli, "resume", _say_asked("resume"))
+def resume(call: Call, which: Which = None, everyone: All = False, by: By = None) -> Sequence[WorkerStatus]:
+    """Let quiet workers claim jobs again."""
+    return call.app.workers.resume(which, everyone=everyone, by=by)
+
+
+@command(workers_cli, "stop", _say_asked("stop"))
+def stop(call: Call, which: Which = None, everyone: All = False, by: By = None) -> Sequence[WorkerStatus]:
+    """Stop workers or schedulers, as SIGTERM does: running jobs may end within the worker's shutdown timeout.
+
+    A supervisor (`--processes`) does not start it again; what restarts processes that end well, as Kubernetes does, will.
+    """
+    return call.app.workers.stop(which, everyone=everyone, by=by)

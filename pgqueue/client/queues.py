@@ -1,0 +1,169 @@
+"""Queues as operators use them: seen, paused, resumed, drained."""
+
+import asyncio
+import builtins
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from pgqueue.client.actor import who
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, verb
+from pgqueue.config import check_queue, check_served_queue
+from pgqueue.errors import InvalidOption
+from pgqueue.jobs.patterns import Patterns, is_pattern
+from pgqueue.queries.queues import QueueLoad, WorkLeft
+from pgqueue.timing import LIMIT, check_duration, check_optional_duration, monotonic
+
+LOOK_SECONDS = 0.5  # between two looks of a drain
+EMPTY_SECONDS = 1.0  # for which a queue must have been empty: a claim may have been under way
+MOST_REASON = 500  # characters
+
+
+class Queues:
+    """The verbs on queues: `app.queues`. Each has an async twin with an `a`."""
+
+    def __init__(self, app: AppParts) -> None:
+        self._app = app
+        self._runner = StepRunner(app, OWN_CONNECTION)
+
+    @verb
+    def list(self, pattern: str = "*") -> Steps[builtins.list[QueueLoad]]:
+        """Return the queues that hold jobs, are served by name, or were paused once; those that match a pattern."""
+        fits = _matcher(pattern)
+        found: builtins.list[QueueLoad] = yield self._app.queries.queues.list()
+        return [load for load in found if fits(load.queue)]
+
+    alist = list.twin  # noqa: A003  # the verb above
+
+    @verb
+    def pause(
+        self,
+        queue: str,
+        *,
+        until: datetime | timedelta | float | None = None,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> Steps[builtins.list[str]]:
+        """Let no worker claim jobs of a queue: until a moment, for a duration, or until `resume`. Returns what is paused.
+
+        Claims that begin after the commit take nothing; running jobs go on. A pattern such as `tenant-*` pauses the
+        queues that match now, and none that appears later. A queue that is paused already gets the new end, reason and
+        actor. Raises InvalidOption for an end that has passed.
+        """
+        check_served_queue(queue)
+        moment, seconds = _end(until)
+        if reason is not None and (len(reason) > MOST_REASON or not reason.isprintable()):
+            raise InvalidOption(f"the reason {reason!r:.100} cannot be used: give at most {MOST_REASON} characters")
+        actor = who(by)
+        names = yield from self._named(queue)
+        paused: builtins.list[str] = yield self._app.queries.queues.pause(names, moment, seconds, reason, actor)
+        if names and not paused:
+            raise InvalidOption(f"until={until} cannot be used: by the database's clock that has passed")
+        return paused
+
+    apause = pause.twin
+
+    @verb
+    def resume(self, queue: str, *, by: str | None = None) -> Steps[builtins.list[str]]:
+        """End the pause of a queue, or of all that match a pattern, and wake the workers; return what was paused."""
+        check_served_queue(queue)
+        actor = who(by)
+        names = yield from self._named(queue)
+        resumed: builtins.list[str] = yield self._app.queries.queues.resume(names, actor)
+        return resumed
+
+    aresume = resume.twin
+
+    @verb
+    def left(self, queue: str) -> Steps[WorkLeft]:
+        """Count the jobs of a queue that are due, up to 10,000, and those that run."""
+        found: WorkLeft = yield self._app.queries.queues.left(check_queue(queue))
+        return found
+
+    aleft = left.twin
+
+    def drain(
+        self,
+        queue: str,
+        *,
+        only_running: bool = False,
+        timeout: float | timedelta | None = None,
+        on_look: Callable[[WorkLeft], object] | None = None,
+    ) -> bool:
+        """Wait until no job of a queue is due and none runs; False if that took longer than `timeout`.
+
+        It changes nothing: workers go on, and scheduled jobs stay. `only_running` waits for the running jobs alone,
+        after a pause. `on_look` is called with what each look found. Must not be called in an event loop.
+        """
+        drain = _Drain(only_running, timeout, on_look)
+        while not drain.is_over(self.left(queue)):
+            time.sleep(LOOK_SECONDS)
+        return drain.is_drained
+
+    async def adrain(
+        self,
+        queue: str,
+        *,
+        only_running: bool = False,
+        timeout: float | timedelta | None = None,
+        on_look: Callable[[WorkLeft], object] | None = None,
+    ) -> bool:
+        """The async twin of `drain`."""
+        drain = _Drain(only_running, timeout, on_look)
+        while not drain.is_over(await self.aleft(queue)):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)  # nothing tells when a queue is empty
+        return drain.is_drained
+
+    def _named(self, queue: str) -> Steps[builtins.list[str]]:
+        """Return the queues that a name or pattern stands for now."""
+        if not is_pattern(queue):
+            return [queue]
+        fits = _matcher(queue)
+        found: builtins.list[QueueLoad] = yield self._app.queries.queues.list()
+        return [load.queue for load in found if fits(load.queue)]
+
+
+class _Drain:
+    """One wait for a queue to be empty."""
+
+    def __init__(
+        self, only_running: bool, timeout: float | timedelta | None, on_look: Callable[[WorkLeft], object] | None
+    ) -> None:
+        allowed = check_optional_duration("timeout", timeout, LIMIT)
+        self._ends_at = None if allowed is None else monotonic() + allowed
+        self._only_running = only_running
+        self._on_look = on_look
+        self._empty_since: float | None = None
+        self.is_drained = False
+
+    def is_over(self, left: WorkLeft) -> bool:
+        """Whether the queue has been empty for long enough, or no time is left."""
+        if self._on_look is not None:
+            self._on_look(left)
+        now = monotonic()
+        if left.running or (left.due and not self._only_running):
+            self._empty_since = None
+        else:
+            self._empty_since = self._empty_since or now
+            self.is_drained = now - self._empty_since >= EMPTY_SECONDS
+        return self.is_drained or (self._ends_at is not None and now >= self._ends_at)
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Return whether a queue is the one of this name, or matches this pattern."""
+    if not is_pattern(pattern):
+        return pattern.__eq__
+    patterns = Patterns([pattern])
+    return lambda queue: patterns.match(queue) is not None
+
+
+def _end(until: datetime | timedelta | float | None) -> tuple[datetime | None, float | None]:
+    """Return the end of a pause as a moment, or as seconds from now. Raises InvalidOption."""
+    if until is None:
+        return None, None
+    if not isinstance(until, datetime):
+        return None, check_duration("until", until, LIMIT)
+    if until.tzinfo is None:
+        raise InvalidOption(f"until={until} has no timezone: give an aware datetime, or a duration")
+    return until, None

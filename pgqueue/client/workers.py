@@ -1,0 +1,99 @@
+"""Workers as operators use them: seen, made quiet, resumed, stopped."""
+
+import builtins
+from collections.abc import Sequence
+from uuid import UUID
+
+from pgqueue.client.actor import who
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, verb
+from pgqueue.errors import InvalidOption, UnknownWorker
+from pgqueue.queries.workers import WorkerStatus
+
+LEAST_PREFIX = 4  # characters of an id that may stand for it
+
+
+class Workers:
+    """The verbs on worker and scheduler processes: `app.workers`. Each has an async twin with an `a`.
+
+    `which` is the id of a process or its first characters, a host, or `host:pid`; without it, `everyone=True` must be
+    said. What is asked is written into the row of each process, which follows it at once, or with its next heartbeat if
+    the notification is lost. A process that starts later is not meant.
+    """
+
+    def __init__(self, app: AppParts) -> None:
+        self._app = app
+        self._runner = StepRunner(app, OWN_CONNECTION)
+
+    @verb
+    def list(self) -> Steps[builtins.list[WorkerStatus]]:
+        """Return workers and schedulers, also those that were lost within the last hour."""
+        found: builtins.list[WorkerStatus] = yield self._app.queries.workers.list()
+        return found
+
+    alist = list.twin  # noqa: A003  # the verb above
+
+    @verb
+    def quiet(
+        self, which: str | UUID | None = None, *, everyone: bool = False, by: str | None = None
+    ) -> Steps[builtins.list[WorkerStatus]]:
+        """Ask workers to claim no more jobs and to go on with the running ones; return those that were asked."""
+        return (yield from self._request("quiet", which, everyone, by))
+
+    aquiet = quiet.twin
+
+    @verb
+    def resume(
+        self, which: str | UUID | None = None, *, everyone: bool = False, by: str | None = None
+    ) -> Steps[builtins.list[WorkerStatus]]:
+        """Ask quiet workers to claim jobs again, however they came to be quiet; return those that were asked."""
+        return (yield from self._request("resume", which, everyone, by))
+
+    aresume = resume.twin
+
+    @verb
+    def stop(
+        self, which: str | UUID | None = None, *, everyone: bool = False, by: str | None = None
+    ) -> Steps[builtins.list[WorkerStatus]]:
+        """Ask workers or schedulers to stop, as SIGTERM does: running jobs may end within the shutdown timeout. Asked a
+        second time, a worker gives its jobs back at once. Returns those that were asked."""
+        return (yield from self._request("stop", which, everyone, by))
+
+    astop = stop.twin
+
+    def _request(
+        self, what: str, which: str | UUID | None, everyone: bool, by: str | None
+    ) -> Steps[builtins.list[WorkerStatus]]:
+        if (which is None) != everyone:
+            raise InvalidOption(f"{what}: say which worker, by id, host or host:pid, or that everyone is meant")
+        actor = who(by)
+        found: builtins.list[WorkerStatus] = yield self._app.queries.workers.list()
+        chosen = _choose([worker for worker in found if worker.status != "lost"], which)
+        if what != "stop":
+            chosen = _only_workers(chosen, what, named=which is not None)
+        asked: builtins.list[UUID] = yield self._app.queries.workers.request([w.id for w in chosen], what, actor)
+        return [worker for worker in chosen if worker.id in asked]
+
+
+def _choose(workers: Sequence[WorkerStatus], which: str | UUID | None) -> builtins.list[WorkerStatus]:
+    """Return the processes that are meant. Raises UnknownWorker; InvalidOption for what begins two ids."""
+    if which is None:
+        return list(workers)
+    name = str(which)
+    placed = [worker for worker in workers if name in (worker.host, f"{worker.host}:{worker.pid}")]
+    if placed:
+        return placed
+    known = [worker for worker in workers if len(name) >= LEAST_PREFIX and str(worker.id).startswith(name.lower())]
+    if len(known) > 1:
+        raise InvalidOption(f"{name!r} begins the ids of {len(known)} workers: give more of it")
+    if not known:
+        raise UnknownWorker(f"no living worker has the id, host or host:pid {name!r}: see `pgqueue workers list`")
+    return known
+
+
+def _only_workers(chosen: Sequence[WorkerStatus], what: str, *, named: bool) -> builtins.list[WorkerStatus]:
+    """Return the workers among processes. Raises InvalidOption if a scheduler alone was named."""
+    workers = [worker for worker in chosen if worker.kind == "worker"]
+    if named and not workers:
+        raise InvalidOption(f"{what}: a scheduler claims no jobs. Pause its schedules, or stop it")
+    return workers
