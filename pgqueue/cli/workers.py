@@ -96,6 +96,6 @@ def resume(call: Call, which: Which = None, everyone: All = False, by: By = None
 def stop(call: Call, which: Which = None, everyone: All = False, by: By = None) -> Sequence[WorkerStatus]:
     """Stop workers or schedulers, as SIGTERM does: running jobs may end within the worker's shutdown timeout.
 
-    A supervisor (`--processes`) does not start it again; what restarts processes that end well, as Kubernetes does, will.
+    A supervisor (`--processes`) does not start it again. Kubernetes does: it restarts also what ends well.
     """
     return call.app.workers.stop(which, everyone=everyone, by=by)

@@ -45,7 +45,7 @@ class Queues:
         reason: str | None = None,
         by: str | None = None,
     ) -> Steps[builtins.list[str]]:
-        """Let no worker claim jobs of a queue: until a moment, for a duration, or until `resume`. Returns what is paused.
+        """Let no worker claim jobs of a queue, until a moment, for a duration, or until `resume`; return the queues.
 
         Claims that begin after the commit take nothing; running jobs go on. A pattern such as `tenant-*` pauses the
         queues that match now, and none that appears later. A queue that is paused already gets the new end, reason and

@@ -97,9 +97,7 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
             where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
             order by j.run_at limit 1) as oldest
         where lane.queue = found.queue),
-       (select count(*) from {s}.worker w
-        where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-        and not w.stopping and w.quiet_at is null and {served_found}),
+       (select count(*) from {s}.worker_health w where w.status = 'alive' and {served_found}),
        exists (select from {s}.queue q where q.name = found.queue and {paused}),
        array_remove(array[
            case when more_due then 'pending' end,

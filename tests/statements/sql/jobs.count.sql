@@ -50,9 +50,7 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
             where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
             order by j.run_at limit 1) as oldest
         where lane.queue = found.queue),
-       (select count(*) from "pgqueue".worker w
-        where w.lost_at is null and w.heartbeat_at > now() - w.lease_seconds * interval '1 s'
-        and not w.stopping and w.quiet_at is null and (found.queue = any(w.queues) or exists (select from pg_catalog.unnest(w.queues) as g
+       (select count(*) from "pgqueue".worker_health w where w.status = 'alive' and (found.queue = any(w.queues) or exists (select from pg_catalog.unnest(w.queues) as g
         where found.queue like pg_catalog.replace(pg_catalog.replace(g, '_', '!_'), '*', '%%') escape '!'))),
        exists (select from "pgqueue".queue q where q.name = found.queue and q.paused_at is not null and (q.paused_until is null or q.paused_until > now())),
        pg_catalog.array_remove(array[
