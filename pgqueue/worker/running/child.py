@@ -18,7 +18,6 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.process.logs import current_context
 from pgqueue.process.memory import resident_bytes
-from pgqueue.process.memory import resident_bytes
 from pgqueue.tasks.context import Context, Signals
 from pgqueue.tasks.hooks import AttemptHooks
 from pgqueue.tasks.registry import Tasks
