@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
@@ -32,6 +32,7 @@ from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.client.workers import Workers
 from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import app_release, check_queue, check_schema
+from pgqueue.doctor import Report, examine
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
 from pgqueue.jobs.job import MAX_CRASHES, Job
@@ -64,9 +65,9 @@ class App(WaitVerbs):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
-    looked up when it is first needed. `queue`, `max_attempts`, `retry`, `max_crashes`, `dead_letter_task` and
-    `result_ttl` are the defaults of its tasks. `retention` says how long what has ended is kept (pgqueue.Retention);
-    `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
+    looked up when it is first needed. `queue`, `max_attempts`, `retry`, `timeout`, `soft_timeout`, `max_crashes`,
+    `dead_letter_task` and `result_ttl` are the defaults of its tasks. `retention` says how long what has ended is kept
+    (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
     command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
     about so many jobs wait there.
@@ -91,6 +92,8 @@ class App(WaitVerbs):
         queue: str = "default",
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
+        timeout: float | timedelta | None = None,
+        soft_timeout: float | timedelta | None = None,
         max_crashes: int = MAX_CRASHES,
         dead_letter_task: str | None = None,
         retention: GivenRetention | None = None,
@@ -108,6 +111,8 @@ class App(WaitVerbs):
         self.queue = check_queue(queue)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry = as_policy(retry)
+        self.timeout = check_optional_duration("timeout", timeout, LIMIT)
+        self.soft_timeout = check_optional_duration("soft_timeout", soft_timeout, LIMIT)
         self.max_crashes = check_count("max_crashes", max_crashes)
         self.dead_letter_task = check_dead_letter_task(dead_letter_task)
         self.retention, self.retention_rules = read_retention({} if retention is None else retention)
@@ -350,6 +355,18 @@ class App(WaitVerbs):
     async def acancel(self, job_id: int) -> bool:
         """The async twin of `cancel`."""
         return await self.using().acancel(job_id)
+
+    def doctor(self, *, only: Collection[str] = ()) -> Report:
+        """Look for what hurts the queue: in the database, the processes and the tasks of this app. It writes nothing.
+
+        `only`: ids of findings, to make only the checks that may have them; docs/doctor.md lists them all. Uses a
+        connection of its own. Raises InvalidOption for an id that no finding has, and DatabaseUnreachable.
+        """
+        return examine(self, only)
+
+    async def adoctor(self, *, only: Collection[str] = ()) -> Report:
+        """The async twin of `doctor`: the same, in a thread."""
+        return await asyncio.to_thread(self.doctor, only=only)
 
     def close(self) -> None:
         """Close the app's own connections. Using the app again opens new ones."""

@@ -26,11 +26,15 @@ _COMMON = [
 
 @dataclass
 class Call:
-    """One call of a command: its options `--app`, `--dsn` and `--schema`, and the app that they name."""
+    """One call of a command: its options `--app`, `--dsn` and `--schema`, and the app that they name.
+
+    `exit_code`: the status with which the command ends after it has printed what it returns.
+    """
 
     reference: str | None
     dsn: str | None
     schema: str
+    exit_code: int = 0
 
     @cached_property
     def app(self) -> App:
@@ -70,6 +74,8 @@ def command(
             finally:
                 call.close()
             output.print_json(result) if as_json else show(result)
+            if call.exit_code:
+                raise typer.Exit(call.exit_code)
 
         own = list(signature(function).parameters.values())[1:]
         run.__signature__ = signature(function).replace(parameters=[*own, *common])  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import typer
 from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
 from pgqueue.cli.dead import dead_cli, operations_cli
+from pgqueue.cli.doctor import doctor, print_report
 from pgqueue.cli.jobs import enqueue, jobs_cli
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.output import print_id
@@ -60,6 +61,7 @@ cli.command()(schedule)
 command(cli, "migrate", lambda _: None, has_json=False)(migrate)
 command(cli, "enqueue", print_id)(enqueue)
 command(cli, "status", print_status)(status)
+command(cli, "doctor", print_report)(doctor)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")

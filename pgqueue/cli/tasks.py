@@ -9,10 +9,15 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, AsJson
+from pgqueue.client.settings import TaskDefaults
 from pgqueue.jobs.keys import WINDOW, Unique
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
+from pgqueue.tasks.options import TaskOptions
 from pgqueue.tasks.rules import KeyFunction, Rules
 from pgqueue.tasks.spec import TaskSpec
+
+# What an app has for all of its tasks.
+OF_APP = frozenset(name for name in TaskDefaults.__annotations__ if name != "codec")
 
 tasks_cli = typer.Typer(help="List and show the tasks of an app, with the arguments they take.", no_args_is_help=True)
 
@@ -36,10 +41,12 @@ def show_task(
 ) -> None:
     """Show one task: its settings, and the JSON schema of its arguments."""
     spec = load_app(app, None).tasks[name]
+    facts, origins = _facts(spec), _origins(spec)
     if as_json:
-        output.print_json(_facts(spec) | {"schema": spec.json_schema()})
+        output.print_json(facts | {"origins": origins, "schema": spec.json_schema()})
         return
-    output.print_facts(f"task {spec.name}", _facts(spec))
+    rows = [(name.replace("_", " "), value, origins.get(name)) for name, value in facts.items()]
+    output.print_table(f"task {spec.name}", ("what", "value", "from"), rows)
     output.print_json(spec.json_schema())
 
 
@@ -54,6 +61,16 @@ def _facts(spec: TaskSpec) -> dict[str, Any]:
     facts |= _conditions(spec.rules or Rules())
     facts |= {"upcasts_from": sorted(spec.upcasters), "encrypted": spec.codec is not None}
     return facts | {"takes": str(spec.coder.signature), "about": _summary(spec)}
+
+
+def _origins(spec: TaskSpec) -> dict[str, str]:
+    """Return where each setting comes from: the task, the app that its tasks share (or what that has by default), or
+    what pgqueue has for a task that says nothing."""
+    known = TaskOptions.__annotations__.keys() | OF_APP
+    origins = {name: "app" if name in OF_APP else "default" for name in _facts(spec) if name in known}
+    if isinstance(spec.retry, Delays) and "retry" in spec.given:
+        origins["max_attempts"] = "task"  # one more than it has delays
+    return origins | {name: "task" for name in origins if name in spec.given}
 
 
 def _policy(policy: RetryPolicy) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class TaskDefaults(Protocol):
     queue: str
     max_attempts: int
     retry: RetryPolicy
+    timeout: float | None
+    soft_timeout: float | None
     max_crashes: int
     dead_letter_task: str | None
     result_ttl: float | None
@@ -106,7 +108,9 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
     policy = as_policy(given["retry"]) if "retry" in given else app.retry
     # A list of three delays means three retries.
     attempts = len(policy.seconds) + 1 if isinstance(policy, Delays) else app.max_attempts
+    timeout = check_optional_duration("timeout", given.get("timeout", app.timeout), LIMIT)
     return TaskSettings(
+        given=frozenset(given),
         queue=check_queue(given.get("queue", app.queue)),
         priority=check_priority(given.get("priority", 0)),
         max_attempts=check_max_attempts(given.get("max_attempts", attempts)),
@@ -114,8 +118,8 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
         retry_on=check_error_types("retry_on", given.get("retry_on", ())),
         no_retry_on=check_error_types("no_retry_on", given.get("no_retry_on", ())),
         tags=check_tags(given.get("tags", ())),
-        timeout=check_optional_duration("timeout", given.get("timeout"), LIMIT),
-        soft_timeout=check_optional_duration("soft_timeout", given.get("soft_timeout"), LIMIT),
+        timeout=timeout,
+        soft_timeout=_soft_timeout(given, app, timeout),
         isolation=given.get("isolation", "thread"),
         max_crashes=check_count("max_crashes", given.get("max_crashes", app.max_crashes)),
         dead_letter_task=check_dead_letter_task(given.get("dead_letter_task", app.dead_letter_task)),
@@ -130,6 +134,13 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
         result_ttl=check_optional_duration("result_ttl", given.get("result_ttl", app.result_ttl), LIMIT),
         max_result_bytes=app.max_result_bytes,
     )
+
+
+def _soft_timeout(given: Mapping[str, Any], app: TaskDefaults, timeout: float | None) -> float | None:
+    """Return the soft limit of a task. The app's counts unless it lies beyond the timeout of the task."""
+    if "soft_timeout" in given or app.soft_timeout is None:
+        return check_optional_duration("soft_timeout", given.get("soft_timeout"), LIMIT)
+    return None if timeout is not None and app.soft_timeout > timeout else app.soft_timeout
 
 
 def check_run_at(run_at: object) -> None:

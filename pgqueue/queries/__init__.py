@@ -15,6 +15,7 @@ from pgqueue.codecs import Codec
 from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
 from pgqueue.queries.dead import DeadQueries
+from pgqueue.queries.doctor import DoctorQueries
 from pgqueue.queries.jobs import JobQueries
 from pgqueue.queries.names import NameQueries
 from pgqueue.queries.operations import OperationQueries
@@ -46,3 +47,4 @@ class Queries:
         self.names = NameQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)
         self.retention = RetentionQueries(templates, codec)
+        self.doctor = DoctorQueries(templates, codec)

@@ -41,7 +41,10 @@ class ThreadTimeoutWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSettings:
-    """The options of `@app.task(…)`, with the app's where the task has none. Durations are seconds."""
+    """The options of `@app.task(…)`, with the app's where the task has none. Durations are seconds.
+
+    `given`: the names of the options that the task itself has.
+    """
 
     queue: str
     priority: int
@@ -65,6 +68,7 @@ class TaskSettings:
     store_result: bool = True
     result_ttl: float | None = None
     max_result_bytes: int = MAX_RESULT_BYTES
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ class TaskSpec(TaskSettings):
         )
         if spec.rules is not None:
             spec.check_names(spec.rules)
-        if spec.timeout is not None and not spec.can_be_stopped and not _may_return_coroutine(function):
+        if "timeout" in spec.given and not spec.can_be_stopped and not _may_return_coroutine(function):
             warnings.warn(
                 f"task {name}: a thread cannot be stopped, so its timeout is a soft one: the task must call "
                 "ctx.check(), be async def, or have isolation='process'",

@@ -189,6 +189,8 @@ def test_a_task_is_shown_with_every_option_that_it_has(tmp_path: Path) -> None:
     assert (a["idempotent"], a["idempotency_window"], a["unique"], a["expires"]) == ("by_who", 86400, None, None)
     assert (a["store_result"], a["result_ttl"], a["retention"], a["encrypted"]) == (True, 60, None, False)
     assert b["retry"] == {"policy": "Delays", "seconds": [1, 2]}
+    assert [a["origins"][name] for name in ("soft_timeout", "retry", "timeout")] == ["task", "app", "app"]
+    assert [b["origins"][name] for name in ("retry", "max_attempts", "tags")] == ["task", "task", "default"]
     assert (b["max_attempts"], b["no_retry_on"], b["retention"]) == (3, ["KeyError", "ValueError"], 0)
     assert b["unique"] == {"by": ["who"], "while": "live", "window": 9, "on_conflict": "skip"}
     assert (b["store_result"], b["expires"], b["idempotent"], b["idempotency_window"]) == (False, 30, False, None)

@@ -26,6 +26,8 @@ from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import Databases, scalar
 from tests.harness import QUERIES, Conn, claimed, every_statement, new_job
+from tests.statements.doctor import FLAT as DOCTOR_FLAT
+from tests.statements.doctor import NOT_FLAT
 from tests.statements.test_explain import Node, buffers, explain, nodes
 
 GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry")
@@ -141,7 +143,7 @@ OTHERS: dict[str, Query[Any]] = {
 STATUS = {
     "jobs.count", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list", "activity.rates",
 }  # fmt: skip
-FLAT = DUTIES | OTHERS
+FLAT = DUTIES | OTHERS | DOCTOR_FLAT
 SCHEDULE_VERBS = (
     "create", "redefine", "pause", "resume", "delete", "wake_schedulers", "list_ticks",
 )  # fmt: skip
@@ -203,6 +205,7 @@ EXEMPT = {
     "retention.count_old": "asked by hand: counts what would go",
     "retention.prune_operations": "a table with a row for each request of an operator",
     "retention.rest": "reads no table",
+    **NOT_FLAT,
     "schema.settings": "reads no table",
     "schema.set_settings": "reads no table",
     "schema.lock_migrations": "reads no table",

@@ -30,6 +30,7 @@ from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
+from tests.statements import doctor
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -216,6 +217,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "waits.announce_missed": lambda q: q.waits.announce_missed(),
     "jobs.set_result_expiry": lambda q: q.jobs.set_result_expiry({1: 60.0}),
     "jobs.drop_expired_results": lambda q: q.jobs.drop_expired_results(10),
+    **doctor.SAMPLES,
 }
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+import warnings
 from datetime import UTC, datetime
 
 import pytest
 
-from pgqueue import App, Context, InvalidOption, ThreadTimeoutWarning, TimedOut
+from pgqueue import App, Context, InvalidOption, TaskOptions, ThreadTimeoutWarning, TimedOut
 from tests.conftest import drain, scalar
 from tests.harness import Conn
 
@@ -103,3 +104,49 @@ def test_the_context_tells_how_much_time_is_left(app: App, conn: Conn) -> None:
 def test_a_limit_that_is_no_duration_is_refused(app: App, limit: float) -> None:
     with pytest.raises(InvalidOption, match=r"give .*seconds"):
         app.task(timeout=limit)
+
+
+def test_the_limits_of_the_app_are_those_of_tasks_that_have_none(dsn: str, conn: Conn) -> None:
+    app = App(dsn, timeout=0.1, max_attempts=1)
+
+    @app.task(name="slow")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    job = slow.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).errors[0].type == "pgqueue.TimedOut"
+    app.close()
+
+
+def test_an_app_may_limit_tasks_in_threads_without_a_warning_for_each() -> None:
+    app = App(timeout=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ThreadTimeoutWarning)
+        app.task(name="thread")(lambda: None)
+    assert app.tasks["thread"].soft_limit == 60
+
+
+@pytest.mark.parametrize(
+    ("task", "timeout", "soft"),
+    [
+        ({}, 60, 30),
+        ({"timeout": 10}, 10, None),  # the app's soft limit lies beyond it
+        ({"timeout": 600}, 600, 30),
+        ({"soft_timeout": 5}, 60, 5),
+    ],
+)
+def test_a_limit_of_a_task_goes_before_that_of_the_app(task: TaskOptions, timeout: float, soft: float | None) -> None:
+    app = App(timeout=60, soft_timeout=30)
+
+    async def t() -> None: ...
+
+    app.task(name="t", **task)(t)
+    spec = app.tasks["t"]
+    assert (spec.timeout, spec.soft_timeout) == (timeout, soft)
+
+
+@pytest.mark.parametrize("option", ["timeout", "soft_timeout"])
+def test_a_limit_of_the_app_that_is_no_duration_is_refused(option: str) -> None:
+    with pytest.raises(InvalidOption, match=option):
+        App(**{option: -1})

@@ -1,0 +1,16 @@
+"""Every check, by what it is about."""
+
+from pgqueue.doctor import connections, fleet, partitions, schema, server, tasks, vacuum
+from pgqueue.doctor.check import GENERAL, Check
+from pgqueue.doctor.finding import Kind
+
+CHECKS: tuple[Check, ...] = (
+    *schema.CHECKS,
+    *server.CHECKS,
+    *partitions.CHECKS,
+    *vacuum.CHECKS,
+    *connections.CHECKS,
+    *fleet.CHECKS,
+    *tasks.CHECKS,
+)
+KINDS: tuple[Kind, ...] = (*(kind for check in CHECKS for kind in check.kinds), *GENERAL)
