@@ -1,6 +1,6 @@
 """Every check, by what it is about."""
 
-from pgqueue.doctor import connections, fleet, partitions, schema, server, tasks, vacuum
+from pgqueue.doctor import connections, fleet, partitions, retention, schema, server, tasks, vacuum
 from pgqueue.doctor.check import GENERAL, Check
 from pgqueue.doctor.finding import Kind
 
@@ -8,6 +8,7 @@ CHECKS: tuple[Check, ...] = (
     *schema.CHECKS,
     *server.CHECKS,
     *partitions.CHECKS,
+    *retention.CHECKS,
     *vacuum.CHECKS,
     *connections.CHECKS,
     *fleet.CHECKS,

@@ -25,6 +25,7 @@ class Limits:
     waiting_seconds: float = 60  # that a due job waits for a worker that serves its queue
     mixed_seconds: float = 3600  # that workers of two releases work beside each other
     duty_seconds: float = 7200  # since a duty has worked; the longest pause between two steps is an hour
+    prune_seconds: float = 172_800  # since a day should have been emptied
     late_seconds: float = 60  # of a schedule's tick
     dead_letters: int = 10_000
     dead_letters_an_hour: int = 100

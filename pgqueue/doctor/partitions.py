@@ -19,11 +19,12 @@ FEW_PARTITIONS = Kind(
 DEFAULT_USED = Kind(
     "default-partition-used", Severity.WARN,
     "A default partition has rows, so Postgres makes no partition of their days until they are moved.",
-    "`pgqueue migrate`, as the owner",
+    "`pgqueue repair partitions`, as the owner",
 )  # fmt: skip
 DEFAULT_LARGE = Kind(
     "default-partition-large", Severity.ERROR,
-    "A default partition is beyond 16 MB, so no partition is made beside it.", "`pgqueue migrate`, as the owner",
+    "A default partition is beyond 16 MB, so no partition is made beside it.",
+    "`pgqueue repair partitions`, as the owner",
 )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def defaults(exam: Exam) -> Iterator[Finding]:
     for history in used:
         large = sizes[history] > LARGE
         what = f"{history}_default has rows, {sizes[history] / 1024 / 1024:.1f} MB"
-        yield (DEFAULT_LARGE if large else DEFAULT_USED).found(what, "pgqueue migrate")
+        yield (DEFAULT_LARGE if large else DEFAULT_USED).found(what, "pgqueue repair partitions")
 
 
 CHECKS = (days, defaults)

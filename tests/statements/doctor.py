@@ -13,6 +13,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "doctor.no_autovacuum": lambda q: q.doctor.no_autovacuum(),
     "doctor.index_sizes": lambda q: q.doctor.index_sizes(),
     "doctor.used_defaults": lambda q: q.doctor.used_defaults(),
+    "doctor.late_partitions": lambda q: q.doctor.late_partitions(60.0),
     "doctor.unlogged": lambda q: q.doctor.unlogged(),
     "doctor.sequences": lambda q: q.doctor.sequences(),
     "doctor.wraparound": lambda q: q.doctor.wraparound(),
@@ -46,7 +47,7 @@ FLAT: dict[str, Query[Any]] = {
 }
 _CATALOGUE = (
     "describe", "invalid_indexes", "guarding_indexes", "no_autovacuum", "index_sizes", "unlogged", "sequences",
-    "wraparound", "asynchronous_roles", "role", "rights",
+    "wraparound", "asynchronous_roles", "role", "rights", "late_partitions",
 )  # fmt: skip
 _STATISTICS = (
     "dead_rows", "old_transactions", "hidden_connections", "old_prepared", "old_slots", "old_standbys", "connections",

@@ -51,6 +51,20 @@ select 'activity' where exists (select from {s}.activity_default)
 union all select 'job_finished' where exists (select from {s}.job_finished_default)
 union all select 'transition' where exists (select from {s}.transition_default)"""
 
+# List days that have been older than every rule for `seconds`, still have rows, and were not emptied lately: of one
+# that was, rows may stay for good reasons. Reads the catalogue, and tables with a few rows.
+LATE_PARTITIONS: LiteralString = """
+select o.history, o.partition, o.past + longest.age, o.bytes
+from {s}.old_partition o
+cross join lateral (
+    select max(r.value) as age from {s}.retention r
+    where case o.history when 'activity' then r.name = 'activity' else r.name in ('succeeded', 'cancelled') end
+) as longest
+where o.heap_bytes > 0::bigint and o.past + longest.age < now() - make_interval(secs => %(seconds)s::float8)
+and not exists (select from {s}.pruned p where p.relation = o.partition and p.age = interval '0'
+                and p.at > now() - make_interval(secs => %(seconds)s::float8))
+order by o.past, o.partition limit 20"""
+
 # List the tables whose rows a crash of the server empties. `waiter` may be one: its rows are hints.
 UNLOGGED: LiteralString = """
 select c.relname::text from pg_catalog.pg_class c
@@ -107,6 +121,15 @@ class Wraparound(NamedTuple):
     freeze_mxids: int
 
 
+class LatePartition(NamedTuple):
+    """A day of a history that should have been emptied at `due`, and its size in bytes."""
+
+    history: str
+    partition: str
+    due: datetime
+    size: int
+
+
 class StorageQueries(Statements):
     """How tables and indexes are kept."""
 
@@ -125,6 +148,12 @@ class StorageQueries(Statements):
     def used_defaults(self) -> Query[list[str]]:
         """List the histories whose default partition has rows."""
         return Query(self._sql(USED_DEFAULTS), lambda rows: [row[0] for row in rows])
+
+    def late_partitions(self, seconds: float) -> Query[list[LatePartition]]:
+        """List days that have been older than every rule for so many seconds, and still have rows."""
+        return Query(
+            self._sql(LATE_PARTITIONS), lambda rows: [LatePartition(*row) for row in rows], {"seconds": seconds}
+        )
 
     def unlogged(self) -> Query[list[str]]:
         """List tables whose rows a crash of the server empties, but for `waiter`."""
