@@ -44,13 +44,16 @@ from pgqueue.errors import (
     UnsupportedConnection,
     WaitError,
     WaitTimeout,
+    WrongState,
 )
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Attempt, Job, JobState
+from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.retention import Retention
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
 from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
+from pgqueue.jobs.why import Reason, Why
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, RRule
 from pgqueue.tasks.context import Context
@@ -94,6 +97,7 @@ __all__ = [
     "InvalidTask",
     "Job",
     "JobFailed",
+    "JobFilter",
     "JobState",
     "JobWasCancelled",
     "LeaseLost",
@@ -104,6 +108,7 @@ __all__ = [
     "PgqueueError",
     "QueueFull",
     "RRule",
+    "Reason",
     "ResultMissing",
     "Retention",
     "Retry",
@@ -127,4 +132,6 @@ __all__ = [
     "UnsupportedConnection",
     "WaitError",
     "WaitTimeout",
+    "Why",
+    "WrongState",
 ]

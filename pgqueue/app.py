@@ -8,10 +8,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import db
 from pgqueue.client.backend import Backend
+from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.client import Client
 from pgqueue.client.dead import DeadLetters
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
+from pgqueue.client.jobs import Jobs
 from pgqueue.client.operations import Operations
 from pgqueue.client.pruning import Pruning
 from pgqueue.client.queues import Queues
@@ -26,7 +28,7 @@ from pgqueue.client.settings import (
     check_result_bytes,
     task_settings,
 )
-from pgqueue.client.steps import CURRENT_CONNECTION
+from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.client.workers import Workers
@@ -61,7 +63,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs):
+class App(WaitVerbs, OperatorVerbs):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
@@ -110,7 +112,7 @@ class App(WaitVerbs):
         self.schema = check_schema(schema)
         self.queue = check_queue(queue)
         self.max_attempts = check_max_attempts(max_attempts)
-        self.retry = as_policy(retry)
+        self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)
         self.soft_timeout = check_optional_duration("soft_timeout", soft_timeout, LIMIT)
         self.max_crashes = check_count("max_crashes", max_crashes)
@@ -135,6 +137,7 @@ class App(WaitVerbs):
         self.worker_stoppers: list[Hook] = []
         self.backend = Backend(dsn, Queries(schema, self.codec), pgbouncer=pgbouncer, listen_dsn=listen_dsn)
         self.schedules = Schedules(self)
+        self.jobs = Jobs(self)
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
         self.pruning = Pruning(self)
@@ -149,6 +152,14 @@ class App(WaitVerbs):
     @dsn.setter
     def dsn(self, dsn: str) -> None:
         self.backend.dsn = dsn
+
+    @property
+    def _app(self) -> "App":
+        return self
+
+    @property
+    def _runner(self) -> StepRunner:
+        return StepRunner(self)
 
     @property
     def queries(self) -> Queries:

@@ -19,7 +19,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── IdempotencyConflict      an idempotency key was used before, with other arguments
 │   ├── QueueFull                the queue holds as many jobs as it may
 │   ├── ScheduleExists           a schedule has that name already
-│   └── SnapshotConflict         a transaction that this one's snapshot cannot see has taken a key
+│   ├── SnapshotConflict         a transaction that this one's snapshot cannot see has taken a key
+│   └── WrongState               the job is in a state in which this cannot be done to it
 ├── WaitError                    waiting for a job brought no result
 │   ├── JobFailed                the job is a dead letter
 │   ├── JobWasCancelled          the job ended as cancelled
@@ -167,6 +168,14 @@ class SnapshotConflict(Conflict):
     call wrote nothing, and the transaction stays usable."""
 
     sqlstate = "40001"  # serialization_failure: callers that retry by SQLSTATE retry this, too
+
+
+class WrongState(Conflict):
+    """The job is in a state in which this cannot be done to it. Nothing was written. `state` is its state or phase."""
+
+    def __init__(self, job_id: int, state: str, why: str) -> None:
+        self.job_id, self.state = job_id, state
+        super().__init__(f"job {job_id} {why}")
 
 
 class WaitError(PgqueueError):

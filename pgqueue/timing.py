@@ -86,6 +86,16 @@ def check_age(option: str, given: object) -> float | None:
         ) from None
 
 
+def in_words(seconds: float) -> str:
+    """Return a duration in its two largest units: 4m31s. A part of a second shows only below ten of them."""
+    if 0 < seconds < 10 and seconds != int(seconds):
+        return f"{seconds:.1f}s"
+    whole = int(max(seconds, 0))
+    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    first = next((index for index, (number, _) in enumerate(parts) if number), 3)
+    return "".join(f"{number}{unit}" for number, unit in parts[first : first + 2])
+
+
 def monotonic() -> float:
     """Return the seconds of a clock that never steps back, for waits inside one process. They cannot be compared with
     the database's time."""

@@ -7,10 +7,12 @@ import typer
 
 from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
-from pgqueue.cli.dead import dead_cli, operations_cli
+from pgqueue.cli.dead import dead_cli
 from pgqueue.cli.doctor import doctor, print_report
-from pgqueue.cli.jobs import enqueue, jobs_cli
+from pgqueue.cli.job_verbs import jobs_cli
+from pgqueue.cli.jobs import enqueue
 from pgqueue.cli.migrate import migrate
+from pgqueue.cli.operations import operations_cli
 from pgqueue.cli.output import print_id
 from pgqueue.cli.queues import queues_cli
 from pgqueue.cli.schedules import schedules_cli

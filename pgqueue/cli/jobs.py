@@ -7,17 +7,15 @@ from uuid import UUID
 
 import typer
 
-from pgqueue import db
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
-from pgqueue.cli.options import Before, Limit, OnlyQueue, OnlyTask, TaskArgs, TaskName, read_arguments
-from pgqueue.errors import InvalidOption
+from pgqueue.cli.filters import filtered
+from pgqueue.cli.options import Before, Limit, TaskArgs, TaskName, read_arguments
 from pgqueue.jobs.job import Attempt, Job
-from pgqueue.queries import Query
+from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.workers import Located
 
-jobs_cli = typer.Typer(help="List, show and cancel jobs.", no_args_is_help=True)
-PHASES = ("blocked", "pending", "scheduled", "retrying", "running", "succeeded", "failed", "cancelled")
+jobs_cli = typer.Typer(help="Jobs: list, show, wait, why; cancel, retry, promote, edit.", no_args_is_help=True)
 
 JobId = Annotated[int, typer.Argument(help="The job's id.")]
 
@@ -54,19 +52,10 @@ def _print_jobs(jobs: Sequence[Job]) -> None:
     output.print_table("jobs", ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows)
 
 
-@command(jobs_cli, "list", _print_jobs)
-def list_jobs(
-    call: Call,
-    state: Annotated[str | None, typer.Option(help=f"Only this state or phase: {', '.join(PHASES)}.")] = None,
-    queue: OnlyQueue = None,
-    task: OnlyTask = None,
-    limit: Limit = 20,
-    before: Before = None,
-) -> Sequence[Job]:
+@filtered(jobs_cli, "list", _print_jobs, JobFilter)
+def list_jobs(call: Call, chosen: JobFilter, limit: Limit = 20, before: Before = None) -> Sequence[Job]:
     """List jobs, newest first."""
-    if state is not None and state not in PHASES:
-        raise InvalidOption(f"--state {state!r} is not one of {', '.join(PHASES)}")
-    return _list(call, call.app.queries.jobs.list(state=state, queue=queue, task=task, before=before, limit=limit))
+    return call.app.jobs.list(chosen, limit, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +105,10 @@ def show_job(call: Call, job_id: JobId) -> ShownJob:
 command(jobs_cli, "show", print_job)(show_job)
 
 
-@command(jobs_cli, "cancel", output.say, has_json=False)
-def cancel_job(call: Call, job_id: JobId) -> str:
-    """Cancel a job: a waiting one at once, a running one through its worker."""
-    ended = call.app.cancel(job_id)
-    return f"job {job_id} is cancelled" if ended else f"job {job_id} runs: its worker was asked to stop it"
-
-
 def print_dead(jobs: Sequence[Job]) -> None:
     """Print dead letters as a table."""
     rows = [(j.id, j.task, j.queue, j.attempt, j.finished_at, j.reason, j.error) for j in jobs]
     output.print_table("dead letters", ("id", "task", "queue", "attempts", "failed at", "reason", "error"), rows)
-
-
-def _list(call: Call, query: Query[list[Job]]) -> Sequence[Job]:
-    with call.app.backend.pools.connection() as conn, conn.transaction():
-        db.run(conn, call.app.queries.jobs.prefer_indexes())
-        return db.run(conn, query)
 
 
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:

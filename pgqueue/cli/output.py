@@ -17,6 +17,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Job
 from pgqueue.printable import printable, printable_json
 from pgqueue.tasks.sealing import sealed_by
+from pgqueue.timing import in_words
 
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 
@@ -114,9 +115,4 @@ def cell(value: object) -> str:
 
 def age(seconds: float | None) -> str:
     """Return a duration in its two largest units: 4m31s."""
-    if seconds is None:
-        return ""
-    whole = int(max(seconds, 0))
-    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
-    first = next((index for index, (number, _) in enumerate(parts) if number), 3)
-    return "".join(f"{number}{unit}" for number, unit in parts[first : first + 2])
+    return "" if seconds is None else in_words(int(max(seconds, 0)))

@@ -5,19 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from pgqueue.client.app_parts import AppParts
+from pgqueue.client.bulk import cancel_all, check_reason
+from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.settings import CallSettings
 from pgqueue.client.steps import Steps, verb
-from pgqueue.client.waiting import MAX_ID, check_id
+from pgqueue.client.waiting import possible_id
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
-from pgqueue.events import WaitingJobCancelled
 from pgqueue.jobs.job import Job, JobState, NewJob
-from pgqueue.queries.jobs.cancel import FoundToCancel
 from pgqueue.tasks.storable import encode_unregistered
 
 
-class Client:
+class Client(OperatorVerbs):
     """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
 
     def __init__(self, app: AppParts, conn: object, settings: CallSettings) -> None:
@@ -37,7 +37,7 @@ class Client:
     @verb
     def get(self, job_id: int) -> Steps[Job]:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
-        job: Job | None = yield self._app.queries.jobs.get(_possible_id(job_id))
+        job: Job | None = yield self._app.queries.jobs.get(possible_id(job_id))
         if job is None:
             raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
         return replace(job, handle=self._runner.handle)
@@ -50,14 +50,10 @@ class Client:
 
         Raises UnknownJob for a job that has ended or never was.
         """
-        asked = self._app.queries.jobs.cancel(_possible_id(job_id), _check_reason(reason))
-        found: FoundToCancel | None = yield asked
-        if found is None:
+        found = yield from cancel_all(self._app, [possible_id(job_id)], check_reason(reason))
+        if not found:
             raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
-        if found.state == JobState.RUNNING:
-            return False
-        self._app.listeners.emit(WaitingJobCancelled(job_id, found.task, found.queue, reason))
-        return True
+        return found[0].state != JobState.RUNNING
 
     acancel = cancel.twin
 
@@ -82,18 +78,3 @@ class Client:
         elif settings.rules is not None:
             settings.rules.check_unregistered(task, given)
         return new_job(text, settings, spec, task, self._app, values[0])
-
-
-def _possible_id(job_id: object) -> int:
-    """Return a number that Postgres can look for. Raises UnknownJob for another one, InvalidOption if it is none."""
-    if type(job_id) is not int:
-        return check_id(job_id)
-    if abs(job_id) > MAX_ID:
-        raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
-    return job_id
-
-
-def _check_reason(reason: object) -> str:
-    if not isinstance(reason, str) or "\0" in reason or not 1 <= len(reason) <= 1000:
-        raise InvalidOption(f"reason={reason!r:.100} cannot be used: give a text of 1 to 1000 characters")
-    return reason

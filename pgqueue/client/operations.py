@@ -1,22 +1,38 @@
 """Operations in progress: each batch in a transaction of its own, by whichever process comes to it."""
 
 import builtins
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
 
+from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.settings import check_optional_count
-from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, Transaction, verb
-from pgqueue.config import check_queue
-from pgqueue.errors import CannotOpen, InvalidOption, UnknownJob, UnknownKey
-from pgqueue.jobs.dead_filter import DeadFilter
-from pgqueue.queries.dead import Batch, Candidate
-from pgqueue.queries.operations import Operation
-from pgqueue.tasks.versions import NewerVersion, UnknownParameters
-from pgqueue.timing import DELAY, Bounds, check_duration
+from pgqueue.client.bulk import KINDS, Kind, Work, check_filter, check_options, read_filter, read_options, takes
+from pgqueue.client.steps import OWN_CONNECTION, Ask, StepRunner, Steps, Transaction, verb
+from pgqueue.errors import InvalidOption, UnknownJob
+from pgqueue.jobs.job_filter import Filter
+from pgqueue.queries.base import sleep
+from pgqueue.queries.chosen import Batch
+from pgqueue.queries.operations import Moved, Operation
 
 BATCH = 500
-RATE = Bounds(0.001, 100_000, timedeltas=False)  # jobs a second
+END = 2**63 - 1  # as `reached`: nothing is left in this place but jobs that others hold
+MOST_LOCKED = 10_000  # ids that an operation remembers; before it passes by more, it waits for some of these
+MOST_AT_ONCE = 10_000  # jobs that one transaction of a caller changes: it holds their rows until its end
+PAUSE = 0.2  # seconds between looks at jobs that others hold
+PATIENCE = 10.0  # seconds for which the client waits for them; then a worker looks again every half minute
+
+Watcher = Callable[[Operation], object]
+
+
+class OperationOptions(TypedDict, total=False):
+    """Options of a verb on many jobs. `limit`: how many at most, the lowest ids first. `by`: who acts; the default is
+    the user of this process. `via`: through what. `on_batch`: called after each batch, with how far the operation is.
+    """
+
+    limit: int | None
+    by: str | None
+    via: str
+    on_batch: Watcher | None
 
 
 class Operations:
@@ -46,34 +62,93 @@ class Operations:
         """Stop an operation after its present batch. What it has done stays done."""
         if (yield self._app.queries.operations.stop(operation_id)) is None:
             found = yield from _found(self._app, operation_id)
-            raise InvalidOption(f"operation {operation_id} does not run: it {_state(found)}")
+            how = "is stopped" if found.state == "stopped" else "has ended"
+            raise InvalidOption(f"operation {operation_id} does not run: it {how}")
         return (yield from _found(self._app, operation_id))
 
     astop = stop.twin
 
     @verb
-    def resume(self, operation_id: int) -> Steps[Operation]:
-        """Let a stopped operation go on, and finish it."""
+    def resume(self, operation_id: int, *, on_batch: Watcher | None = None) -> Steps[Operation]:
+        """Let a stopped operation go on, or one whose client is gone, and finish it."""
         yield self._app.queries.operations.resume(operation_id)
-        return (yield from finish(self._app, operation_id))
+        return (yield from finish(self._app, operation_id, on_batch))
 
     aresume = resume.twin
 
 
-def finish(app: AppParts, operation: int) -> Steps[Operation]:
-    """Work on an operation until it has ended or was stopped; return how it is then."""
-    while (yield from next_batch(app, operation)) is not None:
-        pass
+class OperationVerbs:
+    """What verbs on many jobs have in common: they write down what they are to do, and then do it in batches."""
+
+    def __init__(self, app: AppParts, conn: object = OWN_CONNECTION) -> None:
+        self._app = app
+        self._runner = StepRunner(app, conn)
+
+    def _operate(
+        self, kind: str, chosen: Filter, how: Mapping[str, Any], options: OperationOptions
+    ) -> Steps[Operation]:
+        """Insert the row of an operation and work on it: in batches that commit, or in the caller's transaction."""
+        check_filter(kind, chosen)
+        given = check_options({**how, "limit": options.get("limit")})
+        actor, via = who(options.get("by")), options.get("via", "python")
+        begin = self._app.queries.operations.begin(kind, chosen, given, actor, via)
+        if not self._runner.borrows or (yield Ask.AUTOCOMMITS):
+            operation: int = yield begin
+            return (yield from finish(self._app, operation, options.get("on_batch")))
+        check_at_once(kind, given.get("limit"))
+        return (yield from _within(self._app, (yield begin), options.get("on_batch")))
+
+
+def check_at_once(kind: str, limit: int | None) -> None:
+    """Raise InvalidOption unless it is a limit that an open transaction may have."""
+    if limit is None or limit > MOST_AT_ONCE:
+        raise InvalidOption(
+            f"{kind} in an open transaction needs limit=1 to {MOST_AT_ONCE}: the rows stay locked until that ends"
+        )
+
+
+def _within(app: AppParts, operation: int, on_batch: Watcher | None) -> Steps[Operation]:
+    """Do all of an operation in the open transaction. Jobs that another transaction holds are skipped for good."""
+    while True:
+        locked: Operation | None = yield app.queries.operations.lock(operation)
+        if locked is None:
+            return (yield from _found(app, operation))
+        now = (yield from work_on(app, locked, leave_locked=True)).operation
+        if on_batch is not None:
+            on_batch(now)
+
+
+def finish(app: AppParts, operation: int, on_batch: Watcher | None = None) -> Steps[Operation]:
+    """Work on an operation until it has ended or was stopped, or only jobs are left that open transactions hold for
+    longer than PATIENCE; return how it is then."""
+    waited = 0.0
+    while (batch := (yield from next_batch(app, operation))) is not None:
+        if on_batch is not None:
+            on_batch(batch.operation)
+        if not batch.is_stuck:
+            waited = 0.0
+        elif waited >= PATIENCE:
+            break
+        else:
+            yield sleep(PAUSE)
+            waited += PAUSE
     return (yield from _found(app, operation))
 
 
-def next_batch(app: AppParts, operation: int) -> Steps[int | None]:
-    """Do a batch of an operation in a transaction of its own; return its id if it has more to do."""
-    more: int | None = yield Transaction(_lock_and_work(app, operation))
-    return more
+class DoneBatch(NamedTuple):
+    """An operation after a batch. `is_stuck`: others hold all the jobs that it came to."""
+
+    operation: Operation
+    is_stuck: bool
 
 
-def _lock_and_work(app: AppParts, operation: int) -> Steps[int | None]:
+def next_batch(app: AppParts, operation: int) -> Steps[DoneBatch | None]:
+    """Do a batch of an operation in a transaction of its own; None if it has ended or is stopped."""
+    done: DoneBatch | None = yield Transaction(_lock_and_work(app, operation))
+    return done
+
+
+def _lock_and_work(app: AppParts, operation: int) -> Steps[DoneBatch | None]:
     locked: Operation | None = yield app.queries.operations.lock(operation)
     return None if locked is None else (yield from work_on(app, locked))
 
@@ -85,64 +160,59 @@ def _found(app: AppParts, operation: int) -> Steps[Operation]:
     return found[0]
 
 
-def _state(operation: Operation) -> str:
-    return "has ended" if operation.ended_at else "is stopped" if operation.stopped_at else "runs"
+def work_on(app: AppParts, operation: Operation, *, leave_locked: bool = False) -> Steps[DoneBatch]:
+    """Do a batch of an operation that this transaction has locked; return how it is then.
 
-
-def work_on(app: AppParts, operation: Operation) -> Steps[int | None]:
-    """Do a batch of an operation that this transaction has locked; return its id if it has more to do."""
-    queries = app.queries.dead
+    `leave_locked`: do not come back to jobs that others hold.
+    """
+    kind = KINDS.get(operation.kind)
+    if kind is None:
+        raise InvalidOption(f"operation {operation.id} is a {operation.kind}: this release of pgqueue has no such kind")
     try:
-        chosen, options = _read_filter(operation), _read_options(operation)
+        chosen, options = read_filter(operation), read_options(operation)
     except InvalidOption as error:
         yield app.queries.operations.fail(operation.id, str(error))
-        return None
+        return DoneBatch((yield from _found(app, operation.id)), is_stuck=False)
     limit = options.get("limit")
     size = BATCH if limit is None else min(BATCH, limit - operation.done)
-    batch: Batch = yield queries.next_batch(operation, chosen, size)
-    done = 0
-    good = [one.id for one in batch.candidates if operation.kind == "discard" or _takes(app, one)]
-    if good and operation.kind == "redrive":
-        reason = f"redriven by {operation.actor} (operation {operation.id})"
-        done = yield queries.redrive(operation.id, good, reason, options)
-    elif good:
-        reason = f"discarded by {operation.actor} (operation {operation.id}): {options.get('reason', '')}"
-        done = yield queries.discard(good, reason)
-    reached = None if limit is not None and operation.done + done >= limit else batch.reached
-    yield app.queries.operations.move(operation.id, done, len(batch.candidates) - len(good), reached)
-    return None if reached is None else operation.id
+    places = kind.places(chosen)
+    again = operation.locked[:size] if _comes_back(operation) else None
+    batch: Batch = yield app.queries.chosen.next_batch(operation, chosen, places[operation.place], size, again)
+    done = yield from _act(app, kind, Work(operation, options, places[operation.place], batch.candidates))
+    moved = _moved(operation, len(places), batch, done, again)
+    if leave_locked:
+        moved = moved._replace(locked=(), skipped=moved.skipped + len(moved.locked))
+        moved = _arrived(moved, len(places))
+    if limit is not None and operation.done + done >= limit:
+        moved = moved._replace(ended=True)
+    now: Operation = yield app.queries.operations.move(operation.id, moved)
+    return DoneBatch(now, is_stuck=again is not None and len(batch.locked) == len(again))
 
 
-def _read_filter(operation: Operation) -> DeadFilter:
-    """Return the filter of an operation. Raises InvalidOption for one that fits all, or that cannot be read."""
-    chosen = DeadFilter.of_json(operation.filter)
-    if chosen.fits_all:
-        raise InvalidOption("the filter of the operation is empty, and would take every dead letter")
-    return chosen
+def _comes_back(operation: Operation) -> bool:
+    """Whether the next batch is of jobs that others held before."""
+    return bool(operation.locked) and (operation.reached == END or len(operation.locked) >= MOST_LOCKED)
 
 
-def _read_options(operation: Operation) -> Mapping[str, Any]:
-    """Return the options of an operation. Raises InvalidOption for those that SQL has written wrongly."""
-    options = operation.options
-    for name in ("rate", "delay"):
-        if name in options:
-            check_duration(name, options[name], RATE if name == "rate" else DELAY)
-    for name in ("attempts", "limit"):
-        check_optional_count(name, options.get(name))
-    if "queue" in options:
-        check_queue(options["queue"])
-    return options
+def _act(app: AppParts, kind: Kind, work: Work) -> Steps[int]:
+    good = [job for job in work.jobs if not kind.checks_arguments or takes(app, job)]
+    return (yield from kind.act(app, work._replace(jobs=good))) if good else 0
 
 
-def _takes(app: AppParts, candidate: Candidate) -> bool:
-    """Whether the task of this app takes the arguments; true where only another release or app can tell."""
-    spec = app.tasks.get(candidate.task)
-    if spec is None:
-        return True
-    try:
-        spec.arguments(candidate)
-    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen):
-        return True  # a worker that knows it takes it
-    except Exception:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
-        return False
-    return True
+def _moved(operation: Operation, places: int, batch: Batch, done: int, again: Sequence[int] | None) -> Moved:
+    """Return where an operation is after a batch."""
+    skipped = len(batch.candidates) - done
+    if again is None:
+        reached, before = END if batch.reached is None else batch.reached, operation.locked
+    else:
+        reached, before = operation.reached, operation.locked[len(again) :]
+    return _arrived(Moved(done, skipped, operation.place, reached, [*before, *batch.locked], ended=False), places)
+
+
+def _arrived(moved: Moved, places: int) -> Moved:
+    """Go on to the next place, or end, where nothing is left in this one."""
+    if moved.reached != END or moved.locked:
+        return moved
+    if moved.place + 1 < places:
+        return moved._replace(place=moved.place + 1, reached=0)
+    return moved._replace(ended=True)

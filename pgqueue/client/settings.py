@@ -89,7 +89,7 @@ class TaskDefaults(Protocol):
 
     queue: str
     max_attempts: int
-    retry: RetryPolicy
+    retry_policy: RetryPolicy
     timeout: float | None
     soft_timeout: float | None
     max_crashes: int
@@ -105,7 +105,7 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
     check_names(options, TaskOptions.__annotations__, "@app.task")
     given = without_none(options)
     rules = task_rules({name: given[name] for name in TaskConditions.__annotations__ if name in given})
-    policy = as_policy(given["retry"]) if "retry" in given else app.retry
+    policy = as_policy(given["retry"]) if "retry" in given else app.retry_policy
     # A list of three delays means three retries.
     attempts = len(policy.seconds) + 1 if isinstance(policy, Delays) else app.max_attempts
     timeout = check_optional_duration("timeout", given.get("timeout", app.timeout), LIMIT)
@@ -143,12 +143,13 @@ def _soft_timeout(given: Mapping[str, Any], app: TaskDefaults, timeout: float | 
     return None if timeout is not None and app.soft_timeout > timeout else app.soft_timeout
 
 
-def check_run_at(run_at: object) -> None:
-    """Raise InvalidOption unless it is an aware datetime that Postgres and Python can both represent."""
+def check_run_at(run_at: object) -> datetime:
+    """Return a run time. Raises InvalidOption unless it is an aware datetime that Postgres and Python can represent."""
     if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
         raise InvalidOption(f"run_at={run_at!r} has no timezone: give an aware datetime, or delay=…")
     if not 1900 <= run_at.year <= 9000:
         raise InvalidOption(f"run_at={run_at!r} cannot be used: give a year from 1900 to 9000")
+    return run_at
 
 
 def check_priority(priority: object) -> int:

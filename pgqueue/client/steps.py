@@ -134,6 +134,11 @@ class StepRunner:
             return WaitHandle(self._app, committed=False)
         return self._handle
 
+    @property
+    def borrows(self) -> bool:
+        """Whether the connection is a caller's, whose transaction it is."""
+        return self._borrowed() is not None
+
     def run(self, query: Query[T]) -> T:
         """Run one statement."""
         conn = self._borrowed()

@@ -14,7 +14,7 @@ from pgqueue import db
 from pgqueue.client.wait_hub import WaitHub
 from pgqueue.client.wait_poller import WaitPoller, in_gevent
 from pgqueue.client.watched import Waiter
-from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, WaitTimeout
+from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, UnknownJob, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
 from pgqueue.queries.jobs.expire import RESULT_EXPIRED
@@ -260,6 +260,15 @@ def check_id(job_id: object) -> int:
     """Return the id of a job; refuse what cannot be one."""
     if type(job_id) is not int or not 1 <= job_id <= MAX_ID:
         raise InvalidOption(f"job id {job_id!r:.100} cannot be used: give the id of a job, a whole number from 1")
+    return job_id
+
+
+def possible_id(job_id: object) -> int:
+    """Return a number that Postgres can look for. Raises UnknownJob for another one, InvalidOption if it is none."""
+    if type(job_id) is not int:
+        return check_id(job_id)
+    if abs(job_id) > MAX_ID:
+        raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
     return job_id
 
 

@@ -55,6 +55,7 @@ TRANSITIONS: dict[str, Move] = {
     "rescue_spent": _moves(JobState.RUNNING, to=JobState.FAILED),
     "rescue_cancelled": _moves(JobState.RUNNING, to=JobState.CANCELLED),
     "redrive": _moves(JobState.FAILED, to=JobState.PENDING),
+    "restore": _moves(JobState.CANCELLED, to=JobState.PENDING),
     "discard": _moves(JobState.FAILED, to=JobState.CANCELLED),
 }
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -84,6 +84,15 @@ class Delays:
     def delay(self, attempt: int) -> float:
         """Return the seconds to wait after `attempt` failed."""
         return self.seconds[min(attempt, len(self.seconds)) - 1]
+
+
+def policy_in_words(policy: RetryPolicy) -> str:
+    """Return a policy with its settings, if it is one of ours; the name of its class, if not."""
+    name = type(policy).__qualname__
+    if not isinstance(policy, (Exponential, Constant, Delays)):
+        return name
+    given = (f"{each.name}={getattr(policy, each.name)!r}" for each in fields(policy) if each.name != "uniform")
+    return f"{name}({', '.join(given)})"
 
 
 RetryOption: TypeAlias = RetryPolicy | Sequence[float | timedelta] | float | timedelta

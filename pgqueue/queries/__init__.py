@@ -14,6 +14,7 @@ the statement uses a scalar subselect, or `lateral` with a `limit`.
 from pgqueue.codecs import Codec
 from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
+from pgqueue.queries.chosen import ChosenQueries
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.doctor import DoctorQueries
 from pgqueue.queries.jobs import JobQueries
@@ -25,6 +26,7 @@ from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
 from pgqueue.queries.waits import WaitQueries
+from pgqueue.queries.why import WhyQueries
 from pgqueue.queries.workers import WorkerQueries
 
 __all__ = ["Queries", "Query"]
@@ -41,7 +43,9 @@ class Queries:
         self.waits = WaitQueries(templates, codec)
         self.schema = SchemaQueries(templates, codec)
         self.activity = ActivityQueries(templates, codec)
+        self.chosen = ChosenQueries(templates, codec)
         self.dead = DeadQueries(templates, codec)
+        self.why = WhyQueries(templates, codec)
         self.operations = OperationQueries(templates, codec)
         self.queues = QueueQueries(templates, codec)
         self.names = NameQueries(templates, codec)

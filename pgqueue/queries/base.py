@@ -115,6 +115,11 @@ def statement_timeout(seconds: float) -> "Query[None]":
     return Query(text.encode(), nothing, {"timeout": f"{int(1000 * seconds)}ms"})
 
 
+def sleep(seconds: float) -> "Query[None]":
+    """Let the server wait, and with it whoever runs this, sync or async. Outside of a transaction: it holds no lock."""
+    return Query(b"select pg_catalog.pg_sleep(%(seconds)s::float8)", nothing, {"seconds": seconds})
+
+
 def no_notify() -> "Query[None]":
     """Let no further statement of pgqueue notify in this transaction."""
     return Query(b"select pg_catalog.set_config('pgqueue.notify', 'off', true)", nothing)

@@ -1,8 +1,6 @@
 """Dead letters: read in groups, brought back, edited, discarded."""
 
 import builtins
-import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
@@ -10,45 +8,11 @@ from typing import Any, LiteralString, NamedTuple
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing, packed
-from pgqueue.queries.jobs.parts import CARRIED, DEAD_GROUP, NOTIFY_WORKERS
+from pgqueue.queries.chosen import Candidate
+from pgqueue.queries.filters import DEAD_FITS, parameters
+from pgqueue.queries.jobs.parts import CARRIED, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
-from pgqueue.queries.operations import Operation
 from pgqueue.tasks.sealing import open_job
-
-MOST_PREVIEWED = 10_000
-WINDOW = 20_000  # dead letters that one statement looks at
-
-# Whether a dead letter `d` fits a filter. The one compiler of filters: a preview and an operation mean the same rows.
-_FITS: LiteralString = fill(
-    r"""(%(task)s::text is null or d.task::text like %(task)s::text)
-    and (%(queue)s::text is null or d.queue::text = %(queue)s::text)
-    and (%(error)s::text is null or d.error ->> 'type'::text = %(error)s::text
-         or substring(d.error ->> 'type'::text, '[^.]*$'::text) = %(error)s::text)
-    and (%(group)s::text is null
-         or {group} = %(group)s::text)
-    and (%(tag)s::text is null or %(tag)s::text = any(d.tags))
-    and (%(since)s::timestamptz is null or d.failed_at >= %(since)s::timestamptz)
-    and (%(until)s::timestamptz is null or d.failed_at < %(until)s::timestamptz)
-    and (%(args)s::jsonb is null or d.args::jsonb @> %(args)s::jsonb)""",
-    group=DEAD_GROUP,
-)
-
-# The ids to look at: those that were named, or the next ones of the table. By primary key, either way.
-_NEAR: LiteralString = """near as materialized (
-    select d.id from {s}.dead_letter d
-    where d.id > %(after)s::bigint and (%(ids)s::bigint[] is null or d.id = any(%(ids)s::bigint[]))
-    order by d.id limit %(window)s::int
-)"""
-
-# Read the dead letters that fit, up to `limit`, from the lowest id on: what an operation would do. Asked by hand; it
-# walks along the primary key until it has found enough.
-PREVIEW: LiteralString = fill(
-    """
-select d.id, d.task, d.queue, d.failed_at, d.reason, d.error ->> 'type'::text from {s}.dead_letter d
-where (%(ids)s::bigint[] is null or d.id = any(%(ids)s::bigint[])) and {fits}
-order by d.id limit %(limit)s::int""",
-    fits=_FITS,
-)
 
 # Count dead letters by fingerprint, the latest failure first. Reads all dead letters: asked by hand.
 GROUPS: LiteralString = """
@@ -58,45 +22,29 @@ from {s}.dead_group order by last_failed_at desc limit %(limit)s::int"""
 # List the newest dead letters that fit, walking backwards along the primary key.
 LIST_DEAD: LiteralString = fill(
     """
+with picked as (
+    select j.id from {s}.dead_letter j
+    where (%(before)s::bigint is null or j.id < %(before)s::bigint)
+    and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[])) and {fits}
+    order by j.id desc limit %(limit)s::int
+)
 select {job}, null
-from {s}.job j join {s}.dead_letter d on d.id = j.id
-where j.state = 'failed' and (%(before)s::bigint is null or d.id < %(before)s::bigint)
-and (%(ids)s::bigint[] is null or d.id = any(%(ids)s::bigint[])) and {fits}
-order by d.id desc limit %(limit)s::int""",
+from {s}.job j where j.id = any(array(select id from picked)::bigint[]) and j.state = 'failed' order by j.id desc""",
     job=JOB,
-    fits=_FITS,
-)
-
-# Lock the next dead letters that fit, of those that were there when the operation began: a job that fails once more is
-# not brought back again and again. `reached` is the last id looked at, null at the end. The operation's row is locked
-# before, so one process at a time is here. By primary key.
-NEXT_BATCH: LiteralString = fill(
-    """
-with {near}, found as materialized (
-    select d.id, d.task, d.args::text, d.headers::text from {s}.dead_letter d
-    where d.id = any(array(select id from near)) and d.failed_at <= %(started_at)s::timestamptz and {fits}
-    order by d.id limit %(limit)s::int for update
-), seen as (
-    select count(*) as found, max(id) as last_found from found
-)
-select case when seen.found = %(limit)s::int then seen.last_found
-            when (select count(*) from near) < %(window)s::int then null else (select max(id) from near) end,
-       found.id, found.task, found.args, found.headers
-from seen left join found on true order by found.id""",
-    near=_NEAR,
-    fits=_FITS,
+    fits=DEAD_FITS,
 )
 
 # Bring dead letters back: the same id and history, as if the job had not run yet. `lease` stays, because it fences what
 # old workers may still write. The expiry goes, which has passed most likely; so does the unique key, which another job
 # may hold by now. The n-th job of an operation with a rate is due n / rate seconds later: no process has to wait.
-# By primary key. The rows are locked by NEXT_BATCH.
+# `now()` and not `clock_timestamp()`: NOTIFY_WORKERS finds jobs that are due when the statement begins.
+# By primary key. The rows are locked by the batch; where they are not, those that are gone meanwhile are left out.
 REDRIVE: LiteralString = fill(
     """
 with given as (
     select id, ord from unnest(%(ids)s::bigint[]) with ordinality as g(id, ord)
 ), begun as (
-    select greatest((select next_run_at from {s}.operation where id = %(operation)s::bigint), clock_timestamp())
+    select greatest((select next_run_at from {s}.operation where id = %(operation)s::bigint), now())
            + make_interval(secs => %(delay)s::float8) as at
 ), gone as (
     delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord
@@ -156,17 +104,6 @@ with edited as (
 select count(*) from edited"""
 
 
-class DeadLetter(NamedTuple):
-    """A dead letter as a preview shows it."""
-
-    id: int
-    task: str
-    queue: str
-    failed_at: datetime
-    reason: str
-    error: str | None
-
-
 class DeadGroup(NamedTuple):
     """Dead letters whose errors have one cause, as far as their fingerprint tells."""
 
@@ -180,29 +117,8 @@ class DeadGroup(NamedTuple):
     newest_id: int
 
 
-class Candidate(NamedTuple):
-    """A dead letter of a batch, with its arguments as they are stored."""
-
-    id: int
-    task: str
-    args: str
-    headers: str
-
-
-class Batch(NamedTuple):
-    """The next dead letters of an operation; `reached` is None at the end."""
-
-    reached: int | None
-    candidates: list[Candidate]
-
-
 class DeadQueries(Statements):
     """Dead letters."""
-
-    def preview(self, chosen: DeadFilter, limit: int = MOST_PREVIEWED + 1) -> Query[builtins.list[DeadLetter]]:
-        """Read the dead letters that fit a filter, up to `limit`."""
-        params = _filter(chosen) | {"limit": limit}
-        return Query(self._sql(PREVIEW), lambda rows: [DeadLetter(*row) for row in rows], params)
 
     def groups(self, limit: int) -> Query[builtins.list[DeadGroup]]:
         """Count dead letters by fingerprint."""
@@ -210,13 +126,8 @@ class DeadQueries(Statements):
 
     def list(self, chosen: DeadFilter, before: int | None, limit: int) -> Query[builtins.list[Job]]:
         """List the newest dead letters that fit, without their attempts."""
-        params = _filter(chosen) | {"before": before, "limit": limit}
+        params = parameters(chosen) | {"before": before, "limit": limit}
         return Query(self._sql(LIST_DEAD), lambda rows: [self._job(row) for row in rows], params)
-
-    def next_batch(self, operation: Operation, chosen: DeadFilter, limit: int) -> Query[Batch]:
-        """Lock the next dead letters of an operation."""
-        params = _filter(chosen) | {"after": operation.reached, "started_at": operation.started_at, "limit": limit}
-        return Query(self._sql(NEXT_BATCH), _batch, params | {"window": WINDOW})
 
     def redrive(self, operation: int, ids: Sequence[int], reason: str, options: Mapping[str, Any]) -> Query[int]:
         """Bring dead letters back; returns how many."""
@@ -241,21 +152,3 @@ class DeadQueries(Statements):
 
     def _job(self, row: Row) -> Job:
         return read_job(row) if self.codec is None else open_job(self.codec, read_job(row))
-
-
-def _filter(chosen: DeadFilter) -> dict[str, Any]:
-    return {
-        "task": chosen.task and _as_pattern(chosen.task), "queue": chosen.queue, "error": chosen.error,
-        "group": chosen.group, "tag": chosen.tag, "since": chosen.since, "until": chosen.until,
-        "args": None if chosen.args is None else json.dumps(chosen.args),
-        "ids": None if chosen.ids is None else list(chosen.ids),
-    }  # fmt: skip
-
-
-def _as_pattern(task: str) -> str:
-    """Return a pattern of LIKE for a name with `*` in it."""
-    return re.sub(r"[\\%_]", r"\\\g<0>", task).replace("*", "%")
-
-
-def _batch(rows: Sequence[Row]) -> Batch:
-    return Batch(rows[0][0], [Candidate(*row[1:]) for row in rows if row[1] is not None])

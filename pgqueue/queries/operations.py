@@ -1,13 +1,13 @@
-"""Operations: what somebody asked to be done to many dead letters, as rows that survive their client."""
+"""Operations: what somebody asked to be done to many jobs, as rows that survive their client."""
 
 import builtins
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing
 
 # Write down what is to be done, before any of it is done.
@@ -16,7 +16,7 @@ insert into {s}.operation (kind, filter, options, actor, via, moved_at)
 values (%(kind)s, %(filter)s::jsonb, %(options)s::jsonb, %(actor)s, %(via)s, clock_timestamp()) returning id"""
 
 _OPERATION: LiteralString = """id, kind, filter::text, options::text, actor, via, started_at, ended_at,
-       stopped_at, done, skipped, reached, error"""
+       stopped_at, done, skipped, reached, error, place, locked"""
 
 # Lock an operation that is not finished, until the end of the transaction. If another process does a batch of it at
 # this moment, the statement waits for that, and then sees how far it is. By primary key.
@@ -27,19 +27,23 @@ where id = %(id)s::bigint and ended_at is null and stopped_at is null for update
     operation=_OPERATION,
 )
 
-# Find an operation that nobody has moved for a while: its client is gone, or SQL has asked for it. By operation_open.
+# Find an operation that nobody has moved for a while: its client is gone, or SQL has asked for it. Only of a kind that
+# this release knows: a newer one may have others. By operation_open.
 FIND_ABANDONED: LiteralString = """
 select id from {s}.operation
-where ended_at is null and stopped_at is null
+where ended_at is null and stopped_at is null and kind = any(%(kinds)s::text[])
 and moved_at < clock_timestamp() - make_interval(secs => %(seconds)s::float8)
 order by id limit 1"""
 
-# Note how far an operation is: in the transaction that has done it. By primary key.
-MOVE_OPERATION: LiteralString = """
+# Note how far an operation is: in the transaction that has done it. By primary key. Returns it as it is then.
+MOVE_OPERATION: LiteralString = fill(
+    """
 update {s}.operation set done = done + %(done)s::bigint, skipped = skipped + %(skipped)s::bigint,
-    reached = coalesce(%(reached)s::bigint, reached), moved_at = clock_timestamp(),
-    ended_at = case when %(reached)s::bigint is null then clock_timestamp() end
-where id = %(id)s::bigint"""
+    place = %(place)s::smallint, reached = %(reached)s::bigint, locked = %(locked)s::bigint[],
+    moved_at = clock_timestamp(), ended_at = case when %(ended)s::boolean then clock_timestamp() end
+where id = %(id)s::bigint returning {operation}""",
+    operation=_OPERATION,
+)
 
 # Let others have their turn before an operation of which a batch has failed. By primary key.
 PUT_OFF_OPERATION: LiteralString = """
@@ -68,7 +72,12 @@ where %(id)s::bigint is null or id = %(id)s::bigint order by id desc limit %(lim
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What somebody asked to be done to many dead letters, and how far it is. `reached`: the last id looked at."""
+    """What somebody asked to be done to many jobs, and how far it is.
+
+    `done`: how many jobs it has changed. `skipped`: how many it left, because their task refuses the arguments.
+    `place` and `reached`: the table it is in, and the last id there that it has looked at. `locked`: the jobs that an
+    open transaction held; it looks at them again before it ends.
+    """
 
     id: int
     kind: str
@@ -83,12 +92,32 @@ class Operation:
     skipped: int
     reached: int
     error: str | None
+    place: int = 0
+    locked: Sequence[int] = ()
+
+    @property
+    def state(self) -> str:
+        """Return in a word how it is, as the view `operation_status` does."""
+        if self.error is not None:
+            return "failed"
+        return "ended" if self.ended_at else "stopped" if self.stopped_at else "running"
+
+
+class Moved(NamedTuple):
+    """What a batch has done, and where the next one begins."""
+
+    done: int
+    skipped: int
+    place: int
+    reached: int
+    locked: Sequence[int]
+    ended: bool
 
 
 class OperationQueries(Statements):
     """Operations."""
 
-    def begin(self, kind: str, chosen: DeadFilter, options: Mapping[str, Any], actor: str, via: str) -> Query[int]:
+    def begin(self, kind: str, chosen: Filter, options: Mapping[str, Any], actor: str, via: str) -> Query[int]:
         """Insert the row of an operation; returns its id."""
         params = {"kind": kind, "filter": chosen.as_json(), "options": json.dumps(options), "actor": actor, "via": via}
         return Query(self._sql(BEGIN_OPERATION), first_value, params)
@@ -97,14 +126,14 @@ class OperationQueries(Statements):
         """Lock an operation that is not finished; None if it is."""
         return Query(self._sql(LOCK_OPERATION), _first_operation, {"id": operation})
 
-    def find_abandoned(self, seconds: float) -> Query[int | None]:
-        """Find an operation that nobody has moved for so many seconds."""
-        return Query(self._sql(FIND_ABANDONED), first_value, {"seconds": seconds})
+    def find_abandoned(self, kinds: Iterable[str], seconds: float) -> Query[int | None]:
+        """Find an operation of these kinds that nobody has moved for so many seconds."""
+        return Query(self._sql(FIND_ABANDONED), first_value, {"kinds": builtins.list(kinds), "seconds": seconds})
 
-    def move(self, operation: int, done: int, skipped: int, reached: int | None) -> Query[None]:
-        """Note how far an operation is; with None for `reached` it has ended."""
-        params = {"id": operation, "done": done, "skipped": skipped, "reached": reached}
-        return Query(self._sql(MOVE_OPERATION), nothing, params)
+    def move(self, operation: int, moved: Moved) -> Query[Operation | None]:
+        """Note how far an operation is; returns it."""
+        params = {"id": operation, **moved._asdict(), "locked": builtins.list(moved.locked)}
+        return Query(self._sql(MOVE_OPERATION), _first_operation, params)
 
     def put_off(self, operation: int) -> Query[None]:
         """Look at an operation again only when it would count as abandoned."""

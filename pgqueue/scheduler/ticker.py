@@ -248,7 +248,7 @@ class Ticker(Duty):
             if decision.state.schedule.overlap != "allow":
                 decision.state.live_jobs.append(row.id)
         for job in (job for decision in decisions for job in decision.cancels):
-            await db.run_async(conn, queries.jobs.cancel(job, "a later tick of its schedule takes its place"))
+            await db.run_async(conn, queries.jobs.cancel([job], "a later tick of its schedule takes its place"))
         ticks = [tick for decision in decisions for tick in decision.unfired] + [tick for _, tick in fired]
         moved = [(decision.state, self._look_after(decision)) for decision in decisions]
         await db.run_async(conn, queries.schedules.record_ticks(ticks, moved))

@@ -100,7 +100,7 @@ class ArgumentCoder:
             text = self.serializer.to_json(valid, by_alias=False, warnings=True if self.blocks.is_plain else "error")
         except ValidationError as error:
             self._bound(args, kwargs)  # a call that does not fit the signature is refused for that
-            raise InvalidArguments(self.task, list(_problems(error))) from None
+            raise InvalidArguments(self.task, list(problems_of(error))) from None
         except (pydantic_core.PydanticSerializationError, UnicodeError) as error:
             raise InvalidArguments(self.task, unserialisable(valid, error, self.serializer)) from None
         if not self.blocks.is_harmless(text) or (self.hazards is not None and self.hazards.may_be_in(text, valid)):
@@ -173,7 +173,8 @@ class ArgumentCoder:
             self.decode(text)
         except ValidationError as error:
             problems = [
-                f"{p} (as JSON says it; pass plain data, or let the type read what it writes)" for p in _problems(error)
+                f"{p} (as JSON says it; pass plain data, or let the type read what it writes)"
+                for p in problems_of(error)
             ]
             raise InvalidArguments(self.task, problems) from None
 
@@ -230,6 +231,7 @@ def _adapter(task: str, parameters: list[inspect.Parameter]) -> tuple[TypeAdapte
     return TypeAdapter(shape), combined(found)
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def problems_of(error: ValidationError) -> Iterator[str]:
+    """Yield what is wrong with each argument, without its value."""
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         yield storable_text(f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")

@@ -22,8 +22,8 @@ REASON = "select reason from pgqueue.job where id = %s and state = 'cancelled'"
 
 def cancel(conn: Conn, job: int, reason: str) -> str | None:
     """Cancel a job; return the state that it had."""
-    found = db.run(conn, QUERIES.jobs.cancel(job, reason))
-    return None if found is None else found.state
+    found = db.run(conn, QUERIES.jobs.cancel([job], reason))
+    return found[0].state if found else None
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_never_runs(app: App, conn: Conn) -> None:
@@ -111,7 +111,7 @@ def test_a_job_that_would_be_retried_ends_when_it_was_cancelled_meanwhile(conn: 
 
 def test_a_job_that_succeeds_before_it_can_be_stopped_has_succeeded(conn: Conn) -> None:
     job = _running(conn)
-    db.run(conn, QUERIES.jobs.cancel(job.id, "no longer wanted"))
+    db.run(conn, QUERIES.jobs.cancel([job.id], "no longer wanted"))
     assert db.run(conn, QUERIES.jobs.resolve([(job, Resolution("succeed"))])) == {job.id}
     assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "succeeded"
 
@@ -176,7 +176,7 @@ def test_a_worker_that_puts_a_job_back_while_its_cancellation_is_in_flight_ends_
 
 def test_a_claim_that_was_never_answered_is_not_given_back_when_its_job_was_cancelled(conn: Conn) -> None:
     job, other = _running(conn), _running(conn)
-    db.run(conn, QUERIES.jobs.cancel(job.id, "no longer wanted"))
+    db.run(conn, QUERIES.jobs.cancel([job.id], "no longer wanted"))
     assert set(db.run(conn, QUERIES.jobs.release_strays(WORKER, []))) == {job.id, other.id}
     assert scalar(conn, REASON, job.id) == "cancelled by request"
     assert scalar(conn, "select state || attempt from pgqueue.job_live where id = %s", other.id) == "pending0"
@@ -185,7 +185,7 @@ def test_a_claim_that_was_never_answered_is_not_given_back_when_its_job_was_canc
 def test_giving_back_a_claim_waits_for_a_cancellation_in_flight_and_then_ends_the_job(conn: Conn, dsn: str) -> None:
     job = _running(conn)
     with psycopg.connect(dsn) as a, psycopg.connect(dsn, autocommit=True) as b:
-        db.run(a, QUERIES.jobs.cancel(job.id, "no longer wanted"))
+        db.run(a, QUERIES.jobs.cancel([job.id], "no longer wanted"))
         giving_back = InThread(lambda: db.run(b, QUERIES.jobs.release_strays(WORKER, [])))
         wait_blocked(conn, b, a)
         a.commit()

@@ -168,7 +168,9 @@ def gaps(conn: Conn) -> list[float]:
 def batch_on(conn: Conn, app: App, operation: int) -> int | None:
     """Do a batch of an operation in the transaction of a connection."""
     locked = db.run(conn, QUERIES.operations.lock(operation))
-    return None if locked is None else follow(conn, work_on(app, locked))
+    if locked is None:
+        return None
+    return None if follow(conn, work_on(app, locked)).operation.ended_at else operation
 
 
 def one_batch(app: App, dsn: str) -> int | None:
@@ -256,7 +258,7 @@ def test_a_job_that_dies_again_is_not_brought_back_by_the_same_operation(app: Ap
 def test_few_that_fit_among_many_are_found_window_by_window(
     app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue.queries.dead.WINDOW", 10)
+    monkeypatch.setattr("pgqueue.queries.chosen.WINDOW", 10)
     add_dead(conn, 1, 35, task="other")
     for rare in (40, 41, 77):
         add_dead(conn, rare, task="rare")

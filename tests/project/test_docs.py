@@ -13,6 +13,7 @@ from pgqueue import App, NotAllowed
 from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
 from tests.client.test_dead import add_dead
+from tests.client.test_jobs_in_bulk import add_jobs
 from tests.conftest import drain, scalar
 from tests.harness import Conn
 
@@ -129,6 +130,28 @@ def test_the_operators_samples_run(app: App, conn: Conn) -> None:
     (sample,) = _blocks(page, "python")
     exec(sample, {"app": app})
     assert app.get(4711).reason == f"discarded by {who(None)} (operation 3): customer gone"
+
+
+def test_the_samples_of_verbs_on_jobs_run(app: App, conn: Conn, dsn: str) -> None:
+    page = (ROOT / "docs" / "jobs.md").read_text()
+    add_jobs(conn, 4711, 4716, args='{"order_id": 1, "tenant": 7}')
+    conn.execute("update pgqueue.job_live set attempt = 1 where id in (4712, 4715)")
+    for sample in _blocks(page, "python"):
+        exec(sample, {"app": app, "dsn": dsn, "psycopg": psycopg})
+    assert [app.get(job).phase for job in (4711, 4712, 4713, 4715)] == ["cancelled", "retrying", "pending", "retrying"]
+    assert (app.get(4714).args, app.get(4714).queue, app.get(4716).priority) == (
+        {"order_id": 43, "tenant": 7},
+        "slow",
+        5,
+    )
+    assert len(app.operations.list()) == 6
+
+
+def test_each_reason_of_why_is_on_the_page_of_verbs_on_jobs() -> None:
+    code = (ROOT / "pgqueue" / "client" / "why.py").read_text()
+    page = (ROOT / "docs" / "jobs.md").read_text()
+    for reason in set(re.findall(r'Reason\("(\w+)"', code)) - {"moved"}:
+        assert f"`{reason}`" in page, reason
 
 
 def test_pruning_old_days_deadlocks_with_no_reader_of_both_histories(app: App, conn: Conn, dsn: str) -> None:

@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import db
 from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Query
@@ -153,7 +154,7 @@ def test_a_list_of_a_state_that_few_jobs_are_in_walks_over_no_others(backlog: Co
     backlog.execute("insert into pgqueue.dead_letter (id, task, queue, reason) select i, 't', 'q0', 'x'"
                     " from generate_series(1000000, 1000030) as i")  # fmt: skip
     db.run(backlog, QUERIES.jobs.prefer_indexes())
-    query = QUERIES.jobs.list(state=state, queue=None, task=None, before=None, limit=20)
+    query = QUERIES.jobs.list(JobFilter(state=state), None, 20)
     plan = explain(backlog, query, generic=generic)
     assert plan["Actual Rows"] == {"failed": 20, "running": 20}.get(state, 0)
     assert job_scans(plan) <= {"job_live_running", "job_live_pkey"}
@@ -171,7 +172,7 @@ def test_a_list_has_the_newest_jobs_of_a_state_whether_few_or_many_are_in_it(
     with psycopg.connect(backlogs["analysed"]) as conn:
         conn.execute("update pgqueue.job_live set attempt = 1 where id % 7777 = 0 and state = 'pending'")
         db.run(conn, QUERIES.jobs.prefer_indexes())
-        jobs = db.run(conn, QUERIES.jobs.list(state=state, queue=queue, task=None, before=before, limit=20))
+        jobs = db.run(conn, QUERIES.jobs.list(JobFilter(state=state, queue=queue), before, 20))
         row = conn.execute(naive, [state, state, queue, queue, before, before]).fetchone()
         conn.rollback()
     assert row == ([job.id for job in jobs],)

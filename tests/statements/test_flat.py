@@ -15,10 +15,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import db
+from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
+from pgqueue.queries.jobs.change import Edit
 from pgqueue.queries.retention import Sweep
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -59,7 +61,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.enqueue_dead_letter_tasks": QUERIES.jobs.enqueue_dead_letter_tasks([1, 2], {"t": {"task": "u"}}),
     "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
-    "operations.find_abandoned": QUERIES.operations.find_abandoned(30.0),
+    "operations.find_abandoned": QUERIES.operations.find_abandoned(["redrive"], 30.0),
     "workers.set_waiting": QUERIES.workers.set_waiting(WORKER, True),
     "workers.set_stopping": QUERIES.workers.set_stopping(WORKER),
     "workers.declare_lost": QUERIES.workers.declare_lost(),
@@ -100,6 +102,7 @@ DUTIES: dict[str, Query[Any]] = {
     # Of a smaller batch: before 17 Postgres probes each index anew for each id, also where it may not prune partitions.
     "jobs.drop_expired_results": QUERIES.jobs.drop_expired_results(50),
 }
+A_JOB = Job(5000, "t", "q0", 0, JobState.PENDING, "pending", {}, (), NOW, NOW, 0, 3)
 # Statements on ordinary connections: of the heartbeat, of callers, and of `pgqueue status`.
 OTHERS: dict[str, Query[Any]] = {
     "workers.register": QUERIES.workers.register(describe_process("worker", 30, ["q0"], ["t"], 8)),
@@ -125,7 +128,16 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.depth": QUERIES.jobs.depth("q0", 1000),
     "jobs.prefer_indexes": QUERIES.jobs.prefer_indexes(),
     "jobs.get": QUERIES.jobs.get(5000),
-    "jobs.cancel": QUERIES.jobs.cancel(5000, "why"),
+    "jobs.cancel": QUERIES.jobs.cancel([5000], "why"),
+    "jobs.retry_waiting": QUERIES.jobs.retry_waiting([5000], "why"),
+    "jobs.promote": QUERIES.jobs.promote([5000], "why", 5),
+    "jobs.restore": QUERIES.jobs.restore([5000], "why"),
+    "jobs.read_cancelled": QUERIES.jobs.read_cancelled(5000),
+    "jobs.lock_waiting": QUERIES.jobs.lock_waiting(5000),
+    "jobs.edit_waiting": QUERIES.jobs.edit_waiting({5000: "{}"}, "why", Edit(priority=5)),
+    "why.waits": QUERIES.why.waits(5000),
+    "why.ahead": QUERIES.why.ahead(A_JOB, 50),
+    "why.runs_at": QUERIES.why.runs_at(5000, WORKER),
     "jobs.count": QUERIES.jobs.count(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
@@ -167,8 +179,8 @@ EXEMPT = {
         ],
         "asked by hand, of one operation or one batch: by primary key",
     ),
-    "dead.next_batch": "asked by hand: a window of the primary key",
-    "dead.preview": "asked by hand: walks along the primary key until it has found enough",
+    "chosen.next_batch": "asked by hand: a window of the primary key",
+    "chosen.preview": "asked by hand: walks along the primary key until it has found enough",
     "dead.list": "asked by hand: walks along the primary key until it has found enough",
     "dead.groups": "asked by hand: reads all dead letters",
     "jobs.mark_transaction": "reads no table",

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,15 +12,18 @@ import pytest
 from pgqueue import db
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.dead_filter import DeadFilter
-from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.retention import RetentionRule
 from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.chosen import PLACES
+from pgqueue.queries.jobs.change import Edit
 from pgqueue.queries.jobs.list import LISTS
-from pgqueue.queries.operations import Operation
+from pgqueue.queries.operations import Moved, Operation
 from pgqueue.queries.retention import Sweep
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.schedules.cron import Cron
@@ -47,7 +51,12 @@ OUTCOMES = [
     (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
 ]
 COUNTS = [(("t", "q", "retry"), Count(2, 0.5, 0.1, [0, 1, 0, 1], [2])), (("u", "q", "expire"), Count(1))]
-CHOSEN = DeadFilter("t*", "q", "E", "0", "a", TICK, TICK, {"tenant": 7}, [1, 2])
+COMMON: dict[str, Any] = {
+    "task": "t*", "queue": "q", "tag": "a", "since": TICK, "until": TICK, "args": {"tenant": 7}, "ids": [1, 2]
+}  # fmt: skip
+CHOSEN = DeadFilter(error="E", group="0", **COMMON)
+JOBS = JobFilter(**COMMON)
+A_JOB = Job(7, "t", "q", 0, JobState.PENDING, "pending", {}, (), TICK, TICK, 0, 3)
 OPERATION = Operation(1, "redrive", {}, {}, "alice", "test", TICK, None, None, 0, 0, 0, None)
 RULE, FOREVER = RetentionRule("succeeded", "*", "audit.*", 3600.0), RetentionRule("ticks", "*", "*", None)
 SWEEP = Sweep("job_finished_20260101", TICK, TICK + timedelta(days=1), timedelta(hours=1), False, 0, 10, "hash")
@@ -82,7 +91,16 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.resolve mixed": lambda q: q.jobs.resolve(OUTCOMES),
     "jobs.resolve successes": lambda q: q.jobs.resolve([(claimed(3, 1), PLAIN_SUCCESS)]),
     "jobs.lock_unlocked": lambda q: q.jobs.lock_unlocked([1, 2]),
-    "jobs.cancel": lambda q: q.jobs.cancel(1, "not wanted"),
+    "jobs.cancel": lambda q: q.jobs.cancel([1, 2], "not wanted"),
+    "jobs.retry_waiting": lambda q: q.jobs.retry_waiting([1, 2], "why"),
+    "jobs.promote": lambda q: q.jobs.promote([1, 2], "why", 5),
+    "jobs.restore": lambda q: q.jobs.restore([1, 2], "why"),
+    "jobs.read_cancelled": lambda q: q.jobs.read_cancelled(1),
+    "jobs.lock_waiting": lambda q: q.jobs.lock_waiting(1),
+    "jobs.edit_waiting": lambda q: q.jobs.edit_waiting({1: "{}", 2: None}, "why", Edit("q", 5, TICK, 1.0)),
+    "why.waits": lambda q: q.why.waits(1),
+    "why.ahead": lambda q: q.why.ahead(A_JOB),
+    "why.runs_at": lambda q: q.why.runs_at(1, WORKER),
     "jobs.cancel_requests": lambda q: q.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.release_strays": lambda q: q.jobs.release_strays(WORKER, [1]),
     "jobs.rescue": lambda q: q.jobs.rescue(WORKER, 5, {"t": 1}, 10),
@@ -147,11 +165,9 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "partitions.outgrow_default": lambda q: q.partitions.outgrow_default(),
     "partitions.states": lambda q: q.partitions.states(),
     "jobs.get": lambda q: q.jobs.get(1),
-    "jobs.list": lambda q: q.jobs.list(state=None, queue="default", task="t", before=1000, limit=10),
+    "jobs.list": lambda q: q.jobs.list(JOBS, 1000, 10),
     **{
-        f"jobs.list {state}": lambda q, state=state: q.jobs.list(
-            state=state, queue="default", task="t", before=1000, limit=10
-        )
+        f"jobs.list {state}": lambda q, state=state: q.jobs.list(replace(JOBS, state=state), 1000, 10)
         for state in LISTS
     },
     "jobs.prefer_indexes": lambda q: q.jobs.prefer_indexes(),
@@ -159,18 +175,30 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.count_finished": lambda q: q.jobs.count_finished(),
     "activity.record": lambda q: q.activity.record(WORKER, COUNTS),
     "activity.rates": lambda q: q.activity.rates(100),
-    "dead.preview": lambda q: q.dead.preview(CHOSEN),
+    **{
+        f"chosen.preview {kind} {place}": lambda q, kind=kind, place=place: q.chosen.preview(
+            kind, place, CHOSEN if kind in ("redrive", "discard") else JOBS
+        )
+        for kind, places in PLACES.items()
+        for place in range(len(places))
+    },
+    **{
+        f"chosen.next_batch {kind} {place}": lambda q, kind=kind, place=place: q.chosen.next_batch(
+            replace(OPERATION, kind=kind), CHOSEN if kind in ("redrive", "discard") else JOBS, place, 10
+        )
+        for kind, places in PLACES.items()
+        for place in range(len(places))
+    },
     "dead.groups": lambda q: q.dead.groups(10),
     "dead.list": lambda q: q.dead.list(CHOSEN, None, 10),
-    "dead.next_batch": lambda q: q.dead.next_batch(OPERATION, CHOSEN, 10),
     "dead.redrive": lambda q: q.dead.redrive(1, [1, 2], "why", {"rate": 2.0, "attempts": 3, "delay": 1.0}),
     "dead.discard": lambda q: q.dead.discard([1, 2], "why"),
     "dead.lock_dead": lambda q: q.dead.lock_dead(1),
     "dead.edit": lambda q: q.dead.edit(1, "{}", "why"),
     "operations.begin": lambda q: q.operations.begin("redrive", CHOSEN, {}, "alice", "test"),
     "operations.lock": lambda q: q.operations.lock(1),
-    "operations.find_abandoned": lambda q: q.operations.find_abandoned(30.0),
-    "operations.move": lambda q: q.operations.move(1, 2, 3, 4),
+    "operations.find_abandoned": lambda q: q.operations.find_abandoned(["redrive"], 30.0),
+    "operations.move": lambda q: q.operations.move(1, Moved(2, 3, 0, 4, [5], ended=False)),
     "operations.put_off": lambda q: q.operations.put_off(1),
     "operations.fail": lambda q: q.operations.fail(1, "why"),
     "operations.stop": lambda q: q.operations.stop(1),

@@ -24,7 +24,18 @@ RESOLUTIONS = {
     "dead_letter": Resolution("dead_letter", "exhausted", error=ERROR),
     "withdraw": Resolution("withdraw", "not wanted"),
 }
-OTHERS = {"claim", "adopt", "cancel", "expire", "rescue", "rescue_spent", "rescue_cancelled", "redrive", "discard"}
+OTHERS = {
+    "claim",
+    "adopt",
+    "cancel",
+    "expire",
+    "rescue",
+    "rescue_spent",
+    "rescue_cancelled",
+    "redrive",
+    "restore",
+    "discard",
+}
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
 
 
@@ -61,13 +72,15 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
     elif verb == "adopt":
         db.run(conn, QUERIES.jobs.adopt(WORKER, {"default": 10}, ["t"], 10))
     elif verb == "cancel":
-        db.run(conn, QUERIES.jobs.cancel(job, "not wanted"))
+        db.run(conn, QUERIES.jobs.cancel([job], "not wanted"))
     elif verb == "expire":
         conn.execute("update pgqueue.job_live set attempt = 0, expires_at = now() where id = %s", (job,))
         db.run(conn, QUERIES.jobs.expire(10))
         conn.execute("update pgqueue.job_live set attempt = 2, expires_at = null where id = %s", (job,))
     elif verb == "redrive":
         db.run(conn, QUERIES.dead.redrive(0, [job], "redriven", {}))
+    elif verb == "restore":
+        db.run(conn, QUERIES.jobs.restore([job], "brought back"))
     elif verb == "discard":
         db.run(conn, QUERIES.dead.discard([job], "discarded"))
     elif verb.startswith("rescue"):
@@ -104,7 +117,7 @@ def test_a_verb_moves_a_job_as_the_table_says_or_leaves_it_untouched(tx: Conn, v
     if state in move.sources:
         claiming = verb in ("claim", "adopt")
         assert [r[:2] for r in tx.execute("select id, state from pgqueue.job").fetchall()] == [(job, move.target)]
-        attempt = {"claim": 3, "adopt": 3, "expire": 0, "redrive": 0}.get(verb, 2)
+        attempt = {"claim": 3, "adopt": 3, "expire": 0, "redrive": 0, "restore": 0}.get(verb, 2)
         assert moves(tx, job) == [(state, move.target, attempt, LEASE + claiming)]
     else:
         assert row(tx, job, asks) == before

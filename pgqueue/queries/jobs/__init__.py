@@ -1,6 +1,7 @@
 """Statements about jobs: enqueued, claimed, resolved, cancelled, expired and read."""
 
 from pgqueue.queries.jobs.cancel import CancelQueries
+from pgqueue.queries.jobs.change import ChangeQueries
 from pgqueue.queries.jobs.claim import ClaimQueries
 from pgqueue.queries.jobs.count import CountQueries
 from pgqueue.queries.jobs.dead_letter_tasks import DeadLetterTaskQueries
@@ -25,6 +26,7 @@ class JobQueries(
     RescueQueries,
     DeadLetterTaskQueries,
     CancelQueries,
+    ChangeQueries,
     ExpireQueries,
     FindQueueQueries,
     JobListQueries,

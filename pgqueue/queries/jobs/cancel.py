@@ -10,17 +10,18 @@ from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
 CANCEL_PAYLOAD = "!cancel"
 
-# Cancel a job. A waiting job ends at once, in the caller's transaction. A running job gets a cancel request, and
+# Cancel jobs. A waiting job ends at once, in the caller's transaction. A running job gets a cancel request, and
 # workers are notified when the transaction commits; whatever its worker writes then, except a success or a failure,
 # ends the job as cancelled.
-# The row is locked first. That waits for a claim in flight (one statement), so the job is seen either waiting or
-# running and cannot slip through. The rest goes by the state that the lock has found: this statement's own snapshot may
-# be older, and `j.state` would be compared with that. By primary key. Returns the state that the job had, or nothing
-# for a job that has ended or never was.
+# The rows are locked first, in the order of ids. That waits for a claim in flight (one statement), so the job is seen
+# either waiting or running and cannot slip through. The rest goes by the state that the lock has found: this
+# statement's own snapshot may be older, and `j.state` would be compared with that. By primary key. Returns the state
+# that each job had, and nothing for one that has ended or never was.
 CANCEL: LiteralString = fill(
     """
 with found as materialized (
-    select id, state, task, queue from {s}.job_live where id = %(id)s for update
+    select id, state, task, queue from {s}.job_live where id = any((select %(ids)s::bigint[])::bigint[])
+    order by id for update
 ), ended as (
     delete from {s}.job_live j using found
     where j.id = any(array[found.id]) and found.state in ('pending', 'blocked')
@@ -31,7 +32,7 @@ with found as materialized (
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
 )
-select found.state, found.task, found.queue from found, workers_notified, waiters_notified""",
+select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified""",
     cancel_waiting=CANCEL_WAITING,
     may_notify=MAY_NOTIFY,
 )
@@ -47,6 +48,7 @@ and cancel_requested_at is not null"""
 class FoundToCancel(NamedTuple):
     """A job that was waiting or running when it was cancelled, and its state then."""
 
+    id: int
     state: str
     task: str
     queue: str
@@ -55,10 +57,10 @@ class FoundToCancel(NamedTuple):
 class CancelQueries(Statements):
     """Cancelling jobs."""
 
-    def cancel(self, job_id: int, reason: str) -> Query[FoundToCancel | None]:
-        """Cancel a job; returns it as it was, None if it had ended or never was."""
-        params = {"id": job_id, "reason": reason}
-        return Query(self._sql(CANCEL), lambda rows: FoundToCancel(*rows[0]) if rows else None, params)
+    def cancel(self, ids: Sequence[int], reason: str) -> Query[list[FoundToCancel]]:
+        """Cancel jobs; returns them as they were, without those that had ended or never were."""
+        params = {"ids": packed(ids), "reason": reason}
+        return Query(self._sql(CANCEL), lambda rows: [FoundToCancel(*row) for row in rows], params)
 
     def cancel_requests(self, worker: UUID, held: Sequence[int]) -> Query[list[int]]:
         """Find the jobs with a cancel request among those that a worker holds."""

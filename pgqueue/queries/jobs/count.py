@@ -45,7 +45,7 @@ PREFER_INDEXES: LiteralString = """
 select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)"""
 
 # Whether worker `w` serves a queue, by its name or by a pattern such as `tenant-*`.
-_SERVES: LiteralString = """({queue} = any(w.queues) or exists (select from unnest(w.queues) as g
+SERVES: LiteralString = """({queue} = any(w.queues) or exists (select from unnest(w.queues) as g
         where {queue} like replace(replace(g, '_', '!_'), '*', '%%') escape '!'))"""
 
 # Count jobs by queue and phase, for operators and for monitoring that runs on a timer. Of each kind the statement looks
@@ -107,7 +107,7 @@ select queue, pending, scheduled, retrying, running, blocked, dead,
            case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
            case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
 from found order by queue""",
-    served_found=fill(_SERVES, queue="found.queue"),
+    served_found=fill(SERVES, queue="found.queue"),
     paused=PAUSED,
     lanes=LANES,
 )
@@ -154,7 +154,7 @@ from parked p cross join lateral (
         and coalesce(j.headers::jsonb ->> '$version'::text, '1') = p.version and j.queue::text = p.queue
         limit %(most)s::int + 1) as counted
 ) as few order by p.task, p.version, p.queue""",
-    served_parked=fill(_SERVES, queue="p.queue"),
+    served_parked=fill(SERVES, queue="p.queue"),
 )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill, packed
-from pgqueue.queries.jobs.parts import DEAD_GROUP, NOTIFY_WORKERS
+from pgqueue.queries.filters import DEAD_GROUP
+from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 
 # Enqueue a job for each of these dead letters whose task has a dead-letter task, in the transaction that has written
 # them. That transaction fences: a repeated outcome has no dead letter to write, and none to tell of.
@@ -39,7 +40,7 @@ with dead as (
     insert into {s}.transition (job_id, to_state) select id, 'pending' from given
 ), {notify_workers}
 select count(given.id) from given, workers_notified""",
-    group=DEAD_GROUP,
+    group=fill(DEAD_GROUP, dead="d"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="given"),
 )
 

@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from typing import LiteralString
 
 from pgqueue.jobs.job import Job
+from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.base import Query, Row, fill
+from pgqueue.queries.filters import JOB_FITS, parameters
 from pgqueue.queries.jobs.parts import LANES
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
 
 # The filters of a list, besides the state.
-_FILTERS: LiteralString = """(%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    and (%(task)s::text is null or j.task::text = %(task)s::text)
-    and (%(before)s::bigint is null or j.id < %(before)s)"""
+_FILTERS: LiteralString = fill(
+    """{fits}
+    and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[]))
+    and (%(before)s::bigint is null or j.id < %(before)s)""",
+    fits=JOB_FITS,
+)
 
 # List the newest jobs in any state: each table is walked backwards from its highest id.
 LIST: LiteralString = fill(
@@ -113,13 +118,11 @@ LISTS: dict[str, LiteralString] = {
 class JobListQueries(JobReadQueries):
     """Listing jobs, for operators. Run `prefer_indexes` in the same transaction before it."""
 
-    def list(
-        self, *, state: str | None, queue: str | None, task: str | None, before: int | None, limit: int
-    ) -> Query[builtins.list[Job]]:
-        """List the newest jobs, without their attempts; `state` may be a phase."""
+    def list(self, chosen: JobFilter, before: int | None, limit: int) -> Query[builtins.list[Job]]:
+        """List the newest jobs that fit, without their attempts."""
 
         def read(rows: Sequence[Row]) -> builtins.list[Job]:
             return [self._job(row) for row in rows]
 
-        params = {"queue": queue, "task": task, "before": before, "limit": limit}
-        return Query(self._sql(LIST if state is None else LISTS[state]), read, params)
+        params = parameters(chosen) | {"before": before, "limit": limit}
+        return Query(self._sql(LIST if chosen.state is None else LISTS[chosen.state]), read, params)

@@ -28,12 +28,6 @@ LOG_ATTEMPTS: LiteralString = """logged as (
     select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 )"""
 
-# The group of a dead letter `d`, as in the view `dead_group`: its fingerprint, where it has one. Killed workers say
-# nothing about a cause, so their jobs are grouped by task.
-DEAD_GROUP: LiteralString = """coalesce(d.fingerprint,
-        case when d.reason = 'crashed' then 'crashed '::text || d.task::text
-        else 'class '::text || coalesce(d.error ->> 'type'::text, d.reason) end)"""
-
 # Whether a statement may notify. Not while the server's queue of notifications is half full: a listener that does not
 # read fills the queue, and once it is full, each transaction that notifies fails at its commit. And not where the
 # caller has set `pgqueue.notify` to off, since Postgres refuses to PREPARE a transaction that has notified. The

@@ -5,6 +5,7 @@ import logging
 import random
 from contextlib import suppress
 
+from pgqueue.client.bulk import KINDS
 from pgqueue.client.operations import next_batch
 from pgqueue.client.steps import follow
 from pgqueue.db.failures import DATABASE_ERRORS, blames_data, brief
@@ -34,7 +35,7 @@ class OperationFinisher(Duty):
         """Do a batch; ask for the next step at once if there is more to do."""
         queries = self._app.queries.operations
         if self._operation is None:
-            self._operation = await self.link.run(queries.find_abandoned(ABANDONED))
+            self._operation = await self.link.run(queries.find_abandoned(KINDS, ABANDONED))
         if self._operation is None:
             return INTERVAL * random.uniform(0.5, 1.0)  # noqa: S311
         working, self._operation = self._operation, None
@@ -43,11 +44,15 @@ class OperationFinisher(Duty):
         return 0.0
 
     def _work(self, operation: int) -> int | None:
-        """Do a batch of an operation; return its id if it has more to do. One that cannot be done ends."""
+        """Do a batch of an operation; return its id if it has more to do. One that cannot be done ends.
+
+        Where open transactions hold all jobs that are left, others have their turn before it is looked at again.
+        """
         queries, pools = self._app.queries.operations, self._app.backend.pools
         try:
             with pools.connection() as conn:
-                return follow(conn, next_batch(self._app, operation))
+                batch = follow(conn, next_batch(self._app, operation))
+            return None if batch is None or batch.is_stuck or batch.operation.ended_at is not None else operation
         except Exception as error:
             failed = blames_data(error)
             reason = f"{type(error).__name__}: {brief(error)}"

@@ -1,7 +1,7 @@
 with given as (
     select id, ord from pg_catalog.unnest(%(ids)s::bigint[]) with ordinality as g(id, ord)
 ), begun as (
-    select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), clock_timestamp())
+    select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), now())
            + pg_catalog.make_interval(secs => %(delay)s::float8) as at
 ), gone as (
     delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord

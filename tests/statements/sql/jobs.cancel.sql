@@ -1,5 +1,6 @@
 with found as materialized (
-    select id, state, task, queue from "pgqueue".job_live where id = %(id)s for update
+    select id, state, task, queue from "pgqueue".job_live where id = any((select %(ids)s::bigint[])::bigint[])
+    order by id for update
 ), ended as (
     delete from "pgqueue".job_live j using found
     where j.id = any(array[found.id]) and found.state in ('pending', 'blocked')
@@ -25,4 +26,4 @@ with found as materialized (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
-select found.state, found.task, found.queue from found, workers_notified, waiters_notified
+select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified

@@ -2,7 +2,12 @@ select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
     j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at, null
 from "pgqueue".job j
-where (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    and (%(task)s::text is null or j.task::text = %(task)s::text)
+where (%(task)s::text is null or j.task::text like %(task)s::text)
+    and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
+    and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
+    and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
+    and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
+    and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[]))
     and (%(before)s::bigint is null or j.id < %(before)s)
 order by j.id desc limit %(limit)s

@@ -1,6 +1,11 @@
 with picked as (
-    select j.id from "pgqueue".job_finished j where j.state = 'succeeded' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    and (%(task)s::text is null or j.task::text = %(task)s::text)
+    select j.id from "pgqueue".job_finished j where j.state = 'succeeded' and (%(task)s::text is null or j.task::text like %(task)s::text)
+    and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
+    and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
+    and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
+    and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
+    and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[]))
     and (%(before)s::bigint is null or j.id < %(before)s) order by j.id desc limit %(limit)s
 )
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,

@@ -1,4 +1,5 @@
 update "pgqueue".operation set done = done + %(done)s::bigint, skipped = skipped + %(skipped)s::bigint,
-    reached = coalesce(%(reached)s::bigint, reached), moved_at = clock_timestamp(),
-    ended_at = case when %(reached)s::bigint is null then clock_timestamp() end
-where id = %(id)s::bigint
+    place = %(place)s::smallint, reached = %(reached)s::bigint, locked = %(locked)s::bigint[],
+    moved_at = clock_timestamp(), ended_at = case when %(ended)s::boolean then clock_timestamp() end
+where id = %(id)s::bigint returning id, kind, filter::text, options::text, actor, via, started_at, ended_at,
+       stopped_at, done, skipped, reached, error, place, locked

@@ -1,0 +1,184 @@
+"""Commands on many jobs: the options of a filter, the question before anything is done, and how far it is."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from inspect import Parameter, signature
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pgqueue.cli import output
+from pgqueue.cli.call import Call, command
+from pgqueue.client.operations import Watcher
+from pgqueue.errors import InvalidOption
+from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.job_filter import PHASES, Filter
+from pgqueue.queries.chosen import MOST_PREVIEWED, Chosen
+from pgqueue.queries.operations import Operation
+from pgqueue.timing import UNITS
+
+F = TypeVar("F", bound=Filter)
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
+By = Annotated[str | None, typer.Option(help="Who acts. Default: the user of this process.")]
+AtMost = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="At most so many, the lowest ids first.")]
+
+EXAMPLES = 10
+
+
+def _options(kind: type[Filter]) -> dict[str, Any]:
+    """Return the options of a filter, by the names of its fields, and `everything`."""
+    what, when = ("dead letter", "Failed") if kind is DeadFilter else ("job", "Enqueued")
+    of_dead = {
+        "error": Annotated[str | None, typer.Option("--error", help="Only this class, in full or its last part.")],
+        "group": Annotated[str | None, typer.Option("--group", help="Only this fingerprint, as `dead groups` has it.")],
+    }
+    of_jobs = {
+        "state": Annotated[
+            str | None, typer.Option("--state", "--phase", help=f"Only this state or phase: {', '.join(PHASES)}.")
+        ]
+    }
+    return {
+        "task": Annotated[str | None, typer.Option("--task", help="Only this task; * stands for any characters.")],
+        "queue": Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.")],
+        **(of_dead if kind is DeadFilter else of_jobs),
+        "tag": Annotated[str | None, typer.Option("--tag", help="Only with this tag.")],
+        "since": Annotated[str | None, typer.Option("--since", help=f"{when} since: 90s, 30m, 2h, 7d ago, or a time.")],
+        "until": Annotated[
+            str | None, typer.Option("--until", help=f"{when} before: an age, or a time with its zone.")
+        ],
+        "arg": Annotated[list[str] | None, typer.Option("--arg", help="An argument: tenant=7. May be repeated.")],
+        "ids": Annotated[list[int] | None, typer.Option("--id", help="Only this job. May be repeated.")],
+        "everything": Annotated[bool, typer.Option("--all", help=f"Every {what}, where no filter is given.")],
+    }
+
+
+def _chosen(
+    kind: type[F], arg: list[str] | None, since: str | None, until: str | None, everything: bool, plain: dict[str, Any]
+) -> F:
+    chosen = kind(
+        args=read_values("--arg", arg) if arg else None,
+        since=_moment("--since", since),
+        until=_moment("--until", until),
+        **plain,
+    )
+    return kind(task="*") if everything and chosen.fits_all else chosen
+
+
+def read_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Read `name=value` texts: a value is JSON, or else a plain text. Raises InvalidOption."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise InvalidOption(f"{option} {text!r} cannot be used: give name=value, for example tenant=7")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    if (ago := re.fullmatch(r"(\d+)([smhdw])", text)) is not None:
+        try:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * UNITS[ago[2]])
+        except OverflowError:
+            raise InvalidOption(f"{option} {text!r} cannot be used: that is before the first year") from None
+    return read_time(option, text, "an age such as 2h, or ")
+
+
+def read_time(option: str, text: str, otherwise: str = "") -> datetime:
+    """Read a time with its zone. Raises InvalidOption."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidOption(f"{option} {text!r} cannot be used: give {otherwise}a time with its zone")
+    return moment
+
+
+def filtered(
+    group: typer.Typer, name: str, show: Callable[[Any], object], kind: type[Filter]
+) -> Callable[[Callable[..., Any]], None]:
+    """Make a function of a call, a filter and its own options a command that has the options of a filter."""
+    options = _options(kind)
+    shared = [
+        Parameter(option, Parameter.KEYWORD_ONLY, default=False if option == "everything" else None, annotation=of)
+        for option, of in options.items()
+    ]
+
+    def register(function: Callable[..., Any]) -> None:
+        own = list(signature(function).parameters.values())
+
+        def run(call: Call, **given: Any) -> Any:
+            parts = {option: given.pop(option) for option in options}
+            read = {option: parts.pop(option) for option in ("arg", "since", "until", "everything")}
+            return function(call, _chosen(kind, plain=parts, **read), **given)
+
+        run.__signature__ = signature(function).replace(parameters=[own[0], *own[2:], *shared])  # type: ignore[attr-defined]
+        run.__doc__ = function.__doc__
+        command(group, name, show)(run)
+
+    return register
+
+
+def ask(
+    verb: str, chosen: Filter, preview: Callable[[int], Sequence[Chosen]], limit: int | None, dry_run: bool, yes: bool
+) -> bool:
+    """Show what would be done, and return whether to do it. Raises InvalidOption where nobody can be asked."""
+    what = "dead letter" if isinstance(chosen, DeadFilter) else "job"
+    if chosen.fits_all:
+        raise InvalidOption(f"{verb} without a filter would take every {what}: if you mean that, say --all")
+    if yes and not dry_run:
+        return True
+    found = preview(min(limit or MOST_PREVIEWED + 1, MOST_PREVIEWED + 1))
+    more = "+" if len(found) > MOST_PREVIEWED else ""
+    output.say(f"about {min(len(found), MOST_PREVIEWED)}{more} {what}s to {verb}, for example:")
+    for job in found[:EXAMPLES]:
+        words = "" if job.words is None else f": {output.cell(job.words)}"
+        output.say(f"  {job.id} {job.task} in {job.queue}, {job.phase}, enqueued {output.cell(job.created_at)}{words}")
+    if dry_run or not found:
+        return False
+    if not sys.stdin.isatty():
+        raise InvalidOption(f"{verb} asks before it acts, and there is no terminal: say --yes")
+    return typer.confirm(f"{verb} them?", err=True)
+
+
+def watched(work: Callable[[Watcher], Operation]) -> Operation:
+    """Do the work of an operation, and show on a terminal how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ExitStack() as stack:
+        bar = stack.enter_context(Progress(*columns, console=output.stderr, disable=not sys.stderr.isatty()))
+        shown = bar.add_task("", total=None)
+
+        def show(operation: Operation) -> None:
+            held = f", {len(operation.locked)} held by others" if operation.locked else ""
+            total = operation.options.get("limit") or (operation.done if operation.ended_at else None)
+            about = f"operation {operation.id}, {operation.kind}{held}"
+            bar.update(shown, description=about, completed=operation.done, total=total)
+
+        return work(show)
+
+
+def print_operation(operation: Operation | None) -> None:
+    """Print how far an operation is."""
+    if operation is None:
+        output.say("nothing was done")
+        return
+    held = f", {len(operation.locked)} held by open transactions" if operation.locked else ""
+    output.console.print(
+        f"operation {operation.id}, {operation.kind} by {operation.actor}: {operation.done} done, "
+        f"{operation.skipped} skipped{held}; {operation.error or operation.state}"
+    )
+    if operation.state == "running":
+        output.say(f"a worker goes on with it, or `pgqueue operations resume {operation.id}`")

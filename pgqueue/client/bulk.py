@@ -1,0 +1,255 @@
+"""What an operation does with a batch of jobs, by its kind; and how its options are checked and read again."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.settings import check_optional_count, check_priority, check_run_at
+from pgqueue.client.steps import Steps
+from pgqueue.config import check_queue
+from pgqueue.errors import CannotOpen, InvalidArguments, InvalidOption, UnknownKey
+from pgqueue.events import WaitingJobCancelled
+from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.job import JobState
+from pgqueue.jobs.job_filter import Filter, JobFilter
+from pgqueue.queries.chosen import Candidate
+from pgqueue.queries.jobs.cancel import FoundToCancel
+from pgqueue.queries.jobs.change import Edit
+from pgqueue.queries.operations import Operation
+from pgqueue.tasks.coder import problems_of
+from pgqueue.tasks.sealing import open_args, seal_args
+from pgqueue.tasks.storable import encode_unregistered
+from pgqueue.tasks.versions import NewerVersion, UnknownParameters
+from pgqueue.timing import DELAY, Bounds, check_duration, check_optional_duration
+
+RATE = Bounds(0.001, 100_000, timedeltas=False)  # jobs a second
+Options = Mapping[str, Any]
+
+
+class Work(NamedTuple):
+    """One batch: the operation, its options as they are read, the place where its jobs were found, and the jobs."""
+
+    operation: Operation
+    options: Options
+    place: int
+    jobs: Sequence[Candidate]
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the jobs."""
+        return [job.id for job in self.jobs]
+
+    def reason(self, done: str) -> str:
+        """Return the reason that the log gets."""
+        return f"{done} by {self.operation.actor} (operation {self.operation.id})"
+
+
+class Kind(NamedTuple):
+    """A kind of operation: its filter, the places where it looks, what it does with a batch and how many it changed.
+
+    `checks_arguments`: it leaves jobs whose arguments their task refuses.
+    """
+
+    filter: type[Filter]
+    places: Callable[[Any], Sequence[int]]
+    act: Callable[[AppParts, Work], Steps[int]]
+    checks_arguments: bool = False
+
+
+def _redrive(app: AppParts, work: Work) -> Steps[int]:
+    done: int = yield app.queries.dead.redrive(work.operation.id, work.ids, work.reason("redriven"), work.options)
+    return done
+
+
+def _discard(app: AppParts, work: Work) -> Steps[int]:
+    reason = f"{work.reason('discarded')}: {work.options.get('reason', '')}"
+    done: int = yield app.queries.dead.discard(work.ids, reason)
+    return done
+
+
+def _cancel(app: AppParts, work: Work) -> Steps[int]:
+    reason = work.options.get("reason") or work.reason("cancelled")
+    return len((yield from cancel_all(app, work.ids, reason)))
+
+
+def cancel_all(app: AppParts, ids: Sequence[int], reason: str) -> Steps[list[FoundToCancel]]:
+    """Cancel jobs, and emit the event of those that waited; return them as they were."""
+    found: list[FoundToCancel] = yield app.queries.jobs.cancel(ids, reason)
+    for job in found:
+        if job.state != JobState.RUNNING:
+            app.listeners.emit(WaitingJobCancelled(job.id, job.task, job.queue, reason))
+    return found
+
+
+def _retry(app: AppParts, work: Work) -> Steps[int]:
+    if work.place == LIVE:
+        return len((yield app.queries.jobs.retry_waiting(work.ids, work.reason("retried"))))
+    if work.place == DEAD:
+        return (yield from _redrive(app, work))
+    return len((yield app.queries.jobs.restore(work.ids, work.reason("brought back"))))
+
+
+def _promote(app: AppParts, work: Work) -> Steps[int]:
+    return len((yield app.queries.jobs.promote(work.ids, work.reason("promoted"), work.options.get("priority"))))
+
+
+def _edit(app: AppParts, work: Work) -> Steps[int]:
+    changes = _open_changes(app, work.options.get("set"))
+    texts: dict[int, str | None] = {}
+    for job in work.jobs:
+        try:
+            texts[job.id] = None if changes is None else edited_args(app, job, changes)
+        except (InvalidArguments, UnknownKey, CannotOpen):
+            continue
+    edit = Edit(**{name: work.options.get(name) for name in Edit._fields})
+    return len((yield app.queries.jobs.edit_waiting(texts, work.reason("edited"), edit))) if texts else 0
+
+
+LIVE, DEAD, FINISHED = 0, 1, 2  # the places of a retry
+_RETRIED = {"retrying": [LIVE], "failed": [DEAD], "cancelled": [FINISHED]}
+
+
+def _places_of_retry(chosen: JobFilter) -> Sequence[int]:
+    """Cancelled jobs come back only where they are named: by id or by state. Succeeded and running ones never do."""
+    if chosen.state is not None:
+        return _RETRIED.get(chosen.state, [])
+    return [LIVE, DEAD] if chosen.ids is None else [LIVE, DEAD, FINISHED]
+
+
+def _first_place(_: Filter) -> Sequence[int]:
+    return [0]
+
+
+KINDS = {
+    "redrive": Kind(DeadFilter, _first_place, _redrive, checks_arguments=True),
+    "discard": Kind(DeadFilter, _first_place, _discard),
+    "cancel": Kind(JobFilter, _first_place, _cancel),
+    "retry": Kind(JobFilter, _places_of_retry, _retry, checks_arguments=True),
+    "promote": Kind(JobFilter, _first_place, _promote),
+    "edit": Kind(JobFilter, _first_place, _edit),
+}
+_STATES = {
+    "cancel": ("blocked", "pending", "scheduled", "retrying", "running"),
+    "retry": tuple(_RETRIED),
+    "promote": ("pending", "scheduled", "retrying"),
+    "edit": ("blocked", "pending", "scheduled", "retrying"),
+}
+
+
+def check_filter(kind: str, chosen: Filter) -> None:
+    """Raise InvalidOption for a filter that fits all, or names a state whose jobs the verb never takes."""
+    if chosen.fits_all:
+        every = "dead letter" if KINDS[kind].filter is DeadFilter else "job"
+        raise InvalidOption(f"{kind} without a filter would take every {every}: if you mean that, say task='*'")
+    if isinstance(chosen, JobFilter) and chosen.state is not None and chosen.state not in _STATES[kind]:
+        raise InvalidOption(f"{kind} takes no job that is {chosen.state}: give {', '.join(_STATES[kind])}")
+
+
+def read_filter(operation: Operation) -> Filter:
+    """Return the filter of an operation. Raises InvalidOption for one that check_filter refuses or nobody can read."""
+    chosen = KINDS[operation.kind].filter.of_json(operation.filter)
+    check_filter(operation.kind, chosen)
+    return chosen
+
+
+def read_options(operation: Operation) -> Options:
+    """Return the options of an operation. Raises InvalidOption for those that SQL has written wrongly."""
+    return check_options(operation.options)
+
+
+def check_options(given: Options) -> dict[str, Any]:
+    """Return the options of an operation that are given, checked, as its row has them."""
+    options = {name: value for name, value in given.items() if value is not None}
+    if "rate" in options:
+        options["rate"] = check_duration("rate", options["rate"], RATE)
+    if "delay" in options:
+        options["delay"] = check_optional_duration("delay", options["delay"], DELAY)
+    for name in ("attempts", "limit"):
+        check_optional_count(name, options.get(name))
+    if "queue" in options:
+        check_queue(options["queue"])
+    if "priority" in options:
+        check_priority(options["priority"])
+    if "reason" in options:
+        check_reason(options["reason"])
+    if "run_at" in options:
+        options["run_at"] = _read_run_at(options["run_at"])
+    return options
+
+
+def check_reason(reason: object) -> str:
+    """Return the reason of a cancellation. Raises InvalidOption unless it is a text of 1 to 1000 characters."""
+    if not isinstance(reason, str) or "\0" in reason or not 1 <= len(reason) <= 1000:
+        raise InvalidOption(f"reason={reason!r:.100} cannot be used: give a text of 1 to 1000 characters")
+    return reason
+
+
+def _read_run_at(given: object) -> str:
+    """Return a run time in ISO 8601, from a datetime or from such a text."""
+    with suppress(ValueError):
+        given = datetime.fromisoformat(given) if isinstance(given, str) else given
+    return check_run_at(given).isoformat()
+
+
+def sealed_changes(app: AppParts, changes: Mapping[str, Any]) -> Any:
+    """Return changes of arguments as the row of an operation has them: sealed, where arguments are."""
+    text = encode_unregistered("", changes, app.max_args_bytes)
+    codec = app.queries.jobs.codec
+    return json.loads(text if codec is None else seal_args(codec, _OPERATION, text))
+
+
+def _open_changes(app: AppParts, stored: Any) -> Mapping[str, Any] | None:
+    if stored is None:
+        return None
+    changes: Mapping[str, Any] = json.loads(open_args(app.queries.jobs.codec, _OPERATION, json.dumps(stored)))
+    return changes
+
+
+_OPERATION = "pgqueue operation"  # in place of a task's name: no task's arguments can be put into an operation's row
+
+
+def edited_args(app: AppParts, job: Candidate, changes: Mapping[str, Any]) -> str:
+    """Return the arguments of a job with some changed, as they are stored.
+
+    Raises InvalidArguments if its task here does not take them, UnknownKey or CannotOpen if they are sealed and this
+    app cannot open them.
+    """
+    codec = app.queries.jobs.codec
+    args = json.loads(open_args(codec, job.task, job.args)) | dict(changes)
+    text = encode_unregistered(job.task, args, app.max_args_bytes)
+    check_arguments(app, job._replace(args=text))
+    return text if codec is None else seal_args(codec, job.task, text)
+
+
+def check_arguments(app: AppParts, job: Candidate) -> None:
+    """Raise InvalidArguments if the task of that name here does not take them. A task that is not here takes all."""
+    spec = app.tasks.get(job.task)
+    if spec is None:
+        return
+    try:
+        spec.arguments(job)
+    except (UnknownKey, CannotOpen):
+        raise
+    except ValidationError as error:
+        raise InvalidArguments(job.task, list(problems_of(error))) from None
+    except Exception as error:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
+        raise InvalidArguments(job.task, [str(error)]) from None
+
+
+def takes(app: AppParts, job: Candidate) -> bool:
+    """Whether the task of this app takes the arguments; true where only another release or app can tell."""
+    spec = app.tasks.get(job.task)
+    if spec is None:
+        return True
+    try:
+        spec.arguments(job)
+    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen):
+        return True  # a worker that knows it takes it
+    except Exception:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
+        return False
+    return True

@@ -1,0 +1,159 @@
+"""Changing one job that waits, or bringing one back, in the caller's transaction."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, Protocol, TypedDict, Unpack
+
+from pgqueue.client.actor import who
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.bulk import check_arguments, check_options, edited_args
+from pgqueue.client.steps import StepRunner, Steps, all_or_nothing, verb
+from pgqueue.client.waiting import possible_id
+from pgqueue.client.why import look_up
+from pgqueue.errors import InvalidOption, UnknownJob, WrongState
+from pgqueue.jobs.job import Job, JobState
+from pgqueue.jobs.why import Why
+from pgqueue.queries.chosen import Candidate
+from pgqueue.queries.jobs.change import Edit
+
+
+class EditOptions(TypedDict, total=False):
+    """What an edit may change beside arguments: where and when the job runs. `run_at`: an aware datetime, or `delay`:
+    seconds from now. `by`: who acts; the default is the user of this process."""
+
+    queue: str | None
+    priority: int | None
+    run_at: datetime | None
+    delay: float | timedelta | None
+    by: str | None
+
+
+class HasParts(Protocol):
+    """An app, or a client of one."""
+
+    @property
+    def _app(self) -> AppParts: ...
+    @property
+    def _runner(self) -> StepRunner: ...
+
+
+class OperatorVerbs:
+    """The verbs of operators on one job, in the caller's transaction where a connection is borrowed."""
+
+    @verb
+    @all_or_nothing
+    def retry(self: HasParts, job_id: int, *, by: str | None = None) -> Steps[Job]:
+        """Let a job run again now: one that waits for its next attempt, a dead letter, or a cancelled one.
+
+        The job keeps its id and its history. A dead letter or cancelled job has all its attempts again; its expiry and
+        unique key are gone. A job that is due already stays as it is. Raises WrongState for a job that runs, has
+        succeeded, or waits for something else; InvalidArguments if the task here would not take the arguments of a dead
+        letter or cancelled job; UnknownJob.
+        """
+        queries, actor = self._app.queries, who(by)
+        for _ in range(2):  # a job that others move between two statements is found the second time
+            if (yield queries.jobs.retry_waiting([possible_id(job_id)], f"retried by {actor}")):
+                break
+            job = yield from found_job(self._app, job_id)
+            if job.state == JobState.FAILED:
+                _check(self._app, (yield queries.dead.lock_dead(job_id)))
+                if (yield queries.dead.redrive(0, [job_id], f"redriven by {actor}", {})):
+                    break
+            elif job.state == JobState.CANCELLED:
+                _check(self._app, (yield queries.jobs.read_cancelled(job_id)))
+                if (yield queries.jobs.restore([job_id], f"brought back by {actor}")):
+                    break
+            elif job.phase != "retrying":
+                _refuse(job, "retried", _NOT_RETRIED.get(job.phase, ""))
+        return (yield from found_job(self._app, job_id))
+
+    aretry = retry.twin
+
+    @verb
+    @all_or_nothing
+    def promote(self: HasParts, job_id: int, *, priority: int | None = None, by: str | None = None) -> Steps[Job]:
+        """Make a job due now that waits for a later time, with another priority if one is given.
+
+        A job that is due already stays as it is. Raises WrongState for a job that does not wait for a time, UnknownJob.
+        """
+        options = check_options({"priority": priority})
+        reason = f"promoted by {who(by)}"
+        moved = yield self._app.queries.jobs.promote([possible_id(job_id)], reason, options.get("priority"))
+        job = yield from found_job(self._app, job_id)
+        if not moved and job.state != JobState.PENDING:
+            _refuse(job, "promoted", _NOT_RETRIED.get(job.phase, ""))
+        return job
+
+    apromote = promote.twin
+
+    @verb
+    @all_or_nothing
+    def edit(
+        self: HasParts, job_id: int, changes: Mapping[str, Any] | None = None, **options: Unpack[EditOptions]
+    ) -> Steps[Job]:
+        """Change arguments, queue, priority or run time of a job that waits; the log keeps what they were.
+
+        Keys stay as they are: a unique key that was made of arguments is not made anew. Raises WrongState for a job
+        that runs or has ended, InvalidArguments if the task here would not take the arguments, UnknownKey or CannotOpen
+        if they are sealed and this app cannot open them, UnknownJob.
+        """
+        given = check_edit(changes, options)
+        found: Candidate | None = yield self._app.queries.jobs.lock_waiting(possible_id(job_id))
+        if found is None:
+            job = yield from found_job(self._app, job_id)
+            _refuse(job, "edited", "`dead edit` edits a dead letter" if job.state == JobState.FAILED else "")
+        text = None if not changes else edited_args(self._app, found, changes)
+        reason = f"edited by {who(options.get('by'))}"
+        yield self._app.queries.jobs.edit_waiting({job_id: text}, reason, Edit(**given))
+        return (yield from found_job(self._app, job_id))
+
+    aedit = edit.twin
+
+    @verb
+    def why(self: HasParts, job_id: int) -> Steps[Why]:
+        """Say why a job does not run, or what became of it: every reason, with numbers. Costs the same on any backlog.
+
+        Raises UnknownJob.
+        """
+        job = yield from found_job(self._app, possible_id(job_id))
+        return (yield from look_up(self._app, job))
+
+    awhy = why.twin
+
+
+def found_job(app: AppParts, job_id: int) -> Steps[Job]:
+    """Return a job. Raises UnknownJob."""
+    job: Job | None = yield app.queries.jobs.get(job_id)
+    if job is None:
+        raise UnknownJob(f"no job {job_id}: never committed, or dropped by retention")
+    return job
+
+
+def _check(app: AppParts, found: Candidate | None) -> None:
+    if found is not None:
+        check_arguments(app, found)
+
+
+_NOT_RETRIED = {
+    "running": "cancel it first, or wait for its end",
+    "succeeded": "enqueue it again",
+    "blocked": "it waits for a worker that knows its task: see `pgqueue jobs why`",
+    "scheduled": "promote it",
+    "pending": "it is due, and waits for a worker: see `pgqueue jobs why`",
+    "failed": "retry it",
+    "cancelled": "retry it",
+}
+
+
+def _refuse(job: Job, done: str, remedy: str) -> NoReturn:
+    raise WrongState(job.id, job.phase, f"is {job.phase} and cannot be {done}{remedy and ': '}{remedy}")
+
+
+def check_edit(changes: Mapping[str, Any] | None, options: EditOptions) -> dict[str, Any]:
+    """Return what an edit changes beside arguments. Raises InvalidOption if it changes nothing, or cannot be done."""
+    given = {name: options.get(name) for name in Edit._fields if options.get(name) is not None}
+    if not changes and not given:
+        raise InvalidOption("an edit that changes nothing: give arguments, a queue, a priority, a run time or a delay")
+    if "run_at" in given and "delay" in given:
+        raise InvalidOption("run_at and delay exclude each other: give one of them")
+    return check_options(given)

@@ -1,0 +1,178 @@
+"""Why a job does not run: looked up, and said in sentences."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.steps import Steps
+from pgqueue.jobs.job import Job, JobState
+from pgqueue.jobs.retry import policy_in_words
+from pgqueue.jobs.why import Reason, Why
+from pgqueue.queries.why import MOST_AHEAD, RunsAt, Waits
+from pgqueue.tasks.sealing import sealed_by
+from pgqueue.tasks.versions import parts_of
+from pgqueue.timing import in_words
+
+
+def look_up(app: AppParts, job: Job) -> Steps[Why]:
+    """Look up why a job does not run, or what became of it."""
+    queries = app.queries.why
+    if job.state == JobState.RUNNING and job.worker_id is not None:
+        place: RunsAt | None = yield queries.runs_at(job.id, job.worker_id)
+        return Why(job, (*_of_running(job, place), *_of_history(job)))
+    waits: Waits | None = yield queries.waits(job.id)
+    if waits is None or job.state.is_terminal:
+        return Why(job, (*_of_ended(job), *_of_history(job)))
+    is_due = waits.due_in <= 0 and job.state == JobState.PENDING
+    ahead: int = (yield queries.ahead(job)) if is_due else 0
+    reasons = [*_of_waiting(app, job, waits), *_of_workers(job, waits)]
+    if is_due:
+        reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
+    return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
+
+
+def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:
+    """Yield what the job itself waits for."""
+    if job.state == JobState.BLOCKED:
+        version, names = parts_of(waits.label)
+        what = f"task {job.task} version {version}" + (f" with {', '.join(names)}" if names else "")
+        facts = {"task": job.task, "version": version, "parameters": names}
+        yield Reason("blocked", f"It is parked: it waits for a worker that knows {what}.", facts)
+    if waits.due_in > 0:
+        when = f"due in {in_words(waits.due_in)}, at {_time(job.run_at)}"
+        facts = {"due_in_seconds": waits.due_in, "run_at": job.run_at}
+        if job.phase == "retrying":
+            policy = _policy(app, job)
+            facts |= {"attempt": job.attempt + 1, "max_attempts": job.max_attempts, "policy": policy}
+            by = "" if policy is None else f", by the policy {policy}"
+            text = f"It waits for attempt {job.attempt + 1} of {job.max_attempts}, {when}{by}."
+            yield Reason("retrying", text, facts)
+        else:
+            yield Reason("scheduled", f"It is scheduled: {when}.", facts)
+    if waits.is_expired:
+        text = f"It expired at {_time(waits.expires_at)}: no worker takes it, and it will end as cancelled."
+        yield Reason("expired", text, {"expires_at": waits.expires_at})
+    if waits.paused_at is not None:
+        by = "" if waits.paused_by is None else f" by {waits.paused_by}"
+        until = "" if waits.paused_until is None else f" until {_time(waits.paused_until)}"
+        words = "" if waits.paused_reason is None else f": {waits.paused_reason}"
+        facts = {"queue": job.queue, "paused_at": waits.paused_at, "paused_by": waits.paused_by,
+                 "paused_until": waits.paused_until, "paused_reason": waits.paused_reason}  # fmt: skip
+        yield Reason("paused", f"Queue {job.queue} is paused{by} since {_time(waits.paused_at)}{until}{words}.", facts)
+
+
+def _of_workers(job: Job, waits: Waits) -> Iterator[Reason]:
+    """Yield what is wrong with the workers that could take it."""
+    facts = {"queue": job.queue, "workers": waits.workers, "knowing": waits.knowing, "slots": waits.slots,
+             "running": waits.running}  # fmt: skip
+    if waits.workers == 0:
+        yield Reason("no_worker", f"No living worker serves queue {job.queue}.", facts)
+    elif waits.knowing == 0:
+        version = waits.label.split("+")[0]
+        what = job.task if version == "1" else f"version {version} of {job.task}"
+        has = "worker serves" if waits.workers == 1 else "workers serve"
+        text = f"{waits.workers} {has} queue {job.queue}, and none of them knows task {what}."
+        yield Reason("unknown_task", text, facts)
+    elif waits.slots <= waits.running:
+        text = f"All {waits.slots} slots of the {_workers(waits.knowing)} that may take it are taken."
+        yield Reason("no_slot", text, facts)
+
+
+def _of_due(job: Job, waits: Waits, ahead: int, *, held_up: bool) -> Iterator[Reason]:
+    """Yield where a job that is due stands in its queue."""
+    late = in_words(-waits.due_in)
+    if ahead:
+        many = f"more than {MOST_AHEAD:,}" if ahead > MOST_AHEAD else f"{ahead:,}"
+        text = f"{many} due jobs go before it in queue {job.queue}: they have a higher priority, or are due earlier."
+        if ahead == 1:
+            text = f"1 due job goes before it in queue {job.queue}: it has a higher priority, or is due earlier."
+        facts = {"ahead": min(ahead, MOST_AHEAD), "at_least": ahead > MOST_AHEAD, "due_seconds": -waits.due_in}
+        yield Reason("ahead", text, facts)
+    elif not held_up:
+        free = waits.slots - waits.running
+        text = (
+            f"It is due since {late}, no job goes before it, and {free} of {waits.slots} slots are free: a worker "
+            "takes it when it looks next."
+        )
+        yield Reason("next", text, {"due_seconds": -waits.due_in, "slots": waits.slots, "running": waits.running})
+    if held_up:
+        yield Reason("due", f"It is due since {late}.", {"due_seconds": -waits.due_in})
+
+
+def _of_origin(job: Job, waits: Waits) -> Iterator[Reason]:
+    """Yield what the job stands for."""
+    if waits.has_key:
+        until = "it has ended" if waits.key_while_live else "a worker claims it"
+        text = f"It holds its unique key until {until}: a call with the same key enqueues no other job."
+        yield Reason("unique_key", text, {"until_it_ends": waits.key_while_live})
+    if waits.schedule is not None:
+        text = f"Schedule {waits.schedule} fired it for its tick at {waits.tick}."
+        yield Reason("schedule", text, {"schedule": waits.schedule, "tick": waits.tick})
+
+
+def _of_running(job: Job, place: RunsAt | None) -> Iterator[Reason]:
+    attempt = f"attempt {job.attempt} of {job.max_attempts}"
+    facts: dict[str, object] = {"attempt": job.attempt, "max_attempts": job.max_attempts, "worker_id": job.worker_id}
+    if place is None:
+        yield Reason("running", f"It runs: {attempt}; the row of its worker is gone, so others take it.", facts)
+    else:
+        facts |= {"host": place.host, "pid": place.pid, "seconds": place.seconds,
+                  "beat_seconds_ago": place.beat_seconds_ago}  # fmt: skip
+        text = (
+            f"It runs: {attempt}, for {in_words(place.seconds)}, on worker {place.host}:{place.pid}, whose last beat "
+            f"was {in_words(place.beat_seconds_ago)} ago."
+        )
+        yield Reason("running", text, facts)
+        if place.is_lost:
+            how = f" ({place.death})" if place.death else ""
+            yield Reason("worker_lost", f"Its worker was declared lost{how}: another one takes the job.", facts)
+        elif place.beat_seconds_ago > place.lease_seconds:
+            text = f"Its worker is silent for longer than its lease time of {place.lease_seconds:g} s."
+            yield Reason("worker_silent", text, {**facts, "lease_seconds": place.lease_seconds})
+    if job.cancel_requested_at is not None:
+        text = f"Its worker was asked to stop it at {_time(job.cancel_requested_at)}."
+        yield Reason("cancel_requested", text, {"cancel_requested_at": job.cancel_requested_at})
+
+
+def _of_ended(job: Job) -> Iterator[Reason]:
+    facts = {"finished_at": job.finished_at, "reason": job.reason}
+    words = "" if job.reason is None or sealed_by(job.reason) else f": {job.reason}"
+    match job.state:
+        case JobState.FAILED:
+            text = (
+                f"It is a dead letter: it failed for good at {_time(job.finished_at)}, in attempt {job.attempt}{words}."
+            )
+            yield Reason("failed", text, facts)
+        case JobState.CANCELLED:
+            yield Reason("cancelled", f"It was cancelled at {_time(job.finished_at)}{words}.", facts)
+        case JobState.SUCCEEDED:
+            yield Reason("succeeded", f"It succeeded at {_time(job.finished_at)}, in attempt {job.attempt}.", facts)
+        case _:  # it ended, or went on, between two statements
+            yield Reason("moved", "It has just moved: ask again.", {})
+
+
+def _of_history(job: Job) -> Iterator[Reason]:
+    """Yield the last error."""
+    failed = [(attempt, attempt.error) for attempt in job.attempts if attempt.error is not None]
+    if not failed:
+        return
+    last, error = failed[-1]
+    message = sealed_by(error.message) or error.message
+    first_line = message.splitlines()[0] if message else ""
+    facts = {"attempt": last.number, "ended_at": last.ended_at, "type": error.type, "message": error.message}
+    text = f"Attempt {last.number} ended at {_time(last.ended_at)} with {error.type}: {first_line:.200}"
+    yield Reason("last_error", text, facts)
+
+
+def _policy(app: AppParts, job: Job) -> str | None:
+    """Return the retry policy of the job's task in words, where the task is known here."""
+    spec = app.tasks.get(job.task)
+    return None if spec is None else policy_in_words(spec.retry)
+
+
+def _workers(number: int) -> str:
+    return "worker" if number == 1 else f"{number} workers"
+
+
+def _time(moment: datetime | None) -> str:
+    return "an unknown time" if moment is None else moment.astimezone(UTC).isoformat(" ", "seconds")

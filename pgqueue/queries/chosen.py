@@ -1,0 +1,169 @@
+"""Jobs that a filter means for a verb: previews for people, and batches for operations. Both are made of one text."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import LiteralString, NamedTuple
+
+from pgqueue.jobs.job_filter import Filter
+from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
+from pgqueue.queries.operations import Operation
+
+MOST_PREVIEWED = 10_000
+WINDOW = 20_000  # jobs that one statement looks at
+
+# Only jobs that were there when the operation began: a job that fails once more is not brought back again and again,
+# and a task that enqueues itself does not keep an operation going for ever. A preview has no beginning.
+_BEGUN: LiteralString = "(%(started_at)s::timestamptz is null or {moment} <= %(started_at)s::timestamptz)"
+_ENQUEUED: LiteralString = fill(_BEGUN, moment="j.created_at::timestamptz")
+_FAILED: LiteralString = fill(_BEGUN, moment="j.failed_at")
+_FINISHED: LiteralString = fill(_BEGUN, moment="j.finished_at")
+
+_PHASE: LiteralString = """case when j.state <> 'pending' then j.state when j.attempt > 0 then 'retrying'
+         when j.run_at::timestamptz > now() then 'scheduled' else 'pending' end"""
+
+
+class Place(NamedTuple):
+    """A table in which a verb finds jobs, and which of its jobs it takes. `words`: what a preview shows of them."""
+
+    table: LiteralString
+    takes: LiteralString
+    phase: LiteralString
+    words: LiteralString
+
+
+def _live(takes: LiteralString) -> Place:
+    return Place("job_live", f"{_ENQUEUED} and {takes} and {LIVE_FITS}", _PHASE, "null::text")
+
+
+_DEAD: LiteralString = "coalesce(j.error ->> 'type'::text, j.reason)"
+_DEAD_LETTERS = Place("dead_letter", f"{_FAILED} and {DEAD_FITS}", "'failed'", _DEAD)
+FAILED_JOBS: LiteralString = f"{_FAILED} and {JOB_FITS}"
+CANCELLED_JOBS: LiteralString = f"{_FINISHED} and j.state = 'cancelled' and {JOB_FITS}"
+
+# Where each kind of operation looks, place after place.
+PLACES: dict[str, tuple[Place, ...]] = {
+    "redrive": (_DEAD_LETTERS,),
+    "discard": (_DEAD_LETTERS,),
+    "cancel": (_live("(j.state <> 'running' or j.cancel_requested_at is null)"),),
+    "edit": (_live("j.state in ('pending', 'blocked')"),),
+    "promote": (
+        _live("""j.state = 'pending' and (j.run_at::timestamptz > now()
+         or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int)"""),
+    ),
+    "retry": (
+        _live("j.state = 'pending' and j.attempt > 0 and j.run_at::timestamptz > now()"),
+        Place("dead_letter", FAILED_JOBS, "'failed'", _DEAD),
+        Place("job_finished", CANCELLED_JOBS, "'cancelled'", "j.reason"),
+    ),
+}
+
+# Read the jobs that a verb would take, up to `limit`, from the lowest id on. Asked by hand: it walks along the primary
+# key until it has found enough.
+_PREVIEW: LiteralString = """
+select j.id, j.task::text, j.queue::text, {phase}, j.created_at::timestamptz, {words} from {s}.{table} j
+where (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[])) and {takes}
+order by j.id limit %(limit)s::int"""
+
+# Lock the next jobs that a verb takes. `reached` is the last id looked at, null at the end of the table. SKIP LOCKED:
+# a job that an open transaction holds (an application that forgot to commit, a worker that resolves it now) must not
+# hold up all others; its id comes back as `locked`, and the operation looks at it again before it ends. A job that
+# somebody has changed meanwhile is among those, too, and then no longer fits. The operation's row is locked before, so
+# one process at a time is here.
+# By primary key. The inner select walks over at most `window` jobs and stops at the last one that is wanted: filter and
+# limit stand outside of it. With the limit beside the filter, a filter that fits nothing reads the whole table at once.
+_NEXT_BATCH: LiteralString = """
+with fitting as materialized (
+    select j.id from (
+        select * from {s}.{table} w
+        where w.id > %(after)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+        order by w.id limit %(window)s::int
+    ) as j
+    where {takes} order by j.id limit %(limit)s::int
+), found as materialized (
+    select j.id, j.task::text, j.args::text, j.headers::text from {s}.{table} j
+    where j.id = any(array(select id from fitting)) and {takes} order by j.id for update skip locked
+), seen as (
+    select count(*) as found, max(id) as last_found from fitting
+), looked as (
+    select count(*) as jobs, max(near.id) as last_id from (
+        select w.id from {s}.{table} w
+        where w.id > %(after)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+        and (select seen.found from seen) < %(limit)s::int
+        order by w.id limit %(window)s::int
+    ) as near
+)
+select case when seen.found = %(limit)s::int then seen.last_found
+            when looked.jobs < %(window)s::int then null else looked.last_id end,
+       array(select id from fitting except select id from found),
+       found.id, found.task, found.args, found.headers
+from seen cross join looked left join found on true order by found.id"""
+
+
+def _of(template: LiteralString, place: Place, **parts: LiteralString) -> LiteralString:
+    return fill(template, table=place.table, takes=place.takes, **parts)
+
+
+PREVIEWS = {
+    kind: [_of(_PREVIEW, place, phase=place.phase, words=place.words) for place in places]
+    for kind, places in PLACES.items()
+}
+NEXT_BATCHES = {kind: [_of(_NEXT_BATCH, place) for place in places] for kind, places in PLACES.items()}
+
+
+class Chosen(NamedTuple):
+    """A job as a preview shows it. `words`: the class of its error or the reason of its end, if it has one."""
+
+    id: int
+    task: str
+    queue: str
+    phase: str
+    created_at: datetime
+    words: str | None
+
+
+class Candidate(NamedTuple):
+    """A job of a batch, with its arguments as they are stored."""
+
+    id: int
+    task: str
+    args: str
+    headers: str
+
+
+class Batch(NamedTuple):
+    """The next jobs of an operation. `reached` is None at the end of the table; `locked` are held by others."""
+
+    reached: int | None
+    locked: list[int]
+    candidates: list[Candidate]
+
+
+class ChosenQueries(Statements):
+    """Jobs that a filter means for a verb."""
+
+    def preview(
+        self, kind: str, place: int, chosen: Filter, limit: int = MOST_PREVIEWED + 1, priority: int | None = None
+    ) -> Query[list[Chosen]]:
+        """Read the jobs of one place that a verb would take, up to `limit`."""
+        params = parameters(chosen) | {"limit": limit, "started_at": None}
+        if kind == "promote":
+            params["priority"] = priority
+        return Query(self._sql(PREVIEWS[kind][place]), lambda rows: [Chosen(*row) for row in rows], params)
+
+    def next_batch(
+        self, operation: Operation, chosen: Filter, place: int, limit: int, only: Sequence[int] | None = None
+    ) -> Query[Batch]:
+        """Lock the next jobs of an operation at a place: after those it has reached, or `only` these."""
+        params = parameters(chosen) | {"started_at": operation.started_at, "limit": limit, "window": WINDOW}
+        params["after"] = operation.reached if only is None else 0
+        if only is not None:
+            params["ids"] = list(only)
+        if operation.kind == "promote":
+            params["priority"] = operation.options.get("priority")
+        return Query(self._sql(NEXT_BATCHES[operation.kind][place]), _batch, params)
+
+
+def _batch(rows: Sequence[Row]) -> Batch:
+    reached, locked = rows[0][:2]
+    return Batch(reached, sorted(locked), [Candidate(*row[2:]) for row in rows if row[2] is not None])

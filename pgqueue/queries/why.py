@@ -1,0 +1,135 @@
+"""What one must know to say why a job does not run. Each statement costs the same on any backlog."""
+
+from datetime import datetime
+from typing import LiteralString, NamedTuple
+from uuid import UUID
+
+from pgqueue.jobs.job import Job
+from pgqueue.queries.base import Query, Statements, fill
+from pgqueue.queries.jobs.count import SERVES
+from pgqueue.queries.jobs.parts import PAUSED
+
+MOST_AHEAD = 10_000
+
+# Read what a job that has not ended waits for: its times, its key, its queue, and the workers that could take it. The
+# workers are few; how many jobs each runs comes from job_live_running. By primary key.
+# `label` is the version of the task that the job needs, with the parameters that some worker did not know: `2+gift`.
+WAITS: LiteralString = fill(
+    """
+select extract(epoch from j.run_at::timestamptz - now())::float8, j.expires_at,
+       j.expires_at <= now() and j.attempt = 0, j.unique_key is not null, coalesce(j.unique_live, false),
+       coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.headers::jsonb ->> 'schedule'::text,
+       j.headers::jsonb ->> 'tick'::text, q.paused_at, q.paused_by, q.paused_until, q.paused_reason,
+       served.workers, served.knowing, served.slots, served.running
+from {s}.job_live j
+cross join lateral (
+    select split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
+) as needs
+left join {s}.queue q on q.name = j.queue::text and {paused}
+cross join lateral (
+    select count(*)::int as workers, count(*) filter (where w.knows)::int as knowing,
+           coalesce(sum(w.slots) filter (where w.knows), 0)::int as slots,
+           coalesce(sum(w.running) filter (where w.knows), 0)::int as running
+    from (
+        select w.slots,
+               (select count(*) from {s}.job_live r where r.worker_id = w.id) as running,
+               case needs.version when '1' then j.task::text else j.task::text || '@' || needs.version end
+               = any(w.tasks) as knows
+        from {s}.worker w
+        where w.kind = 'worker' and w.lost_at is null and not w.stopping and w.quiet_at is null
+        and w.heartbeat_at > now() - w.lease_seconds * interval '1 s' and {serves}
+    ) as w
+) as served
+where j.id = %(id)s::bigint""",
+    serves=fill(SERVES, queue="j.queue::text"),
+    paused=PAUSED,
+)
+
+# Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
+# job_live_ready from one lane to the next, and reads of each lane only the part before the place, up to `most` and one
+# more of all. The plain form, `priority > … or priority = … and (run_at, id) < …` over the queue, reads the whole lane.
+AHEAD: LiteralString = """
+with recursive lane(priority) as (
+    (select j.priority::smallint from {s}.job_live j
+     where j.state = 'pending' and j.queue::text = %(queue)s::text
+     and j.priority::smallint >= %(priority)s::int::smallint
+     order by j.priority desc limit 1)
+    union all
+    select (select j.priority::smallint from {s}.job_live j
+            where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint < lane.priority
+            and j.priority::smallint >= %(priority)s::int::smallint
+            order by j.priority desc limit 1)
+    from lane where lane.priority is not null
+)
+select count(*) from (
+    select from lane cross join lateral (
+        select from {s}.job_live j
+        where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
+        and j.run_at::timestamptz <= now()
+        and (j.run_at::timestamptz, j.id) < (case when lane.priority > %(priority)s::int::smallint
+            then 'infinity'::timestamptz else %(run_at)s::timestamptz end, %(id)s::bigint)
+        order by j.run_at, j.id limit %(most)s::int + 1) as first
+    limit %(most)s::int + 1) as counted"""
+
+# Read the worker that runs a job, and for how long. By primary key.
+RUNS_AT: LiteralString = """
+select w.host, w.pid, extract(epoch from now() - j.claimed_at)::float8,
+       extract(epoch from now() - w.heartbeat_at)::float8, w.lease_seconds, w.lost_at is not null, w.death
+from {s}.job_live j join {s}.worker w on w.id = j.worker_id
+where j.id = %(id)s::bigint and j.worker_id = %(worker)s::uuid"""
+
+
+class Waits(NamedTuple):
+    """What a job that waits is about. `label`: the version of its task that it needs, `2` or `2+parameter`.
+
+    `workers`: how many living ones serve its queue and go on claiming; of those, `knowing` know task and version, and
+    have `slots` in which `running` jobs run.
+    """
+
+    due_in: float
+    expires_at: datetime | None
+    is_expired: bool
+    has_key: bool
+    key_while_live: bool
+    label: str
+    schedule: str | None
+    tick: str | None
+    paused_at: datetime | None
+    paused_by: str | None
+    paused_until: datetime | None
+    paused_reason: str | None
+    workers: int
+    knowing: int
+    slots: int
+    running: int
+
+
+class RunsAt(NamedTuple):
+    """The worker that runs a job: where, for how many seconds, and how it is."""
+
+    host: str
+    pid: int
+    seconds: float
+    beat_seconds_ago: float
+    lease_seconds: float
+    is_lost: bool
+    death: str | None
+
+
+class WhyQueries(Statements):
+    """What one must know to say why a job does not run."""
+
+    def waits(self, job: int) -> Query[Waits | None]:
+        """Read what a job waits for; None if it has ended."""
+        return Query(self._sql(WAITS), lambda rows: Waits(*rows[0]) if rows else None, {"id": job})
+
+    def ahead(self, job: Job, most: int = MOST_AHEAD) -> Query[int]:
+        """Count the due jobs that go before a job in its queue: up to `most` and one more."""
+        params = {"queue": job.queue, "priority": job.priority, "run_at": job.run_at, "id": job.id, "most": most}
+        return Query(self._sql(AHEAD), lambda rows: int(rows[0][0]), params)
+
+    def runs_at(self, job: int, worker: UUID) -> Query[RunsAt | None]:
+        """Read the worker that runs a job; None if it does not run there any more, or the worker's row is gone."""
+
+        params = {"id": job, "worker": worker}
+        return Query(self._sql(RUNS_AT), lambda rows: RunsAt(*rows[0]) if rows else None, params)

@@ -1,0 +1,33 @@
+with given as materialized (
+    select id, args from unnest((select %(ids)s::bigint[]), (select %(args)s::text[])) as g(id, args)
+), old as materialized (
+    select j.id, j.state, j.args::jsonb as args, j.queue::text as queue, j.priority::smallint as priority,
+           j.run_at::timestamptz as run_at
+    from "pgqueue".job_live j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state in ('pending', 'blocked')
+), edited as (
+    update "pgqueue".job_live j
+    set args = coalesce(given.args::jsonb, j.args::jsonb), queue = coalesce(%(queue)s::text, j.queue::text),
+        priority = coalesce(%(priority)s::int::smallint, j.priority::smallint),
+        run_at = coalesce(%(run_at)s::timestamptz, now() + pg_catalog.make_interval(secs => %(delay)s::float8),
+                          j.run_at::timestamptz)
+    from given join old on old.id = given.id
+    where j.id = any(array[given.id])
+    returning j.id, j.queue::text, j.run_at::timestamptz, j.attempt, j.lease, j.state,
+        jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            'previous_queue', case when j.queue::text <> old.queue then old.queue end,
+            'previous_priority', case when j.priority::smallint <> old.priority then old.priority end,
+            'previous_run_at', case when j.run_at::timestamptz <> old.run_at then old.run_at end))
+        || case when given.args is null then '{}'::jsonb
+                else pg_catalog.jsonb_build_object('previous_args', old.args) end as previous
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason, error)
+    select id, state, state, attempt, lease, %(reason)s::text, previous from edited
+), workers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
+    from (select distinct queue from edited where run_at <= statement_timestamp()) as due
+    where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+)
+select edited.id from edited, workers_notified

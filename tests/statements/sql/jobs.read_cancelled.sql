@@ -1,0 +1,1 @@
+select task::text, args::text, headers::text from "pgqueue".job_finished where id = %(id)s::bigint and state = 'cancelled'

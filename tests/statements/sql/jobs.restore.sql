@@ -1,0 +1,20 @@
+with gone as (
+    delete from "pgqueue".job_finished j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*
+), back as (
+    insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease)
+    select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease
+    from gone
+    returning id, queue::text, run_at::timestamptz, lease
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
+    select id, 'cancelled', 'pending', lease, %(reason)s::text from back
+), workers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
+    from (select distinct queue from back where run_at <= statement_timestamp()) as due
+    where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+)
+select back.id from back, workers_notified
