@@ -228,7 +228,7 @@ class MigrationBlocked(DatabaseNotReady):
 
 
 class NotAllowed(DatabaseNotReady):
-    """The role of the connection lacks a privilege. docs/operations.md says which roles need which."""
+    """The role of the connection lacks a privilege. docs/roles.md says which roles need which."""
 
     exit_code = 78
 

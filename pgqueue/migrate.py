@@ -18,10 +18,10 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from pgqueue import db
+from pgqueue import db, roles
 from pgqueue.config import check_schema
 from pgqueue.db.failures import brief
-from pgqueue.errors import ConfigError, InvalidOption, MigrationBlocked, NotAllowed, SchemaNewer
+from pgqueue.errors import ConfigError, InvalidOption, MigrationBlocked, NotAllowed, NotMigrated, SchemaNewer
 from pgqueue.queries import Queries
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.schema import MigrationSettings
@@ -62,8 +62,10 @@ def upgrade(database: str | Any, schema: str = "pgqueue") -> tuple[str | None, s
         if before != head():
             with _explained(schema), _unit(conn, queries):
                 before = _migrate(conn, queries, schema)
+                roles.reapply(conn, queries)
         with _unit(conn, queries):
             db.run(conn, queries.partitions.make())
+            roles.reapply(conn, queries)
             if isinstance(database, str) or before is None:  # else a lock on a large table would stay for long
                 db.run(conn, queries.schema.validate())
         if isinstance(database, str):
@@ -83,6 +85,31 @@ def script(schema: str = "pgqueue", since: str | None = None, until: str | None 
         raise InvalidOption(f"version {version!r} cannot be used: give one of {', '.join(_versions())}")
     header = HEADER.format(schema=check_schema(schema), version=until or head())
     return header + _sql(schema, since, until or head())
+
+
+def apply_roles(database: str | Any, schema: str = "pgqueue", prefix: str | None = None) -> roles.Applied:
+    """Make the roles of docs/roles.md, give them the schema and what each needs; return what was changed.
+
+    Their names begin with `prefix`, else with the schema's. `database` is as for `upgrade`. Safe to run again, and
+    `upgrade` does so for roles that exist. Raises NotMigrated where the schema is not the newest, NotAllowed where the
+    role may not make roles or does not own the schema, and MigrationBlocked as `upgrade` does.
+    """
+    queries = Queries(check_schema(schema))
+    with _connection(database) as conn:
+        if check(conn, schema) != head():
+            raise NotMigrated(f"schema {schema} is not at version {head()}: run `pgqueue migrate` first")
+        with _explained(schema), _unit(conn, queries):
+            db.run(conn, queries.schema.lock_migrations())
+            db.run(conn, queries.schema.set_settings(MigrationSettings(lock_timeout=LOCK_TIMEOUT)))
+            try:
+                return roles.apply(conn, queries, schema if prefix is None else prefix)
+            except NotAllowed as error:
+                raise NotAllowed(f"{error}. Whoever may can run what `pgqueue migrate --roles` prints") from None
+
+
+def roles_script(schema: str = "pgqueue", prefix: str | None = None) -> str:
+    """Return the SQL of `apply_roles`, for whoever may make roles. Needs no database."""
+    return roles.script(Queries(check_schema(schema)), schema, schema if prefix is None else prefix)
 
 
 def current(database: str | Any, schema: str = "pgqueue") -> str | None:

@@ -14,6 +14,15 @@ def migrate(
     call: Call,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL script; connect to nothing.")] = False,
     since: Annotated[str | None, typer.Option(help="With --sql: the version from which the script starts.")] = None,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Print the SQL that makes the roles and grants what each needs.")
+    ] = False,
+    apply_roles: Annotated[
+        bool, typer.Option("--apply-roles", help="Make the roles and grant what each needs. Safe to run again.")
+    ] = False,
+    prefix: Annotated[
+        str | None, typer.Argument(help="With --roles and --apply-roles: what their names begin with; the schema's.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Exit 0 if the schema is current, 78 if not, 79 if it is newer.")
     ] = False,
@@ -25,6 +34,14 @@ def migrate(
     from pgqueue import migrate as migrations  # alembic and SQLAlchemy, which no other command needs
 
     app = call.app
+    if prefix is not None and not (roles or apply_roles):
+        raise InvalidOption("a prefix of names needs --roles or --apply-roles")
+    if roles:
+        sys.stdout.write(migrations.roles_script(app.schema, prefix))
+        return
+    if apply_roles:
+        output.say(str(migrations.apply_roles(app.dsn, app.schema, prefix)))
+        return
     if sql:
         sys.stdout.write(migrations.script(app.schema, since))
         return

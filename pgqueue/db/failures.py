@@ -37,7 +37,7 @@ def explained(error: Exception, database: str = "this database", role: str = "th
             f"{database} does not have the tables this pgqueue needs ({brief(error)}): run `pgqueue migrate`"
         )
     if state == _NOT_ALLOWED:
-        return NotAllowed(f"{role}: {brief(error)} (docs/operations.md says what each role needs)")
+        return NotAllowed(f"{role}: {brief(error)} (docs/roles.md says what each role needs)")
     return None
 
 

@@ -13,9 +13,13 @@ log = logging.getLogger("pgqueue")
 DEADLINE = 60.0  # leaves time for locks, and for reading a large default partition
 
 
+STEPS = 100  # of maintain() at a time: as many days could have rows in default partitions
+
+
 class PartitionMaker(Duty):
     """Makes the daily partitions of the week ahead, and empties default partitions; the first time at once.
 
+    It does so itself as an owner of the tables, else by `maintain()`, where its role may call that.
     What it cannot mend is logged when it changes, and tried again within minutes.
     """
 
@@ -29,10 +33,21 @@ class PartitionMaker(Duty):
 
     async def step(self) -> float:
         """Make the partitions that are missing. The long deadline leaves time for their locks."""
-        await self._empty_defaults()
-        await self.link.run_long(self._queries.make(), deadline=DEADLINE)
+        if await self.link.run(self._queries.delegated()):
+            await self._maintain()
+        else:
+            await self._empty_defaults()
+            await self.link.run_long(self._queries.make(), deadline=DEADLINE)
         await self._report()
         return (300 if self._faults else 3600) * random.uniform(0.5, 1.0)  # noqa: S311
+
+    async def _maintain(self) -> None:
+        """Let the schema do it, step by step, with the rights of its owner."""
+        for _ in range(STEPS):
+            done = await self.link.run_long(self._queries.maintain(), deadline=DEADLINE)
+            if done is None:
+                return
+            log.info("partitions: %s", done)
 
     async def _empty_defaults(self) -> None:
         states = await self.link.run(self._queries.states())

@@ -23,6 +23,7 @@ from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.queues import QueueQueries
 from pgqueue.queries.retention import RetentionQueries
+from pgqueue.queries.roles import RoleQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
 from pgqueue.queries.waits import WaitQueries
@@ -52,3 +53,4 @@ class Queries:
         self.partitions = PartitionQueries(templates, codec)
         self.retention = RetentionQueries(templates, codec)
         self.doctor = DoctorQueries(templates, codec)
+        self.roles = RoleQueries(templates, codec)

@@ -22,14 +22,14 @@ Row = tuple[Any, ...]
 # operands are cast until Postgres has one for exactly these types.
 # tests/statements/test_strangers.py proves it for every statement.
 _FUNCTIONS = (
-    "age|array_agg|array_position|array_remove|array_to_string|bool_and|bool_or|cardinality|char_length|concat_ws|"
-    "count|current_setting|decode|format|format_type|generate_series|has_function_privilege|has_sequence_privilege|"
-    "has_table_privilege|hashtext|hashtextextended|host|isfinite|json_agg|json_build_array|jsonb_array_elements|"
-    "jsonb_build_object|jsonb_populate_record|jsonb_populate_recordset|jsonb_to_recordset|lag|make_interval|max|md5|"
-    "min|mxid_age|nextval|pg_advisory_xact_lock|pg_get_constraintdef|pg_get_expr|pg_get_function_identity_arguments|"
-    "pg_get_function_result|pg_get_indexdef|pg_has_role|pg_notify|pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|"
-    "quote_ident|regexp_match|repeat|replace|set_config|string_agg|string_to_array|sum|to_char|to_date|to_jsonb|"
-    "to_regclass|to_regnamespace"
+    "acldefault|aclexplode|age|array_agg|array_position|array_remove|array_to_string|bool_and|bool_or|cardinality|"
+    "char_length|concat_ws|count|current_setting|decode|format|format_type|generate_series|has_function_privilege|"
+    "has_sequence_privilege|has_table_privilege|hashtext|hashtextextended|host|isfinite|json_agg|json_build_array|"
+    "jsonb_array_elements|jsonb_build_object|jsonb_populate_record|jsonb_populate_recordset|jsonb_to_recordset|lag|"
+    "make_interval|max|md5|min|mxid_age|nextval|pg_advisory_xact_lock|pg_get_constraintdef|pg_get_expr|"
+    "pg_get_function_identity_arguments|pg_get_function_result|pg_get_indexdef|pg_has_role|pg_notify|"
+    "pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|quote_ident|regexp_match|repeat|replace|set_config|"
+    "string_agg|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|to_regnamespace"
 )
 _UNNEST = re.compile(r"(?<![\w.])unnest\(")
 _CALL = re.compile(rf"(?<![\w.])({_FUNCTIONS})\((?!\*)")
@@ -70,13 +70,16 @@ class Templates:
         self._schema = schema
         self._rendered: dict[str, bytes] = {}
 
-    def render(self, template: LiteralString) -> bytes:
-        """Return a template with its names put in."""
-        rendered = self._rendered.get(template)
+    def render(self, template: LiteralString, **parts: sql.Composable) -> bytes:
+        """Return a template with its names put in, and with `parts`: names and literals that Postgres takes no
+        parameters for, in statements that are seldom run."""
+        rendered = self._rendered.get(template) if not parts else None
         if rendered is None:
             names = {"s": sql.Identifier(self._schema), "ended_channel": sql.Identifier(f"{self._schema}.ended")}
-            rendered = sql.SQL(_qualified(template)).format(**names, channel=sql.Literal(self._schema)).as_bytes(None)
-            self._rendered[template] = rendered
+            channel = sql.Literal(self._schema)
+            rendered = sql.SQL(_qualified(template)).format(**names, **parts, channel=channel).as_bytes(None)
+            if not parts:
+                self._rendered[template] = rendered
         return rendered
 
 

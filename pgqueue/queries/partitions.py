@@ -9,7 +9,7 @@ whole default partition under a lock to find that out; beyond 16 MB inserts woul
 from datetime import date
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements, fill, nothing
+from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
 
 # The histories, and the column by which each is partitioned.
 _HISTORIES: LiteralString = "(values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'))"
@@ -272,6 +272,19 @@ order by h.parent""",
 )
 
 
+# Tell whether this role has to leave the upkeep to `maintain`, because it does not own the histories. Reads the
+# catalogue.
+DELEGATED: LiteralString = """
+select coalesce(bool_and(not pg_has_role(c.relowner, 'USAGE') and has_function_privilege(m.oid, 'EXECUTE')), false)
+from pg_catalog.pg_class c
+join pg_catalog.pg_proc m on m.pronamespace = c.relnamespace and m.proname = 'maintain'::name
+where c.oid = to_regclass(format('%I.%I', {channel}::text, 'job_finished'))::oid"""
+
+# Do one step of what the blocks above do, with the rights of the schema's owner; null if there is none. The function
+# (migration 0021) takes the same lock, and gives up on others' locks, as they do.
+MAINTAIN: LiteralString = "select {s}.maintain()"
+
+
 class PartitionState(NamedTuple):
     """The state of a history's partitions: the first of the next seven days that lacks one, how many lack one, and the
     size of the default partition."""
@@ -316,6 +329,14 @@ class PartitionQueries(Statements):
     def outgrow_default(self) -> Query[None]:
         """Turn large default partitions into partitions of their days."""
         return Query(self._sql(OUTGROW), nothing)
+
+    def delegated(self) -> Query[bool]:
+        """Tell whether this role owns no histories, and may call `maintain`."""
+        return Query(self._sql(DELEGATED), first_value)
+
+    def maintain(self) -> Query[str | None]:
+        """Do one step of all the upkeep as the schema's owner; return what it was, None if nothing is to be done."""
+        return Query(self._sql(MAINTAIN), first_value)
 
     def states(self) -> Query[list[PartitionState]]:
         """Return the state of the partitions of each history."""

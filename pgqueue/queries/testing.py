@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import LiteralString
 from uuid import UUID
 
+from psycopg.sql import Composable
+
 from pgqueue.codecs import Codec
 from pgqueue.jobs.job import ClaimedJob, Job
 from pgqueue.queries import Queries
@@ -79,9 +81,9 @@ class TravellingTemplates(Templates):
         super().__init__(schema)
         self._offset = offset
 
-    def render(self, template: LiteralString) -> bytes:
+    def render(self, template: LiteralString, **parts: Composable) -> bytes:
         """Return a template with its names and the test's clock put in."""
-        return super().render(self._travelled(template))
+        return super().render(self._travelled(template), **parts)
 
     def _travelled(self, template: LiteralString) -> LiteralString:
         ahead = f" + interval '{self._offset.total_seconds():.6f} seconds'" if self._offset else ""

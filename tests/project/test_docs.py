@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, NotAllowed
+from pgqueue import App
 from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
 from tests.client.test_dead import add_dead
@@ -164,49 +164,6 @@ def test_pruning_old_days_deadlocks_with_no_reader_of_both_histories(app: App, c
         assert scalar(reader, "select count(*) from pgqueue.transition") == 0  # as one transaction: a deadlock
         assert scalar(conn, "select to_regclass('pgqueue.transition_20260101') is null")
         assert scalar(conn, "select to_regclass('pgqueue.job_finished_20260101') is not null")
-
-
-def test_the_roles_in_the_docs_can_do_their_work_and_no_more(dsn: str, conn: psycopg.Connection[Any]) -> None:
-    (grants,) = [b for b in _blocks((ROOT / "docs" / "operations.md").read_text(), "") if "grant usage" in b]
-    suffix = scalar(conn, "select 'r' || substr(md5(random()::text), 1, 8)")
-    for role in ("app", "worker", "reader"):
-        conn.execute(f"create role {role}_{suffix}".encode())
-        grants = re.sub(rf"to {role};", f"to {role}_{suffix};", grants)
-    try:
-        conn.execute(grants.encode())
-        _check_roles(dsn, suffix)
-    finally:
-        for role in ("app", "worker", "reader"):
-            conn.execute(f"drop owned by {role}_{suffix}; drop role {role}_{suffix}".encode())
-
-
-def _check_roles(dsn: str, suffix: str) -> None:
-    app = App(dsn)
-    with psycopg.connect(dsn) as producer:
-        producer.execute(f"set role app_{suffix}".encode())
-        app.using(producer).enqueue("anything", {"x": 1})
-        for forbidden in (
-            "select * from pgqueue.job",
-            "delete from pgqueue.job_live",
-            "select * from pgqueue.transition",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege), producer.transaction():
-                producer.execute(forbidden.encode())
-    with psycopg.connect(dsn) as reader:
-        reader.execute(f"set role reader_{suffix}".encode())
-        assert scalar(reader, "select count(*) from pgqueue.job") == 1
-        with pytest.raises(NotAllowed, match=r"permission denied.*docs/operations\.md"):
-            app.using(reader).enqueue("anything")
-    drain_as(app, dsn, f"worker_{suffix}")
-
-
-def drain_as(app: Any, dsn: str, role: str) -> None:
-    """Run a worker as a role until the queue is empty."""
-    app.task(name="anything")(lambda x: x)
-    app.dsn = psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role}")
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        drain(app, conn)
-        assert scalar(conn, "select state from pgqueue.job") == "succeeded"
 
 
 def test_importing_pgqueue_is_light() -> None:

@@ -200,6 +200,15 @@ EXEMPT = {
         "asked by hand, within 0.8 seconds: small tables, and a thousand hops along job_live_ready",
     ),
     "queues.left": "asked by hand: counts due jobs up to 10,000, and what runs",
+    "partitions.delegated": "reads the catalogue",
+    "partitions.maintain": "one step of DDL; reads a default partition below 16 MB, if it is not empty",
+    **dict.fromkeys(
+        [
+            f"roles.{verb}"
+            for verb in ("find_prefix", "existing", "privileges", "make", "own", "grant", "take", "take_all")
+        ],
+        "`pgqueue migrate` asks it of the catalogue, or changes that",
+    ),
     "queues.list": "reads at most 10,000 jobs of a lane: test_fleet_views",
     **dict.fromkeys(
         ["retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.forget"],

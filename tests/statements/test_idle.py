@@ -30,7 +30,7 @@ RELEASING = {
 }  # fmt: skip
 SELDOM = {
     "workers.heartbeat", "jobs.cancel_requests", "jobs.rescue", "workers.declare_lost", "workers.delete_lost",
-    "partitions.make", "partitions.states", "jobs.expire",
+    "partitions.delegated", "partitions.make", "partitions.states", "jobs.expire",
     "jobs.prune_keys", "activity.record", "operations.find_abandoned", "waits.announce_missed",
     "jobs.drop_expired_results",
     "retention.take_turn", "retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.prune_dead",
@@ -98,7 +98,7 @@ def test_an_idle_scheduler_asks_two_cheap_things_a_poll_and_the_rest_seldom(app:
 
 
 def test_what_is_asked_of_itself_is_known_to_be_flat() -> None:
-    apart = {"partitions.make", "partitions.states", "activity.record"}  # test_flat says why
+    apart = {"partitions.delegated", "partitions.make", "partitions.states", "activity.record"}  # test_flat says why
     apart |= {f"retention.{name}" for name in ("take_turn", "allowed", "old_partitions", "sweeps", "forget")}
     apart.add("retention.prune_operations")
     known = FLAT.keys() | apart | {"schedules.register_release", "schedules.unregister_release"}

@@ -25,6 +25,7 @@ from pgqueue.queries.jobs.change import Edit
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.operations import Moved, Operation
 from pgqueue.queries.retention import Sweep
+from pgqueue.queries.roles import Grant
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.in_words import Upcoming
@@ -60,6 +61,7 @@ A_JOB = Job(7, "t", "q", 0, JobState.PENDING, "pending", {}, (), TICK, TICK, 0, 
 OPERATION = Operation(1, "redrive", {}, {}, "alice", "test", TICK, None, None, 0, 0, 0, None)
 RULE, FOREVER = RetentionRule("succeeded", "*", "audit.*", 3600.0), RetentionRule("ticks", "*", "*", None)
 SWEEP = Sweep("job_finished_20260101", TICK, TICK + timedelta(days=1), timedelta(hours=1), False, 0, 10, "hash")
+GRANTS = [Grant("pg_monitor", "table", "job_live", column, "select") for column in ("id", "queue")]
 FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_one": lambda q: q.jobs.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
@@ -164,6 +166,16 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "partitions.bound_default": lambda q: q.partitions.bound_default(),
     "partitions.outgrow_default": lambda q: q.partitions.outgrow_default(),
     "partitions.states": lambda q: q.partitions.states(),
+    "partitions.delegated": lambda q: q.partitions.delegated(),
+    "partitions.maintain": lambda q: q.partitions.maintain(),
+    "roles.find_prefix": lambda q: q.roles.find_prefix(),
+    "roles.existing": lambda q: q.roles.existing(["a", "b"]),
+    "roles.privileges": lambda q: q.roles.privileges(["a", "b"]),
+    "roles.make": lambda q: q.roles.make("pg_monitor", "sample"),
+    "roles.own": lambda q: q.roles.own("pg_monitor"),
+    "roles.grant": lambda q: q.roles.grant(GRANTS),
+    "roles.take": lambda q: q.roles.take(GRANTS),
+    "roles.take_all": lambda q: q.roles.take_all(["pg_monitor"]),
     "jobs.get": lambda q: q.jobs.get(1),
     "jobs.list": lambda q: q.jobs.list(JOBS, 1000, 10),
     **{

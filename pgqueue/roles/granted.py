@@ -1,0 +1,186 @@
+"""What each role may do to each object of the schema: the one table from which everything else about roles is made.
+
+An object that stands here for no role belongs to NOBODY, or the test of the matrix fails with its name. Partitions are
+reached through their table: nothing is granted on them. Nothing is granted to PUBLIC.
+
+A privilege is written as in GRANT, with columns where the whole table would be too much: `select (id, queue), insert`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from pgqueue.queries.roles import Grant, Kind
+
+# Each role's name after the prefix, and what it is for.
+ROLES = {
+    "owner": "owns the schema and all in it; pgqueue migrate and maintain() act as it",
+    "producer": "enqueues jobs, and sees neither them nor their results",
+    "worker": "runs jobs, and does all that their tasks may do with pgqueue",
+    "scheduler": "fires schedules",
+    "operator": "reads everything; pauses, cancels, edits, redrives, discards, manages schedules",
+    "web": "reads jobs with their results, waits for them, and cancels them",
+    "reader": "reads the views that show neither arguments nor results nor messages of errors",
+    "metrics": "reads counts, rates and sizes",
+}
+
+# Objects that only the owner touches, beside partitions: what triggers and functions with the owner's rights call.
+NOBODY = frozenset({"function schedule_forget_ahead", "function held_for_long"})
+
+_JOB = (
+    "id, task, queue, priority, args, tags, headers, run_at, created_at, max_attempts, history, unique_key, "
+    "unique_live, expires_at"
+)
+_VIEWS = (
+    "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
+    "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
+    "old_partition", "migration",
+)  # fmt: skip
+_COUNTS = (
+    "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
+    "operation_status", "retention", "old_partition", "migration",
+)  # fmt: skip
+
+_Grants = Mapping[str, str]
+
+# A job and its first transition. A key or a unique key is looked up, and where its job is over or waits, taken or
+# replaced: that reads no argument, but `replace` writes those of a job that waits.
+_ENQUEUE: _Grants = {
+    "sequence job_id": "usage",
+    "job_live": f"insert ({_JOB}), "
+    "select (id, queue, priority, run_at, created_at, state, attempt, lease, history, unique_key, expires_at), "
+    "update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key)",
+    "transition": "insert",
+    "idempotency_key": "select, insert, update, delete",
+    "worker": "select (waiting, queues)",
+    "function enqueue": "execute",
+}
+# A process writes its row, and looks first whether the schema is there.
+_PROCESS: _Grants = {
+    "worker": "select, insert, update, delete",
+    "queue": "select",
+    "job_live": "select",
+    "activity": "select",
+    "setting": "select",
+    "migration": "select",
+    "partition_status": "select",
+    "worker_health": "select",
+    "function maintain": "execute",
+}
+_CANCEL: _Grants = {
+    "job_live": "select, update (cancel_requested_at), delete",
+    "job_finished": "insert",
+    "transition": "insert",
+    "waiter": "select",
+}
+_WAIT: _Grants = {
+    "job": "select",
+    "attempt": "select",
+    "job_live": "select",
+    "transition": "select",
+    "waiter": "select, insert, update",
+    "migration": "select",
+}
+_PRUNE: _Grants = {
+    "setting": "select, insert, update, delete",
+    "pruned": "select, insert, update, delete",
+    "retention": "select",
+    "old_partition": "select",
+    "job_finished": "select, delete, update (reason)",
+    "dead_letter": "select, delete, update (reason)",
+    "transition": "select, delete",
+    "schedule_fire": "select, delete, update (reason)",
+    "operation": "select, delete, update (error)",
+    "function empty_partition": "execute",
+    "function drop_partition": "execute",
+}
+_SCHEDULES = (
+    "schedule_create", "schedule_edit", "schedule_pause", "schedule_resume", "schedule_run", "schedule_delete",
+    "schedule_preview", "schedule_wake", "schedule_check", "schedule_found",
+)  # fmt: skip
+_READ: _Grants = dict.fromkeys(_VIEWS, "select")
+
+_TABLE: Mapping[str, tuple[_Grants, ...]] = {
+    "producer": (_ENQUEUE,),
+    "worker": (
+        _ENQUEUE,
+        _PROCESS,
+        _CANCEL,
+        _WAIT,
+        _PRUNE,
+        {
+            "job_live": "select, insert, update, delete",
+            "job_finished": "select, insert, update (result, reason)",
+            "dead_letter": "select, insert, update, delete",
+            "transition": "select, insert",
+            "activity": "select, insert",
+            "operation": "select, update",
+            "result_expiry": "select, insert, update, delete",
+            "waiter": "select, insert, update, delete",
+        },
+    ),
+    "scheduler": (
+        _ENQUEUE,
+        _PROCESS,
+        _CANCEL,
+        {
+            "schedule": "select, insert, update, delete",
+            "schedule_ahead": "select, insert, update, delete",
+            "schedule_fire": "select, insert, update",
+            "schedule_release": "select, insert, update, delete",
+            "schedule_status": "select",
+            **{f"function {name}": "execute" for name in _SCHEDULES},
+        },
+    ),
+    "operator": (
+        _READ,
+        _ENQUEUE,
+        _CANCEL,
+        _WAIT,
+        _PRUNE,
+        {
+            "job_live": "select, insert, update, delete",
+            "job_finished": "select, insert, delete",
+            "dead_letter": "select, insert, update, delete",
+            "transition": "select, insert",
+            "activity": "select",
+            "operation": "select, insert, update",
+            "queue": "select, insert, update, delete",
+            "worker": "select, update",
+            "idempotency_key": "select, insert, update, delete",
+            "result_expiry": "select",
+            "schedule": "select, insert, update, delete",
+            "schedule_ahead": "select, insert, update, delete",
+            "schedule_fire": "select, insert, update",
+            "schedule_release": "select",
+            "function redrive": "execute",
+            **{f"function {name}": "execute" for name in _SCHEDULES},
+        },
+    ),
+    "web": (_READ, _CANCEL, _WAIT),
+    "reader": (_READ,),
+    "metrics": (dict.fromkeys(_COUNTS, "select"),),
+}
+
+
+def granted() -> frozenset[Grant]:
+    """Return each privilege of each role, whose names stand without the prefix. The owner has its own."""
+    found = {grant for role, parts in _TABLE.items() for grants in parts for grant in _grants(role, grants)}
+    whole = {grant for grant in found if not grant.column}
+    return frozenset(grant for grant in found if grant in whole or grant._replace(column="") not in whole)
+
+
+def _grants(role: str, grants: _Grants) -> Iterator[Grant]:
+    yield Grant(role, "schema", "", "", "usage")
+    for thing, privileges in grants.items():
+        kind, name = _kind_and_name(thing)
+        for privilege, columns in re.findall(r"(\w+)(?: \(([^)]*)\))?", privileges):
+            for column in columns.split(", "):
+                yield Grant(role, kind, name, column, privilege)
+
+
+def _kind_and_name(thing: str) -> tuple[Kind, str]:
+    if thing.startswith("function "):
+        return "function", thing.removeprefix("function ")
+    if thing.startswith("sequence "):
+        return "sequence", thing.removeprefix("sequence ")
+    return "table", thing

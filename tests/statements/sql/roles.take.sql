@@ -1,0 +1,1 @@
+revoke select ("id", "queue") on table "pgqueue"."job_live" from "pg_monitor"
