@@ -203,14 +203,16 @@ RUNS = {
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
-    {_PRODUCES} {_LOOKS} {_WAITS} doctor.* jobs.get jobs.cancel dead.* operations.* queues.* names.* retention.* activity.rates
-    workers.list workers.locate workers.request partitions.states schema.version schedules.clock schedules.create
+    {_PRODUCES} {_LOOKS} {_WAITS} doctor.* jobs.get jobs.cancel dead.* operations.* queues.* names.* retention.*
+    activity.rates workers.list workers.locate workers.request partitions.states schema.version schedules.clock schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read
     schedules.record_ticks schedules.redefine schedules.resume schedules.wake_schedulers""",
     "web": f"{_WAITS} jobs.get jobs.cancel schema.version",
     "reader": "schema.version",
     "metrics": "schema.version",
 }
+# It looks into the partitions themselves, on which nobody has anything: `doctor` says that it cannot see them.
+UNSEEN = "doctor.used_defaults"
 OWNERS = "schema.* partitions.* roles.*"
 
 
@@ -227,7 +229,7 @@ def test_each_statement_has_a_role_that_runs_it() -> None:
 def test_a_role_may_run_each_of_its_statements(conn: Conn, installed: Installed, role: str) -> None:
     refused = []
     conn.execute(sql.SQL("set role {}").format(sql.Identifier(installed.role(role))))
-    for name in sorted(name for name in SAMPLES if fits(name, RUNS[role])):
+    for name in sorted(name for name in SAMPLES if fits(name, RUNS[role]) and name != UNSEEN):
         try:
             with conn.transaction(force_rollback=True):
                 db.run(conn, SAMPLES[name](QUERIES))
