@@ -204,7 +204,8 @@ RUNS = {
     workers.listen {_UPKEEP}""",
     "operator": f"""
     {_PRODUCES} {_LOOKS} {_WAITS} doctor.* jobs.get jobs.cancel dead.* operations.* queues.* names.* retention.*
-    activity.rates workers.list workers.locate workers.request partitions.states schema.version schedules.clock schedules.create
+    activity.rates workers.list workers.locate workers.request partitions.states schema.version schedules.clock
+    schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read
     schedules.record_ticks schedules.redefine schedules.resume schedules.wake_schedulers""",
     "web": f"{_WAITS} jobs.get jobs.cancel schema.version",
