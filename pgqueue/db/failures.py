@@ -32,6 +32,8 @@ EXPLAINED = tuple(psycopg.errors.lookup(state) for state in (*_NO_SUCH_NAME, _NO
 def explained(error: Exception, database: str = "this database", role: str = "this role") -> PgqueueError | None:
     """Return NotMigrated or NotAllowed for an error that means it, else None. psycopg or asyncpg may have raised it."""
     state = getattr(error, "sqlstate", None)
+    if _in_function(error):
+        return None
     if state in _NO_SUCH_NAME:
         return NotMigrated(
             f"{database} does not have the tables this pgqueue needs ({brief(error)}): run `pgqueue migrate`"
@@ -39,6 +41,16 @@ def explained(error: Exception, database: str = "this database", role: str = "th
     if state == _NOT_ALLOWED:
         return NotAllowed(f"{role}: {brief(error)} (docs/roles.md says what each role needs)")
     return None
+
+
+def _in_function(error: Exception) -> bool:
+    """Whether a function raised an error: a trigger of the user's, for workers call none that looks names up.
+
+    It finds its tables by a search_path that a worker does not have; our schema is as it should be.
+    """
+    diag = getattr(error, "diag", error)  # asyncpg's errors have the fields themselves
+    context = getattr(diag, "context", None) or ""
+    return bool(context) and "inline_code_block" not in context
 
 
 def blames_data(error: Exception, tries: int = 0) -> bool:

@@ -47,6 +47,24 @@ def test_an_outcome_that_is_refused_makes_a_dead_letter_that_says_so(app: App, c
     assert runs == [1]
 
 
+def test_a_trigger_that_does_not_find_its_table_is_no_missing_migration(
+    app: App, conn: Conn, runs: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker stopped, said "run `pgqueue migrate`", and left the job running."""
+    conn.execute("create table public.audit (job_id bigint)")
+    conn.execute(
+        "create function public.refuse() returns trigger language plpgsql as"
+        " $$ begin if new.task = 'refused' then insert into audit values (new.id); end if; return new; end $$"
+    )
+    conn.execute(REFUSING.format("job_finished"))
+    job, fine = app.enqueue("refused", {"n": 1}), app.enqueue("fine", {"n": 1})
+    ended = "select count(*) = 0 from pgqueue.job_live"
+    asyncio.run(work(app, lambda: scalar(conn, ended)))
+    assert (app.get(job.id).reason, app.get(fine.id).state) == ("outcome refused", "succeeded")
+    assert 'relation "audit" does not exist' in caplog.text
+    assert "migrate" not in caplog.text
+
+
 def test_a_job_that_cannot_be_recorded_stays_with_its_worker(
     app: App, conn: Conn, runs: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

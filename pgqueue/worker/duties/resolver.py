@@ -201,7 +201,8 @@ class Resolver(Duty):
                 resolution.verb, resolution.verb, refund=resolution.refund, error=info, label=resolution.label
             )
         elif resolution.verb != "dead_letter":
-            log.error("job %d: Postgres refuses even a plain outcome (%s)", job.id, kind, extra=job.log_facts)
+            why = f"{kind}: {brief(error)}"
+            log.error("job %d: Postgres refuses even a plain outcome (%s)", job.id, why, extra=job.log_facts)
             info = ErrorInfo(info.type, f"the outcome ({resolution.verb}) could not be stored: {kind}")
             less = Resolution("dead_letter", "outcome refused", error=info)
         if less is not resolution:
