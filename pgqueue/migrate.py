@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,6 +24,7 @@ from pgqueue.errors import ConfigError, InvalidOption, MigrationBlocked, NotAllo
 from pgqueue.queries import Queries
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.schema import MigrationSettings
+from pgqueue.revisions import directory
 
 LOCK_TIMEOUT = "5s"
 HEADER = "-- pgqueue's schema {schema} at version {version}. Run this in one transaction, for example by psql -1.\n\n"
@@ -37,15 +37,6 @@ end $$;
 # Whoever may create tables in a schema need not own it; its comment is not worth a failure.
 SCHEMA_COMMENT = re.compile(r"^(comment on schema .*);$", re.MULTILINE)
 OPTIONAL = r"do $$ begin \1; exception when insufficient_privilege then null; end $$;"
-
-
-def directory() -> Path:
-    """Where the migrations are: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parent
-    for place in (package / "migrations", package.parent / "migrations"):
-        if place.is_dir():
-            return place
-    raise ConfigError(f"pgqueue's migrations are missing beside {package}: install pgqueue again")
 
 
 def upgrade(database: str | Any, schema: str = "pgqueue") -> tuple[str | None, str]:

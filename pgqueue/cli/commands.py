@@ -11,6 +11,7 @@ from pgqueue.cli.dead import dead_cli
 from pgqueue.cli.doctor import doctor, print_report
 from pgqueue.cli.job_verbs import jobs_cli
 from pgqueue.cli.jobs import enqueue
+from pgqueue.cli.metrics import metrics, observability_cli
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.operations import operations_cli
 from pgqueue.cli.output import print_id
@@ -73,5 +74,7 @@ cli.add_typer(schedules_cli, name="schedules")
 cli.add_typer(tasks_cli, name="tasks")
 command(cli, "prune", print_pruned)(prune)
 cli.add_typer(retention_cli, name="retention")
+command(cli, "metrics", lambda _: None, has_json=False)(metrics)
+cli.add_typer(observability_cli, name="observability")
 cli.command()(bench)
 cli.command()(demo)

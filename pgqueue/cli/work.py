@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Annotated, TypeAlias
 
@@ -24,7 +24,12 @@ from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
 
 HealthHost = Annotated[str, typer.Option(help="The address that the health port listens on.")]
-ProbeAddress: TypeAlias = tuple[str, int] | None
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(help="Serve metrics for Prometheus on this port; further processes use the ports after it."),
+]
+MetricsHost = Annotated[str, typer.Option(help="The address that the metrics port listens on.")]
+Address: TypeAlias = tuple[str, int] | None
 
 
 def work(
@@ -53,6 +58,8 @@ def work(
         int | None, typer.Option(help="Answer /live and /ready on this port; further processes use the ports after it.")
     ] = None,
     health_host: HealthHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
@@ -67,7 +74,11 @@ def work(
     _check_log_level(log_level)
     if processes > 1:
         logs.set_up(log_level, as_json=log_json)
-        raise typer.Exit(_supervise(signals, processes, health_port, shutdown_timeout))
+        raise typer.Exit(
+            _supervise(
+                signals, processes, {"--health-port": health_port, "--metrics-port": metrics_port}, shutdown_timeout
+            )
+        )
     settings = WorkerSettings(
         queues=read_queues(queues),
         concurrency=concurrency,
@@ -86,7 +97,9 @@ def work(
     scheduler = SchedulerThread(loaded, SchedulerSettings(lease, poll)) if with_scheduler else None
     probe = None if health_port is None else (health_host, health_port)
     handlers = {"SIGTSTP": worker.quiet, "SIGUSR1": worker.dump}
-    run = partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
+    run = _measured(
+        worker, metrics_host, metrics_port, partial(signals.run, worker, shutdown_timeout + LAST_RESORT, handlers)
+    )
     run_to_end(_run_worker(worker, scheduler, probe, run, STOPPED if signals.supervised else None))
 
 
@@ -96,6 +109,8 @@ def schedule(
     poll: Poll = 1.0,
     health_port: Annotated[int | None, typer.Option(help="Answer /live and /ready on this port.")] = None,
     health_host: HealthHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -109,7 +124,27 @@ def schedule(
     logs.set_up(log_level, as_json=log_json)
     scheduler = Scheduler(loaded, settings)
     probe = None if health_port is None else (health_host, health_port)
-    run_to_end(_run_scheduler(scheduler, probe, partial(signals.run, scheduler, LAST_RESORT)))
+    run = _measured(scheduler, metrics_host, metrics_port, partial(signals.run, scheduler, LAST_RESORT))
+    run_to_end(_run_scheduler(scheduler, probe, run))
+
+
+def _measured(
+    process: Worker | Scheduler, host: str, port: int | None, run: Callable[[], Awaitable[bool]]
+) -> Callable[[], Awaitable[bool]]:
+    """Return `run` with metrics of the process served meanwhile, if there is a port for them."""
+    if port is None:
+        return run
+    from pgqueue.metrics import MetricsServer  # prometheus-client, an extra
+
+    async def measured() -> bool:
+        server = MetricsServer(process.reading)
+        server.start(host, port)
+        try:
+            return await run()
+        finally:
+            server.close()
+
+    return measured
 
 
 def _tune_collector() -> None:
@@ -119,7 +154,7 @@ def _tune_collector() -> None:
     gc.freeze()
 
 
-async def _run_scheduler(scheduler: Scheduler, probe_address: ProbeAddress, run: Callable[[], Awaitable[bool]]) -> None:
+async def _run_scheduler(scheduler: Scheduler, probe_address: Address, run: Callable[[], Awaitable[bool]]) -> None:
     probe = Probe(scheduler.health)
     scheduler.health_address = await _answer(probe, probe_address)
     try:
@@ -128,7 +163,7 @@ async def _run_scheduler(scheduler: Scheduler, probe_address: ProbeAddress, run:
         await probe.close()
 
 
-async def _answer(probe: Probe, address: ProbeAddress) -> str | None:
+async def _answer(probe: Probe, address: Address) -> str | None:
     """Let the probe listen, if it has an address; return where others reach it."""
     if address is None:
         return None
@@ -148,7 +183,7 @@ def _is_any(host: str) -> bool:
 async def _run_worker(
     worker: Worker,
     scheduler: SchedulerThread | None,
-    probe_address: ProbeAddress,
+    probe_address: Address,
     run: Callable[[], Awaitable[bool]],
     stopped: int | None,
 ) -> None:
@@ -173,14 +208,14 @@ async def _run_worker(
         raise typer.Exit(stopped)
 
 
-def _supervise(signals: StopSignals, processes: int, health_port: int | None, shutdown_timeout: float) -> int:
+def _supervise(signals: StopSignals, processes: int, ports: Mapping[str, int | None], shutdown_timeout: float) -> int:
     """Run this same command in several child processes; return the exit code."""
     arguments = [argument for argument in sys.argv[1:] if argument]
     commands = []
     for number in range(processes):
-        port = [] if health_port is None else ["--health-port", str(health_port + number)]
+        own = [text for name, port in ports.items() if port is not None for text in (name, str(port + number))]
         # If an option is given twice, the last one counts.
-        commands.append([sys.executable, "-m", "pgqueue", *arguments, "--processes", "1", *port])
+        commands.append([sys.executable, "-m", "pgqueue", *arguments, "--processes", "1", *own])
     supervisor = Supervisor(commands)
     handlers = {name: partial(supervisor.forward, name) for name in ("SIGTSTP", "SIGUSR1")}
     ended = asyncio.run(signals.run(supervisor, shutdown_timeout + 2 * LAST_RESORT, handlers))

@@ -1,7 +1,7 @@
 """How many attempts ended in which way, and how long they waited and ran: what a worker counts in memory."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
@@ -20,6 +20,7 @@ OUTCOMES = {
     "rescue_cancelled": "cancelled",
     "expire": "expired",
 }
+UNKNOWN = "unknown"  # what metrics call every task that the app has not registered
 BUCKETS = 128  # the last ones are for centuries
 SMALL = 64  # attempts counted at once, up to which each goes into buckets
 SHARE = 8  # the attempts for which one of many stands
@@ -104,9 +105,13 @@ class Tally:
         counts, self._counts = self._counts, {}
         return list(counts.items())
 
-    def put_back(self, taken: Iterable[tuple[Key, Count]]) -> None:
-        """Add counts that could not be written."""
-        for key, count in taken:
+    def counts(self) -> list[tuple[Key, Count]]:
+        """Return copies of the counts."""
+        return [(key, replace(count)) for key, count in self._counts.items()]
+
+    def merge(self, counts: Iterable[tuple[Key, Count]]) -> None:
+        """Add counts of another tally, or those that could not be written."""
+        for key, count in counts:
             total = self._of(key)
             total.jobs += count.jobs
             total.run_seconds += count.run_seconds

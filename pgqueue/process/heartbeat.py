@@ -73,6 +73,7 @@ class Identity:
         self._context = copy_context()
         self._thread = threading.Thread(target=self._beat_in_context, name="pgqueue-heartbeat", daemon=True)
         self._backoff = Backoff()
+        self.failures = 0  # heartbeats that did not get through
 
     @property
     def id(self) -> uuid.UUID:
@@ -184,6 +185,7 @@ class Identity:
                 self._backoff.reset()
                 delay = self.info.lease_seconds / BEATS
             except Exception as error:  # noqa: BLE001 - a worker whose heartbeat has stopped for any reason is of no use
+                self.failures += 1
                 delay = min(self._backoff.next(), self.info.lease_seconds / BEATS)
                 if self._backoff.failures == 1:
                     log.warning("heartbeat failed, trying again: %s: %s", type(error).__name__, brief(error))

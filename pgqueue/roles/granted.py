@@ -33,11 +33,11 @@ _JOB = (
 _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
-    "old_partition", "migration",
+    "old_partition", "migration", "retry_load", "parked_load", "dead_load",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
-    "operation_status", "retention", "old_partition", "migration",
+    "operation_status", "retention", "old_partition", "migration", "retry_load", "parked_load", "dead_load",
 )  # fmt: skip
 
 _Grants = Mapping[str, str]

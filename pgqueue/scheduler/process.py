@@ -12,6 +12,7 @@ from functools import partial
 from pgqueue.app import App
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import DEADLINE, Link
+from pgqueue.process.counters import ProcessReading
 from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Identity, Vitals, describe_process
@@ -64,6 +65,10 @@ class Scheduler:
         if request.what == "stop":
             self.asked_to_stop = True
             self.stop()
+
+    def reading(self) -> ProcessReading | None:
+        """What this scheduler has done since its start; None before it."""
+        return None if self._identity is None else ProcessReading(self._identity.failures)
 
     async def run(self) -> bool:
         """Fire schedules until stopped; returns True. Raises DatabaseUnreachable or NotMigrated if it cannot start."""

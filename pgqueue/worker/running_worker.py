@@ -10,6 +10,7 @@ from pgqueue.db.failures import DATABASE_ERRORS
 from pgqueue.db.link import DEADLINE, Link
 from pgqueue.errors import PgqueueError
 from pgqueue.events import WorkerStarted, WorkerStopped
+from pgqueue.process.counters import Durations, ProcessReading
 from pgqueue.process.duty import Duty, hide, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Vitals
@@ -86,6 +87,7 @@ class RunningWorker:
         self._activity = ActivityWriter(chores, core)
         self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
         self._last_duties.append(self._activity)
+        self._claims, self._resolves, self._stale_writes = Durations(), Durations(), 0
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
 
@@ -102,6 +104,9 @@ class RunningWorker:
         signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
         signals.held_jobs = attempts.held_jobs
+        signals.write_was_stale = self._count_stale_write
+        signals.claim_took = self._claims.note
+        signals.resolve_took = self._resolves.note
         signals.heartbeat_overdue = self._heartbeat_overdue
         signals.heartbeat_recovered = self._heartbeat_recovered
         signals.cannot_run_jobs = stop
@@ -118,6 +123,22 @@ class RunningWorker:
         claim, identity = self.producer, self._core.identity
         recent = claim.succeeded_at > monotonic() - 3 * self._core.settings.poll_seconds - DEADLINE
         return Health(identity.beats, recent and not claim.paused and not identity.overdue, self._ages())
+
+    def reading(self) -> ProcessReading:
+        """What this worker has done since its start, and how many of its slots are busy."""
+        slots = self._core.slots
+        return ProcessReading(
+            self._core.identity.failures,
+            self._activity.ended(),
+            self._claims.copy(),
+            self._resolves.copy(),
+            slots.total,
+            len(slots.running),
+            self._stale_writes,
+        )
+
+    def _count_stale_write(self) -> None:
+        self._stale_writes += 1
 
     def _ages(self) -> dict[str, float | None]:
         """How many seconds ago each duty last worked; None for one that has not worked yet."""

@@ -30,6 +30,9 @@ class WorkerSignals:
     attempts_ended: Callable[[Sequence[tuple[ClaimedJob, Resolution]]], None] = ignore  # and it is in the database
     jobs_rescued: Callable[[], None] = ignore
     job_moved_unrun: Callable[[str, str, str], None] = ignore  # task, queue and verb
+    write_was_stale: Callable[[], None] = ignore  # the lease of a job was lost
+    claim_took: Callable[[float], None] = ignore  # so many seconds
+    resolve_took: Callable[[float], None] = ignore
     held_jobs: Callable[[], list[int]] = list  # the one question: which jobs does this worker have?
 
     # The worker itself

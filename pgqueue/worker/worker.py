@@ -10,6 +10,7 @@ from functools import partial
 from pgqueue.app import App, Hook
 from pgqueue.config import check_served_queue
 from pgqueue.errors import PgqueueError
+from pgqueue.process.counters import ProcessReading
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
 from pgqueue.queries.workers import Request
@@ -85,6 +86,10 @@ class Worker:
         if self._running is None or self._stopping.is_set():
             return Health(live=True, ready=False)
         return self._running.health()
+
+    def reading(self) -> ProcessReading | None:
+        """What this worker has done since its start; None before it. Call it on the event loop."""
+        return None if self._running is None else self._running.reading()
 
     async def run(self) -> bool:
         """Work until stopped. Returns whether all jobs have ended; False if some were left behind in their threads.

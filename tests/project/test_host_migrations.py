@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.orm import Session
 
-from pgqueue import InvalidOption, NotAllowed, SchemaNewer, migrate
+from pgqueue import InvalidOption, NotAllowed, SchemaNewer, migrate, revisions
 from tests.conftest import scalar
 from tests.harness import InThread, wait_for
 from tests.project.test_migrations import catalogue
@@ -249,6 +249,6 @@ def test_a_migration_that_has_landed_does_what_it_did() -> None:
     """Databases have run it. Its prose may change; its SQL may not: add a migration that changes what it made."""
     found = "".join(
         f"{hashlib.sha256(written_by(path).encode()).hexdigest()}  {path.name}\n"
-        for path in sorted((migrate.directory() / "versions").glob("*.py"))
+        for path in sorted((revisions.directory() / "versions").glob("*.py"))
     )
     assert found == HASHES.read_text(), f"a line for a new migration belongs into {HASHES.name}; no other line changes"

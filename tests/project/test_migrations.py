@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import App, ConfigError, NotMigrated, db, migrate
+from pgqueue import App, ConfigError, NotMigrated, db, migrate, revisions
 from pgqueue.queries import Queries
 from tests.conftest import DEADLINE, Databases, drain, scalar
 from tests.harness import InThread, Process, wait_for
@@ -277,7 +277,7 @@ def test_a_bad_row_is_refused(shared: str, table: str, columns: dict[str, Any], 
 
 def test_rows_beyond_the_bounds_are_mended_and_their_queue_goes_on(dsn: str) -> None:
     """A job at the end of a number failed each claim of its queue; a worker with an endless lease was never lost."""
-    statements = runpy.run_path(str(migrate.directory() / "versions" / "0009_pinned_functions_and_bounds.py"))
+    statements = runpy.run_path(str(revisions.directory() / "versions" / "0009_pinned_functions_and_bounds.py"))
     with psycopg.connect(dsn, autocommit=True) as conn:
         for table in ("worker", "schedule_release"):
             conn.execute(f"alter table pgqueue.{table} drop constraint {table}_bounds".encode())

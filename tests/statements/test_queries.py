@@ -257,6 +257,15 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "waits.announce_missed": lambda q: q.waits.announce_missed(),
     "jobs.set_result_expiry": lambda q: q.jobs.set_result_expiry({1: 60.0}),
     "jobs.drop_expired_results": lambda q: q.jobs.drop_expired_results(10),
+    "metrics.queues": lambda q: q.metrics.queues(),
+    "metrics.workers": lambda q: q.metrics.workers(),
+    "metrics.dead": lambda q: q.metrics.dead(),
+    "metrics.parked": lambda q: q.metrics.parked(),
+    "metrics.schedules": lambda q: q.metrics.schedules(),
+    "metrics.snapshot": lambda q: q.metrics.snapshot(),
+    "metrics.tables": lambda q: q.metrics.tables(),
+    "metrics.partitions": lambda q: q.metrics.partitions(),
+    "metrics.revision": lambda q: q.metrics.revision(),
     **doctor.SAMPLES,
 }
 

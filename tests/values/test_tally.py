@@ -78,7 +78,7 @@ def test_counts_that_were_put_back_come_with_the_next() -> None:
     tally.add([(ended(), PLAIN_SUCCESS)])
     taken = tally.take()
     tally.add([(ended(), PLAIN_SUCCESS), (ended(), RETRY)])
-    tally.put_back(taken)
+    tally.merge(taken)
     counts = dict(tally.take())
     assert counts["t", "q", "succeed"].jobs == counts["t", "q", "succeed"].run_counts[bucket_of(0.25)] == 2
     assert counts["t", "q", "retry"].jobs == 1

@@ -4,6 +4,7 @@ import asyncio
 
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
+from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
@@ -58,10 +59,11 @@ class FullScan(Duty):
             self._slots.unreserve(rooms)
 
     async def _scan(self, rooms: dict[str, int]) -> None:
-        room = min(sum(rooms.values()), self._slots.reserved)
+        room, began = min(sum(rooms.values()), self._slots.reserved), monotonic()
         with self._frontier.scanning() as scan:
             jobs = await self.link.run_long(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=DEADLINE)
             scan.saw_all = len(jobs) < room
+        self._signals.claim_took(monotonic() - began)
         self._slots.unreserve(rooms)
         self._frontier.advance(jobs)
         self._signals.jobs_claimed(jobs)

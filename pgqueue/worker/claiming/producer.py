@@ -196,7 +196,7 @@ class Producer(Duty):
         room, rooms = min(self._slots.room(), MAX_CLAIM), self._slots.room_by_queue()
         if room <= 0 or not rooms:
             return 0, 0
-        worker = self._identity.id
+        worker, began = self._identity.id, monotonic()
         if at_frontier:
             jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, rooms, room, self._frontier.places))
             self._frontier.rely()
@@ -204,6 +204,7 @@ class Producer(Duty):
             with self._frontier.scanning() as scan:
                 jobs = await self.link.run(self._queries.jobs.claim(worker, rooms, room))
                 scan.saw_all = len(jobs) < room
+        self._signals.claim_took(monotonic() - began)
         self._frontier.advance(jobs)
         self._signals.jobs_claimed(jobs)
         return room, len(jobs)

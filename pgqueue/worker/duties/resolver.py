@@ -78,7 +78,9 @@ class Resolver(Duty):
         """Write the outcomes that came in while the last batch was written, up to a batch of them."""
         batch = self._next_batch()
         if batch:
+            began = monotonic()
             await self._write(batch)
+            self._signals.resolve_took(monotonic() - began)
             for _ in batch:
                 self._waiting.popleft()
             self._signals.outcomes_written()
@@ -151,6 +153,7 @@ class Resolver(Duty):
                 log.warning(
                     "job %d: lease %d is lost, its outcome was not written", job.id, job.lease, extra=job.log_facts
                 )
+                self._signals.write_was_stale()
                 self._listeners.emit(StaleWrite(*job.event_fields))
                 continue
             if self._listeners:

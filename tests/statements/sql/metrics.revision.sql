@@ -1,0 +1,1 @@
+select m.version_num::text from "pgqueue".migration m
