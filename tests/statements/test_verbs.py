@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgqueue import App, UnknownJob, db
+from pgqueue import App, UnknownJob, WrongState, db
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.lifecycle import TRANSITIONS, Resolution
@@ -163,6 +163,28 @@ class Verbs(RuleBasedStateMachine):
         except UnknownJob:
             ended = None
         assert ended == self.model.cancel(job)
+
+    @precondition(lambda self: self.known)
+    @rule(index=which, verb=st.sampled_from(["retry", "promote", "edit"]))
+    def ask_for(self, index: int, verb: str) -> None:
+        job = self.known[index % len(self.known)]
+        client = self.app.using(self.conn)
+        try:
+            {"retry": client.retry, "promote": client.promote, "edit": lambda one: client.edit(one, priority=0)}[verb](
+                job
+            )
+            done = True
+        except (UnknownJob, WrongState):
+            done = False
+        assert done == getattr(self.model, verb)(job)
+        if verb == "edit" and done:
+            self.model.jobs[job].priority = 0
+
+    @precondition(lambda self: self.known)
+    @rule(index=which)
+    def discard(self, index: int) -> None:
+        job = self.known[index % len(self.known)]
+        assert db.run(self.conn, QUERIES.dead.discard([job], "given up")) == self.model.discard(job)
 
     @precondition(lambda self: self.known)
     @rule(index=which)

@@ -147,6 +147,47 @@ class Model:
         self.move(job, "cancel")
         return True
 
+    def retry(self, job_id: int) -> bool:
+        """Let a job run again now; return whether its state allows that."""
+        job = self.jobs.get(job_id)
+        if job is not None and job.state in (JobState.FAILED, JobState.CANCELLED):
+            job.attempt = job.crash_count = 0
+            job.due = job.history = True
+            self.move(job, "redrive" if job.state == JobState.FAILED else "restore")
+            return True
+        return job is not None and job.attempt > 0 and self.promote(job_id)
+
+    def promote(self, job_id: int) -> bool:
+        """Make a job due that waits; return whether it waits."""
+        job = self.jobs.get(job_id)
+        if job is None or job.state != JobState.PENDING:
+            return False
+        if not job.due:
+            job.due = True
+            self.note(job)
+        return True
+
+    def edit(self, job_id: int) -> bool:
+        """Change a job that waits; return whether it does."""
+        job = self.jobs.get(job_id)
+        waits = job is not None and job.state in (JobState.PENDING, JobState.BLOCKED)
+        if job is not None and waits:
+            self.note(job)
+        return waits
+
+    def discard(self, job_id: int) -> int:
+        """End a dead letter as cancelled; return how many."""
+        job = self.jobs.get(job_id)
+        if job is None or job.state != JobState.FAILED:
+            return 0
+        self.move(job, "discard")
+        return 1
+
+    def note(self, job: ModelJob) -> None:
+        """Log a change that moves no job."""
+        assert job.state is not None
+        self.log.setdefault(job.id, []).append((job.state, job.state, job.attempt, job.lease))
+
     def expire(self, job_id: int) -> bool:
         """End a job whose time to live has passed, if it has not started; return whether it ended."""
         job = self.jobs.get(job_id)

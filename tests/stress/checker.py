@@ -135,11 +135,18 @@ def legal_claims(facts: Facts) -> Iterator[Violation]:
             yield Violation("S6", f"one claim (xid {xid}) took {count} jobs, the worker has {facts.slots.get(worker)}")
 
 
-ALLOWED = {(source, move.target) for move in TRANSITIONS.values() for source in (move.sources or {None})}
+# Moves that only people ask for. No process of a run does, so that a job which comes back from its end is a violation.
+ASKED = {"redrive", "restore", "discard"}
+ALLOWED = {
+    (source, move.target)
+    for verb, move in TRANSITIONS.items()
+    if verb not in ASKED
+    for source in (move.sources or {None})
+}
 
 
 def state_machine(facts: Facts) -> Iterator[Violation]:
-    """S7: only moves of the table in pgqueue.lifecycle."""
+    """S7: only moves of the table in pgqueue.lifecycle, but for those that people ask for."""
     for step in facts.all_steps:
         if step.new is None:
             yield Violation("S18", f"removed and put nowhere: {_tell(step)}")
