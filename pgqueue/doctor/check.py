@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from pgqueue import db
@@ -15,6 +16,7 @@ from pgqueue.queries.base import statement_timeout
 from pgqueue.tasks.registry import Tasks
 
 T = TypeVar("T")
+MOST = 50  # findings of one check; who has mended these asks again
 
 CANNOT_SEE = Kind(
     "cannot-see",
@@ -91,7 +93,7 @@ class Check:
         try:
             with exam.conn.transaction():
                 exam.ask(statement_timeout(exam.limits.check_seconds))
-                found = list(self.look(exam))
+                found = list(islice(self.look(exam), MOST))
         except Exception as error:  # noqa: BLE001 - whatever it is, the other checks go on
             names = ", ".join(kind.id for kind in self.kinds)
             why = f"{type(error).__name__}: {brief(error)}"

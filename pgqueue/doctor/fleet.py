@@ -18,7 +18,7 @@ TASK_UNKNOWN = Kind(
 RELEASES_MIXED = Kind(
     "releases-mixed", Severity.WARN,
     "Workers of different versions of pgqueue, or of different releases of the app, have worked beside each other for "
-    "an hour: a deployment has stopped half way.", "restart the older ones",
+    "an hour: a deployment has stopped half way.", "`pgqueue workers stop …` for the older ones",
 )  # fmt: skip
 WORKER_LOST = Kind(
     "worker-lost", Severity.WARN, "A worker or scheduler ended without a word within the last hour, or its heartbeat "
@@ -26,7 +26,7 @@ WORKER_LOST = Kind(
 )  # fmt: skip
 DUTY_STUCK = Kind(
     "duty-stuck", Severity.WARN, "A duty of a living process has not worked for two hours: it fails again and again.",
-    "its log says why; restart the process",
+    "its log says why; `pgqueue workers stop …`",
 )  # fmt: skip
 LOOP_BLOCKED = Kind(
     "event-loop-blocked", Severity.WARN,
@@ -58,13 +58,12 @@ DEAD_GROWING = Kind(
     "dead-letters-growing", Severity.WARN, "More than a hundred jobs failed for good within the last hour.",
     "`pgqueue dead groups`",
 )  # fmt: skip
-MOST = 20  # findings of one kind
 
 
 @finds(QUEUE_UNSERVED)
 def queues(exam: Exam) -> Iterator[Finding]:
     """Look for queues whose jobs wait and that nobody serves. A paused queue waits because somebody wants it to."""
-    for queue in exam.ask(exam.queries.queues.list())[:1000]:
+    for queue in exam.ask(exam.queries.queues.list()):
         waits = queue.oldest_due_seconds or 0.0
         if not queue.workers and not queue.paused_at and waits > exam.limits.waiting_seconds:
             due = f"{queue.due}{'+' if queue.due_capped else ''}"
@@ -99,7 +98,9 @@ def releases(exam: Exam) -> Iterator[Finding]:
         count = {runs: sum(each.runs == runs for each in workers) for runs in began}
         mixed = ", ".join(f"{number} with {runs}" for runs, number in sorted(count.items()))
         oldest = next(each for each in workers if each.started_at < since)
-        yield RELEASES_MIXED.found(f"workers of {len(began)} releases work: {mixed}", f"kill -TERM {oldest.pid}", since)
+        yield RELEASES_MIXED.found(
+            f"workers of {len(began)} releases work: {mixed}", f"pgqueue workers stop {oldest.host}:{oldest.pid}", since
+        )
 
 
 @finds(WORKER_LOST, DUTY_STUCK, LOOP_BLOCKED)
@@ -109,13 +110,14 @@ def processes(exam: Exam) -> Iterator[Finding]:
         if not each.lives:
             since = each.lost_at or each.heartbeat_at
             what = f"{each} {each.death or 'has not beaten for its whole lease'}"
-            yield WORKER_LOST.found(what, None, since)
+            yield WORKER_LOST.found(what, "pgqueue workers list", since)
             continue
         ages = {name: seconds for name, seconds in each.duties.items() if seconds is not None}
+        stop = f"pgqueue workers stop {each.host}:{each.pid}"
         for name, seconds in ages.items():
             if name != "watchdog" and seconds > exam.limits.duty_seconds:
                 since = each.heartbeat_at - timedelta(seconds=seconds)
-                yield DUTY_STUCK.found(f"{name} of {each} has not worked for {seconds:.0f} s", None, since)
+                yield DUTY_STUCK.found(f"{name} of {each} has not worked for {seconds:.0f} s", stop, since)
         blocked = ages.get("watchdog", 0.0)  # it has a step each sixteenth of a lease, unless the loop is blocked
         if blocked > max(each.lease_seconds / 4, 1.0):
             longer = "longer" if blocked > each.lease_seconds else "shorter"

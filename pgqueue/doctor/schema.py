@@ -36,7 +36,6 @@ INVALID_INDEX = Kind(
     "An index is invalid, because its making failed: it costs every write and serves no read.",
     "`reindex index concurrently …;`",
 )  # fmt: skip
-MOST = 20  # findings of one kind
 
 
 @finds(SCHEMA_MISSING, needs=Needs.SERVER)
@@ -65,9 +64,9 @@ def parts(exam: Exam) -> Iterator[Finding]:
     expected = described()
     if found.version != expected.version:
         return
-    yield from list(_drifted(exam.schema, found, expected))[:MOST]
-    yield from list(_more(exam.schema, found, expected))[:MOST]
+    yield from _drifted(exam.schema, found, expected)
     yield from _settings(exam.schema, found, expected)
+    yield from _more(exam.schema, found, expected)
 
 
 def _drifted(schema: str, found: Description, expected: Description) -> Iterator[Finding]:
