@@ -62,7 +62,8 @@ def command(
     """Make a function a command of `group`.
 
     The function gets a Call, then its own options. `show` prints what it returns; with `--json` that is printed as
-    JSON. Typer reads a command's options from its signature, so the shared ones are appended to the function's own.
+    JSON. Typer reads a command's options from its signature, so the shared ones are
+    appended to the function's own.
     """
     common = _COMMON if has_json else _COMMON[:-1]
 

@@ -19,6 +19,7 @@ from pgqueue.cli.queues import queues_cli
 from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
+from pgqueue.cli.top import top
 from pgqueue.cli.upkeep import print_pruned, prune, retention_cli
 from pgqueue.cli.work import schedule, work
 from pgqueue.cli.workers import workers_cli
@@ -65,6 +66,7 @@ command(cli, "migrate", lambda _: None, has_json=False)(migrate)
 command(cli, "enqueue", print_id)(enqueue)
 command(cli, "status", print_status)(status)
 command(cli, "doctor", print_report)(doctor)
+command(cli, "top", lambda _: None, has_json=False)(top)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -76,13 +76,23 @@ def _plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, or one line if it has no rows."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    console.print(table(title, columns, rows))
+
+
+def line(text: str) -> Text:
+    """Return a line of text that is safe for terminals."""
+    return console.render_str(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
+    """Return a table, or one line if it has no rows."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
     for column in columns:
         # Columns that identify a row are never wrapped; columns that explain it are folded.
-        table.add_column(column, overflow="fold", no_wrap=column in ("id", "attempt", "run at", "failed at", "phase"))
+        made.add_column(column, overflow="fold", no_wrap=column in ("id", "attempt", "run at", "failed at", "phase"))
     for row in rows:
-        table.add_row(*map(cell, row))
-    console.print(table if table.row_count else f"{title}: none")
+        made.add_row(*map(cell, row))
+    return made if made.row_count else line(f"{title}: none")
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:

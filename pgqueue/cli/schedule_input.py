@@ -38,6 +38,15 @@ def read_until(option: str, text: str | None) -> datetime | None:
     return read_moment(option, text)
 
 
+def read_seconds(option: str, text: str | None) -> float | None:
+    """Read a duration: 90, 90s, 5m, 2h, 1d. Raises InvalidOption."""
+    if text is None:
+        return None
+    if not _is_duration(text):
+        raise InvalidOption(f"{option} {text!r} cannot be used: give a duration such as 90s, 5m or 2h")
+    return _duration(text).total_seconds()
+
+
 def read_end(option: str, text: str | None) -> datetime | timedelta | None:
     """Read a moment, or a duration, which begins when the database says so."""
     return _duration(text) if text is not None and _is_duration(text) else read_moment(option, text)

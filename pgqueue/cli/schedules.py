@@ -9,6 +9,7 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
+from pgqueue.cli.completion import complete_schedule
 from pgqueue.cli.options import Limit, TaskArgs, TaskName
 from pgqueue.cli.schedule_input import read_moment, read_options, read_plan, read_until
 from pgqueue.errors import InvalidOption, InvalidPlan
@@ -20,7 +21,7 @@ from pgqueue.schedules.schedule import Schedule
 
 schedules_cli = typer.Typer(help="List, show, create, change, pause and fire schedules.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The schedule's name.")]
+Name = Annotated[str, typer.Argument(help="The schedule's name.", autocompletion=complete_schedule)]
 By = Annotated[str | None, typer.Option(help="Who makes the change. Default: the user of this process.")]
 PlanText = Annotated[
     str | None, typer.Option("--plan", help="Cron ('0 6 * * mon-fri'), an interval (90, 15m, 2h, 1d), or FREQ=….")

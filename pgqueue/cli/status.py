@@ -1,7 +1,7 @@
 """`pgqueue status`: queues, workers and schedules, read in one transaction."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -10,15 +10,23 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
+from pgqueue.cli.completion import complete_queue
+from pgqueue.cli.schedule_input import read_seconds
 from pgqueue.cli.schedules import print_schedules
+from pgqueue.cli.verdict import Limits, Verdict, describe_pause, judge
 from pgqueue.cli.workers import print_workers
+from pgqueue.errors import InvalidOption
 from pgqueue.queries.activity import QueueRate
-from pgqueue.queries.jobs.count import MOST_COUNTED, FinishedCount, ParkedJobs, QueueCounts
+from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts
+from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
+from pgqueue.queries.queues import Pause
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
 PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
+QUEUE_COLUMNS = ("queue", *PHASES, "waits", "ended/s", "drained in", "workers")
+MOST_OPERATIONS = 20
 
 Exact = Annotated[bool, typer.Option("--exact", help="Count to the end: slow on a big backlog.")]
 
@@ -27,7 +35,8 @@ Exact = Annotated[bool, typer.Option("--exact", help="Count to the end: slow on 
 class Status:
     """All that `pgqueue status` shows of one schema.
 
-    `unknown`: jobs whose task no worker knew. `ended`: how many jobs ended within the last hour, by state.
+    `unknown`: jobs whose task no worker knew. `ended`: how many jobs ended within the last hour, by state. `dead`: how
+    many dead letters that hour brought, by queue. `operations`: those that run.
     """
 
     queues: list[QueueCounts]
@@ -37,24 +46,65 @@ class Status:
     schedules: list[ScheduleStatus]
     ended: list[FinishedCount]
     partition_faults: list[PartitionState]
+    pauses: list[Pause]
+    dead: list[DeadCount]
+    operations: list[Operation]
+
+    def of_queue(self, queue: str) -> "Status":
+        """Return the status without the other queues."""
+        return replace(
+            self,
+            queues=[q for q in self.queues if q.queue == queue],
+            rates=[rate for rate in self.rates if rate.queue == queue],
+            unknown=[jobs for jobs in self.unknown if jobs.queue == queue],
+            pauses=[pause for pause in self.pauses if pause.queue == queue],
+            dead=[dead for dead in self.dead if dead.queue == queue],
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as `--json` prints it."""
         parts = {"queues": self.queues, "rates": self.rates, "workers": self.workers, "unknown_tasks": self.unknown}
         ended = {ended.state: ended.jobs for ended in self.ended}
         faults = [fault._asdict() for fault in self.partition_faults]
-        return {**parts, "schedules": self.schedules, "finished_last_hour": ended, "partition_faults": faults}
+        parts |= {"schedules": self.schedules, "finished_last_hour": ended, "partition_faults": faults}
+        dead = {dead.queue: dead.jobs for dead in self.dead}
+        return {**parts, "pauses": self.pauses, "dead_last_hour": dead, "operations": self.operations}
 
 
-def status(call: Call, exact: Exact = False) -> Status:
+def status(
+    call: Call,
+    exact: Exact = False,
+    queue: Annotated[
+        str | None, typer.Option("-Q", "--queue", help="Only this queue.", autocompletion=complete_queue)
+    ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Print one line, and exit 1 if something is wrong; for monitoring.")
+    ] = False,
+    max_age: Annotated[
+        str | None, typer.Option(help="With --exit-code: how long a due job may wait: 60s, 5m, 2h.")
+    ] = None,
+    max_dead: Annotated[
+        int | None, typer.Option(min=0, help="With --exit-code: how many dead letters an hour may bring.")
+    ] = None,
+) -> Status | Verdict:
     """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.
 
-    Counts stop at 10000, so that the command costs the same on any backlog: 10000+ means more.
+    Counts stop at 10000, so that the command costs the same on any backlog: 10000+ means more. With --exit-code a
+    queue with due jobs that no worker takes is always wrong.
     """
-    return _read(call.app, None if exact else MOST_COUNTED)
+    limits = Limits(read_seconds("--max-age", max_age), max_dead)
+    if not exit_code and limits != Limits():
+        raise InvalidOption("--max-age and --max-dead are limits of --exit-code: say that as well")
+    found = read_status(call.app, None if exact else MOST_COUNTED)
+    found = found if queue is None else found.of_queue(queue)
+    if not exit_code:
+        return found
+    verdict = judge(found.queues, found.pauses, found.dead, limits)
+    call.exit_code = 1 if verdict.reasons else 0
+    return verdict
 
 
-def _read(app: App, most: int | None) -> Status:
+def read_status(app: App, most: int | None) -> Status:
     """Read the status. Each count stops at one more than `most`; None counts to the end."""
     queries = app.queries
     with app.backend.pools.connection() as conn, conn.transaction():
@@ -68,29 +118,47 @@ def _read(app: App, most: int | None) -> Status:
             db.run(conn, queries.schedules.list()),
             db.run(conn, queries.jobs.count_finished(most)),
             faulty(db.run(conn, queries.partitions.states())),
+            db.run(conn, queries.queues.pauses()),
+            db.run(conn, queries.jobs.count_dead(most)),
+            db.run(conn, queries.operations.list_open(MOST_OPERATIONS)),
         )
 
 
-def print_status(status: Status) -> None:
-    """Print the state of one schema as tables."""
-    _print_queues(status.queues, {rate.queue: rate for rate in status.rates})
+def print_status(status: Status | Verdict) -> None:
+    """Print the state of one schema as tables, or the one line that says whether it is well."""
+    if isinstance(status, Verdict):
+        output.console.print(str(status), soft_wrap=True)
+        return
+    output.print_table("queues", QUEUE_COLUMNS, queue_rows(status))
     print_workers(status.workers)
     print_schedules(status.schedules)
     _print_unknown_tasks(status.unknown)
+    for line in facts(status):
+        output.console.print(line)
+
+
+def facts(status: Status) -> list[str]:
+    """Return what is to be said beside the tables, a line each."""
     ended = ", ".join(f"{_count(e.jobs, e.at_least)} {e.state}" for e in sorted(status.ended)) or "none"
-    output.console.print(f"ended within the last hour: {ended}")
-    for fault in status.partition_faults:
-        output.console.print(f"{fault}: docs/operations.md, Partitions, says what to do")
+    dead = ", ".join(f"{_count(d.jobs, d.at_least)} in {d.queue}" for d in status.dead)
+    lines = [f"ended within the last hour: {ended}" + (f" (dead letters: {dead})" if dead else "")]
+    lines += [describe_pause(pause) for pause in status.pauses]
+    lines += [
+        f"operation {o.id} runs: {o.kind} by {o.actor}, {o.done} done, {o.skipped} skipped" for o in status.operations
+    ]
+    return lines + [f"{fault}: docs/operations.md, Partitions, says what to do" for fault in status.partition_faults]
 
 
-def _print_queues(queues: Sequence[QueueCounts], rates: Mapping[str, QueueRate]) -> None:
-    """Print queues. A queue that has due jobs and no worker shows NONE; one that grows is never drained."""
-    rows = []
-    for q in queues:
+def queue_rows(status: Status) -> list[Sequence[object]]:
+    """Return the cells of queues, for a table with QUEUE_COLUMNS. A queue that has due jobs and no worker shows NONE;
+    one that grows is never drained."""
+    rates = {rate.queue: rate for rate in status.rates}
+    rows: list[Sequence[object]] = []
+    for q in status.queues:
         workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying else 0)
         counts = [_count(getattr(q, phase), phase in q.at_least) for phase in PHASES]
         rows.append((q.queue, *counts, output.age(q.oldest_due_seconds), *_rate(q, rates.get(q.queue)), workers))
-    output.print_table("queues", ("queue", *PHASES, "waits", "ended/s", "drained in", "workers"), rows)
+    return rows
 
 
 def _rate(queue: QueueCounts, rate: QueueRate | None) -> tuple[str, str]:

@@ -61,6 +61,14 @@ RESUME_OPERATION: LiteralString = """
 update {s}.operation set stopped_at = null, moved_at = clock_timestamp()
 where id = %(id)s::bigint and ended_at is null and stopped_at is not null returning id"""
 
+# List the operations that are not finished, by operation_open.
+LIST_OPEN: LiteralString = fill(
+    """
+select {operation} from {s}.operation
+where ended_at is null and stopped_at is null order by id limit %(limit)s::int""",
+    operation=_OPERATION,
+)
+
 # List the newest operations, by primary key.
 LIST_OPERATIONS: LiteralString = fill(
     """
@@ -150,6 +158,10 @@ class OperationQueries(Statements):
     def resume(self, operation: int) -> Query[int | None]:
         """Let a stopped operation go on; returns its id, or None if it is not stopped."""
         return Query(self._sql(RESUME_OPERATION), first_value, {"id": operation})
+
+    def list_open(self, limit: int) -> Query[builtins.list[Operation]]:
+        """List operations that run, the oldest first."""
+        return Query(self._sql(LIST_OPEN), _operations, {"limit": limit})
 
     def list(self, limit: int, only: int | None = None) -> Query[builtins.list[Operation]]:
         """List the newest operations, or one."""

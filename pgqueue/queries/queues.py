@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY, PAUSED
@@ -16,6 +16,14 @@ LIST: LiteralString = """
 select l.queue, l.due, l.due_capped, l.running, l.scheduled, l.scheduled_capped, l.oldest_due_seconds, l.paused_at,
        l.paused_until, l.paused_by, l.paused_reason, l.workers, l.slots
 from {s}.queue_load l order by l.queue"""
+
+# List the queues that are paused now: a small table.
+PAUSES: LiteralString = fill(
+    """
+select q.name, q.paused_at, q.paused_until, q.paused_by, q.paused_reason from {s}.queue q where {paused}
+order by q.name""",
+    paused=PAUSED,
+)
 
 # Pause queues, or change how long and why those are paused that are so already: they keep the beginning of their pause.
 # By primary key, in the order of the names, so that two operators who pause the same queues never wait for each other
@@ -100,7 +108,19 @@ class QueueLoad:
     slots: int
 
 
-class WorkLeft(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """That no job of a queue is claimed: since when, until when, by whom and why."""
+
+    queue: str
+    since: datetime
+    until: datetime | None
+    by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkLeft:
     """How many jobs of a queue are due, up to 10,000, and how many run."""
 
     due: int
@@ -113,6 +133,10 @@ class QueueQueries(Statements):
     def list(self) -> Query[builtins.list[QueueLoad]]:
         """List the queues that hold jobs, are served by name, or were paused once."""
         return Query(self._sql(LIST), lambda rows: [QueueLoad(*row) for row in rows])
+
+    def pauses(self) -> Query[builtins.list[Pause]]:
+        """List the queues that are paused now."""
+        return Query(self._sql(PAUSES), lambda rows: [Pause(*row) for row in rows])
 
     def pause(
         self, queues: Sequence[str], until: datetime | None, seconds: float | None, reason: str | None, by: str

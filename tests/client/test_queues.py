@@ -179,7 +179,7 @@ def test_a_queue_is_drained_when_nothing_is_due_and_nothing_runs(
     insert_job(conn, queue="other")
     seen: list[WorkLeft] = []
     assert not app.queues.drain("mail", timeout=0.1, on_look=seen.append)
-    assert set(seen) == {(1, 1)}
+    assert set(seen) == {WorkLeft(1, 1)}
     assert not app.queues.drain("mail", only_running=True, timeout=0.1)
     conn.execute("delete from pgqueue.job_live where id = %s", (runs,))
     assert app.queues.drain("mail", only_running=True, timeout=30)

@@ -103,6 +103,22 @@ def test_the_guarantees_name_tests_that_exist() -> None:
             assert f"def {test}" in path.read_text(), f"{page.name}: {name}::{test}"
 
 
+def test_the_samples_about_the_fleet_run(dsn: str, conn: Conn) -> None:
+    page = (ROOT / "docs" / "fleet.md").read_text()
+    for block in _blocks(page, "sql"):
+        conn.execute(block.encode())
+    queues, workers = _blocks(page, "python")
+    app = App(dsn)
+    conn.execute(
+        "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds) values"
+        " ('3f2a91c0-0000-0000-0000-000000000000', 'worker', 'web-7', 4711, '0', '{mail}', '{t}', 8, 30)"
+    )
+    for block in (queues, workers):
+        exec(compile(block, "fleet.md", "exec"), {"app": app})
+    app.close()
+    assert scalar(conn, "select requested from pgqueue.worker") == "stop"
+
+
 def test_the_recipes_of_the_docs_run(conn: Conn) -> None:
     (recipe,) = [b for b in _blocks((ROOT / "docs" / "tasks.md").read_text(), "") if "update pgqueue.schedule" in b]
     conn.execute(recipe.encode())

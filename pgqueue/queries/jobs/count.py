@@ -125,6 +125,13 @@ select 'failed', count(*), coalesce(count(*) > %(most)s::int, false) from (
     order by failed_at desc limit %(most)s::int + 1) as newest
 having count(*) > 0"""
 
+# Count the dead letters of the last hour by queue: the newest `most` and one more, by dead_letter_failed_at.
+COUNT_DEAD: LiteralString = """
+select queue, count(*), coalesce(sum(count(*)) over () > %(most)s::numeric, false) from (
+    select queue from {s}.dead_letter where failed_at > now() - interval '1 hour'
+    order by failed_at desc limit %(most)s::int + 1) as newest
+group by queue order by queue"""
+
 # Count parked jobs, which wait for a worker that knows their task in their version, and tell whether such a worker is
 # alive. The statement hops along job_live_parked from one task, version and queue to the next, and counts at most
 # `most` and one more of each.
@@ -184,6 +191,14 @@ class FinishedCount(NamedTuple):
     at_least: bool
 
 
+class DeadCount(NamedTuple):
+    """How many jobs of a queue became dead letters within the last hour; `at_least` if there may be more."""
+
+    queue: str
+    jobs: int
+    at_least: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ParkedJobs:
     """Jobs parked because a worker did not know their task in their version, and whether a living worker knows it and
@@ -216,6 +231,10 @@ class CountQueries(Statements):
     def count_finished(self, most: int | None = MOST_COUNTED) -> Query[list[FinishedCount]]:
         """Count the jobs that ended within the last hour, by state, among the newest `most`."""
         return Query(self._sql(COUNT_FINISHED), lambda rows: [FinishedCount(*row) for row in rows], {"most": most})
+
+    def count_dead(self, most: int | None = MOST_COUNTED) -> Query[list[DeadCount]]:
+        """Count the dead letters of the last hour, by queue, among the newest `most`."""
+        return Query(self._sql(COUNT_DEAD), lambda rows: [DeadCount(*row) for row in rows], {"most": most})
 
     def count_parked(self, most: int | None = MOST_COUNTED) -> Query[list[ParkedJobs]]:
         """Count parked jobs by task, version and queue: of each up to `most` and one more, or all of them for None."""

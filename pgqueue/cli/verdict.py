@@ -1,0 +1,58 @@
+"""Whether the queues are well: what `pgqueue status --exit-code` says, for monitoring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pgqueue.cli import output
+from pgqueue.queries.jobs.count import DeadCount, QueueCounts
+from pgqueue.queries.queues import Pause
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is still well: how many seconds a due job may wait, how many dead letters an hour may bring; None: any."""
+
+    max_age: float | None = None
+    max_dead: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why the queues are not well; no reason if they are."""
+
+    reasons: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {"ok": not self.reasons, "reasons": self.reasons}
+
+    def __str__(self) -> str:
+        return "; ".join(self.reasons) or "ok"
+
+
+def judge(queues: Sequence[QueueCounts], pauses: Sequence[Pause], dead: Sequence[DeadCount], limits: Limits) -> Verdict:
+    """Return what is wrong: due jobs that wait for too long or that no worker takes, and too many dead letters."""
+    paused = {pause.queue: describe_pause(pause) for pause in pauses}
+    reasons = []
+    for queue in queues:
+        if queue.oldest_due_seconds is None:
+            continue
+        if limits.max_age is not None and queue.oldest_due_seconds > limits.max_age:
+            why = f" ({paused[queue.queue]})" if queue.queue in paused else ""
+            reasons.append(f"queue {queue.queue}: the oldest due job waits {output.age(queue.oldest_due_seconds)}{why}")
+        if not queue.workers and not queue.paused:
+            reasons.append(f"queue {queue.queue}: no worker takes its due jobs")
+    brought = sum(one.jobs for one in dead)
+    if limits.max_dead is not None and brought > limits.max_dead:
+        most = max(dead, key=lambda one: one.jobs)
+        reasons.append(f"{brought} dead letters within the last hour, {most.jobs} of them in queue {most.queue}")
+    return Verdict(reasons)
+
+
+def describe_pause(pause: Pause) -> str:
+    """Return who has paused a queue, until when and why."""
+    until = f" until {output.cell(pause.until)}" if pause.until else ""
+    return f"queue {pause.queue} is paused by {pause.by or 'somebody'}{until}" + (
+        f": {pause.reason}" if pause.reason else ""
+    )
