@@ -99,7 +99,8 @@ def test_workers_are_listed_and_asked(conn: Conn) -> None:
     assert "MiB" in table
     (asked,) = answer("workers", "quiet", str(worker)[:8], "--by", "alice")
     assert asked["id"] == str(worker)
-    assert "alice" in run("workers", "list").stdout
+    (row,) = answer("workers", "list")
+    assert (row["requested"], row["requested_by"]) == ("quiet", "alice")
     assert scalar(conn, "select requested from pgqueue.worker") == "quiet"
     assert "to stop" in run("workers", "stop", "--all").stderr
     for arguments, code in ((("stop",), 2), (("stop", "nobody"), 1)):
@@ -143,11 +144,8 @@ def test_monitoring_gets_an_exit_code_and_one_line(conn: Conn, arguments: tuple[
         assert line == "ok"
     told = run("status", "--exit-code", "--json", *arguments)
     found = json.loads(told.stdout)
-    assert (told.exit_code, found["ok"], "; ".join(found["reasons"])) == (
-        bool(reasons),
-        not reasons,
-        line if reasons else "",
-    )
+    assert (told.exit_code, found["ok"]) == (bool(reasons), not reasons)
+    assert all(reason in "; ".join(found["reasons"]) for reason in reasons)
 
 
 def test_limits_without_the_exit_code_are_wrong_usage() -> None:
