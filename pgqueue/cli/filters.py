@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
+from pgqueue.cli.completion import complete_queue, complete_state, complete_task
 from pgqueue.client.operations import Watcher
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -41,12 +42,23 @@ def _options(kind: type[Filter]) -> dict[str, Any]:
     }
     of_jobs = {
         "state": Annotated[
-            str | None, typer.Option("--state", "--phase", help=f"Only this state or phase: {', '.join(PHASES)}.")
+            str | None,
+            typer.Option(
+                "--state",
+                "--phase",
+                help=f"Only this state or phase: {', '.join(PHASES)}.",
+                autocompletion=complete_state,
+            ),
         ]
     }
     return {
-        "task": Annotated[str | None, typer.Option("--task", help="Only this task; * stands for any characters.")],
-        "queue": Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.")],
+        "task": Annotated[
+            str | None,
+            typer.Option("--task", help="Only this task; * stands for any characters.", autocompletion=complete_task),
+        ],
+        "queue": Annotated[
+            str | None, typer.Option("-Q", "--queue", help="Only this queue.", autocompletion=complete_queue)
+        ],
         **(of_dead if kind is DeadFilter else of_jobs),
         "tag": Annotated[str | None, typer.Option("--tag", help="Only with this tag.")],
         "since": Annotated[str | None, typer.Option("--since", help=f"{when} since: 90s, 30m, 2h, 7d ago, or a time.")],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pgqueue.cli.completion import complete_queue, complete_task
+from pgqueue.cli.completion import complete_task
 from pgqueue.errors import InvalidArguments, InvalidOption
 
 AppRef = Annotated[str | None, typer.Option("-A", "--app", help="The app, as module:attr. Default: PGQUEUE_APP.")]
@@ -18,9 +18,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 TaskName = Annotated[str, typer.Argument(help="The task's name.", autocompletion=complete_task)]
 TaskArgs = Annotated[str, typer.Argument(help="The task's arguments as a JSON object.")]
-OnlyQueue = Annotated[str | None, typer.Option("-Q", "--queue", help="Only this queue.", autocompletion=complete_queue)]
-OnlyTask = Annotated[str | None, typer.Option("--task", help="Only this task.", autocompletion=complete_task)]
-By = Annotated[str | None, typer.Option(help="Who acts. Default: the user of this process.")]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, help="List at most this many.")]
 Before = Annotated[int | None, typer.Option(help="Only ids below this one: the next page.")]
 

@@ -10,7 +10,7 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_queue
-from pgqueue.cli.options import By
+from pgqueue.cli.filters import By
 from pgqueue.cli.schedule_input import read_end
 from pgqueue.jobs.patterns import is_pattern
 from pgqueue.queries.queues import MOST_LEFT, QueueLoad, WorkLeft

@@ -8,7 +8,7 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_worker
-from pgqueue.cli.options import By
+from pgqueue.cli.filters import By
 from pgqueue.jobs.patterns import Patterns, is_pattern
 from pgqueue.queries.workers import WorkerStatus
 
