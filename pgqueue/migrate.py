@@ -22,7 +22,7 @@ from pgqueue.config import check_schema
 from pgqueue.db.failures import brief
 from pgqueue.errors import ConfigError, InvalidOption, MigrationBlocked, NotAllowed, NotMigrated, SchemaNewer
 from pgqueue.queries import Queries
-from pgqueue.queries.partitions import PartitionState, faulty
+from pgqueue.queries.partitions import PartitionState, empty_defaults, faulty
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.revisions import directory
 
@@ -60,9 +60,8 @@ def upgrade(database: str | Any, schema: str = "pgqueue") -> tuple[str | None, s
             if isinstance(database, str) or before is None:  # else a lock on a large table would stay for long
                 db.run(conn, queries.schema.validate())
         if isinstance(database, str):
-            db.run(conn, queries.partitions.split_default())
-            db.run(conn, queries.partitions.bound_default())
-            db.run(conn, queries.partitions.outgrow_default())
+            for query in empty_defaults(queries.partitions):
+                db.run(conn, query)
             db.run(conn, queries.partitions.make())
     return before, head()
 

@@ -21,6 +21,7 @@ from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.top import top
 from pgqueue.cli.upkeep import print_pruned, prune, retention_cli
+from pgqueue.cli.upkeep import print_pruned, prune, repair_cli, retention_cli
 from pgqueue.cli.work import schedule, work
 from pgqueue.cli.workers import workers_cli
 from pgqueue.config import release
@@ -78,5 +79,6 @@ command(cli, "prune", print_pruned)(prune)
 cli.add_typer(retention_cli, name="retention")
 command(cli, "metrics", lambda _: None, has_json=False)(metrics)
 cli.add_typer(observability_cli, name="observability")
+cli.add_typer(repair_cli, name="repair")
 cli.command()(bench)
 cli.command()(demo)

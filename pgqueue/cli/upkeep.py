@@ -1,15 +1,17 @@
 """Commands that keep the tables small: `pgqueue prune`, `pgqueue retention …`, `pgqueue repair …`."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.client.pruning import Pruned
+from pgqueue.queries.partitions import faulty
 from pgqueue.queries.retention import Rule
 
+repair_cli = typer.Typer(no_args_is_help=True, help="Mend what upkeep has left.")
 retention_cli = typer.Typer(no_args_is_help=True, help="How long is kept what has ended.")
 
 RuleName = Annotated[str, typer.Argument(help="succeeded, cancelled, failed, history, ticks, operations, activity.")]
@@ -77,3 +79,22 @@ def unset_rule(call: Call, name: RuleName, queue: RuleQueue = "*", task: RuleTas
     if not call.app.pruning.unset(name, queue, task):
         output.say("no operator has set that rule")
     return call.app.pruning.rules()
+
+
+def _print_states(states: Sequence[dict[str, Any]]) -> None:
+    for state in states:
+        output.console.print(f"{state['history']}: good")
+
+
+@command(repair_cli, "partitions", _print_states)
+def repair_partitions(call: Call) -> Sequence[dict[str, Any]]:
+    """Empty the default partitions, also large ones, and make missing partitions: a day at a time, beside everything.
+
+    Exits with 1 and says on stderr what is left, for example because a long transaction is in the way: try again later.
+    """
+    states = call.app.pruning.repair()
+    if faults := faulty(states):
+        for fault in faults:
+            output.say(str(fault))
+        raise typer.Exit(1)
+    return [state._asdict() for state in states]

@@ -10,6 +10,7 @@ from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, Transaction,
 from pgqueue.jobs.retention import Age, check_rule
 from pgqueue.queries import Queries
 from pgqueue.queries.base import statement_timeout
+from pgqueue.queries.partitions import PartitionState, empty_defaults
 from pgqueue.queries.retention import OldPartition, Rule, Sweep
 
 BATCH = 500
@@ -82,6 +83,24 @@ class Pruning:
         return done
 
     arun = run.twin
+
+    @verb
+    def repair(self) -> Steps[builtins.list[PartitionState]]:
+        """Empty the default partitions of the histories, and make missing partitions; return how each history is then.
+
+        Rows move a day at a time, and readers see each once. What somebody's transaction holds is left: try again.
+        """
+        return (yield from repair(self._app.queries))
+
+    arepair = repair.twin
+
+
+def repair(queries: Queries) -> Steps[list[PartitionState]]:
+    """Empty default partitions and make missing ones; return what is still wrong."""
+    partitions = queries.partitions
+    yield from (*empty_defaults(partitions), partitions.make())
+    states: list[PartitionState] = yield partitions.states()
+    return states
 
 
 def prune(queries: Queries, note: Callable[[Pruned], object], goes_on: Callable[[], bool]) -> Steps[bool]:

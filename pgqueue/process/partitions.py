@@ -6,7 +6,7 @@ import random
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
-from pgqueue.queries.partitions import PartitionState, faulty
+from pgqueue.queries.partitions import PartitionState, empty_defaults, faulty
 
 log = logging.getLogger("pgqueue")
 
@@ -56,8 +56,7 @@ class PartitionMaker(Duty):
         if states != self._before:  # VACUUM takes its time to shrink an emptied one
             for state in (state for state in states if state.default_bytes):
                 log.warning("rows came before their partition, and get one now: %s", state)
-        queries = self._queries
-        for query in (queries.split_default(), queries.bound_default(), queries.outgrow_default()):
+        for query in empty_defaults(self._queries):
             await self.link.run_apart(query, deadline=DEADLINE)
         self._before = await self.link.run(self._queries.states())
 

@@ -137,12 +137,120 @@ $split_default$""",
     keys=_KEYS,
 )
 
+# Where partitions lie between the days of a large default partition, choose the days that keep OUTGROW from working:
+# all but those of the gap with today, or else with the most rows. Each gets a CHECK, not valid yet, that the day is not
+# in the default partition: CLEAR validates it when the rows have gone, and Postgres need not read the whole default
+# partition under a lock that its inserts want. It refuses nothing that anybody inserts, for the days around today are
+# left alone.
+GUARD: LiteralString = fill(
+    """
+do $guard_default$
+declare
+    parents {parents};
+    keys {keys};
+    today constant date := (now() at time zone 'UTC')::date;
+    rest text;
+    days date[];
+    day date;
+begin
+    for n in 1 .. cardinality(parents) loop
+        {careful}
+        rest := format('%I.%I', {channel}, parents[n] || '_default');
+        continue when pg_relation_size(rest::regclass) <= 16777216 or not {turn} or not (
+            select pg_has_role(c.relowner, 'USAGE') from pg_catalog.pg_class c where c.oid = rest::regclass::oid);
+        execute format($days$
+            with day as (
+                select (%1$I at time zone 'UTC')::date as day, count(*) as rows from %2$s
+                where isfinite(%1$I) group by 1
+            ), placed as (
+                select d.day, d.rows, d.day between $2 - 1 and $2 + 2 as is_present,
+                       (select count(*) from unnest($1) as h where upper(h) <= d.day) as gap
+                from day d
+            )
+            select coalesce(array_agg(p.day), '{{}}') from placed p
+            where not p.is_present
+            and p.gap <> (select g.gap from placed g group by g.gap
+                          order by bool_or(g.is_present) desc, sum(g.rows) desc, g.gap desc limit 1)$days$,
+            keys[n], rest)
+        using (select coalesce(range_agg(daterange(held.first, held.past)), '{{}}') from ({held}) as held
+               where held.parent = parents[n]), today into days;
+        foreach day in array days loop
+            begin
+                execute format('alter table %s add constraint %I check (%3$I < %4$L or %3$I >= %5$L) not valid', rest,
+                               parents[n] || to_char(day, '"_without_"YYYYMMDD'), keys[n],
+                               day || ' 00:00:00+00', day + 1 || ' 00:00:00+00');
+            exception when lock_not_available or duplicate_object then
+                raise debug '% keeps %: %', rest, day, sqlerrm;
+            end;
+        end loop;
+        commit;
+    end loop;
+end
+$guard_default$""",
+    turn=_TURN,
+    careful=_CAREFUL,
+    held=_HELD,
+    parents=_PARENTS,
+    keys=_KEYS,
+)
+
+# Move the days that GUARD has chosen into partitions of their own, each in a transaction of its own, so that readers
+# see each row at one of two places. A day that cannot be attached now loses its CHECK, and is chosen again later.
+CLEAR: LiteralString = fill(
+    """
+do $clear_default$
+declare
+    parents {parents};
+    keys {keys};
+    rest text;
+    guard text;
+    part text;
+    day date;
+begin
+    for n in 1 .. cardinality(parents) loop
+        rest := format('%I.%I', {channel}, parents[n] || '_default');
+        for guard in select c.conname from pg_catalog.pg_constraint c
+                     where c.conrelid = rest::regclass::oid and c.conname::text ~ '_without_[0-9]{{8}}$' loop
+            {careful}
+            exit when not {turn};
+            day := to_date(right(guard, 8), 'YYYYMMDD');
+            part := parents[n] || to_char(day, '"_"YYYYMMDD');
+            begin
+                execute format('create table %I.%I (like %I.%I including defaults including constraints
+                                including indexes)', {channel}, part, {channel}, parents[n]);
+                execute format('with moved as (delete from %1$s where %2$I >= %3$L and %2$I < %4$L returning *)
+                                insert into %5$I.%6$I select * from moved', rest, keys[n], day || ' 00:00:00+00',
+                               day + 1 || ' 00:00:00+00', {channel}, part);
+                execute format('alter table %s validate constraint %I', rest, guard);
+                execute format('alter table %I.%I attach partition %I.%I for values from (%L) to (%L)',
+                               {channel}, parents[n], {channel}, part,
+                               day || ' 00:00:00+00', day + 1 || ' 00:00:00+00');
+            exception when lock_not_available or deadlock_detected or check_violation or duplicate_table
+                      or invalid_object_definition then
+                raise debug 'rows of % stay in %: %', day, rest, sqlerrm;
+            end;
+            begin
+                execute format('alter table %s drop constraint %I', rest, guard);
+            exception when lock_not_available or insufficient_privilege then
+                raise debug '% keeps %: %', rest, guard, sqlerrm;
+            end;
+            commit;
+        end loop;
+    end loop;
+end
+$clear_default$""",
+    turn=_TURN,
+    careful=_CAREFUL,
+    parents=_PARENTS,
+    keys=_KEYS,
+)
+
 # A default partition that has outgrown 16 MB becomes the partition of the days that it holds and of a week to come,
 # with a new one, empty, in its place. No row is moved, and inserts wait for the change of the catalogue alone: a CHECK,
 # validated beforehand under a lock that inserts do not need, spares Postgres the reading under a lock that they do.
 # This is the CHECK. It refuses no row, because the days that it allows and those of other partitions reach beyond the
 # next three days. A server that crashes before OUTGROW leaves it to the next call, which drops it in good time.
-# Nothing is done where partitions lie between the days of the rows.
+# Nothing is done where partitions lie between the days of the rows: CLEAR takes those days out beforehand.
 BOUND: LiteralString = fill(
     """
 do $bound_default$
@@ -305,6 +413,17 @@ class PartitionState(NamedTuple):
         return f"{self.history}: {days if self.missing else ''}{size}"
 
 
+def empty_defaults(queries: "PartitionQueries") -> tuple[Query[None], ...]:
+    """Return the statements that empty default partitions, in their order. Each commits by itself."""
+    return (
+        queries.split_default(),
+        queries.guard_default(),
+        queries.clear_default(),
+        queries.bound_default(),
+        queries.outgrow_default(),
+    )
+
+
 def faulty(states: list[PartitionState]) -> list[PartitionState]:
     """Return the states that need an operator, or time."""
     return [state for state in states if not state.is_good]
@@ -321,6 +440,15 @@ class PartitionQueries(Statements):
     def split_default(self) -> Query[None]:
         """Move the rows of small default partitions into partitions of their days."""
         return Query(self._sql(SPLIT), nothing)
+
+    def guard_default(self) -> Query[None]:
+        """Prepare `clear_default`: choose the days to move, where a large default partition has days on both sides of
+        a partition."""
+        return Query(self._sql(GUARD), nothing)
+
+    def clear_default(self) -> Query[None]:
+        """Move the chosen days of large default partitions into partitions of their own."""
+        return Query(self._sql(CLEAR), nothing)
 
     def bound_default(self) -> Query[None]:
         """Prepare `outgrow_default`: keep the days of large default partitions within bounds."""

@@ -7,8 +7,9 @@ no index by time to find them, because each outcome of each worker would pay for
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.retention import RetentionRule
 from pgqueue.queries.base import Query, Statements, fill, first_value, nothing, sparse
@@ -125,6 +126,7 @@ select h.name, h.first, h.past, a.age, h.past <= now() - a.age as closed,
        case when p.closed or h.past > now() - a.age then coalesce(p.block, 0::bigint) else 0::bigint end as block,
        b.blocks, hash.md5
 from held h cross join hash
+cross join (select max(r.value) as age from rule r where r.name <> 'failed') as longest
 cross join (select distinct r.value as age from rule r
             where r.name <> 'failed' and r.value < interval '1000 years') as a
 cross join lateral (
@@ -132,7 +134,7 @@ cross join lateral (
 ) as b
 left join {s}.pruned p on p.relation = h.name and p.age = a.age and p.rules = hash.md5 and p.age > interval '0'
 where h.first < now() - a.age
-and (h.many or not %(whole)s::bool or a.age < (select max(r.value) from rule r where r.name <> 'failed'))
+and (not %(whole)s::bool or h.past > now() - longest.age and (h.many or a.age < longest.age))
 and case when p.closed or h.past > now() - a.age then coalesce(p.block, 0::bigint) else 0::bigint end < b.blocks
 order by h.first, a.age""",
     rules=_RULES,
@@ -280,7 +282,8 @@ where p.ended_at < now() - (select r.value from {s}.retention r where r.name = '
 REST: LiteralString = "select pg_sleep(%(seconds)s::float8)"
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """A rule that holds: what `name` says is kept for `age`; None is for ever. `set_by`: who said so."""
 
     name: str
@@ -288,6 +291,11 @@ class Rule(NamedTuple):
     task: str
     age: timedelta | None
     set_by: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rule as `--json` prints it."""
+        seconds = None if self.age is None else self.age.total_seconds()
+        return {"name": self.name, "queue": self.queue, "task": self.task, "seconds": seconds, "set_by": self.set_by}
 
 
 class OldPartition(NamedTuple):

@@ -163,6 +163,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "schema.lock_migrations": lambda q: q.schema.lock_migrations(),
     "partitions.make": lambda q: q.partitions.make(),
     "partitions.split_default": lambda q: q.partitions.split_default(),
+    "partitions.guard_default": lambda q: q.partitions.guard_default(),
+    "partitions.clear_default": lambda q: q.partitions.clear_default(),
     "partitions.bound_default": lambda q: q.partitions.bound_default(),
     "partitions.outgrow_default": lambda q: q.partitions.outgrow_default(),
     "partitions.states": lambda q: q.partitions.states(),

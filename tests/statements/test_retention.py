@@ -422,9 +422,13 @@ def test_a_worker_prunes_and_declares_what_its_code_says(conn: Conn, dsn: str, s
     app = App(dsn, name="shop:app", retention={"cancelled": "1d", "tasks": {"audit.*": "90d"}, "queues": {"b": 0}})
     asyncio.run(work(app, lambda: jobs(conn) == {kept}))
     rules = {(rule.name, rule.task): rule for rule in app.pruning.rules()}
-    assert rules["cancelled", "*"][3:] == (timedelta(days=3), scalar(conn, "select session_user::text"))
-    assert rules["succeeded", "audit.*"][3:] == (timedelta(days=90), "code of shop:app")
-    assert rules["succeeded", "*"][3:] == (timedelta(days=7), "default")
+    assert (rules["cancelled", "*"].age, rules["cancelled", "*"].set_by) == (
+        timedelta(days=3),
+        scalar(conn, "select session_user::text"),
+    )
+    audit, general = rules["succeeded", "audit.*"], rules["succeeded", "*"]
+    assert (audit.age, audit.set_by) == (timedelta(days=90), "code of shop:app")
+    assert (general.age, general.set_by) == (timedelta(days=7), "default")
     assert (app.pruning.unset("cancelled"), app.pruning.unset("cancelled")) == (True, False)
     ages = {(rule.name, rule.task): rule.age for rule in app.pruning.rules()}
     assert ages["cancelled", "*"] == timedelta(days=1)

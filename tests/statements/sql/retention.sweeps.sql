@@ -23,6 +23,7 @@ select h.name, h.first, h.past, a.age, h.past <= now() - a.age as closed,
        case when p.closed or h.past > now() - a.age then coalesce(p.block, 0::bigint) else 0::bigint end as block,
        b.blocks, hash.md5
 from held h cross join hash
+cross join (select pg_catalog.max(r.value) as age from rule r where r.name <> 'failed') as longest
 cross join (select distinct r.value as age from rule r
             where r.name <> 'failed' and r.value < interval '1000 years') as a
 cross join lateral (
@@ -30,6 +31,6 @@ cross join lateral (
 ) as b
 left join "pgqueue".pruned p on p.relation = h.name and p.age = a.age and p.rules = hash.md5 and p.age > interval '0'
 where h.first < now() - a.age
-and (h.many or not %(whole)s::bool or a.age < (select pg_catalog.max(r.value) from rule r where r.name <> 'failed'))
+and (not %(whole)s::bool or h.past > now() - longest.age and (h.many or a.age < longest.age))
 and case when p.closed or h.past > now() - a.age then coalesce(p.block, 0::bigint) else 0::bigint end < b.blocks
 order by h.first, a.age
