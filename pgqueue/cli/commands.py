@@ -20,7 +20,6 @@ from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.top import top
-from pgqueue.cli.upkeep import print_pruned, prune, retention_cli
 from pgqueue.cli.upkeep import print_pruned, prune, repair_cli, retention_cli
 from pgqueue.cli.work import schedule, work
 from pgqueue.cli.workers import workers_cli
