@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Protocol, TypedDict, Unpack
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import check_arguments, check_options, edited_args
-from pgqueue.client.steps import StepRunner, Steps, all_or_nothing, verb
+from pgqueue.client.steps import StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.client.why import look_up
 from pgqueue.errors import InvalidOption, UnknownJob, WrongState
@@ -115,10 +115,21 @@ class OperatorVerbs:
 
         Raises UnknownJob.
         """
-        job = yield from found_job(self._app, possible_id(job_id))
-        return (yield from look_up(self._app, job))
+        app, job_id = self._app, possible_id(job_id)
+        if self._runner.borrows:
+            return (yield from _why(app, job_id))
+        found: Why = yield Transaction(_why(app, job_id, prefer_indexes=True))
+        return found
 
     awhy = why.twin
+
+
+def _why(app: AppParts, job_id: int, *, prefer_indexes: bool = False) -> Steps[Why]:
+    """Look up why a job does not run. `prefer_indexes` is a setting of the transaction: not for a caller's, which would
+    keep it. Without it the planner may read a whole lane where it has no statistics."""
+    if prefer_indexes:
+        yield app.queries.jobs.prefer_indexes()
+    return (yield from look_up(app, (yield from found_job(app, job_id))))
 
 
 def found_job(app: AppParts, job_id: int) -> Steps[Job]:

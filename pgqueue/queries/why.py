@@ -48,6 +48,7 @@ where j.id = %(id)s::bigint""",
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
 # job_live_ready from one lane to the next, and reads of each lane only the part before the place, up to `most` and one
 # more of all. The plain form, `priority > … or priority = … and (run_at, id) < …` over the queue, reads the whole lane.
+# So does a second condition on run_at beside the row comparison, where many jobs have the same run_at.
 AHEAD: LiteralString = """
 with recursive lane(priority) as (
     (select j.priority::smallint from {s}.job_live j
@@ -65,9 +66,8 @@ select count(*) from (
     select from lane cross join lateral (
         select from {s}.job_live j
         where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
-        and j.run_at::timestamptz <= now()
         and (j.run_at::timestamptz, j.id) < (case when lane.priority > %(priority)s::int::smallint
-            then 'infinity'::timestamptz else %(run_at)s::timestamptz end, %(id)s::bigint)
+            then now() else %(run_at)s::timestamptz end, %(id)s::bigint)
         order by j.run_at, j.id limit %(most)s::int + 1) as first
     limit %(most)s::int + 1) as counted"""
 
