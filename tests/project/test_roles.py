@@ -205,13 +205,13 @@ RUNS = {
     "operator": f"""
     {_PRODUCES} {_LOOKS} {_WAITS} doctor.* why.* chosen.* jobs.get jobs.cancel jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* names.*
-    retention.* activity.rates workers.list workers.locate workers.request partitions.states schema.version schedules.clock
-    schedules.create
+    retention.* activity.rates workers.list workers.locate workers.request partitions.states schema.version
+    schedules.clock schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read
     schedules.record_ticks schedules.redefine schedules.resume schedules.wake_schedulers""",
     "web": f"{_WAITS} jobs.get jobs.cancel schema.version",
     "reader": "schema.version",
-    "metrics": "schema.version",
+    "metrics": "metrics.* schema.version",
 }
 # It looks into the partitions themselves, on which nobody has anything: `doctor` says that it cannot see them.
 UNSEEN = "doctor.used_defaults"

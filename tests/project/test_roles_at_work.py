@@ -74,7 +74,7 @@ def refused(dsn: str, *statements: str) -> None:
 
 
 def test_a_producer_enqueues_with_every_option_and_sees_nothing(installed: Installed, conn: Conn) -> None:
-    app = installed.app("producer", max_depth=1000)
+    app = installed.app("producer", max_depth={"default": 1000})
 
     @app.task(name="t")
     def t(n: int) -> None: ...
@@ -93,7 +93,8 @@ def test_a_producer_enqueues_with_every_option_and_sees_nothing(installed: Insta
         with pytest.raises(NotAllowed, match=r"permission denied.*docs/roles\.md"):
             app.get(first.id)
     with psycopg.connect(installed.member("producer")) as own:
-        own.execute("select pgqueue.enqueue('t', '{\"n\": 9}', unique_key => 'u', idempotency_key => 'x')")
+        for key in ("unique_key => 'u'", "idempotency_key => 'x'"):
+            own.execute(f"select pgqueue.enqueue('t', '{{}}', {key})".encode())
     assert scalar(conn, "select args from pgqueue.job where id = %s", alone.id) == {"n": 6}
     refused(
         installed.member("producer"),
