@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from . import backlog, drain, enqueue, flow, idle, latency
+from . import backlog, drain, enqueue, flow, idle, latency, overhead
 from .results import Record
 from .session import BenchSession
 
@@ -71,6 +71,8 @@ CASES = {
         Case("l21", "claim 100 of 10,000,000 ready jobs in 21 lanes, against 10,000", 10_000_000, backlog.lanes),
         Case("w", "WAL a job, enqueue to finished, full history", 200_000, drain.wal),
         Case("m", "memory of the worker over 1,000,000 jobs", 1_000_000, drain.memory),
+        Case("o-metrics", "drain with metrics scraped each second, against without", 200_000, overhead.metrics),
+        Case("o-traced", "drain with tracing sampled out, against without", 200_000, overhead.traced),
         Case("i", "idle worker", 0, idle.idle),
     )
 }  # fmt: skip
