@@ -72,7 +72,7 @@ class Tracing:
     def around_attempt(self, job: Context) -> OnAttemptEnd:
         """Begin the span of a run, which is active while the task runs."""
         enqueued = self._enqueued(job)
-        sent = trace.get_current_span(enqueued).get_span_context()
+        sent = None if enqueued is ROOT else trace.get_current_span(enqueued).get_span_context()
         known = self._processing(job.queue)
         attributes: dict[str, str | int | float] = {
             **known,
@@ -87,20 +87,21 @@ class Tracing:
         if (schedule := job.header("schedule")) is not None:
             attributes[names.SCHEDULE] = str(schedule)
         inside = enqueued if self._is_child(job) else ROOT
-        links = [Link(sent)] if sent.is_valid and inside is ROOT else None
+        links = [Link(sent)] if sent is not None and sent.is_valid and inside is ROOT else None
         span = self._tracer.start_span(f"process {job.task}", inside, SpanKind.CONSUMER, attributes, links)
-        token = contexts.attach(trace.set_span_in_context(span, inside))
-        began = perf_counter()
+        active = trace.set_span_in_context(span, inside)
+        token, recording, began = contexts.attach(active), span.is_recording(), perf_counter()
 
         def end(end: AttemptEnd) -> None:
             seconds = perf_counter() - began
-            if trace.get_current_span() is span:  # else this is another context: of a coroutine that a `def` returned
+            if contexts.get_current() is active:  # else this is another one: of a coroutine that a `def` returned
                 contexts.detach(token)
-            span.set_attribute(names.OUTCOME, end.outcome)
             failed = end.error if end.outcome in FAILURES else None
-            if failed is not None:
-                self._fail(span, failed)
-            span.end()
+            if recording:  # else it is sampled out
+                span.set_attribute(names.OUTCOME, end.outcome)
+                if failed is not None:
+                    self._fail(span, failed)
+                span.end()
             self._meters.note_run(seconds, known, None if failed is None else _type_of(failed))
 
         return end
