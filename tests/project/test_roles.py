@@ -211,7 +211,7 @@ RUNS = {
     schedules.record_ticks schedules.redefine schedules.resume schedules.wake_schedulers""",
     "web": f"{_WAITS} jobs.get jobs.cancel schema.version",
     "reader": "schema.version",
-    "metrics": "metrics.* schema.version",
+    "metrics": "schema.version metrics.* jobs.prefer_indexes",
 }
 # It looks into the partitions themselves, on which nobody has anything: `doctor` says that it cannot see them.
 UNSEEN = "doctor.used_defaults"
