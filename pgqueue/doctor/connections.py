@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pgqueue.doctor.check import Exam, Needs, finds
 from pgqueue.doctor.finding import Finding, Kind, Severity
+from pgqueue.roles.granted import granted
 
 CONNECTIONS_FEW = Kind(
     "connections-nearly-used-up", Severity.WARN,
@@ -13,20 +14,20 @@ CONNECTIONS_FEW = Kind(
 SUPERUSER = Kind(
     "role-is-superuser", Severity.WARN,
     "The role of the DSN is a superuser: a task that runs SQL of a stranger may do everything.",
-    "a role of its own: [operations.md](operations.md#least-privilege)",
+    "`pgqueue migrate --apply-roles`, and a login that is a member of one: [roles.md](roles.md)",
 )  # fmt: skip
 OWNER = Kind(
     "role-is-owner", Severity.INFO,
     "The role of the DSN owns pgqueue's tables: it may drop them. A worker needs that only to make partitions.",
-    "a role of its own: [operations.md](operations.md#least-privilege)",
+    "`pgqueue migrate --apply-roles`, and a login that is a member of one: [roles.md](roles.md)",
 )  # fmt: skip
 RIGHTS_MISSING = Kind(
     "role-lacks-rights", Severity.ERROR,
-    "The role may change jobs, as a worker, but lacks rights on other tables: some migration made them anew.",
-    "`grant … on … to …;`",
+    "The role works as a worker, but lacks rights on a table that a worker needs: some migration has made it anew.",
+    "`grant … on … to …;`, or `pgqueue migrate --apply-roles` as the owner",
 )  # fmt: skip
 SHOWN = 6  # names of connections
-WORKERS_RIGHTS = ("select", "insert", "update", "delete")
+WORKERS_RIGHTS = {"select": 0, "insert": 1, "update": 2, "delete": 3}  # in the order in which they are written
 
 
 @finds(CONNECTIONS_FEW, needs=Needs.SERVER)
@@ -53,7 +54,7 @@ def connections(exam: Exam) -> Iterator[Finding]:
 def power(exam: Exam) -> Iterator[Finding]:
     """Look whether the role may do more than pgqueue needs."""
     role = exam.ask(exam.queries.doctor.role())
-    remedy = "create role worker login;  -- and the grants of docs/operations.md, Least privilege"
+    remedy = "pgqueue migrate --apply-roles"
     if role.is_superuser:
         yield SUPERUSER.found(f"role {role.name} is a superuser", remedy)
     elif role.owns_tables:
@@ -62,16 +63,19 @@ def power(exam: Exam) -> Iterator[Finding]:
 
 @finds(RIGHTS_MISSING)
 def rights(exam: Exam) -> Iterator[Finding]:
-    """Look whether a role that may change jobs lacks what else a worker needs. Other roles need less, and get less."""
+    """Look whether a role that does a worker's work lacks what else a worker needs. Others need less, and get less."""
     held = exam.ask(exam.queries.doctor.rights())
-    if "update" not in held.get("job_live", []):
+    if "update" not in held.get("job_live", []) or "insert" not in held.get("activity", []):
         return
-    for table, granted in held.items():
-        missing = [right for right in WORKERS_RIGHTS if right not in granted]
-        if missing and table != "migration":
-            role, lacking = exam.ask(exam.queries.doctor.role()).name, ", ".join(missing)
-            remedy = f"grant {lacking} on {exam.schema}.{table} to {role};"
-            yield RIGHTS_MISSING.found(f"role {role} may change jobs, and may not {lacking} in table {table}", remedy)
+    missing: dict[str, list[str]] = {}
+    for grant in sorted(granted(), key=lambda grant: (grant.object, WORKERS_RIGHTS.get(grant.privilege, 0))):
+        of_table = grant.role == "worker" and grant.kind == "table" and not grant.column
+        if of_table and grant.privilege not in held.get(grant.object, []):
+            missing.setdefault(grant.object, []).append(grant.privilege)
+    for table, privileges in missing.items():
+        role, lacking = exam.ask(exam.queries.doctor.role()).name, ", ".join(privileges)
+        remedy = f"grant {lacking} on {exam.schema}.{table} to {role};"
+        yield RIGHTS_MISSING.found(f"role {role} works as a worker, and may not {lacking} in {table}", remedy)
 
 
 CHECKS = (connections, power, rights)

@@ -7,6 +7,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import App
+from pgqueue.roles.granted import granted
 from tests.conftest import scalar
 from tests.doctor.looks import found, mend, provoked
 from tests.harness import Conn
@@ -57,11 +58,20 @@ def test_a_worker_that_lacks_a_right_is_granted_it_by_the_remedy(conn: Conn, dsn
     assert found(app, "role-lacks-rights") == []
     conn.execute(f"revoke insert, delete on pgqueue.dead_letter from {role}".encode())
     finding = provoked(app, "role-lacks-rights")
-    assert finding.what == f"role {role} may change jobs, and may not insert, delete in table dead_letter"
+    assert finding.what == f"role {role} works as a worker, and may not insert, delete in dead_letter"
     mend(conn, finding)
     assert found(app, "role-lacks-rights") == []
 
 
 def test_a_reader_lacks_nothing(conn: Conn, dsn: str, role: str) -> None:
     conn.execute(f"revoke insert, update, delete on all tables in schema pgqueue from {role}".encode())
+    assert found(App(make_conninfo(dsn, user=role)), "role-lacks-rights") == []
+
+
+def test_the_roles_that_migrate_makes_lack_nothing(conn: Conn, dsn: str, role: str) -> None:
+    conn.execute(f"revoke all on all tables in schema pgqueue from {role}".encode())
+    for grant in granted():
+        if grant.role == "worker" and grant.kind == "table":
+            column = f" ({grant.column})" if grant.column else ""
+            conn.execute(f"grant {grant.privilege}{column} on pgqueue.{grant.object} to {role}".encode())
     assert found(App(make_conninfo(dsn, user=role)), "role-lacks-rights") == []

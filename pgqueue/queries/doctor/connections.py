@@ -35,8 +35,8 @@ select current_user::text, r.rolsuper,
        pg_has_role('pg_read_all_stats', 'USAGE')
 from pg_catalog.pg_roles r where r.rolname = current_user"""
 
-# List for each table the rights that the role has on it, out of the four that a worker uses. Partitions are reached
-# through their parents.
+# List for each table and view the rights that the role has on all of it, out of the four that matter. Partitions are
+# reached through their parents.
 RIGHTS: LiteralString = """
 select c.relname::text, array_remove(array[
     case when has_table_privilege(c.oid, 'select') then 'select' end,
@@ -44,7 +44,7 @@ select c.relname::text, array_remove(array[
     case when has_table_privilege(c.oid, 'update') then 'update' end,
     case when has_table_privilege(c.oid, 'delete') then 'delete' end], null)
 from pg_catalog.pg_class c
-where c.relnamespace = to_regnamespace(quote_ident({channel}::text))::oid and c.relkind in ('r', 'p')
+where c.relnamespace = to_regnamespace(quote_ident({channel}::text))::oid and c.relkind in ('r', 'p', 'v')
 and not c.relispartition order by c.relname"""
 
 
