@@ -31,6 +31,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── MigrationBlocked         a transaction holds a table that a migration needs
 │   ├── NotAllowed               the database role may not do this
 │   ├── NotMigrated              the schema is missing or older than this pgqueue
+│   ├── OlderReleaseRuns         a process lives that a contract migration would break
+│   ├── ReleaseTooOld            the schema needs a newer release of pgqueue
 │   └── SchemaNewer              a newer release of pgqueue has migrated the schema
 ├── CodecError                   sealed data cannot be opened
 │   ├── CannotOpen               it was altered, or moved to a place where it does not belong
@@ -224,7 +226,7 @@ class DatabaseUnreachable(DatabaseNotReady):
 
 
 class MigrationBlocked(DatabaseNotReady):
-    """A migration could not lock a table within seconds. Nothing was changed: try again."""
+    """A migration could not lock a table within seconds, and was not done: try again."""
 
 
 class NotAllowed(DatabaseNotReady):
@@ -235,6 +237,16 @@ class NotAllowed(DatabaseNotReady):
 
 class NotMigrated(DatabaseNotReady):
     """pgqueue's schema is missing in this database, or older than this version needs."""
+
+    exit_code = 78
+
+
+class OlderReleaseRuns(DatabaseNotReady):
+    """A contract migration would take away what a process that lives uses. Nothing was changed: stop that process."""
+
+
+class ReleaseTooOld(DatabaseNotReady):
+    """A contract migration has taken away what this release of pgqueue uses: install a newer one."""
 
     exit_code = 78
 

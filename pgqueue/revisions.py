@@ -1,5 +1,6 @@
 """Where the migrations lie, and the newest of them: known without alembic, which only those load who migrate."""
 
+from functools import cache
 from pathlib import Path
 
 from pgqueue.errors import ConfigError
@@ -14,6 +15,7 @@ def directory() -> Path:
     raise ConfigError(f"pgqueue's migrations are missing beside {package}: install pgqueue again")
 
 
+@cache
 def newest() -> str:
     """Return the newest revision that this package knows, by the names of its files. Raises ConfigError."""
     revisions = sorted(path.name[:4] for path in (directory() / "versions").glob("[0-9]*.py"))

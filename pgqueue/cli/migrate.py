@@ -26,6 +26,9 @@ def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="Exit 0 if the schema is current, 78 if not, 79 if it is newer.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where a process still runs that a migration would break.")
+    ] = False,
 ) -> None:
     """Bring pgqueue's schema to the newest version. Safe to run again, and by several processes at once.
 
@@ -48,7 +51,7 @@ def migrate(
     if since is not None:
         raise InvalidOption("--since needs --sql")
     if not check:
-        before, after = migrations.upgrade(app.dsn, app.schema)
+        before, after = migrations.upgrade(app.dsn, app.schema, force=force)
         note = " (nothing to do)" if before == after else f", was {before}" if before else " (new)"
         output.say(f"schema {app.schema}: {after}{note}")
         for fault in migrations.partition_faults(app.dsn, app.schema):

@@ -18,7 +18,9 @@ from pgqueue import db
 from pgqueue.config import release, take_deaths, take_worker_id
 from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, brief
 from pgqueue.db.link import sever
+from pgqueue.errors import ReleaseTooOld
 from pgqueue.process.memory import resident_bytes
+from pgqueue.process.window import check_window
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.workers import Request, WorkerInfo
 from pgqueue.timing import Backoff, monotonic
@@ -96,7 +98,8 @@ class Identity:
         vitals: Callable[[], Vitals] = Vitals,
         on_request: Callable[[Request], object] = _ignore,
     ) -> None:
-        """Insert the row, then beat. Raises if the database cannot be reached or is not migrated.
+        """Insert the row, then beat. Raises if the database cannot be reached, is not migrated, or
+        has no place for this release.
 
         All three are called in the heartbeat's thread: `vitals` before each beat, `on_lost` with the old id when the
         process has taken a new one, and `on_request` once for each request.
@@ -104,8 +107,7 @@ class Identity:
         self._on_lost, self._vitals, self._on_request = on_lost, vitals, on_request
         self._context = copy_context()
         try:
-            self._run(self._queries.schema.check())
-            self._run(self._queries.workers.register(self.info))
+            self._register(self.info)
             if deaths := take_deaths():
                 self._run(self._queries.workers.record_deaths(deaths))
         except BaseException:
@@ -154,10 +156,21 @@ class Identity:
             self._on_request(beat.request)
         if not beat.alive:
             lost, reborn = self.id, replace(self.info, id=uuid.uuid4())
-            self._run(self._queries.workers.register(reborn))
+            self._register(reborn)
             self.info = reborn
             self._on_lost(lost)
         self._beaten_at = monotonic()
+
+    def _register(self, info: WorkerInfo) -> None:
+        """Insert the row, if this release may work on the schema. Raises NotMigrated or ReleaseTooOld."""
+        schema, workers = self._queries.schema, self._queries.workers
+        check_window(self._run(schema.check()))
+        self._run(workers.register(info))
+        try:
+            check_window(self._run(schema.check()))  # a contract migration did not see the row, or is seen here
+        except ReleaseTooOld:
+            self._run(workers.unregister(info.id))
+            raise
 
     def _run(self, query: Query[T]) -> T:
         if self._conn is None or self._conn.closed:

@@ -1,6 +1,6 @@
 """The state of the schema: its version, and the session in which it is migrated."""
 
-from typing import Any, LiteralString, NamedTuple
+from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, first_value, nothing
 
@@ -11,10 +11,59 @@ HAS_VERSION: LiteralString = "select to_regclass(quote_ident({channel}) || '.mig
 # Read the migration that the schema is at.
 VERSION: LiteralString = "select version_num from {s}.migration"
 
-# Fail where the schema is missing, or older than the newest columns. Reads no rows. Each process runs this first.
-CHECK: LiteralString = """
-select count(j.expires_at), count(w.quiet_at), count(q.paused_until), count(s.value)
-from {s}.job_live j, {s}.worker w, {s}.queue q, {s}.setting s where false"""
+# Read the version of the schema, and the newest version that a process must know to work on it: contract migrations
+# have taken away what older ones use. A few rows. Each process runs this first, and once more when its row is there:
+# a contract migration has the table of workers locked, so it has seen that row, or this statement sees the migration.
+CHECK: LiteralString = "select (select version_num from {s}.migration), (select max(needs) from {s}.compat)"
+
+# The beginning of a contract migration: refuse it while a process beats that knows too little. The lock keeps every
+# other process from inserting its row between this look and the commit. It holds up heartbeats, which have a quarter of
+# a lease: what follows must be short. The naive form looks without a lock. In a migration's text: no parameters.
+REFUSE_OLDER: LiteralString = """lock table {s}.worker in share row exclusive mode;
+
+do $older$
+declare
+    older text;
+    others bigint;
+begin
+    select pg_catalog.format('%s on %s, pid %s, pgqueue %s', w.kind, w.host, w.pid, w.version), count(*) over () - 1
+    into older, others from {s}.worker w
+    where w.lost_at is null and (w.knows is null or w.knows < '{needs}')
+    and w.heartbeat_at >= clock_timestamp() - pg_catalog.make_interval(secs => least(w.lease_seconds, 86400))
+    order by w.started_at limit 1;
+    if found then
+        raise exception 'migration {revision} takes away what older releases use, and one still runs: %',
+            older || case when others > 0 then pg_catalog.format(' (and %s more)', others) else '' end
+            using errcode = 'object_in_use';
+    end if;
+end
+$older$;
+
+"""
+
+# Read the indexes of a table and its partitions that an index of this name consists of. `index` is the name that a
+# partition's part has or gets. From the catalogue, by the name of the table.
+INDEX_STATES: LiteralString = """
+with whole as (
+    select c.oid, c.relname::text as name from pg_catalog.pg_class c
+    where c.relnamespace = to_regnamespace(quote_ident({channel})) and c.relname::text = %(table)s::text
+), part as (
+    select whole.oid, whole.name as whole from whole
+    union all
+    select i.inhrelid, whole.name from whole join pg_catalog.pg_inherits i on i.inhparent = whole.oid
+), named as (
+    select c.oid, c.relname::text as name, c.relkind, %(index)s::text
+        || substring(c.relname::text, char_length(part.whole) + 1) as index
+    from part join pg_catalog.pg_class c on c.oid = part.oid
+)
+select n.name, n.relkind = 'p', n.index, x.indexrelid is not null, coalesce(x.indisvalid, false),
+    exists (select from pg_catalog.pg_inherits h join pg_catalog.pg_index y on y.indexrelid = h.inhrelid
+            join pg_catalog.pg_class k on k.oid = h.inhparent
+            where y.indrelid = n.oid and k.relname::text = %(index)s::text)
+from named n left join pg_catalog.pg_class c on c.relname::text = n.index
+    and c.relnamespace = to_regnamespace(quote_ident({channel}))
+left join pg_catalog.pg_index x on x.indexrelid = c.oid
+order by n.name"""
 
 # One migrator at a time. A transaction lock: a killed migrator leaves nothing behind, and PgBouncer in transaction mode
 # cannot strand it.
@@ -54,6 +103,24 @@ end
 $validate$"""
 
 
+class SchemaState(NamedTuple):
+    """The version of the schema, and the newest one that a process must know; None if there is no such bound."""
+
+    version: str
+    needs: str | None
+
+
+class IndexState(NamedTuple):
+    """What there is of an index on a table, or on one of its partitions. `attached`: to the index of the whole."""
+
+    relation: str
+    partitioned: bool
+    name: str
+    exists: bool
+    valid: bool
+    attached: bool
+
+
 class MigrationSettings(NamedTuple):
     """Settings under which a migration runs. It takes its time, and calls nothing that a stranger put into `public`."""
 
@@ -74,9 +141,14 @@ class SchemaQueries(Statements):
         """Read the migration that the schema is at."""
         return Query(self._sql(VERSION), first_value)
 
-    def check(self) -> Query[Any]:
-        """Fail unless the schema is there, and new enough."""
-        return Query(self._sql(CHECK), first_value)
+    def check(self) -> Query[SchemaState]:
+        """Read for whom the schema is; fails where it is missing, or older than this statement."""
+        return Query(self._sql(CHECK), lambda rows: SchemaState(*rows[0]))
+
+    def index_states(self, table: str, index: str) -> Query[list[IndexState]]:
+        """Read what there is of an index, on a table and its partitions."""
+        params = {"table": table, "index": index}
+        return Query(self._sql(INDEX_STATES), lambda rows: [IndexState(*row) for row in rows], params)
 
     def validate(self) -> Query[None]:
         """Validate the constraints that a migration has added for new rows only."""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
+from pgqueue.revisions import newest
 
 # The payload with which REQUEST notifies one process, followed by the process's id.
 REQUEST_PAYLOAD = "!request "
@@ -19,8 +20,9 @@ RESCUE_PAYLOAD = "!rescue"
 
 # Insert the row of a process that starts. Its id is new, so that two processes never write one row.
 REGISTER: LiteralString = """
-insert into {s}.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, release, health_address)
-values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(queues)s::text[], %(tasks)s::text[], %(slots)s,
+insert into {s}.worker
+    (id, kind, host, pid, version, knows, queues, tasks, slots, lease_seconds, release, health_address)
+values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(knows)s, %(queues)s::text[], %(tasks)s::text[], %(slots)s,
         %(lease_seconds)s, %(release)s, %(health_address)s)"""
 
 # Write the heartbeat of a process. By primary key, and no index has the columns, so the update is HOT. If no row comes
@@ -194,7 +196,8 @@ class WorkerQueries(Statements):
     def register(self, info: WorkerInfo) -> Query[None]:
         """Insert the row of a new process."""
         params: dict[str, Any] = {name: getattr(info, name) for name in info.__slots__}
-        return Query(self._sql(REGISTER), nothing, params | {"queues": list(info.queues), "tasks": list(info.tasks)})
+        params |= {"queues": list(info.queues), "tasks": list(info.tasks), "knows": newest()}
+        return Query(self._sql(REGISTER), nothing, params)
 
     def heartbeat(
         self,

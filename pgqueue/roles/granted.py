@@ -62,6 +62,7 @@ _PROCESS: _Grants = {
     "activity": "select",
     "setting": "select",
     "migration": "select",
+    "compat": "select",
     "partition_status": "select",
     "worker_health": "select",
     "function maintain": "execute",

@@ -5,6 +5,7 @@ import pytest
 
 from pgqueue import App, migrate
 from pgqueue.errors import MigrationBlocked
+from pgqueue.migrate import locks
 from tests.conftest import drain, scalar
 from tests.harness import insert_job
 
@@ -36,10 +37,11 @@ def test_jobs_of_an_older_schema_are_there_in_the_new_one_and_run(first_schema: 
 def test_an_upgrade_gives_up_behind_a_long_transaction_and_holds_up_nobody(
     first_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(locks, "PAUSE", 0.0)
     with psycopg.connect(first_schema) as business:
         insert_job(business)
-        with pytest.raises(MigrationBlocked, match="for 100ms, and nothing was changed"):
+        with pytest.raises(MigrationBlocked, match="5 times for 100ms, and migration 0002 was not done"):
             migrate.upgrade(first_schema)
         assert migrate.current(first_schema) == "0001"
         business.commit()

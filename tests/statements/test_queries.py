@@ -121,6 +121,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workers.declare_lost": lambda q: q.workers.declare_lost(),
     "workers.delete_lost": lambda q: q.workers.delete_lost(),
     "schema.check": lambda q: q.schema.check(),
+    "schema.index_states": lambda q: q.schema.index_states("transition", "transition_job"),
     "jobs.mark_transaction": lambda q: q.jobs.mark_transaction("m"),
     "jobs.read_mark": lambda q: q.jobs.read_mark(),
     "workers.listen": lambda q: q.workers.listen(),

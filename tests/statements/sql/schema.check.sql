@@ -1,2 +1,1 @@
-select pg_catalog.count(j.expires_at), pg_catalog.count(w.quiet_at), pg_catalog.count(q.paused_until), pg_catalog.count(s.value)
-from "pgqueue".job_live j, "pgqueue".worker w, "pgqueue".queue q, "pgqueue".setting s where false
+select (select version_num from "pgqueue".migration), (select pg_catalog.max(needs) from "pgqueue".compat)
