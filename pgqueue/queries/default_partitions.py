@@ -94,7 +94,7 @@ begin
             and p.gap <> (select g.gap from placed g group by g.gap
                           order by bool_or(g.is_present) desc, sum(g.rows) desc, g.gap desc limit 1)$days$,
             keys[n], rest)
-        using (select coalesce(range_agg(daterange(held.first, held.past)), '{{}}') from ({held}) as held
+        using (select coalesce(range_agg(daterange(held.first, held.past)), '{{}}') from {held} as held
                where held.parent = parents[n]), today into days;
         foreach day in array days loop
             begin
@@ -192,7 +192,7 @@ begin
         continue when pg_relation_size(rest::regclass) <= 16777216 or not (
             select pg_has_role(c.relowner, 'USAGE') from pg_catalog.pg_class c where c.oid = rest::regclass::oid);
         exit when not {turn};
-        held := (select coalesce(range_agg(daterange(held.first, held.past)), '{{}}') from ({held}) as held
+        held := (select coalesce(range_agg(daterange(held.first, held.past)), '{{}}') from {held} as held
                  where held.parent = parents[n]);
         stretch := {stretch};
         if stretch is not null then

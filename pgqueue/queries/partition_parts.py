@@ -12,14 +12,14 @@ KEYS: LiteralString = "constant text[] := array['finished_at', 'at', 'at']"
 # The days that attached partitions hold, `past` being the day after the last one. By name: a bound that the catalogue
 # prints depends on settings of the session.
 HELD: LiteralString = fill(
-    """
+    """(
     select h.parent, to_date(named[1], 'YYYYMMDD') as first,
            coalesce(to_date(named[2], 'YYYYMMDD'), to_date(named[1], 'YYYYMMDD') + 1) as past
     from {histories} as h(parent, key)
     join pg_catalog.pg_inherits i on i.inhparent = to_regclass(format('%I.%I', {channel}::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
     cross join lateral regexp_match(c.relname::text, '_([0-9]{{8}})(?:_([0-9]{{8}}))?$') as named
-    where named is not null""",
+    where named is not null)""",
     histories=HISTORIES,
 )
 

@@ -34,7 +34,7 @@ begin
         for day in select d::date from generate_series((now() at time zone 'UTC')::date - 1,
                                                        (now() at time zone 'UTC')::date + 7, interval '1 day') as d loop
             part := history.parent || to_char(day, '"_"YYYYMMDD');
-            continue when exists (select from ({held}) as held
+            continue when exists (select from {held} as held
                                   where held.parent = history.parent and day >= held.first and day < held.past)
                 or pg_relation_size(format('%I.%I', {channel}, history.parent || '_default')::regclass) > 16777216;
             begin
@@ -69,7 +69,7 @@ cross join lateral (
 left join lateral (
     select d.day from generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + 6,
                                       interval '1 day') as d(day)
-    where not exists (select from ({held}) as held
+    where not exists (select from {held} as held
                       where held.parent = h.parent and d.day >= held.first and d.day < held.past)
 ) as d on true
 group by h.parent, size.bytes
