@@ -32,7 +32,7 @@ def test_an_older_and_a_newer_schema_are_told_apart(app: App, conn: Conn) -> Non
         ("drop index pgqueue.job_live_expires", "index job_live_expires is missing"),
         ("drop index pgqueue.activity_at", "index activity_at is missing"),
         ("alter table pgqueue.worker drop constraint worker_bounds", "constraint worker.worker_bounds is missing"),
-        ("alter table pgqueue.operation drop column error", "column operation.error is missing"),
+        ("alter table pgqueue.idempotency_key drop column request", "column idempotency_key.request is missing"),
         (
             "drop index pgqueue.job_live_expires; create index job_live_expires on pgqueue.job_live (expires_at)",
             "index job_live_expires is 'CREATE INDEX",
@@ -51,11 +51,13 @@ def test_a_part_that_somebody_has_changed_is_named_and_made_anew_by_its_remedy(
 
 
 def test_a_changed_type_and_a_missing_function_are_named(app: App, conn: Conn) -> None:
-    conn.execute("alter table pgqueue.operation alter column error type varchar(9)")
+    conn.execute("alter table pgqueue.idempotency_key alter column request type int")
     assert provoked(app, "schema-drifted").what == (
-        "column operation.error is 'character varying(9)', and should be 'text'"
+        "column idempotency_key.request is 'integer', and should be 'bigint'"
     )
-    conn.execute("drop function pgqueue.schedule_run; alter table pgqueue.operation alter column error type text")
+    conn.execute(
+        "drop function pgqueue.schedule_run; alter table pgqueue.idempotency_key alter column request type bigint"
+    )
     assert provoked(app, "schema-drifted").what == "function schedule_run(name text, by text) is missing"
 
 
