@@ -17,7 +17,8 @@ from pgqueue.tasks.rules import KeyFunction, Rules
 from pgqueue.tasks.spec import TaskSpec
 
 # What an app has for all of its tasks.
-OF_APP = frozenset(name for name in TaskDefaults.__annotations__ if name != "codec")
+# Options that an app gives its tasks; `retry_policy` is what it makes of `retry`.
+OF_APP = frozenset(name.removesuffix("_policy") for name in TaskDefaults.__annotations__ if name != "codec")
 
 tasks_cli = typer.Typer(help="List and show the tasks of an app, with the arguments they take.", no_args_is_help=True)
 

@@ -226,7 +226,7 @@ def test_the_roles_in_the_docs_can_wait_and_cancel_and_no_more(app: App, conn: C
     try:
         ended, pending = add.enqueue(1, 2), add.enqueue(3, 4)
         end(conn, ended.id, result="3")
-        with pytest.raises(NotAllowed, match=r"docs/operations\.md"):
+        with pytest.raises(NotAllowed, match=r"docs/roles\.md"):
             waiting.wait(ended.id, DEADLINE)
         conn.execute(re.sub(r"to web;", f"to {role};", grants).encode())
         assert waiting.wait(ended.id, DEADLINE) == waiting.get(ended.id).result == 3
