@@ -49,7 +49,9 @@ def test_the_distribution_has_a_name_of_its_own_and_extras_that_it_lists(wheel: 
     assert "Name: pgqueue-jobs" in lines  # `pgqueue` on the package index is another project
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "pgqueue").rglob("*.py")]
-    named = re.findall(r"(pgqueue[-\w]*)\[([\w,]+)\]", "\n".join([metadata, *(page.read_text() for page in pages)]))
+    named = re.findall(
+        r"\b(pgqueue(?:-\w+)*)\[([\w,]+)\]", "\n".join([metadata, *(page.read_text() for page in pages)])
+    )
     assert {extra for name, listed in named for extra in listed.split(",")} <= extras
     assert {name for name, _ in named} == {"pgqueue-jobs"}
 

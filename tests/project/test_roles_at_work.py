@@ -249,13 +249,21 @@ def test_an_operator_redrives_discards_edits_cancels_and_pauses(installed: Insta
         assert len(app.operations.list()) >= 2
         job = app.enqueue("t", {})
         app.cancel(job.id)
+        app.schedules.create("p", "t", 60)
+        app.schedules.edit("p", 90)
+        app.schedules.pause("p")
+        app.schedules.resume("p")
+        app.schedules.run("p")
+        app.schedules.delete("p")
     with psycopg.connect(installed.member("operator"), autocommit=True) as own:
         own.execute("select pgqueue.redrive(task => 't')")
         own.execute("insert into pgqueue.queue (name, paused_at, paused_by) values ('q', now(), 'me')")
         own.execute("select pgqueue.schedule_create('s', 't', '{\"every_seconds\": 60}')")
         own.execute("select pgqueue.schedule_pause('s')")
         own.execute("select pgqueue.schedule_resume('s')")
-        own.execute("select pgqueue.schedule_run('s')")
+        own.execute("select pgqueue.schedule_run('s'), pgqueue.schedule_edit('s', '{}')")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            own.execute("select pgqueue.schedule_preview('s')")  # no scheduler has computed one
         own.execute("select pgqueue.schedule_delete('s')")
     refused(
         installed.member("operator"),

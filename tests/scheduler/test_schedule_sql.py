@@ -1,7 +1,5 @@
 """Schedules from SQL: created, edited, paused and run by functions, by a role that may do nothing else."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -110,31 +108,3 @@ def test_sql_wakes_a_scheduler_that_sleeps(report: App, conn: Conn) -> None:
         return "fired" in outcomes(conn)
 
     run_scheduler(report, fired, poll_seconds=60)
-
-
-def test_the_role_of_the_docs_can_manage_schedules(report: App, conn: Conn, dsn: str) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (grants,) = [block for block in blocks if "to manager" in block]
-    (others,) = [block for block in blocks if "grant usage" in block]
-    producer = "".join(re.findall(r"^grant.*? to app;\n", others, re.MULTILINE))
-    role = scalar(conn, "select 'r' || substr(md5(random()::text), 1, 8)")
-    conn.execute(f"create role {role}".encode())
-    try:
-        conn.execute(
-            (producer.replace("to app;", f"to {role};") + grants.replace("to manager;", f"to {role};")).encode()
-        )
-        with psycopg.connect(dsn) as borrowed:
-            borrowed.execute(f"set role {role}".encode())
-            verbs = report.schedules.using(borrowed)
-            verbs.create("s", "report", 60)
-            verbs.edit("s", 90)
-            verbs.pause("s")
-            verbs.resume("s")
-            verbs.run("s")
-            borrowed.execute("select pgqueue.schedule_run('s'), pgqueue.schedule_edit('s', '{}')")
-            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState), borrowed.transaction():
-                borrowed.execute("select pgqueue.schedule_preview('s')")
-            verbs.delete("s")
-    finally:
-        conn.execute(f"drop owned by {role}; drop role {role}".encode())

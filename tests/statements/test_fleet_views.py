@@ -28,9 +28,9 @@ def serving(conn: Conn, *queues: str, **columns: Any) -> None:
 
 
 def test_a_queue_shows_its_jobs_by_whether_they_are_due(conn: Conn) -> None:
-    worker = add_worker(conn)
+    worker, now = add_worker(conn), datetime.now(UTC)
     for minutes in (5, 3, 1):
-        insert_job(conn, queue="mail", priority=minutes, run_at=NOW - timedelta(minutes=minutes))
+        insert_job(conn, queue="mail", priority=minutes, run_at=now - timedelta(minutes=minutes))
     insert_job(conn, queue="mail", run_at=NOW + timedelta(days=1), attempt=1)
     insert_job(conn, queue="mail", state="running", attempt=1, lease=1, worker_id=worker, claimed_at=NOW)
     insert_job(conn, queue="later", run_at=NOW + timedelta(days=1))
@@ -77,7 +77,9 @@ def test_counts_stop_at_a_bound_and_say_so(conn: Conn) -> None:
 def test_what_the_view_reads_is_bounded_whatever_the_statistics(backlog: Conn) -> None:
     plan = explain(backlog, QUERIES.queues.list(), generic=False)
     scans = [node for node in nodes(plan) if node.get("Relation Name") == "job_live"]
-    assert {node["Index Name"] for node in scans} == {"job_live_ready", "job_live_running"}
+    indexes = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
+    assert {name for name in indexes if name.startswith("job_live")} == {"job_live_ready", "job_live_running"}
+    assert "Seq Scan" not in {node["Node Type"] for node in scans}
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) < 100_000 + 10_000
     assert buffers(plan) < 110_000
 

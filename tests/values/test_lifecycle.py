@@ -190,7 +190,7 @@ def test_verdicts_take_seconds_or_a_timedelta() -> None:
     assert Retry().delay is None
 
 
-ASKED_FOR = {"redrive", "discard"}  # by a person, of a dead letter
+ASKED_FOR = {"redrive", "discard", "restore"}  # by a person, of a dead letter or a cancelled job
 
 
 def test_terminal_states_are_left_only_when_somebody_asks_for_it() -> None:

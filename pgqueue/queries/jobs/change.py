@@ -80,7 +80,7 @@ select task::text, args::text, headers::text from {s}.job_finished where id = %(
 EDIT_WAITING: LiteralString = fill(
     """
 with given as materialized (
-    select id, args from unnest((select %(ids)s::bigint[]), (select %(args)s::text[])) as g(id, args)
+    select id, args from unnest((select %(ids)s::bigint[]), (select %(args)b::text[])) as g(id, args)
 ), old as materialized (
     select j.id, j.state, j.args::jsonb as args, j.queue::text as queue, j.priority::smallint as priority,
            j.run_at::timestamptz as run_at
