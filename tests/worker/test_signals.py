@@ -15,7 +15,8 @@ from pgqueue.worker.slots import Slots
 def test_every_signal_of_a_running_worker_is_connected(app: App) -> None:
     async def unconnected() -> set[str]:
         core = WorkerCore.of(app, WorkerSettings(), Served(("default",), ()), Slots(1, ["default"], {}))
-        signals, unset = RunningWorker(core, Children(app.tasks), lambda: None)._signals, WorkerSignals()
+        running = RunningWorker(core, Children(app.tasks), lambda _: None, lambda _: None)
+        signals, unset = running._signals, WorkerSignals()
         return {f.name for f in fields(WorkerSignals) if getattr(signals, f.name) == getattr(unset, f.name)}
 
     assert asyncio.run(unconnected()) == set()
