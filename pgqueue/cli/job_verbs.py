@@ -42,7 +42,7 @@ Result: TypeAlias = ByIds | Operation | None
 
 
 def _by_ids(call: Call, ids: Sequence[int], do: Callable[[int], object]) -> ByIds:
-    """Do something to each of some jobs. What cannot be done to one is said, and does not hold up the others."""
+    """Do something to each of these jobs. A job that refuses it is named on stderr, and the others go on."""
     jobs, refused = [], []
     for job_id in ids:
         try:
