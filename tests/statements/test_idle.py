@@ -11,7 +11,7 @@ from pgqueue import App, db
 from pgqueue.db import link
 from pgqueue.queries import Query
 from pgqueue.scheduler import Scheduler, SchedulerSettings
-from pgqueue.worker.claiming import producer
+from pgqueue.worker.claiming import frontier, producer
 from tests.conftest import eventually, work
 from tests.statements.test_flat import FLAT
 from tests.statements.test_queries import SAMPLES
@@ -73,7 +73,8 @@ def polled(counts: Counter[str], times: int) -> Callable[[], bool]:
 def test_an_idle_worker_asks_one_cheap_thing_a_poll_and_the_rest_seldom(
     app: App, asked: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(producer, "SCAN_SHARE", 0.0)  # it asks at each poll, however slow a busy machine makes that
+    for module in (producer, frontier):  # it asks at each poll and scans at once, however slow a busy machine is
+        monkeypatch.setattr(module, "SCAN_SHARE", 0.0)
     asyncio.run(work(app, polled(asked, 20), poll_seconds=POLL))
     polls = asked["jobs.next_due"]
     assert set(asked) <= PER_POLL | PER_FIVE | CLAIMS | STARTING | SELDOM | SETTING

@@ -36,10 +36,11 @@ def test_drain_writes_the_transitions_that_a_worker_writes(app: App, jobs: Jobs)
 
 def test_every_verdict_is_counted_and_has_its_effect(app: App, jobs: Jobs) -> None:
     verdicts: dict[str, BaseException] = {
-        "retry": Retry(delay=5), "snooze": Snooze(9), "fail": Fail("no"), "cancel": Cancel("no"), "exit": SystemExit(3),
+        "retry": Retry(delay=60), "snooze": Snooze(60), "fail": Fail("no"), "cancel": Cancel("no"),
+        "exit": SystemExit(3),
     }  # fmt: skip
 
-    @app.task(max_attempts=2)
+    @app.task(max_attempts=2, retry=[60])
     async def t(how: str) -> None:
         raise verdicts[how]
 

@@ -13,12 +13,16 @@ with given as materialized (
                 (select pg_catalog.string_to_array(%(ttls)s, ',', '')::float8[]),
                 (select pg_catalog.string_to_array(%(unique_hashes)s, E'\n', '')))
          as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl, unique_hash)
+), held as materialized (
+    select g.* from given g cross join lateral (
+        select from "pgqueue".job_live where id = any(array[g.id]) and attempt = 0 for update
+    ) as job
 ), changed as (
     update "pgqueue".job_live j
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,
         tags = coalesce(g.tags::text[], '{}'), headers = coalesce(g.headers::jsonb, '{}'),
         expires_at = g.expires_at
-    from given g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
+    from held g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
     and (j.unique_key = g.unique_key) is true
     returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
