@@ -13,11 +13,12 @@ import typer
 
 from pgqueue import db
 from pgqueue.config import check_schema, find_dsn
+from pgqueue.db.database import PLANNING
 from pgqueue.jobs.job import JobState
 from pgqueue.queries import Queries, Query
 
 SECONDS = 1.0
-OPTIONS = "-c statement_timeout=800 -c default_transaction_read_only=on -c enable_seqscan=off"
+OPTIONS = f"-c statement_timeout=800 -c default_transaction_read_only=on {PLANNING}"
 
 Completer = Callable[[typer.Context, str], list[str]]
 

@@ -48,7 +48,9 @@ where j.id = %(id)s::bigint""",
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
 # job_live_ready from one lane to the next, and reads of each lane only the part before the place, up to `most` and one
 # more of all. The plain form, `priority > … or priority = … and (run_at, id) < …` over the queue, reads the whole lane.
-# So does a second condition on run_at beside the row comparison, where many jobs have the same run_at.
+# So does, before Postgres 18, `(run_at, id) < …` in one lane: it ends only where run_at is beyond the place, and the
+# jobs of one batch have all one run_at. Hence two reads of a lane: what is due earlier, and what has that run_at and a
+# lower id.
 AHEAD: LiteralString = """
 with recursive lane(priority) as (
     (select j.priority::smallint from {s}.job_live j
@@ -64,11 +66,18 @@ with recursive lane(priority) as (
 )
 select count(*) from (
     select from lane cross join lateral (
-        select from {s}.job_live j
-        where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
-        and (j.run_at::timestamptz, j.id) < (case when lane.priority > %(priority)s::int::smallint
-            then now() else %(run_at)s::timestamptz end, %(id)s::bigint)
-        order by j.run_at, j.id limit %(most)s::int + 1) as first
+        select case when lane.priority > %(priority)s::int::smallint then now() else %(run_at)s::timestamptz end as at
+    ) as place cross join lateral (
+        (select from {s}.job_live j
+         where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
+         and j.run_at::timestamptz < place.at
+         order by j.run_at, j.id limit %(most)s::int + 1)
+        union all
+        (select from {s}.job_live j
+         where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
+         and j.run_at::timestamptz = place.at and j.id < %(id)s::bigint
+         order by j.run_at, j.id limit %(most)s::int + 1)
+    ) as first
     limit %(most)s::int + 1) as counted"""
 
 # Read the worker that runs a job, and for how long. By primary key.

@@ -155,3 +155,18 @@ def test_no_statement_walks_over_what_is_dead_to_find_rows_by_a_key(emptied: str
 def walking(node: Node) -> bool:
     """Whether a node reads an index from end to end, if it is executed."""
     return node.get("Index Name", "").startswith(TABLES) and "Index Cond" not in node
+
+
+COMPILING = "set jit = on; set jit_above_cost = 0; set jit_inline_above_cost = 0; set jit_optimize_above_cost = 0"
+
+
+def test_a_look_at_the_queue_is_not_compiled(conn: Conn) -> None:
+    """Before Postgres 18 a scan that `prefer_indexes` can only discourage has a cost at which the server compiles."""
+    conn.execute(COMPILING)
+    with conn.transaction():
+        db.run(conn, QUERIES.jobs.prefer_indexes())
+        shown = conn.execute(b"explain (analyze, format json) " + QUERIES.workers.list().sql).fetchone()
+        assert shown is not None
+        assert "JIT" not in shown[0][0]
+        assert scalar(conn, "show jit") == "off"
+    assert scalar(conn, "show jit") == "on"

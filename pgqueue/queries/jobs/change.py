@@ -11,12 +11,13 @@ from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 # Make jobs due that wait for a later time. The rows are locked first: that waits for a claim in flight (one statement),
 # and where the claim has won, the condition on the newest row leaves the job alone: it runs by now. The plain form, an
 # update with a condition on the state, compares with its own, older snapshot, and may miss a job that has just come
-# back to pending. A job that is due already keeps its place in the lane. By primary key. Returns the ids that it moved.
+# back to pending. A job that is due already keeps its place in the lane. By primary key: `is true` keeps the planner
+# from job_live_ready, which it would read from end to end. Returns the ids that it moved.
 _MAKE_DUE: LiteralString = fill(
     """
 with found as materialized (
     select j.id from {s}.job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'pending' and {waits}
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and (j.state = 'pending') is true and {waits}
     order by j.id for update
 ), due as (
     update {s}.job_live j

@@ -1,6 +1,6 @@
 with found as materialized (
     select j.id from "pgqueue".job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'pending' and (j.run_at::timestamptz > now()
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and (j.state = 'pending') is true and (j.run_at::timestamptz > now()
         or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int)
     order by j.id for update
 ), due as (

@@ -1,6 +1,6 @@
 with found as materialized (
     select j.id from "pgqueue".job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'pending' and j.attempt > 0 and j.run_at::timestamptz > now()
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and (j.state = 'pending') is true and j.attempt > 0 and j.run_at::timestamptz > now()
     order by j.id for update
 ), due as (
     update "pgqueue".job_live j
