@@ -81,7 +81,8 @@ def check_queue(name: object) -> str:
     """Return `name` if it can be a queue: 1 to 100 letters, digits or `_ . : / -`."""
     if not isinstance(name, str) or not _QUEUE.fullmatch(name):
         raise InvalidOption(
-            f"queue name {name!r} cannot be used: 1 to 100 letters, digits or _ . : / -, the first a letter, digit or _"
+            f"queue name {name!r:.120} cannot be used: give 1 to 100 letters, digits or _ . : / -, "
+            "the first a letter, digit or _"
         )
     return name
 
@@ -91,7 +92,8 @@ def check_served_queue(name: object) -> str:
     if isinstance(name, str) and "*" in name:
         if not _QUEUE.fullmatch(name.replace("*", "_")):
             raise InvalidOption(
-                f"queue pattern {name!r} cannot be used: 1 to 100 letters, digits or _ . : / -, and * for any of them"
+                f"queue pattern {name!r:.120} cannot be used: give 1 to 100 letters, digits or _ . : / -, "
+                "and * for any of them"
             )
         return name
     return check_queue(name)

@@ -16,7 +16,7 @@ from pgqueue.errors import CannotOpen, InvalidArguments, InvalidOption, UnknownK
 from pgqueue.events import WaitingJobCancelled
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import JobState
-from pgqueue.jobs.job_filter import Filter, JobFilter
+from pgqueue.jobs.job_filter import Filter, JobFilter, is_storable
 from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.jobs.cancel import FoundToCancel
 from pgqueue.queries.jobs.change import Edit
@@ -142,12 +142,20 @@ _STATES = {
 
 
 def check_filter(kind: str, chosen: Filter) -> None:
-    """Raise InvalidOption for a filter that fits all, or names a state whose jobs the verb never takes."""
+    """Raise InvalidOption for a filter of another kind, that fits all, or that names a state whose jobs the verb never
+    takes."""
+    check_kind(chosen, KINDS[kind].filter)
     if chosen.fits_all:
         every = "dead letter" if KINDS[kind].filter is DeadFilter else "job"
         raise InvalidOption(f"{kind} without a filter would take every {every}: if you mean that, say task='*'")
     if isinstance(chosen, JobFilter) and chosen.state is not None and chosen.state not in _STATES[kind]:
         raise InvalidOption(f"{kind} takes no job that is {chosen.state}: give {', '.join(_STATES[kind])}")
+
+
+def check_kind(chosen: object, kind: type[Filter]) -> None:
+    """Raise InvalidOption unless it is a filter of this kind."""
+    if not isinstance(chosen, kind):
+        raise InvalidOption(f"the filter {chosen!r:.100} cannot be used: give a {kind.__name__}, such as task='shop.*'")
 
 
 def read_filter(operation: Operation) -> Filter:
@@ -183,8 +191,8 @@ def check_options(given: Options) -> dict[str, Any]:
 
 
 def check_reason(reason: object) -> str:
-    """Return the reason of a cancellation. Raises InvalidOption unless it is a text of 1 to 1000 characters."""
-    if not isinstance(reason, str) or "\0" in reason or not 1 <= len(reason) <= 1000:
+    """Return the reason of an end. Raises InvalidOption unless it is a text of 1 to 1000 characters."""
+    if not isinstance(reason, str) or not is_storable(reason) or not 1 <= len(reason) <= 1000:
         raise InvalidOption(f"reason={reason!r:.100} cannot be used: give a text of 1 to 1000 characters")
     return reason
 
@@ -194,6 +202,12 @@ def _read_run_at(given: object) -> str:
     with suppress(ValueError):
         given = datetime.fromisoformat(given) if isinstance(given, str) else given
     return check_run_at(given).isoformat()
+
+
+def check_changes(changes: object) -> None:
+    """Raise InvalidOption unless it is a mapping of names of arguments to values."""
+    if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
+        raise InvalidOption(f"changes={changes!r:.100} cannot be used: give names of arguments with their new values")
 
 
 def sealed_changes(app: AppParts, changes: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, Protocol, TypedDict, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.bulk import check_arguments, check_options, edited_args
+from pgqueue.client.bulk import check_arguments, check_changes, check_options, edited_args
 from pgqueue.client.steps import StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.client.why import look_up
@@ -162,6 +162,8 @@ def _refuse(job: Job, done: str, remedy: str) -> NoReturn:
 
 def check_edit(changes: Mapping[str, Any] | None, options: EditOptions) -> dict[str, Any]:
     """Return what an edit changes beside arguments. Raises InvalidOption if it changes nothing, or cannot be done."""
+    if changes is not None:
+        check_changes(changes)
     given = {name: options.get(name) for name in Edit._fields if options.get(name) is not None}
     if not changes and not given:
         raise InvalidOption("an edit that changes nothing: give arguments, a queue, a priority, a run time or a delay")

@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import Any, Unpack
 
 from pgqueue.client.actor import who
-from pgqueue.client.bulk import edited_args
+from pgqueue.client.bulk import check_changes, check_kind, check_reason, edited_args
 from pgqueue.client.operations import OperationOptions, OperationVerbs
+from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, all_or_nothing, verb
+from pgqueue.client.waiting import possible_id
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
@@ -47,7 +49,7 @@ class DeadLetters(OperationVerbs):
     @verb
     def groups(self, limit: int = 100) -> Steps[builtins.list[DeadGroup]]:
         """Return dead letters by the fingerprint of their error, the latest failure first."""
-        found: builtins.list[DeadGroup] = yield self._queries.groups(limit)
+        found: builtins.list[DeadGroup] = yield self._queries.groups(check_limit(limit))
         return found
 
     agroups = groups.twin
@@ -55,7 +57,9 @@ class DeadLetters(OperationVerbs):
     @verb
     def list(self, chosen: DeadFilter, limit: int = 100, before: int | None = None) -> Steps[builtins.list[Job]]:
         """Return the newest dead letters that fit."""
-        found: builtins.list[Job] = yield self._queries.list(chosen, before, limit)
+        check_kind(chosen, DeadFilter)
+        page = check_before(before), check_limit(limit)
+        found: builtins.list[Job] = yield self._queries.list(chosen, *page)
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -63,7 +67,8 @@ class DeadLetters(OperationVerbs):
     @verb
     def preview(self, chosen: DeadFilter, limit: int = MOST_PREVIEWED + 1) -> Steps[builtins.list[Chosen]]:
         """Return the dead letters that `redrive` or `discard` would take now, the lowest id first, up to `limit`."""
-        found: builtins.list[Chosen] = yield self._app.queries.chosen.preview("redrive", 0, chosen, limit)
+        check_kind(chosen, DeadFilter)
+        found: builtins.list[Chosen] = yield self._app.queries.chosen.preview("redrive", 0, chosen, check_limit(limit))
         return found
 
     apreview = preview.twin
@@ -83,7 +88,7 @@ class DeadLetters(OperationVerbs):
     @verb
     def discard(self, chosen: DeadFilter, *, reason: str, **options: Unpack[OperationOptions]) -> Steps[Operation]:
         """End dead letters as cancelled jobs, with a reason; they stay in the history as long as others."""
-        if not reason.strip():
+        if not check_reason(reason).strip():
             raise InvalidOption("discard without a reason: say why nobody will want these jobs any more")
         return (yield from self._operate("discard", chosen, {"reason": reason}, options))
 
@@ -97,7 +102,8 @@ class DeadLetters(OperationVerbs):
         Raises UnknownJob if there is no dead letter with this id, InvalidArguments if the task would not take them,
         UnknownKey or CannotOpen if they are sealed and this app cannot open them.
         """
-        found: Candidate | None = yield self._queries.lock_dead(job_id)
+        check_changes(changes)
+        found: Candidate | None = yield self._queries.lock_dead(possible_id(job_id))
         if found is None:
             raise UnknownJob(f"there is no dead letter {job_id}")
         text = edited_args(self._app, found, changes)

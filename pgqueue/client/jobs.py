@@ -4,10 +4,12 @@ import builtins
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from pgqueue.client.bulk import KINDS, check_filter, sealed_changes
+from pgqueue.client.bulk import KINDS, check_filter, check_kind, check_options, sealed_changes
 from pgqueue.client.changes import EditOptions, check_edit
 from pgqueue.client.operations import OperationOptions, OperationVerbs
+from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, Transaction, verb
+from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.chosen import MOST_PREVIEWED, Chosen
@@ -46,7 +48,9 @@ class Jobs(OperationVerbs):
     @verb
     def list(self, chosen: JobFilter, limit: int = 100, before: int | None = None) -> Steps[builtins.list[Job]]:
         """Return the newest jobs that fit, without their attempts; `before`: with ids below this one."""
-        found: builtins.list[Job] = yield Transaction(self._listed(chosen, limit, before))
+        check_kind(chosen, JobFilter)
+        listed = self._listed(chosen, check_limit(limit), check_before(before))
+        found: builtins.list[Job] = yield Transaction(listed)
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -56,7 +60,11 @@ class Jobs(OperationVerbs):
         self, kind: str, chosen: JobFilter, limit: int = MOST_PREVIEWED + 1, *, priority: int | None = None
     ) -> Steps[builtins.list[Chosen]]:
         """Return the jobs that a verb (`cancel`, `retry`, `promote` or `edit`) would take now, up to `limit`."""
+        if kind not in ("cancel", "retry", "promote", "edit"):
+            raise InvalidOption(f"kind={kind!r:.100} cannot be previewed: give cancel, retry, promote or edit")
         check_filter(kind, chosen)
+        check_limit(limit)
+        check_options({"priority": priority})
         found: builtins.list[Chosen] = []
         for place in KINDS[kind].places(chosen):
             found += yield self._app.queries.chosen.preview(kind, place, chosen, limit - len(found), priority)

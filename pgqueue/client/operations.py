@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, TypedDict
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import KINDS, Kind, Work, check_filter, check_options, read_filter, read_options, takes
+from pgqueue.client.settings import check_limit
 from pgqueue.client.steps import OWN_CONNECTION, Ask, StepRunner, Steps, Transaction, verb
+from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import sleep
@@ -45,7 +47,7 @@ class Operations:
     @verb
     def list(self, limit: int = 20) -> Steps[builtins.list[Operation]]:
         """Return the newest operations."""
-        found: builtins.list[Operation] = yield self._app.queries.operations.list(limit)
+        found: builtins.list[Operation] = yield self._app.queries.operations.list(check_limit(limit))
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -60,7 +62,7 @@ class Operations:
     @verb
     def stop(self, operation_id: int) -> Steps[Operation]:
         """Stop an operation after its present batch. What it has done stays done."""
-        if (yield self._app.queries.operations.stop(operation_id)) is None:
+        if (yield self._app.queries.operations.stop(_possible(operation_id))) is None:
             found = yield from _found(self._app, operation_id)
             how = "is stopped" if found.state == "stopped" else "has ended"
             raise InvalidOption(f"operation {operation_id} does not run: it {how}")
@@ -71,7 +73,8 @@ class Operations:
     @verb
     def resume(self, operation_id: int, *, on_batch: Watcher | None = None) -> Steps[Operation]:
         """Let a stopped operation go on, or one whose client is gone, and finish it."""
-        yield self._app.queries.operations.resume(operation_id)
+        check_watcher(on_batch)
+        yield self._app.queries.operations.resume(_possible(operation_id))
         return (yield from finish(self._app, operation_id, on_batch))
 
     aresume = resume.twin
@@ -90,13 +93,29 @@ class OperationVerbs:
         """Insert the row of an operation and work on it: in batches that commit, or in the caller's transaction."""
         check_filter(kind, chosen)
         given = check_options({**how, "limit": options.get("limit")})
-        actor, via = who(options.get("by")), options.get("via", "python")
+        actor, via = who(options.get("by")), check_name("via", options.get("via", "python"))
+        check_watcher(options.get("on_batch"))
         begin = self._app.queries.operations.begin(kind, chosen, given, actor, via)
         if not self._runner.borrows or (yield Ask.AUTOCOMMITS):
             operation: int = yield begin
             return (yield from finish(self._app, operation, options.get("on_batch")))
         check_at_once(kind, given.get("limit"))
         return (yield from _within(self._app, (yield begin), options.get("on_batch")))
+
+
+def check_watcher(on_batch: object) -> None:
+    """Raise InvalidOption unless it is None or can be called: the first batch has committed when it is."""
+    if on_batch is not None and not callable(on_batch):
+        raise InvalidOption(f"on_batch={on_batch!r:.100} cannot be used: give a function of an operation")
+
+
+def _possible(operation: object) -> int:
+    """Return a number that Postgres can look for. Raises InvalidOption for what is none, UnknownJob for others."""
+    if type(operation) is not int:
+        raise InvalidOption(f"operation id {operation!r:.100} cannot be used: give a whole number")
+    if abs(operation) > END:
+        raise UnknownJob(f"there is no operation {operation}")
+    return operation
 
 
 def check_at_once(kind: str, limit: int | None) -> None:
@@ -154,7 +173,7 @@ def _lock_and_work(app: AppParts, operation: int) -> Steps[DoneBatch | None]:
 
 
 def _found(app: AppParts, operation: int) -> Steps[Operation]:
-    found: Sequence[Operation] = yield app.queries.operations.list(1, operation)
+    found: Sequence[Operation] = yield app.queries.operations.list(1, _possible(operation))
     if not found:
         raise UnknownJob(f"there is no operation {operation}")
     return found[0]

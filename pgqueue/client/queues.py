@@ -30,6 +30,10 @@ class Queues:
     @verb
     def list(self, pattern: str = "*") -> Steps[builtins.list[QueueLoad]]:
         """Return the queues that hold jobs, are served by name, or were paused once; those that match a pattern."""
+        if not isinstance(pattern, str):
+            raise InvalidOption(
+                f"the pattern {pattern!r:.100} cannot be used: give a queue's name, with * for any text"
+            )
         fits = _matcher(pattern)
         found: builtins.list[QueueLoad] = yield self._app.queries.queues.list()
         return [load for load in found if fits(load.queue)]
@@ -53,7 +57,7 @@ class Queues:
         """
         check_served_queue(queue)
         moment, seconds = _end(until)
-        if reason is not None and (len(reason) > MOST_REASON or not reason.isprintable()):
+        if reason is not None and not (isinstance(reason, str) and len(reason) <= MOST_REASON and reason.isprintable()):
             raise InvalidOption(f"the reason {reason!r:.100} cannot be used: give at most {MOST_REASON} characters")
         actor = who(by)
         names = yield from self._named(queue)
@@ -164,6 +168,8 @@ def _end(until: datetime | timedelta | float | None) -> tuple[datetime | None, f
         return None, None
     if not isinstance(until, datetime):
         return None, check_duration("until", until, LIMIT)
-    if until.tzinfo is None:
+    if until.utcoffset() is None:
         raise InvalidOption(f"until={until} has no timezone: give an aware datetime, or a duration")
+    if not 1900 <= until.year <= 9000:
+        raise InvalidOption(f"until={until} cannot be used: give a year from 1900 to 9000, or leave it out")
     return until, None

@@ -9,6 +9,7 @@ from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, as_job
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions, build, edited
+from pgqueue.client.settings import check_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, Steps, all_or_nothing, verb
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSchedule
@@ -189,7 +190,7 @@ class ScheduleClient:
     def list(self, *, after: str | None = None, limit: int = 1000) -> Steps[Sequence[ScheduleStatus]]:
         """Return schedules by name, those `after` one of them."""
         after = None if after is None else _schedule_name(after)
-        found: Sequence[ScheduleStatus] = yield self._queries.list(None, after, _check_limit(limit))
+        found: Sequence[ScheduleStatus] = yield self._queries.list(None, after, check_limit(limit))
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -198,7 +199,7 @@ class ScheduleClient:
     def ticks(self, name: str, *, limit: int = 20, before: datetime | None = None) -> Steps[Sequence[TickRecord]]:
         """Return the newest ticks of a schedule and what became of each, newest first."""
         before = None if before is None else check_moment("before", before)
-        ticks: Sequence[TickRecord] = yield self._queries.list_ticks(_schedule_name(name), _check_limit(limit), before)
+        ticks: Sequence[TickRecord] = yield self._queries.list_ticks(_schedule_name(name), check_limit(limit), before)
         return ticks
 
     aticks = ticks.twin
@@ -326,12 +327,6 @@ def _schedule_name(name: object) -> str:
     if not isinstance(name, str) or "\0" in name:
         raise InvalidOption(f"schedule name {name!r:.300} cannot be used: give a text")
     return name
-
-
-def _check_limit(limit: object) -> int:
-    if type(limit) is not int or not 0 <= limit < 2**31:
-        raise InvalidOption(f"limit={limit!r:.100} cannot be used: give a whole number from 0 on")
-    return limit
 
 
 def _usable(name: str, found: FoundSchedule | None) -> StoredSchedule:

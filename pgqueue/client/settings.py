@@ -146,16 +146,16 @@ def _soft_timeout(given: Mapping[str, Any], app: TaskDefaults, timeout: float | 
 def check_run_at(run_at: object) -> datetime:
     """Return a run time. Raises InvalidOption unless it is an aware datetime that Postgres and Python can represent."""
     if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
-        raise InvalidOption(f"run_at={run_at!r} has no timezone: give an aware datetime, or delay=…")
+        raise InvalidOption(f"run_at={run_at!r:.100} has no timezone: give an aware datetime, or delay=…")
     if not 1900 <= run_at.year <= 9000:
-        raise InvalidOption(f"run_at={run_at!r} cannot be used: give a year from 1900 to 9000")
+        raise InvalidOption(f"run_at={run_at!r:.100} cannot be used: give a year from 1900 to 9000")
     return run_at
 
 
 def check_priority(priority: object) -> int:
     """Return a priority. Raises InvalidOption unless it is a whole number from -100 to 100."""
     if type(priority) is not int or not -100 <= priority <= 100:
-        raise InvalidOption(f"priority={priority!r} cannot be used: give -100 to 100 (higher runs sooner)")
+        raise InvalidOption(f"priority={priority!r:.100} cannot be used: give -100 to 100 (higher runs sooner)")
     return priority
 
 
@@ -226,6 +226,20 @@ def check_tags(tags: object) -> tuple[str, ...]:
         if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
             raise InvalidOption(f"tag {tag!r} cannot be used: give 1 to 200 printable characters")
     return tuple(tags)
+
+
+def check_limit(limit: object) -> int:
+    """Return how many rows a list may have. Raises InvalidOption unless it is a whole number from 0 on."""
+    if type(limit) is not int or not 0 <= limit < 2**31:
+        raise InvalidOption(f"limit={limit!r:.100} cannot be used: give a whole number from 0 on")
+    return limit
+
+
+def check_before(before: object) -> int | None:
+    """Return the id below which a list begins, or None. Raises InvalidOption unless it is a whole number."""
+    if before is not None and (type(before) is not int or not 0 <= before < 2**63):
+        raise InvalidOption(f"before={before!r:.100} cannot be used: give an id, the last one of the page before")
+    return before
 
 
 def check_optional_count(name: str, given: object) -> int | None:

@@ -64,6 +64,8 @@ class Workers:
     def _request(
         self, what: str, which: str | UUID | None, everyone: bool, by: str | None
     ) -> Steps[builtins.list[WorkerStatus]]:
+        if which is not None and not isinstance(which, str | UUID):
+            raise InvalidOption(f"{what}: {which!r:.100} cannot be used: give an id, a host or host:pid")
         if (which is None) != everyone:
             raise InvalidOption(f"{what}: say which worker, by id, host or host:pid, or that everyone is meant")
         actor = who(by)
@@ -87,7 +89,7 @@ def _choose(workers: Sequence[WorkerStatus], which: str | UUID | None) -> builti
     if len(known) > 1:
         raise InvalidOption(f"{name!r} begins the ids of {len(known)} workers: give more of it")
     if not known:
-        raise UnknownWorker(f"no living worker has the id, host or host:pid {name!r}: see `pgqueue workers list`")
+        raise UnknownWorker(f"no living worker has the id, host or host:pid {name!r:.120}: see `pgqueue workers list`")
     return known
 
 

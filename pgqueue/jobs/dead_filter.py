@@ -1,6 +1,7 @@
 """Which dead letters are meant: the filter of jobs, and what only dead letters have."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pgqueue.jobs.job_filter import Filter
 
@@ -15,3 +16,5 @@ class DeadFilter(Filter):
 
     error: str | None = None
     group: str | None = None
+
+    _TEXTS: ClassVar[tuple[str, ...]] = ("task", "queue", "tag", "error", "group")

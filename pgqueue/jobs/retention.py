@@ -57,7 +57,7 @@ class RetentionRule:
 def check_rule(name: str, age: Age, queue: str = "*", task: str = "*") -> RetentionRule:
     """Return a rule. Raises InvalidOption for an unknown name, one that has no rules by queue and task, or no age."""
     if name not in _RULES:
-        raise InvalidOption(f"retention has no {name!r}: it takes {', '.join(_RULES)}")
+        raise InvalidOption(f"retention has no {name!r:.100}: it takes {', '.join(_RULES)}")
     if queue != "*":
         check_served_queue(queue)
     if task != "*":
