@@ -103,9 +103,11 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
     return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, 0.0, WORKER)
 
 
-def add_worker(conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False) -> uuid.UUID:
+def add_worker(
+    conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False, worker: uuid.UUID | None = None
+) -> uuid.UUID:
     """Insert the row of a worker."""
-    worker = uuid.uuid4()
+    worker = worker or uuid.uuid4()
     conn.execute(
         "insert into pgqueue.worker"
         " (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, lost_at)"

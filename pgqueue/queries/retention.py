@@ -18,10 +18,14 @@ BLOCKS = 64  # of a partition that one batch looks at
 
 # Write what the code of an app declares. What an operator has set stands beside it and wins. An app without a name may
 # be any of several, so nothing of it is dropped; else those rules go that the app no longer declares. By primary key.
+# One process at a time declares: `turn` waits for the others. Two releases drop what the other one writes, and without
+# it their rows are locked in opposite orders.
 DECLARE: LiteralString = """
-with given as materialized (
+with turn as materialized (
+    select pg_advisory_xact_lock(hashtext({channel}), hashtext('declare retention'))
+), given as materialized (
     select 'retention.' || g.name as name, g.queue, g.task, make_interval(secs => g.seconds) as value
-    from unnest(%(names)s::text[], %(queues)s::text[], %(tasks)s::text[],
+    from turn cross join unnest(%(names)s::text[], %(queues)s::text[], %(tasks)s::text[],
                 (select string_to_array(%(seconds)s, ',', '')::float8[])) as g(name, queue, task, seconds)
 ), dropped as (
     delete from {s}.setting s where s.app = %(app)s::text and s.app <> '' and s.name like 'retention.%%'

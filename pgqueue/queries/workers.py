@@ -34,14 +34,19 @@ update {s}.worker set heartbeat_at = clock_timestamp(), duties = %(duties)s::jso
 where id = %(id)s and lost_at is null returning requested, requested_at, requested_by"""
 
 # Ask processes to go quiet, to resume or to stop, and notify each of them at the commit. By primary key, so that no
-# other process is meant that comes meanwhile. A scheduler only stops. MAY_NOTIFY says when nobody is notified; then a
+# other process is meant that comes meanwhile. Rows are locked in the order of their ids, so that two operators who ask
+# all workers do not wait for each other in a circle: heartbeats move rows about, and a scan of the table meets them in
+# another order each time. A scheduler only stops. MAY_NOTIFY says when nobody is notified; then a
 # process reads its row with its next heartbeat.
 REQUEST: LiteralString = fill(
     """
-with asked as (
-    update {s}.worker set requested = %(what)s, requested_at = clock_timestamp(), requested_by = %(by)s
+with found as materialized (
+    select id from {s}.worker
     where id = any(%(ids)s::uuid[]) and lost_at is null and (kind = 'worker' or %(what)s = 'stop')
-    returning id
+    order by id for update
+), asked as (
+    update {s}.worker set requested = %(what)s, requested_at = clock_timestamp(), requested_by = %(by)s
+    where id = any(array(select id from found)) and lost_at is null returning id
 ), notified as (
     select count(pg_notify({channel}, '!request ' || asked.id::text)) from asked where {may_notify}
 )
@@ -62,11 +67,14 @@ returning id, kind, host, pid"""
 
 # Record how processes ended, on behalf of their supervisor, which saw it: their jobs are rescued now and not when the
 # lease has run out. If a process was declared lost already, that time stays, and only the manner of its end is new. By
-# primary key.
+# primary key. Rows are locked in the order of their ids, as in REQUEST.
 RECORD_DEATHS: LiteralString = """
-with dead as (
+with found as materialized (
+    select id from {s}.worker where id = any(%(ids)s::uuid[]) order by id for update
+), dead as (
     update {s}.worker w set lost_at = coalesce(w.lost_at, clock_timestamp()), death = d.death, waiting = false
-    from unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) where w.id = d.id returning w.id
+    from found join unnest(%(ids)s::uuid[], %(deaths)s::text[]) as d(id, death) on d.id = found.id
+    where w.id = found.id returning w.id
 )
 select (select count(*) from dead), count(pg_notify({channel}, '!rescue'))
 from dead where pg_notification_queue_usage() < 0.5::float8"""

@@ -1,6 +1,7 @@
 """Two connections at once: which waits for the other, and which wins. pg_blocking_pids proves each wait."""
 
 import threading
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from pgqueue import db
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.retention import RetentionRule
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import TickRecord
@@ -286,3 +288,43 @@ def test_a_retried_outcome_whose_first_answer_was_lost_moves_nothing_twice(conn:
     assert db.run(conn, QUERIES.jobs.resolve(batch)) == {job.id}
     assert db.run(conn, QUERIES.jobs.resolve(batch)) == set()
     wait_for(lambda: scalar(conn, "select count(*) from pgqueue.transition where from_state = 'running'") == 1)
+
+
+@pytest.mark.parametrize("verb", ["request", "record_deaths"])
+def test_rows_of_workers_are_locked_in_the_order_of_ids(conn: Conn, connect: Open, verb: str) -> None:
+    """They lie in the table as they came: a scan of it would lock the last id first."""
+    last, first = uuid.UUID(int=2), uuid.UUID(int=1)
+    for worker in (last, first):
+        add_worker(conn, worker=worker)
+    queries = QUERIES.workers
+    query = queries.request([last, first], "quiet", "me") if verb == "request" else queries.record_deaths(
+        {last: "was killed by SIGKILL", first: "was killed by SIGKILL"}
+    )  # fmt: skip
+    lock = "select from pgqueue.worker where id = %s for update nowait"
+    holder, asking, other = connect(), connect(), connect()
+    holder.execute(lock, (first,))
+    waiting = InThread(lambda: db.run(asking, query))
+    wait_blocked(conn, asking, holder)
+    other.execute(lock, (last,))  # the statement has not locked this one yet
+    other.rollback()
+    holder.rollback()
+    assert waiting.result() in (2, [first, last], [last, first])
+
+
+def test_two_releases_that_declare_their_retention_do_not_deadlock(conn: Conn, connect: Open) -> None:
+    def declared(*names: str) -> Any:
+        return QUERIES.retention.declare("shop", [RetentionRule(name, "*", "*", 3600) for name in names])
+
+    db.run(conn, declared("cancelled", "failed", "succeeded"))
+    holder, old, new = connect(), connect(), connect()
+    holder.execute("select from pgqueue.setting where name = 'retention.failed' for update")
+    first = InThread(lambda: (db.run(old, declared("cancelled", "failed", "succeeded")), old.commit()))
+    wait_blocked(conn, old, holder)
+    second = InThread(lambda: (db.run(new, declared("succeeded", "cancelled")), new.commit()))
+    wait_blocked(conn, new, old)
+    holder.rollback()
+    first.result()
+    second.result()
+    assert {rule.name for rule in db.run(conn, QUERIES.retention.rules()) if rule.set_by == "code of shop"} == {
+        "succeeded", "cancelled",
+    }  # fmt: skip

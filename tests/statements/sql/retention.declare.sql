@@ -1,6 +1,8 @@
-with given as materialized (
+with turn as materialized (
+    select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgqueue'), pg_catalog.hashtext('declare retention'))
+), given as materialized (
     select 'retention.' || g.name as name, g.queue, g.task, pg_catalog.make_interval(secs => g.seconds) as value
-    from unnest(%(names)s::text[], %(queues)s::text[], %(tasks)s::text[],
+    from turn cross join unnest(%(names)s::text[], %(queues)s::text[], %(tasks)s::text[],
                 (select pg_catalog.string_to_array(%(seconds)s, ',', '')::float8[])) as g(name, queue, task, seconds)
 ), dropped as (
     delete from "pgqueue".setting s where s.app = %(app)s::text and s.app <> '' and s.name like 'retention.%%'
