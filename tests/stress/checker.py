@@ -135,8 +135,9 @@ def legal_claims(facts: Facts) -> Iterator[Violation]:
             yield Violation("S6", f"one claim (xid {xid}) took {count} jobs, the worker has {facts.slots.get(worker)}")
 
 
-# Moves that only people ask for. No process of a run does, so that a job which comes back from its end is a violation.
+# Moves that only people ask for. A job that comes back from its end without having been asked to is a violation.
 ASKED = {"redrive", "restore", "discard"}
+BACK = {("failed", "pending"), ("cancelled", "pending")}
 ALLOWED = {
     (source, move.target)
     for verb, move in TRANSITIONS.items()
@@ -146,10 +147,12 @@ ALLOWED = {
 
 
 def state_machine(facts: Facts) -> Iterator[Violation]:
-    """S7: only moves of the table in pgqueue.lifecycle, but for those that people ask for."""
+    """S7: only moves of the table in pgqueue.lifecycle; those that people ask for only where one did."""
     for step in facts.all_steps:
         if step.new is None:
             yield Violation("S18", f"removed and put nowhere: {_tell(step)}")
+        elif step.edge in BACK and step.job in facts.history.retried:
+            continue
         elif step.edge not in ALLOWED and step.edge[0] != step.edge[1]:
             yield Violation("S7", f"no such move: {_tell(step)}")
         elif step.edge[0] == step.edge[1] and step.edge[0] in TERMINAL:
@@ -178,7 +181,8 @@ def fenced(facts: Facts) -> Iterator[Violation]:
 
 
 def attempts(facts: Facts) -> Iterator[Violation]:
-    """S10: charged in the claim, given back only by an end that is no failure, never above the limit."""
+    """S10: charged in the claim, given back only by an end that is no failure, never above the limit; a job that is
+    brought back has all of them again."""
     for step in facts.all_steps:
         if step.old is None or step.new is None:
             continue
@@ -188,6 +192,10 @@ def attempts(facts: Facts) -> Iterator[Violation]:
         if step.is_claim:
             if charged != 1:
                 yield Violation("S10", f"a claim charged {charged}: {_tell(step)}")
+            continue
+        if step.edge in BACK:
+            if step.new["attempt"]:
+                yield Violation("S10", f"brought back without all of its attempts: {_tell(step)}")
             continue
         told = facts.ended.get((step.job, step.old["lease"]))
         failed = step.is_rescue or (told is not None and told["error"] is not None)
@@ -199,7 +207,11 @@ def ledger(facts: Facts) -> Iterator[Violation]:
     """S11: each move is logged once, with the lease it was made under; each claim has one end."""
     moves = [s for s in facts.all_steps if s.edge[0] != s.edge[1] or s.is_claim]  # not progress
     made = Counter((s.job, *s.edge, s.new["lease"]) for s in moves if s.new is not None)
-    logged = Counter((t["job_id"], t["from_state"], t["to_state"], t["lease"]) for t in facts.history.transitions)
+    logged = Counter(
+        (t["job_id"], t["from_state"], t["to_state"], t["lease"])
+        for t in facts.history.transitions
+        if t["from_state"] != t["to_state"] or t["to_state"] == "running"  # else it was promoted or edited
+    )
     for move in (made - logged).keys() | (logged - made).keys():
         yield Violation("S11", f"job, from, to, lease {move}: made {made[move]} times, logged {logged[move]}")
 

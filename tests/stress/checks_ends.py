@@ -99,7 +99,7 @@ def cancelled(facts: Facts) -> Iterator[Violation]:
             yield Violation("S7", f"job {job} expired after {rows[0]['attempt']} attempts")
     for job, told in facts.history.cancels.items():
         state = facts.final[job][0]["state"] if job in facts.final else "nowhere"
-        if told == "waiting" and state != "cancelled":
+        if told == "waiting" and state != "cancelled" and job not in facts.history.retried:
             yield Violation("S7", f"job {job} was cancelled while it waited, and is {state}")
         if told == "running" and state not in TERMINAL and facts.history.quiescent:
             yield Violation("L4", f"job {job} was asked to stop, and is {state}")
@@ -108,6 +108,7 @@ def cancelled(facts: Facts) -> Iterator[Violation]:
 def dead_letters(facts: Facts) -> Iterator[Violation]:
     """S12: each final failure is one dead letter with its error; a crash says so."""
     dead_lettered = Counter(step.job for step in facts.all_steps if step.edge[1] == "failed")
+    dead_lettered.subtract(step.job for step in facts.all_steps if step.edge[0] == "failed")
     for row in facts.history.final:
         if row["table"] != DEAD:
             continue

@@ -107,6 +107,7 @@ class History:
     starts: list[Row] = field(default_factory=list)
     ends: list[Row] = field(default_factory=list)
     cancels: dict[int, str | None] = field(default_factory=dict)  # a job whose cancellation was requested: the answer
+    retried: set[int] = field(default_factory=set)  # jobs that an operator asked to run again
     exact: list[Row] = field(default_factory=list)  # effects written in ctx.transaction()
     stale: list[tuple[str, int, int]] = field(default_factory=list)  # process, job, lease that was refused
     strays: int = 0
@@ -158,6 +159,8 @@ def load(dsn: str, directory: Path) -> History:
     for line in read(iter(sorted(directory.glob("ops-*.jsonl")))):
         if line["type"] == "cancel":
             history.cancels[line["job"]] = line.get("outcome") or history.cancels.get(line["job"])
+        elif line["type"] == "retry":
+            history.retried.add(line["job"])
         elif line["type"] == "invoke":
             history.operations[line["op"]] = Operation(line["op"], line["kind"], line["tasks"], line["digests"])
         else:

@@ -18,9 +18,9 @@ from typing import Any
 from pgqueue import cli, db, scheduler
 from pgqueue.client import steps
 from pgqueue.process import duty
-from pgqueue.queries import workers
+from pgqueue.queries import dead, workers
 from pgqueue.queries.base import Query
-from pgqueue.queries.jobs import claim, rescue, resolve
+from pgqueue.queries.jobs import change, claim, rescue, resolve
 from pgqueue.queries.schedules import fire
 from pgqueue.worker.claiming import producer
 from pgqueue.worker.running import completion
@@ -150,6 +150,12 @@ def loose_completion() -> None:
     completion.Completion.transaction = loose  # type: ignore[assignment,method-assign]
 
 
+def stale_attempts() -> None:
+    """Bring jobs back with the attempts that they have used."""
+    rewrite(dead, ["REDRIVE"], ("created_at, 0, coalesce", "created_at, least(attempt, max_attempts - 1), coalesce"))
+    rewrite(change, ["RESTORE"], ("created_at, 0, max", "created_at, least(attempt, max_attempts - 1), max"))
+
+
 Scenario = Callable[[Stress], Awaitable[None]]
 
 
@@ -176,6 +182,7 @@ MUTANTS: dict[str, Mutant] = {
     "no_poll": Mutant(no_poll, targeted.deaf, frozenset({"L3"}), replace(TWO, workers=1)),
     "keep_strays": Mutant(keep_strays, targeted.lost_claim, frozenset({"L4"}), TWO),
     "loose_completion": Mutant(loose_completion, targeted.killed_while_exact, frozenset({"S9"}), TWO),
+    "stale_attempts": Mutant(stale_attempts, targeted.brought_back, frozenset({"S10"}), BUSY),
     "own_transaction": Mutant(own_transaction, targeted.busy, frozenset({"S2", "S3"}), BUSY),
 }
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import psycopg
 import pgqueue
 
 from . import shop
+from .desk import Desk
 from .journal import Journal, digest
 
 LOST = (psycopg.Error, pgqueue.PgqueueError, OSError)
 BACKLOG = 300
-CANCELS = 0.2  # how often an operation is followed by a cancellation
+CANCELS, VERBS = 0.2, 0.4  # how often an operation is followed by a cancellation, and by another verb
 UNKNOWN = ("bad_arguments", "nobody_knows", "later")
 MIX = (
     ("fast", 40), ("fast_async", 15), ("slow", 7), ("slow_async", 7), ("flaky", 10), ("snoozing", 6), ("always", 4),
@@ -68,6 +70,7 @@ class Producer:
         self._journal = journal
         self._conn: psycopg.Connection[Any] | None = None
         self._recent: deque[int] = deque(maxlen=20)
+        self._desk = Desk(shop.app, self._rng, journal)
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -78,6 +81,9 @@ class Producer:
             self._operate(f"{self._name}-{number}")
             if self._recent and self._rng.random() < CANCELS:
                 self._cancel(self._rng.choice(self._recent))
+            if self._recent and self._rng.random() < VERBS:
+                with suppress(*LOST):
+                    self._desk.act(self._rng.choice(self._recent))
             if number % 20 == 0:
                 self._let_them_catch_up()
         shop.app.close()

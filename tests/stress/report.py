@@ -68,6 +68,8 @@ def _verb(facts: Facts, step: Step) -> str:
             return "rescue_cancelled"
         case ("pending" | "blocked", "cancelled"):
             return "expire" if (step.new or {}).get("reason") == "expired" else "cancel"
+        case (source, "pending") if source in _BACK:
+            return _BACK[source]
         case ("running", "pending") if told["reason"] == "released":
             return "release"
         case ("running", "pending"):
@@ -78,6 +80,7 @@ def _verb(facts: Facts, step: Step) -> str:
             return f"{source} -> {target}"
 
 
+_BACK = {"failed": "redrive", "cancelled": "restore"}
 _ENDS = {"succeeded": "succeed", "failed": "dead_letter", "cancelled": "withdraw", "blocked": "park"}
 
 

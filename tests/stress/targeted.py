@@ -56,6 +56,14 @@ async def busy(stress: Stress) -> None:
     await _must(await until(lambda: stress.database.value(enough), PATIENCE), "150 claims")
 
 
+async def brought_back(stress: Stress) -> None:
+    """An operator brings back jobs that have run."""
+    enough = """
+        select count(distinct job_id) >= 5 from pgqueue.transition t where from_state in ('failed', 'cancelled')
+        and exists (select from pgqueue.transition r where r.job_id = t.job_id and r.to_state = 'running')"""
+    await _must(await until(lambda: stress.database.value(enough), 2 * PATIENCE), "five came back that had run")
+
+
 async def slow_jobs(stress: Stress) -> None:
     """Jobs that take longer than a lease, in healthy workers."""
     jobs = await stress.enqueue("slow", 12, seconds=3)
