@@ -70,9 +70,9 @@ def redrive(
 
 
 def _rate(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([smhd]))?", text)
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([smhd]))?", text)
     if found is None:
-        raise InvalidOption(f"--rate {text!r} cannot be used: give a number a second, such as 50, 50/s or 600/m")
+        raise InvalidOption(f"--rate {text!r:.100} cannot be used: give a number a second, such as 50, 50/s or 600/m")
     return float(found[1]) / UNITS[found[2] or "s"]
 
 

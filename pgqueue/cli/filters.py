@@ -89,22 +89,24 @@ def read_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise InvalidOption(f"{option} {text!r} cannot be used: give name=value, for example tenant=7")
+            raise InvalidOption(f"{option} {text!r:.100} cannot be used: give name=value, for example tenant=7")
         try:
             values[name] = json.loads(value)
         except ValueError:
             values[name] = value
+        except RecursionError:
+            raise InvalidOption(f"{option} {text!r:.100} cannot be used: it is nested too deep") from None
     return values
 
 
 def _moment(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
-    if (ago := re.fullmatch(r"(\d+)([smhdw])", text)) is not None:
+    if (ago := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)) is not None:
         try:
             return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * UNITS[ago[2]])
         except OverflowError:
-            raise InvalidOption(f"{option} {text!r} cannot be used: that is before the first year") from None
+            raise InvalidOption(f"{option} {text!r:.100} cannot be used: that is before the first year") from None
     return read_time(option, text, "an age such as 2h, or ")
 
 
@@ -115,7 +117,7 @@ def read_time(option: str, text: str, otherwise: str = "") -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise InvalidOption(f"{option} {text!r} cannot be used: give {otherwise}a time with its zone")
+        raise InvalidOption(f"{option} {text!r:.100} cannot be used: give {otherwise}a time with its zone")
     return moment
 
 

@@ -4,6 +4,7 @@ A command is a function whose parameters are its options, so commands may have m
 """
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
@@ -43,8 +44,8 @@ def read_queues(text: str) -> list[str]:
 def read_queue_limit(text: str) -> tuple[str, int]:
     """Read `queue=number`. Raises InvalidOption."""
     queue, _, number = text.partition("=")
-    if not number.isdigit():
-        raise InvalidOption(f"--limit {text!r} cannot be used: give queue=number, for example bulk=2")
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise InvalidOption(f"--limit {text!r:.100} cannot be used: give queue=number, for example bulk=2")
     return queue, int(number)
 
 

@@ -43,7 +43,7 @@ def read_seconds(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     if not _is_duration(text):
-        raise InvalidOption(f"{option} {text!r} cannot be used: give a duration such as 90s, 5m or 2h")
+        raise InvalidOption(f"{option} {text!r:.100} cannot be used: give a duration such as 90s, 5m or 2h")
     return _duration(text).total_seconds()
 
 
@@ -78,12 +78,12 @@ def _value(name: str, value: str) -> Any:
     if value == "none":
         return None
     if name in ("priority", "max_attempts", "max_running"):
-        return int(value) if re.fullmatch(r"-?\d+", value) else value
+        return int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else value
     return _duration(value) if name in ("jitter", "delay", "grace", "expires") and _is_duration(value) else value
 
 
 def _is_duration(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)?[smhd]?", text) is not None
+    return re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?[smhd]?", text) is not None
 
 
 def _duration(text: str) -> timedelta:

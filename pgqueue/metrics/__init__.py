@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 from wsgiref.simple_server import WSGIServer
 
 from pgqueue.app import App
-from pgqueue.errors import ConfigError
 from pgqueue.metrics.exporter import DatabaseMetrics
 from pgqueue.metrics.names import METRICS, Metric
 from pgqueue.metrics.process import MetricsServer
+from pgqueue.process.health import CANNOT_LISTEN, cannot_listen
 from pgqueue.revisions import newest
 
 __all__ = ["METRICS", "Metric", "MetricsServer", "asgi", "registry_of", "serve", "wsgi"]
@@ -58,8 +58,8 @@ def serve(app: App, host: str, port: int) -> tuple[WSGIServer, threading.Thread]
     """Answer scrapes on a port, in threads; return the server and its thread. Raises ConfigError."""
     try:
         return start_http_server(port, host, registry_of(app))
-    except OSError as error:
-        raise ConfigError(f"metrics cannot be served on {host}:{port}: {error.strerror or error}") from None
+    except CANNOT_LISTEN as error:
+        raise cannot_listen("metrics", host, port, error) from None
 
 
 def wsgi(app: App) -> Any:

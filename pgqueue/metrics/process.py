@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from pgqueue.errors import ConfigError
 from pgqueue.jobs.tally import BUCKETS, OUTCOMES
 from pgqueue.metrics.families import counter, gauge, job_histogram, statement_histogram
 from pgqueue.process.counters import LoopLag, ProcessReading
+from pgqueue.process.health import CANNOT_LISTEN, cannot_listen
 
 log = logging.getLogger("pgqueue")
 PATIENCE = 1.0  # seconds for which a scrape waits for an event loop that is blocked; then it has the last reading
@@ -106,8 +106,8 @@ class MetricsServer:
         ProcessCollector(registry=registry)
         try:
             self._server, _ = start_http_server(port, host, registry)
-        except OSError as error:
-            raise ConfigError(f"metrics cannot be served on {host}:{port}: {error.strerror or error}") from None
+        except CANNOT_LISTEN as error:
+            raise cannot_listen("metrics", host, port, error) from None
         self._lag.start()
         port = int(self._server.server_address[1])
         log.info("metrics on http://%s:%d/metrics", host, port)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from pgqueue.errors import ConfigError
+from pgqueue.printable import one_line
+
 TIMEOUT = 5.0
 
 
@@ -20,6 +23,15 @@ class Health:
     ages: dict[str, float | None] = field(default_factory=dict)
 
 
+CANNOT_LISTEN = (OSError, OverflowError, UnicodeError)  # taken or refused; no port; no name of a host
+
+
+def cannot_listen(what: str, host: str, port: int, error: Exception) -> ConfigError:
+    """Return the error of a server that cannot listen on an address: one line."""
+    why = "a port is 0 to 65535" if isinstance(error, OverflowError) else getattr(error, "strerror", None) or error
+    return ConfigError(f"{what} cannot be served on {one_line(host)}:{port}: {why}")
+
+
 class Probe:
     """An HTTP server that answers 200 or 503, with the ages of all duties as JSON. It sends no statement."""
 
@@ -28,8 +40,11 @@ class Probe:
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which the system chooses for port 0."""
-        self._server = await asyncio.start_server(self._answer, host, port)
+        """Listen; return the port, which the system chooses for port 0. Raises ConfigError."""
+        try:
+            self._server = await asyncio.start_server(self._answer, host, port)
+        except CANNOT_LISTEN as error:
+            raise cannot_listen("/live and /ready", host, port, error) from None
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:

@@ -33,8 +33,8 @@ class Slots:
     """
 
     def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
-        if type(total) is not int or total < 1:
-            raise InvalidOption(f"concurrency {total} cannot be used: give 1 or more")
+        if type(total) is not int or not 1 <= total <= 10_000:
+            raise InvalidOption(f"concurrency {total} cannot be used: give 1 to 10000")
         self._patterns = Patterns(queues)
         self._given = tuple(queues)
         for queue, limit in limits.items():

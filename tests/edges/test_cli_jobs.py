@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, Task
+from pgqueue import App, PgqueueError, Task
 from tests.client.test_dead import add_dead, ids
 from tests.client.test_jobs_in_bulk import add_jobs
 from tests.client.test_operator_verbs import finished_job, running_job, waiting_job
@@ -81,14 +81,35 @@ def test_a_filter_is_previewed_and_becomes_an_operation(run: Commands, conn: Con
         (["jobs", "promote", "--task", "t", "--priority", "101", "--yes"], "priority"),
         (["jobs", "why", "4711"], "4711"),
         (["jobs", "wait", "4711"], "4711"),
+        (["jobs", "cancel", "--since", "9" * 5000 + "d", "--yes"], "--since"),
+        (["jobs", "cancel", "--since", "999999999w", "--yes"], "--since"),
+        (["jobs", "cancel", "--until", "nope" * 1000, "--yes"], "--until"),
+        (["jobs", "cancel", "--arg", "n=" + "[" * 100_000, "--yes"], "--arg"),
+        (["jobs", "cancel", "--arg", "n=NaN", "--yes"], "args"),
+        (["jobs", "cancel", "--arg", "n=1e999", "--yes"], "args"),
+        (["jobs", "cancel", "--arg", 'n="\\u0000"', "--yes"], "args"),
+        (["jobs", "cancel", "--task", "\udcff", "--yes"], "task"),
+        (["jobs", "cancel", "--id", "9" * 20, "--yes"], "ids"),
+        (["jobs", "list", "--before", "9" * 20], "before"),
+        (["dead", "redrive", "--all", "--rate", "9" * 5000, "--yes"], "--rate"),
+        (["dead", "discard", "--all", "--reason", "\udcff", "--yes"], "reason"),
+        (["operations", "show", "9" * 20], "operation"),
+        (["status", "--exit-code", "--max-age", "9" * 5000], "--max-age"),
+        (["status", "--exit-code", "--max-age", "9" * 20 + "d"], "--max-age"),
+        (["metrics", "--port", "99999"], "a port is 0 to 65535"),
+        (["metrics", "--host", "bad..host"], "bad..host"),
     ],
+    ids=lambda part: " ".join(part)[:40] if isinstance(part, list) else "",
 )
 def test_what_cannot_be_meant_is_refused(run: Commands, conn: Conn, args: list[str], words: str) -> None:
     add_jobs(conn, 1)
     before = conn.execute("select to_jsonb(j) from pgqueue.job_live j").fetchall()
     done = run(*args)
     assert done.exit_code != 0
+    assert isinstance(done.exception, PgqueueError)
     assert words in str(done.exception)
+    assert len(str(done.exception)) < 400
+    assert "\n" not in str(done.exception)
     assert conn.execute("select to_jsonb(j) from pgqueue.job_live j").fetchall() == before
     assert scalar(conn, "select count(*) from pgqueue.operation") == 0
 

@@ -9,9 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, Context, InvalidOption, db
+from pgqueue import App, ConfigError, Context, InvalidOption, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.process.health import Health, Probe
 from pgqueue.process.heartbeat import Identity, describe_process
 from pgqueue.scheduler import Scheduler, SchedulerSettings
 from pgqueue.worker import Worker, WorkerSettings
@@ -371,3 +372,22 @@ def test_an_outage_of_the_database_makes_a_process_unready_and_leaves_it_live(
         await running
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), ("127.0.0.1", -1), ("bad..host", 0)])
+def test_a_probe_that_cannot_listen_says_where_and_why(host: str, port: int) -> None:
+    with pytest.raises(ConfigError, match=f"^/live and /ready cannot be served on {host}:{port}: ."):
+        asyncio.run(Probe(lambda: Health(True, True)).start(host, port))
+
+
+def test_a_probe_whose_port_is_taken_says_so() -> None:
+    async def start_twice() -> None:
+        first, second = (Probe(lambda: Health(True, True)) for _ in range(2))
+        port = await first.start("127.0.0.1", 0)
+        try:
+            with pytest.raises(ConfigError, match=f"cannot be served on 127.0.0.1:{port}: .*in use"):
+                await second.start("127.0.0.1", port)
+        finally:
+            await first.close()
+
+    asyncio.run(start_twice())
