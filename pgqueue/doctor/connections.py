@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pgqueue.doctor.check import Exam, Needs, finds
-from pgqueue.doctor.finding import Finding, Kind, Severity
+from pgqueue.doctor.finding import Finding, Kind, Severity, identifier
 from pgqueue.roles.granted import granted
 
 CONNECTIONS_FEW = Kind(
@@ -46,7 +46,7 @@ def connections(exam: Exam) -> Iterator[Finding]:
         yield CONNECTIONS_FEW.found(
             f"{count.of_role} of the {count.most_of_role} connections that role {role} may have are open; "
             f"ours in this database: {ours}",
-            f"alter role {role} connection limit {2 * count.most_of_role};",
+            f"alter role {identifier(role)} connection limit {2 * count.most_of_role};",
         )
 
 
@@ -74,7 +74,7 @@ def rights(exam: Exam) -> Iterator[Finding]:
             missing.setdefault(grant.object, []).append(grant.privilege)
     for table, privileges in missing.items():
         role, lacking = exam.ask(exam.queries.doctor.role()).name, ", ".join(privileges)
-        remedy = f"grant {lacking} on {exam.schema}.{table} to {role};"
+        remedy = f"grant {lacking} on {exam.schema}.{table} to {identifier(role)};"
         yield RIGHTS_MISSING.found(f"role {role} works as a worker, and may not {lacking} in {table}", remedy)
 
 

@@ -1,10 +1,18 @@
 """What the doctor finds: kinds of findings, and findings."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+def identifier(name: str) -> str:
+    """Return a name as SQL that can be pasted has it: quoted, unless it is plain."""
+    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
 class Severity(StrEnum):

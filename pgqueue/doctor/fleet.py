@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from shlex import quote  # names in remedies: SQL may have written anything, and remedies are pasted
 
 from pgqueue.doctor.check import Exam, finds
 from pgqueue.doctor.finding import Finding, Kind, Severity
@@ -69,7 +70,7 @@ def queues(exam: Exam) -> Iterator[Finding]:
             due = f"{queue.due}{'+' if queue.due_capped else ''}"
             yield QUEUE_UNSERVED.found(
                 f"queue {queue.queue}: {due} jobs are due, the oldest for {waits:.0f} s, and no worker serves it",
-                f"pgqueue work -A … -Q {queue.queue}",
+                f"pgqueue work -A … -Q {quote(queue.queue)}",
             )
 
 
@@ -83,7 +84,7 @@ def tasks(exam: Exam) -> Iterator[Finding]:
             version = "" if parked.version == "1" else f", version {parked.version}"
             yield TASK_UNKNOWN.found(
                 f"{jobs} jobs in queue {parked.queue} wait for a worker that knows task {parked.task}{version}",
-                f"pgqueue jobs list --state blocked --task {parked.task}",
+                f"pgqueue jobs list --state blocked --task {quote(parked.task)}",
             )
 
 
@@ -99,7 +100,9 @@ def releases(exam: Exam) -> Iterator[Finding]:
         mixed = ", ".join(f"{number} with {runs}" for runs, number in sorted(count.items()))
         oldest = next(each for each in workers if each.started_at < since)
         yield RELEASES_MIXED.found(
-            f"workers of {len(began)} releases work: {mixed}", f"pgqueue workers stop {oldest.host}:{oldest.pid}", since
+            f"workers of {len(began)} releases work: {mixed}",
+            f"pgqueue workers stop {quote(f'{oldest.host}:{oldest.pid}')}",
+            since,
         )
 
 
@@ -113,7 +116,7 @@ def processes(exam: Exam) -> Iterator[Finding]:
             yield WORKER_LOST.found(what, "pgqueue workers list", since)
             continue
         ages = {name: seconds for name, seconds in each.duties.items() if seconds is not None}
-        stop = f"pgqueue workers stop {each.host}:{each.pid}"
+        stop = f"pgqueue workers stop {quote(f'{each.host}:{each.pid}')}"
         for name, seconds in ages.items():
             if name != "watchdog" and seconds > exam.limits.duty_seconds:
                 since = each.heartbeat_at - timedelta(seconds=seconds)
@@ -146,10 +149,12 @@ def schedules(exam: Exam) -> Iterator[Finding]:
     now = exam.ask(exam.queries.doctor.clock())
     for ill in exam.ask(exam.queries.doctor.ill_schedules(exam.limits.late_seconds)):
         if ill.error is not None:
-            yield SCHEDULE_BROKEN.found(f"schedule {ill.name}: {ill.error}", f"pgqueue schedules show {ill.name}")
+            yield SCHEDULE_BROKEN.found(
+                f"schedule {ill.name}: {ill.error}", f"pgqueue schedules show {quote(ill.name)}"
+            )
         elif ill.wake_at is not None:
             what = f"schedule {ill.name} is late by {(now - ill.wake_at).total_seconds():.0f} s"
-            yield SCHEDULE_LATE.found(what, f"pgqueue schedules show {ill.name}", ill.wake_at)
+            yield SCHEDULE_LATE.found(what, f"pgqueue schedules show {quote(ill.name)}", ill.wake_at)
 
 
 @finds(MANY_DEAD, DEAD_GROWING)

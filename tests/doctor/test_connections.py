@@ -15,13 +15,13 @@ from tests.harness import Conn
 
 @pytest.fixture
 def role(conn: Conn) -> Iterator[str]:
-    """A role with the rights of a worker."""
-    name = f"doctor_{scalar(conn, 'select substr(md5(random()::text), 1, 8)')}"
-    conn.execute(f"create role {name} login".encode())
-    conn.execute(f"grant usage on schema pgqueue to {name}".encode())
-    conn.execute(f"grant select, insert, update, delete on all tables in schema pgqueue to {name}".encode())
+    """A role with the rights of a worker, whose name needs quotes in SQL."""
+    name = f"doctor-{scalar(conn, 'select substr(md5(random()::text), 1, 8)')}"
+    conn.execute(f'create role "{name}" login'.encode())
+    conn.execute(f'grant usage on schema pgqueue to "{name}"'.encode())
+    conn.execute(f'grant select, insert, update, delete on all tables in schema pgqueue to "{name}"'.encode())
     yield name
-    conn.execute(f"drop owned by {name}; drop role {name}".encode())
+    conn.execute(f'drop owned by "{name}"; drop role "{name}"'.encode())
 
 
 def test_connections_that_run_out_are_counted_and_ours_named(app: App, dsn: str) -> None:
@@ -35,7 +35,7 @@ def test_connections_that_run_out_are_counted_and_ours_named(app: App, dsn: str)
 
 def test_a_role_that_has_used_up_its_own_limit_is_found(conn: Conn, dsn: str, role: str) -> None:
     app = App(make_conninfo(dsn, user=role))
-    conn.execute(f"alter role {role} connection limit 2".encode())
+    conn.execute(f'alter role "{role}" connection limit 2'.encode())
     assert found(app, "connections-nearly-used-up") == []
     with psycopg.connect(dsn, user=role):
         finding = provoked(app, "connections-nearly-used-up")
@@ -48,7 +48,7 @@ def test_a_superuser_an_owner_and_a_plain_role_are_told_apart(app: App, conn: Co
     assert "is a superuser" in provoked(app, "role-is-superuser").what
     plain = App(make_conninfo(dsn, user=role))
     assert found(plain, "role-is-superuser") == found(plain, "role-is-owner") == []
-    conn.execute(f"alter table pgqueue.queue owner to {role}".encode())
+    conn.execute(f'alter table pgqueue.queue owner to "{role}"'.encode())
     assert provoked(plain, "role-is-owner").what == f"role {role} owns tables of schema pgqueue"
     conn.execute("alter table pgqueue.queue owner to current_user")
 
@@ -56,7 +56,7 @@ def test_a_superuser_an_owner_and_a_plain_role_are_told_apart(app: App, conn: Co
 def test_a_worker_that_lacks_a_right_is_granted_it_by_the_remedy(conn: Conn, dsn: str, role: str) -> None:
     app = App(make_conninfo(dsn, user=role))
     assert found(app, "role-lacks-rights") == []
-    conn.execute(f"revoke insert, delete on pgqueue.dead_letter from {role}".encode())
+    conn.execute(f'revoke insert, delete on pgqueue.dead_letter from "{role}"'.encode())
     finding = provoked(app, "role-lacks-rights")
     assert finding.what == f"role {role} works as a worker, and may not insert, delete in dead_letter"
     mend(conn, finding)
@@ -64,14 +64,14 @@ def test_a_worker_that_lacks_a_right_is_granted_it_by_the_remedy(conn: Conn, dsn
 
 
 def test_a_reader_lacks_nothing(conn: Conn, dsn: str, role: str) -> None:
-    conn.execute(f"revoke insert, update, delete on all tables in schema pgqueue from {role}".encode())
+    conn.execute(f'revoke insert, update, delete on all tables in schema pgqueue from "{role}"'.encode())
     assert found(App(make_conninfo(dsn, user=role)), "role-lacks-rights") == []
 
 
 def test_the_roles_that_migrate_makes_lack_nothing(conn: Conn, dsn: str, role: str) -> None:
-    conn.execute(f"revoke all on all tables in schema pgqueue from {role}".encode())
+    conn.execute(f'revoke all on all tables in schema pgqueue from "{role}"'.encode())
     for grant in granted():
         if grant.role == "worker" and grant.kind == "table":
             column = f" ({grant.column})" if grant.column else ""
-            conn.execute(f"grant {grant.privilege}{column} on pgqueue.{grant.object} to {role}".encode())
+            conn.execute(f'grant {grant.privilege}{column} on pgqueue.{grant.object} to "{role}"'.encode())
     assert found(App(make_conninfo(dsn, user=role)), "role-lacks-rights") == []

@@ -145,3 +145,13 @@ def test_dead_letters_that_are_many_or_become_more_are_found(app: App, conn: Con
     conn.execute(dead.encode(), ("1 minute", 10_001, 10_101))
     assert provoked(app, "dead-letters-many").what == "there are more than 10000 dead letters"
     assert provoked(app, "dead-letters-growing").what == "101 jobs failed for good within the last hour"
+
+
+def test_a_remedy_can_be_pasted_whatever_a_name_holds(app: App, conn: Conn) -> None:
+    """SQL may write any name, and whoever pastes the remedy is an operator with a shell."""
+    ago = scalar(conn, "select now() - interval '5 minutes'")
+    insert_job(conn, queue="mail; rm -rf ~", run_at=ago)
+    insert_job(conn, task="$(reboot)", state="blocked", waits_for="task")
+    (queue,), (task,) = found(app, "queue-without-worker"), found(app, "task-without-worker")
+    assert queue.remedy == "pgqueue work -A … -Q 'mail; rm -rf ~'"
+    assert task.remedy == "pgqueue jobs list --state blocked --task '$(reboot)'"

@@ -53,7 +53,8 @@ class RoleSetting(NamedTuple):
         """The beginning of the statement that changes it."""
         if self.role is None:
             return f'alter database "{self.database}"'
-        return f'alter role "{self.role}"' + ("" if self.database is None else f' in database "{self.database}"')
+        role = self.role.replace('"', '""')
+        return f'alter role "{role}"' + ("" if self.database is None else f' in database "{self.database}"')
 
 
 class ServerQueries(Statements):
