@@ -89,8 +89,8 @@ def status(
 ) -> Status | Verdict:
     """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.
 
-    Counts stop at 10000, so that the command costs the same on any backlog: 10000+ means more. With --exit-code a
-    queue with due jobs that no worker takes is always wrong.
+    Counts stop at 10000, for many queues at fewer, so that the command costs the same on any backlog: 10000+ means
+    more. With --exit-code a queue with due jobs that no worker takes is always wrong.
     """
     limits = Limits(read_seconds("--max-age", max_age), max_dead)
     if not exit_code and limits != Limits():

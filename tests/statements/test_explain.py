@@ -310,6 +310,16 @@ def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool)
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_count_reads_jobs_that_wait_from_indexes_alone(backlog: Conn, generic: bool) -> None:
+    db.run(backlog, QUERIES.jobs.prefer_indexes())
+    plan = explain(backlog, QUERIES.jobs.count(1000), generic=generic)
+    scans = {(n["Index Name"], n["Node Type"]) for n in nodes(plan) if n.get("Index Name", "").startswith("job_live")}
+    assert ("job_live_ready", "Index Only Scan") in scans
+    fetched = {index for index, kind in scans if kind != "Index Only Scan"}
+    assert fetched <= {"job_live_retrying", "job_live_running", "job_live_parked"}
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 @pytest.mark.parametrize("verb", ["look", "read_jobs", "announce_ended"])
 def test_waiting_finds_jobs_by_primary_key(backlog: Conn, verb: str, generic: bool) -> None:
     ids = list(range(1, 100)) + [10**9 + n for n in range(100)]

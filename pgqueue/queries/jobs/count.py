@@ -7,6 +7,7 @@ from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
 from pgqueue.queries.jobs.parts import LANES, PAUSED
 
 MOST_COUNTED = 10_000
+MOST_TOGETHER = 50_000  # over all queues
 
 # Count the jobs that wait in a queue, due or not, up to `limit` + 1. The statement reads lane by lane in the order of
 # job_live_ready, as CLAIM does. The plain form, without an order, reads the whole table where the statistics say that
@@ -50,65 +51,71 @@ select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan'
 SERVES: LiteralString = """({queue} = any(w.queues) or exists (select from unnest(w.queues) as g
         where {queue} like replace(replace(g, '_', '!_'), '*', '%%') escape '!'))"""
 
+# Count the due jobs of a queue in the order of its lanes, or those of later, up to a bound and one more: from
+# job_live_ready alone.
+_WAITING: LiteralString = """(select count(*) from (
+    select from lane cross join lateral (select from waiting j
+    where j.queue = lane.queue and j.priority = lane.priority and j.run_at {when} now()
+    order by j.run_at, j.id limit s.most + 1) as first
+    where lane.queue = s.queue limit s.most + 1) as n)"""
+
+# Count those of them that have run before, by job_live_retrying.
+_AGAIN: LiteralString = """(select count(*) from (
+    select from waiting j where j.attempt > 0 and j.queue = s.queue and j.run_at {when} now()
+    order by j.run_at, j.id limit s.most + 1) as n)"""
+
 # Count jobs by queue and phase, for operators and for monitoring that runs on a timer. Of each kind the statement looks
-# at `most` rows and one more, so that it costs the same on any backlog; one more than `most` means "more than that".
-# With null for `most` it counts to the end.
+# at `most` rows and one more; of many queues at fewer of each, some `together` in all. So it costs the same on any
+# backlog. One more than the bound means "more than that". With null for `most` it counts to the end.
 # A lane is a queue and a priority: `lane` hops along job_live_ready from one to the next, and in each lane the due rows
-# and the future ones are two ranges. Running rows come from job_live_running, parked ones from job_live_parked, the
-# newest dead letters from dead_letter_failed_at; those three kinds are cut off over all queues together.
+# and the future ones are two ranges. That index does not have the attempt, and to fetch ten thousand rows of each queue
+# for it takes most of the time: so those that wait for another attempt are counted by an index of their own, and taken
+# off. Running rows come from job_live_running, parked ones from job_live_parked, the newest dead letters from
+# dead_letter_failed_at; those three kinds are cut off over all queues together.
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
 COUNT: LiteralString = fill(
     """
-with recursive {lanes}, served as materialized (select distinct queue from lane),
-sample(queue, kind, again) as materialized (
-    select served.queue, 'due', due.attempt > 0 from served cross join lateral (
-        select first.attempt from lane cross join lateral (
-            select j.attempt from waiting j
-            where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
-            order by j.run_at, j.id limit %(most)s::int + 1) as first
-        where lane.queue = served.queue limit %(most)s::int + 1) as due
-    union all
-    select served.queue, 'later', later.attempt > 0 from served cross join lateral (
-        select first.attempt from lane cross join lateral (
-            select j.attempt from waiting j
-            where j.queue = lane.queue and j.priority = lane.priority and j.run_at > now()
-            order by j.run_at, j.id limit %(most)s::int + 1) as first
-        where lane.queue = served.queue limit %(most)s::int + 1) as later
-    union all
-    (select queue, 'running', false from {s}.job_live where worker_id is not null
-     order by worker_id limit %(most)s::int + 1)
-    union all
-    (select queue, 'blocked', false from {s}.job_live where state = 'blocked' and waits_for = 'task'
-     order by task limit %(most)s::int + 1)
-    union all
-    (select queue, 'dead', false from {s}.dead_letter order by failed_at desc limit %(most)s::int + 1)
-), found as (
-    select queue, count(*) filter (where kind = 'due' and not again) as pending,
-           count(*) filter (where kind = 'later' and not again) as scheduled,
-           count(*) filter (where again) as retrying,
-           count(*) filter (where kind = 'running') as running,
-           count(*) filter (where kind = 'blocked') as blocked,
-           count(*) filter (where kind = 'dead') as dead,
-           count(*) filter (where kind = 'due') > %(most)s::int as more_due,
-           count(*) filter (where kind = 'later') > %(most)s::int as more_later
-    from sample group by queue
+with recursive {lanes}, served as (
+    select queue, case when %(most)s::int > 0
+        then least(%(most)s::int, greatest(100, %(together)s::int / count(*) over ()::int) - 1) end as most
+    from (select distinct queue from lane) as named
+), waits as materialized (
+    select s.queue, s.most, {due} as due, {due_again} as due_again, {later} as later, {later_again} as later_again
+    from served s
+), others as (
+    select queue, count(*) filter (where kind = 1) as running, count(*) filter (where kind = 2) as blocked,
+        count(*) filter (where kind = 3) as dead
+    from (
+        (select queue::text, 1 as kind from {s}.job_live where worker_id is not null
+         order by worker_id limit %(most)s::int + 1)
+        union all
+        (select queue::text, 2 from {s}.job_live where state = 'blocked' and waits_for = 'task'
+         order by task limit %(most)s::int + 1)
+        union all
+        (select queue::text, 3 from {s}.dead_letter order by failed_at desc limit %(most)s::int + 1)
+    ) as other group by queue
 )
-select queue, pending, scheduled, retrying, running, blocked, dead,
-       (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
-            select j.run_at from waiting j
-            where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
-            order by j.run_at limit 1) as oldest
-        where lane.queue = found.queue),
-       (select count(*) from {s}.worker_health w where w.status = 'alive' and {served_found}),
-       exists (select from {s}.queue q where q.name = found.queue and {paused}),
-       array_remove(array[
-           case when more_due then 'pending' end,
-           case when more_later then 'scheduled' end,
-           case when more_due or more_later then 'retrying' end,
-           case when sum(running) over () > %(most)s::numeric then 'running' end,
-           case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
-           case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
-from found order by queue""",
+select queue, coalesce(due - due_again, 0), coalesce(later - later_again, 0), coalesce(due_again + later_again, 0),
+    coalesce(running, 0), coalesce(blocked, 0), coalesce(dead, 0),
+    (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
+        select j.run_at from waiting j
+        where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
+        order by j.run_at limit 1) as oldest
+     where lane.queue = found.queue),
+    (select count(*) from {s}.worker_health w where w.status = 'alive' and {served_found}),
+    exists (select from {s}.queue q where q.name = found.queue and {paused}),
+    array_remove(array[
+        case when due > most then 'pending' end,
+        case when later > most then 'scheduled' end,
+        case when due_again > most or later_again > most then 'retrying' end,
+        case when sum(running) over () > %(most)s::numeric then 'running' end,
+        case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
+        case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
+from (waits full join others using (queue)) as found order by queue""",
+    due=fill(_WAITING, when="<="),
+    later=fill(_WAITING, when=">"),
+    due_again=fill(_AGAIN, when="<="),
+    later_again=fill(_AGAIN, when=">"),
     served_found=fill(SERVES, queue="found.queue"),
     paused=PAUSED,
     lanes=LANES,
@@ -227,8 +234,9 @@ class CountQueries(Statements):
         return Query(self._sql(PREFER_INDEXES), nothing)
 
     def count(self, most: int | None = MOST_COUNTED) -> Query[list[QueueCounts]]:
-        """Count jobs by queue and phase: of each up to `most` and one more, or all of them for None."""
-        return Query(self._sql(COUNT), lambda rows: [QueueCounts(*row) for row in rows], {"most": most})
+        """Count jobs by queue and phase: of each up to `most` and one more, of many queues fewer; for None all."""
+        params = {"most": most, "together": MOST_TOGETHER}
+        return Query(self._sql(COUNT), lambda rows: [QueueCounts(*row) for row in rows], params)
 
     def count_finished(self, most: int | None = MOST_COUNTED) -> Query[list[FinishedCount]]:
         """Count the jobs that ended within the last hour, by state, among the newest `most`."""
