@@ -9,7 +9,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,20 +64,21 @@ def _room(module: str, container: str) -> str | None:
 
 def circles(edges: set[tuple[str, str]]) -> list[list[str]]:
     """Return the groups of nodes that reach each other."""
-    reach = {node: _reachable(node, edges) for edge in edges for node in edge}
+    targets: dict[str, set[str]] = {}
+    for source, target in edges:
+        targets.setdefault(source, set()).add(target)
+    reach = {node: _reachable(node, targets) for node in {node for edge in edges for node in edge}}
     found = {frozenset(other for other in reach if other in reach[node] and node in reach[other]) for node in reach}
     return sorted(sorted(group) for group in found if group)
 
 
-def _reachable(start: str, edges: set[tuple[str, str]]) -> set[str]:
+def _reachable(start: str, targets: Mapping[str, set[str]]) -> set[str]:
     seen: set[str] = set()
     todo = [start]
     while todo:
-        node = todo.pop()
-        for source, target in edges:
-            if source == node and target not in seen:
-                seen.add(target)
-                todo.append(target)
+        new = targets.get(todo.pop(), set()) - seen
+        seen |= new
+        todo += new
     return seen
 
 

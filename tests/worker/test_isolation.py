@@ -177,7 +177,7 @@ def test_an_async_transaction_in_a_child_leaves_no_connection_behind(app: App, c
     def one_is_left() -> bool:
         ended = scalar(conn, "select count(*) = 5 from pgqueue.job_finished where state = 'succeeded'")
         left = "select count(*) from pg_stat_activity where application_name = 'pgqueue job'"
-        return bool(ended) and scalar(conn, left) == 0
+        return bool(ended) and scalar(conn, f"{left} and datname = current_database()") == 0
 
     t.enqueue_many({} for _ in range(5))
     asyncio.run(work(app, one_is_left))

@@ -9,7 +9,7 @@ import pytest
 from pgqueue import OWN_CONNECTION, App, Context, JobState, UnsupportedConnection, testing
 from pgqueue.client.task import Task
 from tests.conftest import scalar, work
-from tests.harness import Conn
+from tests.harness import Conn, wait_for
 
 FOLLOWING = "select count(*) from pgqueue.job where task = 'next'"
 
@@ -138,6 +138,11 @@ async def _await(call: Callable[[], Awaitable[object]]) -> None:
     await call()
 
 
+def own_backends(conn: Conn) -> set[int]:
+    own = "select pid from pg_stat_activity where application_name = 'pgqueue' and datname = current_database()"
+    return {pid for (pid,) in conn.execute(own).fetchall()}
+
+
 def test_full_pools_of_blocks_that_enqueue_need_no_second_connection(
     app: App, conn: Conn, following: Task[[int], None]
 ) -> None:
@@ -149,13 +154,13 @@ def test_full_pools_of_blocks_that_enqueue_need_no_second_connection(
         async with ctx.atransaction():
             await together.wait()
             await following.aenqueue(1)
-            rows = conn.execute("select pid from pg_stat_activity where application_name = 'pgqueue'").fetchall()
-            backends.update(pid for (pid,) in rows)
+            backends.update(own_backends(conn))
             await together.wait()
 
     for _ in range(8):
         pay.enqueue()
     app.close()  # the connection of these calls
+    wait_for(lambda: not own_backends(conn), "the end of that connection")
     asyncio.run(work(app, lambda: scalar(conn, FOLLOWING) == 8))
     assert len(backends) == 8
 

@@ -8,8 +8,9 @@ from pgqueue.jobs.lifecycle import Resolution
 from tests.conftest import DEADLINE
 from tests.harness import QUERIES, Conn, claimed
 
-CONNECTIONS = "select count(*) from pg_stat_activity where application_name = 'pgqueue waits'"
-CUT = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgqueue waits'"
+_WAITS = "from pg_stat_activity where application_name = 'pgqueue waits' and datname = current_database()"
+CONNECTIONS = f"select count(*) {_WAITS}"
+CUT = f"select count(pg_terminate_backend(pid)) {_WAITS}"
 WAITED = "select count(*) from pgqueue.waiter"
 
 

@@ -143,13 +143,13 @@ def test_a_stream_sees_the_end_of_a_job_of_which_nothing_is_kept(app: App) -> No
 
 def test_a_stream_outlives_the_apps_connection_but_not_the_app(app: App, conn: Conn) -> None:
     job = app.enqueue("t")
-    cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgqueue waits'"
+    waits = "from pg_stat_activity where application_name = 'pgqueue waits' and datname = current_database()"
 
     async def body() -> None:
         async with listening(web.router(app, authorize=everybody), job.id) as (received, _):
             await received.get()
             await eventually(lambda: app.waits._hub and app.waits._hub.snapshot(job.id), "a look")
-            assert scalar(conn, cut) == 1
+            assert scalar(conn, f"select count(pg_terminate_backend(pid)) {waits}") == 1
             conn.execute("update pgqueue.job_live set progress = '{\"done\": 1}'")
             while b'"done": 1' not in (message := await received.get())["body"]:
                 pass
