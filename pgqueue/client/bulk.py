@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.settings import check_optional_count, check_priority, check_run_at
+from pgqueue.client.settings import check_count, check_optional_count, check_priority, check_run_at
 from pgqueue.client.steps import Steps
 from pgqueue.config import check_queue
 from pgqueue.errors import CannotOpen, InvalidArguments, InvalidOption, UnknownKey
@@ -25,9 +25,9 @@ from pgqueue.tasks.coder import problems_of
 from pgqueue.tasks.sealing import open_args, seal_args
 from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters
-from pgqueue.timing import DELAY, Bounds, check_duration, check_optional_duration
+from pgqueue.timing import DELAY, check_optional_duration
 
-RATE = Bounds(0.001, 100_000, timedeltas=False)  # jobs a second
+LEAST_RATE, MOST_RATE = 0.001, 100_000  # jobs a second
 Options = Mapping[str, Any]
 
 
@@ -174,11 +174,12 @@ def check_options(given: Options) -> dict[str, Any]:
     """Return the options of an operation that are given, checked, as its row has them."""
     options = {name: value for name, value in given.items() if value is not None}
     if "rate" in options:
-        options["rate"] = check_duration("rate", options["rate"], RATE)
+        options["rate"] = _check_rate(options["rate"])
     if "delay" in options:
         options["delay"] = check_optional_duration("delay", options["delay"], DELAY)
-    for name in ("attempts", "limit"):
-        check_optional_count(name, options.get(name))
+    if "attempts" in options:
+        check_count("attempts", options["attempts"])
+    check_optional_count("limit", options.get("limit"))
     if "queue" in options:
         check_queue(options["queue"])
     if "priority" in options:
@@ -195,6 +196,13 @@ def check_reason(reason: object) -> str:
     if not isinstance(reason, str) or not is_storable(reason) or not 1 <= len(reason) <= 1000:
         raise InvalidOption(f"reason={reason!r:.100} cannot be used: give a text of 1 to 1000 characters")
     return reason
+
+
+def _check_rate(rate: object) -> float:
+    """Return a rate. Raises InvalidOption unless it is a number of jobs a second within the bounds."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not LEAST_RATE <= rate <= MOST_RATE:  # nor is NaN
+        raise InvalidOption(f"rate={rate!r:.100} cannot be used: give {LEAST_RATE} to {MOST_RATE} jobs a second")
+    return float(rate)
 
 
 def _read_run_at(given: object) -> str:

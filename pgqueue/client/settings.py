@@ -162,14 +162,14 @@ def check_priority(priority: object) -> int:
 def check_max_attempts(max_attempts: object) -> int:
     """Return a number of attempts. Raises InvalidOption unless it is a whole number from 1 to a million."""
     if type(max_attempts) is not int or not 1 <= max_attempts <= 1_000_000:
-        raise InvalidOption(f"max_attempts={max_attempts!r} cannot be used: give 1 (no retries) to 1000000")
+        raise InvalidOption(f"max_attempts={max_attempts!r:.100} cannot be used: give 1 (no retries) to 1000000")
     return max_attempts
 
 
 def check_count(option: str, count: object, most: int = 1_000_000) -> int:
     """Return a whole number. Raises InvalidOption unless it is from 1 to `most`."""
     if type(count) is not int or not 1 <= count <= most:
-        raise InvalidOption(f"{option}={count!r} cannot be used: give 1 to {most}")
+        raise InvalidOption(f"{option}={count!r:.100} cannot be used: give 1 to {most}")
     return count
 
 
@@ -181,14 +181,14 @@ def check_args_bytes(most: object) -> int:
 def check_depth(depth: object) -> int:
     """Return how many jobs may wait in a queue. Raises InvalidOption unless it is 1 to a thousand million."""
     if type(depth) is not int or not 1 <= depth <= 10**9:
-        raise InvalidOption(f"max_depth={depth!r} cannot be used: give 1 to 1000000000")
+        raise InvalidOption(f"max_depth={depth!r:.100} cannot be used: give 1 to 1000000000")
     return depth
 
 
 def check_result_bytes(most: object) -> int:
     """Return how long a result may be. Raises InvalidOption unless it is 1 byte to 64 MiB."""
     if type(most) is not int or not 1 <= most <= 64 * 1024 * 1024:
-        raise InvalidOption(f"max_result_bytes={most!r} cannot be used: give 1 to {64 * 1024 * 1024}")
+        raise InvalidOption(f"max_result_bytes={most!r:.100} cannot be used: give 1 to {64 * 1024 * 1024}")
     return most
 
 
@@ -196,7 +196,7 @@ def check_store_result(stored: object, result_ttl: object) -> bool:
     """Return whether results are stored. Raises InvalidOption unless it is a bool, and for a time to live of results
     that are not stored."""
     if type(stored) is not bool:
-        raise InvalidOption(f"store_result={stored!r} cannot be used: give True or False")
+        raise InvalidOption(f"store_result={stored!r:.100} cannot be used: give True or False")
     if not stored and result_ttl is not None:
         raise InvalidOption("store_result=False and result_ttl exclude each other: nothing is stored that could expire")
     return stored
@@ -205,7 +205,9 @@ def check_store_result(stored: object, result_ttl: object) -> bool:
 def check_retention(kept: object) -> int | None:
     """Return what is kept of a job that has succeeded: all (None) or nothing (0)."""
     if kept is not None and (type(kept) is not int or kept != 0):
-        raise InvalidOption(f"retention={kept!r} cannot be used: give 0 (keep nothing of jobs that succeed) or None")
+        raise InvalidOption(
+            f"retention={kept!r:.100} cannot be used: give 0 (keep nothing of jobs that succeed) or None"
+        )
     return kept
 
 
@@ -214,17 +216,17 @@ def check_error_types(option: str, given: ErrorTypes) -> tuple[type[BaseExceptio
     types = given if isinstance(given, tuple) else (given,)
     for kind in types:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise InvalidOption(f"{option}={kind!r} cannot be used: give exception classes")
+            raise InvalidOption(f"{option}={kind!r:.100} cannot be used: give exception classes")
     return types
 
 
 def check_tags(tags: object) -> tuple[str, ...]:
     """Return tags. Raises InvalidOption unless they are at most 100 short texts."""
     if not isinstance(tags, (list, tuple)) or len(tags) > 100:
-        raise InvalidOption(f"tags={tags!r} cannot be used: give a list of at most 100 texts")
+        raise InvalidOption(f"tags={tags!r:.100} cannot be used: give a list of at most 100 texts")
     for tag in tags:
         if not isinstance(tag, str) or not 1 <= len(tag) <= 200 or not tag.isprintable():
-            raise InvalidOption(f"tag {tag!r} cannot be used: give 1 to 200 printable characters")
+            raise InvalidOption(f"tag {tag!r:.100} cannot be used: give 1 to 200 printable characters")
     return tuple(tags)
 
 

@@ -140,3 +140,14 @@ def test_queues_and_workers_are_named_by_text(app: App, conn: psycopg.Connection
 def test_a_pause_ends_in_a_year_that_postgres_takes(app: App, conn: psycopg.Connection[Any]) -> None:
     for year in (1800, 9500):
         refused(conn, "give a year from 1900 to 9000", app.queues.pause, "bulk", until=datetime(year, 1, 1, tzinfo=UTC))
+
+
+def test_a_rate_is_a_number_of_jobs_a_second(app: App, conn: psycopg.Connection[Any]) -> None:
+    for given in (*NONSENSE, 0, 0.0001, 100_001, 2**1100):
+        if given != 1.5:
+            refused(conn, "give 0.001 to 100000 jobs a second", app.dead.redrive, DEAD, rate=given)
+
+
+def test_a_redrive_gives_as_many_attempts_as_a_task_may_have(app: App, conn: psycopg.Connection[Any]) -> None:
+    for given in (*NONSENSE, 0, 1_000_001):
+        refused(conn, "give 1 to 1000000", app.dead.redrive, DEAD, attempts=given)

@@ -434,6 +434,8 @@ def test_an_operation_is_stopped_and_goes_on(app: App, conn: Conn, dsn: str) -> 
     assert app.operations.stop(operation).stopped_at is not None
     assert one_batch(app, dsn) is None
     assert ids(conn, "dead_letter") == [BATCH + 1]
+    later = begin(conn, DeadFilter(task="nothing"))
+    assert db.run(conn, QUERIES.operations.find_abandoned(["redrive"], 0.0)) == later  # the stopped one is in no way
     with pytest.raises(InvalidOption, match="stopped"):
         app.operations.stop(operation)
     assert app.operations.resume(operation).done == BATCH + 1

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from pgqueue import App, db
 from pgqueue.client.pruning import prune
 from pgqueue.client.steps import follow
+from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.worker.duties import pruner
 from tests.conftest import scalar, work
@@ -345,6 +347,23 @@ def test_dropping_gives_up_at_once_on_a_long_transaction_and_after_a_moment_on_o
     assert db.run(conn, drop) is True
 
 
+def test_the_lock_of_a_history_is_tried_for_once_in_a_run(
+    conn: Conn, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long report must not be met by one attempt for each of a hundred old days."""
+    for days_ago in (20, 21, 22):
+        add_day(conn, days_ago)
+    tried: list[str] = []
+    drop = type(QUERIES.retention).drop_partition
+    monkeypatch.setattr(
+        type(QUERIES.retention), "drop_partition", lambda self, name: (tried.append(name), drop(self, name))[1]
+    )
+    connect().execute("select from pgqueue.transition limit 1")
+    assert follow(conn, prune(QUERIES, lambda _: None, lambda: True)) is False
+    histories = [name.rsplit("_", 1)[0] for name in tried]
+    assert {name: histories.count(name) for name in histories} == {"transition": 1, "job_finished": 3}
+
+
 def test_a_reader_of_one_day_keeps_it_from_being_dropped_and_inserts_wait_for_nothing(
     conn: Conn, connect: Open
 ) -> None:
@@ -412,6 +431,23 @@ def test_the_turn_is_taken_by_one_process_within_twenty_seconds(conn: Conn, conn
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST", "INTERVAL", "AGAIN", "TURN"):
         monkeypatch.setattr(pruner, name, 0.0)
+
+
+def test_a_worker_without_the_turn_prunes_nothing(conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_day(conn, 20)
+    kept = add_job(conn, 20)
+    app, (own, chores) = App(dsn), (Link(db.Database(dsn), f"pgqueue test {name}") for name in ("prune", "chores"))
+    duty = pruner.Pruner(own, chores, SimpleNamespace(app=app, queries=app.queries))  # type: ignore[arg-type]
+    db.run(conn, QUERIES.retention.take_turn(20.0))
+
+    async def steps() -> None:
+        await duty.step()  # it declares
+        await duty.step()
+        await chores.close()
+
+    asyncio.run(steps())
+    assert jobs(conn) == {kept}
+    app.close()
 
 
 def test_a_worker_prunes_and_declares_what_its_code_says(conn: Conn, dsn: str, soon: None) -> None:

@@ -24,9 +24,12 @@ from pgqueue import (
     Snooze,
     Unique,
 )
-from pgqueue.testing import rolled_back
+from pgqueue.client.enqueue_hooks import EnqueueHooks
+from pgqueue.jobs.outcome import Succeeded
+from pgqueue.tasks.hooks import AttemptHooks
+from pgqueue.testing import context, rolled_back
 from tests.conftest import drain, eventually, work
-from tests.harness import Conn, working
+from tests.harness import Conn, new_job, working
 from tests.scheduler.ticking import fire
 
 place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="outside")
@@ -282,3 +285,17 @@ def test_a_hook_around_enqueueing_gets_the_error(app: App, conn: Conn) -> None:
     with pytest.raises(DuplicateJob) as raised:
         t.using(conn).enqueue()
     assert errors == [None, raised.value]
+
+
+def test_hooks_end_in_the_opposite_order_of_their_beginning() -> None:
+    """So that what one opens around another is closed around it: a span outside, a scope inside."""
+    attempts, calls = AttemptHooks(), EnqueueHooks()
+    told: list[str] = []
+    for name in ("outer", "inner"):
+        attempts.add(lambda _, name=name: lambda _: told.append(name))  # type: ignore[misc]
+        calls.add(lambda _, name=name: lambda _: told.append(name))  # type: ignore[misc]
+    attempts.begin(context()).close(Succeeded(None), None)
+    assert told == ["inner", "outer"]
+    with calls.around(new_job()):
+        told.clear()
+    assert told == ["inner", "outer"]
