@@ -54,8 +54,11 @@ def _print_jobs(jobs: Sequence[Job]) -> None:
 
 @filtered(jobs_cli, "list", _print_jobs, JobFilter)
 def list_jobs(call: Call, chosen: JobFilter, limit: Limit = 20, before: Before = None) -> Sequence[Job]:
-    """List jobs, newest first."""
-    return call.app.jobs.list(chosen, limit, before)
+    """List jobs, newest first, of the newest 200000. Where it did not look at all, it says so on stderr."""
+    found = call.app.jobs.list(chosen, limit, before)
+    if found.notice is not None:
+        output.say(found.notice)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

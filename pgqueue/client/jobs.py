@@ -12,6 +12,7 @@ from pgqueue.client.steps import Steps, Transaction, verb
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.jobs.listed import ListedJobs
 from pgqueue.queries.chosen import MOST_PREVIEWED, Chosen
 from pgqueue.queries.operations import Operation
 
@@ -46,11 +47,16 @@ class Jobs(OperationVerbs):
         return Jobs(self._app, conn)
 
     @verb
-    def list(self, chosen: JobFilter, limit: int = 100, before: int | None = None) -> Steps[builtins.list[Job]]:
-        """Return the newest jobs that fit, without their attempts; `before`: with ids below this one."""
+    def list(self, chosen: JobFilter, limit: int = 100, before: int | None = None) -> Steps[ListedJobs]:
+        """Return the newest jobs that fit, without their attempts; `before`: with ids below this one.
+
+        It looks at the newest 200,000 jobs, and at all of a state that has fewer than 10,000. Where it found fewer than
+        `limit` and did not look at the rest, `unseen_below` of the list says below which id, and `notice` says it in
+        words.
+        """
         check_kind(chosen, JobFilter)
         listed = self._listed(chosen, check_limit(limit), check_before(before))
-        found: builtins.list[Job] = yield Transaction(listed)
+        found: ListedJobs = yield Transaction(listed)
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -116,8 +122,10 @@ class Jobs(OperationVerbs):
 
     aedit = edit.twin
 
-    def _listed(self, chosen: JobFilter, limit: int, before: int | None) -> Steps[builtins.list[Job]]:
+    def _listed(self, chosen: JobFilter, limit: int, before: int | None) -> Steps[ListedJobs]:
         if not self._runner.borrows:  # a setting of the transaction, and the caller's would keep it
             yield self._app.queries.jobs.prefer_indexes()
         found: builtins.list[Job] = yield self._app.queries.jobs.list(chosen, before, limit)
-        return found
+        if len(found) == limit or chosen.ids is not None:
+            return ListedJobs(found)
+        return ListedJobs(found, (yield self._app.queries.jobs.unseen(chosen, before)))

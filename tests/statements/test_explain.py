@@ -162,6 +162,23 @@ def test_a_list_of_a_state_that_few_jobs_are_in_walks_over_no_others(backlog: Co
     assert buffers(plan) < (400 if backlog.info.server_version >= 170000 else 600)
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize("state", [None, *sorted(LISTS)])
+def test_a_list_that_nothing_fits_looks_at_a_bounded_number_of_jobs(
+    backlogs: dict[str, str], monkeypatch: pytest.MonkeyPatch, state: str | None, generic: bool
+) -> None:
+    monkeypatch.setattr("pgqueue.queries.jobs.list.MOST_LOOKED", 5000)
+    nobody = JobFilter(state=state, task="nobody")
+    for statistics, dsn in backlogs.items():
+        with psycopg.connect(dsn) as conn:
+            db.run(conn, QUERIES.jobs.prefer_indexes())
+            plan = explain(conn, QUERIES.jobs.list(nobody, None, 20), generic=generic)
+            read = sum(n["Actual Rows"] * n["Actual Loops"] + n.get("Rows Removed by Filter", 0) * n["Actual Loops"]
+                       for n in nodes(plan) if n.get("Relation Name") == "job_live")  # fmt: skip
+            assert read <= 20_100, statistics  # 10,001 of the kind, and as many probes or 5,000 of the newest
+            conn.rollback()
+
+
 @pytest.mark.parametrize("state", sorted(LISTS))
 @pytest.mark.parametrize(("queue", "before"), [(None, None), (None, 150_000), ("q0", None), ("none", None)])
 def test_a_list_has_the_newest_jobs_of_a_state_whether_few_or_many_are_in_it(

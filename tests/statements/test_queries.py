@@ -181,6 +181,11 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "roles.take_all": lambda q: q.roles.take_all(["pg_monitor"]),
     "jobs.get": lambda q: q.jobs.get(1),
     "jobs.list": lambda q: q.jobs.list(JOBS, 1000, 10),
+    "jobs.unseen": lambda q: q.jobs.unseen(JOBS, 1000),
+    **{
+        f"jobs.unseen {state}": lambda q, state=state: q.jobs.unseen(replace(JOBS, state=state), 1000)
+        for state in LISTS
+    },
     **{
         f"jobs.list {state}": lambda q, state=state: q.jobs.list(replace(JOBS, state=state), 1000, 10)
         for state in LISTS

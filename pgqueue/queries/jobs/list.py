@@ -6,7 +6,7 @@ from typing import LiteralString
 
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
-from pgqueue.queries.base import Query, Row, fill
+from pgqueue.queries.base import Query, Row, fill, first_value
 from pgqueue.queries.filters import JOB_FITS, parameters
 from pgqueue.queries.jobs.parts import LANES
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
@@ -19,21 +19,18 @@ _FILTERS: LiteralString = fill(
     fits=JOB_FITS,
 )
 
-# List the newest jobs in any state: each table is walked backwards from its highest id.
-LIST: LiteralString = fill(
-    """
-select {job}, null
-from {s}.job j
-where {filters}
-order by j.id desc limit %(limit)s""",
-    job=JOB,
-    filters=_FILTERS,
-)
+# The newest jobs of a table, `looked` at most, of which a list takes those that fit. The bound stands beneath the
+# filters: beside them, a list of a task that no job has read ten million rows, which took a minute.
+_NEWEST: LiteralString = """(
+    select * from {s}.{table} w
+    where (%(before)s::bigint is null or w.id < %(before)s)
+    and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+    order by w.id desc limit %(looked)s::int)"""
 
-# List the newest jobs in one state: `{picked}` finds their ids in the one table that holds such jobs, and the view
-# reads them by primary key. The naive form, a condition on the state of the view, walks each table to its first row
-# where few jobs are in that state: 9.7 s for the dead letters beside ten million pending jobs.
-_LIST_STATE: LiteralString = fill(
+# List the newest jobs: `{picked}` finds their ids, in the one table that holds jobs of a state, and the view reads them
+# by primary key. The naive form, a condition on the state of the view, walks each table to its first row where few jobs
+# are in that state: 9.7 s for the dead letters beside ten million pending jobs.
+_LIST: LiteralString = fill(
     """
 with {picked}
 select {job}, null
@@ -43,76 +40,84 @@ order by j.id desc""",
     job=JOB,
 )
 
-# Jobs in a state that has a table of its own, by primary key backwards. In job_finished few are cancelled, and no index
-# has the state: a list of those walks over that table, and over no other.
-_OWN_TABLE: LiteralString = """picked as (
-    select j.id from {s}.{table} j where j.state = '{state}' and {filters} order by j.id desc limit %(limit)s
+# Jobs of a table or of the view, by primary key backwards.
+_OF_TABLE: LiteralString = """picked as (
+    select j.id from {newest} j where {kind} and {filters} order by j.id desc limit %(limit)s
 )"""
 
-# Jobs of one kind in job_live. Where there are few, an index that has only them finds them; where there are many, the
-# walk backwards along the primary key meets them soon. The index is read in its order, and to a limit, because the
-# planner then uses it whatever the statistics say.
-_IN_JOB_LIVE: LiteralString = """few as materialized (
-    select j.id from {s}.job_live j where {kind} and {filters} order by {by} limit 10001
-), picked as (
+# Jobs of one kind in job_live. Where there are few, an index that has only them finds them all; where there are many,
+# the walk backwards along the primary key meets some soon.
+_OF_KIND: LiteralString = """few as materialized ({few}), picked as (
     select id from (
-        (select few.id from few where (select count(*) from few) <= 10000 order by few.id desc limit %(limit)s)
+        (select j.id from {s}.job_live j where (select count(*) from few) <= 10000
+         and j.id = any(array(select id from few)::bigint[]) and {kind} and {filters}
+         order by j.id desc limit %(limit)s)
         union all
-        (select j.id from {s}.job_live j where (select count(*) from few) > 10000 and {kind} and {filters}
+        (select j.id from {newest} j where (select count(*) from few) > 10000 and {kind} and {filters}
          order by j.id desc limit %(limit)s)
     ) as found
 )"""
 
+# The first of a kind and queue, in the order of its index and to a limit, because the planner then uses it whatever the
+# statistics say.
+_FEW: LiteralString = """
+    select j.id from {s}.job_live j where {kind} and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    order by {by} limit 10001"""
+
 # Scheduled jobs: the end of each lane, by job_live_ready. `lane` hops from one lane to the next, as in COUNT.
-_SCHEDULED: LiteralString = fill(
-    """recursive {lanes}, few as materialized (
+_FEW_SCHEDULED: LiteralString = """
     select later.id from lane cross join lateral (
         select j.id from {s}.job_live j
         where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint = lane.priority
-        and j.run_at::timestamptz > now() and j.attempt = 0 and {filters}
+        and j.run_at::timestamptz > now()
         order by j.run_at, j.id limit 10001) as later
-    limit 10001
-), picked as (
-    select id from (
-        (select few.id from few where (select count(*) from few) <= 10000 order by few.id desc limit %(limit)s)
-        union all
-        (select j.id from {s}.job_live j where (select count(*) from few) > 10000 and j.state = 'pending'
-         and j.run_at::timestamptz > now() and j.attempt = 0 and {filters}
-         order by j.id desc limit %(limit)s)
-    ) as found
-)""",
-    lanes=LANES,
-)
+    where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001"""
+
+# Tell below which id a list did not look, null if it has looked at all: the bound of _NEWEST, counted again.
+_UNSEEN: LiteralString = """
+select (select w.id + 1 from {s}.{table} w
+        where %(before)s::bigint is null or w.id < %(before)s
+        order by w.id desc offset %(looked)s::int limit 1)"""
+
+# The same of a kind. Where an index has found all jobs of it, nothing is left.
+_UNSEEN_OF_KIND: LiteralString = """
+with {recursive} few as materialized ({few})
+select case when (select count(*) from few) > 10000 then ({unseen}) end"""
 
 
-def _own_table(table: LiteralString, state: LiteralString) -> LiteralString:
-    return fill(_LIST_STATE, picked=fill(_OWN_TABLE, table=table, state=state, filters=_FILTERS))
+def _of_table(table: LiteralString, kind: LiteralString = "true") -> tuple[LiteralString, LiteralString]:
+    picked = fill(_OF_TABLE, newest=fill(_NEWEST, table=table), kind=kind, filters=_FILTERS)
+    return fill(_LIST, picked=picked), fill(_UNSEEN, table=table)
 
 
-def _in_job_live(kind: LiteralString, by: LiteralString) -> LiteralString:
-    return fill(_LIST_STATE, picked=fill(_IN_JOB_LIVE, kind=kind, by=by, filters=_FILTERS))
+def _of_kind(
+    kind: LiteralString, few: LiteralString, recursive: LiteralString = ""
+) -> tuple[LiteralString, LiteralString]:
+    picked = fill(_OF_KIND, few=few, kind=kind, newest=fill(_NEWEST, table="job_live"), filters=_FILTERS)
+    unseen = fill(_UNSEEN_OF_KIND, recursive=recursive, few=few, unseen=fill(_UNSEEN, table="job_live"))
+    return fill(_LIST, picked=recursive + picked), unseen
 
 
-# By state or phase. A list of retrying jobs, which no index has, walks over job_live.
-LISTS: dict[str, LiteralString] = {
-    "failed": _own_table("dead_letter", "failed"),
-    "succeeded": _own_table("job_finished", "succeeded"),
-    "cancelled": _own_table("job_finished", "cancelled"),
-    "running": _in_job_live("j.worker_id is not null and j.state = 'running'", "j.worker_id"),
-    "blocked": _in_job_live("j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
-    "pending": _in_job_live("j.state = 'pending'", "j.queue, j.priority desc, j.run_at, j.id"),
-    "retrying": fill(
-        _LIST_STATE,
-        picked=fill(
-            """picked as (
-    select j.id from {s}.job_live j where j.state = 'pending' and j.attempt > 0 and {filters}
-    order by j.id desc limit %(limit)s
-)""",
-            filters=_FILTERS,
-        ),
-    ),
-    "scheduled": fill(_LIST_STATE, picked=fill(_SCHEDULED, filters=_FILTERS)),
+def _by(kind: LiteralString, by: LiteralString) -> tuple[LiteralString, LiteralString]:
+    return _of_kind(kind, fill(_FEW, kind=kind, by=by))
+
+
+_LATER: LiteralString = "j.state = 'pending' and j.run_at::timestamptz > now() and j.attempt = 0"
+
+# By state or phase, and for all: the list, and below which id it did not look.
+_BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
+    "": _of_table("job"),
+    "failed": _of_table("dead_letter"),
+    "succeeded": _of_table("job_finished", "j.state = 'succeeded'"),
+    "cancelled": _of_table("job_finished", "j.state = 'cancelled'"),
+    "running": _by("j.worker_id is not null and j.state = 'running'", "j.worker_id"),
+    "blocked": _by("j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
+    "pending": _by("j.state = 'pending'", "j.queue, j.priority desc, j.run_at, j.id"),
+    "retrying": _by("j.state = 'pending' and j.attempt > 0", "j.queue, j.run_at, j.id"),
+    "scheduled": _of_kind(_LATER, _FEW_SCHEDULED, fill("recursive {lanes}, ", lanes=LANES)),
 }
+LISTS = {state: both[0] for state, both in _BOTH.items() if state}
+MOST_LOOKED = 200_000
 
 
 class JobListQueries(JobReadQueries):
@@ -124,5 +129,10 @@ class JobListQueries(JobReadQueries):
         def read(rows: Sequence[Row]) -> builtins.list[Job]:
             return [self._job(row) for row in rows]
 
-        params = parameters(chosen) | {"before": before, "limit": limit}
-        return Query(self._sql(LIST if chosen.state is None else LISTS[chosen.state]), read, params)
+        params = parameters(chosen) | {"before": before, "limit": limit, "looked": MOST_LOOKED}
+        return Query(self._sql(_BOTH[chosen.state or ""][0]), read, params)
+
+    def unseen(self, chosen: JobFilter, before: int | None) -> Query[int | None]:
+        """Tell below which id such a list does not look, if it finds too few; None if it looks at all jobs."""
+        params = {"queue": chosen.queue, "before": before, "looked": MOST_LOOKED}
+        return Query(self._sql(_BOTH[chosen.state or ""][1]), first_value, params)

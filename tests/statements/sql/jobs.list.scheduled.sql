@@ -14,7 +14,12 @@ with recursive waiting as not materialized (
     select later.id from lane cross join lateral (
         select j.id from "pgqueue".job_live j
         where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint = lane.priority
-        and j.run_at::timestamptz > now() and j.attempt = 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
+        and j.run_at::timestamptz > now()
+        order by j.run_at, j.id limit 10001) as later
+    where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001), picked as (
+    select id from (
+        (select j.id from "pgqueue".job_live j where (select count(*) from few) <= 10000
+         and j.id = any(array(select id from few)::bigint[]) and j.state = 'pending' and j.run_at::timestamptz > now() and j.attempt = 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
@@ -22,14 +27,13 @@ with recursive waiting as not materialized (
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[]))
     and (%(before)s::bigint is null or j.id < %(before)s)
-        order by j.run_at, j.id limit 10001) as later
-    limit 10001
-), picked as (
-    select id from (
-        (select few.id from few where (select count(*) from few) <= 10000 order by few.id desc limit %(limit)s)
+         order by j.id desc limit %(limit)s)
         union all
-        (select j.id from "pgqueue".job_live j where (select count(*) from few) > 10000 and j.state = 'pending'
-         and j.run_at::timestamptz > now() and j.attempt = 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
+        (select j.id from (
+    select * from "pgqueue".job_live w
+    where (%(before)s::bigint is null or w.id < %(before)s)
+    and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+    order by w.id desc limit %(looked)s::int) j where (select count(*) from few) > 10000 and j.state = 'pending' and j.run_at::timestamptz > now() and j.attempt = 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

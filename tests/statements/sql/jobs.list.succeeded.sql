@@ -1,5 +1,9 @@
 with picked as (
-    select j.id from "pgqueue".job_finished j where j.state = 'succeeded' and (%(task)s::text is null or j.task::text like %(task)s::text)
+    select j.id from (
+    select * from "pgqueue".job_finished w
+    where (%(before)s::bigint is null or w.id < %(before)s)
+    and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+    order by w.id desc limit %(looked)s::int) j where j.state = 'succeeded' and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

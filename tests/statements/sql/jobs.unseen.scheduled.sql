@@ -1,0 +1,23 @@
+with recursive waiting as not materialized (
+    select queue::text, priority::smallint, run_at::timestamptz, id, attempt from "pgqueue".job_live where state = 'pending'
+), lane(queue, priority) as (
+    (select j.queue, j.priority from waiting j order by j.queue, j.priority desc limit 1)
+    union all
+    select rest.queue, rest.priority from lane cross join lateral (
+        (select j.queue, j.priority from waiting j where j.queue = lane.queue and j.priority < lane.priority
+         order by j.queue, j.priority desc limit 1)
+        union all
+        (select j.queue, j.priority from waiting j where j.queue > lane.queue
+         order by j.queue, j.priority desc limit 1)
+        order by queue limit 1) as rest
+),  few as materialized (
+    select later.id from lane cross join lateral (
+        select j.id from "pgqueue".job_live j
+        where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint = lane.priority
+        and j.run_at::timestamptz > now()
+        order by j.run_at, j.id limit 10001) as later
+    where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001)
+select case when (select count(*) from few) > 10000 then (
+select (select w.id + 1 from "pgqueue".job_live w
+        where %(before)s::bigint is null or w.id < %(before)s
+        order by w.id desc offset %(looked)s::int limit 1)) end
