@@ -328,3 +328,32 @@ def test_two_releases_that_declare_their_retention_do_not_deadlock(conn: Conn, c
     assert {rule.name for rule in db.run(conn, QUERIES.retention.rules()) if rule.set_by == "code of shop"} == {
         "succeeded", "cancelled",
     }  # fmt: skip
+
+
+def test_a_result_that_expires_while_its_job_is_moved_to_its_partition_is_dropped_later(
+    conn: Conn, connect: Open
+) -> None:
+    conn.execute(
+        """insert into pgqueue.job_finished (id, task, queue, args, run_at, created_at, attempt, max_attempts, lease,
+            state, result, finished_at)
+        values (1, 't', 'q', '{}', now(), now(), 1, 1, 1, 'succeeded', '"secret"', '2020-01-01 12:00Z')"""
+    )
+    conn.execute("insert into pgqueue.result_expiry select id, finished_at, now() from pgqueue.job_finished")
+    upkeep, worker = connect(), connect()
+    upkeep.execute("create table pgqueue.job_finished_20200101 (like pgqueue.job_finished including all)")
+    upkeep.execute(
+        "with moved as (delete from pgqueue.job_finished_default returning *)"
+        " insert into pgqueue.job_finished_20200101 select * from moved"
+    )
+    dropping = InThread(lambda: (db.run(worker, QUERIES.jobs.drop_expired_results(10)), worker.commit()))
+    wait_blocked(conn, worker, upkeep)
+    upkeep.commit()
+    dropping.result()
+    conn.execute(
+        "alter table pgqueue.job_finished attach partition pgqueue.job_finished_20200101"
+        " for values from ('2020-01-01Z') to ('2020-01-02Z')"
+    )
+    assert scalar(conn, "select result from pgqueue.job_finished") == "secret"
+    assert db.run(conn, QUERIES.jobs.drop_expired_results(10)) == 1
+    assert scalar(conn, "select result from pgqueue.job_finished") is None
+    assert scalar(conn, "select count(*) from pgqueue.result_expiry") == 0

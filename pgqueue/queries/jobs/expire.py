@@ -48,7 +48,9 @@ on conflict (job_id) do update set finished_at = excluded.finished_at, expires_a
 # Drop a batch of results that have expired. Their jobs stay, with the reason 'result expired'. SKIP LOCKED: any number
 # of workers may do this at once. By the index of result_expiry. `finished_at` is named twice: the bounds prune the
 # partitions, and the array keeps the plan on the primary key; a join with `due` alone reads every partition. Where
-# retention has dropped the partition meanwhile, the row finds nothing and goes. Returns how many rows were due.
+# retention has dropped the partition meanwhile, the row finds nothing and goes. `moving` are jobs that this statement
+# sees and could not update: upkeep has just moved them out of a default partition. They keep their row and are found
+# again; the naive form forgets them, and their results stay. Returns how many rows were due.
 DROP_EXPIRED_RESULTS: LiteralString = """
 with due as materialized (
     select job_id, finished_at from {s}.result_expiry
@@ -58,8 +60,14 @@ with due as materialized (
     from due
     where j.id = due.job_id and j.finished_at = due.finished_at and j.id = any(array(select job_id from due))
     and j.finished_at >= (select min(finished_at) from due) and j.finished_at <= (select max(finished_at) from due)
+    returning j.id
+), moving as materialized (
+    select due.job_id from due cross join lateral (
+        select from {s}.job_finished j where j.id = due.job_id and j.finished_at = due.finished_at limit 1) as there
+    where due.job_id not in (select id from dropped)
 ), forgotten as (
-    delete from {s}.result_expiry e where e.job_id = any(array(select job_id from due))
+    delete from {s}.result_expiry e
+    where e.job_id = any(array(select job_id from due where job_id not in (select job_id from moving)))
 )
 select count(*) from due"""
 

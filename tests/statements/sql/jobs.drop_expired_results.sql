@@ -6,7 +6,13 @@ with due as materialized (
     from due
     where j.id = due.job_id and j.finished_at = due.finished_at and j.id = any(array(select job_id from due))
     and j.finished_at >= (select pg_catalog.min(finished_at) from due) and j.finished_at <= (select pg_catalog.max(finished_at) from due)
+    returning j.id
+), moving as materialized (
+    select due.job_id from due cross join lateral (
+        select from "pgqueue".job_finished j where j.id = due.job_id and j.finished_at = due.finished_at limit 1) as there
+    where due.job_id not in (select id from dropped)
 ), forgotten as (
-    delete from "pgqueue".result_expiry e where e.job_id = any(array(select job_id from due))
+    delete from "pgqueue".result_expiry e
+    where e.job_id = any(array(select job_id from due where job_id not in (select job_id from moving)))
 )
 select count(*) from due
