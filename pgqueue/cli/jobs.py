@@ -11,6 +11,7 @@ from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import filtered
 from pgqueue.cli.options import Before, Limit, TaskArgs, TaskName, read_arguments
+from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.workers import Located
@@ -30,6 +31,9 @@ def enqueue(
     task_version: Annotated[int | None, typer.Option(help="The task's version, if no app here declares it.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="How often the job may run. Default: the task's.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for the job. May be repeated.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(help="A header, as name=value, that travels with the job. May be repeated.")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Enqueue one job per key; a repeated call prints the first job's id.")
     ] = None,
@@ -42,9 +46,22 @@ def enqueue(
     options: Any = {
         "queue": queue, "priority": priority, "delay": delay, "version": task_version, "max_attempts": max_attempts,
         "tags": tag, "idempotency_key": idempotency_key, "unique_key": unique_key, "on_conflict": on_conflict,
-        "expires": expires,
+        "expires": expires, "headers": _headers(header),
     }  # fmt: skip
     return call.app.using(**options).enqueue(task, read_arguments(task, args))
+
+
+def _headers(given: list[str] | None) -> dict[str, str] | None:
+    """Read headers that are typed as name=value; a value may hold further signs of equality."""
+    headers: dict[str, str] = {}
+    for text in given or ():
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InvalidOption(f"--header {text!r:.120} has no value: give name=value")
+        if name in headers:
+            raise InvalidOption(f"--header {name!r} is given twice: give each name once")
+        headers[name] = value
+    return headers or None
 
 
 def _print_jobs(jobs: Sequence[Job]) -> None:

@@ -26,6 +26,6 @@ class Meters:
 
     def note_run(self, seconds: float, about: Mapping[str, str | int], error_type: str | None) -> None:
         """Note one run of a task."""
-        known = dict(about) if error_type is None else {**about, names.ERROR_TYPE: error_type}
+        known = about if error_type is None else {**about, names.ERROR_TYPE: error_type}
         self._consumed.add(1, known)
         self._duration.record(seconds, known)

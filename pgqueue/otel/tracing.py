@@ -1,5 +1,7 @@
 """Spans of enqueueing, firing and running, and the context that travels with a job from one to the other."""
 
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from time import perf_counter
 from typing import Literal, TypeAlias
 
@@ -25,6 +27,47 @@ ROOT = TraceContext()
 PROPAGATOR = TraceContextTextMapPropagator()
 CARRIED = ("traceparent", "tracestate")
 FAILURES = ("retried", "failed")
+
+
+class RunAttributes(Mapping[str, str | int | float]):
+    """The attributes of a run, made when a sampler or a span reads them: most samplers that drop a run read none."""
+
+    __slots__ = ("_job", "_known", "_made")
+
+    def __init__(self, job: Context, known: Known) -> None:
+        self._job = job
+        self._known = known
+        self._made: dict[str, str | int | float] | None = None
+
+    def __getitem__(self, name: str) -> str | int | float:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, str | int | float]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> dict[str, str | int | float]:
+        job = self._job
+        made: dict[str, str | int | float] = {
+            **self._known,
+            names.OPERATION_TYPE: names.PROCESS,
+            names.MESSAGE_ID: str(job.job_id),
+            names.CLIENT_ID: str(job.worker_id),
+            names.TASK: job.task,
+            names.ATTEMPT: job.attempt,
+            names.MAX_ATTEMPTS: job.max_attempts,
+            names.WAIT_SECONDS: job.waited,
+        }
+        if (schedule := job.header("schedule")) is not None:
+            made[names.SCHEDULE] = str(schedule)
+        return made
 
 
 class Tracing:
@@ -61,6 +104,8 @@ class Tracing:
         def end(error: BaseException | None) -> None:
             if token is not None:
                 contexts.detach(token)
+            if not span.is_recording():
+                return  # it is sampled out
             if len(call.job_ids) == 1:
                 span.set_attribute(names.MESSAGE_ID, str(call.job_ids[0]))
             if error is not None:
@@ -71,24 +116,17 @@ class Tracing:
 
     def around_attempt(self, job: Context) -> OnAttemptEnd:
         """Begin the span of a run, which is active while the task runs."""
-        enqueued = self._enqueued(job)
-        sent = None if enqueued is ROOT else trace.get_current_span(enqueued).get_span_context()
+        enqueued, inside, links = _enqueued(job), ROOT, None
+        if enqueued is not ROOT:
+            if self._is_child(job):
+                inside = enqueued
+            else:
+                links = [Link(trace.get_current_span(enqueued).get_span_context())]
         known = self._processing(job.queue)
-        attributes: dict[str, str | int | float] = {
-            **known,
-            names.OPERATION_TYPE: names.PROCESS,
-            names.MESSAGE_ID: str(job.job_id),
-            names.CLIENT_ID: str(job.worker_id),
-            names.TASK: job.task,
-            names.ATTEMPT: job.attempt,
-            names.MAX_ATTEMPTS: job.max_attempts,
-            names.WAIT_SECONDS: job.waited,
-        }
-        if (schedule := job.header("schedule")) is not None:
-            attributes[names.SCHEDULE] = str(schedule)
-        inside = enqueued if self._is_child(job) else ROOT
-        links = [Link(sent)] if sent is not None and sent.is_valid and inside is ROOT else None
-        span = self._tracer.start_span(f"process {job.task}", inside, SpanKind.CONSUMER, attributes, links)
+        span = self._tracer.start_span(
+            f"process {job.task}", inside, SpanKind.CONSUMER, RunAttributes(job, known), links
+        )
+        # Also where nothing is recorded: the task's own calls belong into this trace, and into this decision.
         active = trace.set_span_in_context(span, inside)
         token, recording, began = contexts.attach(active), span.is_recording(), perf_counter()
 
@@ -105,13 +143,6 @@ class Tracing:
             self._meters.note_run(seconds, known, None if failed is None else _type_of(failed))
 
         return end
-
-    def _enqueued(self, job: Context) -> TraceContext:
-        """Return the context that the job carries; an empty one if it carries none."""
-        if job.header(CARRIED[0]) is None:
-            return ROOT
-        carrier = {name: value for name in CARRIED if isinstance(value := job.header(name), str)}
-        return PROPAGATOR.extract(carrier, ROOT)
 
     def _is_child(self, job: Context) -> bool:
         """Whether a run belongs into the trace of the span that enqueued its job."""
@@ -140,6 +171,22 @@ class Tracing:
         span.set_status(Status(StatusCode.ERROR))
         if self.record_errors:
             span.record_exception(error)
+
+
+def _enqueued(job: Context) -> TraceContext:
+    """Return the context that the job carries; ROOT if it carries none that can be read."""
+    parent = job.header(CARRIED[0])
+    if not isinstance(parent, str):
+        return ROOT
+    state = job.header(CARRIED[1])
+    return _read(parent, state if isinstance(state, str) else None)
+
+
+@lru_cache(512)
+def _read(parent: str, state: str | None) -> TraceContext:
+    """Read a context from the texts of its headers: once for all jobs of one `enqueue_many`, which share it."""
+    carrier = {CARRIED[0]: parent} if state is None else {CARRIED[0]: parent, CARRIED[1]: state}
+    return PROPAGATOR.extract(carrier, ROOT)  # ROOT itself if they are malformed
 
 
 def _type_of(error: BaseException) -> str:

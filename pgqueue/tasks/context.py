@@ -101,7 +101,7 @@ class Context:
     def header(self, name: str) -> Any:
         """Return one of the headers, or None: cheaper than `headers` for a job that does not have it."""
         text = self._job.headers
-        return None if text is None or name not in text else self.headers.get(name)
+        return None if text is None or name not in text or name in OWN else json.loads(text).get(name)
 
     @property
     def tick(self) -> datetime | None:

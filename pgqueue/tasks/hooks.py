@@ -70,7 +70,7 @@ class AttemptHooks:
         return ObservedAttempt(context, ends)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ObservedAttempt:
     """A run that hooks have seen begin; `ends` are called, the last first, when it has ended."""
 

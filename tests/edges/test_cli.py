@@ -76,6 +76,12 @@ def test_enqueue_prints_the_id_of_the_job_it_committed(shell: Shell, conn: psyco
     assert row == ("greet", {"who": "you"}, 5, ["a", "b"])
 
 
+def test_enqueue_gives_the_job_headers(shell: Shell, conn: psycopg.Connection[Any]) -> None:
+    done = shell("enqueue", "elsewhere.task", "--header", "tenant=7", "--header", "query=a=b")
+    headers = scalar(conn, "select headers from pgqueue.job where id = %s", int(done.stdout))
+    assert headers == {"tenant": "7", "query": "a=b"}
+
+
 def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psycopg.Connection[Any]) -> None:
     job = shell.data("enqueue", "elsewhere.task", '{"x": [1, 2]}')
     assert (job["task"], job["state"], job["args"]) == ("elsewhere.task", "pending", {"x": [1, 2]})
@@ -93,6 +99,9 @@ def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psyco
         (["enqueue", "greet", '{"who": "x", "priority": 5}', "-A", "shop:app"], 2, ["using(priority=…)"]),
         (["enqueue", "greet", '{"who": "x"}', "--queue", "a b", "-A", "shop:app"], 2, ["'a b'"]),
         (["enqueue", "greet", '{"who": "x"}', "--delay", "nan", "-A", "shop:app"], 2, ["delay"]),
+        (["enqueue", "elsewhere.task", "--header", "tenant"], 2, ["--header 'tenant'", "name=value"]),
+        (["enqueue", "elsewhere.task", "--header", "a=1", "--header", "a=2"], 2, ["'a' is given twice"]),
+        (["enqueue", "elsewhere.task", "--header", "$version=2"], 2, ["$version", "pgqueue's own"]),
         (["jobs", "list", "--state", "done"], 2, ["done", "succeeded"]),
         (["jobs", "show", "4711"], 1, ["4711"]),
         (["tasks", "show", "greeet", "-A", "shop:app"], 2, ["greeet", "known: greet"]),

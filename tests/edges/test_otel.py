@@ -20,12 +20,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
 from pgqueue import App, InvalidOption
 from pgqueue.codecs import AESGCM
 from pgqueue.otel import instrument, names
+from pgqueue.otel.tracing import RunAttributes
 from pgqueue.process import logs
 from tests.conftest import drain, scalar
 from tests.edges.receiver import Receiver, Span, receiving
@@ -250,6 +251,62 @@ def test_a_trace_that_is_sampled_out_is_carried_so_that_the_run_is_sampled_out_t
     instrument(app, tracer_provider=TracerProvider(ALWAYS_OFF, shutdown_on_exit=False))
     app.using(conn).enqueue("t")
     assert scalar(conn, "select headers ->> 'traceparent' from pgqueue.job_live").endswith(("-00", "-02"))
+
+
+class _Sees(Sampler):
+    """Drops all, and keeps what it was given; reads the attributes if it is asked to."""
+
+    def __init__(self, *, reads: bool) -> None:
+        self.given: list[Any] = []
+        self._reads = reads
+
+    def should_sample(self, *args: Any, **named: Any) -> SamplingResult:
+        attributes = named.get("attributes", args[4] if len(args) > 4 else None)
+        self.given.append(dict(attributes) if self._reads else attributes)
+        return SamplingResult(Decision.DROP)
+
+    def get_description(self) -> str:
+        return "sees"
+
+
+def test_a_sampler_that_drops_by_attributes_sees_all_of_a_run(app: App, conn: Conn) -> None:
+    sampler = _Sees(reads=True)
+    instrument(app, tracer_provider=TracerProvider(sampler, shutdown_on_exit=False))
+    app.task(name="t")(lambda: None)
+    job = app.using(conn, queue="q").enqueue("t")
+    drain(app, conn, queues=["q"])
+    run = sampler.given[-1]
+    assert (run[names.TASK], run[names.ATTEMPT], run[names.MESSAGE_ID]) == ("t", 1, str(job.id))
+    assert (run[names.DESTINATION], run[names.OPERATION_TYPE]) == ("q", "process")
+
+
+def test_no_attributes_of_a_run_are_made_for_a_sampler_that_reads_none(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, made = _Sees(reads=False), []
+    instrument(app, tracer_provider=TracerProvider(sampler, shutdown_on_exit=False))
+    app.task(name="t")(lambda: None)
+    app.using(conn).enqueue("t")
+    monkeypatch.setattr(RunAttributes, "_make", lambda self: made.append(self) or {})
+    drain(app, conn)
+    assert len(sampler.given) == 2
+    assert isinstance(sampler.given[1], RunAttributes)
+    assert made == []
+
+
+def test_a_run_that_is_sampled_out_is_in_the_trace_that_its_job_carries(app: App, conn: Conn) -> None:
+    instrument(app, tracer_provider=TracerProvider(DEFAULT_ON, shutdown_on_exit=False))
+
+    @app.task(name="t")
+    def t() -> list[Any]:
+        span = trace.get_current_span()
+        context = span.get_span_context()
+        return [format_trace_id(context.trace_id), span.is_recording(), context.trace_flags.sampled]
+
+    carried = {"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-00", "tracestate": "vendor=x"}
+    job = t.using(conn, headers=carried).enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == ["1" * 32, False, False]
 
 
 @pytest.mark.parametrize(
