@@ -17,6 +17,7 @@ log = logging.getLogger("pgqueue")
 
 LAST_RESORT = 15.0  # seconds a process has to exit after the time that running jobs have
 STOPS = (signal.SIGTERM, signal.SIGINT)
+_UNHANDLED = (signal.SIG_DFL, signal.default_int_handler)  # of SIGINT: then KeyboardInterrupt is Ctrl-C
 Handlers = Mapping[str, Callable[[], object]]
 
 
@@ -119,7 +120,7 @@ def run_to_end(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` as `asyncio.run` does, but no error that other code raises in the event loop ends it.
 
     A job may leave asyncio tasks and callbacks behind: `sys.exit()` in one of those does not end the process, nor does
-    a log handler that raises while asyncio logs.
+    KeyboardInterrupt, for Ctrl-C is handled otherwise, nor a log handler that raises while asyncio logs.
     """
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
@@ -127,8 +128,9 @@ def run_to_end(main: Coroutine[Any, Any, T]) -> T:
         while True:
             try:
                 return loop.run_until_complete(running)
-            except (Exception, SystemExit) as error:
-                if running.done():
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                pressed = isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) in _UNHANDLED
+                if running.done() or pressed:
                     raise
                 log.error("code that a job left in the event loop raised %s", type(error).__name__)
 

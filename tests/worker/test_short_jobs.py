@@ -111,6 +111,36 @@ def test_a_job_that_cancels_its_own_task_ends_alone(app: App, conn: Conn, suspen
     assert scalar(conn, "select count(*) from pgqueue.job_finished where task = 'quick' and state = 'succeeded'") == 4
 
 
+@pytest.mark.parametrize("suspends", [False, True])
+def test_a_job_that_cancels_every_task_leaves_a_worker_that_begins_jobs(app: App, conn: Conn, suspends: bool) -> None:
+    """While a slot is free, an asyncio task that has not begun yet is to begin the next job: it is cancelled, too."""
+
+    @app.task(name="cancel_all", max_attempts=1)
+    async def cancel_all() -> None:
+        for task in asyncio.all_tasks() - keep:
+            task.cancel()
+        if suspends:
+            await asyncio.sleep(0)
+
+    @app.task(name="quick")
+    async def quick() -> None: ...
+
+    keep: set[asyncio.Task[Any]] = set()
+    cancel_all.enqueue()
+    quick.enqueue_many({} for _ in range(5))
+
+    async def run() -> None:
+        worker = Worker(app, WorkerSettings(concurrency=2, poll_seconds=0.1))
+        running = asyncio.create_task(worker.run())
+        keep.update({asyncio.current_task() or running, running})
+        await eventually(lambda: scalar(conn, "select count(*) = 0 from pgqueue.job_live"), "all to run")
+        worker.stop()
+        await running
+
+    asyncio.run(run())
+    assert states(conn) == ({"failed": 1, "succeeded": 5} if suspends else {"succeeded": 6})
+
+
 def test_the_event_loop_turns_between_jobs_that_hold_it(app: App, conn: Conn) -> None:
     turns = 0
     seen: list[int] = []

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from pgqueue import App
+from pgqueue import App, Context
 from pgqueue.process.logs import current_context
 from pgqueue.tasks.spec import ThreadTimeoutWarning
 from tests.conftest import eventually, scalar, work
@@ -129,3 +129,33 @@ def test_the_coroutine_that_a_def_returns_can_be_cancelled(app: App, conn: Conn,
     asyncio.run(scenario())
     state = scalar(conn, "select array[state, attempt::text] from pgqueue.job")
     assert state == (["pending", "0"] if cut_off else ["cancelled", "1"])
+
+
+def test_a_coroutine_that_is_cancelled_before_its_first_step_ends_its_job(app: App, conn: Conn) -> None:
+    """Nothing of an asyncio task that is cancelled so early is executed, not even its `finally`."""
+    called = threading.Event()
+
+    @app.task
+    def slow(ctx: Context) -> Any:
+        called.set()
+        while not ctx.cancelled:
+            threading.Event().wait(0.01)
+        return asyncio.Event().wait()
+
+    @app.task
+    async def another() -> None: ...
+
+    job = slow.enqueue()
+
+    async def scenario() -> None:
+        async with working(app, concurrency=1, poll_seconds=0.1):
+            await eventually(called.is_set, "it to run")
+            await app.acancel(job.id)
+            await eventually(lambda: scalar(conn, "select state = 'cancelled' from pgqueue.job"), "its end")
+            await another.aenqueue()
+            done = "select state = 'succeeded' from pgqueue.job order by id desc limit 1"
+            await eventually(lambda: scalar(conn, done), "the slot to be free")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the coroutine was never awaited
+        asyncio.run(scenario())

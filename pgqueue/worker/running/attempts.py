@@ -86,6 +86,8 @@ class Attempts:
 
     def begin_waiting(self) -> None:
         """Begin jobs that wait for a slot, unless too many outcomes wait to be written."""
+        if self._next_task is not None and (self._next_task.cancelling() or self._next_task.done()):
+            self._next_task = None  # a job has cancelled it before it began, and now it never will
         if self._next_task is None and self._slots.can_begin and not self._resolver.behind:
             self._next_task = self._loop.create_task(self._run_waiting(), context=self._clean_context.copy())
 
@@ -222,12 +224,7 @@ class Attempts:
             else:
                 outcome = await self._executor.finish(job, running, unawaited)
         except asyncio.CancelledError as error:
-            if not running.interrupted:  # given back without a charge, it would run for ever
-                outcome = outcome_of_error(self._app.tasks[job.task], error)
-            elif running.cancelled:
-                outcome = AskedCancel("cancelled by request")
-            elif not running.abandoned:
-                log.warning("job %d was cancelled by its worker", job.id, extra=job.log_facts)
+            outcome = self._outcome_of_cancellation(running, error)
         except PgqueueError as error:
             log.error("job %d was not begun, and this worker stops: %s", job.id, error, extra=job.log_facts)
             self._signals.cannot_run_jobs(error)
@@ -235,18 +232,39 @@ class Attempts:
             outcome = _unforeseen(job, error)
         self._finish(running, outcome)
 
+    def _outcome_of_cancellation(self, running: RunningJob, error: asyncio.CancelledError) -> Outcome:
+        if not running.interrupted:  # given back without a charge, it would run for ever
+            return outcome_of_error(self._app.tasks[running.job.task], error)
+        if running.cancelled:
+            return AskedCancel("cancelled by request")
+        if not running.abandoned:
+            log.warning("job %d was cancelled by its worker", running.job.id, extra=running.job.log_facts)
+        return Unstarted()
+
     def _thread_done(self, running: RunningJob, outcome: Outcome | Unawaited) -> None:
         """Go on with a job whose call in a thread has returned."""
         if isinstance(outcome, Unawaited):
             running.awaited = True
             own = outcome.context or self._clean_context.copy()
             running.task = self._loop.create_task(self._run(running, outcome), context=own)
+            running.task.add_done_callback(partial(self._cut_before_it_began, running, outcome))
             if running.cancelled or running.abandoned:
                 self._interrupt([running])
         else:
             self._finish(running, outcome)
             self.begin_waiting()
             self._signals.slot_freed()
+
+    def _cut_before_it_began(self, running: RunningJob, unawaited: Unawaited, task: "asyncio.Task[None]") -> None:
+        """End a job whose asyncio task was cancelled before its first step: then nothing of `_run` is executed."""
+        if not task.cancelled() or running.host is None:
+            return
+        error = asyncio.CancelledError()
+        if unawaited.attempt is not None:
+            unawaited.attempt.cut_off(error)
+        self._finish(running, self._outcome_of_cancellation(running, error))
+        self.begin_waiting()
+        self._signals.slot_freed()
 
     def _finish(self, running: RunningJob, outcome: Outcome) -> None:
         self._slots.free(running)

@@ -23,6 +23,7 @@ from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.process.duty import hide
 from pgqueue.process.supervisor import how_it_ended
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.registry import Tasks
@@ -129,7 +130,7 @@ class Children:
         for child in self._children.values():
             child.cut_off = True
         try:
-            ending = [asyncio.create_task(self._stop(child)) for child in self._children.values()]
+            ending = [hide(asyncio.create_task(self._stop(child))) for child in self._children.values()]
             if ending:
                 await asyncio.wait(ending, timeout=self._settings.kill_after + GRACE)
             await self._end_fork_server()
@@ -211,7 +212,7 @@ class Children:
     async def _stop(self, child: "_Child") -> None:
         """End a child and wait until it has ended. It is ended even if the wait is cancelled."""
         if child.stopping is None:
-            child.stopping = asyncio.create_task(self._terminate(child))
+            child.stopping = hide(asyncio.create_task(self._terminate(child)))
         await asyncio.shield(child.stopping)
 
     async def _terminate(self, child: "_Child") -> None:
@@ -350,7 +351,7 @@ class _Child:
 
     async def ask(self, message: Message, on_progress: Callable[[str], None]) -> Message | None:
         """Send a message, pass progress on, return the answer; None if the child ended without one."""
-        exchange = asyncio.create_task(self._exchange(pack(message), on_progress))
+        exchange = hide(asyncio.create_task(self._exchange(pack(message), on_progress)))
         ends: list[asyncio.Future[Any]] = [exchange, self.ended]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
