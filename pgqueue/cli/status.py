@@ -13,9 +13,10 @@ from pgqueue.cli.call import Call
 from pgqueue.cli.completion import complete_queue
 from pgqueue.cli.schedule_input import read_seconds
 from pgqueue.cli.schedules import print_schedules
-from pgqueue.cli.verdict import Limits, Verdict, describe_pause, judge
+from pgqueue.cli.verdict import Limits, Verdict, describe_pause, find_unknown, judge
 from pgqueue.cli.workers import print_workers
 from pgqueue.errors import InvalidOption
+from pgqueue.jobs.patterns import is_pattern
 from pgqueue.queries.activity import QueueRate
 from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts
 from pgqueue.queries.operations import Operation
@@ -90,16 +91,20 @@ def status(
     """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.
 
     Counts stop at 10000, for many queues at fewer, so that the command costs the same on any backlog: 10000+ means
-    more. With --exit-code a queue with due jobs that no worker takes is always wrong.
+    more. With --exit-code a queue with due jobs that no worker takes is always wrong, and so is one that is named and
+    that no worker serves while it holds no job: it may be misspelt.
     """
     limits = Limits(read_seconds("--max-age", max_age), max_dead)
     if not exit_code and limits != Limits():
         raise InvalidOption("--max-age and --max-dead are limits of --exit-code: say that as well")
+    if queue is not None and is_pattern(queue):
+        raise InvalidOption(f"--queue {queue!r:.120} is a pattern: name one queue, or leave it out for all")
     found = read_status(call.app, None if exact else MOST_COUNTED)
+    unknown = [] if queue is None else find_unknown(queue, found.queues, found.workers)
     found = found if queue is None else found.of_queue(queue)
     if not exit_code:
         return found
-    verdict = judge(found.queues, found.pauses, found.dead, limits)
+    verdict = Verdict(unknown + judge(found.queues, found.pauses, found.dead, limits).reasons)
     call.exit_code = 1 if verdict.reasons else 0
     return verdict
 

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgqueue.cli import output
+from pgqueue.jobs.patterns import serves
 from pgqueue.queries.jobs.count import DeadCount, QueueCounts
 from pgqueue.queries.queues import Pause
+from pgqueue.queries.workers import WorkerStatus
+
+_LIVING = ("alive", "quiet", "stopping")  # status of a worker
+_COUNTED_TOGETHER = {"running", "blocked", "dead"}  # phases that are cut off over all queues, not in each
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,20 @@ def judge(queues: Sequence[QueueCounts], pauses: Sequence[Pause], dead: Sequence
         most = max(dead, key=lambda one: one.jobs)
         reasons.append(f"{brought} dead letters within the last hour, {most.jobs} of them in queue {most.queue}")
     return Verdict(reasons)
+
+
+def find_unknown(queue: str, queues: Sequence[QueueCounts], workers: Sequence[WorkerStatus]) -> list[str]:
+    """Return the reason why a queue is not well that nobody knows, such as a misspelt one; none if it is known.
+
+    `queues` are all that hold jobs. A quiet or stopping worker knows its queues, too.
+    """
+    if any(one.queue == queue for one in queues):
+        return []
+    if any(worker.status in _LIVING and serves(worker.queues, queue) for worker in workers):
+        return []
+    cut_off = any(_COUNTED_TOGETHER.intersection(one.at_least) for one in queues)
+    counted = " that was counted (--exact counts all)" if cut_off else ""
+    return [f"queue {queue}: no worker serves it, and it holds no job{counted}"]
 
 
 def describe_pause(pause: Pause) -> str:

@@ -27,5 +27,11 @@ class Patterns:
         return next((pattern for pattern, is_like in self._expressions.items() if is_like.fullmatch(queue)), None)
 
 
+def serves(given: Iterable[str], queue: str) -> bool:
+    """Whether a worker that was given these queues serves this one, by its name or by a pattern."""
+    names = tuple(given)
+    return queue in names or Patterns(names).match(queue) is not None
+
+
 def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)

@@ -143,3 +143,58 @@ def test_a_worker_that_does_not_beat_is_shown_as_silent_and_serves_no_queue(dsn:
     assert seen() == (["silent"], [0], [False, False])  # nobody is there to declare it lost
     filled.execute("update pgqueue.worker set lost_at = now()")
     assert seen() == (["lost"], [0], [False, False])
+
+
+def _verdict(dsn: str, queue: str, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["status", "--dsn", dsn, "--exit-code", "-Q", queue, *options])
+    return result.exit_code, result.stdout.strip()
+
+
+@pytest.mark.parametrize("queue", ["mial", "tenan-1", "mail2", "tenant", "tenantx1", "_ail"])
+def test_a_queue_that_nobody_knows_is_wrong(dsn: str, conn: Conn, queue: str) -> None:
+    add_worker(conn)
+    conn.execute("update pgqueue.worker set queues = '{mail,tenant-*,tenant_*}'")
+    assert _verdict(dsn, queue) == (1, f"queue {queue}: no worker serves it, and it holds no job")
+
+
+@pytest.mark.parametrize("queue", ["mail", "tenant-1", "tenant-", "a.tenant.b"])
+@pytest.mark.parametrize("how", ["quiet_at = null", "quiet_at = now()", "stopping = true"])
+def test_a_queue_that_a_living_worker_serves_is_known_also_while_it_is_empty(
+    dsn: str, conn: Conn, queue: str, how: str
+) -> None:
+    add_worker(conn)
+    conn.execute(b"update pgqueue.worker set queues = '{mail,tenant-*,*.tenant.*}', " + how.encode())
+    assert _verdict(dsn, queue) == (0, "ok")
+
+
+@pytest.mark.parametrize("how", ["lost_at = now()", "heartbeat_at = now() - make_interval(secs => lease_seconds + 1)"])
+def test_a_queue_whose_workers_are_gone_is_known_by_its_jobs_alone(dsn: str, filled: Conn, how: str) -> None:
+    filled.execute("delete from pgqueue.job_live where queue = 'bulk'")
+    filled.execute(b"update pgqueue.worker set queues = '{old,gone}', " + how.encode())
+    assert _verdict(dsn, "old") == (0, "ok")  # it holds dead letters
+    assert _verdict(dsn, "gone") == (1, "queue gone: no worker serves it, and it holds no job")
+    assert _verdict(dsn, "bulk") == (1, "queue bulk: no worker serves it, and it holds no job")
+
+
+def test_a_queue_of_which_all_was_not_counted_may_hold_jobs(
+    dsn: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn.execute(
+        "insert into pgqueue.dead_letter (id, task, queue, reason, failed_at)"
+        " select i, 't', case when i = 5 then 'old' else 'new' end, 'error', now() - make_interval(days => i)"
+        " from generate_series(1, 5) as i"
+    )
+    monkeypatch.setattr("pgqueue.cli.status.MOST_COUNTED", 3)
+    told = "queue old: no worker serves it, and it holds no job that was counted (--exact counts all)"
+    assert _verdict(dsn, "old") == (1, told)
+    assert _verdict(dsn, "old", "--exact") == (0, "ok")
+    assert _verdict(dsn, "mial", "--exact") == (1, "queue mial: no worker serves it, and it holds no job")
+
+
+@pytest.mark.parametrize("options", [[], ["--exit-code"]])
+def test_status_of_a_pattern_is_refused(dsn: str, conn: Conn, options: list[str]) -> None:
+    add_worker(conn)
+    conn.execute("update pgqueue.worker set queues = '{tenant-*}'")
+    result = CliRunner().invoke(cli, ["status", "--dsn", dsn, "-Q", "tenant-*", *options])
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert "name one queue" in str(result.exception)
