@@ -22,6 +22,8 @@ CREATE_SCHEMA = """do $$ begin
 end $$;
 
 """
+# Comments of three migrations, which are frozen, have a character that a database in LATIN1 lacks.
+IN_ASCII = ("\N{HORIZONTAL ELLIPSIS}", "...")
 # Whoever may create tables in a schema need not own it; its comment is not worth a failure.
 SCHEMA_COMMENT = re.compile(r"^(comment on schema .*);$", re.MULTILINE)
 OPTIONAL = r"do $$ begin \1; exception when insufficient_privilege then null; end $$;"
@@ -67,7 +69,8 @@ class Step:
         before = CREATE_SCHEMA.format(schema=f'"{schema}"') if self.previous is None else ""
         if self.kind == "contract":
             before += "" if force else _filled(REFUSE_OLDER, schema, self)
-        return before + SCHEMA_COMMENT.sub(OPTIONAL, _written(schema, self)) + self._window(schema)
+        written = _written(schema, self).replace(*IN_ASCII)
+        return before + SCHEMA_COMMENT.sub(OPTIONAL, written) + self._window(schema)
 
     def _window(self, schema: str) -> str:
         """Return the statement that lets processes which know too little refuse to start."""

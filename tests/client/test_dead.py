@@ -316,11 +316,25 @@ def test_sql_asks_and_a_worker_does_it(app: App, conn: Conn, done: list[int], mo
         "task => 't', rate => 0",
         "task => 't', rate => 'NaN'",
         "task => 't', attempts => 0",
+        "task => ''",
+        "tag => repeat('x', 1001)",
+        "args => '{}'",
+        "args => '[1]'",
+        "args => 'null'",
+        "ids => '{}'",
+        "ids => '{1,null}'",
+        "ids => '{0}'",
+        "task => 't', since => 'infinity'",
+        "task => 't', rate => 1e9",
+        "task => 't', attempts => 2000000",
+        "task => 't', by => ''",
+        "task => 't', by => null",
     ],
 )
 def test_sql_that_makes_no_sense_is_refused(conn: Conn, options: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         conn.execute(f"select pgqueue.redrive({options})".encode())
+    assert scalar(conn, "select count(*) from pgqueue.operation") == 0
 
 
 def test_a_null_in_the_arguments_is_kept_in_the_filter(app: App, conn: Conn, done: list[int]) -> None:

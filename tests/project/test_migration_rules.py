@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pgqueue import migrate
+from pgqueue.migrate.steps import Step, all_steps
 from tests.project.migration_rules import LAST_FREE, WAIVERS, Rules, faults_of
 
 MIGRATIONS = [p for p in sorted((migrate.directory() / "versions").glob("*.py")) if p.name[:4] > LAST_FREE]
@@ -109,6 +110,11 @@ def test_rules_are_waived_only_for_migrations_that_break_them() -> None:
         (path,) = [path for path in MIGRATIONS if path.name.startswith(revision)]
         assert reason
         assert any(fault in found for found in faults_of(path, waive=False)), (revision, fault)
+
+
+@pytest.mark.parametrize("step", all_steps(), ids=lambda step: step.revision)
+def test_a_migration_can_be_said_in_any_encoding(step: Step) -> None:
+    assert step.sql("pgqueue").isascii()
 
 
 def test_a_number_is_given_once_and_the_name_of_the_file_begins_with_it() -> None:

@@ -63,6 +63,28 @@ def test_a_job_that_another_client_encoding_cannot_say_runs(
     assert app.get(job.id).result == GRIN
 
 
+def test_jobs_run_in_a_database_whose_encoding_lacks_characters(server_dsn: str) -> None:
+    databases = Databases(server_dsn)
+    dsn = databases.make(encoding="LATIN1")
+    migrate.upgrade(dsn)
+    app = App(dsn)
+    tasks(app)
+
+    @app.task(name="grin")
+    async def grin() -> str:
+        return GRIN
+
+    with psycopg.connect(make_conninfo(dsn, client_encoding="UTF8"), autocommit=True) as conn:
+        app.enqueue("echo", {"text": "\N{LATIN SMALL LETTER E WITH ACUTE}"})
+        app.enqueue("grin")
+        drain(app, conn)
+        (echoed, grinned) = ends(conn)
+        assert echoed == ("echo", "succeeded", "\N{LATIN SMALL LETTER E WITH ACUTE}", None)
+        assert grinned[:2] == ("grin", "succeeded")
+    app.close()
+    databases.drop_all()
+
+
 def test_a_database_without_an_encoding_works(server_dsn: str) -> None:
     databases = Databases(server_dsn)
     dsn = databases.make(encoding="SQL_ASCII")
