@@ -16,7 +16,7 @@ from pgqueue.client.steps import StepRunner, Steps, all_or_nothing
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.events import JobEnqueued
 from pgqueue.jobs.job import MAX_CRASHES, Job, JobState, NewJob
-from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob
+from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob, keyed_headers
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.timing import seconds
 
@@ -158,6 +158,7 @@ def _whole(spec: TaskSpec | None, args: str) -> dict[str, Any]:
 
 def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> Job:
     """Return the Job of a row that was just inserted."""
+    headers = new.headers if new.conditions is None else keyed_headers(new)
     return Job(
         id=row.id,
         task=new.task,
@@ -171,6 +172,7 @@ def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> J
         created_at=row.created_at,
         attempt=0,
         max_attempts=new.max_attempts,
+        headers=json.loads(headers) if headers else {},
         handle=handle,
     )
 

@@ -129,7 +129,9 @@ class Job:
 
     `phase` is the state in words for people: a pending job shows as `scheduled` until its first run time, and as
     `retrying` after an attempt. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`;
-    `cancel_requested_at` is when somebody asked to cancel a running job.
+    `cancel_requested_at` is when somebody asked to cancel a running job. `headers` are what its task reads as
+    `ctx.headers`: those given to `using(headers=…)`, what hooks added, and the schedule, tick, expiry and idempotency
+    key of a job that has them; do not change them.
     `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
     if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
     serves `wait`.
@@ -157,6 +159,7 @@ class Job:
     error: ErrorInfo | None = None
     progress: dict[str, Any] | None = None
     cancel_requested_at: datetime | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
     handle: Handle | None = field(default=None, repr=False, compare=False)

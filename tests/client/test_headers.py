@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, Context, InvalidOption, Unique
+from pgqueue import App, Context, DeadFilter, InvalidOption, JobFilter, Unique
 from pgqueue.tasks.headers import MAX_BYTES
 from tests.conftest import drain, scalar
 from tests.harness import Conn
@@ -88,6 +88,44 @@ def test_a_schedule_gives_its_headers_to_the_job_of_each_tick(
     assert [headers.pop("schedule") for headers in seen] == ["s", "s"]
     assert all(headers.pop("tick") for headers in seen)
     assert seen == [GIVEN, GIVEN]
+
+
+def test_a_job_shows_the_headers_that_its_task_reads(app: App, conn: Conn, seen: list[dict[str, Any]]) -> None:
+    task = _task(app)
+    given = task.using(conn, headers=GIVEN).enqueue(n=1)
+    keyed = task.using(conn, headers=GIVEN, idempotency_key="k").enqueue(n=2)
+    bare = app.using(conn).enqueue("elsewhere")
+    assert (given.headers, keyed.headers, bare.headers) == (GIVEN, GIVEN | {"idempotency_key": "k"}, {})
+    assert scalar(conn, "select headers ? '$version' from pgqueue.job where id = %s", given.id)
+    for job in (given, keyed, bare):
+        assert app.get(job.id).headers == job.headers
+    assert [job.headers for job in app.jobs.list(JobFilter(task="twin"))] == [keyed.headers, given.headers]
+    drain(app, conn)
+    assert seen == [given.headers, keyed.headers]
+    assert app.get(given.id).headers == GIVEN
+
+
+def test_a_dead_letter_shows_its_headers(app: App, conn: Conn) -> None:
+    @app.task(name="fails", max_attempts=1)
+    def fails() -> None:
+        raise ValueError
+
+    job = fails.using(conn, headers=GIVEN).enqueue()
+    drain(app, conn)
+    assert app.get(job.id).headers == GIVEN
+    assert [dead.headers for dead in app.dead.list(DeadFilter(task="fails"))] == [GIVEN]
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [('{"n": 1, "$version": 2}', {"n": 1}), ('{"n": ' + "9" * 5000 + "}", {})],
+)
+def test_headers_that_sql_has_written_are_shown_where_python_can_read_them(
+    app: App, conn: Conn, stored: str, shown: dict[str, Any]
+) -> None:
+    job = app.using(conn).enqueue("t")
+    conn.execute("update pgqueue.job_live set headers = %s::jsonb", [stored])
+    assert app.get(job.id).headers == shown
 
 
 @pytest.mark.parametrize(

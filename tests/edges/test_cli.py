@@ -80,6 +80,8 @@ def test_enqueue_gives_the_job_headers(shell: Shell, conn: psycopg.Connection[An
     done = shell("enqueue", "elsewhere.task", "--header", "tenant=7", "--header", "query=a=b")
     headers = scalar(conn, "select headers from pgqueue.job where id = %s", int(done.stdout))
     assert headers == {"tenant": "7", "query": "a=b"}
+    assert shell.data("jobs", "show", done.stdout.strip())["headers"] == headers
+    assert '"tenant": "7"' in shell("jobs", "show", done.stdout.strip()).stdout
 
 
 def test_enqueue_without_an_app_takes_any_task_by_name(shell: Shell, conn: psycopg.Connection[Any]) -> None:

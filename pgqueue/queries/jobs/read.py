@@ -10,16 +10,18 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.tasks.sealing import open_job
+from pgqueue.tasks.versions import OWN
 
 # The columns of a job as `read_job` reads them; `j` is the view of jobs.
 JOB: LiteralString = """j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
-    j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at"""
+    j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at,
+    j.headers::text"""
 
 _JOB_FIELDS = (
     "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
     "max_attempts", "crash_count", "waits_for", "claimed_at", "finished_at", "worker_id", "reason", "result", "error",
-    "progress", "cancel_requested_at", "attempts",
+    "progress", "cancel_requested_at", "headers", "attempts",
 )  # fmt: skip
 
 # Read one job with its attempts, in one snapshot. The view finds the job in whichever table holds it, by primary key;
@@ -63,6 +65,12 @@ def _value(text: str | None) -> Any:
         return text
 
 
+def _headers(text: str | None) -> dict[str, Any]:
+    """Read the headers that tasks see; none where SQL has stored what Python cannot read."""
+    headers = _value(text)
+    return {name: value for name, value in headers.items() if name not in OWN} if isinstance(headers, dict) else {}
+
+
 def read_job(row: Row) -> Job:
     """Read a row that holds the columns of JOB and the attempts."""
     values = dict(zip(_JOB_FIELDS, row, strict=True))
@@ -71,6 +79,7 @@ def read_job(row: Row) -> Job:
     values["tags"] = tuple(values["tags"])
     values["result"] = _value(values["result"])
     values["progress"] = _value(values["progress"])
+    values["headers"] = _headers(values["headers"])
     values["error"] = read_error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)
