@@ -35,5 +35,6 @@ SCHEDULE: Final = "pgqueue.schedule"
 
 # Metrics of the conventions, and the recommended boundaries of their histograms
 CONSUMED: Final = "messaging.client.consumed.messages"
+OPERATION_DURATION: Final = "messaging.client.operation.duration"
 PROCESS_DURATION: Final = "messaging.process.duration"
 DURATION_BOUNDARIES: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)

@@ -83,10 +83,23 @@ class Tracing:
         self._of_queue: dict[str, Known] = {}
         self.record_errors = True
 
-    def around_enqueue(self, call: EnqueueCall) -> OnEnqueueEnd | None:
+    def around_enqueue(self, call: EnqueueCall) -> OnEnqueueEnd:
+        """Begin the span of a call that enqueues, and measure how long the call takes."""
+        began, operation = perf_counter(), "enqueue" if call.schedule is None else "fire"
+        known = self._sending(call.queue, operation)
+        end_span = self._trace_enqueue(call, operation, known)
+
+        def end(error: BaseException | None) -> None:
+            seconds = perf_counter() - began
+            if end_span is not None:
+                end_span(error)
+            self._meters.note_enqueue(seconds, known, None if error is None else _type_of(error))
+
+        return end
+
+    def _trace_enqueue(self, call: EnqueueCall, operation: str, known: Known) -> OnEnqueueEnd | None:
         """Begin the span of a call that enqueues, and give its context to the jobs."""
-        operation = "enqueue" if call.schedule is None else "fire"
-        attributes = self._sending(call.queue) | {names.OPERATION_NAME: operation, names.TASK: call.task}
+        attributes = known | {names.TASK: call.task}
         if call.count != 1:
             attributes[names.MESSAGE_COUNT] = call.count
         if call.schedule is not None:
@@ -152,8 +165,8 @@ class Tracing:
             return False
         return (job.run_at - job.created_at).total_seconds() + job.waited <= self._parent_within
 
-    def _sending(self, queue: str) -> Known:
-        return self._shared(queue) | {names.OPERATION_TYPE: names.SEND}
+    def _sending(self, queue: str, operation: str) -> Known:
+        return self._shared(queue) | {names.OPERATION_TYPE: names.SEND, names.OPERATION_NAME: operation}
 
     def _processing(self, queue: str) -> Known:
         known = self._of_queue.get(queue)

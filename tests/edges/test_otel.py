@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from pgqueue import App, InvalidOption
+from pgqueue import App, DuplicateJob, InvalidOption, Unique
 from pgqueue.codecs import AESGCM
 from pgqueue.otel import instrument, names
 from pgqueue.otel.tracing import RunAttributes
@@ -397,7 +397,11 @@ def test_runs_are_measured_by_the_metrics_of_the_convention(app: App, conn: Conn
     data: Any = reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}
-    assert set(found) == {"messaging.client.consumed.messages", "messaging.process.duration"}
+    assert set(found) == {
+        "messaging.client.consumed.messages",
+        "messaging.client.operation.duration",
+        "messaging.process.duration",
+    }
     points = found["messaging.client.consumed.messages"].data.data_points
     assert sorted((point.attributes.get("error.type", ""), point.value) for point in points) == [
         ("", 2),
@@ -405,6 +409,40 @@ def test_runs_are_measured_by_the_metrics_of_the_convention(app: App, conn: Conn
     ]
     assert found["messaging.process.duration"].unit == "s"
     assert {point.count for point in found["messaging.process.duration"].data.data_points} == {1, 2}
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_calls_that_enqueue_are_measured_with_and_without_a_tracer(
+    app: App, conn: Conn, local: TracerProvider, traced: bool
+) -> None:
+    reader = InMemoryMetricReader()
+    tracer = local if traced else trace.NoOpTracerProvider()
+    instrument(app, tracer_provider=tracer, meter_provider=MeterProvider([reader]))
+    task = app.task(name="t", queue="q")(lambda: None)
+    once = task.using(conn, unique=Unique(on_conflict="raise"))
+    once.enqueue()
+    task.using(conn).enqueue_many([{}, {}, {}])
+    asyncio.run(app.aenqueue("t"))
+    with pytest.raises(DuplicateJob):
+        once.enqueue()
+    app.schedules.create("nightly", "t", 3600)
+    app.schedules.run("nightly")
+    data: Any = reader.get_metrics_data()
+    (scope,) = data.resource_metrics[0].scope_metrics
+    (metric,) = scope.metrics
+    assert (metric.name, metric.unit) == ("messaging.client.operation.duration", "s")
+    found = {}
+    for point in metric.data.data_points:
+        known = {name: value for name, value in point.attributes.items() if not name.startswith("server.")}
+        found[known.pop("messaging.operation.name"), known.pop("error.type", "")] = point.count
+        assert known == {
+            "messaging.system": "pgqueue",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": "q",
+        }
+        assert 0 < point.min <= point.max < 60
+        assert tuple(point.explicit_bounds) == names.DURATION_BOUNDARIES
+    assert found == {("enqueue", ""): 3, ("enqueue", "pgqueue.errors.DuplicateJob"): 1, ("fire", ""): 1}
 
 
 def test_a_line_of_the_log_names_the_trace_that_is_active(
