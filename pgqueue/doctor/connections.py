@@ -14,12 +14,12 @@ CONNECTIONS_FEW = Kind(
 SUPERUSER = Kind(
     "role-is-superuser", Severity.WARN,
     "The role of the DSN is a superuser: a task that runs SQL of a stranger may do everything.",
-    "`pgqueue migrate --apply-roles`, and a login that is a member of one: [roles.md](roles.md)",
+    "`pgqueue migrate --apply-roles`, and in the DSN a login that is a member of one: [roles.md](roles.md)",
 )  # fmt: skip
 OWNER = Kind(
     "role-is-owner", Severity.INFO,
     "The role of the DSN owns pgqueue's tables: it may drop them. A worker needs that only to make partitions.",
-    "`pgqueue migrate --apply-roles`, and a login that is a member of one: [roles.md](roles.md)",
+    "`pgqueue migrate --apply-roles`, and in the DSN a login that is a member of one: [roles.md](roles.md)",
 )  # fmt: skip
 RIGHTS_MISSING = Kind(
     "role-lacks-rights", Severity.ERROR,
@@ -54,7 +54,7 @@ def connections(exam: Exam) -> Iterator[Finding]:
 def power(exam: Exam) -> Iterator[Finding]:
     """Look whether the role may do more than pgqueue needs."""
     role = exam.ask(exam.queries.doctor.role())
-    remedy = "pgqueue migrate --apply-roles"
+    remedy = "pgqueue migrate --apply-roles; then, for the DSN: create role … login password '…' in role pgqueue_worker;"
     if role.is_superuser:
         yield SUPERUSER.found(f"role {role.name} is a superuser", remedy)
     elif role.owns_tables:
