@@ -54,7 +54,7 @@ def connections(exam: Exam) -> Iterator[Finding]:
 def power(exam: Exam) -> Iterator[Finding]:
     """Look whether the role may do more than pgqueue needs."""
     role = exam.ask(exam.queries.doctor.role())
-    remedy = "pgqueue migrate --apply-roles; then, for the DSN: create role … login password '…' in role pgqueue_worker;"
+    remedy = "pgqueue migrate --apply-roles; then: create role … login password '…' in role pgqueue_worker;"
     if role.is_superuser:
         yield SUPERUSER.found(f"role {role.name} is a superuser", remedy)
     elif role.owns_tables:
