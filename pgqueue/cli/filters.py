@@ -19,7 +19,8 @@ from pgqueue.client.operations import Watcher
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job_filter import PHASES, Filter
-from pgqueue.queries.chosen import MOST_PREVIEWED, Chosen
+from pgqueue.queries.chosen import MOST_PREVIEWED, Preview
+from pgqueue.queries.jobs.list import MOST_LOOKED
 from pgqueue.queries.operations import Operation
 from pgqueue.timing import UNITS
 
@@ -147,7 +148,7 @@ def filtered(
 
 
 def ask(
-    verb: str, chosen: Filter, preview: Callable[[int], Sequence[Chosen]], limit: int | None, dry_run: bool, yes: bool
+    verb: str, chosen: Filter, preview: Callable[[int], Preview], limit: int | None, dry_run: bool, yes: bool
 ) -> bool:
     """Show what would be done, and return whether to do it. Raises InvalidOption where nobody can be asked."""
     what = "dead letter" if isinstance(chosen, DeadFilter) else "job"
@@ -156,16 +157,27 @@ def ask(
     if yes and not dry_run:
         return True
     found = preview(min(limit or MOST_PREVIEWED + 1, MOST_PREVIEWED + 1))
-    more = "+" if len(found) > MOST_PREVIEWED else ""
-    output.say(f"about {min(len(found), MOST_PREVIEWED)}{more} {what}s to {verb}, for example:")
+    output.say(_how_many(found, limit, f"{what}s to {verb}"))
     for job in found[:EXAMPLES]:
         words = "" if job.words is None else f": {output.cell(job.words)}"
         output.say(f"  {job.id} {job.task} in {job.queue}, {job.phase}, enqueued {output.cell(job.created_at)}{words}")
-    if dry_run or not found:
+    if found.notice is not None:
+        output.say(found.notice)
+    if dry_run or (not found and found.notice is None):
         return False
     if not sys.stdin.isatty():
         raise InvalidOption(f"{verb} asks before it acts, and there is no terminal: say --yes")
-    return typer.confirm(f"{verb} them?", err=True)
+    return typer.confirm(f"{verb} {'them' if found.notice is None else 'all that fit'}?", err=True)
+
+
+def _how_many(found: Preview, limit: int | None, what: str) -> str:
+    """Say how many jobs a verb would take: a number, or the least that it can be."""
+    count, enough = min(len(found), MOST_PREVIEWED), limit is not None and len(found) >= limit
+    if found.unseen_below is None or enough:
+        return f"about {count}{'+' if len(found) > MOST_PREVIEWED else ''} {what}, for example:"
+    if not found:
+        return f"no {what} among the newest {MOST_LOOKED}"
+    return f"at least {count} {what} among the newest {MOST_LOOKED}, for example:"
 
 
 def watched(work: Callable[[Watcher], Operation]) -> Operation:

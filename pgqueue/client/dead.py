@@ -9,12 +9,12 @@ from pgqueue.client.actor import who
 from pgqueue.client.bulk import check_changes, check_kind, check_reason, edited_args
 from pgqueue.client.operations import OperationOptions, OperationVerbs
 from pgqueue.client.settings import check_before, check_limit
-from pgqueue.client.steps import Steps, all_or_nothing, verb
+from pgqueue.client.steps import Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
-from pgqueue.queries.chosen import MOST_PREVIEWED, Candidate, Chosen
+from pgqueue.queries.chosen import MOST_PREVIEWED, Candidate, Preview
 from pgqueue.queries.dead import DeadGroup, DeadQueries
 from pgqueue.queries.operations import Operation
 
@@ -65,10 +65,14 @@ class DeadLetters(OperationVerbs):
     alist = list.twin  # noqa: A003  # the verb above
 
     @verb
-    def preview(self, chosen: DeadFilter, limit: int = MOST_PREVIEWED + 1) -> Steps[builtins.list[Chosen]]:
-        """Return the dead letters that `redrive` or `discard` would take now, the lowest id first, up to `limit`."""
+    def preview(self, chosen: DeadFilter, limit: int = MOST_PREVIEWED + 1) -> Steps[Preview]:
+        """Return the dead letters that `redrive` or `discard` would take now, the lowest id first, up to `limit`.
+
+        It looks at the newest 200,000. Where there are more, `unseen_below` of the preview says below which id it did
+        not look, and `notice` says it in words. The verb itself looks at all.
+        """
         check_kind(chosen, DeadFilter)
-        found: builtins.list[Chosen] = yield self._app.queries.chosen.preview("redrive", 0, chosen, check_limit(limit))
+        found: Preview = yield Transaction(self._previewed("redrive", chosen, check_limit(limit)))
         return found
 
     apreview = preview.twin

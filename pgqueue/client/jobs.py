@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from pgqueue.client.bulk import KINDS, check_filter, check_kind, check_options, sealed_changes
+from pgqueue.client.bulk import check_filter, check_kind, check_options, sealed_changes
 from pgqueue.client.changes import EditOptions, check_edit
 from pgqueue.client.operations import OperationOptions, OperationVerbs
 from pgqueue.client.settings import check_before, check_limit
@@ -13,7 +13,7 @@ from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.listed import ListedJobs
-from pgqueue.queries.chosen import MOST_PREVIEWED, Chosen
+from pgqueue.queries.chosen import MOST_PREVIEWED, Preview
 from pgqueue.queries.operations import Operation
 
 
@@ -64,16 +64,19 @@ class Jobs(OperationVerbs):
     @verb
     def preview(
         self, kind: str, chosen: JobFilter, limit: int = MOST_PREVIEWED + 1, *, priority: int | None = None
-    ) -> Steps[builtins.list[Chosen]]:
-        """Return the jobs that a verb (`cancel`, `retry`, `promote` or `edit`) would take now, up to `limit`."""
+    ) -> Steps[Preview]:
+        """Return the jobs that a verb (`cancel`, `retry`, `promote` or `edit`) would take now, up to `limit`.
+
+        It looks at the newest 200,000 jobs: that have not ended, for `retry` also of the dead letters and of those that
+        have ended. Where there are more, `unseen_below` of the preview says below which id not all were looked at, and
+        `notice` says it in words. The verb itself looks at all.
+        """
         if kind not in ("cancel", "retry", "promote", "edit"):
             raise InvalidOption(f"kind={kind!r:.100} cannot be previewed: give cancel, retry, promote or edit")
         check_filter(kind, chosen)
         check_limit(limit)
         check_options({"priority": priority})
-        found: builtins.list[Chosen] = []
-        for place in KINDS[kind].places(chosen):
-            found += yield self._app.queries.chosen.preview(kind, place, chosen, limit - len(found), priority)
+        found: Preview = yield Transaction(self._previewed(kind, chosen, limit, priority))
         return found
 
     apreview = preview.twin

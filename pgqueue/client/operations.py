@@ -13,7 +13,7 @@ from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import sleep
-from pgqueue.queries.chosen import Batch
+from pgqueue.queries.chosen import Batch, Chosen, Page, Preview
 from pgqueue.queries.operations import Moved, Operation
 
 BATCH = 500
@@ -86,6 +86,17 @@ class OperationVerbs:
     def __init__(self, app: AppParts, conn: object = OWN_CONNECTION) -> None:
         self._app = app
         self._runner = StepRunner(app, conn)
+
+    def _previewed(self, kind: str, chosen: Filter, limit: int, priority: int | None = None) -> Steps[Preview]:
+        """Read the jobs that a verb would take, of the newest in each place. What ids name is looked at wherever."""
+        if not self._runner.borrows:  # a setting of the transaction, and the caller's would keep it
+            yield self._app.queries.jobs.prefer_indexes()
+        queries, found, unseen = self._app.queries.chosen, list[Chosen](), list[int]()
+        for place in KINDS[kind].places(chosen):
+            below: int | None = None if chosen.ids is not None else (yield queries.unseen(kind, place))
+            found += yield queries.preview(kind, place, chosen, Page(limit - len(found), below), priority)
+            unseen += [] if below is None else [below]
+        return Preview(found, max(unseen, default=None))
 
     def _operate(
         self, kind: str, chosen: Filter, how: Mapping[str, Any], options: OperationOptions

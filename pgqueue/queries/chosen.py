@@ -1,12 +1,13 @@
 """Jobs that a filter means for a verb: previews for people, and batches for operations. Both are made of one text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job_filter import Filter
-from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
+from pgqueue.queries.jobs.list import MOST_LOOKED, UNSEEN
 from pgqueue.queries.operations import Operation
 
 MOST_PREVIEWED = 10_000
@@ -58,12 +59,15 @@ PLACES: dict[str, tuple[Place, ...]] = {
     ),
 }
 
-# Read the jobs that a verb would take, up to `limit`, from the lowest id on. Asked by hand: it walks along the primary
-# key until it has found enough.
+# Read the jobs that a verb would take, up to `limit`, from the lowest id on that is looked at: UNSEEN has found it, so
+# that about `looked` jobs lie above. By primary key. The bound stands beneath the filter: beside it, a filter that
+# nothing fits read ten million jobs before anybody was asked, or all that are pending by another index.
 _PREVIEW: LiteralString = """
-select j.id, j.task::text, j.queue::text, {phase}, j.created_at::timestamptz, {words} from {s}.{table} j
-where (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[])) and {takes}
-order by j.id limit %(limit)s::int"""
+select j.id, j.task::text, j.queue::text, {phase}, j.created_at::timestamptz, {words} from (
+    select * from {s}.{table} w
+    where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+    order by w.id limit %(looked)s::int) as j
+where {takes} order by j.id limit %(limit)s::int"""
 
 # Lock the next jobs that a verb takes. `reached` is the last id looked at, null at the end of the table. SKIP LOCKED:
 # a job that an open transaction holds (an application that forgot to commit, a worker that resolves it now) must not
@@ -108,6 +112,7 @@ PREVIEWS = {
     kind: [_of(_PREVIEW, place, phase=place.phase, words=place.words) for place in places]
     for kind, places in PLACES.items()
 }
+UNSEENS = {kind: [fill(UNSEEN, table=place.table) for place in places] for kind, places in PLACES.items()}
 NEXT_BATCHES = {kind: [_of(_NEXT_BATCH, place) for place in places] for kind, places in PLACES.items()}
 
 
@@ -120,6 +125,34 @@ class Chosen(NamedTuple):
     phase: str
     created_at: datetime
     words: str | None
+
+
+class Preview(list[Chosen]):
+    """The jobs that a verb would take now, the lowest id first, and below which id not all jobs were looked at.
+
+    `unseen_below` is None where all were looked at.
+    """
+
+    def __init__(self, jobs: Iterable[Chosen], unseen_below: int | None = None) -> None:
+        super().__init__(jobs)
+        self.unseen_below = unseen_below
+
+    @property
+    def notice(self) -> str | None:
+        """The sentence that says so, None if all jobs were looked at."""
+        if self.unseen_below is None:
+            return None
+        return (
+            f"jobs with ids below {self.unseen_below} were not all looked at, and more of them may fit:"
+            " the operation itself looks at all, the lowest ids first"
+        )
+
+
+class Page(NamedTuple):
+    """How many jobs a preview returns at most, and below which id it looks at none."""
+
+    limit: int = MOST_PREVIEWED + 1
+    unseen_below: int | None = None
 
 
 class Candidate(NamedTuple):
@@ -142,11 +175,17 @@ class Batch(NamedTuple):
 class ChosenQueries(Statements):
     """Jobs that a filter means for a verb."""
 
+    def unseen(self, kind: str, place: int) -> Query[int | None]:
+        """Tell below which id a preview of this place does not look; None if it looks at all jobs."""
+        return Query(self._sql(UNSEENS[kind][place]), first_value, {"before": None, "looked": MOST_LOOKED})
+
     def preview(
-        self, kind: str, place: int, chosen: Filter, limit: int = MOST_PREVIEWED + 1, priority: int | None = None
+        self, kind: str, place: int, chosen: Filter, page: Page, priority: int | None = None
     ) -> Query[list[Chosen]]:
-        """Read the jobs of one place that a verb would take, up to `limit`."""
-        params = parameters(chosen) | {"limit": limit, "started_at": None}
+        """Read the jobs of one place that a verb would take, of those that are looked at."""
+        params = parameters(chosen) | {"limit": page.limit, "started_at": None}
+        params["unseen_below"] = page.unseen_below or 0
+        params["looked"] = MOST_LOOKED if chosen.ids is None else len(chosen.ids)
         if kind == "promote":
             params["priority"] = priority
         return Query(self._sql(PREVIEWS[kind][place]), lambda rows: [Chosen(*row) for row in rows], params)

@@ -15,6 +15,7 @@ from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Query
+from pgqueue.queries.chosen import Page
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -111,6 +112,12 @@ def job_scans(plan: Node) -> set[str]:
     return {n.get("Index Name", n["Node Type"]) for n in reads if n["Node Type"] != "Bitmap Heap Scan"}
 
 
+def rows_read(plan: Node) -> int:
+    """Return how many rows of job_live were read, also those that a filter removed."""
+    scans = [n for n in nodes(plan) if n.get("Relation Name") == "job_live"]
+    return int(sum((n["Actual Rows"] + n.get("Rows Removed by Filter", 0)) * n["Actual Loops"] for n in scans))
+
+
 def sorted_rows(plan: Node) -> int:
     """Return the most rows that any sort received."""
     sorts = [n for n in nodes(plan) if "Sort" in n["Node Type"]]
@@ -173,9 +180,27 @@ def test_a_list_that_nothing_fits_looks_at_a_bounded_number_of_jobs(
         with psycopg.connect(dsn) as conn:
             db.run(conn, QUERIES.jobs.prefer_indexes())
             plan = explain(conn, QUERIES.jobs.list(nobody, None, 20), generic=generic)
-            read = sum(n["Actual Rows"] * n["Actual Loops"] + n.get("Rows Removed by Filter", 0) * n["Actual Loops"]
-                       for n in nodes(plan) if n.get("Relation Name") == "job_live")  # fmt: skip
-            assert read <= 20_100, statistics  # 10,001 of the kind, and as many probes or 5,000 of the newest
+            assert rows_read(plan) <= 20_100, statistics  # 10,001 of the kind, and as many or 5,000 again
+            conn.rollback()
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize("kind", ["cancel", "retry", "promote", "edit"])
+def test_a_preview_that_nothing_fits_looks_at_a_bounded_number_of_jobs(
+    backlogs: dict[str, str], monkeypatch: pytest.MonkeyPatch, kind: str, generic: bool
+) -> None:
+    monkeypatch.setattr("pgqueue.queries.chosen.MOST_LOOKED", 5000)
+    for statistics, dsn in backlogs.items():
+        with psycopg.connect(dsn) as conn:
+            db.run(conn, QUERIES.jobs.prefer_indexes())
+            page = Page(20, db.run(conn, QUERIES.chosen.unseen(kind, 0)))
+            assert page.unseen_below is not None
+            for query, most in (
+                (QUERIES.chosen.unseen(kind, 0), 5001),
+                (QUERIES.chosen.preview(kind, 0, JobFilter(task="nobody"), page), 5000),
+            ):
+                assert rows_read(explain(conn, query, generic=generic)) == most, statistics
+                conn.execute("deallocate explained")
             conn.rollback()
 
 

@@ -20,7 +20,7 @@ from pgqueue.jobs.retention import RetentionRule
 from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
-from pgqueue.queries.chosen import PLACES
+from pgqueue.queries.chosen import PLACES, Page
 from pgqueue.queries.jobs.change import Edit
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.operations import Moved, Operation
@@ -197,8 +197,13 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "activity.rates": lambda q: q.activity.rates(100),
     **{
         f"chosen.preview {kind} {place}": lambda q, kind=kind, place=place: q.chosen.preview(
-            kind, place, CHOSEN if kind in ("redrive", "discard") else JOBS
+            kind, place, CHOSEN if kind in ("redrive", "discard") else JOBS, Page()
         )
+        for kind, places in PLACES.items()
+        for place in range(len(places))
+    },
+    **{
+        f"chosen.unseen {kind} {place}": lambda q, kind=kind, place=place: q.chosen.unseen(kind, place)
         for kind, places in PLACES.items()
         for place in range(len(places))
     },

@@ -74,7 +74,7 @@ _FEW_SCHEDULED: LiteralString = """
     where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001"""
 
 # Tell below which id a list did not look, null if it has looked at all: the bound of _NEWEST, counted again.
-_UNSEEN: LiteralString = """
+UNSEEN: LiteralString = """
 select (select w.id + 1 from {s}.{table} w
         where %(before)s::bigint is null or w.id < %(before)s
         order by w.id desc offset %(looked)s::int limit 1)"""
@@ -87,14 +87,14 @@ select case when (select count(*) from few) > 10000 then ({unseen}) end"""
 
 def _of_table(table: LiteralString, kind: LiteralString = "true") -> tuple[LiteralString, LiteralString]:
     picked = fill(_OF_TABLE, newest=fill(_NEWEST, table=table), kind=kind, filters=_FILTERS)
-    return fill(_LIST, picked=picked), fill(_UNSEEN, table=table)
+    return fill(_LIST, picked=picked), fill(UNSEEN, table=table)
 
 
 def _of_kind(
     kind: LiteralString, few: LiteralString, recursive: LiteralString = ""
 ) -> tuple[LiteralString, LiteralString]:
     picked = fill(_OF_KIND, few=few, kind=kind, newest=fill(_NEWEST, table="job_live"), filters=_FILTERS)
-    unseen = fill(_UNSEEN_OF_KIND, recursive=recursive, few=few, unseen=fill(_UNSEEN, table="job_live"))
+    unseen = fill(_UNSEEN_OF_KIND, recursive=recursive, few=few, unseen=fill(UNSEEN, table="job_live"))
     return fill(_LIST, picked=recursive + picked), unseen
 
 

@@ -1,5 +1,8 @@
-select j.id, j.task::text, j.queue::text, 'failed', j.created_at::timestamptz, coalesce(j.error ->> 'type'::text, j.reason) from "pgqueue".dead_letter j
-where (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[])) and (%(started_at)s::timestamptz is null or j.failed_at <= %(started_at)s::timestamptz) and (%(task)s::text is null or j.task::text like %(task)s::text)
+select j.id, j.task::text, j.queue::text, 'failed', j.created_at::timestamptz, coalesce(j.error ->> 'type'::text, j.reason) from (
+    select * from "pgqueue".dead_letter w
+    where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
+    order by w.id limit %(looked)s::int) as j
+where (%(started_at)s::timestamptz is null or j.failed_at <= %(started_at)s::timestamptz) and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.failed_at >= %(since)s::timestamptz)
@@ -9,5 +12,4 @@ where (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[])) and (%(starte
          or substring(j.error ->> 'type'::text, '[^.]*$'::text) = %(error)s::text)
     and (%(group)s::text is null or coalesce(j.fingerprint,
         case when j.reason = 'crashed' then 'crashed '::text || j.task::text
-        else 'class '::text || coalesce(j.error ->> 'type'::text, j.reason) end) = %(group)s::text)
-order by j.id limit %(limit)s::int
+        else 'class '::text || coalesce(j.error ->> 'type'::text, j.reason) end) = %(group)s::text) order by j.id limit %(limit)s::int
