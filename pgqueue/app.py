@@ -14,6 +14,7 @@ from pgqueue.client.dead import DeadLetters
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.jobs import Jobs
+from pgqueue.client.operation_hooks import OperationHook
 from pgqueue.client.operations import Operations
 from pgqueue.client.pruning import Pruning
 from pgqueue.client.queues import Queues
@@ -129,6 +130,7 @@ class App(WaitVerbs, OperatorVerbs):
         self.middlewares: list[Middleware] = []
         self.attempt_hooks = AttemptHooks()
         self.enqueue_hooks = EnqueueHooks()
+        self.operation_hooks: list[OperationHook] = []
         self.own_work_starters: list[Callable[[], None]] = []  # in a process, before what is not a task's
         self.is_instrumented = False
         self.child_starters: list[Callable[[], None]] = []

@@ -5,6 +5,7 @@ from typing import Protocol
 from pgqueue.client.backend import Backend
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHooks
+from pgqueue.client.operation_hooks import OperationHook
 from pgqueue.client.waiting import Waits
 from pgqueue.events import Listeners
 from pgqueue.queries import Queries
@@ -18,6 +19,7 @@ class AppParts(Protocol):
     tasks: Tasks
     listeners: Listeners
     enqueue_hooks: EnqueueHooks
+    operation_hooks: list[OperationHook]
     queue: str
     max_attempts: int
     retention: dict[str, int | None]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import KINDS, Kind, Work, check_filter, check_options, read_filter, read_options, takes
+from pgqueue.client.operation_hooks import BRINGING_BACK, hooked
 from pgqueue.client.settings import check_limit
 from pgqueue.client.steps import OWN_CONNECTION, Ask, StepRunner, Steps, Transaction, verb
 from pgqueue.config import check_name
@@ -102,6 +103,12 @@ class OperationVerbs:
         self, kind: str, chosen: Filter, how: Mapping[str, Any], options: OperationOptions
     ) -> Steps[Operation]:
         """Insert the row of an operation and work on it: in batches that commit, or in the caller's transaction."""
+        steps, hooks = self._begin_and_work(kind, chosen, how, options), self._app.operation_hooks
+        return (yield from hooked(hooks, steps) if hooks and kind in BRINGING_BACK else steps)
+
+    def _begin_and_work(
+        self, kind: str, chosen: Filter, how: Mapping[str, Any], options: OperationOptions
+    ) -> Steps[Operation]:
         check_filter(kind, chosen)
         given = check_options({**how, "limit": options.get("limit")})
         actor, via = who(options.get("by")), check_name("via", options.get("via", "python"))

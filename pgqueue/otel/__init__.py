@@ -64,6 +64,7 @@ def instrument(
     tracing = Tracing(app, tracer, meters, relation, within)
     tracing.record_errors = app.codec is None if record_errors is None else record_errors
     app.around_enqueue(tracing.around_enqueue)
+    app.operation_hooks.append(tracing.around_redrive)
     app.around_attempt(tracing.around_attempt)
     app.own_work_starters.append(suppress)
     logs.add_facts(active_trace)

@@ -24,6 +24,7 @@ ERROR_TYPE: Final = "error.type"
 PGQUEUE: Final = "pgqueue"
 SEND: Final = "send"
 PROCESS: Final = "process"
+REDRIVE: Final = "redrive"
 
 # Attributes of our own
 TASK: Final = "pgqueue.task"
@@ -31,6 +32,7 @@ ATTEMPT: Final = "pgqueue.attempt"
 MAX_ATTEMPTS: Final = "pgqueue.max_attempts"
 OUTCOME: Final = "pgqueue.outcome"
 WAIT_SECONDS: Final = "pgqueue.wait_seconds"
+OPERATION: Final = "pgqueue.operation"
 SCHEDULE: Final = "pgqueue.schedule"
 
 # Metrics of the conventions, and the recommended boundaries of their histograms

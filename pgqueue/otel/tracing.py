@@ -14,9 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.app import App
 from pgqueue.client.enqueue_hooks import EnqueueCall, OnEnqueueEnd
+from pgqueue.client.operation_hooks import OnOperationEnd
 from pgqueue.errors import ConfigError
 from pgqueue.otel import names
 from pgqueue.otel.meters import Meters
+from pgqueue.queries.operations import Operation
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.hooks import AttemptEnd, OnAttemptEnd
 
@@ -127,6 +129,20 @@ class Tracing:
 
         return end
 
+    def around_redrive(self) -> OnOperationEnd:
+        """Begin the span of a verb that brings many jobs back. The jobs keep the context of their enqueueing."""
+        about = self._everywhere() | {names.OPERATION_NAME: names.REDRIVE, names.OPERATION_TYPE: names.SEND}
+        span = self._tracer.start_span(names.REDRIVE, kind=SpanKind.PRODUCER, attributes=about)
+
+        def end(done: Operation | None, error: BaseException | None) -> None:
+            if done is not None:
+                span.set_attributes({names.MESSAGE_COUNT: done.done, names.OPERATION: done.id})
+            if error is not None:
+                self._fail(span, error)
+            span.end()
+
+        return end
+
     def around_attempt(self, job: Context) -> OnAttemptEnd:
         """Begin the span of a run, which is active while the task runs."""
         enqueued, inside, links = _enqueued(job), ROOT, None
@@ -175,9 +191,12 @@ class Tracing:
         return known
 
     def _shared(self, queue: str) -> Known:
+        return self._everywhere() | {names.DESTINATION: queue}
+
+    def _everywhere(self) -> Known:
         if self._server is None:
             self._server = _server_of(self._app)
-        return {names.SYSTEM: names.PGQUEUE, names.DESTINATION: queue, **self._server}
+        return {names.SYSTEM: names.PGQUEUE, **self._server}
 
     def _fail(self, span: Span, error: BaseException) -> None:
         span.set_attribute(names.ERROR_TYPE, _type_of(error))

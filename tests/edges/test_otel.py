@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from pgqueue import App, DuplicateJob, InvalidOption, Unique
+from pgqueue import App, DeadFilter, DuplicateJob, InvalidOption, JobFilter, Unique
 from pgqueue.codecs import AESGCM
 from pgqueue.otel import instrument, names
 from pgqueue.otel.tracing import RunAttributes
@@ -345,6 +345,51 @@ def test_a_tick_that_fires_is_a_root_span_and_its_job_is_the_child(
         (trace.SpanKind.PRODUCER, None, "nightly")
     ] * 2
     assert sorted(run.parent.span_id for run in runs if run.parent) == sorted(f.context.span_id for f in fires)
+
+
+@pytest.mark.parametrize("verb", ["redrive", "retry"])
+def test_a_redrive_is_one_span_and_a_later_run_is_a_root_with_a_link_to_the_enqueueing(
+    app: App, conn: Conn, local: TracerProvider, memory: InMemorySpanExporter, verb: str
+) -> None:
+    instrument(app, tracer_provider=local)
+    failing = True
+
+    @app.task(name="t", max_attempts=1)
+    def t() -> None:
+        if failing:
+            raise ValueError
+
+    t.using(conn).enqueue_many([{}, {}])
+    drain(app, conn)
+    conn.execute("update pgqueue.dead_letter set created_at = created_at - interval '301 s'")
+    failing = False
+    if verb == "redrive":
+        done = app.dead.redrive(DeadFilter(task="t"))
+    else:
+        done = asyncio.run(app.jobs.aretry(JobFilter(task="t")))
+    drain(app, conn)
+    enqueued, _, _, redriven, *runs = memory.get_finished_spans()
+    assert (redriven.name, redriven.kind, redriven.parent) == ("redrive", trace.SpanKind.PRODUCER, None)
+    known = {name: value for name, value in (redriven.attributes or {}).items() if not name.startswith("server.")}
+    assert known == {
+        "messaging.system": "pgqueue",
+        "messaging.operation.name": "redrive",
+        "messaging.operation.type": "send",
+        "messaging.batch.message_count": 2,
+        "pgqueue.operation": done.id,
+    }
+    assert [(run.name, run.parent) for run in runs] == [("process t", None)] * 2
+    assert [[link.context.span_id for link in run.links] for run in runs] == [[enqueued.context.span_id]] * 2
+
+
+def test_a_redrive_that_is_refused_is_a_span_that_failed(
+    app: App, local: TracerProvider, memory: InMemorySpanExporter
+) -> None:
+    instrument(app, tracer_provider=local)
+    with pytest.raises(InvalidOption, match="without a filter"):
+        app.dead.redrive(DeadFilter())
+    (span,) = memory.get_finished_spans()
+    assert (span.attributes or {})["error.type"] == "pgqueue.errors.InvalidOption"
 
 
 # In a process of its own, for an instrumented psycopg does not become quite as before.
