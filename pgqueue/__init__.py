@@ -49,7 +49,7 @@ from pgqueue.errors import (
     WrongState,
 )
 from pgqueue.jobs.dead_filter import DeadFilter
-from pgqueue.jobs.job import Attempt, Job, JobState
+from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.retention import Retention
@@ -107,6 +107,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "NotMigrated",
+    "Note",
     "OlderReleaseRuns",
     "PgqueueError",
     "QueueFull",

@@ -9,7 +9,7 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import AtMost, By, DryRun, Yes, ask, filtered, print_operation, read_values, watched
-from pgqueue.cli.jobs import print_dead, print_job, show_job
+from pgqueue.cli.jobs import note_line, print_dead, print_job, show_job
 from pgqueue.cli.options import Before, Limit
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -19,7 +19,7 @@ from pgqueue.queries.operations import Operation
 from pgqueue.timing import UNITS
 
 dead_cli = typer.Typer(
-    help="Dead letters, jobs that failed for good: see, redrive, edit, discard.", no_args_is_help=True
+    help="Dead letters, jobs that failed for good: see, redrive, edit, annotate, discard.", no_args_is_help=True
 )
 
 
@@ -111,3 +111,18 @@ def edit(
         return edited
     call.app.dead.redrive(DeadFilter(ids=[job_id]), by=by, via="cli")
     return call.app.get(job_id)
+
+
+def _print_annotated(job: Job) -> None:
+    output.say(f"job {job.id} {job.task}: {note_line(job.notes[-1])}")
+
+
+@command(dead_cli, "annotate", _print_annotated)
+def annotate(
+    call: Call,
+    job_id: Annotated[int, typer.Argument(help="The job's id.")],
+    text: Annotated[str, typer.Argument(help="What the next one who looks at it should know.")],
+    by: By = None,
+) -> Job:
+    """Put a note on a dead letter. It stays as long as the dead letter does, and goes with the job that comes back."""
+    return call.app.dead.annotate(job_id, text, by=by)

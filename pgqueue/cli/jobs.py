@@ -12,8 +12,9 @@ from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import filtered
 from pgqueue.cli.options import Before, Limit, TaskArgs, TaskName, read_arguments
 from pgqueue.errors import InvalidOption
-from pgqueue.jobs.job import Attempt, Job
+from pgqueue.jobs.job import Attempt, Job, Note
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.printable import one_line
 from pgqueue.queries.workers import Located
 
 jobs_cli = typer.Typer(help="Jobs: list, show, wait, why; cancel, retry, promote, edit.", no_args_is_help=True)
@@ -95,7 +96,7 @@ class ShownJob:
 
 
 def print_job(shown: ShownJob) -> None:
-    """Print a job, its attempts, and the traceback of its last error."""
+    """Print a job, the notes on it, its attempts, and the traceback of its last error."""
     job = shown.job
     names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
     if_any = ("headers", "crash_count", "waits_for", "finished_at", "reason", "result", "error")
@@ -103,6 +104,8 @@ def print_job(shown: ShownJob) -> None:
     facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
     facts |= {name: getattr(job, name) for name in if_any if getattr(job, name)}
     output.print_facts(f"job {job.id}", facts)
+    for note in job.notes:
+        output.console.print(note_line(note), soft_wrap=True)
     columns = ("attempt", "started at", "took", "then", "why", "error", "worker")
     rows = [(*_attempt_row(attempt), _worker(attempt, shown.workers)) for attempt in job.attempts]
     output.print_table("attempts", columns, rows)
@@ -110,6 +113,11 @@ def print_job(shown: ShownJob) -> None:
     if failed and failed[-1].error:
         output.console.print(f"traceback of attempt {failed[-1].number}", style="bold")
         output.console.print(failed[-1].error.traceback)
+
+
+def note_line(note: Note) -> str:
+    """Return a note on a dead letter, in one line."""
+    return one_line(f"note of {output.cell(note.at)} by {note.by}: {note.text}")
 
 
 def show_job(call: Call, job_id: JobId) -> ShownJob:

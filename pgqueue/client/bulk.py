@@ -193,9 +193,14 @@ def check_options(given: Options) -> dict[str, Any]:
 
 def check_reason(reason: object) -> str:
     """Return the reason of an end. Raises InvalidOption unless it is a text of 1 to 1000 characters."""
-    if not isinstance(reason, str) or not is_storable(reason) or not 1 <= len(reason) <= 1000:
-        raise InvalidOption(f"reason={reason!r:.100} cannot be used: give a text of 1 to 1000 characters")
-    return reason
+    return check_text("reason", reason)
+
+
+def check_text(name: str, given: object) -> str:
+    """Return what somebody wrote. Raises InvalidOption unless it is a text of 1 to 1000 characters, without NUL."""
+    if not isinstance(given, str) or not is_storable(given) or not 1 <= len(given) <= 1000:
+        raise InvalidOption(f"{name}={given!r:.100} cannot be used: give a text of 1 to 1000 characters")
+    return given
 
 
 def _check_rate(rate: object) -> float:

@@ -1,4 +1,4 @@
-"""Dead letters as operators use them: seen in groups, brought back, edited, discarded."""
+"""Dead letters as operators use them: seen in groups, brought back, edited, annotated, discarded."""
 
 import builtins
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Unpack
 
 from pgqueue.client.actor import who
-from pgqueue.client.bulk import check_changes, check_kind, check_reason, edited_args
+from pgqueue.client.bulk import check_changes, check_kind, check_reason, check_text, edited_args
 from pgqueue.client.operations import OperationOptions, OperationVerbs
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, Transaction, all_or_nothing, verb
@@ -116,3 +116,20 @@ class DeadLetters(OperationVerbs):
         return job
 
     aedit = edit.twin
+
+    @verb
+    @all_or_nothing
+    def annotate(self, job_id: int, text: str, *, by: str | None = None) -> Steps[Job]:
+        """Put a note on a dead letter, for whoever looks at it next: `Job.notes` and `pgqueue dead show` have it.
+
+        The newest 20 notes stay as long as the dead letter does, and go with the job when it is redriven or discarded.
+        They are not encrypted. Raises UnknownJob if there is no dead letter with this id, InvalidOption unless the note
+        has 1 to 1000 characters that Postgres can store.
+        """
+        annotated: int = yield self._queries.annotate(possible_id(job_id), check_text("text", text), who(by))
+        if not annotated:
+            raise UnknownJob(f"there is no dead letter {job_id}")
+        job: Job = yield self._app.queries.jobs.get(job_id)
+        return job
+
+    aannotate = annotate.twin

@@ -116,6 +116,15 @@ class Attempt:
     worker_id: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What somebody has noted on a dead letter: when, by the database's clock, who, and the text."""
+
+    at: datetime
+    by: str
+    text: str
+
+
 class Handle(Protocol):
     """Waits for the end of a job, in the app from which the job came."""
 
@@ -131,7 +140,8 @@ class Job:
     `retrying` after an attempt. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`;
     `cancel_requested_at` is when somebody asked to cancel a running job. `headers` are what its task reads as
     `ctx.headers`: those given to `using(headers=…)`, what hooks added, and the schedule, tick, expiry and idempotency
-    key of a job that has them; do not change them.
+    key of a job that has them; do not change them. `notes` are those that people put on it when it was a dead letter,
+    the newest last.
     `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
     if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
     serves `wait`.
@@ -160,6 +170,7 @@ class Job:
     progress: dict[str, Any] | None = None
     cancel_requested_at: datetime | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
     handle: Handle | None = field(default=None, repr=False, compare=False)

@@ -104,6 +104,32 @@ with edited as (
 select count(*) from edited"""
 
 
+MOST_NOTES = 20
+
+# Put a note on a dead letter, in its header `$notes`, and log who did. The header is an array, the newest note last, of
+# which the newest stay; anything else, which SQL may have written there, goes. By primary key; the one writes after the
+# other, and of a dead letter that is gone by then nothing comes back. The array is made in the update itself, from the
+# row as it is once it is locked: the naive form, which reads the notes first, loses one of two that come together, as
+# does `now()`, by which the later note may be the older one, where clock_timestamp() is read behind the lock.
+ANNOTATE_DEAD: LiteralString = """
+with annotated as (
+    update {s}.dead_letter d
+    set headers = d.headers::jsonb || jsonb_build_object('$notes'::text, (
+        select coalesce(jsonb_agg(newest.note order by newest.ord), '[]'::jsonb) from (
+            select note, ord from jsonb_array_elements(
+                case when jsonb_typeof(d.headers::jsonb -> '$notes'::text) = 'array'
+                     then d.headers::jsonb -> '$notes'::text else '[]' end) with ordinality as old(note, ord)
+            order by ord desc limit %(most)s::int - 1) as newest
+        ) || jsonb_build_array(jsonb_build_object(
+            'at'::text, clock_timestamp(), 'by'::text, %(by)s::text, 'text'::text, %(text)s::text)))
+    where d.id = %(id)s::bigint returning d.id, d.attempt, d.lease
+), logged as (
+    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
+    select id, 'failed', 'failed', attempt, lease, %(reason)s::text from annotated
+)
+select count(*) from annotated"""
+
+
 class DeadGroup(NamedTuple):
     """Dead letters whose errors have one cause, as far as their fingerprint tells."""
 
@@ -149,6 +175,11 @@ class DeadQueries(Statements):
     def edit(self, job: int, args: str, reason: str) -> Query[None]:
         """Change the arguments of a dead letter."""
         return Query(self._sql(EDIT_DEAD), nothing, {"id": job, "args": args, "reason": reason})
+
+    def annotate(self, job: int, text: str, by: str) -> Query[int]:
+        """Put a note on a dead letter; returns 0 if there is none with this id."""
+        params = {"id": job, "text": text, "by": by, "reason": f"annotated by {by}", "most": MOST_NOTES}
+        return Query(self._sql(ANNOTATE_DEAD), first_value, params)
 
     def _job(self, row: Row) -> Job:
         return read_job(row) if self.codec is None else open_job(self.codec, read_job(row))

@@ -20,7 +20,9 @@ MAX_CRASH_LIMIT = 1_000_000
 # job, with the id of the dead letter.
 DEAD_LETTER_TASK = "$dead_letter_task"
 DEAD_LETTER = "$dead_letter"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER})
+# The header with the notes that people put on a dead letter.
+NOTES = "$notes"
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.

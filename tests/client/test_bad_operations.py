@@ -111,6 +111,7 @@ def test_an_operation_and_a_dead_letter_are_named_by_ids(app: App, conn: psycopg
         for verb in (app.operations.get, app.operations.stop, app.operations.resume):
             refused(conn, "operation", verb, given)
         refused(conn, "job" if type(given) is not int or given > 0 else "dead letter", app.dead.edit, given, {"n": 1})
+        refused(conn, "job" if type(given) is not int or given > 0 else "dead letter", app.dead.annotate, given, "x")
 
 
 def test_changes_are_names_with_values(app: App, conn: psycopg.Connection[Any]) -> None:

@@ -133,3 +133,28 @@ def test_groups_and_operations_are_tables_and_json(run: Commands, conn: Conn) ->
     assert "1 done" in run("operations", "show", str(operation["id"])).stdout
     assert "redrive" in run("operations", "list").stdout
     assert run("dead", "show", "2").exit_code == 0
+
+
+def test_a_note_is_shown_in_one_line_that_acts_on_nothing(run: Commands, conn: Conn) -> None:
+    add_dead(conn, 1)
+    noted = run("dead", "annotate", "1", "asked \x1b[2J\nthe\u202e bank", "--by", "alice")
+    assert noted.exit_code == 0
+    assert "job 1 t: note of " in noted.stderr
+    assert noted.stderr.count("\n") == 1
+    for shown in (noted.stderr, run("dead", "show", "1").stdout, run("jobs", "show", "1").stdout):
+        (line,) = [line for line in shown.splitlines() if "note of " in line]
+        assert line.endswith(r" by alice: asked \x1b[2J\nthe\u202e bank")
+    long = run.data("dead", "annotate", "1", "x" * 999)
+    for found in (long, run.data("dead", "show", "1"), run.data("dead", "list", "--task", "t")[0]):
+        assert [note["text"] for note in found["notes"]] == ["asked \x1b[2J\nthe\u202e bank", "x" * 999]
+        assert (found["notes"][0]["by"], found["headers"]) == ("alice", {})
+    assert "x" * 999 in run("dead", "show", "1").stdout
+
+
+@pytest.mark.parametrize(("args", "words"), [(("1", ""), "1 to 1000"), (("99", "x"), "no dead letter 99")])
+def test_a_note_that_cannot_be_kept_is_refused(run: Commands, conn: Conn, args: tuple[str, ...], words: str) -> None:
+    add_dead(conn, 1)
+    done = run("dead", "annotate", *args)
+    assert done.exit_code != 0
+    assert words in str(done.exception)
+    assert run.data("dead", "show", "1")["notes"] == []

@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, DeadFilter, NotAllowed, Unique, db, migrate
+from pgqueue.roles.granted import granted
 from pgqueue.scheduler.process import Scheduler
 from pgqueue.scheduler.settings import SchedulerSettings
 from tests.client.test_dead import add_dead
@@ -242,6 +243,7 @@ def test_an_operator_redrives_discards_edits_cancels_and_pauses(installed: Insta
     with closing(app):
         assert [group.jobs for group in app.dead.groups()] == [4]
         app.dead.edit(11, {"n": 2})
+        assert len(app.dead.annotate(11, "known").notes) == 1
         assert app.dead.redrive(DeadFilter(ids=[11])).done == 1
         assert app.dead.discard(DeadFilter(ids=[12]), reason="gone").done == 1
         app.cancel(11)
@@ -300,3 +302,19 @@ def test_metrics_are_numbers_alone(installed: Installed) -> None:
             metrics.execute(f"select * from pgqueue.{view}".encode())
     refused(installed.member("metrics"), "select * from pgqueue.job_status", "select * from pgqueue.job_history")
     refused(installed.member("reader"), "select * from pgqueue.job", "select args from pgqueue.dead_letter")
+
+
+def test_a_reader_cannot_read_the_notes_on_dead_letters(installed: Installed, conn: Conn) -> None:
+    add_dead(conn, 11, args='{"n": 1}')
+    with closing(installed.app("operator")) as app:
+        app.dead.annotate(11, "kumquat")
+    readable = [grant.object for grant in granted() if grant.role == "reader" and grant.kind == "table"]
+    with psycopg.connect(installed.member("reader"), autocommit=True) as own:
+        rows = [
+            str(row)
+            for name in readable
+            for row in own.execute(sql.SQL("select v::text from {} as v").format(sql.Identifier("pgqueue", name)))
+        ]
+    assert any("annotated by" in row for row in rows)
+    assert not any("kumquat" in row for row in rows)
+    refused(installed.member("reader"), "select headers from pgqueue.dead_letter")

@@ -177,6 +177,7 @@ EXEMPT = {
             "operations.list",
             "dead.lock_dead",
             "dead.edit",
+            "dead.annotate",
             "dead.redrive",
             "dead.discard",
         ],

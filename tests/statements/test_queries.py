@@ -220,6 +220,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "dead.discard": lambda q: q.dead.discard([1, 2], "why"),
     "dead.lock_dead": lambda q: q.dead.lock_dead(1),
     "dead.edit": lambda q: q.dead.edit(1, "{}", "why"),
+    "dead.annotate": lambda q: q.dead.annotate(1, "known", "alice"),
     "operations.begin": lambda q: q.operations.begin("redrive", CHOSEN, {}, "alice", "test"),
     "operations.lock": lambda q: q.operations.lock(1),
     "operations.find_abandoned": lambda q: q.operations.find_abandoned(["redrive"], 30.0),

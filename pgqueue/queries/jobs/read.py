@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
 from pgqueue.error_info import ErrorInfo
-from pgqueue.jobs.job import Attempt, Job, JobState
+from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.tasks.sealing import open_job
-from pgqueue.tasks.versions import OWN
+from pgqueue.tasks.versions import NOTES, OWN
 
 # The columns of a job as `read_job` reads them; `j` is the view of jobs.
 JOB: LiteralString = """j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
@@ -66,9 +67,18 @@ def _value(text: str | None) -> Any:
 
 
 def _headers(text: str | None) -> dict[str, Any]:
-    """Read the headers that tasks see; none where SQL has stored what Python cannot read."""
+    """Read all headers; none where SQL has stored what Python cannot read."""
     headers = _value(text)
-    return {name: value for name, value in headers.items() if name not in OWN} if isinstance(headers, dict) else {}
+    return headers if isinstance(headers, dict) else {}
+
+
+def _notes(stored: Any) -> tuple[Note, ...]:
+    """Read the notes on a dead letter, without what SQL may have stored in their place."""
+    found = []
+    for note in stored if isinstance(stored, list) else []:
+        with suppress(KeyError, TypeError, ValueError):  # no object, a field that is not there, or no time
+            found.append(Note(datetime.fromisoformat(note["at"]), str(note["by"]), str(note["text"])))
+    return tuple(found)
 
 
 def read_job(row: Row) -> Job:
@@ -79,7 +89,9 @@ def read_job(row: Row) -> Job:
     values["tags"] = tuple(values["tags"])
     values["result"] = _value(values["result"])
     values["progress"] = _value(values["progress"])
-    values["headers"] = _headers(values["headers"])
+    headers = _headers(values["headers"])
+    values["headers"] = {name: value for name, value in headers.items() if name not in OWN}
+    values["notes"] = _notes(headers.get(NOTES))
     values["error"] = read_error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)
