@@ -7,7 +7,7 @@ from typing import LiteralString, NamedTuple
 from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
-from pgqueue.queries.jobs.list import MOST_LOOKED, UNSEEN
+from pgqueue.queries.jobs.list import MOST_LOOKED, unseen_of
 from pgqueue.queries.operations import Operation
 
 MOST_PREVIEWED = 10_000
@@ -59,7 +59,7 @@ PLACES: dict[str, tuple[Place, ...]] = {
     ),
 }
 
-# Read the jobs that a verb would take, up to `limit`, from the lowest id on that is looked at: UNSEEN has found it, so
+# Read the jobs that a verb would take, up to `limit`, from the lowest id on that is looked at (`unseen` finds it), so
 # that about `looked` jobs lie above. By primary key. The bound stands beneath the filter: beside it, a filter that
 # nothing fits read ten million jobs before anybody was asked, or all that are pending by another index.
 _PREVIEW: LiteralString = """
@@ -112,7 +112,7 @@ PREVIEWS = {
     kind: [_of(_PREVIEW, place, phase=place.phase, words=place.words) for place in places]
     for kind, places in PLACES.items()
 }
-UNSEENS = {kind: [fill(UNSEEN, table=place.table) for place in places] for kind, places in PLACES.items()}
+UNSEENS = {kind: [unseen_of(place.table) for place in places] for kind, places in PLACES.items()}
 NEXT_BATCHES = {kind: [_of(_NEXT_BATCH, place) for place in places] for kind, places in PLACES.items()}
 
 

@@ -129,6 +129,7 @@ def test_a_call_for_which_no_thread_can_be_started_waits_for_one(
                 (n, None) for n in range(4)
             ]
             assert not left
+            await eventually(lambda: threads._pool._work_queue.qsize() == 0, "the calls that the pool kept")
             together = threading.Barrier(4)  # as many threads as before, and each call is still woken for
             answers = await asyncio.gather(*(threads.run(lambda: together.wait(DEADLINE)) for _ in range(4)))
             assert [error for _, error in answers] == [None] * 4

@@ -74,27 +74,32 @@ _FEW_SCHEDULED: LiteralString = """
     where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001"""
 
 # Tell below which id a list did not look, null if it has looked at all: the bound of _NEWEST, counted again.
-UNSEEN: LiteralString = """
-select (select w.id + 1 from {s}.{table} w
-        where %(before)s::bigint is null or w.id < %(before)s
-        order by w.id desc offset %(looked)s::int limit 1)"""
+_UNSEEN: LiteralString = """(
+    select w.id + 1 from {s}.{table} w
+    where %(before)s::bigint is null or w.id < %(before)s
+    order by w.id desc offset %(looked)s::int limit 1)"""
 
 # The same of a kind. Where an index has found all jobs of it, nothing is left.
 _UNSEEN_OF_KIND: LiteralString = """
 with {recursive} few as materialized ({few})
-select case when (select count(*) from few) > 10000 then ({unseen}) end"""
+select case when (select count(*) from few) > 10000 then {unseen} end"""
+
+
+def unseen_of(table: LiteralString) -> LiteralString:
+    """Return the statement that tells below which id nobody looks in a table."""
+    return fill("select {unseen}", unseen=fill(_UNSEEN, table=table))
 
 
 def _of_table(table: LiteralString, kind: LiteralString = "true") -> tuple[LiteralString, LiteralString]:
     picked = fill(_OF_TABLE, newest=fill(_NEWEST, table=table), kind=kind, filters=_FILTERS)
-    return fill(_LIST, picked=picked), fill(UNSEEN, table=table)
+    return fill(_LIST, picked=picked), unseen_of(table)
 
 
 def _of_kind(
     kind: LiteralString, few: LiteralString, recursive: LiteralString = ""
 ) -> tuple[LiteralString, LiteralString]:
     picked = fill(_OF_KIND, few=few, kind=kind, newest=fill(_NEWEST, table="job_live"), filters=_FILTERS)
-    unseen = fill(_UNSEEN_OF_KIND, recursive=recursive, few=few, unseen=fill(UNSEEN, table="job_live"))
+    unseen = fill(_UNSEEN_OF_KIND, recursive=recursive, few=few, unseen=fill(_UNSEEN, table="job_live"))
     return fill(_LIST, picked=recursive + picked), unseen
 
 

@@ -18,6 +18,6 @@ with recursive waiting as not materialized (
         order by j.run_at, j.id limit 10001) as later
     where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001)
 select case when (select count(*) from few) > 10000 then (
-select (select w.id + 1 from "pgqueue".job_live w
-        where %(before)s::bigint is null or w.id < %(before)s
-        order by w.id desc offset %(looked)s::int limit 1)) end
+    select w.id + 1 from "pgqueue".job_live w
+    where %(before)s::bigint is null or w.id < %(before)s
+    order by w.id desc offset %(looked)s::int limit 1) end
