@@ -21,6 +21,9 @@ Result: TypeAlias = tuple[Any, BaseException | None]
 SHORT_SECONDS = 0.0002  # below this, waking a thread costs more than the call
 MAX_WAIT_SECONDS = 0.005  # for which a call waits for a thread that is awake, before one is woken for it
 NO_THREAD_SECONDS = 0.5  # before a thread is asked for again, where the system had none left
+# Before Python 3.12 a pool counts a thread as idle after each call, also after one for which it counted none as taken.
+# It would then never again start as many threads as it may.
+KEPT_COUNTS_TWICE = sys.version_info < (3, 12)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +53,7 @@ class Threads:
         self._done: deque[tuple[_Call, Result]] = deque()
         self._delivering = False
         self._closed = False
+        self._kept = 0  # calls that the pool kept, of which it will count a thread as idle that does not exist
         self._wait_timer: asyncio.TimerHandle | None = None
 
     def submit(
@@ -98,10 +102,13 @@ class Threads:
 
     def _wake(self) -> bool:
         """Let a thread work, which the pool starts if none is idle; return whether that could be done."""
+        while self._kept and self._pool._idle_semaphore.acquire(blocking=False):
+            self._kept -= 1
         try:
             self._pool.submit(self._work)
             return True
         except RuntimeError as error:  # the system has no thread left: the pool keeps this for one that is free
+            self._kept += KEPT_COUNTS_TWICE
             if self._wait_timer is None and not self._closed:
                 log.warning("jobs wait for a thread: %s", error)
                 self._wait_timer = self._loop.call_later(NO_THREAD_SECONDS, self._wake_more, self._begun)
