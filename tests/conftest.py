@@ -27,7 +27,7 @@ from pgqueue import App, Task, migrate
 from pgqueue.db import embedded
 from pgqueue.worker import Worker, WorkerSettings
 
-DEADLINE = 60.0  # seconds after which a wait is given up: twice what the slowest takes where machines are busy
+DEADLINE = 30.0
 
 
 def _docker_answers() -> bool:

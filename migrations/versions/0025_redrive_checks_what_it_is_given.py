@@ -38,7 +38,7 @@ begin
         wrong := 'by cannot be used: give a name of 1 to 200 characters';
     end if;
     if wrong is null and (jsonb_typeof(redrive.args) <> 'object' or redrive.args = '{{}}'::jsonb) then
-        wrong := 'args ' || left(redrive.args::text, 100) || ' cannot be used: give an object of arguments';
+        wrong := 'args cannot be used: give an object of arguments';
     end if;
     if wrong is null and (cardinality(redrive.ids) = 0 or array_position(redrive.ids, null) is not null
                           or 1 > any(redrive.ids)) then

@@ -173,10 +173,10 @@ def ask(
 def _how_many(found: Preview, limit: int | None, what: str) -> str:
     """Say how many jobs a verb would take: a number, or the least that it can be."""
     count, enough = min(len(found), MOST_PREVIEWED), limit is not None and len(found) >= limit
+    if not found:
+        return f"no {what}" + ("" if found.unseen_below is None else f" among the newest {MOST_LOOKED}")
     if found.unseen_below is None or enough:
         return f"about {count}{'+' if len(found) > MOST_PREVIEWED else ''} {what}, for example:"
-    if not found:
-        return f"no {what} among the newest {MOST_LOOKED}"
     return f"at least {count} {what} among the newest {MOST_LOOKED}, for example:"
 
 

@@ -220,7 +220,8 @@ def _read_run_at(given: object) -> str:
 def check_changes(changes: object) -> None:
     """Raise InvalidOption unless it is a mapping of names of arguments to values."""
     if not isinstance(changes, Mapping) or not all(isinstance(name, str) for name in changes):
-        raise InvalidOption(f"changes={changes!r:.100} cannot be used: give names of arguments with their new values")
+        kind = type(changes).__name__  # not the values: they are arguments of jobs
+        raise InvalidOption(f"changes of type {kind} cannot be used: give names of arguments with their new values")
 
 
 def sealed_changes(app: AppParts, changes: Mapping[str, Any]) -> Any:

@@ -15,7 +15,12 @@ OperationHook: TypeAlias = Callable[[], OnOperationEnd]
 
 def hooked(hooks: list[OperationHook], steps: Generator[Any, Any, Operation]) -> Generator[Any, Any, Operation]:
     """Call hooks before the steps of an operation, and tell them at its end how it is then, or what was raised."""
-    ends = [hook() for hook in hooks]
+    ends: list[OnOperationEnd] = []
+    for hook in hooks:
+        try:
+            ends.append(hook())
+        except Exception as error:  # noqa: BLE001 - the jobs are brought back all the same
+            _complain(error)
     try:
         done = yield from steps
     except BaseException as error:
@@ -29,5 +34,9 @@ def _tell(ends: list[OnOperationEnd], done: Operation | None, error: BaseExcepti
     for end in ends:
         try:
             end(done, error)
-        except Exception as raised:
-            log.error("a hook around an operation raised %s", type(raised).__name__, exc_info=raised)
+        except Exception as raised:  # noqa: BLE001 - the call's own result or error stands
+            _complain(raised)
+
+
+def _complain(error: Exception) -> None:
+    log.error("a hook around an operation raised %s", type(error).__name__, exc_info=error)

@@ -7,12 +7,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from psycopg.sql import Identifier
+
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 def identifier(name: str) -> str:
     """Return a name as SQL that can be pasted has it: quoted, unless it is plain."""
-    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+    return name if _PLAIN.fullmatch(name) else Identifier(name).as_string()
 
 
 class Severity(StrEnum):

@@ -89,13 +89,13 @@ def _check_text(name: str, given: object) -> None:
 def _checked_args(args: object) -> dict[str, Any]:
     """Return arguments as a dict. Raises InvalidOption for none, and for what is no JSON that Postgres can store."""
     if not isinstance(args, Mapping) or not args or not all(isinstance(name, str) for name in args):
-        raise InvalidOption(f"args={args!r:.100} cannot be used: give names of arguments with their values")
+        raise InvalidOption("args cannot be used: give names of arguments with their values")  # quotes none: secrets
     try:
         text = json.dumps(dict(args), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         text = "\0"
     if not is_storable(text) or _NUL.search(text):
-        raise InvalidOption(f"args={args!r:.100} cannot be used: give values that are JSON: finite, without NUL")
+        raise InvalidOption("args cannot be used: give values that are JSON: finite, without NUL")
     return dict(args)
 
 

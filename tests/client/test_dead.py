@@ -76,6 +76,19 @@ def test_a_job_that_comes_back_keeps_its_id_and_history_and_has_all_its_attempts
     assert scalar(conn, reason) == f"redriven by alice (operation {operation.id})"
 
 
+def test_a_hook_that_raises_holds_up_no_redrive(
+    app: App, conn: Conn, done: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    add_dead(conn, 1)
+
+    def broken(*_: object) -> Any:
+        raise LookupError("no tracer")
+
+    app.operation_hooks += [broken, lambda: broken]
+    assert app.dead.redrive(DeadFilter(task="t")).done == 1
+    assert [record.message for record in caplog.records] == ["a hook around an operation raised LookupError"] * 2
+
+
 FITS: list[tuple[dict[str, Any], list[int]]] = [
     ({"task": "t"}, [1, 2]),
     ({"task": "shop.*"}, [3, 4]),

@@ -43,6 +43,11 @@ def run(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Commands:
     return Commands(dsn)
 
 
+def test_a_preview_of_nothing_says_so(run: Commands, conn: Conn) -> None:
+    shown = run("dead", "redrive", "--group", "f0", "--dry-run")
+    assert (shown.exit_code, shown.stderr) == (0, "no dead letters to redrive\nnothing was done\n")
+
+
 def test_a_filter_of_options_is_the_filter_of_the_operation(run: Commands, conn: Conn) -> None:
     add_dead(conn, 1, task="shop.send", args='{"tenant": 7, "who": "ann"}', tags=["eu"])
     add_dead(conn, 2, task="shop.send", args='{"tenant": 8, "who": "ann"}', tags=["eu"])

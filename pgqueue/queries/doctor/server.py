@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
+from psycopg.sql import Identifier
+
 from pgqueue.queries.base import Query, Statements, first_value
 
 # Read what decides whether a commit outlives a crash, and whether dead rows are removed. As this session has it: a role
@@ -51,10 +53,10 @@ class RoleSetting(NamedTuple):
     @property
     def altered(self) -> str:
         """The beginning of the statement that changes it."""
+        database = None if self.database is None else f"database {Identifier(self.database).as_string()}"
         if self.role is None:
-            return f'alter database "{self.database}"'
-        role = self.role.replace('"', '""')
-        return f'alter role "{role}"' + ("" if self.database is None else f' in database "{self.database}"')
+            return f"alter {database}"
+        return f"alter role {Identifier(self.role).as_string()}" + ("" if database is None else f" in {database}")
 
 
 class ServerQueries(Statements):
