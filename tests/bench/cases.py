@@ -73,6 +73,8 @@ CASES = {
         Case("m", "memory of the worker over 1,000,000 jobs", 1_000_000, drain.memory),
         Case("o-metrics", "drain with metrics scraped each second, against without", 200_000, overhead.metrics),
         Case("o-traced", "drain with tracing sampled out, against without", 200_000, overhead.traced),
+        Case("o-traced-1ms", "the same with jobs that compute for a millisecond", 20_000,
+             partial(overhead.traced, task="busy")),
         Case("i", "idle worker", 0, idle.idle),
     )
 }  # fmt: skip

@@ -20,21 +20,23 @@ def metrics(session: BenchSession, n: int) -> Record:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return _compared(session, n, ["--metrics-port", str(port)], port)
+    return _compared(session, n, ["--metrics-port", str(port)], port=port)
 
 
-def traced(session: BenchSession, n: int) -> Record:
+def traced(session: BenchSession, n: int, *, task: str = "noop") -> Record:
     """Drain with tracing of which the sampler takes nothing, and without."""
-    return _compared(session, n, ["-A", TRACED], None)  # of two -A the last one counts
+    return _compared(session, n, ["-A", TRACED], task=task)  # of two -A the last one counts
 
 
-def _compared(session: BenchSession, n: int, more: list[str], port: int | None) -> Record:
+def _compared(
+    session: BenchSession, n: int, more: list[str], *, task: str = "noop", port: int | None = None
+) -> Record:
     """Drain in the order without, with, with, without, so that a drift of the machine meets both alike."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     record: Record = {}
     for on in (False, True, True, False):
         database = session.fresh()
-        filled(session, database, "noop", n)
+        filled(session, database, task, n)
         with session.timed(), _scraped(port) if on and port else nullcontext():
             record = emptied(session, database, n, [*session.options(), *(more if on else [])])
         if not record["ok"]:

@@ -24,7 +24,7 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "l21": (("claim_ms", "ms a claim", ".2f"), ("claim_ms_few", "ms from 10,000", ".2f"), ("ratio", "ratio", ".2f")),
     "w": (("wal_bytes", "bytes a job", ",.0f"), ("wal_bytes_enqueue", "of them to enqueue", ",.0f")),
     **dict.fromkeys(
-        ("o-metrics", "o-traced"),
+        ("o-metrics", "o-traced", "o-traced-1ms"),
         (("overhead_percent", "% slower", ".1f"), ("jobs_s", "jobs/s", ",.0f"), ("jobs_s_without", "without", ",.0f")),
     ),
     "m": (("rss_mib", "MiB", ".1f"), ("rss_percent", "± % in the second half", ".2f"), ("jobs_s", "jobs/s", ",.0f")),

@@ -1,5 +1,7 @@
 """The app that is measured: `pgqueue work -A tests.bench.tasks:app`. Its database is in PGQUEUE_DSN."""
 
+from time import perf_counter
+
 import pgqueue
 
 from .track import record_start
@@ -25,4 +27,13 @@ async def noop_forget(i: int, email: str) -> None:
     record_start(i)
 
 
-TASKS = {task.name: task for task in (noop, noop_thread, noop_forget)}
+@app.task(name="busy")
+async def busy(i: int, email: str) -> None:
+    """Keep the event loop busy for a millisecond, as a short job that computes does."""
+    until = perf_counter() + 0.001
+    record_start(i)
+    while perf_counter() < until:
+        pass
+
+
+TASKS = {task.name: task for task in (noop, noop_thread, noop_forget, busy)}
