@@ -11,13 +11,6 @@ down_revision = "0025"
 branch_labels = None
 depends_on = None
 
-# A job that rules concern is blocked until its turn comes, and is claimed from there: so job_live_ready, which workers
-# of older releases read as well, does not hold it. Its lane is a queue, a priority and this number, which is negative
-# where jobs run in order. The expression lets a job in order keep its place while it waits for another attempt.
-TURN = """(queue, lane, priority desc, (case when lane < 0 then '-infinity'::timestamptz else run_at end), id)
-    where state = 'blocked' and waits_for = 'turn'"""
-concurrently = (("job_live_turn", "job_live", TURN),)
-
 JOB_NAMES = (
     "id, task::text, queue::text, priority::smallint, args::jsonb, tags, headers::jsonb, run_at::timestamptz, "
     "created_at::timestamptz, attempt, max_attempts, crash_count, lease, worker_id, claimed_at"
@@ -33,6 +26,7 @@ PHASE = """case when state <> 'pending' and waits_for is distinct from 'turn' th
          when attempt > 0 and state <> 'running' then 'retrying'
          when run_at > statement_timestamp() and state <> 'running' then 'scheduled'
          else state end"""
+COUNTS = "attempt >= 0 and max_attempts >= 1 and crash_count >= 0 and lease >= 0"
 PAUSED = """paused_at timestamptz,
     paused_until timestamptz check (paused_until between '1900-01-01Z' and '9999-01-01Z'),
     paused_by text,
@@ -40,17 +34,23 @@ PAUSED = """paused_at timestamptz,
 
 STATEMENTS = (
     "alter table {s}.job_live add column lane bigint",
-    """alter table {s}.job_live drop constraint job_live_waits_for,
-    add constraint job_live_waits_for check (waits_for in ('task', 'turn', 'pause')) not valid""",
-    # Whoever puts a job back must know that it waits for its turn; a statement of an older release that does not is
-    # refused, and a worker of this release does it.
-    """alter table {s}.job_live add constraint job_live_turn
-    check (case when lane is null then not headers ? '$flow' and waits_for is distinct from 'turn'
-                else state <> 'pending' and headers ? '$flow' end) not valid""",
-    f"create index if not exists job_live_turn on {{s}}.job_live {TURN}",
+    # One check, as before: each further one costs an enqueue of one job a twentieth. A job that rules concern is
+    # blocked until its turn comes and is claimed from there, so job_live_ready, which workers of older releases read
+    # as well, does not hold it. A statement that puts it back as pending, as those of older releases do, is refused.
+    f"""alter table {{s}}.job_live drop constraint job_live_state,
+    add constraint job_live_state check ({COUNTS} and case state
+        when 'pending' then worker_id is null and claimed_at is null and waits_for is null and attempt < max_attempts
+                            and lane is null and not headers::jsonb ? '$flow'
+        when 'running' then worker_id is not null and claimed_at is not null and waits_for is null
+                            and attempt <= max_attempts
+        when 'blocked' then worker_id is null and claimed_at is null and attempt < max_attempts
+                            and waits_for is not null and case when lane is null
+                                then waits_for in ('task', 'pause') and not headers::jsonb ? '$flow'
+                                else waits_for in ('task', 'turn', 'pause') and headers::jsonb ? '$flow' end
+        else false end) not valid""",
     # What code declares and people change: few rows.
     f"""create table {{s}}.limit_rule (
-    name text primary key check (char_length(name) between 1 and 200 and position('/' in name) = 0),
+    name text collate "C" primary key check (octet_length(name) between 1 and 1000 and position('/' in name) = 0),
     kind text not null default 'limit' check (kind in ('limit', 'order', 'fair')),
     max_running integer check (max_running >= 0),
     rate_count integer check (rate_count >= 1),
@@ -65,7 +65,7 @@ STATEMENTS = (
     breaker_cooldown double precision check (breaker_cooldown > 0 and breaker_cooldown <= 31536000),
     {PAUSED},
     declared jsonb,
-    declared_by text,
+    declared_by text[] not null default '{{{{}}}}',
     updated_at timestamptz not null default now(),
     updated_by text,
     constraint limit_rule_rate check ((rate_count is null) = (rate_seconds is null)
@@ -75,8 +75,8 @@ STATEMENTS = (
 )""",
     # Exceptions for single keys of a rule.
     f"""create table {{s}}.limit_key (
-    rule text not null,
-    key text not null,
+    rule text collate "C" not null,
+    key text collate "C" not null check (octet_length(key) between 1 and 1000),
     max_running integer check (max_running >= 0),
     weight real check (weight > 0 and weight <= 1000000),
     {PAUSED},
@@ -85,15 +85,16 @@ STATEMENTS = (
     primary key (rule, key)
 )""",
     # A bucket is a rule, or one key of it: `rule` or `rule/key`. This table is never updated; who inserts here creates
-    # the bucket's one row in limit_use.
-    "create table {s}.limit_bucket (name text primary key)",
+    # the bucket's one row in limit_use. Names sort by their bytes, in every database and at every length of their keys:
+    # locks are taken in this order.
+    'create table {s}.limit_bucket (name text collate "C" primary key)',
     # How many jobs of a bucket run. The version is part of the key on purpose: each update makes an entry to the right
     # of the last one, and a reader that begins at the right end finds the living row at once, however many dead ones a
     # long transaction keeps.
     """create table {s}.limit_use (
-    name text not null,
+    name text collate "C" not null,
     version bigint not null,
-    rule text not null,
+    rule text collate "C" not null,
     running integer not null default 0 check (running >= 0),
     tat timestamptz not null default '-infinity',
     closed_until timestamptz,
@@ -122,16 +123,19 @@ select {STATUS_NAMES}, state, state, null, null, null, finished_at, reason, null
 union all
 select {STATUS_NAMES}, state, state, null, null, null, failed_at, reason, error ->> 'type', {GROUP}
 from {{s}}.dead_letter d""",
-    "comment on column {s}.job_live.lane is 'The line in which the job waits for its turn; null if no rule concerns it'",
+    "comment on column {s}.job_live.lane is 'The line in which it waits for its turn; null if no rule concerns it'",
+    "comment on column {s}.job.waits_for is 'What a blocked job waits for: task, turn, pause; else null'",
+    "comment on column {s}.job_status.waits_for is 'What a blocked job waits for: task, turn, pause; else null'",
     "comment on table {s}.limit_rule is 'Limits, rates, orders and fair shares: what code declares and people change'",
     "comment on column {s}.limit_rule.max_running is 'How many jobs of a bucket may run at a time; null: any number'",
-    "comment on column {s}.limit_rule.declared is 'The rule as code declares it; what somebody has changed stands beside'",
+    "comment on column {s}.limit_rule.declared is 'The rule as code declares it, whatever somebody has changed'",
+    "comment on column {s}.limit_rule.declared_by is 'The apps whose code declares the rule now'",
     "comment on table {s}.limit_key is 'Exceptions for single keys of a rule'",
     "comment on table {s}.limit_bucket is 'The buckets that exist: a rule, or one key of it (rule/key)'",
     "comment on table {s}.limit_use is 'How many jobs of each bucket run, and when its next start is due'",
     "comment on column {s}.limit_use.version is 'Grows with each change; the highest one is the row that counts'",
     "comment on column {s}.limit_use.tat is 'When the next start would be due if all came evenly (GCRA)'",
-    "comment on column {s}.limit_use.closed_until is 'Until when no job of the bucket starts: a breaker, or RateLimited'",
+    "comment on column {s}.limit_use.closed_until is 'Until when none of its jobs starts: a breaker, or RateLimited'",
 )
 
 

@@ -28,7 +28,7 @@ NOBODY = frozenset({"function schedule_forget_ahead", "function held_for_long"})
 
 _JOB = (
     "id, task, queue, priority, args, tags, headers, run_at, created_at, max_attempts, history, unique_key, "
-    "unique_live, expires_at"
+    "unique_live, expires_at, lane, state, waits_for"
 )
 _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
@@ -47,8 +47,9 @@ _Grants = Mapping[str, str]
 _ENQUEUE: _Grants = {
     "sequence job_id": "usage",
     "job_live": f"insert ({_JOB}), "
-    "select (id, queue, priority, run_at, created_at, state, attempt, lease, history, unique_key, expires_at), "
-    "update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key)",
+    "select (id, queue, priority, run_at, created_at, state, attempt, lease, history, unique_key, expires_at, lane, "
+    "waits_for), update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key, lane, "
+    "state, waits_for)",
     "transition": "insert",
     "idempotency_key": "select, insert, update, delete",
     "worker": "select (waiting, queues)",
@@ -94,6 +95,14 @@ _PRUNE: _Grants = {
     "function empty_partition": "execute",
     "function drop_partition": "execute",
 }
+# A process that starts writes the rules of its app's code.
+_DECLARE: _Grants = {"limit_rule": "select, insert, update"}
+# What runs is counted by whoever begins and ends jobs, a rescue among them.
+_COUNT: _Grants = {
+    "limit_key": "select, insert, update",
+    "limit_bucket": "select, insert, delete",
+    "limit_use": "select, insert, update, delete",
+}
 _SCHEDULES = (
     "schedule_create", "schedule_edit", "schedule_pause", "schedule_resume", "schedule_run", "schedule_delete",
     "schedule_preview", "schedule_wake", "schedule_check", "schedule_found",
@@ -108,6 +117,8 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _CANCEL,
         _WAIT,
         _PRUNE,
+        _DECLARE,
+        _COUNT,
         {
             "job_live": "select, insert, update, delete",
             "job_finished": "select, insert, update (result, reason)",
@@ -123,6 +134,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _ENQUEUE,
         _PROCESS,
         _CANCEL,
+        _DECLARE,
         {
             "schedule": "select, insert, update, delete",
             "schedule_ahead": "select, insert, update, delete",
@@ -147,6 +159,10 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "operation": "select, insert, update",
             "queue": "select, insert, update, delete",
             "worker": "select, update",
+            "limit_rule": "select, insert, update, delete",
+            "limit_key": "select, insert, update, delete",
+            "limit_bucket": "select, insert, delete",
+            "limit_use": "select, insert, update, delete",
             "idempotency_key": "select, insert, update, delete",
             "result_expiry": "select",
             "schedule": "select, insert, update, delete",
