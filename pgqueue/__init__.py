@@ -4,6 +4,7 @@ from pgqueue import codecs as codecs
 from pgqueue.app import App
 from pgqueue.client.client import Client
 from pgqueue.client.enqueue_hooks import EnqueueCall
+from pgqueue.client.named_lock import NamedLock
 from pgqueue.client.schedule_options import ScheduleOptions
 from pgqueue.client.steps import OWN_CONNECTION
 from pgqueue.client.task import ContextTask, Enqueuer, Task
@@ -25,6 +26,8 @@ from pgqueue.errors import (
     JobFailed,
     JobWasCancelled,
     LeaseLost,
+    LockHeld,
+    LockLost,
     MigrationBlocked,
     NotAllowed,
     NotFound,
@@ -39,6 +42,7 @@ from pgqueue.errors import (
     SnapshotConflict,
     UnknownJob,
     UnknownKey,
+    UnknownLock,
     UnknownQueue,
     UnknownSchedule,
     UnknownTask,
@@ -103,7 +107,10 @@ __all__ = [
     "JobState",
     "JobWasCancelled",
     "LeaseLost",
+    "LockHeld",
+    "LockLost",
     "MigrationBlocked",
+    "NamedLock",
     "NotAllowed",
     "NotFound",
     "NotMigrated",
@@ -130,6 +137,7 @@ __all__ = [
     "Unique",
     "UnknownJob",
     "UnknownKey",
+    "UnknownLock",
     "UnknownQueue",
     "UnknownSchedule",
     "UnknownTask",

@@ -14,6 +14,8 @@ from pgqueue.client.dead import DeadLetters
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.jobs import Jobs
+from pgqueue.client.locks import Locks
+from pgqueue.client.named_lock import LockVerbs
 from pgqueue.client.operation_hooks import OperationHook
 from pgqueue.client.operations import Operations
 from pgqueue.client.pruning import Pruning
@@ -64,7 +66,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs):
+class App(WaitVerbs, OperatorVerbs, LockVerbs):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
@@ -145,6 +147,7 @@ class App(WaitVerbs, OperatorVerbs):
         self.pruning = Pruning(self)
         self.queues = Queues(self)
         self.workers = Workers(self)
+        self.locks = Locks(self)
 
     @property
     def dsn(self) -> str:

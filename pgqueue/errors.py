@@ -10,13 +10,15 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
 ├── NotFound                     nothing has that name or id
 │   ├── UnknownJob               no job has that id
+│   ├── UnknownLock              nobody holds a lock of that name
 │   ├── UnknownQueue             a limit names a queue that the worker does not serve
 │   ├── UnknownSchedule          no schedule has that name
 │   ├── UnknownTask              no task of that name is registered
 │   └── UnknownWorker            no living worker has that id, host or host:pid
-├── Conflict                     other jobs or schedules are in the way
+├── Conflict                     other jobs, schedules or holders are in the way
 │   ├── DuplicateJob             another job holds the unique key, and the call said on_conflict="raise"
 │   ├── IdempotencyConflict      an idempotency key was used before, with other arguments
+│   ├── LockHeld                 somebody else holds the named lock
 │   ├── QueueFull                the queue holds as many jobs as it may
 │   ├── ScheduleExists           a schedule has that name already
 │   ├── SnapshotConflict         a transaction that this one's snapshot cannot see has taken a key
@@ -37,10 +39,13 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 ├── CodecError                   sealed data cannot be opened
 │   ├── CannotOpen               it was altered, or moved to a place where it does not belong
 │   └── UnknownKey               it needs a key, or a codec, that is not here
-└── LeaseLost                    the job was taken from this worker and runs elsewhere
+├── LeaseLost                    the job was taken from this worker and runs elsewhere
+└── LockLost                     a named lock has ended while its block ran
 
 `exit_code` is the status with which the command line ends after such an error.
 """
+
+from datetime import datetime
 
 from pgqueue.error_info import ErrorInfo
 
@@ -100,6 +105,10 @@ class UnknownJob(NotFound):
     """No job has that id: it never existed, its transaction rolled back, or retention dropped it."""
 
 
+class UnknownLock(NotFound):
+    """Nobody holds a lock of that name, or the one who does has another token. Nothing was changed."""
+
+
 class UnknownQueue(NotFound):
     """A limit names a queue that the worker does not serve."""
 
@@ -121,7 +130,7 @@ class UnknownWorker(NotFound):
 
 
 class Conflict(PgqueueError):
-    """Other jobs or schedules are in the way. The call wrote nothing."""
+    """Other jobs, schedules or holders are in the way. The call wrote nothing."""
 
 
 class DuplicateJob(Conflict):
@@ -145,6 +154,19 @@ class IdempotencyConflict(Conflict):
             f"idempotency key {key!r:.200} of task {task} was used with other arguments, {by}: use a key for one "
             "request only"
         )
+
+
+class LockHeld(Conflict):
+    """Somebody else holds the named lock: `holder` says who, and `job_id` which job, if the task of one does.
+
+    It is theirs until `expires_at`, and longer if they renew it. `waited`: for how many seconds the call has waited.
+    """
+
+    def __init__(self, key: str, holder: str, job_id: int | None, expires_at: datetime, waited: float = 0.0) -> None:
+        self.key, self.holder, self.job_id, self.expires_at, self.waited = key, holder, job_id, expires_at, waited
+        until = f"until {expires_at.isoformat(' ', 'seconds')}, and longer if it is renewed"
+        after = f": it was not free within {waited:g} s" if waited else ""
+        super().__init__(f"lock {key!r:.210} is held by {holder} {until}{after}")
 
 
 class QueueFull(Conflict):
@@ -277,3 +299,12 @@ for _stored in (UnknownKey, CannotOpen):
 
 class LeaseLost(PgqueueError):
     """The worker was declared lost and its job runs elsewhere: this attempt changes nothing."""
+
+
+class LockLost(PgqueueError):
+    """A named lock has ended while its block ran: it was not renewed in time, or an operator released it. What the
+    block did may have run beside another holder's."""
+
+    def __init__(self, key: str, token: int, why: str) -> None:
+        self.key, self.token = key, token
+        super().__init__(f"lock {key!r:.210} with token {token} was lost: {why}")

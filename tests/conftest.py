@@ -172,7 +172,7 @@ EMPTY = b"""
 delete from pgqueue.job_live; delete from pgqueue.job_finished; delete from pgqueue.dead_letter;
 delete from pgqueue.transition; delete from pgqueue.idempotency_key; delete from pgqueue.worker;
 delete from pgqueue.schedule; delete from pgqueue.schedule_fire; delete from pgqueue.schedule_release;
-delete from pgqueue.queue;
+delete from pgqueue.queue; delete from pgqueue.named_lock;
 select setval('pgqueue.job_id', 1, false);
 drop schema if exists public, decoy, "select" cascade; create schema public"""
 

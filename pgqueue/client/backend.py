@@ -3,6 +3,8 @@
 from typing import Protocol
 
 from pgqueue import db
+from pgqueue.client.lock_renewer import LockRenewer
+from pgqueue.client.lock_waiting import LockHints
 from pgqueue.client.waiting import Waits
 from pgqueue.config import find_dsn
 from pgqueue.db import embedded
@@ -20,7 +22,8 @@ class Inline(Protocol):
 
 
 class Backend:
-    """The database behind an app: its DSN, the statements, the pools of own connections, and the waits for jobs.
+    """The database behind an app: its DSN, the statements, the pools of own connections, the waits for jobs, and
+    what named locks need.
 
     Opens no connection until one is needed. An app reaches its database through this object alone, so a test can put
     another one in its place.
@@ -36,6 +39,8 @@ class Backend:
         self.listen_dsn = listen_dsn
         self.pools = db.Pools(lambda: self.database)
         self.waits = Waits(self)
+        self.lock_renewer = LockRenewer(self)
+        self.lock_hints = LockHints(self)
         self._given_dsn = dsn
         self._server: embedded.EmbeddedServer | None = None
 
@@ -77,6 +82,8 @@ class Backend:
         return None if self.pgbouncer else self.database
 
     def close(self) -> None:
-        """Close the sync pool and the connection of the waits. Later calls open new ones."""
+        """Close the sync pool and the connections of waits and locks. Later calls open new ones."""
         self.waits.close()
+        self.lock_hints.close()
+        self.lock_renewer.close()
         self.pools.close()

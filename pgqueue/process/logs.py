@@ -4,20 +4,18 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
 
 from pgqueue.db.failures import brief
 from pgqueue.printable import one_line, printable, printable_json
-from pgqueue.tasks.context import Context
+from pgqueue.tasks.context import current_context
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 LOGGERS = ("pgqueue", "pgqueue.worker", "pgqueue.scheduler", "pgqueue.supervisor", "pgqueue.events", "pgqueue.waits",
-           "pgqueue.web")  # fmt: skip
-current_context: ContextVar[Context | None] = ContextVar("pgqueue_job", default=None)
+           "pgqueue.web", "pgqueue.locks")  # fmt: skip
 _FACTS = ("job_id", "task", "queue", "attempt")
 _OF_EACH_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "job"}
 _more_facts: list[Callable[[], Mapping[str, str]]] = []

@@ -18,6 +18,7 @@ from pgqueue.queries.chosen import ChosenQueries
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.doctor import DoctorQueries
 from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.locks import LockQueries
 from pgqueue.queries.metrics import MetricQueries
 from pgqueue.queries.names import NameQueries
 from pgqueue.queries.operations import OperationQueries
@@ -50,6 +51,7 @@ class Queries:
         self.why = WhyQueries(templates, codec)
         self.operations = OperationQueries(templates, codec)
         self.queues = QueueQueries(templates, codec)
+        self.locks = LockQueries(templates, codec)
         self.metrics = MetricQueries(templates, codec)
         self.names = NameQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)

@@ -63,8 +63,8 @@ class Templates:
 
     In a template `{s}` stands for the schema's name, and `{channel}` for a literal with the name of its NOTIFY channel.
     The channel has the schema's name, so that two installations in one database do not wake each other.
-    `{ended_channel}` is the name of the other channel, `{channel} || '.ended'`. Calls of the functions of Postgres are
-    qualified.
+    `{ended_channel}` and `{locks_channel}` are the names of others, `{channel} || '.ended'` and `{channel} ||
+    '.locks'`. Calls of the functions of Postgres are qualified.
     """
 
     def __init__(self, schema: str) -> None:
@@ -76,7 +76,8 @@ class Templates:
         parameters for, in statements that are seldom run."""
         rendered = self._rendered.get(template) if not parts else None
         if rendered is None:
-            names = {"s": sql.Identifier(self._schema), "ended_channel": sql.Identifier(f"{self._schema}.ended")}
+            names = {"s": sql.Identifier(self._schema)}
+            names |= {f"{name}_channel": sql.Identifier(f"{self._schema}.{name}") for name in ("ended", "locks")}
             channel = sql.Literal(self._schema)
             rendered = sql.SQL(_qualified(template)).format(**names, **parts, channel=channel).as_bytes(None)
             if not parts:

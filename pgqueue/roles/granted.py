@@ -33,7 +33,7 @@ _JOB = (
 _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
-    "old_partition", "migration", "retry_load", "parked_load", "dead_load",
+    "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
@@ -103,6 +103,8 @@ _COUNT: _Grants = {
     "limit_bucket": "select, insert, delete",
     "limit_use": "select, insert, update, delete",
 }
+# A named lock is a row that its holder inserts, renews and deletes, and that others read.
+_LOCK: _Grants = {"sequence lock_token": "usage", "named_lock": "select, insert, update, delete"}
 _SCHEDULES = (
     "schedule_create", "schedule_edit", "schedule_pause", "schedule_resume", "schedule_run", "schedule_delete",
     "schedule_preview", "schedule_wake", "schedule_check", "schedule_found",
@@ -110,7 +112,7 @@ _SCHEDULES = (
 _READ: _Grants = dict.fromkeys(_VIEWS, "select")
 
 _TABLE: Mapping[str, tuple[_Grants, ...]] = {
-    "producer": (_ENQUEUE,),
+    "producer": (_ENQUEUE, _LOCK),
     "worker": (
         _ENQUEUE,
         _PROCESS,
@@ -119,6 +121,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _PRUNE,
         _DECLARE,
         _COUNT,
+        _LOCK,
         {
             "job_live": "select, insert, update, delete",
             "job_finished": "select, insert, update (result, reason)",
@@ -165,6 +168,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "limit_use": "select, insert, update, delete",
             "idempotency_key": "select, insert, update, delete",
             "result_expiry": "select",
+            "named_lock": "select, delete",
             "schedule": "select, insert, update, delete",
             "schedule_ahead": "select, insert, update, delete",
             "schedule_fire": "select, insert, update",

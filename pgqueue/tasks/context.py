@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -210,3 +211,7 @@ class Context:
         if self._signals.host is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
         return self._signals.host.completer(self._job, self._signals)
+
+
+# The context of the job whose task runs here.
+current_context: ContextVar[Context | None] = ContextVar("pgqueue_job", default=None)

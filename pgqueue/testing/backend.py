@@ -15,6 +15,7 @@ from pgqueue.queries import Query
 from pgqueue.queries.testing import TravellingQueries
 from pgqueue.queries.waits import UnreadableJob
 from pgqueue.testing.connections import BorrowedPools, pgconn_of
+from pgqueue.testing.locks import UnrenewedLocks
 from pgqueue.testing.savepoints import JobSavepoints
 from pgqueue.testing.waits import ImmediateWaits
 
@@ -42,6 +43,7 @@ class TransactionBackend(Backend):
         )
         self.pools = pools
         self.waits = ImmediateWaits(self._look)
+        self.lock_renewer = UnrenewedLocks(self)
         self.newest_foreign = 0
 
     @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from pgqueue import App, LockLost, UnknownLock
 from pgqueue.cli import cli
 from pgqueue.cli import completion as completing
 from pgqueue.client import queues
@@ -257,3 +258,22 @@ def test_a_server_that_does_not_answer_costs_a_second(monkeypatch: pytest.Monkey
         given = {"dsn": f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/x"}
         assert completing._within(0.3, lambda: completing._read(given, lambda q: q.names.queues(""))) == []
         assert time.monotonic() - began < 5
+
+
+def test_named_locks_are_listed_and_released(conn: Conn) -> None:
+    app = App()
+    lock = app.lock("sync:42", ttl=300)
+    lock.__enter__()
+    (found,) = answer("locks", "list")
+    assert (found["key"], found["token"], found["waited_for"]) == ("sync:42", lock.token, False)
+    assert "sync:42" in run("locks", "list", "sync:*").stdout
+    assert answer("locks", "list", "mail*") == []
+    refused = run("locks", "release", "sync:42", "--token", "77")
+    assert (refused.exit_code, type(refused.exception)) == (1, UnknownLock)
+    released = run("locks", "release", "sync:42", "--token", str(lock.token))
+    assert released.exit_code == 0
+    assert "released sync:42, which" in released.stderr
+    assert answer("locks", "list") == []
+    with pytest.raises(LockLost):
+        lock.__exit__(None, None, None)
+    app.close()

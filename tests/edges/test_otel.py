@@ -66,7 +66,7 @@ def local(memory: InMemorySpanExporter) -> TracerProvider:
 
 def _failing_once(kind: str) -> Any:
     def body(n: int) -> dict[str, Any]:
-        from pgqueue.process.logs import current_context  # in a child process, too
+        from pgqueue.tasks.context import current_context  # in a child process, too
 
         context = current_context.get()
         assert context is not None

@@ -20,7 +20,7 @@ from pgqueue import App, Context, db
 from pgqueue.db.link import Link
 from pgqueue.scheduler import SchedulerSettings, Ticker, declare
 from tests.conftest import drain, scalar, work
-from tests.harness import Conn, wait_for
+from tests.harness import Conn, InThread, wait_for
 
 BINARY = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 CONFIG = """
@@ -171,3 +171,17 @@ def test_without_the_option_statements_are_prepared_and_with_it_none_is(dsn: str
                 conn.execute("select %s::int", [1])
             found = scalar(conn, "select count(*) from pg_prepared_statements where statement like '%::int%'")
         assert (found > 0) is prepare
+
+
+def test_named_locks_are_taken_renewed_and_waited_for(bouncer_dsn: str, conn: Conn) -> None:
+    """None of the statements of a lock leaves anything in a session."""
+    app = App(bouncer_dsn, pgbouncer=True)
+    with app.lock("k", ttl=1) as lock:
+        wait_for(lambda: scalar(conn, "select expires_at > acquired_at + interval '1.2 s' from pgqueue.named_lock"))
+        waiter = InThread(lambda: app.lock("k", wait=None).__enter__())
+        wait_for(lambda: scalar(conn, "select waited_until > now() from pgqueue.named_lock"))
+    heir = waiter.result()
+    assert heir.token > lock.token
+    heir.__exit__(None, None, None)
+    assert scalar(conn, "select count(*) from pgqueue.named_lock") == 0
+    app.close()

@@ -1,6 +1,8 @@
 """The docs say what is true: their examples run, their tables match the code."""
 
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App
+from pgqueue import App, LockLost
 from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
 from tests.client.test_dead import add_dead
@@ -187,3 +189,32 @@ def test_importing_pgqueue_is_light() -> None:
     code = f"import sys, pgqueue, pgqueue.worker, pgqueue.scheduler; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_samples_of_named_locks_run(dsn: str, conn: Conn) -> None:
+    page = (ROOT / "docs" / "locks.md").read_text()
+    shop, rebuild, books, operators = _blocks(page, "python")
+    fence, listing = _blocks(page, "sql")
+    names: dict[str, Any] = {"__name__": "shop"}
+    for sample in (shop, rebuild, books):
+        exec(compile(sample, "locks.md", "exec"), names)
+    app = names["app"]
+    app.dsn = dsn
+    conn.execute("create table public.months (month text)")
+    lock = app.lock("sync:7")
+    lock.__enter__()
+    first, skipped = names["sync_user_data"].enqueue("6"), names["sync_user_data"].enqueue("7")
+    names["rebuild_index"].enqueue()
+    names["close_month"].enqueue("2026-11")
+    drain(app, conn)
+    exec(compile(operators, "locks.md", "exec"), names)
+    with pytest.raises(LockLost, match="an operator has released it"):
+        lock.__exit__(None, None, None)
+    assert app.get(first.id).result == {"status": "synced"}
+    holder = f"{who(None)} on {socket.gethostname()}:{os.getpid()}"
+    assert app.get(skipped.id).result == {"status": "skipped", "reason": f"{holder} does it"}
+    assert scalar(conn, "select count(*) from public.months") == 1
+    conn.execute("create table public.orders (id int, state text, fence bigint)")
+    conn.execute(fence.encode())
+    conn.execute(listing.encode())
+    app.close()

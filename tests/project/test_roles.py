@@ -192,19 +192,21 @@ jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* j
 jobs.depth* jobs.begin"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"
+_LOCKS = "locks.acquire locks.listen locks.release locks.renew"
 _UPKEEP = "partitions.states partitions.delegated partitions.maintain schema.check schema.version"
 RUNS = {
-    "producer": _PRODUCES,
+    "producer": f"{_PRODUCES} {_LOCKS}",
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
     dead.discard operations.lock operations.move operations.find_abandoned operations.put_off operations.fail
-    chosen.* retention.* {_UPKEEP}""",
+    chosen.* retention.* {_LOCKS} {_UPKEEP}""",
     "scheduler": f"""
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
     {_PRODUCES} {_LOOKS} {_WAITS} doctor.* why.* chosen.* jobs.get jobs.cancel jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* names.*
+    locks.break_ locks.list
     retention.* activity.rates workers.list workers.locate workers.request partitions.states schema.version
     schedules.clock schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read

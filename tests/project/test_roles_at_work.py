@@ -10,13 +10,13 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import App, DeadFilter, NotAllowed, Unique, db, migrate
+from pgqueue import App, DeadFilter, LockHeld, NotAllowed, Unique, db, migrate
 from pgqueue.roles.granted import granted
 from pgqueue.scheduler.process import Scheduler
 from pgqueue.scheduler.settings import SchedulerSettings
 from tests.client.test_dead import add_dead
 from tests.conftest import DEADLINE, EMPTY, Databases, drain, eventually, scalar
-from tests.harness import QUERIES, Conn, working
+from tests.harness import QUERIES, Conn, wait_for, working
 from tests.project.test_roles import drop_roles, unused_prefix
 
 
@@ -93,6 +93,8 @@ def test_a_producer_enqueues_with_every_option_and_sees_nothing(installed: Insta
         t.using(queue="other").enqueue(n=8)
         with pytest.raises(NotAllowed, match=r"permission denied.*docs/roles\.md"):
             app.get(first.id)
+        with app.lock("k"), pytest.raises(LockHeld), app.lock("k", wait=0.1):
+            pass
     with psycopg.connect(installed.member("producer")) as own:
         for key in ("unique_key => 'u'", "idempotency_key => 'x'"):
             own.execute(f"select pgqueue.enqueue('t', '{{}}', {key})".encode())
@@ -127,7 +129,11 @@ def test_a_worker_runs_jobs_of_every_kind_and_does_all_its_duties(installed: Ins
 
     @app.task(name="inside")
     def inside() -> None:
-        loop.enqueue(n=10)
+        with app.lock("k", ttl=1) as lock:
+            wait_for(lambda: lock._taken.deadline > deadlines.setdefault("first", lock._taken.deadline))  # renewed
+            loop.enqueue(n=10)
+
+    deadlines: dict[str, float] = {}
 
     loop.enqueue(n=1)
     thread.enqueue(n=2)
@@ -182,6 +188,16 @@ def test_a_worker_without_ownership_works_over_a_midnight(
         "select * from pgqueue.transition_default",
         "select pgqueue.redrive(task => 't')",
     )
+
+
+def test_an_operator_lists_and_releases_locks_and_takes_none(installed: Installed, conn: Conn) -> None:
+    insert = "insert into pgqueue.named_lock (key, owner, token, holder, expires_at, waited_until) values"
+    conn.execute(f"{insert} ('k', gen_random_uuid(), 7, 'job 1 t', now() + interval '1 h', now() + interval '1 h')")
+    with closing(installed.app("operator")) as app:
+        assert [lock.token for lock in app.locks.list()] == [7]
+        assert app.locks.release("k").holder == "job 1 t"
+        with pytest.raises(NotAllowed, match="named_lock"), app.lock("k"):
+            pass
 
 
 def test_maintain_does_a_step_at_a_time_and_ends(installed: Installed, conn: Conn) -> None:

@@ -208,6 +208,11 @@ EXEMPT = {
     "jobs.read_mark": "reads no table",
     "workers.listen": "no plan",
     "waits.listen": "no plan",
+    "locks.listen": "no plan",
+    **dict.fromkeys(
+        ["locks.acquire", "locks.renew", "locks.release", "locks.break_", "locks.list"],
+        "a table with a row for each held lock: test_locks",
+    ),
     "jobs.begin": "no plan",
     "jobs.rescuable": "asked only when a rescue has failed: walks along the primary key to rows that run",
     "schema.validate": "a block of DDL that `pgqueue migrate` runs",

@@ -23,6 +23,7 @@ from pgqueue.queries import Queries, Query
 from pgqueue.queries.chosen import PLACES, Page
 from pgqueue.queries.jobs.change import Edit
 from pgqueue.queries.jobs.list import LISTS
+from pgqueue.queries.locks import Wanted
 from pgqueue.queries.operations import Moved, Operation
 from pgqueue.queries.retention import Sweep
 from pgqueue.queries.roles import Grant
@@ -266,6 +267,12 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "retention.prune_operations": lambda q: q.retention.prune_operations(10),
     "retention.forget": lambda q: q.retention.forget(),
     "retention.rest": lambda q: q.retention.rest(0.0),
+    "locks.listen": lambda q: q.locks.listen(),
+    "locks.acquire": lambda q: q.locks.acquire(Wanted("k", WORKER, 60.0, "me", 1, waits=True, sweeps=True)),
+    "locks.renew": lambda q: q.locks.renew([(WORKER, "k", 60.0), (UUID(int=2), "l", 1.0)]),
+    "locks.release": lambda q: q.locks.release("k", WORKER),
+    "locks.break_": lambda q: q.locks.break_("k", 7),
+    "locks.list": lambda q: q.locks.list(),
     "waits.listen": lambda q: q.waits.listen(),
     "waits.register": lambda q: q.waits.register([2, 1, 1], True),
     "waits.read_snapshots": lambda q: q.waits.read_snapshots([1, 2], [True, False]),
@@ -298,6 +305,11 @@ def fill(conn: Conn) -> None:
     conn.execute("insert into pgqueue.dead_letter (id, task, queue, reason) values (901, 't', 'default', 'why')")
     db.run(conn, QUERIES.schedules.declare([(plan, TICK - timedelta(days=1)) for plan in PLANS]))
     conn.execute("insert into pgqueue.schedule_fire values ('s', '2025-01-01', 'missed')")
+    conn.execute(
+        "insert into pgqueue.named_lock (key, owner, token, holder, expires_at) values"
+        " ('k', %s, 7, 'me', now() + interval '1 h'), ('old', %s, 1, 'me', now() - interval '1 day')",
+        (WORKER, WORKER),
+    )
 
 
 def test_no_statement_is_without_a_sample() -> None:

@@ -12,7 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
 from pgqueue import App, Context
-from pgqueue.process.logs import current_context
+from pgqueue.tasks.context import current_context
 from pgqueue.tasks.spec import ThreadTimeoutWarning
 from tests.conftest import eventually, scalar, work
 from tests.harness import working

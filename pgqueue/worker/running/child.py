@@ -16,9 +16,8 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
-from pgqueue.process.logs import current_context
 from pgqueue.process.memory import resident_bytes
-from pgqueue.tasks.context import Context, Signals
+from pgqueue.tasks.context import Context, Signals, current_context
 from pgqueue.tasks.hooks import AttemptHooks
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec

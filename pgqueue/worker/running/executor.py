@@ -14,8 +14,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
 from pgqueue.jobs.verdicts import TimedOut
-from pgqueue.process.logs import current_context
-from pgqueue.tasks.context import Context, Signals
+from pgqueue.tasks.context import Context, Signals, current_context
 from pgqueue.tasks.hooks import AttemptHooks, ObservedAttempt
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import TaskSpec

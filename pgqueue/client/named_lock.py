@@ -1,0 +1,275 @@
+"""Named locks: one block at a time, over all processes, runs under a name."""
+
+import asyncio
+import os
+import random
+import socket
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol, Self
+from uuid import uuid4
+
+import psycopg
+
+from pgqueue.client.actor import who
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.lock_renewer import SHARE, Hold
+from pgqueue.client.steps import OWN_CONNECTION, StepRunner
+from pgqueue.config import check_name
+from pgqueue.db.failures import DATABASE_ERRORS
+from pgqueue.errors import ConfigError, LockHeld, LockLost
+from pgqueue.queries import Query
+from pgqueue.queries.locks import Look, Wanted
+from pgqueue.tasks.context import current_context
+from pgqueue.timing import DAY, DELAY, Bounds, Seconds, check_duration, check_optional_duration, monotonic
+
+TTL = Bounds(1, DAY)
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two looks at a lock that is waited for
+SWEEP_SHARE = 0.02  # of the locks taken, with which others that dead holders left behind are removed
+AGAIN = Look(None, None, 0.0, False)
+
+
+class NamedLock:
+    """A lock for one block: `with app.lock("sync:42") as lock:`, or `async with` alike.
+
+    It is a row that is committed at once, on a connection of pgqueue's own, also inside `ctx.transaction()`. A thread
+    renews it until the block ends. `token` is the fencing token: greater than that of every earlier holder of the name.
+    """
+
+    def __init__(self, app: AppParts, key: str, ttl: float, wait: float | None) -> None:
+        self.key = key
+        self._app = app
+        self._runner = StepRunner(app, OWN_CONNECTION)
+        self._ttl = ttl
+        self._wait = wait
+        self._used = False
+        self._hold: Hold | None = None
+
+    def __repr__(self) -> str:
+        return f"<NamedLock {self.key!r}{' held' if self.held else ''}>"
+
+    @property
+    def token(self) -> int:
+        """The fencing token. Write it with what the block writes elsewhere, and refuse lower ones there."""
+        return self._taken.token
+
+    @property
+    def held(self) -> bool:
+        """Whether it is certain that nobody else has the lock: it was renewed in time. Asks no database."""
+        return self._hold is not None and self._hold.held
+
+    def check(self) -> None:
+        """Raise LockLost unless the lock is held; else do nothing. For long blocks: call it between steps."""
+        if not self._taken.held:
+            raise LockLost(self.key, self.token, self._taken.lost_why)
+
+    def __enter__(self) -> Self:
+        taking = self._begin()
+        try:
+            found = self._look(taking)
+            if not isinstance(found, Hold):
+                with self._app.backend.lock_hints.waiting(self.key) as hint:
+                    while not isinstance(found, Hold):
+                        hint.wait(found)
+                        hint.clear()
+                        _check_job()
+                        found = self._look(taking)
+        except BaseException:
+            self._abandon(taking)
+            raise
+        self._keep(found)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        hold = self._end()
+        if hold is not None:
+            try:
+                kept = self._runner.run(self._app.queries.locks.release(self.key, hold.owner))
+            except BaseException as failure:  # noqa: BLE001 - raised, if it is no error of the database
+                kept = self._leave(hold, failure)
+            else:
+                hold.gone = not kept
+            self._report(hold, kept, error)
+
+    async def __aenter__(self) -> Self:
+        taking = self._begin()
+        try:
+            found = await self._alook(taking)
+            if not isinstance(found, Hold):
+                with self._app.backend.lock_hints.awaiting(self.key) as hint:
+                    while not isinstance(found, Hold):
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(found):
+                                await hint.wait()
+                        hint.clear()
+                        found = await self._alook(taking)
+        except BaseException:
+            self._abandon(taking)
+            raise
+        self._keep(found)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        hold = self._end()
+        if hold is not None:
+            try:
+                kept = await self._runner.arun(self._app.queries.locks.release(self.key, hold.owner))
+            except BaseException as failure:  # noqa: BLE001 - raised, if it is no error of the database
+                kept = self._leave(hold, failure)
+            else:
+                hold.gone = not kept
+            self._report(hold, kept, error)
+
+    @property
+    def _taken(self) -> Hold:
+        if self._hold is None:
+            raise ConfigError(f"lock {self.key!r:.210} is not taken: use it in `with app.lock(…) as lock:`")
+        return self._hold
+
+    def _begin(self) -> "_Taking":
+        if self._used:
+            raise ConfigError(f"lock {self.key!r:.210}: each app.lock(…) is for one block: call it again for another")
+        taking = _Taking(self._app, self.key, self._ttl, self._wait)
+        self._used = True
+        return taking
+
+    def _look(self, taking: "_Taking") -> "Hold | float":
+        try:
+            return taking.judge(self._runner.run(taking.statement()))
+        except psycopg.errors.SerializationFailure:  # the role's default isolation; another was faster
+            return taking.judge(AGAIN)
+
+    async def _alook(self, taking: "_Taking") -> "Hold | float":
+        try:
+            return taking.judge(await self._runner.arun(taking.statement()))
+        except psycopg.errors.SerializationFailure:
+            return taking.judge(AGAIN)
+
+    def _keep(self, hold: Hold) -> None:
+        self._hold = hold
+        self._app.backend.lock_renewer.add(hold)
+
+    def _abandon(self, taking: "_Taking") -> None:
+        """Free the lock in the background, if nobody knows whether it was taken."""
+        if taking.asked:
+            self._app.backend.lock_renewer.free(taking.hold(0))
+
+    def _end(self) -> Hold | None:
+        """Stop renewing; return what is to be released. A forked child has nothing to release."""
+        hold = self._taken
+        if hold.pid != os.getpid():
+            return None
+        self._app.backend.lock_renewer.drop(hold)
+        return hold
+
+    def _leave(self, hold: Hold, failure: BaseException) -> bool:
+        """Leave the release to the renewer; return whether it is certain that the lock was held until now. Raises what
+        is no error of the database, such as a cancellation."""
+        held = hold.held
+        self._app.backend.lock_renewer.free(hold)
+        if not isinstance(failure, DATABASE_ERRORS):
+            hold.over = True
+            raise failure
+        return held
+
+    def _report(self, hold: Hold, kept: bool, error: BaseException | None) -> None:
+        """Say at the end of the block that the lock was lost: by LockLost, or by a note on the block's own error.
+
+        `kept`: the database still had its row, so nobody else had the lock meanwhile, however late it was renewed.
+        """
+        lost = None if kept else LockLost(self.key, hold.token, hold.lost_why)
+        hold.over = True
+        if lost is not None and error is None:
+            raise lost
+        if lost is not None and error is not None and not isinstance(error, LockLost):
+            error.add_note(f"pgqueue: {lost}")
+
+
+class _Taking:
+    """One attempt to take a lock: which statement is next, and what its answer means."""
+
+    def __init__(self, app: AppParts, key: str, ttl: float, wait: float | None) -> None:
+        self._queries = app.queries.locks
+        self._key, self._ttl, self._wait = key, ttl, wait
+        self._waits = wait != 0 and app.backend.lock_renewer.waits
+        self._owner = uuid4()
+        self._holder, self._job_id = _holder()
+        self._began = self._sent = monotonic()
+        self._pause = FIRST_PAUSE
+        self.asked = False  # a statement was sent, and its answer has not come
+
+    def statement(self) -> Query[Look]:
+        """Return the next statement."""
+        sweeps = random.random() < SWEEP_SHARE  # noqa: S311
+        self._sent, self.asked = monotonic(), True
+        return self._queries.acquire(
+            Wanted(self._key, self._owner, self._ttl, self._holder, self._job_id, self._waits, sweeps)
+        )
+
+    def judge(self, look: Look) -> "Hold | float":
+        """Return the lock that was taken, or after how many seconds to look again. Raises LockHeld."""
+        self.asked = False
+        if look.token is not None:
+            return self.hold(look.token)
+        if look.held is None:
+            return 0.0
+        waited = monotonic() - self._began
+        left = LONGEST_PAUSE if self._wait is None else self._wait - waited
+        if not self._waits or left <= 0:
+            held = look.held
+            raise LockHeld(self._key, held.holder, held.job_id, held.expires_at, round(waited, 3) if self._waits else 0)
+        if not look.noted:
+            return 0.0
+        pause, self._pause = self._pause * random.uniform(0.75, 1.0), min(2 * self._pause, LONGEST_PAUSE)  # noqa: S311
+        return max(min(pause, look.seconds, left), 0.001)
+
+    def hold(self, token: int) -> Hold:
+        """Return the holding of the lock under a token."""
+        sent, ttl = self._sent, self._ttl
+        return Hold(self._key, self._owner, ttl, token, deadline=sent + ttl, renew_at=sent + ttl * SHARE)
+
+
+class HasApp(Protocol):
+    """An app."""
+
+    @property
+    def _app(self) -> AppParts: ...
+
+
+class LockVerbs:
+    """The verb of an app that takes named locks."""
+
+    def lock(self: HasApp, key: str, *, ttl: Seconds = 60.0, wait: Seconds | None = 0.0) -> NamedLock:
+        """Let one block at a time run under a name: `with app.lock("sync:42") as lock:`, or `async with`.
+
+        If the lock is held, the block waits for it for at most `wait` seconds (0: not at all; None: without end), and
+        then raises LockHeld, which names the holder. It is renewed as long as the block runs. `ttl` is how long it
+        outlives a holder that died, or that cannot reach the database: `lock.check()` then raises LockLost, and so
+        does the end of the block. It is taken on a connection of pgqueue's own, and belongs to no transaction.
+
+        Raises InvalidOption for a key or a duration that cannot be used.
+        """
+        return NamedLock(
+            self._app,
+            check_name("lock", key),
+            check_duration("ttl", ttl, TTL),
+            check_optional_duration("wait", wait, DELAY),
+        )
+
+
+def _holder() -> tuple[str, int | None]:
+    """Return who takes a lock here, for people, and the job that it is for."""
+    place = f"{socket.gethostname()}:{os.getpid()}"
+    context = current_context.get()
+    if context is None:
+        return f"{who(None)} on {place}", None
+    return f"job {context.job_id} {context.task} on {place}", context.job_id
+
+
+def _check_job() -> None:
+    """End a wait in a thread whose job was cancelled or has run too long: nothing else could."""
+    context = current_context.get()
+    if context is not None:
+        context.check()

@@ -1,0 +1,1 @@
+listen "pgqueue.locks"
