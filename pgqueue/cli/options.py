@@ -28,19 +28,6 @@ Lease = Annotated[float, typer.Option(help="Seconds without a heartbeat after wh
 Poll = Annotated[float, typer.Option(help="Seconds between polls of the database if nothing else wakes the process.")]
 
 
-def read_queues(text: str) -> list[str]:
-    """Read names and patterns of queues, separated by commas. Raises InvalidOption for a weight, as others have it."""
-    queues = [name.strip() for name in text.split(",")]
-    for name in queues:
-        queue, colon, number = name.rpartition(":")
-        if colon and number.isdigit():
-            raise InvalidOption(
-                f"-Q {name!r}: queues have no weights yet: name them in the order in which they go first, and give "
-                f"--limit {queue}={number} if {queue} must have at most so many slots"
-            )
-    return queues
-
-
 def read_queue_limit(text: str) -> tuple[str, int]:
     """Read `queue=number`. Raises InvalidOption."""
     queue, _, number = text.partition("=")

@@ -13,9 +13,10 @@ from typing import Annotated, TypeAlias
 import typer
 
 from pgqueue.cli.load import load_app
-from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit, read_queues
+from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
 from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now, run_to_end
 from pgqueue.errors import InvalidOption
+from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process import logs
 from pgqueue.process.duty import hide
 from pgqueue.process.health import Probe
@@ -37,12 +38,24 @@ def work(
     queues: Annotated[
         str,
         typer.Option(
-            "-Q", "--queues", help="Queues to serve, in order: a,b,c. A * stands for any characters: tenant-*."
+            "-Q",
+            "--queues",
+            help="Queues to serve, in order: a,b,c. Or by shares of the slots: a:6,b:3. a:8c runs at most 8 jobs of a "
+            "at a time, a:6:8c has both. A * stands for any characters: tenant-*.",
         ),
     ] = "default",
-    concurrency: Annotated[int, typer.Option("-c", "--concurrency", help="How many jobs run at a time.")] = 8,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "-c",
+            "--concurrency",
+            help="How many jobs run at a time. Default: 8, or the sum where -Q gives each queue a number: a:8c,b:2c.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
-        list[str] | None, typer.Option(help="Run at most n jobs of a queue at a time: queue=n. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Run at most n jobs of a queue at a time: queue=n, as -Q queue:nc. May be repeated."),
     ] = None,
     lease: Lease = 30.0,
     poll: Poll = 1.0,
@@ -79,10 +92,13 @@ def work(
                 signals, processes, {"--health-port": health_port, "--metrics-port": metrics_port}, shutdown_timeout
             )
         )
+    limits = dict(read_queue_limit(text) for text in limit or [])
+    served = read_served_queues(queues, limits)
     settings = WorkerSettings(
-        queues=read_queues(queues),
-        concurrency=concurrency,
-        limits=dict(read_queue_limit(text) for text in limit or []),
+        queues=[queue.name for queue in served],
+        concurrency=slots_of(served) if concurrency is None else concurrency,
+        shares={queue.name: queue.share for queue in served if queue.share is not None},
+        limits=with_limits(served, limits),
         lease_seconds=lease,
         poll_seconds=poll,
         shutdown_timeout=shutdown_timeout,

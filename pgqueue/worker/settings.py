@@ -11,10 +11,10 @@ from pgqueue.timing import LEASE, PAUSE, SHUTDOWN, check_duration
 class WorkerSettings:
     """How a worker runs. Durations are seconds.
 
-    The worker serves `queues` in order, and runs at most `limits[queue]` jobs of a queue at a time. Others declare it
-    lost when it has not beaten for `lease_seconds`, and run its jobs again. When it stops, its jobs have
-    `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or when it has grown beyond
-    `max_memory_per_child` MiB.
+    The worker serves `queues` in order, or by their `shares` of its slots, and runs at most `limits[queue]` jobs of a
+    queue at a time. Others declare it lost when it has not beaten for `lease_seconds`, and run its jobs again. When it
+    stops, its jobs have `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or when
+    it has grown beyond `max_memory_per_child` MiB.
     """
 
     queues: Sequence[str] = ("default",)
@@ -25,6 +25,7 @@ class WorkerSettings:
     shutdown_timeout: float = 30.0
     max_jobs_per_child: int | None = None
     max_memory_per_child: int | None = None
+    shares: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.queues, str) or not self.queues:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.patterns import Patterns, is_pattern
+from pgqueue.queries.jobs.claim import Turn
 from pgqueue.tasks.context import Signals
+from pgqueue.worker.shares import Division, Shares
 
 AHEAD_BYTES = 16 * 1024 * 1024  # of arguments claimed ahead of slots, at the mean size of the jobs that came lately
 FORGET = 0.9  # of a larger mean, with each claim: large jobs come back
@@ -29,10 +31,13 @@ class Slots:
 
     Where jobs end fast the worker claims `ahead` of free slots, fewer where arguments are large, and the surplus waits
     here. A queue with a limit of its own is never claimed ahead of that limit. A pattern stands for the queues that
-    `serve` names last: each has the pattern's limit, and they take turns at the pattern's place in the order.
+    `serve` names last: each has the pattern's limit, and they take turns at the pattern's place in the order. Where
+    queues have shares, those divide each claim, and there is no order.
     """
 
-    def __init__(self, total: int, queues: Sequence[str], limits: Mapping[str, int]) -> None:
+    def __init__(
+        self, total: int, queues: Sequence[str], limits: Mapping[str, int], shares: Mapping[str, int] = {}
+    ) -> None:
         if type(total) is not int or not 1 <= total <= 10_000:
             raise InvalidOption(f"concurrency {total} cannot be used: give 1 to 10000")
         self._patterns = Patterns(queues)
@@ -51,10 +56,12 @@ class Slots:
         self._matching: dict[str, deque[str]] = {queue: deque() for queue in queues if is_pattern(queue)}
         self._given_limits = dict(limits)
         self._limits = dict(limits)
+        self._shares = Shares(shares) if shares else None
         self.queues: tuple[str, ...] = ()  # by name, in the order in which they are claimed from
         self._order()
         self._held: Counter[str] = Counter()
         self.reserved = 0  # room that a full scan has set aside for what it claims
+        self._reserved_rooms: Mapping[str, int] = {}
         self._waiting: deque[ClaimedJob] = deque()
         self._running: set[RunningJob] = set()
         self._emptied = asyncio.Event()
@@ -71,6 +78,8 @@ class Slots:
                 if pattern in self._given_limits:
                     self._limits.setdefault(name, self._given_limits[pattern])
         self._order()
+        if self._shares is not None:
+            self._shares.keep(self.queues)
 
     def take_turns(self) -> None:
         """Let another one of the queues that match a pattern be the first of them."""
@@ -107,6 +116,19 @@ class Slots:
         rooms = {q: min(space, self._limits[q] - self._held[q]) if q in self._limits else space for q in self.queues}
         return {queue: room for queue, room in rooms.items() if room > 0}
 
+    def divide(self, rooms: Mapping[str, int], room: int) -> Division:
+        """Return the turns of the queues in a claim of `room` jobs: in order, or by their shares."""
+        if self._shares is None:
+            return Division(room, [Turn(queue, most, 0) for queue, most in rooms.items()], {})
+        given = {queue: name for name in self._given for queue in self._matching.get(name, (name,))}
+        held = {queue: self._held[queue] - self._reserved_rooms.get(queue, 0) for queue in rooms}
+        return self._shares.divide(room, rooms, held, given)
+
+    def settle(self, division: Division, jobs: Iterable[ClaimedJob]) -> None:
+        """Note what a claim brought, for the shares of the next ones."""
+        if self._shares is not None:
+            self._shares.settle(division, Counter(job.queue for job in jobs))
+
     def room(self) -> int:
         """How many more jobs may be claimed, whatever their queue."""
         return self.total + self.ahead - len(self._running) - len(self._waiting) - self.reserved
@@ -115,7 +137,7 @@ class Slots:
         """Reserve half of the room, for at most `most` jobs; return it as `room_by_queue` does."""
         reserved = min((self.room() + 1) // 2, most)
         rooms = {queue: min(room, reserved) for queue, room in self.room_by_queue().items() if reserved}
-        self.reserved = reserved
+        self.reserved, self._reserved_rooms = reserved, rooms
         self._held.update(rooms)
         return rooms
 

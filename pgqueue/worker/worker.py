@@ -8,8 +8,8 @@ import sys
 from functools import partial
 
 from pgqueue.app import App, Hook
-from pgqueue.config import check_served_queue
 from pgqueue.errors import PgqueueError
+from pgqueue.jobs.served_queues import check_served_queues
 from pgqueue.process.counters import ProcessReading
 from pgqueue.process.duty import run_duties
 from pgqueue.process.health import Health
@@ -30,10 +30,10 @@ class Worker:
 
     def __init__(self, app: App, settings: WorkerSettings | None = None) -> None:
         settings = settings or WorkerSettings()
-        queues = tuple(dict.fromkeys(check_served_queue(queue) for queue in settings.queues))
+        queues = check_served_queues(settings.queues, settings.shares, settings.limits)
         self._app = app
         self._settings = settings
-        self._slots = Slots(settings.concurrency, queues, settings.limits)
+        self._slots = Slots(settings.concurrency, queues, settings.limits, settings.shares)
         self._served = Served(queues, tuple(app.tasks.names()))
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()

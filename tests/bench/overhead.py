@@ -28,9 +28,7 @@ def traced(session: BenchSession, n: int, *, task: str = "noop") -> Record:
     return _compared(session, n, ["-A", TRACED], task=task)  # of two -A the last one counts
 
 
-def _compared(
-    session: BenchSession, n: int, more: list[str], *, task: str = "noop", port: int | None = None
-) -> Record:
+def _compared(session: BenchSession, n: int, more: list[str], *, task: str = "noop", port: int | None = None) -> Record:
     """Drain in the order without, with, with, without, so that a drift of the machine meets both alike."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     record: Record = {}

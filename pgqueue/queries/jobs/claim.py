@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import LiteralString, TypeAlias
+from typing import LiteralString, NamedTuple, TypeAlias
 from uuid import UUID
 
 from pgqueue.jobs.job import ClaimedJob
@@ -40,12 +40,17 @@ from moved"""
 
 # The queues that a worker serves, in its order, each with how many jobs it may give. Paused queues give nothing. A
 # worker that was declared lost gets nothing: its jobs would be taken from it at once.
+# A queue may have two turns: its part of the room, and, after the turns of the others, what they have left. The second
+# one skips the rows that the first one has taken, for a transaction may lock a row twice: `for update skip locked`
+# skips only rows of others. Should another transaction give a row free between the two, the second turn takes a row
+# that the first one has, and the claim brings one job less.
 # The subselects hide the values of the parameters from the planner, which would otherwise plan each claim anew, for a
 # third of a millisecond.
 _SERVED_QUEUES: LiteralString = fill(
     """(
-        select u.name, u.room
-        from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
+        select u.name, u.room, u.skip
+        from unnest((select %(queues)s::text[]), (select %(rooms)s::int[]), (select %(skips)s::int[]))
+             with ordinality as u(name, room, skip, ord)
         where not exists (select from {s}.queue q where q.name = u.name and {paused})
         and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
         order by u.ord
@@ -69,8 +74,8 @@ _READY_JOBS: LiteralString = """cross join lateral (
 # form, `queue = any(…) order by priority desc, run_at, id limit n`, sorts the whole backlog: 1,222 ms against 0.5 ms on
 # 2 million rows. The other one, `where id in (select … limit n for update skip locked)`, can run its subquery again for
 # each row outside and take more than n.
-# A queue gives at most its own room (how many more jobs of it this worker may run). The outer limits stop the nested
-# loops, so that no row is locked that is not taken.
+# A queue gives at most its own room (how many more jobs of it this worker may run, or its part of them). The outer
+# limits stop the nested loops, so that no row is locked that is not taken.
 # `hop` finds the priorities that exist, from one to the next in the index, and each lane is read from its beginning. So
 # this is the full scan, which misses nothing. Jobs that were claimed lately lie at the beginning as dead entries until
 # VACUUM may remove them, which a long transaction prevents: then the statement walks over all of them, and 25,000 jobs
@@ -94,7 +99,7 @@ with picked as materialized (
         from (select hop.priority, '-infinity'::timestamptz as run_at, 0::bigint as id
               from hop where hop.priority is not null order by hop.priority desc) as lane
         {ready_jobs}
-        limit served.room
+        limit served.room offset served.skip
     ) as found
     limit (select %(room)s::int)
 ), {move_picked}
@@ -121,7 +126,7 @@ with picked as materialized (
                    as l(queue, priority, run_at, id)
               where l.queue = served.name order by l.priority desc) as lane
         {ready_jobs}
-        limit served.room
+        limit served.room offset served.skip
     ) as found
     limit (select %(room)s::int)
 ), {move_picked}
@@ -216,9 +221,30 @@ Lane: TypeAlias = tuple[str, int]  # a queue and a priority
 Place: TypeAlias = tuple[datetime, int]  # in a lane: run_at and id of a job
 
 
+class Turn(NamedTuple):
+    """The turn of a queue in a claim: how many jobs it may give, beyond those that it has given in an earlier turn."""
+
+    queue: str
+    room: int
+    skip: int
+
+
+Rooms: TypeAlias = Mapping[str, int] | Sequence[Turn]  # in order
+
+
 def claimed_jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
     """Read the rows of a claim."""
     return [ClaimedJob(*row, worker) for row in rows]  # type: ignore[call-arg]  # a row of any length, to mypy
+
+
+def _turns(rooms: Rooms) -> dict[str, object]:
+    """Return the parameters of _SERVED_QUEUES."""
+    turns = [Turn(*room, 0) for room in rooms.items()] if isinstance(rooms, Mapping) else rooms
+    return {
+        "queues": [turn.queue for turn in turns],
+        "rooms": [turn.room for turn in turns],
+        "skips": [turn.skip for turn in turns],
+    }
 
 
 def _labels(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -231,16 +257,16 @@ def _labels(rows: Sequence[Row]) -> dict[str, list[str]]:
 class ClaimQueries(Statements):
     """Claiming jobs."""
 
-    def claim(self, worker: UUID, rooms: Mapping[str, int], room: int) -> Query[list[ClaimedJob]]:
-        """Claim up to `room` due jobs; `rooms` maps each queue, in order, to how many it may give."""
-        params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
+    def claim(self, worker: UUID, rooms: Rooms, room: int) -> Query[list[ClaimedJob]]:
+        """Claim up to `room` due jobs; `rooms` says how many each queue may give, in order."""
+        params = {"worker": worker, "room": room} | _turns(rooms)
         return Query(self._sql(CLAIM), lambda rows: claimed_jobs(rows, worker), params)
 
     def claim_beyond(
-        self, worker: UUID, rooms: Mapping[str, int], room: int, frontier: Mapping[Lane, Place]
+        self, worker: UUID, rooms: Rooms, room: int, frontier: Mapping[Lane, Place]
     ) -> Query[list[ClaimedJob]]:
         """Claim as `claim` does, but only from the lanes of a frontier, and in each only jobs after its place."""
-        params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
+        params = {"worker": worker, "room": room} | _turns(rooms)
         params |= {
             "lane_queues": [queue for queue, _ in frontier],
             "lane_priorities": [priority for _, priority in frontier],
@@ -262,7 +288,7 @@ class ClaimQueries(Statements):
         `labels`: those under which the jobs wait, by task; only the first version where a task has none.
         """
         known = [(task, label) for task in tasks for label in labels.get(task, ("1",))]
-        params = {"worker": worker, "queues": list(rooms), "rooms": list(rooms.values()), "room": room}
+        params = {"worker": worker, "room": room} | _turns(rooms)
         params |= {"tasks": [task for task, _ in known], "versions": [version for _, version in known]}
         return Query(self._sql(ADOPT), lambda rows: claimed_jobs(rows, worker), params)
 

@@ -60,9 +60,12 @@ class FullScan(Duty):
 
     async def _scan(self, rooms: dict[str, int]) -> None:
         room, began = min(sum(rooms.values()), self._slots.reserved), monotonic()
+        division = self._slots.divide(rooms, room)
+        query = self._queries.jobs.claim(self._identity.id, division.turns, room)
         with self._frontier.scanning() as scan:
-            jobs = await self.link.run_long(self._queries.jobs.claim(self._identity.id, rooms, room), deadline=DEADLINE)
+            jobs = await self.link.run_long(query, deadline=DEADLINE)
             scan.saw_all = len(jobs) < room
+        self._slots.settle(division, jobs)
         self._signals.claim_took(monotonic() - began)
         self._slots.unreserve(rooms)
         self._frontier.advance(jobs)

@@ -196,15 +196,17 @@ class Producer(Duty):
         room, rooms = min(self._slots.room(), MAX_CLAIM), self._slots.room_by_queue()
         if room <= 0 or not rooms:
             return 0, 0
-        worker, began = self._identity.id, monotonic()
+        worker, began, division = self._identity.id, monotonic(), self._slots.divide(rooms, room)
+        turns = division.turns
         if at_frontier:
-            jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, rooms, room, self._frontier.places))
+            jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, turns, room, self._frontier.places))
             self._frontier.rely()
         else:
             with self._frontier.scanning() as scan:
-                jobs = await self.link.run(self._queries.jobs.claim(worker, rooms, room))
+                jobs = await self.link.run(self._queries.jobs.claim(worker, turns, room))
                 scan.saw_all = len(jobs) < room
         self._signals.claim_took(monotonic() - began)
+        self._slots.settle(division, jobs)
         self._frontier.advance(jobs)
         self._signals.jobs_claimed(jobs)
         return room, len(jobs)

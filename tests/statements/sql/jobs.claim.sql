@@ -1,8 +1,9 @@
 with picked as materialized (
     select found.id, 'pending' as state
     from (
-        select u.name, u.room
-        from unnest((select %(queues)s::text[]), (select %(rooms)s::int[])) with ordinality as u(name, room, ord)
+        select u.name, u.room, u.skip
+        from unnest((select %(queues)s::text[]), (select %(rooms)s::int[]), (select %(skips)s::int[]))
+             with ordinality as u(name, room, skip, ord)
         where not exists (select from "pgqueue".queue q where q.name = u.name and q.paused_at is not null and (q.paused_until is null or q.paused_until > now()))
         and not exists (select from "pgqueue".worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
         order by u.ord
@@ -27,7 +28,7 @@ with picked as materialized (
             and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
         ) as ready
-        limit served.room
+        limit served.room offset served.skip
     ) as found
     limit (select %(room)s::int)
 ), moved as (
