@@ -36,7 +36,7 @@ from {s}.named_lock l where l.expires_at > clock_timestamp()""",
     "comment on column {s}.named_lock.holder is 'Who holds it, for people'",
     "comment on column {s}.named_lock.job_id is 'The job whose task holds it'",
     "comment on column {s}.named_lock.acquired_at is 'When it was taken'",
-    "comment on column {s}.named_lock.expires_at is 'From when on another may take it, unless it is renewed'",
+    "comment on column {s}.named_lock.expires_at is 'When it ends unless it is renewed'",
     "comment on column {s}.named_lock.waited_until is 'Until then its release notifies those that wait for it'",
     "comment on view {s}.lock_status is 'Named locks that are held'",
 )

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pgqueue import db
 from pgqueue.client.wait_poller import in_gevent
-from pgqueue.db.failures import DATABASE_ERRORS, brief
+from pgqueue.db.failures import brief
 from pgqueue.db.link import DEADLINE, sever
 from pgqueue.queries import Queries
 from pgqueue.timing import Backoff
@@ -122,7 +122,7 @@ class LockHints:
             try:
                 self._listen(database)
                 backoff.reset()
-            except DATABASE_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - after any error waiters only look, and hints are tried again
                 delay = backoff.next()
                 if backoff.failures == 1 and not self._closed.is_set():
                     log.warning(

@@ -1,6 +1,8 @@
 """Named locks: one block at a time, over all processes, runs under a name."""
 
 import asyncio
+import logging
+import math
 import os
 import random
 import socket
@@ -16,17 +18,20 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.lock_renewer import SHARE, Hold
 from pgqueue.client.steps import OWN_CONNECTION, StepRunner
 from pgqueue.config import check_name
-from pgqueue.db.failures import DATABASE_ERRORS
-from pgqueue.errors import ConfigError, LockHeld, LockLost
+from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, brief
+from pgqueue.errors import ConfigError, DatabaseUnreachable, LockHeld, LockLost
 from pgqueue.queries import Query
 from pgqueue.queries.locks import Look, Wanted
 from pgqueue.tasks.context import current_context
-from pgqueue.timing import DAY, DELAY, Bounds, Seconds, check_duration, check_optional_duration, monotonic
+from pgqueue.timing import DAY, DELAY, Backoff, Bounds, Seconds, check_duration, check_optional_duration, monotonic
 
+log = logging.getLogger("pgqueue.locks")
 TTL = Bounds(1, DAY)
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two looks at a lock that is waited for
 SWEEP_SHARE = 0.02  # of the locks taken, with which others that dead holders left behind are removed
-AGAIN = Look(None, None, 0.0, False)
+# After these a waiter looks again. The first comes where the default isolation of the role is a higher one, and another
+# was faster.
+PASSING = (psycopg.errors.SerializationFailure, DatabaseUnreachable, *BROKEN)
 
 
 class NamedLock:
@@ -74,10 +79,10 @@ class NamedLock:
                         hint.clear()
                         _check_job()
                         found = self._look(taking)
+            self._keep(found)
         except BaseException:
             self._abandon(taking)
             raise
-        self._keep(found)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -103,10 +108,10 @@ class NamedLock:
                                 await hint.wait()
                         hint.clear()
                         found = await self._alook(taking)
+            self._keep(found)
         except BaseException:
             self._abandon(taking)
             raise
-        self._keep(found)
         return self
 
     async def __aexit__(
@@ -138,14 +143,14 @@ class NamedLock:
     def _look(self, taking: "_Taking") -> "Hold | float":
         try:
             return taking.judge(self._runner.run(taking.statement()))
-        except psycopg.errors.SerializationFailure:  # the role's default isolation; another was faster
-            return taking.judge(AGAIN)
+        except PASSING as error:
+            return taking.again_after(error)
 
     async def _alook(self, taking: "_Taking") -> "Hold | float":
         try:
             return taking.judge(await self._runner.arun(taking.statement()))
-        except psycopg.errors.SerializationFailure:
-            return taking.judge(AGAIN)
+        except PASSING as error:
+            return taking.again_after(error)
 
     def _keep(self, hold: Hold) -> None:
         self._hold = hold
@@ -198,7 +203,9 @@ class _Taking:
         self._holder, self._job_id = _holder()
         self._began = self._sent = monotonic()
         self._pause = FIRST_PAUSE
-        self.asked = False  # a statement was sent, and its answer has not come
+        self._backoff = Backoff()
+        self._seen = False  # the database has answered once
+        self.asked = False  # a statement was sent, and has taken the lock, for all that is known
 
     def statement(self) -> Query[Look]:
         """Return the next statement."""
@@ -210,20 +217,39 @@ class _Taking:
 
     def judge(self, look: Look) -> "Hold | float":
         """Return the lock that was taken, or after how many seconds to look again. Raises LockHeld."""
-        self.asked = False
         if look.token is not None:
             return self.hold(look.token)
+        self.asked, self._seen = False, True
+        self._backoff.reset()
         if look.held is None:
             return 0.0
-        waited = monotonic() - self._began
-        left = LONGEST_PAUSE if self._wait is None else self._wait - waited
-        if not self._waits or left <= 0:
-            held = look.held
-            raise LockHeld(self._key, held.holder, held.job_id, held.expires_at, round(waited, 3) if self._waits else 0)
-        if not look.noted:
-            return 0.0
-        pause, self._pause = self._pause * random.uniform(0.75, 1.0), min(2 * self._pause, LONGEST_PAUSE)  # noqa: S311
+        left = self._left
+        if left <= 0:
+            waited = round(monotonic() - self._began, 3) if self._waits else 0
+            raise LockHeld(self._key, look.held.holder, look.held.job_id, look.held.expires_at, waited)
+        pause = self._pause * random.uniform(0.75, 1.0) if look.noted else FIRST_PAUSE  # noqa: S311
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
         return max(min(pause, look.seconds, left), 0.001)
+
+    def again_after(self, error: Exception) -> float:
+        """Return after how many seconds to look again after an error that passes. Raises it if that is too late, or if
+        the database has never answered."""
+        if isinstance(error, psycopg.errors.SerializationFailure):
+            return 0.0
+        left = self._left
+        if not self._seen or left <= 0:
+            raise error
+        delay = self._backoff.next()
+        if self._backoff.failures == 1:
+            log.warning("waiting for lock %r goes on: %s: %s", self._key, type(error).__name__, brief(error))
+        return min(delay, left)
+
+    @property
+    def _left(self) -> float:
+        """For how many seconds to wait."""
+        if not self._waits:
+            return 0.0
+        return math.inf if self._wait is None else self._wait - (monotonic() - self._began)
 
     def hold(self, token: int) -> Hold:
         """Return the holding of the lock under a token."""

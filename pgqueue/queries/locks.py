@@ -23,7 +23,8 @@ LISTEN: LiteralString = "listen {locks_channel}"
 # before it looks for the key, and while it is on the way another may draw the next one, take the lock, use it and give
 # it back; then the later holder has the lower token.
 # `noted`: whoever waits says so in the row, at most each half minute, so that the release of a lock for which nobody
-# waits notifies nobody. Where that finds the row released or locked meanwhile, the waiter asks again at once.
+# waits notifies nobody. It waits for no row: where another statement renews, releases or keeps the lock's row just
+# then, nothing is noted, and the waiter looks again soon.
 # `swept` runs last, when it can wait for nobody: it removes a few locks that holders left behind which died, an hour
 # after they have expired. It reads the whole table, which has a row for each held lock, so only some calls ask for it.
 # By primary key, but for `swept`.
@@ -46,9 +47,11 @@ with held as materialized (
     where l.expires_at <= clock_timestamp() or l.owner = excluded.owner
     returning l.token
 ), noted as (
-    update {s}.named_lock l set waited_until = clock_timestamp() + interval '1 minute' from held
-    where %(waits)s::bool and held.waited_until < clock_timestamp() + interval '30 seconds'
-    and l.key::text = %(key)s::text and l.owner::uuid = held.owner
+    update {s}.named_lock l set waited_until = clock_timestamp() + interval '1 minute'
+    where l.key = any(array(
+        select o.key from held join {s}.named_lock o on o.key::text = %(key)s::text and o.owner::uuid = held.owner
+        where %(waits)s::bool and held.waited_until < clock_timestamp() + interval '30 seconds'
+        for update of o skip locked))
     returning l.key
 ), swept as (
     delete from {s}.named_lock l where %(sweeps)s::bool and l.key = any(array(
@@ -148,7 +151,7 @@ class Wanted(NamedTuple):
 class Look(NamedTuple):
     """What came of trying to take a lock: its token; or who holds it, and for how many seconds. Neither: ask again.
 
-    `noted`: the holder's release will notify the caller, if it said that it waits.
+    `noted`: the holder's release will notify the caller, if the caller said that it waits.
     """
 
     token: int | None

@@ -26,6 +26,7 @@ from pgqueue import (
 )
 from pgqueue.client import named_lock
 from pgqueue.client.actor import who
+from pgqueue.queries.locks import Look
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, InThread, wait_for
 
@@ -44,9 +45,19 @@ def other(dsn: str) -> Iterator[App]:
 
 
 @pytest.fixture
-def never_polled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiters look once and then wait for a hint."""
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Look]:
+    """The looks of waiters: the first, one when the lock is listened for, one at each hint, and none by polling."""
     monkeypatch.setattr(named_lock, "FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr(named_lock, "LONGEST_PAUSE", 3600.0)
+    looks: list[Look] = []
+    judge = named_lock._Taking.judge
+
+    def noting(taking: Any, look: Look) -> Any:
+        looks.append(look)
+        return judge(taking, look)
+
+    monkeypatch.setattr(named_lock._Taking, "judge", noting)
+    return looks
 
 
 def test_a_lock_is_held_in_its_block_and_free_after_it(app: App, other: App, conn: Conn) -> None:
@@ -92,27 +103,25 @@ def test_a_wait_ends_with_the_refusal_when_its_time_is_over(app: App, other: App
     assert refused.value.waited >= 0.3
 
 
-def test_a_release_wakes_the_waiter(app: App, other: App, conn: Conn, never_polled: None) -> None:
+def test_a_release_wakes_the_waiter(app: App, other: App, looks: list[Look]) -> None:
     """With a pause of an hour between two looks nothing but the hint can have woken it."""
 
     def wait() -> int:
         with other.lock("k", wait=None) as lock:
             return lock.token
 
-    with app.lock("k") as held:
+    with app.lock("k", ttl=3600) as held:
         waiter = InThread(wait)
-        wait_for(lambda: scalar(conn, WAITED))
-        wait_for(lambda: other.backend.lock_hints._listening)
+        wait_for(lambda: len(looks) == 3)  # of the holder one
         assert not waiter.done
     assert waiter.result() > held.token
 
 
-def test_a_release_wakes_the_waiter_in_an_event_loop(app: App, other: App, conn: Conn, never_polled: None) -> None:
+def test_a_release_wakes_the_waiter_in_an_event_loop(app: App, other: App, looks: list[Look]) -> None:
     async def scenario() -> None:
-        async with app.lock("k") as held:
+        async with app.lock("k", ttl=3600) as held:
             waiter = asyncio.create_task(wait())
-            await eventually(lambda: scalar(conn, WAITED))
-            await eventually(lambda: other.backend.lock_hints._listening)
+            await eventually(lambda: len(looks) == 3)
             assert not waiter.done()
         assert await waiter > held.token
         await app.aclose()
@@ -135,6 +144,20 @@ def test_without_hints_a_waiter_looks_again_and_again(app: App, dsn: str, conn: 
     assert other.backend.lock_hints._thread is None
     lock.__exit__(None, None, None)
     other.close()
+
+
+def test_a_waiter_stays_over_an_outage(app: App, other: App, conn: Conn, dsn: str, server_dsn: str) -> None:
+    name = str(conninfo_to_dict(dsn)["dbname"])
+    with app.lock("k", ttl=300), psycopg.connect(server_dsn, autocommit=True) as server:
+        waiter = InThread(lambda: other.lock("k", wait=None).__enter__())
+        wait_for(lambda: scalar(conn, WAITED))
+        server.execute(sql.SQL("alter database {} with allow_connections false").format(sql.Identifier(name)))
+        server.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        server.execute(sql.SQL("alter database {} with allow_connections true").format(sql.Identifier(name)))
+        assert not waiter.done
+    heir = waiter.result()
+    assert heir.held
+    heir.__exit__(None, None, None)
 
 
 def test_of_many_waiters_one_at_a_time_has_the_lock_and_all_get_it(app: App, other: App) -> None:

@@ -103,6 +103,9 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     assert_type(app.schedules.run("s"), Job)
     assert_type(app.using().cancel(1, reason="x"), bool)
     assert_type([status.name for status in app.schedules.list(after="a")], list[str])
+    with app.lock("k", ttl=timedelta(minutes=1), wait=None) as lock:
+        assert_type(lock.token, int)
+    assert_type([held.holder for held in app.locks.list("sync:*")], list[str])
     defaults: TaskOptions = {"queue": "a", "priority": None}
     app.task(**defaults)(calls)
 
@@ -117,6 +120,9 @@ async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await on_the_loop(UUID(int=1)), str)
     assert_type(await plain.aenqueue_many([{"order_id": 1}]), list[int])
     assert_type(await app.using(conn).aget(1), Job)
+    async with app.lock("k", wait=0.5) as lock:
+        assert_type(lock.held, bool)
+    assert_type((await app.locks.arelease("k", token=7)).job_id, int | None)
     assert_type(await app.schedules.using(conn).arun("s", by="me"), Job)
 
 

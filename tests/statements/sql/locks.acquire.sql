@@ -16,9 +16,11 @@ with held as materialized (
     where l.expires_at <= clock_timestamp() or l.owner = excluded.owner
     returning l.token
 ), noted as (
-    update "pgqueue".named_lock l set waited_until = clock_timestamp() + interval '1 minute' from held
-    where %(waits)s::bool and held.waited_until < clock_timestamp() + interval '30 seconds'
-    and l.key::text = %(key)s::text and l.owner::uuid = held.owner
+    update "pgqueue".named_lock l set waited_until = clock_timestamp() + interval '1 minute'
+    where l.key = any(array(
+        select o.key from held join "pgqueue".named_lock o on o.key::text = %(key)s::text and o.owner::uuid = held.owner
+        where %(waits)s::bool and held.waited_until < clock_timestamp() + interval '30 seconds'
+        for update of o skip locked))
     returning l.key
 ), swept as (
     delete from "pgqueue".named_lock l where %(sweeps)s::bool and l.key = any(array(
