@@ -1,6 +1,7 @@
 """What several test files share: waiting, proofs of blocking, rows, processes, a proxy that cuts the connection."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue import App
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.queries import Queries
 from pgqueue.worker import Worker, WorkerSettings
@@ -125,6 +127,27 @@ def insert_job(conn: Conn, **columns: Any) -> int:
     row = conn.execute(f"insert into pgqueue.job_live ({names}) values ({values}) returning id", columns).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def insert_metered(conn: Conn, flow: Flow, **columns: Any) -> int:
+    """Insert a job that waits for its turn, as enqueueing one does."""
+    headers = json.dumps({"$flow": flow.header()} | columns.pop("headers", {}))
+    return insert_job(conn, **{"state": "blocked", "waits_for": "turn"} | columns, lane=flow.lane, headers=headers)
+
+
+def add_rule(conn: Conn, name: str, key: str | None = None, *, running: int = 0, **columns: Any) -> str:
+    """Insert a rule and one bucket of it, of which so many jobs run; return the bucket's name. Columns named `use_…`
+    are those of the bucket."""
+    bucket = name if key is None else f"{name}/{key}"
+    use = {column.removeprefix("use_"): columns.pop(column) for column in list(columns) if column.startswith("use_")}
+    rows = {
+        "limit_rule": {"name": name, **columns}, "limit_bucket": {"name": bucket},
+        "limit_use": {"name": bucket, "version": 1, "rule": name, "running": running, **use},
+    }  # fmt: skip
+    for table, row in rows.items():
+        names, values = ", ".join(row), ", ".join(f"%({column})s" for column in row)
+        conn.execute(f"insert into pgqueue.{table} ({names}) values ({values}) on conflict do nothing", row)
+    return bucket
 
 
 @asynccontextmanager

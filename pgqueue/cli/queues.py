@@ -26,11 +26,12 @@ Timeout = Annotated[float | None, typer.Option(min=0.001, help="Give up after so
 def print_queues(queues: Sequence[QueueLoad]) -> None:
     """Print queues as a table."""
     rows = [
-        (q.queue, count(q.due, q.due_capped), q.running, count(q.scheduled, q.scheduled_capped),
-         output.age(q.oldest_due_seconds), q.workers or ("NONE" if q.due else 0), q.slots, pause_of(q))
+        (q.queue, count(q.due, q.due_capped), count(q.turn, q.turn_capped), q.running,
+         count(q.scheduled, q.scheduled_capped), output.age(q.oldest_due_seconds),
+         q.workers or ("NONE" if q.due + q.turn else 0), q.slots, pause_of(q))
         for q in queues
     ]  # fmt: skip
-    columns = ("queue", "due", "running", "scheduled", "waits", "workers", "slots", "paused")
+    columns = ("queue", "due", "turn", "running", "scheduled", "waits", "workers", "slots", "paused")
     output.print_table("queues", columns, rows)
 
 
@@ -60,7 +61,7 @@ def list_queues(
     call: Call,
     pattern: Annotated[str, typer.Argument(help="Only what matches.", autocompletion=complete_queue)] = "*",
 ) -> Sequence[QueueLoad]:
-    """List queues: what is due, who serves it, and whether it is paused. Counts stop at 10000."""
+    """List queues: what is due or waits for its turn, who serves it, and whether it is paused. Counts stop at 10000."""
     return call.app.queues.list(pattern)
 
 
@@ -135,7 +136,7 @@ def _warn(call: Call, queue: str, only_running: bool) -> None:
     for load in found if not only_running else ():
         if load.paused_at is not None:
             output.say(f"warning: {queue} is paused {pause_of(load)}: due jobs stay where they are")
-        elif load.due and not load.workers:
+        elif load.due + load.turn and not load.workers:
             output.say(f"warning: no worker takes jobs of {queue}")
 
 

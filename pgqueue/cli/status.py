@@ -18,14 +18,14 @@ from pgqueue.cli.workers import print_workers
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.patterns import is_pattern
 from pgqueue.queries.activity import QueueRate
-from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts
+from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts, with_turns
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.queues import Pause
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
-PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
+PHASES = ("pending", "scheduled", "retrying", "turn", "running", "blocked", "dead")
 QUEUE_COLUMNS = ("queue", *PHASES, "waits", "ended/s", "drained in", "workers")
 MOST_OPERATIONS = 20
 
@@ -116,7 +116,7 @@ def read_status(app: App, most: int | None) -> Status:
         if most is not None:
             db.run(conn, queries.jobs.prefer_indexes())
         return Status(
-            db.run(conn, queries.jobs.count(most)),
+            with_turns(db.run(conn, queries.jobs.count(most)), db.run(conn, queries.jobs.count_turns(most))),
             db.run(conn, queries.activity.rates(MOST_COUNTED if most is None else most)),
             db.run(conn, queries.workers.list()),
             db.run(conn, queries.jobs.count_parked(most)),
@@ -156,11 +156,11 @@ def facts(status: Status) -> list[str]:
 
 def queue_rows(status: Status) -> list[Sequence[object]]:
     """Return the cells of queues, for a table with QUEUE_COLUMNS. A queue that has due jobs and no worker shows NONE;
-    one that grows is never drained."""
+    one that grows is never drained. `turn`: metered jobs that are due."""
     rates = {rate.queue: rate for rate in status.rates}
     rows: list[Sequence[object]] = []
     for q in status.queues:
-        workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying else 0)
+        workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying + q.turn else 0)
         counts = [_count(getattr(q, phase), phase in q.at_least) for phase in PHASES]
         rows.append((q.queue, *counts, output.age(q.oldest_due_seconds), *_rate(q, rates.get(q.queue)), workers))
     return rows
@@ -168,13 +168,13 @@ def queue_rows(status: Status) -> list[Sequence[object]]:
 
 def _rate(queue: QueueCounts, rate: QueueRate | None) -> tuple[str, str]:
     """Return how many attempts end a second, and when no job is due any more if all goes on so."""
-    due = queue.pending + queue.retrying
+    due = queue.pending + queue.retrying + queue.turn
     if not due:
         return f"{rate.ended_per_second:.3g}" if rate else "0", ""
     if rate is None:
         return "0", "never"
     seconds = rate.drained_in(due)
-    at_least = "pending" in queue.at_least and seconds is not None
+    at_least = bool({"pending", "turn"}.intersection(queue.at_least)) and seconds is not None
     drained = "never" if seconds is None else f"{output.age(seconds)}{'+' if at_least else ''}"
     return f"{rate.ended_per_second:.3g}", drained
 

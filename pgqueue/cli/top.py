@@ -52,11 +52,11 @@ def _look(call: Call) -> RenderableType:
 
 def frame(status: Status) -> RenderableType:
     """Return one picture of the status: the fullest queues, the workers that run most, and what else is to be said."""
-    busy = sorted(status.queues, key=lambda q: (q.pending + q.running, q.scheduled + q.retrying), reverse=True)
+    busy = sorted(status.queues, key=lambda q: (q.pending + q.turn + q.running, q.scheduled + q.retrying), reverse=True)
     rows = {row[0]: row for row in queue_rows(status)}
     queues = [rows[q.queue] for q in busy]
     workers = worker_rows(sorted(status.workers, key=lambda w: (w.status != "lost", w.running), reverse=True))
-    pending, running = sum(q.pending for q in status.queues), sum(q.running for q in status.queues)
+    pending, running = sum(q.pending + q.turn for q in status.queues), sum(q.running for q in status.queues)
     ended = sum(rate.ended_per_second for rate in status.rates)
     parts: list[RenderableType] = [
         output.line(f"{pending} pending, {running} running, {ended:.3g} ended/s   (q ends)"),

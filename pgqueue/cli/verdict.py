@@ -37,16 +37,18 @@ class Verdict:
 
 
 def judge(queues: Sequence[QueueCounts], pauses: Sequence[Pause], dead: Sequence[DeadCount], limits: Limits) -> Verdict:
-    """Return what is wrong: due jobs that wait for too long or that no worker takes, and too many dead letters."""
+    """Return what is wrong: due jobs that wait for too long or that no worker takes, and too many dead letters.
+
+    A metered job that waits for its turn is not late: its rules make it wait.
+    """
     paused = {pause.queue: describe_pause(pause) for pause in pauses}
     reasons = []
     for queue in queues:
-        if queue.oldest_due_seconds is None:
-            continue
-        if limits.max_age is not None and queue.oldest_due_seconds > limits.max_age:
+        waits = queue.oldest_due_seconds
+        if waits is not None and limits.max_age is not None and waits > limits.max_age:
             why = f" ({paused[queue.queue]})" if queue.queue in paused else ""
-            reasons.append(f"queue {queue.queue}: the oldest due job waits {output.age(queue.oldest_due_seconds)}{why}")
-        if not queue.workers and not queue.paused:
+            reasons.append(f"queue {queue.queue}: the oldest due job waits {output.age(waits)}{why}")
+        if (waits is not None or queue.turn) and not queue.workers and not queue.paused:
             reasons.append(f"queue {queue.queue}: no worker takes its due jobs")
     brought = sum(one.jobs for one in dead)
     if limits.max_dead is not None and brought > limits.max_dead:

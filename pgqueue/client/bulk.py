@@ -15,6 +15,7 @@ from pgqueue.config import check_queue
 from pgqueue.errors import CannotOpen, InvalidArguments, InvalidOption, UnknownKey
 from pgqueue.events import WaitingJobCancelled
 from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import JobState
 from pgqueue.jobs.job_filter import Filter, JobFilter, is_storable
 from pgqueue.queries.chosen import Candidate
@@ -102,6 +103,8 @@ def _edit(app: AppParts, work: Work) -> Steps[int]:
     changes = _open_changes(app, work.options.get("set"))
     texts: dict[int, str | None] = {}
     for job in work.jobs:
+        if "priority" in work.options and is_in_order(job):
+            continue
         try:
             texts[job.id] = None if changes is None else edited_args(app, job, changes)
         except (InvalidArguments, UnknownKey, CannotOpen):
@@ -136,7 +139,7 @@ KINDS = {
 _STATES = {
     "cancel": ("blocked", "pending", "scheduled", "retrying", "running"),
     "retry": tuple(_RETRIED),
-    "promote": ("pending", "scheduled", "retrying"),
+    "promote": ("blocked", "pending", "scheduled", "retrying"),
     "edit": ("blocked", "pending", "scheduled", "retrying"),
 }
 
@@ -239,6 +242,14 @@ def _open_changes(app: AppParts, stored: Any) -> Mapping[str, Any] | None:
 
 
 _OPERATION = "pgqueue operation"  # in place of a task's name: no task's arguments can be put into an operation's row
+
+
+def is_in_order(job: Candidate) -> bool:
+    """Whether a job runs in order, so that it keeps the priority of the others of its key."""
+    with suppress(RecursionError, ValueError):  # what SQL may have stored, and Python cannot read
+        flow = Flow.of_headers(json.loads(job.headers))
+        return flow is not None and flow.in_order
+    return False
 
 
 def edited_args(app: AppParts, job: Candidate, changes: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, Protocol, TypedDict, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.bulk import check_arguments, check_changes, check_options, edited_args
+from pgqueue.client.bulk import check_arguments, check_changes, check_options, edited_args, is_in_order
 from pgqueue.client.steps import StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.client.why import look_up
@@ -64,7 +64,7 @@ class OperatorVerbs:
                 if (yield queries.jobs.restore([job_id], f"brought back by {actor}")):
                     break
             elif job.phase != "retrying":
-                _refuse(job, "retried", _NOT_RETRIED.get(job.phase, ""))
+                _refuse(job, "retried", _remedy(job))
         return (yield from found_job(self._app, job_id))
 
     aretry = retry.twin
@@ -74,14 +74,16 @@ class OperatorVerbs:
     def promote(self: HasParts, job_id: int, *, priority: int | None = None, by: str | None = None) -> Steps[Job]:
         """Make a job due now that waits for a later time, with another priority if one is given.
 
-        A job that is due already stays as it is. Raises WrongState for a job that does not wait for a time, UnknownJob.
+        A job that is due already stays as it is. Raises WrongState for a job that does not wait for a time, and for
+        another priority of one that runs in order; UnknownJob.
         """
         options = check_options({"priority": priority})
         reason = f"promoted by {who(by)}"
         moved = yield self._app.queries.jobs.promote([possible_id(job_id)], reason, options.get("priority"))
         job = yield from found_job(self._app, job_id)
-        if not moved and job.state != JobState.PENDING:
-            _refuse(job, "promoted", _NOT_RETRIED.get(job.phase, ""))
+        if not moved and job.state != JobState.PENDING and not job.waits_for_turn:
+            _refuse(job, "promoted", _remedy(job))
+        _refuse_place(job, priority)
         return job
 
     apromote = promote.twin
@@ -102,6 +104,8 @@ class OperatorVerbs:
         if found is None:
             job = yield from found_job(self._app, job_id)
             _refuse(job, "edited", "`dead edit` edits a dead letter" if job.state == JobState.FAILED else "")
+        if "priority" in given and is_in_order(found):
+            _refuse_place((yield from found_job(self._app, job_id)), given["priority"])
         text = None if not changes else edited_args(self._app, found, changes)
         reason = f"edited by {who(options.get('by'))}"
         yield self._app.queries.jobs.edit_waiting({job_id: text}, reason, Edit(**given))
@@ -154,6 +158,19 @@ _NOT_RETRIED = {
     "failed": "retry it",
     "cancelled": "retry it",
 }
+
+
+def _remedy(job: Job) -> str:
+    if job.waits_for_turn:
+        return "it is due, and waits for its turn: see `pgqueue jobs why`"
+    return _NOT_RETRIED.get(job.phase, "")
+
+
+def _refuse_place(job: Job, priority: int | None) -> None:
+    """Raise WrongState for another priority of a job in order: it would go before or after the others of its key."""
+    if priority is not None and priority != job.priority and job.flow is not None and job.flow.in_order:
+        why = f"runs in the order of {job.flow.order}, where all jobs have one priority: leave the priority out"
+        raise WrongState(job.id, job.phase, why)
 
 
 def _refuse(job: Job, done: str, remedy: str) -> NoReturn:

@@ -201,6 +201,8 @@ def _note_missing(job_id: int, watched: WatchedJob) -> None:
 
 
 def _last_seen(snapshot: JobSnapshot) -> str:
+    if snapshot.state == JobState.BLOCKED:
+        return "it was blocked when last seen (`pgqueue jobs why` shows what it waits for)"
     if snapshot.state != JobState.PENDING:
         return f"it was {snapshot.state} when last seen"
     if snapshot.attempt:

@@ -65,9 +65,9 @@ DEAD_GROWING = Kind(
 def queues(exam: Exam) -> Iterator[Finding]:
     """Look for queues whose jobs wait and that nobody serves. A paused queue waits because somebody wants it to."""
     for queue in exam.ask(exam.queries.queues.list()):
-        waits = queue.oldest_due_seconds or 0.0
+        waits = max(queue.oldest_due_seconds or 0.0, queue.oldest_turn_seconds or 0.0)
         if not queue.workers and not queue.paused_at and waits > exam.limits.waiting_seconds:
-            due = f"{queue.due}{'+' if queue.due_capped else ''}"
+            due = f"{queue.due + queue.turn}{'+' if queue.due_capped or queue.turn_capped else ''}"
             yield QUEUE_UNSERVED.found(
                 f"queue {queue.queue}: {due} jobs are due, the oldest for {waits:.0f} s, and no worker serves it",
                 f"pgqueue work -A … -Q {quote(queue.queue)}",

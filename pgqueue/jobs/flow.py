@@ -6,6 +6,7 @@ A job that any rule concerns waits in a lane of its own kind, and carries all th
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,18 @@ class Flow:
         if self.share is not None:
             found["share"] = self.share
         return found
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the jobs of its lane run in the order of their ids."""
+        return self.order is not None
+
+    @classmethod
+    def of_headers(cls, headers: Mapping[str, Any]) -> "Flow | None":
+        """Return the flow among the headers of a job; None without one, or where SQL has written another thing."""
+        with suppress(KeyError, TypeError, AttributeError):
+            return cls.of_header(headers[FLOW])
+        return None
 
     @classmethod
     def of_header(cls, found: Mapping[str, Any]) -> "Flow":

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, ResultMissing
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.keys import Conditions
 
 MAX_CRASHES = 5  # of a task, where neither it nor its app says otherwise
@@ -141,7 +142,7 @@ class Job:
     `cancel_requested_at` is when somebody asked to cancel a running job. `headers` are what its task reads as
     `ctx.headers`: those given to `using(headers=…)`, what hooks added, and the schedule, tick, expiry and idempotency
     key of a job that has them; do not change them. `notes` are those that people put on it when it was a dead letter,
-    the newest last.
+    the newest last. `flow` has the buckets that a metered job takes while it runs, and its order; None for others.
     `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
     if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
     serves `wait`.
@@ -171,6 +172,7 @@ class Job:
     cancel_requested_at: datetime | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    flow: Flow | None = None
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
     handle: Handle | None = field(default=None, repr=False, compare=False)
@@ -186,6 +188,11 @@ class Job:
     async def await_result(self, timeout: float | timedelta | None = None) -> Any:
         """The async twin of `wait`."""
         return await self._handle().await_result(self.id, timeout)
+
+    @property
+    def waits_for_turn(self) -> bool:
+        """Whether it waits, and for nothing but a time and its turn."""
+        return self.state == JobState.BLOCKED and self.waits_for == "turn"
 
     def _handle(self) -> Handle:
         if self.phase == "pruned":

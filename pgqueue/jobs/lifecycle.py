@@ -33,6 +33,15 @@ class Move(NamedTuple):
     sources: frozenset[JobState]
     target: JobState
 
+    @property
+    def of_metered(self) -> "Move":
+        """The same of a metered job, which waits for its turn as blocked where others wait as pending."""
+        return Move(frozenset(map(_of_metered, self.sources)), _of_metered(self.target))
+
+
+def _of_metered(state: JobState) -> JobState:
+    return JobState.BLOCKED if state == JobState.PENDING else state
+
 
 def _moves(*sources: JobState, to: JobState) -> Move:
     return Move(frozenset(sources), to)

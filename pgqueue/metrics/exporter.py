@@ -154,11 +154,12 @@ class DatabaseMetrics(Collector):
 
 
 def _phases(queue: QueueGauges) -> Iterator[Sample]:
-    for state in ("due", "scheduled", "retrying", "running", "blocked"):
+    for state in ("due", "turn", "scheduled", "retrying", "running", "blocked"):
         yield (queue.queue, state), float(getattr(queue, state))
 
 
 def _capped(queue: QueueGauges) -> Iterator[Sample]:
     yield (queue.queue, "due"), float(queue.due_capped)
+    yield (queue.queue, "turn"), float(queue.turn_capped)
     for state in ("scheduled", "retrying"):
         yield (queue.queue, state), float(queue.later_capped)

@@ -69,7 +69,7 @@ METRICS = (
         (
             "queue_jobs",
             ("queue", "state"),
-            "Jobs that are due, scheduled, retrying, running or blocked; to a bound.",
+            "Jobs that are due, wait for their turn, are scheduled, retrying, running or blocked; to a bound.",
         ),
         ("queue_jobs_capped", ("queue", "state"), "Whether there are more such jobs than were counted, 1 or 0."),
         ("queue_oldest_due_seconds", ("queue",), "How long the oldest job that may be claimed is due; 0 without one."),

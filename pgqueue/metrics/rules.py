@@ -40,7 +40,7 @@ RULES = (
     ),
     Rule(
         "PgqueueNoWorkers",
-        'sum by (queue) (pgqueue_queue_jobs{state="due"}) > 0 and sum by (queue) (pgqueue_queue_slots) == 0 '
+        'sum by (queue) (pgqueue_queue_jobs{state=~"due|turn"}) > 0 and sum by (queue) (pgqueue_queue_slots) == 0 '
         "and sum by (queue) (pgqueue_queue_paused) == 0",
         "2m",
         "critical",

@@ -20,8 +20,10 @@ _ENQUEUED: LiteralString = fill(_BEGUN, moment="j.created_at::timestamptz")
 _FAILED: LiteralString = fill(_BEGUN, moment="j.failed_at")
 _FINISHED: LiteralString = fill(_BEGUN, moment="j.finished_at")
 
-_PHASE: LiteralString = """case when j.state <> 'pending' then j.state when j.attempt > 0 then 'retrying'
-         when j.run_at::timestamptz > now() then 'scheduled' else 'pending' end"""
+_PHASE: LiteralString = """case when j.state <> 'pending' and j.waits_for is distinct from 'turn' then j.state
+         when j.attempt > 0 then 'retrying' when j.run_at::timestamptz > now() then 'scheduled' else j.state end"""
+# A job that waits for a time or for its turn, and for nothing else.
+_WAITS: LiteralString = "(j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn')"
 
 
 class Place(NamedTuple):
@@ -49,11 +51,12 @@ PLACES: dict[str, tuple[Place, ...]] = {
     "cancel": (_live("(j.state <> 'running' or j.cancel_requested_at is null)"),),
     "edit": (_live("j.state in ('pending', 'blocked')"),),
     "promote": (
-        _live("""j.state = 'pending' and (j.run_at::timestamptz > now()
-         or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int)"""),
+        _live(f"""{_WAITS} and (j.run_at::timestamptz > now()
+         or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int
+         and (j.lane < 0::bigint) is not true)"""),
     ),
     "retry": (
-        _live("j.state = 'pending' and j.attempt > 0 and j.run_at::timestamptz > now()"),
+        _live(f"{_WAITS} and j.attempt > 0 and j.run_at::timestamptz > now()"),
         Place("dead_letter", FAILED_JOBS, "'failed'", _DEAD),
         Place("job_finished", CANCELLED_JOBS, "'cancelled'", "j.reason"),
     ),

@@ -10,7 +10,7 @@ from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing, packed
 from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.filters import DEAD_FITS, parameters
-from pgqueue.queries.jobs.parts import CARRIED, NOTIFY_WORKERS
+from pgqueue.queries.jobs.parts import CARRIED, LANE, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
 from pgqueue.tasks.sealing import open_job
 
@@ -34,7 +34,8 @@ from {s}.job j where j.id = any(array(select id from picked)::bigint[]) and j.st
     fits=DEAD_FITS,
 )
 
-# Bring dead letters back: the same id and history, as if the job had not run yet. `lease` stays, because it fences what
+# Bring dead letters back: the same id and history, as if the job had not run yet. A metered job waits for its turn, as
+# it did before: its lane is in its header. `lease` stays, because it fences what
 # old workers may still write. The expiry goes, which has passed most likely; so does the unique key, which another job
 # may hold by now. The n-th job of an operation with a rate is due n / rate seconds later: no process has to wait.
 # `now()` and not `clock_timestamp()`: NOTIFY_WORKERS finds jobs that are due when the statement begins.
@@ -47,19 +48,20 @@ with given as (
     select greatest((select next_run_at from {s}.operation where id = %(operation)s::bigint), now())
            + make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord
+    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, {lane} as lane
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease)
+        crash_count, lease, lane, state, waits_for)
     select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, headers,
            begun.at + make_interval(secs => case when %(gap)s::float8 > 0::float8
                                                  then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
-           created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease
+           created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease,
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
     from gone cross join begun
-    returning id, queue::text, run_at::timestamptz, lease
+    returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
-    select id, 'failed', 'pending', lease, %(reason)s::text from back
+    select id, 'failed', state, lease, %(reason)s::text from back
 ), paced as (
     update {s}.operation o
     set next_run_at = begun.at - make_interval(secs => %(delay)s::float8)
@@ -67,6 +69,7 @@ with given as (
     from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
 ), {notify_workers}
 select count(back.id) from back, workers_notified""",
+    lane=fill(LANE, job="d"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="back"),
 )
 

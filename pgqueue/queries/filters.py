@@ -19,11 +19,12 @@ _FITS: LiteralString = r"""(%(task)s::text is null or j.task::text like %(task)s
 # A job of the view, or of any table of jobs: by when it was enqueued.
 JOB_FITS: LiteralString = fill(_FITS, moment="j.created_at::timestamptz")
 
-# A job of job_live. A phase is part of the state pending, as in the view of jobs.
+# A job of job_live. A phase is part of the state pending, as in the view of jobs, and of blocked for those that wait
+# for their turn.
 LIVE_FITS: LiteralString = fill(
     """{fits}
     and (%(state)s::text is null or j.state = %(state)s::text
-         or j.state = 'pending' and case %(state)s::text
+         or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end)""",
     fits=JOB_FITS,

@@ -15,7 +15,8 @@ QUEUES: LiteralString = """
 with parked as materialized (
     select p.queue::text as queue, sum(p.jobs)::bigint as jobs from {s}.parked_load p group by 1
 )
-select q.queue::text, q.due, q.due_capped, greatest(q.scheduled - coalesce(r.retrying, 0::bigint), 0::bigint),
+select q.queue::text, q.due, q.due_capped, q.turn, q.turn_capped,
+       greatest(q.scheduled - coalesce(r.retrying, 0::bigint), 0::bigint),
        coalesce(r.retrying, 0::bigint), q.running, coalesce(p.jobs, 0::bigint), q.scheduled_capped,
        coalesce(q.oldest_due_seconds, 0::float8), q.paused_at is not null, q.slots
 from {s}.queue_load q
@@ -74,6 +75,8 @@ class QueueGauges(NamedTuple):
     queue: str
     due: int
     due_capped: bool
+    turn: int
+    turn_capped: bool
     scheduled: int
     retrying: int
     running: int

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import LiteralString
 
 from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.jobs.waiting import TURN_QUEUES
 
 MOST = 200
 
@@ -13,20 +14,25 @@ select found.name from ({names}) as found(name)
 where pg_catalog.left(found.name, pg_catalog.length(%(start)s::text)) = %(start)s::text
 order by found.name limit %(most)s::int"""
 
-# Queues that have pending jobs, which are found by hops along job_live_ready, have a row, or are served.
+# Queues that have pending or metered jobs, which are found by hops along job_live_ready and job_live_turn, have a row,
+# or are served.
 QUEUES: LiteralString = fill(
     _OFFERED,
-    names="""
+    names=fill(
+        """
     with recursive lane(queue) as (
         (select j.queue::text from {s}.job_live j where j.state = 'pending' order by j.queue limit 1)
         union all
         select (select j.queue::text from {s}.job_live j where j.state = 'pending' and j.queue::text > lane.queue
                 order by j.queue limit 1)
         from lane where lane.queue is not null
-    )
+    ), {turn_queues}
     select lanes.queue from (select queue from lane limit 1000) as lanes where lanes.queue is not null
+    union select turns.queue from (select queue from turning limit 1000) as turns where turns.queue is not null
     union select name from {s}.queue
     union select unnest(queues) from {s}.worker where lost_at is null""",
+        turn_queues=TURN_QUEUES,
+    ),
 )
 # Tasks that a worker knows, each under its name without a version.
 TASKS: LiteralString = fill(

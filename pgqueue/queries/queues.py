@@ -8,13 +8,16 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY, PAUSED
+from pgqueue.queries.jobs.waiting import TURN_AT, TURN_LANES, WAITS
 
 MOST_LEFT = 10_000
 
-# List queues. The view reads the lanes of job_live_ready up to a bound each, and job_live_running up to a bound.
+# List queues. The view reads the lanes of job_live_ready up to a bound each, and job_live_running and job_live_turn up
+# to a bound.
 LIST: LiteralString = """
 select l.queue, l.due, l.due_capped, l.running, l.scheduled, l.scheduled_capped, l.oldest_due_seconds, l.paused_at,
-       l.paused_until, l.paused_by, l.paused_reason, l.workers, l.slots
+       l.paused_until, l.paused_by, l.paused_reason, l.workers, l.slots, l.turn, l.turn_capped,
+       l.oldest_turn_seconds
 from {s}.queue_load l order by l.queue"""
 
 # List the queues that are paused now: a small table.
@@ -64,9 +67,12 @@ select resumed.name from resumed, notified""",
     may_notify=MAY_NOTIFY,
 )
 
-# Count what a queue still has to do: due jobs, lane by lane in the order of job_live_ready as DEPTH does, up to a
-# bound; and running ones, by job_live_running, which holds no more rows than the workers have slots.
-LEFT: LiteralString = """
+# Count what a queue still has to do: due jobs, lane by lane in the order of job_live_ready as DEPTH does, and in that
+# of job_live_turn those that are due and wait for their turn, up to a bound; and running ones, by job_live_running,
+# which holds no more rows than the workers have slots. The lanes of metered jobs cost a probe each: in each the due
+# jobs come first. Without them, the first jobs of the queue might all be for later, and hide one that is due.
+LEFT: LiteralString = fill(
+    """
 with recursive lane(priority) as (
     (select j.priority::smallint from {s}.job_live j
      where j.state = 'pending' and j.queue::text = %(queue)s::text order by j.priority desc limit 1)
@@ -75,22 +81,35 @@ with recursive lane(priority) as (
             where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint < lane.priority
             order by j.priority desc limit 1)
     from lane where lane.priority is not null
-)
+), {turn_lanes}
 select (select count(*) from (
-            select from lane cross join lateral (
+            (select from lane cross join lateral (
                 select from {s}.job_live j
                 where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
                 and j.run_at::timestamptz <= now()
                 order by j.run_at, j.id limit %(most)s::int) as waiting
+             limit %(most)s::int)
+            union all
+            (select from turn cross join lateral (
+                select from {s}.job_live j
+                where {waits} and j.queue::text = %(queue)s::text and j.lane = turn.lane
+                and j.priority::smallint = turn.priority and {turn_at} <= now() and j.run_at::timestamptz <= now()
+                order by {turn_at}, j.id limit %(most)s::int) as waiting
+             limit %(most)s::int)
             limit %(most)s::int) as counted),
-       (select count(*) from {s}.job_live j where j.worker_id is not null and j.queue::text = %(queue)s::text)"""
+       (select count(*) from {s}.job_live j where j.worker_id is not null and j.queue::text = %(queue)s::text)""",
+    turn_lanes=TURN_LANES,
+    waits=WAITS,
+    turn_at=TURN_AT,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
     """How full a queue is, and who serves it.
 
-    `due_capped` and `scheduled_capped`: there are more than were counted. `workers` claim its jobs, into `slots`.
+    `turn`: metered jobs that are due, and wait for their turn. `due_capped`, `scheduled_capped` and `turn_capped`:
+    there are more than were counted. `workers` claim its jobs, into `slots`.
     """
 
     queue: str
@@ -106,6 +125,9 @@ class QueueLoad:
     paused_reason: str | None
     workers: int
     slots: int
+    turn: int
+    turn_capped: bool
+    oldest_turn_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +143,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class WorkLeft:
-    """How many jobs of a queue are due, up to 10,000, and how many run."""
+    """How many jobs of a queue are due, up to 10,000, with those that wait for their turn; and how many run."""
 
     due: int
     running: int

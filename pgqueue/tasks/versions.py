@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from pgqueue.errors import InvalidTask
+from pgqueue.jobs.flow import FLOW
 from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
@@ -22,7 +23,7 @@ DEAD_LETTER_TASK = "$dead_letter_task"
 DEAD_LETTER = "$dead_letter"
 # The header with the notes that people put on a dead letter.
 NOTES = "$notes"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES})
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, FLOW})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.

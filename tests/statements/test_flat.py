@@ -139,6 +139,7 @@ OTHERS: dict[str, Query[Any]] = {
     "why.ahead": QUERIES.why.ahead(A_JOB, 50),
     "why.runs_at": QUERIES.why.runs_at(5000, WORKER),
     "jobs.count": QUERIES.jobs.count(50),
+    "jobs.count_turns": QUERIES.jobs.count_turns(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
     "queues.pauses": QUERIES.queues.pauses(),
@@ -156,7 +157,8 @@ OTHERS: dict[str, Query[Any]] = {
     "schedules.declaration": QUERIES.schedules.declaration("s1"),
 }
 STATUS = {
-    "jobs.count", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list", "activity.rates",
+    "jobs.count", "jobs.count_turns", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list",
+    "activity.rates",
 }  # fmt: skip
 FLAT = DUTIES | OTHERS | DOCTOR_FLAT
 SCHEDULE_VERBS = (

@@ -6,28 +6,31 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill, packed
 from pgqueue.queries.chosen import Candidate
-from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
+from pgqueue.queries.jobs.parts import LANE, NOTIFY_WORKERS
 
 # Make jobs due that wait for a later time. The rows are locked first: that waits for a claim in flight (one statement),
 # and where the claim has won, the condition on the newest row leaves the job alone: it runs by now. The plain form, an
 # update with a condition on the state, compares with its own, older snapshot, and may miss a job that has just come
-# back to pending. A job that is due already keeps its place in the lane. By primary key: `is true` keeps the planner
-# from job_live_ready, which it would read from end to end. Returns the ids that it moved.
+# back to pending. A job that is due already keeps its place in the lane, and so does one in order, whose priority stays
+# that of its lane. By primary key: `is true` keeps the planner from job_live_ready, which it would read from end to
+# end. Returns the ids that it moved.
 _MAKE_DUE: LiteralString = fill(
     """
 with found as materialized (
     select j.id from {s}.job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and (j.state = 'pending') is true and {waits}
+    where j.id = any((select %(ids)s::bigint[])::bigint[])
+    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') is true and {waits}
     order by j.id for update
 ), due as (
     update {s}.job_live j
     set run_at = least(j.run_at::timestamptz, now()),
-        priority = coalesce(%(priority)s::int::smallint, j.priority::smallint)
+        priority = case when j.lane < 0::bigint then j.priority::smallint
+                        else coalesce(%(priority)s::int::smallint, j.priority::smallint) end
     where j.id = any(array(select id from found))
-    returning j.id, j.queue::text, j.run_at::timestamptz, j.attempt, j.lease
+    returning j.id, j.queue::text, j.run_at::timestamptz, j.attempt, j.lease, j.state
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
-    select id, 'pending', 'pending', attempt, lease, %(reason)s::text from due
+    select id, state, state, attempt, lease, %(reason)s::text from due
 ), {notify_workers}
 select due.id from due, workers_notified""",
     notify_workers=fill(NOTIFY_WORKERS, jobs="due"),
@@ -40,28 +43,31 @@ RETRY_WAITING: LiteralString = fill(_MAKE_DUE, waits="j.attempt > 0 and j.run_at
 PROMOTE: LiteralString = fill(
     _MAKE_DUE,
     waits="""(j.run_at::timestamptz > now()
-        or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int)""",
+        or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int
+        and (j.lane < 0::bigint) is not true)""",
 )
 
-# Bring cancelled jobs back as pending, as REDRIVE does with dead letters: the same id and history, all attempts, no
-# expiry and no unique key. Of two that bring the same job back, the second waits for the first and then finds no row.
-# By primary key, a probe in each partition of the history.
+# Bring cancelled jobs back as pending, or as blocked until their turn, as REDRIVE does with dead letters: the same id
+# and history, all attempts, no expiry and no unique key. Of two that bring the same job back, the second waits for the
+# first and then finds no row. By primary key, a probe in each partition of the history.
 RESTORE: LiteralString = fill(
     """
 with gone as (
     delete from {s}.job_finished j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*, {lane} as lane
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease)
-    select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease
+        crash_count, lease, lane, state, waits_for)
+    select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease,
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
     from gone
-    returning id, queue::text, run_at::timestamptz, lease
+    returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
-    select id, 'cancelled', 'pending', lease, %(reason)s::text from back
+    select id, 'cancelled', state, lease, %(reason)s::text from back
 ), {notify_workers}
 select back.id from back, workers_notified""",
+    lane=fill(LANE, job="j"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="back"),
 )
 

@@ -1,18 +1,21 @@
 """Counting jobs: in a queue with a `max_depth`, and for operators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
 from pgqueue.queries.jobs.parts import LANES, PAUSED
+from pgqueue.queries.jobs.waiting import TURN_ORDER, TURN_QUEUES, WAITS
 
 MOST_COUNTED = 10_000
 MOST_TOGETHER = 50_000  # over all queues
 
 # Count the jobs that wait in a queue, due or not, up to `limit` + 1. The statement reads lane by lane in the order of
 # job_live_ready, as CLAIM does. The plain form, without an order, reads the whole table where the statistics say that
-# the queue fills much of it; with an order it sorts the whole queue where there are no statistics.
-DEPTH: LiteralString = """
+# the queue fills much of it; with an order it sorts the whole queue where there are no statistics. Metered jobs are
+# counted in the order of job_live_turn, whatever their lanes.
+DEPTH: LiteralString = fill(
+    """
 with recursive lane(priority) as (
     (select j.priority::smallint from {s}.job_live j
      where j.state = 'pending' and j.queue::text = %(queue)s::text
@@ -24,19 +27,33 @@ with recursive lane(priority) as (
     from lane where lane.priority is not null
 )
 select count(*) from (
-    select from lane cross join lateral (
+    (select from lane cross join lateral (
         select from {s}.job_live j
         where j.state = 'pending' and j.queue::text = %(queue)s::text and j.priority::smallint = lane.priority
         order by j.run_at, j.id limit %(limit)s + 1) as waiting
-    limit %(limit)s + 1) as counted"""
+     limit %(limit)s + 1)
+    union all
+    (select from {s}.job_live j where {waits} and j.queue::text = %(queue)s::text
+     order by j.queue, j.lane, j.priority desc limit %(limit)s + 1)
+    limit %(limit)s + 1) as counted""",
+    waits=WAITS,
+)
 
-# Estimate the same of a deep queue from one job in 64 (job_live_sample). A counter would be exact, but all enqueues
-# would wait for its row; to count all entries takes tens of milliseconds for a hundred thousand.
-SAMPLED_DEPTH: LiteralString = """
+# Estimate the same of a deep queue from one job in 64 (job_live_sample, and job_live_turn_sample). A counter would be
+# exact, but all enqueues would wait for its row; to count all entries takes tens of milliseconds for a hundred
+# thousand.
+SAMPLED_DEPTH: LiteralString = fill(
+    """
 select 64 * count(*) from (
-    select from {s}.job_live
-    where state = 'pending' and queue::text = %(queue)s::text and id %% 64::bigint = 0
-    limit %(limit)s / 64 + 1) as w"""
+    (select from {s}.job_live j
+     where j.state = 'pending' and j.queue::text = %(queue)s::text and j.id %% 64::bigint = 0
+     limit %(limit)s / 64 + 1)
+    union all
+    (select from {s}.job_live j
+     where {waits} and j.queue::text = %(queue)s::text and j.id %% 64::bigint = 0 limit %(limit)s / 64 + 1)
+    limit %(limit)s / 64 + 1) as w""",
+    waits=WAITS,
+)
 
 EXACT_DEPTH = 10_000
 
@@ -121,6 +138,33 @@ from (waits full join others using (queue)) as found order by queue""",
     lanes=LANES,
 )
 
+# Count the metered jobs that wait, by queue and phase, with what COUNT tells of a queue: it may hold no others. Of each
+# queue the statement looks at the first jobs in the order of job_live_turn, whatever their lanes, for there may be as
+# many lanes as jobs; up to a bound and one more, as COUNT does. Where there are more, there may be more of each phase.
+COUNT_TURNS: LiteralString = fill(
+    """
+with recursive {turn_queues}, served as materialized (
+    select queue, case when %(most)s::int > 0
+        then least(%(most)s::int, greatest(100, %(together)s::int / count(*) over ()::int) - 1) end as most
+    from turning where queue is not null
+)
+select s.queue, counted.due, counted.later, counted.again, coalesce(counted.jobs > s.most, false),
+    (select count(*) from {s}.worker_health w where w.status = 'alive' and {served}),
+    exists (select from {s}.queue q where q.name = s.queue and {paused})
+from served s cross join lateral (
+    select count(*) as jobs, count(*) filter (where w.attempt = 0 and w.run_at <= now()) as due,
+           count(*) filter (where w.attempt = 0 and w.run_at > now()) as later,
+           count(*) filter (where w.attempt > 0) as again
+    from (select j.run_at::timestamptz as run_at, j.attempt from {s}.job_live j
+          where {waits} and j.queue::text = s.queue order by {turn_order} limit s.most + 1) as w
+) as counted""",
+    turn_queues=TURN_QUEUES,
+    turn_order=TURN_ORDER,
+    waits=WAITS,
+    served=fill(SERVES, queue="s.queue"),
+    paused=PAUSED,
+)
+
 # Count the jobs that ended within the last hour, among the newest `most` of each table: by primary key and by
 # dead_letter_failed_at. No index has finished_at. A job that waited for long and ended lately has an old id, and may be
 # missed where there are more than `most`.
@@ -177,7 +221,8 @@ from parked p cross join lateral (
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
     """How many jobs a queue holds, by phase; for how many seconds the oldest due one has waited; and how many living
-    workers serve it. `at_least`: the phases of which it holds more than was counted."""
+    workers serve it. `at_least`: the phases of which it holds more than was counted. `turn`: metered jobs that are due,
+    and wait for their turn; `with_turns` adds them, and counts those of later as scheduled or retrying."""
 
     queue: str
     pending: int
@@ -190,6 +235,38 @@ class QueueCounts:
     workers: int
     paused: bool
     at_least: list[str]
+    turn: int = 0
+
+
+class TurnCounts(NamedTuple):
+    """How many metered jobs of a queue wait: for their turn, for a later time, for another attempt. `at_least`: there
+    are more than were counted. The rest is as in QueueCounts."""
+
+    queue: str
+    turn: int
+    scheduled: int
+    retrying: int
+    at_least: bool
+    workers: int
+    paused: bool
+
+
+def with_turns(counts: list[QueueCounts], turns: list[TurnCounts]) -> list[QueueCounts]:
+    """Return what queues hold, with the metered jobs that wait there; by the names of the queues."""
+    found = {count.queue: count for count in counts}
+    for turn in turns:
+        plain = found.get(turn.queue) or QueueCounts(
+            turn.queue, 0, 0, 0, 0, 0, 0, None, turn.workers, turn.paused, at_least=[]
+        )
+        more = ["scheduled", "retrying", "turn"] if turn.at_least else []
+        found[turn.queue] = replace(
+            plain,
+            scheduled=plain.scheduled + turn.scheduled,
+            retrying=plain.retrying + turn.retrying,
+            turn=turn.turn,
+            at_least=[*plain.at_least, *(phase for phase in more if phase not in plain.at_least)],
+        )
+    return [found[queue] for queue in sorted(found)]
 
 
 class FinishedCount(NamedTuple):
@@ -237,6 +314,11 @@ class CountQueries(Statements):
         """Count jobs by queue and phase: of each up to `most` and one more, of many queues fewer; for None all."""
         params = {"most": most, "together": MOST_TOGETHER}
         return Query(self._sql(COUNT), lambda rows: [QueueCounts(*row) for row in rows], params)
+
+    def count_turns(self, most: int | None = MOST_COUNTED) -> Query[list[TurnCounts]]:
+        """Count the metered jobs that wait, by queue and phase: of each queue up to `most` and one more, or all."""
+        params = {"most": most, "together": MOST_TOGETHER}
+        return Query(self._sql(COUNT_TURNS), lambda rows: [TurnCounts(*row) for row in rows], params)
 
     def count_finished(self, most: int | None = MOST_COUNTED) -> Query[list[FinishedCount]]:
         """Count the jobs that ended within the last hour, by state, among the newest `most`."""

@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import Sequence
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
@@ -10,6 +10,7 @@ from pgqueue.queries.base import Query, Row, fill, first_value
 from pgqueue.queries.filters import JOB_FITS, parameters
 from pgqueue.queries.jobs.parts import LANES
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
+from pgqueue.queries.jobs.waiting import WAITS
 
 # The filters of a list, besides the state.
 _FILTERS: LiteralString = fill(
@@ -45,17 +46,17 @@ _OF_TABLE: LiteralString = """picked as (
     select j.id from {newest} j where {kind} and {filters} order by j.id desc limit %(limit)s
 )"""
 
-# Jobs of one kind in job_live. Where there are few, an index that has only them finds them all; where there are many,
-# the walk backwards along the primary key meets some soon.
-_OF_KIND: LiteralString = """few as materialized ({few}), picked as (
+# Jobs of some kinds in job_live. Of each kind: where there are few, an index that has only them finds them all; where
+# there are many, the walk backwards along the primary key meets some soon, and is not begun where no kind has many.
+_OF_KINDS: LiteralString = """{few}, few as (
+    {few_ids}
+), picked as (
     select id from (
-        (select j.id from {s}.job_live j where (select count(*) from few) <= 10000
-         and j.id = any(array(select id from few)::bigint[]) and {kind} and {filters}
-         order by j.id desc limit %(limit)s)
-        union all
-        (select j.id from {newest} j where (select count(*) from few) > 10000 and {kind} and {filters}
-         order by j.id desc limit %(limit)s)
-    ) as found
+        (select j.id from {s}.job_live j where j.id = any(array(select id from few)::bigint[])
+         and ({kind}) and {filters} order by j.id desc limit %(limit)s)
+        union
+        (select j.id from {newest} j where ({many}) and ({kind}) and {filters} order by j.id desc limit %(limit)s)
+    ) as found order by id desc limit %(limit)s
 )"""
 
 # The first of a kind and queue, in the order of its index and to a limit, because the planner then uses it whatever the
@@ -67,9 +68,7 @@ _FEW: LiteralString = """
 # Scheduled jobs: the end of each lane, by job_live_ready. `lane` hops from one lane to the next, as in COUNT.
 _FEW_SCHEDULED: LiteralString = """
     select later.id from lane cross join lateral (
-        select j.id from {s}.job_live j
-        where j.state = 'pending' and j.queue::text = lane.queue and j.priority::smallint = lane.priority
-        and j.run_at::timestamptz > now()
+        select j.id from waiting j where j.queue = lane.queue and j.priority = lane.priority and j.run_at > now()
         order by j.run_at, j.id limit 10001) as later
     where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001"""
 
@@ -79,10 +78,19 @@ _UNSEEN: LiteralString = """(
     where %(before)s::bigint is null or w.id < %(before)s
     order by w.id desc offset %(looked)s::int limit 1)"""
 
-# The same of a kind. Where an index has found all jobs of it, nothing is left.
-_UNSEEN_OF_KIND: LiteralString = """
-with {recursive} few as materialized ({few})
-select case when (select count(*) from few) > 10000 then {unseen} end"""
+# The same of some kinds. Where an index has found all jobs of each, nothing is left.
+_UNSEEN_OF_KINDS: LiteralString = """
+with {few}
+select case when {many} then {unseen} end"""
+
+
+class _Kind(NamedTuple):
+    """A kind of jobs in job_live: its condition, and the part of a statement that finds the first ones by an index."""
+
+    name: LiteralString
+    condition: LiteralString
+    few: LiteralString
+    recursive: LiteralString = ""
 
 
 def unseen_of(table: LiteralString) -> LiteralString:
@@ -95,19 +103,41 @@ def _of_table(table: LiteralString, kind: LiteralString = "true") -> tuple[Liter
     return fill(_LIST, picked=picked), unseen_of(table)
 
 
-def _of_kind(
-    kind: LiteralString, few: LiteralString, recursive: LiteralString = ""
-) -> tuple[LiteralString, LiteralString]:
-    picked = fill(_OF_KIND, few=few, kind=kind, newest=fill(_NEWEST, table="job_live"), filters=_FILTERS)
-    unseen = fill(_UNSEEN_OF_KIND, recursive=recursive, few=few, unseen=fill(_UNSEEN, table="job_live"))
-    return fill(_LIST, picked=recursive + picked), unseen
+def _of_kinds(*kinds: _Kind) -> tuple[LiteralString, LiteralString]:
+    recursive: LiteralString = "".join(kind.recursive for kind in kinds)
+    few: LiteralString = ", ".join(f"few_{kind.name} as materialized ({kind.few})" for kind in kinds)
+    many: LiteralString = " or ".join(_many(kind) for kind in kinds)
+    picked = fill(
+        _OF_KINDS,
+        few=recursive + few,
+        few_ids=" union all ".join(f"select id from few_{kind.name} where not {_many(kind)}" for kind in kinds),
+        kind=" or ".join(kind.condition for kind in kinds),
+        many=many,
+        newest=fill(_NEWEST, table="job_live"),
+        filters=_FILTERS,
+    )
+    unseen = fill(_UNSEEN_OF_KINDS, few=recursive + few, many=many, unseen=fill(_UNSEEN, table="job_live"))
+    return fill(_LIST, picked=picked), unseen
 
 
-def _by(kind: LiteralString, by: LiteralString) -> tuple[LiteralString, LiteralString]:
-    return _of_kind(kind, fill(_FEW, kind=kind, by=by))
+def _many(kind: _Kind) -> LiteralString:
+    return f"(select count(*) from few_{kind.name}) > 10000"
 
 
-_LATER: LiteralString = "j.state = 'pending' and j.run_at::timestamptz > now() and j.attempt = 0"
+def _by(name: LiteralString, condition: LiteralString, by: LiteralString, more: LiteralString = "true") -> _Kind:
+    """Return a kind whose index `by` holds jobs that fit `condition`, of which it takes those that fit `more`."""
+    return _Kind(name, f"{condition} and {more}", fill(_FEW, kind=condition, by=by))
+
+
+def _turn(more: LiteralString = "true") -> _Kind:
+    """Metered jobs that wait, by job_live_turn."""
+    return _by("turn", WAITS, "j.queue, j.lane, j.priority desc", more)
+
+
+_LATER: LiteralString = "j.run_at::timestamptz > now() and j.attempt = 0"
+_SCHEDULED = _Kind(
+    "scheduled", f"j.state = 'pending' and {_LATER}", _FEW_SCHEDULED, fill("recursive {lanes}, ", lanes=LANES)
+)
 
 # By state or phase, and for all: the list, and below which id it did not look.
 _BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
@@ -115,11 +145,13 @@ _BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
     "failed": _of_table("dead_letter"),
     "succeeded": _of_table("job_finished", "j.state = 'succeeded'"),
     "cancelled": _of_table("job_finished", "j.state = 'cancelled'"),
-    "running": _by("j.worker_id is not null and j.state = 'running'", "j.worker_id"),
-    "blocked": _by("j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
-    "pending": _by("j.state = 'pending'", "j.queue, j.priority desc, j.run_at, j.id"),
-    "retrying": _by("j.state = 'pending' and j.attempt > 0", "j.queue, j.run_at, j.id"),
-    "scheduled": _of_kind(_LATER, _FEW_SCHEDULED, fill("recursive {lanes}, ", lanes=LANES)),
+    "running": _of_kinds(_by("running", "j.worker_id is not null and j.state = 'running'", "j.worker_id")),
+    "blocked": _of_kinds(_by("parked", "j.state = 'blocked' and j.waits_for = 'task'", "j.task"), _turn()),
+    "pending": _of_kinds(_by("pending", "j.state = 'pending'", "j.queue, j.priority desc, j.run_at, j.id")),
+    "retrying": _of_kinds(
+        _by("retrying", "j.state = 'pending' and j.attempt > 0", "j.queue, j.run_at, j.id"), _turn("j.attempt > 0")
+    ),
+    "scheduled": _of_kinds(_SCHEDULED, _turn(_LATER)),
 }
 LISTS = {state: both[0] for state, both in _BOTH.items() if state}
 MOST_LOOKED = 200_000

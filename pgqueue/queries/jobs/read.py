@@ -8,6 +8,7 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from pgqueue.error_info import ErrorInfo
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.tasks.sealing import open_job
@@ -92,6 +93,7 @@ def read_job(row: Row) -> Job:
     headers = _headers(values["headers"])
     values["headers"] = {name: value for name, value in headers.items() if name not in OWN}
     values["notes"] = _notes(headers.get(NOTES))
+    values["flow"] = Flow.of_headers(headers)
     values["error"] = read_error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)

@@ -11,7 +11,7 @@ with fitting as materialized (
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(state)s::text is null or j.state = %(state)s::text
-         or j.state = 'pending' and case %(state)s::text
+         or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int
 ), found as materialized (
@@ -23,7 +23,7 @@ with fitting as materialized (
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(state)s::text is null or j.state = %(state)s::text
-         or j.state = 'pending' and case %(state)s::text
+         or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end) order by j.id for update skip locked
 ), seen as (

@@ -4,26 +4,26 @@ with fitting as materialized (
         where w.id > %(after)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
         order by w.id limit %(window)s::int
     ) as j
-    where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and j.state = 'pending' and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(state)s::text is null or j.state = %(state)s::text
-         or j.state = 'pending' and case %(state)s::text
+         or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int
 ), found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".job_live j
-    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and j.state = 'pending' and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(state)s::text is null or j.state = %(state)s::text
-         or j.state = 'pending' and case %(state)s::text
+         or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end) order by j.id for update skip locked
 ), seen as (

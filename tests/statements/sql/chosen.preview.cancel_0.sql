@@ -1,5 +1,5 @@
-select j.id, j.task::text, j.queue::text, case when j.state <> 'pending' then j.state when j.attempt > 0 then 'retrying'
-         when j.run_at::timestamptz > now() then 'scheduled' else 'pending' end, j.created_at::timestamptz, null::text from (
+select j.id, j.task::text, j.queue::text, case when j.state <> 'pending' and j.waits_for is distinct from 'turn' then j.state
+         when j.attempt > 0 then 'retrying' when j.run_at::timestamptz > now() then 'scheduled' else j.state end, j.created_at::timestamptz, null::text from (
     select * from "pgqueue".job_live w
     where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id limit %(looked)s::int) as j
@@ -10,6 +10,6 @@ where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(sta
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(state)s::text is null or j.state = %(state)s::text
-         or j.state = 'pending' and case %(state)s::text
+         or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int

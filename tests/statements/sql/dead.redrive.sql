@@ -4,19 +4,20 @@ with given as (
     select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), now())
            + pg_catalog.make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord
+    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, (d.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease)
+        crash_count, lease, lane, state, waits_for)
     select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, headers,
            begun.at + pg_catalog.make_interval(secs => case when %(gap)s::float8 > 0::float8
                                                  then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
-           created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease
+           created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease,
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
     from gone cross join begun
-    returning id, queue::text, run_at::timestamptz, lease
+    returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
-    select id, 'failed', 'pending', lease, %(reason)s::text from back
+    select id, 'failed', state, lease, %(reason)s::text from back
 ), paced as (
     update "pgqueue".operation o
     set next_run_at = begun.at - pg_catalog.make_interval(secs => %(delay)s::float8)

@@ -5,8 +5,19 @@
     select (select j.queue::text from "pgqueue".job_live j where j.state = 'pending' and j.queue::text > ready.queue
             order by j.queue, j.priority desc limit 1)
     from ready where ready.queue is not null
+), turning(queue) as (
+    (select j.queue::text from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text > %(after)s::text
+     order by j.queue limit 1)
+    union all
+    select (select j.queue::text from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text > turning.queue
+            order by j.queue limit 1)
+    from turning where turning.queue is not null
 )
-select ready.queue, false from ready where ready.queue is not null limit %(most)s::int)
+select named.queue, false from (
+    (select ready.queue from ready where ready.queue is not null limit %(most)s::int)
+    union
+    (select turning.queue from turning where turning.queue is not null limit %(most)s::int)
+) as named order by named.queue limit %(most)s::int)
 union all
 (select distinct parked.queue, true
  from pg_catalog.unnest((select %(tasks)s::text[])) as known(task) cross join lateral (

@@ -1,32 +1,34 @@
-with few as materialized (
+with few_parked as materialized (
     select j.id from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'task' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.task limit 10001), picked as (
+    order by j.task limit 10001), few_turn as materialized (
+    select j.id from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'turn' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    order by j.queue, j.lane, j.priority desc limit 10001), few as (
+    select id from few_parked where not (select count(*) from few_parked) > 10000 union all select id from few_turn where not (select count(*) from few_turn) > 10000
+), picked as (
     select id from (
-        (select j.id from "pgqueue".job_live j where (select count(*) from few) <= 10000
-         and j.id = any(array(select id from few)::bigint[]) and j.state = 'blocked' and j.waits_for = 'task' and (%(task)s::text is null or j.task::text like %(task)s::text)
+        (select j.id from "pgqueue".job_live j where j.id = any(array(select id from few)::bigint[])
+         and (j.state = 'blocked' and j.waits_for = 'task' and true or j.state = 'blocked' and j.waits_for = 'turn' and true) and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[]))
-    and (%(before)s::bigint is null or j.id < %(before)s)
-         order by j.id desc limit %(limit)s)
-        union all
+    and (%(before)s::bigint is null or j.id < %(before)s) order by j.id desc limit %(limit)s)
+        union
         (select j.id from (
     select * from "pgqueue".job_live w
     where (%(before)s::bigint is null or w.id < %(before)s)
     and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
-    order by w.id desc limit %(looked)s::int) j where (select count(*) from few) > 10000 and j.state = 'blocked' and j.waits_for = 'task' and (%(task)s::text is null or j.task::text like %(task)s::text)
+    order by w.id desc limit %(looked)s::int) j where ((select count(*) from few_parked) > 10000 or (select count(*) from few_turn) > 10000) and (j.state = 'blocked' and j.waits_for = 'task' and true or j.state = 'blocked' and j.waits_for = 'turn' and true) and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
     and (%(ids)s::bigint[] is null or j.id = any(%(ids)s::bigint[]))
-    and (%(before)s::bigint is null or j.id < %(before)s)
-         order by j.id desc limit %(limit)s)
-    ) as found
+    and (%(before)s::bigint is null or j.id < %(before)s) order by j.id desc limit %(limit)s)
+    ) as found order by id desc limit %(limit)s
 )
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,

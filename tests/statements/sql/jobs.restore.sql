@@ -1,15 +1,16 @@
 with gone as (
     delete from "pgqueue".job_finished j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*, (j.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease)
-    select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease
+        crash_count, lease, lane, state, waits_for)
+    select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease,
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
     from gone
-    returning id, queue::text, run_at::timestamptz, lease
+    returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
-    select id, 'cancelled', 'pending', lease, %(reason)s::text from back
+    select id, 'cancelled', state, lease, %(reason)s::text from back
 ), workers_notified as (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
     from (select distinct queue from back where run_at <= statement_timestamp()) as due
