@@ -28,7 +28,7 @@ from pgqueue.client import named_lock
 from pgqueue.client.actor import who
 from pgqueue.queries.locks import Look
 from tests.conftest import eventually, scalar
-from tests.harness import Conn, InThread, wait_for
+from tests.harness import Conn, InThread, Proxy, wait_for
 
 ROWS = "select count(*) from pgqueue.named_lock"
 WAITED = "select waited_until > now() from pgqueue.named_lock"
@@ -310,6 +310,18 @@ def test_a_release_that_fails_is_made_up_for(app: App, conn: Conn) -> None:
     wait_for(lambda: scalar(conn, ROWS) == 0)
 
 
+def test_a_lock_whose_answer_was_lost_does_not_stay(dsn: str, conn: Conn) -> None:
+    """The statement has committed, and its caller does not know."""
+    with Proxy.before(dsn, b"named_lock") as proxy:
+        app = App(proxy.dsn)
+        with pytest.raises(psycopg.OperationalError):
+            app.lock("k", ttl=300).__enter__()
+        assert proxy.cut.is_set()
+        assert scalar(conn, "select is_called from pgqueue.lock_token")
+        wait_for(lambda: scalar(conn, ROWS) == 0)
+        app.close()
+
+
 def test_a_cancelled_taker_leaves_no_lock_behind(app: App, conn: Conn, connect: Any) -> None:
     """It is cancelled while its statement waits; whether that has taken the lock nobody knows."""
 
@@ -328,6 +340,32 @@ def test_a_cancelled_taker_leaves_no_lock_behind(app: App, conn: Conn, connect: 
         first.rollback()
         with pytest.raises(asyncio.CancelledError):
             await taker
+        await eventually(lambda: scalar(conn, ROWS) == 0)
+        await app.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_block_that_is_cancelled_while_it_gives_its_lock_back_gives_it_back_all_the_same(
+    app: App, conn: Conn, connect: Any
+) -> None:
+    async def scenario() -> None:
+        keeper = connect()
+
+        async def block() -> None:
+            async with app.lock("k", ttl=300):
+                keeper.execute("select from pgqueue.named_lock for update")
+
+        holder = asyncio.create_task(block())
+        blocked = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        await eventually(lambda: scalar(conn, blocked) == 1)
+        holder.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await holder
+        assert scalar(conn, ROWS) == 1
+        keeper.rollback()
         await eventually(lambda: scalar(conn, ROWS) == 0)
         await app.aclose()
 
