@@ -18,6 +18,7 @@ from pgqueue.client.locks import Locks
 from pgqueue.client.named_lock import LockVerbs
 from pgqueue.client.operation_hooks import OperationHook
 from pgqueue.client.operations import Operations
+from pgqueue.client.pauses import PauseVerbs
 from pgqueue.client.pruning import Pruning
 from pgqueue.client.queues import Queues
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
@@ -66,7 +67,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs, LockVerbs):
+class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is

@@ -16,6 +16,7 @@ from pgqueue.cli.metrics import metrics, observability_cli
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.operations import operations_cli
 from pgqueue.cli.output import print_id
+from pgqueue.cli.pauses import drain, list_pauses, pause, print_pauses, resume, say_drained, say_paused, say_resumed
 from pgqueue.cli.queues import queues_cli
 from pgqueue.cli.schedules import schedules_cli
 from pgqueue.cli.status import print_status, status
@@ -68,6 +69,10 @@ command(cli, "enqueue", print_id)(enqueue)
 command(cli, "status", print_status)(status)
 command(cli, "doctor", print_report)(doctor)
 command(cli, "top", lambda _: None, has_json=False)(top)
+command(cli, "pause", say_paused)(pause)
+command(cli, "resume", say_resumed)(resume)
+command(cli, "drain", say_drained)(drain)
+command(cli, "pauses", print_pauses)(list_pauses)
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")

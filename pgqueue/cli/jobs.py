@@ -152,6 +152,8 @@ def _worker(attempt: Attempt, workers: Mapping[UUID, Located]) -> str:
 
 
 def _why(job: Job) -> str:
+    if job.waits_for == "pause":
+        return f"set aside: task {job.task} is paused"
     if job.waits_for:
         return f"waits for a worker that knows {job.task}"
     reason, error = output.cell(job.reason), output.cell(job.error)

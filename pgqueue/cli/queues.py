@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -11,16 +10,16 @@ from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_queue
 from pgqueue.cli.filters import By
+from pgqueue.cli.pauses import OnlyRunning, Timeout, Until, Wait, Why, say_drained, wait_until_drained
 from pgqueue.cli.schedule_input import read_end
 from pgqueue.jobs.patterns import is_pattern
-from pgqueue.queries.queues import MOST_LEFT, QueueLoad, WorkLeft
+from pgqueue.queries.queues import QueueLoad, WorkLeft
 
 queues_cli = typer.Typer(help="Queues: see, pause, resume, drain.", no_args_is_help=True)
 
 QueueOrPattern = Annotated[
     str, typer.Argument(help="A queue, or a pattern: 'tenant-*'.", autocompletion=complete_queue)
 ]
-Timeout = Annotated[float | None, typer.Option(min=0.001, help="Give up after so many seconds, with exit code 1.")]
 
 
 def print_queues(queues: Sequence[QueueLoad]) -> None:
@@ -73,10 +72,10 @@ def _say_paused(changed: Changed) -> None:
 def pause(
     call: Call,
     queue: QueueOrPattern,
-    until: Annotated[str | None, typer.Option(help="For 90s, 30m, 2h, 7d, or until a time with its zone.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Why, for others who see it.")] = None,
+    until: Until = None,
+    why: Why = None,
     by: By = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when its running jobs have ended.")] = False,
+    wait: Wait = False,
     timeout: Timeout = None,
 ) -> Changed:
     """Let no worker claim jobs of a queue. Running jobs go on; jobs can be enqueued as before.
@@ -84,13 +83,15 @@ def pause(
     A pattern pauses the queues that match now, and none that appears later.
     """
     known = {load.queue for load in call.app.queues.list()}
-    paused = call.app.queues.pause(queue, until=read_end("--until", until), reason=reason, by=by)
+    paused = call.app.queues.pause(queue, until=read_end("--until", until), why=why, by=by)
     changed = Changed(sorted(paused), sorted(set(paused) - known))
     for name in changed.unknown:
         output.say(f"warning: queue {name} has no jobs and no worker serves it by name: it is paused all the same")
     if is_pattern(queue) and paused:
         output.say("queues that match and appear later are not paused")
-    if wait and not all(_wait(call, name, only_running=True, timeout=timeout) for name in paused):
+    if wait and not all(
+        wait_until_drained(call, {"queue": name}, only_running=True, timeout=timeout) for name in paused
+    ):
         raise typer.Exit(1)
     return changed
 
@@ -105,17 +106,11 @@ def resume(call: Call, queue: QueueOrPattern, by: By = None) -> Changed:
     return Changed(sorted(call.app.queues.resume(queue, by=by)), [])
 
 
-def _say_drained(left: WorkLeft) -> None:
-    output.say(f"drained: {left.due} due, {left.running} running")
-
-
-@command(queues_cli, "drain", _say_drained)
+@command(queues_cli, "drain", say_drained)
 def drain(
     call: Call,
     queue: Annotated[str, typer.Argument(help="The queue.", autocompletion=complete_queue)],
-    only_running: Annotated[
-        bool, typer.Option("--only-running", help="Wait for the running jobs alone: after a pause.")
-    ] = False,
+    only_running: OnlyRunning = False,
     timeout: Timeout = None,
 ) -> WorkLeft:
     """Wait until no job of a queue is due and none runs. Changes nothing: workers do the work.
@@ -123,7 +118,7 @@ def drain(
     For a deploy use `queues pause QUEUE --wait`, which lets nothing begin and waits for what runs.
     """
     _warn(call, queue, only_running)
-    if not _wait(call, queue, only_running=only_running, timeout=timeout):
+    if not wait_until_drained(call, {"queue": queue}, only_running=only_running, timeout=timeout):
         raise typer.Exit(1)
     return call.app.queues.left(queue)
 
@@ -138,21 +133,3 @@ def _warn(call: Call, queue: str, only_running: bool) -> None:
             output.say(f"warning: {queue} is paused {pause_of(load)}: due jobs stay where they are")
         elif load.due + load.turn and not load.workers:
             output.say(f"warning: no worker takes jobs of {queue}")
-
-
-def _wait(call: Call, queue: str, *, only_running: bool, timeout: float | None) -> bool:
-    """Wait for a queue to be empty, and say on stderr how far it is; False if time ran out."""
-    seen: list[WorkLeft] = []
-    started = datetime.now()
-
-    def tell(left: WorkLeft) -> None:
-        if not seen or seen[-1] != left:
-            due = "" if only_running else f"{count(left.due, left.due >= MOST_LEFT)} due, "
-            output.say(f"{queue}: {due}{left.running} running")
-        seen.append(left)
-
-    drained = call.app.queues.drain(queue, only_running=only_running, timeout=timeout, on_look=tell)
-    if not drained:
-        waited = output.age((datetime.now() - started).total_seconds())
-        output.say(f"{queue} is not drained after {waited}")
-    return drained

@@ -21,7 +21,7 @@ from pgqueue.queries.activity import QueueRate
 from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts, with_turns
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
-from pgqueue.queries.queues import Pause
+from pgqueue.queries.pauses import Pause
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
@@ -58,7 +58,7 @@ class Status:
             queues=[q for q in self.queues if q.queue == queue],
             rates=[rate for rate in self.rates if rate.queue == queue],
             unknown=[jobs for jobs in self.unknown if jobs.queue == queue],
-            pauses=[pause for pause in self.pauses if pause.queue == queue],
+            pauses=[pause for pause in self.pauses if pause.kind != "queue" or pause.name == queue],
             dead=[dead for dead in self.dead if dead.queue == queue],
         )
 
@@ -123,7 +123,7 @@ def read_status(app: App, most: int | None) -> Status:
             db.run(conn, queries.schedules.list()),
             db.run(conn, queries.jobs.count_finished(most)),
             faulty(db.run(conn, queries.partitions.states())),
-            db.run(conn, queries.queues.pauses()),
+            db.run(conn, queries.pauses.list()),
             db.run(conn, queries.jobs.count_dead(most)),
             db.run(conn, queries.operations.list_open(MOST_OPERATIONS)),
         )

@@ -7,7 +7,7 @@ from typing import Any
 from pgqueue.cli import output
 from pgqueue.jobs.patterns import serves
 from pgqueue.queries.jobs.count import DeadCount, QueueCounts
-from pgqueue.queries.queues import Pause
+from pgqueue.queries.pauses import Pause
 from pgqueue.queries.workers import WorkerStatus
 
 _LIVING = ("alive", "quiet", "stopping")  # status of a worker
@@ -41,7 +41,7 @@ def judge(queues: Sequence[QueueCounts], pauses: Sequence[Pause], dead: Sequence
 
     A metered job that waits for its turn is not late: its rules make it wait.
     """
-    paused = {pause.queue: describe_pause(pause) for pause in pauses}
+    paused = {pause.name: describe_pause(pause) for pause in pauses if pause.kind == "queue"}
     reasons = []
     for queue in queues:
         waits = queue.oldest_due_seconds
@@ -72,8 +72,8 @@ def find_unknown(queue: str, queues: Sequence[QueueCounts], workers: Sequence[Wo
 
 
 def describe_pause(pause: Pause) -> str:
-    """Return who has paused a queue, until when and why."""
+    """Return who has paused a queue or task, until when and why."""
     until = f" until {output.cell(pause.until)}" if pause.until else ""
-    return f"queue {pause.queue} is paused by {pause.by or 'somebody'}{until}" + (
-        f": {pause.reason}" if pause.reason else ""
+    return f"{pause.kind} {pause.full_name} is paused by {pause.by or 'somebody'}{until}" + (
+        f": {pause.why}" if pause.why else ""
     )

@@ -81,7 +81,7 @@ class OperatorVerbs:
         reason = f"promoted by {who(by)}"
         moved = yield self._app.queries.jobs.promote([possible_id(job_id)], reason, options.get("priority"))
         job = yield from found_job(self._app, job_id)
-        if not moved and job.state != JobState.PENDING and not job.waits_for_turn:
+        if not moved and job.state != JobState.PENDING and not (job.waits_for_turn or job.waits_for == "pause"):
             _refuse(job, "promoted", _remedy(job))
         _refuse_place(job, priority)
         return job
@@ -152,7 +152,7 @@ def _check(app: AppParts, found: Candidate | None) -> None:
 _NOT_RETRIED = {
     "running": "cancel it first, or wait for its end",
     "succeeded": "enqueue it again",
-    "blocked": "it waits for a worker that knows its task: see `pgqueue jobs why`",
+    "blocked": "it waits for something else: see `pgqueue jobs why`",
     "scheduled": "promote it",
     "pending": "it is due, and waits for a worker: see `pgqueue jobs why`",
     "failed": "retry it",

@@ -6,18 +6,16 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from pgqueue.client.actor import who
+from pgqueue.client import pausing
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, verb
 from pgqueue.config import check_queue, check_served_queue
 from pgqueue.errors import InvalidOption
-from pgqueue.jobs.patterns import Patterns, is_pattern
 from pgqueue.queries.queues import QueueLoad, WorkLeft
-from pgqueue.timing import LIMIT, check_duration, check_optional_duration, monotonic
+from pgqueue.timing import LIMIT, check_optional_duration, monotonic
 
 LOOK_SECONDS = 0.5  # between two looks of a drain
 EMPTY_SECONDS = 1.0  # for which a queue must have been empty: a claim may have been under way
-MOST_REASON = 500  # characters
 
 
 class Queues:
@@ -34,7 +32,7 @@ class Queues:
             raise InvalidOption(
                 f"the pattern {pattern!r:.100} cannot be used: give a queue's name, with * for any text"
             )
-        fits = _matcher(pattern)
+        fits = pausing.matcher(pattern)
         found: builtins.list[QueueLoad] = yield self._app.queries.queues.list()
         return [load for load in found if fits(load.queue)]
 
@@ -46,6 +44,7 @@ class Queues:
         queue: str,
         *,
         until: datetime | timedelta | float | None = None,
+        why: str | None = None,
         reason: str | None = None,
         by: str | None = None,
     ) -> Steps[builtins.list[str]]:
@@ -53,18 +52,11 @@ class Queues:
 
         Claims that begin after the commit take nothing; running jobs go on. A pattern such as `tenant-*` pauses the
         queues that match now, and none that appears later. A queue that is paused already gets the new end, reason and
-        actor. Raises InvalidOption for an end that has passed.
+        actor. `reason` is another word for `why`. Raises InvalidOption for an end that has passed.
         """
+        word, given = ("why", why) if reason is None else ("reason", reason)
         check_served_queue(queue)
-        moment, seconds = _end(until)
-        if reason is not None and not (isinstance(reason, str) and len(reason) <= MOST_REASON and reason.isprintable()):
-            raise InvalidOption(f"the reason {reason!r:.100} cannot be used: give at most {MOST_REASON} characters")
-        actor = who(by)
-        names = yield from self._named(queue)
-        paused: builtins.list[str] = yield self._app.queries.queues.pause(names, moment, seconds, reason, actor)
-        if names and not paused:
-            raise InvalidOption(f"until={until} cannot be used: by the database's clock that has passed")
-        return paused
+        return (yield from pausing.pause(self._app, {"queue": queue}, pausing.pause_settings(until, given, by, word)))
 
     apause = pause.twin
 
@@ -72,10 +64,7 @@ class Queues:
     def resume(self, queue: str, *, by: str | None = None) -> Steps[builtins.list[str]]:
         """End the pause of a queue, or of all that match a pattern, and wake the workers; return what was paused."""
         check_served_queue(queue)
-        actor = who(by)
-        names = yield from self._named(queue)
-        resumed: builtins.list[str] = yield self._app.queries.queues.resume(names, actor)
-        return resumed
+        return (yield from pausing.resume(self._app, {"queue": queue}, by))
 
     aresume = resume.twin
 
@@ -100,7 +89,7 @@ class Queues:
         It changes nothing: workers go on, and scheduled jobs stay. `only_running` waits for the running jobs alone,
         after a pause. `on_look` is called with what each look found. Must not be called in an event loop.
         """
-        drain = _Drain(only_running, timeout, on_look)
+        drain = Drain(only_running, timeout, on_look)
         while not drain.is_over(self.left(queue)):
             time.sleep(LOOK_SECONDS)
         return drain.is_drained
@@ -114,21 +103,13 @@ class Queues:
         on_look: Callable[[WorkLeft], object] | None = None,
     ) -> bool:
         """The async twin of `drain`."""
-        drain = _Drain(only_running, timeout, on_look)
+        drain = Drain(only_running, timeout, on_look)
         while not drain.is_over(await self.aleft(queue)):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)  # nothing tells when a queue is empty
         return drain.is_drained
 
-    def _named(self, queue: str) -> Steps[builtins.list[str]]:
-        """Return the queues that a name or pattern stands for now."""
-        if not is_pattern(queue):
-            return [queue]
-        fits = _matcher(queue)
-        found: builtins.list[QueueLoad] = yield self._app.queries.queues.list()
-        return [load.queue for load in found if fits(load.queue)]
 
-
-class _Drain:
+class Drain:
     """One wait for a queue to be empty."""
 
     def __init__(
@@ -152,24 +133,3 @@ class _Drain:
             self._empty_since = self._empty_since or now
             self.is_drained = now - self._empty_since >= EMPTY_SECONDS
         return self.is_drained or (self._ends_at is not None and now >= self._ends_at)
-
-
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Return whether a queue is the one of this name, or matches this pattern."""
-    if not is_pattern(pattern):
-        return pattern.__eq__
-    patterns = Patterns([pattern])
-    return lambda queue: patterns.match(queue) is not None
-
-
-def _end(until: datetime | timedelta | float | None) -> tuple[datetime | None, float | None]:
-    """Return the end of a pause as a moment, or as seconds from now. Raises InvalidOption."""
-    if until is None:
-        return None, None
-    if not isinstance(until, datetime):
-        return None, check_duration("until", until, LIMIT)
-    if until.utcoffset() is None:
-        raise InvalidOption(f"until={until} has no timezone: give an aware datetime, or a duration")
-    if not 1900 <= until.year <= 9000:
-        raise InvalidOption(f"until={until} cannot be used: give a year from 1900 to 9000, or leave it out")
-    return until, None

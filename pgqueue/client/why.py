@@ -1,6 +1,6 @@
 """Why a job does not run: looked up, and said in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from pgqueue.client.app_parts import AppParts
@@ -8,6 +8,7 @@ from pgqueue.client.steps import Steps
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
+from pgqueue.queries.pauses import Pause
 from pgqueue.queries.why import MOST_AHEAD, RunsAt, Waits
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.tasks.versions import parts_of
@@ -23,9 +24,10 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     waits: Waits | None = yield queries.waits(job.id)
     if waits is None or job.state.is_terminal:
         return Why(job, (*_of_ended(job), *_of_history(job)))
+    pauses: list[Pause] = yield app.queries.pauses.of(job.queue, job.task)
     is_due = waits.due_in <= 0 and job.state == JobState.PENDING
     ahead: int = (yield queries.ahead(job)) if is_due else 0
-    reasons = [*_of_waiting(app, job, waits), *_of_workers(job, waits)]
+    reasons = [*_of_waiting(app, job, waits), *_of_pauses(pauses), *_of_workers(job, waits)]
     if is_due:
         reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
     return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
@@ -33,7 +35,10 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
 
 def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:
     """Yield what the job itself waits for."""
-    if job.state == JobState.BLOCKED:
+    if job.waits_for == "pause":
+        text = "It was set aside while its task is paused: a worker brings it back when the pause is over."
+        yield Reason("set_aside", text, {"task": job.task})
+    elif job.state == JobState.BLOCKED:
         version, names = parts_of(waits.label)
         what = f"task {job.task} version {version}" + (f" with {', '.join(names)}" if names else "")
         facts = {"task": job.task, "version": version, "parameters": names}
@@ -52,13 +57,18 @@ def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:
     if waits.is_expired:
         text = f"It expired at {_time(waits.expires_at)}: no worker takes it, and it will end as cancelled."
         yield Reason("expired", text, {"expires_at": waits.expires_at})
-    if waits.paused_at is not None:
-        by = "" if waits.paused_by is None else f" by {waits.paused_by}"
-        until = "" if waits.paused_until is None else f" until {_time(waits.paused_until)}"
-        words = "" if waits.paused_reason is None else f": {waits.paused_reason}"
-        facts = {"queue": job.queue, "paused_at": waits.paused_at, "paused_by": waits.paused_by,
-                 "paused_until": waits.paused_until, "paused_reason": waits.paused_reason}  # fmt: skip
-        yield Reason("paused", f"Queue {job.queue} is paused{by} since {_time(waits.paused_at)}{until}{words}.", facts)
+
+
+def _of_pauses(pauses: Sequence[Pause]) -> Iterator[Reason]:
+    """Yield what is paused: since when, by whom, until when and why."""
+    for pause in pauses:
+        by = "" if pause.by is None else f" by {pause.by}"
+        until = "" if pause.until is None else f" until {_time(pause.until)}"
+        words = "" if pause.why is None else f": {pause.why}"
+        facts = {pause.kind: pause.name, "paused_at": pause.since, "paused_by": pause.by,
+                 "paused_until": pause.until, "paused_why": pause.why}  # fmt: skip
+        text = f"{pause.kind.capitalize()} {pause.full_name} is paused{by} since {_time(pause.since)}{until}{words}."
+        yield Reason("paused", text, facts)
 
 
 def _of_workers(job: Job, waits: Waits) -> Iterator[Reason]:

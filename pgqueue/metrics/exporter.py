@@ -115,7 +115,13 @@ class DatabaseMetrics(Collector):
         for task, version, jobs in db.run(conn, self._app.queries.metrics.parked()):
             labels = self._name_of(task), version if _VERSION.fullmatch(version) else "other"
             unknown[labels] = unknown.get(labels, 0) + jobs
-        return [gauge("pgqueue_dead_letters", dead.items()), gauge("pgqueue_unknown_task_jobs", unknown.items())]
+        pauses = db.run(conn, self._app.queries.pauses.list())
+        paused = {(self._name_of(pause.name),): 1.0 for pause in pauses if pause.kind == "task"}
+        return [
+            gauge("pgqueue_dead_letters", dead.items()),
+            gauge("pgqueue_unknown_task_jobs", unknown.items()),
+            gauge("pgqueue_task_paused", paused.items()),
+        ]
 
     def _processes(self, conn: db.Connection) -> list[Family]:
         workers = db.run(conn, self._app.queries.metrics.workers())

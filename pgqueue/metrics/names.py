@@ -74,6 +74,7 @@ METRICS = (
         ("queue_jobs_capped", ("queue", "state"), "Whether there are more such jobs than were counted, 1 or 0."),
         ("queue_oldest_due_seconds", ("queue",), "How long the oldest job that may be claimed is due; 0 without one."),
         ("queue_paused", ("queue",), "Whether the queue is paused, 1 or 0."),
+        ("task_paused", ("task",), "Whether the task is paused: 1; absent where it is not."),
         ("queue_slots", ("queue",), "Slots of the living workers that serve the queue."),
         ("dead_letters", JOBS, "Dead letters, of the newest 10,000."),
         ("workers", ("kind", "status", "version"), "Workers and schedulers."),

@@ -23,6 +23,7 @@ from pgqueue.queries.metrics import MetricQueries
 from pgqueue.queries.names import NameQueries
 from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
+from pgqueue.queries.pauses import PauseQueries
 from pgqueue.queries.queues import QueueQueries
 from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.roles import RoleQueries
@@ -52,6 +53,7 @@ class Queries:
         self.operations = OperationQueries(templates, codec)
         self.queues = QueueQueries(templates, codec)
         self.locks = LockQueries(templates, codec)
+        self.pauses = PauseQueries(templates, codec)
         self.metrics = MetricQueries(templates, codec)
         self.names = NameQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)

@@ -23,7 +23,7 @@ _FINISHED: LiteralString = fill(_BEGUN, moment="j.finished_at")
 _PHASE: LiteralString = """case when j.state <> 'pending' and j.waits_for is distinct from 'turn' then j.state
          when j.attempt > 0 then 'retrying' when j.run_at::timestamptz > now() then 'scheduled' else j.state end"""
 # A job that waits for a time or for its turn, and for nothing else.
-_WAITS: LiteralString = "(j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn')"
+_WAITS: LiteralString = "(j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause'))"
 
 
 class Place(NamedTuple):

@@ -20,14 +20,6 @@ select l.queue, l.due, l.due_capped, l.running, l.scheduled, l.scheduled_capped,
        l.oldest_turn_seconds
 from {s}.queue_load l order by l.queue"""
 
-# List the queues that are paused now: a small table.
-PAUSES: LiteralString = fill(
-    """
-select q.name, q.paused_at, q.paused_until, q.paused_by, q.paused_reason from {s}.queue q where {paused}
-order by q.name""",
-    paused=PAUSED,
-)
-
 # Pause queues, or change how long and why those are paused that are so already: they keep the beginning of their pause.
 # By primary key, in the order of the names, so that two operators who pause the same queues never wait for each other
 # in a circle. Claims read the row: one that begins after the commit takes nothing. A claim that is under way may still
@@ -131,19 +123,11 @@ class QueueLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    """That no job of a queue is claimed: since when, until when, by whom and why."""
-
-    queue: str
-    since: datetime
-    until: datetime | None
-    by: str | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class WorkLeft:
-    """How many jobs of a queue are due, up to 10,000, with those that wait for their turn; and how many run."""
+    """How many jobs of a queue are due, up to 10,000, with those that wait for their turn; and how many run.
+
+    Of a task, how many run.
+    """
 
     due: int
     running: int
@@ -155,10 +139,6 @@ class QueueQueries(Statements):
     def list(self) -> Query[builtins.list[QueueLoad]]:
         """List the queues that hold jobs, are served by name, or were paused once."""
         return Query(self._sql(LIST), lambda rows: [QueueLoad(*row) for row in rows])
-
-    def pauses(self) -> Query[builtins.list[Pause]]:
-        """List the queues that are paused now."""
-        return Query(self._sql(PAUSES), lambda rows: [Pause(*row) for row in rows])
 
     def pause(
         self, queues: Sequence[str], until: datetime | None, seconds: float | None, reason: str | None, by: str

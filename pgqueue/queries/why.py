@@ -7,11 +7,10 @@ from uuid import UUID
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.count import SERVES
-from pgqueue.queries.jobs.parts import PAUSED
 
 MOST_AHEAD = 10_000
 
-# Read what a job that has not ended waits for: its times, its key, its queue, and the workers that could take it. The
+# Read what a job that has not ended waits for: its times, its key, and the workers that could take it. The
 # workers are few; how many jobs each runs comes from job_live_running. By primary key.
 # `label` is the version of the task that the job needs, with the parameters that some worker did not know: `2+gift`.
 WAITS: LiteralString = fill(
@@ -19,13 +18,11 @@ WAITS: LiteralString = fill(
 select extract(epoch from j.run_at::timestamptz - now())::float8, j.expires_at,
        j.expires_at <= now() and j.attempt = 0, j.unique_key is not null, coalesce(j.unique_live, false),
        coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.headers::jsonb ->> 'schedule'::text,
-       j.headers::jsonb ->> 'tick'::text, q.paused_at, q.paused_by, q.paused_until, q.paused_reason,
-       served.workers, served.knowing, served.slots, served.running
+       j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running
 from {s}.job_live j
 cross join lateral (
     select split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
 ) as needs
-left join {s}.queue q on q.name = j.queue::text and {paused}
 cross join lateral (
     select count(*)::int as workers, count(*) filter (where w.knows)::int as knowing,
            coalesce(sum(w.slots) filter (where w.knows), 0)::int as slots,
@@ -42,7 +39,6 @@ cross join lateral (
 ) as served
 where j.id = %(id)s::bigint""",
     serves=fill(SERVES, queue="j.queue::text"),
-    paused=PAUSED,
 )
 
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
@@ -103,10 +99,6 @@ class Waits(NamedTuple):
     label: str
     schedule: str | None
     tick: str | None
-    paused_at: datetime | None
-    paused_by: str | None
-    paused_until: datetime | None
-    paused_reason: str | None
     workers: int
     knowing: int
     slots: int

@@ -33,11 +33,11 @@ _JOB = (
 _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
-    "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status",
+    "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status", "paused",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
-    "operation_status", "retention", "old_partition", "migration", "retry_load", "parked_load", "dead_load",
+    "operation_status", "retention", "old_partition", "migration", "retry_load", "parked_load", "dead_load", "paused",
 )  # fmt: skip
 
 _Grants = Mapping[str, str]
@@ -59,6 +59,7 @@ _ENQUEUE: _Grants = {
 _PROCESS: _Grants = {
     "worker": "select, insert, update, delete",
     "queue": "select",
+    "task_control": "select",
     "job_live": "select",
     "activity": "select",
     "setting": "select",
@@ -128,6 +129,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "dead_letter": "select, insert, update, delete",
             "transition": "select, insert",
             "activity": "select, insert",
+            "task_control": "select, update (updated_at)",
             "operation": "select, update",
             "result_expiry": "select, insert, update, delete",
             "waiter": "select, insert, update, delete",
@@ -161,6 +163,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "activity": "select",
             "operation": "select, insert, update",
             "queue": "select, insert, update, delete",
+            "task_control": "select, insert, update, delete",
             "worker": "select, update",
             "limit_rule": "select, insert, update, delete",
             "limit_key": "select, insert, update, delete",

@@ -32,6 +32,7 @@ _COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "withdraw": "cancelled",
     "park": "parked",
 }
+MOST_MOVED = 10_000  # jobs that a pause sets aside at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Runner:
         await self._refuse_strangers(options.queues)
         while self.error is None:
             await self._expire()
+            await self._keep_pauses(options.queues)
             jobs = await self._claim(options.queues, 1 if options.until_empty else options.limit)
             if not jobs and options.with_scheduled and await self._travel_to_next(options.queues):
                 continue
@@ -173,6 +175,15 @@ class Runner:
         """Cancel jobs that were not started in time, as a worker's sweeper does."""
         for job in await self._link.run(self._backend.queries.jobs.expire(1000)):
             self._app.listeners.emit(JobExpired(job.id, job.task, job.queue))
+
+    async def _keep_pauses(self, queues: Sequence[str] | None) -> None:
+        """Set jobs of paused tasks aside, and bring them back, as a worker's pauser does."""
+        pauses = self._backend.queries.pauses
+        tasks = await self._link.run(pauses.tasks())
+        if over := [task.task for task in tasks if not task.is_paused]:
+            await self._link.run(pauses.bring_back(over, MOST_MOVED))
+        if len(over) < len(tasks):
+            await self._link.run(pauses.set_aside(await self._served(queues), MOST_MOVED, MOST_MOVED))
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
         if queues is not None:

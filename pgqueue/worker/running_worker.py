@@ -27,6 +27,7 @@ from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.listener import Listener
 from pgqueue.worker.duties.operation_finisher import OperationFinisher
+from pgqueue.worker.duties.pauser import Pauser
 from pgqueue.worker.duties.progress_writer import ProgressWriter
 from pgqueue.worker.duties.pruner import Pruner
 from pgqueue.worker.duties.rescuer import Rescuer
@@ -70,7 +71,8 @@ class RunningWorker:
         self._watchdog = Watchdog(chores, core.identity, signals)
         self._canceller = Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer]
+        self._pauser = Pauser(chores, core, signals)
+        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser]
         self.duties += [
             PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),
@@ -103,6 +105,7 @@ class RunningWorker:
         signals.attempts_ended = self._activity.tally.add
         signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
+        signals.jobs_brought_back = producer.look_back
         signals.held_jobs = attempts.held_jobs
         signals.write_was_stale = self._count_stale_write
         signals.claim_took = self._claims.note
@@ -115,6 +118,7 @@ class RunningWorker:
         signals.queue_appeared = self._find_queues
         signals.cancellation_requested = self._canceller.wake
         signals.worker_died = self._rescuer.wake
+        signals.pause_changed = self._pause_changed
         signals.job_awaited = announcer.job_awaited
         signals.request_made = self._core.identity.beat_soon
 
@@ -246,7 +250,13 @@ class RunningWorker:
             if isinstance(duty, QueueFinder):
                 duty.wake()
 
-    def _listening(self) -> None:
-        """Look for what was committed, and for callers that began to wait, before LISTEN."""
+    def _pause_changed(self) -> None:
+        """Move jobs of a task, and claim: a limit may have been resumed."""
+        self._pauser.wake()
         self.producer.wake()
+
+    def _listening(self) -> None:
+        """Look for what was committed or paused, and for callers that began to wait, before LISTEN."""
+        self.producer.wake()
+        self._pauser.wake()
         self._announcer.check()

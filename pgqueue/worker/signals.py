@@ -29,6 +29,7 @@ class WorkerSignals:
     outcomes_written: Callable[[], None] = ignore  # a batch of them: fewer wait now
     attempts_ended: Callable[[Sequence[tuple[ClaimedJob, Resolution]]], None] = ignore  # and it is in the database
     jobs_rescued: Callable[[], None] = ignore
+    jobs_brought_back: Callable[[], None] = ignore  # of a task that was paused, to their old places
     job_moved_unrun: Callable[[str, str, str], None] = ignore  # task, queue and verb
     write_was_stale: Callable[[], None] = ignore  # the lease of a job was lost
     claim_took: Callable[[float], None] = ignore  # so many seconds
@@ -46,5 +47,6 @@ class WorkerSignals:
     queue_appeared: Callable[[], None] = ignore  # which matches a pattern of this worker, and is not served yet
     cancellation_requested: Callable[[], None] = ignore  # of a job of any worker
     worker_died: Callable[[], None] = ignore
+    pause_changed: Callable[[], None] = ignore  # of some task or limit
     job_awaited: Callable[[], None] = ignore
     request_made: Callable[[], None] = ignore  # of this worker, says the notification; its row decides

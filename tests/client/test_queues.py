@@ -196,7 +196,7 @@ def test_a_queue_that_was_empty_for_a_moment_is_not_drained_yet(monkeypatch: pyt
     """A claim that was under way at the pause shows only when it commits."""
     now = 0.0
     monkeypatch.setattr(queues, "monotonic", lambda: now)
-    drain = queues._Drain(only_running=True, timeout=None, on_look=None)
+    drain = queues.Drain(only_running=True, timeout=None, on_look=None)
     looks = [(WorkLeft(5, 0), 0.0), (WorkLeft(5, 1), 0.5), (WorkLeft(5, 0), 1.0), (WorkLeft(5, 0), 1.5)]
     for left, at in looks:
         now = at

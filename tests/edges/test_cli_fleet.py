@@ -90,6 +90,59 @@ def test_pause_waits_for_what_runs_and_drain_for_what_is_due_as_well(conn: Conn)
     assert answer("queues", "drain", "mail") == {"due": 0, "running": 0}
 
 
+def test_a_task_is_paused_until_a_time_by_somebody_for_a_reason_and_resumed(conn: Conn) -> None:
+    asked = ("--task", "shop.sync", "--until", "2h", "--why", "import runs", "--by", "alice")
+    assert answer("pause", *asked) == {"kind": "task", "names": ["shop.sync"], "unknown": ["shop.sync"]}
+    lasts = scalar(conn, "select extract(epoch from paused_until - paused_at) from pgqueue.task_control")
+    assert 7199 < lasts <= 7201
+    (pause,) = answer("pauses")
+    assert (pause["kind"], pause["name"], pause["by"], pause["why"]) == ("task", "shop.sync", "alice", "import runs")
+    assert "import runs" in run("pauses").stdout
+    assert "task shop.sync is paused by alice until" in run("status").stdout
+    assert answer("status")["pauses"] == [pause]
+    assert answer("resume", "--task", "shop.sync") == {"kind": "task", "names": ["shop.sync"], "unknown": []}
+    assert "nothing of this name was paused" in run("resume", "--task", "shop.sync").stderr
+    assert answer("pauses") == []
+
+
+def test_pause_warns_of_a_task_that_nobody_knows(conn: Conn) -> None:
+    add_worker(conn)
+    assert "is known neither here nor to a worker" in run("pause", "--task", "tt").stderr
+    assert "warning" not in run("pause", "--task", "t").stderr
+
+
+def test_queues_and_limits_are_paused_by_the_same_commands(conn: Conn) -> None:
+    conn.execute("insert into pgqueue.limit_rule (name) values ('sync')")
+    assert answer("pause", "-Q", "mail", "--why", "a deploy")["names"] == ["mail"]
+    assert answer("pause", "--limit", "sync", "--key", "acme") == {"kind": "limit", "names": ["acme"], "unknown": []}
+    assert [(p["kind"], p["name"], p["key"]) for p in answer("pauses")] == [
+        ("limit", "sync", "acme"), ("queue", "mail", None)
+    ]  # fmt: skip
+    assert "limit sync/acme is paused" in run("status").stdout
+    assert answer("resume", "-Q", "mail")["names"] == ["mail"]
+    assert answer("resume", "--limit", "sync", "--key", "acme")["names"] == ["acme"]
+
+
+def test_what_cannot_be_paused_is_wrong_usage(conn: Conn) -> None:
+    for wrong in ((), ("--task", "t", "-Q", "q"), ("--task", "t", "--until", "soon"), ("--limit", "none"),
+                  ("--task", "t", "--key", "acme"), ("--task", "t", "--until", "2020-01-01T00:00Z")):  # fmt: skip
+        assert getattr(run("pause", *wrong).exception, "exit_code", None) == 2
+    assert answer("pauses") == []
+
+
+def test_pause_of_a_task_waits_for_what_runs_as_drain_does(conn: Conn) -> None:
+    now = scalar(conn, NOW)
+    job = insert_job(conn, state="running", attempt=1, lease=1, worker_id=add_worker(conn), claimed_at=now)
+    late = run("pause", "--task", "t", "--wait", "--timeout", "0.2")
+    assert (late.exit_code, "t: 1 running" in late.stderr) == (1, True)
+    assert run("drain", "--task", "t", "--timeout", "0.2").exit_code == 1
+    waiting = InThread(lambda: run("pause", "--task", "t", "--wait"))
+    conn.execute("delete from pgqueue.job_live where id = %s", (job,))
+    assert waiting.result().exit_code == 0
+    assert answer("drain", "--task", "t") == {"due": 0, "running": 0}
+    assert answer("drain", "-Q", "default") == {"due": 0, "running": 0}
+
+
 def test_workers_are_listed_and_asked(conn: Conn) -> None:
     worker = add_worker(conn)
     conn.execute("update pgqueue.worker set release = 'r7', rss_bytes = 50 * 1024 * 1024, health_address = 'h:8080'")

@@ -134,6 +134,7 @@ def test_a_blocked_event_loop_is_measured_and_does_not_hold_up_a_scrape(app: App
 def backlog(app: App, conn: Conn) -> Iterator[None]:
     app.task(name="known", queue="q")(lambda: None)
     conn.execute("insert into pgqueue.queue (name, paused_at) values ('calm', now())")
+    conn.execute("insert into pgqueue.task_control (task, paused_at) values ('known', now()), ('a secret', now())")
     worker = add_worker(conn)
     conn.execute("update pgqueue.worker set queues = '{q}', slots = 5, tasks = '{known}' where id = %s", (worker,))
     add_worker(conn, lost=True)
@@ -176,6 +177,7 @@ def test_the_exporter_tells_what_the_database_holds(app: App, conn: Conn, dsn: s
     assert found["pgqueue_queue_slots"]["q",] == 5
     assert found["pgqueue_dead_letters"] == {("q", "known"): 1, ("q", "unknown"): 2}
     assert found["pgqueue_unknown_task_jobs"] == {("unknown", "1"): 1}
+    assert found["pgqueue_task_paused"] == {("known",): 1, ("unknown",): 1}
     assert found["pgqueue_workers"] == {("worker", "alive", "0"): 1, ("worker", "lost", "0"): 1}
     assert 90 <= found["pgqueue_schedule_lag_seconds"]["nightly",] < 150
     assert found["pgqueue_schedule_last_fire_timestamp_seconds"]["nightly",] > 1.7e9

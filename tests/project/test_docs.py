@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from pgqueue import App, LockLost
+from pgqueue.cli import cli
 from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
 from tests.client.test_dead import add_dead
@@ -119,6 +122,20 @@ def test_the_samples_about_the_fleet_run(dsn: str, conn: Conn) -> None:
         exec(compile(block, "fleet.md", "exec"), {"app": app})
     app.close()
     assert scalar(conn, "select requested from pgqueue.worker") == "stop"
+
+
+def test_the_samples_about_pauses_run(app: App, conn: Conn) -> None:
+    page = (ROOT / "docs" / "flow.md").read_text().split("## Pause, resume, drain")[1]
+    (sample,), (view, rows) = _blocks(page, "python"), _blocks(page, "sql")
+    exec(compile(sample, "flow.md", "exec"), {"app": app})
+    assert scalar(conn, "select updated_by = %s from pgqueue.task_control", who(None))
+    conn.execute(rows.encode())
+    assert conn.execute(view.encode()).fetchall() == []
+    conn.execute("insert into pgqueue.limit_rule (name) values ('sync')")
+    for line in _blocks(page, "")[0].splitlines():
+        words = shlex.split(line, comments=True)[1:]
+        result = CliRunner().invoke(cli, words, env={"PGQUEUE_DSN": app.dsn})
+        assert result.exit_code == 0, line
 
 
 def test_the_recipes_of_the_docs_run(conn: Conn) -> None:

@@ -199,21 +199,21 @@ RUNS = {
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
     dead.discard operations.lock operations.move operations.find_abandoned operations.put_off operations.fail
-    chosen.* retention.* {_LOCKS} {_UPKEEP}""",
+    chosen.* retention.* pauses.tasks pauses.set_aside pauses.bring_back {_LOCKS} {_UPKEEP}""",
     "scheduler": f"""
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
     {_PRODUCES} {_LOOKS} {_WAITS} doctor.* why.* chosen.* jobs.get jobs.cancel jobs.retry_waiting jobs.promote
-    jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* names.*
+    jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
     locks.break_ locks.list
     retention.* activity.rates workers.list workers.locate workers.request partitions.states schema.version
     schedules.clock schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read
     schedules.record_ticks schedules.redefine schedules.resume schedules.wake_schedulers""",
     "web": f"{_WAITS} jobs.get jobs.cancel schema.version",
-    "reader": "schema.version",
-    "metrics": "schema.version metrics.* jobs.prefer_indexes",
+    "reader": "schema.version pauses.list",
+    "metrics": "schema.version metrics.* pauses.list jobs.prefer_indexes",
 }
 # It looks into the partitions themselves, on which nobody has anything: `doctor` says that it cannot see them.
 UNSEEN = "doctor.used_defaults"

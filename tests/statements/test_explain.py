@@ -358,7 +358,7 @@ def test_a_count_reads_jobs_that_wait_from_indexes_alone(backlog: Conn, generic:
     scans = {(n["Index Name"], n["Node Type"]) for n in nodes(plan) if n.get("Index Name", "").startswith("job_live")}
     assert ("job_live_ready", "Index Only Scan") in scans
     fetched = {index for index, kind in scans if kind != "Index Only Scan"}
-    assert fetched <= {"job_live_retrying", "job_live_running", "job_live_parked"}
+    assert fetched <= {"job_live_retrying", "job_live_running", "job_live_parked", "job_live_paused"}
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])

@@ -21,6 +21,7 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.change import Edit
+from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.retention import Sweep
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -66,6 +67,8 @@ DUTIES: dict[str, Query[Any]] = {
     "workers.set_stopping": QUERIES.workers.set_stopping(WORKER),
     "workers.declare_lost": QUERIES.workers.declare_lost(),
     "workers.delete_lost": QUERIES.workers.delete_lost(),
+    "pauses.tasks": QUERIES.pauses.tasks(),
+    "pauses.bring_back": QUERIES.pauses.bring_back(["t"], 10),
     "schedules.lock_due": QUERIES.schedules.lock_due(10),
     "schedules.recorded_ticks": QUERIES.schedules.recorded_ticks([("s1", NOW)]),
     "schedules.record_ticks": QUERIES.schedules.record_ticks(
@@ -142,7 +145,14 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.count_turns": QUERIES.jobs.count_turns(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
-    "queues.pauses": QUERIES.queues.pauses(),
+    "pauses.list": QUERIES.pauses.list(),
+    "pauses.of": QUERIES.pauses.of("q0", "t"),
+    "pauses.pause_tasks": QUERIES.pauses.pause_tasks(["t"], PauseSettings(None, 60.0, "deploy", "alice")),
+    "pauses.resume_tasks": QUERIES.pauses.resume_tasks(["t"], "alice"),
+    "pauses.pause_limit": QUERIES.pauses.pause_limit("stripe", None, PauseSettings(None, 60.0, "deploy", "alice")),
+    "pauses.resume_limit": QUERIES.pauses.resume_limit("stripe", None, "alice"),
+    "pauses.has_limit": QUERIES.pauses.has_limit("stripe"),
+    "pauses.left": QUERIES.pauses.left(["t"]),
     "jobs.count_dead": QUERIES.jobs.count_dead(50),
     "operations.list_open": QUERIES.operations.list_open(10),
     "queues.pause": QUERIES.queues.pause(["q0", "q1"], None, 60.0, "deploy", "alice"),
@@ -166,6 +176,7 @@ SCHEDULE_VERBS = (
 )  # fmt: skip
 # Statements that are not tested here, and why.
 EXEMPT = {
+    "pauses.set_aside": "walks as a full scan of claims does, only while a task is paused, a twentieth of the time",
     "activity.record": "inserts what it was given, a row a task, queue and outcome",
     **dict.fromkeys(
         [

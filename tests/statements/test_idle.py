@@ -31,7 +31,7 @@ RELEASING = {
 SELDOM = {
     "workers.heartbeat", "jobs.cancel_requests", "jobs.rescue", "workers.declare_lost", "workers.delete_lost",
     "partitions.delegated", "partitions.make", "partitions.states", "jobs.expire",
-    "jobs.prune_keys", "activity.record", "operations.find_abandoned", "waits.announce_missed",
+    "jobs.prune_keys", "activity.record", "operations.find_abandoned", "pauses.tasks", "waits.announce_missed",
     "jobs.drop_expired_results",
     "retention.take_turn", "retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.prune_dead",
     "retention.prune_ticks", "retention.prune_operations", "retention.forget",

@@ -25,6 +25,7 @@ from pgqueue.queries.jobs.change import Edit
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.locks import Wanted
 from pgqueue.queries.operations import Moved, Operation
+from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.retention import Sweep
 from pgqueue.queries.roles import Grant
 from pgqueue.queries.schema import MigrationSettings
@@ -240,7 +241,22 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "queues.pause": lambda q: q.queues.pause(["default", "bulk"], None, 60.0, "deploy", "alice"),
     "queues.pause until": lambda q: q.queues.pause(["default"], TICK.replace(year=2100), None, None, "alice"),
     "queues.resume": lambda q: q.queues.resume(["default", "bulk"], "alice"),
-    "queues.pauses": lambda q: q.queues.pauses(),
+    "pauses.list": lambda q: q.pauses.list(),
+    "pauses.of": lambda q: q.pauses.of("default", "t"),
+    "pauses.pause_tasks": lambda q: q.pauses.pause_tasks(["t", "u"], PauseSettings(None, 60.0, "deploy", "alice")),
+    "pauses.pause_tasks until": lambda q: q.pauses.pause_tasks(
+        ["t"], PauseSettings(TICK.replace(year=2100), None, None, "alice")
+    ),
+    "pauses.has_limit": lambda q: q.pauses.has_limit("stripe"),
+    "pauses.pause_limit": lambda q: q.pauses.pause_limit("stripe", None, PauseSettings(None, 60.0, "deploy", "alice")),
+    "pauses.pause_limit key": lambda q: q.pauses.pause_limit("sync", "acme", PauseSettings(None, None, None, "alice")),
+    "pauses.resume_limit": lambda q: q.pauses.resume_limit("stripe", None, "alice"),
+    "pauses.resume_limit key": lambda q: q.pauses.resume_limit("sync", "acme", "alice"),
+    "pauses.resume_tasks": lambda q: q.pauses.resume_tasks(["t"], "alice"),
+    "pauses.tasks": lambda q: q.pauses.tasks(),
+    "pauses.set_aside": lambda q: q.pauses.set_aside(["default", "bulk"], 1000, 4000),
+    "pauses.bring_back": lambda q: q.pauses.bring_back(["t", "u"], 1000),
+    "pauses.left": lambda q: q.pauses.left(["t"]),
     "jobs.count_dead": lambda q: q.jobs.count_dead(),
     "operations.list_open": lambda q: q.operations.list_open(10),
     "queues.left": lambda q: q.queues.left("default"),

@@ -35,6 +35,8 @@ OTHERS = {
     "redrive",
     "restore",
     "discard",
+    "set_aside",
+    "bring_back",
 }
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
 
@@ -46,7 +48,7 @@ def put(conn: Conn, state: JobState, verb: str = "") -> int:
     worker = add_worker(conn, lost=True)
     match state:
         case JobState.PENDING | JobState.BLOCKED:
-            waits_for = "task" if state == JobState.BLOCKED else None
+            waits_for = ("pause" if verb == "bring_back" else "task") if state == JobState.BLOCKED else None
             return insert_job(conn, **common | {"state": state, "waits_for": waits_for, "max_attempts": 5})
         case JobState.RUNNING:
             now = scalar(conn, "select now()")
@@ -83,6 +85,12 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
         db.run(conn, QUERIES.jobs.restore([job], "brought back"))
     elif verb == "discard":
         db.run(conn, QUERIES.dead.discard([job], "discarded"))
+    elif verb == "set_aside":
+        conn.execute("insert into pgqueue.task_control (task, paused_at) values ('t', now())")
+        db.run(conn, QUERIES.pauses.set_aside(["default"], 10, 10))
+        conn.execute("delete from pgqueue.task_control")
+    elif verb == "bring_back":
+        db.run(conn, QUERIES.pauses.bring_back(["t"], 10))
     elif verb.startswith("rescue"):
         db.run(conn, QUERIES.jobs.rescue(WORKER))
     else:

@@ -12,14 +12,14 @@ from pgqueue.queries.jobs.parts import LANE, NOTIFY_WORKERS
 # and where the claim has won, the condition on the newest row leaves the job alone: it runs by now. The plain form, an
 # update with a condition on the state, compares with its own, older snapshot, and may miss a job that has just come
 # back to pending. A job that is due already keeps its place in the lane, and so does one in order, whose priority stays
-# that of its lane. By primary key: `is true` keeps the planner from job_live_ready, which it would read from end to
-# end. Returns the ids that it moved.
+# that of its lane; one that was set aside stays set aside. By primary key: `is true` keeps the planner from
+# job_live_ready, which it would read from end to end. Returns the ids that it moved.
 _MAKE_DUE: LiteralString = fill(
     """
 with found as materialized (
     select j.id from {s}.job_live j
     where j.id = any((select %(ids)s::bigint[])::bigint[])
-    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') is true and {waits}
+    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause')) is true and {waits}
     order by j.id for update
 ), due as (
     update {s}.job_live j

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query, Row, Statements, fill
-from pgqueue.queries.jobs.parts import PAUSED
+from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED, PAUSED_TASKS, TASK_PAUSED
 
 # Move the jobs that a claim has picked to running: charge the attempt, raise the lease, log the move. Reads
 # `picked(id, state)`.
@@ -60,14 +60,19 @@ _SERVED_QUEUES: LiteralString = fill(
 
 # The due jobs of each `lane`, from a place on, locked. SKIP LOCKED: two workers never wait for each other and never get
 # the same row. A job that has expired is passed over until EXPIRE cancels it: the row is at hand anyway, and to claim
-# it and give it back as cancelled would charge an attempt that never was.
-_READY_JOBS: LiteralString = """cross join lateral (
+# it and give it back as cancelled would charge an attempt that never was. Jobs of a paused task are passed over, too:
+# SET_ASIDE takes them out of the index, so that no claim walks far over them.
+_READY_JOBS: LiteralString = fill(
+    """cross join lateral (
             select j.id from {s}.job_live j
             where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint = lane.priority
             and j.run_at::timestamptz <= now() and (j.run_at::timestamptz, j.id) > (lane.run_at, lane.id)
             and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
+            and {not_paused}
             order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
-        ) as ready"""
+        ) as ready""",
+    not_paused=NOT_PAUSED,
+)
 
 # Claim up to `room` due jobs: queues in the order given, higher priority first, then by run_at and id.
 # A lane is a queue and a priority, and the statement reads each lane in exact index order (job_live_ready). The obvious
@@ -152,7 +157,8 @@ with picked as materialized (
         from unnest(%(tasks)s::text[], %(versions)s::text[]) as known(task, version)
         cross join lateral (
             select j.id from {s}.job_live j
-            where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
+            where not exists (select from {s}.task_control c where c.task = known.task and {task_paused})
+            and j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
             and coalesce(j.headers::jsonb ->> '$version'::text, '1') = known.version and j.queue::text = served.name
             and j.run_at::timestamptz <= now() and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.priority desc, j.run_at, j.id limit (select %(room)s::int) for update skip locked
@@ -163,6 +169,7 @@ with picked as materialized (
 ), {move_picked}
 order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
     served_queues=_SERVED_QUEUES,
+    task_paused=TASK_PAUSED,
     move_picked=MOVE_PICKED,
 )
 
@@ -189,30 +196,33 @@ cross join lateral (
 
 # Seconds until the next pending job of these queues is due: null when no job is pending, zero or less when one is due
 # already. A worker runs this after a claim that came back empty, to sleep exactly that long. One hop a lane, as in
-# CLAIM: the first row of a lane is its earliest. Where that row has expired no claim takes it, so the answer is a
-# second from now, until EXPIRE has ended it. To step over such rows here would take a filter, and with a filter the
-# planner, without statistics, sorts the queue.
+# CLAIM: the first row of a lane is its earliest. Where that row has expired, or its task is paused, no claim takes it,
+# so the answer is a second from now at the earliest, until EXPIRE has ended it or SET_ASIDE has taken it away. To step
+# over such rows here would take a filter, and with a filter the planner, without statistics, sorts the queue.
 NEXT_DUE: LiteralString = fill(
     """
-select extract(epoch from min(case when first.expired then now() + interval '1 s' else first.run_at end)
+select extract(epoch from min(case when first.expired or first.task = any({paused_tasks})
+                                   then greatest(first.run_at, now() + interval '1 s') else first.run_at end)
                - clock_timestamp())::float8
 from unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
-    with recursive lane(priority, run_at, expired) as (
-        (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0
+    with recursive lane(priority, run_at, expired, task) as (
+        (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0, j.task::text
          from {s}.job_live j where j.state = 'pending' and j.queue::text = served.name
          order by j.priority desc, j.run_at limit 1)
         union all
-        select following.priority, following.run_at, following.expired
+        select following.priority, following.run_at, following.expired, following.task
         from lane cross join lateral (
-            select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0 as expired
+            select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0 as expired,
+                   j.task::text
             from {s}.job_live j
             where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
-    select lane.run_at, lane.expired from lane
+    select lane.run_at, lane.expired, lane.task from lane
 ) as first
 where not exists (select from {s}.queue q where q.name = served.name and {paused})""",
+    paused_tasks=PAUSED_TASKS,
     paused=PAUSED,
 )
 

@@ -71,15 +71,15 @@ SERVES: LiteralString = """({queue} = any(w.queues) or exists (select from unnes
 # Count the due jobs of a queue in the order of its lanes, or those of later, up to a bound and one more: from
 # job_live_ready alone.
 _WAITING: LiteralString = """(select count(*) from (
-    select from lane cross join lateral (select from waiting j
-    where j.queue = lane.queue and j.priority = lane.priority and j.run_at {when} now()
-    order by j.run_at, j.id limit s.most + 1) as first
-    where lane.queue = s.queue limit s.most + 1) as n)"""
+select from lane cross join lateral (select from waiting j
+where j.queue = lane.queue and j.priority = lane.priority and j.run_at {when} now()
+order by j.run_at, j.id limit s.most + 1) as first
+where lane.queue = s.queue limit s.most + 1) as n)"""
 
 # Count those of them that have run before, by job_live_retrying.
 _AGAIN: LiteralString = """(select count(*) from (
-    select from waiting j where j.attempt > 0 and j.queue = s.queue and j.run_at {when} now()
-    order by j.run_at, j.id limit s.most + 1) as n)"""
+select from waiting j where j.attempt > 0 and j.queue = s.queue and j.run_at {when} now()
+order by j.run_at, j.id limit s.most + 1) as n)"""
 
 # Count jobs by queue and phase, for operators and for monitoring that runs on a timer. Of each kind the statement looks
 # at `most` rows and one more; of many queues at fewer of each, some `together` in all. So it costs the same on any
@@ -87,8 +87,8 @@ _AGAIN: LiteralString = """(select count(*) from (
 # A lane is a queue and a priority: `lane` hops along job_live_ready from one to the next, and in each lane the due rows
 # and the future ones are two ranges. That index does not have the attempt, and to fetch ten thousand rows of each queue
 # for it takes most of the time: so those that wait for another attempt are counted by an index of their own, and taken
-# off. Running rows come from job_live_running, parked ones from job_live_parked, the newest dead letters from
-# dead_letter_failed_at; those three kinds are cut off over all queues together.
+# off. Running rows come from job_live_running, parked ones from job_live_parked, those of paused tasks from
+# job_live_paused, the newest dead letters from dead_letter_failed_at; those kinds are cut off over all queues together.
 # The naive form, one `group by` over job_live, takes a second on a backlog of a million.
 COUNT: LiteralString = fill(
     """
@@ -103,38 +103,40 @@ with recursive {lanes}, served as (
     select queue, count(*) filter (where kind = 1) as running, count(*) filter (where kind = 2) as blocked,
         count(*) filter (where kind = 3) as dead
     from (
-        (select queue::text, 1 as kind from {s}.job_live where worker_id is not null
-         order by worker_id limit %(most)s::int + 1)
-        union all
-        (select queue::text, 2 from {s}.job_live where state = 'blocked' and waits_for = 'task'
-         order by task limit %(most)s::int + 1)
-        union all
-        (select queue::text, 3 from {s}.dead_letter order by failed_at desc limit %(most)s::int + 1)
-    ) as other group by queue
+(select queue::text, 1 as kind from {s}.job_live where worker_id is not null
+order by worker_id limit %(most)s::int + 1)
+union all
+(select queue::text, 2 from {s}.job_live where state = 'blocked' and waits_for = 'task'
+order by task limit %(most)s::int + 1)
+union all
+(select queue::text, 2 from {s}.job_live where state = 'blocked' and waits_for = 'pause'
+order by task limit %(most)s::int + 1)
+union all
+(select queue::text, 3 from {s}.dead_letter order by failed_at desc limit %(most)s::int + 1)
+) as other group by queue
 )
 select queue, coalesce(due - due_again, 0), coalesce(later - later_again, 0), coalesce(due_again + later_again, 0),
     coalesce(running, 0), coalesce(blocked, 0), coalesce(dead, 0),
     (select extract(epoch from now() - min(oldest.run_at))::float8 from lane cross join lateral (
-        select j.run_at from waiting j
-        where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
-        order by j.run_at limit 1) as oldest
-     where lane.queue = found.queue),
+    select j.run_at from waiting j
+    where j.queue = lane.queue and j.priority = lane.priority and j.run_at <= now()
+    order by j.run_at limit 1) as oldest
+    where lane.queue = found.queue),
     (select count(*) from {s}.worker_health w where w.status = 'alive' and {served_found}),
-    exists (select from {s}.queue q where q.name = found.queue and {paused}),
+    exists (select from {s}.paused p where p.kind = 'queue' and p.name = found.queue),
     array_remove(array[
-        case when due > most then 'pending' end,
-        case when later > most then 'scheduled' end,
-        case when due_again > most or later_again > most then 'retrying' end,
-        case when sum(running) over () > %(most)s::numeric then 'running' end,
-        case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
-        case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
+    case when due > most then 'pending' end,
+    case when later > most then 'scheduled' end,
+    case when due_again > most or later_again > most then 'retrying' end,
+    case when sum(running) over () > %(most)s::numeric then 'running' end,
+    case when sum(blocked) over () > %(most)s::numeric then 'blocked' end,
+    case when sum(dead) over () > %(most)s::numeric then 'dead' end], null)
 from (waits full join others using (queue)) as found order by queue""",
     due=fill(_WAITING, when="<="),
     later=fill(_WAITING, when=">"),
     due_again=fill(_AGAIN, when="<="),
     later_again=fill(_AGAIN, when=">"),
     served_found=fill(SERVES, queue="found.queue"),
-    paused=PAUSED,
     lanes=LANES,
 )
 

@@ -146,7 +146,11 @@ _BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
     "succeeded": _of_table("job_finished", "j.state = 'succeeded'"),
     "cancelled": _of_table("job_finished", "j.state = 'cancelled'"),
     "running": _of_kinds(_by("running", "j.worker_id is not null and j.state = 'running'", "j.worker_id")),
-    "blocked": _of_kinds(_by("parked", "j.state = 'blocked' and j.waits_for = 'task'", "j.task"), _turn()),
+    "blocked": _of_kinds(
+        _by("parked", "j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
+        _by("paused", "j.state = 'blocked' and j.waits_for = 'pause'", "j.task"),
+        _turn(),
+    ),
     "pending": _of_kinds(_by("pending", "j.state = 'pending'", "j.queue, j.priority desc, j.run_at, j.id")),
     "retrying": _of_kinds(
         _by("retrying", "j.state = 'pending' and j.attempt > 0", "j.queue, j.run_at, j.id"), _turn("j.attempt > 0")

@@ -22,6 +22,20 @@ FINISH_CANCELLED: LiteralString = fill(
 # Whether queue `q` is paused. A pause with an end is over by the database's clock; nobody has to write that.
 PAUSED: LiteralString = "q.paused_at is not null and (q.paused_until is null or q.paused_until > now())"
 
+# Whether task `c` is paused, or a limit, or a key of one, likewise.
+TASK_PAUSED: LiteralString = "c.paused_at is not null and (c.paused_until is null or c.paused_until > now())"
+
+# The names of the tasks that are paused, null where none is: read once for each statement.
+PAUSED_TASKS: LiteralString = fill(
+    "(select array_agg(c.task) from {s}.task_control c where {task_paused})::text[]", task_paused=TASK_PAUSED
+)
+
+# Whether the task of job `j` is not paused, for claims. Where no task is paused, a row costs nothing. `exists` as a
+# condition on each row would probe the table for each, and a list that the worker keeps would be as old as its last
+# look. Within `coalesce` the planner expects half of the rows to fit; a bare `<> all` it would expect to fit no row at
+# all where most jobs are of one task, and sort the lane.
+NOT_PAUSED: LiteralString = fill("coalesce(j.task::text <> all({paused_tasks}), true)", paused_tasks=PAUSED_TASKS)
+
 # Log how attempts ended. Reads `moved`: id, target, attempt, lease, worker_id, reason, error.
 LOG_ATTEMPTS: LiteralString = """logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)

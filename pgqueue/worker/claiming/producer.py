@@ -75,6 +75,11 @@ class Producer(Duty):
         self._woken = True
         super().wake()
 
+    def look_back(self) -> None:
+        """Claim now, from the beginning of each lane: jobs have come back to their old places."""
+        self._frontier.request_scan()
+        self.wake()
+
     def slot_freed(self) -> None:
         """Claim again, if the last claim left jobs behind."""
         if (self._full_since is not None or self._slots.limited) and self._slots.wants_jobs:

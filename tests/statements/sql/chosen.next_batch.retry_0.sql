@@ -4,7 +4,7 @@ with fitting as materialized (
         where w.id > %(after)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
         order by w.id limit %(window)s::int
     ) as j
-    where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause')) and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
@@ -16,7 +16,7 @@ with fitting as materialized (
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int
 ), found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".job_live j
-    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause')) and j.attempt > 0 and j.run_at::timestamptz > now() and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

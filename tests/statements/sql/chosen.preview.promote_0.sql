@@ -3,7 +3,7 @@ select j.id, j.task::text, j.queue::text, case when j.state <> 'pending' and j.w
     select * from "pgqueue".job_live w
     where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id limit %(looked)s::int) as j
-where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and (j.run_at::timestamptz > now()
+where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause')) and (j.run_at::timestamptz > now()
          or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int
          and (j.lane < 0::bigint) is not true) and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)

@@ -13,7 +13,8 @@ with picked as materialized (
         from unnest(%(tasks)s::text[], %(versions)s::text[]) as known(task, version)
         cross join lateral (
             select j.id from "pgqueue".job_live j
-            where j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
+            where not exists (select from "pgqueue".task_control c where c.task = known.task and c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))
+            and j.state = 'blocked' and j.waits_for = 'task' and j.task::text = known.task
             and coalesce(j.headers::jsonb ->> '$version'::text, '1') = known.version and j.queue::text = served.name
             and j.run_at::timestamptz <= now() and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
             order by j.priority desc, j.run_at, j.id limit (select %(room)s::int) for update skip locked

@@ -20,6 +20,7 @@ with picked as materialized (
             where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint = lane.priority
             and j.run_at::timestamptz <= now() and (j.run_at::timestamptz, j.id) > (lane.run_at, lane.id)
             and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)
+            and coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true)
             order by j.run_at, j.id limit (select %(room)s::int) for update skip locked
         ) as ready
         limit served.room offset served.skip

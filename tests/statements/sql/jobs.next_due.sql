@@ -1,19 +1,21 @@
-select extract(epoch from pg_catalog.min(case when first.expired then now() + interval '1 s' else first.run_at end)
+select extract(epoch from pg_catalog.min(case when first.expired or first.task = any((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[])
+                                   then greatest(first.run_at, now() + interval '1 s') else first.run_at end)
                - clock_timestamp())::float8
 from pg_catalog.unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
-    with recursive lane(priority, run_at, expired) as (
-        (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0
+    with recursive lane(priority, run_at, expired, task) as (
+        (select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0, j.task::text
          from "pgqueue".job_live j where j.state = 'pending' and j.queue::text = served.name
          order by j.priority desc, j.run_at limit 1)
         union all
-        select following.priority, following.run_at, following.expired
+        select following.priority, following.run_at, following.expired, following.task
         from lane cross join lateral (
-            select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0 as expired
+            select j.priority::smallint, j.run_at::timestamptz, j.expires_at <= now() and j.attempt = 0 as expired,
+                   j.task::text
             from "pgqueue".job_live j
             where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
-    select lane.run_at, lane.expired from lane
+    select lane.run_at, lane.expired, lane.task from lane
 ) as first
 where not exists (select from "pgqueue".queue q where q.name = served.name and q.paused_at is not null and (q.paused_until is null or q.paused_until > now()))

@@ -1,7 +1,7 @@
 with found as materialized (
     select j.id from "pgqueue".job_live j
     where j.id = any((select %(ids)s::bigint[])::bigint[])
-    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') is true and (j.run_at::timestamptz > now()
+    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause')) is true and (j.run_at::timestamptz > now()
         or %(priority)s::int is not null and j.priority::smallint <> %(priority)s::int
         and (j.lane < 0::bigint) is not true)
     order by j.id for update

@@ -1,7 +1,7 @@
 with found as materialized (
     select j.id from "pgqueue".job_live j
     where j.id = any((select %(ids)s::bigint[])::bigint[])
-    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') is true and j.attempt > 0 and j.run_at::timestamptz > now()
+    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause')) is true and j.attempt > 0 and j.run_at::timestamptz > now()
     order by j.id for update
 ), due as (
     update "pgqueue".job_live j

@@ -1,13 +1,11 @@
 select extract(epoch from j.run_at::timestamptz - now())::float8, j.expires_at,
        j.expires_at <= now() and j.attempt = 0, j.unique_key is not null, coalesce(j.unique_live, false),
        coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.headers::jsonb ->> 'schedule'::text,
-       j.headers::jsonb ->> 'tick'::text, q.paused_at, q.paused_by, q.paused_until, q.paused_reason,
-       served.workers, served.knowing, served.slots, served.running
+       j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running
 from "pgqueue".job_live j
 cross join lateral (
     select split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
 ) as needs
-left join "pgqueue".queue q on q.name = j.queue::text and q.paused_at is not null and (q.paused_until is null or q.paused_until > now())
 cross join lateral (
     select count(*)::int as workers, count(*) filter (where w.knows)::int as knowing,
            coalesce(pg_catalog.sum(w.slots) filter (where w.knows), 0)::int as slots,
