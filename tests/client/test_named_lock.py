@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -146,13 +148,17 @@ def test_without_hints_a_waiter_looks_again_and_again(app: App, dsn: str, conn: 
     other.close()
 
 
-def test_a_waiter_stays_over_an_outage(app: App, other: App, conn: Conn, dsn: str, server_dsn: str) -> None:
+def test_a_waiter_stays_over_an_outage(
+    app: App, other: App, conn: Conn, dsn: str, server_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     name = str(conninfo_to_dict(dsn)["dbname"])
+    other.backend.pools._sync_pool().timeout = 0.2  # how long a look waits for a connection
     with app.lock("k", ttl=300), psycopg.connect(server_dsn, autocommit=True) as server:
         waiter = InThread(lambda: other.lock("k", wait=None).__enter__())
         wait_for(lambda: scalar(conn, WAITED))
         server.execute(sql.SQL("alter database {} with allow_connections false").format(sql.Identifier(name)))
         server.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        wait_for(lambda: "waiting for lock 'k' goes on" in caplog.text)
         server.execute(sql.SQL("alter database {} with allow_connections true").format(sql.Identifier(name)))
         assert not waiter.done
     heir = waiter.result()
@@ -430,24 +436,60 @@ def test_a_role_with_another_isolation_level_loses_races_as_others_do(dsn: str, 
     app.close()
 
 
+def test_a_script_that_holds_waits_and_exits_leaves_nothing_and_waits_for_no_thread(dsn: str, conn: Conn) -> None:
+    script = """
+import sys, time
+import pgqueue
+app, other = pgqueue.App(sys.argv[1]), pgqueue.App(sys.argv[1])
+with app.lock("k", ttl=1) as lock:
+    first = lock._taken.deadline
+    try:
+        other.lock("k", wait=0.5).__enter__()
+    except pgqueue.LockHeld:
+        pass
+    while lock._taken.deadline == first:
+        time.sleep(0.01)
+"""
+    command = [sys.executable, "-W", "error", "-c", script, dsn]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert scalar(conn, ROWS) == 0
+
+
+def in_child(app: App, lock: NamedLock) -> int:
+    """What a forked child does with the lock of its parent, and with its own; 0 if all is as it should be."""
+    try:
+        lock.check()
+        return 1
+    except LockLost as error:
+        if "forked" not in str(error):
+            return 2
+    lock.__exit__(None, None, None)
+    try:
+        with app.lock("k", wait=0.2):
+            return 3
+    except LockHeld:
+        pass
+    with app.lock("child", ttl=1) as own:
+        first = own._taken.deadline
+        wait_for(lambda: own._taken.deadline > first)  # its own thread renews it
+    app.close()
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_holds_no_lock_of_its_parent_and_gives_none_back(app: App, conn: Conn) -> None:
-    with app.lock("k") as lock:
+    with app.lock("k", ttl=2) as lock:
+        first = lock._taken.deadline
+        wait_for(lambda: lock._taken.deadline > first)  # so that the thread and its connection are there
         child = os.fork()
         if child == 0:
-            with_error = 0
+            code = 4
             try:
-                lock.check()
-            except LockLost as error:
-                with_error = 3 if "forked" in str(error) else 4
-            lock.__exit__(None, None, None)
-            try:
-                with app.lock("k"):
-                    with_error = 5
-            except LockHeld:
-                with app.lock("child", ttl=1):
-                    pass
-            os._exit(with_error)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+                code = in_child(app, lock)
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert scalar(conn, ROWS) == 1
         lock.check()
     assert scalar(conn, ROWS) == 0

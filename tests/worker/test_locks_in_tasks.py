@@ -1,6 +1,7 @@
 """Named locks in tasks that a worker runs: the holder is the job, whatever kind of task it is."""
 
 import asyncio
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.harness import QUERIES, Conn, Process, wait_for, working
 
 HOLDERS = "select job_id, holder from pgqueue.lock_status"
 ENDED = "select count(*) from pgqueue.job_finished"
+LOST = "select count(*) from pgqueue.transition where error ->> 'type' = 'pgqueue.errors.LockLost'"
 
 
 def test_the_holder_is_the_job_and_the_next_one_is_told(app: App, conn: Conn) -> None:
@@ -124,6 +126,14 @@ def apart() -> None:
 def here() -> None:
     with app.lock("here", ttl=1):
         time.sleep(60)
+
+
+@app.task
+def frozen() -> None:
+    with app.lock("frozen", ttl=1) as lock:
+        while True:
+            time.sleep(0.02)
+            lock.check()
 """
 
 
@@ -141,6 +151,23 @@ def test_the_lock_of_a_process_that_is_killed_expires_and_is_renewed_until_then(
     heir = app.lock(task, wait=30)
     with heir:
         assert heir.token > 1
+
+
+def test_a_worker_that_was_frozen_learns_that_another_has_its_lock(
+    tmp_path: Path, dsn: str, conn: Conn, app: App
+) -> None:
+    (tmp_path / "locked_shop.py").write_text(SHOP)
+    with Process(tmp_path, dsn, "work", "-A", "locked_shop:app") as worker:
+        app.enqueue("locked_shop.frozen")
+        worker.alive_until(lambda: conn.execute(HOLDERS).fetchone(), "the lock")
+        first = scalar(conn, "select token from pgqueue.lock_status")
+        worker.signal(signal.SIGSTOP)
+        with app.lock("frozen", wait=30) as heir:
+            worker.signal(signal.SIGCONT)
+            worker.alive_until(lambda: scalar(conn, LOST), "the end of the attempt")
+            heir.check()
+            assert heir.token > first
+            assert scalar(conn, "select token from pgqueue.named_lock") == heir.token
 
 
 def test_a_job_that_was_rescued_meets_the_lock_of_the_attempt_that_still_runs(app: App, conn: Conn) -> None:
