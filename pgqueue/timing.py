@@ -38,6 +38,7 @@ JITTER = Bounds(0, DAY)
 WAIT = Bounds(1e-6, threading.TIMEOUT_MAX)  # of a caller, for the end of a job
 LEASE = Bounds(0.1, DAY, timedeltas=False)  # settings of processes
 PAUSE = Bounds(0.01, DAY, timedeltas=False)
+WAITED = Bounds(0.001, 366 * DAY, timedeltas=False)
 SHUTDOWN = Bounds(0, DAY, timedeltas=False)
 AGE = Bounds(1, 36500 * DAY)  # after which something is pruned
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

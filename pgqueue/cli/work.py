@@ -14,6 +14,7 @@ import typer
 
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
+from pgqueue.cli.schedule_input import read_seconds
 from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now, run_to_end
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
@@ -57,6 +58,12 @@ def work(
         list[str] | None,
         typer.Option(help="Run at most n jobs of a queue at a time: queue=n, as -Q queue:nc. May be repeated."),
     ] = None,
+    max_wait: Annotated[
+        str | None,
+        typer.Option(
+            help="One claim in sixteen takes first what is due for longer, of whichever queue and priority: 5m, 2h."
+        ),
+    ] = None,
     lease: Lease = 30.0,
     poll: Poll = 1.0,
     shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs have to end after a stop.")] = 30.0,
@@ -99,6 +106,7 @@ def work(
         concurrency=slots_of(served) if concurrency is None else concurrency,
         shares={queue.name: queue.share for queue in served if queue.share is not None},
         limits=with_limits(served, limits),
+        max_wait=read_seconds("--max-wait", max_wait),
         lease_seconds=lease,
         poll_seconds=poll,
         shutdown_timeout=shutdown_timeout,

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pgqueue.queries.jobs.claim import Turn
+from pgqueue.queries.jobs.claim import Portion
 
 MOST_OWED = 10  # jobs: a queue that its slots hold back, or that did, is owed no more, and owes no more
 TINY = 1e-9  # of a slot: what rounding leaves
@@ -13,10 +13,10 @@ TINY = 1e-9  # of a slot: what rounding leaves
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How one claim is divided: the turns of its queues in order, and their parts, which are 1 together."""
+    """How one claim is divided: the portions of its queues in order, and their parts, which are 1 together."""
 
     room: int
-    turns: Sequence[Turn]
+    portions: Sequence[Portion]
     parts: Mapping[str, float]
 
 
@@ -24,11 +24,11 @@ class Shares:
     """Divides claims by shares: 6 and 3 are two thirds and one third of the slots, and of the jobs that begin.
 
     The part of a queue is its share among those that have due jobs. Room goes to the queues by their parts. What does
-    not divide evenly is kept as credit, so that a queue whose part is less than a slot gets its turns as well. A queue
+    not divide evenly is kept as credit, so that a queue whose part is less than a slot gets jobs as well. A queue
     that holds its part of the slots, rounded up, gets no more while another one wants some, so that jobs that take long
     crowd nobody out. What a queue leaves goes to the others in the same claim.
 
-    A queue that had no due job left in its last turn is idle: it takes part in nothing, and goes first, within its
+    A queue that had no due job left for its last portion is idle: it takes part in nothing, and goes first, within its
     part, when it has jobs again. A pattern has one share, which its queues that have due jobs divide evenly.
     """
 
@@ -51,11 +51,11 @@ class Shares:
         wants = {q: room * part + self._credits.get(q, 0.0) for q, part in parts.items() if most[q] > 0}
         wants = dict(sorted(wants.items(), key=lambda want: -want[1]))
         first |= _quotas(room, parts, wants, {queue: min(most[queue], rooms[queue]) for queue in wants})
-        turns = [Turn(queue, quota, 0) for queue, quota in first.items() if quota > 0]
+        portions = [Portion(queue, quota, 0) for queue, quota in first.items() if quota > 0]
         order = dict.fromkeys([*wants, *rooms])
         rest = ((queue, first.get(queue, 0), min(rooms[queue], room)) for queue in order)
-        turns += [Turn(queue, most - skip, skip) for queue, skip, most in rest if most > skip]
-        return Division(room, turns, parts)
+        portions += [Portion(queue, most - skip, skip) for queue, skip, most in rest if most > skip]
+        return Division(room, portions, parts)
 
     def settle(self, division: Division, claimed: Counter[str]) -> None:
         """Note how many jobs of each queue the claim brought: which queues are idle, and which are owed some."""
@@ -76,14 +76,14 @@ class Shares:
 
     def _note_idle(self, division: Division, claimed: Counter[str]) -> None:
         left, brought = Counter(claimed), 0
-        for queue, room, _ in division.turns:
+        for queue, room, _ in division.portions:
             came = min(left[queue], room)
             left[queue] -= came
             brought += came
             if came == room:
                 self._idle.discard(queue)
             elif brought == division.room:
-                return  # the claim ended within this turn or before it
+                return  # the claim ended within this portion or before it
             else:
                 self._idle.add(queue)
                 self._credits.pop(queue, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.patterns import Patterns, is_pattern
-from pgqueue.queries.jobs.claim import Turn
+from pgqueue.queries.jobs.claim import Portion
 from pgqueue.tasks.context import Signals
 from pgqueue.worker.shares import Division, Shares
 
@@ -117,9 +117,9 @@ class Slots:
         return {queue: room for queue, room in rooms.items() if room > 0}
 
     def divide(self, rooms: Mapping[str, int], room: int) -> Division:
-        """Return the turns of the queues in a claim of `room` jobs: in order, or by their shares."""
+        """Return the portions of the queues in a claim of `room` jobs: in order, or by their shares."""
         if self._shares is None:
-            return Division(room, [Turn(queue, most, 0) for queue, most in rooms.items()], {})
+            return Division(room, [Portion(queue, most, 0) for queue, most in rooms.items()], {})
         given = {queue: name for name in self._given for queue in self._matching.get(name, (name,))}
         held = {queue: self._held[queue] - self._reserved_rooms.get(queue, 0) for queue in rooms}
         return self._shares.divide(room, rooms, held, given)

@@ -16,6 +16,7 @@ from pgqueue.jobs.keys import Unique
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Query
 from pgqueue.queries.chosen import Page
+from pgqueue.queries.jobs.claim import Portion
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
@@ -145,6 +146,30 @@ def test_a_claim_that_finds_nothing_touches_few_pages(backlog: Conn, generic: bo
     backlog.execute("delete from pgqueue.job_live where run_at <= now()")
     query = QUERIES.jobs.claim(WORKER, {"none": 10, "nor this": 10}, 10)
     assert buffers(explain(backlog, query, generic=generic)) < 100
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_a_claim_by_shares_reads_the_ready_index_for_each_of_its_portions(backlog: Conn, generic: bool) -> None:
+    first, rest = [Portion(queue, 3, 0) for queue in QUEUES], [Portion(queue, 9, 3) for queue in QUEUES]
+    portions = [Portion("none", 9, 0), *first, *rest]
+    plan = explain(backlog, QUERIES.jobs.claim(WORKER, portions, 10), generic=generic)
+    assert plan["Actual Rows"] == 10
+    assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
+    assert sorted_rows(plan) <= 10
+    assert buffers(plan) < 700
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize(("max_wait", "jobs", "most"), [(60.0, 10, 500), (1e6, 0, 200)], ids=["some", "none"])
+def test_a_claim_of_the_oldest_hops_along_the_ready_index_and_walks_no_lane(
+    backlog: Conn, max_wait: float, jobs: int, most: int, generic: bool
+) -> None:
+    plan = explain(backlog, QUERIES.jobs.claim_oldest(WORKER, ROOMS, 10, max_wait), generic=generic)
+    assert plan["Actual Rows"] == jobs
+    assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
+    assert rows_read(plan) <= 100
+    assert sorted_rows(plan) <= 10
+    assert buffers(plan) < most
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])

@@ -51,6 +51,7 @@ SCHEDULE = Schedule("s1", Every(60), new_job(queue="q0"))
 DUTIES: dict[str, Query[Any]] = {
     "jobs.claim": QUERIES.jobs.claim(WORKER, ROOMS, 10),
     "jobs.claim_beyond": QUERIES.jobs.claim_beyond(WORKER, ROOMS, 10, LANES),
+    "jobs.claim_oldest": QUERIES.jobs.claim_oldest(WORKER, ROOMS, 10, 60.0),
     "jobs.adopt": QUERIES.jobs.adopt(WORKER, ROOMS, ["unknown1", "other"], 10),
     "jobs.parked_labels": QUERIES.jobs.parked_labels(["unknown1", "other"]),
     "jobs.next_due": QUERIES.jobs.next_due(list(ROOMS)),

@@ -22,6 +22,7 @@ from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.chosen import PLACES, Page
 from pgqueue.queries.jobs.change import Edit
+from pgqueue.queries.jobs.claim import Portion
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.locks import Wanted
 from pgqueue.queries.operations import Moved, Operation
@@ -89,6 +90,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.prune_keys": lambda q: q.jobs.prune_keys(3),
     "jobs.claim": lambda q: q.jobs.claim(WORKER, {"default": 2, "bulk": 1}, 3),
     "jobs.claim_beyond": lambda q: q.jobs.claim_beyond(WORKER, {"default": 2, "bulk": 1}, 3, FRONTIER),
+    "jobs.claim_oldest": lambda q: q.jobs.claim_oldest(WORKER, {"default": 2, "bulk": 1}, 3, 60.0),
     "jobs.adopt": lambda q: q.jobs.adopt(WORKER, {"default": 2, "bulk": 1}, ["t"], 3),
     "jobs.parked_labels": lambda q: q.jobs.parked_labels(["t", "u"]),
     "jobs.next_due": lambda q: q.jobs.next_due(["default", "bulk"]),
@@ -440,6 +442,48 @@ def test_next_due_is_the_earliest_of_all_queues_and_priorities(tx: Conn) -> None
 
 def test_next_due_is_nothing_when_no_job_is_pending(tx: Conn) -> None:
     assert db.run(tx, QUERIES.jobs.next_due(["default"])) is None
+
+
+def oldest(conn: Conn, rooms: dict[str, int], room: int, max_wait: float = 60) -> list[int]:
+    return [job.id for job in db.run(conn, QUERIES.jobs.claim_oldest(WORKER, rooms, room, max_wait))]
+
+
+def test_a_claim_of_the_oldest_takes_lanes_by_the_age_of_their_first_job(tx: Conn) -> None:
+    def due(ago: int, **columns: Any) -> int:
+        return insert_job(tx, run_at=scalar(tx, f"select now() - interval '{ago} s'"), **columns)
+
+    due(10, queue="a", priority=9)  # has not waited long enough
+    a_low, a_later = due(300, queue="a", priority=-5), due(200, queue="a", priority=-5)
+    due(250, queue="a", priority=1)  # its turn comes when it is the oldest of its queue
+    b, c = due(400, queue="b"), due(100, queue="c", priority=100)
+    due(500, queue="d")
+    rooms = {"c": 9, "b": 9, "a": 9}
+    with tx.transaction(force_rollback=True):
+        assert oldest(tx, rooms, 9) == [b, a_low, a_later, c]
+    with tx.transaction(force_rollback=True):
+        assert oldest(tx, rooms, 2) == [b, a_low]
+    with tx.transaction(force_rollback=True):
+        assert oldest(tx, {"a": 1, "b": 1}, 9) == [b, a_low]
+    assert oldest(tx, rooms, 9, max_wait=600) == []
+
+
+def test_a_claim_of_the_oldest_takes_none_of_the_future_none_that_expired_and_none_of_a_paused_queue(
+    tx: Conn,
+) -> None:
+    expired = scalar(tx, "select now() - interval '90 s'")
+    run_at = scalar(tx, "select now() - interval '99 s'")
+    insert_job(tx, queue="a", run_at=scalar(tx, "select now() + interval '1 s'"))
+    insert_job(tx, queue="b", run_at=run_at, expires_at=expired)
+    insert_job(tx, queue="c", run_at=run_at)
+    tx.execute("insert into pgqueue.queue (name, paused_at) values ('c', now())")
+    assert oldest(tx, {"a": 9, "b": 9, "c": 9}, 9, max_wait=1) == []
+
+
+def test_a_second_portion_takes_what_the_others_have_left_and_no_row_twice(tx: Conn) -> None:
+    a, b = ([insert_job(tx, queue=queue) for _ in range(many)] for queue, many in (("a", 9), ("b", 1)))
+    portions = [Portion("a", 2, 0), Portion("b", 4, 0), Portion("a", 9, 2), Portion("b", 9, 4)]
+    taken = db.run(tx, QUERIES.jobs.claim(WORKER, portions, 6))
+    assert [job.id for job in taken] == [*a[:5], *b]
 
 
 def test_a_claim_charges_the_attempt_raises_the_lease_and_names_the_worker(tx: Conn) -> None:

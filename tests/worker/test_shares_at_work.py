@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 
 from pgqueue import App, Context
+from pgqueue.db.link import Link
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.queries import Query
 from pgqueue.worker import Worker, WorkerSettings
-from tests.conftest import eventually, scalar
-from tests.harness import Conn
+from pgqueue.worker.claiming.ageing import CLAIMS, Ageing
+from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
+from pgqueue.worker.core import Served, WorkerCore
+from pgqueue.worker.signals import WorkerSignals
+from pgqueue.worker.slots import Slots
+from tests.conftest import drain, eventually, scalar
+from tests.harness import QUERIES, WORKER, Conn, claimed
 
 pytestmark = pytest.mark.usefixtures("no_claims_ahead")
 ENDED = "select count(*) from pgqueue.job_finished"
@@ -130,16 +138,127 @@ def test_the_slots_of_a_queue_are_never_exceeded_and_the_others_are_used(app: Ap
 
 def test_a_queue_with_long_jobs_keeps_to_its_slots_while_another_has_jobs(app: App, conn: Conn) -> None:
     gates = Gates(app)
-    jobs(conn, bulk=30)
+    jobs(conn, bulk=200)
 
     async def scenario() -> None:
         await eventually(lambda: len(gates.open) == 4, "bulk to have all slots")
         jobs(conn, critical=50)
-        for begun in range(5, 70):
+        while gates.began.count("critical") < 50:
+            begun = len(gates.began)
             gates.end("bulk" if gates.running["bulk"] > 1 else "critical")
-            await eventually(lambda: len(gates.began) == begun, "the slot to be taken")  # noqa: B023
-        await end_rest(gates, conn, 80)
+            await eventually(lambda: len(gates.began) > begun, "the slot to be taken")  # noqa: B023
+        await end_rest(gates, conn, 250)
 
-    run(app, conn, 80, scenario, queues=["bulk", "critical"], concurrency=4, shares={"bulk": 1, "critical": 3})
+    run(app, conn, 250, scenario, queues=["bulk", "critical"], concurrency=4, shares={"bulk": 1, "critical": 3})
     first = gates.began.index("critical")
     assert gates.began[first : first + 50] == ["critical"] * 50
+
+
+STARVED = "insert into pgqueue.job_live (task, queue, priority, run_at) values ('wait', %s, %s, now() - interval '1 h')"
+
+
+@pytest.mark.parametrize("max_wait", [None, 60.0])
+@pytest.mark.parametrize(
+    "settings",
+    [{"queues": ["critical", "default"]}, {"queues": ["critical", "default"], "shares": {"critical": 9, "default": 1}}],
+    ids=["in order", "shares"],
+)
+def test_what_is_due_for_too_long_goes_first_in_one_claim_of_sixteen(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], max_wait: float | None
+) -> None:
+    """Beside a queue and a priority that never run dry. Each claim brings one job, since one ends at a time."""
+    monkeypatch.setattr("pgqueue.worker.claiming.ageing.SCAN_SHARE", 0)  # however slow the machine is
+    monkeypatch.setattr("pgqueue.worker.claiming.frontier.COSTLY_SECONDS", 60.0)
+    gates = Gates(app)
+    jobs(conn, critical=200)
+    conn.execute("update pgqueue.job_live set priority = 5")
+    jobs(conn, default=200)
+    conn.execute("update pgqueue.job_live set priority = 7 where queue = 'default'")
+    for queue in ("critical", "default"):
+        conn.execute(STARVED, [queue, -100])
+    waited = "select queue from pgqueue.job_live where priority = -100 and state = 'pending'"
+
+    async def scenario() -> None:
+        await end_all(gates, 1, 2 * CLAIMS + 3)  # the claim that began the first, and one that came too soon
+        left = {queue for (queue,) in conn.execute(waited)}
+        assert left == (set() if max_wait else {"critical", "default"})
+        await end_rest(gates, conn, 402)
+
+    run(app, conn, 402, scenario, concurrency=1, max_wait=max_wait, **settings)
+
+
+KNOWN = {
+    QUERIES.jobs.claim(WORKER, {}, 0).sql: "claim",
+    QUERIES.jobs.claim_beyond(WORKER, {}, 0, {}).sql: "claim",
+    QUERIES.jobs.claim_oldest(WORKER, {}, 0, 0).sql: "claim of the oldest",
+    QUERIES.jobs.parked_labels([]).sql: "other",
+    QUERIES.jobs.next_due([]).sql: "other",
+    QUERIES.jobs.release_strays(WORKER, []).sql: "other",
+    QUERIES.workers.set_waiting(WORKER, True).sql: "other",
+}
+
+
+@pytest.mark.parametrize("max_wait", [None, 60.0])
+def test_a_worker_runs_no_statement_that_its_settings_do_not_ask_for(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch, max_wait: float | None
+) -> None:
+    """Without `max_wait` and shares a drain is claims alone; with `max_wait` one in sixteen has another one before it,
+    which finds nothing."""
+    run_query, ran = Link.run, Counter[str]()
+
+    async def note(link: Link, query: Query[Any], **options: Any) -> Any:
+        if link._name == "pgqueue worker claim":
+            ran[KNOWN[query.sql]] += 1
+        return await run_query(link, query, **options)
+
+    @app.task(name="quick")
+    async def quick() -> None: ...
+
+    quick.enqueue_many({} for _ in range(1600))
+    monkeypatch.setattr(Link, "run", note)
+    drain(app, conn, max_wait=max_wait)
+    assert ran["claim"] >= 200  # of eight jobs each
+    assert bool(ran["claim of the oldest"]) is bool(max_wait)
+    assert ran["claim of the oldest"] <= ran["claim"] / CLAIMS
+
+
+def test_a_claim_of_the_oldest_that_took_long_is_not_due_again_for_twenty_times_as_long(app: App) -> None:
+    now = 100.0
+    served, settings = Served(("default",), ()), WorkerSettings(max_wait=60)
+    core = WorkerCore.of(app, settings, served, Slots(1, ["default"], {}))
+    taken: list[int] = []
+    signals = WorkerSignals(jobs_claimed=lambda jobs: taken.extend(job.id for job in jobs))
+    ageing = Ageing(core, signals, Frontier(), lambda: now)
+
+    async def run(query: Query[list[ClaimedJob]]) -> list[ClaimedJob]:
+        nonlocal now
+        assert query.params["max_wait"] == 60
+        now += 2.0
+        return [claimed(7, 1)]
+
+    assert [ageing.due() for _ in range(CLAIMS)] == [False] * (CLAIMS - 1) + [True]
+    assert asyncio.run(ageing.claim(run, {"default": 1}, 1)) == 1
+    assert taken == [7]
+    assert not any(ageing.due() for _ in range(3 * CLAIMS))
+    now += 2.0 * SCAN_SHARE
+    assert ageing.due()
+
+
+def test_while_full_scans_are_costly_the_oldest_jobs_are_claimed_beside_the_others(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.worker.claiming.frontier.COSTLY_SECONDS", -1.0)
+    gates = Gates(app)
+    jobs(conn, critical=400)
+    conn.execute(STARVED, ["default", 0])
+    waits = "select count(*) from pgqueue.job_live where queue = 'default'"
+
+    async def scenario() -> None:
+        while scalar(conn, waits):
+            assert len(gates.began) < 400, "it waited to the end"
+            await eventually(lambda: len(gates.open) == 2, "both slots to be taken")
+            gates.end()
+            gates.end()
+        await end_rest(gates, conn, 401)
+
+    run(app, conn, 401, scenario, queues=["critical", "default"], concurrency=2, max_wait=60)

@@ -3,6 +3,7 @@
 from pgqueue.queries.jobs.cancel import CancelQueries
 from pgqueue.queries.jobs.change import ChangeQueries
 from pgqueue.queries.jobs.claim import ClaimQueries
+from pgqueue.queries.jobs.claim_oldest import ClaimOldestQueries
 from pgqueue.queries.jobs.count import CountQueries
 from pgqueue.queries.jobs.dead_letter_tasks import DeadLetterTaskQueries
 from pgqueue.queries.jobs.enqueue_conditional import ConditionalQueries
@@ -22,6 +23,7 @@ class JobQueries(
     KeyedQueries,
     KeyQueries,
     ClaimQueries,
+    ClaimOldestQueries,
     ResolveQueries,
     RescueQueries,
     DeadLetterTaskQueries,

@@ -40,13 +40,13 @@ from moved"""
 
 # The queues that a worker serves, in its order, each with how many jobs it may give. Paused queues give nothing. A
 # worker that was declared lost gets nothing: its jobs would be taken from it at once.
-# A queue may have two turns: its part of the room, and, after the turns of the others, what they have left. The second
-# one skips the rows that the first one has taken, for a transaction may lock a row twice: `for update skip locked`
-# skips only rows of others. Should another transaction give a row free between the two, the second turn takes a row
-# that the first one has, and the claim brings one job less.
+# A queue may give two portions: its part of the room, and, after the others gave theirs, what they have left. The
+# second one skips the rows of the first one, for a transaction may lock a row twice: `for update skip locked` skips
+# only rows of others. Should another transaction give a row free between the two, the second portion has a row of the
+# first one, and the claim brings one job less.
 # The subselects hide the values of the parameters from the planner, which would otherwise plan each claim anew, for a
 # third of a millisecond.
-_SERVED_QUEUES: LiteralString = fill(
+SERVED_QUEUES: LiteralString = fill(
     """(
         select u.name, u.room, u.skip
         from unnest((select %(queues)s::text[]), (select %(rooms)s::int[]), (select %(skips)s::int[]))
@@ -109,7 +109,7 @@ with picked as materialized (
     limit (select %(room)s::int)
 ), {move_picked}
 order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
-    served_queues=_SERVED_QUEUES,
+    served_queues=SERVED_QUEUES,
     ready_jobs=_READY_JOBS,
     move_picked=MOVE_PICKED,
 )
@@ -136,7 +136,7 @@ with picked as materialized (
     limit (select %(room)s::int)
 ), {move_picked}
 order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
-    served_queues=_SERVED_QUEUES,
+    served_queues=SERVED_QUEUES,
     ready_jobs=_READY_JOBS,
     move_picked=MOVE_PICKED,
 )
@@ -168,7 +168,7 @@ with picked as materialized (
     limit (select %(room)s::int)
 ), {move_picked}
 order by array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id""",
-    served_queues=_SERVED_QUEUES,
+    served_queues=SERVED_QUEUES,
     task_paused=TASK_PAUSED,
     move_picked=MOVE_PICKED,
 )
@@ -231,15 +231,15 @@ Lane: TypeAlias = tuple[str, int]  # a queue and a priority
 Place: TypeAlias = tuple[datetime, int]  # in a lane: run_at and id of a job
 
 
-class Turn(NamedTuple):
-    """The turn of a queue in a claim: how many jobs it may give, beyond those that it has given in an earlier turn."""
+class Portion(NamedTuple):
+    """How many jobs a queue may give in a claim, beyond `skip` that it gives in an earlier portion."""
 
     queue: str
     room: int
     skip: int
 
 
-Rooms: TypeAlias = Mapping[str, int] | Sequence[Turn]  # in order
+Rooms: TypeAlias = Mapping[str, int] | Sequence[Portion]  # in order
 
 
 def claimed_jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
@@ -247,13 +247,13 @@ def claimed_jobs(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
     return [ClaimedJob(*row, worker) for row in rows]  # type: ignore[call-arg]  # a row of any length, to mypy
 
 
-def _turns(rooms: Rooms) -> dict[str, object]:
-    """Return the parameters of _SERVED_QUEUES."""
-    turns = [Turn(*room, 0) for room in rooms.items()] if isinstance(rooms, Mapping) else rooms
+def portion_params(rooms: Rooms) -> dict[str, object]:
+    """Return the parameters of SERVED_QUEUES."""
+    portions = [Portion(*room, 0) for room in rooms.items()] if isinstance(rooms, Mapping) else rooms
     return {
-        "queues": [turn.queue for turn in turns],
-        "rooms": [turn.room for turn in turns],
-        "skips": [turn.skip for turn in turns],
+        "queues": [portion.queue for portion in portions],
+        "rooms": [portion.room for portion in portions],
+        "skips": [portion.skip for portion in portions],
     }
 
 
@@ -269,14 +269,14 @@ class ClaimQueries(Statements):
 
     def claim(self, worker: UUID, rooms: Rooms, room: int) -> Query[list[ClaimedJob]]:
         """Claim up to `room` due jobs; `rooms` says how many each queue may give, in order."""
-        params = {"worker": worker, "room": room} | _turns(rooms)
+        params = {"worker": worker, "room": room} | portion_params(rooms)
         return Query(self._sql(CLAIM), lambda rows: claimed_jobs(rows, worker), params)
 
     def claim_beyond(
         self, worker: UUID, rooms: Rooms, room: int, frontier: Mapping[Lane, Place]
     ) -> Query[list[ClaimedJob]]:
         """Claim as `claim` does, but only from the lanes of a frontier, and in each only jobs after its place."""
-        params = {"worker": worker, "room": room} | _turns(rooms)
+        params = {"worker": worker, "room": room} | portion_params(rooms)
         params |= {
             "lane_queues": [queue for queue, _ in frontier],
             "lane_priorities": [priority for _, priority in frontier],
@@ -298,7 +298,7 @@ class ClaimQueries(Statements):
         `labels`: those under which the jobs wait, by task; only the first version where a task has none.
         """
         known = [(task, label) for task in tasks for label in labels.get(task, ("1",))]
-        params = {"worker": worker, "room": room} | _turns(rooms)
+        params = {"worker": worker, "room": room} | portion_params(rooms)
         params |= {"tasks": [task for task, _ in known], "versions": [version for _, version in known]}
         return Query(self._sql(ADOPT), lambda rows: claimed_jobs(rows, worker), params)
 

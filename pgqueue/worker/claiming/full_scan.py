@@ -3,8 +3,11 @@
 import asyncio
 
 from pgqueue.db.link import Link
+from pgqueue.jobs.job import ClaimedJob
 from pgqueue.process.duty import Duty
+from pgqueue.queries.base import Query
 from pgqueue.timing import monotonic
+from pgqueue.worker.claiming.ageing import Ageing
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
@@ -30,14 +33,16 @@ class FullScan(Duty):
         self._signals = signals
         self._frontier = frontier
         self._requested = False
+        self._ageing: Ageing | None = None  # whose claim is to be made
         self.paused = False
         self.scanning = False  # its claim may be committed while no part of the worker knows the jobs yet
         self.claims = asyncio.Lock()  # held while it claims, and by the producer while it looks for strays
 
-    def request(self) -> None:
-        """Scan now. A request during a scan changes nothing: one at a time is enough."""
+    def request(self, ageing: Ageing | None = None) -> None:
+        """Scan now, or claim the oldest jobs. A request during a scan changes nothing: one at a time is enough."""
         if not self.scanning:
             self._requested = True
+            self._ageing = ageing or self._ageing
             self.wake()
 
     async def step(self) -> float:
@@ -51,17 +56,28 @@ class FullScan(Duty):
     async def _reserve_and_scan(self) -> None:
         self.scanning = True
         rooms = self._slots.reserve(MAX_JOBS)
+        ageing, self._ageing = self._ageing, None
         try:
-            if rooms:
+            if rooms and ageing is not None:
+                await self._claim_oldest(ageing, rooms)
+            elif rooms:
                 await self._scan(rooms)
         finally:
             self.scanning = False
             self._slots.unreserve(rooms)
 
+    async def _claim_oldest(self, ageing: Ageing, rooms: dict[str, int]) -> None:
+        async def run(query: Query[list[ClaimedJob]]) -> list[ClaimedJob]:
+            jobs = await self.link.run_long(query, deadline=DEADLINE)
+            self._slots.unreserve(rooms)
+            return jobs
+
+        await ageing.claim(run, dict(rooms), min(sum(rooms.values()), self._slots.reserved))
+
     async def _scan(self, rooms: dict[str, int]) -> None:
         room, began = min(sum(rooms.values()), self._slots.reserved), monotonic()
         division = self._slots.divide(rooms, room)
-        query = self._queries.jobs.claim(self._identity.id, division.turns, room)
+        query = self._queries.jobs.claim(self._identity.id, division.portions, room)
         with self._frontier.scanning() as scan:
             jobs = await self.link.run_long(query, deadline=DEADLINE)
             scan.saw_all = len(jobs) < room

@@ -7,6 +7,7 @@ from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.process.duty import Duty
 from pgqueue.timing import monotonic
+from pgqueue.worker.claiming.ageing import Ageing
 from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.core import WorkerCore
@@ -54,6 +55,7 @@ class Producer(Duty):
         self._signals = signals
         self._frontier = frontier
         self._full_scan = full_scan
+        self._ageing = Ageing(core, signals, frontier)
         self._paused: set[str] = set()
         self._woken = False  # since the last step began
         self._marked_waiting = False  # what the worker's row says
@@ -185,14 +187,24 @@ class Producer(Duty):
 
         A costly full scan is left to the duty `FullScan`.
         """
-        claimed, due = 0, self._frontier.scan_due()
+        claimed, due = await self._claim_oldest(), self._frontier.scan_due()
         if self._frontier.scan_is_costly or not due:
-            room, claimed = await self._claim_once(at_frontier=True)
-            due = self._frontier.scan_due(short=claimed < room)  # `FullScan` may have made one meanwhile
+            room, came = await self._claim_once(at_frontier=True)
+            claimed += came
+            due = self._frontier.scan_due(short=came < room)  # `FullScan` may have made one meanwhile
             if due and self._frontier.scan_is_costly:
                 self._full_scan.request()
                 due = False
         return claimed + (await self._claim_once(at_frontier=False))[1] if due else claimed
+
+    async def _claim_oldest(self) -> int:
+        """Claim the jobs that have waited longest, if that is due; return how many came."""
+        if not self._ageing.due():
+            return 0
+        if self._frontier.scan_is_costly:
+            self._full_scan.request(self._ageing)
+            return 0
+        return await self._ageing.claim(self.link.run, self._slots.room_by_queue(), min(self._slots.room(), MAX_CLAIM))
 
     async def _claim_once(self, *, at_frontier: bool) -> tuple[int, int]:
         """Claim as many jobs as there is room for; return how many that was, and how many came."""
@@ -202,13 +214,13 @@ class Producer(Duty):
         if room <= 0 or not rooms:
             return 0, 0
         worker, began, division = self._identity.id, monotonic(), self._slots.divide(rooms, room)
-        turns = division.turns
+        portions = division.portions
         if at_frontier:
-            jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, turns, room, self._frontier.places))
+            jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, portions, room, self._frontier.places))
             self._frontier.rely()
         else:
             with self._frontier.scanning() as scan:
-                jobs = await self.link.run(self._queries.jobs.claim(worker, turns, room))
+                jobs = await self.link.run(self._queries.jobs.claim(worker, portions, room))
                 scan.saw_all = len(jobs) < room
         self._signals.claim_took(monotonic() - began)
         self._slots.settle(division, jobs)
