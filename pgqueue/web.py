@@ -12,6 +12,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
+from uuid import UUID
 
 try:
     from starlette.concurrency import run_in_threadpool
@@ -29,9 +30,10 @@ from pgqueue.client.waiting import MAX_ID, Follower
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob
 from pgqueue.jobs.job import Job, JobState
+from pgqueue.jobs.why import Why
 from pgqueue.timing import PAUSE, check_duration
 
-__all__ = ["accepted", "router", "status_of"]
+__all__ = ["accepted", "router", "status_of", "why_of"]
 
 log = logging.getLogger("pgqueue.web")
 Authorize = Callable[[Request, Job], bool | Awaitable[bool]]
@@ -43,7 +45,13 @@ END = "end"  # the id of a stream's last event: a client that reconnects with it
 
 
 def router(
-    app: App, *, authorize: Authorize, errors: Errors = "message", heartbeat: float = 15.0, max_streams: int = 1000
+    app: App,
+    *,
+    authorize: Authorize,
+    errors: Errors = "message",
+    heartbeat: float = 15.0,
+    max_streams: int = 1000,
+    why: bool = False,
 ) -> Router:
     """Return routes for the jobs of an app, to be mounted under any path.
 
@@ -56,7 +64,8 @@ def router(
     not exist. An error that it raises, such as an HTTPException with 403, is left to your framework. `errors` says how
     much of a failure is shown: nothing, its type, type and message, or the traceback as well. `heartbeat` is the time
     in seconds between comments on a stream without changes. `max_streams` streams may be open at a time in this
-    process; the next client gets 503 and may come back. Arguments are never shown.
+    process; the next client gets 503 and may come back. Arguments are never shown. With `why`, `GET /{id}/why` says why
+    a job does not run: that names hosts, keys of limits and other jobs, so it is for staff.
     """
     if not callable(authorize):
         raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of (request, job)")
@@ -72,6 +81,7 @@ def router(
             Route("/{job_id}", endpoints.cancel, methods=["DELETE"], name="pgqueue-job-delete"),
             Route("/{job_id}/cancel", endpoints.cancel, methods=["POST"], name="pgqueue-job-cancel"),
             Route("/{job_id}/events", endpoints.events, methods=["GET"], name="pgqueue-job-events"),
+            *([Route("/{job_id}/why", endpoints.why, methods=["GET"], name="pgqueue-job-why")] if why else []),
         ]
     )
 
@@ -111,6 +121,16 @@ def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
         "error": _error(job.error, errors) if job.state is JobState.FAILED else None,
         "is_terminal": job.state.is_terminal,
     }
+
+
+def why_of(why: Why, errors: Errors = "message") -> dict[str, Any]:
+    """Return why a job does not run, as plain data for JSON. Of its last error as much as `errors` says."""
+    shown = [reason for reason in why.reasons if reason.code != "last_error" or errors in ("message", "traceback")]
+    reasons = [
+        {"code": one.code, "text": one.text, "facts": {name: _plain(fact) for name, fact in one.facts.items()}}
+        for one in shown
+    ]
+    return {"job_id": why.job.id, "status": why.job.state, "phase": why.job.phase, "reasons": reasons}
 
 
 @dataclass(slots=True)
@@ -153,6 +173,16 @@ class JobEndpoints:
         if job.state.is_terminal:
             return JSONResponse({"detail": f"job {job.id} has already {job.state}"}, 409, NO_STORE)
         return self._answer(job, 202)
+
+    async def why(self, request: Request) -> Response:
+        """Answer with every reason why a job does not run, or what became of it."""
+        job = await self._find(request)
+        if job is None:
+            return _missing()
+        try:
+            return JSONResponse(why_of(await self.app.awhy(job.id), self.errors), 200, NO_STORE)
+        except UnknownJob:
+            return _missing()
 
     async def events(self, request: Request) -> Response:
         """Answer with a stream of the changes of a job."""
@@ -283,6 +313,13 @@ def _missing() -> JSONResponse:
 
 def _time(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat()
+
+
+def _plain(fact: Any) -> Any:
+    """Return a fact as JSON has it."""
+    if isinstance(fact, datetime):
+        return fact.isoformat()
+    return str(fact) if isinstance(fact, UUID) else fact
 
 
 def _error(error: ErrorInfo | None, shown: Errors) -> dict[str, str | None] | None:

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.steps import Steps
+from pgqueue.client.why_turns import of_buckets, of_place
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.queries.pauses import Pause
 from pgqueue.queries.why import MOST_AHEAD, RunsAt, Waits
+from pgqueue.queries.why_turns import BucketState
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.tasks.versions import parts_of
 from pgqueue.timing import in_words
@@ -27,10 +29,21 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     pauses: list[Pause] = yield app.queries.pauses.of(job.queue, job.task)
     is_due = waits.due_in <= 0 and job.state == JobState.PENDING
     ahead: int = (yield queries.ahead(job)) if is_due else 0
-    reasons = [*_of_waiting(app, job, waits), *_of_pauses(pauses), *_of_workers(job, waits)]
-    if is_due:
+    turn = (yield from _of_turn(app, job, waits)) if job.waits_for_turn else []
+    reasons = [*_of_waiting(app, job, waits), *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
+    if is_due or (job.waits_for_turn and waits.due_in <= 0):
         reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
     return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
+
+
+def _of_turn(app: AppParts, job: Job, waits: Waits) -> Steps[list[Reason]]:
+    """Look up why the turn of a metered job has not come."""
+    queries, place = app.queries.why, None
+    if waits.due_in <= 0 and waits.lane is not None:
+        place = yield queries.place(job, waits.lane)
+    names = () if job.flow is None else job.flow.buckets
+    buckets: list[BucketState] = (yield queries.buckets(names)) if names else []
+    return [*of_buckets(buckets, place), *(() if place is None else of_place(job, place))]
 
 
 def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:
@@ -38,7 +51,7 @@ def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:
     if job.waits_for == "pause":
         text = "It was set aside while its task is paused: a worker brings it back when the pause is over."
         yield Reason("set_aside", text, {"task": job.task})
-    elif job.state == JobState.BLOCKED:
+    elif job.state == JobState.BLOCKED and not job.waits_for_turn:
         version, names = parts_of(waits.label)
         what = f"task {job.task} version {version}" + (f" with {', '.join(names)}" if names else "")
         facts = {"task": job.task, "version": version, "parameters": names}

@@ -5,8 +5,9 @@ from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.jobs.job import Job
-from pgqueue.queries.base import Query, Statements, fill
+from pgqueue.queries.base import Query, fill
 from pgqueue.queries.jobs.count import SERVES
+from pgqueue.queries.why_turns import TurnWhyQueries
 
 MOST_AHEAD = 10_000
 
@@ -18,7 +19,7 @@ WAITS: LiteralString = fill(
 select extract(epoch from j.run_at::timestamptz - now())::float8, j.expires_at,
        j.expires_at <= now() and j.attempt = 0, j.unique_key is not null, coalesce(j.unique_live, false),
        coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.headers::jsonb ->> 'schedule'::text,
-       j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running
+       j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running, j.lane
 from {s}.job_live j
 cross join lateral (
     select split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
@@ -88,7 +89,7 @@ class Waits(NamedTuple):
     """What a job that waits is about. `label`: the version of its task that it needs, `2` or `2+parameter`.
 
     `workers`: how many living ones serve its queue and go on claiming; of those, `knowing` know task and version, and
-    have `slots` in which `running` jobs run.
+    have `slots` in which `running` jobs run. `lane`: that of a metered job.
     """
 
     due_in: float
@@ -103,6 +104,7 @@ class Waits(NamedTuple):
     knowing: int
     slots: int
     running: int
+    lane: int | None
 
 
 class RunsAt(NamedTuple):
@@ -117,7 +119,7 @@ class RunsAt(NamedTuple):
     death: str | None
 
 
-class WhyQueries(Statements):
+class WhyQueries(TurnWhyQueries):
     """What one must know to say why a job does not run."""
 
     def waits(self, job: int) -> Query[Waits | None]:

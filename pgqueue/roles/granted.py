@@ -104,6 +104,8 @@ _COUNT: _Grants = {
     "limit_bucket": "select, insert, delete",
     "limit_use": "select, insert, update, delete",
 }
+# What `why` reads beside jobs.
+_WHY: _Grants = dict.fromkeys(("queue", "worker", "limit_rule", "limit_key", "limit_use"), "select")
 # A named lock is a row that its holder inserts, renews and deletes, and that others read.
 _LOCK: _Grants = {"sequence lock_token": "usage", "named_lock": "select, insert, update, delete"}
 _SCHEDULES = (
@@ -180,7 +182,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             **{f"function {name}": "execute" for name in _SCHEDULES},
         },
     ),
-    "web": (_READ, _CANCEL, _WAIT),
+    "web": (_READ, _CANCEL, _WAIT, _WHY),
     "reader": (_READ,),
     "metrics": (dict.fromkeys(_COUNTS, "select"),),
 }

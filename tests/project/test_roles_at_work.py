@@ -303,6 +303,7 @@ def test_a_web_role_reads_waits_and_cancels(installed: Installed, conn: Conn) ->
     with closing(web):
         assert web.get(done.id).result == 7
         assert web.wait(done.id, timeout=DEADLINE) == 7
+        assert web.why(waits.id).reasons
         web.cancel(waits.id)
         assert str(web.get(waits.id).state) == "cancelled"
         with pytest.raises(NotAllowed):

@@ -141,6 +141,8 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.edit_waiting": QUERIES.jobs.edit_waiting({5000: "{}"}, "why", Edit(priority=5)),
     "why.waits": QUERIES.why.waits(5000),
     "why.ahead": QUERIES.why.ahead(A_JOB, 50),
+    "why.buckets": QUERIES.why.buckets(["r", "r/k"]),
+    "why.place": QUERIES.why.place(A_JOB, 5, 50),
     "why.runs_at": QUERIES.why.runs_at(5000, WORKER),
     "jobs.count": QUERIES.jobs.count(50),
     "jobs.count_turns": QUERIES.jobs.count_turns(50),

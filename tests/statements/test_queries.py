@@ -106,6 +106,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.edit_waiting": lambda q: q.jobs.edit_waiting({1: "{}", 2: None}, "why", Edit("q", 5, TICK, 1.0)),
     "why.waits": lambda q: q.why.waits(1),
     "why.ahead": lambda q: q.why.ahead(A_JOB),
+    "why.buckets": lambda q: q.why.buckets(["r", "r/k"]),
+    "why.place": lambda q: q.why.place(A_JOB, -5),
     "why.runs_at": lambda q: q.why.runs_at(1, WORKER),
     "jobs.cancel_requests": lambda q: q.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.release_strays": lambda q: q.jobs.release_strays(WORKER, [1]),

@@ -48,16 +48,19 @@ _OF_TABLE: LiteralString = """picked as (
 
 # Jobs of some kinds in job_live. Of each kind: where there are few, an index that has only them finds them all; where
 # there are many, the walk backwards along the primary key meets some soon, and is not begun where no kind has many.
-_OF_KINDS: LiteralString = """{few}, few as (
-    {few_ids}
-), picked as (
+_OF_KINDS: LiteralString = """{few}, picked as (
     select id from (
-        (select j.id from {s}.job_live j where j.id = any(array(select id from few)::bigint[])
-         and ({kind}) and {filters} order by j.id desc limit %(limit)s)
+        (select j.id from {s}.job_live j
+         where j.id = any(array(select id from few where kind not in (select kind from many))::bigint[])
+         and {kind} and {filters} order by j.id desc limit %(limit)s)
         union
-        (select j.id from {newest} j where ({many}) and ({kind}) and {filters} order by j.id desc limit %(limit)s)
+        (select j.id from {newest} j
+         where exists (select from many) and {kind} and {filters} order by j.id desc limit %(limit)s)
     ) as found order by id desc limit %(limit)s
 )"""
+
+_FEW_OF_KINDS: LiteralString = """few(kind, id) as materialized ({found}), many(kind) as materialized (
+    select kind from few group by kind having count(*) > 10000)"""
 
 # The first of a kind and queue, in the order of its index and to a limit, because the planner then uses it whatever the
 # statistics say.
@@ -81,13 +84,12 @@ _UNSEEN: LiteralString = """(
 # The same of some kinds. Where an index has found all jobs of each, nothing is left.
 _UNSEEN_OF_KINDS: LiteralString = """
 with {few}
-select case when {many} then {unseen} end"""
+select case when exists (select from many) then {unseen} end"""
 
 
 class _Kind(NamedTuple):
     """A kind of jobs in job_live: its condition, and the part of a statement that finds the first ones by an index."""
 
-    name: LiteralString
     condition: LiteralString
     few: LiteralString
     recursive: LiteralString = ""
@@ -103,41 +105,28 @@ def _of_table(table: LiteralString, kind: LiteralString = "true") -> tuple[Liter
     return fill(_LIST, picked=picked), unseen_of(table)
 
 
-def _of_kinds(*kinds: _Kind) -> tuple[LiteralString, LiteralString]:
-    recursive: LiteralString = "".join(kind.recursive for kind in kinds)
-    few: LiteralString = ", ".join(f"few_{kind.name} as materialized ({kind.few})" for kind in kinds)
-    many: LiteralString = " or ".join(_many(kind) for kind in kinds)
-    picked = fill(
-        _OF_KINDS,
-        few=recursive + few,
-        few_ids=" union all ".join(f"select id from few_{kind.name} where not {_many(kind)}" for kind in kinds),
-        kind=" or ".join(kind.condition for kind in kinds),
-        many=many,
-        newest=fill(_NEWEST, table="job_live"),
-        filters=_FILTERS,
+def _of_kinds(*kinds: _Kind, more: LiteralString = "true") -> tuple[LiteralString, LiteralString]:
+    """Return the statements for jobs of some kinds that fit `more`, about which the kinds' indexes know nothing."""
+    found: LiteralString = "\n    union all ".join(
+        f"select {number}, id from ({kind.few}) as k" for number, kind in enumerate(kinds)
     )
-    unseen = fill(_UNSEEN_OF_KINDS, few=recursive + few, many=many, unseen=fill(_UNSEEN, table="job_live"))
+    few: LiteralString = "".join(kind.recursive for kind in kinds) + fill(_FEW_OF_KINDS, found=found)
+    kind: LiteralString = " or ".join(kind.condition for kind in kinds)
+    picked = fill(
+        _OF_KINDS, few=few, kind=f"({kind}) and {more}", newest=fill(_NEWEST, table="job_live"), filters=_FILTERS
+    )
+    unseen = fill(_UNSEEN_OF_KINDS, few=few, unseen=fill(_UNSEEN, table="job_live"))
     return fill(_LIST, picked=picked), unseen
 
 
-def _many(kind: _Kind) -> LiteralString:
-    return f"(select count(*) from few_{kind.name}) > 10000"
+def _by(condition: LiteralString, by: LiteralString) -> _Kind:
+    """Return a kind that has an index of its own, in the order `by`."""
+    return _Kind(condition, fill(_FEW, kind=condition, by=by))
 
 
-def _by(name: LiteralString, condition: LiteralString, by: LiteralString, more: LiteralString = "true") -> _Kind:
-    """Return a kind whose index `by` holds jobs that fit `condition`, of which it takes those that fit `more`."""
-    return _Kind(name, f"{condition} and {more}", fill(_FEW, kind=condition, by=by))
-
-
-def _turn(more: LiteralString = "true") -> _Kind:
-    """Metered jobs that wait, by job_live_turn."""
-    return _by("turn", WAITS, "j.queue, j.lane, j.priority desc", more)
-
-
-_LATER: LiteralString = "j.run_at::timestamptz > now() and j.attempt = 0"
-_SCHEDULED = _Kind(
-    "scheduled", f"j.state = 'pending' and {_LATER}", _FEW_SCHEDULED, fill("recursive {lanes}, ", lanes=LANES)
-)
+_PENDING: LiteralString = "j.state = 'pending'"
+_SCHEDULED = _Kind(_PENDING, _FEW_SCHEDULED, fill("recursive {lanes}, ", lanes=LANES))
+_TURN = _by(WAITS, "j.queue, j.lane, j.priority desc")  # metered jobs that wait
 
 # By state or phase, and for all: the list, and below which id it did not look.
 _BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
@@ -145,17 +134,15 @@ _BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
     "failed": _of_table("dead_letter"),
     "succeeded": _of_table("job_finished", "j.state = 'succeeded'"),
     "cancelled": _of_table("job_finished", "j.state = 'cancelled'"),
-    "running": _of_kinds(_by("running", "j.worker_id is not null and j.state = 'running'", "j.worker_id")),
+    "running": _of_kinds(_by("j.worker_id is not null and j.state = 'running'", "j.worker_id")),
     "blocked": _of_kinds(
-        _by("parked", "j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
-        _by("paused", "j.state = 'blocked' and j.waits_for = 'pause'", "j.task"),
-        _turn(),
+        _by("j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
+        _by("j.state = 'blocked' and j.waits_for = 'pause'", "j.task"),
+        _TURN,
     ),
-    "pending": _of_kinds(_by("pending", "j.state = 'pending'", "j.queue, j.priority desc, j.run_at, j.id")),
-    "retrying": _of_kinds(
-        _by("retrying", "j.state = 'pending' and j.attempt > 0", "j.queue, j.run_at, j.id"), _turn("j.attempt > 0")
-    ),
-    "scheduled": _of_kinds(_SCHEDULED, _turn(_LATER)),
+    "pending": _of_kinds(_by(_PENDING, "j.queue, j.priority desc, j.run_at, j.id")),
+    "retrying": _of_kinds(_by(f"{_PENDING} and j.attempt > 0", "j.queue, j.run_at, j.id"), _TURN, more="j.attempt > 0"),
+    "scheduled": _of_kinds(_SCHEDULED, _TURN, more="j.run_at::timestamptz > now() and j.attempt = 0"),
 }
 LISTS = {state: both[0] for state, both in _BOTH.items() if state}
 MOST_LOOKED = 200_000

@@ -1,15 +1,17 @@
-with few_parked as materialized (
+with few(kind, id) as materialized (select 0, id from (
     select j.id from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'task' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.task limit 10001), few_paused as materialized (
+    order by j.task limit 10001) as k
+    union all select 1, id from (
     select j.id from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'pause' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.task limit 10001), few_turn as materialized (
+    order by j.task limit 10001) as k
+    union all select 2, id from (
     select j.id from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'turn' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.queue, j.lane, j.priority desc limit 10001), few as (
-    select id from few_parked where not (select count(*) from few_parked) > 10000 union all select id from few_paused where not (select count(*) from few_paused) > 10000 union all select id from few_turn where not (select count(*) from few_turn) > 10000
-), picked as (
+    order by j.queue, j.lane, j.priority desc limit 10001) as k), many(kind) as materialized (
+    select kind from few group by kind having count(*) > 10000), picked as (
     select id from (
-        (select j.id from "pgqueue".job_live j where j.id = any(array(select id from few)::bigint[])
-         and (j.state = 'blocked' and j.waits_for = 'task' and true or j.state = 'blocked' and j.waits_for = 'pause' and true or j.state = 'blocked' and j.waits_for = 'turn' and true) and (%(task)s::text is null or j.task::text like %(task)s::text)
+        (select j.id from "pgqueue".job_live j
+         where j.id = any(array(select id from few where kind not in (select kind from many))::bigint[])
+         and (j.state = 'blocked' and j.waits_for = 'task' or j.state = 'blocked' and j.waits_for = 'pause' or j.state = 'blocked' and j.waits_for = 'turn') and true and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
@@ -22,7 +24,8 @@ with few_parked as materialized (
     select * from "pgqueue".job_live w
     where (%(before)s::bigint is null or w.id < %(before)s)
     and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
-    order by w.id desc limit %(looked)s::int) j where ((select count(*) from few_parked) > 10000 or (select count(*) from few_paused) > 10000 or (select count(*) from few_turn) > 10000) and (j.state = 'blocked' and j.waits_for = 'task' and true or j.state = 'blocked' and j.waits_for = 'pause' and true or j.state = 'blocked' and j.waits_for = 'turn' and true) and (%(task)s::text is null or j.task::text like %(task)s::text)
+    order by w.id desc limit %(looked)s::int) j
+         where exists (select from many) and (j.state = 'blocked' and j.waits_for = 'task' or j.state = 'blocked' and j.waits_for = 'pause' or j.state = 'blocked' and j.waits_for = 'turn') and true and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

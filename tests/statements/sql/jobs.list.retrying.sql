@@ -1,13 +1,14 @@
-with few_retrying as materialized (
+with few(kind, id) as materialized (select 0, id from (
     select j.id from "pgqueue".job_live j where j.state = 'pending' and j.attempt > 0 and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.queue, j.run_at, j.id limit 10001), few_turn as materialized (
+    order by j.queue, j.run_at, j.id limit 10001) as k
+    union all select 1, id from (
     select j.id from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'turn' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.queue, j.lane, j.priority desc limit 10001), few as (
-    select id from few_retrying where not (select count(*) from few_retrying) > 10000 union all select id from few_turn where not (select count(*) from few_turn) > 10000
-), picked as (
+    order by j.queue, j.lane, j.priority desc limit 10001) as k), many(kind) as materialized (
+    select kind from few group by kind having count(*) > 10000), picked as (
     select id from (
-        (select j.id from "pgqueue".job_live j where j.id = any(array(select id from few)::bigint[])
-         and (j.state = 'pending' and j.attempt > 0 and true or j.state = 'blocked' and j.waits_for = 'turn' and j.attempt > 0) and (%(task)s::text is null or j.task::text like %(task)s::text)
+        (select j.id from "pgqueue".job_live j
+         where j.id = any(array(select id from few where kind not in (select kind from many))::bigint[])
+         and (j.state = 'pending' and j.attempt > 0 or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt > 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
@@ -20,7 +21,8 @@ with few_retrying as materialized (
     select * from "pgqueue".job_live w
     where (%(before)s::bigint is null or w.id < %(before)s)
     and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
-    order by w.id desc limit %(looked)s::int) j where ((select count(*) from few_retrying) > 10000 or (select count(*) from few_turn) > 10000) and (j.state = 'pending' and j.attempt > 0 and true or j.state = 'blocked' and j.waits_for = 'turn' and j.attempt > 0) and (%(task)s::text is null or j.task::text like %(task)s::text)
+    order by w.id desc limit %(looked)s::int) j
+         where exists (select from many) and (j.state = 'pending' and j.attempt > 0 or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt > 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

@@ -1,11 +1,11 @@
-with few_running as materialized (
+with few(kind, id) as materialized (select 0, id from (
     select j.id from "pgqueue".job_live j where j.worker_id is not null and j.state = 'running' and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
-    order by j.worker_id limit 10001), few as (
-    select id from few_running where not (select count(*) from few_running) > 10000
-), picked as (
+    order by j.worker_id limit 10001) as k), many(kind) as materialized (
+    select kind from few group by kind having count(*) > 10000), picked as (
     select id from (
-        (select j.id from "pgqueue".job_live j where j.id = any(array(select id from few)::bigint[])
-         and (j.worker_id is not null and j.state = 'running' and true) and (%(task)s::text is null or j.task::text like %(task)s::text)
+        (select j.id from "pgqueue".job_live j
+         where j.id = any(array(select id from few where kind not in (select kind from many))::bigint[])
+         and (j.worker_id is not null and j.state = 'running') and true and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
@@ -18,7 +18,8 @@ with few_running as materialized (
     select * from "pgqueue".job_live w
     where (%(before)s::bigint is null or w.id < %(before)s)
     and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
-    order by w.id desc limit %(looked)s::int) j where ((select count(*) from few_running) > 10000) and (j.worker_id is not null and j.state = 'running' and true) and (%(task)s::text is null or j.task::text like %(task)s::text)
+    order by w.id desc limit %(looked)s::int) j
+         where exists (select from many) and (j.worker_id is not null and j.state = 'running') and true and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

@@ -1,7 +1,7 @@
 select extract(epoch from j.run_at::timestamptz - now())::float8, j.expires_at,
        j.expires_at <= now() and j.attempt = 0, j.unique_key is not null, coalesce(j.unique_live, false),
        coalesce(j.headers::jsonb ->> '$version'::text, '1'), j.headers::jsonb ->> 'schedule'::text,
-       j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running
+       j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running, j.lane
 from "pgqueue".job_live j
 cross join lateral (
     select split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
