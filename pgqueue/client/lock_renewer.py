@@ -50,7 +50,7 @@ class Hold:
 
     @property
     def held(self) -> bool:
-        """Whether it is certain that nobody else has the lock. A forked child does not hold what its parent holds."""
+        """Whether it was renewed in time, and is there. A forked child does not hold what its parent holds."""
         return not (self.gone or self.over) and monotonic() < self.deadline and self.pid == os.getpid()
 
     @property

@@ -60,7 +60,8 @@ class NamedLock:
 
     @property
     def held(self) -> bool:
-        """Whether it is certain that nobody else has the lock: it was renewed in time. Asks no database."""
+        """Whether nobody else can have the lock, because it was renewed in time. Asks no database: that an operator has
+        released it shows with the next renewal."""
         return self._hold is not None and self._hold.held
 
     def check(self) -> None:
