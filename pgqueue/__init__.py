@@ -56,9 +56,10 @@ from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique
+from pgqueue.jobs.limits import Breaker, Limit, Ordered, Rate, SharedLimit
 from pgqueue.jobs.retention import Retention
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
-from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
+from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.schedules.cron import Cron
 from pgqueue.schedules.plan import At, Every, RRule
@@ -73,6 +74,7 @@ __all__ = [
     "At",
     "Attempt",
     "AttemptEnd",
+    "Breaker",
     "CallOptions",
     "Cancel",
     "CannotOpen",
@@ -107,6 +109,7 @@ __all__ = [
     "JobState",
     "JobWasCancelled",
     "LeaseLost",
+    "Limit",
     "LockHeld",
     "LockLost",
     "MigrationBlocked",
@@ -116,9 +119,12 @@ __all__ = [
     "NotMigrated",
     "Note",
     "OlderReleaseRuns",
+    "Ordered",
     "PgqueueError",
     "QueueFull",
     "RRule",
+    "Rate",
+    "RateLimited",
     "Reason",
     "ReleaseTooOld",
     "ResultMissing",
@@ -128,6 +134,7 @@ __all__ = [
     "ScheduleExists",
     "ScheduleOptions",
     "SchemaNewer",
+    "SharedLimit",
     "SnapshotConflict",
     "Snooze",
     "Task",

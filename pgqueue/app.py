@@ -11,6 +11,7 @@ from pgqueue.client.backend import Backend
 from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.client import Client
 from pgqueue.client.dead import DeadLetters
+from pgqueue.client.declaring import DeclaresLimits, queue_rules
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.jobs import Jobs
@@ -42,6 +43,7 @@ from pgqueue.doctor import Report, examine
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
 from pgqueue.jobs.job import MAX_CRASHES, Job
+from pgqueue.jobs.limits import Limit, Rate
 from pgqueue.jobs.outcome import Outcome
 from pgqueue.jobs.retention import GivenRetention, read_retention
 from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
@@ -49,6 +51,7 @@ from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.dead_letter_task import check_dead_letter_task
+from pgqueue.tasks.declared_rules import DeclaredRules
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks, as_function, task_name
@@ -67,7 +70,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs):
+class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
@@ -76,7 +79,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs):
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
     command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
-    about so many jobs wait there.
+    about so many jobs wait there. `limits={"email": Limit(50)}` limits what runs of a queue; Limit or Rate.
 
     `codec` encrypts arguments, results, errors and progress: `AESGCM` of pgqueue.codecs, or an object of your own.
     `max_args_bytes` limits the JSON of a job's arguments. A result beyond `max_result_bytes` of JSON is not stored.
@@ -104,6 +107,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs):
         dead_letter_task: str | None = None,
         retention: GivenRetention | None = None,
         max_depth: Mapping[str, int] | None = None,
+        limits: Mapping[str, Limit | Rate] | None = None,
         codec: Codec | None = None,
         max_args_bytes: int = MAX_ARGS_BYTES,
         result_ttl: float | timedelta | None = None,
@@ -128,7 +132,9 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs):
         self.max_args_bytes = check_args_bytes(max_args_bytes)
         self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
         self.max_result_bytes = check_result_bytes(max_result_bytes)
-        self.tasks = Tasks()
+        of_queues = dict(queue_rules(limits))
+        self.rules = DeclaredRules(of_queues.values())
+        self.tasks = Tasks({queue: rule.name for queue, rule in of_queues.items()})
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.attempt_hooks = AttemptHooks()
@@ -211,6 +217,8 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs):
             function = as_function(function)
             spec = TaskSpec.of(options.get("name") or task_name(function), function, settings)
             self.tasks.add(spec)
+            for rule in () if spec.metering is None else spec.metering.rules:
+                self.rules.add(rule, spec.name)
             return Task(self, spec) if spec.context_parameter is None else ContextTask(self, spec)
 
         return register if function is None else register(function)

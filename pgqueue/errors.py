@@ -76,6 +76,10 @@ class InvalidArguments(InvalidInput, ValueError):
         self.problems = problems
         super().__init__(f"cannot call {task}: " + "; ".join(problems))
 
+    def at(self, position: int) -> "InvalidArguments":
+        """Return the error as that of one of many calls, by its position."""
+        return InvalidArguments(self.task, [f"call {position}: {problem}" for problem in self.problems])
+
 
 class InvalidOption(InvalidInput, ValueError):
     """An option of a job, a task, an app or a process is out of its bounds. Nothing was written."""

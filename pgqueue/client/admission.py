@@ -10,6 +10,7 @@ from pgqueue.errors import DuplicateJob, IdempotencyConflict, PgqueueError, Snap
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.jobs.enqueue import AdmissionResult, conditions_of
+from pgqueue.queries.jobs.enqueue_conditional import Replaced
 from pgqueue.queries.jobs.keys import KeyHolder, UniqueHolder
 
 T = TypeVar("T")
@@ -157,9 +158,14 @@ class Admission:
     def _replace(self, replacing: list[tuple[int, int]]) -> Steps[set[int]]:
         if not replacing:
             return set()
-        query = self._queries.jobs.replace([job_id for _, job_id in replacing], [self._jobs[at] for at, _ in replacing])
-        replaced: set[int] = yield query
-        return replaced
+        jobs = {job_id: self._jobs[at] for at, job_id in replacing}
+        replaced: Replaced = yield self._queries.jobs.replace(list(jobs), list(jobs.values()))
+        if not replaced.turning:
+            return replaced.ids
+        turning = {job_id: job for job_id, job in jobs.items() if job_id in replaced.turning}
+        yield self._queries.jobs.change_flows({job_id: job.flow for job_id, job in turning.items()})
+        turned: Replaced = yield self._queries.jobs.replace(list(turning), list(turning.values()))
+        return replaced.ids | turned.ids
 
     def _decide(self, at: int, result: AdmissionResult) -> None:
         self._decided[at] = result

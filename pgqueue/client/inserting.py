@@ -15,6 +15,7 @@ from pgqueue.client.settings import CallSettings
 from pgqueue.client.steps import StepRunner, Steps, all_or_nothing
 from pgqueue.client.waiting import WaitHandle
 from pgqueue.events import JobEnqueued
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import MAX_CRASHES, Job, JobState, NewJob
 from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob, keyed_headers
 from pgqueue.tasks.spec import TaskSpec
@@ -87,6 +88,20 @@ class JobInserter(StepRunner):
             ids += new_ids
         return ids
 
+    @all_or_nothing
+    def metered_bulk(
+        self, shared: NewJob, blocks: Sequence[tuple[int, str]], flows: Sequence[Flow | None]
+    ) -> Steps[list[int]]:
+        """Insert jobs as `plain_bulk` does, each with its own flow."""
+        queries, ids = self._app.backend.queries, list[int]()
+        yield from self._check_depth(shared.queue, len(flows))
+        for count, chunk in array_chunks(blocks):
+            chosen = flows[len(ids) : len(ids) + count]
+            new_ids: list[int] = yield queries.jobs.enqueue_many_metered(shared, chunk, chosen)
+            self._emit_many(shared, new_ids)
+            ids += new_ids
+        return ids
+
     def conditional_bulk(self, bulk: Bulk) -> Steps[list[int]]:
         """Insert jobs with conditions, all of them or none."""
         if not len(bulk):
@@ -122,12 +137,15 @@ def new_job(
     spec: TaskSpec | None,
     name: str,
     app: AppParts,
-    values: Mapping[str, Any] = {},
+    values: Mapping[str, Any] | None = None,
 ) -> NewJob:
     """Make the job of one call. Where the call sets nothing the task does, and then the app.
 
-    `values` are the arguments as Python objects, for rules that make keys of them.
+    `values` are the arguments as Python objects, for rules that make keys of them. Without them the job has no flow if
+    that depends on them.
     """
+    if spec is not None:
+        spec.check_priority(settings.priority)
     queue = settings.queue or (spec.queue if spec else app.queue)
     return NewJob(
         task=name,
@@ -141,13 +159,16 @@ def new_job(
         history=app.retention.get(queue) is None and (spec is None or spec.retention is None),
         conditions=None
         if settings.rules is None
-        else settings.rules.conditions(name, partial(_whole, spec, args), values, None),
+        else settings.rules.conditions(name, partial(_whole, spec, args), values or {}, None),
         version=spec.version if spec else settings.version or 1,
         max_crashes=spec.max_crashes if spec else MAX_CRASHES,
         headers=settings.headers,
         dead_letter_task=None
         if spec is None or spec.dead_letter_task is None
         else app.tasks.dead_letter_target(spec, app.queue),
+        flow=app.tasks.flow(spec, name, queue, values, settings.keys)
+        if app.tasks.queue_rules or settings.keys is not None or (spec is not None and spec.metering is not None)
+        else None,
     )
 
 
@@ -164,8 +185,9 @@ def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> J
         task=new.task,
         queue=new.queue,
         priority=new.priority,
-        state=JobState.PENDING,
-        phase="scheduled" if row.run_at > row.created_at else "pending",
+        state=JobState.PENDING if new.flow is None else JobState.BLOCKED,
+        phase="scheduled" if row.run_at > row.created_at else "pending" if new.flow is None else "blocked",
+        waits_for=None if new.flow is None else "turn",
         args=from_json(new.args),
         tags=new.tags,
         run_at=row.run_at,

@@ -1,14 +1,15 @@
 """Many calls with idempotency keys, admitted together: one statement carries the options they share only once."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from pgqueue.client.admission import Admitted, KeysChanged
 from pgqueue.client.chunks import array_chunks, job_chunks
 from pgqueue.client.steps import Steps
 from pgqueue.errors import IdempotencyConflict
+from pgqueue.jobs.flow import Flow, headers_of_each
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.keys import WINDOW, Conditions, hash_arguments, key_hashes
 from pgqueue.queries import Queries, Query
@@ -20,6 +21,7 @@ from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import with_own
 
 Call = Mapping[str, Any]
+MakeFlows: TypeAlias = Callable[[Sequence[Call]], list[Flow | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class KeyedChunk:
 @dataclass(frozen=True, slots=True)
 class KeyedCalls:
     """Calls of one task, some or all with an idempotency key; `hashes` are the keys as the table of keys has them.
+    `flows`: the flow of each, where they differ.
 
     No key comes twice in `chunks`: `first` maps each call whose key came before to the first call with that key. If
     there are several chunks, they go up in the order of keys, and each statement takes its keys in that order. So all
@@ -47,15 +50,18 @@ class KeyedCalls:
     first: Mapping[int, int]
     chunks: list[KeyedChunk]
     by_args: bool
+    flows: list[Flow | None] | None = None
 
     @classmethod
-    def of(cls, spec: TaskSpec, shared: NewJob, rules: Rules, calls: Iterable[Call]) -> "KeyedCalls":
-        """Validate calls, and find those with the same key.
+    def of(
+        cls, spec: TaskSpec, shared: NewJob, rules: Rules, calls: Iterable[Call], make_flows: MakeFlows | None = None
+    ) -> "KeyedCalls":
+        """Validate calls, and find those with the same key. `make_flows`, where the flows of the calls differ.
 
         Raises InvalidArguments, InvalidOption, and IdempotencyConflict for calls with one key and other arguments.
         """
         given = list(calls)
-        values: list[dict[str, Any]] | None = [] if isinstance(rules.key, KeyFunction) else None
+        values: list[dict[str, Any]] | None = [] if isinstance(rules.key, KeyFunction) or make_flows else None
         blocks = list(spec.coder.encode_many(given, values))
         rules.check_key_count(len(given))
         keys = _keys_of_args(spec, given, blocks) if rules.key is True else rules.keys(len(given), values or ())
@@ -65,7 +71,8 @@ class KeyedCalls:
         chunks = [KeyedChunk(text, range(count)) for count, text in array_chunks(blocks)]
         if first or len(chunks) > 1:
             chunks = list(_in_key_order(spec, given, hashes, [at for at in range(len(given)) if at not in first]))
-        bulk = cls(spec, shared, given, keys, hashes, first, chunks, rules.key is True)
+        flows = None if make_flows is None else make_flows(values or ())
+        bulk = cls(spec, shared, given, keys, hashes, first, chunks, rules.key is True, flows)
         bulk._check_same_args()
         return bulk
 
@@ -95,8 +102,14 @@ class KeyedCalls:
 
     def _enqueue(self, queries: Queries, chunk: KeyedChunk) -> Query[KeyedIds]:
         hashes = [self.hashes[at] for at in chunk.positions]
-        headers = _headers([self.keys[at] for at in chunk.positions], self.shared)
-        return queries.jobs.enqueue_many_keyed(self.shared, chunk.args, hashes, headers)
+        keys = [self.keys[at] for at in chunk.positions]
+        if self.flows is None:
+            headers = _headers(keys, self.shared)
+        else:
+            shared = with_own(self.shared.headers, self.shared)
+            headers = headers_of_each(shared, [self.flows[at] for at in chunk.positions], keys)
+        metered = self.shared.flow is not None or self.flows is not None
+        return queries.jobs.enqueue_many_keyed(self.shared, chunk.args, hashes, headers, metered=metered)
 
     def _find_holders(self, queries: Queries, refused: list[int], ids: dict[int, int]) -> Steps[set[int]]:
         """Add to `ids` the jobs that hold the keys of refused calls. Take expired keys over: return whose they were."""

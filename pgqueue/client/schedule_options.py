@@ -59,7 +59,7 @@ def build(app: AppParts, name: str, task: str, plan: GivenPlan | None, options: 
     settings = {name: options.get(name) for name in names} | {"headers": headers_text(options.get("headers"))}
     asked = CallSettings(**settings)  # type: ignore[arg-type]  # each as it is typed
     text = _encoded(app, task, options.get("args") or {})
-    job = new_job(text, asked, app.tasks.get(task), task, app)
+    job = replace(new_job(text, asked, app.tasks.get(task), task, app), flow=None)  # made when a tick fires
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
 
 
@@ -90,6 +90,9 @@ def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, o: ScheduleOpti
     """Return a schedule changed by a plan and options. Raises as `build` does."""
     check_names(o, ScheduleOptions.__annotations__, "a schedule")
     asked = CallSettings(o.get("queue"), o.get("priority"), None, o.get("delay"), o.get("max_attempts"), o.get("tags"))
+    known = app.tasks.get(old.job.task)
+    if known is not None:
+        known.check_priority(asked.priority)
     job: dict[str, Any] = {
         name: getattr(asked, name) for name in ("queue", "priority", "max_attempts") if o.get(name) is not None
     }
@@ -100,7 +103,7 @@ def edited(app: AppParts, old: Schedule, plan: GivenPlan | None, o: ScheduleOpti
     if "headers" in o:
         job["headers"] = headers_text(o["headers"])
     if "args" in o:
-        spec = app.tasks.get(old.job.task)
+        spec = known
         job["args"] = _encoded(app, old.job.task, o["args"] or {})
         job |= {"version": spec.version, "max_crashes": spec.max_crashes} if spec else {"version": 1}
         job["dead_letter_task"] = app.tasks.dead_letter_target(spec, app.queue) if spec else None

@@ -1,6 +1,5 @@
 """Schedules as callers use them: declared in code, or made and changed at run time, in the caller's transaction."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Protocol, Unpack
@@ -9,12 +8,12 @@ from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.inserting import JobInserter, as_job
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions, build, edited
+from pgqueue.client.scheduled_jobs import of_tick
 from pgqueue.client.settings import check_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, Steps, all_or_nothing, verb
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, InvalidPlan, ScheduleExists, UnknownSchedule
 from pgqueue.jobs.job import Job, NewJob
-from pgqueue.jobs.keys import Conditions
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.enqueue import InsertedJob
 from pgqueue.queries.schedules import ScheduleQueries
@@ -157,7 +156,8 @@ class ScheduleClient:
         state, tick = stored.state, stored.state.now
         job = stored.schedule.job_of(tick)
         with self._app.enqueue_hooks.around(job, 1, name) as call:
-            (row,) = yield enqueue_ticks(self._app, [job])
+            job = of_tick(self._app, job)
+            (row,) = yield self._app.queries.jobs.enqueue([job])
             call.job_ids = (row.id,)
         look = None if state.look_at is None else max(0.0, (state.look_at - state.now).total_seconds())
         state.refresh()
@@ -300,17 +300,8 @@ class Schedules(ScheduleClient):
 
 
 def enqueue_ticks(app: AppParts, jobs: Sequence[NewJob]) -> Query[list[InsertedJob]]:
-    """Insert the jobs of ticks. Without `expires` in the schedule, that of its task applies; the task's keys do not:
-    they are for callers."""
-    timed = [_expiring(app, job) for job in jobs]
-    return app.queries.jobs.enqueue(timed)
-
-
-def _expiring(app: AppParts, job: NewJob) -> NewJob:
-    spec = app.tasks.get(job.task)
-    if job.conditions is not None or spec is None or spec.rules is None or spec.rules.expires is None:
-        return job
-    return dataclasses.replace(job, conditions=Conditions(expires=spec.rules.expires))
+    """Insert the jobs of ticks."""
+    return app.queries.jobs.enqueue([of_tick(app, job) for job in jobs])
 
 
 def _ticks_alike(one: Schedule, other: Schedule) -> bool:

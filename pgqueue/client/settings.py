@@ -11,13 +11,16 @@ from pgqueue.errors import InvalidOption
 from pgqueue.jobs.retry import Delays, RetryPolicy, as_policy
 from pgqueue.tasks.dead_letter_task import check_dead_letter_task
 from pgqueue.tasks.headers import headers_text
+from pgqueue.tasks.metering import GivenKeys, task_limits
 from pgqueue.tasks.options import (
     CallConditions,
+    CallKeys,
     CallOptions,
     ErrorTypes,
     NamedCallOptions,
     TaskConditions,
     TaskOptions,
+    TaskTurns,
     check_names,
     without_none,
 )
@@ -27,6 +30,7 @@ from pgqueue.tasks.versions import MAX_VERSION
 from pgqueue.timing import DELAY, LIMIT, check_duration, check_optional_duration, seconds
 
 _CONDITIONS = frozenset(CallConditions.__annotations__)
+_KEYS = frozenset(CallKeys.__annotations__)
 _OF_CALL, _OF_NAMED_CALL = frozenset(CallOptions.__annotations__), frozenset(NamedCallOptions.__annotations__)
 
 
@@ -43,6 +47,7 @@ class CallSettings:
     rules: Rules | None = None
     version: int | None = None
     headers: str | None = None  # as JSON
+    keys: GivenKeys | None = None
 
     def __post_init__(self) -> None:
         if self.queue is not None:
@@ -81,7 +86,20 @@ def call_settings(options: Mapping[str, Any], spec: TaskSpec | None = None) -> C
         others = {name: value for name, value in options.items() if name not in _CONDITIONS}
     if "headers" in others:
         others = {**others, "headers": headers_text(others["headers"])}
-    return CallSettings(**others, rules=rules if spec is None else spec.rules_of(rules))
+    keys = None
+    if not _KEYS.isdisjoint(others):
+        keys = _given_keys(others)
+        others = {name: value for name, value in others.items() if name not in _KEYS}
+    settings = CallSettings(**others, rules=rules if spec is None else spec.rules_of(rules), keys=keys)
+    if spec is not None:
+        spec.check_priority(settings.priority)
+    return settings
+
+
+def _given_keys(options: Mapping[str, Any]) -> GivenKeys | None:
+    """Return the keys that a call gives; None where it gives none."""
+    keys = GivenKeys(options.get("limit_key"), options.get("ordering_key"), options.get("fair_key"))
+    return None if keys == GivenKeys() else keys
 
 
 class TaskDefaults(Protocol):
@@ -125,6 +143,7 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
         dead_letter_task=check_dead_letter_task(given.get("dead_letter_task", app.dead_letter_task)),
         retention=check_retention(given.get("retention")),
         rules=rules,
+        turns=task_limits({name: given[name] for name in TaskTurns.__annotations__ if name in given}),
         version=given.get("version", 1),
         upcasters=given.get("upcasters", {}),
         aliases=given.get("aliases", ()),

@@ -1,6 +1,6 @@
 """Tasks as callers use them: called like the function, or enqueued."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -11,6 +11,8 @@ from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.keyed_calls import KeyedCalls
 from pgqueue.client.settings import CallSettings, call_settings
 from pgqueue.client.steps import CURRENT_CONNECTION, Steps
+from pgqueue.errors import InvalidArguments
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.options import CallOptions
@@ -66,7 +68,7 @@ class Enqueuer(Generic[P, R]):
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, settings = self._spec, self._settings
-        if settings.rules is None:
+        if settings.rules is None and spec.metering is None:
             return new_job(spec.coder.encode(args, kwargs), settings, spec, spec.name, self._app)
         values: list[dict[str, Any]] = []
         return new_job(spec.coder.encode(args, kwargs, values), settings, spec, spec.name, self._app, values[0])
@@ -80,11 +82,33 @@ class Enqueuer(Generic[P, R]):
         rules = self._settings.rules
         if rules is not None:
             return self._inserter.conditional_bulk(self._bulk(shared, calls, rules))
-        return self._inserter.plain_bulk(shared, list(self._spec.coder.encode_many(calls)))
+        if not self._flows_differ:
+            return self._inserter.plain_bulk(shared, list(self._spec.coder.encode_many(calls)))
+        values: list[dict[str, Any]] = []
+        blocks = list(self._spec.coder.encode_many(calls, values))
+        return self._inserter.metered_bulk(shared, blocks, self._flows(shared, values))
+
+    @property
+    def _flows_differ(self) -> bool:
+        """Whether each job has a flow of its own, made of its arguments."""
+        metering = self._spec.metering
+        return metering is not None and metering.is_keyed
+
+    def _flows(self, shared: NewJob, values: Sequence[Mapping[str, Any]]) -> list[Flow | None]:
+        """Return the flow of each of many calls. InvalidArguments names the position of the call."""
+        return [self._flow_at(at, shared, value) for at, value in enumerate(values)]
+
+    def _flow_at(self, position: int, shared: NewJob, values: Mapping[str, Any]) -> Flow | None:
+        try:
+            return self._app.tasks.flow(self._spec, self._spec.name, shared.queue, values, self._settings.keys)
+        except InvalidArguments as error:
+            raise error.at(position) from None
 
     def _bulk(self, shared: NewJob, calls: Iterable[Mapping[str, Any]], rules: Rules) -> Bulk:
         if rules.key is not None:
-            return KeyedCalls.of(self._spec, shared, rules, calls)
+            return KeyedCalls.of(
+                self._spec, shared, rules, calls, partial(self._flows, shared) if self._flows_differ else None
+            )
         return JobBatch.of(list(self._each(calls, rules, shared)))
 
     def _each(self, calls: Iterable[Mapping[str, Any]], rules: Rules, shared: NewJob) -> Iterator[NewJob]:
@@ -93,9 +117,12 @@ class Enqueuer(Generic[P, R]):
         for at, call in enumerate(calls):
             values: list[dict[str, Any]] = []
             text = spec.coder.encode_at(at, call, values)
-            yield shared.for_call(
+            job = shared.for_call(
                 text, rules.conditions(spec.name, partial(spec.coder.complete_text, text), values[0], at)
             )
+            if self._flows_differ:
+                job.flow = self._flow_at(at, shared, values[0])
+            yield job
             count += 1
         rules.check_key_count(count)
 

@@ -5,9 +5,11 @@ A job that any rule concerns waits in a lane of its own kind, and carries all th
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 FLOW = "$flow"
@@ -61,3 +63,33 @@ class Flow:
     def of_header(cls, found: Mapping[str, Any]) -> "Flow":
         """Return the flow that a job carries."""
         return cls(tuple(found["buckets"]), found.get("order"), found.get("share"))
+
+
+@lru_cache(maxsize=4096)
+def header_text(flow: Flow) -> str:
+    """Return the header of a flow with its name, as JSON text without braces. Jobs of a lane have the same one."""
+    return f'"{FLOW}": {json.dumps(flow.header())}'
+
+
+def headers_of_each(shared: str | None, flows: Sequence[Flow | None], keys: Sequence[str | None] | None = None) -> str:
+    """Return the headers of many jobs, a JSON array: those that they share, as JSON text, the flow of each, and their
+    idempotency keys where they have any."""
+    common = "" if shared is None else shared[1:-1]
+    texts = []
+    for at, flow in enumerate(flows):
+        key = None if keys is None else keys[at]
+        parts = [
+            "" if key is None else f'"idempotency_key": {json.dumps(key)}',
+            common,
+            "" if flow is None else header_text(flow),
+        ]
+        texts.append(f"{{{', '.join(filter(None, parts))}}}")
+    return f"[{','.join(texts)}]"
+
+
+def buckets_of(headers: str | None, rule: str) -> tuple[str, ...]:
+    """Return the buckets of a rule that a job takes, from its headers as JSON text: one, or none."""
+    if headers is None or FLOW not in headers:
+        return ()
+    flow = Flow.of_headers(json.loads(headers))
+    return () if flow is None else tuple(b for b in flow.buckets if b == rule or b.startswith(f"{rule}/"))

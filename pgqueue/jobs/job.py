@@ -37,6 +37,7 @@ class NewJob:
     nothing is kept of it when it succeeds. `conditions`, if any, decide whether it is inserted. `version` is the
     version of the task for which the arguments are meant, and `max_crashes` how often the job may crash a worker.
     `headers` are those of its caller, JSON text. `dead_letter_task`: what the job that goes with a dead letter gets.
+    `flow`: the turn for which it waits; None for a job that no rule concerns.
     """
 
     task: str
@@ -53,12 +54,14 @@ class NewJob:
     max_crashes: int = MAX_CRASHES
     headers: str | None = None
     dead_letter_task: Mapping[str, Any] | None = None
+    flow: Flow | None = None
 
     def for_call(self, args: str, conditions: Conditions | None) -> "NewJob":
         """Return a job with the same options for another call."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
             self.history, conditions, self.version, self.max_crashes, self.headers, self.dead_letter_task,
+            self.flow,
         )  # fmt: skip
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
 from pgqueue.error_info import ErrorInfo
+from pgqueue.jobs.flow import buckets_of
 from pgqueue.jobs.job import ClaimedJob, JobState
 from pgqueue.jobs.outcome import (
     RETURNED_NONE,
     AskedCancel,
     AskedFail,
+    AskedRateLimited,
     AskedRetry,
     AskedSnooze,
     KeyMissing,
@@ -76,7 +78,7 @@ class Resolution:
     """The end of an attempt as it is written: the verb and its details. `refund`: the attempt is not counted.
 
     `label`: what the job waits for while it is parked, where that is not its task or version. `fingerprint`: of the
-    error of a dead letter.
+    error of a dead letter. `closes`: the buckets that admit nothing for the time of the delay.
     """
 
     verb: str
@@ -87,6 +89,7 @@ class Resolution:
     error: ErrorInfo | None = None
     label: str | None = None
     fingerprint: str | None = None
+    closes: tuple[str, ...] = ()
 
     @property
     def target(self) -> JobState:
@@ -115,6 +118,9 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
             )
         case AskedSnooze(delay, reason):
             return Resolution("snooze", reason, _bounded(delay), refund=True)
+        case AskedRateLimited(delay, rule):
+            closes = () if rule is None else buckets_of(job.headers, rule)
+            return Resolution("snooze", "rate limited", _bounded(delay), refund=True, closes=closes)
         case AskedFail(error):
             return Resolution("dead_letter", "rejected", error=error)
         case AskedCancel(reason):

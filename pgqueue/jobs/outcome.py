@@ -43,6 +43,14 @@ class AskedSnooze:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedRateLimited:
+    """The task raised RateLimited. `rule`: whose bucket is closed for so long; None where the task has none."""
+
+    delay: float
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AskedFail:
     """The task raised Fail."""
 
@@ -80,5 +88,14 @@ class KeyMissing:
 
 
 Outcome: TypeAlias = (
-    Succeeded | Raised | AskedRetry | AskedSnooze | AskedFail | AskedCancel | Unstarted | UnknownHere | KeyMissing
+    Succeeded
+    | Raised
+    | AskedRetry
+    | AskedSnooze
+    | AskedRateLimited
+    | AskedFail
+    | AskedCancel
+    | Unstarted
+    | UnknownHere
+    | KeyMissing
 )

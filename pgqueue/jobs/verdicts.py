@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from pgqueue.jobs.limits import SharedLimit
 from pgqueue.timing import seconds
 
 
@@ -28,6 +29,19 @@ class Snooze(Verdict):
         self.delay = seconds(delay)
 
 
+class RateLimited(Snooze):
+    """A service has refused the call for now: run the job again after `retry_after` seconds, do not count this attempt,
+    and let no other job of the same limit start until then.
+
+    `limit` is the limit, or its name; without it, the one that the task names last. A job that no limit concerns is
+    snoozed.
+    """
+
+    def __init__(self, retry_after: float | timedelta, limit: SharedLimit | str | None = None) -> None:
+        super().__init__(retry_after, "rate limited")
+        self.limit = limit.name if isinstance(limit, SharedLimit) else limit
+
+
 class Fail(Verdict):
     """Give up: the job becomes a dead letter at once, however many attempts are left."""
 
@@ -46,5 +60,5 @@ class TimedOut(Exception):
     """A job ran longer than its `timeout` or `soft_timeout`. A failure like any other: the policy tries again."""
 
 
-for _public in (Retry, Snooze, Fail, Cancel, TimedOut):
+for _public in (Retry, Snooze, RateLimited, Fail, Cancel, TimedOut):
     _public.__module__ = "pgqueue"  # where users import them from: this name is stored with an error

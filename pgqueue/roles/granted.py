@@ -48,12 +48,12 @@ _ENQUEUE: _Grants = {
     "sequence job_id": "usage",
     "job_live": f"insert ({_JOB}), "
     "select (id, queue, priority, run_at, created_at, state, attempt, lease, history, unique_key, expires_at, lane, "
-    "waits_for), update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key, lane, "
-    "state, waits_for)",
+    "waits_for), update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key, lane)",
     "transition": "insert",
     "idempotency_key": "select, insert, update, delete",
     "worker": "select (waiting, queues)",
     "function enqueue": "execute",
+    "function change_flow": "execute",
 }
 # A process writes its row, and looks first whether the schema is there.
 _PROCESS: _Grants = {
@@ -171,6 +171,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "limit_key": "select, insert, update, delete",
             "limit_bucket": "select, insert, delete",
             "limit_use": "select, insert, update, delete",
+            "limits": "select",
             "idempotency_key": "select, insert, update, delete",
             "result_expiry": "select",
             "named_lock": "select, delete",

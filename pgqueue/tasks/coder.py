@@ -140,7 +140,7 @@ class ArgumentCoder:
         try:
             return self.encode((), call, keep)
         except InvalidArguments as error:
-            raise InvalidArguments(self.task, [f"call {position}: {p}" for p in error.problems]) from None
+            raise error.at(position) from None
 
     def decode(self, text: str | bytes) -> dict[str, Any]:
         """Return the keyword arguments of a stored job. Raises pydantic's ValidationError where they do not fit.

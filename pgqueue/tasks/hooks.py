@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from pgqueue.errors import InvalidOption
-from pgqueue.jobs.outcome import AskedCancel, AskedFail, AskedRetry, AskedSnooze, Outcome, Raised, Succeeded
+from pgqueue.jobs.outcome import (
+    AskedCancel,
+    AskedFail,
+    AskedRateLimited,
+    AskedRetry,
+    AskedSnooze,
+    Outcome,
+    Raised,
+    Succeeded,
+)
 from pgqueue.tasks.context import Context
 
 log = logging.getLogger("pgqueue.worker")
@@ -108,7 +117,7 @@ def _name_of(context: Context, outcome: Outcome) -> OutcomeName:
             return "failed"
         case Raised() | AskedRetry():
             return "failed" if context.is_last_attempt else "retried"
-        case AskedSnooze():
+        case AskedSnooze() | AskedRateLimited():
             return "snoozed"
         case AskedCancel():
             return "cancelled"

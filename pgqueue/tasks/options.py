@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias, TypedDict
 
 from pgqueue.jobs.keys import OnConflict, Unique
+from pgqueue.jobs.limits import Breaker, By, GivenLimit, GivenRate, Ordered, Scope
 from pgqueue.jobs.retry import RetryOption
 from pgqueue.tasks.dead_letter_task import DeadLetterTaskOption
 from pgqueue.tasks.versions import Upcaster
@@ -45,7 +46,19 @@ class CallConditions(TypedDict, total=False):
     expires: Seconds | datetime | None
 
 
-class CallOptions(JobOptions, CallConditions, total=False):
+class CallKeys(TypedDict, total=False):
+    """The keys that a call gives to its task's rules, instead of those that the arguments make.
+
+    `limit_key` is the key of the limit that has keys, or a dict of keys by rule where several have; `ordering_key` the
+    one of `ordered`, `fair_key` the one of `fair`.
+    """
+
+    limit_key: object
+    ordering_key: object
+    fair_key: object
+
+
+class CallOptions(JobOptions, CallConditions, CallKeys, total=False):
     """The options of `task.using(…)`. `run_at` is an aware datetime, `delay` seconds or a timedelta.
 
     `headers`: up to 50 texts by name that the job carries beside its arguments, together up to 8 KiB; `ctx.headers` has
@@ -74,7 +87,24 @@ class TaskConditions(TypedDict, total=False):
     expires: Seconds | None
 
 
-class TaskOptions(JobOptions, TaskConditions, total=False):
+class TaskTurns(TypedDict, total=False):
+    """The options of a task that decide when its jobs may run.
+
+    `limit`: Limit, Rate or what `app.limit(…)` returns, or a list of them, all of which hold. `rate_limit`: a Rate, or
+    as Celery writes it ("10/m"), but of the whole fleet unless `rate_scope="worker"`. `breaker` stops all its jobs
+    while they fail. `fair`: a parameter, or a function that makes a key: workers take turns among the keys. `ordered`:
+    one job at a time for each key, in order; then all jobs have the task's priority.
+    """
+
+    limit: GivenLimit | Sequence[GivenLimit] | None
+    rate_limit: GivenRate | None
+    rate_scope: Scope | None
+    breaker: Breaker | None
+    fair: By | None
+    ordered: By | Ordered | None
+
+
+class TaskOptions(JobOptions, TaskConditions, TaskTurns, total=False):
     """The options of `@app.task(…)`. Durations are seconds or timedeltas.
 
     `retry` is a policy, a list of delays in seconds (then `max_attempts` is one more than its length, unless given) or
@@ -118,11 +148,16 @@ class TaskOptions(JobOptions, TaskConditions, total=False):
 
 # Names that other queues, or another place of ours, have for an option.
 _ELSEWHERE = {
+    "concurrency": "limit",
+    "concurrency_key": "limit_key",
+    "concurrency_limit": "limit",
     "countdown": "delay",
     "eta": "run_at",
     "idempotency_key": "idempotent",
     "idempotent": "idempotency_key",
     "max_retries": "max_attempts",
+    "ordering_key": "ordered",
+    "partition_key": "ordering_key",
     "retries": "max_attempts",
     "schedule_at": "run_at",
     "schedule_in": "delay",

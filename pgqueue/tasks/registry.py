@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgqueue.errors import InvalidTask, UnknownTask
+from pgqueue.errors import InvalidOption, InvalidTask, UnknownTask
+from pgqueue.jobs.flow import Flow
 from pgqueue.tasks.dead_letter_task import check_takes_arguments
+from pgqueue.tasks.metering import GivenKeys, unregistered_flow
 from pgqueue.tasks.spec import TaskSpec
 
 
@@ -52,9 +54,13 @@ def _importable_name(script: Path) -> str:
 
 
 class Tasks:
-    """The tasks of one app, by their names and aliases, which are former names."""
+    """The tasks of one app, by their names and aliases, which are former names.
 
-    def __init__(self) -> None:
+    `queue_rules`: the rules of the app's queues, by queue. They concern jobs of any task.
+    """
+
+    def __init__(self, queue_rules: Mapping[str, str] = {}) -> None:
+        self.queue_rules = queue_rules
         self._specs: dict[str, TaskSpec] = {}
         self._named_by: dict[str, list[str]] = {}  # tasks, by the name of their dead-letter task
 
@@ -77,15 +83,17 @@ class Tasks:
         for name in (spec.name, *spec.aliases):
             if name in self._named_by:
                 check_takes_arguments(name, spec.coder.signature, self._named_by[name])
+                _check_no_keys(spec, self._named_by[name])
         target = spec.dead_letter_task
         if target is None or target in (spec.name, *spec.aliases):
             return
         if target in self._specs:
             check_takes_arguments(target, self._specs[target].coder.signature, [spec.name])
+            _check_no_keys(self._specs[target], [spec.name])
         self._named_by.setdefault(target, []).append(spec.name)
 
     def dead_letter_target(self, spec: TaskSpec, queue: str) -> dict[str, Any] | None:
-        """Return what a job of the dead-letter task of a task gets: its task, queue, priority and attempts.
+        """Return what a job of the dead-letter task of a task gets: its task, queue, priority, attempts and flow.
 
         `queue` is for a task that is registered elsewhere. None where the task has no dead-letter task, or is the one
         that it names.
@@ -94,13 +102,35 @@ class Tasks:
         if name is None or name in (spec.name, *spec.aliases):
             return None
         target = self._specs.get(name)
-        if target is None:
-            return {"task": name, "queue": queue}
-        return {"task": name, "queue": target.queue, "priority": target.priority, "max_attempts": target.max_attempts}
+        found: dict[str, Any] = {"task": name, "queue": queue if target is None else target.queue}
+        if target is not None:
+            found |= {"priority": target.priority, "max_attempts": target.max_attempts}
+        flow = self.flow(target, name, found["queue"], {}, None)
+        return found if flow is None else found | {"flow": flow.header()}
 
     def dead_letter_targets(self, queue: str) -> dict[str, dict[str, Any] | None]:
         """Return the `dead_letter_target` of each name and alias."""
         return {name: self.dead_letter_target(spec, queue) for name, spec in self._specs.items()}
+
+    def flow(
+        self, spec: TaskSpec | None, task: str, queue: str, values: Mapping[str, Any] | None, keys: GivenKeys | None
+    ) -> Flow | None:
+        """Return the flow of a job: what the rules of its task and of its queue make of its arguments and given keys.
+
+        None where no rule concerns it; also without `values`, if keys are made of them. Raises InvalidArguments and
+        InvalidOption.
+        """
+        rule = self.queue_rules.get(queue)
+        if spec is None:
+            if keys is not None:
+                return unregistered_flow(task, rule, keys)
+        elif spec.metering is not None:
+            if values is None and spec.metering.is_keyed:
+                return None
+            return spec.metering.flow(rule, values or {}, keys)
+        elif keys is not None:
+            raise InvalidOption(f"task {spec.name} has no rule that takes a key: give it limit=…, ordered=… or fair=…")
+        return None if rule is None else Flow((rule,))
 
     def get(self, name: str) -> TaskSpec | None:
         """Return the task with that name or alias, or None."""
@@ -134,6 +164,15 @@ class Tasks:
         """Return the tasks that a worker announces: names, and `name@version` for each version but the first."""
         more = (f"{name}@{n}" for name, version in self.versions().items() for n in range(2, version + 1))
         return [*self.names(), *sorted(more)]
+
+
+def _check_no_keys(spec: TaskSpec, named_by: Sequence[str]) -> None:
+    """Refuse rules with keys for a dead-letter task: a statement enqueues its jobs, and makes no keys."""
+    if spec.metering is not None and spec.metering.is_keyed:
+        raise InvalidTask(
+            f"task {spec.name} is the dead_letter_task of {', '.join(sorted(named_by))}, and its rules have keys: "
+            "give it limits without by, no fair and no ordered"
+        )
 
 
 def _where(function: Callable[..., Any]) -> str:

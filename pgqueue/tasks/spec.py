@@ -13,9 +13,11 @@ from pgqueue.config import check_name
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.jobs.job import MAX_CRASHES
+from pgqueue.jobs.limit_rule import rule_name
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.metering import Metering, TaskLimits
 from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.schema import json_schema
@@ -60,6 +62,7 @@ class TaskSettings:
     dead_letter_task: str | None = None
     retention: int | None = None
     rules: Rules | None = None
+    turns: TaskLimits | None = None
     version: int = 1
     upcasters: Mapping[int, Upcaster] = field(default_factory=dict)
     aliases: Sequence[str] = ()
@@ -75,7 +78,8 @@ class TaskSettings:
 class TaskSpec(TaskSettings):
     """A task: its name, function and settings. `TaskSpec.of` makes one.
 
-    `context_parameter` is the parameter that the worker fills with a Context. `is_async`: it runs on the event loop and
+    `context_parameter` is the parameter that the worker fills with a Context. `metering`: the rules that concern its
+    jobs, None without any. `is_async`: it runs on the event loop and
     not in a thread. The outermost decorator decides: a `def` around an `async def` is called in a thread, and a
     coroutine that it returns is awaited on the event loop.
     """
@@ -85,6 +89,7 @@ class TaskSpec(TaskSettings):
     coder: ArgumentCoder
     context_parameter: str | None
     is_async: bool
+    metering: Metering | None = None
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], settings: TaskSettings) -> "TaskSpec":
@@ -97,10 +102,12 @@ class TaskSpec(TaskSettings):
         if settings.isolation not in ("thread", "process"):
             raise InvalidTask(f"task {name}: isolation={settings.isolation!r} cannot be used: give thread or process")
         parameters, context = _parameters(name, function)
+        coder = ArgumentCoder.of(name, parameters, settings.max_args_bytes, settings.codec)
         spec = cls(
             name=name,
             function=function,
-            coder=ArgumentCoder.of(name, parameters, settings.max_args_bytes, settings.codec),
+            coder=coder,
+            metering=None if settings.turns is None else settings.turns.of_task(name, coder.signature),
             context_parameter=context,
             is_async=inspect.iscoroutinefunction(function),
             **{each.name: getattr(settings, each.name) for each in fields(TaskSettings)},
@@ -173,6 +180,20 @@ class TaskSpec(TaskSettings):
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the arguments, as a job carries them."""
         return json_schema(self.coder.adapter, self.name, inspect.getdoc(self.function))
+
+    def limit_meant(self, name: str | None) -> str | None:
+        """Return the rule that RateLimited means: the one it names, or the one that the task's options name last."""
+        if isinstance(name, str):
+            return rule_name(name)
+        return None if self.metering is None else self.metering.last_limit
+
+    def check_priority(self, priority: int | None) -> None:
+        """Refuse the priority of a call where jobs run in order: it would let one pass another."""
+        if priority is not None and self.metering is not None and self.metering.order is not None:
+            raise InvalidOption(
+                f"priority={priority} cannot be used: jobs of task {self.name} run in order, so all have the task's "
+                f"priority, {self.priority}"
+            )
 
     def rules_of(self, call: Rules | None) -> Rules | None:
         """Return the rules of a call, and those of the task where the call gives none. Raises InvalidOption."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from pgqueue.errors import InvalidTask
-from pgqueue.jobs.flow import FLOW
+from pgqueue.jobs.flow import FLOW, Flow, header_text
 from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
@@ -90,13 +90,19 @@ def parts_of(label: str) -> tuple[int, list[str]]:
 
 def with_own(headers: str | None, job: NewJob) -> str | None:
     """Return the headers with our own added: the version unless it is the first, the limit of crashes if it is not the
-    default, the dead-letter task if there is one."""
+    default, the dead-letter task and the flow if there are any."""
     own: dict[str, Any] = {VERSION: job.version} if job.version > 1 else {}
     if job.max_crashes != MAX_CRASHES:
         own[CRASH_LIMIT] = job.max_crashes
     if job.dead_letter_task is not None:
         own[DEAD_LETTER_TASK] = dict(job.dead_letter_task)
-    return json.dumps((json.loads(headers) if headers else {}) | own) if own else headers
+    text = json.dumps((json.loads(headers) if headers else {}) | own) if own else headers
+    return text if job.flow is None else _with_flow(text, job.flow)
+
+
+def _with_flow(headers: str | None, flow: Flow) -> str:
+    """Return headers with the flow added, which no caller can have given."""
+    return f"{{{header_text(flow)}}}" if headers in (None, "{}") else f"{headers[:-1]}, {header_text(flow)}}}"
 
 
 def upcast(text: str, headers: str | None, version: int, upcasters: Mapping[int, Upcaster]) -> str:

@@ -19,7 +19,7 @@ UNKNOWN: list[tuple[Callable[[Any], object], dict[str, Any], str]] = [
     (APP.task, {"max_retries": 3}, r"@app\.task has no option 'max_retries': did you mean max_attempts\?"),
     (APP.task, {"timout": 3}, r"did you mean timeout\?"),
     (APP.task, {"idempotency_key": "k"}, r"did you mean idempotent\?"),
-    (APP.task, {"countdown": 3}, r"it takes aliases, dead_letter_task, expires, "),
+    (APP.task, {"countdown": 3}, r"it takes aliases, breaker, dead_letter_task, expires, "),
     (APP.using, {"max_retries": 3}, r"using\(\) has no option 'max_retries': did you mean max_attempts\?"),
     (APP.using, {"rules": None}, r"it takes delay, expires, "),
     (ship.using, {"countdown": 3}, r"did you mean delay\?"),

@@ -166,7 +166,7 @@ def test_only_functions_that_take_nothing_or_check_it_run_with_the_owners_rights
         "select proname, proconfig @> '{\"search_path=pg_catalog, pg_temp\"}' from pg_proc"
         " where pronamespace = 'pgqueue'::regnamespace and prosecdef order by 1"
     ).fetchall()
-    assert definers == [("drop_partition", True), ("empty_partition", True), ("maintain", True)]
+    assert definers == [("change_flow", True), ("drop_partition", True), ("empty_partition", True), ("maintain", True)]
 
 
 def test_the_owner_owns_all_and_cannot_log_in(conn: Conn, installed: Installed) -> None:
@@ -189,7 +189,7 @@ def test_the_owner_owns_all_and_cannot_log_in(conn: Conn, installed: Installed) 
 _PRODUCES = """
 jobs.enqueue jobs.enqueue_one* jobs.enqueue_many* jobs.enqueue_conditionally* jobs.take_expired_keys
 jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* jobs.give_back_keys
-jobs.depth* jobs.begin"""
+jobs.depth* jobs.begin jobs.change_flows"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"
 _LOCKS = "locks.acquire locks.listen locks.release locks.renew"

@@ -38,7 +38,7 @@ from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
-from tests.statements import doctor
+from tests.statements import doctor, metered
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -114,7 +114,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.rescue": lambda q: q.jobs.rescue(WORKER, 5, {"t": 1}, 10),
     "jobs.rescuable": lambda q: q.jobs.rescuable(10),
     "jobs.enqueue_dead_letter_tasks": lambda q: q.jobs.enqueue_dead_letter_tasks(
-        [901, 1], {"t": {"task": "u", "queue": "default"}, "v": None}
+        [901, 1], {"t": metered.TARGET, "v": None}
     ),
     "jobs.note_progress": lambda q: q.jobs.note_progress([(claimed(3, 1), "{}")]),
     "workers.register": lambda q: q.workers.register(describe_process("worker", 30, ["default"], ["t"], 8)),
@@ -312,6 +312,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "metrics.partitions": lambda q: q.metrics.partitions(),
     "metrics.revision": lambda q: q.metrics.revision(),
     **doctor.SAMPLES,
+    **metered.SAMPLES,
 }
 
 

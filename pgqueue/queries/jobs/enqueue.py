@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 
+from pgqueue.jobs.flow import Flow, headers_of_each
 from pgqueue.jobs.job import MAX_CRASHES, NewJob
 from pgqueue.jobs.keys import Conditions
 from pgqueue.queries.base import Query, Statements, fill, lines, packed, sparse, text_array
+from pgqueue.queries.jobs.metered_parts import METERED, METERED_LIST, PLAIN, PLAIN_LIST, TURN_OF
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS, WORKER_SLEEPS
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.versions import with_own
@@ -23,11 +25,11 @@ from pgqueue.tasks.versions import with_own
 # It notifies nobody while the server's queue of notifications is half full, which happens when a listener does not
 # read. Once that queue is full, NOTIFY fails the transaction that commits it.
 # A delay counts from the statement, because the transaction may have begun minutes ago.
-ENQUEUE: LiteralString = fill(
+_LIST: LiteralString = fill(
     r"""
 with given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
-           g.history,
+           g.history,{lane}
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest(string_to_array(%(tasks)s, E'\n'), string_to_array(%(queues)s, E'\n'), %(priorities)s::smallint[],
@@ -39,32 +41,37 @@ with given as materialized (
                               expires, ttl, ord)
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
-                              expires_at)
+                              expires_at{columns})
     select id, task, queue, priority, args::jsonb, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), expires_at
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), expires_at{values}
     from given order by ord
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where history order by ord
+    insert into {s}.transition (job_id, to_state) select id, {state} from given where history order by ord
 ), {notify_workers}
 select given.id, given.run_at, statement_timestamp() from given, workers_notified order by given.ord""",
     notify_workers=fill(NOTIFY_WORKERS, jobs="given"),
 )
+ENQUEUE: LiteralString = fill(_LIST, **PLAIN_LIST)
+# The same for jobs of which some are metered: they wait for their turn in their lane. What the job carries in the
+# header `$flow` decides alone, so nothing is read and no lock taken: a limit is looked at when the job is claimed.
+ENQUEUE_METERED: LiteralString = fill(_LIST, **METERED_LIST)
 
 # Insert one job: what ENQUEUE does, with the same promises, for the most frequent call. It leaves out what only a list
 # of jobs needs: starting and ending those parts was a quarter of the statement's cost.
-ENQUEUE_ONE: LiteralString = fill(
+_ONE: LiteralString = fill(
     """
 with given as materialized (
     select nextval('{s}.job_id') as id,
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
 ), inserted as (
-    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at\
+{columns})
     select id, %(task)s, %(queue)s::text, %(priority)s::smallint, %(args)s::jsonb, %(max_attempts)s::int, run_at,
-           %(tags)s::text[], coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp()
+           %(tags)s::text[], coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp(){values}
     from given
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
+    insert into {s}.transition (job_id, to_state) select id, {state} from given where %(history)s::bool
 )
 select id, run_at, statement_timestamp(),
     case when run_at <= statement_timestamp()
@@ -73,25 +80,28 @@ select id, run_at, statement_timestamp(),
 from given""",
     worker_sleeps=WORKER_SLEEPS,
 )
+ENQUEUE_ONE: LiteralString = fill(_ONE, **PLAIN)
+ENQUEUE_ONE_METERED: LiteralString = fill(_ONE, **METERED)  # as ENQUEUE_METERED
 
 # Insert jobs of one call, which differ in their arguments alone: what ENQUEUE does, with the same promises. What the
 # jobs share is sent once and not unpacked for each. Their arguments are one JSON array, which Postgres takes apart
 # faster than lines of text. The jobs have one queue and one time, so the statement asks once, at the end, whether to
 # notify.
-ENQUEUE_MANY: LiteralString = fill(
+_MANY: LiteralString = fill(
     """
 with given as materialized (
-    select nextval('{s}.job_id') as id, g.args, g.ord,
+    select nextval('{s}.job_id') as id, g.args, g.ord,{own}
            coalesce(%(run_at)s::timestamptz, statement_timestamp() + make_interval(secs => %(delay)s::float8),
                     statement_timestamp()) as run_at
-    from jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)
+    from {source}
 ), inserted as (
-    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at)
+    insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at\
+{columns})
     select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
-           coalesce(%(headers)s::jsonb, '{{}}'), %(history)s::bool, statement_timestamp()
+           {headers}, %(history)s::bool, statement_timestamp(){values}
     from given
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from given where %(history)s::bool
+    insert into {s}.transition (job_id, to_state) select id, {state} from given where %(history)s::bool
 )
 select array_agg(id order by ord), min(run_at), statement_timestamp(),
     case when min(run_at) <= statement_timestamp()
@@ -99,6 +109,27 @@ select array_agg(id order by ord), min(run_at), statement_timestamp(),
         then pg_notify({channel}, %(queue)s::text) end
 from given""",
     worker_sleeps=WORKER_SLEEPS,
+)
+_ALIKE: LiteralString = fill(
+    _MANY,
+    own="",
+    source="jsonb_array_elements(%(args)s::jsonb) with ordinality as g(args, ord)",
+    headers="coalesce(%(headers)s::jsonb, '{{}}')",
+)
+ENQUEUE_MANY: LiteralString = fill(_ALIKE, **PLAIN)
+ENQUEUE_MANY_METERED: LiteralString = fill(_ALIKE, **METERED)  # all have one turn
+# The same for jobs each of which has a turn of its own: their headers are an array as well.
+ENQUEUE_MANY_IN_TURN: LiteralString = fill(
+    fill(
+        _MANY,
+        own=" g.headers,",
+        source="""rows from (jsonb_array_elements(%(args)s::jsonb), jsonb_array_elements(%(headers)s::jsonb))
+         with ordinality as g(args, headers, ord)""",
+        headers="headers",
+    ),
+    columns=METERED["columns"],
+    values=fill(TURN_OF, headers="headers"),
+    state=METERED["state"],
 )
 
 NO_CONDITIONS = Conditions()
@@ -138,19 +169,28 @@ class EnqueueQueries(Statements):
     def enqueue_one(self, job: NewJob) -> Query[InsertedJob]:
         """Insert one job."""
         args = job.args if self.codec is None else seal_args(self.codec, job.task, job.args)
-        return Query(self._sql(ENQUEUE_ONE), lambda rows: InsertedJob(*rows[0][:3]), shared_params(job, args))
+        template = ENQUEUE_ONE if job.flow is None else ENQUEUE_ONE_METERED
+        return Query(self._sql(template), lambda rows: InsertedJob(*rows[0][:3]), shared_params(job, args))
 
     def enqueue_many(self, job: NewJob, args: str) -> Query[list[int]]:
         """Insert jobs that are like `job` but for their arguments, a JSON array; their ids come back in its order.
 
         The arguments are as they are to be stored: `TaskSpec.encode_many` has sealed them.
         """
-        return Query(self._sql(ENQUEUE_MANY), lambda rows: list(rows[0][0]), shared_params(job, args))
+        template = ENQUEUE_MANY if job.flow is None else ENQUEUE_MANY_METERED
+        return Query(self._sql(template), lambda rows: list(rows[0][0]), shared_params(job, args))
+
+    def enqueue_many_metered(self, job: NewJob, args: str, flows: Sequence[Flow | None]) -> Query[list[int]]:
+        """Insert jobs as `enqueue_many` does, each with its own flow; none of them is None."""
+        params = shared_params(job, args)
+        params["headers"] = headers_of_each(params["headers"], flows)
+        return Query(self._sql(ENQUEUE_MANY_IN_TURN), lambda rows: list(rows[0][0]), params)
 
     def enqueue(self, jobs: Sequence[NewJob]) -> Query[list[InsertedJob]]:
         """Insert jobs, which may expire but have no keys; their ids and times come back in the order given."""
         params = self._list_params(jobs, [job.headers for job in jobs])
-        return Query(self._sql(ENQUEUE), lambda rows: [InsertedJob(*row) for row in rows], params)
+        template = ENQUEUE_METERED if are_metered(jobs) else ENQUEUE
+        return Query(self._sql(template), lambda rows: [InsertedJob(*row) for row in rows], params)
 
     def _list_params(self, jobs: Sequence[NewJob], headers: Sequence[str | None]) -> dict[str, Any]:
         """Return the parameters of a list of jobs, with these headers: an array for each column."""
@@ -181,10 +221,15 @@ def shared_params(job: NewJob, args: str) -> dict[str, Any]:
         "delay": job.delay,
         "tags": text_array(job.tags) if job.tags else "{}",
         "headers": job.headers
-        if job.version == 1 and job.max_crashes == MAX_CRASHES and job.dead_letter_task is None
+        if job.version == 1 and job.max_crashes == MAX_CRASHES and job.dead_letter_task is None and job.flow is None
         else with_own(job.headers, job),
         "history": job.history,
     }
+
+
+def are_metered(jobs: Sequence[NewJob]) -> bool:
+    """Whether a rule concerns any of these jobs."""
+    return any(job.flow is not None for job in jobs)
 
 
 def conditions_of(job: NewJob) -> Conditions:
@@ -203,7 +248,7 @@ def keyed_headers(job: NewJob) -> str | None:
 
 def _headers(jobs: Sequence[NewJob], texts: Sequence[str | None]) -> Sequence[str | None]:
     """Return the headers of each job: those given, and our own."""
-    if not any(job.version > 1 or job.max_crashes != MAX_CRASHES or job.dead_letter_task for job in jobs):
+    if not any(job.version > 1 or job.max_crashes != MAX_CRASHES or job.dead_letter_task or job.flow for job in jobs):
         return texts
     return [with_own(text, job) for job, text in zip(jobs, texts, strict=True)]
 

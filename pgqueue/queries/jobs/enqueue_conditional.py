@@ -1,17 +1,28 @@
 """Inserting jobs under conditions other than an idempotency key alone: unique keys, with or without a window."""
 
-from collections.abc import Sequence
-from typing import LiteralString
+import json
+from collections.abc import Mapping, Sequence
+from typing import LiteralString, NamedTuple
 
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Row, fill, lines, nothing, packed, sparse
-from pgqueue.queries.jobs.enqueue import ENQUEUE, AdmissionResult, EnqueueQueries, conditions_of, keyed_headers
+from pgqueue.queries.jobs.enqueue import (
+    ENQUEUE,
+    ENQUEUE_METERED,
+    AdmissionResult,
+    EnqueueQueries,
+    are_metered,
+    conditions_of,
+    keyed_headers,
+)
+from pgqueue.queries.jobs.metered_parts import LANE, METERED_LIST
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 
 # The jobs of one call as rows, with their keys. An array of nothing but nulls is sent empty: unnest fills it up.
 _GIVEN: LiteralString = r"""given as materialized (
     select nextval('{s}.job_id') as id, g.ord, g.task, g.queue, g.priority, g.args::jsonb as args, g.max_attempts,
-           g.tags, g.headers, g.history, g.key::uuid as key, g.window_seconds,
+           g.tags, g.headers, g.history,{lane} g.key::uuid as key, g.window_seconds,
            decode(g.unique_hash, 'hex') as unique_key,
            case when g.unique_hash is not null then g.while_live end as unique_live,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
@@ -28,6 +39,14 @@ _GIVEN: LiteralString = r"""given as materialized (
     where not %(read_committed_only)s::bool or current_setting('transaction_isolation') like 'read %%'
 )"""
 
+_PLAIN: dict[str, LiteralString] = {
+    "columns": "", "values": "", "lane": "", "returned": "", "logged_state": "'pending'",
+}  # fmt: skip
+_METERED: dict[str, LiteralString] = {
+    **{name: METERED_LIST[name] for name in ("columns", "values", "lane")},
+    "returned": ", state", "logged_state": "state",
+}  # fmt: skip
+
 # Insert jobs as ENQUEUE does (what it says of ids, notifications and delays holds here too), each only if it gets its
 # unique key. The key is a unique index, and the insert does nothing where the key is taken. The insert waits for a
 # transaction that has just taken the key: when that commits, this job is not inserted; when that rolls back, it is. So
@@ -41,23 +60,25 @@ _GIVEN: LiteralString = r"""given as materialized (
 # For a job that was not inserted the caller runs FIND_UNIQUE_HOLDERS: this statement's snapshot is older than the
 # transaction it waited for. Two batches cannot deadlock on their keys, because jobs come sorted by them.
 # job_live_unique is the arbiter.
-ENQUEUE_UNIQUE: LiteralString = fill(
+_UNIQUE: LiteralString = fill(
     """
 with {given}, inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
-                              unique_key, unique_live, expires_at)
+                              unique_key, unique_live, expires_at{columns})
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at{values}
     from given order by ord
-    on conflict do nothing returning id, queue::text, run_at::timestamptz, history
+    on conflict do nothing returning id, queue::text, run_at::timestamptz, history{returned}
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from inserted where history
+    insert into {s}.transition (job_id, to_state) select id, {logged_state} from inserted where history
 ), {notify_workers}
 select given.id, given.run_at, statement_timestamp(), given.id in (select id from inserted), false
 from given, workers_notified order by given.ord""",
     given=_GIVEN,
     notify_workers=fill(NOTIFY_WORKERS, jobs="inserted"),
 )
+ENQUEUE_UNIQUE: LiteralString = fill(_UNIQUE, **_PLAIN)
+ENQUEUE_UNIQUE_METERED: LiteralString = fill(_UNIQUE, **_METERED)
 
 # Insert jobs as ENQUEUE_UNIQUE does, each only if it also gets its key in idempotency_key, which stays taken for the
 # window, whatever becomes of the job. The primary key of idempotency_key is the arbiter of that; the insert into it
@@ -68,7 +89,7 @@ from given, workers_notified order by given.ord""",
 # Sealed arguments are not compared (`compared` is false), because a hash of them would help to guess them. That a key
 # stands for one request only is then up to the caller.
 # The statement is apart from ENQUEUE_UNIQUE so that a producer without windows needs no right to idempotency_key.
-ENQUEUE_UNIQUE_IN_WINDOW: LiteralString = fill(
+_UNIQUE_IN_WINDOW: LiteralString = fill(
     """
 with {given}, taken as (
     insert into {s}.idempotency_key (key, request, job_id, created_at, expires_at)
@@ -79,13 +100,13 @@ with {given}, taken as (
     select * from given where key is null or id in (select job_id from taken)
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
-                              unique_key, unique_live, expires_at)
+                              unique_key, unique_live, expires_at{columns})
     select id, task, queue, priority, args, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
-           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at
+           coalesce(headers::jsonb, '{{}}'), history, statement_timestamp(), unique_key, unique_live, expires_at{values}
     from admitted order by ord
-    on conflict do nothing returning id, queue::text, run_at::timestamptz, history
+    on conflict do nothing returning id, queue::text, run_at::timestamptz, history{returned}
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from inserted where history
+    insert into {s}.transition (job_id, to_state) select id, {logged_state} from inserted where history
 ), {notify_workers}
 select given.id, given.run_at, statement_timestamp(), given.id in (select id from inserted),
        given.id in (select job_id from taken)
@@ -93,13 +114,16 @@ from given, workers_notified order by given.ord""",
     given=_GIVEN,
     notify_workers=fill(NOTIFY_WORKERS, jobs="inserted"),
 )
+ENQUEUE_UNIQUE_IN_WINDOW: LiteralString = fill(_UNIQUE_IN_WINDOW, **_PLAIN)
+ENQUEUE_UNIQUE_IN_WINDOW_METERED: LiteralString = fill(_UNIQUE_IN_WINDOW, **_METERED)
 
 # Give jobs that have not started the arguments, times and options of new ones. The update waits for a claim in flight
 # and then looks again: a job that has started meanwhile is left alone, and its id is missing from what comes back. So
 # is one that has lost the unique key for which it was found: it expired, and a call that wanted the key has freed it.
 # While the transaction that has replaced a job is open, no claim takes the job. By primary key: `is true` keeps the
 # planner from the index of unique keys, in which it would step over the dead entries of each key. The state stays,
-# but the replacement is logged.
+# but the replacement is logged. Where a rule concerns the new job and none the old one, or the other way round, the
+# job is left as it is and returned as one that turns: the caller runs CHANGE_FLOWS, and then this statement again.
 # Rows are locked in the order given, so that two of these statements do not wait for each other in a circle: `held`
 # looks up one job after the other, whatever the statistics say. The naive form, a join alone, is turned round where the
 # planner believes that few jobs have not begun; then rows are locked in the order of the table.
@@ -107,7 +131,7 @@ REPLACE: LiteralString = fill(
     r"""
 with given as materialized (
     select g.id, g.queue, g.priority, g.args, g.max_attempts, g.tags, g.headers,
-           decode(g.unique_hash, 'hex') as unique_key,
+           decode(g.unique_hash, 'hex') as unique_key, {lane} as lane,
            coalesce(g.run_at, statement_timestamp() + make_interval(secs => g.delay), statement_timestamp()) as run_at,
            coalesce(g.expires, statement_timestamp() + make_interval(secs => g.ttl)) as expires_at
     from unnest((select %(ids)s::bigint[]), (select string_to_array(%(queues)s, E'\n')),
@@ -121,28 +145,44 @@ with given as materialized (
                 (select string_to_array(%(unique_hashes)s, E'\n', '')))
          as g(id, queue, priority, args, max_attempts, run_at, delay, tags, headers, expires, ttl, unique_hash)
 ), held as materialized (
-    select g.* from given g cross join lateral (
-        select from {s}.job_live where id = any(array[g.id]) and attempt = 0 for update
+    select g.*, (job.lane is null) <> (g.lane is null) and (job.unique_key = g.unique_key) is true as turns
+    from given g cross join lateral (
+        select lane, unique_key from {s}.job_live where id = any(array[g.id]) and attempt = 0 for update
     ) as job
 ), changed as (
     update {s}.job_live j
     set queue = g.queue, priority = g.priority, args = g.args::jsonb, max_attempts = g.max_attempts, run_at = g.run_at,
         tags = coalesce(g.tags::text[], '{{}}'), headers = coalesce(g.headers::jsonb, '{{}}'),
-        expires_at = g.expires_at
+        expires_at = g.expires_at, lane = g.lane
     from held g where j.id = any(array[g.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
-    and (j.unique_key = g.unique_key) is true
+    and (j.unique_key = g.unique_key) is true and not g.turns
     returning j.id, j.queue::text, j.run_at::timestamptz, j.state, j.lease, j.history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
     select id, state, state, lease, 'replaced' from changed where history
 ), {notify_workers}
-select changed.id from changed, workers_notified""",
+select changed.id, false from changed, workers_notified
+union all select held.id, true from held where held.turns""",
+    lane=fill(LANE, headers="g.headers::jsonb"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="changed"),
 )
+
+# Let jobs that have not started wait for other turns, or for none: see the function, in a migration, which only some
+# roles need. REPLACE has locked the rows in the order of their keys. By primary key, once a job.
+CHANGE_FLOWS: LiteralString = r"""
+select {s}.change_flow(g.id, g.flow::jsonb)
+from unnest(%(ids)s::bigint[], string_to_array(%(flows)s, E'\n', '')) as g(id, flow)"""
 
 # Begins a transaction, because a driver begins one with its first statement. Needed before a savepoint: psycopg would
 # take a savepoint outside of a transaction for the transaction itself, and commit it.
 BEGIN: LiteralString = "select"
+
+
+class Replaced(NamedTuple):
+    """The jobs that were replaced, and those that must change their turn first."""
+
+    ids: set[int]
+    turning: set[int]
 
 
 class ConditionalQueries(EnqueueQueries):
@@ -160,7 +200,7 @@ class ConditionalQueries(EnqueueQueries):
         keys, uniques = [each.key_hash for each in conditions], [each.unique_hash for each in conditions]
         params = self._list_params(jobs, [keyed_headers(job) for job in jobs])
         if not any(keys) and not any(uniques):
-            return Query(self._sql(ENQUEUE), _all_admitted, params)
+            return Query(self._sql(ENQUEUE_METERED if are_metered(jobs) else ENQUEUE), _all_admitted, params)
         params |= {
             "read_committed_only": read_committed_only,
             "keys": lines(keys) if any(keys) else "",
@@ -170,20 +210,32 @@ class ConditionalQueries(EnqueueQueries):
         }
         if any(keys):
             params["compared"] = self.codec is None
-        template = ENQUEUE_UNIQUE_IN_WINDOW if any(keys) else ENQUEUE_UNIQUE
+        metered = are_metered(jobs)
+        if any(keys):
+            template = ENQUEUE_UNIQUE_IN_WINDOW_METERED if metered else ENQUEUE_UNIQUE_IN_WINDOW
+        else:
+            template = ENQUEUE_UNIQUE_METERED if metered else ENQUEUE_UNIQUE
         return Query(self._sql(template), lambda rows: [AdmissionResult(*row) for row in rows], params)
 
-    def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[set[int]]:
-        """Give the jobs with these ids what new ones have, where they have not started and hold the unique key;
-        returns the ids of those."""
+    def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[Replaced]:
+        """Give the jobs with these ids what new ones have, where they have not started and hold the unique key."""
         params = self._list_params(jobs, [keyed_headers(job) for job in jobs])
         del params["tasks"], params["histories"]
         params |= {"ids": packed(ids), "unique_hashes": lines([conditions_of(job).unique_hash for job in jobs])}
-        return Query(self._sql(REPLACE), lambda rows: {row[0] for row in rows}, params)
+        return Query(self._sql(REPLACE), _replaced, params)
+
+    def change_flows(self, flows: Mapping[int, Flow | None]) -> Query[None]:
+        """Let jobs that have not started wait for other turns, or for none."""
+        texts = [None if flow is None else json.dumps(flow.header()) for flow in flows.values()]
+        return Query(self._sql(CHANGE_FLOWS), nothing, {"ids": packed(flows), "flows": lines(texts)})
 
     def begin(self) -> Query[None]:
         """Do nothing, but begin a transaction where none is open."""
         return Query(BEGIN.encode(), nothing)
+
+
+def _replaced(rows: Sequence[Row]) -> Replaced:
+    return Replaced({job for job, turns in rows if not turns}, {job for job, turns in rows if turns})
 
 
 def _all_admitted(rows: Sequence[Row]) -> list[AdmissionResult]:

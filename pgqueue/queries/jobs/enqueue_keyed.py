@@ -7,13 +7,17 @@ from typing import Any, LiteralString, NamedTuple
 from pgqueue.jobs.job import NewJob
 from pgqueue.queries.base import Query, Row, fill, sparse
 from pgqueue.queries.jobs.enqueue import AdmissionResult, EnqueueQueries, conditions_of, keyed_headers, shared_params
+from pgqueue.queries.jobs.metered_parts import METERED, PLAIN, TURN_OF
 from pgqueue.queries.jobs.parts import WORKER_SLEEPS
 from pgqueue.tasks.versions import with_own
+
+# Metered jobs have their headers in `given`.
+_METERED: dict[str, LiteralString] = {**METERED, "values": fill(TURN_OF, headers="headers")}
 
 # Insert one job if it gets its idempotency key; the promises are those of ENQUEUE_ONE and ENQUEUE_UNIQUE_IN_WINDOW, and
 # so is `read_committed_only`. The statement is apart from the latter, which spends most of its time on sixteen arrays
 # of one item each. A key whose time has passed is left as it is: FREE_EXPIRED_KEYS.
-ENQUEUE_ONE_KEYED: LiteralString = fill(
+_ONE_KEYED: LiteralString = fill(
     """
 with given as materialized (
     select nextval('{s}.job_id') as id, %(args)s::jsonb as args, %(headers)s::jsonb as headers,
@@ -28,13 +32,13 @@ with given as materialized (
     from given on conflict do nothing returning job_id
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
-                              expires_at)
+                              expires_at{columns})
     select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8)){values}
     from given, taken
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select job_id, 'pending' from taken where %(history)s::bool
+    insert into {s}.transition (job_id, to_state) select job_id, {state} from taken where %(history)s::bool
 )
 select id, run_at, statement_timestamp(), job_id is not null, job_id is not null,
     case when job_id is not null and run_at <= statement_timestamp()
@@ -43,6 +47,8 @@ select id, run_at, statement_timestamp(), job_id is not null, job_id is not null
 from given left join taken on true""",
     worker_sleeps=WORKER_SLEEPS,
 )
+ENQUEUE_ONE_KEYED: LiteralString = fill(_ONE_KEYED, **PLAIN)
+ENQUEUE_ONE_KEYED_METERED: LiteralString = fill(_ONE_KEYED, **_METERED)
 
 # Insert the jobs of one call that get their idempotency keys; the promises are those of ENQUEUE_MANY and
 # ENQUEUE_UNIQUE_IN_WINDOW. A job that gets its key is inserted by the same statement; for one that does not, nothing is
@@ -56,7 +62,7 @@ from given left join taken on true""",
 # The answer is one row of arrays: all ids in the order of the jobs, and the ids of the admitted ones if others were not
 # admitted. For the others the caller runs FIND_KEY_HOLDERS: this statement's snapshot is older than the transactions it
 # waited for.
-ENQUEUE_MANY_KEYED: LiteralString = fill(
+_MANY_KEYED: LiteralString = fill(
     """
 with given as materialized (
     select nextval('{s}.job_id') as id, g.args, g.headers, g.key, g.ord,
@@ -74,14 +80,14 @@ with given as materialized (
     select count(*) = %(wanted)s::int as complete from taken
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, history, created_at,
-                              expires_at)
+                              expires_at{columns})
     select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            headers, %(history)s::bool, statement_timestamp(),
-           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8))
+           coalesce(%(expires)s::timestamptz, statement_timestamp() + make_interval(secs => %(ttl)s::float8)){values}
     from given
     where (select complete from tally) or key is null or id in (select job_id from taken)
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select id, 'pending' from given
+    insert into {s}.transition (job_id, to_state) select id, {state} from given
     where %(history)s::bool and ((select complete from tally) or key is null or id in (select job_id from taken))
 )
 select array_agg(id order by ord),
@@ -92,6 +98,8 @@ select array_agg(id order by ord),
 from given""",
     worker_sleeps=WORKER_SLEEPS,
 )
+ENQUEUE_MANY_KEYED: LiteralString = fill(_MANY_KEYED, **PLAIN)
+ENQUEUE_MANY_KEYED_METERED: LiteralString = fill(_MANY_KEYED, **_METERED)
 
 
 class KeyedIds(NamedTuple):
@@ -116,12 +124,16 @@ class KeyedQueries(EnqueueQueries):
             "read_committed_only": read_committed_only,
             **_expiry(conditions.expires),
         }
-        return Query(self._sql(ENQUEUE_ONE_KEYED), lambda rows: [AdmissionResult(*row[:5]) for row in rows], params)
+        template = ENQUEUE_ONE_KEYED if job.flow is None else ENQUEUE_ONE_KEYED_METERED
+        return Query(self._sql(template), lambda rows: [AdmissionResult(*row[:5]) for row in rows], params)
 
-    def enqueue_many_keyed(self, job: NewJob, args: str, keys: Sequence[str | None], headers: str) -> Query[KeyedIds]:
+    def enqueue_many_keyed(
+        self, job: NewJob, args: str, keys: Sequence[str | None], headers: str, *, metered: bool = False
+    ) -> Query[KeyedIds]:
         """Insert jobs that are like `job` but for their arguments, keys and headers, as far as they get their keys.
 
-        Arguments and headers are JSON arrays, the arguments as they are to be stored. No two have the same key.
+        Arguments and headers are JSON arrays, the arguments as they are to be stored. No two have the same key. All are
+        `metered`, or none is.
         """
         conditions = conditions_of(job)
         params: dict[str, Any] = {
@@ -133,7 +145,8 @@ class KeyedQueries(EnqueueQueries):
             "window": conditions.window,
             **_expiry(conditions.expires),
         }
-        return Query(self._sql(ENQUEUE_MANY_KEYED), _keyed_ids, params)
+        template = ENQUEUE_MANY_KEYED_METERED if metered else ENQUEUE_MANY_KEYED
+        return Query(self._sql(template), _keyed_ids, params)
 
 
 def _keyed_ids(rows: Sequence[Row]) -> KeyedIds:

@@ -11,6 +11,7 @@ from pgqueue.jobs.outcome import (
     RETURNED_NONE,
     AskedCancel,
     AskedFail,
+    AskedRateLimited,
     AskedRetry,
     AskedSnooze,
     KeyMissing,
@@ -19,7 +20,7 @@ from pgqueue.jobs.outcome import (
     Succeeded,
     UnknownHere,
 )
-from pgqueue.jobs.verdicts import Cancel, Fail, Retry, Snooze, TimedOut
+from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters, version_of
 
@@ -88,6 +89,8 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
             return _outcome_of_group(spec, error, list(_leaves(error)))
         case Retry(delay=float() | None as delay):
             return AskedRetry(delay, ErrorInfo.of(error.__cause__ or error))
+        case RateLimited(delay=float() as delay):
+            return AskedRateLimited(delay, spec.limit_meant(error.limit))
         case Snooze(delay=float() as delay):
             return AskedSnooze(delay, ErrorInfo.of(error).message)
         case Fail():
@@ -110,7 +113,7 @@ def _outcome_of_group(spec: TaskSpec, group: BaseExceptionGroup[BaseException], 
     if (found := _first(parts, Retry)) is not None:
         return outcome_of_error(spec, found)
     if all(isinstance(part, Snooze) for part in parts):
-        return outcome_of_error(spec, parts[0])
+        return outcome_of_error(spec, _first(parts, RateLimited) or parts[0])
     again = spec.retries(group) or _first(parts, spec.retry_on) is not None
     timeout = _first(parts, TimedOut) is not None
     return Raised(

@@ -75,6 +75,12 @@ def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     app.task(version=2, upcasters={1: takes_two})  # ERROR an upcaster takes one dict
     App(codec=NoCodec())  # ERROR a codec seals and opens
     app.enqueue(plain)  # ERROR a task by name
+    app.task(limit=5)  # ERROR a limit is one
+    app.task(limit=["stripe"])  # ERROR limits are given, not named
+    app.task(ordered=5)  # ERROR a parameter or a function
+    app.task(rate_scope="host")  # ERROR fleet or worker
+    app.limit("stripe", "20")  # ERROR a number
+    App(limits={"email": 50})  # ERROR a Limit or a Rate
 
 
 async def async_calls() -> int:

@@ -49,6 +49,23 @@ def upcast(args: dict[str, Any]) -> dict[str, Any]:
 def versioned(order_id: int, n: int) -> None: ...
 
 
+limited = App(limits={"email": pgqueue.Limit(50), "bulk": pgqueue.Rate(1000, per=60)})
+stripe = limited.limit("stripe", 20, rate="100/s", breaker=pgqueue.Breaker(5, within=timedelta(minutes=1)))
+
+
+@limited.task(limit=[stripe, pgqueue.Limit(2, by="customer")], fair=lambda customer: customer, rate_limit="10/m")
+def metered(customer: str) -> None:
+    raise pgqueue.RateLimited(30, limit=stripe)
+
+
+@limited.task(limit=pgqueue.Rate(10, per=1, by="order_id"), ordered=pgqueue.Ordered("order_id", on_retry="pass"))
+async def in_order(order_id: int) -> None: ...
+
+
+@limited.task(ordered="order_id", rate_limit=2.5, rate_scope="worker", breaker=pgqueue.Breaker(3))
+async def in_order_too(order_id: int) -> None: ...
+
+
 class Codec:
     def seal(self, plain: bytes, about: bytes) -> str:
         return plain.hex()
@@ -85,6 +102,9 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     assert_type(plain.using(conn, delay=timedelta(1)).enqueue(order_id=1), Job)
     assert_type(plain.using(run_at=datetime.now(UTC)).enqueue_many([{"order_id": 1}]), list[int])
     plain.using(conn, headers={"tenant": "7"}).enqueue(1)
+    assert_type(metered.using(conn, limit_key="acme", fair_key=7).enqueue("acme"), Job)
+    in_order.using(ordering_key=UUID(int=1)).enqueue(order_id=1)
+    limited.using(limit_key={"t": "acme"}).enqueue("anything")
     configured.enqueue(5)
     on_the_loop.enqueue(UUID(int=1), vip=True)
     with_context.enqueue(1)
