@@ -13,7 +13,9 @@ from pgqueue.jobs.job import ClaimedJob, Job
 from pgqueue.queries import Queries
 from pgqueue.queries.base import Query, Templates, fill, first_value, nothing
 from pgqueue.queries.jobs.claim import MOVE_PICKED, claimed_jobs
+from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
+from pgqueue.queries.jobs.waiting import WAITS
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schedules.fire import CLOCK
 
@@ -49,13 +51,56 @@ LIST_QUEUES: LiteralString = "select distinct queue from {s}.job_live order by q
 
 LIST_AFTER: LiteralString = fill("select {job}, null from {s}.job j where j.id > %(after)s order by j.id", job=JOB)
 
-# Claim one job by its id, due or not: what a worker's CLAIM does, but for how it finds the row.
+# Claim one job by its id, due or not: what a worker's CLAIM does, but for how it finds the row. A metered job is
+# claimed whatever its rules say, and counts nowhere: jobs of a test run one at a time.
 CLAIM_ONE: LiteralString = fill(
     """
 with picked as materialized (
-    select id, state from {s}.job_live where id = %(id)s and state = 'pending' for update
+    select j.id, j.state from {s}.job_live j where j.id = %(id)s and (j.state = 'pending' or {waits}) for update
 ), {move_picked}""",
+    waits=WAITS,
     move_picked=MOVE_PICKED,
+)
+
+# The jobs that wait for a time or for their turn in these queues, but for those that a pause holds, of whatever: of the
+# queue, the task, a rule or a key. Of a lane in order only the first.
+_WAITING: LiteralString = fill(
+    """{s}.job_live j
+where (j.state = 'pending' or {waits}) and j.queue::text = any(%(queues)s::text[])
+and not exists (select from {s}.queue q where q.name = j.queue::text and {queue_paused})
+and {not_paused}
+and not exists (
+    select from jsonb_array_elements_text(j.headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)
+    left join {s}.limit_rule r on r.name = split_part(b.name, '/', 1)
+    left join {s}.limit_key k on k.rule = split_part(b.name, '/', 1) and strpos(b.name, '/') > 0
+        and k.key = substr(b.name, strpos(b.name, '/') + 1)
+    where {rule_paused} or {key_paused})
+and (coalesce(j.lane >= 0::bigint, true) or not exists (
+    select from {s}.job_live o where o.state = 'blocked' and o.waits_for = 'turn' and o.queue::text = j.queue::text
+    and o.lane = j.lane and (o.priority::smallint > j.priority::smallint
+                             or o.priority::smallint = j.priority::smallint and o.id < j.id)))
+and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)""",
+    waits=WAITS,
+    queue_paused=PAUSED,
+    not_paused=NOT_PAUSED,
+    rule_paused="r.paused_at is not null and (r.paused_until is null or r.paused_until > now())",
+    key_paused="k.paused_at is not null and (k.paused_until is null or k.paused_until > now())",
+)
+
+# The next due jobs of these queues, plain and metered ones in one line: by queue, priority, run_at and id.
+NEXT_JOBS: LiteralString = fill(
+    """
+select j.id, j.lane is not null from {waiting} and j.run_at::timestamptz <= now()
+order by array_position(%(queues)s::text[], j.queue::text), j.priority desc, j.run_at, j.id limit %(at_most)s::int""",
+    waiting=_WAITING,
+)
+
+# In how many seconds the next metered job of these queues is due, as NEXT_DUE tells of plain ones.
+NEXT_TURN: LiteralString = fill(
+    """
+select extract(epoch from min(j.run_at::timestamptz) - clock_timestamp())::float8
+from {waiting} and j.lane is not null""",
+    waiting=_WAITING,
 )
 
 # Set the times of one attempt by the test's clock, in columns that took them from the real clock or from the beginning
@@ -161,9 +206,18 @@ class TestQueries(JobReadQueries):
         return Query(self._sql(LIST_AFTER), lambda rows: [self._job(row) for row in rows], {"after": job_id})
 
     def claim_one(self, worker: UUID, job_id: int) -> Query[list[ClaimedJob]]:
-        """Claim one job, if it is pending."""
+        """Claim one job, if it is pending or waits for its turn."""
         params = {"worker": worker, "id": job_id}
         return Query(self._sql(CLAIM_ONE), lambda rows: claimed_jobs(rows, worker), params)
+
+    def next_jobs(self, queues: Sequence[str], at_most: int) -> Query[list[tuple[int, bool]]]:
+        """Find the next due jobs: their ids, and whether they are metered."""
+        params = {"queues": list(queues), "at_most": at_most}
+        return Query(self._sql(NEXT_JOBS), lambda rows: [(row[0], row[1]) for row in rows], params)
+
+    def next_turn(self, queues: Sequence[str]) -> Query[float | None]:
+        """Tell in how many seconds the next metered job is due; None if none waits."""
+        return Query(self._sql(NEXT_TURN), first_value, {"queues": list(queues)})
 
     def stamp(self, job: ClaimedJob) -> Query[None]:
         """Set the times of an attempt by the test's clock."""
@@ -171,6 +225,6 @@ class TestQueries(JobReadQueries):
 
 
 _PHASE = (
-    "(case when j.state = 'pending' and j.attempt = 0"
-    " then case when j.run_at > statement_timestamp() then 'scheduled' else 'pending' end else j.phase end)"
+    "(case when (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt = 0"
+    " then case when j.run_at > statement_timestamp() then 'scheduled' else j.state end else j.phase end)"
 )

@@ -164,6 +164,10 @@ class Runner:
     async def _claim(self, queues: Sequence[str] | None, at_most: int) -> list[ClaimedJob]:
         queries, tasks = self._backend.queries, self._app.tasks
         slots = dict.fromkeys(await self._served(queues), at_most)
+        following: list[tuple[int, bool]] = await self._link.run(queries.test.next_jobs(list(slots), at_most))
+        if any(metered for _, metered in following):  # in turn with the others, one at a time
+            claims = [await self._link.run(queries.test.claim_one(self._worker, job_id)) for job_id, _ in following]
+            return [job for claim in claims for job in claim]
         jobs: list[ClaimedJob] = await self._link.run(queries.jobs.claim(self._worker, slots, at_most))
         if jobs:
             return jobs
@@ -191,7 +195,9 @@ class Runner:
         return await self._link.run(self._backend.queries.test.list_queues())
 
     async def _travel_to_next(self, queues: Sequence[str] | None) -> bool:
-        seconds = await self._link.run(self._backend.queries.jobs.next_due(await self._served(queues)))
+        queries, served = self._backend.queries, await self._served(queues)
+        of_all = [await self._link.run(ask(served)) for ask in (queries.jobs.next_due, queries.test.next_turn)]
+        seconds = min((each for each in of_all if each is not None), default=None)
         if seconds is not None:
             self._backend.declare_schedules()  # before the clock moves: their ticks count from now
             self._backend.travel(timedelta(seconds=max(seconds, 0.0) + 0.001))
