@@ -190,6 +190,12 @@ def _claimed_before_its_time(story: Story) -> None:
     story.succeeded(story.claimed(row))
 
 
+def _claimed_while_it_was_set_aside(story: Story) -> None:
+    row = story.enqueued()
+    row["waits_for"] = "pause"
+    story.succeeded(story.claimed(row))
+
+
 def _claimed_without_an_attempt_left(story: Story) -> None:
     row = story.enqueued()
     row["attempt"] = 3
@@ -366,6 +372,7 @@ def _torn_history(story: Story) -> None:
         ("S2", _runs_though_it_was_rolled_back), ("S2", _effect_of_nothing),
         ("S3", _half_a_transaction), ("S3", _no_business_row), ("S4", _too_early), ("S5", _claimed_twice),
         ("S5", _lease_kept), ("S5", _started_without_a_claim), ("S6", _claimed_before_its_time),
+        ("FL7", _claimed_while_it_was_set_aside),
         ("S6", _claimed_without_an_attempt_left), ("S6", _claimed_more_than_slots), ("S7", _from_terminal),
         ("S8", _late_write), ("L2", _rescued_alive), ("L2", _lost_too_soon), ("L6", _claims_as_a_zombie),
         ("S9", _effect_left_out), ("S9", _effect_twice), ("S9", _effect_of_an_ordinary_job),

@@ -123,6 +123,8 @@ def legal_claims(facts: Facts) -> Iterator[Violation]:
         taken[step.event.xid, step.new["worker_id"]] += 1
         if step.old["state"] not in ("pending", "blocked"):
             yield Violation("S6", f"claimed from {step.old['state']}: {_tell(step)}")
+        if step.old.get("waits_for") == "pause":
+            yield Violation("FL7", f"claimed while it was set aside: {_tell(step)}")
         if moment(step.old["run_at"]) > step.event.at:
             yield Violation("S6", f"due {step.old['run_at']}, claimed {step.event.at.isoformat()}: {_tell(step)}")
         since = step.event.at - facts.lost_at.get(step.new["worker_id"], step.event.at)

@@ -60,6 +60,8 @@ def _verb(facts: Facts, step: Step) -> str:
             return "claim"
         case ("blocked", "running"):
             return "adopt"
+        case ("pending", "blocked"):
+            return "set_aside"
         case ("running", "pending") if step.is_rescue:
             return "rescue"
         case ("running", "failed") if step.is_rescue:
@@ -80,7 +82,7 @@ def _verb(facts: Facts, step: Step) -> str:
             return f"{source} -> {target}"
 
 
-_BACK = {"failed": "redrive", "cancelled": "restore"}
+_BACK = {"failed": "redrive", "cancelled": "restore", "blocked": "bring_back"}
 _ENDS = {"succeeded": "succeed", "failed": "dead_letter", "cancelled": "withdraw", "blocked": "park"}
 
 

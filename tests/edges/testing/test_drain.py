@@ -164,3 +164,33 @@ def test_a_failing_test_assertion_inside_a_task_fails_the_test(app: App, jobs: J
     t.enqueue()
     with pytest.raises(pytest.fail.Exception, match="from the task"):
         jobs.drain()
+
+
+@pytest.mark.parametrize("until_empty", [True, False])
+def test_jobs_of_a_paused_task_are_left_until_it_is_resumed_or_the_pause_ends(
+    app: App, jobs: Jobs, until_empty: bool
+) -> None:
+    @app.task
+    def held(n: int) -> int:
+        return n
+
+    @app.task
+    def free() -> None: ...
+
+    first = held.enqueue(1)
+    later = held.using(delay=60).enqueue(2)
+    free.enqueue()
+    app.pause(task=held.name, why="a test")
+    assert jobs.drain(until_empty=until_empty).succeeded == 1
+    if until_empty:
+        assert jobs.drain(with_scheduled=True).total == 0  # and it comes to an end
+    assert "a test" in str(app.why(first.id))
+    app.resume(task=held.name)
+    jobs.drain(with_scheduled=True)
+    assert [app.get(job.id).result for job in (first, later)] == [1, 2]
+    app.pause(task=held.name, until=3600)
+    third = held.enqueue(3)
+    assert jobs.drain().total == 0
+    jobs.travel(3601)
+    assert jobs.drain().succeeded == 1
+    assert app.get(third.id).result == 3
