@@ -10,6 +10,7 @@ from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_worker
 from pgqueue.cli.filters import By
 from pgqueue.jobs.patterns import Patterns, is_pattern
+from pgqueue.jobs.served_queues import ServedQueue
 from pgqueue.queries.workers import WorkerStatus
 
 workers_cli = typer.Typer(help="Workers and schedulers: see, make quiet, resume, stop.", no_args_is_help=True)
@@ -26,7 +27,7 @@ COLUMNS = (
 def worker_rows(workers: Sequence[WorkerStatus]) -> list[Sequence[object]]:
     """Return the cells of workers, for a table with COLUMNS."""
     return [
-        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release, _given(w.queues), f"{w.running}/{w.slots}", _status(w),
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release, _given(w), f"{w.running}/{w.slots}", _status(w),
          memory(w.rss_bytes), output.age(w.heartbeat_age_seconds), _duties(w.duties))
         for w in workers
     ]  # fmt: skip
@@ -53,10 +54,13 @@ def _status(worker: WorkerStatus) -> str:
     return worker.status
 
 
-def _given(queues: Sequence[str]) -> list[str]:
-    """Return queues without those that a pattern among them stands for."""
-    patterns = Patterns(filter(is_pattern, queues))
-    return [queue for queue in queues if is_pattern(queue) or patterns.match(queue) is None]
+def _given(worker: WorkerStatus) -> list[str]:
+    """Return what `-Q` gave a worker: its queues without those that a pattern among them stands for, with shares and
+    limits."""
+    patterns = Patterns(filter(is_pattern, worker.queues))
+    given = [queue for queue in worker.queues if is_pattern(queue) or patterns.match(queue) is None]
+    shares, limits = worker.shares or {}, worker.limits or {}
+    return [str(ServedQueue(queue, shares.get(queue), limits.get(queue))) for queue in given]
 
 
 def _duties(duties: dict[str, float | None]) -> str:

@@ -26,6 +26,10 @@ class ServedQueue:
     share: int | None = None
     slots: int | None = None
 
+    def __str__(self) -> str:
+        share, slots = "" if self.share is None else f":{self.share}", "" if self.slots is None else f":{self.slots}c"
+        return f"{self.name}{share}{slots}"
+
 
 def read_served_queues(text: str, names: Collection[str] = ()) -> list[ServedQueue]:
     """Read `critical:6,bulk:3:2c`. What stands in `names` is a name as a whole. Raises InvalidOption."""

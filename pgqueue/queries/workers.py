@@ -21,9 +21,10 @@ RESCUE_PAYLOAD = "!rescue"
 # Insert the row of a process that starts. Its id is new, so that two processes never write one row.
 REGISTER: LiteralString = """
 insert into {s}.worker
-    (id, kind, host, pid, version, knows, queues, tasks, slots, lease_seconds, release, health_address)
+    (id, kind, host, pid, version, knows, queues, tasks, slots, lease_seconds, release, health_address, shares, limits,
+     max_wait)
 values (%(id)s, %(kind)s, %(host)s, %(pid)s, %(version)s, %(knows)s, %(queues)s::text[], %(tasks)s::text[], %(slots)s,
-        %(lease_seconds)s, %(release)s, %(health_address)s)"""
+        %(lease_seconds)s, %(release)s, %(health_address)s, %(shares)s::jsonb, %(limits)s::jsonb, %(max_wait)s)"""
 
 # Write the heartbeat of a process. By primary key, and no index has the columns, so the update is HOT. If no row comes
 # back, another process has declared this worker lost and may have taken its jobs. The answer brings what was asked of
@@ -105,7 +106,7 @@ LISTEN: LiteralString = "listen {s}"
 LIST: LiteralString = """
 select w.id, w.kind, w.host, w.pid, w.version, w.queues, w.slots, w.running::int, w.status, w.heartbeat_age_seconds,
        w.started_at, w.death, w.duties, w.release, w.rss_bytes, w.health_address, w.quiet_at, w.requested,
-       w.requested_at, w.requested_by
+       w.requested_at, w.requested_by, w.shares, w.limits, w.max_wait
 from {s}.worker_health w order by w.kind, w.started_at"""
 
 # Find where processes run: by primary key. A process that has stopped has no row any more.
@@ -127,6 +128,9 @@ class WorkerInfo:
     lease_seconds: float
     release: str | None = None  # of the user's app
     health_address: str | None = None
+    shares: Mapping[str, int] | None = None
+    limits: Mapping[str, int] | None = None
+    max_wait: float | None = None
 
 
 class Request(NamedTuple):
@@ -159,7 +163,8 @@ class WorkerStatus:
 
     `duties`: how many seconds before its last heartbeat each duty made a step; None for a duty that had nothing to do
     yet. `death`: how the process ended, if its supervisor saw it. `rss_bytes`: its resident memory, without child
-    processes. `quiet_at`: since when it claims no more jobs. `requested`: what it was last asked to do.
+    processes. `quiet_at`: since when it claims no more jobs. `requested`: what it was last asked to do. `shares` and
+    `limits`: how its queues divide its slots. `max_wait`: how long a job is due when it goes first in some claims.
     """
 
     id: UUID
@@ -182,6 +187,9 @@ class WorkerStatus:
     requested: str | None
     requested_at: datetime | None
     requested_by: str | None
+    shares: dict[str, int] | None = None
+    limits: dict[str, int] | None = None
+    max_wait: float | None = None
 
 
 class Located(NamedTuple):
@@ -205,6 +213,7 @@ class WorkerQueries(Statements):
         """Insert the row of a new process."""
         params: dict[str, Any] = {name: getattr(info, name) for name in info.__slots__}
         params |= {"queues": list(info.queues), "tasks": list(info.tasks), "knows": newest()}
+        params |= {name: json.dumps(dict(params[name])) if params[name] else None for name in ("shares", "limits")}
         return Query(self._sql(REGISTER), nothing, params)
 
     def heartbeat(

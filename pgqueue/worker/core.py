@@ -44,6 +44,7 @@ class WorkerCore:
         """Return a core with a new identity. Its row is inserted when the identity starts."""
         info = describe_process("worker", settings.lease_seconds, served.queues, app.tasks.announced(), slots.total)
         info = replace(info, release=app.release, health_address=health_address)
+        info = replace(info, shares=settings.shares, limits=settings.limits, max_wait=settings.max_wait)
         return cls(app, settings, served, slots, Identity(app.database, app.queries, info))
 
     @property

@@ -17,6 +17,8 @@ from pgqueue import App, LockLost
 from pgqueue.cli import cli
 from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
+from pgqueue.jobs.served_queues import read_served_queues, with_limits
+from pgqueue.worker import Worker, WorkerSettings
 from tests.client.test_dead import add_dead
 from tests.client.test_jobs_in_bulk import add_jobs
 from tests.conftest import drain, scalar
@@ -39,6 +41,23 @@ def shop(dsn: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (code,) = _blocks(README, "python")
     exec(compile(code, "README.md", "exec"), namespace)
     return namespace
+
+
+def test_the_ways_to_give_queues_that_the_flow_page_has_mean_what_it_says(app: App) -> None:
+    section = (ROOT / "docs" / "flow.md").read_text().split("## Pause, resume, drain")[0]
+    exec(compile(_blocks(section, "python")[0], "flow.md", "exec"), {})
+    rows = re.findall(r"^\| `([a-z0-9:,]+)` \| `(\w+=.+?)` \|", section, re.MULTILINE)
+    assert len(rows) == 3
+    for text, code in rows:
+        served = read_served_queues(text)
+        queues = [queue.name for queue in served]
+        shares = {queue.name: queue.share for queue in served if queue.share}
+        settings = WorkerSettings(queues=queues, shares=shares, limits=with_limits(served, {}))
+        assert (
+            eval(f"WorkerSettings(**{{'queues': {queues}}} | dict({code}))", {"WorkerSettings": WorkerSettings})
+            == settings
+        )
+        Worker(app, settings)
 
 
 def test_the_readme_example_commits_and_rolls_back_with_its_order(

@@ -185,6 +185,7 @@ def test_without_shares_the_portions_are_the_queues_in_order() -> None:
 )
 def test_the_text_of_queues_says_their_shares_and_slots(text: str, queues: list[ServedQueue]) -> None:
     assert read_served_queues(text, ["tenant:42"]) == queues
+    assert read_served_queues(",".join(map(str, queues)), ["tenant:42"]) == queues
 
 
 @pytest.mark.parametrize(

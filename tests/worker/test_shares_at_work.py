@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from pgqueue import App, Context
+from pgqueue.cli.workers import worker_rows
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries import Query
+from pgqueue.queries.workers import WorkerStatus
 from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.claiming.ageing import CLAIMS, Ageing
 from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
@@ -152,6 +154,20 @@ def test_a_queue_with_long_jobs_keeps_to_its_slots_while_another_has_jobs(app: A
     run(app, conn, 250, scenario, queues=["bulk", "critical"], concurrency=4, shares={"bulk": 1, "critical": 3})
     first = gates.began.index("critical")
     assert gates.began[first : first + 50] == ["critical"] * 50
+
+
+def test_the_row_of_a_worker_says_how_it_divides_its_slots(app: App, conn: Conn) -> None:
+    told: list[WorkerStatus] = []
+
+    async def scenario() -> None:
+        await eventually(lambda: scalar(conn, "select count(*) from pgqueue.worker") == 1, "the worker to start")
+        told.extend(app.workers.list())
+
+    run(app, conn, 0, scenario, queues=["critical", "bulk"], shares={"critical": 6, "bulk": 3}, limits={"bulk": 2},
+        max_wait=300)  # fmt: skip
+    (worker,) = told
+    assert (worker.shares, worker.limits, worker.max_wait) == ({"critical": 6, "bulk": 3}, {"bulk": 2}, 300.0)
+    assert worker_rows(told)[0][4] == ["critical:6", "bulk:3:2c"]
 
 
 STARVED = "insert into pgqueue.job_live (task, queue, priority, run_at) values ('wait', %s, %s, now() - interval '1 h')"
