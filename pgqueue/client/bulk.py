@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from pgqueue.client.app_parts import AppParts
+from pgqueue.client.edited_flow import flow_after, flow_of
 from pgqueue.client.settings import check_count, check_optional_count, check_priority, check_run_at
 from pgqueue.client.steps import Steps
 from pgqueue.config import check_queue
 from pgqueue.errors import CannotOpen, InvalidArguments, InvalidOption, UnknownKey
 from pgqueue.events import WaitingJobCancelled
 from pgqueue.jobs.dead_filter import DeadFilter
-from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import JobState
 from pgqueue.jobs.job_filter import Filter, JobFilter, is_storable
 from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.jobs.cancel import FoundToCancel
-from pgqueue.queries.jobs.change import Edit
+from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.operations import Operation
 from pgqueue.tasks.coder import problems_of
 from pgqueue.tasks.sealing import open_args, seal_args
@@ -63,8 +63,20 @@ class Kind(NamedTuple):
 
 
 def _redrive(app: AppParts, work: Work) -> Steps[int]:
-    done: int = yield app.queries.dead.redrive(work.operation.id, work.ids, work.reason("redriven"), work.options)
+    rule, flows = (yield from rule_of_queue(app, work.options.get("queue"))), dict[int, str | None]()
+    if rule is not None:
+        flows = {job.id: flow_after(app, job, queue_rule=rule) for job in work.jobs}
+    reason = work.reason("redriven")
+    done: int = yield app.queries.dead.redrive(work.operation.id, work.ids, reason, work.options, flows)
     return done
+
+
+def rule_of_queue(app: AppParts, queue: str | None) -> Steps[str | None]:
+    """Return the rule of a queue to which jobs go: an empty name if it has none; None if they stay where they are."""
+    if queue is None:
+        return None
+    rule: str = yield app.queries.jobs.rule_of_queue(queue)
+    return rule
 
 
 def _discard(app: AppParts, work: Work) -> Steps[int]:
@@ -101,16 +113,16 @@ def _promote(app: AppParts, work: Work) -> Steps[int]:
 
 def _edit(app: AppParts, work: Work) -> Steps[int]:
     changes = _open_changes(app, work.options.get("set"))
-    texts: dict[int, str | None] = {}
+    rule, edits = (yield from rule_of_queue(app, work.options.get("queue"))), dict[int, EditedJob]()
     for job in work.jobs:
         if "priority" in work.options and is_in_order(job):
             continue
         try:
-            texts[job.id] = None if changes is None else edited_args(app, job, changes)
+            edits[job.id] = edited(app, job, changes, rule)
         except (InvalidArguments, UnknownKey, CannotOpen):
             continue
     edit = Edit(**{name: work.options.get(name) for name in Edit._fields})
-    return len((yield app.queries.jobs.edit_waiting(texts, work.reason("edited"), edit))) if texts else 0
+    return len((yield app.queries.jobs.edit_waiting(edits, work.reason("edited"), edit))) if edits else 0
 
 
 LIVE, DEAD, FINISHED = 0, 1, 2  # the places of a retry
@@ -246,23 +258,26 @@ _OPERATION = "pgqueue operation"  # in place of a task's name: no task's argumen
 
 def is_in_order(job: Candidate) -> bool:
     """Whether a job runs in order, so that it keeps the priority of the others of its key."""
-    with suppress(RecursionError, ValueError):  # what SQL may have stored, and Python cannot read
-        flow = Flow.of_headers(json.loads(job.headers))
-        return flow is not None and flow.in_order
-    return False
+    flow = flow_of(job)
+    return flow is not None and flow.in_order
 
 
-def edited_args(app: AppParts, job: Candidate, changes: Mapping[str, Any]) -> str:
-    """Return the arguments of a job with some changed, as they are stored.
+def edited(
+    app: AppParts, job: Candidate, changes: Mapping[str, Any] | None, queue_rule: str | None = None
+) -> EditedJob:
+    """Return what an edit makes of a job: its arguments with some changed, and its flow. `queue_rule` as in flow_after.
 
     Raises InvalidArguments if its task here does not take them, UnknownKey or CannotOpen if they are sealed and this
     app cannot open them.
     """
+    if not changes:
+        return EditedJob(None, flow_after(app, job, queue_rule=queue_rule))
     codec = app.queries.jobs.codec
     args = json.loads(open_args(codec, job.task, job.args)) | dict(changes)
     text = encode_unregistered(job.task, args, app.max_args_bytes)
     check_arguments(app, job._replace(args=text))
-    return text if codec is None else seal_args(codec, job.task, text)
+    flow = flow_after(app, job, text, queue_rule)
+    return EditedJob(text if codec is None else seal_args(codec, job.task, text), flow)
 
 
 def check_arguments(app: AppParts, job: Candidate) -> None:

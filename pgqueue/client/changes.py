@@ -6,7 +6,7 @@ from typing import Any, NoReturn, Protocol, TypedDict, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.bulk import check_arguments, check_changes, check_options, edited_args, is_in_order
+from pgqueue.client.bulk import check_arguments, check_changes, check_options, edited, is_in_order, rule_of_queue
 from pgqueue.client.steps import StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.client.why import look_up
@@ -106,9 +106,10 @@ class OperatorVerbs:
             _refuse(job, "edited", "`dead edit` edits a dead letter" if job.state == JobState.FAILED else "")
         if "priority" in given and is_in_order(found):
             _refuse_place((yield from found_job(self._app, job_id)), given["priority"])
-        text = None if not changes else edited_args(self._app, found, changes)
+        rule = yield from rule_of_queue(self._app, given.get("queue"))
+        job_edited = edited(self._app, found, changes, rule)
         reason = f"edited by {who(options.get('by'))}"
-        yield self._app.queries.jobs.edit_waiting({job_id: text}, reason, Edit(**given))
+        yield self._app.queries.jobs.edit_waiting({job_id: job_edited}, reason, Edit(**given))
         return (yield from found_job(self._app, job_id))
 
     aedit = edit.twin

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Unpack
 
 from pgqueue.client.actor import who
-from pgqueue.client.bulk import check_changes, check_kind, check_reason, check_text, edited_args
+from pgqueue.client.bulk import check_changes, check_kind, check_reason, check_text, edited
 from pgqueue.client.operations import OperationOptions, OperationVerbs
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, Transaction, all_or_nothing, verb
@@ -110,8 +110,7 @@ class DeadLetters(OperationVerbs):
         found: Candidate | None = yield self._queries.lock_dead(possible_id(job_id))
         if found is None:
             raise UnknownJob(f"there is no dead letter {job_id}")
-        text = edited_args(self._app, found, changes)
-        yield self._queries.edit(job_id, text, f"edited by {who(by)}")
+        yield self._queries.edit(job_id, edited(self._app, found, changes), f"edited by {who(by)}")
         job: Job = yield self._app.queries.jobs.get(job_id)
         return job
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 from pgqueue.jobs.limits import Breaker, Limit, OnDead, OnFull, Ordered, Rate, Scope, as_rate
 
+_OF_QUEUE = "queue:"
 RuleKind: TypeAlias = Literal["limit", "order", "fair"]
 
 
@@ -56,6 +57,11 @@ class LimitRule:
         return {name: value for name, value in named.items() if name != "name" and value != getattr(plain, name)}
 
 
+def is_queue_rule(bucket: str) -> bool:
+    """Whether a bucket is the rule of a queue: of all its jobs, whatever their tasks."""
+    return bucket.startswith(_OF_QUEUE)
+
+
 def rate_columns(rate: Rate | None) -> dict[str, Any]:
     """Return what a rate is in the columns of a rule. Without a burst the default of its kind applies."""
     if rate is None:
@@ -92,4 +98,4 @@ def rule_name(name: str) -> str:
 
 def queue_rule_name(queue: str) -> str:
     """Return the name of the rule of a queue."""
-    return f"queue:{rule_name(queue)}"
+    return f"{_OF_QUEUE}{rule_name(queue)}"

@@ -7,10 +7,12 @@ from typing import Any, LiteralString, NamedTuple
 
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
-from pgqueue.queries.base import Query, Row, Statements, fill, first_value, nothing, packed
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed
 from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.filters import DEAD_FITS, parameters
-from pgqueue.queries.jobs.parts import CARRIED, LANE, NOTIFY_WORKERS
+from pgqueue.queries.jobs.change import EditedJob
+from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
+from pgqueue.queries.jobs.parts import CARRIED, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
 from pgqueue.tasks.sealing import open_job
 
@@ -41,23 +43,26 @@ from {s}.job j where j.id = any(array(select id from picked)::bigint[]) and j.st
 # `now()` and not `clock_timestamp()`: NOTIFY_WORKERS finds jobs that are due when the statement begins.
 # By primary key. The rows are locked by the batch; where they are not, those that are gone meanwhile are left out.
 REDRIVE: LiteralString = fill(
-    """
+    r"""
 with given as (
-    select id, ord from unnest(%(ids)s::bigint[]) with ordinality as g(id, ord)
+    select id, flow::jsonb as flow, ord
+    from unnest(%(ids)s::bigint[], string_to_array(%(flows)s, E'\n', '')) with ordinality as g(id, flow, ord)
 ), begun as (
     select greatest((select next_run_at from {s}.operation where id = %(operation)s::bigint), now())
            + make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, {lane} as lane
+    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, {turned} as carried
+), again as (
+    select gone.*, {lane} as lane from gone
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
         crash_count, lease, lane, state, waits_for)
-    select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, headers,
+    select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, carried,
            begun.at + make_interval(secs => case when %(gap)s::float8 > 0::float8
                                                  then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
            created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease,
-           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
-    from gone cross join begun
+           lane, {state}, case when lane is not null then 'turn' end
+    from again cross join begun
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
@@ -69,7 +74,9 @@ with given as (
     from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
 ), {notify_workers}
 select count(back.id) from back, workers_notified""",
-    lane=fill(LANE, job="d"),
+    turned=fill(TURNED, flow="g.flow", headers="d.headers::jsonb"),
+    lane=fill(LANE, headers="gone.carried"),
+    state=STATE,
     notify_workers=fill(NOTIFY_WORKERS, jobs="back"),
 )
 
@@ -94,9 +101,10 @@ LOCK_DEAD: LiteralString = """
 select task, args::text, headers::text from {s}.dead_letter where id = %(id)s::bigint for update"""
 
 # Change the arguments of a dead letter, and keep what they were in the log. By primary key; LOCK_DEAD has locked it.
-EDIT_DEAD: LiteralString = """
+EDIT_DEAD: LiteralString = fill(
+    """
 with edited as (
-    update {s}.dead_letter d set args = %(args)s::jsonb
+    update {s}.dead_letter d set args = %(args)s::jsonb, headers = {turned}
     from (select id, args from {s}.dead_letter where id = %(id)s::bigint) as old
     where d.id = %(id)s::bigint returning d.id, d.attempt, d.lease, old.args as previous
 ), logged as (
@@ -104,7 +112,9 @@ with edited as (
     select id, 'failed', 'failed', attempt, lease, %(reason)s::text,
            jsonb_build_object('previous_args', previous) from edited
 )
-select count(*) from edited"""
+select count(*) from edited""",
+    turned=fill(TURNED, flow="%(flow)s::jsonb", headers="d.headers::jsonb"),
+)
 
 
 MOST_NOTES = 20
@@ -158,12 +168,16 @@ class DeadQueries(Statements):
         params = parameters(chosen) | {"before": before, "limit": limit}
         return Query(self._sql(LIST_DEAD), lambda rows: [self._job(row) for row in rows], params)
 
-    def redrive(self, operation: int, ids: Sequence[int], reason: str, options: Mapping[str, Any]) -> Query[int]:
-        """Bring dead letters back; returns how many."""
+    def redrive(
+        self, operation: int, ids: Sequence[int], reason: str, options: Mapping[str, Any],
+        flows: Mapping[int, str | None] = {},
+    ) -> Query[int]:  # fmt: skip
+        """Bring dead letters back; returns how many. `flows`: those that change, as in EditedJob."""
         rate = options.get("rate")
         params = {
             "operation": operation, "ids": packed(ids), "reason": reason, "gap": 1 / rate if rate else 0.0,
-            "delay": options.get("delay") or 0.0, "attempts": options.get("attempts"), "queue": options.get("queue"),
+            "flows": lines([flows.get(job) for job in ids]), "delay": options.get("delay") or 0.0,
+            "attempts": options.get("attempts"), "queue": options.get("queue"),
         }  # fmt: skip
         return Query(self._sql(REDRIVE), first_value, params)
 
@@ -175,9 +189,9 @@ class DeadQueries(Statements):
         """Lock a dead letter; None if there is none with this id."""
         return Query(self._sql(LOCK_DEAD), lambda rows: Candidate(job, *rows[0]) if rows else None, {"id": job})
 
-    def edit(self, job: int, args: str, reason: str) -> Query[None]:
-        """Change the arguments of a dead letter."""
-        return Query(self._sql(EDIT_DEAD), nothing, {"id": job, "args": args, "reason": reason})
+    def edit(self, job: int, edited: EditedJob, reason: str) -> Query[None]:
+        """Change the arguments of a dead letter, and its flow with them."""
+        return Query(self._sql(EDIT_DEAD), nothing, {"id": job, "reason": reason, **edited._asdict()})
 
     def annotate(self, job: int, text: str, by: str) -> Query[int]:
         """Put a note on a dead letter; returns 0 if there is none with this id."""

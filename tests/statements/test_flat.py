@@ -20,7 +20,7 @@ from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
-from pgqueue.queries.jobs.change import Edit
+from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.retention import Sweep
 from pgqueue.schedules.plan import Every
@@ -138,9 +138,10 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.restore": QUERIES.jobs.restore([5000], "why"),
     "jobs.read_cancelled": QUERIES.jobs.read_cancelled(5000),
     "jobs.lock_waiting": QUERIES.jobs.lock_waiting(5000),
-    "jobs.edit_waiting": QUERIES.jobs.edit_waiting({5000: "{}"}, "why", Edit(priority=5)),
+    "jobs.edit_waiting": QUERIES.jobs.edit_waiting({5000: EditedJob("{}")}, "why", Edit(priority=5)),
     "why.waits": QUERIES.why.waits(5000),
     "why.ahead": QUERIES.why.ahead(A_JOB, 50),
+    "jobs.rule_of_queue": QUERIES.jobs.rule_of_queue("default"),
     "why.buckets": QUERIES.why.buckets(["r", "r/k"]),
     "why.place": QUERIES.why.place(A_JOB, 5, 50),
     "why.runs_at": QUERIES.why.runs_at(5000, WORKER),

@@ -21,7 +21,7 @@ from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.chosen import PLACES, Page
-from pgqueue.queries.jobs.change import Edit
+from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.jobs.claim import Portion
 from pgqueue.queries.jobs.list import LISTS
 from pgqueue.queries.locks import Wanted
@@ -103,9 +103,12 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.restore": lambda q: q.jobs.restore([1, 2], "why"),
     "jobs.read_cancelled": lambda q: q.jobs.read_cancelled(1),
     "jobs.lock_waiting": lambda q: q.jobs.lock_waiting(1),
-    "jobs.edit_waiting": lambda q: q.jobs.edit_waiting({1: "{}", 2: None}, "why", Edit("q", 5, TICK, 1.0)),
+    "jobs.edit_waiting": lambda q: q.jobs.edit_waiting(
+        {1: EditedJob("{}", "null"), 2: EditedJob()}, "why", Edit("q", 5, TICK, 1.0)
+    ),
     "why.waits": lambda q: q.why.waits(1),
     "why.ahead": lambda q: q.why.ahead(A_JOB),
+    "jobs.rule_of_queue": lambda q: q.jobs.rule_of_queue("default"),
     "why.buckets": lambda q: q.why.buckets(["r", "r/k"]),
     "why.place": lambda q: q.why.place(A_JOB, -5),
     "why.runs_at": lambda q: q.why.runs_at(1, WORKER),
@@ -226,7 +229,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "dead.redrive": lambda q: q.dead.redrive(1, [1, 2], "why", {"rate": 2.0, "attempts": 3, "delay": 1.0}),
     "dead.discard": lambda q: q.dead.discard([1, 2], "why"),
     "dead.lock_dead": lambda q: q.dead.lock_dead(1),
-    "dead.edit": lambda q: q.dead.edit(1, "{}", "why"),
+    "dead.edit": lambda q: q.dead.edit(1, EditedJob("{}", None), "why"),
     "dead.annotate": lambda q: q.dead.annotate(1, "known", "alice"),
     "operations.begin": lambda q: q.operations.begin("redrive", CHOSEN, {}, "alice", "test"),
     "operations.lock": lambda q: q.operations.lock(1),

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Row, Statements, fill, packed
+from pgqueue.jobs.limit_rule import queue_rule_name
+from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed
 from pgqueue.queries.chosen import Candidate
-from pgqueue.queries.jobs.parts import LANE, NOTIFY_WORKERS
+from pgqueue.queries.jobs.metered_parts import LANE, TURNED
+from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 
 # Make jobs due that wait for a later time. The rows are locked first: that waits for a claim in flight (one statement),
 # and where the claim has won, the condition on the newest row leaves the job alone: it runs by now. The plain form, an
@@ -67,7 +69,7 @@ with gone as (
     select id, 'cancelled', state, lease, %(reason)s::text from back
 ), {notify_workers}
 select back.id from back, workers_notified""",
-    lane=fill(LANE, job="j"),
+    lane=fill(LANE, headers="j.headers::jsonb"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="back"),
 )
 
@@ -83,25 +85,33 @@ select task::text, args::text, headers::text from {s}.job_finished where id = %(
 
 # Change arguments, queue, priority or run time of jobs that wait, and keep what they were in the log. The rows are
 # locked by LOCK_WAITING or by a batch, so that `old` is the newest version. A worker that waits for jobs of the new
-# queue hears of those that are due. By primary key. Returns the ids that it changed.
+# queue hears of those that are due. By primary key. Returns the ids that it changed. Where the flow of a job changes,
+# what it carries and where it stands change together: a job that no rule concerns any more is pending, unless it waits
+# for something else, and the other way round.
 EDIT_WAITING: LiteralString = fill(
-    """
+    r"""
 with given as materialized (
-    select id, args from unnest((select %(ids)s::bigint[]), (select %(args)b::text[])) as g(id, args)
+    select g.id, g.args, g.flow::jsonb as flow
+    from unnest((select %(ids)s::bigint[]), (select %(args)b::text[]), (select string_to_array(%(flows)s, E'\n', '')))
+         as g(id, args, flow)
 ), old as materialized (
     select j.id, j.state, j.args::jsonb as args, j.queue::text as queue, j.priority::smallint as priority,
-           j.run_at::timestamptz as run_at
-    from {s}.job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state in ('pending', 'blocked')
+           j.run_at::timestamptz as run_at, {turned} as headers,
+           case when given.flow is null or j.waits_for in ('task', 'pause') then j.waits_for
+                when given.flow <> 'null'::jsonb then 'turn' end as waits_for
+    from given join {s}.job_live j on j.id = any(array[given.id])
+    where j.state in ('pending', 'blocked')
 ), edited as (
     update {s}.job_live j
     set args = coalesce(given.args::jsonb, j.args::jsonb), queue = coalesce(%(queue)s::text, j.queue::text),
         priority = coalesce(%(priority)s::int::smallint, j.priority::smallint),
         run_at = coalesce(%(run_at)s::timestamptz, now() + make_interval(secs => %(delay)s::float8),
-                          j.run_at::timestamptz)
+                          j.run_at::timestamptz),
+        headers = old.headers, lane = {lane}, waits_for = old.waits_for,
+        state = case when old.waits_for is null then 'pending' else 'blocked' end
     from given join old on old.id = given.id
     where j.id = any(array[given.id])
-    returning j.id, j.queue::text, j.run_at::timestamptz, j.attempt, j.lease, j.state,
+    returning j.id, j.queue::text, j.run_at::timestamptz, j.attempt, j.lease, old.state as was, j.state,
         jsonb_strip_nulls(jsonb_build_object(
             'previous_queue', case when j.queue::text <> old.queue then old.queue end,
             'previous_priority', case when j.priority::smallint <> old.priority then old.priority end,
@@ -110,11 +120,25 @@ with given as materialized (
                 else jsonb_build_object('previous_args', old.args) end as previous
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason, error)
-    select id, state, state, attempt, lease, %(reason)s::text, previous from edited
+    select id, was, state, attempt, lease, %(reason)s::text, previous from edited
 ), {notify_workers}
 select edited.id from edited, workers_notified""",
+    lane=fill(LANE, headers="old.headers"),
+    turned=fill(TURNED, flow="given.flow", headers="j.headers::jsonb"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="edited"),
 )
+
+
+# The rule of a queue, if there is one. By primary key.
+RULE: LiteralString = "select name from {s}.limit_rule where name = any(array[%(name)s::text])"
+
+
+class EditedJob(NamedTuple):
+    """What an edit makes of one job: its arguments as they are stored, and its flow as JSON text, `null` for none; None
+    where they stay."""
+
+    args: str | None = None
+    flow: str | None = None
 
 
 class Edit(NamedTuple):
@@ -149,9 +173,16 @@ class ChangeQueries(Statements):
         """Read the arguments of a cancelled job; None if none with this id is."""
         return Query(self._sql(READ_CANCELLED), lambda rows: Candidate(job, *rows[0]) if rows else None, {"id": job})
 
-    def edit_waiting(self, args: Mapping[int, str | None], reason: str, edit: Edit) -> Query[list[int]]:
-        """Change jobs that wait and are locked: their arguments by id, None where they stay; returns the ids."""
-        params: dict[str, Any] = {"ids": packed(args), "args": list(args.values()), "reason": reason, **edit._asdict()}
+    def rule_of_queue(self, queue: str) -> Query[str]:
+        """Return the name of the rule of a queue; an empty one if it has none."""
+        return Query(self._sql(RULE), lambda rows: rows[0][0] if rows else "", {"name": queue_rule_name(queue)})
+
+    def edit_waiting(self, jobs: Mapping[int, EditedJob], reason: str, edit: Edit) -> Query[list[int]]:
+        """Change jobs that wait and are locked, by their ids; returns the ids."""
+        params: dict[str, Any] = {
+            "ids": packed(jobs), "args": [job.args for job in jobs.values()],
+            "flows": lines([job.flow for job in jobs.values()]), "reason": reason, **edit._asdict(),
+        }  # fmt: skip
         return Query(self._sql(EDIT_WAITING), _ids, params)
 
 

@@ -13,6 +13,10 @@ LANE: LiteralString = "({headers} #>> '{{$flow,lane}}'::text[])::bigint"
 # The lane of a job that is metered, and that it waits. Reads `{headers}`.
 TURN_OF: LiteralString = f", {LANE}, 'blocked', 'turn'"
 _COLUMNS: LiteralString = ", lane, state, waits_for"
+# The headers of a job that has another flow from now on. `{flow}`: null where it stays, JSON's null for none.
+TURNED: LiteralString = """case when {flow} is null then {headers}
+             when {flow} = 'null'::jsonb then {headers} - '$flow'::text
+             else {headers} || jsonb_build_object('$flow'::text, {flow}) end"""
 
 # The parts of a statement whose jobs are all plain, or all metered with one turn.
 PLAIN: dict[str, LiteralString] = {"columns": "", "values": "", "state": "'pending'"}

@@ -65,11 +65,6 @@ CANCEL_WAITING: LiteralString = fill(
     may_notify=MAY_NOTIFY,
 )
 
-# The lane of a metered job, which waits for its turn: from the header that it carries through all tables. Null for
-# others. Whoever inserts or puts back a job writes it, and has a metered job wait as blocked: a CHECK refuses it
-# otherwise.
-LANE: LiteralString = "({job}.headers::jsonb #>> '{{$flow,lane}}'::text[])::bigint"
-
 # Notify the workers that sleep and serve a queue with due jobs, once for each queue. ENQUEUE says why no others. Reads
 # `{jobs}`: queue and run_at.
 NOTIFY_WORKERS: LiteralString = fill(

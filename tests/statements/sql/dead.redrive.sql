@@ -1,19 +1,24 @@
 with given as (
-    select id, ord from pg_catalog.unnest(%(ids)s::bigint[]) with ordinality as g(id, ord)
+    select id, flow::jsonb as flow, ord
+    from unnest(%(ids)s::bigint[], pg_catalog.string_to_array(%(flows)s, E'\n', '')) with ordinality as g(id, flow, ord)
 ), begun as (
     select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), now())
            + pg_catalog.make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, (d.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
+    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, case when g.flow is null then d.headers::jsonb
+             when g.flow = 'null'::jsonb then d.headers::jsonb - '$flow'::text
+             else d.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, g.flow) end as carried
+), again as (
+    select gone.*, (gone.carried #>> '{$flow,lane}'::text[])::bigint as lane from gone
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
         crash_count, lease, lane, state, waits_for)
-    select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, headers,
+    select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, carried,
            begun.at + pg_catalog.make_interval(secs => case when %(gap)s::float8 > 0::float8
                                                  then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
            created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease,
            lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
-    from gone cross join begun
+    from again cross join begun
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)

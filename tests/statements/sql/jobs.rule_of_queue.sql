@@ -1,0 +1,1 @@
+select name from "pgqueue".limit_rule where name = any(array[%(name)s::text])
