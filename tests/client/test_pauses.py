@@ -1,6 +1,8 @@
 """Tasks are paused and resumed: for each claim that begins after the commit, with no job forgotten."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,10 +24,11 @@ FOR_EVER = PauseSettings(None, None, None, "alice")
 
 
 def claims(conn: Conn, **more: Any) -> list[int]:
-    """Claim by each of the three statements."""
+    """Claim by each of the statements."""
     worker, rooms = add_worker(conn), {"default": 10}
     jobs = db.run(conn, QUERIES.jobs.claim(worker, rooms, 10))
     jobs += db.run(conn, QUERIES.jobs.claim_beyond(worker, rooms, 10, {("default", 0): (LONG_AGO, 0)}))
+    jobs += db.run(conn, QUERIES.jobs.claim_oldest(worker, rooms, 10, 0.0))
     jobs += db.run(conn, QUERIES.jobs.adopt(worker, rooms, ["shop.sync", "t"], 10))
     return [job.id for job in jobs]
 
@@ -63,6 +66,7 @@ def test_a_claim_under_way_goes_on_and_the_next_one_sees_the_pause(conn: Conn, c
     pausing.commit()
     assert db.run(conn, QUERIES.jobs.claim(worker, {"default": 1}, 1)) == []
     assert db.run(conn, QUERIES.jobs.claim_beyond(worker, {"default": 1}, 1, place)) == []
+    assert db.run(conn, QUERIES.jobs.claim_oldest(worker, {"default": 1}, 1, 0.0)) == []
     claiming.commit()
     assert [job.id for job in (*first, *second)] == jobs[:2]
 
@@ -260,6 +264,58 @@ def test_pause_and_resume_notify_workers_and_what_comes_back_its_queue(app: App,
         app.resume(task="t")
         app.resume(task="u")
         assert heard(listener, conn) == ["!pause", "!pause", "default"]
+
+
+def test_while_all_happens_at_once_no_claim_in_a_pause_takes_a_job_and_none_is_lost(
+    app: App, conn: Conn, connect: Connect
+) -> None:
+    """Claims, batches both ways, pauses and resumes in threads; each claim knows in which pause it fell."""
+    worker, over = add_worker(conn), threading.Event()
+    looks: list[tuple[float, float, list[int]]] = []  # when a claim began, when it was answered, what it took
+    conn.execute("insert into pgqueue.job_live (task, queue) select 't', 'default' from generate_series(1, 3000)")
+
+    def repeat(queries: Callable[[], list[Any]]) -> None:
+        own = connect()
+        own.autocommit = True
+        while not over.is_set():
+            for query in queries():
+                began = time.monotonic()
+                found = db.run(own, query)
+                if isinstance(found, list):
+                    looks.append((began, time.monotonic(), [job.id for job in found]))
+
+    def claiming() -> list[Any]:
+        place = {("default", 0): (LONG_AGO, 0)}
+        rooms = {"default": 3}
+        return [
+            QUERIES.jobs.claim(worker, rooms, 3), QUERIES.jobs.claim_beyond(worker, rooms, 3, place),
+            QUERIES.jobs.claim_oldest(worker, rooms, 3, 0.0),
+        ]  # fmt: skip
+
+    def moving() -> list[Any]:
+        return [QUERIES.pauses.set_aside(["default"], 50, 200), QUERIES.pauses.bring_back(["t"], 50)]
+
+    threads = [InThread(lambda each=each: repeat(each)) for each in (claiming, claiming, moving, moving)]
+    pauses: list[tuple[float, float]] = []
+    while len(pauses) < 20 and not any(thread.done for thread in threads):
+        app.pause(task="t")
+        committed = time.monotonic()
+        time.sleep(0.02)
+        pauses.append((committed, time.monotonic()))
+        app.resume(task="t")
+        time.sleep(0.01)
+    over.set()
+    for thread in threads:
+        thread.result()
+    within = [taken for began, ended, taken in looks for start, end in pauses if start <= began and ended <= end]
+    assert len(within) > 20
+    assert not any(within)
+    taken = [job for _, _, jobs in looks for job in jobs]
+    assert len(taken) == len(set(taken)) > 0
+    while db.run(conn, QUERIES.pauses.bring_back(["t"], 1000)):
+        pass
+    left = "select count(*) filter (where state = 'pending'), count(*) from pgqueue.job_live"
+    assert conn.execute(left).fetchone() == (3000 - len(taken), 3000)
 
 
 # -- What is done to a job that was set aside
