@@ -81,6 +81,20 @@ def test_scheduled_and_retrying_jobs_count_and_running_ones_do_not(conn: Conn, a
     assert db.run(conn, QUERIES.jobs.depth("bulk", 100)) == 2
 
 
+@pytest.mark.parametrize("jobs", [3, 20_000], ids=["exactly", "from a sample"])
+def test_jobs_that_were_set_aside_count(conn: Conn, jobs: int) -> None:
+    conn.execute(
+        "insert into pgqueue.job_live (task, queue, state, waits_for)"
+        " select 't' || i %% 3, case when i > %(jobs)s then 'other' else 'bulk' end, 'blocked', 'pause'"
+        " from generate_series(1, 2 * %(jobs)s) as i",
+        {"jobs": jobs},
+    )
+    conn.execute("insert into pgqueue.job_live (task, queue) select 't', 'bulk' from generate_series(1, %s)", (jobs,))
+    limit = 10 if jobs < 10 else 100_000
+    assert db.run(conn, QUERIES.jobs.depth("bulk", limit)) == pytest.approx(2 * jobs, abs=0 if jobs < 10 else 640)
+    assert db.run(conn, QUERIES.jobs.depth("bulk", 4 if jobs < 10 else 30_000)) <= (5 if jobs < 10 else 31_000)
+
+
 def test_no_more_is_counted_than_has_to_be(conn: Conn, app: App) -> None:
     app.task(name="t", queue="bulk")(lambda: None).enqueue_many([{}] * 50)
     assert db.run(conn, QUERIES.jobs.depth("bulk", 10)) == 11

@@ -372,7 +372,8 @@ def test_a_depth_reads_a_bounded_part_of_one_index(backlog: Conn, generic: bool)
     for limit, kind, pages in ((1000, "", 1500), (1_000_000, "_sample", 5000)):
         backlog.execute("deallocate all")
         plan = explain(backlog, QUERIES.jobs.depth("q0", limit), generic=generic)
-        assert job_scans(plan) == {f"job_live{kind or '_ready'}", f"job_live_turn{kind}"}
+        empty = {"job_live_paused", "job_live_paused_queue"}  # test_task_pauses reads them when they are not
+        assert job_scans(plan) - empty == {f"job_live{kind or '_ready'}", f"job_live_turn{kind}"}
         assert buffers(plan) < pages
 
 

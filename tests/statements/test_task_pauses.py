@@ -126,3 +126,19 @@ def test_what_was_set_aside_is_found_by_its_task_and_brought_back_in_order(backl
     assert rows_read(plan) <= 300
     back = "select count(*) from (select state from pgqueue.job_live where task = 'shop.sync' order by run_at, id"
     assert scalar(backlog, f"{back} limit 100) as first where state = 'pending'") == 100
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize(("limit", "rows"), [(1000, 2100), (1_000_000, 400)])
+def test_the_depth_of_a_queue_reads_what_was_set_aside_to_a_bound(
+    backlog: Conn, limit: int, rows: int, generic: bool
+) -> None:
+    backlog.execute(
+        "insert into pgqueue.job_live (task, queue, state, waits_for) select 'a', 'other', 'blocked', 'pause'"
+        f" from generate_series(1, {JOBS})"
+    )
+    backlog.execute("update pgqueue.job_live set state = 'blocked', waits_for = 'pause' where task = 'shop.sync'")
+    plan = explain(backlog, QUERIES.jobs.depth("default", limit), generic=generic)
+    assert "job_live_paused_queue" in job_scans(plan)
+    assert rows_read(plan) <= rows
+    assert sorted_rows(plan) == 0

@@ -10,10 +10,14 @@ from pgqueue.queries.jobs.waiting import TURN_ORDER, TURN_QUEUES, WAITS
 MOST_COUNTED = 10_000
 MOST_TOGETHER = 50_000  # over all queues
 
+# A job that was set aside, because its task is paused.
+_ASIDE: LiteralString = "j.state = 'blocked' and j.waits_for = 'pause'"
+
 # Count the jobs that wait in a queue, due or not, up to `limit` + 1. The statement reads lane by lane in the order of
 # job_live_ready, as CLAIM does. The plain form, without an order, reads the whole table where the statistics say that
 # the queue fills much of it; with an order it sorts the whole queue where there are no statistics. Metered jobs are
-# counted in the order of job_live_turn, whatever their lanes.
+# counted in the order of job_live_turn, whatever their lanes, and those that were set aside in that of
+# job_live_paused_queue.
 DEPTH: LiteralString = fill(
     """
 with recursive lane(priority) as (
@@ -35,13 +39,17 @@ select count(*) from (
     union all
     (select from {s}.job_live j where {waits} and j.queue::text = %(queue)s::text
      order by j.queue, j.lane, j.priority desc limit %(limit)s + 1)
+    union all
+    (select from {s}.job_live j where {aside} and j.queue::text = %(queue)s::text
+     order by j.queue, (j.id %% 64::bigint) limit %(limit)s + 1)
     limit %(limit)s + 1) as counted""",
     waits=WAITS,
+    aside=_ASIDE,
 )
 
-# Estimate the same of a deep queue from one job in 64 (job_live_sample, and job_live_turn_sample). A counter would be
-# exact, but all enqueues would wait for its row; to count all entries takes tens of milliseconds for a hundred
-# thousand.
+# Estimate the same of a deep queue from one job in 64 (job_live_sample, job_live_turn_sample, job_live_paused_queue). A
+# counter would be exact, but all enqueues would wait for its row; to count all entries takes tens of milliseconds for
+# a hundred thousand.
 SAMPLED_DEPTH: LiteralString = fill(
     """
 select 64 * count(*) from (
@@ -51,8 +59,12 @@ select 64 * count(*) from (
     union all
     (select from {s}.job_live j
      where {waits} and j.queue::text = %(queue)s::text and j.id %% 64::bigint = 0 limit %(limit)s / 64 + 1)
+    union all
+    (select from {s}.job_live j
+     where {aside} and j.queue::text = %(queue)s::text and j.id %% 64::bigint = 0 limit %(limit)s / 64 + 1)
     limit %(limit)s / 64 + 1) as w""",
     waits=WAITS,
+    aside=_ASIDE,
 )
 
 EXACT_DEPTH = 10_000

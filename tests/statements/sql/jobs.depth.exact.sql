@@ -17,4 +17,7 @@ select count(*) from (
     union all
     (select from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = %(queue)s::text
      order by j.queue, j.lane, j.priority desc limit %(limit)s + 1)
+    union all
+    (select from "pgqueue".job_live j where j.state = 'blocked' and j.waits_for = 'pause' and j.queue::text = %(queue)s::text
+     order by j.queue, (j.id %% 64::bigint) limit %(limit)s + 1)
     limit %(limit)s + 1) as counted
