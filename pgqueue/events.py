@@ -168,6 +168,16 @@ class ScheduleSkipped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LimitReconciled(Event):
+    """The counter of a bucket said that `counted` jobs ran, and `running` did: somebody had removed running jobs by
+    hand. It is right again."""
+
+    bucket: str
+    counted: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStarted(Event):
     """A worker is registered and begins to claim."""
 

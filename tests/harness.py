@@ -102,7 +102,8 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
     """Return a claimed job with the fields that `Queries.resolve` reads."""
     now = datetime.now(UTC)
     attempt, most = other.get("attempt", 1), other.get("max_attempts", 3)
-    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, 0.0, WORKER)
+    lane = other.get("lane")
+    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, 0.0, lane, WORKER)
 
 
 def add_worker(

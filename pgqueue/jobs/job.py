@@ -70,7 +70,8 @@ class ClaimedJob:
     """A job that a worker has claimed. `lease` fences whatever the worker writes about it.
 
     `waited`: the seconds from when it was due until it was claimed, by the database's clock. `due`, `began` and `ended`
-    are times of the worker's monotonic clock; 0 where the job was given back before it began.
+    are times of the worker's monotonic clock; 0 where the job was given back before it began. `lane`: that of a metered
+    job.
     """
 
     id: int
@@ -86,6 +87,7 @@ class ClaimedJob:
     max_attempts: int
     lease: int
     waited: float
+    lane: int | None
     worker_id: UUID
     due: float = 0.0
     began: float = 0.0

@@ -19,6 +19,7 @@ OUTCOMES = {
     "rescue_spent": "failed",
     "rescue_cancelled": "cancelled",
     "expire": "expired",
+    "skip": "skipped",  # by the rule of a full bucket
 }
 UNKNOWN = "unknown"  # what metrics call every task that the app has not registered
 BUCKETS = 128  # the last ones are for centuries

@@ -29,6 +29,7 @@ from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.roles import RoleQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
+from pgqueue.queries.turns import TurnQueries
 from pgqueue.queries.waits import WaitQueries
 from pgqueue.queries.why import WhyQueries
 from pgqueue.queries.workers import WorkerQueries
@@ -42,6 +43,7 @@ class Queries:
     def __init__(self, schema: str, codec: Codec | None = None, *, templates: Templates | None = None) -> None:
         templates = templates or Templates(schema)
         self.jobs = JobQueries(templates, codec)
+        self.turns = TurnQueries(templates, codec)
         self.workers = WorkerQueries(templates, codec)
         self.schedules = ScheduleQueries(templates, codec)
         self.waits = WaitQueries(templates, codec)

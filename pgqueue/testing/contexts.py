@@ -140,5 +140,6 @@ def _job(task: "Task[..., Any] | str", **fields: Unpack[JobFields]) -> ClaimedJo
         max_attempts=fields.get("max_attempts") or (spec.max_attempts if spec else 20),
         lease=attempt,
         waited=0.0,
+        lane=None,
         worker_id=UUID(int=0),
     )

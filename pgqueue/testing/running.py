@@ -196,7 +196,8 @@ class Runner:
 
     async def _travel_to_next(self, queues: Sequence[str] | None) -> bool:
         queries, served = self._backend.queries, await self._served(queues)
-        of_all = [await self._link.run(ask(served)) for ask in (queries.jobs.next_due, queries.test.next_turn)]
+        due = await self._link.run(queries.jobs.next_due(served))
+        of_all = [due.seconds, await self._link.run(queries.test.next_turn(served))]
         seconds = min((each for each in of_all if each is not None), default=None)
         if seconds is not None:
             self._backend.declare_schedules()  # before the clock moves: their ticks count from now

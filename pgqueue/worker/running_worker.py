@@ -25,6 +25,7 @@ from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.activity_writer import ActivityWriter
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
+from pgqueue.worker.duties.limit_keeper import LimitKeeper
 from pgqueue.worker.duties.listener import Listener
 from pgqueue.worker.duties.operation_finisher import OperationFinisher
 from pgqueue.worker.duties.pauser import Pauser
@@ -71,6 +72,7 @@ class RunningWorker:
         self._watchdog = Watchdog(chores, core.identity, signals)
         self._canceller = Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
+        self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser = Pauser(chores, core, signals)
         self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser]
         self.duties += [
@@ -79,6 +81,7 @@ class RunningWorker:
             ResultExpirer(chores, queries, app.tasks),
             OperationFinisher(chores, core),
             Pruner(links["prune"], chores, core),
+            self._limit_keeper,
         ]
         if core.slots.has_patterns:
             self.duties.append(QueueFinder(chores, core, signals, frontier))
@@ -114,7 +117,10 @@ class RunningWorker:
         signals.heartbeat_recovered = self._heartbeat_recovered
         signals.cannot_run_jobs = stop
         signals.listening = self._listening
-        signals.job_committed = producer.wake
+        signals.job_committed = producer.job_committed
+        signals.turn_over = producer.turn_over
+        signals.turns_ended = producer.turns_ended
+        signals.metered_found = self._limit_keeper.metered_found
         signals.queue_appeared = self._find_queues
         signals.cancellation_requested = self._canceller.wake
         signals.worker_died = self._rescuer.wake

@@ -37,6 +37,10 @@ class Shares:
         self._credits: dict[str, float] = {}  # of queues that are not idle: jobs that are owed to them
         self._idle: set[str] = set()
 
+    def part_of(self, given: str) -> float:
+        """Return the part of a queue, or of a pattern, while all have jobs."""
+        return self._shares.get(given, 1) / max(sum(self._shares.values()), 1)
+
     def divide(
         self, room: int, rooms: Mapping[str, int], held: Mapping[str, int], given: Mapping[str, str]
     ) -> Division:

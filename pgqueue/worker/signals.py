@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.queries.turns.full import FullLane
 
 
 def ignore(*_: object) -> None:
@@ -28,6 +29,9 @@ class WorkerSignals:
     job_put_back: Callable[[ClaimedJob, float], None] = ignore  # it is due in so many seconds
     outcomes_written: Callable[[], None] = ignore  # a batch of them: fewer wait now
     attempts_ended: Callable[[Sequence[tuple[ClaimedJob, Resolution]]], None] = ignore  # and it is in the database
+    turn_over: Callable[[ClaimedJob], None] = ignore  # a metered job has left its slot
+    turns_ended: Callable[[Sequence[ClaimedJob]], None] = ignore  # and the ends of these are written
+    metered_found: Callable[[Sequence[FullLane]], None] = ignore  # and these lanes, where a rule says what to do
     jobs_rescued: Callable[[], None] = ignore
     jobs_brought_back: Callable[[], None] = ignore  # of a task that was paused, to their old places
     job_moved_unrun: Callable[[str, str, str], None] = ignore  # task, queue and verb

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from pgqueue.errors import InvalidOption, UnknownQueue
 from pgqueue.jobs.job import ClaimedJob
@@ -123,6 +124,17 @@ class Slots:
         given = {queue: name for name in self._given for queue in self._matching.get(name, (name,))}
         held = {queue: self._held[queue] - self._reserved_rooms.get(queue, 0) for queue in rooms}
         return self._shares.divide(room, rooms, held, given)
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether the queues have shares."""
+        return self._shares is not None
+
+    def part_left(self, queue: str) -> int:
+        """How many more slots a queue may have of its part while the other queues have jobs, too."""
+        given = next((name for name in self._given if queue in self._matching.get(name, (name,))), queue)
+        part = 1.0 if self._shares is None else self._shares.part_of(given)
+        return max(ceil(self.total * part) - self._held[queue], 0)
 
     def settle(self, division: Division, jobs: Iterable[ClaimedJob]) -> None:
         """Note what a claim brought, for the shares of the next ones."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from . import backlog, drain, enqueue, flow, idle, latency, overhead
+from . import backlog, drain, enqueue, flow, idle, latency, overhead, turns
 from .results import Record
 from .session import BenchSession
 
@@ -75,6 +75,22 @@ CASES = {
         Case("o-traced", "drain with tracing sampled out, against without", 200_000, overhead.traced),
         Case("o-traced-1ms", "the same with jobs that compute for a millisecond", 20_000,
              partial(overhead.traced, task="busy")),
+        Case("q-loose", "drain with a limit that does not bind, against plain jobs", 200_000,
+             partial(turns.against_plain, fill=turns.loose)),
+        Case("q-fair", "drain of 1,000 tenants that share fairly, against plain jobs", 200_000,
+             partial(turns.against_plain, fill=turns.fair)),
+        Case("q-tenant", "drain of 1,000 tenants, five at a time each, against plain jobs", 200_000,
+             partial(turns.against_plain, fill=turns.tenants)),
+        Case("q-own", "drain of jobs that have a bucket each, against plain jobs", 100_000,
+             partial(turns.against_plain, fill=turns.own_buckets)),
+        Case("q-behind", "drain of plain jobs beside 1,000,000 behind a full bucket, against without", 200_000,
+             partial(turns.beside_full, waiting=1_000_000)),
+        Case("q-one", "drain of empty jobs, one at a time", 5000, turns.one_at_a_time),
+        Case("q-rate", "100 a second, burst 10, over four workers", 2000, turns.at_a_rate),
+        Case("q-new", "one job of a new tenant beside 1,000,000 of another", 100, turns.new_tenant),
+        Case("q-slots", "jobs of 20 ms, ten of one key at a time, four workers", 5000, turns.used_slots),
+        Case("q-pinned", "drain of one limited lane, pinned by a snapshot", 300_000, turns.pinned),
+        Case("q-why", "why one of 1,000,000 jobs behind a full bucket does not run", 1_000_000, turns.look),
         Case("i", "idle worker", 0, idle.idle),
     )
 }  # fmt: skip

@@ -15,6 +15,9 @@ PENDING = """select (select count(*) from pgqueue.job_live where worker_id is no
     + (select count(*) from pgqueue.job_live
        where state = 'pending' and queue = 'default' and priority = 0 and run_at <= now())"""
 
+METERED = """ + (select count(*) from pgqueue.job_live
+       where state = 'blocked' and waits_for = 'turn' and queue = 'default' and run_at <= now())"""
+
 
 @contextmanager
 def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
@@ -36,6 +39,7 @@ class BenchDatabase:
         self.server = server
         self.name = name
         self.dsn = dsn
+        self.counts_metered = False  # among the pending jobs; off where some are to wait
         # Statistics are stale while a run drains a table: with them the planner would scan all of it at each poll.
         self.conn = psycopg.connect(dsn, autocommit=True, options="-c jit=off -c enable_seqscan=off")
 
@@ -46,7 +50,7 @@ class BenchDatabase:
 
     def pending(self) -> int:
         """Count the jobs that are due and have not ended."""
-        return int(self.value(PENDING))
+        return int(self.value(PENDING + METERED if self.counts_metered else PENDING))
 
     def finished(self) -> int:
         """Count the jobs kept as finished."""

@@ -27,6 +27,16 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("o-metrics", "o-traced", "o-traced-1ms"),
         (("overhead_percent", "% slower", ".1f"), ("jobs_s", "jobs/s", ",.0f"), ("jobs_s_without", "without", ",.0f")),
     ),
+    **dict.fromkeys(
+        ("q-loose", "q-fair", "q-tenant", "q-own", "q-behind"),
+        (("ratio", "of plain", ".2f"), ("jobs_s", "jobs/s", ",.0f"), ("jobs_s_plain", "plain jobs/s", ",.0f")),
+    ),
+    "q-one": (("jobs_s", "jobs/s", ",.0f"), ("hand_p50_ms", "ms between two, p50", ".2f")),
+    "q-rate": (("percent", "% of what is sustained", ".1f"), ("over", "windows over", ".0f")),
+    "q-new": (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f")),
+    "q-slots": (("percent", "% of the slots used", ".1f"), ("most", "most at once", ".0f")),
+    "q-pinned": FLOW,
+    "q-why": (("why_ms", "ms", ".1f"),),
     "m": (("rss_mib", "MiB", ".1f"), ("rss_percent", "± % in the second half", ".2f"), ("jobs_s", "jobs/s", ",.0f")),
     "i": (("cpu_percent", "% CPU", ".2f"), ("statements_s", "statements/s", ".2f"), ("rss_mib", "MiB", ".1f")),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The app that is measured: `pgqueue work -A tests.bench.tasks:app`. Its database is in PGQUEUE_DSN."""
 
+import asyncio
 from time import perf_counter
 
 import pgqueue
@@ -36,4 +37,11 @@ async def busy(i: int, email: str) -> None:
         pass
 
 
-TASKS = {task.name: task for task in (noop, noop_thread, noop_forget, busy)}
+@app.task(name="rest")
+async def rest(i: int, email: str, ms: int = 20) -> None:
+    """Rest for some milliseconds, as a job that waits for another service does."""
+    record_start(i)
+    await asyncio.sleep(ms / 1000)
+
+
+TASKS = {task.name: task for task in (noop, noop_thread, noop_forget, busy, rest)}

@@ -199,7 +199,7 @@ RUNS = {
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
     dead.discard operations.lock operations.move operations.find_abandoned operations.put_off operations.fail
-    chosen.* retention.* pauses.tasks pauses.set_aside pauses.bring_back {_LOCKS} {_UPKEEP}""",
+    chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back {_LOCKS} {_UPKEEP}""",
     "scheduler": f"""
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",

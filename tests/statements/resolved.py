@@ -120,6 +120,7 @@ def parse_trees(conn: Conn, query: Query[Any]) -> list[Any]:
         with conn.transaction(force_rollback=True):
             conn.execute("set local client_min_messages = log")
             conn.execute("set local debug_print_parse = on")
+            conn.execute("set local debug_pretty_print = off")  # it breaks words where a tree is deep
             found.clear()
             conn.execute(query.sql, query.params or None, prepare=True, binary=True if query.params else None)
     except (psycopg.errors.RaiseException, psycopg.errors.InvalidTransactionTermination):

@@ -175,7 +175,7 @@ def test_a_claim_of_the_oldest_hops_along_the_ready_index_and_walks_no_lane(
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 def test_next_due_hops_along_the_ready_index(backlog: Conn, generic: bool) -> None:
     plan = explain(backlog, QUERIES.jobs.next_due(QUEUES), generic=generic)
-    assert job_scans(plan) == {"job_live_ready"}
+    assert job_scans(plan) == {"job_live_ready", "job_live_turn"}
     assert sorted_rows(plan) <= 21
     assert buffers(plan) < 300
 

@@ -23,6 +23,8 @@ from pgqueue.queries import Query
 from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.retention import Sweep
+from pgqueue.queries.turns.claim import Line
+from pgqueue.queries.turns.full import FullLane
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
@@ -40,6 +42,7 @@ NOW = datetime.now(UTC)
 ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
 BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
+LINES = [Line(lane, 0, f'["r/{lane}"]', 5) for lane in range(10)]
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
 ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
 KEYS = key_hashes("t", ["k5", "new"])
@@ -57,6 +60,19 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.next_due": QUERIES.jobs.next_due(list(ROOMS)),
     "jobs.resolve": QUERIES.jobs.resolve(BATCH),
     "jobs.resolve successes": QUERIES.jobs.resolve([(job, PLAIN_SUCCESS) for job, _ in BATCH]),
+    "jobs.resolve metered": QUERIES.jobs.resolve(
+        [(claimed(i, 1, lane=1), ends) for (_, ends), i in zip(BATCH, range(40), strict=True)]
+    ),
+    "jobs.resolve metered successes": QUERIES.jobs.resolve([(claimed(i, 1, lane=1), PLAIN_SUCCESS) for i in range(40)]),
+    "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
+    "turns.look": QUERIES.turns.look([(queue, -(2**63)) for queue in ROOMS], 100),
+    "turns.make_buckets": QUERIES.turns.make_buckets(["r/1", "r/new"]),
+    "turns.drop_idle_buckets": QUERIES.turns.drop_idle_buckets(100),
+    "turns.find_drift": QUERIES.turns.find_drift(100),
+    "turns.cancel_behind": QUERIES.turns.cancel_behind(FullLane("q0", 0, 0, "r/0", "skip"), 50),
+    "turns.cancel_holders": QUERIES.turns.cancel_holders(FullLane("q0", 0, 0, "r/0", "cancel_running")),
+    "turns.lock_bucket": QUERIES.turns.lock_bucket("r/1"),
+    "turns.reconcile": QUERIES.turns.reconcile("r/1"),
     "jobs.lock_unlocked": QUERIES.jobs.lock_unlocked([1, 2]),
     "jobs.release_strays": QUERIES.jobs.release_strays(WORKER, [1, 2]),
     "jobs.rescue": QUERIES.jobs.rescue(WORKER, 5, {"t": 1}, 10),
@@ -180,6 +196,8 @@ SCHEDULE_VERBS = (
 )  # fmt: skip
 # Statements that are not tested here, and why.
 EXEMPT = {
+    "jobs.enqueue_many_metered": "inserts what it was given, as jobs.enqueue_many does: test_explain_metered",
+    "jobs.change_flows": "one batch of an edit: by primary key",
     "pauses.set_aside": "walks as a full scan of claims does, only while a task is paused, a twentieth of the time",
     "activity.record": "inserts what it was given, a row a task, queue and outcome",
     **dict.fromkeys(
@@ -300,7 +318,16 @@ select 't', 'q0', 'running', 1, 1, w.id, now() from pgqueue.worker w, generate_s
 insert into pgqueue.job_live (task, queue, state, waits_for)
 select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, {size} / 20) as i;
 insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
-select 's' || i, 't', 'q0', 60, now() + make_interval(secs => i) from generate_series(-5, 20) as i"""
+select 's' || i, 't', 'q0', 60, now() + make_interval(secs => i) from generate_series(-5, 20) as i;
+insert into pgqueue.limit_rule (name, max_running) values ('r', 3);
+insert into pgqueue.limit_bucket select 'r/' || i from generate_series(0, 9) as i;
+insert into pgqueue.limit_use (name, version, rule, running)
+select 'r/' || i, 5, 'r', case i when 0 then 3 else 0 end from generate_series(0, 9) as i;
+insert into pgqueue.job_live (task, queue, state, waits_for, lane, headers, run_at)
+select 't', 'q0', 'blocked', 'turn', lane,
+       jsonb_build_object('$flow', jsonb_build_object('lane', lane, 'buckets', jsonb_build_array('r/' || lane))),
+       now() - make_interval(secs => i / 100.0)
+from generate_series(1, {size} / 5) as i, lateral (select case when i % 4 > 0 then 0 else i / 4 % 10 end) as l(lane)"""
 HISTORY = """
 insert into pgqueue.job_finished (id, task, queue, state, finished_at)
 select -i, 't', 'q0', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;

@@ -107,6 +107,15 @@ def test_a_claim_is_one_walk_and_one_scan_whatever_the_last_vacuum_found(
 # A scan that starts at some place of an index steps over the dead entries there, whatever the plan.
 WALKS = {
     "jobs.claim": "from the beginning of each lane; in between a worker claims beyond what it knows to be dead",
+    "jobs.claim_oldest": "from the beginning of each lane, in one of sixteen claims and for a twentieth of the time",
+    "jobs.count_turns": "each lane to its end, or until it has counted enough",
+    "pauses.left": "what each worker runs",
+    "turns.claim": "from the place of each lane: a worker knows it, this test gives none",
+    "turns.look": "from the beginning of each lane, for a twentieth of the time",
+    "turns.find_drift": "what each worker runs",
+    "turns.reconcile": "what each worker runs",
+    "turns.cancel_holders": "what each worker runs, where a rule says so of a full bucket",
+    "turns.cancel_behind": "from the beginning of a lane, where a rule says so of a full bucket",
     "jobs.claim_beyond": "from where this worker has read to: here others have, since",
     "jobs.next_due": "from the beginning of each lane",
     "jobs.find_queues": "from the beginning of each queue",
@@ -115,6 +124,15 @@ WALKS = {
     "why.ahead": "each lane from its beginning to the place of the job, or until it has counted enough",
     "activity.rates": "each lane from a minute ago on, or until it has counted enough",
     "jobs.count": "each lane to its end, or until it has counted enough",
+}
+# Small indexes that a statement reads from their beginning, and that hold no more than what runs, or is set aside.
+WHOLE = {
+    "pauses.left": "the first worker that runs jobs, and then from one to the next",
+    "pauses.tasks": "the first task of which jobs are set aside, and then from one to the next",
+    "turns.cancel_holders": "what runs: where a rule says that a running job gives way",
+    "turns.find_drift": "what runs: every twenty seconds, where metered jobs are",
+    "turns.reconcile": "what runs: where a counter differs from it",
+    "why.buckets": "what runs: asked by hand",
 }
 TABLES = ("job_live", "idempotency_key", "result_expiry", "waiter")
 MORE = """
@@ -149,7 +167,7 @@ def test_no_statement_walks_over_what_is_dead_to_find_rows_by_a_key(emptied: str
     costs = {name: too_much(plan) for name, plan in plans.items()}
     assert {name: cost for name, cost in costs.items() if cost and name not in WALKS} == {}
     walks = {name: [node["Index Name"] for node in nodes(plan) if walking(node)] for name, plan in plans.items()}
-    assert {name: found for name, found in walks.items() if found and name not in STATUS} == {}
+    assert {name: found for name, found in walks.items() if found and name not in STATUS | WHOLE.keys()} == {}
 
 
 def walking(node: Node) -> bool:

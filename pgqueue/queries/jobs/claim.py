@@ -21,22 +21,29 @@ from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED, PAUSED_TASKS, TASK_PA
 # state is not a constant: with a constant the planner may use a partial index, and a long transaction keeps dead
 # entries there.
 # `least`: only SQL can have written a larger lease, and one such row must not make the claims of its whole queue fail.
-MOVE_PICKED: LiteralString = """moved as (
+MOVED: LiteralString = """moved as (
     update {s}.job_live j
     set state = 'running', waits_for = null, progress = null, attempt = j.attempt + 1,
         lease = least(j.lease, 4611686018427387903) + 1, worker_id = %(worker)s, claimed_at = now(),
         unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
-        j.max_attempts, j.lease, j.history
+        j.max_attempts, j.lease, j.history, j.lane
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
-)
-select id, task, queue, priority, args::text, case when cardinality(tags) > 0 then tags end,
+)"""
+# The columns of a claimed job. Reads `moved`.
+CLAIMED: LiteralString = """id, task, queue, priority, args::text, case when cardinality(tags) > 0 then tags end,
        nullif(headers::jsonb, '{{}}')::text, run_at, created_at, attempt, max_attempts, lease,
-       date_part('epoch'::text, now() - run_at::timestamptz)
-from moved"""
+       date_part('epoch'::text, now() - run_at::timestamptz), lane"""
+MOVE_PICKED: LiteralString = fill(
+    """{moved}
+select {claimed}
+from moved""",
+    moved=MOVED,
+    claimed=CLAIMED,
+)
 
 # The queues that a worker serves, in its order, each with how many jobs it may give. Paused queues give nothing. A
 # worker that was declared lost gets nothing: its jobs would be taken from it at once.
@@ -198,12 +205,16 @@ cross join lateral (
 # already. A worker runs this after a claim that came back empty, to sleep exactly that long. One hop a lane, as in
 # CLAIM: the first row of a lane is its earliest. Where that row has expired, or its task is paused, no claim takes it,
 # so the answer is a second from now at the earliest, until EXPIRE has ended it or SET_ASIDE has taken it away. To step
-# over such rows here would take a filter, and with a filter the planner, without statistics, sorts the queue.
+# over such rows here would take a filter, and with a filter the planner, without statistics, sorts the queue. Tells too
+# whether metered jobs wait there: a probe of job_live_turn for each queue.
 NEXT_DUE: LiteralString = fill(
     """
 select extract(epoch from min(case when first.expired or first.task = any({paused_tasks})
                                    then greatest(first.run_at, now() + interval '1 s') else first.run_at end)
-               - clock_timestamp())::float8
+               - clock_timestamp())::float8,
+       exists (select from unnest(%(queues)s::text[]) as served(name) cross join lateral (
+           select from {s}.job_live j
+           where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.name limit 1) as metered)
 from unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired, task) as (
@@ -264,6 +275,13 @@ def _labels(rows: Sequence[Row]) -> dict[str, list[str]]:
     return labels
 
 
+class NextDue(NamedTuple):
+    """In how many seconds the next pending job is due, None if none is there; and whether metered jobs wait."""
+
+    seconds: float | None
+    metered: bool
+
+
 class ClaimQueries(Statements):
     """Claiming jobs."""
 
@@ -306,6 +324,6 @@ class ClaimQueries(Statements):
         """Find the labels under which jobs of these tasks are parked, by task."""
         return Query(self._sql(PARKED_LABELS), _labels, {"tasks": list(tasks)})
 
-    def next_due(self, queues: Sequence[str]) -> Query[float | None]:
-        """Tell in how many seconds the next pending job of these queues is due."""
-        return Query(self._sql(NEXT_DUE), lambda rows: rows[0][0], {"queues": list(queues)})
+    def next_due(self, queues: Sequence[str]) -> Query[NextDue]:
+        """Tell in how many seconds the next pending job of these queues is due, and whether metered jobs wait."""
+        return Query(self._sql(NEXT_DUE), lambda rows: NextDue(*rows[0]), {"queues": list(queues)})

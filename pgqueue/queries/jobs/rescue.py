@@ -8,13 +8,15 @@ from uuid import UUID
 from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
+from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
 # again at once. A job without one, or one that has crashed as many workers as its task allows, becomes a dead letter
 # whose error names them all. From the second crash on, jobs come back spread over seconds, so that jobs which ran
 # beside the one that crashes workers are not beside it each time. A job with a cancel request ends as cancelled.
 # The limit of a task that this worker does not know stands in the job's header, which may be any JSON if SQL wrote it.
-# Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time.
+# Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time. A
+# metered job waits for its turn again, and what it has taken of its buckets is given back; its crash is a failure.
 # A job may name a worker without a row. `orphan` looks for such names between those of the workers that exist: in
 # each gap it hops through job_live_running from one name to the next. So it costs a probe a worker, whatever the
 # statistics say, and however many jobs run, or have run and are dead entries that a long transaction keeps.
@@ -50,12 +52,13 @@ with recursive gap(low, high) as (
     ) as found limit %(at_most)s
 ), requeued as (
     update {s}.job_live j
-    set state = 'pending', worker_id = null, claimed_at = null, crash_count = j.crash_count + 1,
+    set state = {back_to}, waits_for = {back_for}, worker_id = null, claimed_at = null,
+        crash_count = j.crash_count + 1,
         run_at = now() + interval '1 s' * random()
         * case when j.crash_count > 0 then 2::float8 ^ least(j.crash_count, 6)::float8 else 0 end
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
-    returning j.id, 'pending' as target, j.attempt, j.lease, lost.error, j.task, j.queue, lost.worker_id
+    returning j.id, {back_to} as target, j.attempt, j.lease, lost.error, j.task, j.queue, lost.worker_id, j.headers
 ), ended as (
     delete from {s}.job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
@@ -72,13 +75,21 @@ with recursive gap(low, high) as (
         where t.job_id = ended.id and t.reason = 'rescued'), why))
     from ended where target = 'failed'
 ), moved as (
-    select * from requeued union all select id, target, attempt, lease, error, task, queue, worker_id from ended
+    select * from requeued
+    union all select id, target, attempt, lease, error, task, queue, worker_id, headers from ended
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
-)
+), left_running as materialized (
+    select headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
+           case when target <> 'cancelled' then true end as failed, null::text[] as closes
+    from moved where headers::jsonb ? '$flow'::text
+), {free_buckets}
 select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved""",
     finish_cancelled=FINISH_CANCELLED,
+    free_buckets=FREE_BUCKETS,
+    back_to=BACK_TO,
+    back_for=BACK_FOR,
 )
 
 # Find the jobs that RESCUE would take. Runs when RESCUE fails, to find the row that makes it fail; reads all running
@@ -92,7 +103,7 @@ order by j.id limit %(at_most)s"""
 # was lost with the connection. `held` are the jobs that it has in a slot, or whose outcome is still to be written. The
 # worker must not be claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job with a cancel
 # request does not go on. The rows are locked first, and the rest goes by what the lock has found, because a cancel
-# request may be in flight.
+# request may be in flight. What metered jobs have taken of their buckets is given back.
 RELEASE_STRAYS: LiteralString = fill(
     """
 with strays as materialized (
@@ -100,10 +111,10 @@ with strays as materialized (
     where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) for update
 ), requeued as (
     update {s}.job_live j
-    set state = 'pending', worker_id = null, claimed_at = null, attempt = j.attempt - 1
+    set state = {back_to}, waits_for = {back_for}, worker_id = null, claimed_at = null, attempt = j.attempt - 1
     from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
     and strays.cancel_requested_at is null
-    returning j.id, 'pending' as target, j.attempt + 1 as attempt, j.lease, 'released' as reason
+    returning j.id, {back_to} as target, j.attempt + 1 as attempt, j.lease, 'released' as reason, j.headers
 ), ended as (
     delete from {s}.job_live j using strays
     where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
@@ -113,10 +124,18 @@ with strays as materialized (
     select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from requeued
     union all
     select id, target, attempt, lease, %(worker)s, reason, null from ended
-), {log_attempts}
+), {log_attempts}, left_running as materialized (
+    select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
+           null::bool as failed, null::text[] as closes
+    from (select headers from requeued union all select headers from ended) as l
+    where l.headers::jsonb ? '$flow'::text
+), {free_buckets}
 select id from requeued union all select id from ended""",
     finish_cancelled=FINISH_CANCELLED,
     log_attempts=LOG_ATTEMPTS,
+    free_buckets=FREE_BUCKETS,
+    back_to=BACK_TO,
+    back_for=BACK_FOR,
 )
 
 

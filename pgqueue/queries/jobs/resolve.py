@@ -10,6 +10,9 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
+from pgqueue.queries.jobs.turns import FREE_BUCKETS
+
+UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
 
 # Write a batch of outcomes, of whatever kinds, in one statement. Rows that end are deleted from job_live and inserted
 # into job_finished or dead_letter, rows that go on are updated, and every move is logged. Of a job without history
@@ -26,7 +29,9 @@ from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
 # By primary key. The subselects hide how long the arrays are, and the planner then probes the key for each row. If it
 # knows of hundreds, it reads the whole table, or compares each with each: 5 ms became 15 to 300 ms for 512 outcomes.
 # Rows are locked in the order of ids, here and in NOTE_PROGRESS, which may want the same ones.
-RESOLVE: LiteralString = fill(
+# A metered job (`lane`) takes buckets along while it runs. This statement does not touch it, so that none can leak
+# through it; RESOLVE_METERED gives them back.
+_RESOLVE: LiteralString = fill(
     r"""
 with given as materialized (
     select id, lease, target, reason, delay, refund, result, error, fingerprint
@@ -39,9 +44,9 @@ with given as materialized (
         as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
 ), ended as (
     delete from {s}.job_live j using given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and {metered}
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
-    returning j.*, g.result, g.error, g.fingerprint,
+    returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
@@ -54,34 +59,67 @@ with given as materialized (
     from ended where target = 'failed'
 ), kept as (
     update {s}.job_live j
-    set state = g.target, waits_for = case when g.target = 'blocked' then 'task' end,
+    set {goes_back}
         headers = case when g.target = 'blocked' and g.result is not null
             then j.headers::jsonb || jsonb_build_object('$version'::text, g.result) else j.headers end,
         run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and {metered}
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
-    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason, g.error
+    returning j.id, {went_back} as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
+        g.reason, g.error{returned}
 ), moved as (
     select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
     where history or target <> 'succeeded'
     union all
     select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
-), {log_attempts}
+), {log_attempts}{and_buckets}
 select id from ended union all select id from kept""",
     carried=CARRIED,
     log_attempts=LOG_ATTEMPTS,
+)
+RESOLVE: LiteralString = fill(
+    _RESOLVE,
+    metered="j.lane is null",
+    goes_back="state = g.target, waits_for = case when g.target = 'blocked' then 'task' end,",
+    went_back="g.target",
+    returned="",
+    and_buckets="",
+)
+
+# Write a batch of outcomes of metered jobs, successes too: what RESOLVE does, and their buckets get room again in the
+# same statement. Such a job goes back to where it waits for its turn, also where this worker does not know its task:
+# parked, it would be adopted without its buckets. What RateLimited closes comes as pairs of a job and a bucket.
+RESOLVE_METERED: LiteralString = fill(
+    _RESOLVE,
+    metered="j.lane is not null",
+    goes_back="state = 'blocked', waits_for = 'turn',",
+    went_back="'blocked'",
+    returned=", j.headers, g.delay, g.refund",
+    and_buckets=fill(
+        """, left_running as materialized (
+    select m.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets,
+        case when m.refund = 1 then m.delay end as seconds,
+        case when m.target = 'succeeded' then false when m.target <> 'cancelled' and m.refund = 0 then true end
+            as failed,
+        (select array_agg(c.bucket) from unnest((select %(closing)s::bigint[]), (select %(closed)s::text[]))
+         as c(id, bucket) where c.id = m.id) as closes
+    from (select id, headers, target, delay, refund from ended
+          union all select id, headers, target, delay, refund from kept) as m
+), {free_buckets}""",
+        free_buckets=FREE_BUCKETS,
+    ),
 )
 
 # Write a batch of plain successes, as most batches are: what RESOLVE does, with the same promises. One scan of the
 # primary key with an array instead of a probe for each row, and nothing to sort out, saves a fifth. The CASE keeps the
 # look-up of leases a hashed one; a plain `in` becomes a join.
-SUCCEED: LiteralString = fill(
+_SUCCEED: LiteralString = fill(
     """
 with ended as (
     delete from {s}.job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running'
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running' and {metered}
     and case when (j.id, j.lease) in (
         select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
     ) then true end
@@ -92,9 +130,24 @@ with ended as (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
-)
+){and_buckets}
 select id from ended""",
     carried=CARRIED,
+)
+SUCCEED: LiteralString = fill(_SUCCEED, metered="j.lane is null", and_buckets="")
+
+# Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does.
+SUCCEED_METERED: LiteralString = fill(
+    _SUCCEED,
+    metered="j.lane is not null",
+    and_buckets=fill(
+        """, left_running as materialized (
+    select headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds, false as failed,
+           null::text[] as closes
+    from ended
+), {free_buckets}""",
+        free_buckets=FREE_BUCKETS,
+    ),
 )
 
 # Note how far running jobs are, for callers that ask. Fenced like every write of a worker; by primary key. No index has
@@ -142,26 +195,34 @@ class ResolveQueries(Statements):
         return Query(self._sql(LOCK_UNLOCKED), _ids, {"ids": packed(ids)})
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
-        """Write a batch of resolutions of one worker's jobs. Returns the ids that moved; others lost their lease."""
+        """Write a batch of resolutions of one worker's jobs, of which all are metered or none is.
+
+        Returns the ids that moved; the others lost their lease.
+        """
         batch = sorted(batch, key=lambda entry: entry[0].id)
+        metered = bool(batch) and batch[0][0].lane is not None
         params: dict[str, Any] = {
             "ids": packed([job.id for job, _ in batch]),
             "leases": packed([job.lease for job, _ in batch]),
         }
         resolutions = [resolution for _, resolution in batch]
         if resolutions == [PLAIN_SUCCESS] * len(resolutions):
-            return Query(self._sql(SUCCEED), _ids, params)
+            return Query(self._sql(SUCCEED_METERED if metered else SUCCEED), _ids, params)
         params |= {
             "worker": batch[0][0].worker_id,
             "targets": lines([r.target for r in resolutions]),
             "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in resolutions]),
-            "delays": sparse([r.delay if r.verb in ("retry", "snooze") else None for r in resolutions]),
+            "delays": sparse([_delay(r, metered) for r in resolutions]),
             "refunds": packed([int(r.refund) for r in resolutions]),
             "results": lines([r.label or r.result for r in resolutions]),
             "errors": lines([_error_json(r.error) for r in resolutions]),
             "fingerprints": lines([r.fingerprint for r in resolutions]),
         }
-        return Query(self._sql(RESOLVE), _ids, params)
+        if not metered:
+            return Query(self._sql(RESOLVE), _ids, params)
+        closing = [(job.id, bucket) for job, resolution in batch for bucket in resolution.closes]
+        params |= {"closing": packed(job for job, _ in closing), "closed": [bucket for _, bucket in closing]}
+        return Query(self._sql(RESOLVE_METERED), _ids, params)
 
     def note_progress(self, notes: Sequence[tuple[ClaimedJob, str]]) -> Query[set[int]]:
         """Note how far jobs are, each a JSON object; returns the ids that are still this worker's."""
@@ -172,6 +233,13 @@ class ResolveQueries(Statements):
             "progress": [text for _, text in notes],
         }
         return Query(self._sql(NOTE_PROGRESS), _ids, params)
+
+
+def _delay(resolution: Resolution, metered: bool) -> float | None:
+    """Return after how many seconds a job that goes on is due; None where its time stays."""
+    if metered and resolution.verb == "park":
+        return UNKNOWN_DELAY
+    return resolution.delay if resolution.verb in ("retry", "snooze") else None
 
 
 def _error_json(error: ErrorInfo | None) -> str | None:

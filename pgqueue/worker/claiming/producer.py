@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Collection, Iterable
 
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
@@ -10,6 +11,7 @@ from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.ageing import Ageing
 from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
+from pgqueue.worker.claiming.turn_claims import TurnClaims
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -37,6 +39,8 @@ class Producer(Duty):
     changes seldom; or when jobs come often: a NOTIFY holds up the other commits of the database, so then the worker
     polls every hundredth of a second. When only the poll interval has woken it, it asks whether a job is due before it
     claims: the question writes nothing.
+
+    Metered jobs, of which the turns are decided by rules, are claimed beside the others, queue by queue.
     """
 
     name = "claim"
@@ -56,10 +60,13 @@ class Producer(Duty):
         self._frontier = frontier
         self._full_scan = full_scan
         self._ageing = Ageing(core, signals, frontier)
+        self._turns = TurnClaims(link, core, signals)
         self._paused: set[str] = set()
         self._woken = False  # since the last step began
+        self._handed_on = False  # a bucket has room again
         self._marked_waiting = False  # what the worker's row says
         self._full_since: float | None = None
+        self._rests_until = 0.0  # the next step that claims jobs of all kinds
         self._polls_fast = False  # jobs come often
         self._rate_from = (monotonic(), 0)  # when we began to count claims that brought jobs; how many there were
         self._pace_from = (monotonic(), 0)  # when the pace was last measured; how many jobs had ended by then
@@ -87,11 +94,30 @@ class Producer(Duty):
         if (self._full_since is not None or self._slots.limited) and self._slots.wants_jobs:
             self.wake()
 
+    def job_committed(self) -> None:
+        """Claim now: a notification says that a job was committed."""
+        self._turns.notified()
+        self.wake()
+
+    def turn_over(self, job: ClaimedJob) -> None:
+        """Note that a metered job has left its slot."""
+        self._turns.roster.left(job)
+
+    def turns_ended(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Claim again what shares a bucket with these metered jobs, which do not run any more."""
+        opened = [self._turns.roster.ended(job) for job in jobs]
+        if any(opened) and self._slots.wants_jobs:
+            self._handed_on = True
+            super().wake()
+
     def expect(self, job: ClaimedJob, delay: float) -> None:
         """Be awake in `delay` seconds: this worker has just put a job back until then."""
-        self._due_at = min(self._due_at, monotonic() + delay)
-        if not delay:
-            self._frontier.retreat(job)
+        if job.lane is not None:
+            self._turns.want_look()
+        else:
+            self._due_at = min(self._due_at, monotonic() + delay)
+            if not delay:
+                self._frontier.retreat(job)
         if delay < self._poll:
             self.wake()
 
@@ -119,6 +145,7 @@ class Producer(Duty):
     def start_over(self) -> None:
         """Assume nothing about the worker's row: it is a new one, for the id is new."""
         self._marked_waiting = False
+        self._turns.roster.drop_running()
         self.wake()
 
     async def step(self) -> float:
@@ -129,9 +156,18 @@ class Producer(Duty):
             async with self._full_scan.claims:
                 await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
-        delay = await self._claim_and_rest()
+        if self._handed_on and not self._woken and self._full_since is None and monotonic() < self._rests_until:
+            await self._hand_on()
+        else:
+            self._rests_until = monotonic() + await self._claim_and_rest()
+        self._handed_on = False
         self._strays_at = self._strays_next
-        return delay
+        return max(self._rests_until - monotonic(), 0.0)
+
+    async def _hand_on(self) -> None:
+        """Claim metered jobs alone, where the last claim has left no other ones: what ended hands on its place."""
+        for queue in self._turns.queues_in_order():
+            await self._claim_metered(queue)
 
     async def _release_strays(self) -> None:
         """Release jobs that the database says are ours and that we do not have: the answer to a claim was lost.
@@ -152,6 +188,7 @@ class Producer(Duty):
         room = min(slots.room(), sum(slots.room_by_queue().values()), MAX_CLAIM) if slots.wants_jobs else 0
         if not room:
             self._full_since = self._full_since or monotonic()
+            await self._turns.look(busy=True)  # a rule may say that jobs behind a full bucket do not wait
             return self._poll
         woken, self._woken = self._woken, False
         adopted = await self._adopt()
@@ -183,6 +220,46 @@ class Producer(Duty):
         self._rate_from = since, claims
 
     async def _claim(self) -> int:
+        """Claim from the queues in order, plain and metered jobs; return how many."""
+        await self._turns.look(busy=self._full_since is not None)
+        claimed = 0
+        if self._slots.has_shares:  # first what metered jobs of each queue may have of the slots, and last what is left
+            for queue in self._turns.queues_in_order():
+                claimed += await self._claim_metered(queue, self._slots.part_left(queue))
+            claimed += await self._claim_plain()
+            for queue in self._turns.queues_in_order():
+                claimed += await self._claim_metered(queue)
+            return claimed
+        for part in self._turns.parts(self._slots.queues):
+            if self._slots.room() <= 0:
+                break
+            if part.metered is not None:
+                claimed += await self._claim_metered(part.metered)
+            elif len(part.plain) == len(self._slots.queues):
+                claimed += await self._claim_plain()
+            else:
+                claimed += await self._claim_some(part.plain)
+        return claimed
+
+    async def _claim_metered(self, queue: str, most: int = MAX_CLAIM) -> int:
+        room = min(self._slots.room_by_queue().get(queue, 0), self._slots.room(), most)
+        if room <= 0:
+            return 0
+        began = monotonic()
+        jobs = await self._turns.claim(queue, room)
+        self._signals.claim_took(monotonic() - began)
+        self._signals.jobs_claimed(jobs)
+        return len(jobs)
+
+    async def _claim_some(self, queues: Collection[str]) -> int:
+        """Claim plain jobs of some of the queues: from the beginning of each lane where a full scan is due and cheap.
+
+        For the frontier that is no full scan: the next one is still due.
+        """
+        at_frontier = self._frontier.scan_is_costly or not self._frontier.scan_due()
+        return (await self._claim_once(at_frontier=at_frontier, only=queues))[1]
+
+    async def _claim_plain(self) -> int:
         """Claim at the frontier, unless a full scan is due; make a full scan too if that brought too few jobs.
 
         A costly full scan is left to the duty `FullScan`.
@@ -206,11 +283,13 @@ class Producer(Duty):
             return 0
         return await self._ageing.claim(self.link.run, self._slots.room_by_queue(), min(self._slots.room(), MAX_CLAIM))
 
-    async def _claim_once(self, *, at_frontier: bool) -> tuple[int, int]:
+    async def _claim_once(self, *, at_frontier: bool, only: Collection[str] | None = None) -> tuple[int, int]:
         """Claim as many jobs as there is room for; return how many that was, and how many came."""
-        if self._slots.has_patterns:
+        if self._slots.has_patterns and only is None:
             self._slots.take_turns()
         room, rooms = min(self._slots.room(), MAX_CLAIM), self._slots.room_by_queue()
+        if only is not None:
+            rooms = {queue: most for queue, most in rooms.items() if queue in only}
         if room <= 0 or not rooms:
             return 0, 0
         worker, began, division = self._identity.id, monotonic(), self._slots.divide(rooms, room)
@@ -218,6 +297,8 @@ class Producer(Duty):
         if at_frontier:
             jobs = await self.link.run(self._queries.jobs.claim_beyond(worker, portions, room, self._frontier.places))
             self._frontier.rely()
+        elif only is not None:
+            jobs = await self.link.run(self._queries.jobs.claim(worker, portions, room))
         else:
             with self._frontier.scanning() as scan:
                 jobs = await self.link.run(self._queries.jobs.claim(worker, portions, room))
@@ -225,6 +306,7 @@ class Producer(Duty):
         self._signals.claim_took(monotonic() - began)
         self._slots.settle(division, jobs)
         self._frontier.advance(jobs)
+        self._turns.note_plain(rooms, jobs)
         self._signals.jobs_claimed(jobs)
         return room, len(jobs)
 
@@ -272,15 +354,19 @@ class Producer(Duty):
     async def _nothing_due(self) -> bool:
         """Whether this step may leave out its claim: the worker waits, and knows of no job that is due."""
         resting = self._marked_waiting and self._full_since is None and not self._frontier.relied_on
+        resting = resting and self._turns.rests
         if not resting or monotonic() >= self._due_at or monotonic() < self._ask_from:
             return False
         due = await self._ask_due()
-        return due is None or due > 0
+        return (due is None or due > 0) and self._turns.rests
 
     async def _ask_due(self) -> float | None:
         """Return in how many seconds the next job is due, None if there is none; note it for how long to sleep."""
         began = monotonic()
-        due = await self.link.run(self._queries.jobs.next_due(list(self._slots.room_by_queue())))
+        found = await self.link.run(self._queries.jobs.next_due(list(self._slots.room_by_queue())))
+        due = found.seconds
+        if found.metered:
+            self._turns.want_look()
         self._asked_at = monotonic()
         self._ask_from = self._asked_at + SCAN_SHARE * (self._asked_at - began)
         # A job that is due, but that the claim did not bring, is locked by another transaction: pause before the next.
@@ -291,4 +377,4 @@ class Producer(Duty):
         if monotonic() >= max(self._ask_from, min(self._due_at, self._asked_at + self._poll)):
             await self._ask_due()
         wakes_at = max(self._due_at, self._ask_from) - monotonic()
-        return min(max(wakes_at, 0.0), self._frontier.scan_in, self._poll)
+        return min(max(wakes_at, 0.0), self._frontier.scan_in, self._turns.rest_in(), self._poll)

@@ -22,15 +22,33 @@ class OutcomeWriter:
         self._with_target = {name for name, target in self._targets.items() if target is not None}
 
     async def write(self, link: Link, batch: Outcomes) -> set[int]:
-        """Write a batch of outcomes; return the ids of the jobs that moved."""
+        """Write a batch of outcomes; return the ids of the jobs that moved.
+
+        Those of metered jobs are written by a statement of their own, in which their buckets get room again.
+        """
+        metered = [entry for entry in batch if entry[0].lane is not None]
+        if not metered:
+            return await self._write(link, batch)
+        plain = [entry for entry in batch if entry[0].lane is None]
+        moved = await self._write(link, metered)
+        return moved | await self._write(link, plain) if plain else moved
+
+    async def _write(self, link: Link, batch: Outcomes) -> set[int]:
         if (not self._ttls or not self._ttls_of(batch)) and (not self._with_target or not self._dead_of(batch)):
             return await link.run(self._queries.resolve(batch))
         async with link.connection() as conn, conn.transaction():
             return await self.write_on(conn, batch)
 
     async def write_on(self, conn: db.AsyncConnection, batch: Outcomes) -> set[int]:
-        """Write a batch of outcomes in the transaction of a connection; return the ids of the jobs that moved."""
-        moved = await db.run_async(conn, self._queries.resolve(batch))
+        """Write a batch of outcomes in the transaction of a connection; return the ids of the jobs that moved.
+
+        Metered jobs come last: their buckets are locked until the transaction ends.
+        """
+        moved: set[int] = set()
+        for metered in (False, True):
+            if part := [entry for entry in batch if (entry[0].lane is not None) is metered]:
+                written = await db.run_async(conn, self._queries.resolve(part))
+                moved.update(written)
         if ttls := self._ttls_of(batch):
             expiries = {job: ttls[job] for job in moved & ttls.keys()}
             await db.run_async(conn, self._queries.set_result_expiry(expiries))

@@ -20,6 +20,7 @@ log = logging.getLogger("pgqueue.worker")
 BATCH = 500
 VERBS = {
     JobState.PENDING: "rescue",
+    JobState.BLOCKED: "rescue",  # a metered job waits for its turn again
     JobState.FAILED: "rescue_spent",
     JobState.CANCELLED: "rescue_cancelled",
 }

@@ -146,6 +146,8 @@ class Resolver(Duty):
         self._signals.jobs_moved(moved)
         written = batch if len(moved) == len(batch) else [entry for entry in batch if entry[0].id in moved]
         self._signals.attempts_ended(written)
+        if metered := [job for job, _ in batch if job.lane is not None]:
+            self._signals.turns_ended(metered)
         for job, resolution in batch:
             if (job.id, job.lease) in self._locked:
                 continue

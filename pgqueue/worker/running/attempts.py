@@ -270,6 +270,8 @@ class Attempts:
         self._slots.free(running)
         running.host = None
         running.job.ended = monotonic()
+        if running.job.lane is not None:
+            self._signals.turn_over(running.job)
         self._progress.forget(running.job)
         if running.completed:
             log.debug("job %d was completed in its own transaction", running.job.id)
@@ -281,6 +283,8 @@ class Attempts:
                 )  # fmt: skip
             self._signals.jobs_moved({running.job.id})
             self._signals.attempts_ended([(running.job, PLAIN_SUCCESS)])
+            if running.job.lane is not None:
+                self._signals.turns_ended([running.job])
         elif not running.abandoned:
             self._write(running.job, outcome)
 

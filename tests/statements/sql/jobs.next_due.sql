@@ -1,6 +1,9 @@
 select extract(epoch from pg_catalog.min(case when first.expired or first.task = any((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[])
                                    then greatest(first.run_at, now() + interval '1 s') else first.run_at end)
-               - clock_timestamp())::float8
+               - clock_timestamp())::float8,
+       exists (select from pg_catalog.unnest(%(queues)s::text[]) as served(name) cross join lateral (
+           select from "pgqueue".job_live j
+           where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.name limit 1) as metered)
 from pg_catalog.unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired, task) as (

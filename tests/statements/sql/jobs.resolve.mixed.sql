@@ -9,9 +9,9 @@ with given as materialized (
         as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
 ), ended as (
     delete from "pgqueue".job_live j using given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is null
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
-    returning j.*, g.result, g.error, g.fingerprint,
+    returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
 ), finished as (
@@ -34,9 +34,10 @@ with given as materialized (
         run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is null
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
-    returning j.id, g.target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id, g.reason, g.error
+    returning j.id, g.target as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
+        g.reason, g.error
 ), moved as (
     select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
     where history or target <> 'succeeded'

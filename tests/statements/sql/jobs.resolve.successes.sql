@@ -1,6 +1,6 @@
 with ended as (
     delete from "pgqueue".job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running'
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running' and j.lane is null
     and case when (j.id, j.lease) in (
         select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
     ) then true end

@@ -14,15 +14,15 @@ select b.name, r.name is not null, coalesce(k.max_running, r.max_running), coale
              where held.buckets ? b.name limit %(most)s::int)
 from pg_catalog.unnest(%(buckets)s::text[]) with ordinality as b(name, ord)
 left join lateral (select * from "pgqueue".limit_use u where u.name = b.name order by u.version desc limit 1) as u on true
-left join "pgqueue".limit_rule r on r.name = split_part(b.name, '/', 1)
-left join "pgqueue".limit_key k on k.rule = split_part(b.name, '/', 1)
-    and k.key = substr(b.name, pg_catalog.char_length(split_part(b.name, '/', 1)) + 2)
+left join "pgqueue".limit_rule r on r.name = pg_catalog.split_part(b.name, '/', 1)
+left join "pgqueue".limit_key k on k.rule = pg_catalog.split_part(b.name, '/', 1)
+    and k.key = pg_catalog.substr(b.name, pg_catalog.char_length(pg_catalog.split_part(b.name, '/', 1)) + 2)
 left join lateral (
     select coalesce(r.rate_burst, case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)
            as burst
 ) as bursts on true
 left join lateral (
-    select bursts.burst, ceil(1000000::float8 * r.rate_seconds
+    select bursts.burst, pg_catalog.ceil(1000000::float8 * r.rate_seconds
         / (r.rate_count - case when r.rate_strict then bursts.burst - 1 else 0 end)::float8) / 1000000::float8 as step
     where r.rate_count is not null and r.scope = 'fleet'
 ) as rate on true

@@ -4,7 +4,7 @@ select extract(epoch from j.run_at::timestamptz - now())::float8, j.expires_at,
        j.headers::jsonb ->> 'tick'::text, served.workers, served.knowing, served.slots, served.running, j.lane
 from "pgqueue".job_live j
 cross join lateral (
-    select split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
+    select pg_catalog.split_part(coalesce(j.headers::jsonb ->> '$version'::text, '1'), '+', 1) as version
 ) as needs
 cross join lateral (
     select count(*)::int as workers, count(*) filter (where w.knows)::int as knowing,

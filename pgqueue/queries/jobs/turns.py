@@ -1,0 +1,128 @@
+"""SQL about metered jobs that several statements have in common: when their turn comes, and their buckets."""
+
+from typing import LiteralString
+
+from pgqueue.queries.base import fill
+
+# A job that waits for its turn: the predicate of job_live_turn.
+WAITS: LiteralString = "j.state = 'blocked' and j.waits_for = 'turn'"
+
+# The third column of job_live_turn: when the job's turn is in its lane. Jobs in order keep their place by id, also
+# while they wait for another attempt.
+TURN_AT: LiteralString = "(case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end)"
+
+# A job goes back to where it waits: `j` is its row.
+BACK_TO: LiteralString = "case when j.lane is null then 'pending' else 'blocked' end"
+BACK_FOR: LiteralString = "case when j.lane is not null then 'turn' end"
+
+# Whether rule or key `p` is paused. A pause with an end is over by the database's clock; nobody has to write that.
+PAUSED: LiteralString = "{p}.paused_at is not null and ({p}.paused_until is null or {p}.paused_until > now())"
+
+# How many starts a rate admits at once, and the seconds between two if all come evenly. By the generic cell rate
+# algorithm (ITU-T I.371): a bucket keeps when its next start would be due if all came evenly (`tat`), and admits one as
+# long as that is less than a burst away. In a window of W seconds less than `burst + W / step` jobs start. With the
+# step of a strict rate that is never more than `rate_count` in any window of `rate_seconds`, whatever the order in
+# which claims get the lock: a clock that is older than the lock admits fewer. What a strict rate sustains is
+# `rate_count - burst + 1` in each period. The step is rounded up to microseconds, which the clock has.
+_BURST: LiteralString = """coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)"""
+_STEP: LiteralString = fill(
+    """(ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then {burst} - 1 else 0 end
+        )::float8) / 1000000::float8)""",
+    burst=_BURST,
+)
+
+# What the rules say of a bucket: `u` is its row in limit_use, `r` its rule, if there is one, and `k` the exception for
+# its key. `step`: seconds between two starts; null without a rate. `room`: how many jobs may start now. `opens_at`:
+# when there will be room; infinity where that depends on others, null where there is room.
+# `pace`: a rate that each worker keeps for itself.
+# A breaker that has opened before lets one job run at a time, until that one has ended well.
+BUCKET_COLUMNS: LiteralString = fill(
+    """
+        case when r.rate_count is not null and r.scope = 'fleet' then {step} end as step,
+        greatest(least(2147483647,
+            coalesce(k.max_running, r.max_running) - u.running,
+            case when {rule_paused} or {key_paused} or u.closed_until > now() then 0 end,
+            case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
+            case when r.rate_count is not null and r.scope = 'fleet' then
+                floor({burst}::float8 - extract(epoch from greatest(u.tat, now()) - now())::float8 / {step})::int end
+        ), 0) as room,
+        greatest(
+            case when {rule_paused} then coalesce(r.paused_until, 'infinity') end,
+            case when {key_paused} then coalesce(k.paused_until, 'infinity') end,
+            case when u.closed_until > now() then u.closed_until end,
+            case when r.rate_count is not null and r.scope = 'fleet'
+                      and u.tat > now() + make_interval(secs => ({burst} - 1)::float8 * {step})
+                 then u.tat - make_interval(secs => ({burst} - 1)::float8 * {step}) end,
+            case when coalesce(k.max_running, r.max_running) <= u.running
+                      or r.breaker_failures is not null and u.opened > 0 and u.running > 0
+                 then 'infinity'::timestamptz end
+        ) as opens_at,
+        case when r.rate_count is not null and r.scope = 'worker'
+             then jsonb_build_array(u.name, {burst}, {step}) end as pace""",
+    step=_STEP,
+    burst=_BURST,
+    rule_paused=fill(PAUSED, p="r"),
+    key_paused=fill(PAUSED, p="k"),
+)
+
+# The rule of bucket `u`, and the exception for its key. By primary keys.
+RULES: LiteralString = """left join lateral (select * from {s}.limit_rule r where r.name = u.rule limit 1) as r on true
+        left join lateral (
+            select * from {s}.limit_key k
+            where k.rule = u.rule and k.key = substr(u.name, char_length(u.rule) + 2) limit 1
+        ) as k on true"""
+
+# Give the buckets back that jobs took while they ran, in the statement that moves the jobs out of running: so a slot of
+# a limit is free if and only if its job does not run any more, whatever dies when. Reads `left_running`: of each job
+# that moved its `buckets`, `seconds`, for which the buckets named in `closes` admit nothing more, and `failed`: true
+# for a failure, false for a success, null for neither.
+# The jobs' rows are locked first and then the buckets, in the order of their names. A claim has its buckets first, but
+# waits for no job's row; so there is no circle. `seen` finds the newest version that this statement can see, and `held`
+# waits for whoever changes the row, and locks the version that is the newest by then. `version >=` with the name as an
+# array makes the update begin at that version: by the name alone the planner walks over all the dead ones.
+# A breaker counts failures in a window from the first one on. Once there are too many the bucket is closed, twice as
+# long each time that its probe fails too, at most 32 times. Ends of jobs that began before it closed say nothing more.
+FREE_BUCKETS: LiteralString = """alike as (
+    select buckets, failed, closes, seconds, count(*) as jobs
+    from left_running group by buckets, failed, closes, seconds
+), given_back as (
+    select b.name, sum(a.jobs)::int as jobs, sum(case when a.failed then a.jobs else 0::bigint end)::int as failures,
+           bool_or(not a.failed) as succeeded, max(case when b.name = any(a.closes) then a.seconds end) as seconds
+    from alike a cross join lateral jsonb_array_elements_text(a.buckets) as b(name) group by b.name
+), freed_seen as materialized (
+    select g.*, u.version from given_back g
+    cross join lateral (
+        select u.version from {s}.limit_use u where u.name = g.name order by u.version desc limit 1) as u
+    order by g.name collate "C"
+), freed_held as materialized (
+    select f.*, u.closed_until is null or u.closed_until <= now() as counts,
+           case when u.failing_since > now() - make_interval(secs => r.breaker_seconds) then u.failures else 0 end
+               as failures_before, u.opened > 0 as probed, r.breaker_failures, r.breaker_cooldown
+    from freed_seen f
+    cross join lateral (
+        select * from {s}.limit_use u where u.name = any(array[f.name]) and u.version >= f.version for update) as u
+    left join lateral (select * from {s}.limit_rule r where r.name = u.rule limit 1) as r on true
+), judged as (
+    select h.*, h.counts and h.failures > 0
+        and (h.probed or h.failures_before + h.failures >= h.breaker_failures) is true as opens
+    from freed_held h
+), freed as (
+    update {s}.limit_use u
+    set running = greatest(u.running - h.jobs, 0), version = u.version + 1,
+        closed_until = greatest(
+            case when not (h.counts and h.succeeded and not h.opens) is true then u.closed_until end,
+            now() + make_interval(secs => h.seconds),
+            case when h.opens then now() + make_interval(
+                secs => h.breaker_cooldown * 2::float8 ^ least(u.opened, 5)::float8) end),
+        opened = case when h.opens then least(u.opened + 1, 1000)
+                      when h.counts and h.succeeded then 0 else u.opened end,
+        failures = case when h.opens or not h.counts or h.breaker_failures is null then 0
+                        when h.succeeded and h.failures = 0 then 0
+                        else h.failures_before + h.failures end,
+        failing_since = case when h.opens or not h.counts or h.breaker_failures is null or h.succeeded
+                                  and h.failures = 0 then null
+                             when h.failures_before > 0 then u.failing_since
+                             when h.failures > 0 then now() end
+    from judged h where u.name = any(array[h.name]) and u.version >= h.version
+)"""

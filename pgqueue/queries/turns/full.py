@@ -1,0 +1,128 @@
+"""What becomes of jobs that wait for a full bucket, where its rule says that they should not."""
+
+from collections.abc import Sequence
+from typing import LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
+from pgqueue.queries.jobs.turns import RULES, TURN_AT, WAITS
+
+# Cancel jobs of a lane that wait for a bucket that is full: all, or with `keep_newest` all but the last one. Jobs that
+# are not due yet, or that have run before, wait on. The bucket is locked, and the newest version of its row is looked
+# at: where it has room by now nothing is cancelled. Job rows that others have locked are left for the next time, so
+# that nobody waits for them behind the bucket. By job_live_turn, and the right end of the primary key of the counter;
+# `is true` keeps the planner from deleting by that index, of which it would read all, and what is not of the index is
+# compared after the limit, for with more conditions the planner sorts the lane.
+CANCEL_BEHIND: LiteralString = fill(
+    """
+with held as materialized (
+    select u.* from (select version from {s}.limit_use where name = %(bucket)s::text order by version desc limit 1) as s
+    cross join lateral (
+        select * from {s}.limit_use u
+        where u.name = any(array[%(bucket)s::text]) and u.version >= s.version for update) as u
+), full_bucket as materialized (
+    select u.name from held u
+        {rules}
+    where coalesce(k.max_running, r.max_running) <= u.running
+), newest as materialized (
+    select j.id from {s}.job_live j
+    where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
+    and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now() and j.attempt = 0
+    order by {turn_at} desc, j.id desc limit case when %(keep_newest)s::bool then 1 else 0 end
+), behind as materialized (
+    select j.id from full_bucket cross join lateral (
+        select j.id, j.attempt, j.run_at::timestamptz as run_at from {s}.job_live j
+        where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
+        and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now()
+        order by {turn_at}, j.id limit (select %(at_most)s::int) for update skip locked
+    ) as j
+    where j.attempt = 0 and j.run_at <= now() and j.id not in (select id from newest)
+), ended as (
+    delete from {s}.job_live j where j.id = any(array(select id from behind)) and (j.state = 'blocked') is true
+    returning j.*, 'cancelled' as target, %(reason)s::text as reason
+), {cancel_waiting}
+select id, task::text, queue::text from ended, waiters_notified""",
+    rules=RULES,
+    waits=WAITS,
+    turn_at=TURN_AT,
+    cancel_waiting=CANCEL_WAITING,
+)
+
+# Ask as many running jobs of a full bucket to stop as jobs wait for it, the oldest first; those that were asked before
+# count. The bucket is not locked: who holds a running job's row may wait for the bucket. By job_live_running.
+CANCEL_HOLDERS: LiteralString = fill(
+    """
+with waiting as (
+    select count(*) as jobs from (
+        select from {s}.job_live j
+        where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
+        and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now() and j.run_at::timestamptz <= now()
+        limit 100) as w
+), holders as materialized (
+    select j.id, j.claimed_at, j.cancel_requested_at is not null as asked from {s}.job_live j
+    where j.worker_id is not null and j.lane is not null
+    and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(bucket)s::text)
+), chosen as materialized (
+    select j.id from (
+        select h.id from holders h where not h.asked order by h.claimed_at, h.id
+        limit greatest((select jobs from waiting) - (select count(*) from holders where asked), 0::bigint)) as h
+    cross join lateral (
+        select j.id from {s}.job_live j where j.id = h.id and j.state = 'running' limit 1 for update skip locked) as j
+), requested as (
+    update {s}.job_live j set cancel_requested_at = now()
+    where j.id = any(array(select id from chosen)) and j.state = 'running' and j.cancel_requested_at is null
+    returning j.id, j.task::text, j.queue::text
+), workers_notified as (
+    select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
+)
+select requested.id, task, queue from requested, workers_notified""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+    may_notify=MAY_NOTIFY,
+)
+
+
+class FullLane(NamedTuple):
+    """A lane whose jobs wait for a full bucket, and the policy of its rule: skip, replace_waiting or cancel_running."""
+
+    queue: str
+    lane: int
+    priority: int
+    bucket: str
+    policy: str
+
+    @property
+    def reason(self) -> str:
+        """Why a waiting job is cancelled."""
+        done = "replaced by a newer job" if self.policy == "replace_waiting" else "skipped"
+        return f"{done}: {self.bucket} is full"
+
+
+class StoppedJob(NamedTuple):
+    """A job that was cancelled, or asked to stop."""
+
+    id: int
+    task: str
+    queue: str
+
+
+class FullQueries(Statements):
+    """What becomes of jobs that wait for a full bucket."""
+
+    def cancel_behind(self, full: FullLane, at_most: int) -> Query[list[StoppedJob]]:
+        """Cancel jobs of the lane, as its policy skip or replace_waiting says; returns those that were."""
+        params = {**_of(full), "reason": full.reason, "at_most": at_most}
+        params["keep_newest"] = full.policy == "replace_waiting"
+        return Query(self._sql(CANCEL_BEHIND), _stopped, params)
+
+    def cancel_holders(self, full: FullLane) -> Query[list[StoppedJob]]:
+        """Ask running jobs of the bucket to stop, as many as wait; returns those that were asked now."""
+        return Query(self._sql(CANCEL_HOLDERS), _stopped, _of(full))
+
+
+def _of(full: FullLane) -> dict[str, object]:
+    return {"queue": full.queue, "lane": full.lane, "priority": full.priority, "bucket": full.bucket}
+
+
+def _stopped(rows: Sequence[Row]) -> list[StoppedJob]:
+    return [StoppedJob(*row) for row in rows]

@@ -1,0 +1,113 @@
+"""Looking at the lanes of metered jobs: which there are, when each is due, and whether its buckets have room."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
+
+# Look at the lanes of metered jobs in these queues, of each queue at most so many beyond a lane. Locks nothing, and
+# what it says is a hint: the claim decides. `hop` goes along job_live_turn from one lane to the next, as the full scan
+# does, and so costs a few probes a lane however many jobs wait there. Of each lane it reads the first job, whose flow
+# all its jobs share, and of each bucket the newest version, from the right end of its primary key.
+# `room` is null where a bucket does not exist yet; where a lane has no buckets it is any number. A lane whose first job
+# has expired is due in a second, when EXPIRE has ended it.
+LOOK: LiteralString = fill(
+    """
+select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
+       free.room, free.opens_in, free.paced, free.policy, share.weight
+from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as served(queue, after)
+cross join lateral (
+    with recursive hop(number, priority, n) as (
+        (select j.lane::bigint, j.priority::smallint, 1 from {s}.job_live j
+         where {waits} and j.queue::text = served.queue and j.lane::bigint > served.after
+         order by j.lane, j.priority desc limit 1)
+        union all
+        select next.number, next.priority, hop.n + 1
+        from hop cross join lateral (
+            (select j.lane::bigint as number, j.priority::smallint as priority from {s}.job_live j
+             where {waits} and j.queue::text = served.queue and j.lane::bigint = hop.number
+             and j.priority::smallint < hop.priority
+             order by j.lane, j.priority desc limit 1)
+            union all
+            (select j.lane::bigint, j.priority::smallint from {s}.job_live j
+             where {waits} and j.queue::text = served.queue and j.lane::bigint > hop.number
+             order by j.lane, j.priority desc limit 1)
+            limit 1) as next
+        where hop.n < %(at_most)s::int
+    )
+    select hop.number, hop.priority from hop
+) as lane
+cross join lateral (
+    select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz, j.id,
+           case when j.expires_at <= now() and j.attempt = 0 then 1::float8
+                else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
+    from {s}.job_live j
+    where {waits} and j.queue::text = served.queue and j.lane::bigint = lane.number
+    and j.priority::smallint = lane.priority
+    order by {turn_at}, j.id limit 1
+) as first
+cross join lateral (
+    select case when bool_and(b.name is not null) is false then null else coalesce(min(b.room), 2147483647) end as room,
+           max(b.opens_in) as opens_in, jsonb_agg(b.pace) filter (where b.pace is not null)::text as paced,
+           max(b.policy) as policy
+    from jsonb_array_elements_text(first.flow -> 'buckets'::text) as part(name)
+    left join lateral (
+        select u.name, c.room, case when not isfinite(c.opens_at) then 'infinity'::float8
+            else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
+            case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
+                 then concat_ws(' ', r.on_full, u.name) end as policy
+        from (select * from {s}.limit_use u where u.name = part.name order by u.version desc limit 1) as u
+        {rules}
+        cross join lateral (select{bucket_columns}) as c
+    ) as b on true
+) as free
+left join lateral (
+    select k.weight::float8 as weight from {s}.limit_key k
+    where k.rule = split_part(first.flow ->> 'share'::text, '/', 1)
+    and k.key = substr(first.flow ->> 'share'::text, position('/' in first.flow ->> 'share'::text) + 1) limit 1
+) as share on true""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+    rules=RULES,
+    bucket_columns=BUCKET_COLUMNS,
+)
+
+
+class SeenLane(NamedTuple):
+    """A lane as a look has found it.
+
+    `flow`: the header of its first job, as JSON text, whose time and id are `run_at` and `id`. `due_in`: seconds until
+    that job is due, at most 0 if it is. `room`: how many of its jobs could start now; None if one of its buckets does
+    not exist yet. `opens_in`: seconds until there is room, None if there is; infinite where that depends on others.
+    `paced`: rates that each worker keeps for itself, as JSON: bucket, burst, and seconds between two starts. `policy`:
+    what a rule says of jobs behind its full bucket, and the bucket; None if they wait. `weight`: of its fair share, if
+    it is not 1.
+    """
+
+    queue: str
+    number: int
+    priority: int
+    flow: str
+    run_at: datetime
+    id: int
+    due_in: float
+    room: int | None
+    opens_in: float | None
+    paced: str | None
+    policy: str | None
+    weight: float | None
+
+
+class LookQueries(Statements):
+    """Looking at lanes."""
+
+    def look(self, places: Sequence[tuple[str, int]], at_most: int) -> Query[list[SeenLane]]:
+        """Look at the lanes of queues, of each queue at most so many beyond the number of a lane."""
+        params = {"queues": [queue for queue, _ in places], "after": [lane for _, lane in places], "at_most": at_most}
+        return Query(self._sql(LOOK), _lanes, params)
+
+
+def _lanes(rows: Sequence[Row]) -> list[SeenLane]:
+    return [SeenLane(*row) for row in rows]

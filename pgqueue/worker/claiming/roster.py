@@ -1,0 +1,285 @@
+"""The lanes of metered jobs that a worker knows, and whose turn is next."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from heapq import heappop, heapreplace, nlargest, nsmallest
+
+from pgqueue.jobs.flow import FLOW, Flow
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.queries.turns.claim import Line
+from pgqueue.queries.turns.look import SeenLane
+from pgqueue.timing import monotonic
+
+MOST_LANES = 2000  # that a worker remembers; a look goes round, so that others have their turn
+LOCKED_SECONDS = 0.05  # before a lane is tried again that gave nothing, though a look had found room and a due job
+MOST_PRIORITIES = 3  # in one claim
+SPARE_LANES = 4  # beyond those that would fill the room with a job each
+_Key = tuple[str, int, int]  # queue, lane, priority
+
+
+@dataclass(slots=True)
+class Pace:
+    """A rate that this worker keeps for itself: at most `burst` starts at once, and one each `step` seconds."""
+
+    burst: int
+    step: float
+    next_at: float = -math.inf  # when the next start would be due if all came evenly
+
+    def tokens(self, now: float) -> int:
+        """How many jobs may start now."""
+        return max(math.floor(self.burst - max(self.next_at - now, 0.0) / self.step), 0)
+
+    def spend(self, now: float, starts: int) -> None:
+        """Note that so many jobs start now."""
+        self.next_at = max(self.next_at, now) + starts * self.step
+
+    def opens_at(self) -> float:
+        """When the next job may start."""
+        return self.next_at - (self.burst - 1) * self.step
+
+
+@dataclass(slots=True)
+class KnownLane:
+    """A lane that a look has found. It can be claimed from while `ready`, or from `wakes_at` on.
+
+    `timed`: it waits for that time, whichever jobs end before. `place`: the last job that was claimed from it, a hint
+    that the next look corrects.
+    """
+
+    queue: str
+    number: int
+    priority: int
+    flow: Flow
+    buckets: str  # as JSON
+    weight: float = 1.0
+    ready: bool = True
+    wakes_at: float = math.inf
+    timed: bool = False
+    served: int = 0
+    place: tuple[datetime, int] | None = None
+    paces: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> _Key:
+        """The queue, number and priority."""
+        return self.queue, self.number, self.priority
+
+    @property
+    def group(self) -> str | int:
+        """Whose turn it is: lanes with one share take turns together."""
+        return self.flow.share or self.number
+
+    def is_open(self, now: float) -> bool:
+        """Whether a claim may bring jobs."""
+        return self.ready or now >= self.wakes_at
+
+
+class Roster:
+    """The known lanes of metered jobs. Like the frontier it is a hint: claims decide, and looks correct it.
+
+    The next turn has the lane of the highest priority; of several, the one of whose share the fewest jobs run here for
+    its weight, and then the one that has been served least lately. So turns are fair in slots, not only in starts: a
+    tenant with long jobs does not keep all of them.
+    """
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._lanes: dict[_Key, KnownLane] = {}
+        self._by_bucket: dict[str, set[_Key]] = {}
+        self._paces: dict[str, Pace] = {}
+        self._running: Counter[str | int] = Counter()
+        self._held: dict[int, str | int] = {}  # the jobs of this worker, each with the share that it counts for
+        self._turn = 0
+
+    def __len__(self) -> int:
+        """How many lanes are known."""
+        return len(self._lanes)
+
+    def open_queues(self) -> set[str]:
+        """The queues of which a claim may bring metered jobs."""
+        now = self._now()
+        return {lane.queue for lane in self._lanes.values() if lane.is_open(now)}
+
+    def best_priority(self, queue: str) -> int:
+        """The highest priority of an open lane of a queue."""
+        now = self._now()
+        return max(lane.priority for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now))
+
+    def wakes_in(self) -> float:
+        """Seconds until the next lane can be claimed from; infinite if that depends on others."""
+        now = self._now()
+        times = (now if lane.ready else lane.wakes_at for lane in self._lanes.values())
+        return max(min(times, default=math.inf) - now, 0.0)
+
+    def choose(self, queue: str, room: int) -> list[Line]:
+        """Return the lanes of a queue whose turn is next, as many as may fill the room, each with its share of it.
+
+        Each of the highest priorities may fill the room: the claim takes the higher ones first.
+        """
+        now = self._now()
+        lanes = [lane for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now)]
+        lines: list[Line] = []
+        for priority in nlargest(MOST_PRIORITIES, {lane.priority for lane in lanes}):
+            lines += self._share(room, [lane for lane in lanes if lane.priority == priority], now)
+        return lines
+
+    def _share(self, room: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:
+        """Share the room among lanes of one priority: each job to the lane whose share runs the fewest for its weight,
+        counting those that it has got here."""
+        chosen = nsmallest(room + SPARE_LANES, lanes, key=lambda lane: self._standing(lane, 0))
+        left = {name: self._paces[name].tokens(now) for lane in chosen for name in lane.paces}
+        got: Counter[_Key] = Counter()
+        turns = [(*self._standing(lane, 0), number) for number, lane in enumerate(chosen)]
+        for _ in range(room):
+            if not turns:
+                break
+            number = turns[0][-1]
+            lane = chosen[number]
+            if any(left[name] <= 0 for name in lane.paces):
+                heappop(turns)
+                continue
+            got[lane.key] += 1
+            for name in lane.paces:
+                left[name] -= 1
+            heapreplace(turns, (*self._standing(lane, got[lane.key]), number))
+        for lane in chosen:
+            if most := got[lane.key]:
+                yield Line(lane.number, lane.priority, lane.buckets, most, *_start(lane))
+            elif lane.paces and any(left[name] <= 0 for name in lane.paces):
+                self._wait_for_pace(lane, now)
+
+    def _standing(self, lane: KnownLane, more: int) -> tuple[float, int]:
+        return (self._running[lane.group] + more) / lane.weight, lane.served
+
+    def _wait_for_pace(self, lane: KnownLane, now: float) -> None:
+        lane.ready, lane.timed = False, True
+        lane.wakes_at = max((self._paces[name].opens_at() for name in lane.paces), default=now)
+
+    def claimed(self, queue: str, lines: Sequence[Line], jobs: Sequence[ClaimedJob], room: int) -> bool:
+        """Note what a claim has brought. Returns whether a lane gave less than was asked, so that a look should say
+        why."""
+        now, brought, short = self._now(), Counter((job.lane, job.priority) for job in jobs), False
+        for line in lines:
+            lane = self._lanes.get((queue, line.lane, line.priority))
+            if lane is None:
+                continue
+            count = brought[line.lane, line.priority]
+            if count:
+                self._turn += 1
+                lane.served = self._turn
+                for name in lane.paces:
+                    self._paces[name].spend(now, count)
+            if count < line.most and len(jobs) < room:
+                lane.ready, lane.timed, short = False, False, True
+                lane.wakes_at = now + LOCKED_SECONDS
+        for job in jobs:
+            lane = self._lanes.get((queue, job.lane or 0, job.priority))
+            if lane is None:
+                continue
+            self._held[job.id] = lane.group
+            self._running[lane.group] += 1
+            if lane.flow.order is None:
+                lane.place = max(lane.place or (job.run_at, job.id), (job.run_at, job.id))
+        return short
+
+    def left(self, job: ClaimedJob) -> None:
+        """Note that a job has left its slot, or was dropped. A second call changes nothing."""
+        group = self._held.pop(job.id, None)
+        if group is None:
+            return
+        self._running[group] -= 1
+        if self._running[group] <= 0:
+            del self._running[group]
+
+    def ended(self, job: ClaimedJob) -> bool:
+        """Note that the end of a job is written: each lane that shares a bucket with it may go on. Returns whether one
+        does."""
+        self.left(job)
+        opened = False
+        for name in self._buckets_of(job):
+            for key in self._by_bucket.get(name, ()):
+                lane = self._lanes[key]
+                if not lane.ready and not lane.timed:
+                    lane.ready = opened = True
+        return opened
+
+    def drop_running(self) -> None:
+        """Forget which jobs run: they are another worker's now."""
+        self._running.clear()
+        self._held.clear()
+
+    def _buckets_of(self, job: ClaimedJob) -> Sequence[str]:
+        lane = self._lanes.get((job.queue, job.lane or 0, job.priority))
+        return lane.flow.buckets if lane else Flow.of_header(json.loads(job.headers or "{}")[FLOW]).buckets
+
+    def see(self, seen: Iterable[SeenLane], covered: Iterable[tuple[str, int, int]]) -> list[str]:
+        """Take over what a look has found. `covered`: for each queue the numbers between which it has seen all lanes.
+
+        Returns the buckets that do not exist yet; their lanes are open once they do.
+        """
+        now, missing, found = self._now(), set[str](), set[_Key]()
+        for lane in seen:
+            found.add((lane.queue, lane.number, lane.priority))
+            known = self._learn(lane)
+            if known is None:
+                continue
+            known.place = lane.run_at, lane.id - 1
+            waits = max(lane.due_in, 0.0 if lane.opens_in is None else lane.opens_in)
+            if lane.room is None:
+                missing.update(known.flow.buckets)
+            known.ready = waits <= 0 and lane.room != 0
+            known.wakes_at = math.inf if known.ready else now + waits
+            known.timed = waits < math.inf
+        self._forget({key for key in self._lanes if key not in found and _is_within(key, covered)})
+        return sorted(missing)
+
+    def _learn(self, seen: SeenLane) -> KnownLane | None:
+        key = seen.queue, seen.number, seen.priority
+        lane = self._lanes.get(key)
+        if lane is None:
+            if len(self._lanes) >= MOST_LANES and not self._make_room():
+                return None
+            flow = Flow.of_header(json.loads(seen.flow))
+            lane = KnownLane(*key, flow, json.dumps(flow.buckets))
+            self._lanes[key] = lane
+            for name in lane.flow.buckets:
+                self._by_bucket.setdefault(name, set()).add(key)
+        lane.weight = seen.weight or 1.0
+        lane.paces = []
+        for name, burst, step in json.loads(seen.paced) if seen.paced else ():
+            pace = self._paces.setdefault(name, Pace(burst, step))
+            pace.burst, pace.step = burst, step
+            lane.paces.append(name)
+        return lane
+
+    def _make_room(self) -> bool:
+        """Forget a lane from which nothing can be claimed now; return whether there was one."""
+        now = self._now()
+        shut = next((key for key, lane in self._lanes.items() if not lane.is_open(now)), None)
+        if shut is not None:
+            self._forget({shut})
+        return shut is not None
+
+    def _forget(self, keys: Iterable[_Key]) -> None:
+        for key in keys:
+            lane = self._lanes.pop(key)
+            for name in lane.flow.buckets:
+                sharing = self._by_bucket[name]
+                sharing.discard(key)
+                if not sharing:
+                    del self._by_bucket[name]
+                    self._paces.pop(name, None)
+
+
+def _start(lane: KnownLane) -> tuple[datetime | None, int]:
+    if lane.place is None or lane.flow.order is not None:
+        return None, 0
+    return lane.place
+
+
+def _is_within(key: _Key, covered: Iterable[tuple[str, int, int]]) -> bool:
+    return any(key[0] == queue and low < key[1] <= high for queue, low, high in covered)

@@ -1,0 +1,167 @@
+"""Claims of metered jobs: from the lanes of the roster, which looks keep up to date."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from pgqueue.db.link import Link
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.queries.turns.full import FullLane
+from pgqueue.queries.turns.look import SeenLane
+from pgqueue.timing import monotonic
+from pgqueue.worker.claiming.frontier import SCAN_SHARE
+from pgqueue.worker.claiming.roster import Roster
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
+
+LEAST_LANE = -(2**63)
+MOST_SEEN = 1000  # lanes in one look, over all queues
+LOOK_SECONDS = 0.02  # between two looks, at least; more where they are costly
+KNOWN_SECONDS, BUSY_SECONDS = 1.0, 5.0  # between two looks at most: while lanes are known, and while none is
+EXPECT_SECONDS = 600.0  # for which more metered jobs are expected after the last ones
+
+
+class Part(NamedTuple):
+    """One of the claims of a step: plain jobs of these queues, or the metered ones of a queue."""
+
+    plain: tuple[str, ...]
+    metered: str | None = None
+
+
+class TurnClaims:
+    """Claims metered jobs for the producer, on its connection.
+
+    A look is wanted when a notification has come, when a lane gave less than was asked, and from time to time. A worker
+    whose app has no rules, and that has found no metered job for ten minutes, looks only where the question for the
+    next due job says that there are some.
+    """
+
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
+        self._link = link
+        self._signals = signals
+        self._queries = core.queries.turns
+        self._identity = core.identity
+        self._slots = core.slots
+        self.roster = Roster()
+        self._wanted = False
+        self._looked_at, self._cost = monotonic(), 0.0
+        self._expects_until = -math.inf
+        self._after: dict[str, int] = {}
+        self._plain_first = False
+        self._plain_priority: dict[str, int] = {}
+
+    def want_look(self) -> None:
+        """Look before the next claim: there are metered jobs."""
+        self._wanted = True
+
+    def notified(self) -> None:
+        """Note that jobs were committed, or have come due: metered ones perhaps."""
+        if self.roster or monotonic() < self._expects_until:
+            self._wanted = True
+
+    def look_in(self) -> float:
+        """Seconds until a look is due, infinite if none is wanted."""
+        pause = max(LOOK_SECONDS, SCAN_SHARE * self._cost)
+        if not self._wanted:
+            return math.inf
+        return max(self._looked_at + pause - monotonic(), 0.0)
+
+    def _look_due(self, *, busy: bool) -> bool:
+        rest = KNOWN_SECONDS if len(self.roster) else BUSY_SECONDS if busy else math.inf
+        return self.look_in() <= 0 or monotonic() >= self._looked_at + max(rest, SCAN_SHARE * self._cost)
+
+    async def look(self, *, busy: bool) -> None:
+        """Look at the lanes of the worker's queues, if that is due; make the buckets that they need.
+
+        A `busy` worker never asks for the next due job, and so looks from time to time.
+        """
+        if not self._look_due(busy=busy):
+            return
+        queues, began = self._slots.queues, monotonic()
+        self._wanted = False
+        if not queues:
+            return
+        most = max(MOST_SEEN // len(queues), 50)
+        places = [(queue, self._after.get(queue, LEAST_LANE)) for queue in queues]
+        seen = await self._link.run(self._queries.look(places, most))
+        covered = []
+        self._after = {}
+        for queue, after in places:
+            numbers = [lane.number for lane in seen if lane.queue == queue]
+            if len(numbers) >= most:  # there may be more: the next look goes on there
+                last = numbers[-1]
+                self._after[queue] = last - 1 if last != numbers[0] else last
+                covered.append((queue, after, self._after[queue]))
+            else:
+                covered.append((queue, after, -LEAST_LANE))
+        missing = self.roster.see(seen, covered)
+        if missing:
+            await self._link.run(self._queries.make_buckets(missing))
+        if seen:
+            self._expects_until = monotonic() + EXPECT_SECONDS
+            self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])
+        self._looked_at = monotonic()
+        self._cost = self._looked_at - began
+        if self._after:
+            self._wanted = True
+
+    async def claim(self, queue: str, room: int) -> list[ClaimedJob]:
+        """Claim up to `room` metered jobs of a queue."""
+        lines = self.roster.choose(queue, room)
+        if not lines:
+            return []
+        slots = max(self._slots.room() - self._slots.ahead, 0)
+        query = self._queries.claim(self._identity.id, queue, lines, room=room, slots=slots)
+        jobs = await self._link.run(query)
+        if self.roster.claimed(queue, lines, jobs, room):
+            self._wanted = True
+        return jobs
+
+    @property
+    def rests(self) -> bool:
+        """Whether no metered job can be claimed and no look is due."""
+        return self.look_in() > 0 and self.roster.wakes_in() > 0
+
+    def rest_in(self) -> float:
+        """Seconds until a look is due, or a lane can be claimed from."""
+        return min(self.look_in(), self.roster.wakes_in())
+
+    def note_plain(self, queues: Collection[str], jobs: Sequence[ClaimedJob]) -> None:
+        """Learn of which priority the plain jobs of queues are, from a claim."""
+        for queue in queues:
+            self._plain_priority.pop(queue, None)
+        for job in jobs:
+            self._plain_priority[job.queue] = max(job.priority, self._plain_priority.get(job.queue, job.priority))
+
+    def queues_in_order(self) -> list[str]:
+        """The queues that have open lanes."""
+        opened = self.roster.open_queues()
+        return [queue for queue in self._slots.queues if queue in opened]
+
+    def parts(self, queues: Sequence[str]) -> list[Part]:
+        """Return the claims to make, in the order of the queues.
+
+        In a queue that has both, the higher priority goes first; where both have the same, plain and metered jobs take
+        turns.
+        """
+        opened = self.roster.open_queues()
+        self._plain_first = not self._plain_first
+        parts: list[Part] = []
+        plain: list[str] = []
+        for queue in queues:
+            if queue not in opened:
+                plain.append(queue)
+                continue
+            before = [*plain, queue] if self._is_plain_first(queue) else plain
+            parts += [Part(tuple(before)), Part((), queue)]
+            plain = [] if before is not plain else [queue]
+        return [part for part in (*parts, Part(tuple(plain))) if part.plain or part.metered]
+
+    def _is_plain_first(self, queue: str) -> bool:
+        metered, plain = self.roster.best_priority(queue), self._plain_priority.get(queue)
+        return self._plain_first if plain is None or plain == metered else plain > metered
+
+
+def _full(lane: SeenLane) -> FullLane:
+    policy, _, bucket = (lane.policy or "").partition(" ")
+    return FullLane(lane.queue, lane.number, lane.priority, bucket, policy)

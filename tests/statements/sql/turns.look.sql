@@ -1,0 +1,92 @@
+select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
+       free.room, free.opens_in, free.paced, free.policy, share.weight
+from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as served(queue, after)
+cross join lateral (
+    with recursive hop(number, priority, n) as (
+        (select j.lane::bigint, j.priority::smallint, 1 from "pgqueue".job_live j
+         where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint > served.after
+         order by j.lane, j.priority desc limit 1)
+        union all
+        select next.number, next.priority, hop.n + 1
+        from hop cross join lateral (
+            (select j.lane::bigint as number, j.priority::smallint as priority from "pgqueue".job_live j
+             where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = hop.number
+             and j.priority::smallint < hop.priority
+             order by j.lane, j.priority desc limit 1)
+            union all
+            (select j.lane::bigint, j.priority::smallint from "pgqueue".job_live j
+             where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint > hop.number
+             order by j.lane, j.priority desc limit 1)
+            limit 1) as next
+        where hop.n < %(at_most)s::int
+    )
+    select hop.number, hop.priority from hop
+) as lane
+cross join lateral (
+    select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz, j.id,
+           case when j.expires_at <= now() and j.attempt = 0 then 1::float8
+                else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
+    from "pgqueue".job_live j
+    where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = lane.number
+    and j.priority::smallint = lane.priority
+    order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 1
+) as first
+cross join lateral (
+    select case when pg_catalog.bool_and(b.name is not null) is false then null else coalesce(pg_catalog.min(b.room), 2147483647) end as room,
+           pg_catalog.max(b.opens_in) as opens_in, pg_catalog.jsonb_agg(b.pace) filter (where b.pace is not null)::text as paced,
+           pg_catalog.max(b.policy) as policy
+    from pg_catalog.jsonb_array_elements_text(first.flow -> 'buckets'::text) as part(name)
+    left join lateral (
+        select u.name, c.room, case when not pg_catalog.isfinite(c.opens_at) then 'infinity'::float8
+            else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
+            case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
+                 then pg_catalog.concat_ws(' ', r.on_full, u.name) end as policy
+        from (select * from "pgqueue".limit_use u where u.name = part.name order by u.version desc limit 1) as u
+        left join lateral (select * from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
+        left join lateral (
+            select * from "pgqueue".limit_key k
+            where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1
+        ) as k on true
+        cross join lateral (select
+        case when r.rate_count is not null and r.scope = 'fleet' then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8) end as step,
+        greatest(least(2147483647,
+            coalesce(k.max_running, r.max_running) - u.running,
+            case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) or k.paused_at is not null and (k.paused_until is null or k.paused_until > now()) or u.closed_until > now() then 0 end,
+            case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
+            case when r.rate_count is not null and r.scope = 'fleet' then
+                pg_catalog.floor(coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8 - extract(epoch from greatest(u.tat, now()) - now())::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8))::int end
+        ), 0) as room,
+        greatest(
+            case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) then coalesce(r.paused_until, 'infinity') end,
+            case when k.paused_at is not null and (k.paused_until is null or k.paused_until > now()) then coalesce(k.paused_until, 'infinity') end,
+            case when u.closed_until > now() then u.closed_until end,
+            case when r.rate_count is not null and r.scope = 'fleet'
+                      and u.tat > now() + pg_catalog.make_interval(secs => (coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1)::float8 * (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8))
+                 then u.tat - pg_catalog.make_interval(secs => (coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1)::float8 * (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8)) end,
+            case when coalesce(k.max_running, r.max_running) <= u.running
+                      or r.breaker_failures is not null and u.opened > 0 and u.running > 0
+                 then 'infinity'::timestamptz end
+        ) as opens_at,
+        case when r.rate_count is not null and r.scope = 'worker'
+             then pg_catalog.jsonb_build_array(u.name, coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end), (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8)) end as pace) as c
+    ) as b on true
+) as free
+left join lateral (
+    select k.weight::float8 as weight from "pgqueue".limit_key k
+    where k.rule = pg_catalog.split_part(first.flow ->> 'share'::text, '/', 1)
+    and k.key = pg_catalog.substr(first.flow ->> 'share'::text, position('/' in first.flow ->> 'share'::text) + 1) limit 1
+) as share on true

@@ -1,0 +1,235 @@
+"""Workers and metered jobs: limits over several workers, turns, order, retries, rates, waking and giving back."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from pgqueue import App, Context, Retry, Snooze, db
+from pgqueue.jobs.flow import Flow
+from pgqueue.worker import Worker, WorkerSettings
+from tests.conftest import eventually, scalar, work
+from tests.harness import QUERIES, Conn
+from tests.statements.test_turn_claims import EXCESS
+from tests.statements.turns import in_order, keyed, metered, rule, running
+
+LEFT = "select count(*) from pgqueue.job_live"
+ORDER = "select array_agg(job_id order by at) from pgqueue.transition where to_state = 'running'"
+
+
+def run(app: App, conn: Conn, *, workers: int = 1, **settings: Any) -> None:
+    """Run workers in this process until no job is left."""
+
+    async def all_of_them() -> None:
+        mine = [Worker(app, WorkerSettings(**settings)) for _ in range(workers)]
+        tasks = [asyncio.create_task(worker.run()) for worker in mine]
+        await eventually(lambda: scalar(conn, LEFT) == 0, "the end of all jobs")
+        for worker in mine:
+            worker.stop()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(all_of_them())
+
+
+@pytest.fixture
+def task(app: App) -> list[int]:
+    """A task `t`; the list has its jobs as they begin."""
+    began: list[int] = []
+
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        began.append(ctx.job_id)
+        await asyncio.sleep(0.001)
+
+    return began
+
+
+def test_three_workers_together_keep_a_limit_and_leave_no_slot_taken(app: App, conn: Conn, task: list[int]) -> None:
+    rule(conn, "r", max_running=4)
+    flows = [keyed("r", f"k/{n}") for n in range(3)]
+    rule(conn, "k", max_running=2)
+    for flow in flows:
+        metered(conn, flow, 40)
+    run(app, conn, workers=3, concurrency=8)
+    most = dict(conn.execute(EXCESS).fetchall())
+    assert most["r"] <= 4
+    assert max(most[f"k/{n}"] for n in range(3)) <= 2
+    assert [running(conn, name) for name in most] == [0] * 4
+    assert len(task) == len(set(task)) == 120
+
+
+def test_plain_jobs_go_on_beside_a_full_bucket(app: App, conn: Conn, task: list[int]) -> None:
+    rule(conn, "r", max_running=0)
+    metered(conn, keyed("r"), 50)
+    plain = [app.enqueue("t").id for _ in range(30)]
+    asyncio.run(work(app, lambda: scalar(conn, LEFT) == 50, concurrency=4))
+    assert sorted(task) == plain
+
+
+def test_a_change_of_a_limit_counts_with_the_next_claim(app: App, conn: Conn, task: list[int]) -> None:
+    rule(conn, "r", max_running=0)
+    metered(conn, keyed("r"), 3)
+
+    async def stages() -> None:
+        worker = Worker(app, WorkerSettings(concurrency=4, poll_seconds=0.2))
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: scalar(conn, "select waiting from pgqueue.worker"), "the worker to rest")
+        assert task == []
+        conn.execute("update pgqueue.limit_rule set max_running = 3")
+        await eventually(lambda: scalar(conn, LEFT) == 0, "the jobs to run")
+        worker.stop()
+        await running
+
+    asyncio.run(stages())
+
+
+def test_jobs_in_order_run_in_order_and_a_retry_keeps_its_place(app: App, conn: Conn) -> None:
+    @app.task(name="t", retry=0.05)
+    async def t(ctx: Context) -> None:
+        if ctx.attempt == 1 and ctx.job_id % 3 == 0:
+            raise Retry
+
+    rule(conn, "o", kind="order", max_running=1)
+    flows = [in_order(f"o/{n}") for n in range(3)]
+    ids = {flow.lane: metered(conn, flow, 9) for flow in flows}
+    run(app, conn, workers=2, concurrency=8)
+    for jobs in ids.values():
+        assert scalar(conn, f"{ORDER} and job_id = any(%s)", jobs) == sorted(
+            jobs + [job for job in jobs if job % 3 == 0]
+        )
+
+
+def test_a_snoozed_metered_job_waits_for_its_turn_again(app: App, conn: Conn) -> None:
+    runs: list[int] = []
+
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        runs.append(ctx.attempt)
+        if len(runs) < 3:
+            raise Snooze(0.05)
+
+    rule(conn, "r", max_running=1)
+    metered(conn, keyed("r"))
+    run(app, conn)
+    assert runs == [1, 1, 1]
+    assert running(conn, "r") == 0
+
+
+def test_a_tenant_with_many_jobs_does_not_keep_another_one_waiting(app: App, conn: Conn, task: list[int]) -> None:
+    many = metered(conn, Flow(share="f/big"), 400)
+    few = metered(conn, Flow(share="f/small"), 4)
+    run(app, conn, concurrency=2)
+    places = [task.index(job) for job in few]
+    assert max(places) < 60
+    assert len(task) == len(many) + len(few)
+
+
+def test_a_weight_gives_a_key_its_share_of_the_slots(app: App, conn: Conn) -> None:
+    began: list[str] = []
+
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        began.append(str(ctx.job_id))
+        await asyncio.sleep(0.02)
+
+    conn.execute("insert into pgqueue.limit_key (rule, key, weight) values ('f', 'a', 3)")
+    heavy = set(map(str, metered(conn, Flow(share="f/a"), 90)))
+    metered(conn, Flow(share="f/b"), 90)
+    run(app, conn, concurrency=8)
+    first = Counter(job in heavy for job in began[8:80])
+    assert 2 <= first[True] / first[False] <= 4
+
+
+def test_a_rate_is_kept_by_two_workers_and_jobs_start_as_soon_as_it_admits_them(
+    app: App, conn: Conn, task: list[int]
+) -> None:
+    rule(conn, "r", rate_count=20, rate_seconds=1.0, rate_burst=4)
+    metered(conn, keyed("r"), 30)
+    run(app, conn, workers=2, concurrency=8)
+    windows = """
+        select max(n) from (select count(*) over (order by claimed_at range between current row
+        and interval '999999 microseconds' following) as n from pgqueue.job_finished) as w"""
+    assert scalar(conn, windows) <= 20
+    took = scalar(
+        conn, "select extract(epoch from max(claimed_at) - min(claimed_at))::float8 from pgqueue.job_finished"
+    )
+    assert took < 26 / 17 * 1.5  # 17 = 20 - 4 + 1 a second
+
+
+def test_a_worker_that_ends_gives_back_what_it_has_not_begun(app: App, conn: Conn) -> None:
+    begun = asyncio.Event()
+
+    @app.task(name="t")
+    async def t() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async def stop_in_the_middle() -> None:
+        worker = Worker(app, WorkerSettings(concurrency=2, shutdown_timeout=0.1))
+        running = asyncio.create_task(worker.run())
+        await begun.wait()
+        worker.stop()
+        await running
+
+    rule(conn, "r", max_running=5)
+    metered(conn, keyed("r"), 5)
+    asyncio.run(stop_in_the_middle())
+    assert running(conn, "r") == 0
+    assert scalar(conn, "select count(*) from pgqueue.job_live where state = 'blocked' and attempt = 0") == 5
+
+
+def test_a_job_of_an_unknown_task_keeps_its_place_and_is_not_parked(app: App, conn: Conn, task: list[int]) -> None:
+    rule(conn, "o", kind="order", max_running=1)
+    flow = in_order("o/1")
+    first, second = metered(conn, flow, 2)
+    conn.execute("update pgqueue.job_live set task = 'elsewhere' where id = %s", (first,))
+    held = "select reason from pgqueue.transition where job_id = %s and from_state = 'running'"
+    asyncio.run(work(app, lambda: scalar(conn, held, first) == "unknown task"))
+    assert task == []
+    rows = conn.execute("select id, state, waits_for, attempt from pgqueue.job_live order by id").fetchall()
+    assert rows == [(first, "blocked", "turn", 0), (second, "blocked", "turn", 0)]
+
+
+def test_a_metered_job_completes_in_its_own_transaction_and_frees_its_bucket(app: App, conn: Conn) -> None:
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        async with ctx.atransaction() as own:
+            await own.execute("select 1")
+
+    @app.task(name="u", isolation="process")
+    def u(ctx: Context) -> None:
+        with ctx.transaction() as own:
+            own.execute("select 1")
+
+    rule(conn, "r", max_running=1)
+    metered(conn, keyed("r"), 3)
+    (child,) = metered(conn, keyed("r"), 1)
+    conn.execute("update pgqueue.job_live set task = 'u' where id = %s", (child,))
+    run(app, conn)
+    assert running(conn, "r") == 0
+    assert dict(conn.execute(EXCESS).fetchall()) == {"r": 1}
+
+
+def test_a_metered_job_is_begun_at_once_by_a_worker_that_sleeps(app: App, conn: Conn, task: list[int]) -> None:
+    async def stages() -> None:
+        worker = Worker(app, WorkerSettings(poll_seconds=20.0))
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: scalar(conn, "select waiting from pgqueue.worker"), "the worker to rest")
+        for jobs in (1, 2, 3):
+            metered(conn, keyed("r"))
+            conn.execute("select pg_catalog.pg_notify('pgqueue', 'default')")
+            await eventually(lambda: len(task) == jobs, "the job to run")  # noqa: B023
+        worker.stop()
+        await running
+
+    asyncio.run(stages())
+
+
+def test_an_idle_worker_wakes_when_another_one_frees_a_bucket(app: App, conn: Conn, task: list[int]) -> None:
+    rule(conn, "r", max_running=1)
+    metered(conn, keyed("r"), 2)
+    held = db.run(conn, QUERIES.turns.look([("default", -(2**63))], 10))
+    assert len(held) == 1
+    run(app, conn, workers=2, poll_seconds=0.3)
+    assert len(task) == 2
