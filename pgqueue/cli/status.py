@@ -17,7 +17,7 @@ from pgqueue.cli.verdict import Limits, Verdict, describe_pause, find_unknown, j
 from pgqueue.cli.workers import print_workers
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.patterns import is_pattern
-from pgqueue.queries.activity import QueueRate
+from pgqueue.queries.activity import ActivityQueries, QueueRate
 from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts, with_turns
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
@@ -117,7 +117,7 @@ def read_status(app: App, most: int | None) -> Status:
             db.run(conn, queries.jobs.prefer_indexes())
         return Status(
             with_turns(db.run(conn, queries.jobs.count(most)), db.run(conn, queries.jobs.count_turns(most))),
-            db.run(conn, queries.activity.rates(MOST_COUNTED if most is None else most)),
+            _rates(conn, queries.activity, MOST_COUNTED if most is None else most),
             db.run(conn, queries.workers.list()),
             db.run(conn, queries.jobs.count_parked(most)),
             db.run(conn, queries.schedules.list()),
@@ -127,6 +127,11 @@ def read_status(app: App, most: int | None) -> Status:
             db.run(conn, queries.jobs.count_dead(most)),
             db.run(conn, queries.operations.list_open(MOST_OPERATIONS)),
         )
+
+
+def _rates(conn: db.Connection, activity: ActivityQueries, most: int) -> list[QueueRate]:
+    due_turns = db.run(conn, activity.due_turns(most))
+    return [rate.with_turns(due_turns) for rate in db.run(conn, activity.rates(most))]
 
 
 def print_status(status: Status | Verdict) -> None:

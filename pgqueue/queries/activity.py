@@ -1,13 +1,14 @@
 """Activity: what workers did, in rows of ten seconds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import LiteralString
 from uuid import UUID
 
 from pgqueue.jobs.tally import BUCKETS, OUTCOMES, Count, Key, array_of, middle_of
 from pgqueue.queries.base import Query, Statements, fill, nothing
 from pgqueue.queries.jobs.parts import LANES
+from pgqueue.queries.jobs.waiting import TURN_AT, WAITS
 
 # Insert what a worker counted. Nothing reads these rows to decide anything, and no row is ever updated, so that workers
 # never wait for each other and an open snapshot keeps no dead rows.
@@ -50,6 +51,50 @@ from fresh full join ended using (queue) order by queue""",
     lanes=LANES,
 )
 
+# Tell how many of the metered jobs that wait became due in the last minute, by queue, and null where that cannot be
+# told: lane by lane in the order of job_live_turn, at most `most` and one more of a lane; in a lane in order among its
+# first ones, for they stand there by id. Hops from one lane to the next, over at most `most_lanes`.
+DUE_TURNS: LiteralString = fill(
+    """
+with recursive turn(queue, lane, priority) as (
+    (select j.queue::text, j.lane, j.priority::smallint from {s}.job_live j where {waits}
+     order by j.queue, j.lane, j.priority desc limit 1)
+    union all
+    select following.queue, following.lane, following.priority from turn cross join lateral (
+        (select j.queue::text as queue, j.lane as lane, j.priority::smallint as priority from {s}.job_live j
+         where {waits} and j.queue::text = turn.queue and j.lane = turn.lane and j.priority::smallint < turn.priority
+         order by j.queue, j.lane, j.priority desc limit 1)
+        union all
+        (select j.queue::text, j.lane, j.priority::smallint from {s}.job_live j
+         where {waits} and j.queue::text = turn.queue and j.lane > turn.lane
+         order by j.queue, j.lane, j.priority desc limit 1)
+        union all
+        (select j.queue::text, j.lane, j.priority::smallint from {s}.job_live j
+         where {waits} and j.queue::text > turn.queue order by j.queue, j.lane, j.priority desc limit 1)
+        order by queue, lane limit 1) as following
+), counted as (
+    select t.queue, t.lane < 0::bigint and looked.jobs > %(most)s::bigint as unknown,
+           looked.fresh as jobs
+    from (select * from turn limit %(most_lanes)s::int + 1) as t cross join lateral (
+        select count(*) as jobs, count(*) filter (
+            where w.run_at > now() - interval '1 minute' and w.run_at <= now()) as fresh
+        from (
+            select j.run_at::timestamptz as run_at from {s}.job_live j
+            where {waits} and j.queue::text = t.queue and j.lane = t.lane and j.priority::smallint = t.priority
+            and {turn_at} >= case when t.lane < 0::bigint then '-infinity'::timestamptz
+                                  else now() - interval '1 minute' end
+            and {turn_at} <= now()
+            order by {turn_at}, j.id limit %(most)s::int + 1) as w
+    ) as looked
+)
+select queue, case when not bool_or(unknown) and sum(jobs) <= %(most)s::numeric
+                        and (select count(*) from counted) <= %(most_lanes)s::bigint then sum(jobs)::bigint end
+from counted group by queue""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+)
+MOST_LANES = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class QueueRate:
@@ -68,6 +113,12 @@ class QueueRate:
             return None
         net = self.ended_per_second - self.due_per_second
         return due / net if net > 0 else None
+
+    def with_turns(self, due_turns: Mapping[str, int | None]) -> "QueueRate":
+        """Return the rate with the metered jobs that became due, as `due_turns` tells them."""
+        more = due_turns.get(self.queue, 0)
+        total = None if self.due_per_second is None or more is None else self.due_per_second + more / 60
+        return replace(self, due_per_second=total)
 
 
 class ActivityQueries(Statements):
@@ -93,3 +144,7 @@ class ActivityQueries(Statements):
         within = [bucket for bucket in range(BUCKETS) if middle_of(bucket) < 60]
         params = {"most": most, "buckets": within, "middles": [middle_of(bucket) for bucket in within]}
         return Query(self._sql(RATES), lambda rows: [QueueRate(*row) for row in rows], params)
+
+    def due_turns(self, most: int) -> Query[dict[str, int | None]]:
+        """Tell how many metered jobs that wait became due in the last minute, by queue; None where it is not known."""
+        return Query(self._sql(DUE_TURNS), dict, {"most": most, "most_lanes": MOST_LANES})

@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 from pgqueue import App
+from pgqueue.jobs.flow import Flow
 from tests.conftest import scalar
 from tests.doctor.looks import found, provoked
-from tests.harness import Conn, add_worker, insert_job
+from tests.harness import Conn, add_worker, insert_job, insert_metered
 
 
 def alter(conn: Conn, **columns: Any) -> None:
@@ -27,6 +28,11 @@ def test_a_queue_with_due_jobs_that_nobody_serves_is_found(app: App, conn: Conn)
     assert found(app, "queue-without-worker") == []
     alter(conn, heartbeat_at="now() - interval '1 hour'")
     assert found(app, "queue-without-worker") != []
+
+
+def test_metered_jobs_need_a_worker_as_others_do(app: App, conn: Conn) -> None:
+    insert_metered(conn, Flow(("sync/acme",)), queue="mail", run_at=scalar(conn, "select now() - interval '5 minutes'"))
+    assert provoked(app, "queue-without-worker").what.startswith("queue mail: 1 jobs are due, the oldest for 30")
 
 
 def test_a_paused_queue_and_jobs_that_came_just_now_need_nobody(app: App, conn: Conn) -> None:

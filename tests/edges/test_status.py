@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pgqueue import db
+from pgqueue import App, db
 from pgqueue.cli import cli
+from pgqueue.cli.status import QUEUE_COLUMNS, queue_rows, read_status
+from pgqueue.cli.verdict import Limits, judge
+from pgqueue.jobs.flow import Flow
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, add_worker
+from tests.harness import QUERIES, Conn, add_worker, insert_metered
 
 JOBS = """
 insert into pgqueue.job_live (task, queue, priority, run_at, attempt)
@@ -174,6 +177,18 @@ def test_a_queue_whose_workers_are_gone_is_known_by_its_jobs_alone(dsn: str, fil
     assert _verdict(dsn, "old") == (0, "ok")  # it holds dead letters
     assert _verdict(dsn, "gone") == (1, "queue gone: no worker serves it, and it holds no job")
     assert _verdict(dsn, "bulk") == (1, "queue bulk: no worker serves it, and it holds no job")
+
+
+def test_metered_jobs_have_a_column_and_need_a_worker_as_others_do(app: App, conn: Conn) -> None:
+    insert_metered(conn, Flow(("sync/acme",)), queue="mail")
+    found = read_status(app, 100)
+    (mail,) = found.queues
+    assert (mail.turn, mail.workers) == (1, 0)
+    assert dict(zip(QUEUE_COLUMNS, queue_rows(found)[0], strict=True)) | {"ended/s": "0"} == {
+        "queue": "mail", "pending": "0", "scheduled": "0", "retrying": "0", "turn": "1", "running": "0", "blocked": "0",
+        "dead": "0", "waits": "", "ended/s": "0", "drained in": "never", "workers": "NONE",
+    }  # fmt: skip
+    assert judge(found.queues, [], [], Limits()).reasons == ["queue mail: no worker takes its due jobs"]
 
 
 def test_a_queue_of_which_all_was_not_counted_may_hold_jobs(

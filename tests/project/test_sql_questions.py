@@ -12,8 +12,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgqueue import migrate
+from pgqueue.jobs.flow import Flow
 from tests.conftest import Databases, scalar
-from tests.harness import ROOT, Conn
+from tests.harness import ROOT, Conn, add_rule, insert_metered
 from tests.project.test_roles import drop_roles, unused_prefix
 
 PAGE = (ROOT / "docs" / "sql.md").read_text()
@@ -85,8 +86,24 @@ def column(rows: list[dict[str, Any]], *names: str) -> list[Any]:
     return [row[names[0]] if len(names) == 1 else tuple(row[name] for name in names) for row in rows]
 
 
-def test_there_are_twenty_questions() -> None:
-    assert list(QUESTIONS) == [str(n) for n in range(1, 21)]
+def test_there_are_twenty_questions_and_one_for_operators() -> None:
+    assert list(QUESTIONS) == [str(n) for n in range(1, 22)]
+
+
+def test_the_question_about_keys_that_wait_is_refused_to_readers(reader: Conn) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        asked(reader, 21)
+
+
+def test_the_question_about_keys_that_wait(conn: Conn) -> None:
+    add_rule(conn, "sync", "acme", max_running=2, running=2)
+    for key in ("acme", "acme", "other"):
+        insert_metered(conn, Flow((f"sync/{key}",)))
+    rows = asked(conn, 21)
+    assert column(rows, "rule", "key", "waiting", "running", "max_running") == [
+        ("sync", "acme", 2, 2, 2),
+        ("sync", "other", 1, 0, 2),
+    ]
 
 
 def test_questions_about_queues(reader: Conn) -> None:

@@ -2,15 +2,17 @@
 
 import random
 import uuid
+from datetime import UTC, datetime, timedelta
 from statistics import quantiles
 
 import pytest
 
 from pgqueue import db
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.tally import Count, Key, bucket_of
 from pgqueue.queries.activity import QueueRate
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, insert_job
+from tests.harness import QUERIES, Conn, insert_job, insert_metered
 
 WORKER = uuid.UUID(int=1)
 
@@ -93,6 +95,21 @@ def test_what_became_due_is_what_waits_and_what_was_taken_since(conn: Conn) -> N
         record(conn, (("t", "q", "release"), Count(9)))
     assert rates(conn) == {"q": (7, 3 + 4 + 1)}
     assert rates(conn, most=2) == {"q": (7, None)}
+
+
+def test_metered_jobs_became_due_that_wait_in_whatever_lane(conn: Conn) -> None:
+    in_order = Flow(("o/7",), order="o/7")
+    for seconds in (10, 20, 30, 100, -60):
+        due = datetime.now(UTC) - timedelta(seconds=seconds)
+        insert_metered(conn, Flow((f"r/{seconds % 20}",)), queue="q", run_at=due, priority=seconds % 3)
+        insert_metered(conn, in_order, queue="q", run_at=due)
+        insert_metered(conn, in_order, queue="ordered", run_at=due)
+    insert_metered(conn, Flow(("r/1",)), queue="later", run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert db.run(conn, QUERIES.activity.due_turns(100)) == {"q": 6, "ordered": 3, "later": 0}
+    assert db.run(conn, QUERIES.activity.due_turns(4)) == {"q": None, "ordered": None, "later": 0}
+    assert QueueRate("q", 10.0, 5.0).with_turns({"q": 60}).due_per_second == 6.0
+    assert QueueRate("q", 10.0, 5.0).with_turns({"q": None}).due_per_second is None
+    assert QueueRate("p", 10.0, 5.0).with_turns({"q": None}).due_per_second == 5.0
 
 
 def test_a_queue_that_only_grows_or_only_runs_has_rates_too(conn: Conn) -> None:

@@ -62,6 +62,7 @@ def lists(state: str) -> Query[Any]:
 # What is read, by which indexes, and how many rows and pages at most.
 READS: dict[str, tuple[Query[Any], set[str], int, int]] = {
     "count": (QUERIES.jobs.count_turns(1000), {"job_live_turn"}, 2100, 4000),
+    "became due": (QUERIES.activity.due_turns(1000), {"job_live_turn"}, 6100, 25_000),
     "depth": (QUERIES.jobs.depth("q0", 2000), {"job_live_turn", "job_live_ready"}, 4100, 5000),
     "deep": (QUERIES.jobs.depth("q0", 20_000), {"job_live_turn_sample", "job_live_sample"}, 700, 1500),
     "queues to serve": (QUERIES.jobs.find_queues("", 1000, ["t"]), {"job_live_turn", "job_live_ready"}, 20, 200),

@@ -181,6 +181,7 @@ OTHERS: dict[str, Query[Any]] = {
     "workers.set_queues": QUERIES.workers.set_queues(WORKER, ["q*", "q0"]),
     "workers.locate": QUERIES.workers.locate([WORKER]),
     "activity.rates": QUERIES.activity.rates(50),
+    "activity.due_turns": QUERIES.activity.due_turns(50),
     "jobs.count_parked": QUERIES.jobs.count_parked(50),
     "schedules.list": QUERIES.schedules.list(),
     "schedules.lock": QUERIES.schedules.lock("s1"),
@@ -188,7 +189,7 @@ OTHERS: dict[str, Query[Any]] = {
 }
 STATUS = {
     "jobs.count", "jobs.count_turns", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list",
-    "activity.rates",
+    "activity.rates", "activity.due_turns",
 }  # fmt: skip
 FLAT = DUTIES | OTHERS | DOCTOR_FLAT
 SCHEDULE_VERBS = (

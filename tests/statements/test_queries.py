@@ -127,6 +127,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     ),
     "why.waits": lambda q: q.why.waits(1),
     "why.ahead": lambda q: q.why.ahead(A_JOB),
+    "activity.due_turns": lambda q: q.activity.due_turns(10),
     "jobs.rule_of_queue": lambda q: q.jobs.rule_of_queue("default"),
     "why.buckets": lambda q: q.why.buckets(["r", "r/k"]),
     "why.place": lambda q: q.why.place(A_JOB, -5),
