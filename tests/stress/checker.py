@@ -5,7 +5,6 @@ The numbers are those of the project's list: S is safety, L bounded liveness.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -13,22 +12,12 @@ from pgqueue.jobs.lifecycle import TRANSITIONS
 from pgqueue.worker.claiming.producer import MAX_CLAIM
 
 from .history import History, Row, Step, moment
+from .violation import Violation
 
 # How long a worker may go on claiming after others have declared it lost: until its own next beat, when cut off for a
 # few seconds at most.
 ZOMBIE = timedelta(seconds=8)
 TERMINAL = ("succeeded", "failed", "cancelled")
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A broken invariant and what proves it."""
-
-    number: str
-    evidence: str
-
-    def __str__(self) -> str:
-        return f"{self.number}: {self.evidence}"
 
 
 class Facts:

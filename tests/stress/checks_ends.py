@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from .checker import TERMINAL, Check, Facts, Violation
+from .checker import TERMINAL, Check, Facts
 from .history import DEAD, moment
 from .shop import ENDS, EXACT
+from .violation import Violation
 
 
 def nothing_lost(facts: Facts) -> Iterator[Violation]:

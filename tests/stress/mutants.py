@@ -5,14 +5,12 @@ what it wants to break ends its process: a mutant that changes nothing proves no
 """
 
 import asyncio
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from types import ModuleType
 from typing import Any
 
 from pgqueue import cli, db, scheduler
@@ -28,20 +26,9 @@ from pgqueue.worker.running import completion
 from . import producer as stress_producer
 from . import targeted
 from .checker import check
+from .rewriting import rewrite
 from .run import Settings, Stress, stage
 from .server import Server
-
-
-def rewrite(module: ModuleType, names: Sequence[str], *changes: tuple[str, str]) -> None:
-    """Change SQL templates. Each change must fit at least once in each of them, whatever the white space."""
-    for name in names:
-        text = getattr(module, name)
-        for old, new in changes:
-            pattern = r"\s+".join(re.escape(word) for word in old.split())
-            text, count = re.subn(pattern, lambda _, new=new: new, text)
-            if not count:
-                raise SystemExit(f"the mutant does not fit: {module.__name__}.{name} has no {old!r}")
-        setattr(module, name, text)
 
 
 def no_fence() -> None:

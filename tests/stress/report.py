@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from pgqueue.jobs.lifecycle import TRANSITIONS
 
-from .checker import Facts, Violation
+from .checker import Facts
 from .history import History, Step
 from .run import Result
+from .violation import Violation
 
 
 def report(result: Result, violations: list[Violation], seed: int) -> str:

@@ -1,0 +1,331 @@
+"""A storm over metered jobs: four processes claim and end them at random; some are killed, frozen, and rescued from.
+
+Meanwhile jobs are enqueued, some in transactions that commit late, and limits change. At the end every job has ended,
+and the log of moves proves what tests/stress/turns.py checks. `python -m tests.stress.storm --seconds 60 --seed 3`
+runs one on a server of its own; `--mutants` puts in each seeded bug in turn, and sees it caught.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgqueue.jobs.flow import Flow
+
+from .storm_mutants import MUTANTS
+from .storm_worker import LEASE
+from .turns import AUDIT, NEVER, Drift, Move, Term, Turns, check_turns
+from .violation import Violation
+
+ROOT = Path(__file__).absolute().parents[2]
+WORKERS = 4
+MOST_WAITING = 12  # jobs of a lane
+DRAIN_SECONDS = 30.0
+STRIKE_SECONDS = 0.5
+RULES: dict[str, dict[str, Any]] = {
+    "two": {"max_running": 2},
+    "shared": {"max_running": 5},
+    "line": {"max_running": 1, "kind": "order"},
+    "rate": {"rate_count": 10, "rate_seconds": 1.0, "rate_burst": 2},
+    "skip": {"max_running": 1, "on_full": "skip"},
+    "newest": {"max_running": 1, "on_full": "replace_waiting"},
+    "brittle": {"breaker_failures": 4, "breaker_seconds": 1.0, "breaker_cooldown": 0.1},
+    "shut": {"max_running": 0},
+}
+CHANGES = {"two": (1, 2, 3, 4), "shared": (2, 5, 8, None)}
+INSERT = """
+with new as (
+    insert into pgqueue.job_live (task, queue, args, headers, state, waits_for, lane, max_attempts, run_at)
+    select 't', 'default', '{}', h.headers, 'blocked', 'turn', (h.headers -> '$flow' ->> 'lane')::bigint, 6,
+           clock_timestamp() + make_interval(secs => h.delay)
+    from unnest(%s::jsonb[], %s::float8[]) as h(headers, delay) returning id, headers, run_at
+), logged as (
+    insert into pgqueue.transition (job_id, to_state, attempt, lease) select id, 'blocked', 0, 0 from new
+)
+select id, headers -> '$flow', run_at from new"""
+WAITING = "select lane, count(*) from pgqueue.job_live where state = 'blocked' group by lane"
+LEFT = "select id, headers -> '$flow' from pgqueue.job_live where not headers -> '$flow' -> 'buckets' @> '[\"shut\"]'"
+EVERY = """
+select id, attempt, lease from pgqueue.job_live union all select id, attempt, lease from pgqueue.job_finished
+union all select id, attempt, lease from pgqueue.dead_letter"""
+LOG = "select at, job_id, from_state, to_state, reason from pgqueue.transition order by at"
+BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
+COUNTERS = "select name, running from pgqueue.limit_use"
+
+
+def flows() -> list[Flow]:
+    """The lanes of a storm: with a limit for each key, shared ones, two of them, in order, with a rate, fair."""
+    keys = [Flow((f"two/{key}",)) for key in "abc"]
+    both = [Flow(("shared", f"two/{key}")) for key in "abcd"]
+    lines = [Flow((f"line/{key}",), order=f"line/{key}") for key in range(4)]
+    more = [Flow(("line/0", "shared"), order="line/0"), Flow(("shared",), share="f/a"), Flow(("shared",), share="f/b")]
+    single = [Flow((name,)) for name in ("rate", "skip/a", "newest/a", "brittle", "shut", "unruled")]
+    return [*keys, *both, *lines, *more, *single, Flow(share="f/a"), Flow(share="f/b"), Flow(("rate", "two/a"))]
+
+
+@dataclass
+class Result:
+    """What a storm has shown."""
+
+    turns: Turns
+    violations: list[Violation]
+    counts: dict[str, int]
+
+
+@dataclass
+class Storm:
+    """A storm in a migrated database that is its own."""
+
+    dsn: str
+    seed: int
+    mutant: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+        self._flows: dict[int, Flow] = {}
+        self._known: dict[int, datetime] = {}
+        self._due: dict[int, datetime] = {}
+        self._terms: dict[str, list[Term]] = {}
+        self._drifts: list[Drift] = []
+        self._left: list[Violation] = []
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._frozen: dict[int, float] = {}  # the place of a worker, and until when
+        self._strikes_at = time.monotonic() + 2.5  # when the workers have begun
+        self._looks_at, self._over = self._strikes_at, False
+        self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
+        self._open: tuple[psycopg.Connection[Any], list[int], float] | None = None
+        self._lanes = flows()
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - what workers say; closed with the process
+
+    def run(self, seconds: float, until: Container[str] = ()) -> Result:
+        """Rage for so long, let every job end, and check. `until`: end as soon as one of these is violated."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            self._declare(conn)
+            try:
+                for place in range(WORKERS):
+                    self._workers.append(self._start(place))
+                ends = time.monotonic() + seconds
+                while time.monotonic() < ends and not self._caught(conn, until):
+                    self._rage(conn)
+                self._relent()
+                self._drain(conn)
+            finally:
+                if self._open is not None:
+                    self._open[0].close()
+                for worker in self._workers:
+                    worker.kill()
+                    worker.wait()
+            turns = self._evidence(conn, ended=True)
+        self.counts.update(jobs=len(turns.flows), claims=sum(move.starts for move in turns.moves))
+        self.counts.update(str(move.reason).split(":")[0] for move in turns.moves if move.reason)
+        return Result(turns, self._violations(turns), dict(self.counts))
+
+    def _declare(self, conn: psycopg.Connection[Any]) -> None:
+        for name, columns in RULES.items():
+            names = ", ".join(["name", *columns])
+            holes = ", ".join(["%s"] * (len(columns) + 1))
+            conn.execute(f"insert into pgqueue.limit_rule ({names}) values ({holes})", [name, *columns.values()])
+            if "max_running" in columns:
+                self._terms[name] = [Term(_now(conn), NEVER, columns["max_running"])]
+
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
+        self.counts["workers"] += 1
+        seed = self.counts["workers"] * 1000 + self.seed * WORKERS + place
+        command = [sys.executable, "-m", "tests.stress.storm_worker", str(seed), self.mutant]
+        environ = os.environ | {"STORM_DSN": self.dsn, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=self._told, stderr=self._told)
+
+    def _caught(self, conn: psycopg.Connection[Any], until: Container[str]) -> bool:
+        """Whether one of these is violated by now; looks once a second."""
+        if not until or time.monotonic() < self._looks_at:
+            return False
+        self._looks_at = time.monotonic() + 1
+        self._over = any(violation.number in until for violation in self._violations(self._evidence(conn)))
+        return self._over
+
+    def _violations(self, turns: Turns) -> list[Violation]:
+        return [*check_turns(turns), *self._left, *self._deadlocks()]
+
+    def _rage(self, conn: psycopg.Connection[Any]) -> None:
+        """Do what happens in a twentieth of a second."""
+        self._enqueue(conn)
+        self._audit(conn)
+        self._thaw()
+        if time.monotonic() > self._strikes_at:
+            self._strikes_at = time.monotonic() + STRIKE_SECONDS
+            self._plan = self._plan or self._rng.sample([self._kill, self._freeze, self._change, self._change], 4)
+            self._plan.pop()(conn)
+        self._replace()
+        time.sleep(0.03)
+
+    def _replace(self) -> None:
+        for place, worker in enumerate(self._workers):
+            if worker.poll() is not None:
+                self._workers[place] = self._start(place)
+
+    def _enqueue(self, conn: psycopg.Connection[Any]) -> None:
+        """Enqueue jobs of the lanes that few wait in; sometimes in a transaction that commits after others."""
+        if self._open is not None and time.monotonic() > self._open[2]:
+            self._commit_late(conn)
+        waiting: dict[int, int] = dict(conn.execute(WAITING).fetchall())
+        lanes = [flow for flow in self._lanes if waiting.get(flow.lane, 0) < MOST_WAITING]
+        chosen = self._rng.choices(lanes, k=self._rng.randint(1, 20)) if lanes else []
+        if self._open is None and self._rng.random() < 0.1:
+            late = psycopg.connect(self.dsn)
+            self._open = late, self._insert(late, chosen), time.monotonic() + self._rng.uniform(0.05, 0.5)
+        else:
+            self._acknowledged(conn, self._insert(conn, chosen))
+
+    def _commit_late(self, conn: psycopg.Connection[Any]) -> None:
+        if self._open is not None:
+            late, jobs, _ = self._open
+            late.commit()
+            late.close()
+            self._open = None
+            self._acknowledged(conn, jobs)
+
+    def _insert(self, conn: psycopg.Connection[Any], chosen: Sequence[Flow]) -> list[int]:
+        headers = [json.dumps({"$flow": flow.header()}) for flow in chosen]
+        delays = [self._rng.choice([0.0, 0.0, 0.0, 0.2]) for _ in chosen]
+        rows = conn.execute(INSERT, (headers, delays)).fetchall()
+        self._flows.update((job, Flow.of_header(flow)) for job, flow, _ in rows)
+        self._due.update((job, run_at) for job, _, run_at in rows)
+        return [job for job, _, _ in rows]
+
+    def _acknowledged(self, conn: psycopg.Connection[Any], jobs: Iterable[int]) -> None:
+        self._known.update(dict.fromkeys(jobs, _now(conn)))
+
+    def _audit(self, conn: psycopg.Connection[Any]) -> None:
+        self._drifts += [Drift(*row) for row in conn.execute(AUDIT).fetchall()]
+        self.counts["audits"] += 1
+
+    def _victim(self, conn: psycopg.Connection[Any]) -> int | None:
+        """The place of a worker that runs jobs, and is not frozen."""
+        busy = {pid for (pid,) in conn.execute(BUSY)}
+        places = [place for place, worker in enumerate(self._workers) if worker.pid in busy]
+        return self._rng.choice([place for place in places if place not in self._frozen] or [None])
+
+    def _kill(self, conn: psycopg.Connection[Any]) -> None:
+        place = self._victim(conn)
+        if place is not None:
+            self._workers[place].kill()
+            self._workers[place].wait()
+            self.counts["kills"] += 1
+
+    def _freeze(self, conn: psycopg.Connection[Any]) -> None:
+        place = self._victim(conn)
+        if place is not None and len(self._frozen) < WORKERS - 1:
+            self._workers[place].send_signal(signal.SIGSTOP)
+            self._frozen[place] = time.monotonic() + LEASE * self._rng.uniform(0.5, 3.0)
+            self.counts["freezes"] += 1
+
+    def _thaw(self) -> None:
+        for place in [place for place, until in self._frozen.items() if time.monotonic() > until]:
+            self._workers[place].send_signal(signal.SIGCONT)
+            del self._frozen[place]
+
+    def _change(self, conn: psycopg.Connection[Any]) -> None:
+        rule = self._rng.choice(sorted(CHANGES))
+        most = self._rng.choice(CHANGES[rule])
+        began = _now(conn)
+        conn.execute("update pgqueue.limit_rule set max_running = %s where name = %s", (most, rule))
+        terms, done = self._terms[rule], _now(conn)
+        terms[-1] = Term(terms[-1].since, done, terms[-1].most)
+        terms.append(Term(began, NEVER, most))
+        self.counts["changes"] += 1
+
+    def _relent(self) -> None:
+        self._frozen = dict.fromkeys(self._frozen, 0.0)
+        self._thaw()
+
+    def _drain(self, conn: psycopg.Connection[Any]) -> None:
+        """Let every job end that can. FL5: none waits on while its buckets have room."""
+        self._commit_late(conn)
+        began = time.monotonic()
+        ends = began + DRAIN_SECONDS
+        while (left := conn.execute(LEFT).fetchall()) and time.monotonic() < ends and not self._hopeless():
+            self._audit(conn)
+            self._replace()
+            time.sleep(0.05)
+        self.counts["milliseconds of draining"] = int(1000 * (time.monotonic() - began))
+        self._left = [Violation("FL5", f"job {job} of {flow} has not ended") for job, flow in left]
+
+    def _hopeless(self) -> bool:
+        """Whether a bug has been seen: then jobs may wait for ever."""
+        return self._over or bool(self._drifts)
+
+    def _deadlocks(self) -> list[Violation]:
+        """Return what workers have said: of deadlocks, of which there must be none; anything else ends the storm."""
+        self._told.seek(0)
+        lines = self._told.read().decode(errors="replace").splitlines()
+        other = [line for line in lines if not line.startswith('{"deadlock"')]
+        if other:
+            raise RuntimeError("a worker failed: " + "\n".join(other[-12:]))
+        return [Violation("deadlock", line) for line in lines]
+
+    def _evidence(self, conn: psycopg.Connection[Any], *, ended: bool = False) -> Turns:
+        return Turns(
+            flows=self._flows,
+            moves=[Move(*row) for row in conn.execute(LOG).fetchall()],
+            terms=self._terms,
+            rates={
+                name: (rule["rate_count"], rule["rate_seconds"]) for name, rule in RULES.items() if "rate_count" in rule
+            },
+            known=self._known,
+            due=self._due,
+            attempts={job: (attempt, lease) for job, attempt, lease in conn.execute(EVERY).fetchall()} if ended else {},
+            shut=frozenset({"shut"}),
+            drifts=self._drifts,
+            counters={} if self._left or not ended else dict(conn.execute(COUNTERS).fetchall()),
+        )  # fmt: skip
+
+
+def _now(conn: psycopg.Connection[Any]) -> datetime:
+    row = conn.execute("select clock_timestamp()").fetchone()
+    assert row is not None
+    return row[0]  # type: ignore[no-any-return]
+
+
+def main() -> int:
+    """Run a storm, or one for each seeded bug; return 0 if all was as it must be."""
+    from .server import Database, OwnServer
+
+    parser = argparse.ArgumentParser(prog="python -m tests.stress.storm", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mutants", nargs="*")
+    given = parser.parse_args()
+    failures, server = 0, OwnServer()
+    try:
+        names = [""] if given.mutants is None else given.mutants or [*MUTANTS]
+        for number, name in enumerate(names):
+            database = Database(server, f"storm_{number}")
+            result = Storm(database.dsn(), given.seed, name).run(given.seconds, MUTANTS[name].caught_by if name else ())
+            found = Counter(violation.number for violation in result.violations)
+            right = bool(MUTANTS[name].caught_by & found.keys()) if name else not found
+            failures += not right
+            print(name or "no bug", "as it must be" if right else "WRONG", dict(found), result.counts, flush=True)
+            for number_of in found:
+                print("   ", f"{next(v for v in result.violations if v.number == number_of)!s:.300}", flush=True)
+            database.drop()
+    finally:
+        server.stop()
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Seeded bugs in the turns of metered jobs, each with the invariant that a storm must see broken."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pgqueue.queries.jobs import rescue, resolve
+from pgqueue.queries.turns import claim
+from pgqueue.worker.claiming import roster
+
+from .rewriting import rewrite
+
+
+def no_lock(_: int) -> None:
+    """Read the counter of a bucket without locking it."""
+    rewrite(claim, ["CLAIM_TURNS"], ("u.version >= s.version for update) as u", "u.version >= s.version) as u"))
+
+
+def counted_rows(_: int) -> None:
+    """Count the jobs that run, in the snapshot of the claim, instead of reading the counter."""
+    running = """(select count(*)::int from {s}.job_live x where x.worker_id is not null
+        and x.headers -> '$flow' -> 'buckets' @> jsonb_build_array(u.name))"""
+    limit = "coalesce(k.max_running, r.max_running) -"
+    rewrite(claim, ["CLAIM_TURNS"], (f"{limit} u.running", f"{limit} {running}"))
+
+
+def rescue_keeps(_: int) -> None:
+    """Rescue jobs without giving their buckets back."""
+    rewrite(rescue, ["RESCUE"], ("from moved where headers::jsonb ? '$flow'::text", "from moved where false"))
+
+
+def strays_twice(_: int) -> None:
+    """Give the buckets of strays back twice."""
+    old = "from (select headers from requeued union all"
+    rewrite(rescue, ["RELEASE_STRAYS"], (old, f"{old} select headers from requeued union all"))
+
+
+def clock_of_worker(seed: int) -> None:
+    """Note the next start of a rate by the clock of the worker: that of every second one is two seconds behind."""
+    behind = f"now() - interval '{seed % 2 * 2} s'"
+    rewrite(claim, ["CLAIM_TURNS"], ("tat = greatest(u.tat, now())", f"tat = greatest(u.tat, {behind})"))
+
+
+def rate_unwritten(_: int) -> None:
+    """Never note the next start of a rate."""
+    rewrite(claim, ["CLAIM_TURNS"], ("tat = greatest(u.tat, now()) +", "tat = u.tat + 0 *"))
+
+
+def places_believed(_: int) -> None:
+    """Begin an ordered lane, too, after the last job that this worker has claimed from it."""
+    rewrite(
+        claim,
+        ["CLAIM_TURNS"],
+        (
+            "and j.priority::smallint = o.priority order by",
+            "and j.priority::smallint = o.priority and j.id > o.id order by",
+        ),
+    )
+    claimed = roster.Roster.claimed
+
+    def noting(self: Any, queue: str, lines: Any, jobs: Any, room: int) -> bool:
+        for job in jobs:
+            lane = self._lanes.get((queue, job.lane or 0, job.priority))
+            if lane is not None:
+                lane.place = max(lane.place or (job.run_at, job.id), (job.run_at, job.id))
+        return claimed(self, queue, lines, jobs, room)
+
+    roster.Roster.claimed = noting  # type: ignore[method-assign]
+    roster._start = lambda lane: lane.place or (None, 0)
+
+
+def plain_success(_: int) -> None:
+    """Let the statement for plain successes end metered jobs."""
+    rewrite(resolve, ["SUCCEED"], ("and j.lane is null", ""))
+    resolve.SUCCEED_METERED = resolve.SUCCEED
+
+
+def unsorted_claims(_: int) -> None:
+    """Lock the buckets of a claim in any order."""
+    rewrite(claim, ["CLAIM_TURNS"], ('order by b.name collate "C"', "order by random()"))
+
+
+def unsorted_ends(_: int) -> None:
+    """Lock the buckets of jobs that end in any order."""
+    rewrite(resolve, ["RESOLVE_METERED", "SUCCEED_METERED"], ('order by g.name collate "C"', "order by random()"))
+
+
+def changed_unseen(_: int) -> None:
+    """Take the first job of an ordered lane, although a bucket has changed since the claim began."""
+    rewrite(claim, ["CLAIM_TURNS"], ("when l.lane >= 0 or r.unchanged then", "when true then"))
+
+
+@dataclass(frozen=True)
+class StormMutant:
+    """A bug, which gets the number of the worker that it is put into, and the invariants one of which it breaks."""
+
+    apply: Callable[[int], None]
+    caught_by: frozenset[str]
+
+
+MUTANTS = {
+    "no_lock": StormMutant(no_lock, frozenset({"FL1"})),
+    "counted_rows": StormMutant(counted_rows, frozenset({"FL1"})),
+    "rescue_keeps": StormMutant(rescue_keeps, frozenset({"FL2"})),
+    "strays_twice": StormMutant(strays_twice, frozenset({"FL2"})),
+    "clock_of_worker": StormMutant(clock_of_worker, frozenset({"FL3"})),
+    "rate_unwritten": StormMutant(rate_unwritten, frozenset({"FL3"})),
+    "places_believed": StormMutant(places_believed, frozenset({"FL4"})),
+    "plain_success": StormMutant(plain_success, frozenset({"FL2"})),
+    "unsorted_claims": StormMutant(unsorted_claims, frozenset({"deadlock"})),
+    "unsorted_ends": StormMutant(unsorted_ends, frozenset({"deadlock"})),
+    "changed_unseen": StormMutant(changed_unseen, frozenset({"FL4"})),
+}
