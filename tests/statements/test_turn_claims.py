@@ -284,6 +284,22 @@ def test_nothing_is_claimed_ahead_from_a_rate(conn: Conn) -> None:
     assert len(claim_turns(conn, [flow], slots=2)) == 2
 
 
+def test_a_rate_counts_from_the_lock_on_and_not_from_the_beginning_of_a_claim_that_waited(
+    conn: Conn, connect: Open
+) -> None:
+    rule(conn, "r", rate_count=1, rate_seconds=0.5)
+    flow = keyed("r")
+    metered(conn, flow, 2)
+    holder, claimer = connect(), connect(autocommit=True)
+    holder.execute("select from pgqueue.limit_use for update")
+    waiting = InThread(lambda: claim_turns(claimer, [flow]))
+    wait_blocked(conn, claimer, holder)
+    holder.execute("select pg_catalog.pg_sleep(0.6)")
+    holder.commit()
+    assert len(waiting.result()) == 1
+    assert claim_turns(conn, [flow]) == []
+
+
 @pytest.mark.parametrize("table", ["limit_rule", "limit_key"])
 def test_a_paused_rule_or_key_gives_nothing_until_its_time(conn: Conn, table: str) -> None:
     rule(conn, "r")

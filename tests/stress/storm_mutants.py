@@ -10,6 +10,8 @@ from pgqueue.worker.claiming import roster
 
 from .rewriting import rewrite
 
+NOTED = "tat = greatest(u.tat, (select at from instant))"
+
 
 def no_lock(_: int) -> None:
     """Read the counter of a bucket without locking it."""
@@ -38,12 +40,12 @@ def strays_twice(_: int) -> None:
 def clock_of_worker(seed: int) -> None:
     """Note the next start of a rate by the clock of the worker: that of every second one is two seconds behind."""
     behind = f"now() - interval '{seed % 2 * 2} s'"
-    rewrite(claim, ["CLAIM_TURNS"], ("tat = greatest(u.tat, now())", f"tat = greatest(u.tat, {behind})"))
+    rewrite(claim, ["CLAIM_TURNS"], (NOTED, f"tat = greatest(u.tat, {behind})"))
 
 
 def rate_unwritten(_: int) -> None:
     """Never note the next start of a rate."""
-    rewrite(claim, ["CLAIM_TURNS"], ("tat = greatest(u.tat, now()) +", "tat = u.tat + 0 *"))
+    rewrite(claim, ["CLAIM_TURNS"], (f"{NOTED} +", "tat = u.tat + 0 *"))
 
 
 def places_believed(_: int) -> None:

@@ -21,9 +21,10 @@ PAUSED: LiteralString = "{p}.paused_at is not null and ({p}.paused_until is null
 # How many starts a rate admits at once, and the seconds between two if all come evenly. By the generic cell rate
 # algorithm (ITU-T I.371): a bucket keeps when its next start would be due if all came evenly (`tat`), and admits one as
 # long as that is less than a burst away. In a window of W seconds less than `burst + W / step` jobs start. With the
-# step of a strict rate that is never more than `rate_count` in any window of `rate_seconds`, whatever the order in
-# which claims get the lock: a clock that is older than the lock admits fewer. What a strict rate sustains is
-# `rate_count - burst + 1` in each period. The step is rounded up to microseconds, which the clock has.
+# step of a strict rate that is never more than `rate_count` in any window of `rate_seconds`. For that a claim reads the
+# clock when it has its locks. The naive form reads now(): a claim that has waited for a lock would start its burst and
+# note that it did so before the wait, and the next claim would start another burst at once. What a strict rate sustains
+# is `rate_count - burst + 1` in each period. The step is rounded up to microseconds, which the clock has.
 _BURST: LiteralString = """coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)"""
 _STEP: LiteralString = fill(
@@ -35,7 +36,7 @@ _STEP: LiteralString = fill(
 # What the rules say of a bucket: `u` is its row in limit_use, `r` its rule, if there is one, and `k` the exception for
 # its key. `step`: seconds between two starts; null without a rate. `room`: how many jobs may start now. `opens_at`:
 # when there will be room; infinity where that depends on others, null where there is room.
-# `pace`: a rate that each worker keeps for itself.
+# `pace`: a rate that each worker keeps for itself. `moment`: the time by which rates are judged.
 # A breaker that has opened before lets one job run at a time, until that one has ended well.
 BUCKET_COLUMNS: LiteralString = fill(
     """
@@ -45,7 +46,8 @@ BUCKET_COLUMNS: LiteralString = fill(
             case when {rule_paused} or {key_paused} or u.closed_until > now() then 0 end,
             case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
             case when r.rate_count is not null and r.scope = 'fleet' then
-                floor({burst}::float8 - extract(epoch from greatest(u.tat, now()) - now())::float8 / {step})::int end
+                floor({burst}::float8
+                      - extract(epoch from greatest(u.tat, {moment}) - {moment})::float8 / {step})::int end
         ), 0) as room,
         greatest(
             case when {rule_paused} then coalesce(r.paused_until, 'infinity') end,

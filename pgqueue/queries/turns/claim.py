@@ -19,6 +19,7 @@ from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
 # have claimed a moment ago counts, and `used` changes that row in this same statement. The naive form counts running
 # jobs, or reads the row, in the snapshot of the statement: while it waited for the lock others have claimed, which that
 # snapshot does not show (169 of 719 claims exceeded a limit). SKIP LOCKED is no help, for it slides on to the next row.
+# `instant` is the time by which rates are judged, read when all locks are held.
 # Buckets are locked in the order of their names, and job rows only if nobody else has them: so claims wait for each
 # other in one order, and never for a job.
 # `picked` takes the higher priorities first, and of each the first job of each lane, then the second of each, as far as
@@ -52,9 +53,11 @@ with line as materialized (
     select s.version as seen, u.* from seen s
     cross join lateral (
         select * from {s}.limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u
+), instant as materialized (
+    select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
     select u.name, u.seen, u.version = u.seen as unchanged,{bucket_columns}
-    from held u
+    from instant cross join held u
         {rules}
 ), free as materialized (
     select b.name, b.seen, b.step, b.unchanged, case when b.step is null
@@ -110,13 +113,14 @@ with line as materialized (
 ), used as (
     update {s}.limit_use u
     set running = u.running + t.jobs, version = u.version + 1,
-        tat = greatest(u.tat, now()) + make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
+        tat = greatest(u.tat, (select at from instant))
+            + make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
     from taken t where u.name = any(array[t.name]) and u.version >= t.seen
 ), {moved}
 select {claimed} from moved""",
     paused=PAUSED,
     not_paused=NOT_PAUSED,
-    bucket_columns=BUCKET_COLUMNS,
+    bucket_columns=fill(BUCKET_COLUMNS, moment="instant.at"),
     rules=RULES,
     waits=WAITS,
     turn_at=TURN_AT,

@@ -71,7 +71,7 @@ left join lateral (
     waits=WAITS,
     turn_at=TURN_AT,
     rules=RULES,
-    bucket_columns=BUCKET_COLUMNS,
+    bucket_columns=fill(BUCKET_COLUMNS, moment="now()"),
 )
 
 

@@ -17,6 +17,8 @@ with line as materialized (
     select s.version as seen, u.* from seen s
     cross join lateral (
         select * from "pgqueue".limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u
+), instant as materialized (
+    select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
     select u.name, u.seen, u.version = u.seen as unchanged,
         case when r.rate_count is not null and r.scope = 'fleet' then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
@@ -28,7 +30,8 @@ with line as materialized (
             case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
             case when r.rate_count is not null and r.scope = 'fleet' then
                 pg_catalog.floor(coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8 - extract(epoch from greatest(u.tat, now()) - now())::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8
+                      - extract(epoch from greatest(u.tat, instant.at) - instant.at)::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
         )::float8) / 1000000::float8))::int end
         ), 0) as room,
@@ -54,7 +57,7 @@ with line as materialized (
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end), (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
         )::float8) / 1000000::float8)) end as pace
-    from held u
+    from instant cross join held u
         left join lateral (select * from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
         left join lateral (
             select * from "pgqueue".limit_key k
@@ -114,7 +117,8 @@ with line as materialized (
 ), used as (
     update "pgqueue".limit_use u
     set running = u.running + t.jobs, version = u.version + 1,
-        tat = greatest(u.tat, now()) + pg_catalog.make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
+        tat = greatest(u.tat, (select at from instant))
+            + pg_catalog.make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
     from taken t where u.name = any(array[t.name]) and u.version >= t.seen
 ), moved as (
     update "pgqueue".job_live j

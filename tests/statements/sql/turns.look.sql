@@ -57,7 +57,8 @@ cross join lateral (
             case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
             case when r.rate_count is not null and r.scope = 'fleet' then
                 pg_catalog.floor(coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8 - extract(epoch from greatest(u.tat, now()) - now())::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8
+                      - extract(epoch from greatest(u.tat, now()) - now())::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
         )::float8) / 1000000::float8))::int end
         ), 0) as room,
