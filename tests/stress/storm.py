@@ -109,11 +109,10 @@ class Storm:
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
         self._open: tuple[psycopg.Connection[Any], list[int], float] | None = None
         self._lanes = flows()
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - what workers say; closed with the process
 
     def run(self, seconds: float, until: Container[str] = ()) -> Result:
         """Rage for so long, let every job end, and check. `until`: end as soon as one of these is violated."""
-        with psycopg.connect(self.dsn, autocommit=True) as conn:
+        with tempfile.TemporaryFile() as self._told, psycopg.connect(self.dsn, autocommit=True) as conn:
             self._declare(conn)
             try:
                 for place in range(WORKERS):
@@ -130,9 +129,10 @@ class Storm:
                     worker.kill()
                     worker.wait()
             turns = self._evidence(conn, ended=True)
+            violations = self._violations(turns)
         self.counts.update(jobs=len(turns.flows), claims=sum(move.starts for move in turns.moves))
         self.counts.update(str(move.reason).split(":")[0] for move in turns.moves if move.reason)
-        return Result(turns, self._violations(turns), dict(self.counts))
+        return Result(turns, violations, dict(self.counts))
 
     def _declare(self, conn: psycopg.Connection[Any]) -> None:
         for name, columns in RULES.items():
