@@ -14,6 +14,7 @@ from pgqueue.queries.jobs.change import EditedJob
 from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
 from pgqueue.queries.jobs.parts import CARRIED, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
+from pgqueue.queries.jobs.turns import RESUME_STOPPED
 from pgqueue.tasks.sealing import open_job
 
 # Count dead letters by fingerprint, the latest failure first. Reads all dead letters: asked by hand.
@@ -72,8 +73,9 @@ with given as (
     set next_run_at = begun.at - make_interval(secs => %(delay)s::float8)
                       + make_interval(secs => %(gap)s::float8 * (select count(*) from back)::float8)
     from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
-), {notify_workers}
+), {resume_stopped}, {notify_workers}
 select count(back.id) from back, workers_notified""",
+    resume_stopped=RESUME_STOPPED,
     turned=fill(TURNED, flow="g.flow", headers="d.headers::jsonb"),
     lane=fill(LANE, headers="gone.carried"),
     state=STATE,
@@ -91,8 +93,9 @@ with gone as (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, 'failed', 'cancelled', attempt, lease, %(reason)s::text from gone
-)
+), {resume_stopped}
 select count(*) from gone""",
+    resume_stopped=RESUME_STOPPED,
     carried=CARRIED,
 )
 

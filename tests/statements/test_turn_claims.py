@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from pgqueue import db
+from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, InThread, add_worker, wait_blocked
@@ -563,3 +564,78 @@ def test_a_flow_that_another_lane_has_is_not_claimed_by_a_collision(conn: Conn) 
     db.run(conn, QUERIES.turns.make_buckets(["r/b"]))
     worker = add_worker(conn)
     assert db.run(conn, QUERIES.turns.claim(worker, "default", [wrong], room=5, slots=5)) == []
+
+
+DEAD = Resolution("dead_letter", "exhausted")
+
+
+def stopping(conn: Conn) -> tuple[Flow, list[int]]:
+    """Let the first of three jobs in order become a dead letter that holds up the others."""
+    rule(conn, "o", kind="order", max_running=1, on_dead="stop")
+    flow = in_order("o/1")
+    ids = metered(conn, flow, 3)
+    (job,) = claim_turns(conn, [flow])
+    db.run(conn, QUERIES.jobs.resolve([(job, DEAD)]))
+    return flow, ids
+
+
+def test_a_dead_letter_in_order_lets_the_next_job_go(conn: Conn) -> None:
+    rule(conn, "o", kind="order", max_running=1)
+    flow = in_order("o/1")
+    metered(conn, flow, 2)
+    (job,) = claim_turns(conn, [flow])
+    db.run(conn, QUERIES.jobs.resolve([(job, DEAD)]))
+    assert len(claim_turns(conn, [flow])) == 1
+
+
+def test_a_dead_letter_stops_its_key_until_it_is_redriven_and_comes_first_then(conn: Conn) -> None:
+    flow, ids = stopping(conn)
+    other = in_order("o/2")
+    metered(conn, other)
+    assert [job.lane for job in claim_turns(conn, [flow, other])] == [other.lane]
+    assert conn.execute("select rule, key, paused_by, paused_why from pgqueue.limit_key").fetchall() == [
+        ("o", "1", "pgqueue", f"dead letter {ids[0]}")
+    ]
+    db.run(conn, QUERIES.dead.redrive(0, [ids[0]], "redriven", {}))
+    assert [job.id for job in claim_turns(conn, [flow])] == [ids[0]]
+
+
+def test_a_discarded_dead_letter_lets_its_key_go_on(conn: Conn) -> None:
+    flow, ids = stopping(conn)
+    db.run(conn, QUERIES.dead.discard([ids[0]], "discarded"))
+    assert [job.id for job in claim_turns(conn, [flow])] == [ids[1]]
+
+
+def test_a_dead_letter_resumes_no_pause_that_a_person_has_made_since(conn: Conn) -> None:
+    flow, ids = stopping(conn)
+    conn.execute("update pgqueue.limit_key set paused_by = 'alice', paused_why = 'import'")
+    db.run(conn, QUERIES.dead.discard([ids[0]], "discarded"))
+    assert claim_turns(conn, [flow]) == []
+
+
+def test_a_crash_for_good_stops_a_key_as_well(conn: Conn) -> None:
+    rule(conn, "o", kind="order", max_running=1, on_dead="stop")
+    flow = in_order("o/1")
+    first, second = metered(conn, flow, 2)
+    conn.execute("update pgqueue.job_live set max_attempts = 1")
+    claim_turns(conn, [flow], worker=add_worker(conn))
+    conn.execute("update pgqueue.worker set lost_at = now()")
+    assert [job.state for job in db.run(conn, QUERIES.jobs.rescue(None))] == ["failed"]
+    assert claim_turns(conn, [flow]) == []
+    db.run(conn, QUERIES.dead.discard([first], "discarded"))
+    assert [job.id for job in claim_turns(conn, [flow])] == [second]
+
+
+def test_a_claim_from_before_the_dead_letter_takes_nothing_behind_it(conn: Conn, connect: Open) -> None:
+    rule(conn, "o", kind="order", max_running=1, on_dead="stop")
+    flow = in_order("o/1")
+    metered(conn, flow, 2)
+    (job,) = claim_turns(conn, [flow])
+    a, b = connect(), connect()
+    db.run(a, QUERIES.jobs.resolve([(job, DEAD)]))
+    late = InThread(lambda: claim_turns(b, [flow]))
+    wait_blocked(conn, b, a)
+    a.commit()
+    assert late.result() == []
+    b.commit()
+    assert claim_turns(conn, [flow]) == []

@@ -8,7 +8,7 @@ from uuid import UUID
 from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
-from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS
+from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
 # again at once. A job without one, or one that has crashed as many workers as its task allows, becomes a dead letter
@@ -84,10 +84,11 @@ with recursive gap(low, high) as (
     select headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
            case when target <> 'cancelled' then true end as failed, null::text[] as closes
     from moved where headers::jsonb ? '$flow'::text
-), {free_buckets}
+), {free_buckets}, {stop_keys}
 select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved""",
     finish_cancelled=FINISH_CANCELLED,
     free_buckets=FREE_BUCKETS,
+    stop_keys=STOP_KEYS,
     back_to=BACK_TO,
     back_for=BACK_FOR,
 )

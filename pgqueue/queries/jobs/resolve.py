@@ -10,7 +10,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
-from pgqueue.queries.jobs.turns import FREE_BUCKETS
+from pgqueue.queries.jobs.turns import FREE_BUCKETS, STOP_KEYS
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
 
@@ -107,8 +107,9 @@ RESOLVE_METERED: LiteralString = fill(
          as c(id, bucket) where c.id = m.id) as closes
     from (select id, headers, target, delay, refund from ended
           union all select id, headers, target, delay, refund from kept) as m
-), {free_buckets}""",
+), {free_buckets}, {stop_keys}""",
         free_buckets=FREE_BUCKETS,
+        stop_keys=STOP_KEYS,
     ),
 )
 

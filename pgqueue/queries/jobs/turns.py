@@ -128,3 +128,40 @@ FREE_BUCKETS: LiteralString = """alike as (
                              when h.failures > 0 then now() end
     from judged h where u.name = any(array[h.name]) and u.version >= h.version
 )"""
+
+# The rule and the key of an order: the parts of the bucket that `headers` names.
+_ORDER: LiteralString = """(
+        select split_part(b.name, '/', 1) as rule, substr(b.name, position('/' in b.name) + 1) as key
+        from (select headers::jsonb -> '$flow'::text ->> 'order'::text as name) as b)"""
+
+# Stop the keys whose order says that a dead letter holds up those behind it: pause each in the statement that writes
+# the dead letter, which also changes the version of its bucket. A claim that began before finds another version and
+# takes nothing; one that begins later reads the pause. Reads `ended`: id, headers, lane, target. It takes the place of
+# a pause by a person, since its end must not let the next job pass.
+STOP_KEYS: LiteralString = fill(
+    """stopped as (
+    insert into {s}.limit_key as c (rule, key, paused_at, paused_by, paused_why, updated_by)
+    select distinct on (k.rule, k.key) k.rule, k.key, now(), 'pgqueue', concat_ws(' ', 'dead letter', e.id), 'pgqueue'
+    from (select id, headers from ended where target = 'failed' and lane < 0) as e cross join lateral {order} as k
+    cross join lateral (
+        select from {s}.limit_rule r where r.name = k.rule and r.on_dead = 'stop' limit 1) as r
+    order by k.rule, k.key, e.id
+    on conflict (rule, key) do update set paused_at = excluded.paused_at, paused_until = null,
+        paused_by = excluded.paused_by, paused_why = excluded.paused_why, updated_at = now(),
+        updated_by = excluded.updated_by
+)""",
+    order=_ORDER,
+)
+
+# Let the keys go on that these dead letters have stopped. Reads `gone`: id, headers. By primary key.
+RESUME_STOPPED: LiteralString = fill(
+    """resumed as (
+    update {s}.limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
+        updated_at = now(), updated_by = 'pgqueue'
+    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
+          cross join lateral {order} as k where k.rule is not null) as g
+    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+    and c.paused_why = concat_ws(' ', 'dead letter', g.id)
+)""",
+    order=_ORDER,
+)

@@ -8,5 +8,14 @@ with gone as (
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, 'failed', 'cancelled', attempt, lease, %(reason)s::text from gone
+), resumed as (
+    update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
+        updated_at = now(), updated_by = 'pgqueue'
+    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
+          cross join lateral (
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from (select headers::jsonb -> '$flow'::text ->> 'order'::text as name) as b) as k where k.rule is not null) as g
+    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+    and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
 )
 select count(*) from gone

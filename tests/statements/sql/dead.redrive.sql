@@ -28,6 +28,15 @@ with given as (
     set next_run_at = begun.at - pg_catalog.make_interval(secs => %(delay)s::float8)
                       + pg_catalog.make_interval(secs => %(gap)s::float8 * (select count(*) from back)::float8)
     from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
+), resumed as (
+    update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
+        updated_at = now(), updated_by = 'pgqueue'
+    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
+          cross join lateral (
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from (select headers::jsonb -> '$flow'::text ->> 'order'::text as name) as b) as k where k.rule is not null) as g
+    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+    and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
 ), workers_notified as (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
     from (select distinct queue from back where run_at <= statement_timestamp()) as due
