@@ -11,10 +11,11 @@ from pgqueue.client.backend import Backend
 from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.client import Client
 from pgqueue.client.dead import DeadLetters
-from pgqueue.client.declaring import DeclaresLimits, queue_rules
+from pgqueue.client.declaring import DeclaresLimits, rules_of_queues
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
 from pgqueue.client.jobs import Jobs
+from pgqueue.client.limits import Limits
 from pgqueue.client.locks import Locks
 from pgqueue.client.named_lock import LockVerbs
 from pgqueue.client.operation_hooks import OperationHook
@@ -51,7 +52,6 @@ from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.dead_letter_task import check_dead_letter_task
-from pgqueue.tasks.declared_rules import DeclaredRules
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks, as_function, task_name
@@ -132,9 +132,8 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         self.max_args_bytes = check_args_bytes(max_args_bytes)
         self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
         self.max_result_bytes = check_result_bytes(max_result_bytes)
-        of_queues = dict(queue_rules(limits))
-        self.rules = DeclaredRules(of_queues.values())
-        self.tasks = Tasks({queue: rule.name for queue, rule in of_queues.items()})
+        self.rules, queue_rules = rules_of_queues(limits)
+        self.tasks = Tasks(queue_rules)
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.attempt_hooks = AttemptHooks()
@@ -153,6 +152,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         self.operations = Operations(self)
         self.pruning = Pruning(self)
         self.queues = Queues(self)
+        self.limits = Limits(self)
         self.workers = Workers(self)
         self.locks = Locks(self)
 

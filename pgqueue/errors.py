@@ -109,6 +109,10 @@ class UnknownJob(NotFound):
     """No job has that id: it never existed, its transaction rolled back, or retention dropped it."""
 
 
+class UnknownLimit(NotFound):
+    """No limit has that name. Nothing was changed."""
+
+
 class UnknownLock(NotFound):
     """Nobody holds a lock of that name, or the one who does has another token. Nothing was changed."""
 

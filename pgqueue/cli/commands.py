@@ -11,6 +11,7 @@ from pgqueue.cli.dead import dead_cli
 from pgqueue.cli.doctor import doctor, print_report
 from pgqueue.cli.job_verbs import jobs_cli
 from pgqueue.cli.jobs import enqueue
+from pgqueue.cli.limits import limits_cli
 from pgqueue.cli.locks import locks_cli
 from pgqueue.cli.metrics import metrics, observability_cli
 from pgqueue.cli.migrate import migrate
@@ -77,6 +78,7 @@ cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")
 cli.add_typer(queues_cli, name="queues")
+cli.add_typer(limits_cli, name="limits")
 cli.add_typer(locks_cli, name="locks")
 cli.add_typer(workers_cli, name="workers")
 cli.add_typer(schedules_cli, name="schedules")

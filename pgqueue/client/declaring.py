@@ -34,7 +34,13 @@ class DeclaresLimits:
         return shared
 
 
-def queue_rules(limits: object) -> Iterator[tuple[str, LimitRule]]:
+def rules_of_queues(limits: object) -> tuple[DeclaredRules, dict[str, str]]:
+    """Return the rules of the queues of an app, and their names by queue. Raises InvalidOption."""
+    found = dict(_queue_rules(limits))
+    return DeclaredRules(found.values()), {queue: rule.name for queue, rule in found.items()}
+
+
+def _queue_rules(limits: object) -> Iterator[tuple[str, LimitRule]]:
     """Yield the queues for which an app has limits, with their rules. Raises InvalidOption."""
     if limits is not None and not isinstance(limits, Mapping):
         raise InvalidOption(f"limits={limits!r:.100} cannot be used: give a dict such as {{'email': Limit(50)}}")

@@ -18,6 +18,7 @@ from pgqueue.queries.chosen import ChosenQueries
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.doctor import DoctorQueries
 from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.limits import LimitQueries
 from pgqueue.queries.locks import LockQueries
 from pgqueue.queries.metrics import MetricQueries
 from pgqueue.queries.names import NameQueries
@@ -54,6 +55,7 @@ class Queries:
         self.why = WhyQueries(templates, codec)
         self.operations = OperationQueries(templates, codec)
         self.queues = QueueQueries(templates, codec)
+        self.limits = LimitQueries(templates, codec)
         self.locks = LockQueries(templates, codec)
         self.pauses = PauseQueries(templates, codec)
         self.metrics = MetricQueries(templates, codec)

@@ -22,8 +22,9 @@ Row = tuple[Any, ...]
 # operands are cast until Postgres has one for exactly these types.
 # tests/statements/test_strangers.py proves it for every statement.
 _FUNCTIONS = (
-    "acldefault|aclexplode|age|array_agg|array_position|array_remove|array_to_string|bool_and|bool_or|cardinality|ceil|"
-    "char_length|concat_ws|count|current_setting|decode|floor|format|format_type|generate_series|has_function_privilege|"
+    "acldefault|aclexplode|age|array_agg|array_append|array_position|array_remove|array_to_string|bool_and|bool_or|"
+    "cardinality|ceil|char_length|concat_ws|count|current_setting|decode|floor|format|format_type|generate_series|"
+    "has_function_privilege|"
     "has_sequence_privilege|has_table_privilege|hashtext|hashtextextended|host|isfinite|json_agg|json_build_array|"
     "jsonb_agg|jsonb_array_elements|jsonb_array_elements_text|jsonb_build_array|jsonb_build_object|jsonb_populate_record|"
     "jsonb_populate_recordset|jsonb_to_recordset|jsonb_typeof|lag|"

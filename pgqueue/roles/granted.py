@@ -141,7 +141,6 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _ENQUEUE,
         _PROCESS,
         _CANCEL,
-        _DECLARE,
         {
             "schedule": "select, insert, update, delete",
             "schedule_ahead": "select, insert, update, delete",

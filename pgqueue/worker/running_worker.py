@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-from pgqueue.db.failures import DATABASE_ERRORS
+from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, TIMED_OUT, brief
 from pgqueue.db.link import DEADLINE, Link
-from pgqueue.errors import PgqueueError
+from pgqueue.errors import DatabaseUnreachable, PgqueueError
 from pgqueue.events import WorkerStarted, WorkerStopped
 from pgqueue.process.counters import Durations, ProcessReading
 from pgqueue.process.duty import Duty, hide, run_duties
@@ -16,7 +16,7 @@ from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Vitals
 from pgqueue.process.partitions import PartitionMaker
 from pgqueue.queries.workers import Request
-from pgqueue.timing import monotonic
+from pgqueue.timing import Backoff, monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.claiming.producer import Producer
@@ -95,6 +95,23 @@ class RunningWorker:
         self._claims, self._resolves, self._stale_writes = Durations(), Durations(), 0
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
+
+    async def declare_rules(self, stopping: asyncio.Event) -> None:
+        """Write the rules of the app's code, before the first claim: jobs of a rule without a row are not limited.
+
+        Tries again while the database is out of reach, until the worker stops. Raises NotMigrated and NotAllowed.
+        """
+        app, backoff = self._core.app, Backoff()
+        rules = list(app.rules)
+        while rules and not stopping.is_set():
+            try:
+                await self._links["chores"].run(app.queries.limits.declare(app.name, rules))
+            except (*BROKEN, *TIMED_OUT, DatabaseUnreachable) as error:
+                log.warning("the limits of the code are not written yet: %s", brief(error))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), backoff.next())
+            else:
+                return
 
     def _connect(self, signals: WorkerSignals, stop: Callable[[PgqueueError], None]) -> None:
         """Let each signal call the part that acts on it."""

@@ -105,6 +105,7 @@ class Worker:
             hook()
         await running.start()
         try:
+            await running.declare_rules(self._stopping)
             await run_duties(running.duties, self._stopping, grace_seconds=2.0)
         finally:
             self._stopping.set()

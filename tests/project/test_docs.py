@@ -60,6 +60,28 @@ def test_the_ways_to_give_queues_that_the_flow_page_has_mean_what_it_says(app: A
         Worker(app, settings)
 
 
+def test_the_rules_of_the_flow_page_run(dsn: str, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGQUEUE_DSN", dsn)
+    section = (ROOT / "docs" / "flow.md").read_text().split("## Limits\n")[1].split("## What waits")[0]
+    namespace: dict[str, Any] = {"__name__": "limited"}
+    for block in _blocks(section, "python"):
+        exec(compile(block, "flow.md", "exec"), namespace)
+    for command in _blocks(section, "")[0].splitlines():
+        result = CliRunner().invoke(cli, shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    assert scalar(conn, "select max_running from pgqueue.limit_rule where name = 'stripe'") == 20
+    for block in _blocks(section, "sql"):
+        conn.execute(block.encode())
+    assert scalar(conn, "select max_running from pgqueue.limit_rule where name = 'stripe'") == 10
+    flows = "select array_agg(distinct (headers #> '{$flow,buckets}')::text) from pgqueue.job_live where task = %s"
+    assert scalar(conn, flows, "shop.charge") == [
+        '["shop.charge/acme", "stripe"]', '["shop.charge/zen", "stripe"]',
+    ]  # fmt: skip
+    assert scalar(conn, flows, "shop.ship") == ['["shop.ship#order/7"]']
+    assert scalar(conn, flows, "shop.sync") == ['["shop.sync/7"]', '["shop.sync/acme"]']
+    namespace["app"].close()
+
+
 def test_the_readme_example_commits_and_rolls_back_with_its_order(
     shop: dict[str, Any], dsn: str, conn: psycopg.Connection[Any]
 ) -> None:
@@ -144,7 +166,7 @@ def test_the_samples_about_the_fleet_run(dsn: str, conn: Conn) -> None:
 
 
 def test_the_samples_about_pauses_run(app: App, conn: Conn) -> None:
-    page = (ROOT / "docs" / "flow.md").read_text().split("## Pause, resume, drain")[1]
+    page = (ROOT / "docs" / "flow.md").read_text().split("## Pause, resume, drain")[1].split("## Limits")[0]
     (sample,), (view, rows) = _blocks(page, "python"), _blocks(page, "sql")
     exec(compile(sample, "flow.md", "exec"), {"app": app})
     assert scalar(conn, "select updated_by = %s from pgqueue.task_control", who(None))

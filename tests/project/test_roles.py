@@ -199,14 +199,15 @@ RUNS = {
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
     dead.discard operations.lock operations.move operations.find_abandoned operations.put_off operations.fail
-    chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back {_LOCKS} {_UPKEEP}""",
+    chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare
+    {_LOCKS} {_UPKEEP}""",
     "scheduler": f"""
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
     {_PRODUCES} {_LOOKS} {_WAITS} doctor.* why.* chosen.* jobs.get jobs.cancel jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
-    locks.break_ locks.list
+    locks.break_ locks.list limits.*
     retention.* activity.rates workers.list workers.locate workers.request partitions.states schema.version
     schedules.clock schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read
