@@ -8,7 +8,7 @@ from uuid import UUID
 from pgqueue.jobs.tally import BUCKETS, OUTCOMES, Count, Key, array_of, middle_of
 from pgqueue.queries.base import Query, Statements, fill, nothing
 from pgqueue.queries.jobs.parts import LANES
-from pgqueue.queries.jobs.waiting import TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import TURN_AT, WAITS
 
 # Insert what a worker counted. Nothing reads these rows to decide anything, and no row is ever updated, so that workers
 # never wait for each other and an open snapshot keeps no dead rows.

@@ -8,7 +8,8 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY, PAUSED
-from pgqueue.queries.jobs.waiting import TURN_AT, TURN_LANES, WAITS
+from pgqueue.queries.jobs.turns import TURN_AT, WAITS
+from pgqueue.queries.jobs.waiting import TURN_LANES
 
 MOST_LEFT = 10_000
 

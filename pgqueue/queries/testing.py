@@ -15,7 +15,8 @@ from pgqueue.queries.base import Query, Templates, fill, first_value, nothing
 from pgqueue.queries.jobs.claim import MOVE_PICKED, claimed_jobs
 from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
-from pgqueue.queries.jobs.waiting import WAITS
+from pgqueue.queries.jobs.turns import PAUSED as RULE_PAUSED
+from pgqueue.queries.jobs.turns import WAITS
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schedules.fire import CLOCK
 
@@ -83,8 +84,8 @@ and (j.expires_at is null or j.expires_at > now() or j.attempt > 0)""",
     waits=WAITS,
     queue_paused=PAUSED,
     not_paused=NOT_PAUSED,
-    rule_paused="r.paused_at is not null and (r.paused_until is null or r.paused_until > now())",
-    key_paused="k.paused_at is not null and (k.paused_until is null or k.paused_until > now())",
+    rule_paused=fill(RULE_PAUSED, p="r"),
+    key_paused=fill(RULE_PAUSED, p="k"),
 )
 
 # The next due jobs of these queues, plain and metered ones in one line: by queue, priority, run_at and id.

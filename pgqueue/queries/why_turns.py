@@ -6,14 +6,11 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.waiting import TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import BURST, PAUSED, STEP, TURN_AT, WAITS
 
 MOST_BEFORE = 10_000
 MOST_HOLDERS = 5
 MOST_RUNNING = 10_000  # running jobs among which the holders of a bucket are looked for
-
-# Whether rule or key `p` is paused. A pause with an end is over by the database's clock.
-_PAUSED: LiteralString = "{p}.paused_at is not null and ({p}.paused_until is null or {p}.paused_until > now())"
 
 # Read what the rules say of the buckets of a job: how many jobs of each run and may run, until when it is closed or
 # paused, and in how many seconds its rate admits the next start. The version is looked up from the right end of the
@@ -41,17 +38,13 @@ left join {s}.limit_rule r on r.name = split_part(b.name, '/', 1)
 left join {s}.limit_key k on k.rule = split_part(b.name, '/', 1)
     and k.key = substr(b.name, char_length(split_part(b.name, '/', 1)) + 2)
 left join lateral (
-    select coalesce(r.rate_burst, case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)
-           as burst
-) as bursts on true
-left join lateral (
-    select bursts.burst, ceil(1000000::float8 * r.rate_seconds
-        / (r.rate_count - case when r.rate_strict then bursts.burst - 1 else 0 end)::float8) / 1000000::float8 as step
-    where r.rate_count is not null and r.scope = 'fleet'
+    select {burst} as burst, {step} as step where r.rate_count is not null and r.scope = 'fleet'
 ) as rate on true
 order by b.ord""",
-    rule_paused=fill(_PAUSED, p="r"),
-    key_paused=fill(_PAUSED, p="k"),
+    rule_paused=fill(PAUSED, p="r"),
+    key_paused=fill(PAUSED, p="k"),
+    burst=BURST,
+    step=STEP,
 )
 
 # Tell how many due jobs of a lane go before a job, up to `most` and one more, and which is the first. By job_live_turn,

@@ -5,7 +5,8 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill, first_value, nothing
 from pgqueue.queries.jobs.parts import LANES, PAUSED
-from pgqueue.queries.jobs.waiting import TURN_ORDER, TURN_QUEUES, WAITS
+from pgqueue.queries.jobs.turns import WAITS
+from pgqueue.queries.jobs.waiting import TURN_ORDER, TURN_QUEUES
 
 MOST_COUNTED = 10_000
 MOST_TOGETHER = 50_000  # over all queues

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill
-from pgqueue.queries.jobs.waiting import WAITS
+from pgqueue.queries.jobs.turns import WAITS
 
 # The names of queues that have pending or metered jobs, beyond the name `after` and at most `most` of them; and of
 # those that have parked jobs of some tasks, under whatever label. The statement hops along job_live_ready and

@@ -10,7 +10,7 @@ from pgqueue.queries.base import Query, Row, fill, first_value
 from pgqueue.queries.filters import JOB_FITS, parameters
 from pgqueue.queries.jobs.parts import LANES
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
-from pgqueue.queries.jobs.waiting import WAITS
+from pgqueue.queries.jobs.turns import WAITS
 
 # The filters of a list, besides the state.
 _FILTERS: LiteralString = fill(

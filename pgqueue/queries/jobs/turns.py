@@ -25,12 +25,12 @@ PAUSED: LiteralString = "{p}.paused_at is not null and ({p}.paused_until is null
 # clock when it has its locks. The naive form reads now(): a claim that has waited for a lock would start its burst and
 # note that it did so before the wait, and the next claim would start another burst at once. What a strict rate sustains
 # is `rate_count - burst + 1` in each period. The step is rounded up to microseconds, which the clock has.
-_BURST: LiteralString = """coalesce(r.rate_burst,
+BURST: LiteralString = """coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)"""
-_STEP: LiteralString = fill(
+STEP: LiteralString = fill(
     """(ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then {burst} - 1 else 0 end
         )::float8) / 1000000::float8)""",
-    burst=_BURST,
+    burst=BURST,
 )
 
 # What the rules say of a bucket: `u` is its row in limit_use, `r` its rule, if there is one, and `k` the exception for
@@ -62,8 +62,8 @@ BUCKET_COLUMNS: LiteralString = fill(
         ) as opens_at,
         case when r.rate_count is not null and r.scope = 'worker'
              then jsonb_build_array(u.name, {burst}, {step}) end as pace""",
-    step=_STEP,
-    burst=_BURST,
+    step=STEP,
+    burst=BURST,
     rule_paused=fill(PAUSED, p="r"),
     key_paused=fill(PAUSED, p="k"),
 )

@@ -3,13 +3,7 @@
 from typing import LiteralString
 
 from pgqueue.queries.base import fill
-
-# A job that waits for its turn: the predicate of job_live_turn.
-WAITS: LiteralString = "j.state = 'blocked' and j.waits_for = 'turn'"
-
-# The third column of job_live_turn: when the job's turn is in its lane. Jobs in order keep their place by id, also
-# while they wait for another attempt.
-TURN_AT: LiteralString = "(case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end)"
+from pgqueue.queries.jobs.turns import TURN_AT, WAITS
 
 # The order of job_live_turn. A statement that reads in this order and stops at a limit uses the index, whatever the
 # statistics say.

@@ -64,6 +64,23 @@ def test_jobs_in_order_run_in_order_and_wait_for_the_first(app: App, jobs: Jobs,
     assert ran == [3, 1, 2]
 
 
+def test_a_job_in_order_that_is_retried_keeps_its_place(app: App, jobs: Jobs) -> None:
+    ran: list[int] = []
+
+    @app.task(name="t", retry=[60])
+    def t(n: int) -> None:
+        ran.append(n)
+        if ran == [1]:
+            raise ConnectionError
+
+    first = metered(jobs, IN_ORDER, 1)
+    metered(jobs, IN_ORDER, 2)
+    assert jobs.drain() == Drained(retried=1)
+    assert (app.get(first).phase, app.get(first).waits_for) == ("retrying", "turn")
+    assert jobs.drain(with_scheduled=True) == Drained(succeeded=2)
+    assert ran == [1, 1, 2]
+
+
 def test_one_metered_job_is_run_whenever_it_is_due(app: App, jobs: Jobs, ran: list[int]) -> None:
     job = metered(jobs, IN_ORDER, 1, later=HOUR)
     assert jobs.all()[0].phase == "scheduled"

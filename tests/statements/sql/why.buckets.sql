@@ -18,12 +18,9 @@ left join "pgqueue".limit_rule r on r.name = pg_catalog.split_part(b.name, '/', 
 left join "pgqueue".limit_key k on k.rule = pg_catalog.split_part(b.name, '/', 1)
     and k.key = pg_catalog.substr(b.name, pg_catalog.char_length(pg_catalog.split_part(b.name, '/', 1)) + 2)
 left join lateral (
-    select coalesce(r.rate_burst, case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)
-           as burst
-) as bursts on true
-left join lateral (
-    select bursts.burst, pg_catalog.ceil(1000000::float8 * r.rate_seconds
-        / (r.rate_count - case when r.rate_strict then bursts.burst - 1 else 0 end)::float8) / 1000000::float8 as step
-    where r.rate_count is not null and r.scope = 'fleet'
+    select coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) as burst, (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8) as step where r.rate_count is not null and r.scope = 'fleet'
 ) as rate on true
 order by b.ord
