@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -11,7 +12,17 @@ from pgqueue import App, DeadFilter, JobFilter, db
 from pgqueue.errors import WrongState
 from pgqueue.jobs.flow import Flow
 from pgqueue.queries.jobs.count import QueueCounts, with_turns
-from tests.harness import QUERIES, Conn, insert_job, insert_metered
+from pgqueue.queries.turns.claim import Line
+from tests.harness import (
+    QUERIES,
+    WORKER,
+    Conn,
+    InThread,
+    add_rule,
+    insert_job,
+    insert_metered,
+    wait_blocked,
+)  # fmt: skip
 
 FLOW = Flow(("sync/acme",))
 IN_ORDER = Flow(("t#order/7",), order="t#order/7")
@@ -244,3 +255,48 @@ def test_a_queue_that_holds_only_metered_jobs_is_found_and_offered(app: App, con
     assert db.run(conn, find("", 2, [])).ready == ["tenant-1", "tenant-2"]
     assert db.run(conn, find("tenant-2", 2, [])).ready == ["tenant-3"]
     assert db.run(conn, QUERIES.names.queues("tenant")) == ["tenant-1", "tenant-2", "tenant-3"]
+
+
+def claim(conn: Conn) -> list[int]:
+    """Claim metered jobs of the lane, in whatever transaction is open."""
+    lane = [Line(FLOW.lane, 0, '["sync/acme"]', 9)]
+    return [job.id for job in db.run(conn, QUERIES.turns.claim(WORKER, "default", lane, room=9, slots=9))]
+
+
+VERBS: dict[str, Callable[[App, Conn, int], object]] = {
+    "promote": lambda app, conn, job: app.using(conn).promote(job, priority=5),
+    "edit": lambda app, conn, job: app.using(conn).edit(job, {"a": 1}, queue="other"),
+}
+
+
+@pytest.fixture
+def full_of_room(conn: Conn) -> None:
+    conn.execute("delete from pgqueue.limit_use; delete from pgqueue.limit_bucket; delete from pgqueue.limit_rule")
+    add_rule(conn, "sync", "acme", max_running=9)
+
+
+@pytest.mark.usefixtures("full_of_room")
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_a_verb_waits_for_a_claim_of_a_metered_job_and_finds_that_it_runs(
+    app: App, conn: Conn, dsn: str, verb: str
+) -> None:
+    job = insert_metered(conn, FLOW, run_at=DUE)
+    with psycopg.connect(dsn) as claiming, psycopg.connect(dsn) as changing:
+        assert claim(claiming) == [job]
+        call = InThread(lambda: VERBS[verb](app, changing, job))
+        wait_blocked(conn, changing, claiming)
+        claiming.commit()
+        with pytest.raises(WrongState, match="running"):
+            call.result()
+    assert row(conn, job)[:4] == ("running", None, FLOW.lane, 0)
+
+
+@pytest.mark.usefixtures("full_of_room")
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_no_claim_takes_a_metered_job_while_a_verb_holds_it(app: App, conn: Conn, dsn: str, verb: str) -> None:
+    job = insert_metered(conn, FLOW, run_at=DUE)
+    with psycopg.connect(dsn) as changing:
+        VERBS[verb](app, changing, job)
+        assert claim(conn) == []
+        changing.commit()
+    assert row(conn, job)[:3] == ("blocked", "turn", FLOW.lane)
