@@ -103,6 +103,9 @@ def print_job(shown: ShownJob) -> None:
     facts = {name: getattr(job, name) for name in names}
     facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
     facts |= {name: getattr(job, name) for name in if_any if getattr(job, name)}
+    if job.flow is not None:
+        parts = {"buckets": ", ".join(job.flow.buckets), "order": job.flow.order, "share": job.flow.share}
+        facts |= {name: part for name, part in parts.items() if part}
     output.print_facts(f"job {job.id}", facts)
     for note in job.notes:
         output.console.print(note_line(note), soft_wrap=True)
@@ -154,6 +157,10 @@ def _worker(attempt: Attempt, workers: Mapping[UUID, Located]) -> str:
 def _why(job: Job) -> str:
     if job.waits_for == "pause":
         return f"set aside: task {job.task} is paused"
+    if job.waits_for_turn:
+        flow = job.flow
+        names = [] if flow is None else [*flow.buckets, *([flow.share] if flow.share else [])]
+        return f"waits for its turn: {', '.join(names)}"
     if job.waits_for:
         return f"waits for a worker that knows {job.task}"
     reason, error = output.cell(job.reason), output.cell(job.error)

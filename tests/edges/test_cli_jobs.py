@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from pgqueue import App, PgqueueError, Task
+from pgqueue.jobs.flow import Flow
 from tests.client.test_dead import add_dead, ids
 from tests.client.test_jobs_in_bulk import add_jobs
 from tests.client.test_operator_verbs import finished_job, running_job, waiting_job
 from tests.conftest import drain, scalar
 from tests.edges.test_cli_dead import APP, Commands
 from tests.edges.test_cli_dead import run as run
-from tests.harness import Conn, Process
+from tests.harness import Conn, Process, add_rule, insert_metered
 
 
 def test_jobs_named_by_id_are_changed_without_a_question(run: Commands, conn: Conn) -> None:
@@ -168,3 +169,18 @@ def test_a_command_that_is_killed_in_the_middle_is_resumed_by_another(
     assert len(ids(conn, "job_finished")) == 20_000
     logged = "select count(*), count(distinct job_id) from pgqueue.transition"
     assert conn.execute(logged).fetchone() == (20_000, 20_000)
+
+
+def test_a_metered_job_is_shown_with_its_buckets_and_why_it_waits(run: Commands, conn: Conn) -> None:
+    add_rule(conn, "sync", "acme", max_running=1, running=1)
+    job = insert_metered(conn, Flow(("sync/acme",), order="sync/acme", share="t#fair/acme"))
+    shown = " ".join(run("jobs", "list").stdout.split())
+    assert "waits for its turn" in shown
+    (listed,) = run.data("jobs", "list", "--state", "blocked")
+    flow = {"buckets": ["sync/acme"], "order": "sync/acme", "share": "t#fair/acme"}
+    assert (listed["id"], listed["waits_for"], listed["flow"]) == (job, "turn", flow)
+    shown = run("jobs", "show", str(job)).stdout
+    assert "sync/acme" in shown
+    assert "t#fair/acme" in shown
+    assert "sync/acme is full: 1 of 1 run." in run("jobs", "why", str(job)).stdout
+    assert run.data("jobs", "why", str(job))["reasons"][0]["facts"]["bucket"] == "sync/acme"
