@@ -58,6 +58,7 @@ TRANSITIONS: dict[str, Move] = {
     "snooze": _moves(JobState.RUNNING, to=JobState.PENDING),
     "release": _moves(JobState.RUNNING, to=JobState.PENDING),
     "park": _moves(JobState.RUNNING, to=JobState.BLOCKED),
+    "meter": _moves(JobState.RUNNING, to=JobState.BLOCKED),
     "set_aside": _moves(JobState.PENDING, to=JobState.BLOCKED),
     "bring_back": _moves(JobState.BLOCKED, to=JobState.PENDING),
     "dead_letter": _moves(JobState.RUNNING, to=JobState.FAILED),
@@ -77,8 +78,9 @@ TRANSITIONS: dict[str, Move] = {
 class Resolution:
     """The end of an attempt as it is written: the verb and its details. `refund`: the attempt is not counted.
 
-    `label`: what the job waits for while it is parked, where that is not its task or version. `fingerprint`: of the
-    error of a dead letter. `closes`: the buckets that admit nothing for the time of the delay.
+    `label`: what the job waits for while it is parked, where that is not its task or version; or, as JSON, the flow of
+    a job that is metered from now on. `fingerprint`: of the error of a dead letter. `closes`: the buckets that admit
+    nothing for the time of the delay.
     """
 
     verb: str

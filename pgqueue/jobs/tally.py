@@ -13,6 +13,7 @@ OUTCOMES = {
     "snooze": "snoozed",
     "release": "released",
     "park": "parked",
+    "meter": "released",
     "dead_letter": "failed",
     "withdraw": "cancelled",
     "rescue": "rescued",

@@ -21,6 +21,7 @@ RESOLUTIONS = {
     "snooze": Resolution("snooze", "later", delay=5.0, refund=True),
     "release": Resolution("release", "released", refund=True),
     "park": Resolution("park", "unknown task", refund=True),
+    "meter": Resolution("meter", "a rule concerns it now", refund=True, label='{"lane": 5, "buckets": ["r"]}'),
     "dead_letter": Resolution("dead_letter", "exhausted", error=ERROR),
     "withdraw": Resolution("withdraw", "not wanted"),
 }

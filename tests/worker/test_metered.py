@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, Context, Retry, Snooze, db
+from pgqueue import App, Context, Limit, Retry, Snooze, db
 from pgqueue.jobs.flow import Flow
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import eventually, scalar, work
@@ -233,3 +233,57 @@ def test_an_idle_worker_wakes_when_another_one_frees_a_bucket(app: App, conn: Co
     assert len(held) == 1
     run(app, conn, workers=2, poll_seconds=0.3)
     assert len(task) == 2
+
+
+def test_a_plain_job_of_a_task_that_has_a_rule_by_now_waits_for_its_turn_and_spends_no_attempt(
+    dsn: str, conn: Conn
+) -> None:
+    before, after, active, most = App(dsn), App(dsn), Counter[str](), Counter[str]()
+
+    @before.task(name="t", max_attempts=1)
+    def as_it_was(tenant: str) -> None: ...
+
+    @after.task(name="t", limit=Limit(2, by="tenant"), max_attempts=1)
+    async def as_it_is(tenant: str) -> None:
+        active[tenant] += 1
+        most[tenant] = max(most[tenant], active[tenant])
+        await asyncio.sleep(0.002)
+        active[tenant] -= 1
+
+    as_it_was.enqueue_many([{"tenant": f"t{n % 2}"} for n in range(60)])
+    run(after, conn, workers=2, concurrency=8)
+    assert most == {"t0": 2, "t1": 2}
+    assert scalar(conn, "select count(*) from pgqueue.job_finished where attempt = 1 and state = 'succeeded'") == 60
+    given = "select count(distinct job_id) from pgqueue.transition where reason = 'a rule concerns it now'"
+    assert scalar(conn, given) == 60
+    before.close(), after.close()
+
+
+def test_a_plain_job_in_a_queue_that_has_a_rule_by_now_waits_for_its_turn(dsn: str, conn: Conn) -> None:
+    app = App(dsn, limits={"default": Limit(1)})
+    active, most = 0, 0
+
+    @app.task(name="t")
+    async def t() -> None:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        await asyncio.sleep(0.002)
+        active -= 1
+
+    conn.execute("select pgqueue.enqueue('t') from generate_series(1, 10)")
+    run(app, conn, concurrency=8)
+    assert most == 1
+    app.close()
+
+
+def test_a_plain_job_whose_arguments_no_longer_fit_takes_the_bucket_of_the_rule_and_fails(dsn: str, conn: Conn) -> None:
+    app = App(dsn)
+
+    @app.task(name="t", limit=Limit(1, by="tenant"))
+    async def t(tenant: str) -> None: ...
+
+    conn.execute("select pgqueue.enqueue('t', '{\"nobody\": 1}')")
+    asyncio.run(work(app, lambda: scalar(conn, "select count(*) from pgqueue.dead_letter") == 1))
+    assert scalar(conn, "select headers -> '$flow' -> 'buckets' from pgqueue.dead_letter") == ["t"]
+    app.close()

@@ -25,7 +25,8 @@ UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does 
 # It deletes and inserts, because the naive form, to update `state` across partitions of one table, raised "tuple to be
 # locked was already moved to another partition" within seconds under two workers. A row that another transaction has
 # deleted is skipped silently.
-# A parked job has no result: its label stands in that place, and becomes its header `$version`.
+# A parked job has no result: its label stands in that place, and becomes its header `$version`. Likewise the flow of a
+# job that is metered from now on, a JSON object, which becomes its header `$flow`.
 # By primary key. The subselects hide how long the arrays are, and the planner then probes the key for each row. If it
 # knows of hundreds, it reads the whole table, or compares each with each: 5 ms became 15 to 300 ms for 512 outcomes.
 # Rows are locked in the order of ids, here and in NOTE_PROGRESS, which may want the same ones.
@@ -60,7 +61,8 @@ with given as materialized (
 ), kept as (
     update {s}.job_live j
     set {goes_back}
-        headers = case when g.target = 'blocked' and g.result is not null
+        headers = case when g.target = 'blocked' and g.result like '{{%%' then {metered_headers}
+            when g.target = 'blocked' and g.result is not null
             then j.headers::jsonb || jsonb_build_object('$version'::text, g.result) else j.headers end,
         run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
@@ -82,7 +84,11 @@ select id from ended union all select id from kept""",
 RESOLVE: LiteralString = fill(
     _RESOLVE,
     metered="j.lane is null",
-    goes_back="state = g.target, waits_for = case when g.target = 'blocked' then 'task' end,",
+    goes_back="""state = g.target, waits_for = case when g.target = 'blocked'
+            then case when g.result like '{{%%' then 'turn' else 'task' end end,
+        lane = case when g.target = 'blocked' and g.result like '{{%%'
+            then (g.result::jsonb ->> 'lane'::text)::bigint end,""",
+    metered_headers="j.headers::jsonb || jsonb_build_object('$flow'::text, g.result::jsonb)",
     went_back="g.target",
     returned="",
     and_buckets="",
@@ -95,6 +101,7 @@ RESOLVE_METERED: LiteralString = fill(
     _RESOLVE,
     metered="j.lane is not null",
     goes_back="state = 'blocked', waits_for = 'turn',",
+    metered_headers="j.headers::jsonb",
     went_back="'blocked'",
     returned=", j.headers, g.delay, g.refund",
     and_buckets=fill(

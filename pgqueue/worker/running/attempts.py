@@ -1,6 +1,7 @@
 """The attempts of a worker: claimed jobs go into slots, run, and become resolutions."""
 
 import asyncio
+import json
 import logging
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -19,6 +20,7 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
 from pgqueue.jobs.outcome import RETURNED_NONE, AskedCancel, Outcome, Raised, Succeeded, Unstarted
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
+from pgqueue.tasks.stored_flow import Latecomers
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.progress_writer import ProgressWriter
@@ -62,6 +64,7 @@ class Attempts:
         self._progress = progress
         threads, app = Threads(core.slots.total), core.app
         self._executor = Executor(app.tasks, children, threads, app.middlewares, app.attempt_hooks)
+        self._latecomers = Latecomers(app.tasks)
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._wait_timer: asyncio.TimerHandle | None = None
@@ -71,6 +74,8 @@ class Attempts:
 
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
         """Run jobs that were just claimed, at once or when slots are free; release them if this is closed."""
+        if self._latecomers:
+            jobs = [job for job in jobs if job.lane is not None or not self._meter(job)]
         self._slots.note_sizes(jobs)
         now = monotonic()
         for job in jobs:
@@ -83,6 +88,15 @@ class Attempts:
         self.begin_waiting()
         if jobs and self._wait_timer is None and self._slots.waiting:
             self._wait_timer = self._loop.call_later(MAX_WAIT_SECONDS, self._check_waits, self._slots.waiting[0])
+
+    def _meter(self, job: ClaimedJob) -> bool:
+        """Give a job back that rules concern and that carries no flow. Returns whether it is one."""
+        flow = self._latecomers.flow(job, job.queue)
+        if flow is None:
+            return False
+        text = json.dumps(flow.header())
+        self._resolver.add(job, Resolution("meter", "a rule concerns it now", refund=True, label=text))
+        return True
 
     def begin_waiting(self) -> None:
         """Begin jobs that wait for a slot, unless too many outcomes wait to be written."""

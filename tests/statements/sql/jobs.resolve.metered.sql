@@ -29,7 +29,8 @@ with given as materialized (
 ), kept as (
     update "pgqueue".job_live j
     set state = 'blocked', waits_for = 'turn',
-        headers = case when g.target = 'blocked' and g.result is not null
+        headers = case when g.target = 'blocked' and g.result like '{%%' then j.headers::jsonb
+            when g.target = 'blocked' and g.result is not null
             then j.headers::jsonb || pg_catalog.jsonb_build_object('$version'::text, g.result) else j.headers end,
         run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null

@@ -28,8 +28,12 @@ with given as materialized (
     from ended where target = 'failed'
 ), kept as (
     update "pgqueue".job_live j
-    set state = g.target, waits_for = case when g.target = 'blocked' then 'task' end,
-        headers = case when g.target = 'blocked' and g.result is not null
+    set state = g.target, waits_for = case when g.target = 'blocked'
+            then case when g.result like '{%%' then 'turn' else 'task' end end,
+        lane = case when g.target = 'blocked' and g.result like '{%%'
+            then (g.result::jsonb ->> 'lane'::text)::bigint end,
+        headers = case when g.target = 'blocked' and g.result like '{%%' then j.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, g.result::jsonb)
+            when g.target = 'blocked' and g.result is not null
             then j.headers::jsonb || pg_catalog.jsonb_build_object('$version'::text, g.result) else j.headers end,
         run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
