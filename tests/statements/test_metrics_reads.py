@@ -48,7 +48,10 @@ METRICS: dict[str, Query[Any]] = {
 # Rows of the tables that grow. `queues`: of each of two lanes 10,000 due jobs, and twice as many of later, for the view
 # of retries reads those again; 10,000 running and 10,000 parked ones.
 MOST_ROWS = {"queues": 81_000, "dead": 10_000, "parked": 10_000, "schedules": 100}
-INDEXES = {"queues": {"job_live_ready", "job_live_running", "job_live_parked"}, "parked": {"job_live_parked"}}
+INDEXES = {
+    "queues": {"job_live_ready", "job_live_running", "job_live_parked", "job_live_turn"},
+    "parked": {"job_live_parked"},
+}
 
 
 @pytest.fixture(scope="module")
