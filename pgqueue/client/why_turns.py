@@ -12,10 +12,8 @@ from pgqueue.timing import in_words
 def of_buckets(buckets: Sequence[BucketState], place: TurnPlace | None) -> Iterator[Reason]:
     """Yield what the buckets of a job hold it back for. `place`: None for a job that is not due yet."""
     for bucket in buckets:
-        yield from _of_pause(bucket, "rule", bucket.rule, bucket.rule_paused_at, bucket.rule_paused_until,
-                             bucket.rule_paused_by, bucket.rule_paused_why)  # fmt: skip
-        yield from _of_pause(bucket, "key", bucket.name, bucket.key_paused_at, bucket.key_paused_until,
-                             bucket.key_paused_by, bucket.key_paused_why)  # fmt: skip
+        yield from _of_pause(bucket, "rule")
+        yield from _of_pause(bucket, "key")
         if bucket.closed_until is not None:
             yield _closed(bucket)
         if place is not None:
@@ -42,10 +40,14 @@ def of_place(job: Job, place: TurnPlace) -> Iterator[Reason]:
         yield Reason("ahead", text, {"ahead": min(before, MOST_BEFORE), "at_least": capped})
 
 
-def _of_pause(
-    bucket: BucketState, kind: str, name: str, at: datetime | None, until: datetime | None, by: str | None,
-    why: str | None,
-) -> Iterator[Reason]:  # fmt: skip
+def _of_pause(bucket: BucketState, kind: str) -> Iterator[Reason]:
+    """Yield that the rule of a bucket, or its key, is paused."""
+    if kind == "rule":
+        name, at, until = bucket.rule, bucket.rule_paused_at, bucket.rule_paused_until
+        by, why = bucket.rule_paused_by, bucket.rule_paused_why
+    else:
+        name, at, until = bucket.name, bucket.key_paused_at, bucket.key_paused_until
+        by, why = bucket.key_paused_by, bucket.key_paused_why
     if at is None:
         return
     end = "" if until is None else f" until {_time(until)}"

@@ -208,8 +208,8 @@ RUNS = {
     {_PRODUCES} {_LOOKS} {_WAITS} doctor.* why.* chosen.* jobs.get jobs.cancel jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
     locks.break_ locks.list limits.*
-    retention.* activity.rates workers.list workers.locate workers.request partitions.states schema.version
-    schedules.clock schedules.create
+    retention.* activity.rates activity.due_turns workers.list workers.locate workers.request partitions.states
+    schema.version schedules.clock schedules.create
     schedules.declaration schedules.delete schedules.list* schedules.lock schedules.pause schedules.read
     schedules.record_ticks schedules.redefine schedules.resume schedules.wake_schedulers""",
     "web": f"{_WAITS} jobs.get jobs.cancel schema.version",
