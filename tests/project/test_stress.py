@@ -36,6 +36,8 @@ def test_half_a_minute_of_faults_violates_nothing() -> None:
     assert {"F1", "F2", "F7", "F9", "F12", "F13"} <= report["faults"].keys(), output
     assert report["totals"]["jobs"] > 100, output
     assert report["totals"]["rescues"] > 0, output
+    assert report["totals"]["claims of metered jobs"] > 30, output
+    assert report["totals"]["snapshots of counters"] > 100, output
 
 
 DEFAULT_MUTANTS = ("no_fence", "silent_resolve")

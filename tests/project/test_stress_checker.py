@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from pgqueue.jobs.flow import Flow
 from pgqueue.worker.claiming.producer import MAX_CLAIM
 from tests.stress.checker import check
 from tests.stress.history import Event, History, Operation, Probe
 from tests.stress.journal import digest
+from tests.stress.turns import Drift
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WORKERS = {name: str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("w1", "w2")}
@@ -360,6 +362,20 @@ def _too_late(story: Story) -> None:
     story.history.probes.append(Probe("L8", "the schedule has caught up", 6.0, 5.0))
 
 
+def _counter_of_nothing(story: Story) -> None:
+    story.history.drifts.append(Drift(NOON, "limited/a", 0, 1, 1))
+
+
+def _counter_at_the_end(story: Story) -> None:
+    story.history.counters["limited/a"] = 1
+
+
+def _began_though_shut_out(story: Story) -> None:
+    row = story.enqueued()
+    row["headers"]["$flow"] = Flow(("shut_out",)).header()
+    story.succeeded(story.claimed(row))
+
+
 def _torn_history(story: Story) -> None:
     row = story.enqueued()
     story.succeeded(story.claimed(row | {"lease": 4}))
@@ -381,6 +397,7 @@ def _torn_history(story: Story) -> None:
         ("S11", _logged_twice), ("S12", _dead_without_a_letter), ("S12", _dead_without_an_error), ("S16", _tick_twice),
         ("S16", _tick_left_out), ("S16", _tick_without_a_job), ("S18", _removed), ("S19", _other_arguments),
         ("S20", _wrong_end), ("S22", _left_behind), ("L4", _still_running), ("L1", _never_rescued), ("L8", _too_late),
+        ("FL2", _counter_of_nothing), ("FL2", _counter_at_the_end), ("FL8", _began_though_shut_out),
         ("H", _torn_history),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__.strip("_"),

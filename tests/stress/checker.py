@@ -52,10 +52,10 @@ Check = Callable[[Facts], Iterator[Violation]]
 
 def check(history: History) -> list[Violation]:
     """Return every violation that the history proves."""
-    from . import checks_ends  # the other half; it imports the values above
+    from . import checks_ends, checks_turns  # the other parts; they import the values above
 
     facts = Facts(history)
-    checks: Iterable[Check] = (*CHECKS, *checks_ends.CHECKS)
+    checks: Iterable[Check] = (*CHECKS, *checks_ends.CHECKS, *checks_turns.CHECKS)
     return [violation for one in checks for violation in one(facts)]
 
 
@@ -142,9 +142,9 @@ def state_machine(facts: Facts) -> Iterator[Violation]:
     for step in facts.all_steps:
         if step.new is None:
             yield Violation("S18", f"removed and put nowhere: {_tell(step)}")
-        elif step.edge in BACK and step.job in facts.history.retried:
+        elif step.plain_edge in BACK and step.job in facts.history.retried:
             continue
-        elif step.edge not in ALLOWED and step.edge[0] != step.edge[1]:
+        elif step.plain_edge not in ALLOWED and step.edge[0] != step.edge[1]:
             yield Violation("S7", f"no such move: {_tell(step)}")
         elif step.edge[0] == step.edge[1] and step.edge[0] in TERMINAL:
             yield Violation("S7", f"a terminal row was changed: {_tell(step)}")
@@ -184,7 +184,7 @@ def attempts(facts: Facts) -> Iterator[Violation]:
             if charged != 1:
                 yield Violation("S10", f"a claim charged {charged}: {_tell(step)}")
             continue
-        if step.edge in BACK:
+        if step.plain_edge in BACK:
             if step.new["attempt"]:
                 yield Violation("S10", f"brought back without all of its attempts: {_tell(step)}")
             continue

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from .checker import TERMINAL, Check, Facts
 from .history import DEAD, moment
+from .metered_shop import ENDS as METERED_ENDS
 from .shop import ENDS, EXACT
 from .violation import Violation
 
@@ -24,7 +25,7 @@ def nothing_lost(facts: Facts) -> Iterator[Violation]:
         if len(rows) > 1:
             yield Violation("S1", f"job {job} is in {[row['table'] for row in rows]}")
         row = rows[0]
-        parked = row["state"] == "blocked" and row["task"] == "nobody_knows"
+        parked = row["state"] == "blocked" and row["task"] in ("nobody_knows", "shut_out")
         if facts.history.quiescent and row["state"] not in TERMINAL and not parked:
             yield Violation("L4", f"job {job} ({row['task']}) is {row['state']} at the end, attempt {row['attempt']}")
 
@@ -175,7 +176,7 @@ def totality(facts: Facts) -> Iterator[Violation]:
             continue  # a violation of L4
         spent = row["state"] == "failed" and row["attempt"] >= row["max_attempts"]
         task = sent.get(job, row["task"])
-        known = ENDS.get(task, set()) | ({"failed"} if sent.get(job) is None else set())
+        known = (ENDS | METERED_ENDS).get(task, set()) | ({"failed"} if sent.get(job) is None else set())
         if job in facts.history.cancels:
             known = known | {"cancelled"}
         if row["state"] not in known and not spent:

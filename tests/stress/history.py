@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from .journal import read
+from .turns import Drift
 
 Row = dict[str, Any]
 LIVE, FINISHED, DEAD = "job_live", "job_finished", "dead_letter"
@@ -37,6 +38,10 @@ class Event:
     new: Row | None
 
 
+def _plain(row: Row | None) -> str | None:
+    return None if row is None else "pending" if row.get("waits_for") == "turn" else row["state"]
+
+
 @dataclass(frozen=True)
 class Step:
     """One move of a job: from its row before to its row after, whichever tables held them."""
@@ -50,6 +55,12 @@ class Step:
     def edge(self) -> tuple[str | None, str | None]:
         """The states it moved between."""
         return (self.old["state"] if self.old else None, self.new["state"] if self.new else None)
+
+    @property
+    def plain_edge(self) -> tuple[str | None, str | None]:
+        """The states it moved between, of a metered job as if it were a plain one: where it waits for its turn, others
+        are pending."""
+        return _plain(self.old), _plain(self.new)
 
     @property
     def is_claim(self) -> bool:
@@ -97,6 +108,7 @@ class History:
     """All sources of the evidence."""
 
     events: list[Event] = field(default_factory=list)
+    limits: list[Event] = field(default_factory=list)  # changes of rules
     workers: list[Event] = field(default_factory=list)
     transitions: list[Row] = field(default_factory=list)
     final: list[Row] = field(default_factory=list)  # rows of the three tables, with `table`
@@ -110,6 +122,11 @@ class History:
     retried: set[int] = field(default_factory=set)  # jobs that an operator asked to run again
     exact: list[Row] = field(default_factory=list)  # effects written in ctx.transaction()
     stale: list[tuple[str, int, int]] = field(default_factory=list)  # process, job, lease that was refused
+    acknowledged: dict[int, datetime] = field(default_factory=dict)  # when it was certain that a job was committed
+    drifts: list[Drift] = field(default_factory=list)
+    looks: int = 0  # at the counters
+    counters: dict[str, int] = field(default_factory=dict)  # of limits, at the end
+    reconciled: list[str] = field(default_factory=list)  # what workers said of counters that were wrong
     strays: int = 0
     reborn: int = 0
     probes: list[Probe] = field(default_factory=list)
@@ -146,13 +163,16 @@ def load(dsn: str, directory: Path) -> History:
         )
         for row in every:
             event = Event(**row)
-            (history.workers if event.table == "worker" else history.events).append(event)
+            {"worker": history.workers, "limit_rule": history.limits}.get(event.table, history.events).append(event)
         history.transitions = _rows(conn, "select * from pgqueue.transition")
         for table in (LIVE, FINISHED, DEAD):
             history.final += _rows(conn, f"select '{table}' as table, j.* from pgqueue.{table} j")
         history.fires = _rows(conn, "select * from pgqueue.schedule_fire order by schedule, tick")
         history.effects = _rows(conn, "select job_id, attempt, process from stress.effect")
         history.exact = _rows(conn, "select job_id, attempt from stress.exact")
+        history.counters = {
+            row["name"]: row["running"] for row in _rows(conn, "select name, running from pgqueue.limit_use")
+        }
         history.orders = {row["op"]: row["jobs"] for row in _rows(conn, "select op, jobs from stress.orders")}
     for line in read(iter(sorted(directory.glob("jobs-*.jsonl")))):
         (history.starts if line["kind"] == "start" else history.ends).append(line)
@@ -166,6 +186,9 @@ def load(dsn: str, directory: Path) -> History:
         else:
             operation = history.operations[line["op"]]
             operation.outcome, operation.ids = line["type"], line.get("ids", [])
+            if line["type"] == "ok":
+                at = datetime.fromtimestamp(line["at"], UTC)
+                history.acknowledged.update(dict.fromkeys(operation.ids, at))
     _read_logs(history, sorted(directory.glob("*.log")))
     return history
 
@@ -181,5 +204,6 @@ def _read_logs(history: History, logs: Sequence[Path]) -> None:
     for path in logs:
         text = path.read_text(errors="replace")
         history.stale += [(path.stem, int(job), int(lease)) for job, lease in _STALE.findall(text)]
+        history.reconciled += re.findall(r"the counter of .* said .*", text)
         history.strays += sum(int(count) for count in re.findall(r"released (\d+) jobs whose claim", text))
         history.reborn += len(re.findall(r"was declared lost(?:: it drops| and goes on)", text))

@@ -12,6 +12,7 @@ import psycopg
 import pgqueue
 
 from .fleet import Fleet, Process
+from .metered_shop import LIMITS
 from .proxy import Trap
 from .server import Database, until
 
@@ -37,7 +38,7 @@ class Nemesis:
             "F11": self.reset_connections, "F12": self.black_hole, "F13": self.lose_answer, "F14": self.latency,
             "F10": self.lazy_commits, "F15": self.statement_timeout, "F16": self.isolation, "F17": self.held_snapshot,
             "F19": self.lost_notifications, "F20": self.no_statistics, "F30": self.no_schedulers,
-            "F22": self.few_slots, "F29": self.stop_scheduler,
+            "F44": self.change_limit, "F22": self.few_slots, "F29": self.stop_scheduler,
         }  # fmt: skip
 
     async def rage(self, seconds: float, must: Sequence[str], only: Sequence[str] = ()) -> None:
@@ -331,6 +332,16 @@ class Nemesis:
             victim.send(signal.SIGSTOP)
             await asyncio.sleep(self._lease * 1.5)
             victim.send(signal.SIGCONT)
+        return True
+
+    async def change_limit(self) -> bool:
+        """F44: somebody changes a limit by SQL."""
+        rule = self._rng.choice(sorted(LIMITS))
+        change = "update pgqueue.limit_rule set max_running = %s where name = %s"
+        try:
+            await self._database.rows(change, self._rng.randint(1, LIMITS[rule] + 3), rule)
+        except (psycopg.Error, OSError):
+            return False
         return True
 
     async def relent(self) -> None:

@@ -15,7 +15,7 @@ import psycopg
 
 import pgqueue
 
-from . import shop
+from . import metered_shop, shop
 from .desk import Desk
 from .journal import Journal, digest
 
@@ -27,7 +27,8 @@ MIX = (
     ("fast", 40), ("fast_async", 15), ("slow", 7), ("slow_async", 7), ("flaky", 10), ("snoozing", 6), ("always", 4),
     ("rejects", 3), ("cancels", 4), ("hostile", 3), ("odd_result", 3), ("bad_arguments", 1), ("nobody_knows", 1),
     ("later", 2), ("exact", 8), ("exact_async", 5), ("exact_child", 3), ("crashes", 1), ("times_out", 1),
-    ("perishable", 4),
+    ("perishable", 4), ("limited", 12), ("charged", 10), ("in_line", 12), ("paced", 3), ("for_tenants", 8),
+    ("brittle", 5), ("skipped", 5), ("renewed", 5), ("shut_out", 1),
 )  # fmt: skip
 KINDS = (("transaction", 70), ("rollback", 12), ("async", 8), ("solo", 10))
 bare = pgqueue.App()  # knows no task, and so validates nothing
@@ -55,6 +56,9 @@ def call(rng: random.Random, op: str, n: int) -> tuple[str, dict[str, Any]]:
         payload["kind"] = rng.choice(sorted(shop.CRASHES))
     elif task == "odd_result":
         payload["kind"] = rng.choice(sorted(shop.ODD))
+    elif task in metered_shop.ENDS:
+        payload |= {"key": rng.choice("abcd"), "seconds": round(rng.uniform(0, 0.1), 3)}
+        payload["failures"] = rng.choice([0, 0, 0, 1, 2])
     if task == "bad_arguments":
         return task, {"op": op, "n": "no number", "payload": payload}
     return task, {"op": op, "n": n, "payload": payload}

@@ -20,7 +20,7 @@ def totals(history: History) -> dict[str, int]:
     """Count jobs, events and faults."""
     facts = Facts(history)
     effects = Counter(effect["job_id"] for effect in history.effects)
-    retried = {s.job for s in facts.all_steps if s.edge == ("running", "pending") and not s.is_rescue}
+    retried = {s.job for s in facts.all_steps if s.plain_edge == ("running", "pending") and not s.is_rescue}
     outcomes = Counter(operation.outcome for operation in history.operations.values())
     unclear = [operation.op for operation in history.operations.values() if operation.outcome == "info"]
     there = {facts.op_of(job) for job in facts.created}
@@ -38,6 +38,10 @@ def totals(history: History) -> dict[str, int]:
         "own writes repeated": sum(1 for _, job, lease in history.stale if (job, lease) in made - kept),
         "stray claims released": history.strays,
         "workers declared lost that came back": history.reborn,
+        "metered jobs": sum("$flow" in row["headers"] for row in facts.created.values()),
+        "claims of metered jobs": sum("$flow" in s.new["headers"] for s in facts.all_steps if s.is_claim and s.new),
+        "changes of limits": len(history.limits),
+        "snapshots of counters": history.looks,
         "effects in ctx.transaction()": len(history.exact),
         "jobs somebody cancelled": len(history.cancels),
         "jobs that ran twice though no attempt failed (at-least-once)": sum(
@@ -54,7 +58,7 @@ def edges(history: History) -> Counter[str]:
 
 def _verb(facts: Facts, step: Step) -> str:
     told = facts.ended.get((step.job, (step.old or {}).get("lease"))) or {"reason": None, "error": None}
-    match step.edge:
+    match step.plain_edge:
         case (None, "pending"):
             return "enqueue"
         case ("pending", "running"):

@@ -14,7 +14,8 @@ from typing import Any
 
 import pgqueue
 
-from . import history
+from . import history, metered_shop
+from .auditor import Auditor
 from .fleet import Fleet, Process
 from .history import History, Probe
 from .nemesis import Nemesis
@@ -65,12 +66,13 @@ class Stress:
         self.fleet = Fleet(self.database, directory, self._commands())
         self.nemesis = Nemesis(self.fleet, self.database, settings.lease, rng)
         self.probes: list[Probe] = []
+        self.auditor = Auditor(self.database)
         self.quiet = False
 
     def _commands(self) -> dict[str, list[str]]:
         s = self.settings
         pgq = ["-m", "tests.stress.mutants", s.mutant] if s.mutant else ["-m", "pgqueue"]
-        process = ["-A", "tests.stress.shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
+        process = ["-A", "tests.stress.metered_shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
         work = ["work", *process, "-c", "4", "-Q", "default,only-{name}", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
         producer = ["-m", "tests.stress.mutants", s.mutant, "producer"] if s.mutant else ["-m", "tests.stress.producer"]
         produce = [*producer, "{name}", str(s.seed) + "{number}", str(s.rate)]
@@ -79,6 +81,8 @@ class Stress:
     async def up(self) -> None:
         """Start all processes and wait until each has registered."""
         s = self.settings
+        metered_shop.declare(self.database.dsn(user=self.database.role))
+        self.auditor.start()
         self.fleet.release = "1" if s.deploys else "2"
         kinds = ["worker"] * s.workers + ["scheduler"] * s.schedulers + ["producer"] * s.producers
         for kind in kinds:
@@ -95,7 +99,8 @@ class Stress:
 
     async def enqueue(self, task: str, count: int = 1, **options: Any) -> list[int]:
         """Enqueue probe jobs past the proxy; return their ids."""
-        payload = {"seconds": options.pop("seconds", 0), "again": options.pop("again", None)}
+        payload = {"seconds": options.pop("seconds", 0), "again": options.pop("again", None), "failures": 0}
+        payload["key"] = options.pop("key", "probe")
         app = pgqueue.App(self.database.dsn(user=self.database.role))
         try:
             client = app.using(**options)
@@ -125,7 +130,15 @@ class Stress:
         if self.settings.schedulers:
             probes.append(self.probe("L8", "the schedule has caught up", lambda: self.database.value(late), 20))
         await asyncio.gather(*probes)
+        for task in ("for_tenants", "in_line", "charged"):
+            await self._turn(task)
         await self._rescue(workers[-1])
+
+    async def _turn(self, task: str) -> None:
+        """FL5: a job with a key of its own runs, whatever waits in other lanes."""
+        job = (await self.enqueue(task, key="of its own"))[0]
+        done = "select state = 'succeeded' from pgqueue.job where id = %s"
+        await self.probe("FL5", f"a job of {task} has its turn", lambda: self.database.value(done, job), 10)
 
     async def _canary(self, worker: Process) -> bool:
         job = (await self.enqueue("fast", queue=f"only-{worker.name}"))[0]
@@ -148,7 +161,7 @@ class Stress:
 
     async def quiesce(self) -> None:
         """Wait until every job that can end has ended."""
-        rest = "select count(*) = 0 from pgqueue.job_live where task not in ('tick', 'nobody_knows')"
+        rest = "select count(*) = 0 from pgqueue.job_live where task not in ('tick', 'nobody_knows', 'shut_out')"
         self.quiet = await self.probe(
             "L4", "all jobs have ended", lambda: self.database.value(rest), self.settings.quiet_seconds
         )
@@ -156,7 +169,7 @@ class Stress:
     async def down(self) -> dict[str, int]:
         """End all processes in order, schedulers first so that no tick comes late; return what they have left."""
         self.fleet.replacing = False
-        rest = "select count(*) = 0 from pgqueue.job_live where task <> 'nobody_knows'"
+        rest = "select count(*) = 0 from pgqueue.job_live where task not in ('nobody_knows', 'shut_out')"
         for kind in ("scheduler", "worker"):
             stopping = self.fleet.of(kind)
             took = await asyncio.gather(*(self.fleet.stop(p, SHUTDOWN_SECONDS + 10) for p in stopping))
@@ -164,6 +177,7 @@ class Stress:
                 self.probes.append(Probe("L5", f"{process.name} ends after SIGTERM", seconds, SHUTDOWN_SECONDS + 8))
             if kind == "scheduler" and self.quiet:
                 await until(lambda: self.database.value(rest), self.settings.quiet_seconds)
+        await self.auditor.stop()
         ours = f"datname = '{self.database.name}' and pid <> pg_backend_pid()"
         connected = f"from pg_stat_activity where application_name like 'pgqueue%%' and {ours}"
         await until(lambda: self.database.value(f"select count(*) = 0 {connected}"), 5)
@@ -180,6 +194,7 @@ class Stress:
     def evidence(self, hygiene: dict[str, int]) -> History:
         """Collect the evidence when all processes have ended."""
         told = history.load(self.database.dsn(), self.directory)
+        told.drifts, told.looks = self.auditor.drifts, self.auditor.looks
         told.probes, told.hygiene, told.exits = self.probes, hygiene, self.fleet.exits
         return told
 
@@ -192,6 +207,7 @@ async def stage(server: Server, settings: Settings, name: str) -> AsyncIterator[
     try:
         yield stress
     finally:
+        await stress.auditor.stop()
         await stress.fleet.kill_all()
         await stress.nemesis.relent()
         stress.database.drop()

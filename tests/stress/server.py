@@ -45,6 +45,8 @@ create trigger chk after insert or update or delete on pgqueue.dead_letter
     for each row execute function stress.record('dead_letter');
 create trigger chk after insert or delete on pgqueue.worker
     for each row execute function stress.record('worker');
+create trigger chk after insert or update of max_running on pgqueue.limit_rule
+    for each row execute function stress.record('limit_rule');
 create trigger chk_lost after update of lost_at on pgqueue.worker
     for each row when (old.lost_at is distinct from new.lost_at) execute function stress.record('worker');
 """

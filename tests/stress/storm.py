@@ -104,7 +104,7 @@ class Storm:
         self._left: list[Violation] = []
         self._workers: list[subprocess.Popen[bytes]] = []
         self._frozen: dict[int, float] = {}  # the place of a worker, and until when
-        self._strikes_at = time.monotonic() + 2.5  # when the workers have begun
+        self._strikes_at = 0.0
         self._looks_at, self._over = self._strikes_at, False
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
         self._open: tuple[psycopg.Connection[Any], list[int], float] | None = None
@@ -117,6 +117,7 @@ class Storm:
             try:
                 for place in range(WORKERS):
                     self._workers.append(self._start(place))
+                self._await_workers(conn)
                 ends = time.monotonic() + seconds
                 while time.monotonic() < ends and not self._caught(conn, until):
                     self._rage(conn)
@@ -141,6 +142,13 @@ class Storm:
             conn.execute(f"insert into pgqueue.limit_rule ({names}) values ({holes})", [name, *columns.values()])
             if "max_running" in columns:
                 self._terms[name] = [Term(_now(conn), NEVER, columns["max_running"])]
+
+    def _await_workers(self, conn: psycopg.Connection[Any]) -> None:
+        """Wait until each worker has registered."""
+        while (row := conn.execute("select count(*) from pgqueue.worker").fetchone()) and row[0] < WORKERS:
+            if any(worker.poll() is not None for worker in self._workers):
+                self._deadlocks()  # raises what it has said
+            time.sleep(0.05)
 
     def _start(self, place: int) -> subprocess.Popen[bytes]:
         self.counts["workers"] += 1
@@ -213,23 +221,31 @@ class Storm:
         self._drifts += [Drift(*row) for row in conn.execute(AUDIT).fetchall()]
         self.counts["audits"] += 1
 
-    def _victim(self, conn: psycopg.Connection[Any]) -> int | None:
-        """The place of a worker that runs jobs, and is not frozen."""
-        busy = {pid for (pid,) in conn.execute(BUSY)}
-        places = [place for place, worker in enumerate(self._workers) if worker.pid in busy]
-        return self._rng.choice([place for place in places if place not in self._frozen] or [None])
+    def _stop_one(self, conn: psycopg.Connection[Any]) -> int | None:
+        """Stop a worker while it runs jobs; return its place."""
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends and len(self._frozen) < WORKERS - 1:
+            place = self._rng.randrange(WORKERS)
+            if place in self._frozen:
+                continue
+            worker = self._workers[place]
+            worker.send_signal(signal.SIGSTOP)
+            if worker.pid in {pid for (pid,) in conn.execute(BUSY)}:
+                return place
+            worker.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+        return None
 
     def _kill(self, conn: psycopg.Connection[Any]) -> None:
-        place = self._victim(conn)
+        place = self._stop_one(conn)
         if place is not None:
             self._workers[place].kill()
             self._workers[place].wait()
             self.counts["kills"] += 1
 
     def _freeze(self, conn: psycopg.Connection[Any]) -> None:
-        place = self._victim(conn)
-        if place is not None and len(self._frozen) < WORKERS - 1:
-            self._workers[place].send_signal(signal.SIGSTOP)
+        place = self._stop_one(conn)
+        if place is not None:
             self._frozen[place] = time.monotonic() + LEASE * self._rng.uniform(0.5, 3.0)
             self.counts["freezes"] += 1
 

@@ -30,6 +30,7 @@ class Move:
     source: str | None
     target: str
     reason: str | None = None
+    due: datetime | None = None  # its run_at afterwards, where that is known
 
     @property
     def starts(self) -> bool:
@@ -182,10 +183,13 @@ def full_buckets(turns: Turns) -> Iterator[Violation]:
         flow = turns.flows[move.job]
         for bucket in flow.buckets:
             (running[bucket].add if move.starts else running[bucket].discard)(move.job)
+        mine = waiting[flow.lane].get(move.job, turns.due[move.job]), move.job
         if move.starts or move.ends:
             waiting[flow.lane].pop(move.job, None)
-        if move.leaves and not move.ends:
-            waiting[flow.lane][move.job] = NEVER  # it has begun before, and nothing replaces it
+        elif move.source != "blocked" and move.source is not None:
+            waiting[flow.lane][move.job] = NEVER  # it has come back: whether it is newer depends on when it is due
+        elif move.due is not None:
+            waiting[flow.lane][move.job] = move.due
         if not (move.target == "cancelled" and (move.reason or "").startswith(REASONS)):
             continue
         if move.source != "blocked":
@@ -194,8 +198,7 @@ def full_buckets(turns: Turns) -> Iterator[Violation]:
         most = [term for term in turns.terms_of(bucket, move.at - IN_FLIGHT, move.at) if term is not None]
         if not most or len(running[bucket]) < min(most):
             yield Violation("FL9", f"job {move.job} is {move.reason}, and {len(running[bucket])} ran")
-        mine = turns.due[move.job], move.job
-        newer = [job for job, due in waiting[flow.lane].items() if (due, job) > mine]
+        newer = [job for job, due in waiting[flow.lane].items() if (due, job) > mine or due == NEVER]
         if str(move.reason).startswith("replaced") and not newer:
             yield Violation("FL9", f"job {move.job} is {move.reason}, and none is newer")
 
