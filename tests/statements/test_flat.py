@@ -199,6 +199,11 @@ SCHEDULE_VERBS = (
 EXEMPT = {
     "jobs.enqueue_many_metered": "inserts what it was given, as jobs.enqueue_many does: test_explain_metered",
     "jobs.change_flows": "one batch of an edit: by primary key",
+    **dict.fromkeys(
+        [f"limits.{verb}" for verb in ("declare", "names", "set_rule", "set_key", "reset_rule", "reset_key")],
+        "a table with a row for each rule, and one for each exception",
+    ),
+    "limits.list": "asked by hand: a bounded number of lanes, jobs and keys",
     "pauses.set_aside": "walks as a full scan of claims does, only while a task is paused, a twentieth of the time",
     "activity.record": "inserts what it was given, a row a task, queue and outcome",
     **dict.fromkeys(
