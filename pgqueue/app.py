@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
@@ -55,6 +56,7 @@ from pgqueue.tasks.dead_letter_task import check_dead_letter_task
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks, as_function, task_name
+from pgqueue.tasks.routes import GivenRoutes, Routes
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.timing import LIMIT, check_optional_duration
@@ -75,7 +77,9 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
     looked up when it is first needed. `queue`, `max_attempts`, `retry`, `timeout`, `soft_timeout`, `max_crashes`,
-    `dead_letter_task` and `result_ttl` are the defaults of its tasks. `retention` says how long what has ended is kept
+    `dead_letter_task` and `result_ttl` are the defaults of its tasks. `routes={"emails.*": "bulk"}` gives tasks another
+    queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. What
+    `@app.task(queue=…)` or a call says goes first. `retention` says how long what has ended is kept
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
     command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
@@ -99,6 +103,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         release: str | None = None,
         schema: str = "pgqueue",
         queue: str = "default",
+        routes: GivenRoutes | None = None,
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
         timeout: float | timedelta | None = None,
@@ -119,6 +124,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         self.release = app_release(release)
         self.schema = check_schema(schema)
         self.queue = check_queue(queue)
+        self.routes = Routes(routes, self.queue)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)
@@ -215,7 +221,9 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             function = as_function(function)
-            spec = TaskSpec.of(options.get("name") or task_name(function), function, settings)
+            name = options.get("name") or task_name(function)
+            routed = settings if "queue" in settings.given else replace(settings, queue=self.routes.queue(name))
+            spec = TaskSpec.of(name, function, routed)
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
                 self.rules.add(rule, spec.name)

@@ -10,6 +10,7 @@ from pgqueue.client.waiting import Waits
 from pgqueue.events import Listeners
 from pgqueue.queries import Queries
 from pgqueue.tasks.registry import Tasks
+from pgqueue.tasks.routes import Routes
 
 
 class AppParts(Protocol):
@@ -21,6 +22,7 @@ class AppParts(Protocol):
     enqueue_hooks: EnqueueHooks
     operation_hooks: list[OperationHook]
     queue: str
+    routes: Routes
     max_attempts: int
     retention: dict[str, int | None]
     max_depth: dict[str, int]

@@ -146,7 +146,7 @@ def new_job(
     """
     if spec is not None:
         spec.check_priority(settings.priority)
-    queue = settings.queue or (spec.queue if spec else app.queue)
+    queue = settings.queue or (spec.queue if spec else app.routes.queue(name))
     return NewJob(
         task=name,
         args=args,
