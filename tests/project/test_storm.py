@@ -74,7 +74,7 @@ def test_a_right_log_proves_no_violation(right: Turns) -> None:
         ("FL8", story(run(1, 0, 1), shut=frozenset({"r/a"}))),
         ("FL8", story([Move(at(0), 1, "blocked", "pending")])),
         ("FL9", story(cancelled(1, 0.5, "skipped: r/a is full"))),
-        ("FL9", story(run(2, 0, 1), cancelled(1, 0.5, REPLACED))),
+        ("FL9", story(run(2, -5, 1), cancelled(1, 0.5, REPLACED))),
         ("FL9", story([Move(at(0.5), 1, "running", "cancelled", REPLACED)], run(2, 0, 1))),
     ],
 )

@@ -174,22 +174,29 @@ def refused(turns: Turns) -> Iterator[Violation]:
 
 
 def full_buckets(turns: Turns) -> Iterator[Violation]:
-    """FL9: a job that is skipped or replaced has not begun, its bucket was full, and a newer one waits on."""
+    """FL9: a job that is skipped or replaced has not begun, its bucket was full, and a newer one waits or has begun.
+
+    A newer one that has begun was the newest that waited when the statement began, which then waited for the bucket.
+    """
     running: dict[str, set[int]] = defaultdict(set)
-    waiting: dict[int, dict[int, datetime]] = defaultdict(dict)  # of each lane, and when they are or were due
-    for job, flow in turns.flows.items():
-        waiting[flow.lane][job] = turns.due[job]
+    waiting: dict[int, dict[int, datetime]] = defaultdict(dict)  # of each lane, and when they are due
+    begun: dict[int, list[tuple[datetime, int, datetime]]] = defaultdict(list)  # and when they began
     for move in turns.moves:
-        flow = turns.flows[move.job]
+        flow, lane = turns.flows[move.job], waiting[turns.flows[move.job].lane]
         for bucket in flow.buckets:
-            (running[bucket].add if move.starts else running[bucket].discard)(move.job)
-        mine = waiting[flow.lane].get(move.job, turns.due[move.job]), move.job
+            if move.starts:
+                running[bucket].add(move.job)
+            elif move.leaves or move.ends:
+                running[bucket].discard(move.job)
+        mine = lane.get(move.job, turns.due[move.job]), move.job
         if move.starts or move.ends:
-            waiting[flow.lane].pop(move.job, None)
-        elif move.source != "blocked" and move.source is not None:
-            waiting[flow.lane][move.job] = NEVER  # it has come back: whether it is newer depends on when it is due
-        elif move.due is not None:
-            waiting[flow.lane][move.job] = move.due
+            lane.pop(move.job, None)
+        elif move.source in (None, "blocked"):
+            lane[move.job] = move.due or mine[0]
+        else:
+            lane[move.job] = NEVER  # it has come back: whether it is newer depends on when it is due
+        if move.starts:
+            begun[flow.lane].append((*mine, move.at))
         if not (move.target == "cancelled" and (move.reason or "").startswith(REASONS)):
             continue
         if move.source != "blocked":
@@ -198,8 +205,9 @@ def full_buckets(turns: Turns) -> Iterator[Violation]:
         most = [term for term in turns.terms_of(bucket, move.at - IN_FLIGHT, move.at) if term is not None]
         if not most or len(running[bucket]) < min(most):
             yield Violation("FL9", f"job {move.job} is {move.reason}, and {len(running[bucket])} ran")
-        newer = [job for job, due in waiting[flow.lane].items() if (due, job) > mine or due == NEVER]
-        if str(move.reason).startswith("replaced") and not newer:
+        newer = any((due, job) > mine for job, due in lane.items())
+        ran = any((due, job) > mine and at > move.at - IN_FLIGHT for due, job, at in begun[flow.lane])
+        if str(move.reason).startswith("replaced") and mine[0] != NEVER and not newer and not ran:
             yield Violation("FL9", f"job {move.job} is {move.reason}, and none is newer")
 
 
