@@ -107,6 +107,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.resolve metered": lambda q: q.jobs.resolve(METERED_OUTCOMES),
     "jobs.resolve metered successes": lambda q: q.jobs.resolve([(claimed(3, 1, lane=5), PLAIN_SUCCESS)]),
     "turns.claim": lambda q: q.turns.claim(WORKER, "default", LINES, room=3, slots=2),
+    "turns.claim lane": lambda q: q.turns.claim(WORKER, "default", LINES[1:], room=3, slots=2),
     "turns.look": lambda q: q.turns.look([("default", -5), ("bulk", 5)], 10),
     "turns.make_buckets": lambda q: q.turns.make_buckets(["r/a", "r"]),
     "turns.drop_idle_buckets": lambda q: q.turns.drop_idle_buckets(10),
@@ -380,7 +381,7 @@ def test_a_statement_can_be_prepared(tx: Conn, name: str) -> None:
 RARE = {"jobs.rescue", "jobs.count"}
 # Statements of metered jobs, and two that give their buckets back. To take their placeholders apart costs psycopg 10 to
 # 50 µs each time (3.3.2, Python 3.11), beside a millisecond or more of the statement itself.
-LONG = {"turns.claim", "turns.look", "jobs.resolve metered", "jobs.rescue", "jobs.release_strays"}
+LONG = {"turns.claim", "turns.claim lane", "turns.look", "jobs.resolve metered", "jobs.rescue", "jobs.release_strays"}
 LONG_NAMED = {*LONG, "jobs.resolve metered successes"}
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.jobs.job import ClaimedJob
@@ -12,39 +12,10 @@ from pgqueue.queries.jobs.claim import CLAIMED, MOVED, claimed_jobs
 from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
 from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
 
-# Claim up to `room` metered jobs of one queue from lanes that the worker knows, in its order, of each at most so many.
-# All jobs of a lane have the same buckets, so that a lane as a whole can run or cannot: jobs behind a full bucket are
-# never walked over.
-# Exact at every instant: `held` locks the one row of each bucket and returns its newest version, so that what others
-# have claimed a moment ago counts, and `used` changes that row in this same statement. The naive form counts running
-# jobs, or reads the row, in the snapshot of the statement: while it waited for the lock others have claimed, which that
-# snapshot does not show (169 of 719 claims exceeded a limit). SKIP LOCKED is no help, for it slides on to the next row.
-# `instant` is the time by which rates are judged, read when all locks are held.
-# Buckets are locked in the order of their names, and job rows only if nobody else has them: so claims wait for each
-# other in one order, and never for a job.
-# `picked` takes the higher priorities first, and of each the first job of each lane, then the second of each, as far as
-# each of their buckets has room. A job that one bucket refuses may count against another one: too few, never too many.
-# `slots` is how many jobs would begin at once. What is claimed ahead of slots takes at most half of the room that a
-# bucket has left, and none of a rate: the room of a limit is for what runs.
-# A lane in order gives its first job only, if that is due. It is found without a lock and then locked: SKIP LOCKED on
-# the lane would slide past a locked head. Its place is not believed, because a retry puts a job back before it. And it
-# gives nothing where a bucket has changed since the snapshot of this statement: the job that ran then may have been put
-# back meanwhile, and the snapshot would show the next one as the first.
-# Each lane is read in the order of job_live_turn. The version of a bucket is looked up from the right end of its
-# primary key, and the update begins at that version (parts.py says why).
-CLAIM_TURNS: LiteralString = fill(
-    r"""
-with line as materialized (
-    select l.ord, l.lane, l.priority, l.buckets::jsonb as buckets, l.most, l.run_at, l.id
-    from unnest((select %(lanes)s::bigint[]), (select %(priorities)s::smallint[]),
-                (select string_to_array(%(buckets)s, E'\n')), (select %(mosts)s::int[]),
-                (select %(run_ats)s::timestamptz[]), (select %(ids)s::bigint[]))
-         with ordinality as l(lane, priority, buckets, most, run_at, id, ord)
-    where not exists (select from {s}.queue q where q.name = (select %(queue)s::text) and {paused})
-    and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)
-), part as materialized (
-    select l.ord, b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name)
-), seen as materialized (
+# Lock the counters of the buckets in `part`, in the order of their names, and tell what each has room for. `instant` is
+# the time by which rates are judged, read when all locks are held.
+_BUCKETS: LiteralString = fill(
+    """seen as materialized (
     select b.name, u.version from (select distinct name from part) as b
     cross join lateral (
         select u.version from {s}.limit_use u where u.name = b.name order by u.version desc limit 1) as u
@@ -64,13 +35,13 @@ with line as materialized (
         then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
         end as room
     from bucket b
-), room as (
-    select p.ord, min(case when f.name is null then 0 else f.room end) as room, bool_and(f.unchanged) as unchanged
-    from part p left join free f on f.name = p.name group by p.ord
-), open as materialized (
-    select l.*, case when l.lane >= 0 or r.unchanged then least(r.room, l.most) else 0 end as room
-    from line l left join room r on r.ord = l.ord
-), candidate as materialized (
+)""",
+    bucket_columns=fill(BUCKET_COLUMNS, moment="instant.at"),
+    rules=RULES,
+)
+# The jobs of each lane that is `open`, as many as it has room for, locked. A lane in order gives its first job only.
+_CANDIDATES: LiteralString = fill(
+    """candidate as materialized (
     select o.ord, o.priority, c.id, c.at from open o
     cross join lateral (
         select j.id, {turn_at} as at from {s}.job_live j
@@ -97,7 +68,55 @@ with line as materialized (
         limit 1 for update skip locked
     ) as c
     where o.lane < 0 and o.room > 0
-), numbered as (
+)""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+    not_paused=NOT_PAUSED,
+)
+# Whether jobs of the queue may be claimed by this worker.
+_MAY_CLAIM: LiteralString = fill(
+    """not exists (select from {s}.queue q where q.name = (select %(queue)s::text) and {paused})
+    and not exists (select from {s}.worker w where w.id = (select %(worker)s::uuid) and w.lost_at is not null)""",
+    paused=PAUSED,
+)
+
+# Claim up to `room` metered jobs of one queue from lanes that the worker knows, in its order, of each at most so many.
+# All jobs of a lane have the same buckets, so that a lane as a whole can run or cannot: jobs behind a full bucket are
+# never walked over.
+# Exact at every instant: `held` locks the one row of each bucket and returns its newest version, so that what others
+# have claimed a moment ago counts, and `used` changes that row in this same statement. The naive form counts running
+# jobs, or reads the row, in the snapshot of the statement: while it waited for the lock others have claimed, which that
+# snapshot does not show (169 of 719 claims exceeded a limit). SKIP LOCKED is no help, for it slides on to the next row.
+# Buckets are locked in the order of their names, and job rows only if nobody else has them: so claims wait for each
+# other in one order, and never for a job.
+# `picked` takes the higher priorities first, and of each the first job of each lane, then the second of each, as far as
+# each of their buckets has room. A job that one bucket refuses may count against another one: too few, never too many.
+# `slots` is how many jobs would begin at once. What is claimed ahead of slots takes at most half of the room that a
+# bucket has left, and none of a rate: the room of a limit is for what runs.
+# A lane in order gives its first job only, if that is due. It is found without a lock and then locked: SKIP LOCKED on
+# the lane would slide past a locked head. Its place is not believed, because a retry puts a job back before it. And it
+# gives nothing where a bucket has changed since the snapshot of this statement: the job that ran then may have been put
+# back meanwhile, and the snapshot would show the next one as the first.
+# Each lane is read in the order of job_live_turn. The version of a bucket is looked up from the right end of its
+# primary key, and the update begins at that version (parts.py says why).
+CLAIM_TURNS: LiteralString = fill(
+    r"""
+with line as materialized (
+    select l.ord, l.lane, l.priority, l.buckets::jsonb as buckets, l.most, l.run_at, l.id
+    from unnest((select %(lanes)s::bigint[]), (select %(priorities)s::smallint[]),
+                (select string_to_array(%(buckets)s, E'\n')), (select %(mosts)s::int[]),
+                (select %(run_ats)s::timestamptz[]), (select %(ids)s::bigint[]))
+         with ordinality as l(lane, priority, buckets, most, run_at, id, ord)
+    where {may_claim}
+), part as materialized (
+    select l.ord, b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name)
+), {buckets}, room as (
+    select p.ord, min(case when f.name is null then 0 else f.room end) as room, bool_and(f.unchanged) as unchanged
+    from part p left join free f on f.name = p.name group by p.ord
+), open as materialized (
+    select l.*, case when l.lane >= 0 or r.unchanged then least(r.room, l.most) else 0 end as room
+    from line l left join room r on r.ord = l.ord
+), {candidates}, numbered as (
     select c.ord, c.priority, c.id, row_number() over (partition by c.ord order by c.at, c.id) as n from candidate c
 ), parted as (
     select n.ord, n.priority, n.id, n.n, f.room,
@@ -118,12 +137,44 @@ with line as materialized (
     from taken t where u.name = any(array[t.name]) and u.version >= t.seen
 ), {moved}
 select {claimed} from moved""",
-    paused=PAUSED,
-    not_paused=NOT_PAUSED,
-    bucket_columns=fill(BUCKET_COLUMNS, moment="instant.at"),
-    rules=RULES,
-    waits=WAITS,
-    turn_at=TURN_AT,
+    may_claim=_MAY_CLAIM,
+    buckets=_BUCKETS,
+    candidates=_CANDIDATES,
+    moved=MOVED,
+    claimed=CLAIMED,
+)
+
+# Claim from one lane: what CLAIM_TURNS does, with the same promises, for the usual case. A lane alone needs no turns,
+# and whatever its buckets admit goes to it: to start and end the parts that sort that out was half of the cost of a
+# claim of one job.
+CLAIM_LANE: LiteralString = fill(
+    r"""
+with line as materialized (
+    select 1 as ord, %(lane)s::bigint as lane, %(priority)s::smallint as priority, %(buckets)s::jsonb as buckets,
+           %(most)s::int as most, %(run_at)s::timestamptz as run_at, %(id)s::bigint as id
+    where {may_claim}
+), part as materialized (
+    select b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name)
+), {buckets}, open as materialized (
+    select l.*, case when b.whole and (l.lane >= 0 or b.unchanged) then least(b.room, l.most) else 0 end as room
+    from line l cross join (
+        select count(*) = (select count(*) from part) as whole, min(f.room) as room, bool_and(f.unchanged) as unchanged
+        from free f) as b
+), {candidates}, picked as materialized (
+    select c.id, 'blocked' as state from candidate c order by c.at, c.id limit (select %(room)s::int)
+), used as (
+    update {s}.limit_use u
+    set running = u.running + t.jobs, version = u.version + 1,
+        tat = greatest(u.tat, (select at from instant))
+            + make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
+    from (select f.name, f.seen, f.step, k.jobs from free f cross join (select count(*)::int as jobs from picked) as k
+          where k.jobs > 0) as t
+    where u.name = any(array[t.name]) and u.version >= t.seen
+), {moved}
+select {claimed} from moved""",
+    may_claim=_MAY_CLAIM,
+    buckets=_BUCKETS,
+    candidates=_CANDIDATES,
     moved=MOVED,
     claimed=CLAIMED,
 )
@@ -148,9 +199,13 @@ class TurnClaimQueries(Statements):
         self, worker: UUID, queue: str, lanes: Sequence[Line], *, room: int, slots: int
     ) -> Query[list[ClaimedJob]]:
         """Claim up to `room` due jobs from these lanes of a queue, of which `slots` would begin at once."""
+        params: dict[str, Any] = {"worker": worker, "queue": queue, "room": room, "slots": slots}
         starts = [line.run_at.astimezone(UTC).isoformat() if line.run_at else "-infinity" for line in lanes]
-        params = {
-            "worker": worker, "queue": queue, "room": room, "slots": slots,
+        if len(lanes) == 1:
+            lane = lanes[0]
+            params |= lane._asdict() | {"run_at": starts[0]}
+            return Query(self._sql(CLAIM_LANE), lambda rows: claimed_jobs(rows, worker), params)
+        params |= {
             "lanes": packed(line.lane for line in lanes), "priorities": packed(line.priority for line in lanes),
             "buckets": lines(line.buckets for line in lanes), "mosts": packed(line.most for line in lanes),
             "run_ats": starts, "ids": packed(line.id for line in lanes),
