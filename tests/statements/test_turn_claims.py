@@ -639,3 +639,17 @@ def test_a_claim_from_before_the_dead_letter_takes_nothing_behind_it(conn: Conn,
     assert late.result() == []
     b.commit()
     assert claim_turns(conn, [flow]) == []
+
+
+def test_a_lane_in_order_does_not_wait_for_a_limit_that_others_share_to_rest(conn: Conn, connect: Open) -> None:
+    rule(conn, "o", kind="order", max_running=1)
+    rule(conn, "s", max_running=5)
+    flow, others = Flow(("o/1", "s"), order="o/1"), keyed("s")
+    first, _ = metered(conn, flow, 2)
+    metered(conn, others)
+    a, b = connect(), connect()
+    assert len(claim_turns(a, [others])) == 1
+    second = InThread(lambda: claim_turns(b, [flow]))
+    wait_blocked(conn, b, a)
+    a.commit()
+    assert [job.id for job in second.result()] == [first]

@@ -27,7 +27,8 @@ _BUCKETS: LiteralString = fill(
 ), instant as materialized (
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
-    select u.name, u.seen, u.version = u.seen as unchanged,{bucket_columns}
+    select u.name, u.seen, (u.version = u.seen
+        or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,{bucket_columns}
     from instant cross join held u
         {rules}
 ), free as materialized (
@@ -95,8 +96,9 @@ _MAY_CLAIM: LiteralString = fill(
 # bucket has left, and none of a rate: the room of a limit is for what runs.
 # A lane in order gives its first job only, if that is due. It is found without a lock and then locked: SKIP LOCKED on
 # the lane would slide past a locked head. Its place is not believed, because a retry puts a job back before it. And it
-# gives nothing where a bucket has changed since the snapshot of this statement: the job that ran then may have been put
-# back meanwhile, and the snapshot would show the next one as the first.
+# gives nothing where its bucket has changed since the snapshot of this statement: the job that ran then may have been
+# put back meanwhile, and the snapshot would show the next one as the first. Only buckets of one job are asked: a limit
+# that many jobs share changes all the time, and the lane would wait for a moment in which it does not.
 # Each lane is read in the order of job_live_turn. The version of a bucket is looked up from the right end of its
 # primary key, and the update begins at that version (parts.py says why).
 CLAIM_TURNS: LiteralString = fill(
