@@ -276,7 +276,7 @@ class RunningWorker:
     def _pause_changed(self) -> None:
         """Move jobs of a task, and claim: a limit may have been resumed."""
         self._pauser.wake()
-        self.producer.wake()
+        self.producer.rules_changed()
 
     def _listening(self) -> None:
         """Look for what was committed or paused, and for callers that began to wait, before LISTEN."""

@@ -5,7 +5,20 @@ from datetime import datetime
 from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.jobs.parts import PAUSED, PAUSED_TASKS
 from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
+
+# The first jobs of a lane. `is_first`: the very first one; else a hundred, which nothing asks while no task is paused.
+_FIRST: LiteralString = """select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
+               coalesce(j.task::text <> all({paused_tasks}), true) as runs,
+               case when j.expires_at <= now() and j.attempt = 0 then 1::float8
+                    else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
+         from {s}.job_live j
+         where {waits} and j.queue::text = served.queue and j.lane::bigint = lane.number
+         and j.priority::smallint = lane.priority and ({paused_tasks} is null or lane.number < 0) = {is_first}
+         order by {turn_at}, j.id limit {most}"""
+
+_PARTS: dict[str, LiteralString] = {"paused_tasks": PAUSED_TASKS, "waits": WAITS, "turn_at": TURN_AT}
 
 # Look at the lanes of metered jobs in these queues, of each queue at most so many beyond a lane. Locks nothing, and
 # what it says is a hint: the claim decides. `hop` goes along job_live_turn from one lane to the next, as the full scan
@@ -13,11 +26,17 @@ from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
 # all its jobs share, and of each bucket the newest version, from the right end of its primary key.
 # `room` is null where a bucket does not exist yet; where a lane has no buckets it is any number. A lane whose first job
 # has expired is due in a second, when EXPIRE has ended it.
+# It says what claims pass over, or a worker would claim in vain again and again. A paused queue has no lanes. While a
+# task is paused the first job is the first one of another task, looked for among a hundred; in a lane in order it is
+# the very first. A lane that shows none is due in ten seconds, in case one is behind those. Each look asks again.
 LOOK: LiteralString = fill(
     """
 select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
        free.room, free.opens_in, free.paced, free.policy, share.weight
-from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as served(queue, after)
+from (
+    select g.queue, g.after from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as g(queue, after)
+    where not exists (select from {s}.queue q where q.name = g.queue and {paused})
+) as served
 cross join lateral (
     with recursive hop(number, priority, n) as (
         (select j.lane::bigint, j.priority::smallint, 1 from {s}.job_live j
@@ -40,13 +59,12 @@ cross join lateral (
     select hop.number, hop.priority from hop
 ) as lane
 cross join lateral (
-    select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz, j.id,
-           case when j.expires_at <= now() and j.attempt = 0 then 1::float8
-                else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
-    from {s}.job_live j
-    where {waits} and j.queue::text = served.queue and j.lane::bigint = lane.number
-    and j.priority::smallint = lane.priority
-    order by {turn_at}, j.id limit 1
+    select w.flow, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+    from (
+        ({first_of_all})
+        union all
+        (select p.* from ({first_hundred}) as p order by p.runs desc, p.run_at, p.id limit 1)
+    ) as w
 ) as first
 cross join lateral (
     select case when bool_and(b.name is not null) is false then null else coalesce(min(b.room), 2147483647) end as room,
@@ -69,9 +87,11 @@ left join lateral (
     and k.key = substr(first.flow ->> 'share'::text, position('/' in first.flow ->> 'share'::text) + 1) limit 1
 ) as share on true""",
     waits=WAITS,
-    turn_at=TURN_AT,
     rules=RULES,
     bucket_columns=fill(BUCKET_COLUMNS, moment="now()"),
+    paused=PAUSED,
+    first_of_all=fill(_FIRST, is_first="true", most="1", **_PARTS),
+    first_hundred=fill(_FIRST, is_first="false", most="100", **_PARTS),
 )
 
 

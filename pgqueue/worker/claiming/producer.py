@@ -99,6 +99,11 @@ class Producer(Duty):
         self._turns.notified()
         self.wake()
 
+    def rules_changed(self) -> None:
+        """Claim now, and look at metered jobs first: a limit or a pause was changed."""
+        self._turns.want_look()
+        self.wake()
+
     def turn_over(self, job: ClaimedJob) -> None:
         """Note that a metered job has left its slot."""
         self._turns.roster.left(job)

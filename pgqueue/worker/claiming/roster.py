@@ -2,8 +2,9 @@
 
 import json
 import math
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappop, heapreplace, nlargest, nsmallest
@@ -94,6 +95,7 @@ class Roster:
         self._running: Counter[str | int] = Counter()
         self._held: dict[int, str | int] = {}  # the jobs of this worker, each with the share that it counts for
         self._turn = 0
+        self._ended: set[str] | None = None  # buckets that jobs have left since the look began that is under way
 
     def __len__(self) -> int:
         """How many lanes are known."""
@@ -109,10 +111,10 @@ class Roster:
         now = self._now()
         return max(lane.priority for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now))
 
-    def wakes_in(self) -> float:
-        """Seconds until the next lane can be claimed from; infinite if that depends on others."""
+    def wakes_in(self, queues: Container[str]) -> float:
+        """Seconds until the next lane of these queues can be claimed from; infinite if that depends on others."""
         now = self._now()
-        times = (now if lane.ready else lane.wakes_at for lane in self._lanes.values())
+        times = (now if lane.ready else lane.wakes_at for lane in self._lanes.values() if lane.queue in queues)
         return max(min(times, default=math.inf) - now, 0.0)
 
     def choose(self, queue: str, room: int) -> list[Line]:
@@ -180,6 +182,7 @@ class Roster:
             lane = self._lanes.get((queue, job.lane or 0, job.priority))
             if lane is None:
                 continue
+            self.left(job)  # if it has come back before the end of its last attempt here was noted
             self._held[job.id] = lane.group
             self._running[lane.group] += 1
             if lane.flow.order is None:
@@ -201,6 +204,8 @@ class Roster:
         self.left(job)
         opened = False
         for name in self._buckets_of(job):
+            if self._ended is not None:
+                self._ended.add(name)
             for key in self._by_bucket.get(name, ()):
                 lane = self._lanes[key]
                 if not lane.ready and not lane.timed:
@@ -216,33 +221,56 @@ class Roster:
         lane = self._lanes.get((job.queue, job.lane or 0, job.priority))
         return lane.flow.buckets if lane else Flow.of_header(json.loads(job.headers or "{}")[FLOW]).buckets
 
+    def begin_look(self) -> None:
+        """Remember what ends from now on: the look may be too early to show it, and nobody would say it again."""
+        self._ended = set()
+
     def see(self, seen: Iterable[SeenLane], covered: Iterable[tuple[str, int, int]]) -> list[str]:
         """Take over what a look has found. `covered`: for each queue the numbers between which it has seen all lanes.
 
         Returns the buckets that do not exist yet; their lanes are open once they do.
         """
         now, missing, found = self._now(), set[str](), set[_Key]()
+        ended, self._ended = self._ended or set(), None
+        old, new = list[SeenLane](), list[SeenLane]()
         for lane in seen:
-            found.add((lane.queue, lane.number, lane.priority))
+            key = _key(lane)
+            found.add(key)
+            (old if key in self._lanes else new).append(lane)
+        coming = self._admit(new)
+        for lane in (*(lane for lane in old if _key(lane) in self._lanes), *coming):
             known = self._learn(lane)
-            if known is None:
-                continue
             known.place = lane.run_at, lane.id - 1
             waits = max(lane.due_in, 0.0 if lane.opens_in is None else lane.opens_in)
             if lane.room is None:
                 missing.update(known.flow.buckets)
             known.ready = waits <= 0 and lane.room != 0
+            if waits == math.inf and not ended.isdisjoint(known.flow.buckets):
+                known.ready = True
             known.wakes_at = math.inf if known.ready else now + waits
             known.timed = waits < math.inf
         self._forget({key for key in self._lanes if key not in found and _is_within(key, covered)})
         return sorted(missing)
 
-    def _learn(self, seen: SeenLane) -> KnownLane | None:
-        key = seen.queue, seen.number, seen.priority
+    def _admit(self, new: list[SeenLane]) -> list[SeenLane]:
+        """Return those of new lanes for which there is a place, and make places: lanes go from which nothing can be
+        claimed now, and for lanes that can be claimed from also those that were served last. Chance decides which come,
+        so that each has its turn, however many there are."""
+        free, now = MOST_LANES - len(self._lanes), self._now()
+        if len(new) <= free:
+            return new
+        random.shuffle(new)
+        new.sort(key=lambda lane: not _can_begin(lane))
+        shut = [key for key, lane in self._lanes.items() if not lane.is_open(now)][: len(new) - free]
+        more = max(sum(map(_can_begin, new)) - free - len(shut), 0)
+        served = (lane for lane in self._lanes.values() if lane.served and lane.is_open(now))
+        self._forget([*shut, *(lane.key for lane in nlargest(more, served, key=lambda lane: lane.served))])
+        return new[: MOST_LANES - len(self._lanes)]
+
+    def _learn(self, seen: SeenLane) -> KnownLane:
+        key = _key(seen)
         lane = self._lanes.get(key)
         if lane is None:
-            if len(self._lanes) >= MOST_LANES and not self._make_room():
-                return None
             flow = Flow.of_header(json.loads(seen.flow))
             lane = KnownLane(*key, flow, json.dumps(flow.buckets))
             self._lanes[key] = lane
@@ -255,14 +283,6 @@ class Roster:
             pace.burst, pace.step = burst, step
             lane.paces.append(name)
         return lane
-
-    def _make_room(self) -> bool:
-        """Forget a lane from which nothing can be claimed now; return whether there was one."""
-        now = self._now()
-        shut = next((key for key, lane in self._lanes.items() if not lane.is_open(now)), None)
-        if shut is not None:
-            self._forget({shut})
-        return shut is not None
 
     def _forget(self, keys: Iterable[_Key]) -> None:
         for key in keys:
@@ -279,6 +299,14 @@ def _start(lane: KnownLane) -> tuple[datetime | None, int]:
     if lane.place is None or lane.flow.order is not None:
         return None, 0
     return lane.place
+
+
+def _key(lane: SeenLane) -> _Key:
+    return lane.queue, lane.number, lane.priority
+
+
+def _can_begin(lane: SeenLane) -> bool:
+    return lane.due_in <= 0 and lane.opens_in is None and lane.room != 0
 
 
 def _is_within(key: _Key, covered: Iterable[tuple[str, int, int]]) -> bool:

@@ -83,6 +83,7 @@ class TurnClaims:
             return
         most = max(MOST_SEEN // len(queues), 50)
         places = [(queue, self._after.get(queue, LEAST_LANE)) for queue in queues]
+        self.roster.begin_look()
         seen = await self._link.run(self._queries.look(places, most))
         covered = []
         self._after = {}
@@ -120,11 +121,15 @@ class TurnClaims:
     @property
     def rests(self) -> bool:
         """Whether no metered job can be claimed and no look is due."""
-        return self.look_in() > 0 and self.roster.wakes_in() > 0
+        return self.look_in() > 0 and self._wakes_in() > 0
 
     def rest_in(self) -> float:
         """Seconds until a look is due, or a lane can be claimed from."""
-        return min(self.look_in(), self.roster.wakes_in())
+        return min(self.look_in(), self._wakes_in())
+
+    def _wakes_in(self) -> float:
+        """Seconds until a lane can be claimed from whose queue has a slot left."""
+        return self.roster.wakes_in(self._slots.room_by_queue())
 
     def note_plain(self, queues: Collection[str], jobs: Sequence[ClaimedJob]) -> None:
         """Learn of which priority the plain jobs of queues are, from a claim."""

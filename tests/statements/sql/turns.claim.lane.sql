@@ -17,7 +17,8 @@ with line as materialized (
 ), instant as materialized (
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
-    select u.name, u.seen, u.version = u.seen as unchanged,
+    select u.name, u.seen, (u.version = u.seen
+        or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,
         case when r.rate_count is not null and r.scope = 'fleet' then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
         )::float8) / 1000000::float8) end as step,

@@ -1,6 +1,9 @@
 select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
        free.room, free.opens_in, free.paced, free.policy, share.weight
-from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as served(queue, after)
+from (
+    select g.queue, g.after from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as g(queue, after)
+    where not exists (select from "pgqueue".queue q where q.name = g.queue and q.paused_at is not null and (q.paused_until is null or q.paused_until > now()))
+) as served
 cross join lateral (
     with recursive hop(number, priority, n) as (
         (select j.lane::bigint, j.priority::smallint, 1 from "pgqueue".job_live j
@@ -23,13 +26,26 @@ cross join lateral (
     select hop.number, hop.priority from hop
 ) as lane
 cross join lateral (
-    select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz, j.id,
-           case when j.expires_at <= now() and j.attempt = 0 then 1::float8
-                else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
-    from "pgqueue".job_live j
-    where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = lane.number
-    and j.priority::smallint = lane.priority
-    order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 1
+    select w.flow, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+    from (
+        (select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
+               coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true) as runs,
+               case when j.expires_at <= now() and j.attempt = 0 then 1::float8
+                    else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
+         from "pgqueue".job_live j
+         where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = lane.number
+         and j.priority::smallint = lane.priority and ((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[] is null or lane.number < 0) = true
+         order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 1)
+        union all
+        (select p.* from (select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
+               coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true) as runs,
+               case when j.expires_at <= now() and j.attempt = 0 then 1::float8
+                    else extract(epoch from j.run_at::timestamptz - clock_timestamp())::float8 end as due_in
+         from "pgqueue".job_live j
+         where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = lane.number
+         and j.priority::smallint = lane.priority and ((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[] is null or lane.number < 0) = false
+         order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 100) as p order by p.runs desc, p.run_at, p.id limit 1)
+    ) as w
 ) as first
 cross join lateral (
     select case when pg_catalog.bool_and(b.name is not null) is false then null else coalesce(pg_catalog.min(b.room), 2147483647) end as room,
