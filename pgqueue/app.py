@@ -123,8 +123,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         self.name = name
         self.release = app_release(release)
         self.schema = check_schema(schema)
-        self.queue = check_queue(queue)
-        self.routes = Routes(routes, self.queue)
+        self.queue, self.routes = check_queue(queue), Routes(routes, queue)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)

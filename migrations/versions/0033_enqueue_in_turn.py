@@ -123,8 +123,8 @@ begin
                     where enqueue.ordering_key is not null
                     union all select 'share', own || '#fair', enqueue.fair_key where enqueue.fair_key is not null
               ) as g(kind, rule, key)) as k;
-        turn := (('x' || substr(md5(convert_to(concat_ws(E'\n', coalesce("order", ''), coalesce(share, ''),
-            case when cardinality(buckets) > 0 then array_to_string(buckets, E'\n') end), 'UTF8')), 1, 16))::bit(64)
+        turn := (('x' || substr(md5(convert_to(coalesce("order", concat_ws(E'\n', '', coalesce(share, ''),
+            case when cardinality(buckets) > 0 then array_to_string(buckets, E'\n') end)), 'UTF8')), 1, 16))::bit(64)
             >> 1)::bigint;
         if "order" is not null then
             turn := -1 - turn;

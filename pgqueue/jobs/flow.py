@@ -31,10 +31,11 @@ class Flow:
     def lane(self) -> int:
         """The number of the lane: all jobs of a lane have the same turn, so that a lane as a whole can run or cannot.
 
-        The first 63 bits of the MD5 of its parts, a line each; negative where jobs run in order. The SQL function
+        The first 63 bits of the MD5 of its parts, a line each; negative where jobs run in order. Those of one order are
+        in one lane whatever their other buckets, for only the first of them can have its turn. The SQL function
         `enqueue` computes it in the same way.
         """
-        text = "\n".join([self.order or "", self.share or "", *self.buckets])
+        text = "\n".join(["", self.share or "", *self.buckets]) if self.order is None else self.order
         number = int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]) >> 1
         return number if self.order is None else -1 - number
 

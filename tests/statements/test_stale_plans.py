@@ -123,6 +123,7 @@ WALKS = {
     "jobs.depth": "from the beginning of each lane, until it has counted enough",
     "workers.list": "counts what each runs",
     "why.ahead": "each lane from its beginning to the place of the job, or until it has counted enough",
+    "activity.due_turns": "each lane to its end, or until it has counted enough",
     "activity.rates": "each lane from a minute ago on, or until it has counted enough",
     "jobs.count": "each lane to its end, or until it has counted enough",
 }

@@ -43,7 +43,7 @@ def test_nothing_is_skipped_once_there_is_room(conn: Conn) -> None:
 def test_jobs_of_later_and_retries_are_not_skipped(conn: Conn) -> None:
     _, later, retry, _ = full_bucket(conn, "skip")
     conn.execute("update pgqueue.job_live set run_at = now() + interval '1 hour' where id = %s", (later,))
-    conn.execute("update pgqueue.job_live set attempt = 1 where id = %s", (retry,))
+    conn.execute("update pgqueue.job_live set lease = 1 where id = %s", (retry,))  # it has run, and was snoozed
     assert len(db.run(conn, QUERIES.turns.cancel_behind(FULL, 10))) == 1
     assert scalar(conn, "select count(*) from pgqueue.job_live where id in (%s, %s)", later, retry) == 2
 

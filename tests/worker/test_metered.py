@@ -100,6 +100,19 @@ def test_jobs_in_order_run_in_order_and_a_retry_keeps_its_place(app: App, conn: 
         )
 
 
+def test_jobs_of_one_order_run_in_order_though_their_other_buckets_differ(
+    app: App, conn: Conn, task: list[int]
+) -> None:
+    rule(conn, "o", kind="order", max_running=1)
+    rule(conn, "c", max_running=1)
+    flows = [Flow((f"c/{n % 3}", "o/1"), order="o/1") for n in range(9)]
+    ids = [job for flow in flows for job in metered(conn, flow)]
+    assert len({flow.lane for flow in flows}) == 1
+    run(app, conn, workers=2, concurrency=4)
+    assert task == ids
+    assert running(conn, "o/1") == running(conn, "c/0") == 0
+
+
 def test_a_snoozed_metered_job_waits_for_its_turn_again(app: App, conn: Conn) -> None:
     runs: list[int] = []
 

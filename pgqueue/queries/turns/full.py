@@ -27,16 +27,16 @@ with held as materialized (
 ), newest as materialized (
     select j.id from {s}.job_live j
     where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
-    and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now() and j.attempt = 0
+    and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now() and j.lease = 0
     order by {turn_at} desc, j.id desc limit case when %(keep_newest)s::bool then 1 else 0 end
 ), behind as materialized (
     select j.id from full_bucket cross join lateral (
-        select j.id, j.attempt, j.run_at::timestamptz as run_at from {s}.job_live j
+        select j.id, j.lease, j.run_at::timestamptz as run_at from {s}.job_live j
         where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
         and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now()
         order by {turn_at}, j.id limit (select %(at_most)s::int) for update skip locked
     ) as j
-    where j.attempt = 0 and j.run_at <= now() and j.id not in (select id from newest)
+    where j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
 ), ended as (
     delete from {s}.job_live j where j.id = any(array(select id from behind)) and (j.state = 'blocked') is true
     returning j.*, 'cancelled' as target, %(reason)s::text as reason

@@ -55,7 +55,8 @@ class KnownLane:
     number: int
     priority: int
     flow: Flow
-    buckets: str  # as JSON
+    header: str  # the flow as JSON
+    buckets: str  # likewise
     weight: float = 1.0
     ready: bool = True
     wakes_at: float = math.inf
@@ -270,9 +271,12 @@ class Roster:
     def _learn(self, seen: SeenLane) -> KnownLane:
         key = _key(seen)
         lane = self._lanes.get(key)
+        if lane is not None and lane.header != seen.flow:  # an order whose first job now has other buckets
+            self._forget({key})
+            lane = None
         if lane is None:
             flow = Flow.of_header(json.loads(seen.flow))
-            lane = KnownLane(*key, flow, json.dumps(flow.buckets))
+            lane = KnownLane(*key, flow, seen.flow, json.dumps(flow.buckets))
             self._lanes[key] = lane
             for name in lane.flow.buckets:
                 self._by_bucket.setdefault(name, set()).add(key)
