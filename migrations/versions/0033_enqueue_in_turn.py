@@ -236,13 +236,13 @@ $enqueue$"""
 
 # Lets a job that has not begun wait for another turn, or for none, where a new job replaces it. It has the owner's
 # rights, for a producer changes no state of its own accord. What the job carries and where it stands change together,
-# or a check refuses it. A parked job stays parked. By primary key.
+# or a check refuses it. A parked job stays parked, unless rules concern it now: who adopts one takes no buckets.
 CHANGE_FLOW = """
 create function {s}.change_flow(job bigint, flow jsonb) returns void language sql volatile security definer
 set search_path = pg_catalog, pg_temp as $change$
 with held as (
-    select j.id, j.state, case when j.waits_for in ('task', 'pause') then j.waits_for
-                               when change_flow.flow is not null then 'turn' end as waits_for
+    select j.id, j.state, case when j.waits_for = 'pause' or j.waits_for = 'task' and change_flow.flow is null
+                               then j.waits_for when change_flow.flow is not null then 'turn' end as waits_for
     from {s}.job_live j
     where j.id = change_flow.job and j.attempt = 0 and j.state in ('pending', 'blocked')
     and (change_flow.flow is null or jsonb_typeof(change_flow.flow -> 'buckets') = 'array') for update

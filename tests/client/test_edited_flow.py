@@ -113,14 +113,15 @@ def test_a_plain_job_waits_for_its_turn_where_a_rule_concerns_the_queue_and_not_
     assert moves(conn, job) == [(None, "pending"), ("pending", "blocked"), ("blocked", "pending")]
 
 
-def test_a_parked_job_stays_parked_whichever_queue_it_goes_to(app: App, conn: Conn) -> None:
+def test_a_parked_job_stays_parked_unless_a_rule_concerns_it_now(app: App, conn: Conn) -> None:
+    """Whoever adopts a parked job takes no buckets for it."""
     add_rule(conn, "queue:slow", max_running=1)
     job = app.enqueue("t", {}).id
     conn.execute("update pgqueue.job_live set state = 'blocked', waits_for = 'task' where id = %s", (job,))
-    app.edit(job, queue="slow")
-    assert stands(conn, job) == ("blocked", "task", Flow(("queue:slow",)).lane)
-    app.edit(job, queue="default")
+    app.edit(job, queue="other")
     assert stands(conn, job) == ("blocked", "task", None)
+    app.edit(job, queue="slow")
+    assert stands(conn, job) == ("blocked", "turn", Flow(("queue:slow",)).lane)
 
 
 def test_a_redrive_into_another_queue_takes_its_rule(app: App, conn: Conn) -> None:

@@ -300,7 +300,9 @@ def test_a_job_that_replaces_another_brings_its_own_flow(in_sql: bool, metered: 
 
 
 @pytest.mark.parametrize("in_sql", [False, True], ids=["python", "sql"])
-def test_a_parked_job_that_is_replaced_stays_parked(in_sql: bool, metered: App, conn: Conn) -> None:
+def test_a_parked_job_that_is_replaced_by_a_metered_one_waits_for_its_turn(
+    in_sql: bool, metered: App, conn: Conn
+) -> None:
     metered.using(unique_key="k").enqueue("x")
     conn.execute("update pgqueue.job_live set state = 'blocked', waits_for = 'task'")
     if in_sql:
@@ -308,7 +310,7 @@ def test_a_parked_job_that_is_replaced_stays_parked(in_sql: bool, metered: App, 
     else:
         metered.using(unique_key="k", on_conflict="replace", limit_key="a").enqueue("x")
     assert conn.execute("select state, waits_for, lane is null from pgqueue.job_live").fetchall() == [
-        ("blocked", "task", False)
+        ("blocked", "turn", False)
     ]
     metered.close()
 

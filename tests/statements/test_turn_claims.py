@@ -11,6 +11,7 @@ import pytest
 from pgqueue import db
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
+from pgqueue.queries.turns.full import FullLane
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, InThread, add_worker, wait_blocked
 from tests.statements.turns import claim_turns, in_order, keyed, line, metered, rule, running
@@ -567,12 +568,12 @@ def test_a_flow_that_another_lane_has_is_not_claimed_by_a_collision(conn: Conn) 
 
 
 DEAD = Resolution("dead_letter", "exhausted")
+IN_ORDER = in_order("o/1")
 
 
-def stopping(conn: Conn) -> tuple[Flow, list[int]]:
+def stopping(conn: Conn, flow: Flow = IN_ORDER) -> tuple[Flow, list[int]]:
     """Let the first of three jobs in order become a dead letter that holds up the others."""
     rule(conn, "o", kind="order", max_running=1, on_dead="stop")
-    flow = in_order("o/1")
     ids = metered(conn, flow, 3)
     (job,) = claim_turns(conn, [flow])
     db.run(conn, QUERIES.jobs.resolve([(job, DEAD)]))
@@ -600,8 +601,10 @@ def test_a_dead_letter_stops_its_key_until_it_is_redriven_and_comes_first_then(c
     assert [job.id for job in claim_turns(conn, [flow])] == [ids[0]]
 
 
-def test_a_discarded_dead_letter_lets_its_key_go_on(conn: Conn) -> None:
-    flow, ids = stopping(conn)
+@pytest.mark.parametrize("flow", [in_order("o/1"), keyed("o/1")], ids=["wait", "pass"])
+def test_a_discarded_dead_letter_lets_its_key_go_on(conn: Conn, flow: Flow) -> None:
+    _, ids = stopping(conn, flow)
+    assert claim_turns(conn, [flow]) == []
     db.run(conn, QUERIES.dead.discard([ids[0]], "discarded"))
     assert [job.id for job in claim_turns(conn, [flow])] == [ids[1]]
 
@@ -626,9 +629,9 @@ def test_a_crash_for_good_stops_a_key_as_well(conn: Conn) -> None:
     assert [job.id for job in claim_turns(conn, [flow])] == [second]
 
 
-def test_a_claim_from_before_the_dead_letter_takes_nothing_behind_it(conn: Conn, connect: Open) -> None:
+@pytest.mark.parametrize("flow", [in_order("o/1"), keyed("o/1")], ids=["wait", "pass"])
+def test_a_claim_from_before_the_dead_letter_takes_nothing_behind_it(conn: Conn, connect: Open, flow: Flow) -> None:
     rule(conn, "o", kind="order", max_running=1, on_dead="stop")
-    flow = in_order("o/1")
     metered(conn, flow, 2)
     (job,) = claim_turns(conn, [flow])
     a, b = connect(), connect()
@@ -653,3 +656,15 @@ def test_a_lane_in_order_does_not_wait_for_a_limit_that_others_share_to_rest(con
     wait_blocked(conn, b, a)
     a.commit()
     assert [job.id for job in second.result()] == [first]
+
+
+def test_a_full_bucket_skips_no_job_of_its_order_that_does_not_need_it(conn: Conn) -> None:
+    rule(conn, "o", kind="order", max_running=1)
+    rule(conn, "s", max_running=1, on_full="skip")
+    metered(conn, keyed("s/1"))
+    claim_turns(conn, [keyed("s/1")])
+    flows = [Flow(("o/1", f"s/{key}"), order="o/1") for key in (1, 2)]
+    first, second = (metered(conn, flow)[0] for flow in flows)
+    full = FullLane("default", flows[0].lane, 0, "s/1", "skip")
+    assert [job.id for job in db.run(conn, QUERIES.turns.cancel_behind(full, 10))] == [first]
+    assert [job.id for job in claim_turns(conn, [flows[1]])] == [second]

@@ -87,7 +87,8 @@ select task::text, args::text, headers::text from {s}.job_finished where id = %(
 # locked by LOCK_WAITING or by a batch, so that `old` is the newest version. A worker that waits for jobs of the new
 # queue hears of those that are due. By primary key. Returns the ids that it changed. Where the flow of a job changes,
 # what it carries and where it stands change together: a job that no rule concerns any more is pending, unless it waits
-# for something else, and the other way round.
+# for something else, and the other way round. A parked job that a rule concerns now waits for its turn: ADOPT takes no
+# buckets.
 EDIT_WAITING: LiteralString = fill(
     r"""
 with given as materialized (
@@ -97,8 +98,8 @@ with given as materialized (
 ), old as materialized (
     select j.id, j.state, j.args::jsonb as args, j.queue::text as queue, j.priority::smallint as priority,
            j.run_at::timestamptz as run_at, {turned} as headers,
-           case when given.flow is null or j.waits_for in ('task', 'pause') then j.waits_for
-                when given.flow <> 'null'::jsonb then 'turn' end as waits_for
+           case when given.flow is null or j.waits_for = 'pause' or j.waits_for = 'task' and given.flow = 'null'::jsonb
+                then j.waits_for when given.flow <> 'null'::jsonb then 'turn' end as waits_for
     from given join {s}.job_live j on j.id = any(array[given.id])
     where j.state in ('pending', 'blocked')
 ), edited as (

@@ -129,10 +129,11 @@ FREE_BUCKETS: LiteralString = """alike as (
     from judged h where u.name = any(array[h.name]) and u.version >= h.version
 )"""
 
-# The rule and the key of an order: the parts of the bucket that `headers` names.
-_ORDER: LiteralString = """(
+# The rules and keys of the buckets that `headers` names. An order is among them, also one whose jobs let others pass
+# while they wait for another attempt, and which is no order of the lane therefore.
+_KEYS: LiteralString = """(
         select split_part(b.name, '/', 1) as rule, substr(b.name, position('/' in b.name) + 1) as key
-        from (select headers::jsonb -> '$flow'::text ->> 'order'::text as name) as b)"""
+        from jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name))"""
 
 # Stop the keys whose order says that a dead letter holds up those behind it: pause each in the statement that writes
 # the dead letter, which also changes the version of its bucket. A claim that began before finds another version and
@@ -142,15 +143,16 @@ STOP_KEYS: LiteralString = fill(
     """stopped as (
     insert into {s}.limit_key as c (rule, key, paused_at, paused_by, paused_why, updated_by)
     select distinct on (k.rule, k.key) k.rule, k.key, now(), 'pgqueue', concat_ws(' ', 'dead letter', e.id), 'pgqueue'
-    from (select id, headers from ended where target = 'failed' and lane < 0) as e cross join lateral {order} as k
+    from (select id, headers from ended where target = 'failed' and lane is not null) as e
+    cross join lateral {keys} as k
     cross join lateral (
-        select from {s}.limit_rule r where r.name = k.rule and r.on_dead = 'stop' limit 1) as r
+        select from {s}.limit_rule r where r.name = k.rule and r.kind = 'order' and r.on_dead = 'stop' limit 1) as r
     order by k.rule, k.key, e.id
     on conflict (rule, key) do update set paused_at = excluded.paused_at, paused_until = null,
         paused_by = excluded.paused_by, paused_why = excluded.paused_why, updated_at = now(),
         updated_by = excluded.updated_by
 )""",
-    order=_ORDER,
+    keys=_KEYS,
 )
 
 # Let the keys go on that these dead letters have stopped. Reads `gone`: id, headers. By primary key.
@@ -159,9 +161,9 @@ RESUME_STOPPED: LiteralString = fill(
     update {s}.limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'
     from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
-          cross join lateral {order} as k where k.rule is not null) as g
+          cross join lateral {keys} as k) as g
     where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
     and c.paused_why = concat_ws(' ', 'dead letter', g.id)
 )""",
-    order=_ORDER,
+    keys=_KEYS,
 )

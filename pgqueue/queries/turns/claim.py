@@ -13,7 +13,8 @@ from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
 from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
 
 # Lock the counters of the buckets in `part`, in the order of their names, and tell what each has room for. `instant` is
-# the time by which rates are judged, read when all locks are held.
+# the time by which rates are judged, read when all locks are held. A key that a dead letter stops gives nothing where
+# its bucket has changed since the snapshot of this statement, which does not show whether a pause was the change.
 _BUCKETS: LiteralString = fill(
     """seen as materialized (
     select b.name, u.version from (select distinct name from part) as b
@@ -28,11 +29,12 @@ _BUCKETS: LiteralString = fill(
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
     select u.name, u.seen, (u.version = u.seen
-        or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,{bucket_columns}
+        or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,
+        u.version <> u.seen and r.on_dead = 'stop' as may_be_stopped,{bucket_columns}
     from instant cross join held u
         {rules}
 ), free as materialized (
-    select b.name, b.seen, b.step, b.unchanged, case when b.step is null
+    select b.name, b.seen, b.step, b.unchanged, case when b.may_be_stopped then 0 when b.step is null
         then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
         end as room
     from bucket b

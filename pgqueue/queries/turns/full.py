@@ -8,11 +8,12 @@ from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
 from pgqueue.queries.jobs.turns import RULES, TURN_AT, WAITS
 
 # Cancel jobs of a lane that wait for a bucket that is full: all, or with `keep_newest` all but the last one. Jobs that
-# are not due yet, or that have run before, wait on. The bucket is locked, and the newest version of its row is looked
-# at: where it has room by now nothing is cancelled. Job rows that others have locked are left for the next time, so
-# that nobody waits for them behind the bucket. By job_live_turn, and the right end of the primary key of the counter;
-# `is true` keeps the planner from deleting by that index, of which it would read all, and what is not of the index is
-# compared after the limit, for with more conditions the planner sorts the lane.
+# are not due yet, or that have run before, wait on, and in a lane in order those that have other buckets. The bucket is
+# locked, and the newest version of its row is looked at: where it has room by now nothing is cancelled. Job rows that
+# others have locked are left for the next time, so that nobody waits for them behind the bucket. By job_live_turn, and
+# the right end of the primary key of the counter; `is true` keeps the planner from deleting by that index, of which it
+# would read all, and what is not of the index is compared after the limit, or within a `case`, for with more conditions
+# the planner sorts the lane.
 CANCEL_BEHIND: LiteralString = fill(
     """
 with held as materialized (
@@ -28,15 +29,19 @@ with held as materialized (
     select j.id from {s}.job_live j
     where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
     and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now() and j.lease = 0
+    and case when j.lane < 0 then j.headers::jsonb -> '$flow'::text -> 'buckets'::text
+        @> jsonb_build_array(%(bucket)s::text) else true end
     order by {turn_at} desc, j.id desc limit case when %(keep_newest)s::bool then 1 else 0 end
 ), behind as materialized (
     select j.id from full_bucket cross join lateral (
-        select j.id, j.lease, j.run_at::timestamptz as run_at from {s}.job_live j
+        select j.id, j.lease, j.run_at::timestamptz as run_at,
+               j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(bucket)s::text) as behind
+        from {s}.job_live j
         where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
         and j.priority::smallint = %(priority)s::smallint and {turn_at} <= now()
         order by {turn_at}, j.id limit (select %(at_most)s::int) for update skip locked
     ) as j
-    where j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
+    where j.behind and j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
 ), ended as (
     delete from {s}.job_live j where j.id = any(array(select id from behind)) and (j.state = 'blocked') is true
     returning j.*, 'cancelled' as target, %(reason)s::text as reason

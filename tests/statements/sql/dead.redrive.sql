@@ -34,7 +34,7 @@ with given as (
     from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
           cross join lateral (
         select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
-        from (select headers::jsonb -> '$flow'::text ->> 'order'::text as name) as b) as k where k.rule is not null) as g
+        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k) as g
     where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
     and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
 ), workers_notified as (

@@ -108,11 +108,12 @@ with recursive gap(low, high) as (
 ), stopped as (
     insert into "pgqueue".limit_key as c (rule, key, paused_at, paused_by, paused_why, updated_by)
     select distinct on (k.rule, k.key) k.rule, k.key, now(), 'pgqueue', pg_catalog.concat_ws(' ', 'dead letter', e.id), 'pgqueue'
-    from (select id, headers from ended where target = 'failed' and lane < 0) as e cross join lateral (
-        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
-        from (select headers::jsonb -> '$flow'::text ->> 'order'::text as name) as b) as k
+    from (select id, headers from ended where target = 'failed' and lane is not null) as e
     cross join lateral (
-        select from "pgqueue".limit_rule r where r.name = k.rule and r.on_dead = 'stop' limit 1) as r
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k
+    cross join lateral (
+        select from "pgqueue".limit_rule r where r.name = k.rule and r.kind = 'order' and r.on_dead = 'stop' limit 1) as r
     order by k.rule, k.key, e.id
     on conflict (rule, key) do update set paused_at = excluded.paused_at, paused_until = null,
         paused_by = excluded.paused_by, paused_why = excluded.paused_why, updated_at = now(),

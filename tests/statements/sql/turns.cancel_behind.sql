@@ -15,15 +15,19 @@ with held as materialized (
     select j.id from "pgqueue".job_live j
     where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
     and j.priority::smallint = %(priority)s::smallint and (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end) <= now() and j.lease = 0
+    and case when j.lane < 0 then j.headers::jsonb -> '$flow'::text -> 'buckets'::text
+        @> pg_catalog.jsonb_build_array(%(bucket)s::text) else true end
     order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end) desc, j.id desc limit case when %(keep_newest)s::bool then 1 else 0 end
 ), behind as materialized (
     select j.id from full_bucket cross join lateral (
-        select j.id, j.lease, j.run_at::timestamptz as run_at from "pgqueue".job_live j
+        select j.id, j.lease, j.run_at::timestamptz as run_at,
+               j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> pg_catalog.jsonb_build_array(%(bucket)s::text) as behind
+        from "pgqueue".job_live j
         where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
         and j.priority::smallint = %(priority)s::smallint and (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end) <= now()
         order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit (select %(at_most)s::int) for update skip locked
     ) as j
-    where j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
+    where j.behind and j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
 ), ended as (
     delete from "pgqueue".job_live j where j.id = any(array(select id from behind)) and (j.state = 'blocked') is true
     returning j.*, 'cancelled' as target, %(reason)s::text as reason

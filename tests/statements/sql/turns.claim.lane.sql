@@ -19,6 +19,7 @@ with line as materialized (
 ), bucket as materialized (
     select u.name, u.seen, (u.version = u.seen
         or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,
+        u.version <> u.seen and r.on_dead = 'stop' as may_be_stopped,
         case when r.rate_count is not null and r.scope = 'fleet' then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
         )::float8) / 1000000::float8) end as step,
@@ -62,7 +63,7 @@ with line as materialized (
             where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1
         ) as k on true
 ), free as materialized (
-    select b.name, b.seen, b.step, b.unchanged, case when b.step is null
+    select b.name, b.seen, b.step, b.unchanged, case when b.may_be_stopped then 0 when b.step is null
         then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
         end as room
     from bucket b
