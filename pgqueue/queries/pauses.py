@@ -8,6 +8,8 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.jobs.parts import MAY_NOTIFY, NOTIFY_WORKERS, TASK_PAUSED
+from pgqueue.queries.jobs.turns import TURN_AT, WAITS
+from pgqueue.queries.jobs.waiting import TURN_LANES
 from pgqueue.queries.queues import WorkLeft
 
 # The payload with which PAUSE_TASKS and RESUME_TASKS notify workers on the schema's channel. No queue can have this
@@ -172,6 +174,8 @@ and not exists (select from {s}.task_control c where c.task = aside.task and {pa
 # stands beneath the filter: beside it, the statement would read each lane to its end.
 # A task's row is locked for the batch, so that one worker at a time walks, and so that RESUME_TASKS waits: no batch
 # that saw the pause commits after the end of it. SKIP LOCKED on the jobs: a claim in flight has them.
+# Metered jobs likewise, of each of their lanes: claims would walk over them with the buckets locked that other tasks
+# share. Jobs in order keep their place, or the next one would pass them.
 SET_ASIDE: LiteralString = fill(
     """
 with held as materialized (
@@ -203,19 +207,43 @@ with held as materialized (
         limit (select %(most)s::int)
     ) as ready
     limit (select %(most)s::int)
+), found_in_turn as materialized (
+    select turning.id
+    from (select u.name from unnest((select %(queues)s::text[])) with ordinality as u(name, ord)
+          where exists (select from held) order by u.ord) as served
+    cross join lateral (
+        with recursive {turn_lanes}
+        select first.id from turn cross join lateral (
+            select w.id from (
+                select j.id, j.task::text as task from {s}.job_live j
+                where {waits} and j.queue::text = served.name and j.lane = turn.lane
+                and j.priority::smallint = turn.priority and {turn_at} <= now()
+                order by {turn_at}, j.id limit (select %(window)s::int)
+            ) as w where w.task = any((select array(select task from held))::text[])
+        ) as first
+        where turn.lane >= 0
+        limit (select %(most)s::int)
+    ) as turning
+    limit (select %(most)s::int)
 ), locked as materialized (
-    select j.id from {s}.job_live j
-    where j.id = any(array(select id from found)) and (j.state = 'pending') is true for update skip locked
+    select j.id, j.state from {s}.job_live j
+    where j.id = any(array(select id from found union all select id from found_in_turn))
+    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') is true
+    limit (select %(most)s::int) for update skip locked
 ), moved as (
     update {s}.job_live j set state = 'blocked', waits_for = 'pause'
-    where j.id = any(array(select id from locked)) and (j.state = 'pending') is true
-    returning j.id, j.attempt, j.lease, j.history
+    from locked where j.id = any(array[locked.id])
+    and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') is true
+    returning j.id, locked.state, j.attempt, j.lease, j.history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
-    select id, 'pending', 'blocked', attempt, lease, 'task paused' from moved where history
+    select id, state, 'blocked', attempt, lease, 'task paused' from moved where history
 )
 select count(*) from moved""",
     task_paused=TASK_PAUSED,
+    turn_lanes=TURN_LANES.replace("%(queue)s::text", "served.name"),
+    waits=WAITS,
+    turn_at=TURN_AT,
 )
 
 # Bring back jobs of tasks that are not paused any more, in the order in which they would have run, and notify workers

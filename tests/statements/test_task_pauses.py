@@ -11,6 +11,7 @@ from pgqueue.queries.pauses import PauseSettings
 from tests.conftest import Databases, scalar
 from tests.harness import QUERIES, WORKER, Conn
 from tests.statements.test_explain import buffers, explain, job_scans, nodes, rows_read, sorted_rows
+from tests.statements.turns import keyed, metered
 
 ROOMS = {"default": 10}
 JOBS = 20_000
@@ -100,7 +101,18 @@ def test_once_the_jobs_are_set_aside_a_claim_reads_as_little_as_without_them(tem
 def test_setting_aside_looks_at_the_beginning_of_a_lane_alone(backlog: Conn, generic: bool) -> None:
     db.run(backlog, QUERIES.pauses.pause_tasks(["t"], PAUSED))  # its jobs lie behind 20,000 others
     plan = explain(backlog, QUERIES.pauses.set_aside(["default", "none"], 1000, 500), generic=generic)
-    assert job_scans(plan) <= {"job_live_ready", "job_live_pkey"}
+    assert job_scans(plan) <= {"job_live_ready", "job_live_turn", "job_live_pkey"}
+    assert rows_read(plan) <= 510
+    assert buffers(plan) < 200
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+def test_setting_aside_metered_jobs_looks_at_the_beginning_of_their_lanes_alone(conn: Conn, generic: bool) -> None:
+    metered(conn, keyed("s"), 5000)
+    db.run(conn, QUERIES.pauses.pause_tasks(["shop.sync"], PAUSED))
+    conn.execute("analyze pgqueue.job_live")
+    plan = explain(conn, QUERIES.pauses.set_aside(["default", "none"], 1000, 500), generic=generic)
+    assert job_scans(plan) <= {"job_live_ready", "job_live_turn", "job_live_pkey"}
     assert rows_read(plan) <= 510
     assert buffers(plan) < 200
 

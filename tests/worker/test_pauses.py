@@ -12,6 +12,7 @@ from pgqueue.queries.pauses import PauseSettings
 from pgqueue.worker.duties import pauser
 from tests.conftest import eventually, scalar, work
 from tests.harness import QUERIES, Conn, Process, insert_job, working
+from tests.statements.turns import in_order, keyed, metered, rule
 
 ENDED = "select count(*) from pgqueue.job_finished"
 ASIDE = "select count(*) from pgqueue.job_live where waits_for = 'pause'"
@@ -29,6 +30,22 @@ def test_a_worker_runs_other_jobs_at_once_and_sets_aside_those_of_a_paused_task(
     other = ship.enqueue(1)
     asyncio.run(work(app, lambda: scalar(conn, ENDED) == 1 and scalar(conn, ASIDE) == 35))
     assert app.get(other.id).state == "succeeded"
+
+
+def test_metered_jobs_of_a_paused_task_hold_up_no_other_task_of_their_limit(
+    app: App, conn: Conn, ship: Task[[int], int]
+) -> None:
+    rule(conn, "s", max_running=1)
+    metered(conn, keyed("s"), 300)  # of a task t, before the others
+    ordered = metered(conn, in_order("o/1"))
+    app.pause(task="t")
+    (other,) = metered(conn, keyed("s"))
+    conn.execute("update pgqueue.job_live set task = %s, args = '{\"n\": 1}' where id = %s", (ship.name, other))
+    asyncio.run(work(app, lambda: scalar(conn, ENDED) == 1 and scalar(conn, ASIDE) == 300))
+    assert scalar(conn, "select id from pgqueue.job_live where waits_for = 'turn'") == ordered[0]
+    app.resume(task="t")
+    assert scalar(conn, ASIDE) == 0
+    assert scalar(conn, "select count(*) from pgqueue.job_live where waits_for = 'turn'") == 301
 
 
 def test_a_pause_and_a_resume_reach_an_idle_worker_by_their_notifications(
