@@ -6,13 +6,14 @@ from typing import NamedTuple, TypedDict
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.bulk import check_text
 from pgqueue.client.steps import Steps
 from pgqueue.config import check_name, check_served_queue
 from pgqueue.errors import InvalidOption
+from pgqueue.jobs.limit_rule import rule_name
 from pgqueue.jobs.patterns import Patterns, is_pattern
 from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.queues import QueueLoad
+from pgqueue.tasks.metering import given_key
 from pgqueue.timing import LIMIT, check_duration
 
 MOST_WHY = 500  # characters
@@ -49,7 +50,10 @@ class Target(NamedTuple):
         ((kind, name),) = given.items()
         if kind == "queue":
             return cls(kind, check_served_queue(name))
-        return cls(kind, check_name(kind, name), None if key is None else check_text("key", key))
+        name = check_name(kind, name)
+        if kind == "limit" and "/" in name:  # the rule of a task or queue, in whose name it is written otherwise
+            name = rule_name(name)
+        return cls(kind, name, None if key is None else given_key("key", key))
 
 
 KINDS = {"queue", "task", "limit"}

@@ -16,7 +16,7 @@ from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.queues import WorkLeft
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, InThread, add_worker, heard, insert_job, wait_blocked, wait_for
+from tests.harness import QUERIES, Conn, InThread, add_rule, add_worker, heard, insert_job, wait_blocked, wait_for
 
 Connect = Callable[..., psycopg.Connection[Any]]
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -162,6 +162,13 @@ def test_limits_and_single_keys_are_paused_and_resumed(app: App, conn: Conn) -> 
         app.pause(limit="sync", until=LONG_AGO)
     with pytest.raises(InvalidOption, match="cannot be drained"):
         app.drain(limit="sync")
+
+
+def test_a_limit_and_a_key_are_paused_by_the_names_that_their_buckets_have(app: App, conn: Conn) -> None:
+    add_rule(conn, "shop%2Fsync", max_running=1)
+    app.pause(limit="shop/sync", key="a" * 201)
+    assert scalar(conn, "select rule || key from pgqueue.limit_key").startswith("shop%2Fsyncsha256:")
+    assert app.resume(limit="shop/sync", key="a" * 201) != []
 
 
 def test_queues_are_paused_by_the_same_verb(app: App, conn: Conn) -> None:
