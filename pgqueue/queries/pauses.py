@@ -115,18 +115,29 @@ select paused.key from paused, notified""",
     may_notify=MAY_NOTIFY,
 )
 
-# End the pause of a limit, or of one key of it, and notify workers at the commit. By primary key.
+# End the pause of a limit, or of one key of it, and open those of its buckets that a breaker or RateLimited has closed;
+# notify workers at the commit. By primary key; the counters of the rule are read whole. They are locked in the order of
+# their names, as claims do, and a counter that changes meanwhile stays as it is.
+_OPENED: LiteralString = """closed as materialized (
+    select u.name, u.version from {s}.limit_use u
+    where {buckets} and (u.closed_until is not null or u.opened > 0) order by u.name collate "C" for update
+), opened as (
+    update {s}.limit_use u set closed_until = null, opened = 0, failures = 0, failing_since = null,
+        version = u.version + 1
+    from closed c where u.name = any(array[c.name]) and u.version >= c.version returning u.rule
+), notified as (
+    select count(pg_notify({channel}, '!pause'))
+    from (select from resumed union all select from opened limit 1) as changed where {may_notify}
+)"""
 RESUME_LIMIT: LiteralString = fill(
     """
 with resumed as (
     update {s}.limit_rule c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = clock_timestamp(), updated_by = %(by)s::text
     where c.name = %(limit)s::text and c.paused_at is not null returning c.name
-), notified as (
-    select count(pg_notify({channel}, '!pause')) from resumed where {may_notify}
-)
-select resumed.name from resumed, notified""",
-    may_notify=MAY_NOTIFY,
+), {opened}
+select changed.name from (select name from resumed union select rule from opened) as changed, notified""",
+    opened=fill(_OPENED, buckets="u.rule = %(limit)s::text", may_notify=MAY_NOTIFY),
 )
 RESUME_KEY: LiteralString = fill(
     """
@@ -134,15 +145,19 @@ with resumed as (
     update {s}.limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = clock_timestamp(), updated_by = %(by)s::text
     where c.rule = %(limit)s::text and c.key = %(key)s::text and c.paused_at is not null returning c.key
-), notified as (
-    select count(pg_notify({channel}, '!pause')) from resumed where {may_notify}
-)
-select resumed.key from resumed, notified""",
-    may_notify=MAY_NOTIFY,
+), {opened}
+select changed.key from (select key from resumed union select %(key)s::text from opened) as changed, notified""",
+    opened=fill(
+        _OPENED,
+        buckets="u.name = concat_ws('/', %(limit)s::text, %(key)s::text)",
+        may_notify=MAY_NOTIFY,
+    ),
 )
 
-# Tell whether there is a limit of this name. By primary key.
-HAS_LIMIT: LiteralString = "select exists (select from {s}.limit_rule r where r.name = %(limit)s::text)"
+# Tell whether there is a limit of this name, and whether code says that it has no keys. By primary key.
+FIND_LIMIT: LiteralString = """
+select r.kind = 'limit' and r.declared is not null and r.declared ->> 'keyed_by'::text is null
+from {s}.limit_rule r where r.name = %(limit)s::text"""
 
 # Read which tasks are paused, and which are not and have jobs that were set aside. The second part hops along
 # job_live_paused from one task to the next: two probes where nothing is paused. It asks the rows and not who resumed,
@@ -351,9 +366,9 @@ class PauseQueries(Statements):
         params = {"tasks": builtins.list(tasks), "by": by}
         return Query(self._sql(RESUME_TASKS), _names, params)
 
-    def has_limit(self, limit: str) -> Query[bool]:
-        """Tell whether there is a limit of this name."""
-        return Query(self._sql(HAS_LIMIT), first_value, {"limit": limit})
+    def find_limit(self, limit: str) -> Query[bool | None]:
+        """Tell whether code says that a limit has no keys; None if there is no limit of this name."""
+        return Query(self._sql(FIND_LIMIT), first_value, {"limit": limit})
 
     def pause_limit(self, limit: str, key: str | None, settings: PauseSettings) -> Query[builtins.list[str]]:
         """Pause a limit, or one key of it; return its name or key, nothing if the end has passed."""

@@ -1,6 +1,9 @@
 """The flow of a job that is stored without one: of a schedule, or enqueued before its task had a rule."""
 
-from pgqueue.jobs.flow import Flow
+import json
+
+from pgqueue.jobs.flow import FLOW, Flow
+from pgqueue.jobs.job import ClaimedJob
 from pgqueue.tasks.metering import Metering
 from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.spec import StoredArguments, TaskSpec
@@ -24,7 +27,7 @@ class Latecomers:
     """Finds claimed jobs that rules of this app concern, and that carry no flow.
 
     They were enqueued before the rule existed, by a release that does not know it, or by SQL that did not say so. A
-    worker does not run them: they get their flow, and wait for their turn.
+    worker does not run them: they get their flow, and wait for their turn. So do jobs in order with a wrong priority.
     """
 
     def __init__(self, tasks: Tasks) -> None:
@@ -36,10 +39,20 @@ class Latecomers:
         """Whether the app has rules."""
         return bool(self._metered or self._tasks.queue_rules)
 
-    def flow(self, job: StoredArguments, queue: str) -> Flow | None:
-        """Return the flow that a job without one should have; None if no rule concerns it."""
-        rule = self._tasks.queue_rules.get(queue)
+    def label(self, job: ClaimedJob) -> str | None:
+        """Return, as JSON, the flow that a job should have, and its priority where that is wrong; None if it is right.
+
+        All jobs in order have the priority of their task. One that SQL, or an app without the task, has given another
+        one stands in another lane, and would pass those that wait.
+        """
         known = self._metered.get(job.task)
-        if known is not None:
-            return stored_flow(*known, job, rule)
-        return None if rule is None else Flow((rule,))
+        if job.lane is not None:
+            if job.lane >= 0 or known is None or known[1].order is None or job.priority == known[0].priority:
+                return None
+            header = json.loads(job.headers or "{}")[FLOW]
+            return json.dumps(header | {"priority": known[0].priority})
+        rule = self._tasks.queue_rules.get(job.queue)
+        if known is None:
+            return None if rule is None else json.dumps(Flow((rule,)).header())
+        flow = stored_flow(*known, job, rule)
+        return json.dumps(flow.header() | ({"priority": known[0].priority} if flow.in_order else {}))

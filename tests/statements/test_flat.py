@@ -172,7 +172,7 @@ OTHERS: dict[str, Query[Any]] = {
     "pauses.resume_tasks": QUERIES.pauses.resume_tasks(["t"], "alice"),
     "pauses.pause_limit": QUERIES.pauses.pause_limit("stripe", None, PauseSettings(None, 60.0, "deploy", "alice")),
     "pauses.resume_limit": QUERIES.pauses.resume_limit("stripe", None, "alice"),
-    "pauses.has_limit": QUERIES.pauses.has_limit("stripe"),
+    "pauses.find_limit": QUERIES.pauses.find_limit("stripe"),
     "pauses.left": QUERIES.pauses.left(["t"]),
     "jobs.count_dead": QUERIES.jobs.count_dead(50),
     "operations.list_open": QUERIES.operations.list_open(10),

@@ -275,7 +275,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "pauses.pause_tasks until": lambda q: q.pauses.pause_tasks(
         ["t"], PauseSettings(TICK.replace(year=2100), None, None, "alice")
     ),
-    "pauses.has_limit": lambda q: q.pauses.has_limit("stripe"),
+    "pauses.find_limit": lambda q: q.pauses.find_limit("stripe"),
     "pauses.pause_limit": lambda q: q.pauses.pause_limit("stripe", None, PauseSettings(None, 60.0, "deploy", "alice")),
     "pauses.pause_limit key": lambda q: q.pauses.pause_limit("sync", "acme", PauseSettings(None, None, None, "alice")),
     "pauses.resume_limit": lambda q: q.pauses.resume_limit("stripe", None, "alice"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, Context, Limit, Retry, Snooze, db
+from pgqueue import App, Context, Limit, RateLimited, Retry, Snooze, db
 from pgqueue.jobs.flow import Flow
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import eventually, scalar, work
@@ -300,3 +300,34 @@ def test_a_plain_job_whose_arguments_no_longer_fit_takes_the_bucket_of_the_rule_
     asyncio.run(work(app, lambda: scalar(conn, "select count(*) from pgqueue.dead_letter") == 1))
     assert scalar(conn, "select headers -> '$flow' -> 'buckets' from pgqueue.dead_letter") == ["t"]
     app.close()
+
+
+def test_a_job_in_order_with_another_priority_gets_that_of_its_task_and_passes_no_other(dsn: str, conn: Conn) -> None:
+    app, stranger = App(dsn), App(dsn)
+    ran: list[str] = []
+
+    @app.task(name="ship", ordered="order", priority=5, retry=0.1)
+    async def ship(ctx: Context, order: int, step: str) -> None:
+        ran.append(step)
+        if step == "a" and ctx.attempt == 1:
+            raise Retry
+
+    ship.enqueue(order=1, step="a")
+    conn.execute("select pgqueue.enqueue('ship', '{\"order\": 1, \"step\": \"b\"}', ordering_key => '1')")
+    stranger.enqueue("ship", {"order": 1, "step": "c"})
+    ship.enqueue(order=1, step="d")
+    run(app, conn, workers=2)
+    assert ran == ["a", "a", "b", "c", "d"]
+    assert scalar(conn, "select array_agg(distinct priority::int) from pgqueue.job_finished") == [5]
+    app.close(), stranger.close()
+
+
+def test_rate_limited_that_closes_nothing_is_logged(app: App, conn: Conn, caplog: pytest.LogCaptureFixture) -> None:
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        if len(caplog.records) == 0 or "RateLimited" not in caplog.text:
+            raise RateLimited(0.01, limit="nope")
+
+    app.enqueue("t")
+    run(app, conn)
+    assert "RateLimited closes nothing, for it means limit 'nope', which the job does not have" in caplog.text

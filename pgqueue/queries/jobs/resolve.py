@@ -26,7 +26,7 @@ UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does 
 # locked was already moved to another partition" within seconds under two workers. A row that another transaction has
 # deleted is skipped silently.
 # A parked job has no result: its label stands in that place, and becomes its header `$version`. Likewise the flow of a
-# job that is metered from now on, a JSON object, which becomes its header `$flow`.
+# job that is metered from now on, a JSON object, which becomes its header `$flow`; it may name another priority.
 # By primary key. The subselects hide how long the arrays are, and the planner then probes the key for each row. If it
 # knows of hundreds, it reads the whole table, or compares each with each: 5 ms became 15 to 300 ms for 512 outcomes.
 # Rows are locked in the order of ids, here and in NOTE_PROGRESS, which may want the same ones.
@@ -35,7 +35,8 @@ UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does 
 _RESOLVE: LiteralString = fill(
     r"""
 with given as materialized (
-    select id, lease, target, reason, delay, refund, result, error, fingerprint
+    select id, lease, target, reason, delay, refund, result, error, fingerprint,
+        case when target = 'blocked' and result like '{{%%' then result::jsonb end as flow
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
         (select string_to_array(%(reasons)s, E'\n', '')), (select string_to_array(%(delays)s, ',', '')::float8[]),
@@ -61,9 +62,10 @@ with given as materialized (
 ), kept as (
     update {s}.job_live j
     set {goes_back}
-        headers = case when g.target = 'blocked' and g.result like '{{%%' then {metered_headers}
-            when g.target = 'blocked' and g.result is not null
-            then j.headers::jsonb || jsonb_build_object('$version'::text, g.result) else j.headers end,
+        priority = coalesce((g.flow ->> 'priority'::text)::smallint, j.priority::smallint),
+        headers = case when g.target = 'blocked' and g.result is not null then j.headers::jsonb || jsonb_build_object(
+            case when g.flow is null then '$version' else '$flow' end, coalesce(g.flow, to_jsonb(g.result)))
+            else j.headers end,
         run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
@@ -84,11 +86,8 @@ select id from ended union all select id from kept""",
 RESOLVE: LiteralString = fill(
     _RESOLVE,
     metered="j.lane is null",
-    goes_back="""state = g.target, waits_for = case when g.target = 'blocked'
-            then case when g.result like '{{%%' then 'turn' else 'task' end end,
-        lane = case when g.target = 'blocked' and g.result like '{{%%'
-            then (g.result::jsonb ->> 'lane'::text)::bigint end,""",
-    metered_headers="j.headers::jsonb || jsonb_build_object('$flow'::text, g.result::jsonb)",
+    goes_back="""state = g.target, lane = (g.flow ->> 'lane'::text)::bigint,
+        waits_for = case when g.flow is not null then 'turn' when g.target = 'blocked' then 'task' end,""",
     went_back="g.target",
     returned="",
     and_buckets="",
@@ -101,7 +100,6 @@ RESOLVE_METERED: LiteralString = fill(
     _RESOLVE,
     metered="j.lane is not null",
     goes_back="state = 'blocked', waits_for = 'turn',",
-    metered_headers="j.headers::jsonb",
     went_back="'blocked'",
     returned=", j.headers, g.delay, g.refund",
     and_buckets=fill(

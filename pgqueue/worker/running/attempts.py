@@ -1,7 +1,6 @@
 """The attempts of a worker: claimed jobs go into slots, run, and become resolutions."""
 
 import asyncio
-import json
 import logging
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -17,7 +16,7 @@ from pgqueue.events import JobClaimed, JobStarted
 from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
-from pgqueue.jobs.outcome import RETURNED_NONE, AskedCancel, Outcome, Raised, Succeeded, Unstarted
+from pgqueue.jobs.outcome import RETURNED_NONE, AskedCancel, AskedRateLimited, Outcome, Raised, Succeeded, Unstarted
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
 from pgqueue.tasks.stored_flow import Latecomers
@@ -75,7 +74,7 @@ class Attempts:
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
         """Run jobs that were just claimed, at once or when slots are free; release them if this is closed."""
         if self._latecomers:
-            jobs = [job for job in jobs if job.lane is not None or not self._meter(job)]
+            jobs = [job for job in jobs if not self._meter(job)]
         self._slots.note_sizes(jobs)
         now = monotonic()
         for job in jobs:
@@ -90,13 +89,11 @@ class Attempts:
             self._wait_timer = self._loop.call_later(MAX_WAIT_SECONDS, self._check_waits, self._slots.waiting[0])
 
     def _meter(self, job: ClaimedJob) -> bool:
-        """Give a job back that rules concern and that carries no flow. Returns whether it is one."""
-        flow = self._latecomers.flow(job, job.queue)
-        if flow is None:
-            return False
-        text = json.dumps(flow.header())
-        self._resolver.add(job, Resolution("meter", "a rule concerns it now", refund=True, label=text))
-        return True
+        """Give a job back that rules concern and that does not carry what they ask. Returns whether it is one."""
+        label = self._latecomers.label(job)
+        if label is not None:
+            self._resolver.add(job, Resolution("meter", "a rule concerns it now", refund=True, label=label))
+        return label is not None
 
     def begin_waiting(self) -> None:
         """Begin jobs that wait for a slot, unless too many outcomes wait to be written."""
@@ -317,7 +314,11 @@ def resolution_of(app: App, job: ClaimedJob, outcome: Outcome) -> Resolution:
     """Return the resolution that an outcome leads to, by the retry policy of the task."""
     spec = app.tasks.get(job.task)
     try:
-        return decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
+        resolution = decide(job, outcome, spec.retry if spec else DEFAULT_RETRY)
+        if isinstance(outcome, AskedRateLimited) and not resolution.closes:
+            what = "no limit" if outcome.rule is None else f"limit {outcome.rule!r:.100}, which the job does not have"
+            log.warning("job %d: RateLimited closes nothing, for it means %s", job.id, what, extra=job.log_facts)
+        return resolution
     except Exception as error:  # noqa: BLE001 - a user's own policy may raise anything
         log.error(
             "job %d: the retry policy of %s raised %s", job.id, job.task, type(error).__name__, extra=job.log_facts
