@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.pausing import check_limit
+from pgqueue.client.pausing import known_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, verb
 from pgqueue.errors import InvalidOption, UnknownLimit
 from pgqueue.jobs.limit_rule import breaker_columns, rate_columns, rule_name
@@ -92,7 +92,7 @@ class Limits:
         found = False
         for _ in range(2):
             if key is not None and (yield self._app.queries.pauses.find_limit(name)):
-                yield from check_limit(self._app, name, given_key("key", key))
+                yield from known_limit(self._app, name, given_key("key", key))
             if key is None:
                 found = yield queries.set_rule(name, columns, actor)
             else:

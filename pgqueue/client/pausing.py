@@ -124,7 +124,7 @@ def _names(app: AppParts, target: Target) -> Steps[list[str]]:
     if target.kind == "task":
         return names_of_task(app, target.name)
     if target.kind == "limit":
-        yield from check_limit(app, target.name, target.key)
+        yield from known_limit(app, target.name, target.key)
         return [target.key or target.name]
     if not is_pattern(target.name):
         return [target.name]
@@ -133,12 +133,12 @@ def _names(app: AppParts, target: Target) -> Steps[list[str]]:
     return [load.queue for load in found if fits(load.queue)]
 
 
-def check_limit(app: AppParts, limit: str, key: str | None) -> Steps[None]:
-    """Raise UnknownLimit if no limit has this name, InvalidOption for a key of one that has none."""
+def known_limit(app: AppParts, limit: str, key: str | None) -> Steps[None]:
+    """Raise InvalidOption for a name that no limit has, and for a key of a limit that has none."""
     keyless: bool | None = yield app.queries.pauses.find_limit(limit)
     if keyless is None:
         known: list[str] = yield app.queries.limits.names()
-        raise UnknownLimit(f"no limit is named {limit!r:.200} (known: {', '.join(known) or 'none'})")
+        raise InvalidOption(f"no limit is named {limit!r:.200} (known: {', '.join(known) or 'none'})")
     if keyless and key is not None:
         raise InvalidOption(f"limit {limit!r:.200} has no keys, for it was given no by=…: leave the key out")
 

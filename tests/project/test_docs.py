@@ -172,7 +172,7 @@ def test_the_samples_about_pauses_run(app: App, conn: Conn) -> None:
     assert scalar(conn, "select updated_by = %s from pgqueue.task_control", who(None))
     conn.execute(rows.encode())
     assert conn.execute(view.encode()).fetchall() == []
-    conn.execute("insert into pgqueue.limit_rule (name) values ('sync')")
+    conn.execute("insert into pgqueue.limit_rule (name) values ('shop.sync')")
     for line in _blocks(page, "")[0].splitlines():
         words = shlex.split(line, comments=True)[1:]
         result = CliRunner().invoke(cli, words, env={"PGQUEUE_DSN": app.dsn})

@@ -379,9 +379,18 @@ def test_a_statement_can_be_prepared(tx: Conn, name: str) -> None:
 
 # Statements so rare that psycopg may take their placeholders apart again where the schema has a long name.
 RARE = {"jobs.rescue", "jobs.count"}
-# Statements of metered jobs, and two that give their buckets back. To take their placeholders apart costs psycopg 10 to
-# 50 µs each time (3.3.2, Python 3.11), beside a millisecond or more of the statement itself.
-LONG = {"turns.claim", "turns.claim lane", "turns.look", "jobs.resolve metered", "jobs.rescue", "jobs.release_strays"}
+# Statements of metered jobs, two that give their buckets back, and one that a duty runs while a task is paused. To take
+# their placeholders apart costs psycopg 10 to 50 µs each time (3.3.2, Python 3.11), beside a millisecond or more of the
+# statement itself.
+LONG = {
+    "turns.claim",
+    "turns.claim lane",
+    "turns.look",
+    "jobs.resolve metered",
+    "jobs.rescue",
+    "jobs.release_strays",
+    "pauses.set_aside",
+}
 LONG_NAMED = {*LONG, "jobs.resolve metered successes"}
 
 

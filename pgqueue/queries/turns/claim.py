@@ -1,6 +1,5 @@
 """Claiming metered jobs: those whose turn limits, rates, an order or fair shares decide about."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
@@ -17,14 +16,12 @@ from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
 # its bucket has changed since the snapshot of this statement, which does not show whether a pause was the change.
 _BUCKETS: LiteralString = fill(
     """seen as materialized (
-    select b.name, u.version from (select distinct name from part) as b
+    select b.name, b.shared, u.version from (select name, count(*) > 1 as shared from part group by name) as b
     cross join lateral (
         select u.version from {s}.limit_use u where u.name = b.name order by u.version desc limit 1) as u
     order by b.name collate "C"
 ), held as materialized (
-    select s.version as seen, u.* from seen s
-    cross join lateral (
-        select * from {s}.limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u
+    {held}
 ), instant as materialized (
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
@@ -41,6 +38,20 @@ _BUCKETS: LiteralString = fill(
 )""",
     bucket_columns=fill(BUCKET_COLUMNS, moment="instant.at"),
     rules=RULES,
+)
+_WAITING: LiteralString = """select s.version as seen, u.* from seen s
+    cross join lateral (
+        select * from {s}.limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u"""
+# Where many lanes are claimed from, a bucket that is one lane's alone and that somebody has locked just now is left for
+# the next claim: with a thousand buckets, claims and resolves would wait for each other all the time.
+_SKIPPING: LiteralString = fill(
+    """{waiting}
+    where s.shared or (select count(*) <= 32 from line)
+    union all
+    {skipping}
+    where not s.shared and (select count(*) > 32 from line)""",
+    waiting=_WAITING,
+    skipping=_WAITING.replace("for update) as u", "for update skip locked) as u"),
 )
 # The jobs of each lane that is `open`, as many as it has room for, locked. A lane in order gives its first job only.
 _CANDIDATES: LiteralString = fill(
@@ -142,7 +153,7 @@ with line as materialized (
 ), {moved}
 select {claimed} from moved""",
     may_claim=_MAY_CLAIM,
-    buckets=_BUCKETS,
+    buckets=fill(_BUCKETS, held=_SKIPPING),
     candidates=_CANDIDATES,
     moved=MOVED,
     claimed=CLAIMED,
@@ -177,7 +188,7 @@ with line as materialized (
 ), {moved}
 select {claimed} from moved""",
     may_claim=_MAY_CLAIM,
-    buckets=_BUCKETS,
+    buckets=fill(_BUCKETS, held=_WAITING),
     candidates=_CANDIDATES,
     moved=MOVED,
     claimed=CLAIMED,
@@ -221,9 +232,11 @@ def _claimed(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
     """Read the rows of a claim, in the order of turns: the first job of each lane, then the second of each."""
     jobs = claimed_jobs(rows, worker)
     jobs.sort(key=lambda job: (job.run_at, job.id))
-    turns: Counter[tuple[int | None, int]] = Counter()
-    places = {}
-    for job in jobs:
-        places[job.id] = turns[job.lane, job.priority]
-        turns[job.lane, job.priority] += 1
-    return sorted(jobs, key=lambda job: (-job.priority, places[job.id]))
+    counts: dict[tuple[int | None, int], int] = {}
+    turns = []
+    for at, job in enumerate(jobs):
+        lane = job.lane, job.priority
+        counts[lane] = turn = counts.get(lane, 0) + 1
+        turns.append((-job.priority, turn, at))
+    turns.sort()
+    return [jobs[at] for _, _, at in turns]

@@ -18,6 +18,7 @@ from pgqueue.timing import monotonic
 MOST_LANES = 2000  # that a worker remembers; a look goes round, so that others have their turn
 LOCKED_SECONDS = 0.05  # before a lane is tried again that gave nothing, though a look had found room and a due job
 MOST_PRIORITIES = 3  # in one claim
+JOBS_A_LANE, MANY_LANES = 4, 64  # a large claim takes a few jobs of each lane; a small one of as many as it can
 SPARE_LANES = 4  # beyond those that would fill the room with a job each
 _Key = tuple[str, int, int]  # queue, lane, priority
 
@@ -133,24 +134,26 @@ class Roster:
     def _share(self, room: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:
         """Share the room among lanes of one priority: each job to the lane whose share runs the fewest for its weight,
         counting those that it has got here."""
-        chosen = nsmallest(room + SPARE_LANES, lanes, key=lambda lane: self._standing(lane, 0))
+        most = min(room + SPARE_LANES, max(room // JOBS_A_LANE, MANY_LANES))
+        chosen = nsmallest(most, lanes, key=lambda lane: self._standing(lane, 0))
         left = {name: self._paces[name].tokens(now) for lane in chosen for name in lane.paces}
-        got: Counter[_Key] = Counter()
-        turns = [(*self._standing(lane, 0), number) for number, lane in enumerate(chosen)]
+        running, got = [self._running[lane.group] for lane in chosen], [0] * len(chosen)
+        turns = [(*self._standing(lane, 0), number) for number, lane in enumerate(chosen)]  # sorted: a heap
         for _ in range(room):
             if not turns:
                 break
-            number = turns[0][-1]
+            _, served, number = turns[0]
             lane = chosen[number]
-            if any(left[name] <= 0 for name in lane.paces):
-                heappop(turns)
-                continue
-            got[lane.key] += 1
-            for name in lane.paces:
-                left[name] -= 1
-            heapreplace(turns, (*self._standing(lane, got[lane.key]), number))
-        for lane in chosen:
-            if most := got[lane.key]:
+            if lane.paces:
+                if any(left[name] <= 0 for name in lane.paces):
+                    heappop(turns)
+                    continue
+                for name in lane.paces:
+                    left[name] -= 1
+            got[number] += 1
+            heapreplace(turns, ((running[number] + got[number]) / lane.weight, served, number))
+        for lane, most in zip(chosen, got, strict=True):
+            if most:
                 yield Line(lane.number, lane.priority, lane.buckets, most, *_start(lane))
             elif lane.paces and any(left[name] <= 0 for name in lane.paces):
                 self._wait_for_pace(lane, now)
@@ -183,7 +186,8 @@ class Roster:
             lane = self._lanes.get((queue, job.lane or 0, job.priority))
             if lane is None:
                 continue
-            self.left(job)  # if it has come back before the end of its last attempt here was noted
+            if job.id in self._held:  # it has come back before the end of its last attempt here was noted
+                self.left(job)
             self._held[job.id] = lane.group
             self._running[lane.group] += 1
             if lane.flow.order is None:

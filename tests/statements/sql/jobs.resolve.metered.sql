@@ -1,5 +1,6 @@
 with given as materialized (
-    select id, lease, target, reason, delay, refund, result, error, fingerprint
+    select id, lease, target, reason, delay, refund, result, error, fingerprint,
+        case when target = 'blocked' and result like '{%%' then result::jsonb end as flow
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select pg_catalog.string_to_array(%(targets)s, E'\n', '')),
         (select pg_catalog.string_to_array(%(reasons)s, E'\n', '')), (select pg_catalog.string_to_array(%(delays)s, ',', '')::float8[]),
@@ -29,9 +30,10 @@ with given as materialized (
 ), kept as (
     update "pgqueue".job_live j
     set state = 'blocked', waits_for = 'turn',
-        headers = case when g.target = 'blocked' and g.result like '{%%' then j.headers::jsonb
-            when g.target = 'blocked' and g.result is not null
-            then j.headers::jsonb || pg_catalog.jsonb_build_object('$version'::text, g.result) else j.headers end,
+        priority = coalesce((g.flow ->> 'priority'::text)::smallint, j.priority::smallint),
+        headers = case when g.target = 'blocked' and g.result is not null then j.headers::jsonb || pg_catalog.jsonb_build_object(
+            case when g.flow is null then '$version' else '$flow' end, coalesce(g.flow, pg_catalog.to_jsonb(g.result)))
+            else j.headers end,
         run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g

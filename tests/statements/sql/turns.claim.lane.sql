@@ -6,7 +6,7 @@ with line as materialized (
 ), part as materialized (
     select b.name from line l cross join lateral pg_catalog.jsonb_array_elements_text(l.buckets) as b(name)
 ), seen as materialized (
-    select b.name, u.version from (select distinct name from part) as b
+    select b.name, b.shared, u.version from (select name, count(*) > 1 as shared from part group by name) as b
     cross join lateral (
         select u.version from "pgqueue".limit_use u where u.name = b.name order by u.version desc limit 1) as u
     order by b.name collate "C"

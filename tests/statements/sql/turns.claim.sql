@@ -9,7 +9,7 @@ with line as materialized (
 ), part as materialized (
     select l.ord, b.name from line l cross join lateral pg_catalog.jsonb_array_elements_text(l.buckets) as b(name)
 ), seen as materialized (
-    select b.name, u.version from (select distinct name from part) as b
+    select b.name, b.shared, u.version from (select name, count(*) > 1 as shared from part group by name) as b
     cross join lateral (
         select u.version from "pgqueue".limit_use u where u.name = b.name order by u.version desc limit 1) as u
     order by b.name collate "C"
@@ -17,6 +17,12 @@ with line as materialized (
     select s.version as seen, u.* from seen s
     cross join lateral (
         select * from "pgqueue".limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u
+    where s.shared or (select count(*) <= 32 from line)
+    union all
+    select s.version as seen, u.* from seen s
+    cross join lateral (
+        select * from "pgqueue".limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update skip locked) as u
+    where not s.shared and (select count(*) > 32 from line)
 ), instant as materialized (
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
