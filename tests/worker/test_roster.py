@@ -49,3 +49,20 @@ def test_lanes_beyond_those_that_it_holds_have_their_turn(monkeypatch: pytest.Mo
         roster.claimed("default", [line], [claimed(line.lane, 1, lane=line.lane)], 1)
         roster.left(claimed(line.lane, 1))
     assert served == set(range(1, 11))
+
+
+def test_one_claim_in_sixteen_takes_a_job_of_the_lane_that_has_waited_longest_whatever_its_priority() -> None:
+    roster = Roster()
+    lanes = [seen(keyed(f"r/{number}"), number, room=1000)._replace(priority=number) for number in range(1, 6)]
+    roster.see(lanes, ALL)
+    taken: list[list[int]] = []
+    for turn in range(16):
+        lines = roster.choose("default", 2)
+        best = max(lines, key=lambda line: line.priority)
+        jobs = [claimed(100 * turn + n, 1, lane=best.lane) for n in range(best.most)]
+        for job in jobs:
+            job.priority = best.priority
+        roster.claimed("default", lines, jobs, len(jobs))
+        taken.append(sorted(line.priority for line in lines))
+    assert taken[:15] == [[3, 4, 5]] * 15
+    assert taken[15] == [1, 2]

@@ -227,7 +227,7 @@ class Producer(Duty):
     async def _claim(self) -> int:
         """Claim from the queues in order, plain and metered jobs; return how many."""
         await self._turns.look(busy=self._full_since is not None)
-        claimed = 0
+        claimed = await self._claim_oldest()
         if self._slots.has_shares:  # first what metered jobs of each queue may have of the slots, and last what is left
             for queue in self._turns.queues_in_order():
                 claimed += await self._claim_metered(queue, self._slots.part_left(queue))
@@ -262,6 +262,8 @@ class Producer(Duty):
         For the frontier that is no full scan: the next one is still due.
         """
         at_frontier = self._frontier.scan_is_costly or not self._frontier.scan_due()
+        if self._frontier.scan_is_costly and self._frontier.scan_due():
+            self._full_scan.request()
         return (await self._claim_once(at_frontier=at_frontier, only=queues))[1]
 
     async def _claim_plain(self) -> int:
@@ -269,7 +271,7 @@ class Producer(Duty):
 
         A costly full scan is left to the duty `FullScan`.
         """
-        claimed, due = await self._claim_oldest(), self._frontier.scan_due()
+        claimed, due = 0, self._frontier.scan_due()
         if self._frontier.scan_is_costly or not due:
             room, came = await self._claim_once(at_frontier=True)
             claimed += came

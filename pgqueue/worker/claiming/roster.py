@@ -18,6 +18,7 @@ from pgqueue.timing import monotonic
 MOST_LANES = 2000  # that a worker remembers; a look goes round, so that others have their turn
 LOCKED_SECONDS = 0.05  # before a lane is tried again that gave nothing, though a look had found room and a due job
 MOST_PRIORITIES = 3  # in one claim
+AGEING = 16  # claims of which one goes by age
 JOBS_A_LANE, MANY_LANES = 4, 64  # a large claim takes a few jobs of each lane; a small one of as many as it can
 SPARE_LANES = 4  # beyond those that would fill the room with a job each
 _Key = tuple[str, int, int]  # queue, lane, priority
@@ -97,6 +98,7 @@ class Roster:
         self._running: Counter[str | int] = Counter()
         self._held: dict[int, str | int] = {}  # the jobs of this worker, each with the share that it counts for
         self._turn = 0
+        self._choices = 0
         self._ended: set[str] | None = None  # buckets that jobs have left since the look began that is under way
 
     def __len__(self) -> int:
@@ -122,12 +124,19 @@ class Roster:
     def choose(self, queue: str, room: int) -> list[Line]:
         """Return the lanes of a queue whose turn is next, as many as may fill the room, each with its share of it.
 
-        Each of the highest priorities may fill the room: the claim takes the higher ones first.
+        Each of the highest priorities may fill the room: the claim takes the higher ones first. One claim in sixteen
+        takes a job of each of the lanes that have been served least lately, so that no priority waits for ever.
         """
         now = self._now()
         lanes = [lane for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now)]
         lines: list[Line] = []
-        for priority in nlargest(MOST_PRIORITIES, {lane.priority for lane in lanes}):
+        priorities = {lane.priority for lane in lanes}
+        self._choices += 1
+        if self._choices % AGEING == 0 and len(priorities) > 1:
+            lanes = [lane for lane in lanes if all(self._paces[name].tokens(now) > 0 for name in lane.paces)]
+            oldest = nsmallest(room, lanes, key=lambda lane: lane.served)
+            return [Line(lane.number, lane.priority, lane.buckets, 1, *_start(lane)) for lane in oldest]
+        for priority in nlargest(MOST_PRIORITIES, priorities):
             lines += self._share(room, [lane for lane in lanes if lane.priority == priority], now)
         return lines
 
