@@ -89,6 +89,20 @@ TARGETS = (
     _own("f0", "ratio", ">=", 0.9, ""),
     _ratio("g", "c", 0.9),
     _ratio("g10", "c", 0.9),
+    *(
+        _own(case, "ratio", ">=", bound, "of plain")
+        for case, bound in (("q-loose", 0.85), ("q-fair", 0.75), ("q-tenant", 0.5), ("q-behind", 0.95))
+    ),
+    _own("q-one", "jobs_s", ">=", 400, "jobs/s"),
+    _own("q-one", "hand_p50_ms", "<=", 3, "ms"),
+    _own("q-rate", "percent", ">=", 97, "%"),
+    _own("q-rate", "over", "<=", 0, "windows over"),
+    _own("q-new", "p99_ms", "<=", 150, "ms"),
+    _own("q-slots", "percent", ">=", 90, "%"),
+    _own("q-pinned", "ratio", ">=", 0.9, ""),
+    _own("q-why", "why_ms", "<=", 20, "ms"),
+    _own("o-metrics", "overhead_percent", "<", 2, "%"),
+    _own("o-traced-1ms", "overhead_percent", "<", 3, "%"),
     _own("l21", "ratio", "<=", 2, ""),
     _own("w", "wal_bytes", "<=", 2000, "bytes"),
     _own("m", "rss_percent", "<=", 5, "%"),

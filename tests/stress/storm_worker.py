@@ -134,7 +134,7 @@ class StormWorker:
         db.run(self._conn, self._queries.jobs.resolve(batch))
         for job, _ in batch:
             self._held.pop(job.id, None)
-            self._roster.ended(job)
+            self._roster.ended([job])
 
     def _strays(self) -> None:
         db.run(self._conn, self._queries.jobs.release_strays(self._id, [*self._held]))

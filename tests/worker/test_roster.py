@@ -30,7 +30,7 @@ def test_a_lane_is_open_whose_bucket_a_job_has_left_while_the_look_was_under_way
     job = claimed(7, 1, lane=1)
     roster.claimed("default", roster.choose("default", 1), [job], 1)
     roster.begin_look()
-    roster.ended(job)
+    roster.ended([job])
     roster.see([seen(flow, 1, room=0)], ALL)
     assert roster.open_queues() == {"default"}
     roster.begin_look()

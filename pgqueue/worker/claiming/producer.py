@@ -110,8 +110,7 @@ class Producer(Duty):
 
     def turns_ended(self, jobs: Iterable[ClaimedJob]) -> None:
         """Claim again what shares a bucket with these metered jobs, which do not run any more."""
-        opened = [self._turns.roster.ended(job) for job in jobs]
-        if any(opened) and self._slots.wants_jobs:
+        if self._turns.roster.ended(jobs) and self._slots.wants_jobs:
             self._handed_on = True
             super().wake()
 

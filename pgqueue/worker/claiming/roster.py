@@ -212,12 +212,19 @@ class Roster:
         if self._running[group] <= 0:
             del self._running[group]
 
-    def ended(self, job: ClaimedJob) -> bool:
-        """Note that the end of a job is written: each lane that shares a bucket with it may go on. Returns whether one
-        does."""
-        self.left(job)
+    def ended(self, jobs: Iterable[ClaimedJob]) -> bool:
+        """Note that the ends of jobs are written: each lane that shares a bucket with one of them may go on. Returns
+        whether one does."""
+        names: set[str] = set()
+        lanes: set[_Key] = set()
+        for job in jobs:
+            self.left(job)
+            key = job.queue, job.lane or 0, job.priority
+            if key not in lanes or job.lane is None or job.lane < 0:  # jobs in order may differ in their buckets
+                lanes.add(key)
+                names.update(self._buckets_of(job))
         opened = False
-        for name in self._buckets_of(job):
+        for name in names:
             if self._ended is not None:
                 self._ended.add(name)
             for key in self._by_bucket.get(name, ()):

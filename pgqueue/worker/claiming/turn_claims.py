@@ -18,6 +18,7 @@ LEAST_LANE = -(2**63)
 MOST_SEEN = 1000  # lanes in one look, over all queues
 LOOK_SECONDS = 0.02  # between two looks, at least; more where they are costly
 KNOWN_SECONDS, BUSY_SECONDS = 1.0, 5.0  # between two looks at most: while lanes are known, and while none is
+BUSY_KNOWN_SECONDS = 0.05  # while lanes are known and all slots are busy: a new tenant's job is to have its turn soon
 EXPECT_SECONDS = 600.0  # for which more metered jobs are expected after the last ones
 
 
@@ -45,7 +46,7 @@ class TurnClaims:
         self.roster = Roster()
         self._wanted = False
         self._looked_at, self._cost = monotonic(), 0.0
-        self._expects_until = -math.inf
+        self._expects_until = math.inf if any(core.app.rules) else -math.inf
         self._after: dict[str, int] = {}
         self._plain_first = False
         self._plain_priority: dict[str, int] = {}
@@ -67,7 +68,10 @@ class TurnClaims:
         return max(self._looked_at + pause - monotonic(), 0.0)
 
     def _look_due(self, *, busy: bool) -> bool:
-        rest = KNOWN_SECONDS if len(self.roster) else BUSY_SECONDS if busy else math.inf
+        if len(self.roster):
+            rest = BUSY_KNOWN_SECONDS if busy else KNOWN_SECONDS
+        else:
+            rest = BUSY_SECONDS if busy else math.inf
         return self.look_in() <= 0 or monotonic() >= self._looked_at + max(rest, SCAN_SHARE * self._cost)
 
     async def look(self, *, busy: bool) -> None:
@@ -99,7 +103,7 @@ class TurnClaims:
         if missing:
             await self._link.run(self._queries.make_buckets(missing))
         if seen:
-            self._expects_until = monotonic() + EXPECT_SECONDS
+            self._expects_until = max(self._expects_until, monotonic() + EXPECT_SECONDS)
             self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])
         self._looked_at = monotonic()
         self._cost = self._looked_at - began
