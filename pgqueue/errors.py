@@ -10,6 +10,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
 ├── NotFound                     nothing has that name or id
 │   ├── UnknownJob               no job has that id
+│   ├── UnknownLimit             no limit has that name
 │   ├── UnknownLock              nobody holds a lock of that name
 │   ├── UnknownQueue             a limit names a queue that the worker does not serve
 │   ├── UnknownSchedule          no schedule has that name

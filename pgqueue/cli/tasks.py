@@ -12,6 +12,7 @@ from pgqueue.cli.options import AppRef, AsJson
 from pgqueue.client.settings import TaskDefaults
 from pgqueue.jobs.keys import WINDOW, Unique
 from pgqueue.jobs.retry import Constant, Delays, Exponential, RetryPolicy
+from pgqueue.tasks.metering import Metering
 from pgqueue.tasks.options import TaskOptions
 from pgqueue.tasks.rules import KeyFunction, Rules
 from pgqueue.tasks.spec import TaskSpec
@@ -59,7 +60,7 @@ def _facts(spec: TaskSpec) -> dict[str, Any]:
     facts = {name: getattr(spec, name) for name in names}
     facts["retry"] = _policy(spec.retry)
     facts |= {name: [error.__qualname__ for error in getattr(spec, name)] for name in ("retry_on", "no_retry_on")}
-    facts |= _conditions(spec.rules or Rules())
+    facts |= _conditions(spec.rules or Rules()) | _rules(spec.metering)
     facts |= {"upcasts_from": sorted(spec.upcasters), "encrypted": spec.codec is not None}
     return facts | {"takes": str(spec.coder.signature), "about": _summary(spec)}
 
@@ -80,6 +81,21 @@ def _policy(policy: RetryPolicy) -> dict[str, Any]:
     if isinstance(policy, (Exponential, Constant, Delays)):
         shown |= {each.name: getattr(policy, each.name) for each in fields(policy) if each.name != "uniform"}
     return shown
+
+
+def _rules(metering: Metering | None) -> dict[str, Any]:
+    """Return the rules of a task by their options: each with what it says, or what its keys are made of."""
+    limits = [] if metering is None else [each.rule for each in metering.limits]
+    order, fair = (None, None) if metering is None else (metering.order, metering.share)
+    rates = [f"{rule.name}: {rule.rate_count} in {rule.rate_seconds:g} s" for rule in limits if rule.rate_count]
+    return {
+        "limit": [f"{r.name}: {r.max_running}" + (f" by {r.keyed_by}" if r.keyed_by else "") for r in limits] or None,
+        "rate_limit": rates or None,
+        "rate_scope": [rule.scope for rule in limits if rule.rate_count] or None,
+        "breaker": [f"{rule.name}: {rule.breaker_failures}" for rule in limits if rule.breaker_failures] or None,
+        "fair": None if fair is None else fair.rule.keyed_by,
+        "ordered": None if order is None else order.rule.keyed_by,
+    }
 
 
 def _conditions(rules: Rules) -> dict[str, Any]:

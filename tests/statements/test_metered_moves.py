@@ -1,5 +1,6 @@
 """The verbs against metered jobs in each state: where others are pending they are blocked, and stay in their lane."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ HEADERS = Jsonb({"$flow": FLOW.header()})
 STATES = [state for state in JobState if state != JobState.PENDING]
 
 
-PAUSES = ("set_aside", "bring_back")
+PAUSES = ("bring_back",)
 RUNNING = 5  # jobs of the bucket, this one among them if it runs
 
 
@@ -42,7 +43,10 @@ def apply_to_metered(conn: Conn, verb: str, job: int, lease: int = LEASE) -> Non
     if verb == "claim":
         db.run(conn, QUERIES.turns.claim(WORKER, "default", [Line(FLOW.lane, 0, '["sync/acme"]', 9)], room=9, slots=9))
     elif verb in RESOLUTIONS:
-        db.run(conn, QUERIES.jobs.resolve([(replace(claimed(job, lease), lane=FLOW.lane), RESOLUTIONS[verb])]))
+        resolution = RESOLUTIONS[verb]
+        if verb == "meter":  # a job that is metered keeps its buckets: only its priority may be wrong
+            resolution = replace(resolution, label=json.dumps(FLOW.header()))
+        db.run(conn, QUERIES.jobs.resolve([(replace(claimed(job, lease), lane=FLOW.lane), resolution)]))
     else:
         apply(conn, verb, job)
 
@@ -71,7 +75,8 @@ def test_a_verb_moves_a_metered_job_as_the_table_says_of_such(tx: Conn, verb: st
     if state in move.sources:
         assert [line[:2] for line in moves(tx, job)] == [(state, move.target)]
         assert row(tx, job)[0][0]["headers"] == {"$flow": FLOW.header()}
-        waits_for = None if move.target == JobState.RUNNING else "turn"  # also of a task that the worker does not know
+        waits = "pause" if verb == "set_aside" else "turn"
+        waits_for = None if move.target == JobState.RUNNING else waits  # also of a task that the worker does not know
         is_live = move.target in (JobState.BLOCKED, JobState.RUNNING)
         assert lanes(tx, job) == ([(FLOW.lane, waits_for)] if is_live else [])
     else:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-async def rests(app: App, turns: Counter[str], **settings: Any) -> None:
+async def rests(app: App, turns: Counter[str], aside: Callable[[], object] = bool, **settings: Any) -> None:
     async with working(app, **settings):
-        await eventually(lambda: turns["looks"], "a look")
+        await eventually(lambda: turns["looks"] or aside(), "a look")
         await asyncio.sleep(0.3)
         turns.clear()
         await asyncio.sleep(SECONDS)
@@ -61,7 +62,8 @@ def test_beside_a_paused_task(app: App, conn: Conn, turns: Counter[str], flow: A
     rule(conn, "r", max_running=1)
     metered(conn, flow, 2)
     app.pause(task="t")
-    asyncio.run(rests(app, turns))
+    aside = "select count(*) = 2 from pgqueue.job_live where waits_for = 'pause'"  # before the first look, perhaps
+    asyncio.run(rests(app, turns, lambda: scalar(conn, aside)))
 
 
 def test_while_a_queue_has_all_its_own_slots(app: App, conn: Conn, turns: Counter[str]) -> None:

@@ -84,7 +84,7 @@ RULES: LiteralString = """left join lateral (select * from {s}.limit_rule r wher
 # waits for whoever changes the row, and locks the version that is the newest by then. `version >=` with the name as an
 # array makes the update begin at that version: by the name alone the planner walks over all the dead ones.
 # A breaker counts failures in a window from the first one on. Once there are too many the bucket is closed, twice as
-# long each time that its probe fails too, at most 32 times. Ends of jobs that began before it closed say nothing more.
+# long each time that its probe fails too, at most 32 times. Ends while it is closed say nothing more.
 FREE_BUCKETS: LiteralString = """alike as (
     select buckets, failed, closes, seconds, count(*) as jobs
     from left_running group by buckets, failed, closes, seconds
