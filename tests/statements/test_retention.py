@@ -145,9 +145,9 @@ def test_a_day_with_very_many_unfinished_jobs_keeps_all_its_transitions(conn: Co
 
 
 def test_a_partition_of_several_days_goes_when_the_last_of_them_is_old(conn: Conn) -> None:
-    young, old = add_day(conn, 20, to=6), add_day(conn, 40, to=25)
+    young, old = add_day(conn, 20, to=5), add_day(conn, 40, to=25)
     add_job(conn, 19), add_job(conn, 39)
-    kept = add_job(conn, 7)
+    kept = add_job(conn, 6)  # at noon: 7 would be too old after noon
     run(conn)
     assert jobs(conn) == {kept}  # the old ones are deleted from it
     assert young in children(conn)
