@@ -258,7 +258,7 @@ insert into {s}.transition (job_id, from_state, to_state, lease, reason)
 select id, was, state, lease, 'other rules' from changed where history and was <> state
 $change$"""
 
-# Functions are told apart by their arguments, so the new one stands beside the old one until that is dropped. Roles of
+# Postgres keeps two functions of one name with other arguments, so the old one exists until it is dropped. Roles of
 # the users' own keep what they were granted.
 KEEP_GRANTS = """do $keep$
 declare

@@ -144,10 +144,10 @@ class Roster:
         """Share the room among lanes of one priority: each job to the lane whose share runs the fewest for its weight,
         counting those that it has got here."""
         most = min(room + SPARE_LANES, max(room // JOBS_A_LANE, MANY_LANES))
-        chosen = nsmallest(most, lanes, key=lambda lane: self._standing(lane, 0))
+        chosen = nsmallest(most, lanes, key=self._standing)
         left = {name: self._paces[name].tokens(now) for lane in chosen for name in lane.paces}
         running, got = [self._running[lane.group] for lane in chosen], [0] * len(chosen)
-        turns = [(*self._standing(lane, 0), number) for number, lane in enumerate(chosen)]  # sorted: a heap
+        turns = [(*self._standing(lane), number) for number, lane in enumerate(chosen)]  # sorted: a heap
         for _ in range(room):
             if not turns:
                 break
@@ -167,8 +167,8 @@ class Roster:
             elif lane.paces and any(left[name] <= 0 for name in lane.paces):
                 self._wait_for_pace(lane, now)
 
-    def _standing(self, lane: KnownLane, more: int) -> tuple[float, int]:
-        return (self._running[lane.group] + more) / lane.weight, lane.served
+    def _standing(self, lane: KnownLane) -> tuple[float, int]:
+        return self._running[lane.group] / lane.weight, lane.served
 
     def _wait_for_pace(self, lane: KnownLane, now: float) -> None:
         lane.ready, lane.timed = False, True
