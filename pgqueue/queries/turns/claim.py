@@ -100,7 +100,7 @@ _MAY_CLAIM: LiteralString = fill(
 # Exact at every instant: `held` locks the one row of each bucket and returns its newest version, so that what others
 # have claimed a moment ago counts, and `used` changes that row in this same statement. The naive form counts running
 # jobs, or reads the row, in the snapshot of the statement: while it waited for the lock others have claimed, which that
-# snapshot does not show (169 of 719 claims exceeded a limit). SKIP LOCKED is no help, for it slides on to the next row.
+# snapshot does not show (169 of 719 claims exceeded a limit). SKIP LOCKED on jobs slides on to the next.
 # Buckets are locked in the order of their names, and job rows only if nobody else has them: so claims wait for each
 # other in one order, and never for a job.
 # `picked` takes the higher priorities first, and of each the first job of each lane, then the second of each, as far as
