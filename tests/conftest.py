@@ -174,7 +174,7 @@ delete from pgqueue.transition; delete from pgqueue.idempotency_key; delete from
 delete from pgqueue.schedule; delete from pgqueue.schedule_fire; delete from pgqueue.schedule_release;
 delete from pgqueue.queue; delete from pgqueue.named_lock;
 delete from pgqueue.limit_rule; delete from pgqueue.limit_key; delete from pgqueue.limit_bucket;
-delete from pgqueue.limit_use;
+delete from pgqueue.limit_use; delete from pgqueue.limit_freed;
 select setval('pgqueue.job_id', 1, false);
 drop schema if exists public, decoy, "select" cascade; create schema public"""
 

@@ -141,9 +141,11 @@ def add_rule(conn: Conn, name: str, key: str | None = None, *, running: int = 0,
     are those of the bucket."""
     bucket = name if key is None else f"{name}/{key}"
     use = {column.removeprefix("use_"): columns.pop(column) for column in list(columns) if column.startswith("use_")}
+    row = {"name": bucket, "version": 1, "rule": name}
     rows = {
         "limit_rule": {"name": name, **columns}, "limit_bucket": {"name": bucket},
-        "limit_use": {"name": bucket, "version": 1, "rule": name, "running": running, **use},
+        "limit_use": row | {"taken": running} | ({"tat": use.pop("tat")} if "tat" in use else {}),
+        "limit_freed": row | use,
     }  # fmt: skip
     for table, row in rows.items():
         names, values = ", ".join(row), ", ".join(f"%({column})s" for column in row)

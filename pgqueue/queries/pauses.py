@@ -117,12 +117,12 @@ select paused.key from paused, notified""",
 
 # End the pause of a limit, or of one key of it, and open those of its buckets that a breaker or RateLimited has closed;
 # notify workers at the commit. By primary key; the counters of the rule are read whole. They are locked in the order of
-# their names, as claims do, and a counter that changes meanwhile stays as it is.
+# their names, as ends do, and a counter that changes meanwhile stays as it is.
 _OPENED: LiteralString = """closed as materialized (
-    select u.name, u.version from {s}.limit_use u
+    select u.name, u.version from {s}.limit_freed u
     where {buckets} and (u.closed_until is not null or u.opened > 0) order by u.name collate "C" for update
 ), opened as (
-    update {s}.limit_use u set closed_until = null, opened = 0, failures = 0, failing_since = null,
+    update {s}.limit_freed u set closed_until = null, opened = 0, failures = 0, failing_since = null,
         version = u.version + 1
     from closed c where u.name = any(array[c.name]) and u.version >= c.version returning u.rule
 ), notified as (

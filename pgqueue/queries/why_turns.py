@@ -6,7 +6,7 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.turns import BURST, PAUSED, STEP, TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import BUCKET, BURST, PAUSED, STEP, TURN_AT, WAITS
 
 MOST_BEFORE = 10_000
 MOST_HOLDERS = 5
@@ -33,7 +33,7 @@ select b.name, r.name is not null, coalesce(k.max_running, r.max_running), coale
                  order by j.worker_id limit %(most_running)s::int) as held
              where held.buckets ? b.name limit %(most)s::int)
 from unnest(%(buckets)s::text[]) with ordinality as b(name, ord)
-left join lateral (select * from {s}.limit_use u where u.name = b.name order by u.version desc limit 1) as u on true
+left join lateral (select u.* from {bucket} as u) as u on true
 left join {s}.limit_rule r on r.name = split_part(b.name, '/', 1)
 left join {s}.limit_key k on k.rule = split_part(b.name, '/', 1)
     and k.key = substr(b.name, char_length(split_part(b.name, '/', 1)) + 2)
@@ -45,6 +45,7 @@ order by b.ord""",
     key_paused=fill(PAUSED, p="k"),
     burst=BURST,
     step=STEP,
+    bucket=fill(BUCKET, name="b.name"),
 )
 
 # Tell how many due jobs of a lane go before a job, up to `most` and one more, and which is the first. By job_live_turn,

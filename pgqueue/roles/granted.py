@@ -103,9 +103,10 @@ _COUNT: _Grants = {
     "limit_key": "select, insert, update",
     "limit_bucket": "select, insert, delete",
     "limit_use": "select, insert, update, delete",
+    "limit_freed": "select, insert, update, delete",
 }
 # What `why` reads beside jobs.
-_WHY: _Grants = dict.fromkeys(("queue", "worker", "limit_rule", "limit_key", "limit_use"), "select")
+_WHY: _Grants = dict.fromkeys(("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed"), "select")
 # A named lock is a row that its holder inserts, renews and deletes, and that others read.
 _LOCK: _Grants = {"sequence lock_token": "usage", "named_lock": "select, insert, update, delete"}
 _SCHEDULES = (
@@ -170,6 +171,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "limit_key": "select, insert, update, delete",
             "limit_bucket": "select, insert, delete",
             "limit_use": "select, insert, update, delete",
+            "limit_freed": "select, insert, update, delete",
             "limits": "select",
             "idempotency_key": "select, insert, update, delete",
             "result_expiry": "select",

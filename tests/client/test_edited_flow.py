@@ -18,7 +18,7 @@ def dsn(emptied_dsn: str) -> str:
 
 @pytest.fixture(autouse=True)
 def no_rules(conn: Conn) -> None:
-    for table in ("limit_rule", "limit_key", "limit_bucket", "limit_use"):
+    for table in ("limit_rule", "limit_key", "limit_bucket", "limit_use", "limit_freed"):
         conn.execute(f"delete from pgqueue.{table}".encode())
 
 

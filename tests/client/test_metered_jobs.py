@@ -271,7 +271,8 @@ VERBS: dict[str, Callable[[App, Conn, int], object]] = {
 
 @pytest.fixture
 def full_of_room(conn: Conn) -> None:
-    conn.execute("delete from pgqueue.limit_use; delete from pgqueue.limit_bucket; delete from pgqueue.limit_rule")
+    for table in ("limit_use", "limit_freed", "limit_bucket", "limit_rule"):
+        conn.execute(f"delete from pgqueue.{table}")
     add_rule(conn, "sync", "acme", max_running=9)
 
 

@@ -27,7 +27,7 @@ def dsn(emptied_dsn: str) -> str:
 @pytest.fixture(autouse=True)
 def no_rules(conn: Conn) -> None:
     """Without rules of the test before; with one worker that serves the queue."""
-    for table in ("limit_rule", "limit_key", "limit_bucket", "limit_use"):
+    for table in ("limit_rule", "limit_key", "limit_bucket", "limit_use", "limit_freed"):
         conn.execute(f"delete from pgqueue.{table}".encode())
     add_worker(conn)
 
@@ -114,10 +114,10 @@ def test_a_closed_bucket_says_until_when_and_why(app: App, conn: Conn) -> None:
     found = reason(app, job, "closed")
     assert (found.facts["closed_until"], found.facts["by_breaker"]) == (SOON, True)
     assert "its breaker has opened" in found.text
-    conn.execute("update pgqueue.limit_use set closed_until = now(), running = 1")
+    conn.execute("update pgqueue.limit_freed set closed_until = now(); update pgqueue.limit_use set taken = 1")
     (probe,) = running(conn, ACME, 1)
     assert reason(app, job, "probed").text.endswith(f"until one has ended well (job {probe}).")
-    conn.execute("update pgqueue.limit_use set closed_until = %s, opened = 0", (SOON,))
+    conn.execute("update pgqueue.limit_freed set closed_until = %s, opened = 0", (SOON,))
     assert "RateLimited" in reason(app, job, "closed").text
 
 

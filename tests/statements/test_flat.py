@@ -328,8 +328,10 @@ insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
 select 's' || i, 't', 'q0', 60, now() + make_interval(secs => i) from generate_series(-5, 20) as i;
 insert into pgqueue.limit_rule (name, max_running) values ('r', 3);
 insert into pgqueue.limit_bucket select 'r/' || i from generate_series(0, 9) as i;
-insert into pgqueue.limit_use (name, version, rule, running)
-select 'r/' || i, 5, 'r', case i when 0 then 3 else 0 end from generate_series(0, 9) as i;
+insert into pgqueue.limit_use (name, version, rule, taken)
+select 'r/' || i, 5, 'r', case i when 0 then 5 else 2 end from generate_series(0, 9) as i;
+insert into pgqueue.limit_freed (name, version, rule, freed)
+select 'r/' || i, 5, 'r', 2 from generate_series(0, 9) as i;
 insert into pgqueue.job_live (task, queue, state, waits_for, lane, headers, run_at)
 select 't', 'q0', 'blocked', 'turn', lane,
        jsonb_build_object('$flow', jsonb_build_object('lane', lane, 'buckets', jsonb_build_array('r/' || lane))),

@@ -57,7 +57,8 @@ def lanes(conn: Conn, job: int) -> list[Any]:
 
 def running(conn: Conn) -> int:
     """Return how many jobs of the bucket run, as it is counted."""
-    return int(scalar(conn, "select running from pgqueue.limit_use order by version desc limit 1"))
+    query = "select u.taken - f.freed from pgqueue.limit_use u join pgqueue.limit_freed f on f.name = u.name"
+    return int(scalar(conn, query))
 
 
 @pytest.mark.parametrize("state", STATES)

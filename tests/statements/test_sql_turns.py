@@ -133,9 +133,11 @@ def test_the_view_shows_rules_with_what_runs_and_waits_of_each_key(conn: Conn) -
         insert into pgqueue.limit_rule (name, kind) values ('t#fair', 'fair');
         insert into pgqueue.limit_key (rule, key, max_running, paused_at, paused_by) values ('t', 'x', 1, now(), 'me');
         insert into pgqueue.limit_bucket values ('t/run');
-        insert into pgqueue.limit_use (name, version, rule, running, closed_until) values
-            ('t/run', 7, 't', 3, now() + interval '1 hour'), ('t/run', 6, 't', 1, null),
-            ('t/x', 1, 't', 1, '2020-01-01');
+        insert into pgqueue.limit_use (name, version, rule, taken) values
+            ('t/run', 7, 't', 5), ('t/run', 6, 't', 4), ('t/x', 1, 't', 1);
+        insert into pgqueue.limit_freed (name, version, rule, freed, closed_until) values
+            ('t/run', 3, 't', 2, now() + interval '1 hour'), ('t/run', 2, 't', 1, null),
+            ('t/x', 1, 't', 0, '2020-01-01');
         select pgqueue.enqueue('t', limit_key => 'x', fair_key => 'x') from generate_series(1, 3);
         select pgqueue.enqueue('t', limit_key => 'y/z', fair_key => 'y');
     """)

@@ -409,13 +409,13 @@ def breaker(conn: Conn) -> None:
 
 def opened(conn: Conn) -> tuple[bool, int]:
     """Whether the bucket is closed now, and how often in a row the breaker has opened."""
-    query = "select closed_until > now(), opened from pgqueue.limit_use order by version desc limit 1"
+    query = "select closed_until > now(), opened from pgqueue.limit_freed order by version desc limit 1"
     closed, times = conn.execute(query).fetchall()[0]
     return bool(closed), times
 
 
 def pass_cooldown(conn: Conn) -> None:
-    conn.execute("update pgqueue.limit_use set closed_until = now() where closed_until is not null")
+    conn.execute("update pgqueue.limit_freed set closed_until = now() where closed_until is not null")
 
 
 def test_a_breaker_opens_after_its_failures_lets_one_probe_and_closes_after_its_success(conn: Conn) -> None:
@@ -447,7 +447,7 @@ def test_a_probe_that_fails_closes_the_bucket_for_twice_as_long(conn: Conn) -> N
         pass_cooldown(conn)
         db.run(conn, QUERIES.jobs.resolve([(job, FAILED) for job in claim_turns(conn, [flow])]))
         assert opened(conn) == (True, times)
-        closed = scalar(conn, "select closed_until - now() from pgqueue.limit_use order by version desc limit 1")
+        closed = scalar(conn, "select closed_until - now() from pgqueue.limit_freed order by version desc limit 1")
         assert timedelta(seconds=10 * 2 ** (times - 1) - 2) < closed <= timedelta(seconds=10 * 2 ** (times - 1))
 
 
@@ -460,7 +460,7 @@ def test_failures_beyond_the_window_and_after_a_success_do_not_open_a_breaker(co
         db.run(conn, QUERIES.jobs.resolve([(job, FAILED) for job in claim_turns(conn, [flow], jobs)]))
 
     fail(2)
-    conn.execute("update pgqueue.limit_use set failing_since = now() - interval '61 seconds'")
+    conn.execute("update pgqueue.limit_freed set failing_since = now() - interval '61 seconds'")
     fail(2)
     assert opened(conn) == (False, 0)
     (job,) = claim_turns(conn, [flow], 1)
@@ -630,18 +630,60 @@ def test_a_crash_for_good_stops_a_key_as_well(conn: Conn) -> None:
 
 
 @pytest.mark.parametrize("flow", [in_order("o/1"), keyed("o/1")], ids=["wait", "pass"])
-def test_a_claim_from_before_the_dead_letter_takes_nothing_behind_it(conn: Conn, connect: Open, flow: Flow) -> None:
+@pytest.mark.parametrize("end", [DEAD, Resolution("retry", "error", 0.0)], ids=["dead letter", "retry"])
+def test_a_claim_from_before_an_end_takes_nothing_behind_it(
+    conn: Conn, connect: Open, flow: Flow, end: Resolution
+) -> None:
     rule(conn, "o", kind="order", max_running=1, on_dead="stop")
     metered(conn, flow, 2)
     (job,) = claim_turns(conn, [flow])
-    a, b = connect(), connect()
-    db.run(a, QUERIES.jobs.resolve([(job, DEAD)]))
-    late = InThread(lambda: claim_turns(b, [flow]))
-    wait_blocked(conn, b, a)
-    a.commit()
-    assert late.result() == []
-    b.commit()
-    assert claim_turns(conn, [flow]) == []
+    holder, late = connect(), connect()
+    holder.execute("select from pgqueue.limit_use for update")
+    claim = InThread(lambda: claim_turns(late, [flow]))
+    wait_blocked(conn, late, holder)  # it has its snapshot
+    db.run(conn, QUERIES.jobs.resolve([(job, end)]))
+    holder.commit()
+    assert claim.result() == []
+    late.commit()
+    again = claim_turns(conn, [flow])
+    assert len(again) == (0 if end is DEAD else 1)
+    if end is not DEAD and flow.in_order:
+        assert again[0].id == job.id
+
+
+def test_a_claim_waits_for_no_end_and_an_end_for_no_claim(conn: Conn, connect: Open) -> None:
+    rule(conn, "r", max_running=2)
+    flow = keyed("r")
+    metered(conn, flow, 5)
+    first, second = claim_turns(conn, [flow])
+    ending, claiming = connect(), connect()
+    db.run(ending, QUERIES.jobs.resolve([(first, PLAIN_SUCCESS)]))
+    assert claim_turns(claiming, [flow]) == []  # at once: the place is not given back before the commit
+    ending.commit()
+    assert len(claim_turns(claiming, [flow])) == 1
+    db.run(ending, QUERIES.jobs.resolve([(second, PLAIN_SUCCESS)]))
+    ending.commit()
+    claiming.commit()
+    assert running(conn, "r") == 1
+
+
+def test_a_limit_that_others_end_jobs_of_all_the_time_is_never_exceeded_by_claims_that_wait(
+    conn: Conn, connect: Open
+) -> None:
+    rule(conn, "r", max_running=2)
+    flow = keyed("r")
+    metered(conn, flow, 9)
+    first, _ = claim_turns(conn, [flow])
+    holder, late = connect(), connect()
+    holder.execute("select from pgqueue.limit_use for update")
+    claim = InThread(lambda: claim_turns(late, [flow]))
+    wait_blocked(conn, late, holder)
+    db.run(conn, QUERIES.jobs.resolve([(first, PLAIN_SUCCESS)]))
+    holder.commit()
+    assert claim.result() == []  # too few: its snapshot does not show the end
+    late.commit()
+    assert len(claim_turns(conn, [flow])) == 1
+    assert running(conn, "r") == 2
 
 
 def test_a_lane_in_order_does_not_wait_for_a_limit_that_others_share_to_rest(conn: Conn, connect: Open) -> None:

@@ -31,7 +31,7 @@ def fill(conn: Conn) -> None:
     conn.execute("alter table pgqueue.job_live set (autovacuum_enabled = off)")
     conn.execute("insert into pgqueue.limit_rule (name, max_running) values ('r', 5)")
     db.run(conn, QUERIES.turns.make_buckets([*FULL.buckets, *FREE.buckets]))
-    conn.execute("update pgqueue.limit_use set running = 5 where name = 'r/full'")
+    conn.execute("update pgqueue.limit_use set taken = 5 where name = 'r/full'")
     for flow, jobs in ((FULL, 100_000), (FREE, 200)):
         headers = json.dumps({"$flow": flow.header()})
         conn.execute(FILL, {"lane": flow.lane, "headers": headers, "jobs": jobs})

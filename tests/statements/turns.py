@@ -17,7 +17,8 @@ insert into pgqueue.job_live (task, queue, args, headers, state, waits_for, lane
 select 't', 'default', '{}', %(headers)s, 'blocked', 'turn', %(lane)s, %(priority)s,
        statement_timestamp() + make_interval(secs => %(delay)s)
 from generate_series(1, %(jobs)s) returning id"""
-COUNTER = "select running from pgqueue.limit_use where name = %s order by version desc limit 1"
+COUNTER = """
+select u.taken - f.freed from pgqueue.limit_use u join pgqueue.limit_freed f on f.name = u.name where u.name = %s"""
 
 
 def keyed(*buckets: str) -> Flow:

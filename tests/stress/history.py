@@ -16,6 +16,9 @@ from .turns import Drift
 
 Row = dict[str, Any]
 LIVE, FINISHED, DEAD = "job_live", "job_finished", "dead_letter"
+COUNTERS = """
+select u.name, u.taken - f.freed as running
+from pgqueue.limit_use u join pgqueue.limit_freed f on f.name = u.name"""
 
 
 def moment(text: str) -> datetime:
@@ -170,9 +173,7 @@ def load(dsn: str, directory: Path) -> History:
         history.fires = _rows(conn, "select * from pgqueue.schedule_fire order by schedule, tick")
         history.effects = _rows(conn, "select job_id, attempt, process from stress.effect")
         history.exact = _rows(conn, "select job_id, attempt from stress.exact")
-        history.counters = {
-            row["name"]: row["running"] for row in _rows(conn, "select name, running from pgqueue.limit_use")
-        }
+        history.counters = {row["name"]: row["running"] for row in _rows(conn, COUNTERS)}
         history.orders = {row["op"]: row["jobs"] for row in _rows(conn, "select op, jobs from stress.orders")}
     for line in read(iter(sorted(directory.glob("jobs-*.jsonl")))):
         (history.starts if line["kind"] == "start" else history.ends).append(line)

@@ -25,6 +25,7 @@ import psycopg
 
 from pgqueue.jobs.flow import Flow
 
+from .history import COUNTERS
 from .storm_mutants import MUTANTS
 from .storm_worker import LEASE
 from .turns import AUDIT, NEVER, Drift, Move, Term, Turns, check_turns
@@ -63,7 +64,6 @@ select id, attempt, lease from pgqueue.job_live union all select id, attempt, le
 union all select id, attempt, lease from pgqueue.dead_letter"""
 LOG = "select at, job_id, from_state, to_state, reason from pgqueue.transition order by at"
 BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
-COUNTERS = "select name, running from pgqueue.limit_use"
 
 
 def flows() -> list[Flow]:

@@ -225,8 +225,9 @@ with ran as (
     cross join lateral jsonb_array_elements_text(j.headers -> '$flow' -> 'buckets') as b(name)
     where j.state = 'running' group by b.name
 ), counted as (
-    select b.name, count(u.name)::int as lines, coalesce(sum(u.running), 0)::int as jobs
-    from pgqueue.limit_bucket b left join pgqueue.limit_use u on u.name = b.name group by b.name
+    select b.name, count(u.name)::int as lines, coalesce(sum(u.taken - f.freed), 0)::int as jobs
+    from pgqueue.limit_bucket b left join pgqueue.limit_use u on u.name = b.name
+    left join pgqueue.limit_freed f on f.name = b.name group by b.name
 )
 select clock_timestamp(), coalesce(r.name, c.name), coalesce(r.jobs, 0), coalesce(c.jobs, 0), coalesce(c.lines, 0)
 from ran r full join counted c on c.name = r.name

@@ -82,7 +82,7 @@ with recursive gap(low, high) as (
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
 ), left_running as materialized (
     select headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
-           case when target <> 'cancelled' then true end as failed, null::text[] as closes
+           case when target <> 'cancelled' then true end as failed, null::text[] as closes, 1::bigint as jobs
     from moved where headers::jsonb ? '$flow'::text
 ), {free_buckets}, {stop_keys}
 select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved""",
@@ -127,7 +127,7 @@ with strays as materialized (
     select id, target, attempt, lease, %(worker)s, reason, null from ended
 ), {log_attempts}, left_running as materialized (
     select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
-           null::bool as failed, null::text[] as closes
+           null::bool as failed, null::text[] as closes, 1::bigint as jobs
     from (select headers from requeued union all select headers from ended) as l
     where l.headers::jsonb ? '$flow'::text
 ), {free_buckets}

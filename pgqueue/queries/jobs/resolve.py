@@ -51,14 +51,6 @@ with given as materialized (
     returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
-), finished as (
-    insert into {s}.job_finished ({carried}, state, reason, result)
-    select {carried}, target, reason, result::jsonb
-    from ended where target = 'cancelled' or target = 'succeeded' and history
-), dead_lettered as (
-    insert into {s}.dead_letter ({carried}, reason, error, fingerprint)
-    select {carried}, coalesce(reason, 'failed'), error::jsonb, fingerprint
-    from ended where target = 'failed'
 ), kept as (
     update {s}.job_live j
     set {goes_back}
@@ -73,12 +65,20 @@ with given as materialized (
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, {went_back} as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error{returned}
+){and_buckets}, finished as (
+    insert into {s}.job_finished ({carried}, state, reason, result)
+    select {carried}, target, reason, result::jsonb
+    from ended where target = 'cancelled' or target = 'succeeded' and history
+), dead_lettered as (
+    insert into {s}.dead_letter ({carried}, reason, error, fingerprint)
+    select {carried}, coalesce(reason, 'failed'), error::jsonb, fingerprint
+    from ended where target = 'failed'
 ), moved as (
     select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
     where history or target <> 'succeeded'
     union all
     select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
-), {log_attempts}{and_buckets}
+), {log_attempts}
 select id from ended union all select id from kept""",
     carried=CARRIED,
     log_attempts=LOG_ATTEMPTS,
@@ -109,7 +109,7 @@ RESOLVE_METERED: LiteralString = fill(
         case when m.target = 'succeeded' then false when m.target <> 'cancelled' and m.refund = 0 then true end
             as failed,
         (select array_agg(c.bucket) from unnest((select %(closing)s::bigint[]), (select %(closed)s::text[]))
-         as c(id, bucket) where c.id = m.id) as closes
+         as c(id, bucket) where c.id = m.id) as closes, 1::bigint as jobs
     from (select id, headers, target, delay, refund from ended
           union all select id, headers, target, delay, refund from kept) as m
 ), {free_buckets}, {stop_keys}""",
@@ -130,27 +130,29 @@ with ended as (
         select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
     ) then true end
     returning j.*
-), finished as (
+){and_buckets}, finished as (
     insert into {s}.job_finished ({carried}, state)
     select {carried}, 'succeeded' from ended where history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
-){and_buckets}
+)
 select id from ended""",
     carried=CARRIED,
 )
 SUCCEED: LiteralString = fill(_SUCCEED, metered="j.lane is null", and_buckets="")
 
-# Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does.
+# Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does. All jobs of a
+# lane have the same buckets, but those in order: one header of each lane is read.
 SUCCEED_METERED: LiteralString = fill(
     _SUCCEED,
     metered="j.lane is not null",
     and_buckets=fill(
         """, left_running as materialized (
-    select headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds, false as failed,
-           null::text[] as closes
-    from ended
+    select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds, false as failed,
+           null::text[] as closes, l.jobs
+    from (select (array_agg(headers))[1] as headers, count(*) as jobs from ended
+          group by lane, case when lane < 0 then id end) as l
 ), {free_buckets}""",
         free_buckets=FREE_BUCKETS,
     ),

@@ -33,100 +33,124 @@ STEP: LiteralString = fill(
     burst=BURST,
 )
 
-# What the rules say of a bucket: `u` is its row in limit_use, `r` its rule, if there is one, and `k` the exception for
-# its key. `step`: seconds between two starts; null without a rate. `room`: how many jobs may start now. `opens_at`:
-# when there will be room; infinity where that depends on others, null where there is room.
-# `pace`: a rate that each worker keeps for itself. `moment`: the time by which rates are judged.
-# A breaker that has opened before lets one job run at a time, until that one has ended well.
-BUCKET_COLUMNS: LiteralString = fill(
+# The state of a bucket: `running`, what closes it, and its rate. How many of its jobs run is what they have taken less
+# what they have given back, two numbers that only grow. Both are read in the snapshot of the statement, from the right
+# ends of the primary keys; `{name}` is the bucket's name.
+BUCKET: LiteralString = """(
+            select t.*, greatest(least(t.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
+            from (select t.* from {s}.limit_use t where t.name = {name} order by t.version desc limit 1) as t
+            cross join lateral (
+                select f.* from {s}.limit_freed f where f.name = t.name order by f.version desc limit 1) as f)"""
+
+# The rule of bucket `u`, and the exception for its key. By primary keys. `burst` and `step` are those of its rate, and
+# null without one; a subquery of its own makes them once, or each use of them would be worked out anew.
+RULES: LiteralString = fill(
+    """left join lateral (
+            select r.*, case when r.rate_count is not null then {burst} end as burst,
+                   case when r.rate_count is not null then {step} end as step
+            from {s}.limit_rule r where r.name = u.rule limit 1) as r on true
+        left join lateral (
+            select * from {s}.limit_key k
+            where k.rule = u.rule and k.key = substr(u.name, char_length(u.rule) + 2) limit 1
+        ) as k on true""",
+    burst=BURST,
+    step=STEP,
+)
+
+# What a claim asks of a bucket: `u` is the bucket, `r` its rule, if there is one, and `k` the exception for its key.
+# `step`: seconds between two starts; null without a rate. `room`: how many jobs may start now. `moment`: the time by
+# which rates are judged. A breaker that has opened before lets one job run at a time, until that one has ended well.
+ROOM: LiteralString = fill(
     """
-        case when r.rate_count is not null and r.scope = 'fleet' then {step} end as step,
+        case when r.scope = 'fleet' then r.step end as step,
         greatest(least(2147483647,
             coalesce(k.max_running, r.max_running) - u.running,
             case when {rule_paused} or {key_paused} or u.closed_until > now() then 0 end,
             case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
             case when r.rate_count is not null and r.scope = 'fleet' then
-                floor({burst}::float8
-                      - extract(epoch from greatest(u.tat, {moment}) - {moment})::float8 / {step})::int end
-        ), 0) as room,
+                floor(r.burst::float8 - extract(epoch from greatest(u.tat, {moment}) - {moment})::float8 / r.step)::int
+                end
+        ), 0) as room""",
+    rule_paused=fill(PAUSED, p="r"),
+    key_paused=fill(PAUSED, p="k"),
+)
+# What a look asks more. `opens_at`: when there will be room; infinity where that depends on others, null where there is
+# room. `pace`: a rate that each worker keeps for itself.
+OPENING: LiteralString = fill(
+    """
         greatest(
             case when {rule_paused} then coalesce(r.paused_until, 'infinity') end,
             case when {key_paused} then coalesce(k.paused_until, 'infinity') end,
             case when u.closed_until > now() then u.closed_until end,
             case when r.rate_count is not null and r.scope = 'fleet'
-                      and u.tat > now() + make_interval(secs => ({burst} - 1)::float8 * {step})
-                 then u.tat - make_interval(secs => ({burst} - 1)::float8 * {step}) end,
+                      and u.tat > now() + make_interval(secs => (r.burst - 1)::float8 * r.step)
+                 then u.tat - make_interval(secs => (r.burst - 1)::float8 * r.step) end,
             case when coalesce(k.max_running, r.max_running) <= u.running
                       or r.breaker_failures is not null and u.opened > 0 and u.running > 0
                  then 'infinity'::timestamptz end
         ) as opens_at,
         case when r.rate_count is not null and r.scope = 'worker'
-             then jsonb_build_array(u.name, {burst}, {step}) end as pace""",
-    step=STEP,
-    burst=BURST,
+             then jsonb_build_array(u.name, r.burst, r.step) end as pace""",
     rule_paused=fill(PAUSED, p="r"),
     key_paused=fill(PAUSED, p="k"),
 )
 
-# The rule of bucket `u`, and the exception for its key. By primary keys.
-RULES: LiteralString = """left join lateral (select * from {s}.limit_rule r where r.name = u.rule limit 1) as r on true
-        left join lateral (
-            select * from {s}.limit_key k
-            where k.rule = u.rule and k.key = substr(u.name, char_length(u.rule) + 2) limit 1
-        ) as k on true"""
-
 # Give the buckets back that jobs took while they ran, in the statement that moves the jobs out of running: so a slot of
 # a limit is free if and only if its job does not run any more, whatever dies when. Reads `left_running`: of each job
-# that moved its `buckets`, `seconds`, for which the buckets named in `closes` admit nothing more, and `failed`: true
-# for a failure, false for a success, null for neither.
-# The jobs' rows are locked first and then the buckets, in the order of their names. A claim has its buckets first, but
-# waits for no job's row; so there is no circle. `seen` finds the newest version that this statement can see, and `held`
-# waits for whoever changes the row, and locks the version that is the newest by then. `version >=` with the name as an
-# array makes the update begin at that version: by the name alone the planner walks over all the dead ones.
+# that moved, or of `jobs` that are alike, the `buckets`, `seconds`, for which the buckets named in `closes` admit
+# nothing more, and `failed`: true for a failure, false for a success, null for neither.
+# Claims change another row, so that no claim waits for an end and no end for a claim. Ends wait for each other: the
+# jobs' rows are locked first and then the buckets, in the order of their names. Who locks both rows of a bucket locks
+# this one first. `freed_seen` finds the newest version that this statement can see, and `freed_held` waits for whoever
+# changes the row, and locks the version that is the newest by then. `version >=` with the name as an array makes the
+# update begin at that version: by the name alone the planner walks over all the dead ones.
 # A breaker counts failures in a window from the first one on. Once there are too many the bucket is closed, twice as
 # long each time that its probe fails too, at most 32 times. Ends while it is closed say nothing more.
+# The part stands before the insertions of its statement: of several changes that nobody reads from, Postgres carries
+# out the last one first, and the row of a bucket is to be locked for as short a time as can be.
 FREE_BUCKETS: LiteralString = """alike as (
-    select buckets, failed, closes, seconds, count(*) as jobs
+    select buckets, failed, closes, seconds, sum(jobs) as jobs
     from left_running group by buckets, failed, closes, seconds
 ), given_back as (
-    select b.name, sum(a.jobs)::int as jobs, sum(case when a.failed then a.jobs else 0::bigint end)::int as failures,
+    select b.name, sum(a.jobs)::bigint as jobs,
+           sum(case when a.failed then a.jobs else 0::numeric end)::int as failures,
            bool_or(not a.failed) as succeeded, max(case when b.name = any(a.closes) then a.seconds end) as seconds
     from alike a cross join lateral jsonb_array_elements_text(a.buckets) as b(name) group by b.name
 ), freed_seen as materialized (
-    select g.*, u.version from given_back g
+    select g.*, f.version from given_back g
     cross join lateral (
-        select u.version from {s}.limit_use u where u.name = g.name order by u.version desc limit 1) as u
+        select f.version from {s}.limit_freed f where f.name = g.name order by f.version desc limit 1) as f
     order by g.name collate "C"
 ), freed_held as materialized (
-    select f.*, u.closed_until is null or u.closed_until <= now() as counts,
-           case when u.failing_since > now() - make_interval(secs => r.breaker_seconds) then u.failures else 0 end
-               as failures_before, u.opened > 0 as probed, r.breaker_failures, r.breaker_cooldown
-    from freed_seen f
+    select s.*, f.closed_until is null or f.closed_until <= now() as counts,
+           case when f.failing_since > now() - make_interval(secs => r.breaker_seconds) then f.failures else 0 end
+               as failures_before, f.opened > 0 as probed, r.breaker_failures, r.breaker_cooldown
+    from freed_seen s
     cross join lateral (
-        select * from {s}.limit_use u where u.name = any(array[f.name]) and u.version >= f.version for update) as u
-    left join lateral (select * from {s}.limit_rule r where r.name = u.rule limit 1) as r on true
+        select * from {s}.limit_freed f where f.name = any(array[s.name]) and f.version >= s.version for update) as f
+    left join lateral (select * from {s}.limit_rule r where r.name = f.rule limit 1) as r on true
 ), judged as (
     select h.*, h.counts and h.failures > 0
         and (h.probed or h.failures_before + h.failures >= h.breaker_failures) is true as opens
     from freed_held h
 ), freed as (
-    update {s}.limit_use u
-    set running = greatest(u.running - h.jobs, 0), version = u.version + 1,
+    update {s}.limit_freed f
+    set freed = f.freed + h.jobs, version = f.version + 1,
         closed_until = greatest(
-            case when not (h.counts and h.succeeded and not h.opens) is true then u.closed_until end,
+            case when not (h.counts and h.succeeded and not h.opens) is true then f.closed_until end,
             now() + make_interval(secs => h.seconds),
             case when h.opens then now() + make_interval(
-                secs => h.breaker_cooldown * 2::float8 ^ least(u.opened, 5)::float8) end),
-        opened = case when h.opens then least(u.opened + 1, 1000)
-                      when h.counts and h.succeeded then 0 else u.opened end,
+                secs => h.breaker_cooldown * 2::float8 ^ least(f.opened, 5)::float8) end),
+        opened = case when h.opens then least(f.opened + 1, 1000)
+                      when h.counts and h.succeeded then 0 else f.opened end,
         failures = case when h.opens or not h.counts or h.breaker_failures is null then 0
                         when h.succeeded and h.failures = 0 then 0
                         else h.failures_before + h.failures end,
         failing_since = case when h.opens or not h.counts or h.breaker_failures is null or h.succeeded
                                   and h.failures = 0 then null
-                             when h.failures_before > 0 then u.failing_since
+                             when h.failures_before > 0 then f.failing_since
                              when h.failures > 0 then now() end
-    from judged h where u.name = any(array[h.name]) and u.version >= h.version
+    from judged h where f.name = any(array[h.name]) and f.version >= h.version
 )"""
 
 # The rules and keys of the buckets that `headers` names. An order is among them, also one whose jobs let others pass

@@ -14,18 +14,24 @@ with made as (
     insert into {s}.limit_bucket (name)
     select name from unnest((select %(names)s::text[])) as g(name) order by name collate "C"
     on conflict do nothing returning name
+), freed as (
+    insert into {s}.limit_freed (name, version, rule) select name, 0, split_part(name, '/', 1) from made
 )
 insert into {s}.limit_use (name, version, rule) select name, 0, split_part(name, '/', 1) from made"""
 
-# Drop the buckets that nobody has needed for an hour. SKIP LOCKED: a claim that holds one keeps it. A claim that waits
-# for such a row finds none, takes nothing, and the next look makes the bucket again. `version` grows from 0 again: a
-# statement that has seen an older one finds nothing either, since its version is higher.
+# Drop the buckets that nobody has needed for an hour. SKIP LOCKED: a claim that holds one keeps it, and one that has
+# just taken a place is seen. A claim that waits for such a row finds none, takes nothing, and the next look makes the
+# bucket again. `version` grows from 0 again: a statement that has seen an older one does not see the new one at all.
 DROP_IDLE_BUCKETS: LiteralString = """
 with idle as materialized (
-    select u.name, u.version from {s}.limit_use u
-    where u.running = 0 and u.opened = 0 and u.tat < now() - interval '1 hour'
-    and (u.closed_until is null or u.closed_until < now() - interval '1 hour')
+    select u.name, u.version, f.version as freed_version
+    from {s}.limit_use u join {s}.limit_freed f on f.name = u.name
+    where u.taken <= f.freed and f.opened = 0 and u.tat < now() - interval '1 hour'
+    and (f.closed_until is null or f.closed_until < now() - interval '1 hour')
     limit %(at_most)s::int for update skip locked
+), freed as (
+    delete from {s}.limit_freed f using idle
+    where f.name = any(array[idle.name]) and f.version >= idle.freed_version
 ), gone as (
     delete from {s}.limit_use u using idle
     where u.name = any(array[idle.name]) and u.version >= idle.version returning u.name
@@ -45,30 +51,49 @@ with actual as (
     cross join lateral jsonb_array_elements_text(j.headers -> '$flow'::text -> 'buckets'::text) as b(name)
     group by b.name
 )
-select u.name from {s}.limit_use u left join actual a on a.name = u.name
-where u.running <> coalesce(a.running, 0) order by u.name collate "C" limit %(at_most)s::int"""
+select u.name from {s}.limit_use u join {s}.limit_freed f on f.name = u.name left join actual a on a.name = u.name
+where u.taken - f.freed <> coalesce(a.running, 0) order by u.name collate "C" limit %(at_most)s::int"""
 
-# Lock the counter of a bucket, in a transaction whose next statement counts. Two statements on purpose: one that locks
-# and counts would count in a snapshot from before it got the lock.
+# Lock both counters of a bucket, in a transaction whose next statement counts: first that of what was given back, as
+# all do who lock both. Two statements on purpose: one that locks and counts would count in a snapshot from before it
+# got the locks.
 LOCK_BUCKET: LiteralString = """
-select u.version from (select version from {s}.limit_use where name = %(name)s::text order by version desc limit 1) as s
+with freed as materialized (
+    select f.name
+    from (select version from {s}.limit_freed where name = %(name)s::text order by version desc limit 1) as s
+    cross join lateral (
+        select f.name from {s}.limit_freed f
+        where f.name = any(array[%(name)s::text]) and f.version >= s.version for update) as f
+)
+select u.version from freed f
+cross join lateral (select version from {s}.limit_use where name = f.name order by version desc limit 1) as s
 cross join lateral (
     select u.version from {s}.limit_use u
-    where u.name = any(array[%(name)s::text]) and u.version >= s.version for update) as u"""
+    where u.name = any(array[f.name]) and u.version >= s.version for update) as u"""
 
-# Count what runs in a bucket that is locked, and write it down where the counter says something else.
+# Count what runs in a bucket that is locked, and write it down where the counters say something else. Both only grow:
+# too few running is a place more taken, too many one more given back. If one of them went back, a claim that has read
+# the older row would find room that there is not.
 RECONCILE: LiteralString = """
 with actual as materialized (
-    select count(*)::int as running from {s}.job_live j
+    select count(*) as running from {s}.job_live j
     where j.worker_id is not null and j.lane is not null
     and j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(name)s::text)
 ), old as materialized (
-    select u.version, u.running from {s}.limit_use u where u.name = %(name)s::text order by u.version desc limit 1
+    select u.version, u.taken - f.freed as running, f.version as freed_version
+    from (select u.* from {s}.limit_use u where u.name = %(name)s::text order by u.version desc limit 1) as u
+    cross join lateral (
+        select f.* from {s}.limit_freed f where f.name = u.name order by f.version desc limit 1) as f
+), taken as (
+    update {s}.limit_use u set taken = u.taken + a.running - o.running, version = u.version + 1
+    from actual a, old o
+    where u.name = any(array[%(name)s::text]) and u.version >= o.version and a.running > o.running
+), freed as (
+    update {s}.limit_freed f set freed = f.freed + o.running - a.running, version = f.version + 1
+    from actual a, old o
+    where f.name = any(array[%(name)s::text]) and f.version >= o.freed_version and a.running < o.running
 )
-update {s}.limit_use u set running = a.running, version = u.version + 1
-from actual a, old o
-where u.name = any(array[%(name)s::text]) and u.version >= o.version and u.running <> a.running
-returning o.running, u.running"""
+select o.running, a.running from actual a, old o where a.running <> o.running"""
 
 
 class Drift(NamedTuple):

@@ -9,11 +9,11 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed
 from pgqueue.queries.jobs.claim import CLAIMED, MOVED, claimed_jobs
 from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
-from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import ROOM, RULES, TURN_AT, WAITS
 
 # Lock the counters of the buckets in `part`, in the order of their names, and tell what each has room for. `instant` is
-# the time by which rates are judged, read when all locks are held. A key that a dead letter stops gives nothing where
-# its bucket has changed since the snapshot of this statement, which does not show whether a pause was the change.
+# the time by which rates are judged, read when all locks are held. What jobs have given back is read as the snapshot of
+# this statement has it, without a lock: of a bucket that has changed since, it takes more jobs for running than do.
 _BUCKETS: LiteralString = fill(
     """seen as materialized (
     select b.name, b.shared, u.version from (select name, count(*) > 1 as shared from part group by name) as b
@@ -25,18 +25,19 @@ _BUCKETS: LiteralString = fill(
 ), instant as materialized (
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
-    select u.name, u.seen, (u.version = u.seen
-        or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,
-        u.version <> u.seen and r.on_dead = 'stop' as may_be_stopped,{bucket_columns}
-    from instant cross join held u
+    select u.name, u.seen,{room}
+    from instant cross join (
+        select h.*, greatest(least(h.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
+        from held h cross join lateral (
+            select f.* from {s}.limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u
         {rules}
 ), free as materialized (
-    select b.name, b.seen, b.step, b.unchanged, case when b.may_be_stopped then 0 when b.step is null
+    select b.name, b.seen, b.step, case when b.step is null
         then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
         end as room
     from bucket b
 )""",
-    bucket_columns=fill(BUCKET_COLUMNS, moment="instant.at"),
+    room=fill(ROOM, moment="instant.at"),
     rules=RULES,
 )
 _WAITING: LiteralString = """select s.version as seen, u.* from seen s
@@ -97,10 +98,12 @@ _MAY_CLAIM: LiteralString = fill(
 # Claim up to `room` metered jobs of one queue from lanes that the worker knows, in its order, of each at most so many.
 # All jobs of a lane have the same buckets, so that a lane as a whole can run or cannot: jobs behind a full bucket are
 # never walked over.
-# Exact at every instant: `held` locks the one row of each bucket and returns its newest version, so that what others
-# have claimed a moment ago counts, and `used` changes that row in this same statement. The naive form counts running
-# jobs, or reads the row, in the snapshot of the statement: while it waited for the lock others have claimed, which that
-# snapshot does not show (169 of 719 claims exceeded a limit). SKIP LOCKED on jobs slides on to the next.
+# Exact at every instant: `held` locks the row of each bucket that says how many places were taken, and returns its
+# newest version, so that what others have claimed a moment ago counts, and `used` changes that row in this same
+# statement. The naive form counts running jobs, or reads the row, in the snapshot of the statement: while it waited for
+# the lock others have claimed, which that snapshot does not show (169 of 719 claims exceeded a limit). What was given
+# back is another row, and only grows: the snapshot may show less of it than there is, so that a claim takes too few,
+# never too many; and no claim waits for an end. SKIP LOCKED on jobs slides on to the next.
 # Buckets are locked in the order of their names, and job rows only if nobody else has them: so claims wait for each
 # other in one order, and never for a job.
 # `picked` takes the higher priorities first, and of each the first job of each lane, then the second of each, as far as
@@ -108,10 +111,9 @@ _MAY_CLAIM: LiteralString = fill(
 # `slots` is how many jobs would begin at once. What is claimed ahead of slots takes at most half of the room that a
 # bucket has left, and none of a rate: the room of a limit is for what runs.
 # A lane in order gives its first job only, if that is due. It is found without a lock and then locked: SKIP LOCKED on
-# the lane would slide past a locked head. Its place is not believed, because a retry puts a job back before it. And it
-# gives nothing where its bucket has changed since the snapshot of this statement: the job that ran then may have been
-# put back meanwhile, and the snapshot would show the next one as the first. Only buckets of one job are asked: a limit
-# that many jobs share changes all the time, and the lane would wait for a moment in which it does not.
+# the lane would slide past a locked head. Its place is not believed, because a retry puts a job back before it. A job
+# that has run since the snapshot of this statement, and was put back or has stopped its key, is no danger: the snapshot
+# shows the next one as the first, but does not show the place of the order given back.
 # Each lane is read in the order of job_live_turn. The version of a bucket is looked up from the right end of its
 # primary key, and the update begins at that version (parts.py says why).
 CLAIM_TURNS: LiteralString = fill(
@@ -126,10 +128,10 @@ with line as materialized (
 ), part as materialized (
     select l.ord, b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name)
 ), {buckets}, room as (
-    select p.ord, min(case when f.name is null then 0 else f.room end) as room, bool_and(f.unchanged) as unchanged
+    select p.ord, min(case when f.name is null then 0 else f.room end) as room
     from part p left join free f on f.name = p.name group by p.ord
 ), open as materialized (
-    select l.*, case when l.lane >= 0 or r.unchanged then least(r.room, l.most) else 0 end as room
+    select l.*, least(r.room, l.most) as room
     from line l left join room r on r.ord = l.ord
 ), {candidates}, numbered as (
     select c.ord, c.priority, c.id, row_number() over (partition by c.ord order by c.at, c.id) as n from candidate c
@@ -146,7 +148,7 @@ with line as materialized (
     from picked k join part p on p.ord = k.ord join free f on f.name = p.name group by f.name, f.seen, f.step
 ), used as (
     update {s}.limit_use u
-    set running = u.running + t.jobs, version = u.version + 1,
+    set taken = u.taken + t.jobs, version = u.version + 1,
         tat = greatest(u.tat, (select at from instant))
             + make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
     from taken t where u.name = any(array[t.name]) and u.version >= t.seen
@@ -171,15 +173,14 @@ with line as materialized (
 ), part as materialized (
     select b.name from line l cross join lateral jsonb_array_elements_text(l.buckets) as b(name)
 ), {buckets}, open as materialized (
-    select l.*, case when b.whole and (l.lane >= 0 or b.unchanged) then least(b.room, l.most) else 0 end as room
+    select l.*, case when b.whole then least(b.room, l.most) else 0 end as room
     from line l cross join (
-        select count(*) = (select count(*) from part) as whole, min(f.room) as room, bool_and(f.unchanged) as unchanged
-        from free f) as b
+        select count(*) = (select count(*) from part) as whole, min(f.room) as room from free f) as b
 ), {candidates}, picked as materialized (
     select c.id, 'blocked' as state from candidate c order by c.at, c.id limit (select %(room)s::int)
 ), used as (
     update {s}.limit_use u
-    set running = u.running + t.jobs, version = u.version + 1,
+    set taken = u.taken + t.jobs, version = u.version + 1,
         tat = greatest(u.tat, (select at from instant))
             + make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
     from (select f.name, f.seen, f.step, k.jobs from free f cross join (select count(*)::int as jobs from picked) as k

@@ -9,18 +9,26 @@ from pgqueue.queries.jobs.turns import RULES, TURN_AT, WAITS
 
 # Cancel jobs of a lane that wait for a bucket that is full: all, or with `keep_newest` all but the last one. Jobs that
 # are not due yet, or that have run before, wait on, and in a lane in order those that have other buckets. The bucket is
-# locked, and the newest version of its row is looked at: where it has room by now nothing is cancelled. Job rows that
+# locked, first the row of what was given back, and the newest versions count: where it has room by now nothing is
+# cancelled. Job rows that
 # others have locked are left for the next time, so that nobody waits for them behind the bucket. By job_live_turn, and
 # the right end of the primary key of the counter; `is true` keeps the planner from deleting by that index, of which it
 # would read all, and what is not of the index is compared after the limit, or within a `case`, for with more conditions
 # the planner sorts the lane.
 CANCEL_BEHIND: LiteralString = fill(
     """
-with held as materialized (
-    select u.* from (select version from {s}.limit_use where name = %(bucket)s::text order by version desc limit 1) as s
+with freed as materialized (
+    select f.name, f.freed
+    from (select version from {s}.limit_freed where name = %(bucket)s::text order by version desc limit 1) as s
     cross join lateral (
-        select * from {s}.limit_use u
-        where u.name = any(array[%(bucket)s::text]) and u.version >= s.version for update) as u
+        select * from {s}.limit_freed f
+        where f.name = any(array[%(bucket)s::text]) and f.version >= s.version for update) as f
+), held as materialized (
+    select u.name, u.rule, u.taken - f.freed as running from freed f
+    cross join lateral (
+        select version from {s}.limit_use where name = f.name order by version desc limit 1) as s
+    cross join lateral (
+        select * from {s}.limit_use u where u.name = any(array[f.name]) and u.version >= s.version for update) as u
 ), full_bucket as materialized (
     select u.name from held u
         {rules}

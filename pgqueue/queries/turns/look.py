@@ -6,7 +6,7 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.queries.jobs.parts import PAUSED, PAUSED_TASKS
-from pgqueue.queries.jobs.turns import BUCKET_COLUMNS, RULES, TURN_AT, WAITS
+from pgqueue.queries.jobs.turns import BUCKET, OPENING, ROOM, RULES, TURN_AT, WAITS
 
 # The first jobs of a lane. `is_first`: the very first one; else a hundred, which nothing asks while no task is paused.
 _FIRST: LiteralString = """select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
@@ -76,9 +76,9 @@ cross join lateral (
             else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then concat_ws(' ', r.on_full, u.name) end as policy
-        from (select * from {s}.limit_use u where u.name = part.name order by u.version desc limit 1) as u
+        from {bucket} as u
         {rules}
-        cross join lateral (select{bucket_columns}) as c
+        cross join lateral (select{room},{opening}) as c
     ) as b on true
 ) as free
 left join lateral (
@@ -88,7 +88,9 @@ left join lateral (
 ) as share on true""",
     waits=WAITS,
     rules=RULES,
-    bucket_columns=fill(BUCKET_COLUMNS, moment="now()"),
+    bucket=fill(BUCKET, name="part.name"),
+    room=fill(ROOM, moment="now()"),
+    opening=OPENING,
     paused=PAUSED,
     first_of_all=fill(_FIRST, is_first="true", most="1", **_PARTS),
     first_hundred=fill(_FIRST, is_first="false", most="100", **_PARTS),

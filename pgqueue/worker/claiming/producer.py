@@ -26,6 +26,7 @@ FULL_SECONDS = 1.0  # for which the slots must have been full before we ask for 
 LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by another transaction
 AHEAD_SECONDS = 0.1  # jobs that will begin within this time are claimed ahead of slots
 PACE_SECONDS = 0.02  # over which the pace of jobs is measured for that
+PACE_KEPT = 0.9  # of the pace before, where the new one is lower: slots that were empty for a moment say little
 STRAYS_SHARE = 100  # the search for strays is due again after so many times its own duration: it holds up the claims
 ADOPT_POLLS = 5  # poll intervals between two searches for parked jobs, which exist only while releases differ
 
@@ -70,6 +71,7 @@ class Producer(Duty):
         self._polls_fast = False  # jobs come often
         self._rate_from = (monotonic(), 0)  # when we began to count claims that brought jobs; how many there were
         self._pace_from = (monotonic(), 0)  # when the pace was last measured; how many jobs had ended by then
+        self._pace = 0.0  # jobs that end in a second
         # All times below are by the monotonic clock.
         self._due_at = 0.0  # when the next job that we know of is due
         self._asked_at = 0.0  # when we last asked for that
@@ -343,8 +345,9 @@ class Producer(Duty):
         now, ended = monotonic(), self._slots.ended
         elapsed = now - self._pace_from[0]
         if elapsed >= PACE_SECONDS:
-            pace = (ended - self._pace_from[1]) / elapsed
-            self._slots.claim_ahead(min(int(pace * AHEAD_SECONDS), MAX_CLAIM))
+            kept = PACE_KEPT ** (elapsed / PACE_SECONDS)
+            self._pace = max((ended - self._pace_from[1]) / elapsed, self._pace * kept)
+            self._slots.claim_ahead(min(int(self._pace * AHEAD_SECONDS), MAX_CLAIM))
             self._pace_from = (now, ended)
 
     async def _rest_when_full(self) -> float:

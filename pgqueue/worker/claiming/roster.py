@@ -50,7 +50,8 @@ class KnownLane:
     """A lane that a look has found. It can be claimed from while `ready`, or from `wakes_at` on.
 
     `timed`: it waits for that time, whichever jobs end before. `place`: the last job that was claimed from it, a hint
-    that the next look corrects.
+    that the next look corrects. `ends`: how many jobs that share a bucket with it have ended here; `ends_before`: how
+    many of them before the claim that is under way, which may show no later one.
     """
 
     queue: str
@@ -64,6 +65,8 @@ class KnownLane:
     wakes_at: float = math.inf
     timed: bool = False
     served: int = 0
+    ends: int = 0
+    ends_before: int = 0
     place: tuple[datetime, int] | None = None
     paces: list[str] = field(default_factory=list)
 
@@ -135,7 +138,7 @@ class Roster:
         if self._choices % AGEING == 0 and len(priorities) > 1:
             lanes = [lane for lane in lanes if all(self._paces[name].tokens(now) > 0 for name in lane.paces)]
             oldest = nsmallest(room, lanes, key=lambda lane: lane.served)
-            return [Line(lane.number, lane.priority, lane.buckets, 1, *_start(lane)) for lane in oldest]
+            return [_line(lane, 1) for lane in oldest]
         for priority in nlargest(MOST_PRIORITIES, priorities):
             lines += self._share(room, [lane for lane in lanes if lane.priority == priority], now)
         return lines
@@ -145,6 +148,9 @@ class Roster:
         counting those that it has got here."""
         most = min(room + SPARE_LANES, max(room // JOBS_A_LANE, MANY_LANES))
         chosen = nsmallest(most, lanes, key=self._standing)
+        if len(chosen) == 1 and not chosen[0].paces:
+            yield _line(chosen[0], room)
+            return
         left = {name: self._paces[name].tokens(now) for lane in chosen for name in lane.paces}
         running, got = [self._running[lane.group] for lane in chosen], [0] * len(chosen)
         turns = [(*self._standing(lane), number) for number, lane in enumerate(chosen)]  # sorted: a heap
@@ -163,7 +169,7 @@ class Roster:
             heapreplace(turns, ((running[number] + got[number]) / lane.weight, served, number))
         for lane, most in zip(chosen, got, strict=True):
             if most:
-                yield Line(lane.number, lane.priority, lane.buckets, most, *_start(lane))
+                yield _line(lane, most)
             elif lane.paces and any(left[name] <= 0 for name in lane.paces):
                 self._wait_for_pace(lane, now)
 
@@ -177,31 +183,38 @@ class Roster:
     def claimed(self, queue: str, lines: Sequence[Line], jobs: Sequence[ClaimedJob], room: int) -> bool:
         """Note what a claim has brought. Returns whether a lane gave less than was asked, so that a look should say
         why."""
-        now, brought, short = self._now(), Counter((job.lane, job.priority) for job in jobs), False
+        now, short = self._now(), False
+        brought: dict[tuple[int | None, int], list[ClaimedJob]] = {}
+        for job in jobs:
+            brought.setdefault((job.lane, job.priority), []).append(job)
         for line in lines:
             lane = self._lanes.get((queue, line.lane, line.priority))
             if lane is None:
                 continue
-            count = brought[line.lane, line.priority]
+            of_lane = brought.get((line.lane, line.priority), ())
+            count = len(of_lane)
             if count:
-                self._turn += 1
-                lane.served = self._turn
+                self._note(lane, of_lane)
                 for name in lane.paces:
                     self._paces[name].spend(now, count)
-            if count < line.most and len(jobs) < room:
+            if count < line.most and len(jobs) < room and lane.ends == lane.ends_before:
                 lane.ready, lane.timed, short = False, False, True
                 lane.wakes_at = now + LOCKED_SECONDS
-        for job in jobs:
-            lane = self._lanes.get((queue, job.lane or 0, job.priority))
-            if lane is None:
-                continue
-            if job.id in self._held:  # it has come back before the end of its last attempt here was noted
-                self.left(job)
-            self._held[job.id] = lane.group
-            self._running[lane.group] += 1
-            if lane.flow.order is None:
-                lane.place = max(lane.place or (job.run_at, job.id), (job.run_at, job.id))
         return short
+
+    def _note(self, lane: KnownLane, jobs: Sequence[ClaimedJob]) -> None:
+        """Note that these jobs of a lane run here from now on."""
+        self._turn += 1
+        lane.served = self._turn
+        group, held = lane.group, self._held
+        for job in jobs:
+            if job.id in held:  # it has come back before the end of its last attempt here was noted
+                self.left(job)
+            held[job.id] = group
+        self._running[group] += len(jobs)
+        if lane.flow.order is None:
+            last = max([(job.run_at, job.id) for job in jobs])
+            lane.place = last if lane.place is None else max(lane.place, last)
 
     def left(self, job: ClaimedJob) -> None:
         """Note that a job has left its slot, or was dropped. A second call changes nothing."""
@@ -229,6 +242,7 @@ class Roster:
                 self._ended.add(name)
             for key in self._by_bucket.get(name, ()):
                 lane = self._lanes[key]
+                lane.ends += 1
                 if not lane.ready and not lane.timed:
                     lane.ready = opened = True
         return opened
@@ -317,6 +331,12 @@ class Roster:
                 if not sharing:
                     del self._by_bucket[name]
                     self._paces.pop(name, None)
+
+
+def _line(lane: KnownLane, most: int) -> Line:
+    """Ask at most so many jobs of a lane."""
+    lane.ends_before = lane.ends
+    return Line(lane.number, lane.priority, lane.buckets, most, *_start(lane))
 
 
 def _start(lane: KnownLane) -> tuple[datetime | None, int]:

@@ -15,18 +15,6 @@ with given as materialized (
     returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
-), finished as (
-    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, state, reason, result)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, target, reason, result::jsonb
-    from ended where target = 'cancelled' or target = 'succeeded' and history
-), dead_lettered as (
-    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, reason, error, fingerprint)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb, fingerprint
-    from ended where target = 'failed'
 ), kept as (
     update "pgqueue".job_live j
     set state = 'blocked', waits_for = 'turn',
@@ -41,65 +29,58 @@ with given as materialized (
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, 'blocked' as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error, j.headers, g.delay, g.refund
-), moved as (
-    select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
-    where history or target <> 'succeeded'
-    union all
-    select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
-), logged as (
-    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 ), left_running as materialized (
     select m.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets,
         case when m.refund = 1 then m.delay end as seconds,
         case when m.target = 'succeeded' then false when m.target <> 'cancelled' and m.refund = 0 then true end
             as failed,
         (select pg_catalog.array_agg(c.bucket) from unnest((select %(closing)s::bigint[]), (select %(closed)s::text[]))
-         as c(id, bucket) where c.id = m.id) as closes
+         as c(id, bucket) where c.id = m.id) as closes, 1::bigint as jobs
     from (select id, headers, target, delay, refund from ended
           union all select id, headers, target, delay, refund from kept) as m
 ), alike as (
-    select buckets, failed, closes, seconds, count(*) as jobs
+    select buckets, failed, closes, seconds, pg_catalog.sum(jobs) as jobs
     from left_running group by buckets, failed, closes, seconds
 ), given_back as (
-    select b.name, pg_catalog.sum(a.jobs)::int as jobs, pg_catalog.sum(case when a.failed then a.jobs else 0::bigint end)::int as failures,
+    select b.name, pg_catalog.sum(a.jobs)::bigint as jobs,
+           pg_catalog.sum(case when a.failed then a.jobs else 0::numeric end)::int as failures,
            pg_catalog.bool_or(not a.failed) as succeeded, pg_catalog.max(case when b.name = any(a.closes) then a.seconds end) as seconds
     from alike a cross join lateral pg_catalog.jsonb_array_elements_text(a.buckets) as b(name) group by b.name
 ), freed_seen as materialized (
-    select g.*, u.version from given_back g
+    select g.*, f.version from given_back g
     cross join lateral (
-        select u.version from "pgqueue".limit_use u where u.name = g.name order by u.version desc limit 1) as u
+        select f.version from "pgqueue".limit_freed f where f.name = g.name order by f.version desc limit 1) as f
     order by g.name collate "C"
 ), freed_held as materialized (
-    select f.*, u.closed_until is null or u.closed_until <= now() as counts,
-           case when u.failing_since > now() - pg_catalog.make_interval(secs => r.breaker_seconds) then u.failures else 0 end
-               as failures_before, u.opened > 0 as probed, r.breaker_failures, r.breaker_cooldown
-    from freed_seen f
+    select s.*, f.closed_until is null or f.closed_until <= now() as counts,
+           case when f.failing_since > now() - pg_catalog.make_interval(secs => r.breaker_seconds) then f.failures else 0 end
+               as failures_before, f.opened > 0 as probed, r.breaker_failures, r.breaker_cooldown
+    from freed_seen s
     cross join lateral (
-        select * from "pgqueue".limit_use u where u.name = any(array[f.name]) and u.version >= f.version for update) as u
-    left join lateral (select * from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
+        select * from "pgqueue".limit_freed f where f.name = any(array[s.name]) and f.version >= s.version for update) as f
+    left join lateral (select * from "pgqueue".limit_rule r where r.name = f.rule limit 1) as r on true
 ), judged as (
     select h.*, h.counts and h.failures > 0
         and (h.probed or h.failures_before + h.failures >= h.breaker_failures) is true as opens
     from freed_held h
 ), freed as (
-    update "pgqueue".limit_use u
-    set running = greatest(u.running - h.jobs, 0), version = u.version + 1,
+    update "pgqueue".limit_freed f
+    set freed = f.freed + h.jobs, version = f.version + 1,
         closed_until = greatest(
-            case when not (h.counts and h.succeeded and not h.opens) is true then u.closed_until end,
+            case when not (h.counts and h.succeeded and not h.opens) is true then f.closed_until end,
             now() + pg_catalog.make_interval(secs => h.seconds),
             case when h.opens then now() + pg_catalog.make_interval(
-                secs => h.breaker_cooldown * 2::float8 ^ least(u.opened, 5)::float8) end),
-        opened = case when h.opens then least(u.opened + 1, 1000)
-                      when h.counts and h.succeeded then 0 else u.opened end,
+                secs => h.breaker_cooldown * 2::float8 ^ least(f.opened, 5)::float8) end),
+        opened = case when h.opens then least(f.opened + 1, 1000)
+                      when h.counts and h.succeeded then 0 else f.opened end,
         failures = case when h.opens or not h.counts or h.breaker_failures is null then 0
                         when h.succeeded and h.failures = 0 then 0
                         else h.failures_before + h.failures end,
         failing_since = case when h.opens or not h.counts or h.breaker_failures is null or h.succeeded
                                   and h.failures = 0 then null
-                             when h.failures_before > 0 then u.failing_since
+                             when h.failures_before > 0 then f.failing_since
                              when h.failures > 0 then now() end
-    from judged h where u.name = any(array[h.name]) and u.version >= h.version
+    from judged h where f.name = any(array[h.name]) and f.version >= h.version
 ), stopped as (
     insert into "pgqueue".limit_key as c (rule, key, paused_at, paused_by, paused_why, updated_by)
     select distinct on (k.rule, k.key) k.rule, k.key, now(), 'pgqueue', pg_catalog.concat_ws(' ', 'dead letter', e.id), 'pgqueue'
@@ -113,5 +94,25 @@ with given as materialized (
     on conflict (rule, key) do update set paused_at = excluded.paused_at, paused_until = null,
         paused_by = excluded.paused_by, paused_why = excluded.paused_why, updated_at = now(),
         updated_by = excluded.updated_by
+), finished as (
+    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, state, reason, result)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, target, reason, result::jsonb
+    from ended where target = 'cancelled' or target = 'succeeded' and history
+), dead_lettered as (
+    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, reason, error, fingerprint)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb, fingerprint
+    from ended where target = 'failed'
+), moved as (
+    select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
+    where history or target <> 'succeeded'
+    union all
+    select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
+    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 )
 select id from ended union all select id from kept

@@ -15,18 +15,6 @@ with given as materialized (
     returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
         case when g.target in ('pending', 'blocked') then 'cancelled by request' else g.reason end as reason
-), finished as (
-    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, state, reason, result)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, target, reason, result::jsonb
-    from ended where target = 'cancelled' or target = 'succeeded' and history
-), dead_lettered as (
-    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, reason, error, fingerprint)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb, fingerprint
-    from ended where target = 'failed'
 ), kept as (
     update "pgqueue".job_live j
     set state = g.target, lane = (g.flow ->> 'lane'::text)::bigint,
@@ -42,6 +30,18 @@ with given as materialized (
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, g.target as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error
+), finished as (
+    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, state, reason, result)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, target, reason, result::jsonb
+    from ended where target = 'cancelled' or target = 'succeeded' and history
+), dead_lettered as (
+    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, reason, error, fingerprint)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb, fingerprint
+    from ended where target = 'failed'
 ), moved as (
     select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
     where history or target <> 'succeeded'

@@ -3,10 +3,10 @@ with resumed as (
         updated_at = clock_timestamp(), updated_by = %(by)s::text
     where c.name = %(limit)s::text and c.paused_at is not null returning c.name
 ), closed as materialized (
-    select u.name, u.version from "pgqueue".limit_use u
+    select u.name, u.version from "pgqueue".limit_freed u
     where u.rule = %(limit)s::text and (u.closed_until is not null or u.opened > 0) order by u.name collate "C" for update
 ), opened as (
-    update "pgqueue".limit_use u set closed_until = null, opened = 0, failures = 0, failing_since = null,
+    update "pgqueue".limit_freed u set closed_until = null, opened = 0, failures = 0, failing_since = null,
         version = u.version + 1
     from closed c where u.name = any(array[c.name]) and u.version >= c.version returning u.rule
 ), notified as (

@@ -1,11 +1,24 @@
-with held as materialized (
-    select u.* from (select version from "pgqueue".limit_use where name = %(bucket)s::text order by version desc limit 1) as s
+with freed as materialized (
+    select f.name, f.freed
+    from (select version from "pgqueue".limit_freed where name = %(bucket)s::text order by version desc limit 1) as s
     cross join lateral (
-        select * from "pgqueue".limit_use u
-        where u.name = any(array[%(bucket)s::text]) and u.version >= s.version for update) as u
+        select * from "pgqueue".limit_freed f
+        where f.name = any(array[%(bucket)s::text]) and f.version >= s.version for update) as f
+), held as materialized (
+    select u.name, u.rule, u.taken - f.freed as running from freed f
+    cross join lateral (
+        select version from "pgqueue".limit_use where name = f.name order by version desc limit 1) as s
+    cross join lateral (
+        select * from "pgqueue".limit_use u where u.name = any(array[f.name]) and u.version >= s.version for update) as u
 ), full_bucket as materialized (
     select u.name from held u
-        left join lateral (select * from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
+        left join lateral (
+            select r.*, case when r.rate_count is not null then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) end as burst,
+                   case when r.rate_count is not null then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8) end as step
+            from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
         left join lateral (
             select * from "pgqueue".limit_key k
             where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1

@@ -17,61 +17,40 @@ with line as materialized (
 ), instant as materialized (
     select clock_timestamp() as at from (select count(*) from held) as all_of_them
 ), bucket as materialized (
-    select u.name, u.seen, (u.version = u.seen
-        or r.kind <> 'order' and coalesce(k.max_running, r.max_running, 2) > 1) is true as unchanged,
-        u.version <> u.seen and r.on_dead = 'stop' as may_be_stopped,
-        case when r.rate_count is not null and r.scope = 'fleet' then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8) end as step,
+    select u.name, u.seen,
+        case when r.scope = 'fleet' then r.step end as step,
         greatest(least(2147483647,
             coalesce(k.max_running, r.max_running) - u.running,
             case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) or k.paused_at is not null and (k.paused_until is null or k.paused_until > now()) or u.closed_until > now() then 0 end,
             case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
             case when r.rate_count is not null and r.scope = 'fleet' then
-                pg_catalog.floor(coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8
-                      - extract(epoch from greatest(u.tat, instant.at) - instant.at)::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+                pg_catalog.floor(r.burst::float8 - extract(epoch from greatest(u.tat, instant.at) - instant.at)::float8 / r.step)::int
+                end
+        ), 0) as room
+    from instant cross join (
+        select h.*, greatest(least(h.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
+        from held h cross join lateral (
+            select f.* from "pgqueue".limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u
+        left join lateral (
+            select r.*, case when r.rate_count is not null then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) end as burst,
+                   case when r.rate_count is not null then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8))::int end
-        ), 0) as room,
-        greatest(
-            case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) then coalesce(r.paused_until, 'infinity') end,
-            case when k.paused_at is not null and (k.paused_until is null or k.paused_until > now()) then coalesce(k.paused_until, 'infinity') end,
-            case when u.closed_until > now() then u.closed_until end,
-            case when r.rate_count is not null and r.scope = 'fleet'
-                      and u.tat > now() + pg_catalog.make_interval(secs => (coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1)::float8 * (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8))
-                 then u.tat - pg_catalog.make_interval(secs => (coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1)::float8 * (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8)) end,
-            case when coalesce(k.max_running, r.max_running) <= u.running
-                      or r.breaker_failures is not null and u.opened > 0 and u.running > 0
-                 then 'infinity'::timestamptz end
-        ) as opens_at,
-        case when r.rate_count is not null and r.scope = 'worker'
-             then pg_catalog.jsonb_build_array(u.name, coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end), (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8)) end as pace
-    from instant cross join held u
-        left join lateral (select * from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
+        )::float8) / 1000000::float8) end as step
+            from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
         left join lateral (
             select * from "pgqueue".limit_key k
             where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1
         ) as k on true
 ), free as materialized (
-    select b.name, b.seen, b.step, b.unchanged, case when b.may_be_stopped then 0 when b.step is null
+    select b.name, b.seen, b.step, case when b.step is null
         then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
         end as room
     from bucket b
 ), open as materialized (
-    select l.*, case when b.whole and (l.lane >= 0 or b.unchanged) then least(b.room, l.most) else 0 end as room
+    select l.*, case when b.whole then least(b.room, l.most) else 0 end as room
     from line l cross join (
-        select count(*) = (select count(*) from part) as whole, pg_catalog.min(f.room) as room, pg_catalog.bool_and(f.unchanged) as unchanged
-        from free f) as b
+        select count(*) = (select count(*) from part) as whole, pg_catalog.min(f.room) as room from free f) as b
 ), candidate as materialized (
     select o.ord, o.priority, c.id, c.at from open o
     cross join lateral (
@@ -103,7 +82,7 @@ with line as materialized (
     select c.id, 'blocked' as state from candidate c order by c.at, c.id limit (select %(room)s::int)
 ), used as (
     update "pgqueue".limit_use u
-    set running = u.running + t.jobs, version = u.version + 1,
+    set taken = u.taken + t.jobs, version = u.version + 1,
         tat = greatest(u.tat, (select at from instant))
             + pg_catalog.make_interval(secs => coalesce(t.jobs::float8 * t.step, 0::float8))
     from (select f.name, f.seen, f.step, k.jobs from free f cross join (select count(*)::int as jobs from picked) as k

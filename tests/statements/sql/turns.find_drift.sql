@@ -5,5 +5,5 @@ with actual as (
     cross join lateral pg_catalog.jsonb_array_elements_text(j.headers -> '$flow'::text -> 'buckets'::text) as b(name)
     group by b.name
 )
-select u.name from "pgqueue".limit_use u left join actual a on a.name = u.name
-where u.running <> coalesce(a.running, 0) order by u.name collate "C" limit %(at_most)s::int
+select u.name from "pgqueue".limit_use u join "pgqueue".limit_freed f on f.name = u.name left join actual a on a.name = u.name
+where u.taken - f.freed <> coalesce(a.running, 0) order by u.name collate "C" limit %(at_most)s::int

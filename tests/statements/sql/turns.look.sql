@@ -57,49 +57,45 @@ cross join lateral (
             else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then pg_catalog.concat_ws(' ', r.on_full, u.name) end as policy
-        from (select * from "pgqueue".limit_use u where u.name = part.name order by u.version desc limit 1) as u
-        left join lateral (select * from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
+        from (
+            select t.*, greatest(least(t.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
+            from (select t.* from "pgqueue".limit_use t where t.name = part.name order by t.version desc limit 1) as t
+            cross join lateral (
+                select f.* from "pgqueue".limit_freed f where f.name = t.name order by f.version desc limit 1) as f) as u
+        left join lateral (
+            select r.*, case when r.rate_count is not null then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) end as burst,
+                   case when r.rate_count is not null then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
+        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
+        )::float8) / 1000000::float8) end as step
+            from "pgqueue".limit_rule r where r.name = u.rule limit 1) as r on true
         left join lateral (
             select * from "pgqueue".limit_key k
             where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1
         ) as k on true
         cross join lateral (select
-        case when r.rate_count is not null and r.scope = 'fleet' then (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8) end as step,
+        case when r.scope = 'fleet' then r.step end as step,
         greatest(least(2147483647,
             coalesce(k.max_running, r.max_running) - u.running,
             case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) or k.paused_at is not null and (k.paused_until is null or k.paused_until > now()) or u.closed_until > now() then 0 end,
             case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,
             case when r.rate_count is not null and r.scope = 'fleet' then
-                pg_catalog.floor(coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end)::float8
-                      - extract(epoch from greatest(u.tat, now()) - now())::float8 / (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8))::int end
+                pg_catalog.floor(r.burst::float8 - extract(epoch from greatest(u.tat, now()) - now())::float8 / r.step)::int
+                end
         ), 0) as room,
         greatest(
             case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) then coalesce(r.paused_until, 'infinity') end,
             case when k.paused_at is not null and (k.paused_until is null or k.paused_until > now()) then coalesce(k.paused_until, 'infinity') end,
             case when u.closed_until > now() then u.closed_until end,
             case when r.rate_count is not null and r.scope = 'fleet'
-                      and u.tat > now() + pg_catalog.make_interval(secs => (coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1)::float8 * (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8))
-                 then u.tat - pg_catalog.make_interval(secs => (coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1)::float8 * (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8)) end,
+                      and u.tat > now() + pg_catalog.make_interval(secs => (r.burst - 1)::float8 * r.step)
+                 then u.tat - pg_catalog.make_interval(secs => (r.burst - 1)::float8 * r.step) end,
             case when coalesce(k.max_running, r.max_running) <= u.running
                       or r.breaker_failures is not null and u.opened > 0 and u.running > 0
                  then 'infinity'::timestamptz end
         ) as opens_at,
         case when r.rate_count is not null and r.scope = 'worker'
-             then pg_catalog.jsonb_build_array(u.name, coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end), (pg_catalog.ceil(1000000::float8 * r.rate_seconds / (r.rate_count - case when r.rate_strict then coalesce(r.rate_burst,
-        case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) - 1 else 0 end
-        )::float8) / 1000000::float8)) end as pace) as c
+             then pg_catalog.jsonb_build_array(u.name, r.burst, r.step) end as pace) as c
     ) as b on true
 ) as free
 left join lateral (

@@ -13,7 +13,11 @@ select b.name, r.name is not null, coalesce(k.max_running, r.max_running), coale
                  order by j.worker_id limit %(most_running)s::int) as held
              where held.buckets ? b.name limit %(most)s::int)
 from pg_catalog.unnest(%(buckets)s::text[]) with ordinality as b(name, ord)
-left join lateral (select * from "pgqueue".limit_use u where u.name = b.name order by u.version desc limit 1) as u on true
+left join lateral (select u.* from (
+            select t.*, greatest(least(t.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
+            from (select t.* from "pgqueue".limit_use t where t.name = b.name order by t.version desc limit 1) as t
+            cross join lateral (
+                select f.* from "pgqueue".limit_freed f where f.name = t.name order by f.version desc limit 1) as f) as u) as u on true
 left join "pgqueue".limit_rule r on r.name = pg_catalog.split_part(b.name, '/', 1)
 left join "pgqueue".limit_key k on k.rule = pg_catalog.split_part(b.name, '/', 1)
     and k.key = pg_catalog.substr(b.name, pg_catalog.char_length(pg_catalog.split_part(b.name, '/', 1)) + 2)
