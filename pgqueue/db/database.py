@@ -13,7 +13,7 @@ from pgqueue.db.connection import AsyncConnection, Connection
 from pgqueue.errors import DatabaseUnreachable
 
 CONNECT_TIMEOUT = 10  # seconds
-PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
+PLANNING = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off -c plan_cache_mode=force_generic_plan"
 LOCK_SECONDS = 2.0  # that a statement of a duty waits for a lock
 # A server that is gone is noticed within about half a minute, also by a connection that only listens.
 KEEPALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
@@ -61,6 +61,8 @@ class Database:
         A plan that Postgres kept while a table was small still reads the whole table after it has grown, until the next
         ANALYZE. Each VACUUM makes Postgres plan anew, without regard to dead index entries. So these connections prefer
         an index in its order, whatever the size of a table. They do not compile: no statement of pgqueue gains by it.
+        They keep one plan for all parameters, which the statements hide from the planner anyway. Left to choose,
+        Postgres plans some statements anew at each call, and that takes longer than to run them (decision 24).
         """
         with _reachable(self.dsn):
             settings = self._settings_of(name) | self._options(PLANNING, deadline)

@@ -54,10 +54,9 @@ _SKIPPING: LiteralString = fill(
     waiting=_WAITING,
     skipping=_WAITING.replace("for update) as u", "for update skip locked) as u"),
 )
-# The jobs of each lane that is `open`, as many as it has room for, locked. A lane in order gives its first job only.
-_CANDIDATES: LiteralString = fill(
-    """candidate as materialized (
-    select o.ord, o.priority, c.id, c.at from open o
+# The jobs of each lane that is `open`, as many as it has room for, locked; and of a lane in order its first job only.
+_ALONG: LiteralString = fill(
+    """select o.ord, o.priority, c.id, c.at from open o
     cross join lateral (
         select j.id, {turn_at} as at from {s}.job_live j
         where {waits} and j.queue::text = (select %(queue)s::text) and j.lane::bigint = o.lane
@@ -66,9 +65,13 @@ _CANDIDATES: LiteralString = fill(
         and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = o.buckets
         order by {turn_at}, j.id limit o.room for update skip locked
     ) as c
-    where o.lane >= 0 and o.room > 0
-    union all
-    select o.ord, o.priority, c.id, c.at from open o
+    where o.lane >= 0 and o.room > 0""",
+    waits=WAITS,
+    turn_at=TURN_AT,
+    not_paused=NOT_PAUSED,
+)
+_FIRST: LiteralString = fill(
+    """select o.ord, o.priority, c.id, c.at from open o
     cross join lateral (
         select j.id from {s}.job_live j
         where {waits} and j.queue::text = (select %(queue)s::text) and j.lane::bigint = o.lane
@@ -82,8 +85,7 @@ _CANDIDATES: LiteralString = fill(
         and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = o.buckets
         limit 1 for update skip locked
     ) as c
-    where o.lane < 0 and o.room > 0
-)""",
+    where o.lane < 0 and o.room > 0""",
     waits=WAITS,
     turn_at=TURN_AT,
     not_paused=NOT_PAUSED,
@@ -133,7 +135,11 @@ with line as materialized (
 ), open as materialized (
     select l.*, least(r.room, l.most) as room
     from line l left join room r on r.ord = l.ord
-), {candidates}, numbered as (
+), candidate as materialized (
+    {along}
+    union all
+    {first}
+), numbered as (
     select c.ord, c.priority, c.id, row_number() over (partition by c.ord order by c.at, c.id) as n from candidate c
 ), parted as (
     select n.ord, n.priority, n.id, n.n, f.room,
@@ -156,15 +162,16 @@ with line as materialized (
 select {claimed} from moved""",
     may_claim=_MAY_CLAIM,
     buckets=fill(_BUCKETS, held=_SKIPPING),
-    candidates=_CANDIDATES,
+    along=_ALONG,
+    first=_FIRST,
     moved=MOVED,
     claimed=CLAIMED,
 )
 
 # Claim from one lane: what CLAIM_TURNS does, with the same promises, for the usual case. A lane alone needs no turns,
 # and whatever its buckets admit goes to it: to start and end the parts that sort that out was half of the cost of a
-# claim of one job.
-CLAIM_LANE: LiteralString = fill(
+# claim of one job. CLAIM_FIRST is for a lane in order.
+_CLAIM_LANE: LiteralString = fill(
     r"""
 with line as materialized (
     select 1 as ord, %(lane)s::bigint as lane, %(priority)s::smallint as priority, %(buckets)s::jsonb as buckets,
@@ -176,7 +183,9 @@ with line as materialized (
     select l.*, case when b.whole then least(b.room, l.most) else 0 end as room
     from line l cross join (
         select count(*) = (select count(*) from part) as whole, min(f.room) as room from free f) as b
-), {candidates}, picked as materialized (
+), candidate as materialized (
+    {candidates}
+), picked as materialized (
     select c.id, 'blocked' as state from candidate c order by c.at, c.id limit (select %(room)s::int)
 ), used as (
     update {s}.limit_use u
@@ -190,10 +199,11 @@ with line as materialized (
 select {claimed} from moved""",
     may_claim=_MAY_CLAIM,
     buckets=fill(_BUCKETS, held=_WAITING),
-    candidates=_CANDIDATES,
     moved=MOVED,
     claimed=CLAIMED,
 )
+CLAIM_LANE: LiteralString = fill(_CLAIM_LANE, candidates=_ALONG)
+CLAIM_FIRST: LiteralString = fill(_CLAIM_LANE, candidates=_FIRST)
 
 
 class Line(NamedTuple):
@@ -220,7 +230,8 @@ class TurnClaimQueries(Statements):
         if len(lanes) == 1:
             lane = lanes[0]
             params |= lane._asdict() | {"run_at": starts[0]}
-            return Query(self._sql(CLAIM_LANE), lambda rows: claimed_jobs(rows, worker), params)
+            one = CLAIM_LANE if lane.lane >= 0 else CLAIM_FIRST
+            return Query(self._sql(one), lambda rows: claimed_jobs(rows, worker), params)
         params |= {
             "lanes": packed(line.lane for line in lanes), "priorities": packed(line.priority for line in lanes),
             "buckets": lines(line.buckets for line in lanes), "mosts": packed(line.most for line in lanes),
