@@ -1,14 +1,14 @@
 """Running a statement on a connection."""
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgqueue.db.asyncpg import AsyncpgConnection
+from pgqueue.db.asyncpg import AsyncpgConnection, numbered
 from pgqueue.db.failures import EXPLAINED, explained
 from pgqueue.queries import Query
 from pgqueue.queries.base import nothing
@@ -17,6 +17,7 @@ T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[Any]
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
 AnyAsyncConnection: TypeAlias = AsyncConnection | AsyncpgConnection
+LONG = 4096  # bytes of a statement: psycopg reads the placeholders of a longer one anew at each call
 
 
 class AwaitedConnection:
@@ -59,9 +60,11 @@ def run(conn: AnyConnection, query: Query[T]) -> T:
     """Run a query. It never commits: a connection in a transaction stays in it."""
     if isinstance(conn, AwaitedConnection):
         return conn.run(query)
-    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    text, params = as_sent(query)
+    kind = psycopg.Cursor if params is query.params else psycopg.RawCursor
+    cursor = kind(conn, row_factory=tuple_row)
     try:
-        cursor.execute(query.sql, query.params or None, binary=_format(query))
+        cursor.execute(text, params or None, binary=_format(query))
         return query.read([] if query.read is nothing else cursor.fetchall())
     except EXPLAINED as error:
         raise _explained(conn, error) from None
@@ -73,14 +76,24 @@ async def run_async(conn: AnyAsyncConnection, query: Query[T]) -> T:
     """Run a query. It never commits: a connection in a transaction stays in it."""
     if isinstance(conn, AsyncpgConnection):
         return await conn.run(query)
-    cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
+    text, params = as_sent(query)
+    kind = psycopg.AsyncCursor if params is query.params else psycopg.AsyncRawCursor
+    cursor = kind(conn, row_factory=tuple_row)
     try:
-        await cursor.execute(query.sql, query.params or None, binary=_format(query))
+        await cursor.execute(text, params or None, binary=_format(query))
         return query.read([] if query.read is nothing else await cursor.fetchall())
     except EXPLAINED as error:
         raise _explained(conn, error) from None
     finally:
         await cursor.close()
+
+
+def as_sent(query: Query[Any]) -> tuple[bytes, Mapping[str, Any] | Sequence[Any]]:
+    """Return the statement and its parameters: those of a long one by numbers, unless one asks for a format."""
+    if len(query.sql) <= LONG or not query.params or b")b" in query.sql:
+        return query.sql, query.params
+    text, names = numbered(query.sql, frozenset())
+    return text.encode(), [query.params[name] for name in names]
 
 
 def _format(query: Query[Any]) -> bool | None:

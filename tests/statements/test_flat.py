@@ -66,6 +66,7 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.resolve metered successes": QUERIES.jobs.resolve([(claimed(i, 1, lane=1), PLAIN_SUCCESS) for i in range(40)]),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
     "turns.claim lane": QUERIES.turns.claim(WORKER, "q0", LINES[1:2], room=20, slots=20),
+    "turns.claim first": QUERIES.turns.claim(WORKER, "q0", [Line(-1, 0, '["r/1"]', 5)], room=20, slots=20),
     "turns.look": QUERIES.turns.look([(queue, -(2**63)) for queue in ROOMS], 100),
     "turns.make_buckets": QUERIES.turns.make_buckets(["r/1", "r/new"]),
     "turns.drop_idle_buckets": QUERIES.turns.drop_idle_buckets(100),

@@ -32,9 +32,8 @@ _BUCKETS: LiteralString = fill(
             select f.* from {s}.limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u
         {rules}
 ), free as materialized (
-    select b.name, b.seen, b.step, case when b.step is null
-        then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
-        end as room
+    select b.name, b.seen, b.step, least(b.room, greatest((select %(slots)s::int),
+        case when b.step is null and b.room > 1 then b.room - b.room / 2 end)) as room
     from bucket b
 )""",
     room=fill(ROOM, moment="instant.at"),
@@ -44,7 +43,7 @@ _WAITING: LiteralString = """select s.version as seen, u.* from seen s
     cross join lateral (
         select * from {s}.limit_use u where u.name = any(array[s.name]) and u.version >= s.version for update) as u"""
 # Where many lanes are claimed from, a bucket that is one lane's alone and that somebody has locked just now is left for
-# the next claim: with a thousand buckets, claims and resolves would wait for each other all the time.
+# the next claim: with a thousand buckets, the claims of several workers would wait for each other all the time.
 _SKIPPING: LiteralString = fill(
     """{waiting}
     where s.shared or (select count(*) <= 32 from line)

@@ -43,9 +43,8 @@ with line as materialized (
             where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1
         ) as k on true
 ), free as materialized (
-    select b.name, b.seen, b.step, case when b.step is null
-        then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
-        end as room
+    select b.name, b.seen, b.step, least(b.room, greatest((select %(slots)s::int),
+        case when b.step is null and b.room > 1 then b.room - b.room / 2 end)) as room
     from bucket b
 ), open as materialized (
     select l.*, case when b.whole then least(b.room, l.most) else 0 end as room
@@ -62,22 +61,6 @@ with line as materialized (
         order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit o.room for update skip locked
     ) as c
     where o.lane >= 0 and o.room > 0
-    union all
-    select o.ord, o.priority, c.id, c.at from open o
-    cross join lateral (
-        select j.id from "pgqueue".job_live j
-        where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = (select %(queue)s::text) and j.lane::bigint = o.lane
-        and j.priority::smallint = o.priority
-        order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 1
-    ) as head
-    cross join lateral (
-        select j.id, j.run_at::timestamptz as at from "pgqueue".job_live j
-        where j.id = head.id and j.state = 'blocked' and j.waits_for = 'turn' and j.run_at::timestamptz <= now()
-        and (j.expires_at is null or j.expires_at > now() or j.attempt > 0) and coalesce(j.task::text <> all((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[]), true)
-        and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = o.buckets
-        limit 1 for update skip locked
-    ) as c
-    where o.lane < 0 and o.room > 0
 ), picked as materialized (
     select c.id, 'blocked' as state from candidate c order by c.at, c.id limit (select %(room)s::int)
 ), used as (

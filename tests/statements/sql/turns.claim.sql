@@ -52,9 +52,8 @@ with line as materialized (
             where k.rule = u.rule and k.key = pg_catalog.substr(u.name, pg_catalog.char_length(u.rule) + 2) limit 1
         ) as k on true
 ), free as materialized (
-    select b.name, b.seen, b.step, case when b.step is null
-        then least(b.room, greatest((select %(slots)s::int), b.room / 2)) else least(b.room, (select %(slots)s::int))
-        end as room
+    select b.name, b.seen, b.step, least(b.room, greatest((select %(slots)s::int),
+        case when b.step is null and b.room > 1 then b.room - b.room / 2 end)) as room
     from bucket b
 ), room as (
     select p.ord, pg_catalog.min(case when f.name is null then 0 else f.room end) as room
