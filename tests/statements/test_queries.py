@@ -40,7 +40,7 @@ from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
-from tests.statements import doctor, metered
+from tests.statements import doctor, graph_samples, metered
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -337,6 +337,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "metrics.revision": lambda q: q.metrics.revision(),
     **doctor.SAMPLES,
     **metered.SAMPLES,
+    **graph_samples.SAMPLES,
 }
 
 
@@ -379,7 +380,8 @@ def test_a_statement_can_be_prepared(tx: Conn, name: str) -> None:
 
 # Statements so rare that psycopg may take their placeholders apart again where the schema has a long name.
 RARE = {"jobs.rescue", "jobs.count"}
-# Statements of metered jobs, two that give their buckets back, and one that a duty runs while a task is paused. To take
+# Statements of metered jobs, two that give their buckets back, one that a duty runs while a task is paused, those of
+# workflows, and others that end jobs and so move what depends on them. To take
 # their placeholders apart costs psycopg 10 to 50 µs each time (3.3.2, Python 3.11), beside a millisecond or more of the
 # statement itself.
 LONG = {
@@ -390,6 +392,11 @@ LONG = {
     "jobs.rescue",
     "jobs.release_strays",
     "pauses.set_aside",
+    *graph_samples.SAMPLES,
+    "jobs.cancel",
+    "jobs.expire",
+    "dead.discard",
+    "turns.cancel_behind",
 }
 LONG_NAMED = {*LONG, "jobs.resolve metered successes"}
 

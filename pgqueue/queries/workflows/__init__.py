@@ -1,0 +1,11 @@
+"""Statements about workflows: inserted, moved on, cancelled, retried, read and pruned."""
+
+from pgqueue.queries.workflows.cascade import CascadeQueries
+from pgqueue.queries.workflows.enqueue import EnqueueGraphQueries
+from pgqueue.queries.workflows.settle import SettleQueries
+
+__all__ = ["WorkflowQueries"]
+
+
+class WorkflowQueries(EnqueueGraphQueries, CascadeQueries, SettleQueries):
+    """Statements about workflows, each file of this folder some of them."""
