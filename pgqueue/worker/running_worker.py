@@ -36,6 +36,7 @@ from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.duties.result_expirer import ResultExpirer
 from pgqueue.worker.duties.sweeper import Sweeper
 from pgqueue.worker.duties.watchdog import Watchdog
+from pgqueue.worker.duties.workflow_keeper import WorkflowKeeper
 from pgqueue.worker.running.attempts import Attempts
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.signals import WorkerSignals
@@ -74,7 +75,9 @@ class RunningWorker:
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser = Pauser(chores, core, signals)
+        self._workflow_keeper = WorkflowKeeper(chores, core, signals)
         self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser]
+        self.duties.append(self._workflow_keeper)
         self.duties += [
             PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),
@@ -125,6 +128,7 @@ class RunningWorker:
         signals.attempts_ended = self._activity.tally.add
         signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
+        signals.workflow_moved = self._workflow_keeper.wake
         signals.jobs_brought_back = producer.look_back
         signals.held_jobs = attempts.held_jobs
         signals.write_was_stale = self._count_stale_write

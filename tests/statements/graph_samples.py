@@ -27,6 +27,8 @@ METERED_OUTCOMES = [
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.resolve_tied": lambda q: q.jobs.resolve_tied(OUTCOMES),
     "jobs.resolve_tied metered": lambda q: q.jobs.resolve_tied(METERED_OUTCOMES),
+    "jobs.lock_unlocked_ties": lambda q: q.jobs.lock_unlocked_ties([3, 4]),
+    "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),
     "workflows.cascade": lambda q: q.workflows.cascade(500),
     "workflows.stop": lambda q: q.workflows.stop(500),

@@ -34,7 +34,9 @@ def test_each_statement_that_deletes_live_jobs_tells_or_leaves_ties_alone() -> N
 
 def test_no_other_file_than_those_of_statements_deletes_live_jobs() -> None:
     root = Path(__file__).parents[2] / "pgqueue"
-    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if "delete from {s}.job_live" in path.read_text()}
+    found = {
+        str(path.relative_to(root)) for path in root.rglob("*.py") if "delete from {s}.job_live" in path.read_text()
+    }
     assert found == {
         "queries/jobs/cancel.py", "queries/jobs/expire.py", "queries/jobs/rescue.py", "queries/jobs/resolve.py",
         "queries/turns/full.py", "queries/workflows/cascade.py",

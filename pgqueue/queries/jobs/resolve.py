@@ -218,6 +218,34 @@ select j.id from unnest((select %(ids)s::bigint[])) as g(id)
 cross join lateral (select id from {s}.job_live where id = g.id limit 1) as j
 where j.id not in (select id from free)"""
 
+# Lock the rows of these jobs, their children and their gates with the workflows of those, as far as nobody else has
+# locked them, until the end of this transaction; return the jobs of which somebody has locked anything. What
+# LOCK_UNLOCKED is for RESOLVE, this is for RESOLVE_TIED: a caller who ends a sibling in a long transaction holds the
+# gate of both. SKIP LOCKED all the way, so the order does not matter. By primary keys.
+LOCK_UNLOCKED_TIES: LiteralString = """
+with own as materialized (
+    select j.id, j.gate_id from unnest((select %(ids)s::bigint[])) as g(id)
+    cross join lateral (select id, gate_id from {s}.job_live where id = g.id limit 1 for update skip locked) as j
+), edge as materialized (
+    select own.id as parent, e.child_id as id from own cross join lateral (
+        select d.child_id from {s}.dependency d where d.parent_id = any(array[own.id]) and d.late is not true) as e
+), children as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from edge)) and (j.waits_for = 'jobs') is true for update skip locked
+), held as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from edge except select id from children)) and (j.waits_for = 'jobs') is true
+), gates as materialized (
+    select g.id, g.workflow_id from {s}.gate g where g.id = any(array(select gate_id from own)) for update skip locked
+), workflows as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from gates)) for update skip locked
+)
+select j.id from unnest((select %(ids)s::bigint[])) as g(id)
+cross join lateral (select id, gate_id from {s}.job_live where id = g.id limit 1) as j
+where j.id not in (select id from own)
+or j.id in (select parent from edge where id in (select id from held))
+or j.gate_id not in (select id from gates where workflow_id in (select id from workflows))"""
+
 
 # Mark a transaction, and read its mark: a setting that ends with the transaction. If a task has ended the one of
 # ctx.transaction() in whatever way, and begun another, the mark is gone.
@@ -239,6 +267,10 @@ class ResolveQueries(Statements):
     def lock_unlocked(self, ids: Sequence[int]) -> Query[set[int]]:
         """Lock the rows of these jobs that nobody else has locked; returns the ids of those that others have."""
         return Query(self._sql(LOCK_UNLOCKED), _ids, {"ids": packed(ids)})
+
+    def lock_unlocked_ties(self, ids: Sequence[int]) -> Query[set[int]]:
+        """Lock these jobs and what their ends move, as far as nobody else has; returns those that must wait."""
+        return Query(self._sql(LOCK_UNLOCKED_TIES), _ids, {"ids": packed(ids)})
 
     def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
         """Write a batch of resolutions of one worker's jobs, of which all are metered or none is, and none has ties.

@@ -125,7 +125,13 @@ class Ends(NamedTuple):
 
 def read_ends(rows: Sequence[Row]) -> Ends:
     """Read rows of an id and a word."""
-    words: dict[str, set[int]] = {"moved": set(), "ready": set(), "doomed": set(), "unsettled": set(), "notified": set()}
+    words: dict[str, set[int]] = {
+        "moved": set(),
+        "ready": set(),
+        "doomed": set(),
+        "unsettled": set(),
+        "notified": set(),
+    }
     for number, word in rows:
         words[word].add(number)
     return Ends(words["moved"], words["ready"], bool(words["doomed"]), bool(words["unsettled"]))

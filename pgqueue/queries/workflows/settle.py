@@ -1,6 +1,6 @@
 """Settling workflows and groups that have ended: those that wait for their end are moved."""
 
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
@@ -30,9 +30,31 @@ select id, 'moved' from settled{told}""",
     told=TOLD,
 )
 
+# Look whether there is anything for STOP, CASCADE and SETTLE to do, and whether any workflow lives. The first entry of
+# four partial indexes, which hold only such rows.
+LOOK: LiteralString = """
+select (select true from {s}.workflow w where w.state = 'running' and w.stop_reason is not null limit 1) is not null,
+       (select true from {s}.job_live j where j.state = 'blocked' and j.cancel_requested_at is not null limit 1)
+           is not null,
+       (select true from {s}.workflow w where w.state <> 'running' and not w.settled limit 1) is not null,
+       (select true from {s}.workflow w where not w.settled limit 1) is not null"""
+
+
+class Look(NamedTuple):
+    """What there is to do about workflows, and whether any lives."""
+
+    stopping: bool
+    doomed: bool
+    unsettled: bool
+    living: bool
+
 
 class SettleQueries(Statements):
     """Settling workflows that have ended."""
+
+    def look(self) -> Query[Look]:
+        """Look what there is to do."""
+        return Query(self._sql(LOOK), lambda rows: Look(*rows[0]), {})
 
     def settle(self, at_most: int) -> Query[Ends]:
         """Settle up to `at_most` workflows and groups that have ended; `moved` are their ids."""
