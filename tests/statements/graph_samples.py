@@ -1,14 +1,17 @@
 """Samples of the statements of workflows."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.workflows.retry import LockedWorkflow
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.harness import claimed, new_job
 
+TICK = datetime(2026, 1, 1, tzinfo=UTC)
 GRAPH = Graph(
     [new_job(tags=("a", 'b"')), new_job(delay=1.0), new_job(flow=Flow(("stripe", "t/acme"))), new_job(), new_job()],
     [1, 1, 0, 0, None],
@@ -28,6 +31,14 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.resolve_tied": lambda q: q.jobs.resolve_tied(OUTCOMES),
     "jobs.resolve_tied metered": lambda q: q.jobs.resolve_tied(METERED_OUTCOMES),
     "jobs.lock_unlocked_ties": lambda q: q.jobs.lock_unlocked_ties([3, 4]),
+    "workflows.lock_for_retry": lambda q: q.workflows.lock_for_retry(1),
+    "workflows.revive": lambda q: q.workflows.revive(LockedWorkflow(1, 1, "failed", True, 5, TICK), "retried"),
+    "workflows.request_stop": lambda q: q.workflows.request_stop(1, "not wanted"),
+    "workflows.get": lambda q: q.workflows.get(1),
+    "workflows.list": lambda q: q.workflows.list("running", 7, 10),
+    "workflows.state": lambda q: q.workflows.state(1),
+    "workflows.jobs": lambda q: q.workflows.jobs(1, 10),
+    "workflows.edges": lambda q: q.workflows.edges(1, 10),
     "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),
     "workflows.cascade": lambda q: q.workflows.cascade(500),

@@ -1,6 +1,6 @@
 """Graphs for tests of statements: short ways to make them, and to end their jobs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +10,10 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries.jobs.ties import Ends
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
+from pgqueue.queries.workflows.retry import Revived
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import scalar
-from tests.harness import QUERIES, WORKER, Conn, new_job
+from tests.harness import QUERIES, WORKER, Conn, add_worker, new_job
 
 DEAD = Resolution("dead_letter", "error")
 DONE = Resolution("succeed", result="1")
@@ -68,3 +69,19 @@ def tidy(conn: Conn) -> None:
         if not any(moved):
             return
     raise AssertionError("the duty finds no end")
+
+
+def retry(conn: Conn, workflow: int) -> Revived:
+    """Bring a workflow back from what failed, as the verb does."""
+    with conn.transaction():
+        locked = db.run(conn, QUERIES.workflows.lock_for_retry(workflow))
+        assert locked is not None
+        return db.run(conn, QUERIES.workflows.revive(locked, "retried"))
+
+
+def run_all(conn: Conn, made: InsertedWorkflow, dead: Collection[int] = ()) -> None:
+    """Run what is due until nothing is; the nodes in `dead` fail."""
+    add_worker(conn)
+    while taken := claim(conn):
+        end(conn, *((job, DEAD if made.jobs.index(job.id) in dead else DONE) for job in taken.values()))
+        tidy(conn)

@@ -2,10 +2,12 @@
 
 from pgqueue.queries.workflows.cascade import CascadeQueries
 from pgqueue.queries.workflows.enqueue import EnqueueGraphQueries
+from pgqueue.queries.workflows.read import ReadWorkflowQueries
+from pgqueue.queries.workflows.retry import RetryQueries
 from pgqueue.queries.workflows.settle import SettleQueries
 
 __all__ = ["WorkflowQueries"]
 
 
-class WorkflowQueries(EnqueueGraphQueries, CascadeQueries, SettleQueries):
+class WorkflowQueries(EnqueueGraphQueries, CascadeQueries, SettleQueries, RetryQueries, ReadWorkflowQueries):
     """Statements about workflows, each file of this folder some of them."""

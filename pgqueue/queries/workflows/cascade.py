@@ -65,7 +65,8 @@ STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (
     select w.id, w.root_id, w.stop_reason, w.stop_running from {s}.workflow w
-    where w.state = 'running' and w.stop_reason is not null order by w.id limit 10
+    where w.state = 'running' and w.stop_reason is not null
+    and (%(only)s::bigint is null or w.id = %(only)s::bigint) order by w.id limit 10
 ), within(id, top) as (
     select id, id from stopping where id <> root_id
     union
@@ -109,6 +110,7 @@ class CascadeQueries(Statements):
         """End up to `at_most` doomed jobs as skipped."""
         return Query(self._sql(CASCADE), read_ends, {"at_most": at_most})
 
-    def stop(self, at_most: int) -> Query[Ends]:
-        """End up to `at_most` waiting jobs of workflows that are stopped, and ask running ones of cancelled ones."""
-        return Query(self._sql(STOP), read_ends, {"at_most": at_most})
+    def stop(self, at_most: int, only: int | None = None) -> Query[Ends]:
+        """End up to `at_most` waiting jobs of workflows that are stopped, or of one, and ask running ones of those that
+        are cancelled."""
+        return Query(self._sql(STOP), read_ends, {"at_most": at_most, "only": only})

@@ -8,6 +8,7 @@ from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries.jobs.ties import Ends
+from pgqueue.worker.signals import ignore
 
 Outcomes = Sequence[tuple[ClaimedJob, Resolution]]
 
@@ -18,7 +19,7 @@ class OutcomeWriter:
     `on_ends` hears what has moved by the ends of jobs with ties. In a transaction that is not committed yet: a hint.
     """
 
-    def __init__(self, app: App, on_ends: Callable[[Ends], None]) -> None:
+    def __init__(self, app: App, on_ends: Callable[[Ends], None] = ignore) -> None:
         self._on_ends = on_ends
         self._queries = app.queries.jobs
         named = [(name, spec) for spec in app.tasks for name in (spec.name, *spec.aliases)]

@@ -1,6 +1,7 @@
 with recursive stopping as materialized (
     select w.id, w.root_id, w.stop_reason, w.stop_running from "pgqueue".workflow w
-    where w.state = 'running' and w.stop_reason is not null order by w.id limit 10
+    where w.state = 'running' and w.stop_reason is not null
+    and (%(only)s::bigint is null or w.id = %(only)s::bigint) order by w.id limit 10
 ), within(id, top) as (
     select id, id from stopping where id <> root_id
     union
