@@ -6,7 +6,9 @@ from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, new_job
 from tests.statements.graphs import DONE, claim, end, graph, insert, retry, run_all, states, tidy, workflow_state
 
-SUCCESSES = "select count(*) from pgqueue.transition where to_state = 'succeeded' group by job_id order by 1 desc limit 1"
+SUCCESSES = (
+    "select count(*) from pgqueue.transition where to_state = 'succeeded' group by job_id order by 1 desc limit 1"
+)
 
 
 def test_a_retry_runs_what_failed_and_what_was_skipped_under_the_same_ids(conn: Conn) -> None:
