@@ -1,1 +1,1 @@
-"""Workflows: graphs of jobs as values."""
+"""Workflows as values: the graph, whether it is sound, and what its rows say. No I/O."""

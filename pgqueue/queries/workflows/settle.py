@@ -15,7 +15,8 @@ SETTLE: LiteralString = fill(
     """
 with batch as materialized (
     select w.id, w.state, w.gate_id from {s}.workflow w
-    where w.state <> 'running' and not w.settled order by w.id limit %(at_most)s::int for update skip locked
+    where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
+    order by w.id limit %(at_most)s::int for update skip locked
 ), settled as (
     update {s}.workflow w set settled = true from batch b where w.id = any(array[b.id]) returning w.id
 ), tied as materialized (
@@ -56,6 +57,6 @@ class SettleQueries(Statements):
         """Look what there is to do."""
         return Query(self._sql(LOOK), lambda rows: Look(*rows[0]), {})
 
-    def settle(self, at_most: int) -> Query[Ends]:
-        """Settle up to `at_most` workflows and groups that have ended; `moved` are their ids."""
-        return Query(self._sql(SETTLE), read_ends, {"at_most": at_most})
+    def settle(self, at_most: int, only: int | None = None) -> Query[Ends]:
+        """Settle up to `at_most` workflows and groups that have ended, or those of one; `moved` are their ids."""
+        return Query(self._sql(SETTLE), read_ends, {"at_most": at_most, "only": only})

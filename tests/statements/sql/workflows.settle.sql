@@ -1,6 +1,7 @@
 with batch as materialized (
     select w.id, w.state, w.gate_id from "pgqueue".workflow w
-    where w.state <> 'running' and not w.settled order by w.id limit %(at_most)s::int for update skip locked
+    where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
+    order by w.id limit %(at_most)s::int for update skip locked
 ), settled as (
     update "pgqueue".workflow w set settled = true from batch b where w.id = any(array[b.id]) returning w.id
 ), tied as materialized (
