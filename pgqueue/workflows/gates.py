@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pgqueue.workflows.graph import Graph
+from pgqueue.workflows.graph import Edge, Graph
 
 STRIPES = 16  # gates of a large group: one row would be locked by each end after the other
 LARGE = 64  # members; a group with more is counted by several gates
@@ -64,6 +64,38 @@ def waits_of(graph: Graph) -> list[int]:
     for edge in graph.edges:
         waits[edge.child] += 1
     return waits
+
+
+def parents_first(graph: Graph) -> list[int] | None:
+    """Return the numbers of the nodes with parents before their children; None where they stand so already.
+
+    Ids are drawn in this order: whoever locks a job and then its children locks them in the order of ids.
+    """
+    if all(edge.parent < edge.child for edge in graph.edges):
+        return None
+    children: dict[int, list[int]] = {}
+    waits = [0] * len(graph.nodes)
+    for edge in graph.edges:
+        if edge.parent >= 0:
+            children.setdefault(edge.parent, []).append(edge.child)
+            waits[edge.child] += 1
+    order = [node for node, count in enumerate(waits) if count == 0]
+    for node in order:  # it grows
+        for child in children.get(node, ()):
+            waits[child] -= 1
+            if waits[child] == 0:
+                order.append(child)
+    return order
+
+
+def reordered(graph: Graph, order: list[int]) -> Graph:
+    """Return a graph with its nodes in another order."""
+    place = {node: number for number, node in enumerate(order)}
+    edges = [
+        Edge(e.parent if e.parent < 0 else place[e.parent], place[e.child], e.when, e.argument, e.position)
+        for e in graph.edges
+    ]
+    return Graph([graph.nodes[n] for n in order], [graph.group_of[n] for n in order], edges, graph.groups)
 
 
 def _policies(graph: Graph, group: int) -> int:

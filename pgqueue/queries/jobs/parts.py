@@ -3,7 +3,7 @@
 from typing import LiteralString
 
 from pgqueue.queries.base import fill
-from pgqueue.queries.jobs.ties import TELL, TIED
+from pgqueue.queries.jobs.ties import DOOMED, TELL, TIED
 
 # The columns that a job takes along from job_live to job_finished or dead_letter: a plain one, and one with ties.
 CARRIED_PLAIN: LiteralString = (
@@ -54,12 +54,13 @@ MAY_NOTIFY: LiteralString = """pg_notification_queue_usage() < 0.5::float8
     and current_setting('pgqueue.notify', true) is distinct from 'off'::text"""
 
 # Move what depends on the jobs that end: for statements that end jobs with ties. Reads `ended`, as TIED says.
-TELL_ENDS: LiteralString = fill("{tied}, {tell}", tied=TIED, tell=fill(TELL, gone="ended", may_notify=MAY_NOTIFY))
+_TELL_ENDS: LiteralString = fill("{tied}, {tell}", tied=TIED, tell=fill(TELL, gone="ended", may_notify=MAY_NOTIFY))
+TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED)
 
 # Cancel jobs that waited: insert them into the history, log the move, move what depends on them, and notify processes
 # that wait for one of them, at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key; the `limit` keeps that a
 # probe.
-CANCEL_WAITING: LiteralString = fill(
+_CANCEL_WAITING: LiteralString = fill(
     """{finish_cancelled}, logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, state, target, attempt, lease, reason from ended
@@ -69,9 +70,11 @@ CANCEL_WAITING: LiteralString = fill(
     where {may_notify}
 )""",
     finish_cancelled=FINISH_CANCELLED,
-    tell_ends=TELL_ENDS,
+    tell_ends=_TELL_ENDS,
     may_notify=MAY_NOTIFY,
 )
+CANCEL_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped=DOOMED)
+SKIP_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped="true")  # because they are doomed, all of them
 
 # Notify the workers that sleep and serve a queue with due jobs, once for each queue. ENQUEUE says why no others. Reads
 # `{jobs}`: queue and run_at.

@@ -10,12 +10,14 @@ from typing import LiteralString, NamedTuple
 from pgqueue.queries.base import Row, fill
 
 # The ended jobs that are to be told of. Reads `ended`: whole rows of job_live, with `target`. A dead letter whose
-# workflow holds is no end: it waits for a redrive, or to be discarded. A job that was doomed counts as skipped.
+# workflow holds is no end: it waits for a redrive, or to be discarded. A job that is `{skipped}`, mostly because it was
+# doomed, does not count as cancelled: its workflow may succeed.
 TIED: LiteralString = """tied as materialized (
     select id, target, ties::int as ties, gate_id,
-           (waits_for = 'jobs' and cancel_requested_at is not null) is true as skipped
+           {skipped} as skipped
     from ended where ties is not null and not (target = 'failed' and ties::int & 16 > 0)
 )"""
+DOOMED: LiteralString = "(waits_for = 'jobs' and cancel_requested_at is not null) is true"
 
 # Whether the end of dead letter `d` has not been told: nobody waits for it, or its workflow holds.
 OPEN: LiteralString = "(d.ties is null or d.ties::int & 16 > 0)"

@@ -3,15 +3,14 @@
 from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
+from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY, SKIP_WAITING
 from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
 # It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which somebody
 # has locked; both are found again. If it waited for a child with its batch in hand, it could deadlock with a statement
 # that ends a parent of two of them. Gates and workflows are waited for, last, as everywhere.
-_END: LiteralString = fill(
-    """wanted as (
+_END: LiteralString = """wanted as (
     select id from batch
     union
     select e.child_id from batch cross join lateral (
@@ -29,9 +28,7 @@ _END: LiteralString = fill(
     delete from {s}.job_live j using free f
     where j.id = any(array[f.id]) and (j.state in ('pending', 'blocked')) is true
     returning j.*, 'cancelled' as target, f.reason
-), {cancel_waiting}""",
-    cancel_waiting=CANCEL_WAITING,
-)
+), {cancel_waiting}"""
 
 # End up to `at_most` doomed jobs, with those below them that can only be skipped, too: an edge after success or failure
 # is not met by a cancelled parent. So a chain of thousands costs a statement for each batch and not for each link; what
@@ -54,7 +51,7 @@ with recursive doomed as materialized (
 ), {end_waiting}
 select id, 'moved' from ended{told}
 union all select 0, 'notified' from waiters_notified""",
-    end_waiting=_END,
+    end_waiting=fill(_END, cancel_waiting=SKIP_WAITING),
     told=TOLD,
 )
 
@@ -97,7 +94,7 @@ with recursive stopping as materialized (
 ), {end_waiting}
 select id, 'moved' from ended union all select id, 'moved' from requested{told}
 union all select 0, 'notified' from waiters_notified, workers_notified""",
-    end_waiting=_END,
+    end_waiting=fill(_END, cancel_waiting=CANCEL_WAITING),
     told=TOLD,
     may_notify=MAY_NOTIFY,
 )

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements, fill, lines, packed, sparse
+from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed, sparse
 from pgqueue.queries.jobs.enqueue import list_params
 from pgqueue.queries.jobs.metered_parts import LANE
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
-from pgqueue.workflows.gates import Gates, gates_of, ties_of, waits_of
+from pgqueue.workflows.gates import Gates, gates_of, parents_first, reordered, ties_of, waits_of
 from pgqueue.workflows.graph import Graph
 
 # Insert a graph with all its jobs, edges, gates and groups, in the caller's transaction: it exists whole or not at all.
@@ -103,6 +103,9 @@ class EnqueueGraphQueries(Statements):
 
     def enqueue(self, graph: Graph) -> Query[InsertedWorkflow]:
         """Insert a graph, which `check` has found sound."""
+        order = parents_first(graph)
+        if order is not None:
+            graph = reordered(graph, order)
         jobs, edges, gates = graph.nodes, graph.edges, gates_of(graph)
         params: dict[str, Any] = list_params(jobs, self._args(jobs), [job.headers for job in jobs])
         del params["histories"]
@@ -117,7 +120,14 @@ class EnqueueGraphQueries(Statements):
             "edge_arguments": lines([e.argument for e in edges]),
             "edge_positions": sparse([e.position for e in edges]),
         }
-        return Query(self._sql(ENQUEUE_GRAPH), lambda rows: InsertedWorkflow(*rows[0]), params)
+        return Query(self._sql(ENQUEUE_GRAPH), lambda rows: _inserted(rows[0], order), params)
+
+
+def _inserted(row: Row, order: list[int] | None) -> InsertedWorkflow:
+    groups, jobs, created_at = row
+    if order is not None:
+        jobs = [job for _, job in sorted(zip(order, jobs, strict=True))]
+    return InsertedWorkflow(groups, jobs, created_at)
 
 
 def _groups(graph: Graph, gates: Gates) -> dict[str, Any]:

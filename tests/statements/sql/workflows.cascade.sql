@@ -38,7 +38,7 @@ with recursive doomed as materialized (
     select id, state, target, attempt, lease, reason from ended
 ), tied as materialized (
     select id, target, ties::int as ties, gate_id,
-           (waits_for = 'jobs' and cancel_requested_at is not null) is true as skipped
+           true as skipped
     from ended where ties is not null and not (target = 'failed' and ties::int & 16 > 0)
 ), steps as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
