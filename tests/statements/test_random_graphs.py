@@ -66,6 +66,8 @@ def test_random_graphs_that_are_retried_succeed_and_run_no_success_twice(conn: C
         left = scalar(conn, "select count(*) from pgqueue.job where workflow_id = %s and state = 'failed'", made.id)
         assert left == 0, f"seed {seed}"
         if reopened:  # else all that is left are jobs that were cancelled and could not run any more
-            assert scalar(conn, "select state from pgqueue.workflow where id = %s", made.id) == "succeeded", f"seed {seed}"
+            assert scalar(conn, "select state from pgqueue.workflow where id = %s", made.id) == "succeeded", (
+                f"seed {seed}"
+            )
         open_ones = "select count(*) from pgqueue.job_live where workflow_id = %s"
         assert scalar(conn, open_ones, made.id) == 0, f"seed {seed}"

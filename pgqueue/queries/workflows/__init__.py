@@ -2,6 +2,7 @@
 
 from pgqueue.queries.workflows.cascade import CascadeQueries
 from pgqueue.queries.workflows.enqueue import EnqueueGraphQueries
+from pgqueue.queries.workflows.prune import PruneWorkflowQueries
 from pgqueue.queries.workflows.read import ReadWorkflowQueries
 from pgqueue.queries.workflows.retry import RetryQueries
 from pgqueue.queries.workflows.settle import SettleQueries
@@ -9,5 +10,7 @@ from pgqueue.queries.workflows.settle import SettleQueries
 __all__ = ["WorkflowQueries"]
 
 
-class WorkflowQueries(EnqueueGraphQueries, CascadeQueries, SettleQueries, RetryQueries, ReadWorkflowQueries):
+class WorkflowQueries(
+    EnqueueGraphQueries, CascadeQueries, SettleQueries, RetryQueries, ReadWorkflowQueries, PruneWorkflowQueries
+):
     """Statements about workflows, each file of this folder some of them."""
