@@ -159,8 +159,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         self.pruning = Pruning(self)
         self.queues = Queues(self)
         self.limits = Limits(self)
-        self.workers = Workers(self)
-        self.workflows = Workflows(self)
+        self.workers, self.workflows = Workers(self), Workflows(self)
         self.locks = Locks(self)
 
     @property

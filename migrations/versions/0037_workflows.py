@@ -160,7 +160,7 @@ where named is not null and p.past <= now() - (
     where r.name = 'activity' and h.history = 'activity'
     or r.name in ('succeeded', 'cancelled') and h.history <> 'activity')
 and (h.history <> 'job_finished' or not exists (
-    select from {s}.workflow w where not w.settled and w.created_at < p.past))""",
+    select from {s}.workflow w where not w.settled and w.created_at < p.past + interval '1 day'))""",
     "comment on column {s}.job_live.ties is 'What its end must tell, as bits: 1 children, 2 its gate, 4 steps, 8 late "
     "children, 16 a dead letter is no end, 32 a failure stops its group; null for plain jobs'",
     "comment on column {s}.job_live.waits_on is 'How many edges of a job that waits for others are still to be met'",

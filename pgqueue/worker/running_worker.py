@@ -74,10 +74,15 @@ class RunningWorker:
         self._canceller = Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
-        self._pauser = Pauser(chores, core, signals)
-        self._workflow_keeper = WorkflowKeeper(chores, core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser]
-        self.duties.append(self._workflow_keeper)
+        self._pauser, self._workflow_keeper = Pauser(chores, core, signals), WorkflowKeeper(chores, core, signals)
+        self.duties: list[Duty] = [
+            self.producer,
+            full_scan,
+            progress,
+            self._rescuer,
+            self._pauser,
+            self._workflow_keeper,
+        ]
         self.duties += [
             PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pgqueue import App, InvalidWorkflow, UnknownWorkflow, WaitTimeout, WorkflowIncomplete, WorkflowRunning
+from pgqueue import App, DeadFilter, InvalidWorkflow, UnknownWorkflow, WaitTimeout, WorkflowIncomplete, WorkflowRunning
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import drain, scalar
-from tests.harness import Conn, new_job
-from tests.statements.graphs import graph, run_all, states
+from tests.harness import Conn, add_worker, new_job
+from tests.statements.graphs import DEAD, claim, end, graph, run_all, states, tidy
 
 
 def broken(**parts: object) -> Graph:
@@ -116,3 +116,28 @@ def test_a_failed_workflow_is_retried_and_runs_to_its_end(app: App, conn: Conn) 
     drain(app, conn)
     assert app.workflows.get(made.id).state == "succeeded"
     assert [job.state for job in app.workflows.jobs(made.id)] == ["succeeded"] * 4
+
+
+def test_a_redrive_of_a_dead_letter_goes_on_with_its_workflow(app: App, conn: Conn) -> None:
+    made = app.workflows.enqueue(graph(3, [(0, 1), (1, 2)]))
+    run_all(conn, made, {1})
+    done = app.dead.redrive(DeadFilter(ids=[made.jobs[1]]))
+    assert done.done == 1
+    assert states(conn, made) == "spb"
+    run_all(conn, made)
+    assert states(conn, made) == "sss"
+
+
+def test_a_redrive_skips_dead_letters_of_workflows_that_run(app: App, conn: Conn) -> None:
+    made = app.workflows.enqueue(graph(3, [(0, 1), (1, 2)]))
+    plain = app.workflows.enqueue(graph(1))
+    add_worker(conn)
+    taken = claim(conn)
+    end(conn, (taken[made.jobs[0]], DEAD), (taken[plain.jobs[0]], DEAD))
+    assert app.workflows.get(made.id).state == "running"
+    assert app.dead.redrive(DeadFilter(ids=[made.jobs[0]])).done == 0
+    with pytest.raises(WorkflowRunning):
+        app.retry(made.jobs[0])
+    tidy(conn)
+    assert app.retry(made.jobs[2]).state == "blocked"
+    assert states(conn, made) == "pbb"

@@ -215,7 +215,10 @@ EXEMPT = {
     "jobs.enqueue_many_metered": "inserts what it was given, as jobs.enqueue_many does: test_explain_metered",
     "workflows.enqueue": "inserts what it was given: test_graphs",
     **dict.fromkeys(
-        [f"workflows.{verb}" for verb in ("lock_for_retry", "revive", "jobs", "edges")],
+        [
+            f"workflows.{verb}"
+            for verb in ("lock_for_retry", "lock_free_for_retry", "counted", "revive", "jobs", "edges")
+        ],
         "asked by hand, of one workflow: by the ids that its gates name",
     ),
     **dict.fromkeys(["workflows.request_stop", "workflows.state"], "by primary key"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.base import Query, Row, Statements, fill, packed
 from pgqueue.queries.jobs.metered_parts import LANE
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
 from pgqueue.queries.jobs.turns import RESUME_STOPPED
@@ -12,14 +12,26 @@ from pgqueue.queries.jobs.turns import RESUME_STOPPED
 # Lock a workflow for a retry, until the end of the transaction, and with it the upkeep that drops partitions: what is
 # there when REVIVE looks is there until it commits. A sweep that deletes its jobs holds this row, and whoever comes
 # second waits here, or skips it. Of several retries the second one finds a workflow that runs. By primary key.
-LOCK_FOR_RETRY: LiteralString = """
+_LOCK: LiteralString = """
 with turn as materialized (
     select true as mine from pg_advisory_xact_lock_shared(hashtext({channel}), hashtext('make partitions'))
 ), held as materialized (
     select w.id, w.root_id, w.state, w.settled, w.jobs, w.created_at from {s}.workflow w
-    where w.id = %(id)s::bigint and (select count(*) from turn) > 0 for update
+    where w.id = %(id)s::bigint and (select count(*) from turn) > 0 for update{skip}
 )
 select held.* from held"""
+LOCK_FOR_RETRY: LiteralString = fill(_LOCK, skip="")
+# The same for those who hold dead letters of it already, and must not wait for whoever holds the workflow: nothing
+# comes back for one that somebody else has locked.
+LOCK_FREE_FOR_RETRY: LiteralString = fill(_LOCK, skip=" skip locked")
+
+# Find the workflows that have counted the ends of these dead letters and cancelled jobs. By primary keys.
+COUNTED: LiteralString = """
+select d.id, d.workflow_id from {s}.dead_letter d
+where d.id = any((select %(ids)s::bigint[])::bigint[]) and d.ties is not null and d.ties::int & 16 = 0
+union all
+select f.id, f.workflow_id from {s}.job_finished f
+where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled' and f.ties is not null"""
 
 # Bring a workflow back from what failed: dead letters and cancelled jobs are live again, as if they had not run, with as
 # many edges to wait for as are not met; gates count them again, and the groups that they belong to run again. `never`
@@ -28,8 +40,8 @@ select held.* from held"""
 # because some live or retention has taken some, nothing moves, and the counts say so.
 # LOCK_FOR_RETRY has locked the workflow, and no job of it lives, so nobody ends one meanwhile. The naive form, to count
 # edges while a parent of them may end, would wait for one that has told of its end already.
-# Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the workflow
-# was made.
+# Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day before
+# the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
 REVIVE: LiteralString = fill(
     """
 with recursive whole as materialized (
@@ -45,7 +57,7 @@ with recursive whole as materialized (
     select f.id, f.state, f.gate_id from span cross join lateral (
         select f.id, f.state, f.gate_id from {s}.job_finished f
         where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
-        and f.finished_at >= %(created_at)s::timestamptz) as f
+        and f.finished_at >= %(created_at)s::timestamptz - interval '1 day') as f
     union all
     select d.id, 'failed', d.gate_id from {s}.dead_letter d where d.workflow_id = %(id)s::bigint
 ), edge as materialized (
@@ -82,7 +94,7 @@ with recursive whole as materialized (
 ), gone_finished as (
     delete from {s}.job_finished f
     where f.id = any(array(select id from back)) and f.state = 'cancelled'
-    and f.finished_at >= %(created_at)s::timestamptz
+    and f.finished_at >= %(created_at)s::timestamptz - interval '1 day'
     returning f.id, f.task, f.queue, f.priority, f.args, f.tags, f.headers, f.created_at, f.max_attempts, f.lease,
         f.ties, f.gate_id, f.workflow_id
 ), gone as materialized (
@@ -156,6 +168,14 @@ class RetryQueries(Statements):
     def lock_for_retry(self, workflow: int) -> Query[LockedWorkflow | None]:
         """Lock a workflow; None if there is none with this id."""
         return Query(self._sql(LOCK_FOR_RETRY), _locked, {"id": workflow})
+
+    def lock_free_for_retry(self, workflow: int) -> Query[LockedWorkflow | None]:
+        """Lock a workflow; None if there is none with this id, or if somebody else has it locked."""
+        return Query(self._sql(LOCK_FREE_FOR_RETRY), _locked, {"id": workflow})
+
+    def counted(self, ids: Sequence[int]) -> Query[dict[int, int]]:
+        """Find the workflows that have counted the ends of these jobs, by the id of the job."""
+        return Query(self._sql(COUNTED), lambda rows: {row[0]: row[1] for row in rows}, {"ids": packed(ids)})
 
     def revive(self, locked: LockedWorkflow, reason: str) -> Query[Revived]:
         """Bring a workflow that is locked back from what failed."""

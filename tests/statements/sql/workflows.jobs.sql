@@ -12,7 +12,7 @@ with span as materialized (
     select f.* from span cross join lateral (
         select f.id, f.task::text, f.state, null, null::int, f.reason, f.gate_id from "pgqueue".job_finished f
         where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
-        and f.finished_at >= span.created_at) as f
+        and f.finished_at >= span.created_at - interval '1 day') as f
 )
 select n.id, n.task, n.state, n.waits_for, n.waits_on, n.reason, g.workflow_id
 from node n left join lateral (select g.workflow_id from "pgqueue".gate g where g.id = n.gate_id limit 1) as g on true

@@ -11,7 +11,7 @@ with recursive whole as materialized (
     select f.id, f.state, f.gate_id from span cross join lateral (
         select f.id, f.state, f.gate_id from "pgqueue".job_finished f
         where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
-        and f.finished_at >= %(created_at)s::timestamptz) as f
+        and f.finished_at >= %(created_at)s::timestamptz - interval '1 day') as f
     union all
     select d.id, 'failed', d.gate_id from "pgqueue".dead_letter d where d.workflow_id = %(id)s::bigint
 ), edge as materialized (
@@ -48,7 +48,7 @@ with recursive whole as materialized (
 ), gone_finished as (
     delete from "pgqueue".job_finished f
     where f.id = any(array(select id from back)) and f.state = 'cancelled'
-    and f.finished_at >= %(created_at)s::timestamptz
+    and f.finished_at >= %(created_at)s::timestamptz - interval '1 day'
     returning f.id, f.task, f.queue, f.priority, f.args, f.tags, f.headers, f.created_at, f.max_attempts, f.lease,
         f.ties, f.gate_id, f.workflow_id
 ), gone as materialized (
