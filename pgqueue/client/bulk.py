@@ -24,6 +24,7 @@ from pgqueue.queries.jobs.cancel import FoundToCancel
 from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.operations import Operation
 from pgqueue.tasks.coder import problems_of
+from pgqueue.tasks.inputs import ByReference
 from pgqueue.tasks.sealing import open_args, seal_args
 from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters
@@ -291,6 +292,8 @@ def check_arguments(app: AppParts, job: Candidate) -> None:
         return
     try:
         spec.arguments(job)
+    except ByReference:
+        return
     except (UnknownKey, CannotOpen):
         raise
     except ValidationError as error:
@@ -306,7 +309,7 @@ def takes(app: AppParts, job: Candidate) -> bool:
         return True
     try:
         spec.arguments(job)
-    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen):
+    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen, ByReference):
         return True  # a worker that knows it takes it
     except Exception:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
         return False

@@ -24,6 +24,7 @@ from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.executor import Executor
 from pgqueue.worker.running.threads import Threads
 from pgqueue.worker.signals import WorkerSignals
+from pgqueue.workflows.gates import INPUTS
 
 _COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "succeed": "succeeded",
@@ -117,6 +118,8 @@ class Runner:
         """Run claimed jobs, one after the other. After an error that ends it all, release the others."""
         for position, job in enumerate(jobs):
             self._app.listeners.emit(JobClaimed(*job.event_fields))
+            if job.ties is not None and job.ties & INPUTS:
+                job.inputs = (await self._link.run(self._backend.queries.workflows.inputs([job]))).get(job.id)
             await self._attempt(job)
             if self.error is not None:
                 await self._release(jobs[position + 1 :])

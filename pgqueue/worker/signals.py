@@ -23,6 +23,7 @@ class WorkerSignals:
 
     # Jobs
     jobs_claimed: Callable[[Sequence[ClaimedJob]], None] = ignore
+    jobs_ready: Callable[[Sequence[ClaimedJob]], None] = ignore  # claimed, and their inputs are read
     slot_freed: Callable[[], None] = ignore  # or jobs that waited for one were released
     cancellations_found: Callable[[Collection[int]], None] = ignore  # of these jobs of this worker
     jobs_moved: Callable[[Collection[int]], None] = ignore  # out of `running`; committed

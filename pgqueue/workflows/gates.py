@@ -7,7 +7,8 @@ from pgqueue.workflows.graph import Edge, Graph
 STRIPES = 16  # gates of a large group: one row would be locked by each end after the other
 LARGE = 64  # members; a group with more is counted by several gates
 # The bits of `job_live.ties`: what the end of a job must tell.
-CHILDREN, GATED, STEPS, LATE, HOLDS, STOPS = 1, 2, 4, 8, 16, 32
+# INPUTS says of the job itself that arguments of it are results of others.
+CHILDREN, GATED, STEPS, LATE, HOLDS, STOPS, INPUTS = 1, 2, 4, 8, 16, 32, 64
 
 
 @dataclass(slots=True)
@@ -55,7 +56,18 @@ def ties_of(graph: Graph) -> list[int | None]:
     for edge in graph.edges:
         if edge.parent >= 0:
             ties[edge.parent] |= CHILDREN
+        if edge.argument is not None:
+            ties[edge.child] |= INPUTS
     return [bits or None for bits in ties]
+
+
+def inputs_of(graph: Graph) -> dict[int, list[str]]:
+    """Return the names of the arguments that are results of others, for each node that has any."""
+    names: dict[int, list[str]] = {}
+    for edge in graph.edges:
+        if edge.argument is not None and edge.argument not in names.setdefault(edge.child, []):
+            names[edge.child].append(edge.argument)
+    return names
 
 
 def waits_of(graph: Graph) -> list[int]:

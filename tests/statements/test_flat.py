@@ -77,6 +77,7 @@ DUTIES: dict[str, Query[Any]] = {
     "workflows.cascade": QUERIES.workflows.cascade(50),
     "workflows.stop": QUERIES.workflows.stop(50),
     "workflows.settle": QUERIES.workflows.settle(50),
+    "workflows.inputs": QUERIES.workflows.inputs([job for job, _ in TIED]),
     "workflows.prune": QUERIES.workflows.prune(10),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
     "turns.claim lane": QUERIES.turns.claim(WORKER, "q0", LINES[1:2], room=20, slots=20),

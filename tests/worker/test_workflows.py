@@ -118,3 +118,64 @@ def test_a_gate_that_an_open_transaction_holds_holds_up_no_other_job(
     asyncio.run(work(app, settled(conn, held.id)))
     assert states(conn, held) == "cs"
     assert workflow_state(conn, held.id) == "cancelled"
+
+
+def test_results_are_arguments_of_what_runs_after(app: App, conn: Conn) -> None:
+    got: dict[str, object] = {}
+
+    @app.task(name="t")
+    def t(n: int) -> dict[str, int]:
+        return {"n": n}
+
+    @app.task(name="bad", max_attempts=1)
+    def bad(n: int = 0) -> None:
+        raise ValueError("no")
+
+    @app.task(name="join")
+    async def join(one: dict[str, int], all_of: list[dict[str, int]], some: list[dict[str, int]], x: int) -> None:
+        got.update(one=one, all_of=all_of, some=some, x=x)
+
+    @app.task(name="handle")
+    def handle(how: dict[str, object]) -> None:
+        got["how"] = how
+
+    nodes = [new_job(args=f'{{"n": {n}}}') for n in range(4)]
+    nodes += [new_job("join", args='{"x": 7}'), new_job("bad"), new_job("handle")]
+    made = insert(
+        conn,
+        Graph(
+            nodes,
+            [1, 1, 1, 0, 0, 0, 0],
+            [
+                Edge(3, 4, argument="one"), Edge(-2, 4, argument="all_of"),
+                Edge(2, 4, argument="some", position=0), Edge(0, 4, argument="some", position=1),
+                Edge(5, 6, "f", "how"),
+            ],
+            [Group("w"), Group("header", 0)],
+        ),
+    )  # fmt: skip
+    asyncio.run(work(app, settled(conn, made.id), poll_seconds=30))
+    assert states(conn, made) == "sssssfs"
+    assert got["one"] == {"n": 3}
+    assert got["all_of"] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert got["some"] == [{"n": 2}, {"n": 0}]
+    assert got["x"] == 7
+    how = got["how"]
+    assert isinstance(how, dict)
+    assert (how["state"], how["result"], how["error"]["message"]) == ("failed", None, "no")
+    assert scalar(conn, "select args::text from pgqueue.job_finished where task = 'join'") == '{"x": 7}'
+
+
+def test_an_input_that_does_not_fit_makes_a_dead_letter_that_says_so(app: App, conn: Conn) -> None:
+    app.task(name="t")(lambda n: "no number")
+
+    @app.task(name="child", max_attempts=1)
+    def child(rows: int) -> None: ...
+
+    made = insert(
+        conn, Graph([new_job(args='{"n": 1}'), new_job("child")], [0, 0], [Edge(0, 1, argument="rows")], [Group("w")])
+    )
+    asyncio.run(work(app, settled(conn, made.id), poll_seconds=30))
+    assert states(conn, made) == "sf"
+    assert scalar(conn, "select reason from pgqueue.dead_letter") == "invalid arguments"
+    assert app.retry(made.jobs[1]).state == "pending"

@@ -7,7 +7,8 @@ from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed, sp
 from pgqueue.queries.jobs.enqueue import list_params
 from pgqueue.queries.jobs.metered_parts import LANE
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
-from pgqueue.workflows.gates import Gates, gates_of, parents_first, reordered, ties_of, waits_of
+from pgqueue.tasks.inputs import with_header
+from pgqueue.workflows.gates import Gates, gates_of, inputs_of, parents_first, reordered, ties_of, waits_of
 from pgqueue.workflows.graph import Graph
 
 # Insert a graph with all its jobs, edges, gates and groups, in the caller's transaction: it exists whole or not at all.
@@ -107,7 +108,10 @@ class EnqueueGraphQueries(Statements):
         if order is not None:
             graph = reordered(graph, order)
         jobs, edges, gates = graph.nodes, graph.edges, gates_of(graph)
-        params: dict[str, Any] = list_params(jobs, self._args(jobs), [job.headers for job in jobs])
+        headers = [job.headers for job in jobs]
+        for node, names in inputs_of(graph).items():
+            headers[node] = with_header(headers[node], names)
+        params: dict[str, Any] = list_params(jobs, self._args(jobs), headers)
         del params["histories"]
         params |= _groups(graph, gates) | {
             "jobs": len(jobs),
