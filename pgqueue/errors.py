@@ -99,7 +99,8 @@ class InvalidTask(InvalidInput, TypeError):
 
 
 class InvalidWorkflow(InvalidInput, ValueError):
-    """A graph of jobs cannot run as it is: a circle, an empty group, an edge that leads nowhere. Nothing was written."""
+    """A graph of jobs cannot run: it has a circle, an empty group, or an edge that leads nowhere. Nothing was
+    written."""
 
     exit_code = 2
 
@@ -236,7 +237,8 @@ class WorkflowIncomplete(Conflict):
     def __init__(self, workflow: int, missing: int) -> None:
         self.workflow, self.missing = workflow, missing
         super().__init__(
-            f"{missing} jobs of workflow {workflow} are gone, dropped by retention: it cannot be retried, enqueue it anew"
+            f"{missing} jobs of workflow {workflow} are gone, dropped by retention: it cannot be retried, "
+            "enqueue it anew"
         )
 
 

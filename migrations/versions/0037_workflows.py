@@ -31,7 +31,8 @@ TIED = "add column ties smallint, add column gate_id bigint, add column workflow
 
 STATEMENTS = (
     # `ties` says what the end of a job must tell, as bits: 1 children, 2 its gate, 4 steps, 8 a child that was added
-    # late, 16 that a dead letter is no end, 32 that a failure stops its group. It is null for plain jobs.
+    # late, 16 that a dead letter is no end, 32 that a failure stops its group, 64 that arguments of it are results of
+    # others. It is null for plain jobs.
     f"alter table {{s}}.job_live {TIED}, add column waits_on integer",
     f"alter table {{s}}.job_finished {TIED}",
     f"alter table {{s}}.dead_letter {TIED}",
@@ -161,8 +162,10 @@ where named is not null and p.past <= now() - (
     or r.name in ('succeeded', 'cancelled') and h.history <> 'activity')
 and (h.history <> 'job_finished' or not exists (
     select from {s}.workflow w where not w.settled and w.created_at < p.past + interval '1 day'))""",
-    "comment on column {s}.job_live.ties is 'What its end must tell, as bits: 1 children, 2 its gate, 4 steps, 8 late "
-    "children, 16 a dead letter is no end, 32 a failure stops its group; null for plain jobs'",
+    (
+        "comment on column {s}.job_live.ties is 'Bits: its end tells 1 children, 2 its gate, 4 steps, 8 late children; "
+        "16 a dead letter is no end, 32 a failure stops its group, 64 it has inputs; null for plain jobs'"
+    ),
     "comment on column {s}.job_live.waits_on is 'How many edges of a job that waits for others are still to be met'",
     "comment on column {s}.job_live.gate_id is 'The gate that counts its end'",
     "comment on column {s}.job_live.workflow_id is 'The workflow that it belongs to'",

@@ -48,9 +48,9 @@ class OperatorVerbs:
 
         The job keeps its id and its history. A dead letter or cancelled job has all its attempts again; its expiry and
         unique key are gone. A job that is due already stays as it is. Raises WrongState for a job that runs, has
-        succeeded, or waits for something else; WorkflowRunning and WorkflowIncomplete for one whose workflow, with which
-        it comes back, cannot be retried; InvalidArguments if the task here would not take the arguments of a dead
-        letter or cancelled job; UnknownJob.
+        succeeded, or waits for something else; WorkflowRunning and WorkflowIncomplete where its workflow, with which it
+        comes back, cannot be retried; InvalidArguments if the task here would not take the arguments of a dead letter
+        or cancelled job; UnknownJob.
         """
         queries, actor = self._app.queries, who(by)
         for _ in range(2):  # a job that others move between two statements is found the second time

@@ -152,8 +152,8 @@ class Workflows:
     async def await_end(self, workflow: int, timeout: float | timedelta | None = None) -> WorkflowStatus:
         """The async twin of `wait`."""
         wait = _Wait(workflow, timeout)
-        while (status := await self.aget(workflow)).state == "running":
-            await asyncio.sleep(wait.delay())
+        while (status := await self.aget(workflow)).state == "running":  # noqa: ASYNC110
+            await asyncio.sleep(wait.delay())  # nothing tells when a workflow has ended
         return status
 
     def _known(self, workflow: int) -> Steps[None]:
@@ -190,7 +190,7 @@ class _Wait:
 
 
 def _possible(workflow: object) -> int:
-    """Return a number that Postgres can look for. Raises UnknownWorkflow for another one, InvalidOption if it is none."""
+    """Return a number that Postgres can look for. Raises UnknownWorkflow for another, InvalidOption if it is none."""
     if type(workflow) is not int:
         return check_id(workflow)
     if abs(workflow) > MAX_ID:

@@ -106,8 +106,8 @@ _KEPT: LiteralString = """(
     and {job}.task::text like r.tasks escape '!')"""
 
 # The workflows among `{named}` whose jobs stay, because they live, or somebody has them locked: a retry, which needs
-# what has succeeded. Those that have ended are locked, so that a retry waits, and then misses what is gone. The state is
-# judged by the newest row: a retry that has committed after this statement began is seen.
+# what has succeeded. Those that have ended are locked, so that a retry waits, and then misses what is gone. The state
+# is judged by the newest row: a retry that has committed after this statement began is seen.
 _LIVING: LiteralString = """named as materialized (
     select w.id from {s}.workflow w where w.id = any(array({named}))
 ), over as materialized (

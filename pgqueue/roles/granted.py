@@ -43,8 +43,9 @@ _COUNTS = (
 
 _Grants = Mapping[str, str]
 
-# A job and its first transition; a workflow is jobs with rows that say how they depend on each other. A key or a unique key is looked up, and where its job is over or waits, taken or
-# replaced: that reads no argument, but `replace` writes those of a job that waits.
+# A job and its first transition; a workflow is jobs with rows that say how they depend on each other. A key or a unique
+# key is looked up, and where its job is over or waits, taken or replaced: that reads no argument, but `replace` writes
+# those of a job that waits.
 _ENQUEUE: _Grants = {
     "sequence job_id": "usage",
     "job_live": f"insert ({_JOB}), "

@@ -10,8 +10,8 @@ INPUTS = "$inputs"  # the header with the names of these arguments
 _MARK = f'"{INPUTS}":'  # as a key; a value is followed by no colon
 
 
-class ByReference(Exception):  # noqa: N818 - no fault: they are read when the job runs
-    """Arguments of this job are results of others, and were not read along."""
+class ByReference(Exception):
+    """Arguments of this job are results of others, which are read when it runs, and were not read along."""
 
 
 def has_inputs(headers: str | None) -> bool:

@@ -17,11 +17,11 @@ from pgqueue.jobs.limit_rule import rule_name
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.inputs import ByReference, has_inputs, with_inputs
 from pgqueue.tasks.metering import Metering, TaskLimits
 from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.schema import json_schema
-from pgqueue.tasks.inputs import ByReference, has_inputs, with_inputs
 from pgqueue.tasks.sealing import SEALED, open_args
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
 from pgqueue.tasks.versions import UnknownParameters, Upcaster, check_versions, label_parts, parts_of, upcast

@@ -24,21 +24,21 @@ def random_graph(chance: random.Random, policies: tuple[str, ...] = ("cancel", "
     """A graph of up to forty jobs in up to four groups, with callbacks of groups and edges of each kind."""
     count = chance.randint(1, 40)
     groups = [Group("w", on_failure=chance.choice(policies))]
-    for number in range(1, chance.randint(1, 4)):
-        groups.append(Group(f"g{number}", chance.randrange(number), chance.choice(policies)))
+    groups += [
+        Group(f"g{number}", chance.randrange(number), chance.choice(policies))
+        for number in range(1, chance.randint(1, 4))
+    ]
     group_of: list[int | None] = [chance.randrange(len(groups)) for _ in range(count)]
     members = {group: [n for n in range(count) if group_of[n] == group] for group in range(len(groups))}
     for group in range(1, len(groups)):
-        if not members[group]:
-            group_of.append(group)
-    count = len(group_of)
+        group_of += [] if members[group] else [group]
     if 0 not in group_of:
         group_of.append(0)
-        count += 1
-    edges = []
-    for child in range(1, count):
-        for parent in chance.sample(range(child), min(child, chance.choice([0, 0, 1, 1, 2, 5]))):
-            edges.append(Edge(parent, child, chance.choice("sssssef")))
+    edges = [
+        Edge(parent, child, chance.choice("sssssef"))
+        for child in range(1, len(group_of))
+        for parent in chance.sample(range(child), min(child, chance.choice([0, 0, 1, 1, 2, 5])))
+    ]
     for group in range(len(groups)):  # a callback of it: a member of the group around it
         for when in chance.sample("sef", chance.randint(0, 3)):
             group_of.append(groups[group].parent)
@@ -78,7 +78,7 @@ class Actor:
         return DEAD if kind is RETRY and job.is_last_attempt else kind
 
     def _waiting_one(self) -> int | None:
-        """Lock a job that waits and is not doomed: one that is, is skipped; None if there is none, or others have it."""
+        """Lock a job that waits and is not doomed, for that is skipped; None if there is none, or others have it."""
         query = (
             "select id from pgqueue.job_live where workflow_id = %s and state <> 'running' and attempt = 0"
             " and cancel_requested_at is null order by id"

@@ -7,8 +7,8 @@ SNAPSHOTS = Path(__file__).parent / "sql"
 # What each statement that deletes live jobs does about ties. A new one belongs here, and to neither kind by accident.
 GUARDED = {"jobs.resolve.successes", "jobs.resolve.mixed", "jobs.resolve.metered", "jobs.resolve.metered_successes"}
 TELLING = {
-    "jobs.cancel", "jobs.expire", "jobs.release_strays", "jobs.rescue", "jobs.resolve_tied", "jobs.resolve_tied.metered",
-    "turns.cancel_behind", "workflows.cascade", "workflows.stop",
+    "jobs.cancel", "jobs.expire", "jobs.release_strays", "jobs.rescue", "jobs.resolve_tied",
+    "jobs.resolve_tied.metered", "turns.cancel_behind", "workflows.cascade", "workflows.stop",
 }  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def test_each_statement_that_deletes_live_jobs_tells_or_leaves_ties_alone() -> N
         assert "children_moved as (" in found[name], name
         assert "gates_lowered as (" in found[name], name
         assert "from ended where ties is not null" in found[name], name
-        assert re.search(r"\) \+ \(select queues from children_notified\)|, children_notified\n|from children_notified", found[name])  # fmt: skip
+        # A part that only selects runs if the rest of the statement asks for it.
+        assert found[name].count("children_notified") > found[name].count("children_notified as ("), name
 
 
 def test_no_other_file_than_those_of_statements_deletes_live_jobs() -> None:

@@ -367,7 +367,8 @@ from generate_series(1, {size} / 20) as i;
 insert into pgqueue.gate (id, workflow_id, members, remaining, first_id, last_id)
 select -i, -i, 60, 60, -9, -1 from generate_series(1, {size} / 20) as i;
 insert into pgqueue.job_live (id, task, queue, state, attempt, lease, worker_id, claimed_at, ties, gate_id, workflow_id)
-select -1000000 - i, 't', 'q0', 'running', 1, 1, '00000000-0000-0000-0000-000000000001', now(), 3, -1 - i % 9, -1 - i % 9
+select -1000000 - i, 't', 'q0', 'running', 1, 1, '00000000-0000-0000-0000-000000000001', now(), 3, -1 - i % 9,
+       -1 - i % 9
 from generate_series(1, 40) as i;
 insert into pgqueue.job_live (id, task, queue, state, waits_for, waits_on, ties, gate_id, workflow_id,
                               cancel_requested_at)

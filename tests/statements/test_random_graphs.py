@@ -1,14 +1,11 @@
 """Random graphs with ends of all kinds, by one who acts and by several at once, against an oracle."""
 
 import random
-from collections.abc import Callable
 
 import psycopg
-import pytest
 
-from pgqueue import db
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, InThread, add_worker
+from tests.harness import Conn, InThread, add_worker
 from tests.statements.graph_oracle import Actor, play, random_graph, violations
 from tests.statements.graphs import insert, retry, run_all
 
@@ -18,36 +15,39 @@ SEEDS = 30
 def test_random_graphs_end_as_their_edges_say(conn: Conn) -> None:
     worker = add_worker(conn)
     for seed in range(SEEDS):
-        chance = random.Random(seed)  # noqa: S311
+        chance = random.Random(seed)
         graph = random_graph(chance)
         made = insert(conn, graph)
         play(Actor(conn, made, chance, worker), conn)
         assert violations(conn, graph, made) == [], f"seed {seed}"
 
 
+def act(dsn: str, made: InsertedWorkflow, seed: int, worker: UUID) -> None:
+    """Act on a workflow for a while, on a connection of its own."""
+    with psycopg.connect(dsn, autocommit=True, options="-c search_path=") as own:
+        actor = Actor(own, made, random.Random(seed), worker)
+        for _ in range(60):
+            if not actor.act():
+                break
+
+
 def test_random_graphs_that_several_work_on_at_once_end_as_their_edges_say(conn: Conn, dsn: str) -> None:
     workers = [add_worker(conn) for _ in range(3)]
 
-    def act(seed: int, made: object, worker: object) -> None:
-        with psycopg.connect(dsn, autocommit=True, options="-c search_path=") as own:
-            actor = Actor(own, made, random.Random(seed), worker)  # type: ignore[arg-type]  # noqa: S311
-            for _ in range(60):
-                if not actor.act():
-                    break
-
     for seed in range(12):
-        graph = random_graph(random.Random(1000 + seed))  # noqa: S311
+        graph = random_graph(random.Random(1000 + seed))
         made = insert(conn, graph)
-        for thread in [InThread(lambda w=w, n=n: act(10 * seed + n, made, w)) for n, w in enumerate(workers)]:  # type: ignore[misc]
+        acting = [partial(act, dsn, made, 10 * seed + n, worker) for n, worker in enumerate(workers)]
+        for thread in [InThread(call) for call in acting]:
             thread.result()
-        play(Actor(conn, made, random.Random(seed), workers[0]), conn)  # noqa: S311
+        play(Actor(conn, made, random.Random(seed), workers[0]), conn)
         assert violations(conn, graph, made) == [], f"seed {seed}"
 
 
 def test_random_graphs_that_are_retried_succeed_and_run_no_success_twice(conn: Conn) -> None:
     worker = add_worker(conn)
     for seed in range(SEEDS):
-        chance = random.Random(seed)  # noqa: S311
+        chance = random.Random(seed)
         graph = random_graph(chance, ("cancel", "stop"))
         made = insert(conn, graph)
         play(Actor(conn, made, chance, worker), conn)

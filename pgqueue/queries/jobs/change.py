@@ -91,8 +91,8 @@ select task::text, args::text, headers::text from {s}.job_finished where id = %(
 # locked by LOCK_WAITING or by a batch, so that `old` is the newest version. A worker that waits for jobs of the new
 # queue hears of those that are due. By primary key. Returns the ids that it changed. Where the flow of a job changes,
 # what it carries and where it stands change together: a job that no rule concerns any more is pending, unless it waits
-# for something else, such as other jobs, and the other way round. A parked job that a rule concerns now waits for its turn: ADOPT takes no
-# buckets.
+# for something else, such as other jobs, and the other way round. A parked job that a rule concerns now waits for its
+# turn: ADOPT takes no buckets.
 EDIT_WAITING: LiteralString = fill(
     r"""
 with given as materialized (

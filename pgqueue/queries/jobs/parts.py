@@ -58,8 +58,8 @@ _TELL_ENDS: LiteralString = fill("{tied}, {tell}", tied=TIED, tell=fill(TELL, go
 TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED)
 
 # Cancel jobs that waited: insert them into the history, log the move, move what depends on them, and notify processes
-# that wait for one of them, at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key; the `limit` keeps that a
-# probe.
+# that wait for one of them, at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key;
+# the `limit` keeps that a probe.
 _CANCEL_WAITING: LiteralString = fill(
     """{finish_cancelled}, logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)

@@ -32,8 +32,8 @@ UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does 
 # knows of hundreds, it reads the whole table, or compares each with each: 5 ms became 15 to 300 ms for 512 outcomes.
 # Rows are locked in the order of ids, here and in NOTE_PROGRESS, which may want the same ones.
 # A metered job (`lane`) takes buckets along while it runs. This statement does not touch it, so that none can leak
-# through it; RESOLVE_METERED gives them back. Nor does it touch a job with ties, whose end others wait for: that one's id
-# is missing as well, and RESOLVE_TIED writes it.
+# through it; RESOLVE_METERED gives them back. Nor does it touch a job with ties, whose end others wait for: that one's
+# id is missing as well, and RESOLVE_TIED writes it.
 _RESOLVE: LiteralString = fill(
     r"""
 with given as materialized (

@@ -26,8 +26,8 @@ OPEN: LiteralString = "(d.ties is null or d.ties::int & 16 > 0)"
 MET: LiteralString = """(d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')"""
 
-# Move what depends on jobs or workflows that have ended. Reads `tied`: id, target, ties, gate_id, skipped; and `{gone}`,
-# the ids that this statement has deleted, `{may_notify}`.
+# Move what depends on jobs or workflows that have ended. Reads `tied`: id, target, ties, gate_id, skipped; and
+# `{gone}`, the ids that this statement has deleted, `{may_notify}`.
 # A child counts the edges that are still to be met. Where none is left it is pending, or waits for its turn. A child
 # with an edge that cannot be met any more is doomed: it stays blocked with a cancel request, never becomes pending, and
 # is ended by CASCADE. A gate counts its members down, a gate at zero its workflow's gates, and the last of those ends

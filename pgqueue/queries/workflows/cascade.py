@@ -7,9 +7,9 @@ from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY, SKIP_WAITING
 from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
-# It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which somebody
-# has locked; both are found again. If it waited for a child with its batch in hand, it could deadlock with a statement
-# that ends a parent of two of them. Gates and workflows are waited for, last, as everywhere.
+# It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which
+# somebody has locked; both are found again. If it waited for a child with its batch in hand, it could deadlock with a
+# statement that ends a parent of two of them. Gates and workflows are waited for, last, as everywhere.
 _END: LiteralString = """wanted as (
     select id from batch
     union

@@ -14,8 +14,8 @@ from pgqueue.workflows.graph import Graph
 # Insert a graph with all its jobs, edges, gates and groups, in the caller's transaction: it exists whole or not at all.
 # Like ENQUEUE it locks nothing that others want: all ids are drawn here, and every row is new. A job that waits for
 # others is blocked, and its edges are committed with it, so that each statement that ends a parent sees them.
-# Ids are drawn for groups first, then for jobs in order, then for gates; each edge looks its two ids up in an array. The
-# naive form, a join of edges with jobs, is planned for a handful of rows and compares each edge with each job: the
+# Ids are drawn for groups first, then for jobs in order, then for gates; each edge looks its two ids up in an array.
+# The naive form, a join of edges with jobs, is planned for a handful of rows and compares each edge with each job: the
 # planner does not know how long a text of lines is. The arrays come as text that Postgres takes apart, a graph of
 # 10,000 jobs in a quarter of a second; lists that the driver dumps item by item take four times as long.
 # Every job of a graph keeps its history: those that wait need its result.

@@ -4,9 +4,10 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements
 
-# Delete up to `at_most` workflows that ended longer ago than finished jobs are kept, with their groups, gates and edges.
-# One of which a job lives or is a dead letter stays: a redrive needs it. SKIP LOCKED leaves one that is being retried,
-# and a retry that comes second finds none. By workflow_ended; the others by the ranges of ids that the gates name.
+# Delete up to `at_most` workflows that ended longer ago than finished jobs are kept, with their groups, gates and
+# edges. One of which a job lives or is a dead letter stays: a redrive needs it. SKIP LOCKED leaves one that is being
+# retried, and a retry that comes second finds none. By workflow_ended; the others by the ranges of ids that the gates
+# name.
 PRUNE: LiteralString = """
 with keep as (
     select case when bool_and(r.value is not null) then max(r.value) end as age

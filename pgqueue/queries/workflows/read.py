@@ -10,7 +10,8 @@ from pgqueue.queries.base import Query, Row, Statements, fill
 _STATUS: LiteralString = """select w.id, w.name, w.state, w.on_failure, w.created_at, w.ended_at, w.jobs, w.waiting,
        w.running, w.failed, w.ended, w.stop_reason from {s}.workflows w"""
 
-# Read how a workflow stands. By primary key; live jobs and dead letters by the indexes of their workflow, up to a bound.
+# Read how a workflow stands. By primary key; live jobs and dead letters by the indexes of their workflow, up to a
+# bound.
 GET: LiteralString = fill("{status} where w.id = %(id)s::bigint", status=_STATUS)
 
 # List the newest workflows, walking backwards along the primary key; groups within others are passed over.
@@ -62,7 +63,7 @@ order by e.parent_id, e.child_id, e.ord limit %(limit)s::int"""
 
 
 class WorkflowStatus(NamedTuple):
-    """How a workflow stands: `jobs` counts all, of which some wait, run, or have ended; `failed` are dead letters now."""
+    """How a workflow stands: `jobs` counts all, of which some wait, run, or have ended; `failed`: dead letters now."""
 
     id: int
     name: str

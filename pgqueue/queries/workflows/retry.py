@@ -33,15 +33,15 @@ union all
 select f.id, f.workflow_id from {s}.job_finished f
 where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled' and f.ties is not null"""
 
-# Bring a workflow back from what failed: dead letters and cancelled jobs are live again, as if they had not run, with as
-# many edges to wait for as are not met; gates count them again, and the groups that they belong to run again. `never`
-# are jobs that stay skipped: an edge of theirs cannot be met, because its parent has succeeded, or stays skipped itself.
-# Callbacks that ran stay as they are; those that were skipped wait again. Where not all jobs of the workflow are there,
-# because some live or retention has taken some, nothing moves, and the counts say so.
+# Bring a workflow back from what failed: dead letters and cancelled jobs are live again, as if they had not run, with
+# as many edges to wait for as are not met; gates count them again, and the groups that they belong to run again.
+# `never` are jobs that stay skipped: an edge of theirs cannot be met, because its parent has succeeded, or stays
+# skipped itself. Callbacks that ran stay as they are; those that were skipped wait again. Where not all jobs of the
+# workflow are there, because some live or retention has taken some, nothing moves, and the counts say so.
 # LOCK_FOR_RETRY has locked the workflow, and no job of it lives, so nobody ends one meanwhile. The naive form, to count
 # edges while a parent of them may end, would wait for one that has told of its end already.
-# Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day before
-# the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
+# Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
+# before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
 REVIVE: LiteralString = fill(
     """
 with recursive whole as materialized (

@@ -6,9 +6,9 @@ from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
 from pgqueue.queries.jobs.ties import TELL, TOLD, Ends, read_ends
 
-# Settle up to `at_most` workflows and groups that have ended: callbacks become pending or are doomed, as the children of
-# a job do, and the gate above counts the group. A group that was stopped or failed ends its parent's when that stops.
-# SKIP LOCKED: any number of workers may do this at once, and each group is settled once, because it stops being
+# Settle up to `at_most` workflows and groups that have ended: callbacks become pending or are doomed, as the children
+# of a job do, and the gate above counts the group. A group that was stopped or failed ends its parent's when that
+# stops. SKIP LOCKED: any number of workers may do this at once, and each group is settled once, because it stops being
 # unsettled in the same statement. So nested groups cost a statement a level, and none in the path of a job. By
 # workflow_unsettled, by which a crash leaves nothing unseen.
 SETTLE: LiteralString = fill(

@@ -31,7 +31,8 @@ def announce(path: str) -> None:
 
 def job(task: str, attempt: int = 1, headers: str = "{}", **args: Any) -> ClaimedJob:
     return ClaimedJob(
-        7, task, "mail", 0, json.dumps(args), ["a", "b"], headers, NOW, NOW, attempt, 3, 12, 0.0, None, None, uuid.uuid4()
+        7, task, "mail", 0, json.dumps(args), ["a", "b"], headers, NOW, NOW, attempt, 3, 12, 0.0, None, None,
+        uuid.uuid4(),
     )  # fmt: skip
 
 
