@@ -1,9 +1,12 @@
 """Random graphs with ends of all kinds, by one who acts and by several at once, against an oracle."""
 
 import random
+from functools import partial
+from uuid import UUID
 
 import psycopg
 
+from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from tests.conftest import scalar
 from tests.harness import Conn, InThread, add_worker
 from tests.statements.graph_oracle import Actor, play, random_graph, violations
