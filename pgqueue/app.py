@@ -39,6 +39,7 @@ from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
 from pgqueue.client.workers import Workers
+from pgqueue.client.workflows import Workflows
 from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import app_release, check_queue, check_schema
 from pgqueue.doctor import Report, examine
@@ -158,7 +159,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
         self.pruning = Pruning(self)
         self.queues = Queues(self)
         self.limits = Limits(self)
-        self.workers = Workers(self)
+        self.workers, self.workflows = Workers(self), Workflows(self)
         self.locks = Locks(self)
 
     @property

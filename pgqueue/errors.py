@@ -98,6 +98,13 @@ class InvalidTask(InvalidInput, TypeError):
     """A function cannot be registered as a task."""
 
 
+class InvalidWorkflow(InvalidInput, ValueError):
+    """A graph of jobs cannot run: it has a circle, an empty group, or an edge that leads nowhere. Nothing was
+    written."""
+
+    exit_code = 2
+
+
 class UnsupportedConnection(InvalidInput, TypeError):
     """`using(conn)` was given an object that is not a Postgres connection pgqueue can borrow."""
 
@@ -136,6 +143,10 @@ class UnknownTask(NotFound):
 
 class UnknownWorker(NotFound):
     """No living worker or scheduler has that id, host or host:pid. Nothing was written."""
+
+
+class UnknownWorkflow(NotFound):
+    """No workflow has that id: it never existed, its transaction rolled back, or retention dropped it."""
 
 
 class Conflict(PgqueueError):
@@ -209,6 +220,26 @@ class WrongState(Conflict):
     def __init__(self, job_id: int, state: str, why: str) -> None:
         self.job_id, self.state = job_id, state
         super().__init__(f"job {job_id} {why}")
+
+
+class WorkflowRunning(Conflict):
+    """Jobs of the workflow still wait or run, so it cannot be retried yet: wait for its end, or cancel it."""
+
+    def __init__(self, workflow: int) -> None:
+        self.workflow = workflow
+        super().__init__(f"jobs of workflow {workflow} still wait or run: wait for its end, or cancel it, to retry it")
+
+
+class WorkflowIncomplete(Conflict):
+    """Jobs of the workflow are gone, dropped by retention or deleted, so it cannot be retried: what runs again would
+    miss their results. Nothing was changed."""
+
+    def __init__(self, workflow: int, missing: int) -> None:
+        self.workflow, self.missing = workflow, missing
+        super().__init__(
+            f"{missing} jobs of workflow {workflow} are gone, dropped by retention: it cannot be retried, "
+            "enqueue it anew"
+        )
 
 
 class WaitError(PgqueueError):

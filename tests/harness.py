@@ -102,8 +102,10 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
     """Return a claimed job with the fields that `Queries.resolve` reads."""
     now = datetime.now(UTC)
     attempt, most = other.get("attempt", 1), other.get("max_attempts", 3)
-    lane = other.get("lane")
-    return ClaimedJob(job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, 0.0, lane, WORKER)
+    lane, ties = other.get("lane"), other.get("ties")
+    return ClaimedJob(
+        job_id, "t", "default", 0, "{}", [], "{}", now, now, attempt, most, lease, 0.0, lane, ties, WORKER
+    )
 
 
 def add_worker(

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.edited_flow import flow_after, flow_of
+from pgqueue.client.reviving import revive_with
 from pgqueue.client.settings import check_count, check_optional_count, check_priority, check_run_at
 from pgqueue.client.steps import Steps
 from pgqueue.config import check_queue
@@ -23,6 +24,7 @@ from pgqueue.queries.jobs.cancel import FoundToCancel
 from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.operations import Operation
 from pgqueue.tasks.coder import problems_of
+from pgqueue.tasks.inputs import ByReference
 from pgqueue.tasks.sealing import open_args, seal_args
 from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters
@@ -68,7 +70,7 @@ def _redrive(app: AppParts, work: Work) -> Steps[int]:
         flows = {job.id: flow_after(app, job, queue_rule=rule) for job in work.jobs}
     reason = work.reason("redriven")
     done: int = yield app.queries.dead.redrive(work.operation.id, work.ids, reason, work.options, flows)
-    return done
+    return done if done == len(work.ids) else done + (yield from revive_with(app, work.ids, reason))
 
 
 def rule_of_queue(app: AppParts, queue: str | None) -> Steps[str | None]:
@@ -104,7 +106,10 @@ def _retry(app: AppParts, work: Work) -> Steps[int]:
         return len((yield app.queries.jobs.retry_waiting(work.ids, work.reason("retried"))))
     if work.place == DEAD:
         return (yield from _redrive(app, work))
-    return len((yield app.queries.jobs.restore(work.ids, work.reason("brought back"))))
+    done = len((yield app.queries.jobs.restore(work.ids, work.reason("brought back"))))
+    if done < len(work.ids):
+        done += yield from revive_with(app, work.ids, work.reason("brought back"))
+    return done
 
 
 def _promote(app: AppParts, work: Work) -> Steps[int]:
@@ -287,6 +292,8 @@ def check_arguments(app: AppParts, job: Candidate) -> None:
         return
     try:
         spec.arguments(job)
+    except ByReference:
+        return
     except (UnknownKey, CannotOpen):
         raise
     except ValidationError as error:
@@ -302,7 +309,7 @@ def takes(app: AppParts, job: Candidate) -> bool:
         return True
     try:
         spec.arguments(job)
-    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen):
+    except (NewerVersion, UnknownParameters, UnknownKey, CannotOpen, ByReference):
         return True  # a worker that knows it takes it
     except Exception:  # noqa: BLE001 - a user's own validators and upcasters may raise anything
         return False

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Protocol, TypedDict, Unpack
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import check_arguments, check_changes, check_options, edited, is_in_order, rule_of_queue
+from pgqueue.client.reviving import revive_with
 from pgqueue.client.steps import StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.client.why import look_up
@@ -47,8 +48,9 @@ class OperatorVerbs:
 
         The job keeps its id and its history. A dead letter or cancelled job has all its attempts again; its expiry and
         unique key are gone. A job that is due already stays as it is. Raises WrongState for a job that runs, has
-        succeeded, or waits for something else; InvalidArguments if the task here would not take the arguments of a dead
-        letter or cancelled job; UnknownJob.
+        succeeded, or waits for something else; WorkflowRunning and WorkflowIncomplete where its workflow, with which it
+        comes back, cannot be retried; InvalidArguments if the task here would not take the arguments of a dead letter
+        or cancelled job; UnknownJob.
         """
         queries, actor = self._app.queries, who(by)
         for _ in range(2):  # a job that others move between two statements is found the second time
@@ -59,9 +61,13 @@ class OperatorVerbs:
                 _check(self._app, (yield queries.dead.lock_dead(job_id)))
                 if (yield queries.dead.redrive(0, [job_id], f"redriven by {actor}", {})):
                     break
+                if (yield from revive_with(self._app, [job_id], f"redriven by {actor}", strict=True)):
+                    break
             elif job.state == JobState.CANCELLED:
                 _check(self._app, (yield queries.jobs.read_cancelled(job_id)))
                 if (yield queries.jobs.restore([job_id], f"brought back by {actor}")):
+                    break
+                if (yield from revive_with(self._app, [job_id], f"brought back by {actor}", strict=True)):
                     break
             elif job.phase != "retrying":
                 _refuse(job, "retried", _remedy(job))

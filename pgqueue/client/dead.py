@@ -81,7 +81,8 @@ class DeadLetters(OperationVerbs):
     def redrive(self, chosen: DeadFilter, **options: Unpack[RedriveOptions]) -> Steps[Operation]:
         """Bring dead letters back as pending jobs, with their ids, their history and all their attempts.
 
-        Those whose arguments the task of this app no longer takes are skipped, and stay dead letters. Raises
+        Those whose arguments the task of this app no longer takes are skipped, and stay dead letters. One of a workflow
+        comes back with its workflow, as `app.workflows.retry` does, and is skipped while that runs. Raises
         InvalidOption for a filter that fits all: say DeadFilter(task="*").
         """
         how = {name: options.get(name) for name in ("rate", "attempts", "delay", "queue")}

@@ -14,6 +14,7 @@ from pgqueue.queries.partitions import PartitionState, empty_defaults
 from pgqueue.queries.retention import OldPartition, Rule, Sweep
 
 BATCH = 500
+WORKFLOWS = 10  # whose edges are deleted by one statement
 REST = 0.02  # seconds between two batches
 PATIENCE = 600.0  # seconds that reading an old partition may take
 SAMPLED = 100.0  # pages of a partition that are read to estimate what would go
@@ -117,6 +118,7 @@ def prune(queries: Queries, note: Callable[[Pruned], object], goes_on: Callable[
     for table, query in (
         ("schedule_fire", queries.retention.prune_ticks(BATCH)),
         ("operation", queries.retention.prune_operations(BATCH)),
+        ("workflow", queries.workflows.prune(WORKFLOWS)),
     ):
         rows = 0
         while goes_on() and (gone := (yield query)):

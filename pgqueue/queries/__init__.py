@@ -34,6 +34,7 @@ from pgqueue.queries.turns import TurnQueries
 from pgqueue.queries.waits import WaitQueries
 from pgqueue.queries.why import WhyQueries
 from pgqueue.queries.workers import WorkerQueries
+from pgqueue.queries.workflows import WorkflowQueries
 
 __all__ = ["Queries", "Query"]
 
@@ -63,4 +64,5 @@ class Queries:
         self.partitions = PartitionQueries(templates, codec)
         self.retention = RetentionQueries(templates, codec)
         self.doctor = DoctorQueries(templates, codec)
+        self.workflows = WorkflowQueries(templates, codec)
         self.roles = RoleQueries(templates, codec)

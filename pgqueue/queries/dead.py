@@ -12,8 +12,9 @@ from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.filters import DEAD_FITS, parameters
 from pgqueue.queries.jobs.change import EditedJob
 from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
-from pgqueue.queries.jobs.parts import CARRIED, NOTIFY_WORKERS
+from pgqueue.queries.jobs.parts import CARRIED, MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
+from pgqueue.queries.jobs.ties import OPEN, TELL
 from pgqueue.queries.jobs.turns import RESUME_STOPPED
 from pgqueue.tasks.sealing import open_job
 
@@ -42,7 +43,9 @@ from {s}.job j where j.id = any(array(select id from picked)::bigint[]) and j.st
 # old workers may still write. The expiry goes, which has passed most likely; so does the unique key, which another job
 # may hold by now. The n-th job of an operation with a rate is due n / rate seconds later: no process has to wait.
 # `now()` and not `clock_timestamp()`: NOTIFY_WORKERS finds jobs that are due when the statement begins.
-# By primary key. The rows are locked by the batch; where they are not, those that are gone meanwhile are left out.
+# By primary key. The rows are locked by the batch; where they are not, those that are gone meanwhile are left out. Left
+# out is a dead letter whose end its workflow has counted: REVIVE brings it back, with what was skipped for it. One
+# whose workflow holds was not counted, and goes on from here.
 REDRIVE: LiteralString = fill(
     r"""
 with given as (
@@ -52,17 +55,18 @@ with given as (
     select greatest((select next_run_at from {s}.operation where id = %(operation)s::bigint), now())
            + make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, {turned} as carried
+    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) and {is_open}
+    returning d.*, g.ord, {turned} as carried
 ), again as (
     select gone.*, {lane} as lane from gone
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for)
+        crash_count, lease, lane, state, waits_for, ties, gate_id, workflow_id)
     select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, carried,
            begun.at + make_interval(secs => case when %(gap)s::float8 > 0::float8
                                                  then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
            created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease,
-           lane, {state}, case when lane is not null then 'turn' end
+           lane, {state}, case when lane is not null then 'turn' end, ties, gate_id, workflow_id
     from again cross join begun
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
@@ -77,12 +81,14 @@ with given as (
 select count(back.id) from back, workers_notified""",
     resume_stopped=RESUME_STOPPED,
     turned=fill(TURNED, flow="g.flow", headers="d.headers::jsonb"),
+    is_open=OPEN,
     lane=fill(LANE, headers="gone.carried"),
     state=STATE,
     notify_workers=fill(NOTIFY_WORKERS, jobs="back"),
 )
 
-# Discard dead letters: they end as cancelled, in the history, from which retention drops them. By primary key.
+# Discard dead letters: they end as cancelled, in the history, from which retention drops them. By primary key. For a
+# workflow that holds this is the end of the job, as a failure: what depends on it moves.
 DISCARD: LiteralString = fill(
     """
 with gone as (
@@ -93,8 +99,11 @@ with gone as (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, 'failed', 'cancelled', attempt, lease, %(reason)s::text from gone
-), {resume_stopped}
-select count(*) from gone""",
+), tied as materialized (
+    select id, 'failed' as target, ties::int as ties, gate_id, false as skipped from gone where ties::int & 16 > 0
+), {tell}, {resume_stopped}
+select (select count(*) from gone) from children_notified""",
+    tell=fill(TELL, gone="gone", may_notify=MAY_NOTIFY),
     resume_stopped=RESUME_STOPPED,
     carried=CARRIED,
 )

@@ -105,6 +105,17 @@ _KEPT: LiteralString = """(
     where r.name = {state} and {job}.queue::text like r.queues escape '!'
     and {job}.task::text like r.tasks escape '!')"""
 
+# The workflows among `{named}` whose jobs stay, because they live, or somebody has them locked: a retry, which needs
+# what has succeeded. Those that have ended are locked, so that a retry waits, and then misses what is gone. The state
+# is judged by the newest row: a retry that has committed after this statement began is seen.
+_LIVING: LiteralString = """named as materialized (
+    select w.id from {s}.workflow w where w.id = any(array({named}))
+), over as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select id from named)) and w.settled for share skip locked
+), living as materialized (
+    select id from named except select id from over
+)"""
+
 # List where jobs are to be looked for that are too old, though their partition stays: for each partition and each age
 # of a rule the block from which on. A partition whose days are not over is swept as rows age, and once more from its
 # beginning when all of it is old, because room that became free in it is filled again. Ages from the longest on are for
@@ -147,6 +158,7 @@ order by h.first, a.age""",
 # Delete the jobs in a range of blocks that are too old, and their transitions, and note how far this is. The range is
 # read twice, once for the kinds of jobs in it, so that rules are matched for each kind and not for each job. Rows that
 # another transaction has locked (a result that expires) are left: no deadlock, and their partition goes one day anyway.
+# So do jobs of workflows that live.
 # A range with younger rows is not done: it is read again later. By ctid; the times prune partitions, of the transitions
 # too, where the index by job finds the rows. The naive `delete … where finished_at < …` reads a whole partition each
 # time, and holds its rows and a snapshot for minutes.
@@ -156,12 +168,14 @@ with turn as materialized (
     select pg_try_advisory_xact_lock(hashtext({channel}), hashtext('make partitions')) as mine
 ), {rules}, kind as materialized (
     select k.*, {kept} as keep
-    from (select f.state::text, f.queue::text, f.task::text, max(f.finished_at) as newest from {s}.job_finished f
-          where {range} group by 1, 2, 3) as k
-), old as materialized (
+    from (select f.state::text, f.queue::text, f.task::text, max(f.finished_at) as newest,
+                 array_agg(f.workflow_id) filter (where f.workflow_id is not null) as workflows
+          from {s}.job_finished f where {range} group by 1, 2, 3) as k
+), {living}, old as materialized (
     select f.id, f.finished_at, f.created_at from {s}.job_finished f
     join kind k on k.state = f.state and k.queue = f.queue::text and k.task = f.task::text
     where {range} and f.finished_at < now() - k.keep and (select mine from turn)
+    and (f.workflow_id is null or f.workflow_id not in (select id from living))
     for update of f skip locked
 ), gone as (
     delete from {s}.job_finished f using old o
@@ -182,6 +196,7 @@ with turn as materialized (
 )
 select (select count(*) from old), turn.mine, turn.mine and not young.any from turn, young""",
     rules=_RULES,
+    living=fill(_LIVING, named="select unnest(k.workflows) from kind k"),
     kept=fill(_KEPT, state="k.state", job="k"),
     range="""f.ctid >= %(start)s::tid and f.ctid < %(end)s::tid
           and f.finished_at >= %(first)s::timestamptz and f.finished_at < %(past)s::timestamptz""",
@@ -189,16 +204,18 @@ select (select count(*) from old), turn.mine, turn.mine and not young.any from t
 
 # Delete dead letters that are older than a rule says, and their transitions, in the order of their failure; returns
 # where this batch ended. Without a rule, as by default, none is looked at. By dead_letter_failed_at; rows that another
-# transaction has locked (a redrive) are left.
+# transaction has locked (a redrive) are left, and those of workflows that live.
 PRUNE_DEAD: LiteralString = fill(
     """
 with {rules}, looked as materialized (
-    select d.id, d.failed_at, d.created_at, {kept} as keep from {s}.dead_letter d
+    select d.id, d.failed_at, d.created_at, d.workflow_id, {kept} as keep from {s}.dead_letter d
     where (d.failed_at, d.id) > (%(after)s::timestamptz, %(after_id)s::bigint)
     and d.failed_at < now() - (select min(r.value) from rule r where r.name = 'failed')
     order by d.failed_at, d.id limit %(at_most)s for update skip locked
-), gone as (
-    delete from {s}.dead_letter d using looked l where d.id = any(array[l.id]) and l.failed_at < now() - l.keep
+), {living}, gone as (
+    delete from {s}.dead_letter d using looked l
+    where d.id = any(array[l.id]) and l.failed_at < now() - l.keep
+    and (l.workflow_id is null or l.workflow_id not in (select id from living))
     returning d.id, d.created_at
 ), logged as (
     delete from {s}.transition t using gone g
@@ -207,6 +224,7 @@ with {rules}, looked as materialized (
 select (select count(*) from gone), max(l.failed_at), (array_agg(l.id order by l.failed_at desc, l.id desc))[1]
 from looked l""",
     rules=_RULES,
+    living=fill(_LIVING, named="select l.workflow_id from looked l"),
     kept=fill(_KEPT, state="'failed'", job="d"),
 )
 

@@ -28,12 +28,13 @@ NOBODY = frozenset({"function schedule_forget_ahead", "function held_for_long"})
 
 _JOB = (
     "id, task, queue, priority, args, tags, headers, run_at, created_at, max_attempts, history, unique_key, "
-    "unique_live, expires_at, lane, state, waits_for"
+    "unique_live, expires_at, lane, state, waits_for, waits_on, ties, gate_id, workflow_id"
 )
 _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
     "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status", "paused",
+    "workflows",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
@@ -42,8 +43,9 @@ _COUNTS = (
 
 _Grants = Mapping[str, str]
 
-# A job and its first transition. A key or a unique key is looked up, and where its job is over or waits, taken or
-# replaced: that reads no argument, but `replace` writes those of a job that waits.
+# A job and its first transition; a workflow is jobs with rows that say how they depend on each other. A key or a unique
+# key is looked up, and where its job is over or waits, taken or replaced: that reads no argument, but `replace` writes
+# those of a job that waits.
 _ENQUEUE: _Grants = {
     "sequence job_id": "usage",
     "job_live": f"insert ({_JOB}), "
@@ -51,6 +53,9 @@ _ENQUEUE: _Grants = {
     "waits_for), update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key, lane)",
     "transition": "insert",
     "idempotency_key": "select, insert, update, delete",
+    "workflow": "insert",
+    "gate": "insert",
+    "dependency": "insert",
     "worker": "select (waiting, queues)",
     "function enqueue": "execute",
     "function change_flow": "execute",
@@ -67,10 +72,16 @@ _PROCESS: _Grants = {
     "compat": "select",
     "partition_status": "select",
     "worker_health": "select",
+    "workflows": "select",
     "function maintain": "execute",
 }
+# Who ends jobs moves what depends on them.
 _CANCEL: _Grants = {
-    "job_live": "select, update (cancel_requested_at), delete",
+    "job_live": "select, update (cancel_requested_at, waits_on, state, waits_for, run_at), delete",
+    "workflow": "select, update",
+    "gate": "select, update",
+    "dependency": "select",
+    "worker": "select (waiting, queues)",
     "job_finished": "insert",
     "transition": "insert",
     "waiter": "select",
@@ -93,6 +104,9 @@ _PRUNE: _Grants = {
     "transition": "select, delete",
     "schedule_fire": "select, delete, update (reason)",
     "operation": "select, delete, update (error)",
+    "workflow": "select, update, delete",
+    "gate": "select, delete",
+    "dependency": "select, delete",
     "function empty_partition": "execute",
     "function drop_partition": "execute",
 }

@@ -54,6 +54,15 @@ def open_args(codec: Codec | None, task: str, text: str) -> str:
     return _open(codec, "args", task, json.loads(text)[MARK]).decode()
 
 
+def open_result(codec: Codec | None, task: str, value: Any) -> Any:
+    """Open the result of a job of that task, if it is sealed. Raises as `open_args` does."""
+    if sealed_by(value) is None or not isinstance(value, Mapping):
+        return value
+    if codec is None:
+        raise UnknownKey("a result is sealed, and this app has no codec: give it the codec that sealed it")
+    return json.loads(_open(codec, "result", task, value[MARK]))
+
+
 def seal_resolution(codec: Codec, task: str, resolution: Resolution) -> Resolution:
     """Seal the result, error and reason of an attempt. Never raises: a part that cannot be sealed is dropped."""
     if resolution is PLAIN_SUCCESS:

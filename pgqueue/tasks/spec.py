@@ -17,6 +17,7 @@ from pgqueue.jobs.limit_rule import rule_name
 from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
+from pgqueue.tasks.inputs import ByReference, has_inputs, with_inputs
 from pgqueue.tasks.metering import Metering, TaskLimits
 from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.rules import Rules
@@ -142,12 +143,17 @@ class TaskSpec(TaskSettings):
     def arguments(self, job: StoredArguments) -> dict[str, Any]:
         """Return the keyword arguments of a job: opened, brought to this version, validated.
 
-        Raises UnknownKey, CannotOpen, NewerVersion, UnknownParameters; what an upcaster raises; pydantic's
-        ValidationError.
+        Raises UnknownKey, CannotOpen, NewerVersion, UnknownParameters; ByReference for a job with inputs that does not
+        run; what an upcaster raises; pydantic's ValidationError.
         """
         text = job.args
         if text.startswith(SEALED):
             text = open_args(self.codec, job.task, text)
+        inputs = getattr(job, "inputs", None)
+        if inputs is not None:
+            text = with_inputs(self.codec, text, inputs)
+        elif has_inputs(job.headers):
+            raise ByReference(job.task)
         if job.headers is not None or self.version > 1:
             text = upcast(text, job.headers, self.version, self.upcasters)
         try:

@@ -141,5 +141,6 @@ def _job(task: "Task[..., Any] | str", **fields: Unpack[JobFields]) -> ClaimedJo
         lease=attempt,
         waited=0.0,
         lane=None,
+        ties=None,
         worker_id=UUID(int=0),
     )

@@ -14,6 +14,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.queries.workflows.settle import Look
 from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
 from pgqueue.testing.backend import TransactionBackend
 from pgqueue.testing.connections import BorrowedLink
@@ -23,6 +24,7 @@ from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.executor import Executor
 from pgqueue.worker.running.threads import Threads
 from pgqueue.worker.signals import WorkerSignals
+from pgqueue.workflows.gates import INPUTS
 
 _COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "succeed": "succeeded",
@@ -92,6 +94,7 @@ class Runner:
         while self.error is None:
             await self._expire()
             await self._keep_pauses(options.queues)
+            await self._keep_workflows()
             jobs = await self._claim(options.queues, 1 if options.until_empty else options.limit)
             if not jobs and options.with_scheduled and await self._travel_to_next(options.queues):
                 continue
@@ -115,6 +118,8 @@ class Runner:
         """Run claimed jobs, one after the other. After an error that ends it all, release the others."""
         for position, job in enumerate(jobs):
             self._app.listeners.emit(JobClaimed(*job.event_fields))
+            if job.ties is not None and job.ties & INPUTS:
+                job.inputs = (await self._link.run(self._backend.queries.workflows.inputs([job]))).get(job.id)
             await self._attempt(job)
             if self.error is not None:
                 await self._release(jobs[position + 1 :])
@@ -188,6 +193,15 @@ class Runner:
             await self._link.run(pauses.bring_back(over, MOST_MOVED))
         if len(over) < len(tasks):
             await self._link.run(pauses.set_aside(await self._served(queues), MOST_MOVED, MOST_MOVED))
+
+    async def _keep_workflows(self) -> None:
+        """End jobs of workflows that will not run, and settle workflows that have ended, as a worker does."""
+        workflows = self._backend.queries.workflows
+        look: Look = await self._link.run(workflows.look())
+        moved = look.living
+        while moved:
+            kinds = (workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED), workflows.settle(MOST_MOVED))
+            moved = any([(await self._link.run(query)).moved for query in kinds])
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
         if queues is not None:

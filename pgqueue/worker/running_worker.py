@@ -25,6 +25,7 @@ from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.activity_writer import ActivityWriter
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
+from pgqueue.worker.duties.input_reader import InputReader
 from pgqueue.worker.duties.limit_keeper import LimitKeeper
 from pgqueue.worker.duties.listener import Listener
 from pgqueue.worker.duties.operation_finisher import OperationFinisher
@@ -36,12 +37,13 @@ from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.duties.result_expirer import ResultExpirer
 from pgqueue.worker.duties.sweeper import Sweeper
 from pgqueue.worker.duties.watchdog import Watchdog
+from pgqueue.worker.duties.workflow_keeper import WorkflowKeeper
 from pgqueue.worker.running.attempts import Attempts
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "full scan", "resolve", "chores", "prune")
+LINKS = ("claim", "full scan", "resolve", "chores", "prune", "inputs")
 OVERDUE, QUIET = "no heartbeat gets through", "quiet"  # reasons to pause
 
 
@@ -73,9 +75,11 @@ class RunningWorker:
         self._canceller = Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
-        self._pauser = Pauser(chores, core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser]
+        self._pauser, self._workflow_keeper = Pauser(chores, core, signals), WorkflowKeeper(chores, core, signals)
+        self._inputs = InputReader(links["inputs"], core, signals)
+        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser, self._inputs]
         self.duties += [
+            self._workflow_keeper,
             PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),
             ResultExpirer(chores, queries, app.tasks),
@@ -116,7 +120,7 @@ class RunningWorker:
     def _connect(self, signals: WorkerSignals, stop: Callable[[PgqueueError], None]) -> None:
         """Let each signal call the part that acts on it."""
         attempts, producer, announcer = self._attempts, self.producer, self._announcer
-        signals.jobs_claimed = attempts.take
+        signals.jobs_claimed, signals.jobs_ready = self._inputs.take, attempts.take
         signals.slot_freed = producer.slot_freed
         signals.cancellations_found = attempts.cancel
         signals.jobs_moved = announcer.jobs_moved
@@ -125,8 +129,9 @@ class RunningWorker:
         signals.attempts_ended = self._activity.tally.add
         signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
+        signals.workflow_moved = self._workflow_keeper.wake
         signals.jobs_brought_back = producer.look_back
-        signals.held_jobs = attempts.held_jobs
+        signals.held_jobs = self._held_jobs
         signals.write_was_stale = self._count_stale_write
         signals.claim_took = self._claims.note
         signals.resolve_took = self._resolves.note
@@ -163,6 +168,9 @@ class RunningWorker:
             len(slots.running),
             self._stale_writes,
         )
+
+    def _held_jobs(self) -> list[int]:
+        return self._attempts.held_jobs() + self._inputs.waiting_jobs()
 
     def _count_stale_write(self) -> None:
         self._stale_writes += 1

@@ -23,6 +23,7 @@ class WorkerSignals:
 
     # Jobs
     jobs_claimed: Callable[[Sequence[ClaimedJob]], None] = ignore
+    jobs_ready: Callable[[Sequence[ClaimedJob]], None] = ignore  # claimed, and their inputs are read
     slot_freed: Callable[[], None] = ignore  # or jobs that waited for one were released
     cancellations_found: Callable[[Collection[int]], None] = ignore  # of these jobs of this worker
     jobs_moved: Callable[[Collection[int]], None] = ignore  # out of `running`; committed
@@ -33,6 +34,7 @@ class WorkerSignals:
     turns_ended: Callable[[Sequence[ClaimedJob]], None] = ignore  # and the ends of these are written
     metered_found: Callable[[Sequence[FullLane]], None] = ignore  # and these lanes, where a rule says what to do
     jobs_rescued: Callable[[], None] = ignore
+    workflow_moved: Callable[[], None] = ignore  # jobs are doomed, or workflows are to be settled or stopped
     jobs_brought_back: Callable[[], None] = ignore  # of a task that was paused, to their old places
     job_moved_unrun: Callable[[str, str, str], None] = ignore  # task, queue and verb
     write_was_stale: Callable[[], None] = ignore  # the lease of a job was lost

@@ -35,13 +35,17 @@ from tests.statements.doctor import FLAT as DOCTOR_FLAT
 from tests.statements.doctor import NOT_FLAT
 from tests.statements.test_explain import Node, buffers, explain, nodes
 
-GROWING = ("job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry")
+GROWING = (
+    "job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry",
+    "workflow", "gate", "dependency",
+)  # fmt: skip
 MOST_ROWS, MOST_PAGES = 1500, 3000
 WORKER = uuid.UUID(int=1)
 NOW = datetime.now(UTC)
 ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
 BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
+TIED = [(claimed(-1_000_000 - i, 1, ties=3), ends) for i, (_, ends) in enumerate(BATCH, 1)]
 LINES = [Line(lane, 0, f'["r/{lane}"]', 5) for lane in range(10)]
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
 ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
@@ -64,6 +68,17 @@ DUTIES: dict[str, Query[Any]] = {
         [(claimed(i, 1, lane=1), ends) for (_, ends), i in zip(BATCH, range(40), strict=True)]
     ),
     "jobs.resolve metered successes": QUERIES.jobs.resolve([(claimed(i, 1, lane=1), PLAIN_SUCCESS) for i in range(40)]),
+    "jobs.resolve_tied": QUERIES.jobs.resolve_tied(TIED),
+    "jobs.resolve_tied metered": QUERIES.jobs.resolve_tied(
+        [(claimed(i, 1, lane=1, ties=3), ends) for (_, ends), i in zip(BATCH, range(40), strict=True)]
+    ),
+    "jobs.lock_unlocked_ties": QUERIES.jobs.lock_unlocked_ties([job.id for job, _ in TIED]),
+    "workflows.look": QUERIES.workflows.look(),
+    "workflows.cascade": QUERIES.workflows.cascade(50),
+    "workflows.stop": QUERIES.workflows.stop(50),
+    "workflows.settle": QUERIES.workflows.settle(50),
+    "workflows.inputs": QUERIES.workflows.inputs([job for job, _ in TIED]),
+    "workflows.prune": QUERIES.workflows.prune(10),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
     "turns.claim lane": QUERIES.turns.claim(WORKER, "q0", LINES[1:2], room=20, slots=20),
     "turns.claim first": QUERIES.turns.claim(WORKER, "q0", [Line(-1, 0, '["r/1"]', 5)], room=20, slots=20),
@@ -200,6 +215,16 @@ SCHEDULE_VERBS = (
 # Statements that are not tested here, and why.
 EXEMPT = {
     "jobs.enqueue_many_metered": "inserts what it was given, as jobs.enqueue_many does: test_explain_metered",
+    "workflows.enqueue": "inserts what it was given: test_graphs",
+    **dict.fromkeys(
+        [
+            f"workflows.{verb}"
+            for verb in ("lock_for_retry", "lock_free_for_retry", "counted", "revive", "jobs", "edges")
+        ],
+        "asked by hand, of one workflow: by the ids that its gates name",
+    ),
+    **dict.fromkeys(["workflows.request_stop", "workflows.state"], "by primary key"),
+    **dict.fromkeys(["workflows.get", "workflows.list"], "asked by hand: counts up to a bound"),
     "jobs.change_flows": "one batch of an edit: by primary key",
     **dict.fromkeys(
         [f"limits.{verb}" for verb in ("declare", "names", "set_rule", "set_key", "reset_rule", "reset_key")],
@@ -337,7 +362,25 @@ insert into pgqueue.job_live (task, queue, state, waits_for, lane, headers, run_
 select 't', 'q0', 'blocked', 'turn', lane,
        jsonb_build_object('$flow', jsonb_build_object('lane', lane, 'buckets', jsonb_build_array('r/' || lane))),
        now() - make_interval(secs => i / 100.0)
-from generate_series(1, {size} / 5) as i, lateral (select case when i % 4 > 0 then 0 else i / 4 % 10 end) as l(lane)"""
+from generate_series(1, {size} / 5) as i, lateral (select case when i % 4 > 0 then 0 else i / 4 % 10 end) as l(lane);
+insert into pgqueue.workflow (id, root_id, name, open_gates, state, settled, ended_at, stop_reason)
+select -i, -i, 'w', (i % 2)::int, case i % 2 when 1 then 'running' else 'succeeded' end, i % 2 = 0 and i > 100,
+       case i % 2 when 0 then now() end, case when i < 100 and i % 2 = 1 then 'why' end
+from generate_series(1, {size} / 20) as i;
+insert into pgqueue.gate (id, workflow_id, members, remaining, first_id, last_id)
+select -i, -i, 60, 60, -9, -1 from generate_series(1, {size} / 20) as i;
+insert into pgqueue.job_live (id, task, queue, state, attempt, lease, worker_id, claimed_at, ties, gate_id, workflow_id)
+select -1000000 - i, 't', 'q0', 'running', 1, 1, '00000000-0000-0000-0000-000000000001', now(), 3, -1 - i % 9,
+       -1 - i % 9
+from generate_series(1, 40) as i;
+insert into pgqueue.job_live (id, task, queue, state, waits_for, waits_on, ties, gate_id, workflow_id,
+                              cancel_requested_at)
+select -2000000 - i, 't', 'q0', 'blocked', 'jobs', 1, 3, -1 - i % ({size} / 20), -1 - i % ({size} / 20),
+       case i % 10 when 0 then now() end
+from generate_series(1, {size} / 20) as i;
+insert into pgqueue.dependency (parent_id, child_id, ord, workflow_id)
+select case when i <= 200 then -1000000 - i % 40 else -3000000 - i end, -2000000 - i, i, -1
+from generate_series(1, {size} / 20) as i"""
 HISTORY = """
 insert into pgqueue.job_finished (id, task, queue, state, finished_at)
 select -i, 't', 'q0', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;
@@ -373,6 +416,9 @@ def made(server_dsn: str, template: str, request: pytest.FixtureRequest) -> Iter
             "schedule",
             "idempotency_key",
             "result_expiry",
+            "workflow",
+            "gate",
+            "dependency",
         ):
             conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
         conn.execute("analyze")

@@ -41,7 +41,7 @@ from pgqueue.schedules.ticks import ScheduleState, TickRecord
 from pgqueue.tasks.rules import Rules
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, claimed, every_statement, insert_job, new_job
-from tests.statements import doctor, metered
+from tests.statements import doctor, graph_samples, metered
 
 WORKER = UUID("00000000-0000-0000-0000-000000000001")
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -339,6 +339,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "metrics.revision": lambda q: q.metrics.revision(),
     **doctor.SAMPLES,
     **metered.SAMPLES,
+    **graph_samples.SAMPLES,
 }
 
 

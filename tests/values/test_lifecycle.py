@@ -36,7 +36,9 @@ ALL: list[Outcome] = [
 
 def job(attempt: int = 1, max_attempts: int = 3) -> ClaimedJob:
     """A running job."""
-    return ClaimedJob(1, "t", "default", 0, "{}", [], "{}", NOW, NOW, attempt, max_attempts, attempt, 0.0, None, WORKER)
+    return ClaimedJob(
+        1, "t", "default", 0, "{}", [], "{}", NOW, NOW, attempt, max_attempts, attempt, 0.0, None, None, WORKER
+    )
 
 
 class ByAttempt:

@@ -16,7 +16,7 @@ RETRY = Resolution("retry", "error", 1.0)
 
 def ended(task: str = "t", waited: float = 0.5, ran: float = 0.25, began: float = 100.0) -> ClaimedJob:
     return ClaimedJob(
-        1, task, "q", 0, "{}", None, None, NOW, NOW, 1, 3, 1, waited, None, uuid.UUID(int=1),
+        1, task, "q", 0, "{}", None, None, NOW, NOW, 1, 3, 1, waited, None, None, uuid.UUID(int=1),
         due=began - waited, began=began, ended=began + ran,
     )  # fmt: skip
 

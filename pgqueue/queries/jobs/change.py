@@ -51,17 +51,21 @@ PROMOTE: LiteralString = fill(
 
 # Bring cancelled jobs back as pending, or as blocked until their turn, as REDRIVE does with dead letters: the same id
 # and history, all attempts, no expiry and no unique key. Of two that bring the same job back, the second waits for the
-# first and then finds no row. By primary key, a probe in each partition of the history.
+# first and then finds no row. By primary key, a probe in each partition of the history. A job whose end its workflow
+# has counted is left: REVIVE brings it back.
 RESTORE: LiteralString = fill(
     """
 with gone as (
     delete from {s}.job_finished j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*, {lane} as lane
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled'
+    and j.ties is null
+    returning j.*, {lane} as lane
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for)
+        crash_count, lease, lane, state, waits_for, workflow_id)
     select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease,
-           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end,
+           workflow_id
     from gone
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
@@ -87,8 +91,8 @@ select task::text, args::text, headers::text from {s}.job_finished where id = %(
 # locked by LOCK_WAITING or by a batch, so that `old` is the newest version. A worker that waits for jobs of the new
 # queue hears of those that are due. By primary key. Returns the ids that it changed. Where the flow of a job changes,
 # what it carries and where it stands change together: a job that no rule concerns any more is pending, unless it waits
-# for something else, and the other way round. A parked job that a rule concerns now waits for its turn: ADOPT takes no
-# buckets.
+# for something else, such as other jobs, and the other way round. A parked job that a rule concerns now waits for its
+# turn: ADOPT takes no buckets.
 EDIT_WAITING: LiteralString = fill(
     r"""
 with given as materialized (
@@ -98,7 +102,8 @@ with given as materialized (
 ), old as materialized (
     select j.id, j.state, j.args::jsonb as args, j.queue::text as queue, j.priority::smallint as priority,
            j.run_at::timestamptz as run_at, {turned} as headers,
-           case when given.flow is null or j.waits_for = 'pause' or j.waits_for = 'task' and given.flow = 'null'::jsonb
+           case when given.flow is null or j.waits_for in ('pause', 'jobs')
+                     or j.waits_for = 'task' and given.flow = 'null'::jsonb
                 then j.waits_for when given.flow <> 'null'::jsonb then 'turn' end as waits_for
     from given join {s}.job_live j on j.id = any(array[given.id])
     where j.state in ('pending', 'blocked')

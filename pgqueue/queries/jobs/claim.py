@@ -28,7 +28,7 @@ MOVED: LiteralString = """moved as (
         unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
-        j.max_attempts, j.lease, j.history, j.lane
+        j.max_attempts, j.lease, j.history, j.lane, j.ties
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
@@ -36,7 +36,7 @@ MOVED: LiteralString = """moved as (
 # The columns of a claimed job. Reads `moved`.
 CLAIMED: LiteralString = """id, task, queue, priority, args::text, case when cardinality(tags) > 0 then tags end,
        nullif(headers::jsonb, '{{}}')::text, run_at, created_at, attempt, max_attempts, lease,
-       date_part('epoch'::text, now() - run_at::timestamptz), lane"""
+       date_part('epoch'::text, now() - run_at::timestamptz), lane, ties"""
 MOVE_PICKED: LiteralString = fill(
     """{moved}
 select {claimed}

@@ -188,25 +188,26 @@ class EnqueueQueries(Statements):
 
     def enqueue(self, jobs: Sequence[NewJob]) -> Query[list[InsertedJob]]:
         """Insert jobs, which may expire but have no keys; their ids and times come back in the order given."""
-        params = self._list_params(jobs, [job.headers for job in jobs])
+        params = list_params(jobs, self._args(jobs), [job.headers for job in jobs])
         template = ENQUEUE_METERED if are_metered(jobs) else ENQUEUE
         return Query(self._sql(template), lambda rows: [InsertedJob(*row) for row in rows], params)
 
-    def _list_params(self, jobs: Sequence[NewJob], headers: Sequence[str | None]) -> dict[str, Any]:
-        """Return the parameters of a list of jobs, with these headers: an array for each column."""
-        return {
-            "tasks": lines([job.task for job in jobs]),
-            "queues": lines([job.queue for job in jobs]),
-            "priorities": packed([job.priority for job in jobs]),
-            "args": lines(self._args(jobs)),
-            "max_attempts": packed([job.max_attempts for job in jobs]),
-            "run_ats": sparse([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
-            "delays": sparse([job.delay for job in jobs]),
-            "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
-            "headers": lines(_headers(jobs, headers)),
-            "histories": packed([job.history for job in jobs]),
-            **_expiries(jobs),
-        }
+
+def list_params(jobs: Sequence[NewJob], args: Sequence[str], headers: Sequence[str | None]) -> dict[str, Any]:
+    """Return the parameters of a list of jobs, with these arguments and headers: an array for each column."""
+    return {
+        "tasks": lines([job.task for job in jobs]),
+        "queues": lines([job.queue for job in jobs]),
+        "priorities": packed([job.priority for job in jobs]),
+        "args": lines(args),
+        "max_attempts": packed([job.max_attempts for job in jobs]),
+        "run_ats": sparse([job.run_at and job.run_at.astimezone(UTC).isoformat() for job in jobs]),
+        "delays": sparse([job.delay for job in jobs]),
+        "tags": lines([text_array(job.tags) if job.tags else None for job in jobs]),
+        "headers": lines(_headers(jobs, headers)),
+        "histories": packed([job.history for job in jobs]),
+        **_expiries(jobs),
+    }
 
 
 def shared_params(job: NewJob, args: str) -> dict[str, Any]:

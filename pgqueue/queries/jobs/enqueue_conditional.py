@@ -15,6 +15,7 @@ from pgqueue.queries.jobs.enqueue import (
     are_metered,
     conditions_of,
     keyed_headers,
+    list_params,
 )
 from pgqueue.queries.jobs.metered_parts import LANE, METERED_LIST
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
@@ -198,7 +199,7 @@ class ConditionalQueries(EnqueueQueries):
         """
         conditions = [conditions_of(job) for job in jobs]
         keys, uniques = [each.key_hash for each in conditions], [each.unique_hash for each in conditions]
-        params = self._list_params(jobs, [keyed_headers(job) for job in jobs])
+        params = list_params(jobs, self._args(jobs), [keyed_headers(job) for job in jobs])
         if not any(keys) and not any(uniques):
             return Query(self._sql(ENQUEUE_METERED if are_metered(jobs) else ENQUEUE), _all_admitted, params)
         params |= {
@@ -219,7 +220,7 @@ class ConditionalQueries(EnqueueQueries):
 
     def replace(self, ids: Sequence[int], jobs: Sequence[NewJob]) -> Query[Replaced]:
         """Give the jobs with these ids what new ones have, where they have not started and hold the unique key."""
-        params = self._list_params(jobs, [keyed_headers(job) for job in jobs])
+        params = list_params(jobs, self._args(jobs), [keyed_headers(job) for job in jobs])
         del params["tasks"], params["histories"]
         params |= {"ids": packed(ids), "unique_hashes": lines([conditions_of(job).unique_hash for job in jobs])}
         return Query(self._sql(REPLACE), _replaced, params)

@@ -50,15 +50,25 @@ on conflict (job_id) do update set finished_at = excluded.finished_at, expires_a
 # partitions, and the array keeps the plan on the primary key; a join with `due` alone reads every partition. Where
 # retention has dropped the partition meanwhile, the row finds nothing and goes. `moving` are jobs that this statement
 # sees and could not update: upkeep has just moved them out of a default partition. They keep their row and are found
-# again; the naive form forgets them, and their results stay. Returns how many rows were due.
+# again; the naive form forgets them, and their results stay. A result that a workflow which lives may want is put off.
+# Returns how many rows were due.
 DROP_EXPIRED_RESULTS: LiteralString = """
 with due as materialized (
     select job_id, finished_at from {s}.result_expiry
     where expires_at <= now() order by expires_at limit %(at_most)s for update skip locked
+), wanted as materialized (
+    select due.job_id from due cross join lateral (
+        select j.workflow_id from {s}.job_finished j
+        where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
+    cross join lateral (select from {s}.workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
+), put_off as (
+    update {s}.result_expiry e set expires_at = now() + interval '1 minute'
+    where e.job_id = any(array(select job_id from wanted))
 ), dropped as (
     update {s}.job_finished j set result = null, reason = coalesce(j.reason, 'result expired')
     from due
-    where j.id = due.job_id and j.finished_at = due.finished_at and j.id = any(array(select job_id from due))
+    where j.id = due.job_id and j.finished_at = due.finished_at
+    and j.id = any(array(select job_id from due except select job_id from wanted))
     and j.finished_at >= (select min(finished_at) from due) and j.finished_at <= (select max(finished_at) from due)
     returning j.id
 ), moving as materialized (

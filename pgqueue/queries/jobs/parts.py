@@ -3,10 +3,14 @@
 from typing import LiteralString
 
 from pgqueue.queries.base import fill
+from pgqueue.queries.jobs.ties import DOOMED, TELL, TIED
 
-# The columns that a job takes along from job_live to job_finished or dead_letter.
-CARRIED: LiteralString = """id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at"""
+# The columns that a job takes along from job_live to job_finished or dead_letter: a plain one, and one with ties.
+CARRIED_PLAIN: LiteralString = (
+    "id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, "
+    "worker_id, claimed_at, workflow_id"
+)
+CARRIED: LiteralString = CARRIED_PLAIN + ", ties, gate_id"
 
 # Insert jobs that end as cancelled into the history; the statement has deleted them from job_live. Reads `ended`: whole
 # rows of job_live, with `target` and `reason`.
@@ -49,21 +53,28 @@ LOG_ATTEMPTS: LiteralString = """logged as (
 MAY_NOTIFY: LiteralString = """pg_notification_queue_usage() < 0.5::float8
     and current_setting('pgqueue.notify', true) is distinct from 'off'::text"""
 
-# Cancel jobs that waited: insert them into the history, log the move, and notify processes that wait for one of them,
-# at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key; the `limit` keeps that a
-# probe.
-CANCEL_WAITING: LiteralString = fill(
+# Move what depends on the jobs that end: for statements that end jobs with ties. Reads `ended`, as TIED says.
+_TELL_ENDS: LiteralString = fill("{tied}, {tell}", tied=TIED, tell=fill(TELL, gone="ended", may_notify=MAY_NOTIFY))
+TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED)
+
+# Cancel jobs that waited: insert them into the history, log the move, move what depends on them, and notify processes
+# that wait for one of them, at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key;
+# the `limit` keeps that a probe.
+_CANCEL_WAITING: LiteralString = fill(
     """{finish_cancelled}, logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, state, target, attempt, lease, reason from ended
-), waiters_notified as (
-    select count(pg_notify({channel} || '.ended', w.job_id::text))
+), {tell_ends}, waiters_notified as (
+    select count(pg_notify({channel} || '.ended', w.job_id::text)) + (select queues from children_notified)
     from ended cross join lateral (select job_id from {s}.waiter where job_id = ended.id limit 1) as w
     where {may_notify}
 )""",
     finish_cancelled=FINISH_CANCELLED,
+    tell_ends=_TELL_ENDS,
     may_notify=MAY_NOTIFY,
 )
+CANCEL_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped=DOOMED)
+SKIP_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped="true")  # because they are doomed, all of them
 
 # Notify the workers that sleep and serve a queue with due jobs, once for each queue. ENQUEUE says why no others. Reads
 # `{jobs}`: queue and run_at.

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
+from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS, TELL_ENDS
 from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
@@ -17,6 +17,7 @@ from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEY
 # The limit of a task that this worker does not know stands in the job's header, which may be any JSON if SQL wrote it.
 # Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time. A
 # metered job waits for its turn again, and what it has taken of its buckets is given back; its crash is a failure.
+# What depends on a job that ends moves in this statement, before buckets are locked.
 # A job may name a worker without a row. `orphan` looks for such names between those of the workers that exist: in
 # each gap it hops through job_live_running from one name to the next. So it costs a probe a worker, whatever the
 # statistics say, and however many jobs run, or have run and are dead entries that a long transaction keeps.
@@ -67,9 +68,10 @@ with recursive gap(low, high) as (
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
 ), {finish_cancelled}, dead_lettered as (
     insert into {s}.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
-        max_attempts, crash_count, lease, worker_id, claimed_at, reason, error)
+        max_attempts, crash_count, lease, worker_id, claimed_at, ties, gate_id, workflow_id, reason, error)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,
-        max_attempts, least(crash_count, 1000000) + 1, lease, worker_id, claimed_at, 'crashed',
+        max_attempts, least(crash_count, 1000000) + 1, lease, worker_id, claimed_at, ties, gate_id,
+        workflow_id, 'crashed',
         error || jsonb_build_object('message', concat_ws('; ', (
         select string_agg(t.error ->> 'message'::text, '; ' order by t.at) from {s}.transition t
         where t.job_id = ended.id and t.reason = 'rescued'), why))
@@ -80,13 +82,14 @@ with recursive gap(low, high) as (
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
     select id, 'running', target, attempt, lease, %(worker)s, 'rescued', error from moved
-), left_running as materialized (
+), {tell_ends}, left_running as materialized (
     select headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
            case when target <> 'cancelled' then true end as failed, null::text[] as closes, 1::bigint as jobs
-    from moved where headers::jsonb ? '$flow'::text
+    from moved where headers::jsonb ? '$flow'::text and (select count(*) from workflows_told) >= 0
 ), {free_buckets}, {stop_keys}
-select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved""",
+select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved, children_notified""",
     finish_cancelled=FINISH_CANCELLED,
+    tell_ends=TELL_ENDS,
     free_buckets=FREE_BUCKETS,
     stop_keys=STOP_KEYS,
     back_to=BACK_TO,
@@ -125,14 +128,15 @@ with strays as materialized (
     select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from requeued
     union all
     select id, target, attempt, lease, %(worker)s, reason, null from ended
-), {log_attempts}, left_running as materialized (
+), {log_attempts}, {tell_ends}, left_running as materialized (
     select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds,
            null::bool as failed, null::text[] as closes, 1::bigint as jobs
     from (select headers from requeued union all select headers from ended) as l
-    where l.headers::jsonb ? '$flow'::text
+    where l.headers::jsonb ? '$flow'::text and (select count(*) from workflows_told) >= 0
 ), {free_buckets}
-select id from requeued union all select id from ended""",
+select m.id from (select id from requeued union all select id from ended) as m, children_notified""",
     finish_cancelled=FINISH_CANCELLED,
+    tell_ends=TELL_ENDS,
     log_attempts=LOG_ATTEMPTS,
     free_buckets=FREE_BUCKETS,
     back_to=BACK_TO,

@@ -9,7 +9,8 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
-from pgqueue.queries.jobs.parts import CARRIED, LOG_ATTEMPTS
+from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS
+from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
 from pgqueue.queries.jobs.turns import FREE_BUCKETS, STOP_KEYS
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
@@ -31,12 +32,12 @@ UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does 
 # knows of hundreds, it reads the whole table, or compares each with each: 5 ms became 15 to 300 ms for 512 outcomes.
 # Rows are locked in the order of ids, here and in NOTE_PROGRESS, which may want the same ones.
 # A metered job (`lane`) takes buckets along while it runs. This statement does not touch it, so that none can leak
-# through it; RESOLVE_METERED gives them back.
+# through it; RESOLVE_METERED gives them back. Nor does it touch a job with ties, whose end others wait for: that one's
+# id is missing as well, and RESOLVE_TIED writes it.
 _RESOLVE: LiteralString = fill(
     r"""
 with given as materialized (
-    select id, lease, target, reason, delay, refund, result, error, fingerprint,
-        case when target = 'blocked' and result like '{{%%' then result::jsonb end as flow
+    select g.*, case when target = 'blocked' and result like '{{%%' then result::jsonb end as flow
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select string_to_array(%(targets)s, E'\n', '')),
         (select string_to_array(%(reasons)s, E'\n', '')), (select string_to_array(%(delays)s, ',', '')::float8[]),
@@ -65,7 +66,7 @@ with given as materialized (
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, {went_back} as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error{returned}
-){and_buckets}, finished as (
+){and_tell}{and_buckets}, finished as (
     insert into {s}.job_finished ({carried}, state, reason, result)
     select {carried}, target, reason, result::jsonb
     from ended where target = 'cancelled' or target = 'succeeded' and history
@@ -79,26 +80,46 @@ with given as materialized (
     union all
     select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
 ), {log_attempts}
-select id from ended union all select id from kept""",
-    carried=CARRIED,
+{answer}""",
     log_attempts=LOG_ATTEMPTS,
 )
+_PLAIN_MOVES: dict[str, LiteralString] = {
+    "goes_back": """state = g.target, lane = (g.flow ->> 'lane'::text)::bigint,
+        waits_for = case when g.flow is not null then 'turn' when g.target = 'blocked' then 'task' end,""",
+    "went_back": "g.target",
+    "returned": "",
+    "and_buckets": "",
+}
+_MOVED: LiteralString = "select id from ended union all select id from kept"
+_MOVED_AND_TOLD: LiteralString = fill(
+    "select id, 'moved' from ended union all select id, 'moved' from kept{told}", told=TOLD
+)
+_AND_TELL: LiteralString = fill(", {tell}", tell=TELL_ENDS)
 RESOLVE: LiteralString = fill(
     _RESOLVE,
-    metered="j.lane is null",
-    goes_back="""state = g.target, lane = (g.flow ->> 'lane'::text)::bigint,
-        waits_for = case when g.flow is not null then 'turn' when g.target = 'blocked' then 'task' end,""",
-    went_back="g.target",
-    returned="",
-    and_buckets="",
+    carried=CARRIED_PLAIN,
+    metered="j.lane is null and j.ties is null",
+    and_tell="",
+    answer=_MOVED,
+    **_PLAIN_MOVES,
+)
+
+# Write a batch of outcomes of jobs with ties, successes too: what RESOLVE does, and what depends on those that end
+# moves in the same statement, so that no worker can die in between. Returns more rows, see TOLD.
+RESOLVE_TIED: LiteralString = fill(
+    _RESOLVE,
+    carried=CARRIED,
+    metered="j.lane is null and j.ties is not null",
+    and_tell=_AND_TELL,
+    answer=_MOVED_AND_TOLD,
+    **_PLAIN_MOVES,
 )
 
 # Write a batch of outcomes of metered jobs, successes too: what RESOLVE does, and their buckets get room again in the
 # same statement. Such a job goes back to where it waits for its turn, also where this worker does not know its task:
 # parked, it would be adopted without its buckets. What RateLimited closes comes as pairs of a job and a bucket.
-RESOLVE_METERED: LiteralString = fill(
+_RESOLVE_METERED: LiteralString = fill(
     _RESOLVE,
-    metered="j.lane is not null",
     goes_back="state = 'blocked', waits_for = 'turn',",
     went_back="'blocked'",
     returned=", j.headers, g.delay, g.refund",
@@ -111,11 +132,30 @@ RESOLVE_METERED: LiteralString = fill(
         (select array_agg(c.bucket) from unnest((select %(closing)s::bigint[]), (select %(closed)s::text[]))
          as c(id, bucket) where c.id = m.id) as closes, 1::bigint as jobs
     from (select id, headers, target, delay, refund from ended
-          union all select id, headers, target, delay, refund from kept) as m
+          union all select id, headers, target, delay, refund from kept) as m{after_told}
 ), {free_buckets}, {stop_keys}""",
         free_buckets=FREE_BUCKETS,
         stop_keys=STOP_KEYS,
     ),
+)
+RESOLVE_METERED: LiteralString = fill(
+    _RESOLVE_METERED,
+    carried=CARRIED_PLAIN,
+    metered="j.lane is not null and j.ties is null",
+    and_tell="",
+    after_told="",
+    answer=_MOVED,
+)
+
+# Write a batch of outcomes of metered jobs with ties: what RESOLVE_METERED and RESOLVE_TIED do. Buckets are locked
+# last.
+RESOLVE_METERED_TIED: LiteralString = fill(
+    _RESOLVE_METERED,
+    carried=CARRIED,
+    metered="j.lane is not null and j.ties is not null",
+    and_tell=_AND_TELL,
+    after_told=" where (select count(*) from workflows_told) >= 0",
+    answer=_MOVED_AND_TOLD,
 )
 
 # Write a batch of plain successes, as most batches are: what RESOLVE does, with the same promises. One scan of the
@@ -138,15 +178,15 @@ with ended as (
     select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
 )
 select id from ended""",
-    carried=CARRIED,
+    carried=CARRIED_PLAIN,
 )
-SUCCEED: LiteralString = fill(_SUCCEED, metered="j.lane is null", and_buckets="")
+SUCCEED: LiteralString = fill(_SUCCEED, metered="j.lane is null and j.ties is null", and_buckets="")
 
 # Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does. All jobs of a
 # lane have the same buckets, but those in order: one header of each lane is read.
 SUCCEED_METERED: LiteralString = fill(
     _SUCCEED,
-    metered="j.lane is not null",
+    metered="j.lane is not null and j.ties is null",
     and_buckets=fill(
         """, left_running as materialized (
     select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds, false as failed,
@@ -180,6 +220,34 @@ select j.id from unnest((select %(ids)s::bigint[])) as g(id)
 cross join lateral (select id from {s}.job_live where id = g.id limit 1) as j
 where j.id not in (select id from free)"""
 
+# Lock the rows of these jobs, their children and their gates with the workflows of those, as far as nobody else has
+# locked them, until the end of this transaction; return the jobs of which somebody has locked anything. What
+# LOCK_UNLOCKED is for RESOLVE, this is for RESOLVE_TIED: a caller who ends a sibling in a long transaction holds the
+# gate of both. SKIP LOCKED all the way, so the order does not matter. By primary keys.
+LOCK_UNLOCKED_TIES: LiteralString = """
+with own as materialized (
+    select j.id, j.gate_id from unnest((select %(ids)s::bigint[])) as g(id)
+    cross join lateral (select id, gate_id from {s}.job_live where id = g.id limit 1 for update skip locked) as j
+), edge as materialized (
+    select own.id as parent, e.child_id as id from own cross join lateral (
+        select d.child_id from {s}.dependency d where d.parent_id = any(array[own.id]) and d.late is not true) as e
+), children as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from edge)) and (j.waits_for = 'jobs') is true for update skip locked
+), held as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from edge except select id from children)) and (j.waits_for = 'jobs') is true
+), gates as materialized (
+    select g.id, g.workflow_id from {s}.gate g where g.id = any(array(select gate_id from own)) for update skip locked
+), workflows as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from gates)) for update skip locked
+)
+select j.id from unnest((select %(ids)s::bigint[])) as g(id)
+cross join lateral (select id, gate_id from {s}.job_live where id = g.id limit 1) as j
+where j.id not in (select id from own)
+or j.id in (select parent from edge where id in (select id from held))
+or j.gate_id not in (select id from gates where workflow_id in (select id from workflows))"""
+
 
 # Mark a transaction, and read its mark: a setting that ends with the transaction. If a task has ended the one of
 # ctx.transaction() in whatever way, and begun another, the mark is gone.
@@ -202,35 +270,27 @@ class ResolveQueries(Statements):
         """Lock the rows of these jobs that nobody else has locked; returns the ids of those that others have."""
         return Query(self._sql(LOCK_UNLOCKED), _ids, {"ids": packed(ids)})
 
-    def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
-        """Write a batch of resolutions of one worker's jobs, of which all are metered or none is.
+    def lock_unlocked_ties(self, ids: Sequence[int]) -> Query[set[int]]:
+        """Lock these jobs and what their ends move, as far as nobody else has; returns those that must wait."""
+        return Query(self._sql(LOCK_UNLOCKED_TIES), _ids, {"ids": packed(ids)})
 
-        Returns the ids that moved; the others lost their lease.
+    def resolve(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[set[int]]:
+        """Write a batch of resolutions of one worker's jobs, of which all are metered or none is, and none has ties.
+
+        Returns the ids that moved; the others lost their lease, or somebody waits for their end by now.
         """
         batch = sorted(batch, key=lambda entry: entry[0].id)
         metered = bool(batch) and batch[0][0].lane is not None
-        params: dict[str, Any] = {
-            "ids": packed([job.id for job, _ in batch]),
-            "leases": packed([job.lease for job, _ in batch]),
-        }
-        resolutions = [resolution for _, resolution in batch]
-        if resolutions == [PLAIN_SUCCESS] * len(resolutions):
-            return Query(self._sql(SUCCEED_METERED if metered else SUCCEED), _ids, params)
-        params |= {
-            "worker": batch[0][0].worker_id,
-            "targets": lines([r.target for r in resolutions]),
-            "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in resolutions]),
-            "delays": sparse([_delay(r, metered) for r in resolutions]),
-            "refunds": packed([int(r.refund) for r in resolutions]),
-            "results": lines([r.label or r.result for r in resolutions]),
-            "errors": lines([_error_json(r.error) for r in resolutions]),
-            "fingerprints": lines([r.fingerprint for r in resolutions]),
-        }
-        if not metered:
-            return Query(self._sql(RESOLVE), _ids, params)
-        closing = [(job.id, bucket) for job, resolution in batch for bucket in resolution.closes]
-        params |= {"closing": packed(job for job, _ in closing), "closed": [bucket for _, bucket in closing]}
-        return Query(self._sql(RESOLVE_METERED), _ids, params)
+        if all(resolution == PLAIN_SUCCESS for _, resolution in batch):
+            return Query(self._sql(SUCCEED_METERED if metered else SUCCEED), _ids, _leases(batch))
+        return Query(self._sql(RESOLVE_METERED if metered else RESOLVE), _ids, _params(batch, metered))
+
+    def resolve_tied(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[Ends]:
+        """Write a batch as `resolve` does, of jobs that have ties, and move what depends on those that end."""
+        batch = sorted(batch, key=lambda entry: entry[0].id)
+        metered = bool(batch) and batch[0][0].lane is not None
+        template = RESOLVE_METERED_TIED if metered else RESOLVE_TIED
+        return Query(self._sql(template), read_ends, _params(batch, metered))
 
     def note_progress(self, notes: Sequence[tuple[ClaimedJob, str]]) -> Query[set[int]]:
         """Note how far jobs are, each a JSON object; returns the ids that are still this worker's."""
@@ -241,6 +301,29 @@ class ResolveQueries(Statements):
             "progress": [text for _, text in notes],
         }
         return Query(self._sql(NOTE_PROGRESS), _ids, params)
+
+
+def _leases(batch: Sequence[tuple[ClaimedJob, Resolution]]) -> dict[str, Any]:
+    return {"ids": packed([job.id for job, _ in batch]), "leases": packed([job.lease for job, _ in batch])}
+
+
+def _params(batch: Sequence[tuple[ClaimedJob, Resolution]], metered: bool) -> dict[str, Any]:
+    """Return the parameters of RESOLVE and its twins."""
+    resolutions = [resolution for _, resolution in batch]
+    params = _leases(batch) | {
+        "worker": batch[0][0].worker_id if batch else None,
+        "targets": lines([r.target for r in resolutions]),
+        "reasons": lines([r.reason and " ".join(r.reason.splitlines()) for r in resolutions]),
+        "delays": sparse([_delay(r, metered) for r in resolutions]),
+        "refunds": packed([int(r.refund) for r in resolutions]),
+        "results": lines([r.label or r.result for r in resolutions]),
+        "errors": lines([_error_json(r.error) for r in resolutions]),
+        "fingerprints": lines([r.fingerprint for r in resolutions]),
+    }
+    if metered:
+        closing = [(job.id, bucket) for job, resolution in batch for bucket in resolution.closes]
+        params |= {"closing": packed(job for job, _ in closing), "closed": [bucket for _, bucket in closing]}
+    return params
 
 
 def _delay(resolution: Resolution, metered: bool) -> float | None:

@@ -1,60 +1,67 @@
 """Writes outcomes and, in the same transaction, what belongs to them: the expiry of results, dead-letter tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.queries.jobs.ties import Ends
+from pgqueue.worker.signals import ignore
 
 Outcomes = Sequence[tuple[ClaimedJob, Resolution]]
 
 
 class OutcomeWriter:
-    """Writes batches of outcomes. A batch of which nothing else is to be written is one statement."""
+    """Writes batches of outcomes. A part of which nothing else is to be written is one statement.
 
-    def __init__(self, app: App) -> None:
+    `on_ends` hears what has moved by the ends of jobs with ties. In a transaction that is not committed yet: a hint.
+    """
+
+    def __init__(self, app: App, on_ends: Callable[[Ends], None] = ignore) -> None:
+        self._on_ends = on_ends
         self._queries = app.queries.jobs
         named = [(name, spec) for spec in app.tasks for name in (spec.name, *spec.aliases)]
         self._ttls = {name: spec.result_ttl for name, spec in named if spec.result_ttl is not None}
         self._targets = app.tasks.dead_letter_targets(app.queue)
         self._with_target = {name for name, target in self._targets.items() if target is not None}
 
-    async def write(self, link: Link, batch: Outcomes) -> set[int]:
-        """Write a batch of outcomes; return the ids of the jobs that moved.
+    def parts(self, batch: Outcomes) -> list[Outcomes]:
+        """Return a batch as parts that one statement writes each: plain jobs, metered ones, and both with ties."""
+        special = [entry for entry in batch if entry[0].lane is not None or entry[0].ties is not None]
+        if not special:
+            return [batch]
+        found: dict[tuple[bool, bool], list[tuple[ClaimedJob, Resolution]]] = {}
+        for entry in batch:
+            found.setdefault((entry[0].lane is not None, entry[0].ties is not None), []).append(entry)
+        return [found[kind] for kind in sorted(found)]
 
-        Those of metered jobs are written by a statement of their own, in which their buckets get room again.
-        """
-        metered = [entry for entry in batch if entry[0].lane is not None]
-        if not metered:
-            return await self._write(link, batch)
-        plain = [entry for entry in batch if entry[0].lane is None]
-        moved = await self._write(link, metered)
-        return moved | await self._write(link, plain) if plain else moved
-
-    async def _write(self, link: Link, batch: Outcomes) -> set[int]:
-        if (not self._ttls or not self._ttls_of(batch)) and (not self._with_target or not self._dead_of(batch)):
-            return await link.run(self._queries.resolve(batch))
+    async def write(self, link: Link, part: Outcomes) -> set[int]:
+        """Write a part of a batch; return the ids of the jobs that moved."""
+        if (not self._ttls or not self._ttls_of(part)) and (not self._with_target or not self._dead_of(part)):
+            if part[0][0].ties is None:
+                return await link.run(self._queries.resolve(part))
+            return self._tell(await link.run(self._queries.resolve_tied(part)))
         async with link.connection() as conn, conn.transaction():
-            return await self.write_on(conn, batch)
+            return await self.write_on(conn, part)
 
-    async def write_on(self, conn: db.AsyncConnection, batch: Outcomes) -> set[int]:
-        """Write a batch of outcomes in the transaction of a connection; return the ids of the jobs that moved.
-
-        Metered jobs come last: their buckets are locked until the transaction ends.
-        """
-        moved: set[int] = set()
-        for metered in (False, True):
-            if part := [entry for entry in batch if (entry[0].lane is not None) is metered]:
-                written = await db.run_async(conn, self._queries.resolve(part))
-                moved.update(written)
-        if ttls := self._ttls_of(batch):
+    async def write_on(self, conn: db.AsyncConnection, part: Outcomes) -> set[int]:
+        """Write a part of a batch in the transaction of a connection; return the ids of the jobs that moved."""
+        if part[0][0].ties is None:
+            moved = await db.run_async(conn, self._queries.resolve(part))
+        else:
+            moved = self._tell(await db.run_async(conn, self._queries.resolve_tied(part)))
+        if ttls := self._ttls_of(part):
             expiries = {job: ttls[job] for job in moved & ttls.keys()}
             await db.run_async(conn, self._queries.set_result_expiry(expiries))
-        if dead := self._dead_of(batch):
+        if dead := self._dead_of(part):
             await db.run_async(conn, self._queries.enqueue_dead_letter_tasks(moved & dead, self._targets))
         return moved
+
+    def _tell(self, ends: Ends) -> set[int]:
+        self._on_ends(ends)
+        return ends.moved
 
     def _ttls_of(self, batch: Outcomes) -> dict[int, float]:
         return {job.id: self._ttls[job.task] for job, end in batch if end.result and job.task in self._ttls}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
 from psycopg.errors import LockNotAvailable
@@ -25,6 +26,7 @@ from pgqueue.events import (
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.duty import Duty
+from pgqueue.queries.jobs.ties import Ends
 from pgqueue.timing import monotonic
 from pgqueue.worker.duties.outcome_writer import OutcomeWriter
 from pgqueue.worker.signals import WorkerSignals
@@ -47,7 +49,7 @@ class Resolver(Duty):
 
     def __init__(self, link: Link, app: App, signals: WorkerSignals) -> None:
         super().__init__(link)
-        self._outcomes = OutcomeWriter(app)
+        self._outcomes = OutcomeWriter(app, self._told)
         self._listeners = app.listeners
         self._signals = signals
         self._queries = app.queries.jobs
@@ -93,6 +95,13 @@ class Resolver(Duty):
         self._drained.set()
         return 3600.0
 
+    def _told(self, ends: Ends) -> None:
+        """Let claims look for the jobs that became due, and the duty of workflows for what it has to do."""
+        if ends.ready:
+            self._signals.job_committed()
+        if ends.doomed or ends.unsettled:
+            self._signals.workflow_moved()
+
     async def _retry_locked(self) -> None:
         """Write the outcomes that were set aside, as far as their rows are no longer locked."""
         self._locked_next = monotonic() + LOCKED_SECONDS
@@ -102,7 +111,9 @@ class Resolver(Duty):
             self._locked[key] = self._locked.pop(key)  # to the end: the others have their turn
         batch = list(tried.values())
         try:
-            moved = await self._resolve_unlocked(batch)
+            moved = set()
+            for part in self._outcomes.parts(batch):
+                moved |= await self._resolve_unlocked(part)
         except Exception as error:
             if not blames_data(error, self._backoff.failures):
                 raise
@@ -163,28 +174,49 @@ class Resolver(Duty):
             if resolution is not PLAIN_SUCCESS and resolution.target == "pending":
                 self._signals.job_put_back(job, resolution.delay)
 
-    async def _resolve(self, batch: list[Entry]) -> set[int]:
-        """Write a batch; write once more the jobs that should have gone on and did not move.
+    async def _resolve(self, batch: Sequence[Entry]) -> set[int]:
+        """Write a batch, each part by a statement of its own; return the ids that moved.
 
-        A cancellation may have been requested meanwhile. The second statement sees it and ends the job; if it moves
-        nothing either, the lease is lost.
+        Once more those jobs of it that should have gone on and did not move: a cancellation may have been requested
+        meanwhile. The second statement sees it and ends the job; if it moves nothing either, the lease is lost.
         """
-        try:
-            moved = await self._outcomes.write(self.link, batch)
-        except LockNotAvailable:
-            return await self._resolve_unlocked(batch)
-        left = [entry for entry in batch if entry[0].id not in moved and not entry[1].target.is_terminal]
-        if left:
-            moved |= await self._outcomes.write(self.link, left)
-        return moved
+        moved: set[int] = set()
+        for part in self._outcomes.parts(batch):
+            try:
+                moved |= await self._outcomes.write(self.link, part)
+                left = [entry for entry in part if entry[0].id not in moved and not entry[1].target.is_terminal]
+                if left:
+                    moved |= await self._outcomes.write(self.link, left)
+            except LockNotAvailable:
+                moved |= await self._resolve_unlocked(part)
+        return moved | await self._resolve_late(batch, moved)
 
-    async def _resolve_unlocked(self, batch: list[Entry]) -> set[int]:
+    async def _resolve_late(self, batch: Sequence[Entry], moved: set[int]) -> set[int]:
+        """Write once more the plain jobs that did not move: they may have got ties while they ran. Seldom: the lease of
+        the others is lost."""
+        late = [
+            e for e in batch if e[0].ties is None and e[0].id not in moved and (e[0].id, e[0].lease) not in self._locked
+        ]
+        for job, _ in late:
+            job.ties = 0
+        found: set[int] = set()
+        for part in self._outcomes.parts(late) if late else []:
+            try:
+                found |= await self._outcomes.write(self.link, part)
+            except LockNotAvailable:
+                found |= await self._resolve_unlocked(part)
+        return found
+
+    async def _resolve_unlocked(self, part: Sequence[Entry]) -> set[int]:
         """Write the outcomes whose rows nobody else has locked, and set the others aside."""
+        ids = [job.id for job, _ in part]
+        tied = part[0][0].ties is not None
         async with self.link.connection() as conn, conn.transaction():
-            locked = await run_async(conn, self._queries.lock_unlocked([job.id for job, _ in batch]))
-            free = [entry for entry in batch if entry[0].id not in locked]
+            query = self._queries.lock_unlocked_ties(ids) if tied else self._queries.lock_unlocked(ids)
+            locked = await run_async(conn, query)
+            free = [entry for entry in part if entry[0].id not in locked]
             moved = await self._outcomes.write_on(conn, free) if free else set()
-        for entry in batch:
+        for entry in part:
             key = entry[0].id, entry[0].lease
             if entry[0].id in locked:
                 self._locked[key] = entry

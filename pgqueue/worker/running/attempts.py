@@ -296,6 +296,8 @@ class Attempts:
             self._signals.attempts_ended([(running.job, PLAIN_SUCCESS)])
             if running.job.lane is not None:
                 self._signals.turns_ended([running.job])
+            if running.job.ties is not None:
+                self._signals.workflow_moved()
         elif not running.abandoned:
             self._write(running.job, outcome)
 

@@ -18,6 +18,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Query
 from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.jobs.ties import Ends
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_resolution
 from pgqueue.tasks.storable import encode_result
@@ -65,8 +66,10 @@ class Completion:
                 with joining(self._app, conn):
                     yield conn
                 db.check_open(conn, db.run(conn, self._queries.read_mark()) == mark)
-                for query in self._complete(result):
-                    self._check(db.run(conn, query))
+                ends, others = self._complete(result)
+                self._check(db.run(conn, ends[0]) or db.run(conn, ends[1]))
+                for query in others:
+                    db.run(conn, query)
             self._signals.completed = True
 
     @asynccontextmanager
@@ -79,8 +82,10 @@ class Completion:
                 with joining(self._app, conn):
                     yield conn
                 db.check_open(conn, await db.run_async(conn, self._queries.read_mark()) == mark)
-                for query in self._complete(result):
-                    self._check(await db.run_async(conn, query))
+                ends, others = self._complete(result)
+                self._check(await db.run_async(conn, ends[0]) or await db.run_async(conn, ends[1]))
+                for query in others:
+                    await db.run_async(conn, query)
             self._signals.completed = True
 
     @contextmanager
@@ -118,18 +123,28 @@ class Completion:
     def _queries(self) -> JobQueries:
         return self._app.backend.queries.jobs
 
-    def _complete(self, result: Any) -> list[Query[Any]]:
-        """Return the statements that complete the job. Those that return ids must have moved it."""
+    def _complete(self, result: Any) -> tuple[list[Query[set[int]]], list[Query[Any]]]:
+        """Return the statements that complete the job, of which the second is for when the first moves nothing: it may
+        have got ties since it was claimed, or none; and the statements that follow."""
         spec = self._app.tasks.get(self._job.task)
         text, error = spec.encode_result(result) if spec else encode_result(result)
         resolution = Resolution("succeed", result=text, error=error)
         if self._app.codec is not None:
             resolution = seal_resolution(self._app.codec, self._job.task, resolution)
-        queries: list[Query[Any]] = [self._app.backend.queries.jobs.resolve([(self._job, resolution)])]
+        outcome, jobs = [(self._job, resolution)], self._queries
+        ends = [jobs.resolve(outcome), _moved(jobs.resolve_tied(outcome))]
+        if self._job.ties is not None:
+            ends.reverse()
+        others: list[Query[Any]] = []
         if text is not None and spec is not None and spec.result_ttl is not None:
-            queries.append(self._app.backend.queries.jobs.set_result_expiry({self._job.id: spec.result_ttl}))
-        return queries
+            others.append(jobs.set_result_expiry({self._job.id: spec.result_ttl}))
+        return ends, others
 
-    def _check(self, moved: set[int] | None) -> None:
-        if moved is not None and not moved:
+    def _check(self, moved: set[int]) -> None:
+        if not moved:
             raise LeaseLost(f"job {self._job.id} is no longer this worker's: nothing was written")
+
+
+def _moved(query: Query[Ends]) -> Query[set[int]]:
+    """Return a statement that ends jobs with ties as one that returns the ids that it moved."""
+    return Query(query.sql, lambda rows: query.read(rows).moved, query.params)

@@ -5,19 +5,20 @@ with given as (
     select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), now())
            + pg_catalog.make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) returning d.*, g.ord, case when g.flow is null then d.headers::jsonb
+    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) and (d.ties is null or d.ties::int & 16 > 0)
+    returning d.*, g.ord, case when g.flow is null then d.headers::jsonb
              when g.flow = 'null'::jsonb then d.headers::jsonb - '$flow'::text
              else d.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, g.flow) end as carried
 ), again as (
     select gone.*, (gone.carried #>> '{$flow,lane}'::text[])::bigint as lane from gone
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for)
+        crash_count, lease, lane, state, waits_for, ties, gate_id, workflow_id)
     select id, task, coalesce(%(queue)s::text, queue), priority, args, tags, carried,
            begun.at + pg_catalog.make_interval(secs => case when %(gap)s::float8 > 0::float8
                                                  then (ord - 1)::float8 * %(gap)s::float8 else 0 end),
            created_at, 0, coalesce(%(attempts)s::int, max_attempts), 0, lease,
-           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end, ties, gate_id, workflow_id
     from again cross join begun
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (

@@ -29,13 +29,13 @@ with picked as materialized (
         unique_key = case when j.unique_live then j.unique_key end
     where j.id = any(array(select id from picked)) and j.state = (select state from picked limit 1)
     returning j.id, j.task, j.queue, j.priority, j.args, j.tags, j.headers, j.run_at, j.created_at, j.attempt,
-        j.max_attempts, j.lease, j.history, j.lane
+        j.max_attempts, j.lease, j.history, j.lane, j.ties
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, (select state from picked limit 1), 'running', attempt, lease, %(worker)s from moved where history
 )
 select id, task, queue, priority, args::text, case when pg_catalog.cardinality(tags) > 0 then tags end,
        nullif(headers::jsonb, '{}')::text, run_at, created_at, attempt, max_attempts, lease,
-       date_part('epoch'::text, now() - run_at::timestamptz), lane
+       date_part('epoch'::text, now() - run_at::timestamptz), lane, ties
 from moved
 order by pg_catalog.array_position((select %(queues)s::text[]), queue::text), priority desc, run_at, id

@@ -1,10 +1,19 @@
 with due as materialized (
     select job_id, finished_at from "pgqueue".result_expiry
     where expires_at <= now() order by expires_at limit %(at_most)s for update skip locked
+), wanted as materialized (
+    select due.job_id from due cross join lateral (
+        select j.workflow_id from "pgqueue".job_finished j
+        where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
+    cross join lateral (select from "pgqueue".workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
+), put_off as (
+    update "pgqueue".result_expiry e set expires_at = now() + interval '1 minute'
+    where e.job_id = any(array(select job_id from wanted))
 ), dropped as (
     update "pgqueue".job_finished j set result = null, reason = coalesce(j.reason, 'result expired')
     from due
-    where j.id = due.job_id and j.finished_at = due.finished_at and j.id = any(array(select job_id from due))
+    where j.id = due.job_id and j.finished_at = due.finished_at
+    and j.id = any(array(select job_id from due except select job_id from wanted))
     and j.finished_at >= (select pg_catalog.min(finished_at) from due) and j.finished_at <= (select pg_catalog.max(finished_at) from due)
     returning j.id
 ), moving as materialized (

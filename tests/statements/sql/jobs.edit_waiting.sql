@@ -7,7 +7,8 @@ with given as materialized (
            j.run_at::timestamptz as run_at, case when given.flow is null then j.headers::jsonb
              when given.flow = 'null'::jsonb then j.headers::jsonb - '$flow'::text
              else j.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, given.flow) end as headers,
-           case when given.flow is null or j.waits_for = 'pause' or j.waits_for = 'task' and given.flow = 'null'::jsonb
+           case when given.flow is null or j.waits_for in ('pause', 'jobs')
+                     or j.waits_for = 'task' and given.flow = 'null'::jsonb
                 then j.waits_for when given.flow <> 'null'::jsonb then 'turn' end as waits_for
     from given join "pgqueue".job_live j on j.id = any(array[given.id])
     where j.state in ('pending', 'blocked')

@@ -1,6 +1,6 @@
 with ended as (
     delete from "pgqueue".job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running' and j.lane is not null
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running' and j.lane is not null and j.ties is null
     and case when (j.id, j.lease) in (
         select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
     ) then true end
@@ -54,10 +54,8 @@ with ended as (
                              when h.failures > 0 then now() end
     from judged h where f.name = any(array[h.name]) and f.version >= h.version
 ), finished as (
-    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, state)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, 'succeeded' from ended where history
+    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, state)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, 'succeeded' from ended where history
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history

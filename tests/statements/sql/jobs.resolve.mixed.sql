@@ -1,6 +1,5 @@
 with given as materialized (
-    select id, lease, target, reason, delay, refund, result, error, fingerprint,
-        case when target = 'blocked' and result like '{%%' then result::jsonb end as flow
+    select g.*, case when target = 'blocked' and result like '{%%' then result::jsonb end as flow
     from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]), (select pg_catalog.string_to_array(%(targets)s, E'\n', '')),
         (select pg_catalog.string_to_array(%(reasons)s, E'\n', '')), (select pg_catalog.string_to_array(%(delays)s, ',', '')::float8[]),
@@ -10,7 +9,7 @@ with given as materialized (
         as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
 ), ended as (
     delete from "pgqueue".job_live j using given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is null
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is null and j.ties is null
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
     returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
@@ -26,21 +25,17 @@ with given as materialized (
         run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is null
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is null and j.ties is null
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, g.target as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error
 ), finished as (
-    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, state, reason, result)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, target, reason, result::jsonb
+    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, state, reason, result)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, target, reason, result::jsonb
     from ended where target = 'cancelled' or target = 'succeeded' and history
 ), dead_lettered as (
-    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, reason, error, fingerprint)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, worker_id, claimed_at, coalesce(reason, 'failed'), error::jsonb, fingerprint
+    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, reason, error, fingerprint)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, coalesce(reason, 'failed'), error::jsonb, fingerprint
     from ended where target = 'failed'
 ), moved as (
     select id, target, attempt, lease, worker_id, reason, error::jsonb from ended

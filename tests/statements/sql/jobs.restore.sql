@@ -1,11 +1,14 @@
 with gone as (
     delete from "pgqueue".job_finished j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled' returning j.*, (j.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled'
+    and j.ties is null
+    returning j.*, (j.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for)
+        crash_count, lease, lane, state, waits_for, workflow_id)
     select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease,
-           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
+           lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end,
+           workflow_id
     from gone
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (

@@ -5,15 +5,23 @@ with rule as materialized (
            pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(r.task, '!', '!!'), '%%', '!%%'), '_', '!_'), '*', '%%') as tasks
     from "pgqueue".retention r where r.name in ('succeeded', 'cancelled', 'failed')
 ), looked as materialized (
-    select d.id, d.failed_at, d.created_at, (
+    select d.id, d.failed_at, d.created_at, d.workflow_id, (
     select coalesce(pg_catalog.max(r.value) filter (where not r.general), pg_catalog.max(r.value)) from rule r
     where r.name = 'failed' and d.queue::text like r.queues escape '!'
     and d.task::text like r.tasks escape '!') as keep from "pgqueue".dead_letter d
     where (d.failed_at, d.id) > (%(after)s::timestamptz, %(after_id)s::bigint)
     and d.failed_at < now() - (select pg_catalog.min(r.value) from rule r where r.name = 'failed')
     order by d.failed_at, d.id limit %(at_most)s for update skip locked
+), named as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select l.workflow_id from looked l))
+), over as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from named)) and w.settled for share skip locked
+), living as materialized (
+    select id from named except select id from over
 ), gone as (
-    delete from "pgqueue".dead_letter d using looked l where d.id = any(array[l.id]) and l.failed_at < now() - l.keep
+    delete from "pgqueue".dead_letter d using looked l
+    where d.id = any(array[l.id]) and l.failed_at < now() - l.keep
+    and (l.workflow_id is null or l.workflow_id not in (select id from living))
     returning d.id, d.created_at
 ), logged as (
     delete from "pgqueue".transition t using gone g

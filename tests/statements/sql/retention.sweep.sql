@@ -11,14 +11,22 @@ with turn as materialized (
     select coalesce(pg_catalog.max(r.value) filter (where not r.general), pg_catalog.max(r.value)) from rule r
     where r.name = k.state and k.queue::text like r.queues escape '!'
     and k.task::text like r.tasks escape '!') as keep
-    from (select f.state::text, f.queue::text, f.task::text, pg_catalog.max(f.finished_at) as newest from "pgqueue".job_finished f
-          where f.ctid >= %(start)s::tid and f.ctid < %(end)s::tid
+    from (select f.state::text, f.queue::text, f.task::text, pg_catalog.max(f.finished_at) as newest,
+                 pg_catalog.array_agg(f.workflow_id) filter (where f.workflow_id is not null) as workflows
+          from "pgqueue".job_finished f where f.ctid >= %(start)s::tid and f.ctid < %(end)s::tid
           and f.finished_at >= %(first)s::timestamptz and f.finished_at < %(past)s::timestamptz group by 1, 2, 3) as k
+), named as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select pg_catalog.unnest(k.workflows) from kind k))
+), over as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from named)) and w.settled for share skip locked
+), living as materialized (
+    select id from named except select id from over
 ), old as materialized (
     select f.id, f.finished_at, f.created_at from "pgqueue".job_finished f
     join kind k on k.state = f.state and k.queue = f.queue::text and k.task = f.task::text
     where f.ctid >= %(start)s::tid and f.ctid < %(end)s::tid
           and f.finished_at >= %(first)s::timestamptz and f.finished_at < %(past)s::timestamptz and f.finished_at < now() - k.keep and (select mine from turn)
+    and (f.workflow_id is null or f.workflow_id not in (select id from living))
     for update of f skip locked
 ), gone as (
     delete from "pgqueue".job_finished f using old o

@@ -31,7 +31,8 @@ def announce(path: str) -> None:
 
 def job(task: str, attempt: int = 1, headers: str = "{}", **args: Any) -> ClaimedJob:
     return ClaimedJob(
-        7, task, "mail", 0, json.dumps(args), ["a", "b"], headers, NOW, NOW, attempt, 3, 12, 0.0, None, uuid.uuid4()
+        7, task, "mail", 0, json.dumps(args), ["a", "b"], headers, NOW, NOW, attempt, 3, 12, 0.0, None, None,
+        uuid.uuid4(),
     )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ children = Children(app.tasks, ChildSettings(kill_after=0.2))
 
 def job(task):
     now = datetime.now(UTC)
-    return ClaimedJob(1, task, "default", 0, "{}", [], "{}", now, now, 1, 3, 1, 0.0, None, uuid.uuid4())
+    return ClaimedJob(1, task, "default", 0, "{}", [], "{}", now, now, 1, 3, 1, 0.0, None, None, uuid.uuid4())
 
 def tell(pid=None):
     pids = (pid, os.getpid()) if pid else (os.getpid(), os.getppid())

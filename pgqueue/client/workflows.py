@@ -1,0 +1,206 @@
+"""Workflows as people use them: enqueued, seen, waited for, cancelled, retried."""
+
+import asyncio
+import builtins
+import time
+from datetime import timedelta
+
+from pgqueue.client.actor import who
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.bulk import check_reason
+from pgqueue.client.settings import check_before, check_limit
+from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_nothing, verb
+from pgqueue.client.waiting import MAX_ID, check_id
+from pgqueue.errors import InvalidOption, UnknownWorkflow, WaitTimeout, WorkflowIncomplete, WorkflowRunning
+from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.workflows import WorkflowQueries
+from pgqueue.queries.workflows.enqueue import InsertedWorkflow
+from pgqueue.queries.workflows.read import WorkflowEdge, WorkflowJob, WorkflowStatus
+from pgqueue.queries.workflows.retry import LockedWorkflow, Revived
+from pgqueue.timing import LIMIT, check_optional_duration, monotonic
+from pgqueue.workflows.check import check
+from pgqueue.workflows.graph import Graph
+
+STATES = ("running", "succeeded", "failed", "cancelled")
+BATCH = 500  # jobs that one statement of a cancellation ends
+MOST_READ = 100_000  # jobs or edges of one workflow
+FIRST_LOOK, LAST_LOOK = 0.02, 0.5  # seconds between two looks of a wait
+
+
+class Workflows:
+    """The verbs on workflows: `app.workflows`. Each has an async twin with an `a`; that of `wait` is `await_end`."""
+
+    def __init__(self, app: AppParts, conn: object = CURRENT_CONNECTION) -> None:
+        self._app = app
+        self._conn = conn
+        self._runner = StepRunner(app, conn)
+
+    def using(self, conn: object) -> "Workflows":
+        """Bind a connection to borrow: what these verbs do takes effect with the rest of its transaction, or not at
+        all."""
+        return Workflows(self._app, conn)
+
+    @property
+    def _queries(self) -> WorkflowQueries:
+        return self._app.queries.workflows
+
+    @verb
+    def enqueue(self, graph: Graph) -> Steps[InsertedWorkflow]:
+        """Insert a graph with all its jobs; return their ids. Raises InvalidWorkflow before anything is written."""
+        inserted: InsertedWorkflow = yield self._queries.enqueue(check(graph))
+        return inserted
+
+    aenqueue = enqueue.twin
+
+    @verb
+    def get(self, workflow: int) -> Steps[WorkflowStatus]:
+        """Return how a workflow stands. Raises UnknownWorkflow."""
+        found: WorkflowStatus | None = yield self._queries.get(_possible(workflow))
+        if found is None:
+            yield from self._refuse_group(workflow)
+            raise _unknown(workflow)
+        return found
+
+    aget = get.twin
+
+    @verb
+    def list(
+        self, state: str | None = None, *, limit: int = 100, before: int | None = None
+    ) -> Steps[builtins.list[WorkflowStatus]]:
+        """Return the newest workflows, those in one state if it is given."""
+        if state is not None and state not in STATES:
+            raise InvalidOption(f"state={state!r:.100} cannot be used: give {', '.join(STATES)}")
+        found: builtins.list[WorkflowStatus] = yield self._queries.list(state, check_before(before), check_limit(limit))
+        return found
+
+    alist = list.twin  # noqa: A003  # the verb above
+
+    @verb
+    def jobs(self, workflow: int, limit: int = MOST_READ) -> Steps[builtins.list[WorkflowJob]]:
+        """Return the jobs of a workflow, in the order in which they were inserted. Raises UnknownWorkflow."""
+        yield from self._known(workflow)
+        found: builtins.list[WorkflowJob] = yield self._queries.jobs(workflow, check_limit(limit))
+        return found
+
+    ajobs = jobs.twin
+
+    @verb
+    def edges(self, workflow: int, limit: int = MOST_READ) -> Steps[builtins.list[WorkflowEdge]]:
+        """Return which jobs of a workflow run after which jobs or groups. Raises UnknownWorkflow."""
+        yield from self._known(workflow)
+        found: builtins.list[WorkflowEdge] = yield self._queries.edges(workflow, check_limit(limit))
+        return found
+
+    aedges = edges.twin
+
+    @verb
+    def cancel(self, workflow: int, reason: str | None = None, *, by: str | None = None) -> Steps[bool]:
+        """Cancel a workflow: jobs that have not begun end as cancelled, and those that run are asked to stop.
+
+        Its callbacks are no members and go on: those on its end run. Members that others hold for a moment are ended
+        by a worker. Returns False for a workflow that has ended. Raises UnknownWorkflow.
+        """
+        why = f"cancelled by {who(by)}" if reason is None else check_reason(reason)
+        yield from self._known(workflow)
+        running: bool = yield self._queries.request_stop(workflow, why)
+        more = running
+        while more:
+            stopped: Ends = yield self._queries.stop(BATCH, workflow)
+            settled: Ends = yield self._queries.settle(BATCH, workflow)
+            more = bool(stopped.moved or settled.moved)
+        return running
+
+    acancel = cancel.twin
+
+    @verb
+    @all_or_nothing
+    def retry(self, workflow: int, *, by: str | None = None) -> Steps[int]:
+        """Run a workflow again from what failed; return how many jobs came back, under the same ids.
+
+        Dead letters and cancelled jobs come back, with what was skipped for them. What has succeeded does not run
+        again, and neither do callbacks that ran. Raises WorkflowRunning while jobs of it wait or run,
+        WorkflowIncomplete if retention has dropped some, and UnknownWorkflow.
+        """
+        actor = who(by)
+        locked: LockedWorkflow | None = yield self._queries.lock_for_retry(_possible(workflow))
+        if locked is None or locked.root_id != locked.id:
+            yield from self._refuse_group(workflow)
+            raise _unknown(workflow)
+        if locked.state == "running":
+            raise WorkflowRunning(workflow)
+        if not locked.settled:
+            yield self._queries.settle(BATCH, workflow)
+        revived: Revived = yield self._queries.revive(locked, f"retried by {actor}")
+        if revived.living:
+            raise WorkflowRunning(workflow)
+        if revived.ended != locked.jobs:
+            raise WorkflowIncomplete(workflow, locked.jobs - revived.ended)
+        return revived.revived
+
+    aretry = retry.twin
+
+    def wait(self, workflow: int, timeout: float | timedelta | None = None) -> WorkflowStatus:
+        """Wait until a workflow has ended, at most `timeout` seconds; return how it stands then.
+
+        Callbacks may run on. Raises WaitTimeout and UnknownWorkflow. Must not be called in an event loop.
+        """
+        wait = _Wait(workflow, timeout)
+        while (status := self.get(workflow)).state == "running":
+            time.sleep(wait.delay())
+        return status
+
+    async def await_end(self, workflow: int, timeout: float | timedelta | None = None) -> WorkflowStatus:
+        """The async twin of `wait`."""
+        wait = _Wait(workflow, timeout)
+        while (status := await self.aget(workflow)).state == "running":  # noqa: ASYNC110
+            await asyncio.sleep(wait.delay())  # nothing tells when a workflow has ended
+        return status
+
+    def _known(self, workflow: int) -> Steps[None]:
+        """Refuse an id that is no workflow's."""
+        found: tuple[str, bool] | None = yield self._queries.state(_possible(workflow))
+        if found is None:
+            raise _unknown(workflow)
+        if not found[1]:
+            raise _group(workflow)
+
+    def _refuse_group(self, workflow: int) -> Steps[None]:
+        found: tuple[str, bool] | None = yield self._queries.state(workflow)
+        if found is not None and not found[1]:
+            raise _group(workflow)
+
+
+class _Wait:
+    """One wait for a workflow: looks at growing intervals."""
+
+    def __init__(self, workflow: int, timeout: float | timedelta | None) -> None:
+        allowed = check_optional_duration("timeout", timeout, LIMIT)
+        self._workflow = workflow
+        self._allowed = allowed
+        self._ends_at = None if allowed is None else monotonic() + allowed
+        self._delay = FIRST_LOOK
+
+    def delay(self) -> float:
+        """Return the seconds to the next look. Raises WaitTimeout if no time is left."""
+        left = LAST_LOOK if self._ends_at is None else self._ends_at - monotonic()
+        if left <= 0:
+            raise WaitTimeout(f"workflow {self._workflow} has not ended within {self._allowed:g} s: it goes on")
+        self._delay, delay = min(2 * self._delay, LAST_LOOK), min(self._delay, left)
+        return delay
+
+
+def _possible(workflow: object) -> int:
+    """Return a number that Postgres can look for. Raises UnknownWorkflow for another, InvalidOption if it is none."""
+    if type(workflow) is not int:
+        return check_id(workflow)
+    if abs(workflow) > MAX_ID:
+        raise _unknown(workflow)
+    return workflow
+
+
+def _unknown(workflow: int) -> UnknownWorkflow:
+    return UnknownWorkflow(f"no workflow {workflow}: never committed, or dropped by retention")
+
+
+def _group(workflow: int) -> UnknownWorkflow:
+    return UnknownWorkflow(f"{workflow} is a group within a workflow: give the id of the workflow")

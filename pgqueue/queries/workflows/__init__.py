@@ -1,0 +1,23 @@
+"""Statements about workflows: inserted, moved on, cancelled, retried, read and pruned."""
+
+from pgqueue.queries.workflows.cascade import CascadeQueries
+from pgqueue.queries.workflows.enqueue import EnqueueGraphQueries
+from pgqueue.queries.workflows.inputs import InputQueries
+from pgqueue.queries.workflows.prune import PruneWorkflowQueries
+from pgqueue.queries.workflows.read import ReadWorkflowQueries
+from pgqueue.queries.workflows.retry import RetryQueries
+from pgqueue.queries.workflows.settle import SettleQueries
+
+__all__ = ["WorkflowQueries"]
+
+
+class WorkflowQueries(
+    EnqueueGraphQueries,
+    CascadeQueries,
+    SettleQueries,
+    RetryQueries,
+    ReadWorkflowQueries,
+    PruneWorkflowQueries,
+    InputQueries,
+):
+    """Statements about workflows, each file of this folder some of them."""

@@ -1,0 +1,113 @@
+"""Ending jobs of workflows that will not run: those that are doomed, and those of workflows that are stopped."""
+
+from typing import LiteralString
+
+from pgqueue.queries.base import Query, Statements, fill
+from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY, SKIP_WAITING
+from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
+
+# End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
+# It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which
+# somebody has locked; both are found again. If it waited for a child with its batch in hand, it could deadlock with a
+# statement that ends a parent of two of them. Gates and workflows are waited for, last, as everywhere.
+_END: LiteralString = """wanted as (
+    select id from batch
+    union
+    select e.child_id from batch cross join lateral (
+        select d.child_id from {s}.dependency d where d.parent_id = any(array[batch.id])) as e
+), held as materialized (
+    select j.id from {s}.job_live j where j.id = any(array(select id from wanted)) order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from wanted except select id from held)) and (j.waits_for = 'jobs') is true
+), free as materialized (
+    select b.id, b.reason from batch b where b.id in (select id from held)
+    and not exists (select from {s}.dependency d
+                    where d.parent_id = any(array[b.id]) and d.child_id in (select id from elsewhere))
+), ended as (
+    delete from {s}.job_live j using free f
+    where j.id = any(array[f.id]) and (j.state in ('pending', 'blocked')) is true
+    returning j.*, 'cancelled' as target, f.reason
+), {cancel_waiting}"""
+
+# End up to `at_most` doomed jobs, with those below them that can only be skipped, too: an edge after success or failure
+# is not met by a cancelled parent. So a chain of thousands costs a statement for each batch and not for each link; what
+# is left over is doomed, and found by job_live_doomed after a crash as well. Children by another kind of edge move.
+CASCADE: LiteralString = fill(
+    """
+with recursive doomed as materialized (
+    select j.id from {s}.job_live j
+    where j.state = 'blocked' and j.cancel_requested_at is not null order by j.id limit %(at_most)s::int
+), below(id) as (
+    select id from doomed
+    union
+    select e.child_id from below cross join lateral (
+        select d.child_id from {s}.dependency d
+        where d.parent_id = any(array[below.id]) and d.runs_after <> 'e' and d.late is not true) as e
+    cross join lateral (
+        select j.id from {s}.job_live j where j.id = e.child_id and (j.waits_for = 'jobs') is true limit 1) as j
+), batch as materialized (
+    select id, 'skipped' as reason from below limit %(at_most)s::int
+), {end_waiting}
+select id, 'moved' from ended{told}
+union all select 0, 'notified' from waiters_notified""",
+    end_waiting=fill(_END, cancel_waiting=SKIP_WAITING),
+    told=TOLD,
+)
+
+# End up to `at_most` jobs of workflows that are stopped: members that wait. Of one that is cancelled the running ones
+# are asked to stop. Members of a group within have the gates of the groups in it, all of which the root names. A
+# callback of the whole workflow is no member and goes on. By workflow_stopping and job_live_workflow.
+STOP: LiteralString = fill(
+    """
+with recursive stopping as materialized (
+    select w.id, w.root_id, w.stop_reason, w.stop_running from {s}.workflow w
+    where w.state = 'running' and w.stop_reason is not null
+    and (%(only)s::bigint is null or w.id = %(only)s::bigint) order by w.id limit 10
+), within(id, top) as (
+    select id, id from stopping where id <> root_id
+    union
+    select inner_one.id, within.top from within cross join lateral (
+        select w.id from stopping s cross join {s}.workflow w
+        where s.id = within.top and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
+        and w.gate_id = any(array(select g.id from {s}.gate g where g.workflow_id = within.id))) as inner_one
+), found as materialized (
+    select m.id, m.state, s.stop_reason as reason from stopping s cross join lateral (
+        select j.id, j.state from {s}.job_live j
+        where j.workflow_id = s.root_id and j.gate_id is not null
+        and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
+        and (s.id = s.root_id or j.gate_id in (
+            select g.id from within w join {s}.gate g on g.workflow_id = w.id where w.top = s.id))
+        order by j.id limit %(at_most)s::int) as m
+    limit %(at_most)s::int
+), batch as materialized (
+    select id, reason from found where state <> 'running'
+), asked as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from found where state = 'running')) order by j.id for update skip locked
+), requested as (
+    update {s}.job_live j set cancel_requested_at = now()
+    where j.id = any(array(select id from asked)) and (j.state = 'running') is true and j.cancel_requested_at is null
+    returning j.id
+), workers_notified as (
+    select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
+), {end_waiting}
+select id, 'moved' from ended union all select id, 'moved' from requested{told}
+union all select 0, 'notified' from waiters_notified, workers_notified""",
+    end_waiting=fill(_END, cancel_waiting=CANCEL_WAITING),
+    told=TOLD,
+    may_notify=MAY_NOTIFY,
+)
+
+
+class CascadeQueries(Statements):
+    """Ending jobs of workflows that will not run."""
+
+    def cascade(self, at_most: int) -> Query[Ends]:
+        """End up to `at_most` doomed jobs as skipped."""
+        return Query(self._sql(CASCADE), read_ends, {"at_most": at_most})
+
+    def stop(self, at_most: int, only: int | None = None) -> Query[Ends]:
+        """End up to `at_most` waiting jobs of workflows that are stopped, or of one, and ask running ones of those that
+        are cancelled."""
+        return Query(self._sql(STOP), read_ends, {"at_most": at_most, "only": only})

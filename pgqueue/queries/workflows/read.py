@@ -1,0 +1,133 @@
+"""Reading workflows: how they stand, their jobs, and the edges between them."""
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Row, Statements, fill
+
+_STATUS: LiteralString = """select w.id, w.name, w.state, w.on_failure, w.created_at, w.ended_at, w.jobs, w.waiting,
+       w.running, w.failed, w.ended, w.stop_reason from {s}.workflows w"""
+
+# Read how a workflow stands. By primary key; live jobs and dead letters by the indexes of their workflow, up to a
+# bound.
+GET: LiteralString = fill("{status} where w.id = %(id)s::bigint", status=_STATUS)
+
+# List the newest workflows, walking backwards along the primary key; groups within others are passed over.
+LIST: LiteralString = fill(
+    """{status}
+where (%(before)s::bigint is null or w.id < %(before)s::bigint)
+and (%(state)s::text is null or w.state = %(state)s::text)
+order by w.id desc limit %(limit)s::int""",
+    status=_STATUS,
+)
+
+# Whether a workflow has ended, for those that wait for it. By primary key.
+STATE: LiteralString = "select w.state, w.root_id = w.id from {s}.workflow w where w.id = %(id)s::bigint"
+
+# The jobs of a workflow wherever they are, in order of ids. By the ranges of ids that its gates name.
+JOBS: LiteralString = """
+with span as materialized (
+    select distinct g.first_id, g.last_id, w.created_at
+    from {s}.workflow w join {s}.gate g on g.workflow_id = w.id
+    where w.id = %(id)s::bigint or w.root_id = %(id)s::bigint and w.root_id <> w.id
+), node as (
+    select j.id, j.task::text, j.state, j.waits_for, j.waits_on, null::text as reason, j.gate_id
+    from {s}.job_live j where j.workflow_id = %(id)s::bigint
+    union all
+    select d.id, d.task::text, 'failed', null, null, d.reason, d.gate_id
+    from {s}.dead_letter d where d.workflow_id = %(id)s::bigint
+    union all
+    select f.* from span cross join lateral (
+        select f.id, f.task::text, f.state, null, null::int, f.reason, f.gate_id from {s}.job_finished f
+        where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
+        and f.finished_at >= span.created_at - interval '1 day') as f
+)
+select n.id, n.task, n.state, n.waits_for, n.waits_on, n.reason, g.workflow_id
+from node n left join lateral (select g.workflow_id from {s}.gate g where g.id = n.gate_id limit 1) as g on true
+order by n.id limit %(limit)s::int"""
+
+# The edges of a workflow. By the primary key, in the ranges of ids that its gates name.
+EDGES: LiteralString = """
+with span as materialized (
+    select distinct g.first_id, g.last_id
+    from {s}.workflow w join {s}.gate g on g.workflow_id = w.id
+    where w.id = %(id)s::bigint or w.root_id = %(id)s::bigint and w.root_id <> w.id
+)
+select e.parent_id, e.child_id, e.runs_after, e.argument, e.position
+from span cross join lateral (
+    select * from {s}.dependency d
+    where d.parent_id >= span.first_id and d.parent_id <= span.last_id and d.workflow_id = %(id)s::bigint) as e
+order by e.parent_id, e.child_id, e.ord limit %(limit)s::int"""
+
+
+class WorkflowStatus(NamedTuple):
+    """How a workflow stands: `jobs` counts all, of which some wait, run, or have ended; `failed`: dead letters now."""
+
+    id: int
+    name: str
+    state: str
+    on_failure: str
+    created_at: datetime
+    ended_at: datetime | None
+    jobs: int
+    waiting: int
+    running: int
+    failed: int
+    ended: int
+    stop_reason: str | None
+
+
+class WorkflowJob(NamedTuple):
+    """A job of a workflow: its state, what it waits for and for how many edges, why it ended, and its group."""
+
+    id: int
+    task: str
+    state: str
+    waits_for: str | None
+    waits_on: int | None
+    reason: str | None
+    group: int | None
+
+
+class WorkflowEdge(NamedTuple):
+    """`child` runs after `parent`, a job or a group, as in pgqueue.workflows.graph.Edge."""
+
+    parent: int
+    child: int
+    when: str
+    argument: str | None
+    position: int | None
+
+
+class ReadWorkflowQueries(Statements):
+    """Reading workflows."""
+
+    def get(self, workflow: int) -> Query[WorkflowStatus | None]:
+        """Read how a workflow stands; None if there is none with this id."""
+        return Query(self._sql(GET), lambda rows: _all(rows)[0] if rows else None, {"id": workflow})
+
+    def list(self, state: str | None, before: int | None, limit: int) -> Query[builtins.list[WorkflowStatus]]:
+        """List the newest workflows."""
+        return Query(self._sql(LIST), _all, {"state": state, "before": before, "limit": limit})
+
+    def state(self, workflow: int) -> Query[tuple[str, bool] | None]:
+        """Read the state of a workflow or group, and whether it is a whole workflow; None if there is none."""
+        return Query(self._sql(STATE), lambda rows: (rows[0][0], rows[0][1]) if rows else None, {"id": workflow})
+
+    def jobs(self, workflow: int, limit: int) -> Query[builtins.list[WorkflowJob]]:
+        """Read the jobs of a workflow, in order of ids."""
+        return Query(
+            self._sql(JOBS), lambda rows: [WorkflowJob(*row) for row in rows], {"id": workflow, "limit": limit}
+        )
+
+    def edges(self, workflow: int, limit: int) -> Query[builtins.list[WorkflowEdge]]:
+        """Read the edges of a workflow."""
+        return Query(
+            self._sql(EDGES), lambda rows: [WorkflowEdge(*row) for row in rows], {"id": workflow, "limit": limit}
+        )
+
+
+def _all(rows: Sequence[Row]) -> list[WorkflowStatus]:
+    return [WorkflowStatus(*row) for row in rows]

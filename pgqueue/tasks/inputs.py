@@ -1,0 +1,47 @@
+"""Inputs: arguments of a job that are the results of the jobs for which it waited. Its row has no copy of them."""
+
+import json
+from typing import Any
+
+from pgqueue.codecs import Codec
+from pgqueue.tasks.sealing import open_result
+
+INPUTS = "$inputs"  # the header with the names of these arguments
+_MARK = f'"{INPUTS}":'  # as a key; a value is followed by no colon
+
+
+class ByReference(Exception):
+    """Arguments of this job are results of others, which are read when it runs, and were not read along."""
+
+
+def has_inputs(headers: str | None) -> bool:
+    """Whether a job has arguments that are results of others, by its headers as JSON text."""
+    return headers is not None and _MARK in headers
+
+
+def with_header(headers: str | None, names: list[str]) -> str:
+    """Return the headers of a job, JSON text, with the names of its inputs."""
+    own = f"{_MARK} {json.dumps(names)}}}"
+    return f"{{{own}" if headers in (None, "{}") else f"{headers[:-1]}, {own}"
+
+
+def with_inputs(codec: Codec | None, text: str, inputs: str) -> str:
+    """Return the arguments of a job, JSON text, with its inputs put in.
+
+    `inputs`: JSON, for each argument its `items` in order, and whether it is a list. Raises UnknownKey and CannotOpen.
+    """
+    arguments: dict[str, Any] = json.loads(text)
+    for argument in json.loads(inputs):
+        values = [_value(codec, item) for item in argument["items"]]
+        arguments[argument["name"]] = values if argument["list"] else values[0]
+    return json.dumps(arguments)
+
+
+def _value(codec: Codec | None, item: Any) -> Any:
+    """Return the result of a parent, a list for a group, or how the parent ended where that is asked for."""
+    if isinstance(item, list):
+        return [_value(codec, one) for one in item]
+    result = open_result(codec, item["task"], item["result"])
+    if item["when"] == "s":
+        return result
+    return {"state": item["state"], "result": result, "error": item["error"]}

@@ -1,0 +1,53 @@
+"""The duty that reads the results for which claimed jobs have waited, before the jobs begin."""
+
+from collections.abc import Sequence
+
+from pgqueue.db.link import Link
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.process.duty import Duty
+from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.signals import WorkerSignals
+from pgqueue.workflows.gates import INPUTS
+
+BATCH = 100  # jobs whose inputs one statement reads
+
+
+class InputReader(Duty):
+    """Hands claimed jobs on: most at once, and those with inputs when these are read, all of a claim together.
+
+    A job whose lease was lost meanwhile is dropped. When the worker stops before they are read, the jobs are released
+    as strays.
+    """
+
+    name = "inputs"
+
+    def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
+        super().__init__(link)
+        self._queries = core.queries.workflows
+        self._signals = signals
+        self._waiting: list[ClaimedJob] = []
+
+    def take(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Hand on jobs that were just claimed."""
+        needing = [job for job in jobs if job.ties is not None and job.ties & INPUTS]
+        if needing:
+            self._waiting += needing
+            self.wake()
+            jobs = [job for job in jobs if job.ties is None or not job.ties & INPUTS]
+        self._signals.jobs_ready(jobs)
+
+    def waiting_jobs(self) -> list[int]:
+        """The jobs whose inputs are not read yet."""
+        return [job.id for job in self._waiting]
+
+    async def step(self) -> float:
+        """Read the inputs of a batch of jobs, and hand them on."""
+        batch = self._waiting[:BATCH]
+        if not batch:
+            return 3600.0
+        found = await self.link.run(self._queries.inputs(batch))
+        del self._waiting[: len(batch)]
+        for job in batch:
+            job.inputs = found.get(job.id)
+        self._signals.jobs_ready([job for job in batch if job.inputs is not None])
+        return 0.0

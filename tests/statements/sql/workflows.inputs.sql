@@ -1,0 +1,36 @@
+with wanted as materialized (
+    select j.id, j.workflow_id, w.created_at - interval '1 day' as since
+    from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
+    cross join lateral (
+        select j.id, j.workflow_id from "pgqueue".job_live j
+        where j.id = g.id and j.state = 'running' and j.lease = g.lease limit 1) as j
+    left join lateral (select w.created_at from "pgqueue".workflow w where w.id = j.workflow_id limit 1) as w on true
+), edge as materialized (
+    select e.*, w.since from wanted w cross join lateral (
+        select d.child_id, d.parent_id, d.ord, d.runs_after, d.argument, d.position from "pgqueue".dependency d
+        where d.child_id = any(array[w.id]) and d.argument is not null) as e
+), groups as materialized (
+    select e.child_id, e.ord, e.since, g.first_id, g.last_id, pg_catalog.array_agg(g.id) as gates
+    from edge e cross join lateral (
+        select g.id, g.first_id, g.last_id from "pgqueue".gate g where g.workflow_id = any(array[e.parent_id])) as g
+    group by e.child_id, e.ord, e.since, g.first_id, g.last_id
+), source as materialized (
+    select e.child_id, e.ord, p.* from edge e cross join lateral (
+        select f.id, f.task::text, f.state, f.result, null::jsonb as error from "pgqueue".job_finished f
+        where f.id = e.parent_id and f.finished_at >= e.since
+        union all
+        select d.id, d.task::text, 'failed', null, d.error from "pgqueue".dead_letter d where d.id = e.parent_id) as p
+    union all
+    select g.child_id, g.ord, m.* from groups g cross join lateral (
+        select f.id, f.task::text, f.state, f.result, null::jsonb from "pgqueue".job_finished f
+        where f.id >= g.first_id and f.id <= g.last_id and f.gate_id = any(g.gates) and f.finished_at >= g.since
+        union all
+        select d.id, d.task::text, 'failed', null, d.error from "pgqueue".dead_letter d
+        where d.id >= g.first_id and d.id <= g.last_id and d.gate_id = any(g.gates)) as m
+)
+select w.id, e.argument, e.ord, e.position, e.runs_after,
+       (select true from groups g where g.child_id = e.child_id and g.ord = e.ord limit 1) is not null,
+       s.task, s.state, s.result::text, s.error::text
+from wanted w left join edge e on e.child_id = w.id
+left join source s on s.child_id = e.child_id and s.ord = e.ord
+order by w.id, e.argument, e.position nulls first, e.ord, s.id

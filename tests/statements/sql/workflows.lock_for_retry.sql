@@ -1,0 +1,7 @@
+with turn as materialized (
+    select true as mine from pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext('pgqueue'), pg_catalog.hashtext('make partitions'))
+), held as materialized (
+    select w.id, w.root_id, w.state, w.settled, w.jobs, w.created_at from "pgqueue".workflow w
+    where w.id = %(id)s::bigint and (select count(*) from turn) > 0 for update
+)
+select held.* from held

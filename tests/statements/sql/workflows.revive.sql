@@ -1,0 +1,102 @@
+with recursive whole as materialized (
+    select w.id, w.state, w.gate_id from "pgqueue".workflow w where w.id = %(id)s::bigint
+    union all
+    select w.id, w.state, w.gate_id from "pgqueue".workflow w where w.root_id = %(id)s::bigint and w.root_id <> w.id
+), counter as materialized (
+    select g.* from whole cross join lateral (
+        select g.id, g.workflow_id, g.first_id, g.last_id from "pgqueue".gate g where g.workflow_id = whole.id) as g
+), span as materialized (
+    select distinct first_id, last_id from counter
+), node as materialized (
+    select f.id, f.state, f.gate_id from span cross join lateral (
+        select f.id, f.state, f.gate_id from "pgqueue".job_finished f
+        where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
+        and f.finished_at >= %(created_at)s::timestamptz - interval '1 day') as f
+    union all
+    select d.id, 'failed', d.gate_id from "pgqueue".dead_letter d where d.workflow_id = %(id)s::bigint
+), edge as materialized (
+    select e.parent_id, e.child_id, e.runs_after from span cross join lateral (
+        select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+        where d.parent_id >= span.first_id and d.parent_id <= span.last_id and d.workflow_id = %(id)s::bigint) as e
+), never(id) as (
+    select e.child_id from edge e
+    where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
+    and e.parent_id in (select id from node where state = 'succeeded'
+                        union all select id from whole where state = 'succeeded')
+    union
+    select e.child_id from never n join edge e on e.parent_id = n.id
+    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
+), found as materialized (
+    select count(*)::int as ended,
+           (select count(*) from (select from "pgqueue".job_live j where j.workflow_id = %(id)s::bigint limit 1) as l)::int
+               as living
+    from node
+), back as materialized (
+    select n.id, n.gate_id from node n cross join found
+    where n.state <> 'succeeded' and n.id not in (select id from never) and found.ended = %(jobs)s::int
+), reopened(id) as (
+    select c.workflow_id from back b join counter c on c.id = b.gate_id
+    union
+    select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
+), waits as materialized (
+    select e.child_id as id, count(*)::int as edges from edge e
+    where e.parent_id in (select id from back) or e.parent_id in (select id from reopened) group by e.child_id
+), gone_dead as (
+    delete from "pgqueue".dead_letter d where d.id = any(array(select id from back))
+    returning d.id, d.task, d.queue, d.priority, d.args, d.tags, d.headers, d.created_at, d.max_attempts, d.lease,
+        d.ties, d.gate_id, d.workflow_id
+), gone_finished as (
+    delete from "pgqueue".job_finished f
+    where f.id = any(array(select id from back)) and f.state = 'cancelled'
+    and f.finished_at >= %(created_at)s::timestamptz - interval '1 day'
+    returning f.id, f.task, f.queue, f.priority, f.args, f.tags, f.headers, f.created_at, f.max_attempts, f.lease,
+        f.ties, f.gate_id, f.workflow_id
+), gone as materialized (
+    select g.*, (g.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane from (
+        select *, 'failed' as was from gone_dead union all select *, 'cancelled' from gone_finished) as g
+), revived as (
+    insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
+        crash_count, lease, lane, state, waits_for, waits_on, ties, gate_id, workflow_id)
+    select g.id, g.task, g.queue, g.priority, g.args, g.tags, g.headers, statement_timestamp(), g.created_at, 0,
+           g.max_attempts, 0, g.lease, g.lane,
+           case when w.edges is null and g.lane is null then 'pending' else 'blocked' end,
+           case when w.edges is not null then 'jobs' when g.lane is not null then 'turn' end, w.edges,
+           g.ties, g.gate_id, g.workflow_id
+    from gone g left join waits w on w.id = g.id order by g.id
+    returning id, queue::text, run_at::timestamptz, lease, state, waits_for
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
+    select r.id, g.was, r.state, r.lease, %(reason)s::text from revived r join gone g on g.id = r.id
+), gates_raised as (
+    update "pgqueue".gate g set remaining = m.members, failed = 0, cancelled = 0
+    from (select c.gate_id as id, count(*)::int as members from (
+              select gate_id from back
+              union all select gate_id from whole where id in (select id from reopened)) as c
+          where c.gate_id is not null group by c.gate_id) as m
+    where g.id = any(array[m.id])
+    returning g.workflow_id
+), reopening as (
+    update "pgqueue".workflow w
+    set state = 'running', ended_at = null, settled = false, failed = 0, cancelled = 0, stop_reason = null,
+        stop_running = false, open_gates = r.gates
+    from (select workflow_id as id, count(*)::int as gates from gates_raised group by workflow_id) as r
+    where w.id = any(array[r.id])
+), resumed as (
+    update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
+        updated_at = now(), updated_by = 'pgqueue'
+    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
+          cross join lateral (
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k) as g
+    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+    and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
+), due as (
+    select queue, run_at from revived where waits_for is distinct from 'jobs'
+), workers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
+    from (select distinct queue from due where run_at <= statement_timestamp()) as due
+    where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+)
+select found.ended, found.living, (select count(*) from revived)::int from found, workers_notified

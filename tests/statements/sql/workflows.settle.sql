@@ -1,0 +1,83 @@
+with batch as materialized (
+    select w.id, w.state, w.gate_id from "pgqueue".workflow w
+    where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
+    order by w.id limit %(at_most)s::int for update skip locked
+), settled as (
+    update "pgqueue".workflow w set settled = true from batch b where w.id = any(array[b.id]) returning w.id
+), tied as materialized (
+    select b.id, b.state as target, 1 + case when b.gate_id is null then 0 else 2 end
+           + case when above.on_failure = 'stop' then 32 else 0 end as ties, b.gate_id, false as skipped
+    from batch b left join lateral (
+        select w.on_failure from "pgqueue".gate g join "pgqueue".workflow w on w.id = any(array[g.workflow_id])
+        where g.id = b.gate_id limit 1) as above on true
+), steps as materialized (
+    select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
+        or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
+        or d.runs_after = 'f' and t.target = 'failed')) as unmet
+    from tied t cross join lateral (
+        select e.child_id, e.runs_after from "pgqueue".dependency e
+        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    where t.ties & 1 > 0 and d.child_id not in (select id from batch)
+    group by d.child_id
+), children_held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
+    order by j.id for update
+), children_moved as (
+    update "pgqueue".job_live j
+    set waits_on = j.waits_on - s.met,
+        state = case when j.waits_on = s.met and not s.unmet and j.lane is null then 'pending' else 'blocked' end,
+        waits_for = case when j.waits_on > s.met or s.unmet then 'jobs' when j.lane is not null then 'turn' end,
+        run_at = case when j.waits_on > s.met or s.unmet then j.run_at::timestamptz
+                      else greatest(j.run_at::timestamptz, statement_timestamp()) end,
+        cancel_requested_at = case when s.unmet then now() end
+    from steps s
+    where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
+    and (select count(*) from children_held) > 0
+    returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
+        j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
+), children_logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
+    select id, 'blocked', state, attempt, lease, 'ready' from children_moved where ready
+), children_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue)) as queues
+    from (select distinct queue from children_moved where ready and run_at <= statement_timestamp()) as due
+    where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), counted as materialized (
+    select t.gate_id as id, count(*)::int as ended, (count(*) filter (where t.target = 'failed'))::int as failed,
+           (count(*) filter (where t.target = 'cancelled' and not t.skipped))::int as cancelled,
+           pg_catalog.bool_or(t.target = 'failed' and t.ties & 32 > 0) as stops
+    from tied t where t.ties & 2 > 0 group by t.gate_id
+), gates_held as materialized (
+    select g.id from "pgqueue".gate g
+    where g.id = any(array(select id from counted)) and (select count(*) from children_moved) >= 0
+    order by g.id for update
+), gates_lowered as (
+    update "pgqueue".gate g
+    set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
+    from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
+    returning g.workflow_id, g.remaining = 0 as closed, g.failed, g.cancelled, c.stops
+), told as materialized (
+    select workflow_id as id, (count(*) filter (where closed))::int as gates,
+           coalesce(pg_catalog.sum(failed) filter (where closed), 0::bigint)::int as failed,
+           coalesce(pg_catalog.sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, pg_catalog.bool_or(stops) as stops
+    from gates_lowered group by workflow_id having pg_catalog.bool_or(closed or stops)
+), workflows_held as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for update
+), workflows_told as (
+    update "pgqueue".workflow w
+    set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,
+        state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
+                     when w.cancelled + t.cancelled > 0 then 'cancelled' else 'succeeded' end,
+        ended_at = case when w.open_gates = t.gates then clock_timestamp() end,
+        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' end)
+    from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
+    returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
+)
+select id, 'moved' from settled
+union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
+union all select id, 'doomed' from children_moved where doomed
+union all select id, 'unsettled' from workflows_told where unsettled
+union all select queues, 'notified' from children_notified
