@@ -2,6 +2,11 @@
 
 from pgqueue import codecs as codecs
 from pgqueue.app import App
+from pgqueue.client.canvas.batch import Batch
+from pgqueue.client.canvas.canvas import Canvas, Signature
+from pgqueue.client.canvas.composing import chain, chord, group
+from pgqueue.client.canvas.nodes import Node
+from pgqueue.client.canvas.workflow import Workflow
 from pgqueue.client.client import Client
 from pgqueue.client.enqueue_hooks import EnqueueCall
 from pgqueue.client.named_lock import NamedLock
@@ -23,6 +28,7 @@ from pgqueue.errors import (
     InvalidOption,
     InvalidPlan,
     InvalidTask,
+    InvalidWorkflow,
     JobFailed,
     JobWasCancelled,
     LeaseLost,
@@ -75,10 +81,12 @@ __all__ = [
     "At",
     "Attempt",
     "AttemptEnd",
+    "Batch",
     "Breaker",
     "CallOptions",
     "Cancel",
     "CannotOpen",
+    "Canvas",
     "Client",
     "CodecError",
     "ConfigError",
@@ -104,6 +112,7 @@ __all__ = [
     "InvalidOption",
     "InvalidPlan",
     "InvalidTask",
+    "InvalidWorkflow",
     "Job",
     "JobFailed",
     "JobFilter",
@@ -115,6 +124,7 @@ __all__ = [
     "LockLost",
     "MigrationBlocked",
     "NamedLock",
+    "Node",
     "NotAllowed",
     "NotFound",
     "NotMigrated",
@@ -136,6 +146,7 @@ __all__ = [
     "ScheduleOptions",
     "SchemaNewer",
     "SharedLimit",
+    "Signature",
     "SnapshotConflict",
     "Snooze",
     "Task",
@@ -155,5 +166,9 @@ __all__ = [
     "WaitError",
     "WaitTimeout",
     "Why",
+    "Workflow",
     "WrongState",
+    "chain",
+    "chord",
+    "group",
 ]

@@ -7,6 +7,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidOption            a queue, priority, delay, tag … is out of its bounds
 │   ├── InvalidPlan              a cron expression, interval, moment or timezone cannot be used
 │   ├── InvalidTask              a function cannot be a task
+│   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
 ├── NotFound                     nothing has that name or id
 │   ├── UnknownJob               no job has that id
@@ -96,6 +97,10 @@ class InvalidPlan(InvalidInput, ValueError):
 
 class InvalidTask(InvalidInput, TypeError):
     """A function cannot be registered as a task."""
+
+
+class InvalidWorkflow(InvalidInput, ValueError):
+    """A canvas, a workflow or a batch cannot be built as it was written. Nothing was written."""
 
 
 class UnsupportedConnection(InvalidInput, TypeError):

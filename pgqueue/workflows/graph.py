@@ -1,0 +1,42 @@
+"""A graph of jobs as a value: what the canvas compiles to, and what the engine inserts."""
+
+from dataclasses import dataclass
+
+from pgqueue.jobs.job import NewJob
+
+
+@dataclass(slots=True)
+class Edge:
+    """`child` runs after `parent`. Nodes have the numbers 0, 1, …; group g has the number -1 - g.
+
+    `when`: "s" after success, "e" after any end, "f" after failure. `argument`: the parameter of the child that gets
+    the parent's result (of a group: the list of its members' results, in order); `position`: its place, where several
+    edges feed the items of one list.
+    """
+
+    parent: int
+    child: int
+    when: str = "s"
+    argument: str | None = None
+    position: int | None = None
+
+
+@dataclass(slots=True)
+class Group:
+    """Members that are waited for together; groups[0] is the workflow itself. `parent`: the group that it is a member
+    of. `on_failure`: cancel what depends on a failed member, stop all that has not begun, or hold for a redrive."""
+
+    name: str
+    parent: int | None = None
+    on_failure: str = "cancel"
+
+
+@dataclass(slots=True)
+class Graph:
+    """Jobs to insert together. `group_of`: the group of each node; None for a callback of the whole workflow, which
+    belongs to it but is not waited for."""
+
+    nodes: list[NewJob]
+    group_of: list[int | None]
+    edges: list[Edge]
+    groups: list[Group]
