@@ -33,8 +33,8 @@ class Group:
 
 @dataclass(slots=True)
 class Graph:
-    """Jobs to insert together. `group_of`: the group of each node; None for a callback of the whole workflow, which
-    belongs to it but is not waited for."""
+    """Jobs to insert together. `group_of`: the group of each node; None for a callback, which belongs to the
+    workflow but is not waited for."""
 
     nodes: list[NewJob]
     group_of: list[int | None]

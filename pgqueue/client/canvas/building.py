@@ -86,9 +86,9 @@ class GraphBuilder:
         return len(groups) - 1
 
     def close_group(self, group: int, first: int) -> bool:
-        """End a group whose nodes would have the numbers from `first` on. Return whether there is one of them: an empty
-        group is taken back."""
-        if len(self.graph.nodes) > first:
+        """End a group whose nodes would have the numbers from `first` on. Return whether it has one: an empty group is
+        taken back."""
+        if any(self.graph.group_of[node] is not None for node in range(first, len(self.graph.nodes))):
             return True
         if group > 0:
             del self.graph.groups[group:]
@@ -155,11 +155,14 @@ class GraphBuilder:
     def finish(self) -> Graph:
         """Turn what waits for what into edges and groups; return the graph. Raises InvalidWorkflow where a node waits
         for another one in two ways."""
+        graph = self.graph
+        if all(group is None for group in graph.group_of):  # callbacks of nothing are all that there is
+            graph.group_of = [0] * len(graph.nodes)
         members = self._members()
         for ends, receivers in list(self._received.items()):
             self._join(ends, receivers, members)
-        self.graph.edges = list(self._edges.values())
-        return self.graph
+        graph.edges = sorted(self._edges.values(), key=_place_of)
+        return graph
 
     def _members(self) -> dict[int, list[int]]:
         """Return the members of each group: nodes and, as -1 - g, groups."""
@@ -228,6 +231,10 @@ class GraphBuilder:
                 f"{child} gets the result of {parent} twice, as {known.argument} and {edge.argument}: give it one "
                 "parameter for it"
             )
+
+
+def _place_of(edge: Edge) -> tuple[int, int, int]:
+    return edge.child, edge.position or 0, edge.parent
 
 
 def _is_ascending(numbers: list[int]) -> bool:

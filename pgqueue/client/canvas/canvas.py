@@ -43,7 +43,7 @@ class Canvas(Compiles, Generic[In, Out]):
         return GraphEnqueuer(self, conn, name)
 
     def on_success(self, callback: "Canvas[Any, Any]") -> Self:
-        """Return the same canvas with a callback that runs when it has succeeded. What comes next does not wait for it.
+        """Return the same canvas with a callback that runs when it has succeeded. Nothing waits for a callback.
 
         A callback gets the result (`on_error` and `on_complete`: how it ended) if it has a parameter without a default
         that is not given.
@@ -83,7 +83,8 @@ class Canvas(Compiles, Generic[In, Out]):
         is_root: bool = False,
         is_group: bool = False,
     ) -> Ends:
-        """Place its jobs behind `before` as members of a group, and its callbacks; return its ends.
+        """Place its jobs behind `before` as members of a group, None for callbacks, and its own callbacks; return its
+        ends.
 
         `is_root`: it is all that the graph has. `is_group`: it gets a group of its own, as it does if callbacks need
         one.
@@ -93,33 +94,33 @@ class Canvas(Compiles, Generic[In, Out]):
         if not (is_root or self._is_one_job) and (is_group or any(when != "s" for when, _ in self._callbacks)):
             whole = self._open_group(builder, group)
         ends = self._place(builder, before, group if whole is None else whole)
-        has_jobs = whole is None or builder.close_group(whole, first)
-        if has_jobs and not self._is_one_job:
+        if whole is not None and builder.close_group(whole, first) and not self._is_one_job:
             ends = replace(ends, group=whole)
-        if self._callbacks:
-            self._place_callbacks(builder, ends, None if is_root and has_jobs else group)
+        for when, callback in self._callbacks:
+            self._place_callback(builder, ends, when, callback)
         builder.leave()
         return ends
 
     def _open_group(self, builder: GraphBuilder, group: int | None) -> int:
         if group is None:
             raise InvalidWorkflow(
-                "a callback of the whole workflow has an on_error or on_complete of several jobs: give each job its own"
+                "on_error or on_complete of several jobs in a callback cannot be used: give it to each of the jobs"
             )
         return builder.open_group(self.title, group)
 
-    def _place_callbacks(self, builder: GraphBuilder, ends: Ends, group: int | None) -> None:
-        for when, callback in self._callbacks:
-            if when == "s":
-                more = () if ends.group is None else (order_after(Ends((-1 - ends.group,))),)
-                before = replace(ends, is_optional=True, after=(*ends.after, *more))
-            elif self._is_one_job or ends.group is not None:
-                before = replace(ends.at_end(when), is_optional=True)
-            elif when == "f":
-                continue  # nothing cannot fail
-            else:
-                before = replace(ends.on("e"), is_optional=True)
-            callback.place(builder, before, group)
+    def _place_callback(self, builder: GraphBuilder, ends: Ends, when: str, callback: "Canvas[Any, Any]") -> None:
+        """Place a callback. It is a member of no group: nothing waits for it, and that it is not needed is no failure
+        of the rest."""
+        if when == "s":
+            more = () if ends.group is None else (order_after(Ends((-1 - ends.group,))),)
+            before = replace(ends, after=(*ends.after, *more))
+        elif self._is_one_job or ends.group is not None:
+            before = ends.at_end(when)
+        elif when == "f":
+            return  # nothing cannot fail
+        else:
+            before = ends.on("e")
+        callback.place(builder, replace(before, is_optional=True), None)
 
     def _with(self, when: str, callback: "Canvas[Any, Any]") -> Self:
         if not isinstance(callback, Canvas):

@@ -1,6 +1,6 @@
 """Workflows: nodes that depend on each other in any way that has no circle."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
 
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after
@@ -74,11 +74,10 @@ class Workflow(Compiles):
             raise InvalidWorkflow(f"{part!r:.100} is no part of a workflow: give task.s(…), a canvas or a workflow")
         node: Node[Any] = Node(self, self._free_name(part, name), [])
         node.after(*((after,) if isinstance(after, (Node, Condition)) else after))
-        if isinstance(part, Canvas):
-            for signature in part.signatures():
-                node._needs.extend(checked(self, node.name, signature.conditions))
-        if name is not None and isinstance(part, Signature):
-            part = part.named(name)
+        node._needs.extend(checked(self, node.name, _conditions_in(part)))
+        return self._append(node, part if name is None or not isinstance(part, Signature) else part.named(name))
+
+    def _append(self, node: Node[R], part: "Canvas[Any, Any] | Workflow") -> Node[R]:
         self._names[node.name] = 1
         self._nodes.append(node)
         self._parts[node] = part
@@ -98,8 +97,7 @@ class Workflow(Compiles):
 
     def _with(self, when: str, callback: Canvas[Any, Any]) -> Self:
         (part,) = checked_parts("a callback", (callback,))
-        for signature in part.signatures():
-            checked(self, "a callback", signature.conditions)
+        checked(self, "a callback", _conditions_in(part))
         self._callbacks.append((when, part))
         return self
 
@@ -118,8 +116,7 @@ class Workflow(Compiles):
         builder = GraphBuilder(self._name if name is None else check_name("workflow", name), self._on_failure)
         builder.workflows.append(self)
         self._place_nodes(builder, None, 0)
-        has_jobs = builder.close_group(0, 0)
-        self._place_callbacks(builder, Ends(group=0 if has_jobs else None), None if has_jobs else 0)
+        self._place_callbacks(builder, Ends(group=0 if builder.close_group(0, 0) else None))
         return builder
 
     def place(self, builder: GraphBuilder, before: Ends, group: int) -> Ends:
@@ -133,7 +130,7 @@ class Workflow(Compiles):
             ends = Ends(after=(Ends((-1 - own,)),), has_value=False, group=own)
         else:
             ends = before
-        self._place_callbacks(builder, ends, group)
+        self._place_callbacks(builder, ends)
         builder.workflows.pop()
         return ends
 
@@ -162,12 +159,13 @@ class Workflow(Compiles):
             return ends
         return ends.on("e") if _is_empty(ends) else ends.at_end(condition.when)
 
-    def _place_callbacks(self, builder: GraphBuilder, ends: Ends, group: int | None) -> None:
+    def _place_callbacks(self, builder: GraphBuilder, ends: Ends) -> None:
         for when, callback in self._callbacks:
             if ends.group is not None:
-                callback.place(builder, order_after(Ends((-1 - ends.group,), when=when)), group)
+                whole = Ends((-1 - ends.group,), when=when, has_value=when != "s", is_optional=True)
+                callback.place(builder, whole, None)
             elif when != "f":  # nothing cannot fail
-                callback.place(builder, order_after(*builder.order(ends.on(when))), group)
+                callback.place(builder, order_after(*builder.order(ends.on(when))), None)
 
 
 class CanvasWorkflow(Workflow, Generic[R]):
@@ -175,13 +173,23 @@ class CanvasWorkflow(Workflow, Generic[R]):
 
     def __init__(self, canvas: Canvas[Any, R], name: str, *, on_failure: OnFailure = "cancel") -> None:
         super().__init__(name, on_failure=on_failure)
-        self._node: Node[R] = self.add(canvas)
+        self.canvas = canvas
+        # Nodes among its arguments are those of the workflow that it becomes a part of.
+        self._node: Node[R] = self._append(Node(self, canvas.title, []), canvas)
 
     def place(self, builder: GraphBuilder, before: Ends, group: int) -> Ends:
         """Place the canvas behind `before`, as a group in a group of another workflow; return its ends."""
         whole = super().place(builder, before, group)
         ends = builder.placed[self._node]
         return Ends(ends.sources, ends.is_list, after=(*ends.after, *whole.after), group=whole.group)
+
+
+def _conditions_in(part: Canvas[Any, Any] | Workflow) -> Iterator[Condition]:
+    """Yield the nodes among the arguments of a part."""
+    canvas = part.canvas if isinstance(part, CanvasWorkflow) else part
+    if isinstance(canvas, Canvas):
+        for signature in canvas.signatures():
+            yield from signature.conditions
 
 
 def _is_empty(ends: Ends) -> bool:
