@@ -81,6 +81,8 @@ class Player:
             return
         arguments = done.arguments[edge.child]
         given = [self.result(each) if edge.when == "s" else done.states[each] for each in self.sources(edge)]
+        if edge.parent < 0 and edge.when == "s":  # a list of results has those of nodes, not of groups
+            assert all(each.parent != -1 - edge.parent for each in self.graph.groups)
         if edge.position is not None:
             assert len(given) == 1
             arguments.setdefault(edge.argument, []).append(given[0])

@@ -26,7 +26,7 @@ from pgqueue import (
     group,
 )
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.canvas import enqueueing
+from pgqueue.client.canvas import building, enqueueing
 from pgqueue.client.steps import Steps
 from pgqueue.workflows.graph import Edge, Graph
 from tests.values.graphs import Player
@@ -302,6 +302,17 @@ def test_on_error_of_a_part_that_has_several_jobs_hangs_on_a_group_of_its_own() 
     for form in ("on_error", "on_complete"):
         with pytest.raises(InvalidWorkflow, match=r"several jobs in a callback"):
             resize.s(1).on_success(getattr(resize.s(1) | tidy.si(), form)(tidy.s())).compile()
+
+
+def test_a_list_is_taken_from_a_group_only_if_its_members_are_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "MOST_EDGES", 1)
+    inner = group(resize.s(2), resize.s(3)).on_success(album.s())
+    graph = group(resize.s(1), inner).on_success(album.s()).compile()
+    assert graph.group_of == [0, 1, 1, None, None]
+    assert [edge for edge in graph.edges if edge.argument] == [
+        Edge(-2, 3, "s", "photos"),
+        *(Edge(node, 4, "s", "photos", node) for node in range(3)),
+    ]
 
 
 def test_callbacks_of_nothing_run_at_once_but_for_that_of_a_failure() -> None:

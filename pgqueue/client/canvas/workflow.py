@@ -140,7 +140,7 @@ class Workflow(Compiles):
         for node in in_order(self._name, self._nodes):
             needs = node._needs
             if any(each.node in never and each.when != "e" for each in needs) or any(
-                each.when == "f" and _is_empty(builder.placed[each.node]) for each in needs if each.node not in never
+                each.when == "f" and _is_empty(builder.placed[each.node]) for each in needs
             ):
                 never.add(node)  # an empty group cannot fail: what waits for that is not even inserted
                 continue
