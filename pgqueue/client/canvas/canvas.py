@@ -58,16 +58,16 @@ class Canvas(Compiles, Generic[In, Out]):
         """Return the same canvas with a callback that runs when it has ended, in whatever way."""
         return self._with("e", callback)
 
-    def signatures(self) -> "Iterator[Signature[Any, Any]]":
-        """Yield the signatures in it, and those of its callbacks."""
-        yield from self._own_signatures()
-        for _, callback in self._callbacks:
+    def signatures(self, *, callbacks: bool = True) -> "Iterator[Signature[Any, Any]]":
+        """Yield the signatures in it, also those of callbacks unless these are left out."""
+        yield from self._own_signatures(callbacks)
+        for _, callback in self._callbacks if callbacks else ():
             yield from callback.signatures()
 
     @property
     def title(self) -> str:
         """A name for it, made of those of its tasks."""
-        return titled(each.task for each in self._own_signatures())
+        return titled(each.task for each in self.signatures(callbacks=False))
 
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self.title if name is None else check_name("workflow", name))
@@ -131,7 +131,7 @@ class Canvas(Compiles, Generic[In, Out]):
 
     _is_one_job = False
 
-    def _own_signatures(self) -> "Iterator[Signature[Any, Any]]":
+    def _own_signatures(self, callbacks: bool) -> "Iterator[Signature[Any, Any]]":
         raise NotImplementedError
 
     def _place(self, builder: GraphBuilder, before: Ends | None, group: int | None) -> Ends:
@@ -176,7 +176,7 @@ class Signature(Canvas[In, Out]):
         twin._node_name = name
         return twin
 
-    def _own_signatures(self) -> "Iterator[Signature[Any, Any]]":
+    def _own_signatures(self, callbacks: bool) -> "Iterator[Signature[Any, Any]]":
         yield self
 
     @property
@@ -269,9 +269,9 @@ class Chain(Canvas[In, Out]):
     def __repr__(self) -> str:
         return f"<chain of {len(self._steps)}>"
 
-    def _own_signatures(self) -> Iterator[Signature[Any, Any]]:
+    def _own_signatures(self, callbacks: bool) -> Iterator[Signature[Any, Any]]:
         for step in self._steps:
-            yield from step.signatures()
+            yield from step.signatures(callbacks=callbacks)
 
     def _place(self, builder: GraphBuilder, before: Ends | None, group: int | None) -> Ends:
         ends = self._steps[0].place(builder, before, group)
@@ -295,9 +295,9 @@ class Group(Canvas[In, list[M]]):
     def __len__(self) -> int:
         return len(self._members)
 
-    def _own_signatures(self) -> Iterator[Signature[Any, Any]]:
+    def _own_signatures(self, callbacks: bool) -> Iterator[Signature[Any, Any]]:
         for member in self._members:
-            yield from member.signatures()
+            yield from member.signatures(callbacks=callbacks)
 
     def _place(self, builder: GraphBuilder, before: Ends | None, group: int | None) -> Ends:
         sources: list[int] = []
