@@ -57,8 +57,8 @@ class Drawing:
 
     def _boxes(self) -> Iterator[str]:
         inside: dict[int | None, list[int]] = {}
-        for node, home in enumerate(self.group_of):
-            inside.setdefault(home or 0, []).append(node)
+        for node, around in enumerate(self.group_of):
+            inside.setdefault(around or 0, []).append(node)
         boxes: dict[int, list[int]] = {}
         for at, group in enumerate(self.groups[1:], 1):
             boxes.setdefault(group.parent or 0, []).append(at)
@@ -125,10 +125,10 @@ class _Tree:
             self._add_child(edge.parent, edge.when, outermost[-1] if outermost else edge.child)
         for unit in (*range(len(self._drawing.labels)), *range(-2, -1 - len(self._drawing.groups), -1)):
             around = self._around(unit)
-            home = around[0] if around else -1
-            inside = {each for each in self._parents.get(unit, ()) if each != home and self._is_in(each, home)}
-            if not inside and not (home == -1 and self._parents.get(unit)):
-                self._add_child(home, "in", unit)
+            inner = around[0] if around else -1
+            inside = {each for each in self._parents.get(unit, ()) if each != inner and self._is_in(each, inner)}
+            if not inside and not (inner == -1 and self._parents.get(unit)):
+                self._add_child(inner, "in", unit)
         for unit in range(-1, -1 - len(self._drawing.groups), -1):  # what is in a group stands before what comes after
             self._children.get(unit, []).sort(key=lambda branch: branch[0] != "in")
 

@@ -68,6 +68,10 @@ def many(ctx: Context, ids: list[int], scale: int = 1) -> int:
 def tidy() -> None: ...
 
 
+@app.task(name="page")
+def page(level: str = "high", *, how: Any) -> None: ...
+
+
 @app.task(name="alert")
 def alert(how: Any, *, level: str = "high") -> None: ...
 
@@ -275,6 +279,12 @@ def test_a_callback_of_a_job_gets_its_result_or_how_it_ended_if_it_needs_an_argu
     graph = one.compile()
     assert graph.edges == [Edge(0, 1), Edge(0, 2, "f", "how"), Edge(0, 3, "e")]
     assert graph.group_of == [0, None, None, None]
+
+
+def test_a_callback_gets_an_argument_where_it_needs_one() -> None:
+    calls: list[Any] = [alert.s(), alert.s("me"), page.s(), page.s("low"), page.s(how=1), album.s(name="n"), tidy.si()]
+    arguments = [resize.s(1).on_error(call).compile().edges[0].argument for call in calls]
+    assert arguments == ["how", None, "how", "how", None, "photos", None]
 
 
 def test_what_comes_next_does_not_wait_for_a_callback() -> None:

@@ -107,6 +107,22 @@ def test_a_node_waits_for_failure_or_for_any_end_and_may_get_how_it_ended() -> N
     ]  # fmt: skip
 
 
+def test_a_list_of_failures_waits_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "MOST_EDGES", 1)
+    wf = Workflow("w")
+    wf.add(alert.s([wf.add(extract.s("1")).failed, wf.add(extract.s("2")).failed]))
+    graph = wf.compile()
+    assert waits(graph, 2) == {(0, "f", "how"), (1, "f", "how")}
+    assert [Player(graph, fails).play().states[2] for fails in ((0,), (0, 1))] == ["cancelled", "succeeded"]
+
+
+def test_a_node_inside_of_another_value_is_no_argument() -> None:
+    wf = Workflow("w")
+    wf.add(alert.s(how={"rows": wf.add(extract.s("1"))}))
+    with pytest.raises(InvalidArguments, match=r"cannot call alert: how"):
+        wf.compile()
+
+
 def test_conditions_of_several_jobs_hang_on_a_group_of_them() -> None:
     wf = Workflow("w")
     days = wf.add(extract.s("1") | clean.s())

@@ -191,7 +191,7 @@ class GraphBuilder:
     def _group_of_all(self, ends: Ends, receivers: int, members: dict[int, list[int]]) -> int | None:
         """Return the group whose members are just these sources; a new one where edges would be many; or None."""
         sources = list(ends.sources)
-        if not sources or sources[0] < 0:
+        if not sources or sources[0] < 0 or ends.when == "f":  # a group has failed when one has, and not when all have
             return None
         group = self.graph.group_of[sources[0]]
         if group is None:

@@ -1,5 +1,6 @@
 """The canvas: signatures of tasks, and chains and groups of them, nested in any way. Values, until one is enqueued."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
@@ -222,8 +223,7 @@ class Signature(Canvas[In, Out]):
         parameters = self._calls.spec.coder.signature.parameters.values()
         left = [each for each in parameters if each.name not in self._kwargs]
         if before.is_optional:
-            needed = [each.name for each in left if each.default is each.empty]
-            return left[0].name if len(needed) > len(self._args) and needed[0] == left[0].name else None
+            return self._needed_parameter(left)
         if len(self._args) >= len(left):
             raise InvalidWorkflow(
                 f"task {self.task} has no parameter left for the result of the step before it: use "
@@ -231,16 +231,30 @@ class Signature(Canvas[In, Out]):
             )
         return left[0].name
 
+    def _needed_parameter(self, left: list[inspect.Parameter]) -> str | None:
+        """Return which of the parameters that are not given by name gets a value that may be left out: the first one,
+        or else the first one that the call leaves without a value. None where it has all that it needs."""
+        given = {name for name, _ in zip(self._places, self._args, strict=False)}
+        missing = [each.name for each in left if each.default is each.empty and each.name not in given]
+        if not missing:
+            return None
+        return left[0].name if left[0].default is left[0].empty else missing[0]
+
+    @property
+    def _places(self) -> list[str]:
+        """The parameters that arguments by position may be for."""
+        return [name for name in self._calls.spec.coder.positional if name not in self._kwargs]
+
     def _named(self, parameter: str) -> Mapping[str, Any]:
         """Return the arguments by name where this parameter's comes later."""
         if not self._args:
             return self._kwargs
-        coder = self._calls.spec.coder
-        names = [name for name in coder.positional if name not in self._kwargs and name != parameter]
+        names = [name for name in self._places if name != parameter]
         if len(self._args) > len(names):
+            signature = self._calls.spec.coder.signature
             raise InvalidArguments(
                 self.task,
-                [f"{len(self._args)} arguments by position beside the result, which is {parameter}: {coder.signature}"],
+                [f"{len(self._args)} arguments by position beside the result, which is {parameter}: {signature}"],
             )
         return {**dict(zip(names, self._args, strict=False)), **self._kwargs}
 
