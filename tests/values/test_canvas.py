@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from time import process_time
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas import building, enqueueing
 from pgqueue.client.steps import Steps
 from pgqueue.workflows.graph import Edge, Graph
-from tests.values.graphs import Player
+from tests.values.graphs import Player, calls_of
 
 app = App("postgresql://nowhere", name="canvas")
 
@@ -451,12 +450,13 @@ def test_canvases_are_public() -> None:
     assert isinstance(resize.s(1), Signature)
 
 
-def test_ten_thousand_nodes_compile_without_work_that_grows_with_the_square() -> None:
-    def compiled(count: int) -> float:
-        flow = resize.map(range(count)) | group(album.si([]) for _ in range(count))
-        start = process_time()
-        assert len(flow.compile().edges) == count
-        return process_time() - start
+def test_the_work_of_compiling_grows_with_the_number_of_nodes() -> None:
+    def compiled(count: int) -> Graph:
+        members = resize.map(range(count)) | group(album.si([]) for _ in range(count)) | album.s()
+        steps = chain(resize.s(1).on_error(alert.s()), *(resize.s(size="m") for _ in range(count)))
+        graph = group(members, steps).compile()
+        assert len(graph.edges) <= 3 * count + 2
+        return graph
 
-    compiled(100)
-    assert compiled(10_000) < 20 * max(compiled(1_000), 0.005)
+    compiled(10)  # the coders of calls in part are made once
+    assert calls_of(lambda: compiled(3000)) < 11 * calls_of(lambda: compiled(300))
