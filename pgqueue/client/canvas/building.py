@@ -215,22 +215,25 @@ class GraphBuilder:
         return new
 
     def _add_edge(self, edge: Edge) -> None:
+        """Add an edge; or join it with the one that is there between the same two, for there may be one only."""
         known = self._edges.setdefault((edge.parent, edge.child), edge)
         if known is edge:
             return
+        when = edge.when if known.when == "e" else known.when  # who has succeeded or failed has ended
         child = self.graph.nodes[edge.child].task
         parent = self.graph.groups[-1 - edge.parent].name if edge.parent < 0 else self.graph.nodes[edge.parent].task
-        if known.when != edge.when:
+        if edge.when not in (when, "e") or any(each.argument and each.when != when for each in (known, edge)):
             raise InvalidWorkflow(
                 f"{child} waits for {parent} in two ways (success, .ended or .failed): choose one of them"
             )
-        if known.argument is None:
-            known.argument, known.position = edge.argument, edge.position
-        elif edge.argument is not None:
+        if known.argument is not None and edge.argument is not None:
             raise InvalidWorkflow(
                 f"{child} gets the result of {parent} twice, as {known.argument} and {edge.argument}: give it one "
                 "parameter for it"
             )
+        known.when = when
+        if edge.argument is not None:
+            known.argument, known.position = edge.argument, edge.position
 
 
 def _place_of(edge: Edge) -> tuple[int, int, int]:

@@ -165,7 +165,7 @@ class Workflow(Compiles):
                 whole = Ends((-1 - ends.group,), when=when, has_value=when != "s", is_optional=True)
                 callback.place(builder, whole, None)
             elif when != "f":  # nothing cannot fail
-                callback.place(builder, order_after(*builder.order(ends.on(when))), None)
+                callback.place(builder, order_after(*builder.order(ends if when == "s" else ends.on("e"))), None)
 
 
 class CanvasWorkflow(Workflow, Generic[R]):
