@@ -2,6 +2,11 @@
 
 from pgqueue import codecs as codecs
 from pgqueue.app import App
+from pgqueue.client.canvas.batch import Batch
+from pgqueue.client.canvas.canvas import Canvas, Signature
+from pgqueue.client.canvas.composing import chain, chord, group
+from pgqueue.client.canvas.nodes import Node
+from pgqueue.client.canvas.workflow import Workflow
 from pgqueue.client.client import Client
 from pgqueue.client.enqueue_hooks import EnqueueCall
 from pgqueue.client.named_lock import NamedLock
@@ -79,10 +84,12 @@ __all__ = [
     "At",
     "Attempt",
     "AttemptEnd",
+    "Batch",
     "Breaker",
     "CallOptions",
     "Cancel",
     "CannotOpen",
+    "Canvas",
     "Client",
     "CodecError",
     "ConfigError",
@@ -120,6 +127,7 @@ __all__ = [
     "LockLost",
     "MigrationBlocked",
     "NamedLock",
+    "Node",
     "NotAllowed",
     "NotFound",
     "NotMigrated",
@@ -141,6 +149,7 @@ __all__ = [
     "ScheduleOptions",
     "SchemaNewer",
     "SharedLimit",
+    "Signature",
     "SnapshotConflict",
     "Snooze",
     "Task",
@@ -161,7 +170,11 @@ __all__ = [
     "WaitError",
     "WaitTimeout",
     "Why",
+    "Workflow",
     "WorkflowIncomplete",
     "WorkflowRunning",
     "WrongState",
+    "chain",
+    "chord",
+    "group",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import db
 from pgqueue.client.backend import Backend
+from pgqueue.client.canvas.batch import BatchVerbs
 from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.client import Client
 from pgqueue.client.dead import DeadLetters
@@ -73,7 +74,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, DeclaresLimits):
+class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, BatchVerbs, DeclaresLimits):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is

@@ -7,6 +7,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidOption            a queue, priority, delay, tag … is out of its bounds
 │   ├── InvalidPlan              a cron expression, interval, moment or timezone cannot be used
 │   ├── InvalidTask              a function cannot be a task
+│   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
 ├── NotFound                     nothing has that name or id
 │   ├── UnknownJob               no job has that id
@@ -99,8 +100,8 @@ class InvalidTask(InvalidInput, TypeError):
 
 
 class InvalidWorkflow(InvalidInput, ValueError):
-    """A graph of jobs cannot run: it has a circle, an empty group, or an edge that leads nowhere. Nothing was
-    written."""
+    """A canvas, workflow or batch cannot be built as it was written, or its graph cannot run: it has a circle, an empty
+    group, or an edge that leads nowhere. Nothing was written."""
 
     exit_code = 2
 

@@ -1,7 +1,7 @@
 """Settings: the options that users typed, each checked, with the defaults of the app."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -94,6 +94,21 @@ def call_settings(options: Mapping[str, Any], spec: TaskSpec | None = None) -> C
     if spec is not None:
         spec.check_priority(settings.priority)
     return settings
+
+
+def with_options(base: CallSettings, options: Mapping[str, Any], spec: TaskSpec) -> CallSettings:
+    """Return the settings of `signature.using(…)`: those that the signature has, and where the options say something,
+    what they say. Raises as `call_settings` does."""
+    given = call_settings(options, spec)
+    own = {each.name: getattr(given, each.name) for each in fields(given) if each.name not in ("rules", "keys")}
+    rules, keys = base.rules, base.keys
+    if not _CONDITIONS.isdisjoint(without_none(options)):
+        said = call_rules({name: value for name, value in options.items() if name in _CONDITIONS})
+        rules = rules if said is None else said.with_defaults(rules)
+    if given.keys is not None:
+        said_keys = {name: value for name, value in asdict(given.keys).items() if value is not None}
+        keys = replace(keys or GivenKeys(), **said_keys)
+    return replace(base, **without_none(own), rules=rules, keys=keys)
 
 
 def _given_keys(options: Mapping[str, Any]) -> GivenKeys | None:

@@ -135,6 +135,11 @@ class StepRunner:
         return self._handle
 
     @property
+    def is_unbound(self) -> bool:
+        """Whether no connection was named."""
+        return self._conn is CURRENT_CONNECTION
+
+    @property
     def borrows(self) -> bool:
         """Whether the connection is a caller's, whose transaction it is."""
         return self._borrowed() is not None

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from pgqueue.client.admission import Bulk, JobBatch
 from pgqueue.client.app_parts import AppParts
+from pgqueue.client.canvas.calls import Calls
+from pgqueue.client.canvas.making import MakesSignatures
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.keyed_calls import KeyedCalls
 from pgqueue.client.settings import CallSettings, call_settings
 from pgqueue.client.steps import CURRENT_CONNECTION, Steps
-from pgqueue.errors import InvalidArguments
+from pgqueue.errors import InvalidArguments, InvalidOption
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import Job, NewJob
 from pgqueue.tasks.context import Context
@@ -21,9 +23,10 @@ from pgqueue.tasks.spec import TaskSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_out = TypeVar("R_out", covariant=True)
 
 
-class Enqueuer(Generic[P, R]):
+class Enqueuer(MakesSignatures[P, R_out]):
     """A task bound to a connection and options: what `task.using(…)` returns."""
 
     def __init__(self, app: AppParts, spec: TaskSpec, conn: object, settings: CallSettings) -> None:
@@ -65,6 +68,14 @@ class Enqueuer(Generic[P, R]):
         with self._app.enqueue_hooks.around(shared, len(given)) as call:
             call.job_ids = ids = await self._inserter.ainsert_many(self._inserting(shared, given))
         return ids
+
+    @property
+    def _calls(self) -> Calls:
+        if not self._inserter.is_unbound:
+            raise InvalidOption(
+                f"a signature of {self._spec.name} has no connection: give it to the canvas, flow.using(conn).enqueue()"
+            )
+        return Calls(self._app, self._spec, self._settings)
 
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, settings = self._spec, self._settings
@@ -127,7 +138,7 @@ class Enqueuer(Generic[P, R]):
         rules.check_key_count(count)
 
 
-class Task(Enqueuer[P, R]):
+class Task(Enqueuer[P, R_out]):
     """A registered function. Calling it runs it here and now; `enqueue` makes a job of it."""
 
     def __init__(self, app: AppParts, spec: TaskSpec) -> None:
@@ -153,12 +164,12 @@ class Task(Enqueuer[P, R]):
         """The JSON schema of its arguments, as a job carries them."""
         return self._spec.json_schema()
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_out:
         """Run the function directly, without a job."""
-        result: R = self._spec.function(*args, **kwargs)
+        result: R_out = self._spec.function(*args, **kwargs)
         return result
 
-    def using(self, conn: object = CURRENT_CONNECTION, /, **options: Unpack[CallOptions]) -> Enqueuer[P, R]:
+    def using(self, conn: object = CURRENT_CONNECTION, /, **options: Unpack[CallOptions]) -> Enqueuer[P, R_out]:
         """Bind a connection to borrow and options for the jobs to come.
 
         `conn` is a psycopg connection, a SQLAlchemy Connection or Session, or the async form of one; or one of Django's
@@ -171,7 +182,7 @@ class Task(Enqueuer[P, R]):
         return Enqueuer(self._app, self._spec, conn, settings)
 
 
-class ContextTask(Task[P, R]):
+class ContextTask(Task[P, R_out]):
     """A task with a Context: a direct call gives one, as `pgqueue.testing.context(task)` makes it; `enqueue` does not.
 
     Type checkers know the parameter where it is the first, and want it by position.
@@ -179,7 +190,7 @@ class ContextTask(Task[P, R]):
 
     if TYPE_CHECKING:
 
-        def __call__(self, context: Context, /, *args: P.args, **kwargs: P.kwargs) -> R: ...  # type: ignore[override]
+        def __call__(self, context: Context, /, *args: P.args, **kwargs: P.kwargs) -> R_out: ...  # type: ignore[override]
 
 
 class TaskDecorator(Protocol):

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NotRequired
@@ -85,6 +85,18 @@ class ArgumentCoder:
             except Exception:  # noqa: BLE001, S112 - validators are the user's code: they may raise anything
                 continue
         return stored
+
+    @cached_property
+    def _partial(self) -> dict[Collection[str], "ArgumentCoder"]:
+        return {}
+
+    def without(self, names: frozenset[str]) -> "ArgumentCoder":
+        """Return the coder of a call that leaves out these parameters, since their arguments come later."""
+        coder = self._partial.get(names)
+        if coder is None:
+            left = [each for name, each in self.signature.parameters.items() if name not in names]
+            coder = self._partial[names] = ArgumentCoder.of(self.task, left, self.max_bytes, self.codec)
+        return coder
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: list[dict[str, Any]] | None = None) -> str:
         """Return the arguments of one call as JSON text by name, validated against the signature.

@@ -1,7 +1,7 @@
 """What concerns the jobs of a task: its rules, and the flow of each job, made of its arguments and of given keys."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -129,6 +129,13 @@ class Metering:
     def is_keyed(self) -> bool:
         """Whether some rule has keys, which differ from job to job."""
         return self.order is not None or self.share is not None or any(rule.by is not None for rule in self.limits)
+
+    def made_of(self, parameters: Collection[str], keys: GivenKeys | None) -> Collection[str]:
+        """Return those of a task's parameters of whose arguments keys are made, where the call gives no key."""
+        given = {} if keys is None else self._given(keys)
+        rules = [rule for rule in (*self.limits, self.order, self.share) if rule is not None]
+        names = [rule.names for rule in rules if rule.rule.name not in given]
+        return parameters if None in names else {name for each in names for name in each or ()}
 
     @property
     def last_limit(self) -> str | None:

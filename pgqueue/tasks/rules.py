@@ -91,6 +91,15 @@ class Rules:
         of_key = self.key.names or () if isinstance(self.key, KeyFunction) else ()
         return (*of_key, *((self.unique and self.unique.by) or ()))
 
+    def made_of(self, parameters: Collection[str]) -> Collection[str]:
+        """Return those of a task's parameters of whose arguments the rules make a key."""
+        if self.key is True or (self.unique is not None and self.unique_key is None and self.unique.by is None):
+            return parameters
+        for key in (self.key, self.unique_key):
+            if isinstance(key, KeyFunction):
+                return parameters if key.names is None else key.names
+        return () if self.unique is None or self.unique_key is not None else self.unique.by or ()
+
     def check_unregistered(self, task: str, args: Mapping[str, Any]) -> None:
         """Refuse rules for a call of a task that is not registered here, if they have no effect, or name arguments that
         the call lacks."""

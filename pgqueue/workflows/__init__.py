@@ -1,1 +1,1 @@
-"""Workflows as values: the graph, whether it is sound, and what its rows say. No I/O."""
+"""Workflows as values: graphs of jobs, whether they are sound, pictures of them, and what their rows say. No I/O."""

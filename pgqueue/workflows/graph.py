@@ -1,4 +1,4 @@
-"""A graph of jobs as a value: what the canvas makes, and what one statement inserts."""
+"""A graph of jobs as a value: what the canvas compiles to, and what the engine inserts."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,12 @@ from pgqueue.jobs.job import NewJob
 
 @dataclass(slots=True)
 class Edge:
-    """`child` runs after `parent`. Nodes have the numbers 0, 1, …; group g has the number -1 - g. `when`: "s" after
-    success, "e" after any end, "f" after failure. `argument`: the parameter of the child that gets the parent's result
-    (of a group: the list of its members' results, in order); `position`: its place, where several edges feed the items
-    of one list."""
+    """`child` runs after `parent`. Nodes have the numbers 0, 1, …; group g has the number -1 - g.
+
+    `when`: "s" after success, "e" after any end, "f" after failure. `argument`: the parameter of the child that gets
+    the parent's result (of a group: the list of its members' results, in order); `position`: its place, where several
+    edges feed the items of one list.
+    """
 
     parent: int
     child: int
@@ -22,7 +24,7 @@ class Edge:
 @dataclass(slots=True)
 class Group:
     """Members that are waited for together; groups[0] is the workflow itself. `parent`: the group that it is a member
-    of."""
+    of. `on_failure`: cancel what depends on a failed member, stop all that has not begun, or hold for a redrive."""
 
     name: str
     parent: int | None = None
@@ -31,8 +33,8 @@ class Group:
 
 @dataclass(slots=True)
 class Graph:
-    """A workflow to insert. `group_of` says of each node which group it is a member of; a callback of the whole
-    workflow belongs to it, and it does not wait for it: None."""
+    """Jobs to insert together. `group_of`: the group of each node; None for a callback, which belongs to the
+    workflow but is not waited for."""
 
     nodes: list[NewJob]
     group_of: list[int | None]

@@ -4,7 +4,7 @@ from typing import Any
 
 import psycopg
 
-from pgqueue import App, Context
+from pgqueue import App, Context, Workflow, chain, chord, group
 
 app = App()
 
@@ -91,3 +91,46 @@ async def async_calls() -> int:
     await async_with_context(1)  # ERROR a direct call gives the context
     await async_with_context.aenqueue("x")  # ERROR wrong type beside a context
     return await on_the_loop(1)  # ERROR wrong result
+
+
+@app.task
+def number(text: str) -> int:
+    return 1
+
+
+@app.task
+async def text(number: int, suffix: str) -> str:
+    return "x"
+
+
+@app.task
+def joined(parts: list[str]) -> str:
+    return ""
+
+
+@app.task
+def tidy() -> None: ...
+
+
+def canvases() -> None:
+    number.s(5)  # ERROR wrong type in a signature
+    text.s(5)  # ERROR wrong type of what comes after the result
+    text.s(suffx="a")  # ERROR unknown in a signature
+    text.si(1)  # ERROR an immutable signature is whole
+    number.s("a") | joined.s()  # ERROR the result does not fit
+    number.s("a") | number.s("b")  # ERROR no parameter left for the result
+    number.s("a") | tidy.s()  # ERROR no parameter at all
+    number.s("a") | 5  # ERROR no canvas
+    chain(number.s("a"), joined.s())  # ERROR the result does not fit in a chain
+    chord([number.s("a")], joined.s())  # ERROR the list does not fit
+    number.map([1])  # ERROR wrong values
+    number.map(["a"]) | joined.s()  # ERROR the list of a group does not fit
+    number.chunks(["a"], 2)  # ERROR the first parameter is no list
+    group(1)  # ERROR no canvas in a group
+    number.s("a").using(queue=5)  # ERROR wrong option of a signature
+    number.s("a").using(urgent=True)  # ERROR unknown option of a signature
+    Workflow("w", on_failure="die")  # ERROR cancel, stop or hold
+    Workflow("w").add(number.s("a"), after="rows")  # ERROR a node, not its name
+    Workflow("w").add(5)  # ERROR no part of a workflow
+    app.batch(on_success=number)  # ERROR a signature, not a task
+    app.batch(on_failure=tidy.s())  # ERROR unknown callback

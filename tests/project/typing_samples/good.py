@@ -2,13 +2,30 @@
 
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Any, Never, assert_type
 from uuid import UUID
 
 import psycopg
 
 import pgqueue
-from pgqueue import App, AttemptEnd, Context, EnqueueCall, Enqueuer, Exponential, Job, TaskOptions, testing
+from pgqueue import (
+    App,
+    AttemptEnd,
+    Canvas,
+    Context,
+    EnqueueCall,
+    Enqueuer,
+    Exponential,
+    Job,
+    Node,
+    Signature,
+    TaskOptions,
+    Workflow,
+    chain,
+    chord,
+    group,
+    testing,
+)
 
 app = App()
 
@@ -148,3 +165,71 @@ async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
 
 def takes(enqueuer: Enqueuer[[int], None]) -> None:
     enqueuer.enqueue(1)
+
+
+@app.task
+def fetch(ctx: Context, url: str) -> bytes:
+    return url.encode()
+
+
+@app.task
+async def parse(raw: bytes, strict: bool = False) -> list[int]:
+    return list(raw)
+
+
+@app.task(queue="bulk")
+def store(rows: list[int], place: str) -> str:
+    return place
+
+
+@app.task
+def total(sums: list[str], *, name: str) -> int:
+    return len(sums)
+
+
+@app.task
+def untyped(a, b=None):  # type: ignore[no-untyped-def]
+    return a
+
+
+def canvases(conn: psycopg.Connection[Any]) -> None:
+    assert_type(fetch.s("u"), Signature[Never, bytes])
+    assert_type(parse.s(), Signature[bytes, list[int]])
+    assert_type(store.s("here"), Signature[list[int], str])
+    assert_type(store.s([1], "here"), Signature[Never, str])
+    assert_type(store.si([1], "here"), Signature[object, str])
+    assert_type(parse.using(queue="a").s(strict=True).using(priority=5), Signature[bytes, list[int]])
+    flow = fetch.s("u") | parse.s(strict=True) | store.s("here")
+    assert_type(flow, Canvas[Never, str])
+    flow.using(conn, name="a").enqueue()
+    flow.on_error(plain.si(1)).enqueue()
+    fetch.s("u").using(conn, queue="a").enqueue()
+    each = store.map([[1], [2]], place="here")
+    assert_type(each | total.s(name="x"), Canvas[Never, int])
+    assert_type(chord([store.s([n], "a") for n in range(3)], total.s(name="x")), Canvas[Never, int])
+    assert_type(chord([fetch.s("u") | parse.s() | store.s("a")], total.s(name="x")), Canvas[Never, int])
+    assert_type(chain(fetch.s("u"), parse.s(), store.s("here")), Canvas[Never, str])
+    assert_type(chain(chord(each, total.s(name="x")), configured.s()), Canvas[Never, None])
+    group(group(store.s([1], "a"), store.s([2], "b")), each) | total.s(name="x")
+    group(plain.s(1), fetch.s("u"), store.s([1], "a")).enqueue()
+    in_chunks: Canvas[Never, list[str]] = store.chunks(range(9), 5, "here")
+    in_chunks | total.s(name="x")
+    group(fetch.s(u) for u in ("a", "b"))
+    chain([plain.s(1), plain.si(2)])
+    fetch.s("u") | group(parse.s(), parse.s(strict=True)) | plain.si(1)
+    untyped.s(1) | untyped.s() | untyped.s(b=2)
+
+
+def workflows(conn: psycopg.Connection[Any]) -> None:
+    wf = Workflow("import", on_failure="stop")
+    raw = wf.add(fetch.s("u"), name="raw")
+    assert_type(raw, Node[bytes])
+    rows = wf.add(parse.s(raw=raw))
+    assert_type(rows, Node[list[int]])
+    wf.add(store.s(rows, "here"), after=[raw.ended, rows])
+    wf.add(total.s([rows, raw], name="x"), after=raw.failed)
+    assert_type(wf.add(Workflow.of(store.map([[1]], "a")), after=rows), Node[list[str]])
+    wf.on_error(plain.si(1)).using(conn).enqueue()
+    with app.batch(on_success=plain.si(1), on_dead=plain.si(2)).using(conn) as batch:
+        batch.add(plain.s(1))
+        batch.add_many(plain, [{"order_id": 1}])

@@ -1,0 +1,92 @@
+"""What can be compiled to a graph and enqueued: the verbs that canvases, workflows and batches share."""
+
+from typing import Protocol
+
+from pgqueue.client.app_parts import AppParts
+from pgqueue.client.canvas.building import GraphBuilder
+from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps
+from pgqueue.errors import ConfigError
+from pgqueue.workflows.drawing import Drawing
+from pgqueue.workflows.graph import Graph
+
+
+class InsertGraph(Protocol):
+    """The engine: it inserts a graph, whole or not at all, and returns the ids of its nodes in order."""
+
+    def __call__(self, app: AppParts, graph: Graph) -> Steps[list[int]]: ...
+
+
+def _refuse(app: AppParts, graph: Graph) -> Steps[list[int]]:
+    raise ConfigError("workflows cannot be enqueued yet: compile() returns the graph")
+
+
+# The one place where canvases meet the engine: here stands the `insert` of pgqueue.client.workflows.
+insert: InsertGraph = _refuse
+
+
+class Compiles:
+    """What becomes a graph: a canvas, a workflow or a batch."""
+
+    def compile(self, name: str | None = None) -> Graph:
+        """Return the graph of its jobs, every argument validated and encoded. Nothing is written.
+
+        Raises InvalidArguments, InvalidOption and InvalidWorkflow.
+        """
+        return self._build(name).finish()
+
+    def enqueue(self) -> list[int]:
+        """Insert its jobs, all or none, and commit at once; inside `ctx.transaction()` join that. Return their ids."""
+        return GraphEnqueuer(self).enqueue()
+
+    async def aenqueue(self) -> list[int]:
+        """The async twin of `enqueue`."""
+        return await GraphEnqueuer(self).aenqueue()
+
+    def to_text(self) -> str:
+        """Return a picture of its graph as a tree of text: names of tasks, no arguments."""
+        return Drawing.of(self.compile()).text()
+
+    def to_mermaid(self) -> str:
+        """Return a picture of its graph as a Mermaid flowchart: names of tasks, no arguments."""
+        return Drawing.of(self.compile()).mermaid()
+
+    def to_json(self) -> str:
+        """Return its graph as JSON: nodes, edges and groups, no arguments."""
+        return Drawing.of(self.compile()).json()
+
+    def _build(self, name: str | None) -> GraphBuilder:
+        raise NotImplementedError
+
+
+class GraphEnqueuer:
+    """A canvas, workflow or batch bound to a connection and a name: what `flow.using(…)` returns."""
+
+    def __init__(self, flow: Compiles, conn: object = CURRENT_CONNECTION, name: str | None = None) -> None:
+        self._flow = flow
+        self._conn = conn
+        self._name = name
+
+    def compile(self) -> Graph:
+        """Return the graph that `enqueue` would insert."""
+        return self._flow.compile(self._name)
+
+    def enqueue(self) -> list[int]:
+        """Insert the jobs, all or none; return their ids. On a borrowed connection they exist if and only if the
+        caller's transaction commits.
+
+        Raises InvalidArguments, InvalidOption and InvalidWorkflow before anything is written. Without a job there is
+        nothing to insert.
+        """
+        builder = self._flow._build(self._name)
+        graph = builder.finish()
+        if builder.app is None:
+            return []
+        return StepRunner(builder.app, self._conn).perform(insert(builder.app, graph))
+
+    async def aenqueue(self) -> list[int]:
+        """The async twin of `enqueue`."""
+        builder = self._flow._build(self._name)
+        graph = builder.finish()
+        if builder.app is None:
+            return []
+        return await StepRunner(builder.app, self._conn).aperform(insert(builder.app, graph))
