@@ -6,6 +6,7 @@ from pgqueue.client.canvas.batch import Batch
 from pgqueue.client.canvas.canvas import Canvas, Signature
 from pgqueue.client.canvas.composing import chain, chord, group
 from pgqueue.client.canvas.nodes import Node
+from pgqueue.client.canvas.run import WorkflowRun
 from pgqueue.client.canvas.workflow import Workflow
 from pgqueue.client.client import Client
 from pgqueue.client.enqueue_hooks import EnqueueCall
@@ -172,6 +173,7 @@ __all__ = [
     "Why",
     "Workflow",
     "WorkflowIncomplete",
+    "WorkflowRun",
     "WorkflowRunning",
     "WrongState",
     "chain",

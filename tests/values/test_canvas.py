@@ -12,21 +12,22 @@ import pgqueue
 from pgqueue import (
     App,
     Canvas,
-    ConfigError,
     Context,
     InvalidArguments,
     InvalidOption,
     InvalidWorkflow,
     Limit,
     Signature,
+    UnknownWorkflow,
     UnsupportedConnection,
+    WorkflowRun,
     chain,
     chord,
     group,
 )
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas import building, enqueueing
-from pgqueue.client.steps import Steps
+from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import Edge, Graph
 from tests.values.graphs import Player, calls_of
 
@@ -338,12 +339,17 @@ def inserted(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     """The graphs that reach the engine."""
     found: list[Graph] = []
 
-    def insert(app: AppParts, graph: Graph) -> Steps[list[int]]:
-        found.append(graph)
-        return list(range(len(graph.nodes)))
-        yield
+    class Inserting:
+        def __init__(self, app: AppParts, conn: object = None) -> None: ...
 
-    monkeypatch.setattr(enqueueing, "insert", insert)
+        def enqueue(self, graph: Graph) -> InsertedWorkflow:
+            found.append(graph)
+            return InsertedWorkflow([9], list(range(len(graph.nodes))), datetime.now(UTC))
+
+        async def aenqueue(self, graph: Graph) -> InsertedWorkflow:
+            return self.enqueue(graph)
+
+    monkeypatch.setattr(enqueueing, "Workflows", Inserting)
     return found
 
 
@@ -355,14 +361,14 @@ def inserted(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
         lambda flow: flow.using(name="seven").enqueue(),
     ],
 )
-def test_a_canvas_is_one_graph_for_the_engine(inserted: list[Graph], enqueue: Callable[[Any], list[int]]) -> None:
-    assert enqueue(resize.map([1, 2]) | album.s()) == [0, 1, 2]
-    assert enqueue(resize.s(1)) == [0]
+def test_a_canvas_is_one_graph_for_the_engine(inserted: list[Graph], enqueue: Callable[[Any], WorkflowRun]) -> None:
+    assert enqueue(resize.map([1, 2]) | album.s()).jobs == [0, 1, 2]
+    assert enqueue(resize.s(1)) == WorkflowRun(9, [0])
     assert [graph.groups[0].name for graph in inserted] in (["resize | album", "resize"], ["seven", "seven"])
 
 
 async def _aenqueued(flow: Canvas[Any, Any]) -> list[list[int]]:
-    return [await flow.aenqueue(), await flow.using(name="a").aenqueue()]
+    return [(await flow.aenqueue()).jobs, (await flow.using(name="a").aenqueue()).jobs]
 
 
 def test_async_twins_do_the_same(inserted: list[Graph]) -> None:
@@ -371,8 +377,12 @@ def test_async_twins_do_the_same(inserted: list[Graph]) -> None:
 
 
 def test_a_canvas_of_nothing_enqueues_nothing(inserted: list[Graph]) -> None:
-    assert group().enqueue() == []
-    assert resize.map([]).using(name="x").enqueue() == []
+    nothing = group().enqueue()
+    assert (nothing.id, nothing.jobs, nothing.state, nothing.wait(0)) == (None, [], "succeeded", "succeeded")
+    assert (nothing.cancel(), asyncio.run(nothing.await_end())) == (False, "succeeded")
+    with pytest.raises(UnknownWorkflow, match="a canvas of nothing"):
+        nothing.retry()
+    assert resize.map([]).using(name="x").enqueue() == nothing
     assert inserted == []
 
 
@@ -380,14 +390,12 @@ def test_bad_input_reaches_no_database(inserted: list[Graph]) -> None:
     wrong: Any = resize
     with pytest.raises(InvalidArguments):
         group(resize.s(1), wrong.s("x")).enqueue()
-    with pytest.raises(UnsupportedConnection, match=r"using\(None\)"):
-        resize.s(1).using(None).enqueue()
     assert inserted == []
 
 
-def test_without_the_engine_enqueueing_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"compile\(\) returns the graph"):
-        resize.s(1).enqueue()
+def test_what_is_no_connection_cannot_be_borrowed() -> None:
+    with pytest.raises(UnsupportedConnection, match=r"using\(None\)"):
+        resize.s(1).using(None).enqueue()
 
 
 # What is refused.

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pgqueue import App, Batch, InvalidArguments, InvalidOption, InvalidWorkflow, Node, Workflow, chord, group
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas import building, enqueueing
-from pgqueue.client.steps import Steps
+from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import Edge, Graph
 from tests.values.graphs import Player, calls_of
 
@@ -463,12 +464,17 @@ def inserted(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     """The graphs that reach the engine."""
     found: list[Graph] = []
 
-    def insert(app: AppParts, graph: Graph) -> Steps[list[int]]:
-        found.append(graph)
-        return []
-        yield
+    class Inserting:
+        def __init__(self, app: AppParts, conn: object = None) -> None: ...
 
-    monkeypatch.setattr(enqueueing, "insert", insert)
+        def enqueue(self, graph: Graph) -> InsertedWorkflow:
+            found.append(graph)
+            return InsertedWorkflow([9], list(range(len(graph.nodes))), datetime.now(UTC))
+
+        async def aenqueue(self, graph: Graph) -> InsertedWorkflow:
+            return self.enqueue(graph)
+
+    monkeypatch.setattr(enqueueing, "Workflows", Inserting)
     return found
 
 

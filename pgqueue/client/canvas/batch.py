@@ -8,6 +8,7 @@ from pgqueue.client.canvas.building import GraphBuilder
 from pgqueue.client.canvas.canvas import Canvas, Group, Signature, checked_parts
 from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
 from pgqueue.client.canvas.making import MakesSignatures
+from pgqueue.client.canvas.run import WorkflowRun
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidWorkflow
@@ -17,7 +18,7 @@ class Batch(Compiles):
     """Jobs that are waited for together, and their callbacks: what `app.batch(…)` returns.
 
     `with app.batch(on_success=…) as batch:` enqueues what was added, all or none, at the end of the block; an error in
-    the block enqueues nothing. `async with` is the async twin.
+    the block enqueues nothing. `async with` is the async twin. `batch.run` is the workflow that it has become.
     """
 
     def __init__(self, name: str, callbacks: Mapping[str, Canvas[Any, Any] | None]) -> None:
@@ -26,6 +27,7 @@ class Batch(Compiles):
         checked_parts("a callback", self._callbacks.values())
         self._members: list[Canvas[Any, Any]] = []
         self._conn: object = CURRENT_CONNECTION
+        self.run: WorkflowRun | None = None  # once it is enqueued
 
     def __repr__(self) -> str:
         return f"<batch {self._name} of {len(self._members)}>"
@@ -39,13 +41,15 @@ class Batch(Compiles):
         self._name = self._name if name is None else check_name("batch", name)
         return self
 
-    def enqueue(self) -> list[int]:
-        """Insert what was added, all or none; return the ids."""
-        return GraphEnqueuer(self, self._conn).enqueue()
+    def enqueue(self) -> WorkflowRun:
+        """Insert what was added, all or none; `run` has what this returns."""
+        self.run = GraphEnqueuer(self, self._conn).enqueue()
+        return self.run
 
-    async def aenqueue(self) -> list[int]:
+    async def aenqueue(self) -> WorkflowRun:
         """The async twin of `enqueue`."""
-        return await GraphEnqueuer(self, self._conn).aenqueue()
+        self.run = await GraphEnqueuer(self, self._conn).aenqueue()
+        return self.run
 
     def add(self, member: Canvas[Any, Any], /) -> None:
         """Add a signature or a canvas."""

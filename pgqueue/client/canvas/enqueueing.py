@@ -1,27 +1,11 @@
 """What can be compiled to a graph and enqueued: the verbs that canvases, workflows and batches share."""
 
-from typing import Protocol
-
-from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.building import GraphBuilder
-from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps
-from pgqueue.errors import ConfigError
+from pgqueue.client.canvas.run import WorkflowRun
+from pgqueue.client.steps import CURRENT_CONNECTION
+from pgqueue.client.workflows import Workflows
 from pgqueue.workflows.drawing import Drawing
 from pgqueue.workflows.graph import Graph
-
-
-class InsertGraph(Protocol):
-    """The engine: it inserts a graph, whole or not at all, and returns the ids of its nodes in order."""
-
-    def __call__(self, app: AppParts, graph: Graph) -> Steps[list[int]]: ...
-
-
-def _refuse(app: AppParts, graph: Graph) -> Steps[list[int]]:
-    raise ConfigError("workflows cannot be enqueued yet: compile() returns the graph")
-
-
-# The one place where canvases meet the engine: here stands the `insert` of pgqueue.client.workflows.
-insert: InsertGraph = _refuse
 
 
 class Compiles:
@@ -34,11 +18,11 @@ class Compiles:
         """
         return self._build(name).finish()
 
-    def enqueue(self) -> list[int]:
-        """Insert its jobs, all or none, and commit at once; inside `ctx.transaction()` join that. Return their ids."""
+    def enqueue(self) -> WorkflowRun:
+        """Insert its jobs, all or none, and commit at once; inside `ctx.transaction()` join that."""
         return GraphEnqueuer(self).enqueue()
 
-    async def aenqueue(self) -> list[int]:
+    async def aenqueue(self) -> WorkflowRun:
         """The async twin of `enqueue`."""
         return await GraphEnqueuer(self).aenqueue()
 
@@ -70,8 +54,8 @@ class GraphEnqueuer:
         """Return the graph that `enqueue` would insert."""
         return self._flow.compile(self._name)
 
-    def enqueue(self) -> list[int]:
-        """Insert the jobs, all or none; return their ids. On a borrowed connection they exist if and only if the
+    def enqueue(self) -> WorkflowRun:
+        """Insert the jobs, all or none. On a borrowed connection they exist if and only if the
         caller's transaction commits.
 
         Raises InvalidArguments, InvalidOption and InvalidWorkflow before anything is written. Without a job there is
@@ -80,13 +64,15 @@ class GraphEnqueuer:
         builder = self._flow._build(self._name)
         graph = builder.finish()
         if builder.app is None:
-            return []
-        return StepRunner(builder.app, self._conn).perform(insert(builder.app, graph))
+            return WorkflowRun(None, [])
+        inserted = Workflows(builder.app, self._conn).enqueue(graph)
+        return WorkflowRun(inserted.id, inserted.jobs, Workflows(builder.app))
 
-    async def aenqueue(self) -> list[int]:
+    async def aenqueue(self) -> WorkflowRun:
         """The async twin of `enqueue`."""
         builder = self._flow._build(self._name)
         graph = builder.finish()
         if builder.app is None:
-            return []
-        return await StepRunner(builder.app, self._conn).aperform(insert(builder.app, graph))
+            return WorkflowRun(None, [])
+        inserted = await Workflows(builder.app, self._conn).aenqueue(graph)
+        return WorkflowRun(inserted.id, inserted.jobs, Workflows(builder.app))
