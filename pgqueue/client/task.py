@@ -66,6 +66,10 @@ class Enqueuer(Generic[P, R]):
             call.job_ids = ids = await self._inserter.ainsert_many(self._inserting(shared, given))
         return ids
 
+    def job_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
+        """Return the job that `enqueue` would insert. Raises InvalidArguments."""
+        return self._new(args, kwargs)
+
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, settings = self._spec, self._settings
         if settings.rules is None and spec.metering is None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from pgqueue.errors import InvalidTask
 from pgqueue.jobs.flow import FLOW, Flow, header_text
 from pgqueue.jobs.job import MAX_CRASHES, NewJob
+from pgqueue.jobs.step import UNDO, UNDOES
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
 # The header with the version of its task for which a job was enqueued. It is absent for the first version, so that a
@@ -23,7 +24,7 @@ DEAD_LETTER_TASK = "$dead_letter_task"
 DEAD_LETTER = "$dead_letter"
 # The header with the notes that people put on a dead letter.
 NOTES = "$notes"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, FLOW})
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, FLOW, UNDO, UNDOES})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.

@@ -34,6 +34,8 @@ from pgqueue.worker.duties.pruner import Pruner
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.duties.result_expirer import ResultExpirer
+from pgqueue.worker.duties.signal_deliverer import SignalDeliverer, StepSweeper
+from pgqueue.worker.duties.step_writer import StepWriter
 from pgqueue.worker.duties.sweeper import Sweeper
 from pgqueue.worker.duties.watchdog import Watchdog
 from pgqueue.worker.running.attempts import Attempts
@@ -41,7 +43,7 @@ from pgqueue.worker.running.children import Children
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "full scan", "resolve", "chores", "prune")
+LINKS = ("claim", "full scan", "resolve", "steps", "chores", "prune")
 OVERDUE, QUIET = "no heartbeat gets through", "quiet"  # reasons to pause
 
 
@@ -65,7 +67,9 @@ class RunningWorker:
         self._announcer = Announcer(links["resolve"], queries, listens=app.listen_database is not None)
         self._resolver = Resolver(links["resolve"], app, signals)
         progress = ProgressWriter(chores, queries, app.listeners.emit)
-        self._attempts = Attempts(core, signals, self._resolver, children, progress)
+        self._steps = StepWriter(links["steps"], queries)
+        self._deliverer = SignalDeliverer(chores, core, signals)
+        self._attempts = Attempts(core, signals, self._resolver, children, progress, self._steps)
         frontier = Frontier()
         full_scan = FullScan(links["full scan"], core, signals, frontier)
         self.producer = Producer(links["claim"], core, signals, frontier, full_scan)
@@ -82,6 +86,8 @@ class RunningWorker:
             OperationFinisher(chores, core),
             Pruner(links["prune"], chores, core),
             self._limit_keeper,
+            self._deliverer,
+            StepSweeper(chores, core),
         ]
         if core.slots.has_patterns:
             self.duties.append(QueueFinder(chores, core, signals, frontier))
@@ -91,7 +97,7 @@ class RunningWorker:
         # These go on while a stopping worker waits for its jobs.
         self._activity = ActivityWriter(chores, core)
         self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
-        self._last_duties.append(self._activity)
+        self._last_duties += [self._activity, self._steps]
         self._claims, self._resolves, self._stale_writes = Durations(), Durations(), 0
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
@@ -125,6 +131,8 @@ class RunningWorker:
         signals.attempts_ended = self._activity.tally.add
         signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
+        signals.jobs_woken = producer.look_back
+        signals.signal_sent = self._deliverer.wake
         signals.jobs_brought_back = producer.look_back
         signals.held_jobs = attempts.held_jobs
         signals.write_was_stale = self._count_stale_write
@@ -219,6 +227,7 @@ class RunningWorker:
             stack.callback(emit, WorkerStopped(identity.id))
             stack.callback(log.info, "worker %s stopped", identity.id)
             stack.callback(self._attempts.close_threads)
+            stack.callback(self._steps.close)
             stack.push_async_callback(self._children.close)
             stack.push_async_callback(asyncio.to_thread, identity.stop)
             for link in self._links.values():

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS
+from pgqueue.queries.jobs.parts import COMPENSATED, FINISH_CANCELLED, LOG_ATTEMPTS
 from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
@@ -130,8 +130,9 @@ with strays as materialized (
            null::bool as failed, null::text[] as closes
     from (select headers from requeued union all select headers from ended) as l
     where l.headers::jsonb ? '$flow'::text
-), {free_buckets}
-select id from requeued union all select id from ended""",
+), {free_buckets}, {compensated}
+select id from requeued union all select ended.id from ended, compensated""",
+    compensated=COMPENSATED,
     finish_cancelled=FINISH_CANCELLED,
     log_attempts=LOG_ATTEMPTS,
     free_buckets=FREE_BUCKETS,

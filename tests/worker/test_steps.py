@@ -1,0 +1,366 @@
+"""Durable steps: a step is recorded once, under the lease, and found again by its name."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import App, Context, Fail, JobState, StepMismatch
+from tests.conftest import drain, eventually, scalar
+from tests.harness import Conn, working
+
+STEPS = "select array_agg(name order by number) from pgqueue.step where job_id = %s"
+
+
+def ended(app: App, job: int) -> Any:
+    return app.get(job)
+
+
+def test_a_step_that_is_recorded_does_not_run_again(app: App, conn: Conn) -> None:
+    calls: Counter[str] = Counter()
+
+    def call(name: str, answer: int = 0) -> int:
+        calls[name] += 1
+        return answer
+
+    @app.task(max_attempts=5, retry=0)
+    def order(ctx: Context) -> int:
+        first = ctx.step("first", call, "first", answer=1)
+        second = ctx.step("second", call, "second", answer=2)
+        calls["outside"] += 1
+        if calls["outside"] < 3:
+            raise OSError
+        return first + second
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == 3
+    assert calls == {"first": 1, "second": 1, "outside": 3}
+
+
+def test_steps_of_async_tasks_may_run_together(app: App, conn: Conn) -> None:
+    calls: Counter[str] = Counter()
+
+    async def fetch(name: str) -> str:
+        calls[name] += 1
+        await asyncio.sleep(0.01 if name == "a" else 0)
+        return name.upper()
+
+    @app.task(max_attempts=5, retry=0)
+    async def gather(ctx: Context) -> list[str]:
+        found = await asyncio.gather(*(ctx.astep(name, fetch, name) for name in "abc"))
+        calls["outside"] += 1
+        if calls["outside"] == 1:
+            raise OSError
+        return found
+
+    job = gather.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == ["A", "B", "C"]
+    assert calls == {"a": 1, "b": 1, "c": 1, "outside": 2}
+
+
+def test_a_name_used_again_is_numbered_and_a_failed_use_does_not_count(app: App, conn: Conn) -> None:
+    calls: list[int] = []
+
+    def flaky(n: int) -> int:
+        calls.append(n)
+        if len(calls) == 2:
+            raise OSError
+        return n
+
+    @app.task(max_attempts=5, retry=0)
+    def pages(ctx: Context) -> list[int]:
+        return [ctx.step("page", flaky, n) for n in range(3)]
+
+    job = pages.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == [0, 1, 2]
+    assert calls == [0, 1, 1, 2]
+    assert scalar(conn, STEPS, job.id) == ["page", "page#2", "page#3"]
+
+
+def test_a_name_used_twice_at_once_is_refused(app: App, conn: Conn) -> None:
+    @app.task(max_attempts=1)
+    async def twice(ctx: Context) -> None:
+        await asyncio.gather(ctx.astep("a", asyncio.sleep, 0.05), ctx.astep("a", asyncio.sleep, 0.05))
+
+    job = twice.enqueue()
+    drain(app, conn)
+    found = app.get(job.id)
+    assert found.error is not None
+    assert "step 'a' of job 1 is used twice at the same time" in found.error.message
+
+
+@dataclass
+class Charge:
+    id: str
+    cents: int
+
+
+def test_a_value_comes_back_as_the_annotation_of_its_function_says(app: App, conn: Conn) -> None:
+    seen: list[Any] = []
+
+    def charge() -> Charge:
+        return Charge("ch_1", 100)
+
+    @app.task(max_attempts=2, retry=0)
+    def pay(ctx: Context) -> None:
+        seen.append(ctx.step("charge", charge))
+        seen.append(ctx.step("pair", lambda: (1, 2)))
+        if len(seen) == 2:
+            raise OSError
+
+    pay.enqueue()
+    drain(app, conn)
+    assert seen == [Charge("ch_1", 100), [1, 2]] * 2
+
+
+def test_a_step_in_a_transaction_has_its_effect_exactly_once(app: App, conn: Conn) -> None:
+    conn.execute("create table public.stock (n int)")
+    attempts: list[int] = []
+
+    def reserve(own: psycopg.Connection[Any], n: int) -> int:
+        own.execute("insert into public.stock values (%s)", (n,))
+        if len(attempts) == 1:
+            raise OSError
+        return n
+
+    @app.task(max_attempts=5, retry=0)
+    def order(ctx: Context) -> int:
+        attempts.append(1)
+        kept = ctx.step("reserve", reserve, 7, transaction=True)
+        if len(attempts) < 4:
+            raise OSError
+        return kept
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == 7
+    assert conn.execute("select n from public.stock").fetchall() == [(7,)]
+
+
+def test_an_async_step_in_a_transaction_commits_with_its_record(app: App, conn: Conn) -> None:
+    conn.execute("create table public.stock (n int)")
+    attempts: list[int] = []
+
+    async def reserve(own: psycopg.AsyncConnection[Any], n: int) -> int:
+        await own.execute("insert into public.stock values (%s)", (n,))
+        return n
+
+    @app.task(max_attempts=5, retry=0)
+    async def order(ctx: Context) -> int:
+        attempts.append(1)
+        kept = await ctx.astep("reserve", reserve, 7, transaction=True)
+        if len(attempts) < 3:
+            raise OSError
+        return kept
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == 7
+    assert conn.execute("select n from public.stock").fetchall() == [(7,)]
+
+
+def test_attempts_count_failures_since_the_last_recorded_step(app: App, conn: Conn) -> None:
+    fails: Counter[str] = Counter()
+
+    def flaky(name: str) -> None:
+        fails[name] += 1
+        if fails[name] <= 2:
+            raise OSError(name)
+
+    @app.task(max_attempts=3, retry=0)
+    def long(ctx: Context) -> None:
+        for name in "abcd":
+            ctx.step(name, flaky, name)
+
+    @app.task(max_attempts=3, retry=0)
+    def short(ctx: Context) -> None:
+        ctx.step("first", int)
+        raise OSError
+
+    one, two = long.enqueue(), short.enqueue()
+    drain(app, conn)
+    assert app.get(one.id).state == JobState.SUCCEEDED
+    assert app.get(two.id).state == JobState.FAILED
+    assert len(app.get(two.id).attempts) == 3
+
+
+def test_another_kind_of_step_makes_a_dead_letter_at_once_and_a_redrive_goes_on(app: App, conn: Conn) -> None:
+    deployed: list[str] = ["old"]
+
+    @app.task(max_attempts=5, retry=0)
+    def order(ctx: Context) -> str:
+        if deployed[-1] == "bad":
+            ctx.sleep("charge", 1000)
+        charge = ctx.step("charge", lambda: "ch_1")
+        if deployed[-1] == "old":
+            deployed.append("bad")
+            raise OSError
+        return charge
+
+    job = order.enqueue()
+    drain(app, conn)
+    found = app.get(job.id)
+    assert (found.state, found.reason, len(found.attempts)) == ("failed", "step mismatch", 2)
+    assert found.error is not None
+    assert found.error.type == "pgqueue.StepMismatch"
+    assert "is recorded as a step, and the task asks for a sleep" in found.error.message
+    deployed.append("good")
+    app.retry(job.id)
+    drain(app, conn)
+    assert app.get(job.id).result == "ch_1"
+
+
+def test_rerun_forgets_a_step_and_those_after_it(app: App, conn: Conn) -> None:
+    calls: list[str] = []
+    broken = [True]
+
+    @app.task(max_attempts=1)
+    def order(ctx: Context) -> None:
+        for name in "abc":
+            ctx.step(name, calls.append, name)
+        if broken[0]:
+            raise Fail("no")
+
+    job = order.enqueue()
+    drain(app, conn)
+    broken[0] = False
+    app.rerun(job.id, from_step="b")
+    drain(app, conn)
+    assert app.get(job.id).state == JobState.SUCCEEDED
+    assert calls == ["a", "b", "c", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_job_in_a_thread_or_a_child_records_steps(app: App, conn: Conn, kind: str) -> None:
+    @app.task(isolation=kind, max_attempts=3, retry=0)
+    def order(ctx: Context) -> list[int]:
+        found = [ctx.step("n", int, n) for n in range(3)]
+        if ctx.header("failed") is None and ctx.step("once", lambda: True) and scalar_attempts(ctx) < 2:
+            raise OSError
+        return found
+
+    def scalar_attempts(ctx: Context) -> int:
+        return len(app.get(ctx.job_id).attempts)
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == [0, 1, 2]
+    assert scalar(conn, STEPS, job.id) == ["n", "n#2", "n#3", "once"]
+
+
+def test_a_record_of_a_job_whose_lease_is_lost_is_refused(app: App, conn: Conn) -> None:
+    raised: list[str] = []
+
+    @app.task(max_attempts=5, retry=0)
+    def order(ctx: Context) -> None:
+        if raised:
+            return
+        conn.execute("update pgqueue.job_live set lease = lease + 1")
+        try:
+            ctx.step("late", int)
+        except Exception as error:
+            raised.append(type(error).__name__)
+            conn.execute("update pgqueue.job_live set lease = lease - 1")
+            raise
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert raised == ["LeaseLost"]
+    assert scalar(conn, STEPS, job.id) is None
+
+
+def test_steps_of_many_jobs_are_recorded_by_few_statements(app: App, conn: Conn) -> None:
+    @app.task
+    async def order(ctx: Context) -> None:
+        for n in range(5):
+            await ctx.astep(f"s{n}", int)
+
+    order.enqueue_many([{} for _ in range(200)])
+    drain(app, conn, concurrency=100)
+    assert scalar(conn, "select count(*) from pgqueue.step") == 1000
+    # Records of one statement have one transaction.
+    assert scalar(conn, "select count(distinct xmin::text) from pgqueue.step") < 200
+
+
+def test_sync_steps_in_an_event_loop_are_refused(app: App, conn: Conn) -> None:
+    @app.task(max_attempts=1)
+    async def order(ctx: Context) -> None:
+        ctx.step("a", int)
+
+    job = order.enqueue()
+    drain(app, conn)
+    error = app.get(job.id).error
+    assert error is not None
+    assert "ctx.astep()" in error.message
+
+
+def test_a_sleep_takes_no_slot_and_no_attempt(app: App, conn: Conn) -> None:
+    begun: list[str] = []
+
+    @app.task(max_attempts=1)
+    def nap(ctx: Context) -> str:
+        begun.append("nap")
+        ctx.sleep("short", 0.01)
+        ctx.sleep("long", seconds=1.2)
+        return "rested"
+
+    @app.task(max_attempts=1)
+    def other() -> None:
+        begun.append("other")
+
+    job = nap.enqueue()
+    other.enqueue()
+    drain(app, conn, concurrency=1)
+    found = app.get(job.id)
+    assert found.result == "rested"
+    assert begun == ["nap", "other", "nap"]
+    assert scalar(conn, "select wake_at <= %s from pgqueue.step where name = 'long'", found.finished_at)
+
+
+def test_a_task_that_catches_exceptions_still_sleeps(app: App, conn: Conn) -> None:
+    @app.task(max_attempts=1)
+    def nap(ctx: Context) -> str:
+        try:
+            ctx.sleep("long", days=30)
+        except Exception:  # noqa: BLE001 - as a careless task does
+            return "never"
+        return "rested"
+
+    job = nap.enqueue()
+
+    async def run() -> None:
+        async with working(app):
+            await eventually(lambda: app.get(job.id).phase == "scheduled" and app.get(job.id).attempts)
+
+    asyncio.run(run())
+    wait = scalar(conn, "select run_at - now() > interval '29 days' from pgqueue.job_live where attempt = 0")
+    assert wait is True
+
+
+def test_steps_beside_a_sleep_are_recorded_before_the_attempt_ends(app: App, conn: Conn) -> None:
+    calls: Counter[str] = Counter()
+
+    async def slow() -> str:
+        calls["slow"] += 1
+        await asyncio.sleep(0.2)
+        return "done"
+
+    @app.task(max_attempts=1)
+    async def both(ctx: Context) -> str:
+        done, _ = await asyncio.gather(ctx.astep("slow", slow), ctx.asleep("nap", 1.1))
+        return done
+
+    job = both.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == "done"
+    assert calls == {"slow": 1}
+
+
+def test_step_mismatch_is_an_error_of_pgqueue() -> None:
+    assert StepMismatch.__module__ == "pgqueue"
