@@ -1,8 +1,9 @@
 """The values of steps as JSON, and back as what the annotation of a step's function says."""
 
+import inspect
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +14,7 @@ from pgqueue.errors import InvalidStep, StepMismatch
 from pgqueue.tasks.storable import encode_result
 
 # JSON gives these back as they were.
-_PLAIN = (None, type(None), Any, str, int, float, bool, list, dict, object)
+_PLAIN = (inspect.Signature.empty, None, type(None), Any, str, int, float, bool, list, dict, object)
 _adapters: "WeakKeyDictionary[Callable[..., Any], TypeAdapter[Any] | None]" = WeakKeyDictionary()
 
 
@@ -59,7 +60,9 @@ def _adapter(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
 
 def _made(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
     try:
-        returned = typing.get_type_hints(getattr(function, "__wrapped__", function)).get("return")
+        returned = inspect.signature(function, eval_str=True).return_annotation
+        if typing.get_origin(returned) in (Awaitable, Coroutine):
+            returned = typing.get_args(returned)[-1]
         return None if returned in _PLAIN else TypeAdapter(returned)
     except Exception:  # noqa: BLE001 - annotations are expressions, and pydantic may not know a type: then it is JSON
         return None
