@@ -82,7 +82,7 @@ class Resolution:
 
     `label`: what the job waits for while it is parked, where that is not its task or version; or, as JSON, the flow of
     a job that is metered from now on. `fingerprint`: of the error of a dead letter. `closes`: the buckets that admit
-    nothing for the time of the delay. `wakening`: of a job that sleeps or waits, and is suspended.
+    nothing for the time of the delay. `wakening`: of a job that sleeps or waits, and is asleep.
     """
 
     verb: str
@@ -128,7 +128,7 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
             return Resolution("snooze", "rate limited", _bounded(delay), refund=True, closes=closes)
         case AskedToWait(wake_at, left):
             delay = MAX_DELAY if left is None else _bounded(left)
-            return Resolution("snooze", "suspended", delay, refund=True, wakening=Wakening(wake_at, left))
+            return Resolution("snooze", "asleep", delay, refund=True, wakening=Wakening(wake_at, left))
         case AskedFail(error):
             return Resolution("dead_letter", "rejected", error=error)
         case AskedCancel(reason):

@@ -46,7 +46,7 @@ class RecordedStep:
 
 @dataclass(frozen=True, slots=True)
 class Wakening:
-    """When a job that is suspended goes on by itself: `at` by the database's clock, None for never. `left`: in how many
+    """When a job that is asleep goes on by itself: `at` by the database's clock, None for never. `left`: in how many
     seconds that is, about."""
 
     at: datetime | None

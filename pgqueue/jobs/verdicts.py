@@ -59,13 +59,13 @@ class Cancel(Verdict):
 
 
 class Wakes(Protocol):
-    """Knows when a job that is suspended goes on."""
+    """Knows when a job that is asleep goes on."""
 
     @property
     def wakening(self) -> Wakening: ...
 
 
-class Suspended(BaseException):
+class Asleep(BaseException):
     """The job sleeps or waits, and its attempt ends here: `ctx.sleep` and the waits raise it.
 
     No Exception, as a cancellation is none: `except Exception` in a task must not let it go on as if it had waited.

@@ -1,11 +1,11 @@
 """Signals to one job and events for all that wait for them: sent, delivered to jobs that wait, taken by a wait.
 
-None is lost, by three steps of the job that waits, each a transaction: it records that it waits (RECORD); it looks for
-what has been sent (TAKE); it is suspended (SUSPEND), unless its row says that something was sent meanwhile. DELIVER
-takes what was sent and finds who waits. If its snapshot is older than the record, what it takes was committed before
-the record, and the look sees it. Else it finds the wait, and changes the row of the job, which the suspension changes
-too: whoever comes later sees what the other one wrote. The naive form, a look and a suspension in one statement and a
-sender that wakes whom it sees, lost 85 of 100 in a race that was forced.
+None is lost, because a job that waits does three things, each in a transaction: it records that it waits (RECORD); it
+looks for what has been sent (TAKE); it is put to sleep (PUT_TO_SLEEP), unless its row says that something was sent
+meanwhile. DELIVER takes what was sent and finds who waits. If its snapshot is older than the record, what it takes was
+committed before the record, and the look sees it. Else it finds the wait, and changes the row of the job, which
+PUT_TO_SLEEP changes too: whoever comes later sees what the other one wrote. The naive form, which looks and sleeps in
+one statement and has a sender that wakes whom it sees, lost 85 of 100 in a race that was forced.
 """
 
 from collections.abc import Sequence
@@ -47,11 +47,12 @@ select sent.id, case when {may_notify} then pg_notify({channel}, '!signal') end 
     may_notify=MAY_NOTIFY,
 )
 
-# Take what was sent and that nobody has looked at yet, and let the jobs go on that wait for it: one that is suspended
-# is due now, one that still runs gets the mark `signalled`, which SUSPEND reads. A job that waits for its next attempt,
-# or is due, looks by itself. Rows that another transaction holds are skipped: any number of workers may do this, and an
-# open transaction that holds a job holds up no other. A letter one of whose jobs was skipped is taken again.
-# The state is read in `set`, from the row as it is once it is locked: a job may have been suspended since this
+# Take what was sent and that nobody has looked at yet, and let the jobs go on that wait for it: one that is asleep is
+# due now, one that still runs gets the mark `signalled`, which PUT_TO_SLEEP reads. A job that waits for its next
+# attempt, or is due, looks by itself. Rows that another transaction holds are skipped: any number of workers may do
+# this, and an open transaction that holds a job holds up no other. A letter one of whose jobs was skipped is taken
+# again.
+# The state is read in `set`, from the row as it is once it is locked: a job may have fallen asleep since this
 # statement's snapshot. By the indexes of what is unseen, then by primary keys; the waits for events by
 # step_waits_for_event. Returns the queues of jobs that are due now, whether there may be more, and whether any letter
 # has to be taken again.

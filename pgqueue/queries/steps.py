@@ -87,13 +87,13 @@ order by t.number""",
 # their rows. `signalled`: a signal came while the job still ran, so it goes on at once; the duty that delivers signals
 # has changed this very row, and whoever locked it last sees what the other one wrote. Without a time: the year 9000.
 # The attempt is given back, and the job does not expire any more. By primary key.
-SUSPEND: LiteralString = r"""
+PUT_TO_SLEEP: LiteralString = r"""
 with given as (
     select g.* from unnest(
         (select %(ids)s::bigint[]), (select %(leases)s::bigint[]),
         (select string_to_array(%(times)s, ',', '')::timestamptz[])
     ) as g(id, lease, at)
-), suspended as (
+), sleeper as (
     update {s}.job_live j
     set run_at = case when j.signalled then clock_timestamp() else coalesce(g.at, '9000-01-01Z'::timestamptz) end,
         signalled = null, attempt = 0, expires_at = null
@@ -101,7 +101,7 @@ with given as (
     where j.id = any(array[g.id]) and j.lease = g.lease and j.state in ('pending', 'blocked')
     returning j.id, j.run_at <= clock_timestamp() as due
 )
-select id from suspended where due"""
+select id from sleeper where due"""
 
 # Undo the steps of jobs that have ended, in the transaction that has ended them; jobs that live on are left. The
 # function has the owner's rights and is planned once.
@@ -148,45 +148,50 @@ select t.name, t.kind, t.waits, t.wait_key, t.wake_at, t.at from {s}.step t
 where t.job_id = %(id)s::bigint and (not t.done or t.kind = 'sleep' and t.wake_at > clock_timestamp())
 order by t.number limit 20"""
 
-# Delete what belongs to jobs that are nowhere any more: steps, undos that have succeeded, and signals; and events that
-# are older than a week. Walks along the primary key of steps from `after` on, so many jobs at a time, and returns where
-# it ended; any number of workers may do it at once. Jobs are looked for in all three tables by id, which probes each
-# partition of the history. Undos that have not succeeded stay, and so do the steps of their job.
-SWEEP_STEPS: LiteralString = """
+# Delete what belongs to jobs that are nowhere any more: steps and undos that have succeeded; signals to jobs that have
+# ended; and events that are older than a week. Each part walks along a primary key, from where the last walk ended, and
+# looks at so many rows (of steps: jobs): what has to stay, however much, is passed over and not read each time. Any
+# number of workers may do it at once. Jobs are looked for by id, which probes each partition of the history. The ids of
+# events rise with their time, so the oldest come first. Returns where each walk ended, 0 after the last row.
+SWEEP: LiteralString = """
 with recursive owner(job_id, n) as (
-    (select t.job_id, 1 from {s}.step t where t.job_id > %(after)s::bigint order by t.job_id limit 1)
+    (select t.job_id, 1 from {s}.step t where t.job_id > %(steps)s::bigint order by t.job_id limit 1)
     union all
     select (select t.job_id from {s}.step t where t.job_id > o.job_id order by t.job_id limit 1), o.n + 1
     from owner o where o.job_id is not null and o.n < %(at_most)s::int
+), letter as materialized (
+    select g.id, g.job_id, g.seen from {s}.signal g where g.id > %(signals)s::bigint
+    order by g.id limit %(at_most)s::int
+), undone as materialized (
+    select u.job_id, u.number, u.ended_at from {s}.undo u where u.job_id > %(undos)s::bigint
+    order by u.job_id, u.number limit %(at_most)s::int
+), event as materialized (
+    select e.id, e.at from {s}.awaited_event e order by e.id limit %(at_most)s::int
 ), gone as materialized (
-    select o.job_id from owner o where o.job_id is not null
-    and not exists (select from {s}.job_live j where j.id = o.job_id)
+    select o.job_id from (
+        select job_id from owner where job_id is not null
+        union select job_id from undone where ended_at is not null) as o
+    where not exists (select from {s}.job_live j where j.id = o.job_id)
     and not exists (select from {s}.dead_letter j where j.id = o.job_id)
     and not exists (select from {s}.job_finished j where j.id = o.job_id)
-), dropped as (
+), no_steps as (
     delete from {s}.step t where t.job_id = any(array(select job_id from gone))
-)
-select max(o.job_id) from owner o"""
-SWEEP_LETTERS: LiteralString = """
-with stale as materialized (
-    select g.id from {s}.signal g
-    where g.seen and not exists (select from {s}.job_live j where j.id = g.job_id)
-    and not exists (select from {s}.dead_letter j where j.id = g.job_id)
-    order by g.id limit %(at_most)s for update skip locked
-), old as materialized (
-    select e.id from {s}.awaited_event e where e.at < now() - interval '7 days'
-    order by e.id limit %(at_most)s for update skip locked
-), undone as materialized (
-    select u.job_id, u.number from {s}.undo u where u.ended_at < now() - interval '90 days'
-    order by u.job_id, u.number limit %(at_most)s for update skip locked
-), no_signals as (
-    delete from {s}.signal g where g.id = any(array(select id from stale))
-), no_events as (
-    delete from {s}.awaited_event e where e.id = any(array(select id from old))
 ), no_undos as (
-    delete from {s}.undo u using undone o where u.job_id = any(array[o.job_id]) and u.number = o.number
+    delete from {s}.undo u using undone o
+    where u.job_id = any(array[o.job_id]) and u.number = o.number and o.ended_at is not null
+    and o.job_id in (select job_id from gone)
+), no_signals as (
+    delete from {s}.signal g where g.id = any(array(
+        select l.id from letter l where l.seen
+        and not exists (select from {s}.job_live j where j.id = l.job_id)
+        and not exists (select from {s}.dead_letter j where j.id = l.job_id)))
+), no_events as (
+    delete from {s}.awaited_event e where e.id = any(array(
+        select o.id from event o where o.at < now() - interval '7 days'))
 )
-select (select count(*) from stale) + (select count(*) from old) + (select count(*) from undone)"""
+select coalesce((select case when count(*) < %(at_most)s::int then 0 else max(job_id) end from owner), 0),
+       coalesce((select case when count(*) < %(at_most)s::int then 0 else max(id) end from letter), 0),
+       coalesce((select case when count(*) < %(at_most)s::int then 0 else max(job_id) end from undone), 0)"""
 
 Owned: TypeAlias = tuple[ClaimedJob, NewStep]
 
@@ -209,6 +214,14 @@ class OpenWait(NamedTuple):
     key: str | None
     wake_at: datetime | None
     since: datetime
+
+
+class Swept(NamedTuple):
+    """Where a sweep has ended: the ids of a job with steps, of a signal, and of a job with undos."""
+
+    steps: int = 0
+    signals: int = 0
+    undos: int = 0
 
 
 class StepQueries(Statements):
@@ -237,14 +250,14 @@ class StepQueries(Statements):
         """Read the steps of jobs."""
         return Query(self._sql(LOAD), _by_job, {"ids": packed(jobs)})
 
-    def suspend(self, jobs: Sequence[tuple[ClaimedJob, datetime | None]]) -> Query[set[int]]:
+    def put_to_sleep(self, jobs: Sequence[tuple[ClaimedJob, datetime | None]]) -> Query[set[int]]:
         """Let jobs that were put back wait until a time; returns those that a signal lets go on at once."""
         params = {
             "ids": packed(job.id for job, _ in jobs),
             "leases": packed(job.lease for job, _ in jobs),
             "times": sparse(at and at.isoformat() for _, at in jobs),
         }
-        return Query(self._sql(SUSPEND), lambda rows: {row[0] for row in rows}, params)
+        return Query(self._sql(PUT_TO_SLEEP), lambda rows: {row[0] for row in rows}, params)
 
     def compensate(self, jobs: Sequence[Leased]) -> Query[int]:
         """Undo the steps of those of these jobs that have ended, by their ids and leases."""
@@ -270,14 +283,9 @@ class StepQueries(Statements):
         """Read what a job waits for."""
         return Query(self._sql(OPEN_WAITS), lambda rows: [OpenWait(*row) for row in rows], {"id": job})
 
-    def sweep_steps(self, after: int, at_most: int) -> Query[int]:
-        """Delete the steps of jobs that are nowhere, of so many jobs with a higher id; returns the last id looked at,
-        0 after the last job with steps."""
-        return Query(self._sql(SWEEP_STEPS), lambda rows: rows[0][0] or 0, {"after": after, "at_most": at_most})
-
-    def sweep_letters(self, at_most: int) -> Query[int]:
-        """Delete signals to jobs that have ended, old events and old undos; returns how many."""
-        return Query(self._sql(SWEEP_LETTERS), first_value, {"at_most": at_most})
+    def sweep(self, after: Swept, at_most: int) -> Query[Swept]:
+        """Delete what nobody needs any more, among so many rows behind a place; returns the next place."""
+        return Query(self._sql(SWEEP), lambda rows: Swept(*rows[0]), {**after._asdict(), "at_most": at_most})
 
 
 def read_step(row: Row) -> RecordedStep:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from pgqueue.errors import InvalidStep, StepMismatch
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.step import Kind, NewStep, RecordedStep, Wakening
-from pgqueue.jobs.verdicts import Suspended
+from pgqueue.jobs.verdicts import Asleep
 from pgqueue.timing import monotonic
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class Journal:
         return step
 
     def sleeping(self, name: str, seconds: float) -> Flow[None]:
-        """Sleep, or raise Suspended."""
+        """Sleep, or raise Asleep."""
         _refuse_inside(name)
         begun = yield from self.beginning(name, "sleep")
         over = False
@@ -178,7 +178,7 @@ class Journal:
                 step = self.note((yield Record(NewStep(begun.full, "sleep", seconds=seconds, version=self._version))))
             left = self._left(step)
             if left > WAITED_HERE:
-                yield from self._suspending(step)
+                yield from self._falling_asleep(step)
             if left > 0:
                 yield Pause(left)
             over = True
@@ -186,7 +186,7 @@ class Journal:
             self.leave(begun.base, used=over)
 
     def waiting(self, name: str, kind: Kind, key: str | None, seconds: float | None) -> Flow[RecordedStep]:
-        """Wait for a signal or an event, or raise Suspended; the step with what came, or with the timeout."""
+        """Wait for a signal or an event, or raise Asleep; the step with what came, or with the timeout."""
         _refuse_inside(name)
         begun = yield from self.beginning(name, kind)
         step = begun.recorded
@@ -200,7 +200,7 @@ class Journal:
                 yield Pause(max(self._left(step), 0.0) + 0.001)
                 step = self.note((yield Take(begun.full)))
             if not step.done:
-                yield from self._suspending(step)
+                yield from self._falling_asleep(step)
         finally:
             self.leave(begun.base, used=step is not None and step.done)
         return step
@@ -216,10 +216,10 @@ class Journal:
         finally:
             self.leave(begun.base, used=done)
 
-    def _suspending(self, step: RecordedStep) -> Flow[None]:
+    def _falling_asleep(self, step: RecordedStep) -> Flow[None]:
         self._wakenings[step.name] = Wakening(step.wake_at, None if step.left is None else self._left(step))
         yield Settle()
-        raise Suspended(self)
+        raise Asleep(self)
 
     def _left(self, step: RecordedStep) -> float:
         """Return in how many seconds a sleep or a wait is over."""

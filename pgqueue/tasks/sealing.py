@@ -22,7 +22,7 @@ SEALED = '{"$codec"'  # the beginning of sealed JSON text
 _TEXT = "$codec:"
 _PRINTABLE = re.compile(r"[!-~]+")
 _KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):")
-_OURS = frozenset({"cancelled by request", "snoozed", "sealed", "suspended"})  # reasons that pgqueue writes
+_OURS = frozenset({"cancelled by request", "snoozed", "sealed", "asleep"})  # reasons that pgqueue writes
 
 
 def sealed_by(value: object) -> str | None:

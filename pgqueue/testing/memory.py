@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from pgqueue import db
+from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.tasks.journal import Compensate, Load, Record, Request, Take
@@ -19,12 +20,11 @@ from pgqueue.tasks.storable import MAX_RESULT_BYTES
 class StepsInMemory:
     """Keeps the steps of one call of a task. `sent`: what waits bring, by the name of the signal or event."""
 
-    version = 1
-    task = "task"
-    codec = None
-    max_bytes = MAX_RESULT_BYTES
-
     def __init__(self, conn: object, sent: Mapping[str, Any]) -> None:
+        self.version = 1
+        self.task = "task"
+        self.codec: Codec | None = None
+        self.max_bytes = MAX_RESULT_BYTES
         self._conn = conn
         self._sent = sent
         self._recorded: dict[str, RecordedStep] = {}

@@ -13,7 +13,7 @@ from pgqueue.events import JobClaimed, JobExpired, JobStarted
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
-from pgqueue.jobs.verdicts import Suspended, TimedOut
+from pgqueue.jobs.verdicts import Asleep, TimedOut
 from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
 from pgqueue.testing.backend import TransactionBackend
 from pgqueue.testing.connections import BorrowedLink
@@ -157,7 +157,7 @@ class Runner:
     def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
         """Keep an error that ends the run: the first of a task if `raise_errors`, or one that is meant for the test,
         such as a failed assertion of pytest."""
-        if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError, Suspended)):
+        if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError, Asleep)):
             self.error = raised
         elif self._raise_errors and isinstance(outcome, Raised):
             if outcome.reason == "timeout" and not isinstance(raised, TimedOut):  # the task saw a CancelledError

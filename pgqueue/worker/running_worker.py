@@ -78,22 +78,7 @@ class RunningWorker:
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser = Pauser(chores, core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser]
-        self.duties += [
-            PartitionMaker(chores, queries),
-            Sweeper(chores, core, signals),
-            ResultExpirer(chores, queries, app.tasks),
-            OperationFinisher(chores, core),
-            Pruner(links["prune"], chores, core),
-            self._limit_keeper,
-            self._deliverer,
-            StepSweeper(chores, core),
-        ]
-        if core.slots.has_patterns:
-            self.duties.append(QueueFinder(chores, core, signals, frontier))
-        if app.listen_database is not None:
-            links["listen"] = Link(app.listen_database, "pgqueue worker listen")
-            self.duties.append(Listener(links["listen"], core, signals))
+        self.duties = self._make_duties(frontier, [self.producer, full_scan, progress])
         # These go on while a stopping worker waits for its jobs.
         self._activity = ActivityWriter(chores, core)
         self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
@@ -101,6 +86,26 @@ class RunningWorker:
         self._claims, self._resolves, self._stale_writes = Durations(), Durations(), 0
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
+
+    def _make_duties(self, frontier: Frontier, first: list[Duty]) -> list[Duty]:
+        """Return the duties that stop when the worker is asked to stop: the first ones and those beside them."""
+        core, signals, links, queries = self._core, self._signals, self._links, self._core.queries
+        chores = links["chores"]
+        duties = [*first, self._rescuer, self._pauser, self._limit_keeper, self._deliverer]
+        duties += [
+            PartitionMaker(chores, queries),
+            Sweeper(chores, core, signals),
+            ResultExpirer(chores, queries, core.app.tasks),
+            OperationFinisher(chores, core),
+            Pruner(links["prune"], chores, core),
+            StepSweeper(chores, core),
+        ]
+        if core.slots.has_patterns:
+            duties.append(QueueFinder(chores, core, signals, frontier))
+        if core.app.listen_database is not None:
+            links["listen"] = Link(core.app.listen_database, "pgqueue worker listen")
+            duties.append(Listener(links["listen"], core, signals))
+        return duties
 
     async def declare_rules(self, stopping: asyncio.Event) -> None:
         """Write the rules of the app's code, before the first claim: jobs of a rule without a row are not limited.

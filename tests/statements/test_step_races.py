@@ -14,7 +14,7 @@ from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, InThread, add_worker, new_job, wait_blocked
 
 Open = Callable[[], Conn]
-SUSPENDED = Resolution("snooze", "suspended", 1e6, refund=True, wakening=Wakening(None, None))
+ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def take(conn: Conn, job: ClaimedJob, name: str = "go") -> RecordedStep:
     return found
 
 
-def suspend(conn: Conn, job: ClaimedJob) -> set[int]:
-    """Suspend a job, in two statements of one transaction."""
+def fall_asleep(conn: Conn, job: ClaimedJob) -> set[int]:
+    """Let a job fall asleep, in two statements of one transaction."""
     with conn.transaction():
-        assert db.run(conn, QUERIES.jobs.resolve([(job, SUSPENDED)])) == {job.id}
-        return db.run(conn, QUERIES.steps.suspend([(job, None)]))
+        assert db.run(conn, QUERIES.jobs.resolve([(job, ASLEEP)])) == {job.id}
+        return db.run(conn, QUERIES.steps.put_to_sleep([(job, None)]))
 
 
 def test_a_record_holds_the_lease_until_it_commits(conn: Conn, connect: Open, job: ClaimedJob) -> None:
@@ -84,33 +84,33 @@ def test_a_record_sent_again_comes_back_as_it_is(conn: Conn, job: ClaimedJob) ->
     assert (again.value, again.number) == ("1", first.number)
 
 
-def test_a_suspension_waits_for_a_delivery_and_goes_on_at_once(conn: Conn, connect: Open, job: ClaimedJob) -> None:
+def test_falling_asleep_waits_for_a_delivery_and_then_the_job_goes_on(
+    conn: Conn, connect: Open, job: ClaimedJob
+) -> None:
     a, b = connect(), connect()
     wait_for_signal(conn, job)
     assert not take(conn, job).done
     db.run(conn, QUERIES.signals.send(job.id, "go", "1"))
     db.run(b, QUERIES.signals.deliver(10))
-    suspending = InThread(lambda: suspend(a, job))
+    falling = InThread(lambda: fall_asleep(a, job))
     wait_blocked(conn, a, b)
     b.commit()
-    assert suspending.result() == {job.id}
+    assert falling.result() == {job.id}
     a.commit()
     assert scalar(conn, "select run_at <= now() and signalled is null from pgqueue.job_live")
 
 
-def test_a_delivery_passes_a_job_that_is_being_suspended_and_comes_again(
-    conn: Conn, connect: Open, job: ClaimedJob
-) -> None:
+def test_a_delivery_passes_a_job_that_falls_asleep_and_comes_again(conn: Conn, connect: Open, job: ClaimedJob) -> None:
     a, b = connect(), connect()
     b.autocommit = True
     wait_for_signal(conn, job)
     take(conn, job)
     db.run(conn, QUERIES.signals.send(job.id, "go", "1"))
-    db.run(a, QUERIES.jobs.resolve([(job, SUSPENDED)]))
+    db.run(a, QUERIES.jobs.resolve([(job, ASLEEP)]))
     b.execute("set lock_timeout = '1ms'")
     delivery = db.run(b, QUERIES.signals.deliver(10))
     assert (delivery.due, delivery.again) == (0, 1)
-    assert db.run(a, QUERIES.steps.suspend([(job, None)])) == set()
+    assert db.run(a, QUERIES.steps.put_to_sleep([(job, None)])) == set()
     a.commit()
     delivery = db.run(b, QUERIES.signals.deliver(10))
     assert (delivery.due, delivery.again) == (1, 0)
@@ -177,7 +177,7 @@ def test_two_deliveries_at_once_share_no_letter_and_do_not_wait(conn: Conn, conn
 
 
 def test_no_signal_is_lost_while_its_job_goes_to_wait(conn: Conn, connect: Open) -> None:
-    """A thousand rounds: the job records, looks and is suspended while the signal is sent and delivered."""
+    """A thousand rounds: the job records, looks and falls asleep while the signal is sent and delivered."""
     waiter, sender = connect(), connect()
     waiter.autocommit = sender.autocommit = True
     jobs = [running(conn) for _ in range(1000)]
@@ -191,7 +191,7 @@ def test_no_signal_is_lost_while_its_job_goes_to_wait(conn: Conn, connect: Open)
             _spin(pauses)
             took[job.id] = take(waiter, job).done
             if not took[job.id]:
-                suspend(waiter, job)
+                fall_asleep(waiter, job)
 
     def sends() -> None:
         pauses = random.Random(2)

@@ -10,7 +10,7 @@ import pytest
 from pgqueue import App, Context, Fail, InvalidStep, JobState, Task, db
 from tests.conftest import drain, scalar
 from tests.harness import QUERIES, WORKER, Conn, Process, wait_for
-from tests.worker.test_waits_of_jobs import SUSPENDED, run_until
+from tests.worker.test_waits_of_jobs import ASLEEP, run_until
 
 
 @dataclass
@@ -94,7 +94,7 @@ def test_a_waiting_job_that_is_cancelled_undoes_its_steps(
     job = order(app, undo, done, lambda ctx: ctx.wait_signal("paid")).enqueue()
     run_until(
         app,
-        lambda: scalar(conn, SUSPENDED) == 1,
+        lambda: scalar(conn, ASLEEP) == 1,
         lambda: app.cancel(job.id),
         lambda: done[4:] == ["undo ship", "undo charge"],
     )
@@ -104,7 +104,7 @@ def test_a_cancellation_that_rolls_back_undoes_nothing(
     app: App, conn: Conn, undo: Task[[str], None], done: list[str]
 ) -> None:
     job = order(app, undo, done, lambda ctx: ctx.wait_signal("paid")).enqueue()
-    run_until(app, lambda: scalar(conn, SUSPENDED) == 1)
+    run_until(app, lambda: scalar(conn, ASLEEP) == 1)
     with conn.transaction(force_rollback=True):
         app.using(conn).cancel(job.id)
         assert scalar(conn, "select count(*) from pgqueue.job_live where task = 'undo'") == 1
@@ -182,7 +182,7 @@ def test_the_rescue_of_a_job_that_crashed_too_often_undoes_its_steps(
     app: App, conn: Conn, undo: Task[[str], None], done: list[str]
 ) -> None:
     job = order(app, undo, done, lambda ctx: ctx.wait_signal("paid")).enqueue()
-    run_until(app, lambda: scalar(conn, SUSPENDED) == 1)
+    run_until(app, lambda: scalar(conn, ASLEEP) == 1)
     conn.execute(
         "update pgqueue.job_live set state = 'running', attempt = 1, claimed_at = now(), crash_count = 99,"
         " worker_id = gen_random_uuid()"
@@ -195,7 +195,7 @@ def test_a_stray_claim_of_a_cancelled_job_undoes_its_steps(
     app: App, conn: Conn, undo: Task[[str], None], done: list[str]
 ) -> None:
     order(app, undo, done, lambda ctx: ctx.wait_signal("paid")).enqueue()
-    run_until(app, lambda: scalar(conn, SUSPENDED) == 1)
+    run_until(app, lambda: scalar(conn, ASLEEP) == 1)
     conn.execute(
         "update pgqueue.job_live set state = 'running', attempt = 1, claimed_at = now(), worker_id = %s,"
         " cancel_requested_at = now()",

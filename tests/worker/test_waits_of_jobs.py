@@ -11,7 +11,7 @@ from pgqueue import App, Context, InvalidOption, InvalidStep, UnknownJob
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, working
 
-SUSPENDED = "select count(*) from pgqueue.job_live where state = 'pending' and attempt = 0 and run_at > now()"
+ASLEEP = "select count(*) from pgqueue.job_live where state = 'pending' and attempt = 0 and run_at > now()"
 
 
 def run_until(app: App, condition: Callable[[], Any], *then: Callable[[], Any], **settings: Any) -> None:
@@ -35,13 +35,13 @@ def test_a_job_waits_for_its_signal_without_a_slot(app: App, conn: Conn) -> None
     job = approve.enqueue()
     run_until(
         app,
-        lambda: scalar(conn, SUSPENDED) == 1,
+        lambda: scalar(conn, ASLEEP) == 1,
         lambda: app.signal(job.id, "approved", {"by": "ann"}),
         lambda: app.get(job.id).result == {"by": "ann"},
         concurrency=1,
     )
     assert scalar(conn, "select count(*) from pgqueue.signal") == 0
-    assert scalar(conn, "select worker_id is null from pgqueue.transition where reason = 'suspended'") is False
+    assert scalar(conn, "select worker_id is null from pgqueue.transition where reason = 'asleep'") is False
 
 
 def test_signals_before_the_wait_are_taken_in_order_and_once(app: App, conn: Conn) -> None:
@@ -79,13 +79,13 @@ def test_a_timeout_is_recorded_and_a_later_signal_is_for_the_next_wait(app: App,
     assert app.get(job.id).result == [None, "late"]
 
 
-def test_a_long_timeout_ends_a_suspended_wait(app: App, conn: Conn) -> None:
+def test_a_long_timeout_ends_a_wait_without_a_slot(app: App, conn: Conn) -> None:
     @app.task(max_attempts=1)
     def approve(ctx: Context) -> str:
         return "in time" if ctx.wait_signal("approved", timeout=1.3) else "too late"
 
     job = approve.enqueue()
-    run_until(app, lambda: scalar(conn, SUSPENDED) == 1, lambda: app.get(job.id).state.is_terminal)
+    run_until(app, lambda: scalar(conn, ASLEEP) == 1, lambda: app.get(job.id).state.is_terminal)
     assert app.get(job.id).result == "too late"
     assert scalar(conn, "select timed_out from pgqueue.step") is True
 
@@ -99,7 +99,7 @@ def test_an_event_reaches_all_that_wait_for_its_key_each_once(app: App, conn: Co
     jobs = [pay.enqueue(key=key) for key in ("a", "a", "b")]
     run_until(
         app,
-        lambda: scalar(conn, SUSPENDED) == 3,
+        lambda: scalar(conn, ASLEEP) == 3,
         lambda: app.signal_event("payment", key="a", data=1),
         lambda: [app.get(job.id).result for job in jobs[:2]] == [[1, None]] * 2,
     )
@@ -155,7 +155,7 @@ def test_sql_sends_signals_and_events(app: App, conn: Conn) -> None:
     job = pay.enqueue()
     run_until(
         app,
-        lambda: scalar(conn, SUSPENDED) == 1,
+        lambda: scalar(conn, ASLEEP) == 1,
         lambda: scalar(conn, "select pgqueue.signal(%s, 'go')", job.id),
         lambda: scalar(conn, "select count(*) from pgqueue.step where done") == 1,
         lambda: scalar(conn, "select pgqueue.signal_event('payment', '7', '{\"cents\": 5}')"),
@@ -181,7 +181,7 @@ def test_a_waiting_job_does_not_expire_and_can_be_cancelled(app: App, conn: Conn
         ctx.wait_signal("never")
 
     job = wait.using(expires=timedelta(seconds=60)).enqueue()
-    run_until(app, lambda: scalar(conn, SUSPENDED) == 1)
+    run_until(app, lambda: scalar(conn, ASLEEP) == 1)
     assert scalar(conn, "select expires_at is null from pgqueue.job_live")
     assert app.cancel(job.id)
 
@@ -194,7 +194,7 @@ def test_why_says_for_what_a_job_waits_and_until_when(app: App, conn: Conn) -> N
         )
 
     job = wait.enqueue()
-    run_until(app, lambda: scalar(conn, SUSPENDED) == 1)
+    run_until(app, lambda: scalar(conn, ASLEEP) == 1)
     texts = [reason.text for reason in app.why(job.id).reasons]
     assert "It waits for a signal 'approved', without a timeout." in texts
     assert any(text.startswith("It waits for an event 'payment' with the key '7', until ") for text in texts)

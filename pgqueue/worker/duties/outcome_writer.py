@@ -1,5 +1,5 @@
 """Writes outcomes and, in the same transaction, what belongs to them: the expiry of results, dead-letter tasks, waits
-of suspended jobs and undos."""
+of jobs that are asleep and undos."""
 
 from collections.abc import Sequence
 
@@ -64,13 +64,14 @@ class OutcomeWriter:
         return moved
 
     async def _write_steps(self, conn: db.AsyncConnection, moved: Outcomes) -> None:
-        """Let jobs wait that are suspended, undo what jobs have done that ended otherwise than by success, and let the
+        """Let jobs wait that fall asleep, undo what jobs have done that ended otherwise than by success, and let the
         next undo follow one that has succeeded."""
         waiting = [(job, end.wakening.at) for job, end in moved if end.wakening is not None]
         ended = [job for job, end in moved if end.verb != "succeed" and can_be_undone(job)]
         undoing = [job.id for job, end in moved if end.verb == "succeed" and undoes(job)]
         if waiting:
-            self.signalled |= await db.run_async(conn, self._steps.suspend(waiting))
+            at_once = await db.run_async(conn, self._steps.put_to_sleep(waiting))
+            self.signalled.update(at_once)
         if ended:
             await db.run_async(conn, self._steps.compensate(ended))
         if undoing:
@@ -85,7 +86,7 @@ class OutcomeWriter:
 
 
 def _uses_steps(entry: Outcome) -> bool:
-    """Whether more belongs to an outcome than its row: the job is suspended, can be undone, or undoes a step."""
+    """Whether more belongs to an outcome than its row: the job falls asleep, can be undone, or undoes a step."""
     job, end = entry
     if job.headers is None:  # the usual case
         return end is not PLAIN_SUCCESS and end.wakening is not None

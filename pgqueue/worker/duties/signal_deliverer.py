@@ -4,6 +4,7 @@ import random
 
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
+from pgqueue.queries.steps import Swept
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -11,7 +12,7 @@ BATCH = 500
 LOOK_SECONDS = 1.0  # between two looks without a notification
 HELD_SECONDS = 0.1  # until a job is tried again whose row another transaction holds
 SWEEP_SECONDS = 30.0
-SWEPT = 200  # jobs whose steps one sweep looks at
+SWEPT = 200  # jobs with steps, signals, events and undos that one sweep looks at
 
 
 class SignalDeliverer(Duty):
@@ -46,10 +47,9 @@ class StepSweeper(Duty):
     def __init__(self, link: Link, core: WorkerCore) -> None:
         super().__init__(link)
         self._queries = core.queries.steps
-        self._after = 0
+        self._after = Swept()
 
     async def step(self) -> float:
         """Sweep a batch."""
-        self._after = await self.link.run(self._queries.sweep_steps(self._after, SWEPT))
-        await self.link.run(self._queries.sweep_letters(BATCH))
+        self._after = await self.link.run(self._queries.sweep(self._after, SWEPT))
         return SWEEP_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311

@@ -21,7 +21,7 @@ from pgqueue.jobs.outcome import (
     Succeeded,
     UnknownHere,
 )
-from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, Suspended, TimedOut
+from pgqueue.jobs.verdicts import Asleep, Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters, version_of
 
@@ -95,7 +95,7 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
             return AskedRateLimited(delay, spec.limit_meant(error.limit))
         case Snooze(delay=float() as delay):
             return AskedSnooze(delay, ErrorInfo.of(error).message)
-        case Suspended():
+        case Asleep():
             wakening = error.wakes.wakening
             return AskedToWait(wakening.at, wakening.left)
         case StepMismatch():
@@ -119,7 +119,7 @@ def _outcome_of_group(spec: TaskSpec, group: BaseExceptionGroup[BaseException], 
         return Raised(ErrorInfo.of(group), permanent=True, reason="not retried")
     if (found := _first(parts, Retry)) is not None:
         return outcome_of_error(spec, found)
-    if all(isinstance(part, Suspended) for part in parts):
+    if all(isinstance(part, Asleep) for part in parts):
         return outcome_of_error(spec, parts[0])
     if all(isinstance(part, Snooze) for part in parts):
         return outcome_of_error(spec, _first(parts, RateLimited) or parts[0])

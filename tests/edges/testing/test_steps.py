@@ -43,10 +43,9 @@ def test_a_drain_stops_where_a_job_waits_and_goes_on_after_the_signal(app: App, 
 def test_a_timeout_passes_by_time_travel(app: App, jobs: Jobs) -> None:
     @app.task(max_attempts=1)
     async def pay(ctx: Context) -> Any:
-        found = await asyncio.gather(
+        return await asyncio.gather(
             ctx.await_event("payment", key="7", timeout=86_400), ctx.await_signal("call", timeout=3600)
         )
-        return found
 
     job = pay.enqueue()
     jobs.travel(minutes=5)

@@ -72,5 +72,8 @@ with strays as materialized (
                              when h.failures_before > 0 then u.failing_since
                              when h.failures > 0 then now() end
     from judged h where u.name = any(array[h.name]) and u.version >= h.version
+), compensated as (
+    select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
+    where headers::jsonb ? '$undo'::text and target <> 'succeeded'
 )
-select id from requeued union all select id from ended
+select id from requeued union all select ended.id from ended, compensated
