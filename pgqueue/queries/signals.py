@@ -72,12 +72,12 @@ with mail as materialized (
                         and t.waits = m.name limit 1) as t
     where {sleeps}
     union all
-    (select n.id, j.id from news n
-     cross join lateral (select t.job_id from {s}.step t where t.kind = 'event' and not t.done
-                         and t.waits = n.name and t.wait_key = n.key) as t
-     cross join lateral (select j.id, j.state, j.signalled, j.attempt, j.run_at from {s}.job_live j
-                         where j.id = t.job_id limit 1) as j
-     where {sleeps} limit %(at_most)s::int + 1)
+    select n.id, t.id from news n cross join lateral (
+        select j.id from {s}.step t
+        cross join lateral (select j.id, j.state, j.signalled, j.attempt, j.run_at from {s}.job_live j
+                            where j.id = t.job_id limit 1) as j
+        where t.kind = 'event' and not t.done and t.waits = n.name and t.wait_key = n.key and {sleeps}
+        limit %(at_most)s::int + 1) as t
 ), locked as materialized (
     select j.id from {s}.job_live j where j.id = any(array(select job_id from wait))
     order by j.id limit %(at_most)s::int for update skip locked
@@ -132,7 +132,7 @@ with given as materialized (
     select o.ord, o.job_id, o.name, e.id, e.data, false from open o
     cross join lateral (
         select e.id, e.data from {s}.awaited_event e
-        where e.name = o.waits and e.key = o.wait_key and e.at >= o.created_at
+        where e.name = o.waits and e.key = o.wait_key and e.at >= o.created_at::timestamptz
         and not exists (select from {s}.step t where t.job_id = o.job_id and t.event_id = e.id)
         order by e.id limit 1) as e
     where o.kind = 'event' and not o.done

@@ -99,7 +99,7 @@ with given as (
         signalled = null, attempt = 0, expires_at = null
     from given g
     where j.id = any(array[g.id]) and j.lease = g.lease and j.state in ('pending', 'blocked')
-    returning j.id, j.run_at <= clock_timestamp() as due
+    returning j.id, j.run_at::timestamptz <= clock_timestamp() as due
 )
 select id from sleeper where due"""
 
@@ -151,7 +151,8 @@ order by t.number limit 20"""
 # Delete what belongs to jobs that are nowhere any more: steps and undos that have succeeded; signals to jobs that have
 # ended; and events that are older than a week. Each part walks along a primary key, from where the last walk ended, and
 # looks at so many rows (of steps: jobs): what has to stay, however much, is passed over and not read each time. Any
-# number of workers may do it at once. Jobs are looked for by id, which probes each partition of the history. The ids of
+# number of workers may do it at once. Jobs are looked for by id,
+# in scalar subselects: `not exists` may be planned as a join that reads all dead letters. The ids of
 # events rise with their time, so the oldest come first. Returns where each walk ended, 0 after the last row.
 SWEEP: LiteralString = """
 with recursive owner(job_id, n) as (
@@ -171,9 +172,9 @@ with recursive owner(job_id, n) as (
     select o.job_id from (
         select job_id from owner where job_id is not null
         union select job_id from undone where ended_at is not null) as o
-    where not exists (select from {s}.job_live j where j.id = o.job_id)
-    and not exists (select from {s}.dead_letter j where j.id = o.job_id)
-    and not exists (select from {s}.job_finished j where j.id = o.job_id)
+    where (select j.id from {s}.job_live j where j.id = o.job_id limit 1) is null
+    and (select j.id from {s}.dead_letter j where j.id = o.job_id limit 1) is null
+    and (select j.id from {s}.job_finished j where j.id = o.job_id limit 1) is null
 ), no_steps as (
     delete from {s}.step t where t.job_id = any(array(select job_id from gone))
 ), no_undos as (
@@ -183,8 +184,8 @@ with recursive owner(job_id, n) as (
 ), no_signals as (
     delete from {s}.signal g where g.id = any(array(
         select l.id from letter l where l.seen
-        and not exists (select from {s}.job_live j where j.id = l.job_id)
-        and not exists (select from {s}.dead_letter j where j.id = l.job_id)))
+        and (select j.id from {s}.job_live j where j.id = l.job_id limit 1) is null
+        and (select j.id from {s}.dead_letter j where j.id = l.job_id limit 1) is null))
 ), no_events as (
     delete from {s}.awaited_event e where e.id = any(array(
         select o.id from event o where o.at < now() - interval '7 days'))

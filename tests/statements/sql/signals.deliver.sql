@@ -13,13 +13,13 @@ with mail as materialized (
     where case when j.state = 'running' then j.signalled is not true
           else j.attempt = 0 and j.run_at::timestamptz > now() end
     union all
-    (select n.id, j.id from news n
-     cross join lateral (select t.job_id from "pgqueue".step t where t.kind = 'event' and not t.done
-                         and t.waits = n.name and t.wait_key = n.key) as t
-     cross join lateral (select j.id, j.state, j.signalled, j.attempt, j.run_at from "pgqueue".job_live j
-                         where j.id = t.job_id limit 1) as j
-     where case when j.state = 'running' then j.signalled is not true
-          else j.attempt = 0 and j.run_at::timestamptz > now() end limit %(at_most)s::int + 1)
+    select n.id, t.id from news n cross join lateral (
+        select j.id from "pgqueue".step t
+        cross join lateral (select j.id, j.state, j.signalled, j.attempt, j.run_at from "pgqueue".job_live j
+                            where j.id = t.job_id limit 1) as j
+        where t.kind = 'event' and not t.done and t.waits = n.name and t.wait_key = n.key and case when j.state = 'running' then j.signalled is not true
+          else j.attempt = 0 and j.run_at::timestamptz > now() end
+        limit %(at_most)s::int + 1) as t
 ), locked as materialized (
     select j.id from "pgqueue".job_live j where j.id = any(array(select job_id from wait))
     order by j.id limit %(at_most)s::int for update skip locked

@@ -21,7 +21,7 @@ with given as materialized (
     select o.ord, o.job_id, o.name, e.id, e.data, false from open o
     cross join lateral (
         select e.id, e.data from "pgqueue".awaited_event e
-        where e.name = o.waits and e.key = o.wait_key and e.at >= o.created_at
+        where e.name = o.waits and e.key = o.wait_key and e.at >= o.created_at::timestamptz
         and not exists (select from "pgqueue".step t where t.job_id = o.job_id and t.event_id = e.id)
         order by e.id limit 1) as e
     where o.kind = 'event' and not o.done

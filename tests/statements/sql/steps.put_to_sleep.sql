@@ -9,6 +9,6 @@ with given as (
         signalled = null, attempt = 0, expires_at = null
     from given g
     where j.id = any(array[g.id]) and j.lease = g.lease and j.state in ('pending', 'blocked')
-    returning j.id, j.run_at <= clock_timestamp() as due
+    returning j.id, j.run_at::timestamptz <= clock_timestamp() as due
 )
 select id from sleeper where due

@@ -15,9 +15,9 @@ with recursive owner(job_id, n) as (
     select o.job_id from (
         select job_id from owner where job_id is not null
         union select job_id from undone where ended_at is not null) as o
-    where not exists (select from "pgqueue".job_live j where j.id = o.job_id)
-    and not exists (select from "pgqueue".dead_letter j where j.id = o.job_id)
-    and not exists (select from "pgqueue".job_finished j where j.id = o.job_id)
+    where (select j.id from "pgqueue".job_live j where j.id = o.job_id limit 1) is null
+    and (select j.id from "pgqueue".dead_letter j where j.id = o.job_id limit 1) is null
+    and (select j.id from "pgqueue".job_finished j where j.id = o.job_id limit 1) is null
 ), no_steps as (
     delete from "pgqueue".step t where t.job_id = any(array(select job_id from gone))
 ), no_undos as (
@@ -27,8 +27,8 @@ with recursive owner(job_id, n) as (
 ), no_signals as (
     delete from "pgqueue".signal g where g.id = any(array(
         select l.id from letter l where l.seen
-        and not exists (select from "pgqueue".job_live j where j.id = l.job_id)
-        and not exists (select from "pgqueue".dead_letter j where j.id = l.job_id)))
+        and (select j.id from "pgqueue".job_live j where j.id = l.job_id limit 1) is null
+        and (select j.id from "pgqueue".dead_letter j where j.id = l.job_id limit 1) is null))
 ), no_events as (
     delete from "pgqueue".awaited_event e where e.id = any(array(
         select o.id from event o where o.at < now() - interval '7 days'))
