@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
@@ -30,7 +29,7 @@ class Asked(NamedTuple):
 
     job: ClaimedJob
     request: Request
-    answer: "Future[Any]"
+    answer: "Future[Any] | asyncio.Future[Any]"
 
 
 class StepWriter(Duty):
@@ -45,20 +44,23 @@ class StepWriter(Duty):
     def __init__(self, link: Link, queries: Queries) -> None:
         super().__init__(link)
         self._queries = queries
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self.loop = asyncio.get_running_loop()
         self._asked: deque[Asked] = deque()
         self._locked: deque[Asked] = deque()
         self._locked_next = 0.0
         self._closed = False
 
     def submit(self, job: ClaimedJob, request: Request) -> "Future[Any]":
-        """Ask; the future has the answer. May be called in any thread."""
-        asked = Asked(job, request, Future())
-        if threading.get_ident() == self._thread:
-            self._add(asked)
-        else:
-            self._loop.call_soon_threadsafe(self._add, asked)
-        return asked.answer
+        """Ask from another thread; the future has the answer."""
+        answer: Future[Any] = Future()
+        self.loop.call_soon_threadsafe(self._add, Asked(job, request, answer))
+        return answer
+
+    async def ask(self, job: ClaimedJob, request: Request) -> Any:
+        """Ask on the event loop, and wait for the answer."""
+        asked = Asked(job, request, self.loop.create_future())
+        self._add(asked)
+        return await asked.answer
 
     def drop(self, jobs: Collection[int]) -> None:
         """Answer the requests of jobs whose lease is lost, or may be."""
@@ -153,10 +155,10 @@ def _refuse(asked: Asked) -> None:
 
 
 def _fail(asked: Asked, error: BaseException) -> None:
-    if asked.answer.set_running_or_notify_cancel():
+    if not asked.answer.done():
         asked.answer.set_exception(error)
 
 
 def _set(asked: Asked, answer: Any) -> None:
-    if asked.answer.set_running_or_notify_cancel():
+    if not asked.answer.done():
         asked.answer.set_result(answer)

@@ -150,7 +150,9 @@ class BatchedSteps(DirectSteps):
         """The async twin of `ask`."""
         if isinstance(request, Compensate):
             return await super().aask(request)
-        return await asyncio.wrap_future(self._writer.submit(self._job, request))
+        if asyncio.get_running_loop() is self._writer.loop:
+            return await self._writer.ask(self._job, request)
+        return await asyncio.wrap_future(self._writer.submit(self._job, request))  # the task has its own loop
 
 
 def _job_of(call: UndoCall) -> NewJob:
