@@ -32,7 +32,7 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     ahead: int = (yield queries.ahead(job)) if is_due else 0
     turn = (yield from _of_turn(app, job, waits)) if job.waits_for_turn else []
     steps: list[OpenWait] = (yield app.queries.steps.open_waits(job.id)) if job.attempt == 0 else []
-    reasons = [*_of_steps(steps), *_of_waiting(app, job, waits), *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
+    reasons = [*of_steps(steps), *_of_waiting(app, job, waits), *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
     if is_due or (job.waits_for_turn and waits.due_in <= 0):
         reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
     return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
@@ -48,7 +48,7 @@ def _of_turn(app: AppParts, job: Job, waits: Waits) -> Steps[list[Reason]]:
     return [*of_buckets(buckets, place), *(() if place is None else of_place(job, place))]
 
 
-def _of_steps(steps: Sequence[OpenWait]) -> Iterator[Reason]:
+def of_steps(steps: Sequence[OpenWait]) -> Iterator[Reason]:
     """Yield for what its task lets it wait, and until when."""
     for step in steps:
         facts = {"step": step.name, "since": step.since, "until": step.wake_at}

@@ -9,14 +9,13 @@ import psycopg
 import pytest
 
 from pgqueue import App, Context, Fail, JobState, StepMismatch
-from tests.conftest import drain, eventually, scalar
-from tests.harness import Conn, working
+from pgqueue.codecs import AESGCM
+from pgqueue.events import StepsUnused
+from tests.conftest import drain, eventually, scalar, work
+from tests.harness import Conn, Proxy, working
+from tests.worker.test_sagas import Call
 
 STEPS = "select array_agg(name order by number) from pgqueue.step where job_id = %s"
-
-
-def ended(app: App, job: int) -> Any:
-    return app.get(job)
 
 
 def test_a_step_that_is_recorded_does_not_run_again(app: App, conn: Conn) -> None:
@@ -360,6 +359,100 @@ def test_steps_beside_a_sleep_are_recorded_before_the_attempt_ends(app: App, con
     drain(app, conn)
     assert app.get(job.id).result == "done"
     assert calls == {"slow": 1}
+
+
+def test_steps_that_a_task_no_longer_uses_are_an_event(app: App, conn: Conn) -> None:
+    told: list[tuple[str, ...]] = []
+    app.on(StepsUnused)(lambda event: told.append(event.names))
+    runs: list[int] = []
+
+    @app.task(max_attempts=2, retry=0, version=2, upcasters={1: dict})
+    def order(ctx: Context) -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            ctx.step("old", int)
+            ctx.step("kept", int)
+            raise OSError
+        ctx.step("kept", int)
+        return ctx.started_version
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert told == [("old",)]
+    assert app.get(job.id).result == 2
+
+
+def test_a_codec_seals_what_is_recorded_and_sent(dsn: str, conn: Conn) -> None:
+    app = App(dsn, codec=AESGCM({"k": b"0" * 32}))
+    runs: list[int] = []
+
+    @app.task(name="undo", max_attempts=1)
+    def undo(secret: str) -> None:
+        runs.append(len(secret))
+
+    @app.task(max_attempts=2, retry=0)
+    def order(ctx: Context) -> list[str]:
+        runs.append(1)
+        first = ctx.step("secret", lambda: "s3cret", undo=Call(undo, ("s3cret",)))
+        found = [first, ctx.wait_signal("go"), ctx.wait_event("payment", key="7")]
+        if len(runs) == 1:
+            raise OSError
+        raise Fail(str(found == ["s3cret"] * 3))
+
+    job = order.enqueue()
+    app.signal(job.id, "go", "s3cret")
+    app.signal_event("payment", key="7", data="s3cret")
+    drain(app, conn)
+    error = app.get(job.id).error
+    assert error is not None
+    assert error.message == "True"
+    assert runs == [1, 1, 6]
+    everything = "select string_agg(t::text, ' ') from (select * from pgqueue.{}) as t"
+    for table in ("step", "undo", "awaited_event", "job_finished", "transition"):
+        stored = scalar(conn, everything.format(table)) or ""
+        assert "s3cret" not in stored, table
+    app.close()
+
+
+def test_a_record_is_made_although_its_first_answer_is_lost(dsn: str, conn: Conn) -> None:
+    with Proxy.before(dsn, b'insert into "pgqueue".step') as proxy:
+        app = App(proxy.dsn)
+        calls: list[int] = []
+
+        @app.task(max_attempts=1)
+        def order(ctx: Context) -> None:
+            ctx.step("once", calls.append, 1)
+
+        job = App(dsn).enqueue(order.name)
+        asyncio.run(work(app, lambda: scalar(conn, "select count(*) = 0 from pgqueue.job_live")))
+        assert proxy.cut.is_set()
+        app.close()
+    assert calls == [1]
+    assert scalar(conn, STEPS, job.id) == ["once"]
+    assert scalar(conn, "select state from pgqueue.job where id = %s", job.id) == "succeeded"
+
+
+def test_records_wait_for_a_job_that_a_caller_has_locked_and_hold_up_no_other(app: App, conn: Conn, dsn: str) -> None:
+    gate = asyncio.Event()
+
+    @app.task(max_attempts=1)
+    async def order(ctx: Context) -> None:
+        await gate.wait()
+        await ctx.astep("once", int)
+
+    locked, free = order.enqueue(), order.enqueue()
+
+    async def run() -> None:
+        async with working(app):
+            await eventually(lambda: scalar(conn, "select count(*) = 2 from pgqueue.job_live where state = 'running'"))
+            with psycopg.connect(dsn) as other:
+                other.execute("select from pgqueue.job_live where id = %s for update", (locked.id,))
+                gate.set()
+                await eventually(lambda: app.get(free.id).state == "succeeded")
+                assert scalar(conn, STEPS, locked.id) is None
+            await eventually(lambda: app.get(locked.id).state == "succeeded")
+
+    asyncio.run(run())
 
 
 def test_step_mismatch_is_an_error_of_pgqueue() -> None:

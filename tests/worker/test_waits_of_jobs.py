@@ -1,13 +1,16 @@
 """Jobs that wait for signals and events: none is lost or given twice, a timeout stays, and no slot is taken."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from pgqueue import App, Context, InvalidOption, InvalidStep, UnknownJob
+from pgqueue import App, Context, InvalidOption, InvalidStep, Limit, UnknownJob
+from pgqueue.cli import cli
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, working
 
@@ -199,3 +202,31 @@ def test_why_says_for_what_a_job_waits_and_until_when(app: App, conn: Conn) -> N
     assert "It waits for a signal 'approved', without a timeout." in texts
     assert any(text.startswith("It waits for an event 'payment' with the key '7', until ") for text in texts)
     assert any(text.startswith("It sleeps ('nap') until ") for text in texts)
+    shown = CliRunner().invoke(cli, ["jobs", "show", str(job.id)], env={"PGQUEUE_DSN": app.dsn}).output
+    assert "It waits for a signal 'approved', without a timeout." in shown
+    as_json = CliRunner().invoke(cli, ["jobs", "show", str(job.id), "--json"], env={"PGQUEUE_DSN": app.dsn}).output
+    assert [wait["name"] for wait in json.loads(as_json)["waits"] if "name" in wait] == ["approved", "payment"]
+
+
+def test_a_waiting_job_holds_no_slot_of_a_limit_and_takes_its_turn_again(app: App, conn: Conn) -> None:
+    order: list[str] = []
+
+    @app.task(max_attempts=1, limit=Limit(1))
+    def one(ctx: Context, name: str) -> None:
+        order.append(f"{name} begins")
+        ctx.wait_signal("go")
+        order.append(f"{name} ends")
+
+    first, second = one.enqueue(name="a"), one.enqueue(name="b")
+    waiting = "select count(*) = 2 from pgqueue.job_live where state = 'blocked' and run_at > now() and lease > 0"
+    run_until(
+        app,
+        lambda: scalar(conn, waiting),
+        lambda: scalar(conn, "select coalesce(sum(running), 0) = 0 from pgqueue.limit_use"),
+        lambda: app.signal(second.id, "go"),
+        lambda: app.get(second.id).state.is_terminal,
+        lambda: app.signal(first.id, "go"),
+        lambda: app.get(first.id).state.is_terminal,
+    )
+    assert sorted(order[:2]) == ["a begins", "b begins"]
+    assert [one for one in order if "ends" in one] == ["b ends", "a ends"]

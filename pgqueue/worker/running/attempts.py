@@ -12,7 +12,7 @@ from functools import partial
 from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import PgqueueError
-from pgqueue.events import JobClaimed, JobStarted
+from pgqueue.events import JobClaimed, JobStarted, StepsUnused
 from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
@@ -306,7 +306,15 @@ class Attempts:
             if running.job.lane is not None:
                 self._signals.turns_ended([running.job])
         elif not running.abandoned:
+            if running.step_calls is not None and isinstance(outcome, Succeeded):
+                self._tell_of_unused(running.job, running.step_calls.journal.unused)
             self._write(running.job, outcome)
+
+    def _tell_of_unused(self, job: ClaimedJob, names: Sequence[str]) -> None:
+        """Tell of recorded steps that a task did not use before it returned."""
+        if names:
+            log.info("job %d did not use its recorded steps %s", job.id, ", ".join(names), extra=job.log_facts)
+            self._listeners.emit(StepsUnused(*job.event_fields, tuple(names)))
 
     def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
         resolution = resolution_of(self._app, job, outcome)
