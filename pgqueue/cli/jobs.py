@@ -17,6 +17,7 @@ from pgqueue.jobs.job import Attempt, Job, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.why import Reason
 from pgqueue.printable import one_line
+from pgqueue.queries.steps import OpenWait
 from pgqueue.queries.workers import Located
 
 jobs_cli = typer.Typer(help="Jobs: list, show, wait, why; cancel, retry, promote, edit.", no_args_is_help=True)
@@ -138,8 +139,8 @@ def show_job(call: Call, job_id: JobId) -> ShownJob:
     ids = {attempt.worker_id for attempt in job.attempts if attempt.worker_id}
     workers = call.run(call.app.queries.workers.locate(list(ids))) if ids else {}
     asleep = bool(job.attempts) and job.attempt == 0 and not job.state.is_terminal
-    waits = list(of_steps(call.run(call.app.queries.steps.open_waits(job_id)))) if asleep else []
-    return ShownJob(job, workers, waits)
+    steps: list[OpenWait] = call.run(call.app.queries.steps.open_waits(job_id)) if asleep else []
+    return ShownJob(job, workers, list(of_steps(steps)))
 
 
 command(jobs_cli, "show", print_job)(show_job)

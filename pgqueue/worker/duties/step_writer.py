@@ -58,9 +58,9 @@ class StepWriter(Duty):
 
     async def ask(self, job: ClaimedJob, request: Request) -> Any:
         """Ask on the event loop, and wait for the answer."""
-        asked = Asked(job, request, self.loop.create_future())
-        self._add(asked)
-        return await asked.answer
+        answer = self.loop.create_future()
+        self._add(Asked(job, request, answer))
+        return await answer
 
     def drop(self, jobs: Collection[int]) -> None:
         """Answer the requests of jobs whose lease is lost, or may be."""
