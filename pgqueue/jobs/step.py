@@ -30,7 +30,8 @@ class NewStep:
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
     """A step as it is recorded. `left`: seconds until a sleep ends or a wait times out, by the database's clock when it
-    was read; None for never. `done`: False for a wait that goes on."""
+    was read; None for never. `done`: False for a wait that goes on. `fresh`: False where the record was there already.
+    """
 
     name: str
     kind: Kind
@@ -42,6 +43,7 @@ class RecordedStep:
     has_undo: bool
     version: int
     number: int
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,10 @@ with given as materialized (
     on conflict (job_id, name) do nothing
     returning *
 ){and_marked}
-select g.ord, {step}
+select g.ord, {step}, true
 from given g join written t on t.job_id = g.job_id and t.name = g.name
 union all
-select g.ord, {step}
+select g.ord, {step}, false
 from given g join held on held.id = g.job_id
 cross join lateral (select * from {s}.step where job_id = g.job_id and name = g.name limit 1) as t""",
     held=HELD,

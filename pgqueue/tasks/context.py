@@ -86,7 +86,7 @@ class Context(DurableContext):
 
     @property
     def attempt(self) -> int:
-        """Which run of the job this is, from 1."""
+        """Which run of the job this is, from 1. A recorded step makes it 1 again: failures since then count."""
         return self._job.attempt
 
     @property

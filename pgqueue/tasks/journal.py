@@ -67,6 +67,14 @@ Request: TypeAlias = Load | Record | Take | Compensate | Pause | Settle
 Flow: TypeAlias = Generator[Request, Any, T]
 
 
+class AlreadyRecorded(Exception):
+    """The step of a transaction is recorded already: the transaction rolls back, and what is recorded counts."""
+
+    def __init__(self, step: RecordedStep) -> None:
+        super().__init__(step.name)
+        self.step = step
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """A use of a name. `full` is the name under which it is recorded, `recorded` what stands there already."""

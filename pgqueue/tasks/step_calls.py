@@ -13,7 +13,7 @@ import psycopg
 from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError, InvalidStep
 from pgqueue.jobs.step import NewStep, RecordedStep
-from pgqueue.tasks.journal import Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
+from pgqueue.tasks.journal import AlreadyRecorded, Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
 from pgqueue.tasks.sealing import open_value, seal_value
 from pgqueue.tasks.step_values import decode_value, encode_value
 
@@ -149,15 +149,16 @@ class StepCalls:
             with _inside(begun.full):
                 returned = body.function(*body.args, **body.kwargs)
             step, value = self._new(begun, body, undo, returned)
-            self.perform(self._recording(step))
-            return value
-        with self._host.transaction() as (conn, record):
-            with _inside(begun.full):
-                returned = body.function(conn, *body.args, **body.kwargs)
-            step, value = self._new(begun, body, undo, returned)
-            recorded = record(step)
-        self.journal.note(recorded)
-        return value
+            return self._noted(self._host.ask(Record(step)), body, value)
+        try:
+            with self._host.transaction() as (conn, record):
+                with _inside(begun.full):
+                    returned = body.function(conn, *body.args, **body.kwargs)
+                step, value = self._new(begun, body, undo, returned)
+                recorded = record(step)
+        except AlreadyRecorded as found:
+            return self._noted(found.step, body, None)
+        return self._noted(recorded, body, value)
 
     async def _arun(self, begun: Begun, body: Body) -> Any:
         undo = self._undo_text(body)
@@ -165,18 +166,21 @@ class StepCalls:
             with _inside(begun.full):
                 returned = await _awaited(body.function(*body.args, **body.kwargs))
             step, value = self._new(begun, body, undo, returned)
-            await self.aperform(self._recording(step))
-            return value
-        async with self._host.atransaction() as (conn, record):
-            with _inside(begun.full):
-                returned = await _awaited(body.function(conn, *body.args, **body.kwargs))
-            step, value = self._new(begun, body, undo, returned)
-            recorded = await record(step)
-        self.journal.note(recorded)
-        return value
+            return self._noted(await self._host.aask(Record(step)), body, value)
+        try:
+            async with self._host.atransaction() as (conn, record):
+                with _inside(begun.full):
+                    returned = await _awaited(body.function(conn, *body.args, **body.kwargs))
+                step, value = self._new(begun, body, undo, returned)
+                recorded = await record(step)
+        except AlreadyRecorded as found:
+            return self._noted(found.step, body, None)
+        return self._noted(recorded, body, value)
 
-    def _recording(self, step: NewStep) -> Flow[None]:
-        self.journal.note((yield Record(step)))
+    def _noted(self, recorded: RecordedStep, body: Body, value: Any) -> Any:
+        """Keep what is recorded; return its value: the one given, unless another was there before."""
+        self.journal.note(recorded)
+        return value if recorded.fresh else self._opened(recorded, body.function)
 
     def _new(self, begun: Begun, body: Body, undo: str | None, returned: object) -> tuple[NewStep, Any]:
         """Return the step to record, and the value as a replay will return it."""

@@ -142,6 +142,30 @@ def test_a_step_in_a_transaction_has_its_effect_exactly_once(app: App, conn: Con
     assert conn.execute("select n from public.stock").fetchall() == [(7,)]
 
 
+@pytest.mark.parametrize("transaction", [True, False])
+def test_what_is_recorded_already_wins_and_undoes_the_transaction(app: App, conn: Conn, transaction: bool) -> None:
+    """As where the answer to a commit was lost, and the task tries again in the same attempt."""
+    conn.execute("create table public.stock (n int)")
+
+    def reserve(own: psycopg.Connection[Any] | None = None) -> str:
+        if own is not None:
+            own.execute("insert into public.stock values (1)")
+        conn.execute(
+            "insert into pgqueue.step (job_id, name, kind, value, attempt, lease)"
+            " select id, 'reserve', 'value', '\"first\"', 1, 1 from pgqueue.job_live"
+        )
+        return "second"
+
+    @app.task(max_attempts=1)
+    def order(ctx: Context) -> str:
+        return ctx.step("reserve", reserve, transaction=transaction)
+
+    job = order.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == "first"
+    assert scalar(conn, "select count(*) from public.stock") == 0
+
+
 def test_an_async_step_in_a_transaction_commits_with_its_record(app: App, conn: Conn) -> None:
     conn.execute("create table public.stock (n int)")
     attempts: list[int] = []

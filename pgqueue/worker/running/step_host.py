@@ -15,7 +15,7 @@ from pgqueue.errors import InvalidStep, LeaseLost
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.queries import Query
-from pgqueue.tasks.journal import Compensate, Load, Record, Request, Take
+from pgqueue.tasks.journal import AlreadyRecorded, Compensate, Load, Record, Request, Take
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.step_calls import UndoCall
 from pgqueue.tasks.storable import MAX_RESULT_BYTES
@@ -62,7 +62,7 @@ class DirectSteps:
 
             def record(step: NewStep) -> RecordedStep:
                 db.check_open(conn, db.run(conn, queries.jobs.read_mark()) == block)
-                return self._recorded(step, db.run(conn, queries.steps.record([(self._job, step)]))[0])
+                return self._first(step, db.run(conn, queries.steps.record([(self._job, step)]))[0])
 
             with joining(self._app, conn):
                 yield conn, record
@@ -79,7 +79,7 @@ class DirectSteps:
 
             async def record(step: NewStep) -> RecordedStep:
                 db.check_open(conn, await db.run_async(conn, queries.jobs.read_mark()) == block)
-                return self._recorded(step, (await db.run_async(conn, queries.steps.record([(self._job, step)])))[0])
+                return self._first(step, (await db.run_async(conn, queries.steps.record([(self._job, step)])))[0])
 
             with joining(self._app, conn):
                 yield conn, record
@@ -125,6 +125,13 @@ class DirectSteps:
     def _recorded(self, step: NewStep, found: RecordedStep | None) -> RecordedStep:
         recorded = self._held(found)
         mark(self._job, step)
+        return recorded
+
+    def _first(self, step: NewStep, found: RecordedStep | None) -> RecordedStep:
+        """Return a record that a transaction has made. One that was there before must undo that transaction."""
+        recorded = self._recorded(step, found)
+        if not recorded.fresh:
+            raise AlreadyRecorded(recorded)
         return recorded
 
     def _held(self, found: RecordedStep | None) -> RecordedStep:

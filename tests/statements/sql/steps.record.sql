@@ -23,10 +23,10 @@ with given as materialized (
     returning *
 )
 select g.ord, t.name, t.kind, t.value::text, t.done, t.timed_out, t.wake_at,
-       extract(epoch from t.wake_at - clock_timestamp())::float8, t.undo is not null, t.version, t.number
+       extract(epoch from t.wake_at - clock_timestamp())::float8, t.undo is not null, t.version, t.number, true
 from given g join written t on t.job_id = g.job_id and t.name = g.name
 union all
 select g.ord, t.name, t.kind, t.value::text, t.done, t.timed_out, t.wake_at,
-       extract(epoch from t.wake_at - clock_timestamp())::float8, t.undo is not null, t.version, t.number
+       extract(epoch from t.wake_at - clock_timestamp())::float8, t.undo is not null, t.version, t.number, false
 from given g join held on held.id = g.job_id
 cross join lateral (select * from "pgqueue".step where job_id = g.job_id and name = g.name limit 1) as t
