@@ -60,7 +60,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Wait until no function of another step runs: its record must not come after the end of the attempt."""
+    """Wait until no other call is in flight: what it records must not come after the end of the attempt."""
 
 
 Request: TypeAlias = Load | Record | Take | Compensate | Pause | Settle

@@ -3,8 +3,8 @@
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ import psycopg
 from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError, InvalidStep
 from pgqueue.jobs.step import NewStep, RecordedStep
+from pgqueue.tasks.in_flight import InFlight
 from pgqueue.tasks.journal import AlreadyRecorded, Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
 from pgqueue.tasks.sealing import open_value, seal_value
 from pgqueue.tasks.step_values import decode_value, encode_value
@@ -69,42 +70,51 @@ class StepCalls:
     def __init__(self, journal: Journal, host: StepHost) -> None:
         self.journal = journal
         self._host = host
-        self._running = 0  # functions of steps, on the event loop
-        self._settled: list[asyncio.Future[None]] = []
+        self._in_flight = InFlight()
 
     def step(self, name: str, body: Body) -> Any:
         """Return what is recorded of a step, or else call its function and record what it returns."""
         _refuse_loop("step")
-        begun = self.perform(self.journal.beginning(name, "value"))
-        used = False
-        try:
-            if begun.recorded is not None:
-                value = self._opened(begun.recorded, body.function)
-            else:
-                value = self._run(begun, body)
-            used = True
-        finally:
-            self.journal.leave(begun.base, used=used)
+        with self._in_flight.counted():
+            begun = self._follow(self.journal.beginning(name, "value"))
+            used = False
+            try:
+                if begun.recorded is not None:
+                    value = self._opened(begun.recorded, body.function)
+                else:
+                    value = self._run(begun, body)
+                used = True
+            finally:
+                self.journal.leave(begun.base, used=used)
         return value
 
     async def astep(self, name: str, body: Body) -> Any:
         """The async twin of `step`."""
-        begun = await self.aperform(self.journal.beginning(name, "value"))
-        used = False
-        try:
-            if begun.recorded is not None:
-                value = self._opened(begun.recorded, body.function)
-            else:
-                async with self._counted():
+        with self._in_flight.counted():
+            begun = await self._afollow(self.journal.beginning(name, "value"))
+            used = False
+            try:
+                if begun.recorded is not None:
+                    value = self._opened(begun.recorded, body.function)
+                else:
                     value = await self._arun(begun, body)
-            used = True
-        finally:
-            self.journal.leave(begun.base, used=used)
+                used = True
+            finally:
+                self.journal.leave(begun.base, used=used)
         return value
 
     def perform(self, flow: Flow[T]) -> T:
         """Answer the requests of a flow."""
         _refuse_loop("sleep")
+        with self._in_flight.counted():
+            return self._follow(flow)
+
+    async def aperform(self, flow: Flow[T]) -> T:
+        """The async twin of `perform`."""
+        with self._in_flight.counted():
+            return await self._afollow(flow)
+
+    def _follow(self, flow: Flow[T]) -> T:
         try:
             request = next(flow)
             while True:
@@ -118,8 +128,7 @@ class StepCalls:
             result: T = end.value
             return result
 
-    async def aperform(self, flow: Flow[T]) -> T:
-        """The async twin of `perform`."""
+    async def _afollow(self, flow: Flow[T]) -> T:
         try:
             request = next(flow)
             while True:
@@ -204,7 +213,7 @@ class StepCalls:
             case Pause(seconds):
                 return time.sleep(seconds)
             case Settle():
-                return None
+                return self._in_flight.settle()
             case _:
                 return self._host.ask(request)
 
@@ -213,25 +222,9 @@ class StepCalls:
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
             case Settle():
-                while self._running:
-                    self._settled.append(asyncio.get_running_loop().create_future())
-                    await self._settled[-1]
-                return None
+                return await self._in_flight.asettle()
             case _:
                 return await self._host.aask(request)
-
-    @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
-        """Count a function that runs, for a wait beside it."""
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            settled, self._settled = self._settled, []
-            for waiting in settled:
-                if not waiting.done():
-                    waiting.set_result(None)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from pgqueue import App, Context, InvalidOption, InvalidStep, Limit, UnknownJob
 from pgqueue.cli import cli
+from pgqueue.queries.signals import SignalQueries
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, working
 
@@ -91,6 +92,36 @@ def test_a_long_timeout_ends_a_wait_without_a_slot(app: App, conn: Conn) -> None
     run_until(app, lambda: scalar(conn, ASLEEP) == 1, lambda: app.get(job.id).state.is_terminal)
     assert app.get(job.id).result == "too late"
     assert scalar(conn, "select timed_out from pgqueue.step") is True
+
+
+def test_a_wait_beside_one_that_takes_its_signal_late_lets_it_finish(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the job would sleep for days, and the signal that it has taken would wake nobody."""
+    take = SignalQueries.take
+
+    @app.task(max_attempts=1)
+    async def both(ctx: Context) -> Any:
+        async def chain() -> Any:
+            found = await ctx.await_signal("go")
+            return await ctx.astep("after", str, found)
+
+        waits = [asyncio.create_task(chain()), asyncio.create_task(ctx.asleep("nap", days=3))]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if waits[0].done():
+            waits[1].cancel()
+            return waits[0].result()
+        return await waits[1]
+
+    def slow(self: SignalQueries, waits: Any) -> Any:
+        asked.append(app.signal(job.id, "go", "now"))
+        return take(self, waits)
+
+    asked: list[int] = []
+    job = both.enqueue()
+    monkeypatch.setattr(SignalQueries, "take", slow)
+    run_until(app, lambda: app.get(job.id).state.is_terminal)
+    assert app.get(job.id).result == "now"
 
 
 def test_an_event_reaches_all_that_wait_for_its_key_each_once(app: App, conn: Conn) -> None:
