@@ -36,6 +36,7 @@ from pgqueue.client.settings import (
     check_result_bytes,
     task_settings,
 )
+from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner
 from pgqueue.client.task import ContextTask, Enqueuer, Task, TaskDecorator
 from pgqueue.client.waiting import Waits, WaitVerbs
@@ -74,7 +75,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, BatchVerbs, DeclaresLimits):
+class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, DeclaresLimits):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is

@@ -6,6 +6,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidArguments         arguments do not fit the task, or cannot be stored as JSON
 │   ├── InvalidOption            a queue, priority, delay, tag … is out of its bounds
 │   ├── InvalidPlan              a cron expression, interval, moment or timezone cannot be used
+│   ├── InvalidStep              a step's name cannot be used, or its value cannot be recorded
 │   ├── InvalidTask              a function cannot be a task
 │   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
@@ -42,7 +43,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── CannotOpen               it was altered, or moved to a place where it does not belong
 │   └── UnknownKey               it needs a key, or a codec, that is not here
 ├── LeaseLost                    the job was taken from this worker and runs elsewhere
-└── LockLost                     a named lock has ended while its block ran
+├── LockLost                     a named lock has ended while its block ran
+└── StepMismatch                 the code of a task does not agree with the steps that are recorded
 
 `exit_code` is the status with which the command line ends after such an error.
 """
@@ -93,6 +95,10 @@ class InvalidPlan(InvalidInput, ValueError):
     """A schedule's cron expression, interval, moment or timezone cannot be used. Nothing was written."""
 
     exit_code = 2
+
+
+class InvalidStep(InvalidInput, ValueError):
+    """A durable step has a name that cannot be used or is in use, or a value that cannot be recorded."""
 
 
 class InvalidTask(InvalidInput, TypeError):
@@ -349,3 +355,11 @@ class LockLost(PgqueueError):
     def __init__(self, key: str, token: int, why: str) -> None:
         self.key, self.token = key, token
         super().__init__(f"lock {key!r:.210} with token {token} was lost: {why}")
+
+
+class StepMismatch(PgqueueError):
+    """The code of a task does not agree with what is recorded of its job: another kind of step, or another type of its
+    value. No retry can help, so the job becomes a dead letter at once; its steps stay."""
+
+
+StepMismatch.__module__ = "pgqueue"  # this name is stored with the dead letter

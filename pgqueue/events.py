@@ -121,6 +121,13 @@ class JobReleased(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class StepsUnused(AttemptEvent):
+    """The task has returned and did not use these recorded steps: its code has changed since, or took another way."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StaleWrite(AttemptEvent):
     """An outcome was refused: the job was taken from this worker in the meantime."""
 

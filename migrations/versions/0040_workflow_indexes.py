@@ -1,13 +1,13 @@
 """Indexes by which the jobs of a workflow are found.
 
 Revision ID: 0040
-Revises: 0037
+Revises: 0038
 """
 
 from alembic import op
 
 revision = "0040"
-down_revision = "0037"
+down_revision = "0038"
 branch_labels = None
 depends_on = None
 

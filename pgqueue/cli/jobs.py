@@ -11,10 +11,13 @@ from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import filtered
 from pgqueue.cli.options import Before, Limit, TaskArgs, TaskName, read_arguments
+from pgqueue.client.why import of_steps
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job, Note
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.jobs.why import Reason
 from pgqueue.printable import one_line
+from pgqueue.queries.steps import OpenWait
 from pgqueue.queries.workers import Located
 
 jobs_cli = typer.Typer(help="Jobs: list, show, wait, why; cancel, retry, promote, edit.", no_args_is_help=True)
@@ -81,10 +84,11 @@ def list_jobs(call: Call, chosen: JobFilter, limit: Limit = 20, before: Before =
 
 @dataclass(frozen=True, slots=True)
 class ShownJob:
-    """A job with its attempts, and where the workers run that made them."""
+    """A job with its attempts, where the workers run that made them, and for what its task lets it wait."""
 
     job: Job
     workers: Mapping[UUID, Located]
+    waits: Sequence[Reason] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job as `--json` prints it: each attempt has the host and pid of its worker, if known."""
@@ -92,7 +96,8 @@ class ShownJob:
         for attempt in self.job.attempts:
             host, pid = self.workers.get(attempt.worker_id, (None, None)) if attempt.worker_id else (None, None)
             attempts.append({**output.fields_of(attempt), "host": host, "pid": pid})
-        return {**output.fields_of(self.job), "attempts": attempts}
+        waits = [{"code": wait.code, "text": wait.text, **wait.facts} for wait in self.waits]
+        return {**output.fields_of(self.job), "attempts": attempts, "waits": waits}
 
 
 def print_job(shown: ShownJob) -> None:
@@ -107,6 +112,8 @@ def print_job(shown: ShownJob) -> None:
         parts = {"buckets": ", ".join(job.flow.buckets), "order": job.flow.order, "share": job.flow.share}
         facts |= {name: part for name, part in parts.items() if part}
     output.print_facts(f"job {job.id}", facts)
+    for wait in shown.waits:
+        output.console.print(one_line(wait.text), soft_wrap=True)
     for note in job.notes:
         output.console.print(note_line(note), soft_wrap=True)
     columns = ("attempt", "started at", "took", "then", "why", "error", "worker")
@@ -130,7 +137,10 @@ def show_job(call: Call, job_id: JobId) -> ShownJob:
     """
     job = call.app.get(job_id)
     ids = {attempt.worker_id for attempt in job.attempts if attempt.worker_id}
-    return ShownJob(job, call.run(call.app.queries.workers.locate(list(ids))) if ids else {})
+    workers = call.run(call.app.queries.workers.locate(list(ids))) if ids else {}
+    asleep = bool(job.attempts) and job.attempt == 0 and not job.state.is_terminal
+    steps: list[OpenWait] = call.run(call.app.queries.steps.open_waits(job_id)) if asleep else []
+    return ShownJob(job, workers, list(of_steps(steps)))
 
 
 command(jobs_cli, "show", print_job)(show_job)

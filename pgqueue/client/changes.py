@@ -52,26 +52,7 @@ class OperatorVerbs:
         comes back, cannot be retried; InvalidArguments if the task here would not take the arguments of a dead letter
         or cancelled job; UnknownJob.
         """
-        queries, actor = self._app.queries, who(by)
-        for _ in range(2):  # a job that others move between two statements is found the second time
-            if (yield queries.jobs.retry_waiting([possible_id(job_id)], f"retried by {actor}")):
-                break
-            job = yield from found_job(self._app, job_id)
-            if job.state == JobState.FAILED:
-                _check(self._app, (yield queries.dead.lock_dead(job_id)))
-                if (yield queries.dead.redrive(0, [job_id], f"redriven by {actor}", {})):
-                    break
-                if (yield from revive_with(self._app, [job_id], f"redriven by {actor}", strict=True)):
-                    break
-            elif job.state == JobState.CANCELLED:
-                _check(self._app, (yield queries.jobs.read_cancelled(job_id)))
-                if (yield queries.jobs.restore([job_id], f"brought back by {actor}")):
-                    break
-                if (yield from revive_with(self._app, [job_id], f"brought back by {actor}", strict=True)):
-                    break
-            elif job.phase != "retrying":
-                _refuse(job, "retried", _remedy(job))
-        return (yield from found_job(self._app, job_id))
+        return (yield from retry_job(self._app, possible_id(job_id), who(by)))
 
     aretry = retry.twin
 
@@ -141,6 +122,30 @@ def _why(app: AppParts, job_id: int, *, prefer_indexes: bool = False) -> Steps[W
     if prefer_indexes:
         yield app.queries.jobs.prefer_indexes()
     return (yield from look_up(app, (yield from found_job(app, job_id))))
+
+
+def retry_job(app: AppParts, job_id: int, actor: str) -> Steps[Job]:
+    """Let a job run again now. Raises what `retry` does."""
+    queries = app.queries
+    for _ in range(2):  # a job that others move between two statements is found the second time
+        if (yield queries.jobs.retry_waiting([job_id], f"retried by {actor}")):
+            break
+        job = yield from found_job(app, job_id)
+        if job.state == JobState.FAILED:
+            _check(app, (yield queries.dead.lock_dead(job_id)))
+            if (yield queries.dead.redrive(0, [job_id], f"redriven by {actor}", {})):
+                break
+            if (yield from revive_with(app, [job_id], f"redriven by {actor}", strict=True)):
+                break
+        elif job.state == JobState.CANCELLED:
+            _check(app, (yield queries.jobs.read_cancelled(job_id)))
+            if (yield queries.jobs.restore([job_id], f"brought back by {actor}")):
+                break
+            if (yield from revive_with(app, [job_id], f"brought back by {actor}", strict=True)):
+                break
+        elif job.phase != "retrying":
+            _refuse(job, "retried", _remedy(job))
+    return (yield from found_job(app, job_id))
 
 
 def found_job(app: AppParts, job_id: int) -> Steps[Job]:

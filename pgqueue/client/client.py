@@ -9,6 +9,7 @@ from pgqueue.client.bulk import cancel_all, check_reason
 from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.settings import CallSettings
+from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import Steps, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.config import check_name
@@ -17,7 +18,7 @@ from pgqueue.jobs.job import Job, JobState, NewJob
 from pgqueue.tasks.storable import encode_unregistered
 
 
-class Client(OperatorVerbs):
+class Client(OperatorVerbs, SignalVerbs):
     """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
 
     def __init__(self, app: AppParts, conn: object, settings: CallSettings) -> None:

@@ -10,6 +10,7 @@ from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.queries.pauses import Pause
+from pgqueue.queries.steps import OpenWait
 from pgqueue.queries.why import MOST_AHEAD, RunsAt, Waits
 from pgqueue.queries.why_turns import BucketState
 from pgqueue.tasks.sealing import sealed_by
@@ -30,7 +31,8 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     is_due = waits.due_in <= 0 and job.state == JobState.PENDING
     ahead: int = (yield queries.ahead(job)) if is_due else 0
     turn = (yield from _of_turn(app, job, waits)) if job.waits_for_turn else []
-    reasons = [*_of_waiting(app, job, waits), *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
+    steps: list[OpenWait] = (yield app.queries.steps.open_waits(job.id)) if job.attempt == 0 else []
+    reasons = [*of_steps(steps), *_of_waiting(app, job, waits), *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
     if is_due or (job.waits_for_turn and waits.due_in <= 0):
         reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
     return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
@@ -44,6 +46,20 @@ def _of_turn(app: AppParts, job: Job, waits: Waits) -> Steps[list[Reason]]:
     names = () if job.flow is None else job.flow.buckets
     buckets: list[BucketState] = (yield queries.buckets(names)) if names else []
     return [*of_buckets(buckets, place), *(() if place is None else of_place(job, place))]
+
+
+def of_steps(steps: Sequence[OpenWait]) -> Iterator[Reason]:
+    """Yield for what its task lets it wait, and until when."""
+    for step in steps:
+        facts = {"step": step.name, "since": step.since, "until": step.wake_at}
+        if step.kind == "sleep":
+            yield Reason("sleeps", f"It sleeps ({step.name!r}) until {_time(step.wake_at)}.", facts)
+            continue
+        until = "without a timeout" if step.wake_at is None else f"until {_time(step.wake_at)}"
+        key = "" if step.key is None else f" with the key {step.key!r}"
+        what = "a signal" if step.kind == "signal" else "an event"
+        facts |= {"name": step.waits, "key": step.key}
+        yield Reason(f"waits_for_{step.kind}", f"It waits for {what} {step.waits!r}{key}, {until}.", facts)
 
 
 def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:

@@ -18,6 +18,7 @@ from pgqueue.jobs.outcome import (
     AskedRateLimited,
     AskedRetry,
     AskedSnooze,
+    AskedToWait,
     KeyMissing,
     Outcome,
     Raised,
@@ -26,6 +27,7 @@ from pgqueue.jobs.outcome import (
     Unstarted,
 )
 from pgqueue.jobs.retry import RetryPolicy
+from pgqueue.jobs.step import Wakening
 from pgqueue.timing import MAX_DELAY
 
 
@@ -80,7 +82,7 @@ class Resolution:
 
     `label`: what the job waits for while it is parked, where that is not its task or version; or, as JSON, the flow of
     a job that is metered from now on. `fingerprint`: of the error of a dead letter. `closes`: the buckets that admit
-    nothing for the time of the delay.
+    nothing for the time of the delay. `wakening`: of a job that sleeps or waits, and is asleep.
     """
 
     verb: str
@@ -92,6 +94,7 @@ class Resolution:
     label: str | None = None
     fingerprint: str | None = None
     closes: tuple[str, ...] = ()
+    wakening: Wakening | None = None
 
     @property
     def target(self) -> JobState:
@@ -123,6 +126,9 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
         case AskedRateLimited(delay, rule):
             closes = () if rule is None else buckets_of(job.headers, rule)
             return Resolution("snooze", "rate limited", _bounded(delay), refund=True, closes=closes)
+        case AskedToWait(wake_at, left):
+            delay = MAX_DELAY if left is None else _bounded(left)
+            return Resolution("snooze", "asleep", delay, refund=True, wakening=Wakening(wake_at, left))
         case AskedFail(error):
             return Resolution("dead_letter", "rejected", error=error)
         case AskedCancel(reason):

@@ -1,6 +1,7 @@
 """Outcomes: how an attempt ended in Python. The executor returns them; `lifecycle.decide` says what they mean."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeAlias
 
 from pgqueue.error_info import ErrorInfo
@@ -51,6 +52,15 @@ class AskedRateLimited:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedToWait:
+    """The task sleeps or waits without its slot. `wake_at`: when it goes on by itself, by the database's clock, and
+    `left` in how many seconds; None for never."""
+
+    wake_at: datetime | None
+    left: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class AskedFail:
     """The task raised Fail."""
 
@@ -93,6 +103,7 @@ Outcome: TypeAlias = (
     | AskedRetry
     | AskedSnooze
     | AskedRateLimited
+    | AskedToWait
     | AskedFail
     | AskedCancel
     | Unstarted

@@ -1,8 +1,10 @@
 """Verdicts: exceptions by which a task decides about its own job."""
 
 from datetime import timedelta
+from typing import Protocol
 
 from pgqueue.jobs.limits import SharedLimit
+from pgqueue.jobs.step import Wakening
 from pgqueue.timing import seconds
 
 
@@ -54,6 +56,24 @@ class Cancel(Verdict):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+
+
+class Wakes(Protocol):
+    """Knows when a job that is asleep goes on."""
+
+    @property
+    def wakening(self) -> Wakening: ...
+
+
+class Asleep(BaseException):
+    """The job sleeps or waits, and its attempt ends here: `ctx.sleep` and the waits raise it.
+
+    No Exception, as a cancellation is none: `except Exception` in a task must not let it go on as if it had waited.
+    """
+
+    def __init__(self, wakes: Wakes) -> None:
+        super().__init__("the job waits")
+        self.wakes = wakes
 
 
 class TimedOut(Exception):

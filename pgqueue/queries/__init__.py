@@ -30,6 +30,8 @@ from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.roles import RoleQueries
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schema import SchemaQueries
+from pgqueue.queries.signals import SignalQueries
+from pgqueue.queries.steps import StepQueries
 from pgqueue.queries.turns import TurnQueries
 from pgqueue.queries.waits import WaitQueries
 from pgqueue.queries.why import WhyQueries
@@ -59,6 +61,8 @@ class Queries:
         self.limits = LimitQueries(templates, codec)
         self.locks = LockQueries(templates, codec)
         self.pauses = PauseQueries(templates, codec)
+        self.steps = StepQueries(templates, codec)
+        self.signals = SignalQueries(templates, codec)
         self.metrics = MetricQueries(templates, codec)
         self.names = NameQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)

@@ -24,7 +24,7 @@ ROLES = {
 }
 
 # Objects that only the owner touches, beside partitions: what triggers and functions with the owner's rights call.
-NOBODY = frozenset({"function schedule_forget_ahead", "function held_for_long"})
+NOBODY = frozenset({"function schedule_forget_ahead", "function held_for_long", "function undo_next"})
 
 _JOB = (
     "id, task, queue, priority, args, tags, headers, run_at, created_at, max_attempts, history, unique_key, "
@@ -34,7 +34,7 @@ _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
     "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status", "paused",
-    "workflows",
+    "workflows", "step_status", "undo_status",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
@@ -85,6 +85,7 @@ _CANCEL: _Grants = {
     "job_finished": "insert",
     "transition": "insert",
     "waiter": "select",
+    "function compensate": "execute",
 }
 _WAIT: _Grants = {
     "job": "select",
@@ -120,7 +121,17 @@ _COUNT: _Grants = {
     "limit_freed": "select, insert, update, delete",
 }
 # What `why` reads beside jobs.
-_WHY: _Grants = dict.fromkeys(("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed"), "select")
+_WHY: _Grants = dict.fromkeys(
+    ("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed", "step"), "select"
+)
+# A signal or an event is a row that its sender inserts.
+_SIGNAL: _Grants = {
+    "sequence signal_id": "usage",
+    "signal": "insert (job_id, name, data, at), select (id)",
+    "awaited_event": "insert (name, key, data, at), select (id)",
+    "function signal": "execute",
+    "function signal_event": "execute",
+}
 # A named lock is a row that its holder inserts, renews and deletes, and that others read.
 _LOCK: _Grants = {"sequence lock_token": "usage", "named_lock": "select, insert, update, delete"}
 _SCHEDULES = (
@@ -130,7 +141,7 @@ _SCHEDULES = (
 _READ: _Grants = dict.fromkeys(_VIEWS, "select")
 
 _TABLE: Mapping[str, tuple[_Grants, ...]] = {
-    "producer": (_ENQUEUE, _LOCK),
+    "producer": (_ENQUEUE, _SIGNAL, _LOCK),
     "worker": (
         _ENQUEUE,
         _PROCESS,
@@ -139,8 +150,15 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _PRUNE,
         _DECLARE,
         _COUNT,
+        _SIGNAL,
         _LOCK,
         {
+            "sequence step_number": "usage",
+            "step": "select, insert, update, delete",
+            "signal": "select, insert, update, delete",
+            "awaited_event": "select, insert, update, delete",
+            "undo": "select, delete",
+            "function undo_ended": "execute",
             "job_live": "select, insert, update, delete",
             "job_finished": "select, insert, update (result, reason)",
             "dead_letter": "select, insert, update, delete",
@@ -171,7 +189,9 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _CANCEL,
         _WAIT,
         _PRUNE,
+        _SIGNAL,
         {
+            "step": "select, delete",
             "job_live": "select, insert, update, delete",
             "job_finished": "select, insert, delete",
             "dead_letter": "select, insert, update, delete",

@@ -17,6 +17,9 @@ from pgqueue.error_info import storable_text
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.verdicts import Cancel, TimedOut
+from pgqueue.tasks.durable import DurableContext
+from pgqueue.tasks.journal import Journal
+from pgqueue.tasks.step_calls import StepCalls, StepHost
 from pgqueue.tasks.versions import OWN
 
 MAX_NOTE = 500
@@ -35,23 +38,26 @@ class Host(Protocol):
 
     def completer(self, job: ClaimedJob, signals: "Signals") -> Completer: ...
     def note_progress(self, job: ClaimedJob, text: str) -> None: ...
+    def step_host(self, job: ClaimedJob, signals: "Signals") -> StepHost: ...
 
 
 @dataclass(slots=True, eq=False)
 class Signals:
     """State that a worker and a running task share. `deadline` is by the machine's monotonic clock. `host` is None
     without a worker, and after the job's end. `completed`: the task has committed the job's success itself. `awaited`:
-    a `def` task has returned a coroutine, and the event loop runs that."""
+    a `def` task has returned a coroutine, and the event loop runs that. `step_calls`: those of the attempt, once
+    the task has used one."""
 
     deadline: float | None = None
     cancelled: bool = False
     completed: bool = False
     awaited: bool = False
     host: Host | None = None
+    step_calls: StepCalls | None = None
     now: Callable[[], float] = time.monotonic
 
 
-class Context:
+class Context(DurableContext):
     """The job a task runs for. A task gets one by declaring a first parameter annotated `pgqueue.Context`."""
 
     __slots__ = ("_job", "_signals")
@@ -80,7 +86,7 @@ class Context:
 
     @property
     def attempt(self) -> int:
-        """Which run of the job this is, from 1."""
+        """Which run of the job this is, from 1. A recorded step makes it 1 again: failures since then count."""
         return self._job.attempt
 
     @property
@@ -206,6 +212,15 @@ class Context:
     def atransaction(self, result: Any = None) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
         """The async twin of `transaction`: `async with ctx.atransaction() as conn:`."""
         return self._completer().atransaction(result)
+
+    def _steps(self) -> StepCalls:
+        calls, host = self._signals.step_calls, self._signals.host
+        if host is None:
+            raise ConfigError("steps, sleeps and waits work only in a job that a worker runs, while it runs")
+        if calls is None:
+            steps = host.step_host(self._job, self._signals)
+            calls = self._signals.step_calls = StepCalls(Journal(self._job, steps.version), steps)
+        return calls
 
     def _completer(self) -> Completer:
         if self._signals.host is None:

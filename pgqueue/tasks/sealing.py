@@ -22,7 +22,7 @@ SEALED = '{"$codec"'  # the beginning of sealed JSON text
 _TEXT = "$codec:"
 _PRINTABLE = re.compile(r"[!-~]+")
 _KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):")
-_OURS = frozenset({"cancelled by request", "snoozed", "sealed"})  # reasons that pgqueue writes
+_OURS = frozenset({"cancelled by request", "snoozed", "sealed", "asleep"})  # reasons that pgqueue writes
 
 
 def sealed_by(value: object) -> str | None:
@@ -73,6 +73,20 @@ def seal_resolution(codec: Codec, task: str, resolution: Resolution) -> Resoluti
         lost = f"the codec raised {type(error).__name__}: the result or error is not kept"
         reason = resolution.verb if _is_reason_of_task(resolution) else resolution.reason
         return replace(resolution, reason=reason, result=None, error=ErrorInfo("pgqueue.CannotSeal", lost))
+
+
+def seal_value(codec: Codec, kind: str, name: str, text: str) -> str:
+    """Seal the value of a step, bound to its task, or the data of a signal or event, bound to its name: JSON text."""
+    return _seal_json(codec, kind, name, text)
+
+
+def open_value(codec: Codec | None, kind: str, name: str, text: str) -> str:
+    """Open the value of a step, signal or event, if it is sealed. Raises UnknownKey and CannotOpen."""
+    if not text.startswith(SEALED):
+        return text
+    if codec is None:
+        raise UnknownKey(f"the {kind} is sealed, and this app has no codec: give it the codec that sealed it")
+    return _open(codec, kind, name, json.loads(text)[MARK]).decode()
 
 
 def seal_progress(codec: Codec, task: str, text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from pgqueue.errors import InvalidTask
 from pgqueue.jobs.flow import FLOW, Flow, header_text
 from pgqueue.jobs.job import MAX_CRASHES, NewJob
+from pgqueue.jobs.step import UNDO, UNDOES
 from pgqueue.tasks.inputs import INPUTS
 from pgqueue.tasks.storable import UNTYPED_SERIALIZER
 
@@ -26,7 +27,7 @@ DEAD_LETTER = "$dead_letter"
 NOTES = "$notes"
 # The header with the name that a workflow gives to one of its nodes.
 NODE = "$node"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, NODE, FLOW, INPUTS})
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, NODE, FLOW, INPUTS, UNDO, UNDOES})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.

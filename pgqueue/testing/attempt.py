@@ -11,6 +11,7 @@ from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.sealing import seal_progress
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.worker.running.completion import Completion
+from pgqueue.worker.running.step_host import DirectSteps
 
 T = TypeVar("T")
 
@@ -77,6 +78,10 @@ class AttemptSignals(Signals):
     def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
         """Return the object behind `ctx.transaction()`."""
         return Completion(self._app, job, signals)
+
+    def step_host(self, job: ClaimedJob, signals: Signals) -> DirectSteps:
+        """Return what keeps the steps of a job: in the test's transaction, at the time of its clock."""
+        return DirectSteps(self._app, job, self.completer(job, signals))
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Keep the newest progress."""

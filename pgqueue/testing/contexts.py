@@ -15,17 +15,20 @@ from pgqueue.client.task import Task
 from pgqueue.errors import ConfigError
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.tasks.context import Completer, Context, Signals
+from pgqueue.tasks.step_calls import StepHost
+from pgqueue.testing.memory import StepsInMemory
 
 
 class WorkerStandIn(Signals):
     """Stands for the worker: keeps the progress of the task, and gives it the connection of the test."""
 
-    def __init__(self, conn: object, remaining: float | None, cancelled: bool) -> None:
+    def __init__(self, conn: object, remaining: float | None, cancelled: bool, sent: Mapping[str, Any] = {}) -> None:
         super().__init__(cancelled=cancelled, host=self)
         self.deadline = None if remaining is None else self.now() + remaining
         self.reported: list[dict[str, Any]] = []
         self.result: Any = None
         self._conn = conn
+        self._sent = sent
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completer:
         """Return the object behind `ctx.transaction()`: this one."""
@@ -36,6 +39,10 @@ class WorkerStandIn(Signals):
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Keep a call of `ctx.progress()`."""
         self.reported.append(json.loads(text))
+
+    def step_host(self, job: ClaimedJob, signals: Signals) -> StepHost:
+        """Return what keeps the steps of the task: in memory."""
+        return StepsInMemory(self._conn, self._sent)
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
@@ -111,16 +118,18 @@ def context(
     remaining: float | None = None,
     cancelled: bool = False,
     conn: object = None,
+    sent: Mapping[str, Any] = {},
     **fields: Unpack[JobFields],
 ) -> TaskContext:
     """Make the context of a job that is in no database, to call a task with: `task(context(attempt=2), 42)`.
 
-    `remaining`: seconds until the soft limit. `conn`: the connection that `ctx.transaction()` gives the task. The other
+    `remaining`: seconds until the soft limit. `conn`: the connection that `ctx.transaction()` gives the task. `sent`:
+    what waits bring, by the name of the signal or event; others time out at once, and no sleep takes time. The other
     options are the job's: `job_id`, `attempt`, `max_attempts`, `queue`, `priority`, `tags`, `run_at`, `created_at`,
     `headers` (`{"schedule": …, "tick": …}` as a fired schedule has them). For the test, the context has `reported`
     (the calls of `ctx.progress()`), `completed`, `result` and `cancel()`.
     """
-    return TaskContext(_job(task, **fields), WorkerStandIn(conn, remaining, cancelled))
+    return TaskContext(_job(task, **fields), WorkerStandIn(conn, remaining, cancelled, sent))
 
 
 def _job(task: "Task[..., Any] | str", **fields: Unpack[JobFields]) -> ClaimedJob:

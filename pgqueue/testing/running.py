@@ -13,11 +13,12 @@ from pgqueue.events import JobClaimed, JobExpired, JobStarted
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
-from pgqueue.jobs.verdicts import TimedOut
+from pgqueue.jobs.verdicts import Asleep, TimedOut
 from pgqueue.queries.workflows.settle import Look
 from pgqueue.testing.attempt import AttemptSignals, OneTask, RecordingSpec
 from pgqueue.testing.backend import TransactionBackend
 from pgqueue.testing.connections import BorrowedLink
+from pgqueue.timing import DAY
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.running.attempts import as_written, resolution_of
 from pgqueue.worker.running.children import Children
@@ -34,6 +35,7 @@ _COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "withdraw": "cancelled",
     "park": "parked",
 }
+FOR_EVER = 100 * 366 * DAY  # a job that waits without a timeout is due in the year 9000
 MOST_MOVED = 10_000  # jobs that a pause sets aside at a time
 
 
@@ -95,6 +97,7 @@ class Runner:
             await self._expire()
             await self._keep_pauses(options.queues)
             await self._keep_workflows()
+            await self._link.run(self._backend.queries.signals.deliver(MOST_MOVED))
             jobs = await self._claim(options.queues, 1 if options.until_empty else options.limit)
             if not jobs and options.with_scheduled and await self._travel_to_next(options.queues):
                 continue
@@ -159,7 +162,7 @@ class Runner:
     def _judge(self, outcome: Outcome, raised: BaseException | None) -> None:
         """Keep an error that ends the run: the first of a task if `raise_errors`, or one that is meant for the test,
         such as a failed assertion of pytest."""
-        if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError)):
+        if raised is not None and not isinstance(raised, (Exception, SystemExit, asyncio.CancelledError, Asleep)):
             self.error = raised
         elif self._raise_errors and isinstance(outcome, Raised):
             if outcome.reason == "timeout" and not isinstance(raised, TimedOut):  # the task saw a CancelledError
@@ -212,7 +215,7 @@ class Runner:
         queries, served = self._backend.queries, await self._served(queues)
         due = await self._link.run(queries.jobs.next_due(served))
         of_all = [due.seconds, await self._link.run(queries.test.next_turn(served))]
-        seconds = min((each for each in of_all if each is not None), default=None)
+        seconds = min((each for each in of_all if each is not None and each < FOR_EVER), default=None)
         if seconds is not None:
             self._backend.declare_schedules()  # before the clock moves: their ticks count from now
             self._backend.travel(timedelta(seconds=max(seconds, 0.0) + 0.001))

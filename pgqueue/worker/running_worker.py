@@ -35,6 +35,8 @@ from pgqueue.worker.duties.pruner import Pruner
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.duties.resolver import Resolver
 from pgqueue.worker.duties.result_expirer import ResultExpirer
+from pgqueue.worker.duties.signal_deliverer import SignalDeliverer, StepSweeper
+from pgqueue.worker.duties.step_writer import StepWriter
 from pgqueue.worker.duties.sweeper import Sweeper
 from pgqueue.worker.duties.watchdog import Watchdog
 from pgqueue.worker.duties.workflow_keeper import WorkflowKeeper
@@ -43,7 +45,7 @@ from pgqueue.worker.running.children import Children
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-LINKS = ("claim", "full scan", "resolve", "chores", "prune", "inputs")
+LINKS = ("claim", "full scan", "resolve", "steps", "chores", "prune", "inputs")
 OVERDUE, QUIET = "no heartbeat gets through", "quiet"  # reasons to pause
 
 
@@ -67,7 +69,9 @@ class RunningWorker:
         self._announcer = Announcer(links["resolve"], queries, listens=app.listen_database is not None)
         self._resolver = Resolver(links["resolve"], app, signals)
         progress = ProgressWriter(chores, queries, app.listeners.emit)
-        self._attempts = Attempts(core, signals, self._resolver, children, progress)
+        self._steps = StepWriter(links["steps"], queries)
+        self._deliverer = SignalDeliverer(chores, core, signals)
+        self._attempts = Attempts(core, signals, self._resolver, children, progress, self._steps)
         frontier = Frontier()
         full_scan = FullScan(links["full scan"], core, signals, frontier)
         self.producer = Producer(links["claim"], core, signals, frontier, full_scan)
@@ -77,28 +81,35 @@ class RunningWorker:
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser, self._workflow_keeper = Pauser(chores, core, signals), WorkflowKeeper(chores, core, signals)
         self._inputs = InputReader(links["inputs"], core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser, self._inputs]
-        self.duties += [
-            self._workflow_keeper,
-            PartitionMaker(chores, queries),
-            Sweeper(chores, core, signals),
-            ResultExpirer(chores, queries, app.tasks),
-            OperationFinisher(chores, core),
-            Pruner(links["prune"], chores, core),
-            self._limit_keeper,
-        ]
-        if core.slots.has_patterns:
-            self.duties.append(QueueFinder(chores, core, signals, frontier))
-        if app.listen_database is not None:
-            links["listen"] = Link(app.listen_database, "pgqueue worker listen")
-            self.duties.append(Listener(links["listen"], core, signals))
+        self.duties = self._make_duties(frontier, [self.producer, full_scan, progress])
         # These go on while a stopping worker waits for its jobs.
         self._activity = ActivityWriter(chores, core)
         self._last_duties: list[Duty] = [self._resolver, self._announcer, self._watchdog, self._canceller]
-        self._last_duties.append(self._activity)
+        self._last_duties += [self._activity, self._steps]
         self._claims, self._resolves, self._stale_writes = Durations(), Durations(), 0
         self._written = asyncio.Event()  # set when no outcome is left to write
         self._connect(signals, stop)
+
+    def _make_duties(self, frontier: Frontier, first: list[Duty]) -> list[Duty]:
+        """Return the duties that stop when the worker is asked to stop: the first ones and those beside them."""
+        core, signals, links, queries = self._core, self._signals, self._links, self._core.queries
+        chores = links["chores"]
+        duties = [*first, self._rescuer, self._pauser, self._limit_keeper, self._deliverer, self._inputs]
+        duties += [
+            self._workflow_keeper,
+            PartitionMaker(chores, queries),
+            Sweeper(chores, core, signals),
+            ResultExpirer(chores, queries, core.app.tasks),
+            OperationFinisher(chores, core),
+            Pruner(links["prune"], chores, core),
+            StepSweeper(chores, core),
+        ]
+        if core.slots.has_patterns:
+            duties.append(QueueFinder(chores, core, signals, frontier))
+        if core.app.listen_database is not None:
+            links["listen"] = Link(core.app.listen_database, "pgqueue worker listen")
+            duties.append(Listener(links["listen"], core, signals))
+        return duties
 
     async def declare_rules(self, stopping: asyncio.Event) -> None:
         """Write the rules of the app's code, before the first claim: jobs of a rule without a row are not limited.
@@ -130,6 +141,8 @@ class RunningWorker:
         signals.job_moved_unrun = self._activity.tally.add_unrun
         signals.jobs_rescued = producer.wake
         signals.workflow_moved = self._workflow_keeper.wake
+        signals.jobs_woken = producer.look_back
+        signals.signal_sent = self._deliverer.wake
         signals.jobs_brought_back = producer.look_back
         signals.held_jobs = self._held_jobs
         signals.write_was_stale = self._count_stale_write
@@ -227,6 +240,7 @@ class RunningWorker:
             stack.callback(emit, WorkerStopped(identity.id))
             stack.callback(log.info, "worker %s stopped", identity.id)
             stack.callback(self._attempts.close_threads)
+            stack.callback(self._steps.close)
             stack.push_async_callback(self._children.close)
             stack.push_async_callback(asyncio.to_thread, identity.stop)
             for link in self._links.values():

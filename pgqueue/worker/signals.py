@@ -35,6 +35,7 @@ class WorkerSignals:
     metered_found: Callable[[Sequence[FullLane]], None] = ignore  # and these lanes, where a rule says what to do
     jobs_rescued: Callable[[], None] = ignore
     workflow_moved: Callable[[], None] = ignore  # jobs are doomed, or workflows are to be settled or stopped
+    jobs_woken: Callable[[], None] = ignore  # by signals and events, and due now
     jobs_brought_back: Callable[[], None] = ignore  # of a task that was paused, to their old places
     job_moved_unrun: Callable[[str, str, str], None] = ignore  # task, queue and verb
     write_was_stale: Callable[[], None] = ignore  # the lease of a job was lost
@@ -52,6 +53,7 @@ class WorkerSignals:
     job_committed: Callable[[], None] = ignore  # in a queue that this worker serves
     queue_appeared: Callable[[], None] = ignore  # which matches a pattern of this worker, and is not served yet
     cancellation_requested: Callable[[], None] = ignore  # of a job of any worker
+    signal_sent: Callable[[], None] = ignore  # or an event, to jobs that may wait for it
     worker_died: Callable[[], None] = ignore
     pause_changed: Callable[[], None] = ignore  # of some task or limit
     job_awaited: Callable[[], None] = ignore

@@ -166,7 +166,8 @@ def test_only_functions_that_take_nothing_or_check_it_run_with_the_owners_rights
         "select proname, proconfig @> '{\"search_path=pg_catalog, pg_temp\"}' from pg_proc"
         " where pronamespace = 'pgqueue'::regnamespace and prosecdef order by 1"
     ).fetchall()
-    assert definers == [("change_flow", True), ("drop_partition", True), ("empty_partition", True), ("maintain", True)]
+    named = ["change_flow", "compensate", "drop_partition", "empty_partition", "maintain", "undo_ended", "undo_next"]
+    assert definers == [(name, True) for name in named]
 
 
 def test_the_owner_owns_all_and_cannot_log_in(conn: Conn, installed: Installed) -> None:
@@ -189,7 +190,7 @@ def test_the_owner_owns_all_and_cannot_log_in(conn: Conn, installed: Installed) 
 _PRODUCES = """
 jobs.enqueue jobs.enqueue_one* jobs.enqueue_many* jobs.enqueue_conditionally* jobs.take_expired_keys
 jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* jobs.give_back_keys
-jobs.depth* jobs.begin jobs.change_flows workflows.enqueue"""
+jobs.depth* jobs.begin jobs.change_flows workflows.enqueue signals.send*"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"
 _LOCKS = "locks.acquire locks.listen locks.release locks.renew"
@@ -198,14 +199,16 @@ RUNS = {
     "producer": f"{_PRODUCES} {_LOCKS}",
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
-    dead.discard operations.lock operations.move operations.find_abandoned operations.put_off operations.fail
-    chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare workflows.*
+    dead.discard steps.[!f]* signals.* operations.lock operations.move operations.find_abandoned operations.put_off
+    operations.fail workflows.*
+    chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare
     {_LOCKS} {_UPKEEP}""",
     "scheduler": f"""
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
-    {_PRODUCES} {_LOOKS} {_WAITS} doctor.* why.* chosen.* jobs.get jobs.cancel jobs.retry_waiting jobs.promote
+    {_PRODUCES} {_LOOKS} {_WAITS} steps.forget steps.open_waits doctor.* why.* chosen.* jobs.get jobs.cancel
+    jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
     locks.break_ locks.list limits.* workflows.*
     retention.* activity.rates activity.due_turns workers.list workers.locate workers.request partitions.states

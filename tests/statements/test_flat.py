@@ -18,11 +18,13 @@ from pgqueue import db
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
+from pgqueue.jobs.step import NewStep
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.retention import Sweep
+from pgqueue.queries.steps import Swept
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
 from pgqueue.schedules.plan import Every
@@ -37,7 +39,7 @@ from tests.statements.test_explain import Node, buffers, explain, nodes
 
 GROWING = (
     "job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry",
-    "workflow", "gate", "dependency",
+    "workflow", "gate", "dependency", "step", "signal", "awaited_event", "undo",
 )  # fmt: skip
 MOST_ROWS, MOST_PAGES = 1500, 3000
 WORKER = uuid.UUID(int=1)
@@ -96,6 +98,15 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.enqueue_dead_letter_tasks": QUERIES.jobs.enqueue_dead_letter_tasks([1, 2], {"t": {"task": "u"}}),
     "jobs.cancel_requests": QUERIES.jobs.cancel_requests(WORKER, [1, 2]),
     "jobs.note_progress": QUERIES.jobs.note_progress([(job, "{}") for job, _ in BATCH]),
+    "steps.record": QUERIES.steps.record([(job, NewStep("new", "value")) for job, _ in BATCH]),
+    "steps.record marked": QUERIES.steps.record([(claimed(i, 1, attempt=2), NewStep("n", "value")) for i in range(40)]),
+    "steps.load": QUERIES.steps.load(list(range(1, 41))),
+    "steps.put_to_sleep": QUERIES.steps.put_to_sleep([(job, NOW) for job, _ in BATCH]),
+    "steps.compensate": QUERIES.steps.compensate([job for job, _ in BATCH]),
+    "steps.undo_ended": QUERIES.steps.undo_ended([1, 2, 5000]),
+    "steps.sweep": QUERIES.steps.sweep(Swept(), 50),
+    "signals.deliver": QUERIES.signals.deliver(50),
+    "signals.take": QUERIES.signals.take([(job, "s") for job, _ in BATCH]),
     "operations.find_abandoned": QUERIES.operations.find_abandoned(["redrive"], 30.0),
     "workers.set_waiting": QUERIES.workers.set_waiting(WORKER, True),
     "workers.set_stopping": QUERIES.workers.set_stopping(WORKER),
@@ -153,6 +164,12 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.enqueue_many": QUERIES.jobs.enqueue_many(new_job(queue="q0"), "[{},{},{}]"),
     "jobs.enqueue_many_keyed": QUERIES.jobs.enqueue_many_keyed(KEYED, "[{},{}]", KEYS, "[{},{}]"),
     "jobs.take_expired_keys": QUERIES.jobs.take_expired_keys(KEYS),
+    "steps.record borrowed": QUERIES.steps.record([(claimed(1, 1), NewStep("new", "value"))]),
+    "steps.compensate_running": QUERIES.steps.compensate_running(claimed(1, 1), NewStep("compensate", "value")),
+    "steps.forget": QUERIES.steps.forget(5000, "s"),
+    "steps.open_waits": QUERIES.steps.open_waits(5000),
+    "signals.send": QUERIES.signals.send(5000, "go", "1"),
+    "signals.send_event": QUERIES.signals.send_event("payment", "7", "1"),
     "waits.register": QUERIES.waits.register([1, 5000], True),
     "waits.read_snapshots": QUERIES.waits.read_snapshots([1, 5000], [False, True]),
     "waits.read_jobs": QUERIES.waits.read_jobs([1, 5000]),
@@ -352,6 +369,16 @@ insert into pgqueue.job_live (task, queue, state, waits_for)
 select 'unknown' || i % 2, 'q0', 'blocked', 'task' from generate_series(1, {size} / 20) as i;
 insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
 select 's' || i, 't', 'q0', 60, now() + make_interval(secs => i) from generate_series(-5, 20) as i;
+insert into pgqueue.step (job_id, name, kind, done, waits, wait_key, attempt, lease)
+select i, 's', 'event', false, 'payment', 'k' || i, 1, 1 from generate_series(1, {size}) as i
+union all select i, 'v', 'value', true, null, null, 1, 1 from generate_series(1, {size}) as i
+union all select i, 'go', 'signal', false, 'go', null, 1, 1 from generate_series(1, {size}) as i;
+insert into pgqueue.signal (job_id, name, data, seen)
+select i, 'other', '1', i > 20 from generate_series(1, {size}) as i;
+insert into pgqueue.awaited_event (name, key, data, seen)
+select 'payment', 'k' || i, '1', i > 20 from generate_series(1, {size}) as i;
+insert into pgqueue.undo (job_id, number, lease, step, call, undo_job_id)
+select i, i, 1, 's', '{{}}', i + 1000000 from generate_series(1, {size}) as i;
 insert into pgqueue.limit_rule (name, max_running) values ('r', 3);
 insert into pgqueue.limit_bucket select 'r/' || i from generate_series(0, 9) as i;
 insert into pgqueue.limit_use (name, version, rule, taken)

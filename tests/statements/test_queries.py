@@ -18,6 +18,7 @@ from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique, key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.retention import RetentionRule
+from pgqueue.jobs.step import NewStep
 from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
@@ -31,6 +32,7 @@ from pgqueue.queries.pauses import PauseSettings
 from pgqueue.queries.retention import Sweep
 from pgqueue.queries.roles import Grant
 from pgqueue.queries.schema import MigrationSettings
+from pgqueue.queries.steps import Swept
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
 from pgqueue.schedules.cron import Cron
@@ -53,6 +55,8 @@ ALONE = NewJob(
 UNIQUE = NewJob("t", "{}", "q", 0, 3, conditions=Rules(unique_key="k").conditions("t", dict, {}, None))
 PLANS = [Schedule("s", Every(60), JOB), Schedule("c", Cron("@daily"), JOB)]
 TICKS = [TickRecord("s", TICK, "missed", "why"), TickRecord("c", TICK, "fired", None, 1)]
+STEP = NewStep("charge", "value", "[1]")
+WAIT = NewStep("payment#2", "event", seconds=60.0, waits="payment", key="7")
 OUTCOMES = [
     (claimed(3, 1), Resolution("succeed", result="[1]")),
     (claimed(4, 1), Resolution("retry", "error", 1.0, error=ErrorInfo("E", "m"))),
@@ -314,6 +318,20 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "retention.prune_operations": lambda q: q.retention.prune_operations(10),
     "retention.forget": lambda q: q.retention.forget(),
     "retention.rest": lambda q: q.retention.rest(0.0),
+    "steps.record": lambda q: q.steps.record([(claimed(3, 1), STEP), (claimed(4, 1), WAIT)]),
+    "steps.record marked": lambda q: q.steps.record([(claimed(3, 1, attempt=2), replace(STEP, undo="{}"))]),
+    "steps.load": lambda q: q.steps.load([3, 4]),
+    "steps.put_to_sleep": lambda q: q.steps.put_to_sleep([(claimed(3, 1), TICK), (claimed(4, 1), None)]),
+    "steps.compensate": lambda q: q.steps.compensate([claimed(3, 1)]),
+    "steps.compensate_running": lambda q: q.steps.compensate_running(claimed(3, 1), STEP),
+    "steps.undo_ended": lambda q: q.steps.undo_ended([3]),
+    "steps.forget": lambda q: q.steps.forget(3, "charge"),
+    "steps.open_waits": lambda q: q.steps.open_waits(3),
+    "steps.sweep": lambda q: q.steps.sweep(Swept(), 200),
+    "signals.send": lambda q: q.signals.send(3, "approved", "true"),
+    "signals.send_event": lambda q: q.signals.send_event("payment", "7", "true"),
+    "signals.deliver": lambda q: q.signals.deliver(500),
+    "signals.take": lambda q: q.signals.take([(claimed(3, 1), "approved"), (claimed(4, 1), "payment#2")]),
     "locks.listen": lambda q: q.locks.listen(),
     "locks.acquire": lambda q: q.locks.acquire(Wanted("k", WORKER, 60.0, "me", 1, waits=True, sweeps=True)),
     "locks.renew": lambda q: q.locks.renew([(WORKER, "k", 60.0), (UUID(int=2), "l", 1.0)]),

@@ -5,7 +5,7 @@ from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, fill, packed
-from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
+from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY
 
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
 CANCEL_PAYLOAD = "!cancel"
@@ -31,8 +31,9 @@ with found as materialized (
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
-)
-select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified""",
+), {compensated}
+select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified, compensated""",
+    compensated=COMPENSATED,
     cancel_waiting=CANCEL_WAITING,
     may_notify=MAY_NOTIFY,
 )

@@ -76,6 +76,13 @@ _CANCEL_WAITING: LiteralString = fill(
 CANCEL_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped=DOOMED)
 SKIP_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped="true")  # because they are doomed, all of them
 
+# Undo the steps of jobs that the statement ends. Reads `ended` as FINISH_CANCELLED does; the statement must select from
+# it, or Postgres leaves it out. A function, because whoever cancels a job may not insert others.
+COMPENSATED: LiteralString = """compensated as (
+    select count({s}.compensate(id, lease, true)) from ended
+    where headers::jsonb ? '$undo'::text and target <> 'succeeded'
+)"""
+
 # Notify the workers that sleep and serve a queue with due jobs, once for each queue. ENQUEUE says why no others. Reads
 # `{jobs}`: queue and run_at.
 NOTIFY_WORKERS: LiteralString = fill(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.parts import FINISH_CANCELLED, LOG_ATTEMPTS, TELL_ENDS
+from pgqueue.queries.jobs.parts import COMPENSATED, FINISH_CANCELLED, LOG_ATTEMPTS, TELL_ENDS
 from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
@@ -133,8 +133,9 @@ with strays as materialized (
            null::bool as failed, null::text[] as closes, 1::bigint as jobs
     from (select headers from requeued union all select headers from ended) as l
     where l.headers::jsonb ? '$flow'::text and (select count(*) from workflows_told) >= 0
-), {free_buckets}
-select m.id from (select id from requeued union all select id from ended) as m, children_notified""",
+), {free_buckets}, {compensated}
+select m.id from (select id from requeued union all select id from ended) as m, children_notified, compensated""",
+    compensated=COMPENSATED,
     finish_cancelled=FINISH_CANCELLED,
     tell_ends=TELL_ENDS,
     log_attempts=LOG_ATTEMPTS,

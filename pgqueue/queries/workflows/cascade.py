@@ -3,7 +3,7 @@
 from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
-from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY, SKIP_WAITING
+from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY, SKIP_WAITING
 from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
@@ -57,7 +57,7 @@ union all select 0, 'notified' from waiters_notified""",
 
 # End up to `at_most` jobs of workflows that are stopped: members that wait. Of one that is cancelled the running ones
 # are asked to stop. Members of a group within have the gates of the groups in it, all of which the root names. A
-# callback of the whole workflow is no member and goes on. By workflow_stopping and job_live_workflow.
+# callback of the whole workflow is no member and goes on. What a member has done that was asleep is undone. By workflow_stopping and job_live_workflow.
 STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (
@@ -91,10 +91,11 @@ with recursive stopping as materialized (
     returning j.id
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
-), {end_waiting}
+), {end_waiting}, {compensated}
 select id, 'moved' from ended union all select id, 'moved' from requested{told}
-union all select 0, 'notified' from waiters_notified, workers_notified""",
+union all select 0, 'notified' from waiters_notified, workers_notified, compensated""",
     end_waiting=fill(_END, cancel_waiting=CANCEL_WAITING),
+    compensated=COMPENSATED,
     told=TOLD,
     may_notify=MAY_NOTIFY,
 )

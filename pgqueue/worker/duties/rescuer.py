@@ -104,13 +104,16 @@ class Rescuer(Duty):
         return rescued
 
     async def _take(self, only: int | None = None) -> list[RescuedJob]:
-        """Take jobs from dead workers, and enqueue the dead-letter tasks of those that end, in one transaction."""
+        """Take jobs from dead workers; in the same transaction enqueue the dead-letter tasks of those that end, and
+        undo what their steps have done."""
         jobs = self._queries.jobs
         async with self.link.connection() as conn, conn.transaction():
             query = jobs.rescue(self._identity.id, self._max_crashes, self._limits, BATCH, only)
             rescued = await db.run_async(conn, query)
             if dead := [job.id for job in rescued if job.state == JobState.FAILED]:
                 await db.run_async(conn, jobs.enqueue_dead_letter_tasks(dead, self._targets))
+            if ended := [job for job in rescued if job.state.is_terminal]:
+                await db.run_async(conn, self._queries.steps.compensate(ended))
         return rescued
 
 

@@ -172,7 +172,9 @@ class Resolver(Duty):
             if self._listeners:
                 self._listeners.emit(_event(job, resolution))
             if resolution is not PLAIN_SUCCESS and resolution.target == "pending":
-                self._signals.job_put_back(job, resolution.delay)
+                at_once = job.id in self._outcomes.signalled
+                self._outcomes.signalled.discard(job.id)
+                self._signals.job_put_back(job, 0.0 if at_once else resolution.delay)
 
     async def _resolve(self, batch: Sequence[Entry]) -> set[int]:
         """Write a batch, each part by a statement of its own; return the ids that moved.

@@ -12,7 +12,7 @@ from functools import partial
 from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import PgqueueError
-from pgqueue.events import JobClaimed, JobStarted
+from pgqueue.events import JobClaimed, JobStarted, StepsUnused
 from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
@@ -24,10 +24,12 @@ from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.progress_writer import ProgressWriter
 from pgqueue.worker.duties.resolver import Resolver
+from pgqueue.worker.duties.step_writer import StepWriter
 from pgqueue.worker.running.calling import outcome_of_error
 from pgqueue.worker.running.children import Children
 from pgqueue.worker.running.completion import Completion
 from pgqueue.worker.running.executor import Executor, Unawaited
+from pgqueue.worker.running.step_host import BatchedSteps
 from pgqueue.worker.running.threads import Threads
 from pgqueue.worker.signals import WorkerSignals
 from pgqueue.worker.slots import RunningJob
@@ -52,6 +54,7 @@ class Attempts:
         resolver: Resolver,
         children: Children,
         progress: ProgressWriter,
+        steps: StepWriter,
     ) -> None:
         self._app = core.app
         self._codec = core.app.codec
@@ -61,6 +64,7 @@ class Attempts:
         self._resolver = resolver
         self._children = children
         self._progress = progress
+        self._steps = steps
         threads, app = Threads(core.slots.total), core.app
         self._executor = Executor(app.tasks, children, threads, app.middlewares, app.attempt_hooks)
         self._latecomers = Latecomers(app.tasks)
@@ -137,6 +141,10 @@ class Attempts:
         """Return the completion behind a job's `ctx.transaction()`."""
         return Completion(self._app, job, signals)
 
+    def step_host(self, job: ClaimedJob, signals: Signals) -> BatchedSteps:
+        """Return what keeps the steps of a job."""
+        return BatchedSteps(self._app, job, self.completer(job, signals), self._steps)
+
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Write what a job reports by `ctx.progress()`."""
         if self._codec is not None:
@@ -194,6 +202,7 @@ class Attempts:
         lost = [r for r in self._slots.running if worker is None or r.job.worker_id == worker]
         for running in lost:
             running.abandoned = True
+        self._steps.drop({running.job.id for running in lost})
         self._interrupt(lost)
         waiting = [job for job in self._slots.waiting if worker is None or job.worker_id == worker]
         self._slots.drop_waiting(waiting)
@@ -299,7 +308,15 @@ class Attempts:
             if running.job.ties is not None:
                 self._signals.workflow_moved()
         elif not running.abandoned:
+            if running.step_calls is not None and isinstance(outcome, Succeeded):
+                self._tell_of_unused(running.job, running.step_calls.journal.unused)
             self._write(running.job, outcome)
+
+    def _tell_of_unused(self, job: ClaimedJob, names: Sequence[str]) -> None:
+        """Tell of recorded steps that a task did not use before it returned."""
+        if names:
+            log.info("job %d did not use its recorded steps %s", job.id, ", ".join(names), extra=job.log_facts)
+            self._listeners.emit(StepsUnused(*job.event_fields, tuple(names)))
 
     def _write(self, job: ClaimedJob, outcome: Outcome) -> None:
         resolution = resolution_of(self._app, job, outcome)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from pgqueue.error_info import ErrorInfo
-from pgqueue.errors import CannotOpen, UnknownKey
+from pgqueue.errors import CannotOpen, StepMismatch, UnknownKey
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import (
     RETURNED_NONE,
@@ -14,13 +14,14 @@ from pgqueue.jobs.outcome import (
     AskedRateLimited,
     AskedRetry,
     AskedSnooze,
+    AskedToWait,
     KeyMissing,
     Outcome,
     Raised,
     Succeeded,
     UnknownHere,
 )
-from pgqueue.jobs.verdicts import Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
+from pgqueue.jobs.verdicts import Asleep, Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters, version_of
 
@@ -82,7 +83,8 @@ def outcome_of_value(spec: TaskSpec, value: object) -> Outcome:
 def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
     """Return the outcome of a task that raised an error or a verdict, also several of them in an exception group.
 
-    In a group the gravest decides: Cancel, Fail, an error of `no_retry_on`, Retry, an error of `retry_on`, any other.
+    In a group the gravest decides: Cancel, Fail, StepMismatch, an error of `no_retry_on`, Retry, an error of
+    `retry_on`, any other.
     """
     match error:
         case BaseExceptionGroup():
@@ -93,6 +95,11 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
             return AskedRateLimited(delay, spec.limit_meant(error.limit))
         case Snooze(delay=float() as delay):
             return AskedSnooze(delay, ErrorInfo.of(error).message)
+        case Asleep():
+            wakening = error.wakes.wakening
+            return AskedToWait(wakening.at, wakening.left)
+        case StepMismatch():
+            return Raised(ErrorInfo.of(error), permanent=True, reason="step mismatch")
         case Fail():
             return AskedFail(ErrorInfo.of(error))
         case Cancel():
@@ -105,13 +112,15 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
 
 
 def _outcome_of_group(spec: TaskSpec, group: BaseExceptionGroup[BaseException], parts: list[BaseException]) -> Outcome:
-    for verdict in (Cancel, Fail):
+    for verdict in (Cancel, Fail, StepMismatch):
         if (found := _first(parts, verdict)) is not None:
             return outcome_of_error(spec, found)
     if isinstance(group, spec.no_retry_on) or _first(parts, spec.no_retry_on) is not None:
         return Raised(ErrorInfo.of(group), permanent=True, reason="not retried")
     if (found := _first(parts, Retry)) is not None:
         return outcome_of_error(spec, found)
+    if all(isinstance(part, Asleep) for part in parts):
+        return outcome_of_error(spec, parts[0])
     if all(isinstance(part, Snooze) for part in parts):
         return outcome_of_error(spec, _first(parts, RateLimited) or parts[0])
     again = spec.retries(group) or _first(parts, spec.retry_on) is not None

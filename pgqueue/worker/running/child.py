@@ -31,6 +31,7 @@ from pgqueue.worker.running.calling import (
 )
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, flush, pack
 from pgqueue.worker.running.completion import Completion
+from pgqueue.worker.running.step_host import DirectSteps
 
 MakeCompleter: TypeAlias = Callable[[ClaimedJob, Signals], Completion]
 PROGRESS_SECONDS = 0.1  # between two messages about the progress of a job
@@ -84,7 +85,7 @@ def _serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | Non
         flush()
         leaves = refusal is not None or number == settings.max_jobs or _too_big(settings.max_memory_mib)
         answer = {"kind": type(outcome).__name__, "outcome": asdict(outcome), "leaves": leaves}
-        answer["completed"] = signals.completed
+        answer |= {"completed": signals.completed, "headers": job.headers, "attempt": job.attempt}
         host.answer(answer)
         if leaves:
             return
@@ -108,6 +109,11 @@ class ChildHost:
         if self._completer is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
         return self._completer(job, signals)
+
+    def step_host(self, job: ClaimedJob, signals: Signals) -> DirectSteps:
+        """Return what keeps the steps of the job."""
+        completion = self.completer(job, signals)
+        return DirectSteps(completion.app, job, completion, pooled=completion.pooled)
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
         """Send how far the job is."""

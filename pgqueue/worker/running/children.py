@@ -202,6 +202,7 @@ class Children:
         outcome = _OUTCOMES[answer["kind"]].validate_python(answer["outcome"])
         child.reusable = not (answer["leaves"] or child.cut_off)
         signals.completed = answer["completed"]
+        job.headers, job.attempt = answer["headers"], answer["attempt"]  # recorded steps change them
         return outcome
 
     def _timed_out(self, job: ClaimedJob, message: str) -> Raised:

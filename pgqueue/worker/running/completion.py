@@ -16,6 +16,7 @@ from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseUnreachable, LeaseLost
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.step import undoes
 from pgqueue.queries import Query
 from pgqueue.queries.jobs import JobQueries
 from pgqueue.queries.jobs.ties import Ends
@@ -51,15 +52,15 @@ class Completion:
     """Behind `ctx.transaction()` of one attempt: ends the block with the resolve statement, fenced like any other."""
 
     def __init__(self, app: App, job: ClaimedJob, signals: Signals, *, pooled: bool = True) -> None:
-        self._app = app
+        self._app = self.app = app
         self._job = job
         self._signals = signals
-        self._pooled = pooled  # a child process has a new event loop for each job: no pool would last
+        self.pooled = pooled  # a child process has a new event loop for each job: no pool would last
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
         """Lend a connection in a transaction that completes the job."""
-        with self._connection() as conn:
+        with self.connection() as conn:
             with conn.transaction():
                 mark = uuid4().hex
                 db.run(conn, self._queries.mark_transaction(mark))
@@ -75,7 +76,7 @@ class Completion:
     @asynccontextmanager
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection in a transaction that completes the job."""
-        async with self._async_connection() as conn:
+        async with self.async_connection() as conn:
             async with conn.transaction():
                 mark = uuid4().hex
                 await db.run_async(conn, self._queries.mark_transaction(mark))
@@ -89,7 +90,7 @@ class Completion:
             self._signals.completed = True
 
     @contextmanager
-    def _connection(self) -> Iterator[db.Connection]:
+    def connection(self) -> Iterator[db.Connection]:
         """Lend a connection, as soon as there is one."""
         patience = _Patience(self._job, self._signals)
         with ExitStack() as stack:
@@ -102,13 +103,13 @@ class Completion:
             yield conn
 
     @asynccontextmanager
-    async def _async_connection(self) -> AsyncIterator[db.AsyncConnection]:
+    async def async_connection(self) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection, as soon as there is one."""
         patience = _Patience(self._job, self._signals)
         async with AsyncExitStack() as stack:
             while True:
                 try:
-                    if self._pooled:
+                    if self.pooled:
                         conn = await stack.enter_async_context(self._app.backend.pools.async_lent())
                     else:
                         own = await self._app.backend.database.connect_async("pgqueue job")
@@ -136,6 +137,8 @@ class Completion:
         if self._job.ties is not None:
             ends.reverse()
         others: list[Query[Any]] = []
+        if undoes(self._job):
+            others.append(self._app.backend.queries.steps.undo_ended([self._job.id]))
         if text is not None and spec is not None and spec.result_ttl is not None:
             others.append(jobs.set_result_expiry({self._job.id: spec.result_ttl}))
         return ends, others

@@ -147,6 +147,22 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     app.task(**defaults)(calls)
 
 
+def steps(ctx: Context) -> None:
+    assert_type(ctx.step("n", plain, 1), dict[str, int])
+    assert_type(ctx.step("n", str, 1, transaction=True), str)
+    ctx.sleep("nap", days=3)
+    ctx.sleep("nap", timedelta(days=3))
+    assert_type(app.signal(1, "approved", {"by": "ann"}), int)
+    assert_type(app.rerun(1, from_step="n"), Job)
+
+
+async def async_steps(ctx: Context) -> None:
+    assert_type(await ctx.astep("n", on_the_loop, UUID(int=1)), str)
+    assert_type(await ctx.astep("n", str, 1), str)
+    await ctx.asleep("nap", hours=1)
+    assert_type(await app.using().asignal_event("payment", key="7"), int)
+
+
 async def async_calls(conn: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await plain.using(conn).aenqueue(1), Job)
     assert_type(await on_the_loop.aenqueue(customer=UUID(int=1)), Job)

@@ -92,5 +92,8 @@ with found as materialized (
 ), workers_notified as (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), compensated as (
+    select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
+    where headers::jsonb ? '$undo'::text and target <> 'succeeded'
 )
-select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified
+select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified, compensated

@@ -140,5 +140,8 @@ with strays as materialized (
                              when h.failures_before > 0 then f.failing_since
                              when h.failures > 0 then now() end
     from judged h where f.name = any(array[h.name]) and f.version >= h.version
+), compensated as (
+    select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
+    where headers::jsonb ? '$undo'::text and target <> 'succeeded'
 )
-select m.id from (select id from requeued union all select id from ended) as m, children_notified
+select m.id from (select id from requeued union all select id from ended) as m, children_notified, compensated

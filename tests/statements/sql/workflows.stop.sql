@@ -129,10 +129,13 @@ with recursive stopping as materialized (
     from ended cross join lateral (select job_id from "pgqueue".waiter where job_id = ended.id limit 1) as w
     where pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), compensated as (
+    select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
+    where headers::jsonb ? '$undo'::text and target <> 'succeeded'
 )
 select id, 'moved' from ended union all select id, 'moved' from requested
 union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
 union all select queues, 'notified' from children_notified
-union all select 0, 'notified' from waiters_notified, workers_notified
+union all select 0, 'notified' from waiters_notified, workers_notified, compensated

@@ -1,0 +1,7 @@
+with sent as (
+    insert into "pgqueue".signal (job_id, name, data, at)
+    select j.id, %(name)s::text, %(data)s::jsonb, clock_timestamp() from "pgqueue".job_live j where j.id = %(job)s::bigint
+    returning id
+)
+select sent.id, case when pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text then pg_catalog.pg_notify('pgqueue', '!signal') end from sent
