@@ -25,6 +25,7 @@ from pgqueue.queries.names import NameQueries
 from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.pauses import PauseQueries
+from pgqueue.queries.published import EventQueries
 from pgqueue.queries.queues import QueueQueries
 from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.roles import RoleQueries
@@ -64,3 +65,4 @@ class Queries:
         self.retention = RetentionQueries(templates, codec)
         self.doctor = DoctorQueries(templates, codec)
         self.roles = RoleQueries(templates, codec)
+        self.events = EventQueries(templates, codec)

@@ -23,7 +23,9 @@ DEAD_LETTER_TASK = "$dead_letter_task"
 DEAD_LETTER = "$dead_letter"
 # The header with the notes that people put on a dead letter.
 NOTES = "$notes"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, FLOW})
+# The header of a job that an event has made: the id of the event.
+EVENT = "$event"
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, EVENT, FLOW})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.

@@ -15,7 +15,9 @@ from pgqueue.process.duty import Duty, hide, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Vitals
 from pgqueue.process.partitions import PartitionMaker
+from pgqueue.process.subscriber import Subscriber
 from pgqueue.queries.workers import Request
+from pgqueue.tasks.subscription import subscriptions_of
 from pgqueue.timing import Backoff, monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
@@ -83,6 +85,8 @@ class RunningWorker:
             Pruner(links["prune"], chores, core),
             self._limit_keeper,
         ]
+        declared = subscriptions_of(app.tasks, app.queue, app.retention)
+        self.duties += [Subscriber(chores, queries, app.name, declared)] if declared else []
         if core.slots.has_patterns:
             self.duties.append(QueueFinder(chores, core, signals, frontier))
         if app.listen_database is not None:
