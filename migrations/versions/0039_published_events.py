@@ -46,6 +46,9 @@ create function {s}.publish(
 #variable_conflict use_column
 declare
     event bigint;
+    named constant text := case when char_length(publish.key) > 200 or publish.key ~ E'[\\x01-\\x1f\\x7f]'
+        then 'sha256:' || substr(encode(sha256(convert_to(publish.key, 'UTF8')), 'hex'), 1, 32)
+        else publish.key end;
     words constant text[] := string_to_array(publish.topic, '.');
     anchors constant text[] := array['=' || publish.topic, '#'] || array(
         select a.anchor from generate_subscripts(words, 1) as i(n) cross join lateral (values
@@ -65,23 +68,22 @@ declare
         or exists (select from jsonb_object_keys(publish.headers) as h(name) where h.name like '$%')
             then format('headers %L of event %s cannot be used: give an object; names that begin with $ are '
                         'pgqueue''s own', publish.headers, publish.topic)
-        when char_length(publish.key) not between 1 and 1000
-            then format('the key of event %s cannot be used: give 1 to 1000 characters, or null for none',
-                        publish.topic)
+        when publish.key = ''
+            then format('an empty key of event %s cannot be used: give some text, or null for none', publish.topic)
         end;
 begin
     if problem is not null then
         raise exception '%', problem using errcode = 'invalid_parameter_value';
     end if;
     with given as materialized (
-        select nextval('{s}.event_id') as id, clock_timestamp() as at, publish.topic as topic, publish.key as key,
+        select nextval('{s}.event_id') as id, clock_timestamp() as at, publish.topic as topic, named as key,
                publish.data as data, nullif(publish.headers, '{{}}'::jsonb) as headers
     ), matched as materialized (
     select distinct a.topic, p.subscription_id
     from (select publish.topic, unnest(anchors)) as a(topic, anchor)
-    cross join lateral (select p.subscription_id, p.expression from {s}.subscription_pattern p
-                        where p.anchor = any(array[a.anchor]) offset 0) as p
-    join {s}.subscription s on s.id = any(array[p.subscription_id]) and s.disabled_at is null
+    cross join lateral (select p.* from {s}.subscription_pattern p where p.anchor = any(array[a.anchor]) offset 0) as p
+    join {s}.subscription s on s.id = any(array[p.subscription_id])
+        and s.disabled_at is null and p.pattern = any(s.patterns)
     where p.expression is null or '.' || a.topic ~ p.expression
 ), published as (
     insert into {s}.published_event (id, at, topic, key, data, headers, delivered)
@@ -116,8 +118,8 @@ begin
            case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end
     from due order by job_id
 ), logged as (
-    insert into {s}.transition (job_id, to_state) select job_id, case when lane is null then 'pending' else 'blocked' end
-    from due where history
+    insert into {s}.transition (job_id, to_state)
+    select job_id, case when lane is null then 'pending' else 'blocked' end from due where history
     order by job_id
 ), workers_notified as (
     select count(pg_notify('{channel}', due.queue))
@@ -138,7 +140,7 @@ STATEMENTS = (
     id bigint not null,
     at timestamptz not null default clock_timestamp(),
     topic text not null check (char_length(topic) between 1 and 255),
-    key text check (char_length(key) between 1 and 1000),
+    key text check (char_length(key) between 1 and 200),
     data jsonb not null,
     headers jsonb,
     delivered integer[] not null default '{{}}',

@@ -63,9 +63,9 @@ EVENT_JOBS: LiteralString = fill(
 MATCHED: LiteralString = """matched as materialized (
     select distinct a.topic, p.subscription_id
     from {anchored} as a(topic, anchor)
-    cross join lateral (select p.subscription_id, p.expression from {s}.subscription_pattern p
-                        where p.anchor = any(array[a.anchor]) offset 0) as p
-    join {s}.subscription s on s.id = any(array[p.subscription_id]) and s.disabled_at is null
+    cross join lateral (select p.* from {s}.subscription_pattern p where p.anchor = any(array[a.anchor]) offset 0) as p
+    join {s}.subscription s on s.id = any(array[p.subscription_id])
+        and s.disabled_at is null and p.pattern = any(s.patterns)
     where p.expression is null or '.' || a.topic ~ p.expression
 ), published as (
     insert into {s}.published_event (id, at, topic, key, data, headers, delivered)

@@ -22,8 +22,9 @@ where s.task = any(array[g.alias]) and not exists (select from {s}.subscription 
 # Write the subscriptions that the code of an app declares. Nothing is written where nothing is new. One that has left
 # the code and came back is enabled again; one that somebody has disabled stays so. One process at a time declares:
 # `turn` waits for the others, whose rows would be locked in opposite orders by two releases. Publishers wait for none
-# of them: they read the rows that are committed. Rows by the unique key of task, their patterns by the index on
-# subscription_id; there are few rows.
+# of them: they read the rows that are committed. This statement's snapshot may be older than its wait for the turn, so
+# `gone` may leave a pattern that another release has just written: MATCHED asks the subscription whether it still has
+# the pattern. Rows by the unique key of task, their patterns by the index on subscription_id; there are few rows.
 DECLARE: LiteralString = fill(
     """
 with turn as materialized (

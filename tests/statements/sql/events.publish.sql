@@ -6,9 +6,9 @@ with given as materialized (
 ), matched as materialized (
     select distinct a.topic, p.subscription_id
     from unnest(pg_catalog.string_to_array(%(anchored)s, E'\n'), pg_catalog.string_to_array(%(anchors)s, E'\n')) as a(topic, anchor)
-    cross join lateral (select p.subscription_id, p.expression from "pgqueue".subscription_pattern p
-                        where p.anchor = any(array[a.anchor]) offset 0) as p
-    join "pgqueue".subscription s on s.id = any(array[p.subscription_id]) and s.disabled_at is null
+    cross join lateral (select p.* from "pgqueue".subscription_pattern p where p.anchor = any(array[a.anchor]) offset 0) as p
+    join "pgqueue".subscription s on s.id = any(array[p.subscription_id])
+        and s.disabled_at is null and p.pattern = any(s.patterns)
     where p.expression is null or '.' || a.topic ~ p.expression
 ), published as (
     insert into "pgqueue".published_event (id, at, topic, key, data, headers, delivered)
