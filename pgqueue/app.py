@@ -162,8 +162,7 @@ class App(WaitVerbs, OperatorVerbs, LockVerbs, PauseVerbs, PublishVerbs, Declare
         self.queues = Queues(self)
         self.limits = Limits(self)
         self.workers = Workers(self)
-        self.locks = Locks(self)
-        self.events = Events(self)
+        self.locks, self.events = Locks(self), Events(self)
 
     @property
     def dsn(self) -> str:

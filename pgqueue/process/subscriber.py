@@ -37,6 +37,11 @@ class Subscriber(Duty):
         self._since: datetime | None = None
         self._release = hashlib.sha256("\n".join(sorted(self._rows.values())).encode()).hexdigest()[:16]
 
+    @classmethod
+    def of(cls, link: Link, queries: Queries, app: str, declared: Sequence[Declared]) -> "list[Subscriber]":
+        """Return the duty of a process; none where its app declares no subscription."""
+        return [cls(link, queries, app, declared)] if declared else []
+
     async def step(self) -> float:
         """Write that this release runs; declare its subscriptions, and disable those that no release declares."""
         queries, app = self._queries, self._app

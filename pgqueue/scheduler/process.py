@@ -89,7 +89,7 @@ class Scheduler:
         previewer = Previewer(app, links[1])
         duties: list[Duty] = [ticker, declarer, previewer, PartitionMaker(links[1], app.queries)]
         declared = subscriptions_of(app.tasks, app.queue, app.retention)
-        duties += [Subscriber(links[1], app.queries, app.name, declared)] if declared else []
+        duties += Subscriber.of(links[1], app.queries, app.name, declared)
         if app.listen_database is not None:
             links.append(Link(app.listen_database, "pgqueue scheduler listen"))
             duties.append(ScheduleListener(app, links[2], identity, [ticker, previewer]))

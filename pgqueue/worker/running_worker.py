@@ -71,8 +71,7 @@ class RunningWorker:
         frontier = Frontier()
         full_scan = FullScan(links["full scan"], core, signals, frontier)
         self.producer = Producer(links["claim"], core, signals, frontier, full_scan)
-        self._watchdog = Watchdog(chores, core.identity, signals)
-        self._canceller = Canceller(chores, core, signals)
+        self._watchdog, self._canceller = Watchdog(chores, core.identity, signals), Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser = Pauser(chores, core, signals)
@@ -84,9 +83,8 @@ class RunningWorker:
             OperationFinisher(chores, core),
             Pruner(links["prune"], chores, core),
             self._limit_keeper,
+            *Subscriber.of(chores, queries, app.name, subscriptions_of(app.tasks, app.queue, app.retention)),
         ]
-        declared = subscriptions_of(app.tasks, app.queue, app.retention)
-        self.duties += [Subscriber(chores, queries, app.name, declared)] if declared else []
         if core.slots.has_patterns:
             self.duties.append(QueueFinder(chores, core, signals, frontier))
         if app.listen_database is not None:
