@@ -22,7 +22,7 @@ from pgqueue.queries.published.subscribe import Subscription
 from pgqueue.tasks.subscription import renames, subscriptions_of
 from pgqueue.timing import Bounds, Seconds, check_duration
 
-BATCH = 1_000  # events that one statement of a replay looks at
+BATCH = 1_000  # ids of events that one statement of a replay looks at
 LOOK = 0.05  # seconds between two looks whether transactions have ended
 PATIENCE = Bounds(0, 3600)
 
@@ -166,11 +166,10 @@ class Events:
         made, last = 0, 0
         while True:
             batch: ReplayedBatch = yield self._app.queries.events.replay(subscription, last, since, to, BATCH)
-            made += len(batch.jobs)
-            self._emit(batch.jobs)
-            if batch.looked < BATCH or batch.last is None:
+            if batch.last is None:
                 return made
-            last = batch.last
+            made, last = made + len(batch.jobs), batch.last
+            self._emit(batch.jobs)
 
     def _ended(self, transactions: set[str], patience: float) -> Steps[set[str]]:
         """Wait until these transactions have ended; return those that have not in time."""

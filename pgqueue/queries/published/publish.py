@@ -99,20 +99,25 @@ order by g.ord""",
     event_jobs=EVENT_JOBS,
 )
 
-# Make jobs of kept events for one subscription that has not got them yet, those of one batch: it looks at so many
-# events, in the order of their ids, and returns how many, and the last. By the primary key, in the partitions of the
-# days. `locked` takes the rows in one order, so that two replays do not lock each other out, and looks again at what
-# another one has just delivered; `noted` writes it down in the same statement, so an event becomes a job of a
-# subscriber once, however often and by however many it is replayed. Publishing wrote its own deliveries into the row.
-# Naive is an anti-join with jobs: those may be pruned before the event.
+# Make jobs of kept events for one subscription that has not got them yet, those of one batch. It begins at the first
+# event of the range of time beyond the id `after`, looks at so many ids from there on, and returns the last of them. By
+# the primary key, in the partitions of the days; `order by id limit 1000` over the whole range would be sorted where
+# statistics are old. `locked` takes the rows in one order, so that two replays do not lock each other out, and looks
+# again at what another one has just delivered; `wanted` writes it down in the same statement, so an event becomes a job
+# of a subscriber once, however often and by however many it is replayed. Publishing wrote its own deliveries into the
+# row. Naive is an anti-join with jobs: those may be pruned before the event.
 REPLAY: LiteralString = fill(
     """
 with mine as materialized (
     select s.id, s.expressions from {s}.subscription s where s.id = %(subscription)s
+), first as materialized (
+    select e.id from {s}.published_event e
+    where e.id > %(after)s::bigint and e.at >= %(since)s::timestamptz and e.at < %(to)s::timestamptz
+    order by e.id limit 1
 ), looked as materialized (
     select e.id, e.at, e.topic from {s}.published_event e
-    where e.id > %(after)s::bigint and e.at >= %(since)s::timestamptz and e.at < %(to)s::timestamptz
-    order by e.id limit %(at_most)s
+    where e.id >= (select f.id from first f) and e.id < (select f.id from first f) + %(at_most)s::bigint
+    and e.at >= %(since)s::timestamptz and e.at < %(to)s::timestamptz
 ), locked as materialized (
     select e.id, e.at from looked l cross join mine m
     join {s}.published_event e on e.id = any(array[l.id]) and e.at = l.at
@@ -124,7 +129,7 @@ with mine as materialized (
     where e.id = any(array[l.id]) and e.at = l.at and not m.id = any(e.delivered)
     returning e.id as event_id, e.at, e.topic, e.key, e.data, e.headers, m.id as subscription_id
 ), {event_jobs}
-select (select count(*) from looked), (select max(id) from looked),
+select (select f.id from first f) + %(at_most)s::bigint - 1,
        (select json_agg(json_build_array(d.job_id, d.task, d.queue) order by d.job_id) from due d)
 from workers_notified""",
     event_jobs=EVENT_JOBS,
@@ -140,9 +145,8 @@ and l.mode = 'RowExclusiveLock' and l.pid is distinct from pg_backend_pid()"""
 
 
 class ReplayedBatch(NamedTuple):
-    """One batch of a replay: how many events it looked at, the last of them, and the jobs that it made."""
+    """One batch of a replay: the last id that it looked at, None where no event was left, and the jobs that it made."""
 
-    looked: int
     last: int | None
     jobs: list[EventJob]
 
@@ -171,7 +175,7 @@ class PublishQueries(Statements):
     ) -> Query[ReplayedBatch]:
         """Replay events beyond the id `after`, of a range of time, for one subscription."""
         params = {"subscription": subscription, "after": after, "since": since, "to": to, "at_most": at_most}
-        return Query(self._sql(REPLAY), lambda rows: ReplayedBatch(rows[0][0], rows[0][1], _jobs(rows[0][2])), params)
+        return Query(self._sql(REPLAY), lambda rows: ReplayedBatch(rows[0][0], _jobs(rows[0][1])), params)
 
     def publishers(self) -> Query[set[str]]:
         """List the open transactions of others that have published."""

@@ -1,9 +1,13 @@
 with mine as materialized (
     select s.id, s.expressions from "pgqueue".subscription s where s.id = %(subscription)s
+), first as materialized (
+    select e.id from "pgqueue".published_event e
+    where e.id > %(after)s::bigint and e.at >= %(since)s::timestamptz and e.at < %(to)s::timestamptz
+    order by e.id limit 1
 ), looked as materialized (
     select e.id, e.at, e.topic from "pgqueue".published_event e
-    where e.id > %(after)s::bigint and e.at >= %(since)s::timestamptz and e.at < %(to)s::timestamptz
-    order by e.id limit %(at_most)s
+    where e.id >= (select f.id from first f) and e.id < (select f.id from first f) + %(at_most)s::bigint
+    and e.at >= %(since)s::timestamptz and e.at < %(to)s::timestamptz
 ), locked as materialized (
     select e.id, e.at from looked l cross join mine m
     join "pgqueue".published_event e on e.id = any(array[l.id]) and e.at = l.at
@@ -48,6 +52,6 @@ with mine as materialized (
     and pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
-select (select count(*) from looked), (select pg_catalog.max(id) from looked),
+select (select f.id from first f) + %(at_most)s::bigint - 1,
        (select pg_catalog.json_agg(pg_catalog.json_build_array(d.job_id, d.task, d.queue) order by d.job_id) from due d)
 from workers_notified
