@@ -103,7 +103,7 @@ def _say_subscription(subscription: Subscription) -> None:
 
 @command(subscriptions_cli, "disable", _say_subscription)
 def disable(call: Call, task: Name, by: By = None) -> Subscription:
-    """Let a task get no more events. What is published meanwhile can be replayed."""
+    """Let a task get no more events. Events of the time between can be replayed."""
     return call.app.events.disable(task, by=by)
 
 

@@ -35,7 +35,7 @@ class Events:
         self._runner = StepRunner(app, conn)
 
     def using(self, conn: object) -> "Events":
-        """Bind a connection to borrow: what changes takes effect if and only if its transaction commits."""
+        """Bind a connection to borrow: changes take effect if and only if its transaction commits."""
         return Events(self._app, conn)
 
     @verb
@@ -83,9 +83,9 @@ class Events:
         """Make jobs of kept events for one subscriber: of those that it has not got yet, once each.
 
         `since` and `to` are aware datetimes; without them all events count that are kept and were published before the
-        call. Each batch is a transaction, unless a connection is borrowed. An event that was published before the
-        subscription existed, in a transaction that is still open, is waited for, at most `patience` seconds. It may be
-        called again, and by several at once: what a subscriber has got is written beside the event.
+        call. Each batch is a transaction, unless a connection is borrowed. A transaction that has published before the
+        subscription existed may still be open: the replay waits for it, at most `patience` seconds. It may be called
+        again, and by several at once: each event knows its subscribers.
 
         Raises UnknownSubscription for a task that gets no events.
         """
@@ -132,7 +132,7 @@ class Events:
 
     @verb
     def disable(self, task: "str | Task[..., Any]", *, by: str | None = None) -> Steps[Subscription]:
-        """Let a task get no more events, until `enable`. What is published meanwhile can be replayed.
+        """Let a task get no more events, until `enable`. Events of the time between can be replayed.
 
         Raises UnknownSubscription.
         """

@@ -35,9 +35,10 @@ class PublishVerbs:
     def publish(self: HasApp, topic: str, data: Mapping[str, Any] | None = None, /, *, key: object = None) -> Published:
         """Publish an event: one row, and a job of each task that subscribes to its topic.
 
-        On a borrowed connection the event and its jobs exist if and only if the caller's transaction commits. `data` is
-        what JSON can say, by name. `key` says what the event is about, such as the id of an order: subscribers with
-        `ordered="event.key"` get the events of one key in order. Raises InvalidEvent before anything is written.
+        On a borrowed connection the event and its jobs exist if and only if the caller's transaction commits. `data`
+        has values that JSON can say, by name. `key` names the subject of the event, such as the id of an order:
+        subscribers with `ordered="event.key"` get the events of one key in order. Raises InvalidEvent before anything
+        is written.
         """
         return _publisher(self).publish([_new_event(self._app, topic, data, key)])[0]
 

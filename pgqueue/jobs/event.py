@@ -1,4 +1,4 @@
-"""Published events as values: what is published, and what a task gets of it."""
+"""Published events as values: new ones, those that tasks get, and the results of publishing and replaying."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,8 +31,10 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What publishing an event has made: the event, and the jobs of its subscribers. They exist for others if and only
-    if the transaction commits."""
+    """A published event, with the ids of the jobs of its subscribers.
+
+    Both exist for others if and only if the transaction commits.
+    """
 
     id: int
     topic: str
@@ -42,10 +44,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay has made: so many `jobs`.
+    """The result of a replay: it has made so many `jobs`.
 
-    `open`: how many transactions had published before the replay and still had not ended when it gave up waiting for
-    them. What they commit can be replayed later.
+    `open`: so many transactions had published before the replay, and had not ended when it gave up waiting for them.
+    Replay again when they have ended.
     """
 
     jobs: int

@@ -123,20 +123,6 @@ def test_a_replay_waits_for_who_published_before_the_subscription_was_there(
     app.close()
 
 
-def test_a_replay_waits_for_a_prepared_transaction_too(app: App, conn: Conn, dsn: str) -> None:
-    if scalar(conn, "show max_prepared_transactions") == "0":
-        pytest.skip("this server prepares no transactions")
-    with psycopg.connect(dsn) as publishing:
-        publishing.tpc_begin("pgqueue events")
-        publishing.execute("set local pgqueue.notify = 'off'")
-        publish(publishing)
-        publishing.tpc_prepare()
-    declare(conn, row("t", "order.*"))
-    assert app.events.replay("t", patience=0) == Replayed(0, 1)
-    conn.execute("commit prepared 'pgqueue events'")
-    assert app.events.replay("t") == Replayed(1)
-
-
 def test_live_events_and_replays_reach_a_new_subscriber_once_each(app: App, conn: Conn, dsn: str) -> None:
     committed, declared = list[int](), threading.Event()
     numbers, lock = iter(range(10**6)), threading.Lock()

@@ -136,7 +136,7 @@ from workers_notified""",
 )
 
 # List the transactions of others that have published or replayed and have not ended. Each holds a lock on the table
-# from its first statement there to its end, which everybody sees in pg_locks. A prepared transaction is one of them.
+# from its first statement there to its end, which everybody sees in pg_locks.
 PUBLISHERS: LiteralString = """
 select l.virtualtransaction from pg_catalog.pg_locks l
 where l.locktype = 'relation' and l.relation = to_regclass(format('%I.%I', {channel}::text, 'published_event'))::oid
