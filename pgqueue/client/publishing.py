@@ -1,6 +1,7 @@
 """Publishing events: a call becomes new events, those become rows and the jobs of their subscribers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 from pgqueue.client.app_parts import AppParts
@@ -32,7 +33,7 @@ class HasApp(Protocol):
 class PublishVerbs:
     """The verbs that publish events. `App` has them, and what `app.using(conn)` returns."""
 
-    def publish(self: HasApp, topic: str, data: Mapping[str, Any] | None = None, /, *, key: object = None) -> Published:
+    def publish(self: HasApp, topic: str, data: Mapping[str, Any] | None = None, *, key: object = None) -> Published:
         """Publish an event: one row, and a job of each task that subscribes to its topic.
 
         On a borrowed connection the event and its jobs exist if and only if the caller's transaction commits. `data`
@@ -43,7 +44,7 @@ class PublishVerbs:
         return _publisher(self).publish([_new_event(self._app, topic, data, key)])[0]
 
     async def apublish(
-        self: HasApp, topic: str, data: Mapping[str, Any] | None = None, /, *, key: object = None
+        self: HasApp, topic: str, data: Mapping[str, Any] | None = None, *, key: object = None
     ) -> Published:
         """The async twin of `publish`."""
         return (await _publisher(self).apublish([_new_event(self._app, topic, data, key)]))[0]
@@ -73,35 +74,50 @@ class Publisher:
 
     def publish(self, events: Sequence[NewEvent]) -> list[Published]:
         """Publish events; return each with its jobs."""
-        done, inline = self._runner.perform(self._steps(events)), self._app.backend.inline
+        with self._hooked(events) as (done, headers):
+            done += self._runner.perform(self._steps(events, headers))
+        inline = self._app.backend.inline
         if inline is not None:
             inline.run_many([job for event in done for job in event.jobs])
         return done
 
     async def apublish(self, events: Sequence[NewEvent]) -> list[Published]:
         """The async twin of `publish`."""
-        done, inline = await self._runner.aperform(self._steps(events)), self._app.backend.inline
+        with self._hooked(events) as (done, headers):
+            done += await self._runner.aperform(self._steps(events, headers))
+        inline = self._app.backend.inline
         if inline is not None:
             await inline.arun_many([job for event in done for job in event.jobs])
         return done
 
+    @contextmanager
+    def _hooked(self, events: Sequence[NewEvent]) -> Iterator[tuple[list[Published], str | None]]:
+        """Call the hooks around a call; gives the list for what is published, and the headers of its jobs."""
+        hooks, done = self._app.enqueue_hooks, list[Published]()
+        if not hooks or not events:
+            yield done, self._headers
+            return
+        with hooks.around_publishing(events[0].topic, self._headers, len(events)) as (call, headers):
+            yield done, headers
+            call.job_ids = [job for event in done for job in event.jobs]
+
     @all_or_nothing
-    def _several(self, events: Sequence[NewEvent]) -> Steps[list[Published]]:
-        return (yield from self._each_chunk(events))
+    def _several(self, events: Sequence[NewEvent], headers: str | None) -> Steps[list[Published]]:
+        return (yield from self._each_chunk(events, headers))
 
-    def _steps(self, events: Sequence[NewEvent]) -> Steps[list[Published]]:
+    def _steps(self, events: Sequence[NewEvent], headers: str | None) -> Steps[list[Published]]:
         if len(events) == 1 and not self._app.backend.declares_at_once:  # one statement is a unit by itself
-            return (yield from self._each_chunk(events))
-        return (yield from self._several(events))
+            return (yield from self._each_chunk(events, headers))
+        return (yield from self._several(events, headers))
 
-    def _each_chunk(self, events: Sequence[NewEvent]) -> Steps[list[Published]]:
+    def _each_chunk(self, events: Sequence[NewEvent], headers: str | None) -> Steps[list[Published]]:
         app, queries, done = self._app, self._app.backend.queries.events, list[Published]()
         if app.backend.declares_at_once:
             rows = [one.row for one in subscriptions_of(app.tasks, app.queue, app.retention)]
             if rows:
                 yield queries.declare("", rows)
         for chunk in _chunks(events):
-            for event, jobs in (yield queries.publish(chunk, self._headers)):
+            for event, jobs in (yield queries.publish(chunk, headers)):
                 done.append(event)
                 if app.listeners:
                     for job in jobs:

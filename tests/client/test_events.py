@@ -198,6 +198,29 @@ def test_headers_of_a_call_go_to_each_job_and_stay_with_the_event(shop: App, con
     assert scalar(conn, "select headers from pgqueue.published_event") == {"trace": "1"}
 
 
+def test_hooks_around_enqueueing_add_headers_to_the_jobs_of_an_event(shop: App, conn: Conn) -> None:
+    calls: list[Any] = []
+    ended: list[Any] = []
+
+    @shop.around_enqueue
+    def trace(call: pgqueue.EnqueueCall) -> Callable[[BaseException | None], object]:
+        call.headers["trace"] = "7"
+        calls.append(call)
+        return ended.append
+
+    published = shop.publish("order.paid", data={"order_id": 1})
+    shop.publish_many([("user.deleted", {}), ("other", {})])
+    shop.publish_many([])
+    assert [(call.topic, call.task, call.count, len(call.job_ids)) for call in calls] == [
+        ("order.paid", "order.paid", 1, 2), ("user.deleted", "user.deleted", 2, 1),
+    ]  # fmt: skip
+    assert tuple(calls[0].job_ids) == published.jobs
+    assert scalar(conn, "select array_agg(headers ->> 'trace') from pgqueue.job_live") == ["7"] * 3
+    with pytest.raises(InvalidEvent):
+        shop.publish("order paid")
+    assert ended == [None, None]
+
+
 def test_listeners_hear_of_each_job(shop: App) -> None:
     heard: list[Any] = []
     shop.on(events.JobEnqueued)(heard.append)
