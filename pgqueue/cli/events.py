@@ -66,7 +66,7 @@ def _print_event(event: StoredEvent) -> None:
 
 @command(events_cli, "show", _print_event)
 def show_event(call: Call, event: Annotated[int, typer.Argument(help="The id of the event.")]) -> StoredEvent:
-    """Show an event, what it carries, and the tasks that got it."""
+    """Show an event with its data, and the tasks that got it."""
     return call.app.events.get(event)
 
 

@@ -31,7 +31,7 @@ class HasApp(Protocol):
 
 
 class PublishVerbs:
-    """The verbs that publish events. `App` has them, and what `app.using(conn)` returns."""
+    """The verbs that publish events, of an app and of `app.using(conn)`."""
 
     def publish(self: HasApp, topic: str, data: Mapping[str, Any] | None = None, *, key: object = None) -> Published:
         """Publish an event: one row, and a job of each task that subscribes to its topic.
@@ -92,7 +92,7 @@ class Publisher:
 
     @contextmanager
     def _hooked(self, events: Sequence[NewEvent]) -> Iterator[tuple[list[Published], str | None]]:
-        """Call the hooks around a call; gives the list for what is published, and the headers of its jobs."""
+        """Call the hooks around a call; gives the list for published events, and the headers of their jobs."""
         hooks, done = self._app.enqueue_hooks, list[Published]()
         if not hooks or not events:
             yield done, self._headers

@@ -21,7 +21,7 @@ _PATTERN_WORD = re.compile(rf"[*#]|{_WORD}")
 class Pattern:
     """A pattern, and the two forms in which the database finds it.
 
-    `anchor` is what a topic must have to fit: the topic itself (`=order.paid`), its beginning (`^order`), its end
+    `anchor` is a part that a fitting topic has: the topic itself (`=order.paid`), its beginning (`^order`), its end
     (`$failed`), one of its words (`~vat`), or nothing (`#`). A topic has a few anchors, so an index on them finds the
     few patterns that may fit, however many there are. `expression` then decides: a regular expression over the topic
     with a dot before each word.
@@ -36,7 +36,7 @@ class Pattern:
 
     @property
     def anchor(self) -> str:
-        """What a topic must have to fit."""
+        """A part that each fitting topic has."""
         words = self._words
         literal = [word not in "*#" for word in words]
         if all(literal):
@@ -76,7 +76,7 @@ def anchors_of(topic: str) -> list[str]:
 
 
 def check_topic(topic: object) -> str:
-    """Return a topic. Raises InvalidOption for what is none, also for a pattern."""
+    """Return a topic. Raises InvalidOption for anything else, also for a pattern."""
     if isinstance(topic, str) and len(topic) <= LONGEST and _TOPIC.fullmatch(topic) and topic.count(".") < MOST_WORDS:
         return topic
     if isinstance(topic, str) and {"*", "#"} & set(topic):
@@ -88,7 +88,7 @@ def check_topic(topic: object) -> str:
 
 
 def check_pattern(pattern: object) -> Pattern:
-    """Return a pattern of topics. Raises InvalidOption for what is none."""
+    """Return a pattern of topics. Raises InvalidOption for anything else."""
     words = pattern.split(".") if isinstance(pattern, str) else []
     if (
         not words

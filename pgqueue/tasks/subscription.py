@@ -1,4 +1,4 @@
-"""Subscriptions of tasks: what a publisher's statement must know of a task whose code it has not."""
+"""Subscriptions of tasks: all that the statement of a publisher, who has no code of the task, needs for its jobs."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +36,7 @@ def renames(declared: Iterable[Declared]) -> str | None:
 
 
 def check_subscription(spec: TaskSpec) -> None:
-    """Refuse rules of a task that gets events, if whoever publishes cannot make their keys. Raises InvalidOption."""
+    """Refuse rules of a task that gets events, if a publisher cannot make their keys. Raises InvalidOption."""
     if spec.on:
         _rules(spec, None)
 
@@ -82,7 +82,7 @@ def _matching(pattern: Pattern) -> dict[str, str | None]:
 
 
 def _rules(spec: TaskSpec, queue_rule: str | None) -> list[dict[str, str | None]] | None:
-    """Return the rules that concern the jobs, each with what its key is made of: a field of the data, or the event's
+    """Return the rules that concern the jobs, each with the source of its key: a field of the data, or the event's
     key, which is `$key`. None without any."""
     rules = [] if queue_rule is None else [{"kind": "limit", "rule": queue_rule, "key_of": None}]
     if spec.metering is not None:
@@ -102,8 +102,8 @@ def _metering(spec: TaskSpec) -> Iterator[dict[str, str | None]]:
             continue
         if callable(rule.by):
             raise InvalidOption(
-                f"task {spec.name}: the key of its rule {rule.rule.name} is made by a function, and whoever publishes "
-                "an event does not have it: name a parameter, or 'event.key' for a parameter event: pgqueue.Event"
+                f"task {spec.name}: the key of its rule {rule.rule.name} is made by a function, and a publisher "
+                "does not have it: name a parameter, or 'event.key' for a parameter event: pgqueue.Event"
             )
         key_of = "$key" if rule.by is not None and rule.by.endswith(EVENT_KEY) else rule.by
         if key_of is not None and key_of == spec.event_parameter:

@@ -267,7 +267,7 @@ def test_events_of_one_key_run_in_order(dsn: str, conn: Conn) -> None:
 
 
 def test_rules_whose_keys_a_publisher_cannot_make_are_refused(app: App) -> None:
-    with pytest.raises(InvalidOption, match=r"the key of its rule f is made by a function, and whoever publishes"):
+    with pytest.raises(InvalidOption, match=r"the key of its rule f is made by a function, and a publisher does"):
 
         @app.task(name="f", on="#", limit=Limit(1, by=lambda n: n))
         def f(n: int) -> None: ...

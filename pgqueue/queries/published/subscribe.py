@@ -1,4 +1,4 @@
-"""Subscriptions as rows: what the code of apps declares, which release declares it, and what people disable."""
+"""Subscriptions as rows: declared by the code of apps, of the newest release, and disabled by people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ from {s}.subscription_status s where %(task)s::text is null or s.task = %(task)s
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscription as its row says: the events that its task gets, and what its jobs have.
+    """A subscription as its row says: the events that its task gets, and the options of its jobs.
 
     `app`: the app whose code declares it. `disabled_at`: since when it gets no events; `disabled_by`: who said so, None
     where the code declares it no longer.
@@ -124,7 +124,7 @@ class SubscriptionQueries(Statements):
     def register_release(
         self, process: UUID, app: str, release: str, names: Sequence[str], since: datetime | None = None
     ) -> Query[datetime]:
-        """Register that a process of a release lives, and what it declares; returns since when the release exists."""
+        """Register a living process of a release, with its subscribers; returns when the release first appeared."""
         params = {"id": process, "app": app, "release": release, "names": list(names), "since": since}
         return Query(self._sql(REGISTER), first_value, params | {"silence": SILENCE})
 
