@@ -13,11 +13,10 @@ depends_on = None
 
 # The flow of a job that an event makes, as the function `enqueue` (migration 0033) and pgqueue.jobs.flow make it.
 # `rules`: an array of objects with kind (limit, order or share), rule, and the field of the data that is its key
-# (key_of): `$key` is the key of the event. Its body is bound to the functions of Postgres when it is made, whatever
-# the caller's search_path.
+# (key_of): `$key` is the key of the event.
 FLOW = r"""
 create function {s}.event_flow(rules jsonb, key text, data jsonb) returns jsonb language sql immutable parallel safe
-return (
+set search_path = pg_catalog, pg_temp as $flow$
     select jsonb_strip_nulls(jsonb_build_object('lane', case when b.ranked is null then h.turn else -1 - h.turn end,
                                                 'buckets', b.buckets, 'order', b.ranked, 'share', b.share))
     from (select max(k.bucket) filter (where k.kind = 'order') as ranked,
@@ -25,18 +24,17 @@ return (
                  coalesce(array_agg(distinct k.bucket order by k.bucket) filter (where k.kind <> 'share'), '{{}}')
                      as buckets
           from (select r.kind, (r.rule || coalesce('/' || case
-                    when char_length(t.text) > 200 or t.text ~ E'[\x01-\x1f\x7f]'
+                    when char_length(t.text) > 200 or t.text ~ E'[\\x01-\\x1f\\x7f]'
                         then 'sha256:' || substr(encode(sha256(convert_to(t.text, 'UTF8')), 'hex'), 1, 32)
                     else t.text end, '')) collate "C" as bucket
                 from jsonb_to_recordset(rules) as r(kind text, rule text, key_of text)
                 cross join lateral (select nullif(case when r.key_of = '$key' then event_flow.key
                     when jsonb_typeof(event_flow.data -> r.key_of) in ('string', 'number', 'boolean')
                         then event_flow.data ->> r.key_of end, '') as text) as t) as k) as b
-    cross join lateral (select (('x' || substr(md5(convert_to(coalesce(b.ranked, concat_ws(E'
-', '',
-        coalesce(b.share, ''), case when cardinality(b.buckets) > 0 then array_to_string(b.buckets, E'
-') end)),
-        'UTF8')), 1, 16))::bit(64) >> 1)::bigint as turn) as h)"""
+    cross join lateral (select (('x' || substr(md5(convert_to(coalesce(b.ranked, concat_ws(E'\n', '',
+        coalesce(b.share, ''), case when cardinality(b.buckets) > 0 then array_to_string(b.buckets, E'\n') end)),
+        'UTF8')), 1, 16))::bit(64) >> 1)::bigint as turn) as h
+$flow$"""
 
 # The statements of pgqueue/queries/published/publish.py as they are in this release.
 PUBLISH = r"""
@@ -62,12 +60,12 @@ declare
         when coalesce(jsonb_typeof(publish.data), '') <> 'object'
             then format('data %L of event %s cannot be used: give an object', publish.data, publish.topic)
         when publish.data ?| array['$codec', '$event']
-            then format('data of event %s cannot be used: the names $codec and $event are pgqueue''s own',
+            then format('data of event %s cannot be used: the names $codec and $event are taken',
                         publish.topic)
         when coalesce(jsonb_typeof(publish.headers), '') <> 'object'
         or exists (select from jsonb_object_keys(publish.headers) as h(name) where h.name like '$%')
-            then format('headers %L of event %s cannot be used: give an object; names that begin with $ are '
-                        'pgqueue''s own', publish.headers, publish.topic)
+            then format('headers %L of event %s cannot be used: give an object; names that begin with $ '
+                        'are taken', publish.headers, publish.topic)
         when publish.key = ''
             then format('an empty key of event %s cannot be used: give some text, or null for none', publish.topic)
         end;

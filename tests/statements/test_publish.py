@@ -215,9 +215,9 @@ def test_sql_publishes_what_python_publishes(
         ("null", "topic NULL cannot be used"),
         ("repeat('a.', 40) || 'b'", "at most 255 characters and 32 words"),
         ("'order.paid', '[]'", "data '[]' of event order.paid cannot be used: give an object"),
-        ("""'order.paid', '{"$codec": 1}'""", "the names $codec and $event are pgqueue's own"),
+        ("""'order.paid', '{"$codec": 1}'""", "the names $codec and $event are taken"),
         ("'order.paid', '{}', ''", "an empty key of event order.paid cannot be used"),
-        ("""'order.paid', '{}', null, '{"$flow": 1}'""", "names that begin with $ are pgqueue's own"),
+        ("""'order.paid', '{}', null, '{"$flow": 1}'""", "names that begin with $ are taken"),
     ],
 )
 def test_sql_refuses_what_cannot_be_published_before_it_writes(conn: Conn, arguments: str, problem: str) -> None:
