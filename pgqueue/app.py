@@ -24,6 +24,8 @@ from pgqueue.client.operation_hooks import OperationHook
 from pgqueue.client.operations import Operations
 from pgqueue.client.pauses import PauseVerbs
 from pgqueue.client.pruning import Pruning
+from pgqueue.client.published import Events
+from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.queues import Queues
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
@@ -62,6 +64,7 @@ from pgqueue.tasks.registry import Tasks, as_function, task_name
 from pgqueue.tasks.routes import GivenRoutes, Routes
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
+from pgqueue.tasks.subscription import check_subscription
 from pgqueue.timing import LIMIT, check_optional_duration
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
@@ -75,7 +78,7 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, DeclaresLimits):
+class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, PublishVerbs, DeclaresLimits):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
@@ -162,7 +165,7 @@ class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVer
         self.queues = Queues(self)
         self.limits = Limits(self)
         self.workers, self.workflows = Workers(self), Workflows(self)
-        self.locks = Locks(self)
+        self.locks, self.events = Locks(self), Events(self)
 
     @property
     def dsn(self) -> str:
@@ -226,6 +229,7 @@ class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVer
             name = options.get("name") or task_name(function)
             routed = settings if "queue" in settings.given else replace(settings, queue=self.routes.queue(name))
             spec = TaskSpec.of(name, function, routed)
+            check_subscription(spec)
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
                 self.rules.add(rule, spec.name)

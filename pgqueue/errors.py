@@ -4,6 +4,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 ├── ConfigError                  a setting, a name or a reference cannot be used
 ├── InvalidInput                 the caller passed something that cannot be used
 │   ├── InvalidArguments         arguments do not fit the task, or cannot be stored as JSON
+│   ├── InvalidEvent             an event's topic, data or key cannot be used
 │   ├── InvalidOption            a queue, priority, delay, tag … is out of its bounds
 │   ├── InvalidPlan              a cron expression, interval, moment or timezone cannot be used
 │   ├── InvalidStep              a step's name cannot be used, or its value cannot be recorded
@@ -11,11 +12,13 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
 ├── NotFound                     nothing has that name or id
+│   ├── UnknownEvent             no event has that id
 │   ├── UnknownJob               no job has that id
 │   ├── UnknownLimit             no limit has that name
 │   ├── UnknownLock              nobody holds a lock of that name
 │   ├── UnknownQueue             a limit names a queue that the worker does not serve
 │   ├── UnknownSchedule          no schedule has that name
+│   ├── UnknownSubscription      the task gets no events
 │   ├── UnknownTask              no task of that name is registered
 │   └── UnknownWorker            no living worker has that id, host or host:pid
 ├── Conflict                     other jobs, schedules or holders are in the way
@@ -85,6 +88,21 @@ class InvalidArguments(InvalidInput, ValueError):
         return InvalidArguments(self.task, [f"call {position}: {problem}" for problem in self.problems])
 
 
+class InvalidEvent(InvalidInput, ValueError):
+    """The topic, the data or the key of an event cannot be used. Nothing was written."""
+
+    exit_code = 2
+
+    def __init__(self, topic: str, problems: list[str]) -> None:
+        self.topic = topic
+        self.problems = problems
+        super().__init__(f"cannot publish {topic}: " + "; ".join(problems))
+
+    def at(self, position: int) -> "InvalidEvent":
+        """Return the error as that of one of many events, by its position."""
+        return InvalidEvent(self.topic, [f"event {position}: {problem}" for problem in self.problems])
+
+
 class InvalidOption(InvalidInput, ValueError):
     """An option of a job, a task, an app or a process is out of its bounds. Nothing was written."""
 
@@ -120,6 +138,10 @@ class NotFound(PgqueueError, LookupError):
     """Nothing has that name or id."""
 
 
+class UnknownEvent(NotFound):
+    """No event has that id: it never existed, its transaction rolled back, or retention dropped it."""
+
+
 class UnknownJob(NotFound):
     """No job has that id: it never existed, its transaction rolled back, or retention dropped it."""
 
@@ -140,6 +162,10 @@ class UnknownQueue(NotFound):
 
 class UnknownSchedule(NotFound):
     """No schedule has that name. Nothing was written."""
+
+
+class UnknownSubscription(NotFound):
+    """The task gets no events: no code that has run here gives it a pattern. Nothing was changed."""
 
 
 class UnknownTask(NotFound):

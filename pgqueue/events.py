@@ -1,4 +1,4 @@
-"""Events of jobs, schedules and workers, as typed values; and the listeners that an app calls with them.
+"""Process events, of jobs, schedules and workers, as typed values; and the listeners that an app calls with them.
 
 `@app.on(JobDeadLettered)` above a function makes it a listener. Its errors are logged and change nothing. An async
 listener runs as a task of the worker's event loop.
@@ -24,7 +24,7 @@ log = logging.getLogger("pgqueue.events")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The base of all events: a listener to it gets every event."""
+    """The base of all process events: a listener to it gets every one. (`pgqueue.Event` is a published event.)"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
 from pgqueue.cli.dead import dead_cli
 from pgqueue.cli.doctor import doctor, print_report
+from pgqueue.cli.events import events_cli, subscriptions_cli
 from pgqueue.cli.job_verbs import jobs_cli
 from pgqueue.cli.jobs import enqueue
 from pgqueue.cli.limits import limits_cli
@@ -83,6 +84,8 @@ cli.add_typer(locks_cli, name="locks")
 cli.add_typer(workers_cli, name="workers")
 cli.add_typer(schedules_cli, name="schedules")
 cli.add_typer(tasks_cli, name="tasks")
+cli.add_typer(events_cli, name="events")
+cli.add_typer(subscriptions_cli, name="subscriptions")
 command(cli, "prune", print_pruned)(prune)
 cli.add_typer(retention_cli, name="retention")
 command(cli, "metrics", lambda _: None, has_json=False)(metrics)

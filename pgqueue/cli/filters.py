@@ -77,8 +77,8 @@ def _chosen(
 ) -> F:
     chosen = kind(
         args=read_values("--arg", arg) if arg else None,
-        since=_moment("--since", since),
-        until=_moment("--until", until),
+        since=read_moment("--since", since),
+        until=read_moment("--until", until),
         **plain,
     )
     return kind(task="*") if everything and chosen.fits_all else chosen
@@ -100,7 +100,8 @@ def read_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _moment(option: str, text: str | None) -> datetime | None:
+def read_moment(option: str, text: str | None) -> datetime | None:
+    """Read an age such as 2h, or a time with its zone; None stays None. Raises InvalidOption."""
     if text is None:
         return None
     if (ago := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)) is not None:

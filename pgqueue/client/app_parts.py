@@ -16,6 +16,7 @@ from pgqueue.tasks.routes import Routes
 class AppParts(Protocol):
     """The parts of an app that client verbs use. `App` has them; rooms below it do not know `App`."""
 
+    name: str
     backend: Backend
     tasks: Tasks
     listeners: Listeners

@@ -30,6 +30,7 @@ class Backend:
     """
 
     inline: Inline | None = None  # None in production: workers run jobs
+    declares_at_once = False  # whether publishing writes the app's subscriptions first: workers do, in production
 
     def __init__(
         self, dsn: str | None, queries: Queries, *, pgbouncer: bool = False, listen_dsn: str | None = None

@@ -1,4 +1,4 @@
-"""A client: the verbs that take a task by its name."""
+"""A client: the verbs that take a task by its name, and those that publish."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,6 +8,7 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import cancel_all, check_reason
 from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.inserting import JobInserter, new_job
+from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.settings import CallSettings
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import Steps, verb
@@ -18,8 +19,9 @@ from pgqueue.jobs.job import Job, JobState, NewJob
 from pgqueue.tasks.storable import encode_unregistered
 
 
-class Client(OperatorVerbs, SignalVerbs):
-    """The verbs that take a task by name. `app.using(conn, …)` makes one; its options apply to each job."""
+class Client(OperatorVerbs, SignalVerbs, PublishVerbs):
+    """The verbs that take a task by name, and those that send signals and publish events. `app.using(conn, …)` makes
+    one; its options apply to each job."""
 
     def __init__(self, app: AppParts, conn: object, settings: CallSettings) -> None:
         self._app = app

@@ -19,8 +19,9 @@ log = logging.getLogger("pgqueue")
 class EnqueueCall:
     """One call that enqueues `count` jobs of a task. A hook may add to `headers`, but those `given` count.
 
-    `schedule`: the schedule that fires. `job_ids` are filled when the jobs are inserted. Whether they exist for others
-    is decided by the caller's transaction.
+    Of a call that publishes, `topic` is the topic of its first event, `task` and `queue` are that, too, and `count`
+    counts the events. `schedule`: the schedule that fires. `job_ids` are filled when the jobs are inserted. Whether
+    they exist for others is decided by the caller's transaction.
     """
 
     task: str
@@ -30,6 +31,7 @@ class EnqueueCall:
     given: Mapping[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     job_ids: Sequence[int] = ()
+    topic: str | None = None
 
 
 OnEnqueueEnd: TypeAlias = Callable[[BaseException | None], object]
@@ -55,8 +57,22 @@ class EnqueueHooks:
     @contextmanager
     def around(self, new: NewJob, count: int = 1, schedule: str | None = None) -> Iterator[EnqueueCall]:
         """Call the hooks, give their headers to `new`, and tell them at the end what was raised, or None."""
-        given = json.loads(new.headers) if new.headers else {}
-        call = EnqueueCall(new.task, new.queue, count, schedule, given)
+        call = EnqueueCall(new.task, new.queue, count, schedule, _read(new.headers))
+        with self._called(call):
+            new.headers = merged(new.headers, call.headers)
+            yield call
+
+    @contextmanager
+    def around_publishing(
+        self, topic: str, headers: str | None, count: int
+    ) -> Iterator[tuple[EnqueueCall, str | None]]:
+        """Call the hooks as `around` does; gives the call, and the headers with those of the hooks."""
+        call = EnqueueCall(topic, topic, count, given=_read(headers), topic=topic)
+        with self._called(call):
+            yield call, merged(headers, call.headers)
+
+    @contextmanager
+    def _called(self, call: EnqueueCall) -> Iterator[None]:
         ends: list[OnEnqueueEnd] = []
         for hook in self._hooks:
             try:
@@ -67,13 +83,17 @@ class EnqueueHooks:
                 _complain(error, call)
             else:
                 ends += [] if end is None else [end]
-        new.headers = merged(new.headers, call.headers)
         try:
-            yield call
+            yield
         except BaseException as error:
             _tell(ends, error, call)
             raise
         _tell(ends, None, call)
+
+
+def _read(headers: str | None) -> Mapping[str, str]:
+    given: Mapping[str, str] = json.loads(headers) if headers else {}
+    return given
 
 
 def _tell(ends: Sequence[OnEnqueueEnd], error: BaseException | None, call: EnqueueCall) -> None:

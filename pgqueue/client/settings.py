@@ -9,6 +9,7 @@ from pgqueue.codecs import Codec
 from pgqueue.config import check_queue
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.retry import Delays, RetryPolicy, as_policy
+from pgqueue.jobs.topics import Pattern, check_patterns
 from pgqueue.tasks.dead_letter_task import check_dead_letter_task
 from pgqueue.tasks.headers import headers_text
 from pgqueue.tasks.metering import GivenKeys, task_limits
@@ -158,6 +159,7 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
         dead_letter_task=check_dead_letter_task(given.get("dead_letter_task", app.dead_letter_task)),
         retention=check_retention(given.get("retention")),
         rules=rules,
+        on=_patterns(given.get("on"), rules),
         turns=task_limits({name: given[name] for name in TaskTurns.__annotations__ if name in given}),
         version=given.get("version", 1),
         upcasters=given.get("upcasters", {}),
@@ -168,6 +170,18 @@ def task_settings(options: Mapping[str, Any], app: TaskDefaults) -> TaskSettings
         result_ttl=check_optional_duration("result_ttl", given.get("result_ttl", app.result_ttl), LIMIT),
         max_result_bytes=app.max_result_bytes,
     )
+
+
+def _patterns(given: object, rules: Rules | None) -> tuple[Pattern, ...]:
+    """Return the patterns of the events that a task gets. Raises InvalidOption, also for conditions beside them."""
+    if given is None:
+        return ()
+    if rules is not None and (rules.key is not None or rules.unique is not None):
+        raise InvalidOption(
+            "on=… cannot be used with idempotent or unique: an event makes one job of a task in any case; to let a "
+            "newer one replace those that wait, give limit=Limit(1, by=…, on_full='replace_waiting')"
+        )
+    return check_patterns(given)
 
 
 def _soft_timeout(given: Mapping[str, Any], app: TaskDefaults, timeout: float | None) -> float | None:

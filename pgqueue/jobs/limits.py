@@ -183,7 +183,7 @@ def as_ordered(given: object) -> Ordered | None:
 
 def check_by(option: str, by: object) -> None:
     """Refuse anything that gives no key."""
-    if by is not None and not callable(by) and not (isinstance(by, str) and by.isidentifier()):
+    if by is not None and not callable(by) and not (isinstance(by, str) and by.removesuffix(".key").isidentifier()):
         raise InvalidOption(
             f"{option}: by={by!r:.100} cannot be used: name a parameter of the task, or give a function of some"
         )

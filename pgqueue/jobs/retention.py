@@ -28,12 +28,14 @@ class Retention(JobAges, total=False):
     `queues` and `tasks` have rules for single ones, also for patterns such as "audit.*": an age for succeeded and
     cancelled jobs, or an age for each state. A rule for a queue or task replaces the general one; where several fit a
     job, the longest counts. `history`: how long at most the transitions of dead letters and unfinished jobs are kept.
+    `events`: how long published events are kept, for replays.
     """
 
     history: Age
     ticks: Age
     operations: Age
     activity: Age
+    events: Age
     queues: Mapping[str, Age | JobAges]
     tasks: Mapping[str, Age | JobAges]
 

@@ -25,6 +25,7 @@ from pgqueue.queries.names import NameQueries
 from pgqueue.queries.operations import OperationQueries
 from pgqueue.queries.partitions import PartitionQueries
 from pgqueue.queries.pauses import PauseQueries
+from pgqueue.queries.published import EventQueries
 from pgqueue.queries.queues import QueueQueries
 from pgqueue.queries.retention import RetentionQueries
 from pgqueue.queries.roles import RoleQueries
@@ -70,3 +71,4 @@ class Queries:
         self.doctor = DoctorQueries(templates, codec)
         self.workflows = WorkflowQueries(templates, codec)
         self.roles = RoleQueries(templates, codec)
+        self.events = EventQueries(templates, codec)

@@ -23,14 +23,16 @@ Row = tuple[Any, ...]
 # tests/statements/test_strangers.py proves it for every statement.
 _FUNCTIONS = (
     "acldefault|aclexplode|age|array_agg|array_append|array_position|array_remove|array_to_string|bool_and|bool_or|"
-    "cardinality|ceil|char_length|concat_ws|count|current_setting|decode|floor|format|format_type|generate_series|"
+    "cardinality|ceil|char_length|concat_ws|convert_to|count|current_setting|decode|encode|floor|format|format_type|"
+    "generate_series|"
     "has_function_privilege|"
     "has_sequence_privilege|has_table_privilege|hashtext|hashtextextended|host|isfinite|json_agg|json_build_array|"
-    "jsonb_agg|jsonb_array_elements|jsonb_array_elements_text|jsonb_build_array|jsonb_build_object|jsonb_populate_record|"
-    "jsonb_populate_recordset|jsonb_to_recordset|jsonb_typeof|lag|"
-    "make_interval|max|md5|min|mxid_age|nextval|pg_advisory_xact_lock|pg_advisory_xact_lock_shared|pg_get_constraintdef|pg_get_expr|"
+    "jsonb_agg|jsonb_array_elements|jsonb_array_elements_text|jsonb_build_array|jsonb_build_object|jsonb_each|"
+    "jsonb_object_agg|jsonb_populate_record|jsonb_populate_recordset|jsonb_strip_nulls|jsonb_to_recordset|jsonb_typeof|"
+    "lag|make_interval|max|md5|min|mxid_age|nextval|pg_advisory_xact_lock|pg_advisory_xact_lock_shared|"
+    "pg_get_constraintdef|pg_get_expr|"
     "pg_get_function_identity_arguments|pg_get_function_result|pg_get_indexdef|pg_has_role|pg_notify|"
-    "pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|quote_ident|regexp_match|repeat|replace|set_config|"
+    "pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|quote_ident|regexp_match|repeat|replace|set_config|sha256|"
     "split_part|string_agg|substr|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|to_regnamespace"
 )
 _UNNEST = re.compile(r"(?<![\w.])unnest\(")

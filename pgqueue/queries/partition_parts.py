@@ -5,9 +5,10 @@ from typing import LiteralString
 from pgqueue.queries.base import fill
 
 # The histories, and the column by which each is partitioned.
-HISTORIES: LiteralString = "(values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'))"
-PARENTS: LiteralString = "constant text[] := array['job_finished', 'transition', 'activity']"
-KEYS: LiteralString = "constant text[] := array['finished_at', 'at', 'at']"
+HISTORIES: LiteralString = """(values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'),
+            ('published_event', 'at'))"""
+PARENTS: LiteralString = "constant text[] := array['job_finished', 'transition', 'activity', 'published_event']"
+KEYS: LiteralString = "constant text[] := array['finished_at', 'at', 'at', 'at']"
 
 # The days that attached partitions hold, `past` being the day after the last one. By name: a bound that the catalogue
 # prints depends on settings of the session.

@@ -1,4 +1,4 @@
-"""The daily partitions of the three histories: made ahead, and what to do about rows that came before their partition.
+"""The daily partitions of the four histories: made ahead, and what to do about rows that came before their partition.
 
 A partition is called like its history and the days that it holds: `transition_20260101`, or, with the day after the
 last one, `transition_20260101_20260110`. Rows of a day without a partition go to the default partition: nothing waits

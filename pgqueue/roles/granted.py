@@ -35,6 +35,7 @@ _VIEWS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
     "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status", "paused",
     "workflows", "step_status", "undo_status",
+    "event_status", "subscription_status",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
@@ -113,6 +114,23 @@ _PRUNE: _Grants = {
 }
 # A process that starts writes the rules of its app's code.
 _DECLARE: _Grants = {"limit_rule": "select, insert, update"}
+# An event is a row and jobs; whoever publishes reads which tasks get it.
+_PUBLISH: _Grants = {
+    "sequence event_id": "usage",
+    "published_event": "insert",
+    "subscription": "select",
+    "subscription_pattern": "select",
+    "function publish": "execute",
+    "function event_flow": "execute",
+}
+# A process declares which tasks get events, and a task may replay some.
+_SUBSCRIBE: _Grants = {
+    "subscription": "select, insert, update",
+    "subscription_pattern": "select, insert, delete",
+    "subscription_release": "select, insert, update, delete",
+    "subscription_status": "select",
+    "published_event": "select, update (delivered)",
+}
 # What runs is counted by whoever begins and ends jobs, a rescue among them.
 _COUNT: _Grants = {
     "limit_key": "select, insert, update",
@@ -141,9 +159,11 @@ _SCHEDULES = (
 _READ: _Grants = dict.fromkeys(_VIEWS, "select")
 
 _TABLE: Mapping[str, tuple[_Grants, ...]] = {
-    "producer": (_ENQUEUE, _SIGNAL, _LOCK),
+    "producer": (_ENQUEUE, _PUBLISH, _SIGNAL, _LOCK),
     "worker": (
         _ENQUEUE,
+        _PUBLISH,
+        _SUBSCRIBE,
         _PROCESS,
         _CANCEL,
         _WAIT,
@@ -172,6 +192,8 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
     ),
     "scheduler": (
         _ENQUEUE,
+        _PUBLISH,
+        _SUBSCRIBE,
         _PROCESS,
         _CANCEL,
         {
@@ -186,6 +208,8 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
     "operator": (
         _READ,
         _ENQUEUE,
+        _PUBLISH,
+        _SUBSCRIBE,
         _CANCEL,
         _WAIT,
         _PRUNE,

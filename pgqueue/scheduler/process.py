@@ -17,12 +17,14 @@ from pgqueue.process.duty import Duty, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Identity, Vitals, describe_process
 from pgqueue.process.partitions import PartitionMaker
+from pgqueue.process.subscriber import Subscriber
 from pgqueue.queries.workers import Request
 from pgqueue.scheduler.declarer import Declarer
 from pgqueue.scheduler.listener import ScheduleListener
 from pgqueue.scheduler.previewer import Previewer
 from pgqueue.scheduler.settings import SchedulerSettings
 from pgqueue.scheduler.ticker import Ticker
+from pgqueue.tasks.subscription import subscriptions_of
 from pgqueue.timing import monotonic
 
 log = logging.getLogger("pgqueue.scheduler")
@@ -86,6 +88,8 @@ class Scheduler:
         ticker, declarer = Ticker(app, links[0], self._settings), Declarer(app, links[1])
         previewer = Previewer(app, links[1])
         duties: list[Duty] = [ticker, declarer, previewer, PartitionMaker(links[1], app.queries)]
+        declared = subscriptions_of(app.tasks, app.queue, app.retention)
+        duties += Subscriber.of(links[1], app.queries, app.name, declared)
         if app.listen_database is not None:
             links.append(Link(app.listen_database, "pgqueue scheduler listen"))
             duties.append(ScheduleListener(app, links[2], identity, [ticker, previewer]))

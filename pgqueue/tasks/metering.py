@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from pgqueue.errors import InvalidArguments, InvalidOption
 from pgqueue.jobs.bucket_key import NoKey, key_text
+from pgqueue.jobs.event import Event
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.limit_rule import LimitRule, rule_name
 from pgqueue.jobs.limits import (
@@ -26,6 +27,7 @@ from pgqueue.jobs.limits import (
 )
 
 MOST_LIMITS = 10  # of one task
+EVENT_KEY = ".key"  # `event.key`: the key of the event that the parameter gets
 Values: TypeAlias = Mapping[str, Any]
 
 
@@ -80,6 +82,8 @@ class _Rule:
     def of(cls, task: str, rule: LimitRule, by: By | None, signature: inspect.Signature) -> "_Rule":
         names = _names(by, signature)
         unknown = sorted(set(names or ()) - set(signature.parameters))
+        if isinstance(by, str) and by.endswith(EVENT_KEY) and not unknown:
+            _check_event(task, by, signature)
         if unknown:
             raise InvalidOption(
                 f"task {task} has no parameter {', '.join(unknown)} (it takes {signature}), of which a key of its rule "
@@ -94,7 +98,7 @@ class _Rule:
             return self.rule.name
         try:
             if isinstance(by, str):
-                key = key_text(values[by])
+                key = key_text(values[by] if by in values else getattr(values[_parameter(by)], "key", None))
             else:
                 given = values if self.names is None else {name: values[name] for name in self.names}
                 key = key_text(by(**given))
@@ -271,7 +275,7 @@ def _names(by: By | None, signature: inspect.Signature) -> tuple[str, ...] | Non
     if by is None:
         return ()
     if isinstance(by, str):
-        return (by,)
+        return (_parameter(by),)
     try:
         parameters = inspect.signature(by).parameters.values()
     except (TypeError, ValueError) as error:
@@ -283,6 +287,17 @@ def _names(by: By | None, signature: inspect.Signature) -> tuple[str, ...] | Non
         for each in parameters
         if each.kind is not each.VAR_POSITIONAL and (each.default is each.empty or each.name in signature.parameters)
     )
+
+
+def _parameter(by: str) -> str:
+    """Return the parameter that a key is made of."""
+    return by.removesuffix(EVENT_KEY)
+
+
+def _check_event(task: str, by: str, signature: inspect.Signature) -> None:
+    name = _parameter(by)
+    if signature.parameters[name].annotation is not Event:
+        raise InvalidOption(f"task {task}: {by!r} is the key of an event: annotate {name} as pgqueue.Event")
 
 
 def _keyless(rule: Any) -> Any:

@@ -107,6 +107,9 @@ class TaskTurns(TypedDict, total=False):
 class TaskOptions(JobOptions, TaskConditions, TaskTurns, total=False):
     """The options of `@app.task(…)`. Durations are seconds or timedeltas.
 
+    `on`: a pattern of topics, or a list of them: the task gets the events that are published under one that fits, as
+    `app.publish` says. `*` stands for one word, `#` for any number.
+
     `retry` is a policy, a list of delays in seconds (then `max_attempts` is one more than its length, unless given) or
     one delay. `retry_on`: only these exceptions are retried. `no_retry_on`: these never are. An error that is not
     retried makes the job a dead letter at once.
@@ -129,6 +132,7 @@ class TaskOptions(JobOptions, TaskConditions, TaskTurns, total=False):
     """
 
     name: str | None
+    on: str | Sequence[str] | None
     retry: RetryOption | None
     retry_on: ErrorTypes | None
     no_retry_on: ErrorTypes | None
@@ -162,6 +166,8 @@ _ELSEWHERE = {
     "schedule_at": "run_at",
     "schedule_in": "delay",
     "soft_time_limit": "soft_timeout",
+    "subscribe": "on",
+    "topic": "on",
     "time_limit": "timeout",
     "unique_key": "unique",
 }

@@ -19,6 +19,10 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 
 MARK = "$codec"
 SEALED = '{"$codec"'  # the beginning of sealed JSON text
+# What a job carries instead of arguments where the data of its event is sealed: the event, the fields of it that are
+# arguments (`takes`), and the parameter that gets all of it (`whole_as`).
+EVENT = "$event"
+SEALED_EVENT = '{"$event"'
 _TEXT = "$codec:"
 _PRINTABLE = re.compile(r"[!-~]+")
 _KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):")
@@ -27,6 +31,8 @@ _OURS = frozenset({"cancelled by request", "snoozed", "sealed", "asleep"})  # re
 
 def sealed_by(value: object) -> str | None:
     """Return a text to show instead of a sealed value, with the name of its key; None if the value is not sealed."""
+    if isinstance(value, dict) and list(value) == [EVENT]:
+        value = value[EVENT].get("data") if isinstance(value[EVENT], dict) else None
     if isinstance(value, dict) and list(value) == [MARK]:
         value = value[MARK]
     elif isinstance(value, str) and value.startswith(_TEXT):
@@ -42,11 +48,24 @@ def seal_args(codec: Codec, task: str, text: str) -> str:
     return text if text.startswith(SEALED) else _seal_json(codec, "args", task, text)
 
 
+def seal_event(codec: Codec, topic: str, text: str) -> str:
+    """Seal the data of an event, a JSON object."""
+    return _seal_json(codec, "event", topic, text)
+
+
+def open_event(codec: Codec | None, topic: str, text: str) -> Any:
+    """Return the data of an event; as it is stored, where it is sealed and cannot be opened here."""
+    data = json.loads(text)
+    return data if codec is None else _read_json(codec, "event", topic, data)
+
+
 def open_args(codec: Codec | None, task: str, text: str) -> str:
-    """Open the arguments of a job of that task, if they are sealed.
+    """Open the arguments of a job of that task, if they are sealed; or take them out of a sealed event.
 
     Raises UnknownKey without the right key, CannotOpen if the key does not open them.
     """
+    if text.startswith(SEALED_EVENT):
+        return json.dumps(_args_of_event(codec, json.loads(text)[EVENT]))
     if not text.startswith(SEALED):
         return text
     if codec is None:
@@ -111,6 +130,17 @@ def open_job(codec: Codec, job: Job) -> Job:
     )
 
 
+def _args_of_event(codec: Codec | None, carried: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a job that carries a sealed event."""
+    event = dict(carried)
+    takes, whole_as = event.pop("takes"), event.pop("whole_as")
+    if codec is None:
+        raise UnknownKey("the event is sealed, and this app has no codec: give it the codec that sealed it")
+    data = json.loads(_open(codec, "event", event["topic"], event["data"][MARK]))
+    arguments = {name: data[name] for name in takes if name in data}
+    return arguments if whole_as is None else arguments | {whole_as: event | {"data": data}}
+
+
 def _is_reason_of_task(resolution: Resolution) -> bool:
     """Whether the task wrote the reason."""
     return resolution.verb in ("snooze", "withdraw") and resolution.reason not in _OURS
@@ -159,6 +189,8 @@ def _read_json(codec: Codec, kind: str, task: str, value: Any) -> Any:
     if sealed_by(value) is None or not isinstance(value, Mapping):
         return value
     try:
+        if EVENT in value:
+            return _args_of_event(codec, value[EVENT])
         return json.loads(_open(codec, kind, task, value[MARK]))
     except (PgqueueError, ValueError, RecursionError):
         return value

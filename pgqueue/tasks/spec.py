@@ -12,9 +12,11 @@ from pgqueue.codecs import Codec
 from pgqueue.config import check_name
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidOption, InvalidTask
+from pgqueue.jobs.event import Event
 from pgqueue.jobs.job import MAX_CRASHES
 from pgqueue.jobs.limit_rule import rule_name
 from pgqueue.jobs.retry import RetryPolicy
+from pgqueue.jobs.topics import Pattern
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.inputs import ByReference, has_inputs, with_inputs
@@ -22,7 +24,7 @@ from pgqueue.tasks.metering import Metering, TaskLimits
 from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.schema import json_schema
-from pgqueue.tasks.sealing import SEALED, open_args
+from pgqueue.tasks.sealing import SEALED, SEALED_EVENT, open_args
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
 from pgqueue.tasks.versions import UnknownParameters, Upcaster, check_versions, label_parts, parts_of, upcast
 
@@ -64,6 +66,7 @@ class TaskSettings:
     retention: int | None = None
     rules: Rules | None = None
     turns: TaskLimits | None = None
+    on: tuple[Pattern, ...] = ()
     version: int = 1
     upcasters: Mapping[int, Upcaster] = field(default_factory=dict)
     aliases: Sequence[str] = ()
@@ -125,6 +128,12 @@ class TaskSpec(TaskSettings):
         return spec
 
     @property
+    def event_parameter(self) -> str | None:
+        """The parameter that gets the whole event; None without one."""
+        parameters = self.coder.signature.parameters
+        return next((name for name, each in parameters.items() if each.annotation is Event), None)
+
+    @property
     def soft_limit(self) -> float | None:
         """Seconds after which `ctx.check()` raises."""
         return self.timeout if self.soft_timeout is None else self.soft_timeout
@@ -147,7 +156,7 @@ class TaskSpec(TaskSettings):
         run; what an upcaster raises; pydantic's ValidationError.
         """
         text = job.args
-        if text.startswith(SEALED):
+        if text.startswith((SEALED, SEALED_EVENT)):
             text = open_args(self.codec, job.task, text)
         inputs = getattr(job, "inputs", None)
         if inputs is not None:
@@ -238,6 +247,8 @@ def _parameters(task: str, function: Callable[..., Any]) -> tuple[list[inspect.P
                 "as one JSON object by name, so use ordinary named parameters (a list or dict for many)"
             )
         (contexts if parameter.annotation is Context else parameters).append(parameter)
+    if sum(parameter.annotation is Event for parameter in parameters) > 1:
+        raise InvalidTask(f"task {task}: one parameter at most is annotated pgqueue.Event: an event makes one job")
     if len(contexts) > 1 or any(Context in get_args(parameter.annotation) for parameter in parameters):
         raise InvalidTask(f"task {task}: one parameter at most is annotated pgqueue.Context, and it is just that")
     return parameters, contexts[0].name if contexts else None

@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidArguments
 from pgqueue.tasks.hazards import UNTYPED, Hazards, explain_row, find_row, leaves
-from pgqueue.tasks.sealing import MARK
+from pgqueue.tasks.sealing import EVENT, MARK
 
 MAX_ARGS_BYTES = 1_000_000
 MAX_RESULT_BYTES = 8 * 1024 * 1024
@@ -142,8 +142,9 @@ def encode_unregistered(task: str, args: Mapping[str, Any], max_bytes: int = MAX
     """Return the arguments of a task that is not registered here as JSON text. Raises InvalidArguments."""
     if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
         raise InvalidArguments(task, ["arguments must be an object with a name for each value"])
-    if MARK in args:
-        raise InvalidArguments(task, [f"{MARK}: this name is pgqueue's own (rename the argument)"])
+    for own in (MARK, EVENT):
+        if own in args:
+            raise InvalidArguments(task, [f"{own}: this name is pgqueue's own (rename the argument)"])
     try:
         text = UNTYPED_SERIALIZER.to_json(dict(args))
         problems = hidden_problems(text, dict(args), UNTYPED_SERIALIZER, "", max_bytes, UNTYPED)

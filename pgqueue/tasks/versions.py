@@ -27,7 +27,9 @@ DEAD_LETTER = "$dead_letter"
 NOTES = "$notes"
 # The header with the name that a workflow gives to one of its nodes.
 NODE = "$node"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, NODE, FLOW, INPUTS, UNDO, UNDOES})
+# The header of a job that an event has made: the id of the event.
+EVENT = "$event"
+OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, NODE, EVENT, FLOW, INPUTS, UNDO, UNDOES})
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.

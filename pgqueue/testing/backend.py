@@ -30,6 +30,7 @@ class TransactionBackend(Backend):
 
     queries: TravellingQueries
     pools: BorrowedPools
+    declares_at_once = True
 
     def __init__(self, app: App, conn: object) -> None:
         self._app = app

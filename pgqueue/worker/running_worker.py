@@ -15,7 +15,9 @@ from pgqueue.process.duty import Duty, hide, run_duties
 from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Vitals
 from pgqueue.process.partitions import PartitionMaker
+from pgqueue.process.subscriber import Subscriber
 from pgqueue.queries.workers import Request
+from pgqueue.tasks.subscription import subscriptions_of
 from pgqueue.timing import Backoff, monotonic
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
@@ -75,8 +77,7 @@ class RunningWorker:
         frontier = Frontier()
         full_scan = FullScan(links["full scan"], core, signals, frontier)
         self.producer = Producer(links["claim"], core, signals, frontier, full_scan)
-        self._watchdog = Watchdog(chores, core.identity, signals)
-        self._canceller = Canceller(chores, core, signals)
+        self._watchdog, self._canceller = Watchdog(chores, core.identity, signals), Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser, self._workflow_keeper = Pauser(chores, core, signals), WorkflowKeeper(chores, core, signals)
@@ -93,21 +94,23 @@ class RunningWorker:
     def _make_duties(self, frontier: Frontier, first: list[Duty]) -> list[Duty]:
         """Return the duties that stop when the worker is asked to stop: the first ones and those beside them."""
         core, signals, links, queries = self._core, self._signals, self._links, self._core.queries
+        app = core.app
         chores = links["chores"]
         duties = [*first, self._rescuer, self._pauser, self._limit_keeper, self._deliverer, self._inputs]
         duties += [
             self._workflow_keeper,
             PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),
-            ResultExpirer(chores, queries, core.app.tasks),
+            ResultExpirer(chores, queries, app.tasks),
             OperationFinisher(chores, core),
             Pruner(links["prune"], chores, core),
             StepSweeper(chores, core),
+            *Subscriber.of(chores, queries, app.name, subscriptions_of(app.tasks, app.queue, app.retention)),
         ]
         if core.slots.has_patterns:
             duties.append(QueueFinder(chores, core, signals, frontier))
-        if core.app.listen_database is not None:
-            links["listen"] = Link(core.app.listen_database, "pgqueue worker listen")
+        if app.listen_database is not None:
+            links["listen"] = Link(app.listen_database, "pgqueue worker listen")
             duties.append(Listener(links["listen"], core, signals))
         return duties
 

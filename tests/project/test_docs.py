@@ -1,5 +1,6 @@
 """The docs say what is true: their examples run, their tables match the code."""
 
+import asyncio
 import os
 import re
 import shlex
@@ -18,10 +19,11 @@ from pgqueue.cli import cli
 from pgqueue.client.actor import who
 from pgqueue.jobs.lifecycle import TRANSITIONS
 from pgqueue.jobs.served_queues import read_served_queues, with_limits
+from pgqueue.jobs.topics import check_pattern
 from pgqueue.worker import Worker, WorkerSettings
 from tests.client.test_dead import add_dead
 from tests.client.test_jobs_in_bulk import add_jobs
-from tests.conftest import drain, scalar
+from tests.conftest import drain, scalar, work
 from tests.harness import Conn
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,44 @@ def test_the_rules_of_the_flow_page_run(dsn: str, conn: Conn, monkeypatch: pytes
     assert scalar(conn, flows, "shop.ship") == ['["shop.ship#order/7"]']
     assert scalar(conn, flows, "shop.sync") == ['["shop.sync/7"]', '["shop.sync/acme"]']
     namespace["app"].close()
+
+
+def test_the_examples_about_events_run(dsn: str, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGQUEUE_DSN", dsn)
+    page = (ROOT / "docs" / "events.md").read_text()
+    declared, replayed = _blocks(page, "python")
+    namespace: dict[str, Any] = {"__name__": "shop"}
+    exec(compile(declared, "events.md", "exec"), namespace)
+    conn.execute("create table public.orders (id int primary key, email text, paid boolean not null default false)")
+    conn.execute("insert into public.orders values (1, 'a@example.com'), (2, 'b@example.com')")
+    namespace["app"].events.declare()
+    with psycopg.connect(dsn, options="-c search_path=public") as customer:
+        namespace["pay"](customer, 1)
+    exec(compile(replayed, "events.md", "exec"), namespace)
+    (trigger,) = _blocks(page, "sql")
+    conn.execute(trigger.encode())
+    conn.execute("update public.orders set paid = true")
+    assert scalar(conn, "select json_agg(args order by id) from pgqueue.job_live where task = 'shop.send_receipt'") == [
+        {"order_id": 1, "email": "ann@example.com"}, {"order_id": 2, "email": "b@example.com"},
+    ]  # fmt: skip
+    (commands,) = _blocks(page, "")
+    for command in commands.splitlines():
+        result = CliRunner().invoke(cli, shlex.split(command)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    ended = "select count(*) = 4 from pgqueue.job where state = 'succeeded'"
+    asyncio.run(work(namespace["app"], lambda: scalar(conn, ended), queues=["mail", "default"]))
+    namespace["app"].close()
+
+
+def test_the_table_of_patterns_is_true() -> None:
+    page = (ROOT / "docs" / "events.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| (`.+?|everything) \| (`.*?)?\|$", page, re.MULTILINE)
+    assert len(rows) == 6
+    for pattern, fits, fits_not in rows:
+        for topic in re.findall("`([^`]+)`", fits):
+            assert check_pattern(pattern).fits(topic), (pattern, topic)
+        for topic in re.findall("`([^`]+)`", fits_not):
+            assert not check_pattern(pattern).fits(topic), (pattern, topic)
 
 
 def test_the_readme_example_commits_and_rolls_back_with_its_order(

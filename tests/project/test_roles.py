@@ -193,21 +193,23 @@ jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* j
 jobs.depth* jobs.begin jobs.change_flows workflows.enqueue signals.send*"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"
+_EVENTS = "events.[!lg]*"
 _LOCKS = "locks.acquire locks.listen locks.release locks.renew"
 _UPKEEP = "partitions.states partitions.delegated partitions.maintain schema.check schema.version"
 RUNS = {
-    "producer": f"{_PRODUCES} {_LOCKS}",
+    "producer": f"{_PRODUCES} {_LOCKS} events.publish",
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
     dead.discard steps.[!f]* signals.* operations.lock operations.move operations.find_abandoned operations.put_off
     operations.fail workflows.*
     chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare
-    {_LOCKS} {_UPKEEP}""",
+    {_LOCKS} {_EVENTS} {_UPKEEP}""",
     "scheduler": f"""
+    {_EVENTS}
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
-    {_PRODUCES} {_LOOKS} {_WAITS} steps.forget steps.open_waits doctor.* why.* chosen.* jobs.get jobs.cancel
+    {_PRODUCES} {_LOOKS} {_WAITS} steps.forget steps.open_waits events.* doctor.* why.* chosen.* jobs.get jobs.cancel
     jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
     locks.break_ locks.list limits.* workflows.*

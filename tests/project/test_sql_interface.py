@@ -142,7 +142,8 @@ def test_partitions_show_their_days_and_their_sizes(conn: Conn) -> None:
         " max(first_day) = (now() at time zone 'UTC')::date + 7, bool_and(bytes > 0)"
         " from pgqueue.partition_status group by history order by history"
     ).fetchall()
-    assert rows == [(history, 1, 9, True, True) for history in ("activity", "job_finished", "transition")]
+    histories = ("activity", "job_finished", "published_event", "transition")
+    assert rows == [(history, 1, 9, True, True) for history in histories]
     insert_job(conn)
     conn.execute("insert into pgqueue.transition (job_id, to_state) select n, 'pending' from generate_series(1, 500) n")
     conn.execute("create table pgqueue.transition_20260101_20260104 partition of pgqueue.transition"

@@ -168,7 +168,7 @@ def test_questions_about_schedules(reader: Conn) -> None:
 
 def test_the_question_about_partitions(reader: Conn) -> None:
     rows = {row["history"]: row for row in asked(reader, 20)}
-    assert rows.keys() == {"activity", "job_finished", "transition"}
+    assert rows.keys() == {"activity", "job_finished", "published_event", "transition"}
     assert all(6 <= row["days_ahead"] <= 8 and row["size"] for row in rows.values())
 
 

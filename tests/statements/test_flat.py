@@ -15,6 +15,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import db
+from pgqueue.jobs.event import NewEvent
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
@@ -40,6 +41,7 @@ from tests.statements.test_explain import Node, buffers, explain, nodes
 GROWING = (
     "job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry",
     "workflow", "gate", "dependency", "step", "signal", "awaited_event", "undo",
+    "published_event", "subscription",
 )  # fmt: skip
 MOST_ROWS, MOST_PAGES = 1500, 3000
 WORKER = uuid.UUID(int=1)
@@ -220,6 +222,9 @@ OTHERS: dict[str, Query[Any]] = {
     "schedules.list": QUERIES.schedules.list(),
     "schedules.lock": QUERIES.schedules.lock("s1"),
     "schedules.declaration": QUERIES.schedules.declaration("s1"),
+    "events.publish": QUERIES.events.publish([NewEvent("order.1.paid", "{}"), NewEvent("none", "{}")]),
+    "events.replay": QUERIES.events.replay(1, 5000, NOW - timedelta(hours=1), NOW, 100),
+    "events.get": QUERIES.events.get(5000),
 }
 STATUS = {
     "jobs.count", "jobs.count_turns", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list",
@@ -350,6 +355,25 @@ EXEMPT = {
         [f"schedules.{verb}" for verb in SCHEDULE_VERBS],
         "asked by hand, or once when a scheduler starts: one schedule and its ticks",
     ),
+    "events.list": "asked by hand: 10,000 events at most",
+    **dict.fromkeys(["events.clock", "events.publishers"], "reads no table"),
+    **dict.fromkeys(
+        [
+            f"events.{verb}"
+            for verb in (
+                "declare",
+                "rename",
+                "subscriptions",
+                "disable",
+                "enable",
+                "disable_left",
+                "register_release",
+                "is_newest_release",
+                "unregister_release",
+            )
+        ],
+        "tables with a row for each task that gets events, and for each process that declares some",
+    ),
     **dict.fromkeys(["jobs.list", "jobs.unseen"], "asked by hand: 200,000 jobs at most, see test_explain"),
 }
 LIVE = """
@@ -422,6 +446,15 @@ insert into pgqueue.waiter select -i, now() + interval '1 minute' from generate_
 insert into pgqueue.result_expiry (job_id, finished_at, expires_at)
 select -i, now() - make_interval(secs => i / 100.0), now() + make_interval(secs => i - 1000)
 from generate_series(1, {size}) as i;
+insert into pgqueue.published_event (id, at, topic, data)
+select i, now() - make_interval(secs => ({size} - i) / 100.0), 'order.' || i % 9, '{{}}'
+from generate_series(1, {size}) as i;
+insert into pgqueue.subscription (task, patterns, expressions, queue, priority, max_attempts, tags, headers, history,
+                                  takes, declared)
+select 's' || i, array['order.' || i || '.*'], array['^[.]order[.]' || i || '$'], 'q0', 0, 1, '{{}}', '{{}}', true,
+       '{{}}', '{{}}' from generate_series(1, 2000) as i;
+insert into pgqueue.subscription_pattern (anchor, subscription_id, pattern, expression)
+select '^order.' || i, i, 'order.' || i || '.*', '^[.]order[.]' || i || '[.]' from generate_series(1, 2000) as i;
 insert into pgqueue.schedule_fire (schedule, tick, outcome, reason)
 select 's1', now() - make_interval(secs => 60 * i), 'missed', 'why' from generate_series(1, {size} / 20) as i"""
 
@@ -446,6 +479,8 @@ def made(server_dsn: str, template: str, request: pytest.FixtureRequest) -> Iter
             "workflow",
             "gate",
             "dependency",
+            "subscription",
+            "subscription_pattern",
         ):
             conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
         conn.execute("analyze")

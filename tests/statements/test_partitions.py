@@ -194,7 +194,7 @@ def test_a_large_default_partition_becomes_the_partition_of_its_days(conn: Conn)
     grow_default(conn, day - timedelta(days=3))
     log_row(conn, day)
     faults = faulty(db.run(conn, QUERIES.partitions.states()))
-    assert [fault.history for fault in faults] == ["activity", "job_finished", "transition"]
+    assert [fault.history for fault in faults] == ["activity", "job_finished", "published_event", "transition"]
     conn.execute("prepare add as insert into pgqueue.transition (job_id, to_state) values (0, 'pending')")
     conn.execute("execute add")
     assert upkeep(conn) == []
@@ -276,8 +276,8 @@ def test_a_role_that_owns_nothing_makes_nothing_and_sees_what_is_missing(conn: C
     with psycopg.connect(reader_dsn, autocommit=True) as own:
         faults = upkeep(own)
     assert [(f.history, f.first_missing, f.missing) for f in faults] == [
-        ("activity", today(conn), 7), ("job_finished", today(conn), 7), ("transition", today(conn), 7)
-    ]  # fmt: skip
+        (history, today(conn), 7) for history in ("activity", "job_finished", "published_event", "transition")
+    ]
     assert in_default(conn) == 1
 
 
@@ -299,7 +299,7 @@ def test_the_duty_says_what_it_mends_and_what_it_cannot(
     waits = asyncio.run(step(reader_dsn, 2))
     assert max(waits) <= 300
     said = [r.getMessage() for r in caplog.records]
-    assert len(said) == 4  # once, not at each step: the rows, and each history
+    assert len(said) == 5  # once, not at each step: the rows, and each history
     assert f"partitions of 7 of the next 7 days, from {today(conn)} on, are missing" in said[-1]
     caplog.clear()
     assert asyncio.run(step(dsn))[0] >= 1800

@@ -13,6 +13,7 @@ from pgqueue import db
 from pgqueue.db.connection import as_sent
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.event import NewEvent
 from pgqueue.jobs.job import Job, JobState, NewJob
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.keys import Unique, key_hashes
@@ -75,12 +76,33 @@ CHOSEN = DeadFilter(error="E", group="0", **COMMON)
 JOBS = JobFilter(**COMMON)
 A_JOB = Job(7, "t", "q", 0, JobState.PENDING, "pending", {}, (), TICK, TICK, 0, 3)
 OPERATION = Operation(1, "redrive", {}, {}, "alice", "test", TICK, None, None, 0, 0, 0, None)
+SUBSCRIPTION = """
+{"task": "t", "patterns": ["order.*"], "expressions": ["^x$"], "queue": "q", "priority": 0, "max_attempts": 3,
+ "tags": [], "headers": {}, "history": true, "ttl": null, "takes": ["a"], "whole_as": "e",
+ "rules": [{"kind": "order", "rule": "t#order", "key_of": "$key"}],
+ "matching": [{"anchor": "^order", "pattern": "order.*", "expression": "^x$"}]}"""
+EVENTS = [NewEvent("order.paid", '{"a": 1}', "k"), NewEvent("order.paid", "{}")]
 RULE, FOREVER = RetentionRule("succeeded", "*", "audit.*", 3600.0), RetentionRule("ticks", "*", "*", None)
 SWEEP = Sweep("job_finished_20260101", TICK, TICK + timedelta(days=1), timedelta(hours=1), False, 0, 10, "hash")
 GRANTS = [Grant("pg_monitor", "table", "job_live", column, "select") for column in ("id", "queue")]
 FRONTIER = {("default", 0): (TICK, 1), ("bulk", 5): (TICK, 7)}
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.enqueue_one": lambda q: q.jobs.enqueue_one(new_job(tags=("a", 'b"'), delay=1.0)),
+    "events.publish": lambda q: q.events.publish(EVENTS, '{"h": "v"}'),
+    "events.replay": lambda q: q.events.replay(1, 0, "-infinity", TICK, 100),
+    "events.publishers": lambda q: q.events.publishers(),
+    "events.list": lambda q: q.events.list("^x$", "k", TICK, 7, 10),
+    "events.get": lambda q: q.events.get(1),
+    "events.clock": lambda q: q.events.clock(),
+    "events.rename": lambda q: q.events.rename('[{"task": "t", "alias": "u"}]'),
+    "events.declare": lambda q: q.events.declare("shop", [SUBSCRIPTION]),
+    "events.register_release": lambda q: q.events.register_release(WORKER, "shop", "r", ["t"], TICK),
+    "events.is_newest_release": lambda q: q.events.is_newest_release(WORKER),
+    "events.unregister_release": lambda q: q.events.unregister_release(WORKER),
+    "events.disable_left": lambda q: q.events.disable_left("shop"),
+    "events.disable": lambda q: q.events.disable("t", "alice"),
+    "events.enable": lambda q: q.events.enable("t"),
+    "events.subscriptions": lambda q: q.events.subscriptions("t"),
     "jobs.enqueue_many": lambda q: q.jobs.enqueue_many(new_job(run_at=TICK), '[{"a": 1}, {}]'),
     "jobs.enqueue_many_keyed": lambda q: q.jobs.enqueue_many_keyed(
         KEYED, '[{"a": 1}, {}]', [*key_hashes("t", ["k"]), None], "[{}, {}]"

@@ -137,7 +137,9 @@ def test_the_command_empties_a_large_default_partition_while_writers_insert_and_
         stop.set()
     written, _ = threads[0].result(), threads[1].result()
     assert (done.exit_code, in_default(conn)) == (0, 0)
-    assert {state["history"] for state in json.loads(done.stdout)} == {"activity", "job_finished", "transition"}
+    assert {state["history"] for state in json.loads(done.stdout)} == {
+        "activity", "job_finished", "published_event", "transition"
+    }  # fmt: skip
     assert set(counted) == {start}
     assert scalar(conn, "select count(*) from pgqueue.transition") == start + written > start
 

@@ -88,6 +88,20 @@ def set_rule(conn: Conn, name: str, value: str | None, queue: str = "*", task: s
     )
 
 
+def test_a_day_of_events_goes_when_all_of_it_is_older_than_retention_says(conn: Conn, app: App) -> None:
+    old = [add_day(conn, days, "published_event") for days in (12, 9, 8, 4)]
+    for days in (12, 9, 8, 4):
+        event = "insert into pgqueue.published_event (id, at, topic, data) values (%s, %s, 't', '{}')"
+        conn.execute(event.encode(), [days, noon(today(conn) - timedelta(days=days))])
+    app.pruning.run()
+    assert [name for name in old if name in children(conn, "published_event")] == old[3:]
+    app.pruning.set("events", "2d")
+    app.pruning.run()
+    assert scalar(conn, "select count(*) from pgqueue.published_event") == 0
+    app.pruning.set("events", "forever")
+    assert {rule.name: rule.age for rule in app.pruning.rules()}["events"] is None
+
+
 def test_by_default_a_day_of_jobs_and_transitions_goes_after_seven_days_and_activity_after_thirty(conn: Conn) -> None:
     for days in (31, 30, 9, 8, 7):
         add_day(conn, days)

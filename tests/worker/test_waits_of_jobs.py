@@ -250,10 +250,11 @@ def test_a_waiting_job_holds_no_slot_of_a_limit_and_takes_its_turn_again(app: Ap
 
     first, second = one.enqueue(name="a"), one.enqueue(name="b")
     waiting = "select count(*) = 2 from pgqueue.job_live where state = 'blocked' and run_at > now() and lease > 0"
+    free = "select (select sum(taken) from pgqueue.limit_use) = (select sum(freed) from pgqueue.limit_freed)"
     run_until(
         app,
         lambda: scalar(conn, waiting),
-        lambda: scalar(conn, "select coalesce(sum(running), 0) = 0 from pgqueue.limit_use"),
+        lambda: scalar(conn, free),
         lambda: app.signal(second.id, "go"),
         lambda: app.get(second.id).state.is_terminal,
         lambda: app.signal(first.id, "go"),

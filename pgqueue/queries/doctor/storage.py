@@ -49,6 +49,7 @@ order by i.relname"""
 USED_DEFAULTS: LiteralString = """
 select 'activity' where exists (select from {s}.activity_default)
 union all select 'job_finished' where exists (select from {s}.job_finished_default)
+union all select 'published_event' where exists (select from {s}.published_event_default)
 union all select 'transition' where exists (select from {s}.transition_default)"""
 
 # List days that have been older than every rule for `seconds`, still have rows, and were not emptied lately: of one
@@ -58,7 +59,8 @@ select o.history, o.partition, o.past + longest.age, o.bytes
 from {s}.old_partition o
 cross join lateral (
     select max(r.value) as age from {s}.retention r
-    where case o.history when 'activity' then r.name = 'activity' else r.name in ('succeeded', 'cancelled') end
+    where case o.history when 'activity' then r.name = 'activity' when 'published_event' then r.name = 'events'
+               else r.name in ('succeeded', 'cancelled') end
 ) as longest
 where o.heap_bytes > 0::bigint and o.past + longest.age < now() - make_interval(secs => %(seconds)s::float8)
 and not exists (select from {s}.pruned p where p.relation = o.partition and p.age = interval '0'

@@ -57,7 +57,8 @@ union all select 0, 'notified' from waiters_notified""",
 
 # End up to `at_most` jobs of workflows that are stopped: members that wait. Of one that is cancelled the running ones
 # are asked to stop. Members of a group within have the gates of the groups in it, all of which the root names. A
-# callback of the whole workflow is no member and goes on. What a member has done that was asleep is undone. By workflow_stopping and job_live_workflow.
+# callback of the whole workflow is no member and goes on. What a member has done that was asleep is undone. By
+# workflow_stopping and job_live_workflow.
 STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (

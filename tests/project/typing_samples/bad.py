@@ -78,6 +78,9 @@ def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     app.task(limit=5)  # ERROR a limit is one
     app.task(limit=["stripe"])  # ERROR limits are given, not named
     app.task(ordered=5)  # ERROR a parameter or a function
+    app.task(on=5)  # ERROR a pattern, or a list of them
+    app.publish("a", [1])  # ERROR data has names
+    app.publish_many(["a"])  # ERROR a topic and its data
     app.task(rate_scope="host")  # ERROR fleet or worker
     app.limit("stripe", "20")  # ERROR a number
     App(limits={"email": 50})  # ERROR a Limit or a Rate

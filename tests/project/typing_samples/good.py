@@ -79,6 +79,16 @@ def metered(customer: str) -> None:
 async def in_order(order_id: int) -> None: ...
 
 
+@limited.task(on=["order.*", "refund.#"], ordered="event.key")
+def book(event: pgqueue.Event, order_id: int) -> None: ...
+
+
+published: pgqueue.Published = limited.publish("order.paid", {"order_id": 1}, key=1)
+several: list[pgqueue.Published] = limited.using(headers={"a": "b"}).publish_many([("a", {}), ("a.b", {"x": 1}, 7)])
+replayed: pgqueue.Replayed = limited.events.replay(book, patience=1)
+made_jobs: tuple[int, ...] = published.jobs
+
+
 @limited.task(ordered="order_id", rate_limit=2.5, rate_scope="worker", breaker=pgqueue.Breaker(3))
 async def in_order_too(order_id: int) -> None: ...
 

@@ -23,7 +23,7 @@ with given as materialized (
     from given join old on old.id = given.id
     where j.id = any(array[given.id])
     returning j.id, j.queue::text, j.run_at::timestamptz, j.attempt, j.lease, old.state as was, j.state,
-        jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
             'previous_queue', case when j.queue::text <> old.queue then old.queue end,
             'previous_priority', case when j.priority::smallint <> old.priority then old.priority end,
             'previous_run_at', case when j.run_at::timestamptz <> old.run_at then old.run_at end))

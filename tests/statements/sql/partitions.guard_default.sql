@@ -1,7 +1,7 @@
 do $guard_default$
 declare
-    parents constant text[] := array['job_finished', 'transition', 'activity'];
-    keys constant text[] := array['finished_at', 'at', 'at'];
+    parents constant text[] := array['job_finished', 'transition', 'activity', 'published_event'];
+    keys constant text[] := array['finished_at', 'at', 'at', 'at'];
     today constant date := (now() at time zone 'UTC')::date;
     rest text;
     days date[];
@@ -30,7 +30,8 @@ begin
         using (select coalesce(range_agg(daterange(held.first, held.past)), '{}') from (
     select h.parent, pg_catalog.to_date(named[1], 'YYYYMMDD') as first,
            coalesce(pg_catalog.to_date(named[2], 'YYYYMMDD'), pg_catalog.to_date(named[1], 'YYYYMMDD') + 1) as past
-    from (values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at')) as h(parent, key)
+    from (values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'),
+            ('published_event', 'at')) as h(parent, key)
     join pg_catalog.pg_inherits i on i.inhparent = pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
     cross join lateral pg_catalog.regexp_match(c.relname::text, '_([0-9]{8})(?:_([0-9]{8}))?$') as named

@@ -9,14 +9,16 @@ begin
     if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgqueue'), pg_catalog.hashtext('make partitions')) then
         return;
     end if;
-    for history in select * from (values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at')) as h(parent, key) loop
+    for history in select * from (values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'),
+            ('published_event', 'at')) as h(parent, key) loop
         for day in select d::date from pg_catalog.generate_series((now() at time zone 'UTC')::date - 1,
                                                        (now() at time zone 'UTC')::date + 7, interval '1 day') as d loop
             part := history.parent || pg_catalog.to_char(day, '"_"YYYYMMDD');
             continue when exists (select from (
     select h.parent, pg_catalog.to_date(named[1], 'YYYYMMDD') as first,
            coalesce(pg_catalog.to_date(named[2], 'YYYYMMDD'), pg_catalog.to_date(named[1], 'YYYYMMDD') + 1) as past
-    from (values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at')) as h(parent, key)
+    from (values ('job_finished', 'finished_at'), ('transition', 'at'), ('activity', 'at'),
+            ('published_event', 'at')) as h(parent, key)
     join pg_catalog.pg_inherits i on i.inhparent = pg_catalog.to_regclass(pg_catalog.format('%I.%I', 'pgqueue'::text, h.parent))::oid
     join pg_catalog.pg_class c on c.oid = i.inhrelid
     cross join lateral pg_catalog.regexp_match(c.relname::text, '_([0-9]{8})(?:_([0-9]{8}))?$') as named

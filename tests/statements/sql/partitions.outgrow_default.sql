@@ -1,6 +1,6 @@
 do $outgrow_default$
 declare
-    parents constant text[] := array['job_finished', 'transition', 'activity'];
+    parents constant text[] := array['job_finished', 'transition', 'activity', 'published_event'];
     rest text;
     stretch text;
     bounds text[];

@@ -1,7 +1,7 @@
 do $split_default$
 declare
-    parents constant text[] := array['job_finished', 'transition', 'activity'];
-    keys constant text[] := array['finished_at', 'at', 'at'];
+    parents constant text[] := array['job_finished', 'transition', 'activity', 'published_event'];
+    keys constant text[] := array['finished_at', 'at', 'at', 'at'];
     rest text;
     day date;
     part text;

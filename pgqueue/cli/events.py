@@ -1,0 +1,113 @@
+"""`pgqueue events …` and `pgqueue subscriptions …`."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from pgqueue.cli import output
+from pgqueue.cli.call import Call, command
+from pgqueue.cli.filters import By, read_moment
+from pgqueue.jobs.event import Replayed
+from pgqueue.queries.published.read import StoredEvent
+from pgqueue.queries.published.subscribe import Subscription
+
+events_cli = typer.Typer(help="Published events: see, replay.", no_args_is_help=True)
+subscriptions_cli = typer.Typer(help="The tasks that get events: see, disable, enable.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The task that gets the events.")]
+Since = Annotated[str | None, typer.Option(help="Published since: 90s, 30m, 2h, 7d ago, or a time with its zone.")]
+LONGEST = 60  # characters of data in a table
+
+
+def print_events(events: Sequence[StoredEvent]) -> None:
+    """Print events as a table."""
+    rows = [(one.id, one.at, one.topic, one.key or "", one.subscribers, _short(one.data)) for one in events]
+    output.print_table("events", ("id", "at", "topic", "key", "subscribers", "data"), rows)
+
+
+def print_subscriptions(subscriptions: Sequence[Subscription]) -> None:
+    """Print subscriptions as a table."""
+    rows = [
+        (one.task, ", ".join(one.patterns), one.queue, one.app, one.declared_at, _state(one)) for one in subscriptions
+    ]
+    output.print_table("subscriptions", ("task", "patterns", "queue", "app", "declared", "state"), rows)
+
+
+def _short(data: object) -> str:
+    text = output.cell(data)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _state(subscription: Subscription) -> str:
+    if subscription.disabled_at is None:
+        return "gets events"
+    by = subscription.disabled_by
+    return f"disabled by {by}" if by else "disabled: the code declares it no longer"
+
+
+@command(events_cli, "list", print_events)
+def list_events(
+    call: Call,
+    pattern: Annotated[str, typer.Argument(help="Only topics that fit: 'order.*', 'order.#'.")] = "#",
+    key: Annotated[str | None, typer.Option(help="Only events with this key.")] = None,
+    since: Since = None,
+    before: Annotated[int | None, typer.Option(help="Only ids below this one, the last of the page before.")] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", help="At most so many.")] = 20,
+) -> Sequence[StoredEvent]:
+    """List the newest events, and how many tasks got each. It looks at 10,000 at most, however few of them fit."""
+    start = read_moment("--since", since)
+    return call.app.events.list(pattern, key=key, since=start, before=before, limit=limit)
+
+
+def _print_event(event: StoredEvent) -> None:
+    output.print_facts(f"event {event.id}", output.fields_of(event))
+
+
+@command(events_cli, "show", _print_event)
+def show_event(call: Call, event: Annotated[int, typer.Argument(help="The id of the event.")]) -> StoredEvent:
+    """Show an event with its data, and the tasks that got it."""
+    return call.app.events.get(event)
+
+
+def _say_replayed(replayed: Replayed) -> None:
+    output.say(f"{replayed.jobs} jobs are made")
+    if replayed.open:
+        output.say(
+            f"{replayed.open} transactions that have published are still open: replay again when they have ended"
+        )
+
+
+@command(events_cli, "replay", _say_replayed)
+def replay(
+    call: Call,
+    task: Name,
+    since: Since = None,
+    to: Annotated[str | None, typer.Option(help="Published before: an age, or a time with its zone.")] = None,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for transactions that are still open.")] = 30.0,
+) -> Replayed:
+    """Make jobs of kept events for one task, of those that it has not got yet, once each."""
+    start, end = read_moment("--since", since), read_moment("--to", to)
+    return call.app.events.replay(task, since=start, to=end, patience=patience)
+
+
+@command(subscriptions_cli, "list", print_subscriptions)
+def list_subscriptions(call: Call) -> Sequence[Subscription]:
+    """List the tasks that get events."""
+    return call.app.events.subscriptions()
+
+
+def _say_subscription(subscription: Subscription) -> None:
+    print_subscriptions([subscription])
+
+
+@command(subscriptions_cli, "disable", _say_subscription)
+def disable(call: Call, task: Name, by: By = None) -> Subscription:
+    """Let a task get no more events. Events of the time between can be replayed."""
+    return call.app.events.disable(task, by=by)
+
+
+@command(subscriptions_cli, "enable", _say_subscription)
+def enable(call: Call, task: Name) -> Subscription:
+    """Let a task get events again."""
+    return call.app.events.enable(task)

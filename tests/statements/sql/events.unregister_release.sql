@@ -1,0 +1,1 @@
+delete from "pgqueue".subscription_release where id = %(id)s
