@@ -27,6 +27,7 @@ from pgqueue.cli.top import top
 from pgqueue.cli.upkeep import print_pruned, prune, repair_cli, retention_cli
 from pgqueue.cli.work import schedule, work
 from pgqueue.cli.workers import workers_cli
+from pgqueue.cli.workflows import workflows_cli
 from pgqueue.config import release
 
 cli = typer.Typer(
@@ -76,6 +77,7 @@ command(cli, "resume", say_resumed)(resume)
 command(cli, "drain", say_drained)(drain)
 command(cli, "pauses", print_pauses)(list_pauses)
 cli.add_typer(jobs_cli, name="jobs")
+cli.add_typer(workflows_cli, name="workflows")
 cli.add_typer(dead_cli, name="dead")
 cli.add_typer(operations_cli, name="operations")
 cli.add_typer(queues_cli, name="queues")

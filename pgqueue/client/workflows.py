@@ -15,11 +15,12 @@ from pgqueue.errors import InvalidOption, UnknownWorkflow, WaitTimeout, Workflow
 from pgqueue.queries.jobs.ties import Ends
 from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
-from pgqueue.queries.workflows.read import WorkflowEdge, WorkflowJob, WorkflowStatus
+from pgqueue.queries.workflows.read import WorkflowEdge, WorkflowGroup, WorkflowJob, WorkflowStatus
 from pgqueue.queries.workflows.retry import LockedWorkflow, Revived
 from pgqueue.timing import LIMIT, check_optional_duration, monotonic
 from pgqueue.workflows.check import check
-from pgqueue.workflows.graph import Graph
+from pgqueue.workflows.drawing import Drawing
+from pgqueue.workflows.graph import Edge, Graph, Group
 
 STATES = ("running", "succeeded", "failed", "cancelled")
 BATCH = 500  # jobs that one statement of a cancellation ends
@@ -92,6 +93,20 @@ class Workflows:
         return found
 
     aedges = edges.twin
+
+    @verb
+    def draw(self, workflow: int) -> Steps[Drawing]:
+        """Return a picture of a workflow with the state of each job: `.text()`, `.mermaid()` or `.json()`.
+
+        It shows the names of tasks, and no arguments. Raises UnknownWorkflow.
+        """
+        yield from self._known(workflow)
+        jobs: builtins.list[WorkflowJob] = yield self._queries.jobs(workflow, MOST_READ)
+        edges: builtins.list[WorkflowEdge] = yield self._queries.edges(workflow, MOST_READ)
+        groups: builtins.list[WorkflowGroup] = yield self._queries.groups(workflow, MOST_READ)
+        return drawing(jobs, edges, groups)
+
+    adraw = draw.twin
 
     @verb
     def cancel(self, workflow: int, reason: str | None = None, *, by: str | None = None) -> Steps[bool]:
@@ -168,6 +183,24 @@ class Workflows:
         found: tuple[str, bool] | None = yield self._queries.state(workflow)
         if found is not None and not found[1]:
             raise _group(workflow)
+
+
+def drawing(
+    jobs: builtins.list[WorkflowJob], edges: builtins.list[WorkflowEdge], groups: builtins.list[WorkflowGroup]
+) -> Drawing:
+    """Return the picture of a stored workflow. Edges to what retention has dropped are left out."""
+    at = {group.id: number for number, group in enumerate(groups)}
+    units = {job.id: number for number, job in enumerate(jobs)} | {id_: -1 - number for id_, number in at.items()}
+    return Drawing(
+        [f"{job.task}: {job.state}" for job in jobs],
+        [None if job.group is None else at.get(job.group) for job in jobs],
+        [
+            Edge(units[edge.parent], units[edge.child], edge.when, edge.argument, edge.position)
+            for edge in edges
+            if edge.parent in units and edge.child in units
+        ],
+        [Group(one.name, None if one.parent is None else at.get(one.parent), one.on_failure) for one in groups],
+    )
 
 
 class _Wait:

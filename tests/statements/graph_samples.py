@@ -41,6 +41,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.state": lambda q: q.workflows.state(1),
     "workflows.jobs": lambda q: q.workflows.jobs(1, 10),
     "workflows.edges": lambda q: q.workflows.edges(1, 10),
+    "workflows.groups": lambda q: q.workflows.groups(1, 10),
     "workflows.prune": lambda q: q.workflows.prune(10),
     "workflows.inputs": lambda q: q.workflows.inputs([claimed(3, 1), claimed(4, 1)]),
     "workflows.look": lambda q: q.workflows.look(),

@@ -2,8 +2,9 @@
 
 import builtins
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
 
 from pgqueue.queries.base import Query, Row, Statements, fill
 
@@ -61,8 +62,20 @@ from span cross join lateral (
     where d.parent_id >= span.first_id and d.parent_id <= span.last_id and d.workflow_id = %(id)s::bigint) as e
 order by e.parent_id, e.child_id, e.ord limit %(limit)s::int"""
 
+# The groups of a workflow, itself first, each with the group that it is a member of. By the primary key, and by
+# workflow_root.
+GROUPS: LiteralString = """
+select w.id, w.name, g.workflow_id, w.on_failure
+from (select w.id, w.name, w.gate_id, w.on_failure from {s}.workflow w where w.id = %(id)s::bigint
+      union all
+      select w.id, w.name, w.gate_id, w.on_failure from {s}.workflow w
+      where w.root_id = %(id)s::bigint and w.root_id <> w.id) as w
+left join lateral (select g.workflow_id from {s}.gate g where g.id = w.gate_id limit 1) as g on true
+order by w.id limit %(limit)s::int"""
 
-class WorkflowStatus(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStatus:
     """How a workflow stands: `jobs` counts all, of which some wait, run, or have ended; `failed`: dead letters now."""
 
     id: int
@@ -79,7 +92,8 @@ class WorkflowStatus(NamedTuple):
     stop_reason: str | None
 
 
-class WorkflowJob(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkflowJob:
     """A job of a workflow: its state, what it waits for and for how many edges, why it ended, and its group."""
 
     id: int
@@ -91,7 +105,18 @@ class WorkflowJob(NamedTuple):
     group: int | None
 
 
-class WorkflowEdge(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkflowGroup:
+    """A group of a workflow, and the one that it is a member of; None for the workflow itself."""
+
+    id: int
+    name: str
+    parent: int | None
+    on_failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowEdge:
     """`child` runs after `parent`, a job or a group, as in pgqueue.workflows.graph.Edge."""
 
     parent: int
@@ -120,6 +145,12 @@ class ReadWorkflowQueries(Statements):
         """Read the jobs of a workflow, in order of ids."""
         return Query(
             self._sql(JOBS), lambda rows: [WorkflowJob(*row) for row in rows], {"id": workflow, "limit": limit}
+        )
+
+    def groups(self, workflow: int, limit: int) -> Query[builtins.list[WorkflowGroup]]:
+        """Read the groups of a workflow, itself first."""
+        return Query(
+            self._sql(GROUPS), lambda rows: [WorkflowGroup(*row) for row in rows], {"id": workflow, "limit": limit}
         )
 
     def edges(self, workflow: int, limit: int) -> Query[builtins.list[WorkflowEdge]]:

@@ -1,0 +1,77 @@
+"""`pgqueue workflows …`."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pgqueue.cli import output
+from pgqueue.cli.call import Call, command
+from pgqueue.cli.filters import By
+from pgqueue.queries.workflows.read import WorkflowStatus
+from pgqueue.workflows.drawing import Drawing
+
+workflows_cli = typer.Typer(help="Workflows: see, cancel, retry.", no_args_is_help=True)
+Id = Annotated[int, typer.Argument(help="The id of the workflow.")]
+
+
+class Form(StrEnum):
+    """The form of a picture."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    JSON = "json"
+
+
+def print_workflows(workflows: Sequence[WorkflowStatus]) -> None:
+    """Print workflows as a table."""
+    rows = [
+        (one.id, one.name, one.state, one.jobs, one.waiting, one.running, one.ended, one.failed, one.created_at,
+         one.ended_at or "", one.stop_reason or "")
+        for one in workflows
+    ]  # fmt: skip
+    columns = ("id", "name", "state", "jobs", "waiting", "running", "ended", "failed", "created", "over", "stopped")
+    output.print_table("workflows", columns, rows)
+
+
+@command(workflows_cli, "list", print_workflows)
+def list_workflows(
+    call: Call,
+    state: Annotated[str | None, typer.Option(help="running, succeeded, failed or cancelled.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, at most.")] = 20,
+) -> Sequence[WorkflowStatus]:
+    """List the newest workflows, and how far they are."""
+    return call.app.workflows.list(state, limit=limit)
+
+
+@command(workflows_cli, "show", lambda shown: typer.echo(shown.rstrip()), has_json=False)
+def show(
+    call: Call,
+    workflow: Id,
+    form: Annotated[Form, typer.Option("--as", help="A tree of text, a Mermaid flowchart, or JSON.")] = Form.TEXT,
+) -> str:
+    """Show a workflow as a tree, with the state of each job."""
+    picture: Drawing = call.app.workflows.draw(workflow)
+    return {Form.TEXT: picture.text, Form.MERMAID: picture.mermaid, Form.JSON: picture.json}[form]()
+
+
+def _say_cancelled(cancelled: bool) -> None:
+    output.say("cancelled" if cancelled else "it had ended: nothing to cancel")
+
+
+@command(workflows_cli, "cancel", _say_cancelled)
+def cancel(
+    call: Call,
+    workflow: Id,
+    reason: Annotated[str | None, typer.Option(help="Why; jobs that did not begin end with it.")] = None,
+    by: By = None,
+) -> bool:
+    """End what has not begun as cancelled, and ask what runs to stop."""
+    return call.app.workflows.cancel(workflow, reason, by=by)
+
+
+@command(workflows_cli, "retry", lambda count: output.say(f"{count} jobs came back"))
+def retry(call: Call, workflow: Id, by: By = None) -> int:
+    """Run a workflow again from what failed. What has succeeded does not run again."""
+    return call.app.workflows.retry(workflow, by=by)

@@ -1,0 +1,65 @@
+"""`pgqueue workflows …` and pictures of stored workflows."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pgqueue import App, InvalidOption, UnknownWorkflow, Workflow, chord
+from pgqueue.cli.commands import cli
+
+
+@pytest.fixture
+def workflow(app: App, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A workflow that waits, with a group in it."""
+    monkeypatch.setenv("PGQUEUE_DSN", app.dsn)
+
+    @app.task(name="part")
+    def part(n: int) -> int:
+        return n
+
+    @app.task(name="whole")
+    def whole(parts: list[int]) -> int:
+        return sum(parts)
+
+    wf = Workflow("import")
+    first = wf.add(part.s(1))
+    wf.add(Workflow.of(chord([part.s(2), part.s(3)], whole.s()), name="inner"), after=first)
+    run = wf.enqueue()
+    assert run.id is not None
+    return run.id
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["workflows", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_workflows_are_listed_shown_and_cancelled(workflow: int) -> None:
+    (listed,) = json.loads(run("list", "--json").stdout)
+    assert (listed["id"], listed["name"], listed["jobs"], listed["waiting"]) == (workflow, "import", 4, 4)
+    assert "import" in run("list", "--state", "running").stdout
+    assert "cancelled" in run("cancel", workflow, "--reason", "not wanted").stderr
+    assert json.loads(run("list", "--json").stdout)[0]["state"] == "cancelled"
+    assert "nothing to cancel" in run("cancel", workflow).stderr
+    assert "4 jobs came back" in run("retry", workflow).stderr
+
+
+def test_a_picture_shows_the_state_of_each_job_and_the_groups(app: App, workflow: int) -> None:
+    shown = run("show", workflow).stdout
+    assert shown.startswith("import\n")
+    assert "part: pending" in shown
+    assert "group inner" in shown
+    assert "whole: blocked" in shown
+    assert run("show", workflow, "--as", "mermaid").stdout.startswith("flowchart TD")
+    drawn = json.loads(run("show", workflow, "--as", "json").stdout)
+    assert [group["name"] for group in drawn["groups"]] == ["import", "inner"]
+    assert drawn["groups"][1]["parent"] == 0
+    assert len(drawn["nodes"]) == 4
+    assert app.workflows.draw(workflow).text() == shown
+
+
+def test_what_is_no_workflow_is_said(app: App, workflow: int) -> None:
+    with pytest.raises(UnknownWorkflow, match="no workflow 77"):
+        run("show", 77)
+    with pytest.raises(InvalidOption, match="state='lost'"):
+        run("list", "--state", "lost")
