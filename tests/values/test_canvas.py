@@ -181,6 +181,11 @@ def test_an_empty_group_has_an_empty_list_and_what_comes_next_waits_for_what_cam
     assert args(graph)[1] == {"photos": []}
 
 
+def test_an_empty_member_adds_neither_a_result_nor_an_edge() -> None:
+    graph = (fetch.s("u") | group(parse.s(), group(), parse.s() | group()) | album.s()).compile()
+    assert graph.edges == [Edge(0, 1, "s", "text"), Edge(0, 2, "s", "text"), Edge(1, 3, "s", "photos", 0), Edge(2, 3)]
+
+
 def test_a_group_of_one_gives_a_list_of_one() -> None:
     assert (group(resize.s(1)) | album.s()).compile().edges == [Edge(0, 1, "s", "photos", 0)]
 

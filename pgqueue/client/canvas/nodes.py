@@ -46,7 +46,7 @@ class Node(Generic[R], _Anything):  # type: ignore[misc]
         return self
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Condition:
     """The end of a node for which others wait: `node.failed`, `node.ended`."""
 
