@@ -55,9 +55,10 @@ union all select 0, 'notified' from waiters_notified""",
     told=TOLD,
 )
 
-# End up to `at_most` jobs of workflows that are stopped: members that wait. Of one that is cancelled the running ones
-# are asked to stop. Members of a group within have the gates of the groups in it, all of which the root names. A
-# callback of the whole workflow is no member and goes on. By workflow_stopping and job_live_workflow.
+# End up to `at_most` jobs of workflows that are stopped: members that wait, without those that are doomed. Of one that
+# is cancelled the running ones are asked to stop. Members of a group within have the gates of the groups in it, all of
+# which the root names. A callback of the whole workflow is no member and goes on. By workflow_stopping and
+# job_live_workflow.
 STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (
@@ -74,8 +75,8 @@ with recursive stopping as materialized (
 ), found as materialized (
     select m.id, m.state, s.stop_reason as reason from stopping s cross join lateral (
         select j.id, j.state from {s}.job_live j
-        where j.workflow_id = s.root_id and j.gate_id is not null
-        and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
+        where j.workflow_id = s.root_id and j.gate_id is not null and j.cancel_requested_at is null
+        and (j.state <> 'running' or s.stop_running)
         and (s.id = s.root_id or j.gate_id in (
             select g.id from within w join {s}.gate g on g.workflow_id = w.id where w.top = s.id))
         order by j.id limit %(at_most)s::int) as m

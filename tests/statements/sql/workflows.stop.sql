@@ -12,8 +12,8 @@ with recursive stopping as materialized (
 ), found as materialized (
     select m.id, m.state, s.stop_reason as reason from stopping s cross join lateral (
         select j.id, j.state from "pgqueue".job_live j
-        where j.workflow_id = s.root_id and j.gate_id is not null
-        and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
+        where j.workflow_id = s.root_id and j.gate_id is not null and j.cancel_requested_at is null
+        and (j.state <> 'running' or s.stop_running)
         and (s.id = s.root_id or j.gate_id in (
             select g.id from within w join "pgqueue".gate g on g.workflow_id = w.id where w.top = s.id))
         order by j.id limit %(at_most)s::int) as m
