@@ -43,6 +43,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.edges": lambda q: q.workflows.edges(1, 10),
     "workflows.prune": lambda q: q.workflows.prune(10),
     "workflows.inputs": lambda q: q.workflows.inputs([claimed(3, 1), claimed(4, 1)]),
+    "why.parents": lambda q: q.why.parents(3),
     "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),
     "workflows.cascade": lambda q: q.workflows.cascade(500),
