@@ -5,7 +5,16 @@ from collections.abc import Callable
 
 import pytest
 
-from pgqueue import App, DeadFilter, InvalidWorkflow, UnknownWorkflow, WaitTimeout, WorkflowIncomplete, WorkflowRunning
+from pgqueue import (
+    App,
+    DeadFilter,
+    InvalidWorkflow,
+    OlderReleaseRuns,
+    UnknownWorkflow,
+    WaitTimeout,
+    WorkflowIncomplete,
+    WorkflowRunning,
+)
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import drain, scalar
 from tests.harness import Conn, add_worker, new_job
@@ -157,3 +166,13 @@ def test_why_names_the_jobs_and_groups_for_which_a_job_waits(app: App, conn: Con
     )
     conn.execute("update pgqueue.job_live set cancel_requested_at = now() where id = %s", (made.jobs[3],))
     assert app.why(made.jobs[3]).reasons[0].code == "skipped"
+
+
+def test_no_workflow_is_enqueued_beside_a_worker_that_would_end_its_jobs_without_telling(app: App, conn: Conn) -> None:
+    add_worker(conn)
+    conn.execute("update pgqueue.worker set knows = '0035'")
+    with pytest.raises(OlderReleaseRuns, match="worker h pid 1 version 0 knows no workflows"):
+        app.workflows.enqueue(graph(1))
+    assert scalar(conn, "select count(*) from pgqueue.workflow") == 0
+    conn.execute("update pgqueue.worker set lost_at = now()")
+    app.workflows.enqueue(graph(1))
