@@ -337,7 +337,8 @@ class NotMigrated(DatabaseNotReady):
 
 
 class OlderReleaseRuns(DatabaseNotReady):
-    """A contract migration would take away what a process that lives uses. Nothing was changed: stop that process."""
+    """A process of an older release lives that this would break: a contract migration would take away what it uses, or
+    it would not tell what waits for the jobs of a workflow. Nothing was changed: stop that process."""
 
 
 class ReleaseTooOld(DatabaseNotReady):

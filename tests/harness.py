@@ -21,6 +21,7 @@ from pgqueue import App
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.queries import Queries
+from pgqueue.revisions import newest
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import DEADLINE, eventually, scalar
 
@@ -115,9 +116,9 @@ def add_worker(
     worker = worker or uuid.uuid4()
     conn.execute(
         "insert into pgqueue.worker"
-        " (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, lost_at)"
-        " values (%s, 'worker', 'h', 1, '0', '{default}', '{t}', 8, 30, now() - make_interval(secs => %s), %s)",
-        (worker, beat_seconds_ago, datetime.now(UTC) if lost else None),
+        " (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, lost_at, knows)"
+        " values (%s, 'worker', 'h', 1, '0', '{default}', '{t}', 8, 30, now() - make_interval(secs => %s), %s, %s)",
+        (worker, beat_seconds_ago, datetime.now(UTC) if lost else None, newest()),
     )
     return worker
 

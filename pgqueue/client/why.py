@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.steps import Steps
@@ -11,7 +12,7 @@ from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.queries.pauses import Pause
 from pgqueue.queries.steps import OpenWait
-from pgqueue.queries.why import MOST_AHEAD, RunsAt, Waits
+from pgqueue.queries.why import MOST_AHEAD, Parents, RunsAt, Waits
 from pgqueue.queries.why_turns import BucketState
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.tasks.versions import parts_of
@@ -31,8 +32,10 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     is_due = waits.due_in <= 0 and job.state == JobState.PENDING
     ahead: int = (yield queries.ahead(job)) if is_due else 0
     turn = (yield from _of_turn(app, job, waits)) if job.waits_for_turn else []
+    parents = (yield from _of_parents(app, job)) if job.waits_for == "jobs" else []
     steps: list[OpenWait] = (yield app.queries.steps.open_waits(job.id)) if job.attempt == 0 else []
-    reasons = [*of_steps(steps), *_of_waiting(app, job, waits), *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
+    before = [*parents, *of_steps(steps), *_of_waiting(app, job, waits)]
+    reasons = [*before, *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
     if is_due or (job.waits_for_turn and waits.due_in <= 0):
         reasons += _of_due(job, waits, ahead, held_up=bool(reasons))
     return Why(job, (*reasons, *_of_origin(job, waits), *_of_history(job)))
@@ -62,12 +65,27 @@ def of_steps(steps: Sequence[OpenWait]) -> Iterator[Reason]:
         yield Reason(f"waits_for_{step.kind}", f"It waits for {what} {step.waits!r}{key}, {until}.", facts)
 
 
+_ENDS = {"s": "to succeed", "e": "to end", "f": "to fail"}
+
+
+def _of_parents(app: AppParts, job: Job) -> Steps[list[Reason]]:
+    """Look up for which jobs and groups of its workflow a job waits."""
+    parents: Parents = yield app.queries.why.parents(job.id)
+    facts: dict[str, Any] = {"edges": parents.edges, "left": parents.left, "parents": parents.first}
+    if job.cancel_requested_at is not None:
+        text = "What it waits for cannot come true any more: a worker ends it as skipped."
+        return [Reason("skipped", text, facts)]
+    names = ", ".join(f"{parent.name} {parent.id} ({parent.state}) {_ENDS[parent.when]}" for parent in parents.first)
+    more = ", …" if parents.left > len(parents.first) else ""
+    return [Reason("waits_for_jobs", f"It waits for {parents.left} of {parents.edges}: {names}{more}.", facts)]
+
+
 def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:
     """Yield what the job itself waits for."""
     if job.waits_for == "pause":
         text = "It was set aside while its task is paused: a worker brings it back when the pause is over."
         yield Reason("set_aside", text, {"task": job.task})
-    elif job.state == JobState.BLOCKED and not job.waits_for_turn:
+    elif job.state == JobState.BLOCKED and not job.waits_for_turn and job.waits_for != "jobs":
         version, names = parts_of(waits.label)
         what = f"task {job.task} version {version}" + (f" with {', '.join(names)}" if names else "")
         facts = {"task": job.task, "version": version, "parameters": names}

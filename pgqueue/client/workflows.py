@@ -11,7 +11,14 @@ from pgqueue.client.bulk import check_reason
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_nothing, verb
 from pgqueue.client.waiting import MAX_ID, check_id
-from pgqueue.errors import InvalidOption, UnknownWorkflow, WaitTimeout, WorkflowIncomplete, WorkflowRunning
+from pgqueue.errors import (
+    InvalidOption,
+    OlderReleaseRuns,
+    UnknownWorkflow,
+    WaitTimeout,
+    WorkflowIncomplete,
+    WorkflowRunning,
+)
 from pgqueue.queries.jobs.ties import Ends
 from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
@@ -47,8 +54,19 @@ class Workflows:
 
     @verb
     def enqueue(self, graph: Graph) -> Steps[InsertedWorkflow]:
-        """Insert a graph with all its jobs; return their ids. Raises InvalidWorkflow before anything is written."""
-        inserted: InsertedWorkflow = yield self._queries.enqueue(check(graph))
+        """Insert a graph with all its jobs; return their ids.
+
+        Raises InvalidWorkflow, and OlderReleaseRuns while a worker lives that knows no workflows, before anything is
+        written.
+        """
+        check(graph)
+        older: str | None = yield self._queries.find_older()
+        if older is not None:
+            raise OlderReleaseRuns(
+                f"worker {older} knows no workflows, and would end jobs without telling those that wait: replace it "
+                "first"
+            )
+        inserted: InsertedWorkflow = yield self._queries.enqueue(graph)
         return inserted
 
     aenqueue = enqueue.twin

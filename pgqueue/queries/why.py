@@ -1,11 +1,12 @@
 """What one must know to say why a job does not run. Each statement costs the same on any backlog."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from pgqueue.jobs.job import Job
-from pgqueue.queries.base import Query, fill
+from pgqueue.queries.base import Query, Row, fill
 from pgqueue.queries.jobs.count import SERVES
 from pgqueue.queries.why_turns import TurnWhyQueries
 
@@ -41,6 +42,23 @@ cross join lateral (
 where j.id = %(id)s::bigint""",
     serves=fill(SERVES, queue="j.queue::text"),
 )
+
+# Read what a job of a workflow waits for: how many edges it has, and the first parents that have not ended, jobs and
+# groups, with what their edges ask. By dependency_child, up to a bound; the parents by primary key.
+PARENTS: LiteralString = """
+with edge as materialized (
+    select d.parent_id, d.runs_after from {s}.dependency d where d.child_id = %(id)s::bigint limit 10001
+), parent as (
+    select e.parent_id as id, e.runs_after, p.name, p.state from edge e cross join lateral (
+        select j.task::text as name, j.state from {s}.job_live j where j.id = e.parent_id
+        union all
+        select w.name, w.state from {s}.workflow w where w.id = e.parent_id and w.state = 'running'
+        union all
+        select d.task::text, 'failed' from {s}.dead_letter d
+        where d.id = e.parent_id and d.ties::int & 16 > 0) as p
+)
+select (select count(*) from edge)::int, (select count(*) from parent)::int, p.id, p.name, p.state, p.runs_after
+from (select 1) as one left join (select * from parent order by id limit %(most)s::int) as p on true order by p.id"""
 
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
 # job_live_ready from one lane to the next, and reads of each lane only the part before the place, up to `most` and one
@@ -119,12 +137,37 @@ class RunsAt(NamedTuple):
     death: str | None
 
 
+class Parent(NamedTuple):
+    """A job or group for which a job waits, and after which end of it the job may run: s, e or f."""
+
+    id: int
+    name: str
+    state: str
+    when: str
+
+
+class Parents(NamedTuple):
+    """How many edges a job has, how many of its parents have not ended, and the first of these."""
+
+    edges: int
+    left: int
+    first: list[Parent]
+
+
+def _parents(rows: Sequence[Row]) -> Parents:
+    return Parents(rows[0][0], rows[0][1], [Parent(*row[2:]) for row in rows if row[2] is not None])
+
+
 class WhyQueries(TurnWhyQueries):
     """What one must know to say why a job does not run."""
 
     def waits(self, job: int) -> Query[Waits | None]:
         """Read what a job waits for; None if it has ended."""
         return Query(self._sql(WAITS), lambda rows: Waits(*rows[0]) if rows else None, {"id": job})
+
+    def parents(self, job: int, most: int = 5) -> Query[Parents]:
+        """Read what a job of a workflow waits for, up to `most` of its parents by name."""
+        return Query(self._sql(PARENTS), _parents, {"id": job, "most": most})
 
     def ahead(self, job: Job, most: int = MOST_AHEAD) -> Query[int]:
         """Count the due jobs that go before a job in its queue: up to `most` and one more."""

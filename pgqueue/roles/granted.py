@@ -57,7 +57,7 @@ _ENQUEUE: _Grants = {
     "workflow": "insert",
     "gate": "insert",
     "dependency": "insert",
-    "worker": "select (waiting, queues)",
+    "worker": "select (waiting, queues, kind, host, pid, version, knows, lost_at, heartbeat_at, lease_seconds)",
     "function enqueue": "execute",
     "function change_flow": "execute",
 }

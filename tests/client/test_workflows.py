@@ -5,11 +5,20 @@ from collections.abc import Callable
 
 import pytest
 
-from pgqueue import App, DeadFilter, InvalidWorkflow, UnknownWorkflow, WaitTimeout, WorkflowIncomplete, WorkflowRunning
+from pgqueue import (
+    App,
+    DeadFilter,
+    InvalidWorkflow,
+    OlderReleaseRuns,
+    UnknownWorkflow,
+    WaitTimeout,
+    WorkflowIncomplete,
+    WorkflowRunning,
+)
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import drain, scalar
 from tests.harness import Conn, add_worker, new_job
-from tests.statements.graphs import DEAD, claim, end, graph, run_all, states, tidy
+from tests.statements.graphs import DEAD, DONE, claim, end, graph, run_all, states, tidy
 
 
 def broken(**parts: object) -> Graph:
@@ -83,7 +92,7 @@ def test_a_workflow_is_cancelled_without_a_worker(app: App, conn: Conn) -> None:
     assert states(conn, made) == "c" * 1200
     assert app.workflows.wait(made.id, 5).state == "cancelled"
     assert not app.workflows.cancel(made.id)
-    assert {job.reason for job in app.workflows.jobs(made.id)} == {"not wanted"}
+    assert {job.reason for job in app.workflows.jobs(made.id)} == {"not wanted", "skipped"}
 
 
 def test_a_retry_says_why_it_cannot_be_done(app: App, conn: Conn) -> None:
@@ -141,3 +150,29 @@ def test_a_redrive_skips_dead_letters_of_workflows_that_run(app: App, conn: Conn
     tidy(conn)
     assert app.retry(made.jobs[2]).state == "blocked"
     assert states(conn, made) == "pbb"
+
+
+def test_why_names_the_jobs_and_groups_for_which_a_job_waits(app: App, conn: Conn) -> None:
+    nodes = [new_job() for _ in range(4)]
+    made = app.workflows.enqueue(
+        Graph(nodes, [1, 0, 0, 0], [Edge(-2, 3), Edge(1, 3), Edge(2, 3, "f")], [Group("w"), Group("header", 0)])
+    )
+    add_worker(conn)
+    end(conn, (claim(conn)[made.jobs[1]], DONE))
+    (reason, *_) = app.why(made.jobs[3]).reasons
+    assert reason.code == "waits_for_jobs"
+    assert reason.text == (
+        f"It waits for 2 of 3: header {made.groups[1]} (running) to succeed, t {made.jobs[2]} (running) to fail."
+    )
+    conn.execute("update pgqueue.job_live set cancel_requested_at = now() where id = %s", (made.jobs[3],))
+    assert app.why(made.jobs[3]).reasons[0].code == "skipped"
+
+
+def test_no_workflow_is_enqueued_beside_a_worker_that_would_end_its_jobs_without_telling(app: App, conn: Conn) -> None:
+    add_worker(conn)
+    conn.execute("update pgqueue.worker set knows = '0035'")
+    with pytest.raises(OlderReleaseRuns, match="worker h pid 1 version 0 knows no workflows"):
+        app.workflows.enqueue(graph(1))
+    assert scalar(conn, "select count(*) from pgqueue.workflow") == 0
+    conn.execute("update pgqueue.worker set lost_at = now()")
+    app.workflows.enqueue(graph(1))

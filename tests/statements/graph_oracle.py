@@ -69,7 +69,7 @@ class Actor:
         while taken:
             some = [taken.pop() for _ in range(chance.randint(1, len(taken)))]
             end(conn, *((job, self._end_of(job)) for job in some))
-        if chance.random() < 0.5:
+        if chance.random() < 0.2:
             tidy(conn)
         return bool(scalar(conn, LEFT, self._made.id, self._made.id))
 
@@ -114,14 +114,15 @@ class Actor:
                 db.run(self._conn, QUERIES.dead.discard([job], "discarded"))
 
 
-def play(actor: Actor, conn: Conn, most: int = 3000) -> None:
+def play(actor: Actor, conn: Conn, most: int = 300) -> None:
     """Act until nothing is left to do."""
-    for _ in range(most):
-        left = actor.act()
-        tidy(conn)
-        if not left:
+    for turn in range(most):
+        if not actor.act():
+            tidy(conn)
             return
-        actor.release_held()
+        if turn % 4 == 3:
+            tidy(conn)
+            actor.release_held()
     raise AssertionError("the workflow does not end")
 
 

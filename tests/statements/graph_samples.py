@@ -44,6 +44,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.groups": lambda q: q.workflows.groups(1, 10),
     "workflows.prune": lambda q: q.workflows.prune(10),
     "workflows.inputs": lambda q: q.workflows.inputs([claimed(3, 1), claimed(4, 1)]),
+    "why.parents": lambda q: q.why.parents(3),
+    "workflows.find_older": lambda q: q.workflows.find_older(),
     "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),
     "workflows.cascade": lambda q: q.workflows.cascade(500),

@@ -193,6 +193,8 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.edit_waiting": QUERIES.jobs.edit_waiting({5000: EditedJob("{}")}, "why", Edit(priority=5)),
     "why.waits": QUERIES.why.waits(5000),
     "why.ahead": QUERIES.why.ahead(A_JOB, 50),
+    "workflows.find_older": QUERIES.workflows.find_older(),
+    "why.parents": QUERIES.why.parents(-2_000_001),
     "jobs.rule_of_queue": QUERIES.jobs.rule_of_queue("default"),
     "why.buckets": QUERIES.why.buckets(["r", "r/k"]),
     "why.place": QUERIES.why.place(A_JOB, 5, 50),

@@ -29,7 +29,7 @@ def put_metered(conn: Conn, state: JobState, verb: str) -> int:
     """Put a metered job into a state, parked where the verb adopts it."""
     add_rule(conn, "sync", "acme", max_running=9, running=RUNNING)
     job = put(conn, state, verb)
-    turn = ", waits_for = 'turn'" if state == JobState.BLOCKED and verb != "adopt" else ""
+    turn = ", waits_for = 'turn'" if state == JobState.BLOCKED and verb not in ("adopt", "ready", "skip") else ""
     conn.execute(
         f"update pgqueue.job_live set headers = %s, lane = %s{turn} where id = %s".encode(), (HEADERS, FLOW.lane, job)
     )

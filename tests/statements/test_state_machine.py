@@ -38,6 +38,8 @@ OTHERS = {
     "discard",
     "set_aside",
     "bring_back",
+    "ready",
+    "skip",
 }
 VERBS = sorted(RESOLUTIONS.keys() | OTHERS)
 
@@ -49,8 +51,11 @@ def put(conn: Conn, state: JobState, verb: str = "") -> int:
     worker = add_worker(conn, lost=True)
     match state:
         case JobState.PENDING | JobState.BLOCKED:
-            waits_for = ("pause" if verb == "bring_back" else "task") if state == JobState.BLOCKED else None
-            return insert_job(conn, **common | {"state": state, "waits_for": waits_for, "max_attempts": 5})
+            reasons = {"bring_back": "pause", "ready": "jobs", "skip": "jobs"}
+            waits_for = reasons.get(verb, "task") if state == JobState.BLOCKED else None
+            return insert_job(
+                conn, **common | {"state": state, "waits_for": waits_for, "waits_on": 1, "max_attempts": 5}
+            )
         case JobState.RUNNING:
             now = scalar(conn, "select now()")
             asked = now if verb == "rescue_cancelled" else None
@@ -92,6 +97,17 @@ def apply(conn: Conn, verb: str, job: int, lease: int = LEASE) -> None:
         conn.execute("delete from pgqueue.task_control")
     elif verb == "bring_back":
         db.run(conn, QUERIES.pauses.bring_back(["t"], 10))
+    elif verb == "ready":
+        conn.execute("insert into pgqueue.workflow (id, root_id, name, open_gates, state, ended_at)"
+                     " values (0, 0, 'w', 0, 'succeeded', now())")  # fmt: skip
+        conn.execute(
+            "insert into pgqueue.dependency (parent_id, child_id, ord, workflow_id) values (0, %s, 1, 0)", (job,)
+        )
+        db.run(conn, QUERIES.workflows.settle(10))
+        conn.execute("delete from pgqueue.workflow; delete from pgqueue.dependency")
+    elif verb == "skip":
+        conn.execute("update pgqueue.job_live set cancel_requested_at = now() where waits_for = 'jobs'")
+        db.run(conn, QUERIES.workflows.cascade(10))
     elif verb.startswith("rescue"):
         db.run(conn, QUERIES.jobs.rescue(WORKER))
     else:

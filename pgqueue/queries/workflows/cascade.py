@@ -55,10 +55,10 @@ union all select 0, 'notified' from waiters_notified""",
     told=TOLD,
 )
 
-# End up to `at_most` jobs of workflows that are stopped: members that wait. Of one that is cancelled the running ones
-# are asked to stop. Members of a group within have the gates of the groups in it, all of which the root names. A
-# callback of the whole workflow is no member and goes on. What a member has done that was asleep is undone. By
-# workflow_stopping and job_live_workflow.
+# End up to `at_most` jobs of workflows that are stopped: members that wait; those that are doomed by then are skipped.
+# Of one that is cancelled the running ones are asked to stop. Members of a group within have the gates of the groups in
+# it, all of which the root names. A callback of the whole workflow is no member and goes on. What a member has done
+# that was asleep is undone. By workflow_stopping and job_live_workflow.
 STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (
@@ -73,8 +73,9 @@ with recursive stopping as materialized (
         where s.id = within.top and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
         and w.gate_id = any(array(select g.id from {s}.gate g where g.workflow_id = within.id))) as inner_one
 ), found as materialized (
-    select m.id, m.state, s.stop_reason as reason from stopping s cross join lateral (
-        select j.id, j.state from {s}.job_live j
+    select m.id, m.state, case when m.doomed then 'skipped' else s.stop_reason end as reason
+    from stopping s cross join lateral (
+        select j.id, j.state, j.state = 'blocked' and j.cancel_requested_at is not null as doomed from {s}.job_live j
         where j.workflow_id = s.root_id and j.gate_id is not null
         and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
         and (s.id = s.root_id or j.gate_id in (

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed, sparse
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, packed, sparse
 from pgqueue.queries.jobs.enqueue import list_params
 from pgqueue.queries.jobs.metered_parts import LANE
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
@@ -86,6 +86,17 @@ select groups.ids, nodes.ids, statement_timestamp() from groups, nodes, workers_
 )
 
 
+KNOWS = "0037"  # the version of the schema that a worker must know: the migration that made workflows
+
+# Find a living worker of a release that knows no workflows: it would end a job and move nothing, and what waits for the
+# job would wait for ever. The workers are few. One that starts later is not seen: replace workers before code enqueues
+# workflows.
+FIND_OLDER: LiteralString = """
+select concat_ws(' ', w.host, 'pid', w.pid, 'version', w.version) from {s}.worker w
+where w.kind = 'worker' and w.lost_at is null and (w.knows is null or w.knows < %(knows)s::text)
+and w.heartbeat_at > now() - make_interval(secs => w.lease_seconds) limit 1"""
+
+
 class InsertedWorkflow(NamedTuple):
     """The ids of a workflow's groups, the workflow itself first, and of its jobs, both in the order of the graph."""
 
@@ -101,6 +112,10 @@ class InsertedWorkflow(NamedTuple):
 
 class EnqueueGraphQueries(Statements):
     """Inserting workflows."""
+
+    def find_older(self) -> Query[str | None]:
+        """Name a living worker of a release that knows no workflows; None if there is none."""
+        return Query(self._sql(FIND_OLDER), first_value, {"knows": KNOWS})
 
     def enqueue(self, graph: Graph) -> Query[InsertedWorkflow]:
         """Insert a graph, which `check` has found sound."""

@@ -10,8 +10,9 @@ with recursive stopping as materialized (
         where s.id = within.top and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
         and w.gate_id = any(array(select g.id from "pgqueue".gate g where g.workflow_id = within.id))) as inner_one
 ), found as materialized (
-    select m.id, m.state, s.stop_reason as reason from stopping s cross join lateral (
-        select j.id, j.state from "pgqueue".job_live j
+    select m.id, m.state, case when m.doomed then 'skipped' else s.stop_reason end as reason
+    from stopping s cross join lateral (
+        select j.id, j.state, j.state = 'blocked' and j.cancel_requested_at is not null as doomed from "pgqueue".job_live j
         where j.workflow_id = s.root_id and j.gate_id is not null
         and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
         and (s.id = s.root_id or j.gate_id in (

@@ -17,8 +17,9 @@ import pgqueue
 from pgqueue import App, Context, ResultMissing, Unique
 from pgqueue.codecs import AESGCM, Codec
 from pgqueue.events import Event
+from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import drain, eventually, scalar, work
-from tests.harness import Conn, insert_job
+from tests.harness import Conn, insert_job, new_job
 from tests.values.codec.leaks import K1, K2, SECRET, Make, dump, leaky_tasks, run_leaky_tasks
 
 
@@ -287,3 +288,14 @@ def test_the_command_line_opens_with_the_app_and_shows_it_sealed_without(
     assert "k2:" not in sealed
     assert json.loads(said("dead", "list", "--json"))[0]["args"]["$codec"].startswith("k2:")
     assert json.loads(said("dead", "list", "--json", "-A", "shop:app"))[0]["args"] == {"word": SECRET}
+
+
+def test_results_that_are_arguments_of_other_jobs_are_opened_for_them(sealing: App, conn: Conn) -> None:
+    got: list[object] = []
+    sealing.task(name="t")(lambda n: {"secret": n})
+    sealing.task(name="child")(lambda one, x: got.append((one, x)))
+    nodes = [new_job(args='{"n": 7}'), new_job("child", args='{"x": 1}')]
+    sealing.workflows.enqueue(Graph(nodes, [0, 0], [Edge(0, 1, argument="one")], [Group("w")]))
+    drain(sealing, conn)
+    assert got == [({"secret": 7}, 1)]
+    assert "secret" not in str(conn.execute("select result from pgqueue.job_finished").fetchall())
