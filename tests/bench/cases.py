@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from . import backlog, drain, enqueue, flow, idle, latency, overhead, turns
+from . import backlog, drain, enqueue, flow, idle, latency, overhead, turns, workflows
 from .results import Record
 from .session import BenchSession
 
@@ -91,6 +91,17 @@ CASES = {
         Case("q-slots", "jobs of 20 ms, ten of one key at a time, four workers", 5000, turns.used_slots),
         Case("q-pinned", "drain of one limited lane, pinned by a snapshot", 300_000, turns.pinned),
         Case("q-why", "why one of 1,000,000 jobs behind a full bucket does not run", 1_000_000, turns.look),
+        Case("s-chain", "a chain of 1,000 empty jobs", 1000, workflows.chain),
+        Case("s-chains", "drain of chains of five, against plain jobs", 50_000,
+             partial(workflows.against_plain, fill=workflows.chains)),
+        Case("s-group", "drain of one group and its callback, two processes, against plain jobs", 100_000,
+             workflows.group),
+        Case("s-graph", "insert a graph of 10,000 jobs and 20,000 edges", 10_000, workflows.graph),
+        Case("s-cascade", "the root of 10,000 descendants fails beside 100 plain jobs a second", 10_000,
+             workflows.cascade),
+        Case("s-sleepers", "drain of plain jobs beside 1,000,000 that sleep, against without", 200_000,
+             workflows.beside_sleepers),
+        Case("s-steps", "jobs of ten recorded steps each", 10_000, workflows.steps),
         Case("i", "idle worker", 0, idle.idle),
     )
 }  # fmt: skip

@@ -44,4 +44,17 @@ async def rest(i: int, email: str, ms: int = 20) -> None:
     await asyncio.sleep(ms / 1000)
 
 
-TASKS = {task.name: task for task in (noop, noop_thread, noop_forget, busy, rest)}
+@app.task(name="ten_steps")
+async def ten_steps(ctx: pgqueue.Context, i: int, email: str) -> None:
+    """Record ten steps."""
+    record_start(i)
+    for step in range(10):
+        await ctx.astep(f"step {step}", one)
+
+
+async def one() -> int:
+    """Return a value to record."""
+    return 1
+
+
+TASKS = {task.name: task for task in (noop, noop_thread, noop_forget, busy, rest, ten_steps)}

@@ -80,42 +80,49 @@ def behind(database: BenchDatabase, n: int, waiting: int) -> None:
 
 
 def against_plain(session: BenchSession, n: int, *, fill: Fill) -> Record:
-    """Drain plain jobs, then these, these again and plain ones: so a drift of the machine meets both alike."""
+    """Drain plain jobs, then these, these again and plain ones."""
+
+    def metered_ones(database: BenchDatabase) -> None:
+        fill(database, n)
+        database.counts_metered = True
+
+    return drained_in_turn(session, n, metered_ones)
+
+
+def drained_in_turn(
+    session: BenchSession, n: int, fill: Callable[[BenchDatabase], None],
+    look: Callable[[BenchDatabase], None] = lambda database: None, *, processes: int = 1,
+) -> Record:  # fmt: skip
+    """Drain plain jobs, then those of `fill`, these again and plain ones: so a drift of the machine meets both alike.
+    `look` sees the database after each drain of the latter."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     record: Record = {}
     for on in (False, True, True, False):
         database = session.fresh()
         if on:
-            fill(database, n)
-            database.counts_metered = True
+            fill(database)
             with session.timed():
                 database.settle()
         else:
             filled(session, database, "noop", n)
         with session.timed():
-            record = emptied(session, database, n, session.options())
+            record = emptied(session, database, n, session.options(processes=processes))
         if not record["ok"]:
             return record
+        if on:
+            look(database)
         rates[on].append(n / record["seconds"])
     return record | _ratio(rates)
 
 
 def beside_full(session: BenchSession, n: int, waiting: int) -> Record:
     """Drain plain jobs with and without a million metered ones behind a full bucket of the same queue."""
-    waiting = max(1, int(waiting * session.settings.scale))
-    rates: dict[bool, list[float]] = {False: [], True: []}
-    record: Record = {}
-    for on in (False, True, True, False):
-        database = session.fresh()
-        if on:
-            behind(database, n, waiting)
+
+    def fill(database: BenchDatabase) -> None:
+        behind(database, n, max(1, int(waiting * session.settings.scale)))
         filled(session, database, "noop", n)
-        with session.timed():
-            record = emptied(session, database, n, session.options())
-        if not record["ok"]:
-            return record
-        rates[on].append(n / record["seconds"])
-    return record | _ratio(rates)
+
+    return drained_in_turn(session, n, fill)
 
 
 def _ratio(rates: dict[bool, list[float]]) -> Record:
