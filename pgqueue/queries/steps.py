@@ -142,7 +142,7 @@ with first as materialized (
 )
 select count(*) from gone"""
 
-# What a job waits for, for `why`.
+# Read what a job waits for: waits that go on and sleeps that are not over. By primary key.
 OPEN_WAITS: LiteralString = """
 select t.name, t.kind, t.waits, t.wait_key, t.wake_at, t.at from {s}.step t
 where t.job_id = %(id)s::bigint and (not t.done or t.kind = 'sleep' and t.wake_at > clock_timestamp())
@@ -151,9 +151,9 @@ order by t.number limit 20"""
 # Delete what belongs to jobs that are nowhere any more: steps and undos that have succeeded; signals to jobs that have
 # ended; and events that are older than a week. Each part walks along a primary key, from where the last walk ended, and
 # looks at so many rows (of steps: jobs): what has to stay, however much, is passed over and not read each time. Any
-# number of workers may do it at once. Jobs are looked for by id,
-# in scalar subselects: `not exists` may be planned as a join that reads all dead letters. The ids of
-# events rise with their time, so the oldest come first. Returns where each walk ended, 0 after the last row.
+# number of workers may do it at once. Jobs are looked for by id in scalar subselects: `not exists` may be planned as a
+# join that reads all dead letters. The ids of events rise with their time, so the oldest come first. Returns where each
+# walk ended, 0 after the last row.
 SWEEP: LiteralString = """
 with recursive owner(job_id, n) as (
     (select t.job_id, 1 from {s}.step t where t.job_id > %(steps)s::bigint order by t.job_id limit 1)
