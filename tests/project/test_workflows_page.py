@@ -1,15 +1,17 @@
-"""docs/workflows.md: its examples run, as far as no engine is needed, and mean what the page says."""
+"""docs/workflows.md: its examples run on a database, and mean what the page says."""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas import enqueueing
-from pgqueue.client.steps import Steps
+from pgqueue.client.workflows import Workflows
+from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import Graph
 from tests.values.graphs import Player
 
@@ -17,27 +19,36 @@ PAGE = (Path(__file__).parents[2] / "docs" / "workflows.md").read_text()
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def page(dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[dict[str, Any]]:
     """The names of the page's Python, the graphs that it enqueues, and what it prints."""
+    monkeypatch.setenv("PGQUEUE_DSN", dsn)
     inserted: list[Graph] = []
 
-    def insert(app: AppParts, graph: Graph) -> Steps[list[int]]:
-        inserted.append(graph)
-        return list(range(len(graph.nodes)))
-        yield
+    class Noting(Workflows):
+        @property
+        def enqueue(self) -> Any:
+            def noting(graph: Graph) -> InsertedWorkflow:
+                inserted.append(graph)
+                return super(Noting, self).enqueue(graph)
 
-    monkeypatch.setattr(enqueueing, "insert", insert)
-    names: dict[str, Any] = {"__name__": "shop", "conn": object(), "inserted": inserted}
-    for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
-        exec(compile(block, "workflows.md", "exec"), names)
-    return names | {"printed": capsys.readouterr().out}
+            return noting
+
+    monkeypatch.setattr(enqueueing, "Workflows", Noting)
+    with psycopg.connect(dsn) as conn:
+        names: dict[str, Any] = {"__name__": "shop", "conn": conn, "inserted": inserted}
+        for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+            exec(compile(block, "workflows.md", "exec"), names)
+        yield names | {"printed": capsys.readouterr().out}
+        names["app"].close()
 
 
 def test_the_examples_enqueue_what_they_say(page: dict[str, Any]) -> None:
     assert [graph.groups[0].name for graph in page["inserted"]] == [
         "album of May", "resize | album | notify", "import", "batch",
     ]  # fmt: skip
-    assert page["ids"] == [0, 1, 2, 3]
+    assert len(page["run"].jobs) == 4
+    assert page["stood"].name == "album of May"
+    assert page["run"].state == "cancelled"
     assert page["pipeline"].compile() == page["the_same"].compile()
     assert page["later"].compile().nodes[0].delay == 60
     for name in ("one", "urgent", "thumbs", "fan_out", "each", "bulk", "quiet", "safe", "part"):
@@ -64,5 +75,5 @@ def test_the_workflow_plays_as_its_comments_say(page: dict[str, Any]) -> None:
 
 
 def test_the_picture_is_the_one_that_is_printed(page: dict[str, Any]) -> None:
-    (picture,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert page["printed"] == picture + "\n"
+    pictures = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert page["printed"] == "".join(f"{picture}\n" for picture in pictures)
