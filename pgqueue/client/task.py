@@ -77,10 +77,6 @@ class Enqueuer(MakesSignatures[P, R_out]):
             )
         return Calls(self._app, self._spec, self._settings)
 
-    def job_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
-        """Return the job that `enqueue` would insert. Raises InvalidArguments."""
-        return self._new(args, kwargs)
-
     def _new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         spec, settings = self._spec, self._settings
         if settings.rules is None and spec.metering is None:

@@ -19,7 +19,7 @@ from pgqueue.errors import (
     WorkflowIncomplete,
     WorkflowRunning,
 )
-from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.queries.workflows.read import WorkflowEdge, WorkflowGroup, WorkflowJob, WorkflowStatus
@@ -138,8 +138,8 @@ class Workflows:
         running: bool = yield self._queries.request_stop(workflow, why)
         more = running
         while more:
-            stopped: Ends = yield self._queries.stop(BATCH, workflow)
-            settled: Ends = yield self._queries.settle(BATCH, workflow)
+            stopped: TiedEnds = yield self._queries.stop(BATCH, workflow)
+            settled: TiedEnds = yield self._queries.settle(BATCH, workflow)
             more = bool(stopped.moved or settled.moved)
         return running
 

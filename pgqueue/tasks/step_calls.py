@@ -12,6 +12,7 @@ import psycopg
 
 from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError, InvalidStep
+from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.tasks.in_flight import InFlight
 from pgqueue.tasks.journal import AlreadyRecorded, Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
@@ -22,14 +23,9 @@ T = TypeVar("T")
 
 
 class UndoCall(Protocol):
-    """A call of a task that undoes a step, such as `refund.s(order_id)`: the task, and the arguments bound to it."""
+    """A call of a task that undoes a step, such as `refund.s(order_id)`, and the job that it would be."""
 
-    @property
-    def task(self) -> Any: ...
-    @property
-    def args(self) -> tuple[Any, ...]: ...
-    @property
-    def kwargs(self) -> Mapping[str, Any]: ...
+    def job(self) -> NewJob: ...
 
 
 class StepHost(Protocol):

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from pgqueue import Task, testing
+from pgqueue import testing
 from pgqueue.testing import Jobs
 from tests.harness import Conn
-from tests.worker.test_sagas import Call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "steps.md").read_text()
 SHOP, WEBHOOK, TESTS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -30,8 +29,6 @@ def shop(dsn: str, conn: Conn, done: list[str], monkeypatch: pytest.MonkeyPatch)
     def note(what: str) -> Any:
         return lambda order_id, **_: done.append(f"{what} {order_id}") or f"{what} of {order_id}"
 
-    if not hasattr(Task, "s"):
-        monkeypatch.setattr(Task, "s", lambda self, *args: Call(self, args), raising=False)
     conn.execute("create table public.items (free int); insert into public.items values (5)")
     names: dict[str, Any] = {
         "__name__": "shop",

@@ -8,7 +8,7 @@ from pgqueue import db
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
-from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.queries.workflows.retry import Revived
 from pgqueue.workflows.graph import Edge, Graph, Group
@@ -38,11 +38,11 @@ def claim(conn: Conn, room: int = 1000, worker: UUID = WORKER) -> dict[int, Clai
     return {job.id: job for job in db.run(conn, QUERIES.jobs.claim(worker, {"default": room}, room))}
 
 
-def end(conn: Conn, *ends: tuple[ClaimedJob, Resolution]) -> Ends:
+def end(conn: Conn, *ends: tuple[ClaimedJob, Resolution]) -> TiedEnds:
     """Write how attempts ended, of jobs with ties and of others."""
     tied = [entry for entry in ends if entry[0].ties is not None]
     plain = [entry for entry in ends if entry[0].ties is None]
-    told = Ends(set(), set(), False, False)
+    told = TiedEnds(set(), set(), False, False)
     if tied:
         told = db.run(conn, QUERIES.jobs.resolve_tied(tied))
     if plain:

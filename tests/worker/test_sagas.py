@@ -1,7 +1,6 @@
 """Sagas: what recorded steps have done is undone when the job dies or is cancelled, in reverse order, each once."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,6 @@ from pgqueue import App, Context, Fail, InvalidStep, JobState, Task, db
 from tests.conftest import drain, scalar
 from tests.harness import QUERIES, WORKER, Conn, Process, wait_for
 from tests.worker.test_waits_of_jobs import ASLEEP, run_until
-
-
-@dataclass
-class Call:
-    """A call of a task, as `task.s(…)` makes it."""
-
-    task: Any
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -43,9 +33,9 @@ def order(app: App, undo: Task[[str], None], done: list[str], end: Callable[[Con
     @app.task(name="order", max_attempts=1)
     def order(ctx: Context) -> Any:
         ctx.step("look", done.append, "look")
-        ctx.step("charge", done.append, "charge", undo=Call(undo, ("charge",)))
+        ctx.step("charge", done.append, "charge", undo=undo.s("charge"))
         ctx.step("mail", done.append, "mail")
-        ctx.step("ship", done.append, "ship", undo=Call(undo, (), {"what": "ship"}))
+        ctx.step("ship", done.append, "ship", undo=undo.s(what="ship"))
         return end(ctx)
 
     return order
@@ -164,9 +154,9 @@ def test_compensate_undoes_by_hand_and_once(app: App, conn: Conn, undo: Task[[st
 
     @app.task(name="order2", max_attempts=3, retry=0)
     def order2(ctx: Context) -> str:
-        ctx.step("charge", done.append, "charge", undo=Call(undo, ("charge",)))
+        ctx.step("charge", done.append, "charge", undo=undo.s("charge"))
         ctx.compensate()
-        ctx.step("again", done.append, "again", undo=Call(undo, ("again",)))
+        ctx.step("again", done.append, "again", undo=undo.s("again"))
         tries.append(1)
         if len(tries) == 1:
             raise OSError
@@ -220,16 +210,10 @@ def test_an_undo_that_is_no_call_is_refused_before_the_step_runs(app: App, conn:
 
 SAGA = """
 import os, signal
-from dataclasses import dataclass, field
 import psycopg
 import pgqueue
 app = pgqueue.App()
 
-@dataclass
-class Call:
-    task: object
-    args: tuple
-    kwargs: dict = field(default_factory=dict)
 
 def die(point):
     with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as conn:
@@ -253,7 +237,7 @@ def effect(conn, n):
 def saga(ctx: pgqueue.Context) -> None:
     for n in range(3):
         die(f"before step {n}")
-        ctx.step("effect", effect, n, transaction=True, undo=Call(undo, (n,)))
+        ctx.step("effect", effect, n, transaction=True, undo=undo.s(n))
         die(f"after step {n}")
     raise pgqueue.Fail("no")
 """

@@ -13,7 +13,6 @@ from pgqueue.codecs import AESGCM
 from pgqueue.events import StepsUnused
 from tests.conftest import drain, eventually, scalar, work
 from tests.harness import Conn, Proxy, working
-from tests.worker.test_sagas import Call
 
 STEPS = "select array_agg(name order by number) from pgqueue.step where job_id = %s"
 
@@ -417,7 +416,7 @@ def test_a_codec_seals_what_is_recorded_and_sent(dsn: str, conn: Conn) -> None:
     @app.task(max_attempts=2, retry=0)
     def order(ctx: Context) -> list[str]:
         runs.append(1)
-        first = ctx.step("secret", lambda: "s3cret", undo=Call(undo, ("s3cret",)))
+        first = ctx.step("secret", lambda: "s3cret", undo=undo.s("s3cret"))
         found = [first, ctx.wait_signal("go"), ctx.wait_event("payment", key="7")]
         if len(runs) == 1:
             raise OSError

@@ -13,6 +13,7 @@ from pgqueue.client.canvas.nodes import Condition, as_later
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidArguments, InvalidWorkflow
+from pgqueue.jobs.job import NewJob
 from pgqueue.tasks.headers import merged
 from pgqueue.tasks.options import CallOptions
 from pgqueue.tasks.versions import NODE
@@ -170,6 +171,10 @@ class Signature(Canvas[In, Out]):
         twin = copy(self)
         twin._calls = self._calls.using(options) if options else self._calls
         return twin if conn is CURRENT_CONNECTION and name is None else GraphEnqueuer(twin, conn, name)
+
+    def job(self) -> NewJob:
+        """Return the job of this call, which has all its arguments. Raises InvalidArguments."""
+        return self._calls.job(self._args, self._kwargs, frozenset())
 
     def named(self, name: str) -> Self:
         """Return the same call with the name of a node, which its job carries as a header."""

@@ -10,7 +10,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS
-from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
+from pgqueue.queries.jobs.ties import TOLD, TiedEnds, read_ends
 from pgqueue.queries.jobs.turns import FREE_BUCKETS, STOP_KEYS
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
@@ -285,7 +285,7 @@ class ResolveQueries(Statements):
             return Query(self._sql(SUCCEED_METERED if metered else SUCCEED), _ids, _leases(batch))
         return Query(self._sql(RESOLVE_METERED if metered else RESOLVE), _ids, _params(batch, metered))
 
-    def resolve_tied(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[Ends]:
+    def resolve_tied(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[TiedEnds]:
         """Write a batch as `resolve` does, of jobs that have ties, and move what depends on those that end."""
         batch = sorted(batch, key=lambda entry: entry[0].id)
         metered = bool(batch) and batch[0][0].lane is not None

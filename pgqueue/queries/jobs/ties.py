@@ -115,7 +115,7 @@ union all select id, 'unsettled' from workflows_told where unsettled
 union all select queues, 'notified' from children_notified"""
 
 
-class Ends(NamedTuple):
+class TiedEnds(NamedTuple):
     """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, and whether
     jobs are doomed or workflows are to be settled or stopped."""
 
@@ -125,7 +125,7 @@ class Ends(NamedTuple):
     unsettled: bool
 
 
-def read_ends(rows: Sequence[Row]) -> Ends:
+def read_ends(rows: Sequence[Row]) -> TiedEnds:
     """Read rows of an id and a word."""
     words: dict[str, set[int]] = {
         "moved": set(),
@@ -136,4 +136,4 @@ def read_ends(rows: Sequence[Row]) -> Ends:
     }
     for number, word in rows:
         words[word].add(number)
-    return Ends(words["moved"], words["ready"], bool(words["doomed"]), bool(words["unsettled"]))
+    return TiedEnds(words["moved"], words["ready"], bool(words["doomed"]), bool(words["unsettled"]))

@@ -4,7 +4,7 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY, SKIP_WAITING
-from pgqueue.queries.jobs.ties import TOLD, Ends, read_ends
+from pgqueue.queries.jobs.ties import TOLD, TiedEnds, read_ends
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
 # It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which
@@ -106,11 +106,11 @@ union all select 0, 'notified' from waiters_notified, workers_notified, compensa
 class CascadeQueries(Statements):
     """Ending jobs of workflows that will not run."""
 
-    def cascade(self, at_most: int) -> Query[Ends]:
+    def cascade(self, at_most: int) -> Query[TiedEnds]:
         """End up to `at_most` doomed jobs as skipped."""
         return Query(self._sql(CASCADE), read_ends, {"at_most": at_most})
 
-    def stop(self, at_most: int, only: int | None = None) -> Query[Ends]:
+    def stop(self, at_most: int, only: int | None = None) -> Query[TiedEnds]:
         """End up to `at_most` waiting jobs of workflows that are stopped, or of one, and ask running ones of those that
         are cancelled."""
         return Query(self._sql(STOP), read_ends, {"at_most": at_most, "only": only})

@@ -4,7 +4,7 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
-from pgqueue.queries.jobs.ties import TELL, TOLD, Ends, read_ends
+from pgqueue.queries.jobs.ties import TELL, TOLD, TiedEnds, read_ends
 
 # Settle up to `at_most` workflows and groups that have ended: callbacks become pending or are doomed, as the children
 # of a job do, and the gate above counts the group. A group that was stopped or failed ends its parent's when that
@@ -57,6 +57,6 @@ class SettleQueries(Statements):
         """Look what there is to do."""
         return Query(self._sql(LOOK), lambda rows: Look(*rows[0]), {})
 
-    def settle(self, at_most: int, only: int | None = None) -> Query[Ends]:
+    def settle(self, at_most: int, only: int | None = None) -> Query[TiedEnds]:
         """Settle up to `at_most` workflows and groups that have ended, or those of one; `moved` are their ids."""
         return Query(self._sql(SETTLE), read_ends, {"at_most": at_most, "only": only})

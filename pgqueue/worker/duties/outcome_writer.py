@@ -9,7 +9,7 @@ from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.step import can_be_undone, undoes
-from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.worker.signals import ignore
 
 Outcome = tuple[ClaimedJob, Resolution]
@@ -22,7 +22,7 @@ class OutcomeWriter:
     `on_ends` hears what has moved by the ends of jobs with ties. In a transaction that is not committed yet: a hint.
     """
 
-    def __init__(self, app: App, on_ends: Callable[[Ends], None] = ignore) -> None:
+    def __init__(self, app: App, on_ends: Callable[[TiedEnds], None] = ignore) -> None:
         self._on_ends = on_ends
         self._queries, self._steps = app.queries.jobs, app.queries.steps
         named = [(name, spec) for spec in app.tasks for name in (spec.name, *spec.aliases)]
@@ -66,7 +66,7 @@ class OutcomeWriter:
             await self._write_steps(conn, [entry for entry in part if entry[0].id in moved])
         return moved
 
-    def _tell(self, ends: Ends) -> set[int]:
+    def _tell(self, ends: TiedEnds) -> set[int]:
         self._on_ends(ends)
         return ends.moved
 

@@ -26,7 +26,7 @@ from pgqueue.events import (
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.duty import Duty
-from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.timing import monotonic
 from pgqueue.worker.duties.outcome_writer import OutcomeWriter
 from pgqueue.worker.signals import WorkerSignals
@@ -95,7 +95,7 @@ class Resolver(Duty):
         self._drained.set()
         return 3600.0
 
-    def _told(self, ends: Ends) -> None:
+    def _told(self, ends: TiedEnds) -> None:
         """Let claims look for the jobs that became due, and the duty of workflows for what it has to do."""
         if ends.ready:
             self._signals.job_committed()

@@ -5,7 +5,7 @@ import random
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Query
-from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -16,7 +16,7 @@ INTERVAL = 15.0  # while none does
 
 
 class WorkflowKeeper(Duty):
-    """Ends doomed jobs and those of stopped workflows, and settles workflows and groups that have ended.
+    """TiedEnds doomed jobs and those of stopped workflows, and settles workflows and groups that have ended.
 
     The statement that ends a job moves its children, so a job that can run waits for no step of this duty, but for
     callbacks of groups. The worker whose statement left something to do is woken at once; what a worker leaves that
@@ -44,7 +44,7 @@ class WorkflowKeeper(Duty):
             return 0.0
         return (LIVING_SECONDS if look.living else INTERVAL) * random.uniform(0.5, 1.0)  # noqa: S311
 
-    async def _do(self, query: Query[Ends]) -> bool:
+    async def _do(self, query: Query[TiedEnds]) -> bool:
         ends = await self.link.run(query)
         if ends.ready:
             self._signals.job_committed()

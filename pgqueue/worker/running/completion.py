@@ -19,7 +19,7 @@ from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.jobs.step import undoes
 from pgqueue.queries import Query
 from pgqueue.queries.jobs import JobQueries
-from pgqueue.queries.jobs.ties import Ends
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_resolution
 from pgqueue.tasks.storable import encode_result
@@ -148,6 +148,6 @@ class Completion:
             raise LeaseLost(f"job {self._job.id} is no longer this worker's: nothing was written")
 
 
-def _moved(query: Query[Ends]) -> Query[set[int]]:
+def _moved(query: Query[TiedEnds]) -> Query[set[int]]:
     """Return a statement that ends jobs with ties as one that returns the ids that it moved."""
     return Query(query.sql, lambda rows: query.read(rows).moved, query.params)

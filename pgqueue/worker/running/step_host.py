@@ -9,8 +9,8 @@ from uuid import uuid4
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.client.canvas.canvas import Signature
 from pgqueue.client.joining import joining
-from pgqueue.client.task import Task
 from pgqueue.errors import InvalidStep, LeaseLost
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
@@ -164,7 +164,6 @@ class BatchedSteps(DirectSteps):
 
 def _job_of(call: UndoCall) -> NewJob:
     """Return the job that a call would be."""
-    task, args, kwargs = (getattr(call, name, None) for name in ("task", "args", "kwargs"))
-    if not isinstance(task, Task) or not isinstance(args, tuple) or kwargs is None:
+    if not isinstance(call, Signature):
         raise InvalidStep(f"undo={call!r:.100} cannot be used: give a call of a task, such as refund.s(order_id)")
-    return task.job_of(args, kwargs)
+    return call.job()
