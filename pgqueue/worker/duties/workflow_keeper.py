@@ -16,7 +16,7 @@ INTERVAL = 15.0  # while none does
 
 
 class WorkflowKeeper(Duty):
-    """TiedEnds doomed jobs and those of stopped workflows, and settles workflows and groups that have ended.
+    """Ends doomed jobs and those of stopped workflows, and settles workflows and groups that have ended.
 
     The statement that ends a job moves its children, so a job that can run waits for no step of this duty, but for
     callbacks of groups. The worker whose statement left something to do is woken at once; what a worker leaves that
