@@ -226,7 +226,9 @@ where named is not null and p.past <= now() - (
     select case when bool_and(r.value is not null) then max(r.value) end from {s}.retention r
     where r.name = 'activity' and h.history = 'activity'
     or r.name = 'events' and h.history = 'published_event'
-    or r.name in ('succeeded', 'cancelled') and h.history in ('job_finished', 'transition'))""",
+    or r.name in ('succeeded', 'cancelled') and h.history in ('job_finished', 'transition'))
+and (h.history <> 'job_finished' or not exists (
+    select from {s}.workflow w where not w.settled and w.created_at < p.past + interval '1 day'))""",
     # As in migration 0021, with the partitions of events.
     """create or replace function {s}.maintain() returns text language plpgsql security definer
 set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
