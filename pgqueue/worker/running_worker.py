@@ -71,16 +71,14 @@ class RunningWorker:
         frontier = Frontier()
         full_scan = FullScan(links["full scan"], core, signals, frontier)
         self.producer = Producer(links["claim"], core, signals, frontier, full_scan)
-        self._watchdog = Watchdog(chores, core.identity, signals)
-        self._canceller = Canceller(chores, core, signals)
+        self._watchdog, self._canceller = Watchdog(chores, core.identity, signals), Canceller(chores, core, signals)
         self._rescuer = Rescuer(chores, core, signals)
         self._limit_keeper = LimitKeeper(chores, core, signals)
         self._pauser, self._workflow_keeper = Pauser(chores, core, signals), WorkflowKeeper(chores, core, signals)
-        self._inputs = InputReader(links["inputs"], core, signals)
-        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser, self._inputs]
+        self._inputs, maker = InputReader(links["inputs"], core, signals), PartitionMaker(chores, queries)
+        self.duties: list[Duty] = [self.producer, full_scan, progress, self._rescuer, self._pauser, self._inputs, maker]
         self.duties += [
             self._workflow_keeper,
-            PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),
             ResultExpirer(chores, queries, app.tasks),
             OperationFinisher(chores, core),
