@@ -110,7 +110,12 @@ def claimed(job_id: int, lease: int, **other: Any) -> ClaimedJob:
 
 
 def add_worker(
-    conn: Conn, *, beat_seconds_ago: float = 0, lost: bool = False, worker: uuid.UUID | None = None
+    conn: Conn,
+    *,
+    beat_seconds_ago: float = 0,
+    lost: bool = False,
+    worker: uuid.UUID | None = None,
+    knows: str | None = newest(),
 ) -> uuid.UUID:
     """Insert the row of a worker."""
     worker = worker or uuid.uuid4()
@@ -118,7 +123,7 @@ def add_worker(
         "insert into pgqueue.worker"
         " (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, lost_at, knows)"
         " values (%s, 'worker', 'h', 1, '0', '{default}', '{t}', 8, 30, now() - make_interval(secs => %s), %s, %s)",
-        (worker, beat_seconds_ago, datetime.now(UTC) if lost else None, newest()),
+        (worker, beat_seconds_ago, datetime.now(UTC) if lost else None, knows),
     )
     return worker
 

@@ -76,7 +76,7 @@ def test_a_contract_is_refused_while_an_older_release_lives_naming_host_and_pid(
     dsn: str, conn: Conn, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make("9001", DROP + " cascade", declared=CONTRACT.format(needs=newest()))
-    add_worker(conn)
+    add_worker(conn, knows=None)
     conn.execute("update pgqueue.worker set host = 'web-3', pid = 4711, version = '0.1.0'")
     with pytest.raises(OlderReleaseRuns) as refused:
         migrate.upgrade(dsn)
@@ -86,7 +86,7 @@ def test_a_contract_is_refused_while_an_older_release_lives_naming_host_and_pid(
     )
     print(f"\nerror: {refused.value}")
     assert (migrate.current(dsn), columns(conn)) == (newest(), 1)
-    add_worker(conn)
+    add_worker(conn, knows=None)
     with pytest.raises(OlderReleaseRuns, match=r"\(and 1 more\)"), psycopg.connect(dsn) as host:
         migrate.upgrade(host)
     monkeypatch.setattr(sys, "argv", ["pgqueue", "migrate", "--dsn", dsn])
@@ -113,7 +113,7 @@ def test_a_contract_is_refused_while_an_older_release_lives_naming_host_and_pid(
 )
 def test_a_contract_waits_for_nobody_who_is_gone_or_knows_enough(dsn: str, conn: Conn, make: Make, change: str) -> None:
     make("9001", DROP + " cascade", declared=CONTRACT.format(needs=newest()))
-    add_worker(conn)
+    add_worker(conn, knows=None)
     conn.execute(f"update pgqueue.worker set {change}".encode())
     assert migrate.upgrade(dsn)[1] == "9001"
 
@@ -239,7 +239,7 @@ def test_a_new_schema_a_script_and_a_hosts_transaction_build_indexes_plainly(emp
 def test_a_script_has_the_look_at_who_still_runs(dsn: str, conn: Conn, make: Make) -> None:
     make("9001", DROP + " cascade", declared=CONTRACT.format(needs=newest()))
     script = migrate.script(since=newest()).encode()
-    worker = add_worker(conn)
+    worker = add_worker(conn, knows=None)
     with psycopg.connect(dsn) as dba:
         with pytest.raises(psycopg.errors.ObjectInUse, match="worker on h, pid 1"):
             dba.execute(script)
