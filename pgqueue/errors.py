@@ -20,7 +20,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── UnknownSchedule          no schedule has that name
 │   ├── UnknownSubscription      the task gets no events
 │   ├── UnknownTask              no task of that name is registered
-│   └── UnknownWorker            no living worker has that id, host or host:pid
+│   ├── UnknownWorker            no living worker has that id, host or host:pid
+│   └── UnknownWorkflow          no workflow has that id
 ├── Conflict                     other jobs, schedules or holders are in the way
 │   ├── DuplicateJob             another job holds the unique key, and the call said on_conflict="raise"
 │   ├── IdempotencyConflict      an idempotency key was used before, with other arguments
@@ -28,7 +29,9 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── QueueFull                the queue holds as many jobs as it may
 │   ├── ScheduleExists           a schedule has that name already
 │   ├── SnapshotConflict         a transaction that this one's snapshot cannot see has taken a key
-│   └── WrongState               the job is in a state in which this cannot be done to it
+│   ├── WrongState               the job is in a state in which this cannot be done to it
+│   ├── WorkflowRunning          jobs of the workflow wait or run
+│   └── WorkflowIncomplete       retention has dropped jobs of the workflow
 ├── WaitError                    waiting for a job brought no result
 │   ├── JobFailed                the job is a dead letter
 │   ├── JobWasCancelled          the job ended as cancelled

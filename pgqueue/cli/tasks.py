@@ -59,6 +59,7 @@ def _facts(spec: TaskSpec) -> dict[str, Any]:
              "max_result_bytes", "max_args_bytes")  # fmt: skip
     facts = {name: getattr(spec, name) for name in names}
     facts["retry"] = _policy(spec.retry)
+    facts["on"] = [pattern.text for pattern in spec.on] or None
     facts |= {name: [error.__qualname__ for error in getattr(spec, name)] for name in ("retry_on", "no_retry_on")}
     facts |= _conditions(spec.rules or Rules()) | _rules(spec.metering)
     facts |= {"upcasts_from": sorted(spec.upcasters), "encrypted": spec.codec is not None}

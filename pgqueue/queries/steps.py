@@ -108,7 +108,7 @@ select id from sleeper where due"""
 COMPENSATE: LiteralString = """
 select count({s}.compensate(g.id, g.lease, true))
 from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
-where not exists (select from {s}.job_live j where j.id = g.id)"""
+where (select j.id from {s}.job_live j where j.id = g.id limit 1) is null"""
 
 # Undo the steps of a job that runs and goes on, under its lease, and record that as a step: a later attempt finds it
 # and undoes nothing once more. Returns no row if the lease is lost.

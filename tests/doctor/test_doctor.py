@@ -70,7 +70,15 @@ def test_a_role_that_may_not_see_other_sessions_says_so_and_never_calls_them_goo
         assert str(holder.info.backend_pid) in seen.what
     assert {finding.what for finding in found(blind, "cannot-see")} == {
         f"the role may not read sequence {name}, which gives ids"
-        for name in ("event_id", "job_id", "lock_token", "operation_id_seq", "subscription_id_seq")
+        for name in (
+            "event_id",
+            "job_id",
+            "lock_token",
+            "operation_id_seq",
+            "signal_id",
+            "step_number",
+            "subscription_id_seq",
+        )
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgqueue import App, PgqueueError
-from pgqueue.cli import cli
+from pgqueue.cli import cli, output
 from tests.conftest import scalar
 from tests.harness import Conn
 
@@ -16,7 +16,7 @@ from tests.harness import Conn
 @pytest.fixture
 def shop(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     monkeypatch.setenv("PGQUEUE_DSN", dsn)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(output, "console", output.SafeConsole(width=200))
     app = App(dsn, name="shop")
 
     @app.task(name="mail", on=["order.paid", "user.#"], queue="mail")

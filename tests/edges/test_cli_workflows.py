@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgqueue import App, InvalidOption, UnknownWorkflow, Workflow, chord
+from pgqueue.cli import output
 from pgqueue.cli.commands import cli
 
 
@@ -13,6 +14,7 @@ from pgqueue.cli.commands import cli
 def workflow(app: App, monkeypatch: pytest.MonkeyPatch) -> int:
     """A workflow that waits, with a group in it."""
     monkeypatch.setenv("PGQUEUE_DSN", app.dsn)
+    monkeypatch.setattr(output, "console", output.SafeConsole(width=200))
 
     @app.task(name="part")
     def part(n: int) -> int:

@@ -127,7 +127,7 @@ WALKS = {
     "activity.rates": "each lane from a minute ago on, or until it has counted enough",
     "jobs.count": "each lane to its end, or until it has counted enough",
 }
-# Small indexes that a statement reads from their beginning, and that hold no more than what runs, or is set aside.
+# Small indexes that a statement reads from their beginning, and that hold no more than what runs, is set aside or doomed.
 WHOLE = {
     "pauses.left": "the first worker that runs jobs, and then from one to the next",
     "pauses.tasks": "the first task of which jobs are set aside, and then from one to the next",
@@ -135,6 +135,8 @@ WHOLE = {
     "turns.find_drift": "what runs: every twenty seconds, where metered jobs are",
     "turns.reconcile": "what runs: where a counter differs from it",
     "why.buckets": "what runs: asked by hand",
+    "workflows.look": "the first job that is doomed: where workflows live",
+    "workflows.cascade": "what is doomed: where a look has found some",
 }
 TABLES = ("job_live", "idempotency_key", "result_expiry", "waiter")
 MORE = """

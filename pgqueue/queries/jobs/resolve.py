@@ -66,7 +66,7 @@ with given as materialized (
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, {went_back} as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error{returned}
-){and_tell}{and_buckets}, finished as (
+), finished as (
     insert into {s}.job_finished ({carried}, state, reason, result)
     select {carried}, target, reason, result::jsonb
     from ended where target = 'cancelled' or target = 'succeeded' and history
@@ -79,7 +79,7 @@ with given as materialized (
     where history or target <> 'succeeded'
     union all
     select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
-), {log_attempts}
+), {log_attempts}{and_tell}{and_buckets}
 {answer}""",
     log_attempts=LOG_ATTEMPTS,
 )
@@ -170,13 +170,13 @@ with ended as (
         select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
     ) then true end
     returning j.*
-){and_buckets}, finished as (
+), finished as (
     insert into {s}.job_finished ({carried}, state)
     select {carried}, 'succeeded' from ended where history
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
     select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
-)
+){and_buckets}
 select id from ended""",
     carried=CARRIED_PLAIN,
 )

@@ -106,8 +106,8 @@ OPENING: LiteralString = fill(
 # update begin at that version: by the name alone the planner walks over all the dead ones.
 # A breaker counts failures in a window from the first one on. Once there are too many the bucket is closed, twice as
 # long each time that its probe fails too, at most 32 times. Ends while it is closed say nothing more.
-# The part stands before the insertions of its statement: of several changes that nobody reads from, Postgres carries
-# out the last one first, and the row of a bucket is to be locked for as short a time as can be.
+# The part stands last in its statement: of several changes that nobody reads from, Postgres carries out the last one
+# first. So an end is logged after it has the lock, and the times of the log are in the order of the commits.
 FREE_BUCKETS: LiteralString = """alike as (
     select buckets, failed, closes, seconds, sum(jobs) as jobs
     from left_running group by buckets, failed, closes, seconds

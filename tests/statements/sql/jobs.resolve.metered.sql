@@ -28,6 +28,22 @@ with given as materialized (
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, 'blocked' as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error, j.headers, g.delay, g.refund
+), finished as (
+    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, state, reason, result)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, target, reason, result::jsonb
+    from ended where target = 'cancelled' or target = 'succeeded' and history
+), dead_lettered as (
+    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, reason, error, fingerprint)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, coalesce(reason, 'failed'), error::jsonb, fingerprint
+    from ended where target = 'failed'
+), moved as (
+    select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
+    where history or target <> 'succeeded'
+    union all
+    select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
+    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 ), left_running as materialized (
     select m.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets,
         case when m.refund = 1 then m.delay end as seconds,
@@ -93,21 +109,5 @@ with given as materialized (
     on conflict (rule, key) do update set paused_at = excluded.paused_at, paused_until = null,
         paused_by = excluded.paused_by, paused_why = excluded.paused_why, updated_at = now(),
         updated_by = excluded.updated_by
-), finished as (
-    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, state, reason, result)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, target, reason, result::jsonb
-    from ended where target = 'cancelled' or target = 'succeeded' and history
-), dead_lettered as (
-    insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, reason, error, fingerprint)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, coalesce(reason, 'failed'), error::jsonb, fingerprint
-    from ended where target = 'failed'
-), moved as (
-    select id, target, attempt, lease, worker_id, reason, error::jsonb from ended
-    where history or target <> 'succeeded'
-    union all
-    select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
-), logged as (
-    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
 )
 select id from ended union all select id from kept

@@ -5,6 +5,12 @@ with ended as (
         select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
     ) then true end
     returning j.*
+), finished as (
+    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, state)
+    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, 'succeeded' from ended where history
+), logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id)
+    select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
 ), left_running as materialized (
     select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds, false as failed,
            null::text[] as closes, l.jobs
@@ -53,11 +59,5 @@ with ended as (
                              when h.failures_before > 0 then f.failing_since
                              when h.failures > 0 then now() end
     from judged h where f.name = any(array[h.name]) and f.version >= h.version
-), finished as (
-    insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, state)
-    select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, 'succeeded' from ended where history
-), logged as (
-    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id)
-    select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history
 )
 select id from ended
