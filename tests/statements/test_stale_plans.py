@@ -127,7 +127,8 @@ WALKS = {
     "activity.rates": "each lane from a minute ago on, or until it has counted enough",
     "jobs.count": "each lane to its end, or until it has counted enough",
 }
-# Small indexes that a statement reads from their beginning, and that hold no more than what runs, is set aside or doomed.
+# Small indexes that a statement reads from their beginning, and that hold no more than what runs, is set aside, or is
+# doomed.
 WHOLE = {
     "pauses.left": "the first worker that runs jobs, and then from one to the next",
     "pauses.tasks": "the first task of which jobs are set aside, and then from one to the next",
