@@ -25,7 +25,7 @@ BUSY_POLL_SECONDS = 0.01  # between two claims at that rate
 FULL_SECONDS = 1.0  # for which the slots must have been full before we ask for no NOTIFY
 LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by another transaction
 AHEAD_SECONDS = 0.05  # jobs that will begin within this time are claimed ahead of slots
-MANY_SECONDS, MANY = 0.1, 10_000  # the same where so many jobs end in a second: to claim many takes longer
+MANY = 10_000  # jobs that end in a second, from which on it is twice that time: to claim many takes longer
 PACE_SECONDS = 0.02  # over which the pace of jobs is measured for that
 PACE_KEPT = 0.9  # of the pace before, where the new one is lower: slots that were empty for a moment say little
 STRAYS_SHARE = 100  # the search for strays is due again after so many times its own duration: it holds up the claims
@@ -348,7 +348,7 @@ class Producer(Duty):
         if elapsed >= PACE_SECONDS:
             kept = PACE_KEPT ** (elapsed / PACE_SECONDS)
             self._pace = max((ended - self._pace_from[1]) / elapsed, self._pace * kept)
-            seconds = AHEAD_SECONDS + (MANY_SECONDS - AHEAD_SECONDS) * min(self._pace / MANY, 1.0)
+            seconds = AHEAD_SECONDS * (1 + min(self._pace / MANY, 1.0))
             self._slots.claim_ahead(min(int(self._pace * seconds), MAX_CLAIM))
             self._pace_from = (now, ended)
 
