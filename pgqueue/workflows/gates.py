@@ -50,7 +50,7 @@ def gates_of(graph: Graph) -> Gates:
 
 
 def ties_of(graph: Graph) -> list[int | None]:
-    """Return the bits of each node: what its end must tell. None where nobody is to be told."""
+    """Return the bits of each node, which say whom its end must tell; None for a node whose end nobody waits for."""
     policies = [_policies(graph, group) for group in range(len(graph.groups))]
     ties = [0 if group is None else GATED | policies[group] for group in graph.group_of]
     for edge in graph.edges:

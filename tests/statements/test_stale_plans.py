@@ -136,7 +136,7 @@ WHOLE = {
     "turns.find_drift": "what runs: every twenty seconds, where metered jobs are",
     "turns.reconcile": "what runs: where a counter differs from it",
     "why.buckets": "what runs: asked by hand",
-    "workflows.look": "the first job that is doomed: where workflows live",
+    "workflows.look": "the first job that is doomed: where workflows live, for a twentieth of the time",
     "workflows.cascade": "what is doomed: where a look has found some",
 }
 TABLES = ("job_live", "idempotency_key", "result_expiry", "waiter")

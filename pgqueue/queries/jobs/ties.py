@@ -22,7 +22,7 @@ DOOMED: LiteralString = "(waits_for = 'jobs' and cancel_requested_at is not null
 # Whether the end of dead letter `d` has not been told: nobody waits for it, or its workflow holds.
 OPEN: LiteralString = "(d.ties is null or d.ties::int & 16 > 0)"
 
-# Whether an edge is met by the end of its parent.
+# Whether the end of its parent meets an edge.
 MET: LiteralString = """(d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')"""
 

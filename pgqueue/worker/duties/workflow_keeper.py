@@ -6,6 +6,7 @@ from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.ties import TiedEnds
+from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -13,6 +14,7 @@ BATCH = 500  # jobs that one statement ends
 GROUPS = 100  # workflows and groups that one statement settles
 LIVING_SECONDS = 1.0  # between two looks while a workflow lives
 INTERVAL = 15.0  # while none does
+REST = 20  # times the cost of a look: among doomed rows that a long transaction keeps, a look walks over dead entries
 
 
 class WorkflowKeeper(Duty):
@@ -32,7 +34,9 @@ class WorkflowKeeper(Duty):
 
     async def step(self) -> float:
         """Do a batch of each kind; ask for the next step at once if more may be left."""
+        began = monotonic()
         look = await self.link.run(self._queries.look())
+        cost = monotonic() - began
         moved = False
         if look.stopping:
             moved |= await self._do(self._queries.stop(BATCH))
@@ -42,7 +46,8 @@ class WorkflowKeeper(Duty):
             moved |= await self._do(self._queries.settle(GROUPS))
         if moved:
             return 0.0
-        return (LIVING_SECONDS if look.living else INTERVAL) * random.uniform(0.5, 1.0)  # noqa: S311
+        delay = (LIVING_SECONDS if look.living else INTERVAL) * random.uniform(0.5, 1.0)  # noqa: S311
+        return max(delay, REST * cost)
 
     async def _do(self, query: Query[TiedEnds]) -> bool:
         ends = await self.link.run(query)
