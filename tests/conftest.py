@@ -287,3 +287,10 @@ def drain(app: App, conn: psycopg.Connection[Any], **settings: Any) -> None:
     """Run a worker until no job is pending or running any more."""
     quiet = "select count(*) = 0 from pgqueue.job_live where state in ('pending', 'running')"
     asyncio.run(work(app, lambda: scalar(conn, quiet), **settings))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave the ten thousand collected tests out of each later garbage collection."""
+    gc.collect()
+    gc.freeze()
