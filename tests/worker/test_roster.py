@@ -2,11 +2,14 @@
 
 import json
 import math
+import random
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
 
 from pgqueue.jobs.flow import Flow
+from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.turns.look import SeenLane
 from pgqueue.worker.claiming import roster as rosters
 from pgqueue.worker.claiming.roster import Roster
@@ -66,3 +69,48 @@ def test_one_claim_in_sixteen_takes_a_job_of_the_lane_that_has_waited_longest_wh
         taken.append(sorted(line.priority for line in lines))
     assert taken[:15] == [[3, 4, 5]] * 15
     assert taken[15] == [1, 2]
+
+
+def starts(roster: Roster, slots: int, turns: int, weights: dict[str, float]) -> Counter[str]:
+    """Let tenants with these weights have so many turns, one job ending at a time; count whose they were."""
+    numbers = dict(enumerate(weights, 1))
+    roster.see(
+        [seen(Flow(share=f"f/{name}"), n, room=10**6)._replace(weight=weights[name]) for n, name in numbers.items()],
+        ALL,
+    )
+    chance, running, had = random.Random(1), list[ClaimedJob](), Counter[str]()
+    for turn in range(turns):
+        if len(running) == slots:
+            roster.left(running.pop(chance.randrange(slots)))
+        lines = roster.choose("default", 1)
+        job = claimed(turn + 1, 1, lane=lines[0].lane)
+        roster.claimed("default", lines, [job], 1)
+        running.append(job)
+        had[numbers[lines[0].lane]] += 1
+    return had
+
+
+@pytest.mark.parametrize("slots", [4, 10, 20])
+def test_a_tenant_of_weight_three_has_three_turns_where_another_has_one(slots: int) -> None:
+    had = starts(Roster(), slots, 4000, {"heavy": 3.0, "light": 1.0})
+    assert 2.8 < had["heavy"] / had["light"] < 3.3
+
+
+def test_weights_decide_where_there_are_more_tenants_than_slots() -> None:
+    had = starts(Roster(), 4, 10_000, {"heavy": 3.0} | {f"t{n}": 1.0 for n in range(40)})
+    others = [count for name, count in had.items() if name != "heavy"]
+    assert 2.5 < had["heavy"] / (sum(others) / len(others)) < 3.1
+    assert max(others) - min(others) <= 2
+
+
+def test_a_tenant_of_a_small_weight_always_has_a_slot() -> None:
+    had = starts(Roster(), 8, 1000, {"heavy": 1000.0, "light": 0.001})
+    assert had["light"] > 50
+
+
+def test_a_tenant_that_comes_late_has_no_claim_on_the_past() -> None:
+    roster = Roster()
+    starts(roster, 2, 1000, {"early": 1.0, "other": 1.0, "third": 1.0})
+    roster.drop_running()
+    had = starts(roster, 2, 100, {"early": 1.0, "other": 1.0, "third": 1.0, "late": 1.0})
+    assert max(had.values()) - min(had.values()) <= 2

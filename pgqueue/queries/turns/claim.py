@@ -1,6 +1,6 @@
 """Claiming metered jobs: those whose turn limits, rates, an order or fair shares decide about."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
@@ -236,11 +236,12 @@ class TurnClaimQueries(Statements):
             "buckets": lines(line.buckets for line in lanes), "mosts": packed(line.most for line in lanes),
             "run_ats": starts, "ids": packed(line.id for line in lanes),
         }  # fmt: skip
-        return Query(self._sql(CLAIM_TURNS), lambda rows: _claimed(rows, worker), params)
+        mosts = {(line.lane, line.priority): line.most for line in lanes}
+        return Query(self._sql(CLAIM_TURNS), lambda rows: _claimed(rows, worker, mosts), params)
 
 
-def _claimed(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
-    """Read the rows of a claim, in the order of turns: the first job of each lane, then the second of each."""
+def _claimed(rows: Sequence[Row], worker: UUID, mosts: Mapping[tuple[int | None, int], int]) -> list[ClaimedJob]:
+    """Read the rows of a claim, in the order of turns: a lane of which three times as many were asked has three."""
     jobs = claimed_jobs(rows, worker)
     jobs.sort(key=lambda job: (job.run_at, job.id))
     counts: dict[tuple[int | None, int], int] = {}
@@ -248,6 +249,6 @@ def _claimed(rows: Sequence[Row], worker: UUID) -> list[ClaimedJob]:
     for at, job in enumerate(jobs):
         lane = job.lane, job.priority
         counts[lane] = turn = counts.get(lane, 0) + 1
-        turns.append((-job.priority, turn, at))
+        turns.append((-job.priority, turn / mosts[lane], at))
     turns.sort()
     return [jobs[at] for _, _, at in turns]

@@ -88,9 +88,12 @@ class KnownLane:
 class Roster:
     """The known lanes of metered jobs. Like the frontier it is a hint: claims decide, and looks correct it.
 
-    The next turn has the lane of the highest priority; of several, the one of whose share the fewest jobs run here for
-    its weight, and then the one that has been served least lately. So turns are fair in slots, not only in starts: a
-    tenant with long jobs does not keep all of them.
+    The next turn has the lane of the highest priority. Of several lanes it has one of whose share no job runs here,
+    else the one whose share has the smallest (jobs + 1/2) / weight: that is Webster's method of apportioning seats,
+    which favours neither the heavy nor the light. So turns are fair in slots, not only in starts: a tenant with long
+    jobs does not keep all of them. Between shares that stand alike, the one has its turn that has had the fewest starts
+    for its weight, as in stride scheduling (Waldspurger and Weihl, 1995): where there are more tenants than slots,
+    weights decide by that. A share that comes anew, or comes back, has no claim on the past.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
@@ -100,6 +103,10 @@ class Roster:
         self._paces: dict[str, Pace] = {}
         self._running: Counter[str | int] = Counter()
         self._held: dict[int, str | int] = {}  # the jobs of this worker, each with the share that it counts for
+        self._starts: dict[
+            str | int, float
+        ] = {}  # of each share, over its weight, beginning with the `_level` at which it came
+        self._level = 0.0  # of the share whose turn was the last
         self._turn = 0
         self._choices = 0
         self._ended: set[str] | None = None  # buckets that jobs have left since the look began that is under way
@@ -157,7 +164,7 @@ class Roster:
         for _ in range(room):
             if not turns:
                 break
-            _, served, number = turns[0]
+            _, starts, served, number = turns[0]
             lane = chosen[number]
             if lane.paces:
                 if any(left[name] <= 0 for name in lane.paces):
@@ -166,15 +173,18 @@ class Roster:
                 for name in lane.paces:
                     left[name] -= 1
             got[number] += 1
-            heapreplace(turns, ((running[number] + got[number]) / lane.weight, served, number))
+            slots = (running[number] + got[number] + 0.5) / lane.weight
+            heapreplace(turns, (slots, starts + 1 / lane.weight, served, number))
         for lane, most in zip(chosen, got, strict=True):
             if most:
                 yield _line(lane, most)
             elif lane.paces and any(left[name] <= 0 for name in lane.paces):
                 self._wait_for_pace(lane, now)
 
-    def _standing(self, lane: KnownLane) -> tuple[float, int]:
-        return self._running[lane.group] / lane.weight, lane.served
+    def _standing(self, lane: KnownLane) -> tuple[float, float, int]:
+        group = lane.group
+        running = self._running[group]
+        return (running + 0.5) / lane.weight if running else 0.0, self._starts.get(group, 0.0), lane.served
 
     def _wait_for_pace(self, lane: KnownLane, now: float) -> None:
         lane.ready, lane.timed = False, True
@@ -187,10 +197,10 @@ class Roster:
         brought: dict[tuple[int | None, int], list[ClaimedJob]] = {}
         for job in jobs:
             brought.setdefault((job.lane, job.priority), []).append(job)
-        for line in lines:
-            lane = self._lanes.get((queue, line.lane, line.priority))
-            if lane is None:
-                continue
+        known = [(line, lane) for line in lines if (lane := self._lanes.get((queue, line.lane, line.priority)))]
+        if brought:
+            self._level = max(self._level, min((self._starts.get(lane.group, 0.0) for _, lane in known), default=0.0))
+        for line, lane in known:
             of_lane = brought.get((line.lane, line.priority), ())
             count = len(of_lane)
             if count:
@@ -212,6 +222,7 @@ class Roster:
                 self.left(job)
             held[job.id] = group
         self._running[group] += len(jobs)
+        self._starts[group] = self._starts.get(group, 0.0) + len(jobs) / lane.weight
         if lane.flow.order is None:
             last = max([(job.run_at, job.id) for job in jobs])
             lane.place = last if lane.place is None else max(lane.place, last)
@@ -285,6 +296,9 @@ class Roster:
             known.wakes_at = math.inf if known.ready else now + waits
             known.timed = waits < math.inf
         self._forget({key for key in self._lanes if key not in found and _is_within(key, covered)})
+        if len(self._starts) > 2 * MOST_LANES:
+            present = {lane.group for lane in self._lanes.values()}
+            self._starts = {group: starts for group, starts in self._starts.items() if group in present}
         return sorted(missing)
 
     def _admit(self, new: list[SeenLane]) -> list[SeenLane]:
@@ -312,6 +326,7 @@ class Roster:
             flow = Flow.of_header(json.loads(seen.flow))
             lane = KnownLane(*key, flow, seen.flow, json.dumps(flow.buckets))
             self._lanes[key] = lane
+            self._starts[lane.group] = max(self._starts.get(lane.group, 0.0), self._level)
             for name in lane.flow.buckets:
                 self._by_bucket.setdefault(name, set()).add(key)
         lane.weight = seen.weight or 1.0
