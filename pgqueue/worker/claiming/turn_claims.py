@@ -107,10 +107,8 @@ class TurnClaims:
             self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])
         self._looked_at = monotonic()
         took = self._looked_at - began
-        self._cost, self._took = (
-            min(took, self._took),
-            took,
-        )  # of the last two: one that the machine held up says little
+        # The lower of the last two: a look that the machine held up says little.
+        self._cost, self._took = min(took, self._took), took
         if self._after:
             self._wanted = True
 
