@@ -59,23 +59,30 @@ def journal() -> Journal:
     return Journal(Path(os.environ["STRESS_DIRECTORY"]) / f"jobs-{os.environ['STRESS_PROCESS']}.jsonl")
 
 
-def effect(job_id: int, attempt: int, op: str) -> tuple[int, bool]:
-    """Write an effect row; return how many the job has by now, and whether its business row exists."""
+@contextmanager
+def direct() -> Iterator[psycopg.Connection[Any]]:
+    """Lend this thread's connection to the database, past the gate of its process."""
     try:
         if getattr(local, "conn", None) is None:
             local.conn = psycopg.connect(os.environ["STRESS_DIRECT_DSN"], autocommit=True, connect_timeout=5)
-        params = (job_id, attempt, os.environ["STRESS_PROCESS"])
-        local.conn.execute("insert into stress.effect (job_id, attempt, process) values (%s, %s, %s)", params)
-        row: tuple[int, bool] = local.conn.execute(
-            "select (select count(*) from stress.effect where job_id = %s),"
-            " exists (select from stress.orders where op = %s)",
-            (job_id, op),
-        ).fetchone()
+        yield local.conn
     except psycopg.Error:
         conn, local.conn = getattr(local, "conn", None), None
         if conn is not None:
             conn.close()
         raise
+
+
+def effect(job_id: int, attempt: int, op: str) -> tuple[int, bool]:
+    """Write an effect row; return how many the job has by now, and whether its business row exists."""
+    with direct() as conn:
+        params = (job_id, attempt, os.environ["STRESS_PROCESS"])
+        conn.execute("insert into stress.effect (job_id, attempt, process) values (%s, %s, %s)", params)
+        row: tuple[int, bool] = conn.execute(
+            "select (select count(*) from stress.effect where job_id = %s),"
+            " exists (select from stress.orders where op = %s)",
+            (job_id, op),
+        ).fetchone()  # type: ignore[assignment]
     return row
 
 

@@ -1,0 +1,231 @@
+"""A weaver: enqueues random workflows and durable tasks, publishes events, and steers them all, at random.
+
+It runs as a process of its own, so that it can be killed in the middle. Its journal says how each transaction ended for
+it. `finish` is for whoever waits until all has ended: it gives each job what it waits for.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+import pgqueue
+from pgqueue import db
+from pgqueue.queries import Queries
+
+from . import woven_shop
+from .journal import Journal, read
+from .plans import SIZES, Size, plan
+from .woven_shop import DEED, SAGAS, TOPICS
+
+LOST = (psycopg.Error, pgqueue.PgqueueError, OSError)
+BACKLOG = 250
+HELD = "select id from pgqueue.dead_letter where ties & 16 > 0"
+SOME_WORKFLOW = """
+select w.id from pgqueue.workflow w where w.id = w.root_id and (w.state = 'running') = %s
+order by w.id desc limit 20"""
+SOME_JOB = "select id from pgqueue.job_live where workflow_id is not null order by id desc limit 40"
+SOME_SAGA = f"select id from pgqueue.job_live where task in {SAGAS} order by id desc limit 40"
+DEAD_SAGA = f"select id from pgqueue.dead_letter where task in {SAGAS} order by id desc limit 20"
+# Jobs whose open wait has no timeout and no letter in the mailbox, with how many signals they were sent.
+UNSENT = """
+select s.job_id, (select count(*) from stress.deed d where d.job_id = s.job_id and d.kind = 'sent')
+from pgqueue.step s join pgqueue.job_live j on j.id = s.job_id
+where s.kind = 'signal' and not s.done and s.wake_at is null
+and not exists (select from pgqueue.signal g where g.job_id = s.job_id)"""
+SENT = "select count(*) from stress.deed where job_id = %s and kind = 'sent'"
+LIVING = f"""
+select (select count(*) from pgqueue.job_live where task = any(%s))
+     + (select count(*) from pgqueue.workflow where not settled)
+     + ({HELD.replace("select id", "select count(*)")})"""
+
+
+STILL = """
+select 'job ' || id || ' (' || task || ') ' || state || coalesce(' for ' || waits_for, '') || ', due ' || run_at
+from pgqueue.job_live where task = any(%s)
+union all select 'workflow ' || id || ' ' || state || coalesce(' because ' || stop_reason, '') from pgqueue.workflow
+where not settled limit 12"""
+
+
+class Weaver:
+    """Does one thing at a time, until stopped."""
+
+    def __init__(self, name: str, seed: int, size: Size, journal: Journal) -> None:
+        self._name, self._size, self._journal = name, size, journal
+        self._rng = random.Random(seed)
+        self._count = 0
+        self._app = woven_shop.app
+        self._conn: psycopg.Connection[Any] | None = None
+        self.stopping = threading.Event()
+        self._verbs: list[tuple[Callable[[psycopg.Connection[Any]], None], int]] = [
+            (self._weave, 20), (self._begin_saga, 25), (self._publish, 20), (self._signal, 40), (self._cancel_job, 4),
+            (self._cancel_workflow, 3), (self._retry_workflow, 8), (self._retry_saga, 3), (self._tell_all, 4),
+            (self._release_held, 6),
+        ]  # fmt: skip
+
+    def run(self, pause: float) -> None:
+        """Work until stopped; what is under way is finished."""
+        while not self.stopping.wait(self._rng.expovariate(1 / pause)):
+            try:
+                conn = self._connection()
+                row = conn.execute("select count(*) from pgqueue.job_live").fetchone()
+                verbs, weights = zip(*self._verbs, strict=True)
+                if row is not None and row[0] > BACKLOG:
+                    verbs, weights = verbs[3:], weights[3:]
+                self._rng.choices(verbs, weights)[0](conn)
+            except LOST:
+                self._drop()
+        self._app.close()
+        self._drop()
+
+    def _connection(self) -> psycopg.Connection[Any]:
+        if self._conn is None or self._conn.closed:
+            dsn = os.environ["PGQUEUE_DSN"]
+            self._conn = psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name="stress weaver")
+        return self._conn
+
+    def _drop(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+        self._conn = None
+
+    def _weave(self, conn: psycopg.Connection[Any]) -> None:
+        """Enqueue a workflow, in a transaction that may be rolled back."""
+        self._count += 1
+        woven = plan(f"w.{self._size.name}.{self._name}_{self._count}")
+        self._journal.write(type="weave", name=woven.name)
+        outcome = "fail"
+        try:
+            conn.execute("begin")
+            woven.flow.using(conn).enqueue()
+            if self._rng.random() < 0.1:
+                conn.execute("rollback")
+            else:
+                outcome = "info"
+                conn.execute("commit")
+                outcome = "ok"
+        finally:
+            self._journal.write(type="woven", name=woven.name, outcome=outcome)
+
+    def _begin_saga(self, conn: psycopg.Connection[Any]) -> None:
+        rng, self._count = self._rng, self._count + 1
+        op = f"s-{self._name}-{self._count}"
+        payload = {
+            "script": list(woven_shop.scripts(rng)),
+            "dies": rng.choices((0, 1, 99), (75, 15, 10))[0],
+            "compensates": rng.random() < 0.1,
+        }
+        self._app.using(conn).enqueue(rng.choice(SAGAS), {"op": op, "n": self._count, "payload": payload})
+
+    def _publish(self, conn: psycopg.Connection[Any]) -> None:
+        """Publish an event, in a transaction that may be rolled back."""
+        with conn.transaction():
+            self._app.using(conn).publish(self._rng.choice([*TOPICS]), {"x": 1}, key=self._rng.choice("abc"))
+            if self._rng.random() < 0.1:
+                raise psycopg.Rollback
+
+    def _chosen(self, conn: psycopg.Connection[Any], statement: str, *params: Any) -> int | None:
+        found = [row[0] for row in conn.execute(statement, params).fetchall()]
+        return self._rng.choice(found) if found else None
+
+    def _signal(self, conn: psycopg.Connection[Any]) -> None:
+        """Send a signal to a job that may wait for one by then, at the worst moment."""
+        job = self._chosen(conn, SOME_SAGA)
+        if job is not None:
+            send(conn, self._app, job)
+
+    def _tell_all(self, conn: psycopg.Connection[Any]) -> None:
+        waits = "select waits, wait_key from pgqueue.step where kind = 'event' and not done limit 10"
+        for name, key in conn.execute(waits).fetchall():
+            self._app.using(conn).signal_event(name, key=key, data={"e": 1})
+
+    def _cancel_job(self, conn: psycopg.Connection[Any]) -> None:
+        job = self._chosen(conn, self._rng.choice([SOME_JOB, SOME_SAGA]))
+        if job is not None:
+            with suppress(pgqueue.UnknownJob):
+                self._app.using(conn).cancel(job, "by hand")
+
+    def _cancel_workflow(self, conn: psycopg.Connection[Any]) -> None:
+        workflow = self._chosen(conn, SOME_WORKFLOW, True)
+        if workflow is not None:
+            self._app.workflows.using(conn).cancel(workflow, "by hand")
+
+    def _retry_workflow(self, conn: psycopg.Connection[Any]) -> None:
+        workflow = self._chosen(conn, SOME_WORKFLOW, False)
+        if workflow is not None:
+            with suppress(pgqueue.WorkflowRunning):
+                self._app.workflows.using(conn).retry(workflow)
+
+    def _retry_saga(self, conn: psycopg.Connection[Any]) -> None:
+        job = self._chosen(conn, DEAD_SAGA)
+        if job is not None:
+            with suppress(pgqueue.WrongState, pgqueue.UnknownJob):
+                self._app.using(conn).retry(job)
+
+    def _release_held(self, conn: psycopg.Connection[Any]) -> None:
+        job = self._chosen(conn, HELD)
+        if job is not None:
+            release(conn, job, again=self._rng.random() < 0.5)
+
+
+def send(conn: psycopg.Connection[Any], app: pgqueue.App, job: int) -> None:
+    """Send a job its next signal, if it still lives, and write that down in the same transaction."""
+    with suppress(pgqueue.UnknownJob, pgqueue.WrongState), conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(4242, (%s %% 2147483647)::int)", (job,))
+        row = conn.execute(SENT, (job,)).fetchone()
+        number = row[0] if row else 0
+        app.using(conn).signal(job, "go", number + 1)
+        conn.execute(DEED, (job, 0, "sent", "go", Jsonb(number + 1)))
+
+
+def release(conn: psycopg.Connection[Any], job: int, *, again: bool) -> None:
+    """Redrive or discard a dead letter for which its workflow waits."""
+    queries = Queries("pgqueue").dead
+    if again:
+        db.run(conn, queries.redrive(0, [job], "redriven", {}))
+    else:
+        db.run(conn, queries.discard([job], "discarded"))
+
+
+def finish(conn: psycopg.Connection[Any], app: pgqueue.App) -> bool:
+    """Give jobs what they wait for; return whether all that weavers have made has ended."""
+    for (job,) in conn.execute(HELD).fetchall():
+        release(conn, job, again=False)
+    for job, _ in conn.execute(UNSENT).fetchall():
+        send(conn, app, job)
+    row = conn.execute(LIVING, (list(woven_shop.TASKS),)).fetchone()
+    return row == (0,)
+
+
+def living(conn: psycopg.Connection[Any]) -> str:
+    """Tell what of that has not ended."""
+    return "; ".join(row[0] for row in conn.execute(STILL, (list(woven_shop.TASKS),)).fetchall())
+
+
+def promised(directory: Path) -> dict[str, str]:
+    """Read from the journals of weavers how the enqueueing of each workflow ended; info where the weaver was killed."""
+    found: dict[str, str] = {}
+    for line in read(iter(sorted(directory.glob("weave-*.jsonl")))):
+        found[line["name"]] = line.get("outcome", "info")
+    return found
+
+
+def main() -> None:
+    """Weave: a name, a seed, a size and the mean seconds between two acts are the arguments."""
+    name, seed, size, pause = sys.argv[1:]
+    journal = Journal(Path(os.environ["STRESS_DIRECTORY"]) / f"weave-{name}.jsonl")
+    weaver = Weaver(name, int(seed), SIZES[size], journal)
+    signal.signal(signal.SIGTERM, lambda *_: weaver.stopping.set())
+    weaver.run(float(pause))
+
+
+if __name__ == "__main__":
+    main()
