@@ -8,6 +8,7 @@ from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
 from pgqueue.queries.jobs.list import MOST_LOOKED, unseen_of
+from pgqueue.queries.jobs.ties import FREE
 from pgqueue.queries.operations import Operation
 
 MOST_PREVIEWED = 10_000
@@ -87,9 +88,9 @@ with fitting as materialized (
         order by w.id limit %(window)s::int
     ) as j
     where {takes} order by j.id limit %(limit)s::int
-), found as materialized (
+){and_free}, found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from {s}.{table} j
-    where j.id = any(array(select id from fitting)) and {takes} order by j.id for update skip locked
+    where j.id = any(array(select id from {chosen})) and {takes} order by j.id for update skip locked
 ), seen as (
     select count(*) as found, max(id) as last_found from fitting
 ), looked as (
@@ -116,7 +117,16 @@ PREVIEWS = {
     for kind, places in PLACES.items()
 }
 UNSEENS = {kind: [unseen_of(place.table) for place in places] for kind, places in PLACES.items()}
-NEXT_BATCHES = {kind: [_of(_NEXT_BATCH, place) for place in places] for kind, places in PLACES.items()}
+# Jobs to cancel are locked with their children, for those move when they end.
+_WITH_CHILDREN: dict[str, LiteralString] = {
+    "and_free": fill(", {free}", free=fill(FREE, own="fitting")),
+    "chosen": "free",
+}
+_ALONE: dict[str, LiteralString] = {"and_free": "", "chosen": "fitting"}
+NEXT_BATCHES = {
+    kind: [_of(_NEXT_BATCH, place, **(_WITH_CHILDREN if kind == "cancel" else _ALONE)) for place in places]
+    for kind, places in PLACES.items()
+}
 
 
 class Chosen(NamedTuple):

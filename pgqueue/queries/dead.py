@@ -14,7 +14,7 @@ from pgqueue.queries.jobs.change import EditedJob
 from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
 from pgqueue.queries.jobs.parts import CARRIED, MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
-from pgqueue.queries.jobs.ties import OPEN, TELL
+from pgqueue.queries.jobs.ties import HOLD, OPEN, TELL
 from pgqueue.queries.jobs.turns import RESUME_STOPPED
 from pgqueue.tasks.sealing import open_job
 
@@ -91,7 +91,9 @@ select count(back.id) from back, workers_notified""",
 # workflow that holds this is the end of the job, as a failure: what depends on it moves.
 DISCARD: LiteralString = fill(
     """
-with gone as (
+with given as (
+    select g.id from unnest((select %(ids)s::bigint[])) as g(id)
+), {hold}, gone as (
     delete from {s}.dead_letter where id = any(%(ids)s::bigint[]) returning *
 ), finished as (
     insert into {s}.job_finished ({carried}, state, reason)
@@ -103,7 +105,8 @@ with gone as (
     select id, 'failed' as target, ties::int as ties, gate_id, false as skipped from gone where ties::int & 16 > 0
 ), {tell}, {resume_stopped}
 select (select count(*) from gone) from children_notified""",
-    tell=fill(TELL, gone="gone", may_notify=MAY_NOTIFY),
+    hold=fill(HOLD, own="given"),
+    tell=fill(TELL, gone="gone", held="held", may_notify=MAY_NOTIFY),
     resume_stopped=RESUME_STOPPED,
     carried=CARRIED,
 )

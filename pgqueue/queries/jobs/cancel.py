@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, fill, packed
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY
+from pgqueue.queries.jobs.ties import EDGES
 
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
 CANCEL_PAYLOAD = "!cancel"
@@ -13,15 +14,22 @@ CANCEL_PAYLOAD = "!cancel"
 # Cancel jobs. A waiting job ends at once, in the caller's transaction. A running job gets a cancel request, and
 # workers are notified when the transaction commits; whatever its worker writes then, except a success or a failure,
 # ends the job as cancelled.
-# The rows are locked first, in the order of ids. That waits for a claim in flight (one statement), so the job is seen
-# either waiting or running and cannot slip through. The rest goes by the state that the lock has found: this
-# statement's own snapshot may be older, and `j.state` would be compared with that. By primary key. Returns the state
-# that each job had, and nothing for one that has ended or never was.
+# The rows are locked first, with the children of jobs of workflows, in the order of ids, as HOLD does. That waits for a
+# claim in flight (one statement), so the job is seen either waiting or running and cannot slip through. The rest goes
+# by the state that the lock has found: this statement's own snapshot may be older, and `j.state` would be compared with
+# that. By primary key. Returns the state that each job had, and nothing for one that has ended or never was.
 CANCEL: LiteralString = fill(
     """
-with found as materialized (
-    select id, state, task, queue from {s}.job_live where id = any((select %(ids)s::bigint[])::bigint[])
-    order by id for update
+with asked as (
+    select g.id from unnest((select %(ids)s::bigint[])) as g(id)
+), tied_ones as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and (j.ties is not null) is true
+), {edges}, held as materialized (
+    select id, state, task, queue from {s}.job_live
+    where id = any(array(select id from asked union select child_id from edge)) order by id for update
+), found as materialized (
+    select id, state, task, queue from held where id in (select id from asked) order by id
 ), ended as (
     delete from {s}.job_live j using found
     where j.id = any(array[found.id]) and found.state in ('pending', 'blocked')
@@ -33,6 +41,7 @@ with found as materialized (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
 ), {compensated}
 select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified, compensated""",
+    edges=fill(EDGES, own="tied_ones"),
     compensated=COMPENSATED,
     cancel_waiting=CANCEL_WAITING,
     may_notify=MAY_NOTIFY,

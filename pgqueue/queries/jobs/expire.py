@@ -6,13 +6,14 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill, nothing, packed, start_of
 from pgqueue.queries.jobs.parts import CANCEL_WAITING
+from pgqueue.queries.jobs.ties import FREE
 
 RESULT_EXPIRED = "result expired"  # the reason of a job that succeeded and whose result was dropped
 
 # Cancel jobs that were not started in time. A claim passes over such jobs whether this statement has run or not, so it
 # may run late: it only makes the end known. Rows that another transaction has locked (a claim in flight, a
-# cancellation, another sweeper) are skipped, and found again later. A job that goes back to pending after an attempt
-# does not expire.
+# cancellation, another sweeper) are skipped, and jobs with a child that is locked: they are found again later. A job
+# that goes back to pending after an attempt does not expire.
 # Reads job_live_expires from `after` on. A scan from the left end of the index steps over all dead entries that a long
 # transaction keeps there; so the caller remembers where its last scan ended, and begins at the left end only from time
 # to time, because a job may be committed late.
@@ -23,12 +24,13 @@ with late as materialized (
     where expires_at >= %(after)s::timestamptz and expires_at <= now() and expires_at is not null and attempt = 0
     and state in ('pending', 'blocked')
     order by expires_at limit %(at_most)s for update skip locked
-), ended as (
-    delete from {s}.job_live j using late
-    where j.id = any(array[late.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
+), {free}, ended as (
+    delete from {s}.job_live j using free
+    where j.id = any(array[free.id]) and j.attempt = 0 and j.state in ('pending', 'blocked')
     returning j.*, 'cancelled' as target, 'expired' as reason
 ), {cancel_waiting}
 select id, task, queue, greatest(expires_at, '0001-01-01Z') from ended, waiters_notified order by expires_at""",
+    free=fill(FREE, own="late"),
     cancel_waiting=CANCEL_WAITING,
 )
 

@@ -53,8 +53,11 @@ LOG_ATTEMPTS: LiteralString = """logged as (
 MAY_NOTIFY: LiteralString = """pg_notification_queue_usage() < 0.5::float8
     and current_setting('pgqueue.notify', true) is distinct from 'off'::text"""
 
-# Move what depends on the jobs that end: for statements that end jobs with ties. Reads `ended`, as TIED says.
-_TELL_ENDS: LiteralString = fill("{tied}, {tell}", tied=TIED, tell=fill(TELL, gone="ended", may_notify=MAY_NOTIFY))
+# Move what depends on the jobs that end: for statements that end jobs with ties. Reads `ended`, as TIED says, and what
+# HOLD or FREE has locked: `edge` and `held`.
+_TELL_ENDS: LiteralString = fill(
+    "{tied}, {tell}", tied=TIED, tell=fill(TELL, gone="ended", held="held", may_notify=MAY_NOTIFY)
+)
 TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED)
 
 # Cancel jobs that waited: insert them into the history, log the move, move what depends on them, and notify processes

@@ -8,6 +8,7 @@ from uuid import UUID
 from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import COMPENSATED, FINISH_CANCELLED, LOG_ATTEMPTS, TELL_ENDS
+from pgqueue.queries.jobs.ties import FREE
 from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
@@ -17,7 +18,8 @@ from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEY
 # The limit of a task that this worker does not know stands in the job's header, which may be any JSON if SQL wrote it.
 # Rows that another transaction has locked (a resolve in flight, another rescuer) are skipped, and found next time. A
 # metered job waits for its turn again, and what it has taken of its buckets is given back; its crash is a failure.
-# What depends on a job that ends moves in this statement, before buckets are locked.
+# What depends on a job that ends moves in this statement, before buckets are locked. A job that is to end and has a
+# child that somebody has locked is left for the next time, too.
 # A job may name a worker without a row. `orphan` looks for such names between those of the workers that exist: in
 # each gap it hops through job_live_running from one name to the next. So it costs a probe a worker, whatever the
 # statistics say, and however many jobs run, or have run and are dead entries that a long transaction keeps.
@@ -60,10 +62,10 @@ with recursive gap(low, high) as (
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, {back_to} as target, j.attempt, j.lease, lost.error, j.task, j.queue, lost.worker_id, j.headers
-), ended as (
+), {free}, ended as (
     delete from {s}.job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
-    and (lost.spent or j.cancel_requested_at is not null)
+    and (lost.spent or j.cancel_requested_at is not null) and lost.id in (select id from free)
     returning j.*, lost.error, lost.why, 'cancelled by request' as reason,
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
 ), {finish_cancelled}, dead_lettered as (
@@ -88,6 +90,7 @@ with recursive gap(low, high) as (
     from moved where headers::jsonb ? '$flow'::text and (select count(*) from workflows_told) >= 0
 ), {free_buckets}, {stop_keys}
 select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::text from moved, children_notified""",
+    free=fill(FREE, own="lost"),
     finish_cancelled=FINISH_CANCELLED,
     tell_ends=TELL_ENDS,
     free_buckets=FREE_BUCKETS,
@@ -107,13 +110,14 @@ order by j.id limit %(at_most)s"""
 # was lost with the connection. `held` are the jobs that it has in a slot, or whose outcome is still to be written. The
 # worker must not be claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job with a cancel
 # request does not go on. The rows are locked first, and the rest goes by what the lock has found, because a cancel
-# request may be in flight. What metered jobs have taken of their buckets is given back.
+# request may be in flight. One that is to end and has a child that somebody has locked stays a stray. What metered jobs
+# have taken of their buckets is given back.
 RELEASE_STRAYS: LiteralString = fill(
     """
 with strays as materialized (
     select id, lease, cancel_requested_at from {s}.job_live
-    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) for update
-), requeued as (
+    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) order by id for update
+), {free}, requeued as (
     update {s}.job_live j
     set state = {back_to}, waits_for = {back_for}, worker_id = null, claimed_at = null, attempt = j.attempt - 1
     from strays where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
@@ -122,7 +126,7 @@ with strays as materialized (
 ), ended as (
     delete from {s}.job_live j using strays
     where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
-    and strays.cancel_requested_at is not null
+    and strays.cancel_requested_at is not null and strays.id in (select id from free)
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
 ), {finish_cancelled}, moved as (
     select id, target, attempt, lease, %(worker)s as worker_id, reason, null::jsonb as error from requeued
@@ -135,6 +139,7 @@ with strays as materialized (
     where l.headers::jsonb ? '$flow'::text and (select count(*) from workflows_told) >= 0
 ), {free_buckets}, {compensated}
 select m.id from (select id from requeued union all select id from ended) as m, children_notified, compensated""",
+    free=fill(FREE, own="strays"),
     compensated=COMPENSATED,
     finish_cancelled=FINISH_CANCELLED,
     tell_ends=TELL_ENDS,

@@ -10,7 +10,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS
-from pgqueue.queries.jobs.ties import TOLD, TiedEnds, read_ends
+from pgqueue.queries.jobs.ties import HOLD, TOLD, TiedEnds, read_ends
 from pgqueue.queries.jobs.turns import FREE_BUCKETS, STOP_KEYS
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
@@ -45,9 +45,9 @@ with given as materialized (
         (select string_to_array(%(results)s, E'\n', '')), (select string_to_array(%(errors)s, E'\n', '')),
         (select string_to_array(%(fingerprints)s, E'\n', '')))
         as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
-), ended as (
+){and_hold}, ended as (
     delete from {s}.job_live j using given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and {metered}
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and {metered}{when_held}
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
     returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
@@ -62,7 +62,7 @@ with given as materialized (
         run_at = coalesce(now() + make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and {metered}
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and {metered}{when_held}
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, {went_back} as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error{returned}
@@ -94,24 +94,29 @@ _MOVED: LiteralString = "select id from ended union all select id from kept"
 _MOVED_AND_TOLD: LiteralString = fill(
     "select id, 'moved' from ended union all select id, 'moved' from kept{told}", told=TOLD
 )
-_AND_TELL: LiteralString = fill(", {tell}", tell=TELL_ENDS)
+_TIES: dict[str, LiteralString] = {
+    "and_hold": fill(", {hold}", hold=fill(HOLD, own="given")),
+    "when_held": " and (select count(*) from held) >= 0",
+    "and_tell": fill(", {tell}", tell=TELL_ENDS),
+}
+_NO_TIES: dict[str, LiteralString] = {"and_hold": "", "when_held": "", "and_tell": ""}
 RESOLVE: LiteralString = fill(
     _RESOLVE,
     carried=CARRIED_PLAIN,
     metered="j.lane is null and j.ties is null",
-    and_tell="",
     answer=_MOVED,
+    **_NO_TIES,
     **_PLAIN_MOVES,
 )
 
 # Write a batch of outcomes of jobs with ties, successes too: what RESOLVE does, and what depends on those that end
-# moves in the same statement, so that no worker can die in between. Returns more rows, see TOLD.
+# moves in the same statement, so that no worker can die in between. HOLD locks before. Returns more rows, see TOLD.
 RESOLVE_TIED: LiteralString = fill(
     _RESOLVE,
     carried=CARRIED,
     metered="j.lane is null and j.ties is not null",
-    and_tell=_AND_TELL,
     answer=_MOVED_AND_TOLD,
+    **_TIES,
     **_PLAIN_MOVES,
 )
 
@@ -142,9 +147,9 @@ RESOLVE_METERED: LiteralString = fill(
     _RESOLVE_METERED,
     carried=CARRIED_PLAIN,
     metered="j.lane is not null and j.ties is null",
-    and_tell="",
     after_told="",
     answer=_MOVED,
+    **_NO_TIES,
 )
 
 # Write a batch of outcomes of metered jobs with ties: what RESOLVE_METERED and RESOLVE_TIED do. Buckets are locked
@@ -153,9 +158,9 @@ RESOLVE_METERED_TIED: LiteralString = fill(
     _RESOLVE_METERED,
     carried=CARRIED,
     metered="j.lane is not null and j.ties is not null",
-    and_tell=_AND_TELL,
     after_told=" where (select count(*) from workflows_told) >= 0",
     answer=_MOVED_AND_TOLD,
+    **_TIES,
 )
 
 # Write a batch of plain successes, as most batches are: what RESOLVE does, with the same promises. One scan of the

@@ -26,8 +26,46 @@ OPEN: LiteralString = "(d.ties is null or d.ties::int & 16 > 0)"
 MET: LiteralString = """(d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')"""
 
+# The edges below jobs or workflows that are to end. Reads `{own}`: id. By the primary key of dependency.
+EDGES: LiteralString = """edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from {s}.dependency d
+    where d.parent_id = any(array(select id from {own})) and d.late is not true
+)"""
+
+# Lock jobs that are to end, and their children, in one order of ids: whoever ends jobs, or changes some by their ids,
+# goes the same way. The naive form, to end the jobs and then lock their children, holds a job while it waits for a
+# child with a lower id; who holds that child, because it was asked to cancel both, waits for the job. The statement
+# that ends the jobs names `held`. Where nothing depends on them, nothing is locked here. By primary keys.
+HOLD: LiteralString = fill(
+    """{edges}, held as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select child_id from edge
+                           union select id from {own} where exists (select from edge)))
+    order by j.id for update
+)""",
+    edges=EDGES,
+)
+
+# Lock jobs that are to end, and their children, as far as nobody else has locked them. `free` are those of which all is
+# locked; the others are left, and found again. So a statement that has locked rows already, in another order, waits for
+# no job. Of children, those that wait for jobs matter. By primary keys.
+FREE: LiteralString = fill(
+    """{edges}, held as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select id from {own} union select child_id from edge))
+    order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), free as materialized (
+    select o.id from {own} o where o.id in (select id from held)
+    and o.id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
+)""",
+    edges=EDGES,
+)
+
 # Move what depends on jobs or workflows that have ended. Reads `tied`: id, target, ties, gate_id, skipped; and
-# `{gone}`, the ids that this statement has deleted, `{may_notify}`.
+# `{gone}`, the ids that this statement has deleted; `{held}`, the locked children; `{may_notify}`.
 # A child counts the edges that are still to be met. Where none is left it is pending, or waits for its turn. A child
 # with an edge that cannot be met any more is doomed: it stays blocked with a cancel request, never becomes pending, and
 # is ended by CASCADE. A gate counts its members down, a gate at zero its workflow's gates, and the last of those ends
@@ -35,23 +73,17 @@ MET: LiteralString = """(d.runs_after = 'e' or d.runs_after = 's' and t.target =
 # Two ends at once: an update that has waited for a row computes `waits_on - met` from its newest version. The naive
 # form, "release the child if no parent is left", sees the other parent still there, in both statements: it lost 1,289
 # of 2,000 children that had two.
-# Locks: children in the order of ids, then gates, then workflows, whatever the order in which jobs end; without the
-# parts that lock first, two batches that share children would wait for each other. Each part names the one before it,
-# for Postgres runs the parts of a statement in an order of its own. One update does both what is met and what is not,
-# because a statement cannot update a row twice. By primary keys: dependency's by the parent. The plain `j.waits_for`
-# with `is true` keeps partial indexes out.
+# Locks: the caller has locked the children, by HOLD or FREE; then come gates, then workflows, each in the order of ids,
+# whatever the order in which jobs end. Without the parts that lock first, two batches that share gates would wait for
+# each other. Each part names the one before it, for Postgres runs the parts of a statement in an order of its own. One
+# update does both what is met and what is not, because a statement cannot update a row twice. Reads `edge`. By primary
+# keys. The plain `j.waits_for` with `is true` keeps partial indexes out.
 TELL: LiteralString = fill(
     """steps as materialized (
     select d.child_id as id, (count(*) filter (where {met}))::int as met, bool_or(not {met}) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from {s}.dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from {gone})
     group by d.child_id
-), children_held as materialized (
-    select j.id from {s}.job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update {s}.job_live j
     set waits_on = j.waits_on - s.met,
@@ -62,7 +94,7 @@ TELL: LiteralString = fill(
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from {held}) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

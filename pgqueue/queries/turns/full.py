@@ -5,16 +5,17 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, MAY_NOTIFY
+from pgqueue.queries.jobs.ties import FREE
 from pgqueue.queries.jobs.turns import RULES, TURN_AT, WAITS
 
 # Cancel jobs of a lane that wait for a bucket that is full: all, or with `keep_newest` all but the last one. Jobs that
 # are not due yet, or that have run before, wait on, and in a lane in order those that have other buckets. The bucket is
 # locked, first the row of what was given back, and the newest versions count: where it has room by now nothing is
-# cancelled. Job rows that
-# others have locked are left for the next time, so that nobody waits for them behind the bucket. By job_live_turn, and
-# the right end of the primary key of the counter; `is true` keeps the planner from deleting by that index, of which it
-# would read all, and what is not of the index is compared after the limit, or within a `case`, for with more conditions
-# the planner sorts the lane.
+# cancelled. Job rows that others have locked are left for the next time, so that nobody waits for them behind the
+# bucket; so are jobs of which others have locked a child, the gate or its workflow, which are locked before buckets
+# everywhere else. By job_live_turn, and the right end of the primary key of the counter; `is true` keeps the planner
+# from deleting by that index, of which it would read all, and what is not of the index is compared after the limit, or
+# within a `case`, for with more conditions the planner sorts the lane.
 CANCEL_BEHIND: LiteralString = fill(
     """
 with freed as materialized (
@@ -23,14 +24,14 @@ with freed as materialized (
     cross join lateral (
         select * from {s}.limit_freed f
         where f.name = any(array[%(bucket)s::text]) and f.version >= s.version for update) as f
-), held as materialized (
+), counter as materialized (
     select u.name, u.rule, u.taken - f.freed as running from freed f
     cross join lateral (
         select version from {s}.limit_use where name = f.name order by version desc limit 1) as s
     cross join lateral (
         select * from {s}.limit_use u where u.name = any(array[f.name]) and u.version >= s.version for update) as u
 ), full_bucket as materialized (
-    select u.name from held u
+    select u.name from counter u
         {rules}
     where coalesce(k.max_running, r.max_running) <= u.running
 ), newest as materialized (
@@ -41,8 +42,8 @@ with freed as materialized (
         @> jsonb_build_array(%(bucket)s::text) else true end
     order by {turn_at} desc, j.id desc limit case when %(keep_newest)s::bool then 1 else 0 end
 ), behind as materialized (
-    select j.id from full_bucket cross join lateral (
-        select j.id, j.lease, j.run_at::timestamptz as run_at,
+    select j.id, j.gate_id from full_bucket cross join lateral (
+        select j.id, j.gate_id, j.lease, j.run_at::timestamptz as run_at,
                j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> jsonb_build_array(%(bucket)s::text) as behind
         from {s}.job_live j
         where {waits} and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
@@ -50,14 +51,25 @@ with freed as materialized (
         order by {turn_at}, j.id limit (select %(at_most)s::int) for update skip locked
     ) as j
     where j.behind and j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
+), {free}, gates_free as materialized (
+    select g.id, g.workflow_id from {s}.gate g
+    where g.id = any(array(select gate_id from behind)) for update skip locked
+), workflows_free as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from gates_free)) for update skip locked
 ), ended as (
-    delete from {s}.job_live j where j.id = any(array(select id from behind)) and (j.state = 'blocked') is true
+    delete from {s}.job_live j
+    where j.id = any(array(
+        select b.id from behind b join free f on f.id = b.id
+        where b.gate_id is null
+        or b.gate_id in (select id from gates_free where workflow_id in (select id from workflows_free))))
+    and (j.state = 'blocked') is true
     returning j.*, 'cancelled' as target, %(reason)s::text as reason
 ), {cancel_waiting}
 select id, task::text, queue::text from ended, waiters_notified""",
     rules=RULES,
     waits=WAITS,
     turn_at=TURN_AT,
+    free=fill(FREE, own="behind"),
     cancel_waiting=CANCEL_WAITING,
 )
 

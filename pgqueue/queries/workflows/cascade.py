@@ -4,31 +4,20 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY, SKIP_WAITING
-from pgqueue.queries.jobs.ties import TOLD, TiedEnds, read_ends
+from pgqueue.queries.jobs.ties import FREE, TOLD, TiedEnds, read_ends
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
-# It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which
-# somebody has locked; both are found again. If it waited for a child with its batch in hand, it could deadlock with a
-# statement that ends a parent of two of them. Gates and workflows are waited for, last, as everywhere.
-_END: LiteralString = """wanted as (
-    select id from batch
-    union
-    select e.child_id from batch cross join lateral (
-        select d.child_id from {s}.dependency d where d.parent_id = any(array[batch.id])) as e
-), held as materialized (
-    select j.id from {s}.job_live j where j.id = any(array(select id from wanted)) order by j.id for update skip locked
-), elsewhere as materialized (
-    select j.id from {s}.job_live j
-    where j.id = any(array(select id from wanted except select id from held)) and (j.waits_for = 'jobs') is true
-), free as materialized (
-    select b.id, b.reason from batch b where b.id in (select id from held)
-    and not exists (select from {s}.dependency d
-                    where d.parent_id = any(array[b.id]) and d.child_id in (select id from elsewhere))
-), ended as (
-    delete from {s}.job_live j using free f
-    where j.id = any(array[f.id]) and (j.state in ('pending', 'blocked')) is true
-    returning j.*, 'cancelled' as target, f.reason
-), {cancel_waiting}"""
+# It waits for no job: FREE leaves rows that another transaction has locked, and a job that has a child which somebody
+# has locked; both are found again. Gates and workflows are waited for, last, as everywhere.
+_END: LiteralString = fill(
+    """{free}, ended as (
+    delete from {s}.job_live j using batch b
+    where j.id = any(array[b.id]) and b.id in (select id from free)
+    and (j.state in ('pending', 'blocked')) is true
+    returning j.*, 'cancelled' as target, b.reason
+), {cancel_waiting}""",
+    free=fill(FREE, own="batch"),
+)
 
 # End up to `at_most` doomed jobs, with those below them that can only be skipped, too: an edge after success or failure
 # is not met by a cancelled parent. So a chain of thousands costs a statement for each batch and not for each link; what

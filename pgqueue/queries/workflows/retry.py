@@ -137,10 +137,19 @@ select found.ended, found.living, (select count(*) from revived)::int from found
 )
 
 # Ask that a workflow is cancelled: its members that have not begun are ended by STOP, and those that run asked to stop.
-# Waits for a statement that ends it now. By primary key. Returns nothing for one that has ended.
+# Waits for statements that end members now. Gates are locked before the workflow, as everywhere: STOP may follow in the
+# same transaction and wait for a gate, while a statement that ends a member holds that gate and waits for the workflow.
+# By gate_workflow and the primary keys. Returns nothing for one that has ended.
 REQUEST_STOP: LiteralString = """
+with whole as materialized (
+    select w.id from {s}.workflow w where w.id = %(id)s::bigint
+    union all
+    select w.id from {s}.workflow w where w.root_id = %(id)s::bigint and w.root_id <> w.id
+), gates_held as materialized (
+    select g.id from {s}.gate g where g.workflow_id = any(array(select id from whole)) order by g.id for update
+)
 update {s}.workflow w set stop_reason = %(reason)s::text, stop_running = true
-where w.id = %(id)s::bigint and w.state = 'running' returning w.id"""
+where w.id = %(id)s::bigint and w.state = 'running' and (select count(*) from gates_held) >= 0 returning w.id"""
 
 
 class LockedWorkflow(NamedTuple):

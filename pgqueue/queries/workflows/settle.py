@@ -4,19 +4,30 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import MAY_NOTIFY
-from pgqueue.queries.jobs.ties import TELL, TOLD, TiedEnds, read_ends
+from pgqueue.queries.jobs.ties import EDGES, TELL, TOLD, TiedEnds, read_ends
 
 # Settle up to `at_most` workflows and groups that have ended: callbacks become pending or are doomed, as the children
 # of a job do, and the gate above counts the group. A group that was stopped or failed ends its parent's when that
 # stops. SKIP LOCKED: any number of workers may do this at once, and each group is settled once, because it stops being
-# unsettled in the same statement. So nested groups cost a statement a level, and none in the path of a job. By
-# workflow_unsettled, by which a crash leaves nothing unseen.
+# unsettled in the same statement. So nested groups cost a statement a level, and none in the path of a job. A group
+# with a child that somebody has locked is left for the next time: who cancels a workflow in a long transaction holds
+# gates when this runs, and who holds the child may wait for one of them. By workflow_unsettled, by which a crash leaves
+# nothing unseen.
 SETTLE: LiteralString = fill(
     """
-with batch as materialized (
+with ended as materialized (
     select w.id, w.state, w.gate_id from {s}.workflow w
     where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
     order by w.id limit %(at_most)s::int for update skip locked
+), {edges}, held as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select child_id from edge)) order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), batch as materialized (
+    select * from ended
+    where id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
 ), settled as (
     update {s}.workflow w set settled = true from batch b where w.id = any(array[b.id]) returning w.id
 ), tied as materialized (
@@ -27,7 +38,8 @@ with batch as materialized (
         where g.id = b.gate_id limit 1) as above on true
 ), {tell}
 select id, 'moved' from settled{told}""",
-    tell=fill(TELL, gone="batch", may_notify=MAY_NOTIFY),
+    edges=fill(EDGES, own="ended"),
+    tell=fill(TELL, gone="batch", held="held", may_notify=MAY_NOTIFY),
     told=TOLD,
 )
 

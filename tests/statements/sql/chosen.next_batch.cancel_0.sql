@@ -14,9 +14,22 @@ with fitting as materialized (
          or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from fitting)) and d.late is not true
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from fitting union select child_id from edge))
+    order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), free as materialized (
+    select o.id from fitting o where o.id in (select id from held)
+    and o.id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
 ), found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".job_live j
-    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state <> 'running' or j.cancel_requested_at is null) and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where j.id = any(array(select id from free)) and (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(started_at)s::timestamptz) and (j.state <> 'running' or j.cancel_requested_at is null) and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)

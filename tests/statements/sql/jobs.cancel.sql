@@ -1,6 +1,16 @@
-with found as materialized (
-    select id, state, task, queue from "pgqueue".job_live where id = any((select %(ids)s::bigint[])::bigint[])
-    order by id for update
+with asked as (
+    select g.id from pg_catalog.unnest((select %(ids)s::bigint[])) as g(id)
+), tied_ones as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and (j.ties is not null) is true
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from tied_ones)) and d.late is not true
+), held as materialized (
+    select id, state, task, queue from "pgqueue".job_live
+    where id = any(array(select id from asked union select child_id from edge)) order by id for update
+), found as materialized (
+    select id, state, task, queue from held where id in (select id from asked) order by id
 ), ended as (
     delete from "pgqueue".job_live j using found
     where j.id = any(array[found.id]) and found.state in ('pending', 'blocked')
@@ -20,15 +30,9 @@ with found as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from ended)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -39,7 +43,7 @@ with found as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

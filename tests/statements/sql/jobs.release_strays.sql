@@ -1,6 +1,19 @@
 with strays as materialized (
     select id, lease, cancel_requested_at from "pgqueue".job_live
-    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) for update
+    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) order by id for update
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from strays)) and d.late is not true
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from strays union select child_id from edge))
+    order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), free as materialized (
+    select o.id from strays o where o.id in (select id from held)
+    and o.id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
 ), requeued as (
     update "pgqueue".job_live j
     set state = case when j.lane is null then 'pending' else 'blocked' end, waits_for = case when j.lane is not null then 'turn' end, worker_id = null, claimed_at = null, attempt = j.attempt - 1
@@ -10,7 +23,7 @@ with strays as materialized (
 ), ended as (
     delete from "pgqueue".job_live j using strays
     where j.id = any(array[strays.id]) and j.state = 'running' and j.lease = any(array[strays.lease])
-    and strays.cancel_requested_at is not null
+    and strays.cancel_requested_at is not null and strays.id in (select id from free)
     returning j.*, 'cancelled' as target, 'cancelled by request' as reason
 ), finished as (
     insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, state, reason)
@@ -31,15 +44,9 @@ with strays as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from ended)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -50,7 +57,7 @@ with strays as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

@@ -32,10 +32,23 @@ with recursive gap(low, high) as (
     from lost where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
     and not lost.spent and j.cancel_requested_at is null
     returning j.id, case when j.lane is null then 'pending' else 'blocked' end as target, j.attempt, j.lease, lost.error, j.task, j.queue, lost.worker_id, j.headers
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from lost)) and d.late is not true
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from lost union select child_id from edge))
+    order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), free as materialized (
+    select o.id from lost o where o.id in (select id from held)
+    and o.id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
 ), ended as (
     delete from "pgqueue".job_live j using lost
     where j.id = any(array[lost.id]) and j.state = 'running' and j.lease = any(array[lost.lease])
-    and (lost.spent or j.cancel_requested_at is not null)
+    and (lost.spent or j.cancel_requested_at is not null) and lost.id in (select id from free)
     returning j.*, lost.error, lost.why, 'cancelled by request' as reason,
         case when j.cancel_requested_at is null then 'failed' else 'cancelled' end as target
 ), finished as (
@@ -66,15 +79,9 @@ with recursive gap(low, high) as (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from ended)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -85,7 +92,7 @@ with recursive gap(low, high) as (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

@@ -7,9 +7,17 @@ with given as materialized (
         (select pg_catalog.string_to_array(%(results)s, E'\n', '')), (select pg_catalog.string_to_array(%(errors)s, E'\n', '')),
         (select pg_catalog.string_to_array(%(fingerprints)s, E'\n', '')))
         as g(id, lease, target, reason, delay, refund, result, error, fingerprint)
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from given)) and d.late is not true
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge
+                           union select id from given where exists (select from edge)))
+    order by j.id for update
 ), ended as (
     delete from "pgqueue".job_live j using given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is not null and j.ties is not null
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is not null and j.ties is not null and (select count(*) from held) >= 0
     and (g.target in ('succeeded', 'cancelled', 'failed') or j.cancel_requested_at is not null)
     returning j.*, g.result, g.error, g.fingerprint, g.delay, g.refund,
         case when g.target in ('pending', 'blocked') then 'cancelled' else g.target end as target,
@@ -24,7 +32,7 @@ with given as materialized (
         run_at = coalesce(now() + pg_catalog.make_interval(secs => g.delay), j.run_at),
         attempt = j.attempt - g.refund, worker_id = null, claimed_at = null
     from given g
-    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is not null and j.ties is not null
+    where j.id = any(array[g.id]) and j.state = 'running' and j.lease = g.lease and j.lane is not null and j.ties is not null and (select count(*) from held) >= 0
     and g.target in ('pending', 'blocked') and j.cancel_requested_at is null
     returning j.id, 'blocked' as target, j.attempt + g.refund as attempt, j.lease, %(worker)s::uuid as worker_id,
         g.reason, g.error, j.headers, g.delay, g.refund
@@ -52,15 +60,9 @@ with given as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from ended)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -71,7 +73,7 @@ with given as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

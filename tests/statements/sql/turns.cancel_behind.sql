@@ -4,14 +4,14 @@ with freed as materialized (
     cross join lateral (
         select * from "pgqueue".limit_freed f
         where f.name = any(array[%(bucket)s::text]) and f.version >= s.version for update) as f
-), held as materialized (
+), counter as materialized (
     select u.name, u.rule, u.taken - f.freed as running from freed f
     cross join lateral (
         select version from "pgqueue".limit_use where name = f.name order by version desc limit 1) as s
     cross join lateral (
         select * from "pgqueue".limit_use u where u.name = any(array[f.name]) and u.version >= s.version for update) as u
 ), full_bucket as materialized (
-    select u.name from held u
+    select u.name from counter u
         left join lateral (
             select r.*, case when r.rate_count is not null then coalesce(r.rate_burst,
         case when r.rate_strict then greatest(r.rate_count / 10, 1) else r.rate_count end) end as burst,
@@ -32,8 +32,8 @@ with freed as materialized (
         @> pg_catalog.jsonb_build_array(%(bucket)s::text) else true end
     order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end) desc, j.id desc limit case when %(keep_newest)s::bool then 1 else 0 end
 ), behind as materialized (
-    select j.id from full_bucket cross join lateral (
-        select j.id, j.lease, j.run_at::timestamptz as run_at,
+    select j.id, j.gate_id from full_bucket cross join lateral (
+        select j.id, j.gate_id, j.lease, j.run_at::timestamptz as run_at,
                j.headers::jsonb -> '$flow'::text -> 'buckets'::text @> pg_catalog.jsonb_build_array(%(bucket)s::text) as behind
         from "pgqueue".job_live j
         where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = %(queue)s::text and j.lane::bigint = %(lane)s::bigint
@@ -41,8 +41,31 @@ with freed as materialized (
         order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit (select %(at_most)s::int) for update skip locked
     ) as j
     where j.behind and j.lease = 0 and j.run_at <= now() and j.id not in (select id from newest)
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from behind)) and d.late is not true
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from behind union select child_id from edge))
+    order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), free as materialized (
+    select o.id from behind o where o.id in (select id from held)
+    and o.id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
+), gates_free as materialized (
+    select g.id, g.workflow_id from "pgqueue".gate g
+    where g.id = any(array(select gate_id from behind)) for update skip locked
+), workflows_free as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from gates_free)) for update skip locked
 ), ended as (
-    delete from "pgqueue".job_live j where j.id = any(array(select id from behind)) and (j.state = 'blocked') is true
+    delete from "pgqueue".job_live j
+    where j.id = any(array(
+        select b.id from behind b join free f on f.id = b.id
+        where b.gate_id is null
+        or b.gate_id in (select id from gates_free where workflow_id in (select id from workflows_free))))
+    and (j.state = 'blocked') is true
     returning j.*, 'cancelled' as target, %(reason)s::text as reason
 ), finished as (
     insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, state, reason)
@@ -59,15 +82,9 @@ with freed as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from ended)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -78,7 +95,7 @@ with freed as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

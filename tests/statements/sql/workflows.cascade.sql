@@ -11,24 +11,24 @@ with recursive doomed as materialized (
         select j.id from "pgqueue".job_live j where j.id = e.child_id and (j.waits_for = 'jobs') is true limit 1) as j
 ), batch as materialized (
     select id, 'skipped' as reason from below limit %(at_most)s::int
-), wanted as (
-    select id from batch
-    union
-    select e.child_id from batch cross join lateral (
-        select d.child_id from "pgqueue".dependency d where d.parent_id = any(array[batch.id])) as e
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from batch)) and d.late is not true
 ), held as materialized (
-    select j.id from "pgqueue".job_live j where j.id = any(array(select id from wanted)) order by j.id for update skip locked
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from batch union select child_id from edge))
+    order by j.id for update skip locked
 ), elsewhere as materialized (
     select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from wanted except select id from held)) and (j.waits_for = 'jobs') is true
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
 ), free as materialized (
-    select b.id, b.reason from batch b where b.id in (select id from held)
-    and not exists (select from "pgqueue".dependency d
-                    where d.parent_id = any(array[b.id]) and d.child_id in (select id from elsewhere))
+    select o.id from batch o where o.id in (select id from held)
+    and o.id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
 ), ended as (
-    delete from "pgqueue".job_live j using free f
-    where j.id = any(array[f.id]) and (j.state in ('pending', 'blocked')) is true
-    returning j.*, 'cancelled' as target, f.reason
+    delete from "pgqueue".job_live j using batch b
+    where j.id = any(array[b.id]) and b.id in (select id from free)
+    and (j.state in ('pending', 'blocked')) is true
+    returning j.*, 'cancelled' as target, b.reason
 ), finished as (
     insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, state, reason)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, target, reason
@@ -44,15 +44,9 @@ with recursive doomed as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from ended)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -63,7 +57,7 @@ with recursive doomed as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (

@@ -1,7 +1,19 @@
-with batch as materialized (
+with ended as materialized (
     select w.id, w.state, w.gate_id from "pgqueue".workflow w
     where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
     order by w.id limit %(at_most)s::int for update skip locked
+), edge as materialized (
+    select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
+    where d.parent_id = any(array(select id from ended)) and d.late is not true
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge)) order by j.id for update skip locked
+), elsewhere as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from edge except select id from held)) and (j.waits_for = 'jobs') is true
+), batch as materialized (
+    select * from ended
+    where id not in (select e.parent_id from edge e where e.child_id in (select id from elsewhere))
 ), settled as (
     update "pgqueue".workflow w set settled = true from batch b where w.id = any(array[b.id]) returning w.id
 ), tied as materialized (
@@ -14,15 +26,9 @@ with batch as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from "pgqueue".dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    from tied t join edge d on d.parent_id = t.id
     where t.ties & 1 > 0 and d.child_id not in (select id from batch)
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -33,7 +39,7 @@ with batch as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (
