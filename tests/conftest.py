@@ -184,6 +184,8 @@ delete from pgqueue.schedule; delete from pgqueue.schedule_fire; delete from pgq
 delete from pgqueue.queue; delete from pgqueue.named_lock;
 delete from pgqueue.limit_rule; delete from pgqueue.limit_key; delete from pgqueue.limit_bucket;
 delete from pgqueue.limit_use; delete from pgqueue.limit_freed;
+delete from pgqueue.workflow; delete from pgqueue.gate; delete from pgqueue.dependency;
+delete from pgqueue.step; delete from pgqueue.signal; delete from pgqueue.undo;
 select setval('pgqueue.job_id', 1, false);
 drop schema if exists public, decoy, "select" cascade; create schema public"""
 

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 import psycopg
@@ -19,9 +19,11 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.verdicts import Cancel, TimedOut
 from pgqueue.tasks.durable import DurableContext
 from pgqueue.tasks.journal import Journal
+from pgqueue.tasks.stand_in import StandsIn, standing_in
 from pgqueue.tasks.step_calls import StepCalls, StepHost
 from pgqueue.tasks.versions import OWN
 
+R = TypeVar("R")
 MAX_NOTE = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -212,6 +214,19 @@ class Context(DurableContext):
     def atransaction(self, result: Any = None) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
         """The async twin of `transaction`: `async with ctx.atransaction() as conn:`."""
         return self._completer().atransaction(result)
+
+    def replace(self, part: StandsIn[R], /) -> R:
+        """Let a canvas or workflow run in the place of this job: `return ctx.replace(chord([…], join.s()))`.
+
+        The task returns what this returns. The job then waits, without a slot, until the canvas has ended, and ends as
+        it did: with its result, as a dead letter if a job of it has failed for good, or as cancelled. So what waits for
+        this job waits for the canvas, and gets its result; the task is not called again. The canvas and the fact that
+        the job waits for it commit together, under the lease of the job: another attempt, after a crash, finds neither
+        of them, or does not run.
+
+        A job of no workflow gets one of its own. Raises InvalidArguments, InvalidOption and InvalidWorkflow.
+        """
+        return cast(R, standing_in(part))
 
     def _steps(self) -> StepCalls:
         calls, host = self._signals.step_calls, self._signals.host

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pgqueue.workflows.graph import Edge, Graph
+from pgqueue.workflows.graph import INHERIT, Edge, Graph
 
 STRIPES = 16  # gates of a large group: one row would be locked by each end after the other
 LARGE = 64  # members; a group with more is counted by several gates
@@ -61,6 +61,16 @@ def ties_of(graph: Graph) -> list[int | None]:
     return [bits or None for bits in ties]
 
 
+def with_policy(graph: Graph, ties: int) -> Graph:
+    """Let groups of a graph that inherit their way to treat failures have that of the group of a job, by the bits of
+    the job. Where a group holds, all in it hold."""
+    policy = "hold" if ties & HOLDS else "stop" if ties & STOPS else "cancel"
+    for group in graph.groups:
+        if policy == "hold" or group.on_failure == INHERIT:
+            group.on_failure = policy
+    return graph
+
+
 def inputs_of(graph: Graph) -> dict[int, list[str]]:
     """Return the names of the arguments that are results of others, for each node that has any."""
     names: dict[int, list[str]] = {}
@@ -107,7 +117,9 @@ def reordered(graph: Graph, order: list[int]) -> Graph:
         Edge(e.parent if e.parent < 0 else place[e.parent], place[e.child], e.when, e.argument, e.position)
         for e in graph.edges
     ]
-    return Graph([graph.nodes[n] for n in order], [graph.group_of[n] for n in order], edges, graph.groups)
+    value = [place[node] for node in graph.value]
+    nodes, members = [graph.nodes[n] for n in order], [graph.group_of[n] for n in order]
+    return Graph(nodes, members, edges, graph.groups, value, graph.gives_list)
 
 
 def _policies(graph: Graph, group: int) -> int:

@@ -1,8 +1,10 @@
 """A graph of jobs as a value: what the canvas compiles to, and what the engine inserts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgqueue.jobs.job import NewJob
+
+INHERIT = "inherit"  # the on_failure of a group that has that of the group of which it becomes a part
 
 
 @dataclass(slots=True)
@@ -34,9 +36,12 @@ class Group:
 @dataclass(slots=True)
 class Graph:
     """Jobs to insert together. `group_of`: the group of each node; None for a callback, which belongs to the
-    workflow but is not waited for."""
+    workflow but is not waited for. `value`: the nodes whose results are the value of the whole, a list of them if it
+    `gives_list`."""
 
     nodes: list[NewJob]
     group_of: list[int | None]
     edges: list[Edge]
     groups: list[Group]
+    value: list[int] = field(default_factory=list)
+    gives_list: bool = False

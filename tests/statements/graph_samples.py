@@ -18,6 +18,7 @@ GRAPH = Graph(
     [Edge(-2, 2, argument="items"), Edge(0, 3, "e", "x", 0), Edge(1, 3, "f"), Edge(-1, 4, "e")],
     [Group("w", on_failure="stop"), Group("header", 0)],
 )
+STAND_IN = Graph([new_job(), new_job()], [0, 0], [Edge(0, 1)], [Group("w")], [1])
 OUTCOMES = [
     (claimed(3, 1, ties=3), Resolution("succeed", result="[1]")),
     (claimed(4, 1, ties=1), Resolution("dead_letter", "error")),
@@ -48,6 +49,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.find_older": lambda q: q.workflows.find_older(),
     "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),
+    "workflows.enter_replaced": lambda q: q.workflows.enter_replaced(claimed(3, 1)),
+    "workflows.replace": lambda q: q.workflows.replace(3, 1, STAND_IN),
     "workflows.cascade": lambda q: q.workflows.cascade(500),
     "workflows.stop": lambda q: q.workflows.stop(500),
     "workflows.settle": lambda q: q.workflows.settle(100),

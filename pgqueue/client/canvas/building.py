@@ -59,6 +59,7 @@ class GraphBuilder:
     def __init__(self, name: str, on_failure: str = "cancel") -> None:
         self.graph = Graph([], [], [], [Group(name, None, on_failure)])
         self.app: AppParts | None = None
+        self.ends: Ends | None = None  # of the whole, where it has a value
         self.placed: dict[Node[Any], Ends] = {}  # by node of a workflow
         self.workflows: list[object] = []  # that are being placed, each in the one before
         self._edges: dict[tuple[int, int], Edge] = {}

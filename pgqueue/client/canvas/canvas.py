@@ -10,12 +10,14 @@ from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after, titl
 from pgqueue.client.canvas.calls import Calls
 from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
 from pgqueue.client.canvas.nodes import Condition, as_later
+from pgqueue.client.canvas.standing import standing_in
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidArguments, InvalidWorkflow
 from pgqueue.jobs.job import NewJob
 from pgqueue.tasks.headers import merged
 from pgqueue.tasks.options import CallOptions
+from pgqueue.tasks.stand_in import StandIn
 from pgqueue.tasks.versions import NODE
 
 In = TypeVar("In", contravariant=True)
@@ -30,6 +32,7 @@ class Canvas(Compiles, Generic[In, Out]):
     `In` is what it takes from the step before it, `Out` what it gives to the next one.
     """
 
+    _inherits = True
     _callbacks: "tuple[tuple[str, Canvas[Any, Any]], ...]" = ()
 
     @overload
@@ -71,9 +74,13 @@ class Canvas(Compiles, Generic[In, Out]):
         """A name for it, made of those of its tasks."""
         return titled(each.task for each in self.signatures(callbacks=False))
 
+    def stand_in(self) -> StandIn[Out]:
+        """Return what runs in the place of a job whose task returns `ctx.replace(…)` of this canvas."""
+        return standing_in(self)
+
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self.title if name is None else check_name("workflow", name))
-        self.place(builder, None, 0, is_root=True)
+        builder.ends = self.place(builder, None, 0, is_root=True)
         return builder
 
     def place(

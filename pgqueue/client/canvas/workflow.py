@@ -8,9 +8,11 @@ from pgqueue.client.canvas.canvas import Canvas, Signature, checked_parts
 from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
 from pgqueue.client.canvas.nodes import After, Condition, Node, checked
 from pgqueue.client.canvas.ordering import in_order
+from pgqueue.client.canvas.standing import standing_in
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, InvalidWorkflow
+from pgqueue.tasks.stand_in import StandIn
 
 R = TypeVar("R")
 OnFailure = Literal["cancel", "stop", "hold"]
@@ -112,6 +114,11 @@ class Workflow(Compiles):
             found = f"{base}#{self._names[base]}"
         return found
 
+    def stand_in(self) -> StandIn[Any]:
+        """Return what runs in the place of a job whose task returns `ctx.replace(…)` of this workflow: its value is
+        None, but for a workflow of one canvas."""
+        return standing_in(self)
+
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self._name if name is None else check_name("workflow", name), self._on_failure)
         builder.workflows.append(self)
@@ -176,6 +183,15 @@ class CanvasWorkflow(Workflow, Generic[R]):
         self.canvas = canvas
         # Nodes among its arguments are those of the workflow that it becomes a part of.
         self._node: Node[R] = self._append(Node(self, canvas.title, []), canvas)
+
+    def stand_in(self) -> StandIn[R]:
+        """Return what runs in the place of a job whose task returns `ctx.replace(…)` of this workflow."""
+        return standing_in(self)
+
+    def _build(self, name: str | None) -> GraphBuilder:
+        builder = super()._build(name)
+        builder.ends = builder.placed[self._node]
+        return builder
 
     def place(self, builder: GraphBuilder, before: Ends, group: int) -> Ends:
         """Place the canvas behind `before`, as a group in a group of another workflow; return its ends."""

@@ -1,7 +1,7 @@
 """Statements about workflows: inserted, moved on, cancelled, retried, read and pruned."""
 
+from pgqueue.queries.workflows.adding import AddingQueries
 from pgqueue.queries.workflows.cascade import CascadeQueries
-from pgqueue.queries.workflows.enqueue import EnqueueGraphQueries
 from pgqueue.queries.workflows.inputs import InputQueries
 from pgqueue.queries.workflows.prune import PruneWorkflowQueries
 from pgqueue.queries.workflows.read import ReadWorkflowQueries
@@ -12,7 +12,7 @@ __all__ = ["WorkflowQueries"]
 
 
 class WorkflowQueries(
-    EnqueueGraphQueries,
+    AddingQueries,
     CascadeQueries,
     SettleQueries,
     RetryQueries,

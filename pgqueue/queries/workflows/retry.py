@@ -19,7 +19,10 @@ with turn as materialized (
     select w.id, w.root_id, w.state, w.settled, w.jobs, w.created_at from {s}.workflow w
     where w.id = %(id)s::bigint and (select count(*) from turn) > 0 for update{skip}
 )
-select held.* from held"""
+select h.id, h.root_id, h.state, h.settled, h.jobs + coalesce((
+           select sum(i.jobs) from {s}.workflow i where i.root_id = h.id and i.root_id <> i.id), 0::bigint)::int,
+       h.created_at
+from held h"""
 LOCK_FOR_RETRY: LiteralString = fill(_LOCK, skip="")
 # The same for those who hold dead letters of it already, and must not wait for whoever holds the workflow: nothing
 # comes back for one that somebody else has locked.

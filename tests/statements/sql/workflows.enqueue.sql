@@ -46,7 +46,8 @@ with grouped as materialized (
     from given order by ord
 ), edges as (
     insert into "pgqueue".dependency (parent_id, child_id, ord, runs_after, argument, position, workflow_id)
-    select case when e.parent > 0 then (select ids from nodes)[e.parent] else (select ids from groups)[-e.parent] end,
+    select case when e.parent > 0 then (select ids from nodes)[e.parent]
+                else (select ids from groups)[-e.parent] end,
            (select ids from nodes)[e.child], e.ord, e.runs_after, e.argument, e.position, (select ids from groups)[1]
     from unnest(%(edge_parents)s::int[], %(edge_children)s::int[], pg_catalog.string_to_array(%(edge_whens)s, ','),
                 pg_catalog.string_to_array(%(edge_arguments)s, E'\n', ''), pg_catalog.string_to_array(%(edge_positions)s, ',', '')::int[])
