@@ -136,7 +136,7 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
             delay = MAX_DELAY if left is None else _bounded(left)
             return Resolution("snooze", "asleep", delay, refund=True, wakening=Wakening(wake_at, left))
         case Replaced(graph):
-            return Resolution("replace", "replaced", refund=True, graph=graph)
+            return Resolution("replace", "stand-in", refund=True, graph=graph)
         case AskedFail(error):
             return Resolution("dead_letter", "rejected", error=error)
         case AskedCancel(reason):

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from pgqueue.error_info import storable_text
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.verdicts import Cancel, TimedOut
+from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
 from pgqueue.tasks.durable import DurableContext
 from pgqueue.tasks.journal import Journal
 from pgqueue.tasks.stand_in import StandsIn, standing_in
@@ -228,6 +229,30 @@ class Context(DurableContext):
         """
         return cast(R, standing_in(part))
 
+    def add(
+        self, part: Addable[R], /, *, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None
+    ) -> AddedNode[R]:
+        """Add a signature, a canvas or a workflow to the workflow of this job, now; return it as a node.
+
+        It becomes a member of the group of this job, so the workflow does not end before it has ended. It waits for
+        what stands in `after`, nodes that `add` has returned and jobs of the workflow, by their ids, and for the nodes
+        among its arguments; and not for this job. It commits under the lease of the job, with a record under its name,
+        as a step has: another attempt gets the same node and adds nothing. Without a `name` these are numbered in the
+        order of calls.
+
+        A job of no workflow gets one of its own. Raises WorkflowEnded in a callback of a workflow that has ended,
+        LeaseLost, InvalidArguments, InvalidOption, InvalidWorkflow and StepMismatch.
+        """
+        steps = self._steps()
+        return AddedNode(steps.step(_step_of(name), steps.adding(part, after, name)))
+
+    async def aadd(
+        self, part: Addable[R], /, *, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None
+    ) -> AddedNode[R]:
+        """The async twin of `add`."""
+        steps = self._steps()
+        return AddedNode(await steps.astep(_step_of(name), steps.aadding(part, after, name)))
+
     def _steps(self) -> StepCalls:
         calls, host = self._signals.step_calls, self._signals.host
         if host is None:
@@ -241,6 +266,10 @@ class Context(DurableContext):
         if self._signals.host is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
         return self._signals.host.completer(self._job, self._signals)
+
+
+def _step_of(name: str | None) -> str:
+    return "add" if name is None else f"add {name}"
 
 
 # The context of the job whose task runs here.

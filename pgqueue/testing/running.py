@@ -206,7 +206,10 @@ class Runner:
         look: Look = await self._link.run(workflows.look())
         moved = look.living
         while moved:
-            kinds = (workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED), workflows.settle(MOST_MOVED))
+            kinds = (
+                workflows.tell_late(MOST_MOVED), workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED),
+                workflows.settle(MOST_MOVED),
+            )  # fmt: skip
             moved = any([(await self._link.run(query)).moved for query in kinds])
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """What the rows of a graph say beside its jobs: who counts whom, what each end must tell, and how many edges wait."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgqueue.workflows.graph import INHERIT, Edge, Graph
 
@@ -32,6 +32,8 @@ def gates_of(graph: Graph) -> Gates:
     gates, first = Gates([], []), []
     for group, size in enumerate(sizes):
         stripes = STRIPES if size > LARGE else min(size, 1)
+        if group == 0 and not graph.sealed:
+            stripes = max(stripes, 1)  # perhaps of nobody, so that callbacks are found in its range of ids
         first.append((len(gates.groups), stripes))
         gates.groups += [group] * stripes
         gates.members += [size // stripes + (number < size % stripes) for number in range(stripes)]
@@ -119,7 +121,7 @@ def reordered(graph: Graph, order: list[int]) -> Graph:
     ]
     value = [place[node] for node in graph.value]
     nodes, members = [graph.nodes[n] for n in order], [graph.group_of[n] for n in order]
-    return Graph(nodes, members, edges, graph.groups, value, graph.gives_list)
+    return replace(graph, nodes=nodes, group_of=members, edges=edges, value=value)
 
 
 def _policies(graph: Graph, group: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 import pgqueue
 from pgqueue import App, JobFailed, JobWasCancelled, Workflow, chain, chord, group
+from pgqueue.codecs import AESGCM
 from tests.conftest import scalar, work
 from tests.harness import Conn
 from tests.worker.test_canvases import run_all, settled
@@ -219,3 +220,50 @@ def test_a_metered_job_is_replaced(app: App, conn: Conn, tasks: Any) -> None:
     jobs = [metered.enqueue() for _ in range(3)]
     finish(app, conn)
     assert [job.wait(5) for job in jobs] == [3, 3, 3]
+
+
+def test_why_says_what_runs_in_the_place_of_a_job_and_that_a_workflow_is_open(app: App, conn: Conn, tasks: Any) -> None:
+    @app.task(name="later")
+    def later(ctx: pgqueue.Context) -> int:
+        return ctx.replace(tasks.part.using(delay=1000).s(1) | tasks.part.s())
+
+    with app.batch(on_complete=tasks.keep.si("over"), sealed=False) as batch:
+        batch.add(later.s())
+    waits = "select id from pgqueue.job_live where task = 'later' and waits_for = 'jobs'"
+    asyncio.run(work(app, lambda: scalar(conn, waits)))
+    (reason, *_) = app.why(scalar(conn, waits)).reasons
+    assert reason.code == "replaced"
+    assert reason.text.startswith("It was replaced by part ")
+    callback = scalar(conn, "select id from pgqueue.job_live where task = 'keep'")
+    (reason, *_) = app.why(callback).reasons
+    assert "batch" in reason.text
+    assert "(open) to end" in reason.text
+
+
+def test_a_task_in_a_child_process_replaces_its_job_and_adds(app: App, conn: Conn, tasks: Any, done: list[Any]) -> None:
+    @app.task(name="forked", isolation="process")
+    def forked(ctx: pgqueue.Context) -> int:
+        ctx.add(tasks.keep.s("added"))
+        return ctx.replace(chord([tasks.part.s(1), tasks.part.s(2)], tasks.total.s()))
+
+    job = forked.enqueue()
+    finish(app, conn)
+    assert (job.wait(5), done) == (3, ["added"])
+
+
+def test_sealed_results_are_handed_on(dsn: str, conn: Conn) -> None:
+    app = App(dsn, codec=AESGCM({"k": b"0" * 32}))
+
+    @app.task(name="part")
+    def part(n: int) -> int:
+        return n
+
+    @app.task(name="fan")
+    def fan(ctx: pgqueue.Context) -> list[int]:
+        return ctx.replace(group(part.s(1), part.s(2)))
+
+    job = fan.enqueue()
+    finish(app, conn)
+    assert job.wait(5) == [1, 2]
+    assert "[1, 2]" not in scalar(conn, "select result::text from pgqueue.job_finished where id = %s", job.id)
+    app.close()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pgqueue.client.canvas.enqueueing import Compiles
+from pgqueue.errors import InvalidWorkflow
 from pgqueue.tasks.stand_in import StandIn
 from pgqueue.workflows.check import check
 from pgqueue.workflows.graph import INHERIT
@@ -20,6 +21,8 @@ def standing_in(part: Compiles) -> StandIn[Any]:
     if not graph.nodes:
         return StandIn(None, [] if gives_list else None)
     graph.value, graph.gives_list = list(ends.sources if ends is not None else ()), gives_list
+    if not graph.sealed:
+        raise InvalidWorkflow(f"workflow {graph.groups[0].name} is open, and cannot run in the place of a job: seal it")
     check(graph)
     for group in graph.groups if part._inherits else ():
         group.on_failure = INHERIT

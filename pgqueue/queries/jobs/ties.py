@@ -40,13 +40,10 @@ MET: LiteralString = """(d.runs_after = 'e' or d.runs_after = 's' and t.target =
 # for Postgres runs the parts of a statement in an order of its own. One update does both what is met and what is not,
 # because a statement cannot update a row twice. By primary keys: dependency's by the parent. The plain `j.waits_for`
 # with `is true` keeps partial indexes out.
-TELL: LiteralString = fill(
+_TELL: LiteralString = fill(
     """steps as materialized (
     select d.child_id as id, (count(*) filter (where {met}))::int as met, bool_or(not {met}) as unmet
-    from tied t cross join lateral (
-        select e.child_id, e.runs_after from {s}.dependency e
-        where e.parent_id = any(array[t.id]) and e.late is not true) as d
-    where t.ties & 1 > 0 and d.child_id not in (select id from {gone})
+    from {stepping}
     group by d.child_id
 ), children_held as materialized (
     select j.id from {s}.job_live j
@@ -86,7 +83,7 @@ TELL: LiteralString = fill(
     update {s}.gate g
     set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
     from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
-    returning g.workflow_id, g.remaining = 0 as closed, g.failed, g.cancelled, c.stops
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
 ), stand_ins as materialized (
     select e.parent_id as id from tied t cross join lateral (
         select d.parent_id from {s}.dependency d
@@ -117,23 +114,43 @@ TELL: LiteralString = fill(
 )""",
     met=MET,
 )
+TELL: LiteralString = fill(
+    _TELL,
+    stepping="""tied t cross join lateral (
+        select e.child_id, e.runs_after from {s}.dependency e
+        where e.parent_id = any(array[t.id]) and e.late is not true) as d
+    where t.ties & 1 > 0 and d.child_id not in (select id from {gone})""",
+)
+
+# The same for edges that were added late, to a parent that might have been ending. Reads `due`: such edges whose parent
+# has ended, locked, each with what became of the parent as `target`.
+TELL_LATE: LiteralString = fill(
+    """tied as materialized (
+    select 0::bigint as id, 'succeeded' as target, 0 as ties, 0::bigint as gate_id, false as skipped where false
+), {tell}""",
+    tell=fill(
+        _TELL, stepping="due t cross join lateral (select t.child_id, t.runs_after) as d where t.target is not null"
+    ),
+)
 
 # What a statement tells its caller beside the jobs that it moved, as rows of an id and a word.
 TOLD: LiteralString = """
 union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
+union all select id, 'late' from tied where ties & 8 > 0
 union all select queues, 'notified' from children_notified"""
 
 
 class TiedEnds(NamedTuple):
-    """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, and whether
-    jobs are doomed or workflows are to be settled or stopped."""
+    """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, whether jobs
+    are doomed or workflows are to be settled or stopped, and whether edges that were added late are to be told."""
 
     moved: set[int]
     ready: set[int]
     doomed: bool
     unsettled: bool
+    late: bool = False
 
 
 def read_ends(rows: Sequence[Row]) -> TiedEnds:
@@ -143,8 +160,10 @@ def read_ends(rows: Sequence[Row]) -> TiedEnds:
         "ready": set(),
         "doomed": set(),
         "unsettled": set(),
+        "late": set(),
         "notified": set(),
     }
     for number, word in rows:
         words[word].add(number)
-    return TiedEnds(words["moved"], words["ready"], bool(words["doomed"]), bool(words["unsettled"]))
+    told = (bool(words[word]) for word in ("doomed", "unsettled", "late"))
+    return TiedEnds(words["moved"], words["ready"], *told)

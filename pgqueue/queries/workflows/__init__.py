@@ -7,12 +7,14 @@ from pgqueue.queries.workflows.prune import PruneWorkflowQueries
 from pgqueue.queries.workflows.read import ReadWorkflowQueries
 from pgqueue.queries.workflows.retry import RetryQueries
 from pgqueue.queries.workflows.settle import SettleQueries
+from pgqueue.queries.workflows.streaming import StreamingQueries
 
 __all__ = ["WorkflowQueries"]
 
 
 class WorkflowQueries(
     AddingQueries,
+    StreamingQueries,
     CascadeQueries,
     SettleQueries,
     RetryQueries,

@@ -20,8 +20,7 @@ from pgqueue.workflows.graph import Graph
 # 10,000 jobs in a quarter of a second; lists that the driver dumps item by item take four times as long.
 # Every job of a graph keeps its history: those that wait need its result.
 GRAPH: LiteralString = fill(
-    r"""
-with grouped as materialized (
+    r"""grouped as materialized (
     select {group_id} as id, g.*
     from unnest(string_to_array(%(group_names)s, E'\n'), string_to_array(%(group_gates)s, ',', '')::int[],
                 string_to_array(%(policies)s, E'\n'), %(open_gates)s::int[])
@@ -57,7 +56,7 @@ with grouped as materialized (
 ), counters as (
     insert into {s}.gate (id, workflow_id, members, remaining, first_id, last_id{gate_columns})
     select g.id, (select ids from groups)[g.of], g.members, g.members, {first_id},
-           (select last_id from nodes){gate_values}
+           coalesce((select last_id from nodes), (select ids from groups)[1]){gate_values}
     from gated g
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at,
@@ -86,12 +85,18 @@ select groups.ids, nodes.ids, statement_timestamp() from groups, nodes, workers_
     notify_workers=fill(NOTIFY_WORKERS, jobs="first"),
 )
 ENQUEUE_GRAPH: LiteralString = fill(
-    GRAPH, group_id="nextval('{s}.job_id')", root="(select ids from groups)[1]", first_id="(select ids from groups)[1]",
-    columns="", values="", new_groups="", gate_columns="", gate_values="", late="", outside="", is_late="", more="",
-)  # fmt: skip
+    "\nwith " + GRAPH,
+    group_id="nextval('{s}.job_id')",
+    root="(select ids from groups)[1]",
+    first_id="(select ids from groups)[1]",
+    columns=", sealed",
+    values=", %(sealed)s::bool or g.ord > 1",
+    **dict.fromkeys(("new_groups", "gate_columns", "gate_values", "late", "outside", "is_late", "more"), ""),
+)
 
 
 KNOWS = "0037"  # the version of the schema that a worker must know: the migration that made workflows
+KNOWS_ADDING = "0041"  # or the one that let them grow
 
 # Find a living worker of a release that knows no workflows: it would end a job and move nothing, and what waits for the
 # job would wait for ever. The workers are few. One that starts later is not seen: replace workers before code enqueues
@@ -118,9 +123,10 @@ class InsertedWorkflow(NamedTuple):
 class EnqueueGraphQueries(Statements):
     """Inserting workflows."""
 
-    def find_older(self) -> Query[str | None]:
-        """Name a living worker of a release that knows no workflows; None if there is none."""
-        return Query(self._sql(FIND_OLDER), first_value, {"knows": KNOWS})
+    def find_older(self, adding: bool = False) -> Query[str | None]:
+        """Name a living worker of a release that knows no workflows, or none to which others add; None if there is
+        none."""
+        return Query(self._sql(FIND_OLDER), first_value, {"knows": KNOWS_ADDING if adding else KNOWS})
 
     def enqueue(self, graph: Graph) -> Query[InsertedWorkflow]:
         """Insert a graph, which `check` has found sound."""
@@ -139,6 +145,7 @@ class EnqueueGraphQueries(Statements):
         del params["histories"]
         params |= _groups(graph, gates) | {
             "jobs": len(jobs),
+            "sealed": graph.sealed,
             "waits": packed(waits_of(graph)),
             "ties": sparse(ties_of(graph)),
             "gates": sparse([None if gate is None else gate + 1 for gate in gates.of_nodes]),
@@ -152,7 +159,7 @@ class EnqueueGraphQueries(Statements):
 
 
 def inserted(row: Row, order: list[int] | None) -> InsertedWorkflow:
-    groups, jobs, created_at = row
+    groups, jobs, created_at = row[0], row[1] or [], row[2]
     if order is not None:
         jobs = [job for _, job in sorted(zip(order, jobs, strict=True))]
     return InsertedWorkflow(groups, jobs, created_at)
@@ -160,8 +167,9 @@ def inserted(row: Row, order: list[int] | None) -> InsertedWorkflow:
 
 def _groups(graph: Graph, gates: Gates) -> dict[str, Any]:
     opened = [0] * len(graph.groups)
-    for group in gates.groups:
-        opened[group] += 1
+    for group, members in zip(gates.groups, gates.members, strict=True):
+        opened[group] += members > 0
+    opened[0] += not graph.sealed  # it is one more that is to close
     return {
         "group_names": lines([group.name for group in graph.groups]),
         "group_gates": sparse([None if gate is None else gate + 1 for gate in gates.of_groups]),

@@ -100,7 +100,7 @@ class Resolver(Duty):
         """Let claims look for the jobs that became due, and the duty of workflows for what it has to do."""
         if ends.ready:
             self._signals.job_committed()
-        if ends.doomed or ends.unsettled:
+        if ends.doomed or ends.unsettled or ends.late:
             self._signals.workflow_moved()
 
     async def _retry_locked(self) -> None:

@@ -75,7 +75,7 @@ with strays as materialized (
     update "pgqueue".gate g
     set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
     from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
-    returning g.workflow_id, g.remaining = 0 as closed, g.failed, g.cancelled, c.stops
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
 ), stand_ins as materialized (
     select e.parent_id as id from tied t cross join lateral (
         select d.parent_id from "pgqueue".dependency d

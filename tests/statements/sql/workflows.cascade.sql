@@ -88,7 +88,7 @@ with recursive doomed as materialized (
     update "pgqueue".gate g
     set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
     from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
-    returning g.workflow_id, g.remaining = 0 as closed, g.failed, g.cancelled, c.stops
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
 ), stand_ins as materialized (
     select e.parent_id as id from tied t cross join lateral (
         select d.parent_id from "pgqueue".dependency d
@@ -126,5 +126,6 @@ select id, 'moved' from ended
 union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
+union all select id, 'late' from tied where ties & 8 > 0
 union all select queues, 'notified' from children_notified
 union all select 0, 'notified' from waiters_notified

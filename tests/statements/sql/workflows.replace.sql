@@ -36,7 +36,7 @@ with grouped as materialized (
 ), counters as (
     insert into "pgqueue".gate (id, workflow_id, members, remaining, first_id, last_id)
     select g.id, (select ids from groups)[g.of], g.members, g.members, (select ids from groups)[1],
-           (select last_id from nodes)
+           coalesce((select last_id from nodes), (select ids from groups)[1])
     from gated g
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at,
