@@ -31,6 +31,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── SnapshotConflict         a transaction that this one's snapshot cannot see has taken a key
 │   ├── WrongState               the job is in a state in which this cannot be done to it
 │   ├── WorkflowRunning          jobs of the workflow wait or run
+│   ├── WorkflowEnded            the workflow has ended: nothing can be added to it
 │   └── WorkflowIncomplete       retention has dropped jobs of the workflow
 ├── WaitError                    waiting for a job brought no result
 │   ├── JobFailed                the job is a dead letter
@@ -264,6 +265,17 @@ class WorkflowRunning(Conflict):
     def __init__(self, workflow: int) -> None:
         self.workflow = workflow
         super().__init__(f"jobs of workflow {workflow} still wait or run: wait for its end, or cancel it, to retry it")
+
+
+class WorkflowEnded(Conflict):
+    """The workflow has ended, so nothing can be added to it. Nothing was written."""
+
+    def __init__(self, workflow: int, state: str) -> None:
+        self.workflow, self.state = workflow, state
+        super().__init__(
+            f"workflow {workflow} has ended ({state}), and nothing can be added to it: add before its last job ends, "
+            "or let it be open (sealed=False) until you seal it"
+        )
 
 
 class WorkflowIncomplete(Conflict):

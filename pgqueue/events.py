@@ -114,6 +114,11 @@ class JobCancelled(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class JobReplaced(AttemptEvent):
+    """The task has returned what is to run in the place of its job. The job ends when that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobReleased(AttemptEvent):
     """The attempt was given back: its worker stops, or does not know the task."""
 

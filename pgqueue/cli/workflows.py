@@ -12,7 +12,7 @@ from pgqueue.cli.filters import By
 from pgqueue.queries.workflows.read import WorkflowStatus
 from pgqueue.workflows.drawing import Drawing
 
-workflows_cli = typer.Typer(help="Workflows: see, cancel, retry.", no_args_is_help=True)
+workflows_cli = typer.Typer(help="Workflows: see, cancel, retry, seal.", no_args_is_help=True)
 Id = Annotated[int, typer.Argument(help="The id of the workflow.")]
 
 
@@ -69,6 +69,16 @@ def cancel(
 ) -> bool:
     """End what has not begun as cancelled, and ask what runs to stop."""
     return call.app.workflows.cancel(workflow, reason, by=by)
+
+
+def _say_sealed(was_open: bool) -> None:
+    output.say("sealed" if was_open else "it was sealed already")
+
+
+@command(workflows_cli, "seal", _say_sealed)
+def seal(call: Call, workflow: Id) -> bool:
+    """Seal an open workflow or batch: it ends with its last job."""
+    return call.app.workflows.seal(workflow)
 
 
 @command(workflows_cli, "retry", lambda count: output.say(f"{count} jobs came back"))

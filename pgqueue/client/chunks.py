@@ -1,6 +1,6 @@
 """Bulk calls cut into chunks: one statement carries one chunk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from pgqueue.jobs.job import NewJob
@@ -26,7 +26,7 @@ def _chunk(jobs: Iterator[NewJob]) -> list[NewJob]:
     return taken
 
 
-def array_chunks(blocks: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def array_chunks(blocks: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Yield chunks as pairs: how many jobs, and a JSON array of their arguments.
 
     `blocks`: pairs of a number of jobs and the JSON objects of their arguments, separated by commas.

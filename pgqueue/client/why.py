@@ -75,6 +75,10 @@ def _of_parents(app: AppParts, job: Job) -> Steps[list[Reason]]:
     if job.cancel_requested_at is not None:
         text = "What it waits for cannot come true any more: a worker ends it as skipped."
         return [Reason("skipped", text, facts)]
+    if standing := [parent for parent in parents.first if parent.stands_in]:
+        one = standing[0]
+        text = f"It was replaced by {one.name} {one.id} ({one.state}), and ends when that has ended."
+        return [Reason("replaced", text, facts)]
     names = ", ".join(f"{parent.name} {parent.id} ({parent.state}) {_ENDS[parent.when]}" for parent in parents.first)
     more = ", …" if parents.left > len(parents.first) else ""
     return [Reason("waits_for_jobs", f"It waits for {parents.left} of {parents.edges}: {names}{more}.", facts)]

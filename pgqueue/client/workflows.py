@@ -3,9 +3,12 @@
 import asyncio
 import builtins
 import time
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import TypeVar
 
 from pgqueue.client.actor import who
+from pgqueue.client.adding import add_to, compiled, refuse_older, seal
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import check_reason
 from pgqueue.client.settings import check_before, check_limit
@@ -13,7 +16,6 @@ from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_n
 from pgqueue.client.waiting import MAX_ID, check_id
 from pgqueue.errors import (
     InvalidOption,
-    OlderReleaseRuns,
     UnknownWorkflow,
     WaitTimeout,
     WorkflowIncomplete,
@@ -24,11 +26,13 @@ from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.queries.workflows.read import WorkflowEdge, WorkflowGroup, WorkflowJob, WorkflowStatus
 from pgqueue.queries.workflows.retry import LockedWorkflow, Revived
+from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
 from pgqueue.timing import LIMIT, check_optional_duration, monotonic
 from pgqueue.workflows.check import check
 from pgqueue.workflows.drawing import Drawing
 from pgqueue.workflows.graph import Edge, Graph, Group
 
+R = TypeVar("R")
 STATES = ("running", "succeeded", "failed", "cancelled")
 BATCH = 500  # jobs that one statement of a cancellation ends
 MOST_READ = 100_000  # jobs or edges of one workflow
@@ -60,16 +64,51 @@ class Workflows:
         written.
         """
         check(graph)
-        older: str | None = yield self._queries.find_older()
-        if older is not None:
-            raise OlderReleaseRuns(
-                f"worker {older} knows no workflows, and would end jobs without telling those that wait: replace it "
-                "first"
-            )
+        yield from refuse_older(self._queries, is_open=not graph.sealed)
         inserted: InsertedWorkflow = yield self._queries.enqueue(graph)
         return inserted
 
     aenqueue = enqueue.twin
+
+    @verb
+    @all_or_nothing
+    def add(
+        self,
+        workflow: int,
+        part: Addable[R],
+        /,
+        *,
+        after: AfterAdded | Iterable[AfterAdded] = (),
+        name: str | None = None,
+    ) -> Steps[AddedNode[R]]:
+        """Add a signature, a canvas or a workflow to a workflow that runs; return it as a node, for what is added next.
+
+        It waits for what stands in `after`, nodes that `add` has returned and jobs of the workflow, by their ids, and
+        for the nodes among its arguments; what has ended already counts at once. The workflow does not end before it.
+        An end of the workflow waits until the caller's transaction commits, unless the workflow is open.
+
+        Raises WorkflowEnded, UnknownWorkflow, InvalidWorkflow for a circle and for what is nothing of the workflow,
+        InvalidArguments, and OlderReleaseRuns.
+        """
+        new = compiled(self._app, part, after, name)
+        yield from self._known(workflow)
+        yield from refuse_older(self._queries, is_open=True)
+        return AddedNode((yield from add_to(self._queries, workflow, new)))
+
+    aadd = add.twin
+
+    @verb
+    @all_or_nothing
+    def seal(self, workflow: int) -> Steps[bool]:
+        """Seal an open workflow: it ends with its last job, perhaps now, and it is added to as to any other.
+
+        Waits for those who add to it in transactions of their own. Returns False if it was sealed already. Raises
+        UnknownWorkflow.
+        """
+        yield from self._known(workflow)
+        return (yield from seal(self._queries, workflow))
+
+    aseal = seal.twin
 
     @verb
     def get(self, workflow: int) -> Steps[WorkflowStatus]:
@@ -128,7 +167,8 @@ class Workflows:
 
     @verb
     def cancel(self, workflow: int, reason: str | None = None, *, by: str | None = None) -> Steps[bool]:
-        """Cancel a workflow: jobs that have not begun end as cancelled, and those that run are asked to stop.
+        """Cancel a workflow: jobs that have not begun end as cancelled, and those that run are asked to stop. One that
+        is open is sealed.
 
         Its callbacks are no members and go on: those on its end run. Members that others hold for a moment are ended
         by a worker. Returns False for a workflow that has ended. Raises UnknownWorkflow.
@@ -136,6 +176,8 @@ class Workflows:
         why = f"cancelled by {who(by)}" if reason is None else check_reason(reason)
         yield from self._known(workflow)
         running: bool = yield self._queries.request_stop(workflow, why)
+        if running:
+            yield from seal(self._queries, workflow)
         more = running
         while more:
             stopped: TiedEnds = yield self._queries.stop(BATCH, workflow)

@@ -22,6 +22,7 @@ from pgqueue.jobs.outcome import (
     KeyMissing,
     Outcome,
     Raised,
+    Replaced,
     Succeeded,
     UnknownHere,
     Unstarted,
@@ -61,6 +62,7 @@ TRANSITIONS: dict[str, Move] = {
     "release": _moves(JobState.RUNNING, to=JobState.PENDING),
     "park": _moves(JobState.RUNNING, to=JobState.BLOCKED),
     "meter": _moves(JobState.RUNNING, to=JobState.BLOCKED),
+    "replace": _moves(JobState.RUNNING, to=JobState.BLOCKED),
     "set_aside": _moves(JobState.PENDING, to=JobState.BLOCKED),
     "bring_back": _moves(JobState.BLOCKED, to=JobState.PENDING),
     "ready": _moves(JobState.BLOCKED, to=JobState.PENDING),
@@ -85,6 +87,7 @@ class Resolution:
     `label`: what the job waits for while it is parked, where that is not its task or version; or, as JSON, the flow of
     a job that is metered from now on. `fingerprint`: of the error of a dead letter. `closes`: the buckets that admit
     nothing for the time of the delay. `wakening`: of a job that sleeps or waits, and is asleep.
+    `graph`: what is to run in the place of the job, as text.
     """
 
     verb: str
@@ -97,6 +100,7 @@ class Resolution:
     fingerprint: str | None = None
     closes: tuple[str, ...] = ()
     wakening: Wakening | None = None
+    graph: str | None = None
 
     @property
     def target(self) -> JobState:
@@ -131,6 +135,8 @@ def decide(job: ClaimedJob, outcome: Outcome, policy: RetryPolicy) -> Resolution
         case AskedToWait(wake_at, left):
             delay = MAX_DELAY if left is None else _bounded(left)
             return Resolution("snooze", "asleep", delay, refund=True, wakening=Wakening(wake_at, left))
+        case Replaced(graph):
+            return Resolution("replace", "stand-in", refund=True, graph=graph)
         case AskedFail(error):
             return Resolution("dead_letter", "rejected", error=error)
         case AskedCancel(reason):

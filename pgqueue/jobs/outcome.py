@@ -61,6 +61,13 @@ class AskedToWait:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """The task has returned what is to run in the place of its job. `graph`: as text."""
+
+    graph: str
+
+
+@dataclass(frozen=True, slots=True)
 class AskedFail:
     """The task raised Fail."""
 
@@ -104,6 +111,7 @@ Outcome: TypeAlias = (
     | AskedSnooze
     | AskedRateLimited
     | AskedToWait
+    | Replaced
     | AskedFail
     | AskedCancel
     | Unstarted

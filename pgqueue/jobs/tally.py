@@ -14,6 +14,7 @@ OUTCOMES = {
     "release": "released",
     "park": "parked",
     "meter": "released",
+    "replace": "replaced",
     "dead_letter": "failed",
     "withdraw": "cancelled",
     "rescue": "rescued",

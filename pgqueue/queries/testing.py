@@ -40,6 +40,9 @@ select greatest(0, (select id from {s}.job_live where {foreign} order by id desc
     foreign=_FOREIGN,
 )
 
+# Whether a job belongs to a workflow. By primary keys, in any partition: tests have few.
+IN_WORKFLOW: LiteralString = "select j.workflow_id is not null from {s}.job j where j.id = %(id)s::bigint"
+
 # Count the foreign jobs that wait in these queues: a test that ran them would lock them, and do their work.
 COUNT_FOREIGN: LiteralString = fill(
     """
@@ -193,6 +196,10 @@ class TestQueries(JobReadQueries):
     def newest_foreign(self) -> Query[int]:
         """Find the highest id of a job that was there before this transaction."""
         return Query(self._sql(NEWEST_FOREIGN), first_value)
+
+    def in_workflow(self, job: int) -> Query[bool]:
+        """Whether a job belongs to a workflow."""
+        return Query(self._sql(IN_WORKFLOW), first_value, {"id": job})
 
     def count_foreign(self, newest: int, queues: Sequence[str]) -> Query[int]:
         """Count the jobs in these queues that were there before this transaction."""

@@ -51,16 +51,19 @@ _ENQUEUE: _Grants = {
     "sequence job_id": "usage",
     "job_live": f"insert ({_JOB}), "
     "select (id, queue, priority, run_at, created_at, state, attempt, lease, history, unique_key, expires_at, lane, "
-    "waits_for), update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key, lane)",
+    "waits_for, gate_id), "
+    "update (args, headers, tags, queue, priority, run_at, max_attempts, expires_at, unique_key, lane)",
     "transition": "insert",
     "idempotency_key": "select, insert, update, delete",
-    "workflow": "insert",
-    "gate": "insert",
+    "workflow": "select, insert, update",
+    "gate": "select, insert, update",
     "dependency": "insert",
     "worker": "select (waiting, queues, kind, host, pid, version, knows, lost_at, heartbeat_at, lease_seconds)",
     "function enqueue": "execute",
     "function change_flow": "execute",
 }
+# What is added to a workflow that runs may wait for jobs that are there, and tells itself what became of these.
+_ADD: _Grants = {"dependency": "select, update (late)"}
 # A process writes its row, and looks first whether the schema is there.
 _PROCESS: _Grants = {
     "worker": "select, insert, update, delete",
@@ -162,6 +165,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
     "producer": (_ENQUEUE, _PUBLISH, _SIGNAL, _LOCK),
     "worker": (
         _ENQUEUE,
+        _ADD,
         _PUBLISH,
         _SUBSCRIBE,
         _PROCESS,
@@ -208,6 +212,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
     "operator": (
         _READ,
         _ENQUEUE,
+        _ADD,
         _PUBLISH,
         _SUBSCRIBE,
         _CANCEL,

@@ -3,12 +3,12 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 import psycopg
@@ -17,11 +17,14 @@ from pgqueue.error_info import storable_text
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.verdicts import Cancel, TimedOut
+from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
 from pgqueue.tasks.durable import DurableContext
 from pgqueue.tasks.journal import Journal
+from pgqueue.tasks.stand_in import StandsIn, standing_in
 from pgqueue.tasks.step_calls import StepCalls, StepHost
 from pgqueue.tasks.versions import OWN
 
+R = TypeVar("R")
 MAX_NOTE = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -213,6 +216,43 @@ class Context(DurableContext):
         """The async twin of `transaction`: `async with ctx.atransaction() as conn:`."""
         return self._completer().atransaction(result)
 
+    def replace(self, part: StandsIn[R], /) -> R:
+        """Let a canvas or workflow run in the place of this job: `return ctx.replace(chord([…], join.s()))`.
+
+        The task returns what this returns. The job then waits, without a slot, until the canvas has ended, and ends as
+        it did: with its result, as a dead letter if a job of it has failed for good, or as cancelled. So what waits for
+        this job waits for the canvas, and gets its result; the task is not called again. The canvas and the fact that
+        the job waits for it commit together, under the lease of the job: another attempt, after a crash, finds neither
+        of them, or does not run.
+
+        A job of no workflow gets one of its own. Raises InvalidArguments, InvalidOption and InvalidWorkflow.
+        """
+        return cast(R, standing_in(part))
+
+    def add(
+        self, part: Addable[R], /, *, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None
+    ) -> AddedNode[R]:
+        """Add a signature, a canvas or a workflow to the workflow of this job, now; return it as a node.
+
+        It becomes a member of the group of this job, so the workflow does not end before it has ended. It waits for
+        what stands in `after`, nodes that `add` has returned and jobs of the workflow, by their ids, and for the nodes
+        among its arguments; and not for this job. It commits under the lease of the job, with a record under its name,
+        as a step has: another attempt gets the same node and adds nothing. Without a `name` these are numbered in the
+        order of calls.
+
+        A job of no workflow gets one of its own. Raises WorkflowEnded in a callback of a workflow that has ended,
+        LeaseLost, InvalidArguments, InvalidOption, InvalidWorkflow and StepMismatch.
+        """
+        steps = self._steps()
+        return AddedNode(steps.step(_step_of(name), steps.adding(part, after, name)))
+
+    async def aadd(
+        self, part: Addable[R], /, *, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None
+    ) -> AddedNode[R]:
+        """The async twin of `add`."""
+        steps = self._steps()
+        return AddedNode(await steps.astep(_step_of(name), steps.aadding(part, after, name)))
+
     def _steps(self) -> StepCalls:
         calls, host = self._signals.step_calls, self._signals.host
         if host is None:
@@ -226,6 +266,10 @@ class Context(DurableContext):
         if self._signals.host is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
         return self._signals.host.completer(self._job, self._signals)
+
+
+def _step_of(name: str | None) -> str:
+    return "add" if name is None else f"add {name}"
 
 
 # The context of the job whose task runs here.

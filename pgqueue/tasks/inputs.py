@@ -32,15 +32,15 @@ def with_inputs(codec: Codec | None, text: str, inputs: str) -> str:
     """
     arguments: dict[str, Any] = json.loads(text)
     for argument in json.loads(inputs):
-        values = [_value(codec, item) for item in argument["items"]]
+        values = [value_of(codec, item) for item in argument["items"]]
         arguments[argument["name"]] = values if argument["list"] else values[0]
     return json.dumps(arguments)
 
 
-def _value(codec: Codec | None, item: Any) -> Any:
+def value_of(codec: Codec | None, item: Any) -> Any:
     """Return the result of a parent, a list for a group, or how the parent ended where that is asked for."""
     if isinstance(item, list):
-        return [_value(codec, one) for one in item]
+        return [value_of(codec, one) for one in item]
     result = open_result(codec, item["task"], item["result"])
     if item["when"] == "s":
         return result

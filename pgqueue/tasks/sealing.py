@@ -26,7 +26,10 @@ SEALED_EVENT = '{"$event"'
 _TEXT = "$codec:"
 _PRINTABLE = re.compile(r"[!-~]+")
 _KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):")
-_OURS = frozenset({"cancelled by request", "snoozed", "sealed", "asleep"})  # reasons that pgqueue writes
+STAND_IN_CANCELLED = "what ran in its place was cancelled"
+_OURS = frozenset(
+    {"cancelled by request", "snoozed", "sealed", "asleep", STAND_IN_CANCELLED}
+)  # reasons that pgqueue writes
 
 
 def sealed_by(value: object) -> str | None:

@@ -25,6 +25,7 @@ from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.schema import json_schema
 from pgqueue.tasks.sealing import SEALED, SEALED_EVENT, open_args
+from pgqueue.tasks.stand_in import RESULT, RESULTS, check_ended
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
 from pgqueue.tasks.versions import UnknownParameters, Upcaster, check_versions, label_parts, parts_of, upcast
 
@@ -153,13 +154,14 @@ class TaskSpec(TaskSettings):
         """Return the keyword arguments of a job: opened, brought to this version, validated.
 
         Raises UnknownKey, CannotOpen, NewerVersion, UnknownParameters; ByReference for a job with inputs that does not
-        run; what an upcaster raises; pydantic's ValidationError.
+        run; StandInEnded for one that does not run again; what an upcaster raises; pydantic's ValidationError.
         """
         text = job.args
         if text.startswith((SEALED, SEALED_EVENT)):
             text = open_args(self.codec, job.task, text)
         inputs = getattr(job, "inputs", None)
         if inputs is not None:
+            check_ended(self.codec, inputs)
             text = with_inputs(self.codec, text, inputs)
         elif has_inputs(job.headers):
             raise ByReference(job.task)
@@ -178,7 +180,8 @@ class TaskSpec(TaskSettings):
     def reads(self, label: str) -> bool:
         """Whether jobs that were parked under this label can be read here: a version, or `1+gift`."""
         version, names = parts_of(label)
-        return 0 < version < self.version or (version == self.version and has_names(self.coder.schema, names))
+        known = [name for name in names if name not in (RESULT, RESULTS)]
+        return 0 < version < self.version or (version == self.version and has_names(self.coder.schema, known))
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
         """Call the function; of an async one, the coroutine comes back."""

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -14,6 +14,7 @@ from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError, InvalidStep
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
+from pgqueue.tasks.added import Addable, AfterAdded
 from pgqueue.tasks.in_flight import InFlight
 from pgqueue.tasks.journal import AlreadyRecorded, Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
 from pgqueue.tasks.sealing import open_value, seal_value
@@ -29,12 +30,13 @@ class UndoCall(Protocol):
 
 
 class StepHost(Protocol):
-    """Keeps the steps of one job: in the database, for a worker. `version`: of the task."""
+    """Keeps the steps of one job, in the database or in memory. `version`: of the task."""
 
     version: int
     task: str
     codec: Codec | None
     max_bytes: int
+    in_database: bool
 
     def ask(self, request: Request) -> Any: ...
     async def aask(self, request: Request) -> Any: ...
@@ -47,6 +49,12 @@ class StepHost(Protocol):
         tuple["psycopg.AsyncConnection[Any]", Callable[[NewStep], Awaitable[RecordedStep]]]
     ]: ...
     def undo_text(self, call: UndoCall) -> str: ...
+    def adding(
+        self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
+    ) -> Callable[..., Any]: ...
+    def aadding(
+        self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
+    ) -> Callable[..., Awaitable[Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,14 @@ class StepCalls:
             finally:
                 self.journal.leave(begun.base, used=used)
         return value
+
+    def adding(self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None) -> Body:
+        """Return the step that adds to the workflow of the job."""
+        return Body(self._host.adding(part, after, name), (), {}, self._host.in_database, None)
+
+    def aadding(self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None) -> Body:
+        """The async twin of `adding`."""
+        return Body(self._host.aadding(part, after, name), (), {}, self._host.in_database, None)
 
     def perform(self, flow: Flow[T]) -> T:
         """Answer the requests of a flow."""

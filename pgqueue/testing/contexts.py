@@ -27,6 +27,7 @@ class WorkerStandIn(Signals):
         self.deadline = None if remaining is None else self.now() + remaining
         self.reported: list[dict[str, Any]] = []
         self.result: Any = None
+        self.added: list[Any] = []
         self._conn = conn
         self._sent = sent
 
@@ -42,7 +43,7 @@ class WorkerStandIn(Signals):
 
     def step_host(self, job: ClaimedJob, signals: Signals) -> StepHost:
         """Return what keeps the steps of the task: in memory."""
-        return StepsInMemory(self._conn, self._sent)
+        return StepsInMemory(self._conn, self._sent, self.added)
 
     @contextmanager
     def transaction(self, result: Any) -> Iterator[db.Connection]:
@@ -76,6 +77,11 @@ class TaskContext(Context):
     def reported(self) -> list[dict[str, Any]]:
         """The calls of `ctx.progress()` in order, each with `done`, `total`, `note`."""
         return self._worker.reported
+
+    @property
+    def added(self) -> list[Any]:
+        """What the task has added by `ctx.add`, in order: signatures, canvases and workflows."""
+        return self._worker.added
 
     @property
     def said(self) -> list[dict[str, Any]]:

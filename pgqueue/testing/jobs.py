@@ -229,25 +229,42 @@ class _InlineRuns:
         self._raise_errors = raise_errors
 
     def run(self, job: Job) -> Job:
-        return job if job.existing else self._jobs.run(job, raise_errors=self._raise_errors)
+        if job.existing:
+            return job
+        ran = self._jobs.run(job, raise_errors=self._raise_errors)
+        if not self._is_in_workflow(ran):
+            return ran
+        self._jobs.drain(with_scheduled=True, raise_errors=self._raise_errors)
+        return self._jobs.app.get(ran.id)
 
     async def arun(self, job: Job) -> Job:
-        return job if job.existing else await self._jobs.arun(job, raise_errors=self._raise_errors)
+        if job.existing:
+            return job
+        ran = await self._jobs.arun(job, raise_errors=self._raise_errors)
+        if not self._is_in_workflow(ran):
+            return ran
+        await self._jobs.adrain(with_scheduled=True, raise_errors=self._raise_errors)
+        return await self._jobs.app.aget(ran.id)
 
     def run_many(self, ids: list[int]) -> list[int]:
-        for job_id in self._waiting(ids):
-            self._jobs.run(job_id, raise_errors=self._raise_errors)
+        for job in self._waiting(ids):
+            self.run(job)
         return ids
 
     async def arun_many(self, ids: list[int]) -> list[int]:
-        for job_id in self._waiting(ids):
-            await self._jobs.arun(job_id, raise_errors=self._raise_errors)
+        for job in self._waiting(ids):
+            await self.arun(job)
         return ids
 
-    def _waiting(self, ids: Sequence[int]) -> list[int]:
+    def _is_in_workflow(self, job: Job) -> bool:
+        """Whether a job has got a workflow while it ran: others run in its place, or it has added some."""
+        backend = self._jobs.backend
+        return job.state != JobState.PENDING and backend.run(backend.queries.test.in_workflow(job.id))
+
+    def _waiting(self, ids: Sequence[int]) -> list[Job]:
         """Those that wait, each once: with a key the id may be that of a job that was there before."""
-        waiting = {job.id for job in self._jobs.all() if job.state in (JobState.PENDING, JobState.BLOCKED)}
-        return [job_id for job_id in dict.fromkeys(ids) if job_id in waiting]
+        waiting = {job.id: job for job in self._jobs.all() if job.state in (JobState.PENDING, JobState.BLOCKED)}
+        return [waiting[job_id] for job_id in dict.fromkeys(ids) if job_id in waiting]
 
 
 def _ended(runner: Runner) -> Runner:

@@ -1,7 +1,7 @@
 """Steps of a task in a unit test, in memory: functions run, sleeps take no time, waits bring what the test gives."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,21 +12,25 @@ from pgqueue import db
 from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError
 from pgqueue.jobs.step import NewStep, RecordedStep
+from pgqueue.tasks.added import Addable, AfterAdded
 from pgqueue.tasks.journal import Compensate, Load, Record, Request, Take
 from pgqueue.tasks.step_calls import UndoCall
 from pgqueue.tasks.storable import MAX_RESULT_BYTES
 
 
 class StepsInMemory:
-    """Keeps the steps of one call of a task. `sent`: what waits bring, by the name of the signal or event."""
+    """Keeps the steps of one call of a task. `sent`: what waits bring, by the name of the signal or event. `added`:
+    where it keeps what the task adds to its workflow."""
 
-    def __init__(self, conn: object, sent: Mapping[str, Any]) -> None:
+    def __init__(self, conn: object, sent: Mapping[str, Any], added: list[Any]) -> None:
         self.version = 1
         self.task = "task"
         self.codec: Codec | None = None
         self.max_bytes = MAX_RESULT_BYTES
         self._conn = conn
         self._sent = sent
+        self.in_database = False
+        self._added = added
         self._recorded: dict[str, RecordedStep] = {}
 
     def ask(self, request: Request) -> Any:
@@ -68,6 +72,30 @@ class StepsInMemory:
     def undo_text(self, call: UndoCall) -> str:
         """Return nothing of a call: nothing is undone in a unit test."""
         return "{}"
+
+    def adding(
+        self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
+    ) -> Callable[[], Mapping[str, Any]]:
+        """Return a function that keeps what the task adds."""
+        part.addition(after, name)
+
+        def add() -> Mapping[str, Any]:
+            self._added.append(part)
+            number = len(self._added)
+            return {"jobs": [number], "group": None, "value": [number], "list": False}
+
+        return add
+
+    def aadding(
+        self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
+    ) -> Callable[[], Awaitable[Mapping[str, Any]]]:
+        """The async twin of `adding`."""
+        add = self.adding(part, after, name)
+
+        async def aadd() -> Mapping[str, Any]:
+            return add()
+
+        return aadd
 
     def _record(self, step: NewStep) -> RecordedStep:
         left = None if step.waits is not None and step.seconds is None else 0.0

@@ -34,6 +34,7 @@ _COUNTED = {  # a verb of the lifecycle: the field of Drained that counts it
     "dead_letter": "failed",
     "withdraw": "cancelled",
     "park": "parked",
+    "replace": "replaced",
 }
 FOR_EVER = 100 * 366 * DAY  # a job that waits without a timeout is due in the year 9000
 MOST_MOVED = 10_000  # jobs that a pause sets aside at a time
@@ -41,7 +42,8 @@ MOST_MOVED = 10_000  # jobs that a pause sets aside at a time
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How many attempts ended in each way. `failed` counts dead letters, `parked` jobs whose task is not registered."""
+    """How many attempts ended in each way. `failed` counts dead letters, `parked` jobs whose task is not registered,
+    `replaced` those in whose place a canvas runs."""
 
     succeeded: int = 0
     retried: int = 0
@@ -49,6 +51,7 @@ class Drained:
     failed: int = 0
     cancelled: int = 0
     parked: int = 0
+    replaced: int = 0
 
     @property
     def total(self) -> int:
@@ -203,7 +206,10 @@ class Runner:
         look: Look = await self._link.run(workflows.look())
         moved = look.living
         while moved:
-            kinds = (workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED), workflows.settle(MOST_MOVED))
+            kinds = (
+                workflows.tell_late(MOST_MOVED), workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED),
+                workflows.settle(MOST_MOVED),
+            )  # fmt: skip
             moved = any([(await self._link.run(query)).moved for query in kinds])
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pgqueue.errors import InvalidWorkflow
 from pgqueue.jobs.job import NewJob
-from pgqueue.workflows.graph import Edge, Graph
+from pgqueue.workflows.graph import INHERIT, OUTSIDE, Edge, Graph
 
 MOST_NAME = 200
 POLICIES = ("cancel", "stop", "hold")
@@ -33,7 +33,7 @@ def _check_groups(graph: Graph) -> None:
             raise InvalidWorkflow(
                 f"a workflow cannot be called {name!r:.100}: give 1 to {MOST_NAME} printable characters"
             )
-        if group.on_failure not in POLICIES:
+        if group.on_failure not in (POLICIES if graph.groups[0].on_failure != INHERIT else (*POLICIES, INHERIT)):
             raise InvalidWorkflow(
                 f"on_failure={group.on_failure!r} of {name} cannot be used: give {', '.join(POLICIES)}"
             )
@@ -41,7 +41,7 @@ def _check_groups(graph: Graph) -> None:
             raise InvalidWorkflow(f"group {name} is no member of a group that stands before it")
     members = {*graph.group_of, *(group.parent for group in graph.groups)}
     for number, group in enumerate(graph.groups):
-        if number not in members:
+        if number not in members and not (number == 0 and not graph.sealed):
             raise InvalidWorkflow(f"workflow {group.name} has no jobs: it would never end")
     if not {group for group in graph.group_of if group is not None} <= set(range(len(graph.groups))):
         raise InvalidWorkflow("a job is a member of a group that the graph does not have")
@@ -57,7 +57,8 @@ def _check_node(number: int, job: NewJob) -> None:
 
 
 def _check_edge(graph: Graph, edge: Edge) -> None:
-    if not 0 <= edge.child < len(graph.nodes) or not -len(graph.groups) <= edge.parent < len(graph.nodes):
+    inside = -len(graph.groups) <= edge.parent < len(graph.nodes)
+    if not 0 <= edge.child < len(graph.nodes) or not (inside or 0 <= OUTSIDE - edge.parent < len(graph.outside)):
         raise InvalidWorkflow(f"the edge from {edge.parent} to {edge.child} leads to no job of the graph")
     if edge.when not in WHENS:
         raise InvalidWorkflow(f"an edge with when={edge.when!r} cannot be used: give s, e or f")
@@ -88,7 +89,8 @@ def _check_order(graph: Graph) -> None:
 
 def _pairs(graph: Graph) -> Iterator[tuple[int, int]]:
     for edge in graph.edges:
-        yield edge.parent, edge.child
+        if edge.parent > OUTSIDE:
+            yield edge.parent, edge.child
     for number, group in enumerate(graph.group_of):
         if group is not None:
             yield number, -1 - group

@@ -1,8 +1,8 @@
 """What the rows of a graph say beside its jobs: who counts whom, what each end must tell, and how many edges wait."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pgqueue.workflows.graph import Edge, Graph
+from pgqueue.workflows.graph import INHERIT, Edge, Graph
 
 STRIPES = 16  # gates of a large group: one row would be locked by each end after the other
 LARGE = 64  # members; a group with more is counted by several gates
@@ -32,6 +32,8 @@ def gates_of(graph: Graph) -> Gates:
     gates, first = Gates([], []), []
     for group, size in enumerate(sizes):
         stripes = STRIPES if size > LARGE else min(size, 1)
+        if group == 0 and not graph.sealed:
+            stripes = max(stripes, 1)  # perhaps of nobody, so that callbacks are found in its range of ids
         first.append((len(gates.groups), stripes))
         gates.groups += [group] * stripes
         gates.members += [size // stripes + (number < size % stripes) for number in range(stripes)]
@@ -59,6 +61,16 @@ def ties_of(graph: Graph) -> list[int | None]:
         if edge.argument is not None:
             ties[edge.child] |= INPUTS
     return [bits or None for bits in ties]
+
+
+def with_policy(graph: Graph, ties: int) -> Graph:
+    """Let groups of a graph that inherit their way to treat failures have that of the group of a job, by the bits of
+    the job. Where a group holds, all in it hold."""
+    policy = "hold" if ties & HOLDS else "stop" if ties & STOPS else "cancel"
+    for group in graph.groups:
+        if policy == "hold" or group.on_failure == INHERIT:
+            group.on_failure = policy
+    return graph
 
 
 def inputs_of(graph: Graph) -> dict[int, list[str]]:
@@ -107,7 +119,9 @@ def reordered(graph: Graph, order: list[int]) -> Graph:
         Edge(e.parent if e.parent < 0 else place[e.parent], place[e.child], e.when, e.argument, e.position)
         for e in graph.edges
     ]
-    return Graph([graph.nodes[n] for n in order], [graph.group_of[n] for n in order], edges, graph.groups)
+    value = [place[node] for node in graph.value]
+    nodes, members = [graph.nodes[n] for n in order], [graph.group_of[n] for n in order]
+    return replace(graph, nodes=nodes, group_of=members, edges=edges, value=value)
 
 
 def _policies(graph: Graph, group: int) -> int:

@@ -65,3 +65,15 @@ def test_what_is_no_workflow_is_said(app: App, workflow: int) -> None:
         run("show", 77)
     with pytest.raises(InvalidOption, match="state='lost'"):
         run("list", "--state", "lost")
+
+
+def test_an_open_workflow_is_sealed(app: App, workflow: int) -> None:
+    @app.task(name="more")
+    def more() -> None: ...
+
+    opened = Workflow("open", sealed=False)
+    opened.add(more.s())
+    sealing = opened.enqueue()
+    assert [each["sealed"] for each in json.loads(run("list", "--json").stdout)] == [False, True]
+    assert run("seal", sealing.id).stderr == "sealed\n"
+    assert run("seal", sealing.id).stderr == "it was sealed already\n"

@@ -44,7 +44,7 @@ def page(dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 def test_the_examples_enqueue_what_they_say(page: dict[str, Any]) -> None:
     assert [graph.groups[0].name for graph in page["inserted"]] == [
-        "album of May", "resize | album | notify", "import", "batch",
+        "album of May", "resize | album | notify", "import", "batch", "import of May",
     ]  # fmt: skip
     assert len(page["run"].jobs) == 4
     assert page["stood"].name == "album of May"
@@ -56,6 +56,9 @@ def test_the_examples_enqueue_what_they_say(page: dict[str, Any]) -> None:
         if hasattr(flow, "compile"):
             Player(flow.compile()).play()
     assert len(page["bulk"].compile().nodes) == 10
+    assert page["halves"].title == "split | total"
+    assert page["growing"].status().sealed
+    assert page["app"].workflows.get(page["first"].run.id).jobs == 5
 
 
 def test_the_sentence_about_arguments_by_position_is_true(page: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.workflows.adding import LockedGroup
 from pgqueue.queries.workflows.retry import LockedWorkflow
-from pgqueue.workflows.graph import Edge, Graph, Group
+from pgqueue.workflows.graph import OUTSIDE, Edge, Graph, Group
 from tests.harness import claimed, new_job
 
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,6 +19,12 @@ GRAPH = Graph(
     [Edge(-2, 2, argument="items"), Edge(0, 3, "e", "x", 0), Edge(1, 3, "f"), Edge(-1, 4, "e")],
     [Group("w", on_failure="stop"), Group("header", 0)],
 )
+STAND_IN = Graph([new_job(), new_job()], [0, 0], [Edge(0, 1)], [Group("w")], [1])
+INTO = LockedGroup(1, 1, "running", True, 0, [1])
+ADDED = Graph(
+    [new_job(), new_job()], [0, 1], [Edge(OUTSIDE, 0), Edge(OUTSIDE - 1, 1, "e", "x"), Edge(0, 1)],
+    [Group("w"), Group("within", 0)], outside=[3, 1],
+)  # fmt: skip
 OUTCOMES = [
     (claimed(3, 1, ties=3), Resolution("succeed", result="[1]")),
     (claimed(4, 1, ties=1), Resolution("dead_letter", "error")),
@@ -48,6 +55,21 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.find_older": lambda q: q.workflows.find_older(),
     "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),
+    "workflows.enter": lambda q: q.workflows.enter(claimed(3, 1)),
+    "workflows.look_at_group": lambda q: q.workflows.look_at_group(1),
+    "workflows.lock_group": lambda q: q.workflows.lock_group(1),
+    "workflows.share_open": lambda q: q.workflows.share_open(1),
+    "workflows.check_parents": lambda q: q.workflows.check_parents(INTO, [3, 4]),
+    "workflows.add": lambda q: q.workflows.add(INTO, ADDED),
+    "workflows.add_many": lambda q: q.workflows.add_many(INTO, new_job(), 2, "[{}, {}]"),
+    "workflows.tell_late": lambda q: q.workflows.tell_late(500),
+    "workflows.tell_late of some": lambda q: q.workflows.tell_late(500, [3, 4]),
+    "workflows.mark_late": lambda q: q.workflows.mark_late(500),
+    "workflows.mark_late_of": lambda q: q.workflows.mark_late_of([3, 4]),
+    "workflows.close_open": lambda q: q.workflows.close_open(1),
+    "workflows.seal": lambda q: q.workflows.seal(1),
+    "workflows.enter_replaced": lambda q: q.workflows.enter_replaced(claimed(3, 1)),
+    "workflows.replace": lambda q: q.workflows.replace(3, 1, STAND_IN),
     "workflows.cascade": lambda q: q.workflows.cascade(500),
     "workflows.stop": lambda q: q.workflows.stop(500),
     "workflows.settle": lambda q: q.workflows.settle(100),

@@ -22,6 +22,7 @@ RESOLUTIONS = {
     "release": Resolution("release", "released", refund=True),
     "park": Resolution("park", "unknown task", refund=True),
     "meter": Resolution("meter", "a rule concerns it now", refund=True, label='{"lane": 5, "buckets": ["r"]}'),
+    "replace": Resolution("replace", "stand-in", refund=True),
     "dead_letter": Resolution("dead_letter", "exhausted", error=ERROR),
     "withdraw": Resolution("withdraw", "not wanted"),
 }

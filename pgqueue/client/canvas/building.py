@@ -9,7 +9,8 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.nodes import Condition, Node
 from pgqueue.errors import InvalidWorkflow
 from pgqueue.jobs.job import NewJob
-from pgqueue.workflows.graph import Edge, Graph, Group
+from pgqueue.tasks.added import AddedNode
+from pgqueue.workflows.graph import OUTSIDE, Edge, Graph, Group
 
 # A list is gathered by edges up to so many of them; beyond, its members are a group, and each receiver has one edge.
 MOST_EDGES = 64
@@ -59,7 +60,8 @@ class GraphBuilder:
     def __init__(self, name: str, on_failure: str = "cancel") -> None:
         self.graph = Graph([], [], [], [Group(name, None, on_failure)])
         self.app: AppParts | None = None
-        self.placed: dict[Node[Any], Ends] = {}  # by node of a workflow
+        self.ends: Ends | None = None  # of the whole, where it has a value
+        self.placed: dict[Node[Any] | AddedNode[Any], Ends] = {}  # by node of a workflow
         self.workflows: list[object] = []  # that are being placed, each in the one before
         self._edges: dict[tuple[int, int], Edge] = {}
         self._received: dict[Ends, list[tuple[int, str | None]]] = {}
@@ -78,6 +80,13 @@ class GraphBuilder:
         self.graph.nodes.append(job)
         self.graph.group_of.append(group)
         return len(self.graph.nodes) - 1
+
+    def outside(self, job: int) -> int:
+        """Return the number for a job or group that is there already."""
+        outside = self.graph.outside
+        if job not in outside:
+            outside.append(job)
+        return OUTSIDE - outside.index(job)
 
     def open_group(self, name: str, parent: int, on_failure: str | None = None) -> int:
         """Begin a group, with its parent's way to treat a failure unless it has its own; return its number."""
@@ -156,7 +165,9 @@ class GraphBuilder:
         """Turn what waits for what into edges and groups; return the graph. Raises InvalidWorkflow where a node waits
         for another one in two ways."""
         graph = self.graph
-        if all(group is None for group in graph.group_of):  # callbacks of nothing are all that there is
+        if graph.sealed and all(
+            group is None for group in graph.group_of
+        ):  # callbacks of nothing are all that there is
             graph.group_of = [0] * len(graph.nodes)
         members = self._members()
         for ends, receivers in list(self._received.items()):
@@ -191,7 +202,9 @@ class GraphBuilder:
     def _group_of_all(self, ends: Ends, receivers: int, members: dict[int, list[int]]) -> int | None:
         """Return the group whose members are just these sources; a new one where edges would be many; or None."""
         sources = list(ends.sources)
-        if not sources or sources[0] < 0 or ends.when == "f":  # a group has failed when one has, and not when all have
+        if (
+            not sources or min(sources) < 0 or ends.when == "f"
+        ):  # a group has failed when one has, and not when all have
             return None
         group = self.graph.group_of[sources[0]]
         if group is None:
@@ -221,7 +234,7 @@ class GraphBuilder:
             return
         when = edge.when if known.when == "e" else known.when  # who has succeeded or failed has ended
         child = self.graph.nodes[edge.child].task
-        parent = self.graph.groups[-1 - edge.parent].name if edge.parent < 0 else self.graph.nodes[edge.parent].task
+        parent = self._named(edge.parent)
         if edge.when not in (when, "e") or any(each.argument and each.when != when for each in (known, edge)):
             raise InvalidWorkflow(
                 f"{child} waits for {parent} in two ways (success, .ended or .failed): choose one of them"
@@ -234,6 +247,11 @@ class GraphBuilder:
         known.when = when
         if edge.argument is not None:
             known.argument, known.position = edge.argument, edge.position
+
+    def _named(self, unit: int) -> str:
+        if unit <= OUTSIDE:
+            return f"job {self.graph.outside[OUTSIDE - unit]}"
+        return self.graph.groups[-1 - unit].name if unit < 0 else self.graph.nodes[unit].task
 
 
 def _place_of(edge: Edge) -> tuple[int, int, int]:

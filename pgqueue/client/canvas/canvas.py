@@ -6,16 +6,20 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+from pgqueue.client.canvas.addition import NewNodes, begin, finish
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after, titled
 from pgqueue.client.canvas.calls import Calls
 from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
 from pgqueue.client.canvas.nodes import Condition, as_later
+from pgqueue.client.canvas.standing import standing_in
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidArguments, InvalidWorkflow
 from pgqueue.jobs.job import NewJob
+from pgqueue.tasks.added import AfterAdded
 from pgqueue.tasks.headers import merged
 from pgqueue.tasks.options import CallOptions
+from pgqueue.tasks.stand_in import StandIn
 from pgqueue.tasks.versions import NODE
 
 In = TypeVar("In", contravariant=True)
@@ -30,6 +34,7 @@ class Canvas(Compiles, Generic[In, Out]):
     `In` is what it takes from the step before it, `Out` what it gives to the next one.
     """
 
+    _inherits = True
     _callbacks: "tuple[tuple[str, Canvas[Any, Any]], ...]" = ()
 
     @overload
@@ -71,9 +76,22 @@ class Canvas(Compiles, Generic[In, Out]):
         """A name for it, made of those of its tasks."""
         return titled(each.task for each in self.signatures(callbacks=False))
 
+    def stand_in(self) -> StandIn[Out]:
+        """Return what runs in the place of a job whose task returns `ctx.replace(…)` of this canvas."""
+        return standing_in(self)
+
+    def addition(self, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None) -> NewNodes[Out]:
+        """Return it as what is to be added to a workflow that runs: one job as a member, several as a group."""
+        builder, before = begin(after, (each for signature in self.signatures() for each in signature.conditions))
+        part = self if name is None else self._called(check_name("node", name))
+        return finish(builder, part.place(builder, before, 0, is_group=True))
+
+    def _called(self, name: str) -> "Canvas[In, Out]":
+        return self
+
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self.title if name is None else check_name("workflow", name))
-        self.place(builder, None, 0, is_root=True)
+        builder.ends = self.place(builder, None, 0, is_root=True)
         return builder
 
     def place(
@@ -175,6 +193,9 @@ class Signature(Canvas[In, Out]):
     def job(self) -> NewJob:
         """Return the job of this call, which has all its arguments. Raises InvalidArguments."""
         return self._calls.job(self._args, self._kwargs, frozenset())
+
+    def _called(self, name: str) -> "Canvas[In, Out]":
+        return self.named(name)
 
     def named(self, name: str) -> Self:
         """Return the same call with the name of a node, which its job carries as a header."""

@@ -9,7 +9,12 @@ from pgqueue.workflows.graph import Graph
 
 
 class Compiles:
-    """What becomes a graph: a canvas, a workflow or a batch."""
+    """What becomes a graph: a canvas, a workflow or a batch.
+
+    `_inherits`: as a part of a workflow that runs it treats failures as that does.
+    """
+
+    _inherits = False
 
     def compile(self, name: str | None = None) -> Graph:
         """Return the graph of its jobs, every argument validated and encoded. Nothing is written.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pgqueue.errors import InvalidWorkflow
+from pgqueue.tasks.added import AddedEnd, AddedNode
 
 R = TypeVar("R", covariant=True)
 
@@ -50,11 +51,12 @@ class Node(Generic[R], _Anything):  # type: ignore[misc]
 class Condition:
     """The end of a node for which others wait: `node.failed`, `node.ended`."""
 
-    node: Node[Any]
+    node: Node[Any] | AddedNode[Any]
     when: str
 
 
 After: TypeAlias = Node[Any] | Condition
+_LATER = (Node, Condition, AddedNode, AddedEnd)
 
 
 def as_later(value: object) -> "Condition | list[Condition] | None":
@@ -62,18 +64,20 @@ def as_later(value: object) -> "Condition | list[Condition] | None":
 
     Raises InvalidWorkflow for a list of nodes and of other values.
     """
-    if isinstance(value, (Node, Condition)):
+    if isinstance(value, _LATER):
         return as_condition(value)
     if not isinstance(value, (list, tuple)):
         return None
-    found = [as_condition(each) for each in value if isinstance(each, (Node, Condition))]
+    found = [as_condition(each) for each in value if isinstance(each, _LATER)]
     if found and len(found) < len(value):
         raise InvalidWorkflow("a list of nodes as an argument has nodes only: give the other values a parameter")
     return found or None
 
 
-def as_condition(given: After) -> Condition:
+def as_condition(given: After | AddedNode[Any] | AddedEnd) -> Condition:
     """Return a node as the condition that it has succeeded."""
+    if isinstance(given, AddedEnd):
+        return Condition(given.node, given.when)
     return given if isinstance(given, Condition) else Condition(given, "s")
 
 
@@ -84,7 +88,7 @@ def checked(workflow: object, name: str, given: Iterable[object]) -> list[Condit
 
 def _checked(workflow: object, name: str, given: Iterable[object]) -> Iterator[Condition]:
     for each in given:
-        if not isinstance(each, (Node, Condition)):
+        if not isinstance(each, _LATER):
             raise InvalidWorkflow(f"{name}: after={each!r:.100} cannot be used: give nodes, what add() returned")
         condition = as_condition(each)
         if condition.node._workflow is not workflow:

@@ -1,11 +1,16 @@
 """A workflow that was enqueued, and the verbs on it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 from pgqueue.client.workflows import Workflows
 from pgqueue.errors import UnknownWorkflow
 from pgqueue.queries.workflows.read import WorkflowStatus
+from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,31 @@ class WorkflowRun:
             return False
         workflows, workflow = self._own()
         return await workflows.acancel(workflow, reason)
+
+    def add(
+        self, part: Addable[R], /, *, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None
+    ) -> AddedNode[R]:
+        """Add a signature, a canvas or a workflow while it runs, and commit at once; see `app.workflows.add`, which
+        takes a connection: `app.workflows.using(conn).add(run.id, …)`."""
+        workflows, workflow = self._own()
+        return workflows.add(workflow, part, after=after, name=name)
+
+    async def aadd(
+        self, part: Addable[R], /, *, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None
+    ) -> AddedNode[R]:
+        """The async twin of `add`."""
+        workflows, workflow = self._own()
+        return await workflows.aadd(workflow, part, after=after, name=name)
+
+    def seal(self) -> bool:
+        """Seal it, if it is open: it ends with its last job. Returns False if it was sealed already."""
+        workflows, workflow = self._own()
+        return workflows.seal(workflow)
+
+    async def aseal(self) -> bool:
+        """The async twin of `seal`."""
+        workflows, workflow = self._own()
+        return await workflows.aseal(workflow)
 
     def retry(self) -> int:
         """Run it again from what failed; return how many jobs came back. What has succeeded does not run again.

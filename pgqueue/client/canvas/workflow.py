@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
 
+from pgqueue.client.canvas.addition import NewNodes, begin, finish
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after
 from pgqueue.client.canvas.canvas import Canvas, Signature, checked_parts
 from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
 from pgqueue.client.canvas.nodes import After, Condition, Node, checked
 from pgqueue.client.canvas.ordering import in_order
+from pgqueue.client.canvas.standing import standing_in
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, InvalidWorkflow
+from pgqueue.tasks.added import AfterAdded
+from pgqueue.tasks.stand_in import StandIn
 
 R = TypeVar("R")
 OnFailure = Literal["cancel", "stop", "hold"]
@@ -20,11 +24,13 @@ class Workflow(Compiles):
     """Nodes that run after each other: a graph of jobs without a circle.
 
     `on_failure` says what a node that has failed for good does to the others: `cancel` those that depend on it, `stop`
-    all that have not begun, or `hold` what depends on it until its dead letter is redriven or discarded.
+    all that have not begun, or `hold` what depends on it until its dead letter is redriven or discarded. One that is
+    not `sealed` is open: it does not end before `app.workflows.seal(id)`, and more may be added until then.
     """
 
-    def __init__(self, name: str, *, on_failure: OnFailure = "cancel") -> None:
+    def __init__(self, name: str, *, on_failure: OnFailure = "cancel", sealed: bool = True) -> None:
         self._name = check_name("workflow", name)
+        self._sealed = sealed
         if on_failure not in get_args(OnFailure):
             raise InvalidOption(f"on_failure={on_failure!r:.100} cannot be used: give cancel, stop or hold")
         self._on_failure = on_failure
@@ -112,15 +118,28 @@ class Workflow(Compiles):
             found = f"{base}#{self._names[base]}"
         return found
 
+    def addition(self, after: AfterAdded | Iterable[AfterAdded] = (), name: str | None = None) -> NewNodes[Any]:
+        """Return it as what is to be added to a workflow that runs, as a workflow within."""
+        builder, before = begin(after, _conditions_in(self) if isinstance(self, CanvasWorkflow) else ())
+        return finish(builder, self.place(builder, order_after() if before is None else before, 0))
+
+    def stand_in(self) -> StandIn[Any]:
+        """Return what runs in the place of a job whose task returns `ctx.replace(…)` of this workflow: its value is
+        None, but for a workflow of one canvas."""
+        return standing_in(self)
+
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self._name if name is None else check_name("workflow", name), self._on_failure)
         builder.workflows.append(self)
+        builder.graph.sealed = self._sealed
         self._place_nodes(builder, None, 0)
         self._place_callbacks(builder, Ends(group=0 if builder.close_group(0, 0) else None))
         return builder
 
     def place(self, builder: GraphBuilder, before: Ends, group: int) -> Ends:
         """Place its nodes behind `before`, as a group in a group of another workflow; return its ends."""
+        if not self._sealed:
+            raise InvalidWorkflow(f"workflow {self._name} is open, and cannot be a part of another one: seal it")
         if self in builder.workflows:
             raise InvalidWorkflow(f"workflow {self._name} is a part of itself: take it out of there")
         builder.workflows.append(self)
@@ -176,6 +195,15 @@ class CanvasWorkflow(Workflow, Generic[R]):
         self.canvas = canvas
         # Nodes among its arguments are those of the workflow that it becomes a part of.
         self._node: Node[R] = self._append(Node(self, canvas.title, []), canvas)
+
+    def stand_in(self) -> StandIn[R]:
+        """Return what runs in the place of a job whose task returns `ctx.replace(…)` of this workflow."""
+        return standing_in(self)
+
+    def _build(self, name: str | None) -> GraphBuilder:
+        builder = super()._build(name)
+        builder.ends = builder.placed[self._node]
+        return builder
 
     def place(self, builder: GraphBuilder, before: Ends, group: int) -> Ends:
         """Place the canvas behind `before`, as a group in a group of another workflow; return its ends."""

@@ -69,7 +69,7 @@ FREE: LiteralString = fill(
 # A child counts the edges that are still to be met. Where none is left it is pending, or waits for its turn. A child
 # with an edge that cannot be met any more is doomed: it stays blocked with a cancel request, never becomes pending, and
 # is ended by CASCADE. A gate counts its members down, a gate at zero its workflow's gates, and the last of those ends
-# the workflow, whose own children SETTLE moves.
+# the workflow, whose own children SETTLE moves. What stands in for a job that is cancelled meanwhile is stopped.
 # Two ends at once: an update that has waited for a row computes `waits_on - met` from its newest version. The naive
 # form, "release the child if no parent is left", sees the other parent still there, in both statements: it lost 1,289
 # of 2,000 children that had two.
@@ -78,11 +78,10 @@ FREE: LiteralString = fill(
 # each other. Each part names the one before it, for Postgres runs the parts of a statement in an order of its own. One
 # update does both what is met and what is not, because a statement cannot update a row twice. Reads `edge`. By primary
 # keys. The plain `j.waits_for` with `is true` keeps partial indexes out.
-TELL: LiteralString = fill(
+_TELL: LiteralString = fill(
     """steps as materialized (
     select d.child_id as id, (count(*) filter (where {met}))::int as met, bool_or(not {met}) as unmet
-    from tied t join edge d on d.parent_id = t.id
-    where t.ties & 1 > 0 and d.child_id not in (select id from {gone})
+    from {stepping}
     group by d.child_id
 ), children_moved as (
     update {s}.job_live j
@@ -118,12 +117,21 @@ TELL: LiteralString = fill(
     update {s}.gate g
     set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
     from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
-    returning g.workflow_id, g.remaining = 0 as closed, g.failed, g.cancelled, c.stops
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
+), stand_ins as materialized (
+    select e.parent_id as id from tied t cross join lateral (
+        select d.parent_id from {s}.dependency d
+        where d.child_id = any(array[t.id]) and d.argument in ('pgqueue__result', 'pgqueue__results')) as e
+    where t.ties & 64 > 0 and t.target = 'cancelled'
+    and (select true from {s}.workflow w where w.id = e.parent_id and w.state = 'running' limit 1)
 ), told as materialized (
-    select workflow_id as id, (count(*) filter (where closed))::int as gates,
+    select id, (count(*) filter (where closed))::int as gates,
            coalesce(sum(failed) filter (where closed), 0::bigint)::int as failed,
-           coalesce(sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, bool_or(stops) as stops
-    from gates_lowered group by workflow_id having bool_or(closed or stops)
+           coalesce(sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, bool_or(stops) as stops,
+           bool_or(forlorn) as forlorn
+    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered
+          union all select id, false, 0, 0, false, true from stand_ins) as l
+    group by id having bool_or(closed or stops or forlorn)
 ), workflows_held as materialized (
     select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for update
 ), workflows_told as (
@@ -132,11 +140,35 @@ TELL: LiteralString = fill(
         state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
                      when w.cancelled + t.cancelled > 0 then 'cancelled' else 'succeeded' end,
         ended_at = case when w.open_gates = t.gates then clock_timestamp() end,
-        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' end)
+        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' when t.forlorn
+                               then 'the job in whose place it ran was cancelled' end),
+        stop_running = w.stop_running or t.forlorn
     from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
     returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
 )""",
     met=MET,
+)
+TELL: LiteralString = fill(
+    _TELL,
+    stepping="""tied t join edge d on d.parent_id = t.id
+    where t.ties & 1 > 0 and d.child_id not in (select id from {gone})""",
+)
+
+# The same for edges that were added late, to a parent that might have been ending. Reads `due`: such edges whose parent
+# has ended, locked, each with what became of the parent as `target`.
+TELL_LATE: LiteralString = fill(
+    """tied as materialized (
+    select 0::bigint as id, 'succeeded' as target, 0 as ties, 0::bigint as gate_id, false as skipped where false
+), held as materialized (
+    select j.id from {s}.job_live j
+    where j.id = any(array(select child_id from due)) and (j.waits_for = 'jobs') is true
+    order by j.id for update
+), {tell}""",
+    tell=fill(
+        _TELL,
+        stepping="due t cross join lateral (select t.child_id, t.runs_after) as d where t.target is not null",
+        held="held",
+    ),
 )
 
 # What a statement tells its caller beside the jobs that it moved, as rows of an id and a word.
@@ -144,17 +176,19 @@ TOLD: LiteralString = """
 union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
+union all select id, 'late' from tied where ties & 8 > 0
 union all select queues, 'notified' from children_notified"""
 
 
 class TiedEnds(NamedTuple):
-    """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, and whether
-    jobs are doomed or workflows are to be settled or stopped."""
+    """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, whether jobs
+    are doomed or workflows are to be settled or stopped, and whether edges that were added late are to be told."""
 
     moved: set[int]
     ready: set[int]
     doomed: bool
     unsettled: bool
+    late: bool = False
 
 
 def read_ends(rows: Sequence[Row]) -> TiedEnds:
@@ -164,8 +198,10 @@ def read_ends(rows: Sequence[Row]) -> TiedEnds:
         "ready": set(),
         "doomed": set(),
         "unsettled": set(),
+        "late": set(),
         "notified": set(),
     }
     for number, word in rows:
         words[word].add(number)
-    return TiedEnds(words["moved"], words["ready"], bool(words["doomed"]), bool(words["unsettled"]))
+    told = (bool(words[word]) for word in ("doomed", "unsettled", "late"))
+    return TiedEnds(words["moved"], words["ready"], *told)

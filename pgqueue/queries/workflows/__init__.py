@@ -1,18 +1,20 @@
 """Statements about workflows: inserted, moved on, cancelled, retried, read and pruned."""
 
+from pgqueue.queries.workflows.adding import AddingQueries
 from pgqueue.queries.workflows.cascade import CascadeQueries
-from pgqueue.queries.workflows.enqueue import EnqueueGraphQueries
 from pgqueue.queries.workflows.inputs import InputQueries
 from pgqueue.queries.workflows.prune import PruneWorkflowQueries
 from pgqueue.queries.workflows.read import ReadWorkflowQueries
 from pgqueue.queries.workflows.retry import RetryQueries
 from pgqueue.queries.workflows.settle import SettleQueries
+from pgqueue.queries.workflows.streaming import StreamingQueries
 
 __all__ = ["WorkflowQueries"]
 
 
 class WorkflowQueries(
-    EnqueueGraphQueries,
+    AddingQueries,
+    StreamingQueries,
     CascadeQueries,
     SettleQueries,
     RetryQueries,

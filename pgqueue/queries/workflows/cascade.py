@@ -46,8 +46,8 @@ union all select 0, 'notified' from waiters_notified""",
 
 # End up to `at_most` jobs of workflows that are stopped: members that wait; those that are doomed by then are skipped.
 # Of one that is cancelled the running ones are asked to stop. Members of a group within have the gates of the groups in
-# it, all of which the root names. A callback of the whole workflow is no member and goes on. What a member has done
-# that was asleep is undone. By workflow_stopping and job_live_workflow.
+# it, all of which the root names, and so have those of what stands in for a member. A callback of the whole workflow is
+# no member and goes on. What a member has done that was asleep is undone. By workflow_stopping and job_live_workflow.
 STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (
@@ -60,7 +60,10 @@ with recursive stopping as materialized (
     select inner_one.id, within.top from within cross join lateral (
         select w.id from stopping s cross join {s}.workflow w
         where s.id = within.top and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
-        and w.gate_id = any(array(select g.id from {s}.gate g where g.workflow_id = within.id))) as inner_one
+        and (w.gate_id = any(array(select g.id from {s}.gate g where g.workflow_id = within.id))
+             or w.replaces = any(array(
+                 select j.id from {s}.job_live j where j.workflow_id = s.root_id and j.gate_id = any(array(
+                     select g.id from {s}.gate g where g.workflow_id = within.id))))) ) as inner_one
 ), found as materialized (
     select m.id, m.state, case when m.doomed then 'skipped' else s.stop_reason end as reason
     from stopping s cross join lateral (

@@ -19,10 +19,9 @@ from pgqueue.workflows.graph import Graph
 # planner does not know how long a text of lines is. The arrays come as text that Postgres takes apart, a graph of
 # 10,000 jobs in a quarter of a second; lists that the driver dumps item by item take four times as long.
 # Every job of a graph keeps its history: those that wait need its result.
-ENQUEUE_GRAPH: LiteralString = fill(
-    r"""
-with grouped as materialized (
-    select nextval('{s}.job_id') as id, g.*
+GRAPH: LiteralString = fill(
+    r"""grouped as materialized (
+    select {group_id} as id, g.*
     from unnest(string_to_array(%(group_names)s, E'\n'), string_to_array(%(group_gates)s, ',', '')::int[],
                 string_to_array(%(policies)s, E'\n'), %(open_gates)s::int[])
          with ordinality as g(name, gate, on_failure, open_gates, ord)
@@ -50,14 +49,14 @@ with grouped as materialized (
 ), gates as materialized (
     select array_agg(id order by ord) as ids from gated
 ), workflows as (
-    insert into {s}.workflow (id, root_id, name, gate_id, on_failure, jobs, open_gates)
-    select g.id, (select ids from groups)[1], g.name, (select ids from gates)[g.gate], g.on_failure,
-           case when g.ord = 1 then %(jobs)s::int else 0 end, g.open_gates
-    from grouped g
+    insert into {s}.workflow (id, root_id, name, gate_id, on_failure, jobs, open_gates{columns})
+    select g.id, {root}, g.name, (select ids from gates)[g.gate], g.on_failure,
+           case when g.ord = 1 then %(jobs)s::int else 0 end, g.open_gates{values}
+    from grouped g{new_groups}
 ), counters as (
-    insert into {s}.gate (id, workflow_id, members, remaining, first_id, last_id)
-    select g.id, (select ids from groups)[g.of], g.members, g.members, (select ids from groups)[1],
-           (select last_id from nodes)
+    insert into {s}.gate (id, workflow_id, members, remaining, first_id, last_id{gate_columns})
+    select g.id, (select ids from groups)[g.of], g.members, g.members, {first_id},
+           coalesce((select last_id from nodes), (select ids from groups)[1]){gate_values}
     from gated g
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at,
@@ -65,12 +64,13 @@ with grouped as materialized (
     select id, task, queue, priority, args::jsonb, max_attempts, run_at, coalesce(tags::text[], '{{}}'),
            coalesce(headers::jsonb, '{{}}'), statement_timestamp(), expires_at, lane, {state},
            case when waits is not null then 'jobs' when lane is not null then 'turn' end, waits, ties,
-           (select ids from gates)[gate], (select ids from groups)[1]
+           (select ids from gates)[gate], {root}
     from given order by ord
 ), edges as (
-    insert into {s}.dependency (parent_id, child_id, ord, runs_after, argument, position, workflow_id)
-    select case when e.parent > 0 then (select ids from nodes)[e.parent] else (select ids from groups)[-e.parent] end,
-           (select ids from nodes)[e.child], e.ord, e.runs_after, e.argument, e.position, (select ids from groups)[1]
+    insert into {s}.dependency (parent_id, child_id, ord, runs_after, argument, position, workflow_id{late})
+    select case when e.parent > 0 then (select ids from nodes)[e.parent]{outside}
+                else (select ids from groups)[-e.parent] end,
+           (select ids from nodes)[e.child], e.ord, e.runs_after, e.argument, e.position, {root}{is_late}
     from unnest(%(edge_parents)s::int[], %(edge_children)s::int[], string_to_array(%(edge_whens)s, ','),
                 string_to_array(%(edge_arguments)s, E'\n', ''), string_to_array(%(edge_positions)s, ',', '')::int[])
          with ordinality as e(parent, child, runs_after, argument, position, ord)
@@ -78,15 +78,25 @@ with grouped as materialized (
     insert into {s}.transition (job_id, to_state) select id, {state} from given order by ord
 ), first as (
     select queue, run_at from given where waits is null
-), {notify_workers}
+){more}, {notify_workers}
 select groups.ids, nodes.ids, statement_timestamp() from groups, nodes, workers_notified""",
     lane=fill(LANE, headers="g.headers::jsonb"),
     state="case when waits is null and lane is null then 'pending' else 'blocked' end",
     notify_workers=fill(NOTIFY_WORKERS, jobs="first"),
 )
+ENQUEUE_GRAPH: LiteralString = fill(
+    "\nwith " + GRAPH,
+    group_id="nextval('{s}.job_id')",
+    root="(select ids from groups)[1]",
+    first_id="(select ids from groups)[1]",
+    columns=", sealed",
+    values=", %(sealed)s::bool or g.ord > 1",
+    **dict.fromkeys(("new_groups", "gate_columns", "gate_values", "late", "outside", "is_late", "more"), ""),
+)
 
 
 KNOWS = "0037"  # the version of the schema that a worker must know: the migration that made workflows
+KNOWS_ADDING = "0041"  # or the one that let them grow
 
 # Find a living worker of a release that knows no workflows: it would end a job and move nothing, and what waits for the
 # job would wait for ever. The workers are few. One that starts later is not seen: replace workers before code enqueues
@@ -113,15 +123,20 @@ class InsertedWorkflow(NamedTuple):
 class EnqueueGraphQueries(Statements):
     """Inserting workflows."""
 
-    def find_older(self) -> Query[str | None]:
-        """Name a living worker of a release that knows no workflows; None if there is none."""
-        return Query(self._sql(FIND_OLDER), first_value, {"knows": KNOWS})
+    def find_older(self, adding: bool = False) -> Query[str | None]:
+        """Name a living worker of a release that knows no workflows, or none to which others add; None if there is
+        none."""
+        return Query(self._sql(FIND_OLDER), first_value, {"knows": KNOWS_ADDING if adding else KNOWS})
 
     def enqueue(self, graph: Graph) -> Query[InsertedWorkflow]:
         """Insert a graph, which `check` has found sound."""
         order = parents_first(graph)
         if order is not None:
             graph = reordered(graph, order)
+        return Query(self._sql(ENQUEUE_GRAPH), lambda rows: inserted(rows[0], order), self._parameters(graph))
+
+    def _parameters(self, graph: Graph) -> dict[str, Any]:
+        """Return the parameters of a statement that inserts a graph, whose nodes stand with parents first."""
         jobs, edges, gates = graph.nodes, graph.edges, gates_of(graph)
         headers = [job.headers for job in jobs]
         for node, names in inputs_of(graph).items():
@@ -130,6 +145,7 @@ class EnqueueGraphQueries(Statements):
         del params["histories"]
         params |= _groups(graph, gates) | {
             "jobs": len(jobs),
+            "sealed": graph.sealed,
             "waits": packed(waits_of(graph)),
             "ties": sparse(ties_of(graph)),
             "gates": sparse([None if gate is None else gate + 1 for gate in gates.of_nodes]),
@@ -139,11 +155,11 @@ class EnqueueGraphQueries(Statements):
             "edge_arguments": lines([e.argument for e in edges]),
             "edge_positions": sparse([e.position for e in edges]),
         }
-        return Query(self._sql(ENQUEUE_GRAPH), lambda rows: _inserted(rows[0], order), params)
+        return params
 
 
-def _inserted(row: Row, order: list[int] | None) -> InsertedWorkflow:
-    groups, jobs, created_at = row
+def inserted(row: Row, order: list[int] | None) -> InsertedWorkflow:
+    groups, jobs, created_at = row[0], row[1] or [], row[2]
     if order is not None:
         jobs = [job for _, job in sorted(zip(order, jobs, strict=True))]
     return InsertedWorkflow(groups, jobs, created_at)
@@ -151,8 +167,9 @@ def _inserted(row: Row, order: list[int] | None) -> InsertedWorkflow:
 
 def _groups(graph: Graph, gates: Gates) -> dict[str, Any]:
     opened = [0] * len(graph.groups)
-    for group in gates.groups:
-        opened[group] += 1
+    for group, members in zip(gates.groups, gates.members, strict=True):
+        opened[group] += members > 0
+    opened[0] += not graph.sealed  # it is one more that is to close
     return {
         "group_names": lines([group.name for group in graph.groups]),
         "group_gates": sparse([None if gate is None else gate + 1 for gate in gates.of_groups]),

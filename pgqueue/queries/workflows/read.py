@@ -9,7 +9,7 @@ from typing import LiteralString
 from pgqueue.queries.base import Query, Row, Statements, fill
 
 _STATUS: LiteralString = """select w.id, w.name, w.state, w.on_failure, w.created_at, w.ended_at, w.jobs, w.waiting,
-       w.running, w.failed, w.ended, w.stop_reason from {s}.workflows w"""
+       w.running, w.failed, w.ended, w.stop_reason, w.sealed from {s}.workflows w"""
 
 # Read how a workflow stands. By primary key; live jobs and dead letters by the indexes of their workflow, up to a
 # bound.
@@ -76,7 +76,8 @@ order by w.id limit %(limit)s::int"""
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStatus:
-    """How a workflow stands: `jobs` counts all, of which some wait, run, or have ended; `failed`: dead letters now."""
+    """How a workflow stands: `jobs` counts all, of which some wait, run, or have ended; `failed`: dead letters now.
+    One that is not `sealed` is open: it does not end before it is."""
 
     id: int
     name: str
@@ -90,6 +91,7 @@ class WorkflowStatus:
     failed: int
     ended: int
     stop_reason: str | None
+    sealed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

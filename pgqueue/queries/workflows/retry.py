@@ -19,7 +19,10 @@ with turn as materialized (
     select w.id, w.root_id, w.state, w.settled, w.jobs, w.created_at from {s}.workflow w
     where w.id = %(id)s::bigint and (select count(*) from turn) > 0 for update{skip}
 )
-select held.* from held"""
+select h.id, h.root_id, h.state, h.settled, h.jobs + coalesce((
+           select sum(i.jobs) from {s}.workflow i where i.root_id = h.id and i.root_id <> i.id), 0::bigint)::int,
+       h.created_at
+from held h"""
 LOCK_FOR_RETRY: LiteralString = fill(_LOCK, skip="")
 # The same for those who hold dead letters of it already, and must not wait for whoever holds the workflow: nothing
 # comes back for one that somebody else has locked.
@@ -42,6 +45,7 @@ where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled'
 # edges while a parent of them may end, would wait for one that has told of its end already.
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
+# Edges that were added late have been told, and are like the others from here on.
 REVIVE: LiteralString = fill(
     """
 with recursive whole as materialized (
@@ -107,7 +111,8 @@ with recursive whole as materialized (
            g.max_attempts, 0, g.lease, g.lane,
            case when w.edges is null and g.lane is null then 'pending' else 'blocked' end,
            case when w.edges is not null then 'jobs' when g.lane is not null then 'turn' end, w.edges,
-           g.ties, g.gate_id, g.workflow_id
+           case when g.id in (select parent_id from edge) then coalesce(g.ties::int, 0) | 1 else g.ties end, g.gate_id,
+           g.workflow_id
     from gone g left join waits w on w.id = g.id order by g.id
     returning id, queue::text, run_at::timestamptz, lease, state, waits_for
 ), logged as (

@@ -43,14 +43,15 @@ select id, 'moved' from settled{told}""",
     told=TOLD,
 )
 
-# Look whether there is anything for STOP, CASCADE and SETTLE to do, and whether any workflow lives. The first entry of
-# four partial indexes, which hold only such rows.
+# Look whether there is anything for STOP, CASCADE and SETTLE to do, whether any workflow lives, and whether any edge is
+# late. The first entry of five partial indexes, which hold only such rows.
 LOOK: LiteralString = """
 select (select true from {s}.workflow w where w.state = 'running' and w.stop_reason is not null limit 1) is not null,
        (select true from {s}.job_live j where j.state = 'blocked' and j.cancel_requested_at is not null limit 1)
            is not null,
        (select true from {s}.workflow w where w.state <> 'running' and not w.settled limit 1) is not null,
-       (select true from {s}.workflow w where not w.settled limit 1) is not null"""
+       (select true from {s}.workflow w where not w.settled limit 1) is not null,
+       (select true from {s}.dependency d where d.late limit 1) is not null"""
 
 
 class Look(NamedTuple):
@@ -60,6 +61,7 @@ class Look(NamedTuple):
     doomed: bool
     unsettled: bool
     living: bool
+    late: bool
 
 
 class SettleQueries(Statements):

@@ -1,5 +1,5 @@
 """Writes outcomes and, in the same transaction, what belongs to them: the expiry of results, dead-letter tasks, waits
-of jobs that are asleep and undos."""
+of jobs that are asleep, undos, and what runs in the place of a job."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,6 +11,8 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.step import can_be_undone, undoes
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.worker.signals import ignore
+from pgqueue.workflows.gates import with_policy
+from pgqueue.workflows.stored import from_text
 
 Outcome = tuple[ClaimedJob, Resolution]
 Outcomes = Sequence[Outcome]
@@ -24,7 +26,7 @@ class OutcomeWriter:
 
     def __init__(self, app: App, on_ends: Callable[[TiedEnds], None] = ignore) -> None:
         self._on_ends = on_ends
-        self._queries, self._steps = app.queries.jobs, app.queries.steps
+        self._queries, self._steps, self._workflows = app.queries.jobs, app.queries.steps, app.queries.workflows
         named = [(name, spec) for spec in app.tasks for name in (spec.name, *spec.aliases)]
         self._ttls = {name: spec.result_ttl for name, spec in named if spec.result_ttl is not None}
         self._targets = app.tasks.dead_letter_targets(app.queue)
@@ -32,13 +34,16 @@ class OutcomeWriter:
         self._with_target = {name for name, target in self._targets.items() if target is not None}
 
     def parts(self, batch: Outcomes) -> list[Outcomes]:
-        """Return a batch as parts that one statement writes each: plain jobs, metered ones, and both with ties."""
-        special = [entry for entry in batch if entry[0].lane is not None or entry[0].ties is not None]
-        if not special:
+        """Return a batch as parts that one statement writes each: plain jobs, metered ones, and both with ties.
+
+        A job that is replaced is a part of its own: what comes with it is inserted in the same transaction.
+        """
+        if not any(job.lane is not None or job.ties is not None or end.graph is not None for job, end in batch):
             return [batch]
-        found: dict[tuple[bool, bool], list[tuple[ClaimedJob, Resolution]]] = {}
-        for entry in batch:
-            found.setdefault((entry[0].lane is not None, entry[0].ties is not None), []).append(entry)
+        found: dict[tuple[bool, bool, int], list[tuple[ClaimedJob, Resolution]]] = {}
+        for job, end in batch:
+            alone = 0 if end.graph is None else job.id
+            found.setdefault((job.lane is not None, job.ties is not None, alone), []).append((job, end))
         return [found[kind] for kind in sorted(found)]
 
     async def write(self, link: Link, part: Outcomes) -> set[int]:
@@ -64,7 +69,16 @@ class OutcomeWriter:
             await db.run_async(conn, self._queries.enqueue_dead_letter_tasks(moved & dead, self._targets))
         if any(map(_uses_steps, part)):
             await self._write_steps(conn, [entry for entry in part if entry[0].id in moved])
+        if part[0][1].graph is not None and moved:
+            await self._replace(conn, part[0][0], part[0][1].graph)
         return moved
+
+    async def _replace(self, conn: db.AsyncConnection, job: ClaimedJob, text: str) -> None:
+        """Insert what runs in the place of a job that was written as replaced; one that was cancelled has ended."""
+        entered = await db.run_async(conn, self._workflows.enter_replaced(job))
+        if entered is not None:
+            graph = with_policy(from_text(text), entered.ties)
+            await db.run_async(conn, self._workflows.replace(job.id, entered.workflow, graph))
 
     def _tell(self, ends: TiedEnds) -> set[int]:
         self._on_ends(ends)
@@ -93,8 +107,8 @@ class OutcomeWriter:
 
 
 def _uses_steps(entry: Outcome) -> bool:
-    """Whether more belongs to an outcome than its row: the job falls asleep, can be undone, or undoes a step."""
+    """Whether more belongs to an outcome than its row: the job falls asleep, is replaced, can be undone, or undoes."""
     job, end = entry
     if job.headers is None:  # the usual case
-        return end is not PLAIN_SUCCESS and end.wakening is not None
-    return end.wakening is not None or can_be_undone(job) or undoes(job)
+        return end is not PLAIN_SUCCESS and (end.wakening is not None or end.graph is not None)
+    return end.graph is not None or end.wakening is not None or can_be_undone(job) or undoes(job)

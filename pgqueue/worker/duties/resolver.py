@@ -18,6 +18,7 @@ from pgqueue.events import (
     JobCancelled,
     JobDeadLettered,
     JobReleased,
+    JobReplaced,
     JobRetried,
     JobSnoozed,
     JobSucceeded,
@@ -99,7 +100,7 @@ class Resolver(Duty):
         """Let claims look for the jobs that became due, and the duty of workflows for what it has to do."""
         if ends.ready:
             self._signals.job_committed()
-        if ends.doomed or ends.unsettled:
+        if ends.doomed or ends.unsettled or ends.late:
             self._signals.workflow_moved()
 
     async def _retry_locked(self) -> None:
@@ -212,7 +213,7 @@ class Resolver(Duty):
     async def _resolve_unlocked(self, part: Sequence[Entry]) -> set[int]:
         """Write the outcomes whose rows nobody else has locked, and set the others aside."""
         ids = [job.id for job, _ in part]
-        tied = part[0][0].ties is not None
+        tied = part[0][0].ties is not None or part[0][1].graph is not None
         async with self.link.connection() as conn, conn.transaction():
             query = self._queries.lock_unlocked_ties(ids) if tied else self._queries.lock_unlocked(ids)
             locked = await run_async(conn, query)
@@ -236,9 +237,8 @@ class Resolver(Duty):
         info, less = ErrorInfo("pgqueue.OutcomeRefused", f"the result or error could not be stored: {kind}"), resolution
         if resolution.error is None or resolution.error.type != info.type:
             log.error("job %d: Postgres refuses its result or error (%s)", job.id, kind, extra=job.log_facts)
-            less = Resolution(
-                resolution.verb, resolution.verb, refund=resolution.refund, error=info, label=resolution.label
-            )
+            verb = "dead_letter" if resolution.graph is not None else resolution.verb
+            less = Resolution(verb, verb, refund=resolution.refund, error=info, label=resolution.label)
         elif resolution.verb != "dead_letter":
             why = f"{kind}: {brief(error)}"
             log.error("job %d: Postgres refuses even a plain outcome (%s)", job.id, why, extra=job.log_facts)
@@ -265,6 +265,8 @@ def _event(job: ClaimedJob, resolution: Resolution) -> Event:
             return JobDeadLettered(*about, resolution.reason, resolution.error, resolution.fingerprint)
         case "snooze":
             return JobSnoozed(*about, resolution.delay)
+        case "replace":
+            return JobReplaced(*about)
         case "withdraw":
             return JobCancelled(*about, resolution.reason)
         case _:

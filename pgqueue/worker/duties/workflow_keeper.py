@@ -18,7 +18,8 @@ REST = 20  # times the cost of a look: among doomed rows that a long transaction
 
 
 class WorkflowKeeper(Duty):
-    """Ends doomed jobs and those of stopped workflows, and settles workflows and groups that have ended.
+    """Ends doomed jobs and those of stopped workflows, settles workflows and groups that have ended, and tells children
+    that were added late.
 
     The statement that ends a job moves its children, so a job that can run waits for no step of this duty, but for
     callbacks of groups. The worker whose statement left something to do is woken at once; what a worker leaves that
@@ -38,6 +39,9 @@ class WorkflowKeeper(Duty):
         look = await self.link.run(self._queries.look())
         cost = monotonic() - began
         moved = False
+        if look.late:
+            await self.link.run(self._queries.mark_late(BATCH))
+            moved |= await self._do(self._queries.tell_late(BATCH))
         if look.stopping:
             moved |= await self._do(self._queries.stop(BATCH))
         if look.doomed:

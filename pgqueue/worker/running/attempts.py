@@ -16,7 +16,16 @@ from pgqueue.events import JobClaimed, JobStarted, StepsUnused
 from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
-from pgqueue.jobs.outcome import RETURNED_NONE, AskedCancel, AskedRateLimited, Outcome, Raised, Succeeded, Unstarted
+from pgqueue.jobs.outcome import (
+    RETURNED_NONE,
+    AskedCancel,
+    AskedRateLimited,
+    Outcome,
+    Raised,
+    Replaced,
+    Succeeded,
+    Unstarted,
+)
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.sealing import seal_progress, seal_resolution
 from pgqueue.tasks.stored_flow import Latecomers
@@ -295,7 +304,7 @@ class Attempts:
         self._progress.forget(running.job)
         if running.completed:
             log.debug("job %d was completed in its own transaction", running.job.id)
-            if isinstance(outcome, Succeeded) and outcome is not RETURNED_NONE:
+            if isinstance(outcome, (Succeeded, Replaced)) and outcome is not RETURNED_NONE:
                 log.error(
                     "job %d %s returned a value after ctx.transaction(), which is not stored, for the job had ended: "
                     "give it as ctx.transaction(result=…)",
@@ -375,5 +384,7 @@ def _log_end(job: ClaimedJob, resolution: Resolution) -> None:
             log.warning("%s: sealed with a key that is not here; again in %.0f s", end, resolution.delay, extra=about)
         case "release":
             log.info("%s: released", end, extra=about)
+        case "replace":
+            log.info("%s: replaced, it waits for what runs in its place", end, extra=about)
         case verb:
             log.info("%s: %s", end, {"snooze": "snoozed", "withdraw": "cancelled"}.get(verb, verb), extra=about)

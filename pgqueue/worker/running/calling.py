@@ -18,11 +18,14 @@ from pgqueue.jobs.outcome import (
     KeyMissing,
     Outcome,
     Raised,
+    Replaced,
     Succeeded,
     UnknownHere,
 )
 from pgqueue.jobs.verdicts import Asleep, Cancel, Fail, RateLimited, Retry, Snooze, TimedOut
+from pgqueue.tasks.sealing import STAND_IN_CANCELLED
 from pgqueue.tasks.spec import TaskSpec
+from pgqueue.tasks.stand_in import StandIn, StandInEnded
 from pgqueue.tasks.versions import NewerVersion, UnknownParameters, version_of
 
 
@@ -51,9 +54,11 @@ async def caught_async(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseExc
 
 
 def arguments_of(spec: TaskSpec, job: ClaimedJob) -> dict[str, Any] | Outcome:
-    """Return the arguments to call a task with, or the outcome if they cannot be read."""
+    """Return the arguments to call a task with, or the outcome if they cannot be read, or if it is not called again."""
     try:
         return spec.arguments(job)
+    except StandInEnded as end:
+        return _outcome_of_stand_in(spec, end)
     except UnknownParameters as error:
         return UnknownHere(str(error), error.label)
     except NewerVersion:
@@ -76,8 +81,24 @@ def unknown_task(job: ClaimedJob) -> Outcome:
 
 
 def outcome_of_value(spec: TaskSpec, value: object) -> Outcome:
-    """Return the outcome of a task that returned `value`: it has succeeded."""
+    """Return the outcome of a task that returned `value`: it has succeeded, unless others are to run in its place."""
+    if isinstance(value, StandIn):
+        if value.graph is not None:
+            return Replaced(value.graph)
+        value = value.result
     return RETURNED_NONE if value is None or not spec.store_result else Succeeded(*spec.encode_result(value))
+
+
+def _outcome_of_stand_in(spec: TaskSpec, end: StandInEnded) -> Outcome:
+    """Return the outcome of a job for which others stood in: theirs."""
+    match end.state:
+        case "succeeded":
+            return outcome_of_value(spec, end.value)
+        case "cancelled":
+            return AskedCancel(STAND_IN_CANCELLED)
+        case _:
+            error = ErrorInfo("pgqueue.StandInFailed", "a job that ran in its place has failed")
+            return Raised(error, permanent=True, reason="stand-in failed")
 
 
 def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:

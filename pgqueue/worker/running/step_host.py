@@ -2,19 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import uuid4
 
 from pgqueue import db
 from pgqueue.app import App
+from pgqueue.client.adding import add_from, compiled
 from pgqueue.client.canvas.canvas import Signature
 from pgqueue.client.joining import joining
+from pgqueue.client.steps import follow, follow_async
 from pgqueue.errors import InvalidStep, LeaseLost
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.queries import Query
+from pgqueue.tasks.added import Addable, AfterAdded
 from pgqueue.tasks.journal import AlreadyRecorded, Compensate, Load, Record, Request, Take
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.step_calls import UndoCall
@@ -35,6 +38,7 @@ class DirectSteps:
         self.version = 1 if spec is None else spec.version
         self.task = job.task
         self.codec = app.codec
+        self.in_database = True
         self.max_bytes = MAX_RESULT_BYTES if spec is None else spec.max_result_bytes
         self._app = app
         self._job = job
@@ -96,6 +100,20 @@ class DirectSteps:
             "task": job.task, "queue": job.queue, "priority": job.priority, "args": json.loads(args),
             "max_attempts": job.max_attempts, "tags": list(job.tags), "headers": json.loads(headers or "{}"),
         })  # fmt: skip
+
+    def adding(
+        self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
+    ) -> Callable[[db.Connection], Mapping[str, Any]]:
+        """Return the function of a step that adds to the workflow of the job. Raises what compiling raises."""
+        new = compiled(self._app, part, after, name)
+        return lambda conn: follow(conn, add_from(self._app.backend.queries.workflows, self._job, new))
+
+    def aadding(
+        self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
+    ) -> Callable[[db.AsyncConnection], Awaitable[Mapping[str, Any]]]:
+        """The async twin of `adding`."""
+        new = compiled(self._app, part, after, name)
+        return lambda conn: follow_async(conn, add_from(self._app.backend.queries.workflows, self._job, new))
 
     def _query(self, request: Request) -> Query[Any]:
         queries = self._app.backend.queries

@@ -1,7 +1,8 @@
 """A drain runs a whole workflow: callbacks, what is skipped, and workflows within others."""
 
-from pgqueue import App
-from pgqueue.testing import Drained, Jobs
+from pgqueue import App, Context, Task, chord
+from pgqueue.tasks.stand_in import StandIn
+from pgqueue.testing import Drained, Jobs, context
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.harness import new_job
 from tests.statements.graphs import graph
@@ -33,3 +34,49 @@ def test_a_drain_runs_what_follows_a_group(app: App, jobs: Jobs) -> None:
     jobs.drain()
     assert ran == [0, 1, 2, 3, 4]
     assert app.workflows.get(made.id).state == "succeeded"
+
+
+def growing(app: App, ran: list[object]) -> Task[[], int]:
+    """A task that adds to its workflow and replaces its job."""
+
+    @app.task(name="t")
+    def t(n: int) -> int:
+        ran.append(n)
+        return n
+
+    @app.task(name="sum")
+    async def total(parts: list[int]) -> int:
+        return sum(parts)
+
+    @app.task(name="grow")
+    def grow(ctx: Context) -> int:
+        first = ctx.add(t.using(delay=60).s(5))
+        ctx.add(t.s(first))
+        return ctx.replace(chord([t.s(1), t.s(2)], total.s()))
+
+    return grow
+
+
+def test_a_drain_runs_what_a_job_adds_and_what_runs_in_its_place(app: App, jobs: Jobs) -> None:
+    ran: list[object] = []
+    job = growing(app, ran).enqueue()
+    assert jobs.drain(with_scheduled=True) == Drained(succeeded=6, replaced=1)
+    assert (ran, app.get(job.id).result) == ([1, 2, 5, 5], 3)
+
+
+def test_inline_runs_what_a_job_adds_and_what_runs_in_its_place(app: App, jobs: Jobs) -> None:
+    ran: list[object] = []
+    grow = growing(app, ran)
+    with jobs.inline():
+        job = grow.enqueue()
+        (other,) = grow.enqueue_many([{}])
+    assert (job.state, job.result, app.get(other).result) == ("succeeded", 3, 3)
+    assert ran == [1, 2, 5, 5] * 2
+
+
+def test_a_unit_test_sees_what_a_task_adds_and_returns(app: App) -> None:
+    grow = growing(app, [])
+    ctx = context(grow)
+    returned = grow(ctx)
+    assert [repr(part) for part in ctx.added] == ["<signature of t>"] * 2
+    assert isinstance(returned, StandIn)

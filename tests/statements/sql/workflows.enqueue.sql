@@ -27,14 +27,14 @@ with grouped as materialized (
 ), gates as materialized (
     select pg_catalog.array_agg(id order by ord) as ids from gated
 ), workflows as (
-    insert into "pgqueue".workflow (id, root_id, name, gate_id, on_failure, jobs, open_gates)
+    insert into "pgqueue".workflow (id, root_id, name, gate_id, on_failure, jobs, open_gates, sealed)
     select g.id, (select ids from groups)[1], g.name, (select ids from gates)[g.gate], g.on_failure,
-           case when g.ord = 1 then %(jobs)s::int else 0 end, g.open_gates
+           case when g.ord = 1 then %(jobs)s::int else 0 end, g.open_gates, %(sealed)s::bool or g.ord > 1
     from grouped g
 ), counters as (
     insert into "pgqueue".gate (id, workflow_id, members, remaining, first_id, last_id)
     select g.id, (select ids from groups)[g.of], g.members, g.members, (select ids from groups)[1],
-           (select last_id from nodes)
+           coalesce((select last_id from nodes), (select ids from groups)[1])
     from gated g
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at,
@@ -46,7 +46,8 @@ with grouped as materialized (
     from given order by ord
 ), edges as (
     insert into "pgqueue".dependency (parent_id, child_id, ord, runs_after, argument, position, workflow_id)
-    select case when e.parent > 0 then (select ids from nodes)[e.parent] else (select ids from groups)[-e.parent] end,
+    select case when e.parent > 0 then (select ids from nodes)[e.parent]
+                else (select ids from groups)[-e.parent] end,
            (select ids from nodes)[e.child], e.ord, e.runs_after, e.argument, e.position, (select ids from groups)[1]
     from unnest(%(edge_parents)s::int[], %(edge_children)s::int[], pg_catalog.string_to_array(%(edge_whens)s, ','),
                 pg_catalog.string_to_array(%(edge_arguments)s, E'\n', ''), pg_catalog.string_to_array(%(edge_positions)s, ',', '')::int[])

@@ -6,22 +6,31 @@ with wanted as materialized (
         where j.id = g.id and j.state = 'running' and j.lease = g.lease limit 1) as j
     left join lateral (select w.created_at from "pgqueue".workflow w where w.id = j.workflow_id limit 1) as w on true
 ), edge as materialized (
-    select e.*, w.since from wanted w cross join lateral (
+    select e.*, w.since, p.state as group_state, p.value_of from wanted w cross join lateral (
         select d.child_id, d.parent_id, d.ord, d.runs_after, d.argument, d.position from "pgqueue".dependency d
         where d.child_id = any(array[w.id]) and d.argument is not null) as e
+    left join lateral (
+        select w.state, w.value_of from "pgqueue".workflow w where w.id = e.parent_id limit 1) as p on true
 ), groups as materialized (
     select e.child_id, e.ord, e.since, g.first_id, g.last_id, pg_catalog.array_agg(g.id) as gates
     from edge e cross join lateral (
         select g.id, g.first_id, g.last_id from "pgqueue".gate g where g.workflow_id = any(array[e.parent_id])) as g
+    where e.group_state is not null and e.value_of is null
     group by e.child_id, e.ord, e.since, g.first_id, g.last_id
 ), source as materialized (
-    select e.child_id, e.ord, p.* from edge e cross join lateral (
+    select e.child_id, e.ord, p.*, p.id as place from edge e cross join lateral (
         select f.id, f.task::text, f.state, f.result, null::jsonb as error from "pgqueue".job_finished f
         where f.id = e.parent_id and f.finished_at >= e.since
         union all
         select d.id, d.task::text, 'failed', null, d.error from "pgqueue".dead_letter d where d.id = e.parent_id) as p
+    where e.group_state is null
     union all
-    select g.child_id, g.ord, m.* from groups g cross join lateral (
+    select e.child_id, e.ord, p.*, v.place from edge e
+    cross join lateral pg_catalog.unnest(e.value_of) with ordinality as v(id, place) cross join lateral (
+        select f.id, f.task::text, f.state, f.result, null::jsonb from "pgqueue".job_finished f
+        where f.id = v.id and f.finished_at >= e.since) as p
+    union all
+    select g.child_id, g.ord, m.*, m.id from groups g cross join lateral (
         select f.id, f.task::text, f.state, f.result, null::jsonb from "pgqueue".job_finished f
         where f.id >= g.first_id and f.id <= g.last_id and f.gate_id = any(g.gates) and f.finished_at >= g.since
         union all
@@ -29,8 +38,8 @@ with wanted as materialized (
         where d.id >= g.first_id and d.id <= g.last_id and d.gate_id = any(g.gates)) as m
 )
 select w.id, e.argument, e.ord, e.position, e.runs_after,
-       (select true from groups g where g.child_id = e.child_id and g.ord = e.ord limit 1) is not null,
-       s.task, s.state, s.result::text, s.error::text
+       e.group_state is not null,
+       s.task, s.state, s.result::text, s.error::text, e.group_state
 from wanted w left join edge e on e.child_id = w.id
 left join source s on s.child_id = e.child_id and s.ord = e.ord
-order by w.id, e.argument, e.position nulls first, e.ord, s.id
+order by w.id, e.argument, e.position nulls first, e.ord, s.place

@@ -61,7 +61,8 @@ with recursive whole as materialized (
            g.max_attempts, 0, g.lease, g.lane,
            case when w.edges is null and g.lane is null then 'pending' else 'blocked' end,
            case when w.edges is not null then 'jobs' when g.lane is not null then 'turn' end, w.edges,
-           g.ties, g.gate_id, g.workflow_id
+           case when g.id in (select parent_id from edge) then coalesce(g.ties::int, 0) | 1 else g.ties end, g.gate_id,
+           g.workflow_id
     from gone g left join waits w on w.id = g.id order by g.id
     returning id, queue::text, run_at::timestamptz, lease, state, waits_for
 ), logged as (

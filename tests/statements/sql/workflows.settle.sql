@@ -64,12 +64,21 @@ with ended as materialized (
     update "pgqueue".gate g
     set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
     from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
-    returning g.workflow_id, g.remaining = 0 as closed, g.failed, g.cancelled, c.stops
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
+), stand_ins as materialized (
+    select e.parent_id as id from tied t cross join lateral (
+        select d.parent_id from "pgqueue".dependency d
+        where d.child_id = any(array[t.id]) and d.argument in ('pgqueue__result', 'pgqueue__results')) as e
+    where t.ties & 64 > 0 and t.target = 'cancelled'
+    and (select true from "pgqueue".workflow w where w.id = e.parent_id and w.state = 'running' limit 1)
 ), told as materialized (
-    select workflow_id as id, (count(*) filter (where closed))::int as gates,
+    select id, (count(*) filter (where closed))::int as gates,
            coalesce(pg_catalog.sum(failed) filter (where closed), 0::bigint)::int as failed,
-           coalesce(pg_catalog.sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, pg_catalog.bool_or(stops) as stops
-    from gates_lowered group by workflow_id having pg_catalog.bool_or(closed or stops)
+           coalesce(pg_catalog.sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, pg_catalog.bool_or(stops) as stops,
+           pg_catalog.bool_or(forlorn) as forlorn
+    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered
+          union all select id, false, 0, 0, false, true from stand_ins) as l
+    group by id having pg_catalog.bool_or(closed or stops or forlorn)
 ), workflows_held as materialized (
     select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for update
 ), workflows_told as (
@@ -78,7 +87,9 @@ with ended as materialized (
         state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
                      when w.cancelled + t.cancelled > 0 then 'cancelled' else 'succeeded' end,
         ended_at = case when w.open_gates = t.gates then clock_timestamp() end,
-        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' end)
+        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' when t.forlorn
+                               then 'the job in whose place it ran was cancelled' end),
+        stop_running = w.stop_running or t.forlorn
     from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
     returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
 )
@@ -86,4 +97,5 @@ select id, 'moved' from settled
 union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
+union all select id, 'late' from tied where ties & 8 > 0
 union all select queues, 'notified' from children_notified

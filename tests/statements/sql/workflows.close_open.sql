@@ -1,0 +1,1 @@
+select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('pgqueue'), pg_catalog.hashtext('open ' || %(id)s::text))

@@ -1,0 +1,103 @@
+with due as materialized (
+    select d.parent_id, d.child_id, d.ord, d.runs_after, p.target
+    from "pgqueue".dependency d
+    left join lateral (
+        select w.state as target from "pgqueue".workflow w where w.id = d.parent_id and w.state <> 'running'
+        union all
+        select f.state from "pgqueue".workflow r join "pgqueue".job_finished f
+            on f.id = d.parent_id and f.finished_at >= r.created_at - interval '1 day'
+        where r.id = d.workflow_id
+        union all
+        select 'failed' from "pgqueue".dead_letter x
+        where x.id = d.parent_id and (x.ties is null or x.ties::int & 16 = 0)
+        limit 1) as p on true
+    where d.late and d.child_id = any((select %(children)s::bigint[])::bigint[])
+    and (p.target is not null or (
+        select true from "pgqueue".job_live j where j.id = d.child_id and j.waits_for = 'jobs' limit 1) is null)
+    order by d.child_id, d.parent_id limit %(at_most)s::int for update of d skip locked
+), told_now as (
+    update "pgqueue".dependency d set late = null from due u
+    where d.parent_id = u.parent_id and d.child_id = u.child_id and d.ord = u.ord
+    returning d.child_id
+), tied as materialized (
+    select 0::bigint as id, 'succeeded' as target, 0 as ties, 0::bigint as gate_id, false as skipped where false
+), steps as materialized (
+    select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
+        or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
+        or d.runs_after = 'f' and t.target = 'failed')) as unmet
+    from due t cross join lateral (select t.child_id, t.runs_after) as d where t.target is not null
+    group by d.child_id
+), children_held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
+    order by j.id for update
+), children_moved as (
+    update "pgqueue".job_live j
+    set waits_on = j.waits_on - s.met,
+        state = case when j.waits_on = s.met and not s.unmet and j.lane is null then 'pending' else 'blocked' end,
+        waits_for = case when j.waits_on > s.met or s.unmet then 'jobs' when j.lane is not null then 'turn' end,
+        run_at = case when j.waits_on > s.met or s.unmet then j.run_at::timestamptz
+                      else greatest(j.run_at::timestamptz, statement_timestamp()) end,
+        cancel_requested_at = case when s.unmet then now() end
+    from steps s
+    where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
+    and (select count(*) from children_held) > 0
+    returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
+        j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
+), children_logged as (
+    insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
+    select id, 'blocked', state, attempt, lease, 'ready' from children_moved where ready
+), children_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue)) as queues
+    from (select distinct queue from children_moved where ready and run_at <= statement_timestamp()) as due
+    where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
+    and pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), counted as materialized (
+    select t.gate_id as id, count(*)::int as ended, (count(*) filter (where t.target = 'failed'))::int as failed,
+           (count(*) filter (where t.target = 'cancelled' and not t.skipped))::int as cancelled,
+           pg_catalog.bool_or(t.target = 'failed' and t.ties & 32 > 0) as stops
+    from tied t where t.ties & 2 > 0 group by t.gate_id
+), gates_held as materialized (
+    select g.id from "pgqueue".gate g
+    where g.id = any(array(select id from counted)) and (select count(*) from children_moved) >= 0
+    order by g.id for update
+), gates_lowered as (
+    update "pgqueue".gate g
+    set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
+    from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
+), stand_ins as materialized (
+    select e.parent_id as id from tied t cross join lateral (
+        select d.parent_id from "pgqueue".dependency d
+        where d.child_id = any(array[t.id]) and d.argument in ('pgqueue__result', 'pgqueue__results')) as e
+    where t.ties & 64 > 0 and t.target = 'cancelled'
+    and (select true from "pgqueue".workflow w where w.id = e.parent_id and w.state = 'running' limit 1)
+), told as materialized (
+    select id, (count(*) filter (where closed))::int as gates,
+           coalesce(pg_catalog.sum(failed) filter (where closed), 0::bigint)::int as failed,
+           coalesce(pg_catalog.sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, pg_catalog.bool_or(stops) as stops,
+           pg_catalog.bool_or(forlorn) as forlorn
+    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered
+          union all select id, false, 0, 0, false, true from stand_ins) as l
+    group by id having pg_catalog.bool_or(closed or stops or forlorn)
+), workflows_held as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for update
+), workflows_told as (
+    update "pgqueue".workflow w
+    set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,
+        state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
+                     when w.cancelled + t.cancelled > 0 then 'cancelled' else 'succeeded' end,
+        ended_at = case when w.open_gates = t.gates then clock_timestamp() end,
+        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' when t.forlorn
+                               then 'the job in whose place it ran was cancelled' end),
+        stop_running = w.stop_running or t.forlorn
+    from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
+    returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
+)
+select child_id as id, 'moved' from told_now
+union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
+union all select id, 'doomed' from children_moved where doomed
+union all select id, 'unsettled' from workflows_told where unsettled
+union all select id, 'late' from tied where ties & 8 > 0
+union all select queues, 'notified' from children_notified
