@@ -14,6 +14,7 @@ from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError, InvalidStep
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
+from pgqueue.tasks.calls import Returned
 from pgqueue.tasks.in_flight import InFlight
 from pgqueue.tasks.journal import AlreadyRecorded, Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
 from pgqueue.tasks.sealing import open_value, seal_value
@@ -47,6 +48,7 @@ class StepHost(Protocol):
         tuple["psycopg.AsyncConnection[Any]", Callable[[NewStep], Awaitable[RecordedStep]]]
     ]: ...
     def undo_text(self, call: UndoCall) -> str: ...
+    def function_of(self, task: str) -> Callable[..., Any] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,10 @@ class StepCalls:
         base = step.name.partition("#")[0]
         text = None if step.value is None else open_value(self._host.codec, step.kind, base, step.value)
         return decode_value(step.name, text, None, recorded=True)
+
+    def returned(self, step: RecordedStep) -> Any:
+        """Return what the calls of a step have returned. Raises CallFailed."""
+        return Returned(self._host.codec, self._host.function_of).read(step)
 
     def _run(self, begun: Begun, body: Body) -> Any:
         if inspect.iscoroutinefunction(body.function):

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after, titled
 from pgqueue.client.canvas.calls import Calls
 from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
@@ -14,6 +15,7 @@ from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidArguments, InvalidWorkflow
 from pgqueue.jobs.job import NewJob
+from pgqueue.tasks.calls import TaskCall
 from pgqueue.tasks.headers import merged
 from pgqueue.tasks.options import CallOptions
 from pgqueue.tasks.versions import NODE
@@ -24,7 +26,7 @@ Next = TypeVar("Next")
 M = TypeVar("M")
 
 
-class Canvas(Compiles, Generic[In, Out]):
+class Canvas(Compiles, TaskCall[Out], Generic[In, Out]):
     """Jobs to enqueue together, and what comes after what: a signature, a chain or a group.
 
     `In` is what it takes from the step before it, `Out` what it gives to the next one.
@@ -70,6 +72,11 @@ class Canvas(Compiles, Generic[In, Out]):
     def title(self) -> str:
         """A name for it, made of those of its tasks."""
         return titled(each.task for each in self.signatures(callbacks=False))
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether callbacks belong to it."""
+        return bool(self._callbacks)
 
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self.title if name is None else check_name("workflow", name))
@@ -171,6 +178,11 @@ class Signature(Canvas[In, Out]):
         twin = copy(self)
         twin._calls = self._calls.using(options) if options else self._calls
         return twin if conn is CURRENT_CONNECTION and name is None else GraphEnqueuer(twin, conn, name)
+
+    @property
+    def app(self) -> AppParts:
+        """The app of its task."""
+        return self._calls.app
 
     def job(self) -> NewJob:
         """Return the job of this call, which has all its arguments. Raises InvalidArguments."""

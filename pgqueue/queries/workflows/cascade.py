@@ -10,7 +10,7 @@ from pgqueue.queries.jobs.ties import TOLD, TiedEnds, read_ends
 # It waits for no job: rows that another transaction has locked are left, and so is a job that has a child which
 # somebody has locked; both are found again. If it waited for a child with its batch in hand, it could deadlock with a
 # statement that ends a parent of two of them. Gates and workflows are waited for, last, as everywhere.
-_END: LiteralString = """wanted as (
+END_WAITING: LiteralString = """wanted as (
     select id from batch
     union
     select e.child_id from batch cross join lateral (
@@ -51,7 +51,7 @@ with recursive doomed as materialized (
 ), {end_waiting}
 select id, 'moved' from ended{told}
 union all select 0, 'notified' from waiters_notified""",
-    end_waiting=fill(_END, cancel_waiting=SKIP_WAITING),
+    end_waiting=fill(END_WAITING, cancel_waiting=SKIP_WAITING),
     told=TOLD,
 )
 
@@ -96,7 +96,7 @@ with recursive stopping as materialized (
 ), {end_waiting}, {compensated}
 select id, 'moved' from ended union all select id, 'moved' from requested{told}
 union all select 0, 'notified' from waiters_notified, workers_notified, compensated""",
-    end_waiting=fill(_END, cancel_waiting=CANCEL_WAITING),
+    end_waiting=fill(END_WAITING, cancel_waiting=CANCEL_WAITING),
     compensated=COMPENSATED,
     told=TOLD,
     may_notify=MAY_NOTIFY,
