@@ -16,6 +16,7 @@ from pgqueue.client.steps import OWN_CONNECTION
 from pgqueue.client.task import ContextTask, Enqueuer, Task
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import (
+    CallFailed,
     CannotOpen,
     CodecError,
     ConfigError,
@@ -94,6 +95,7 @@ __all__ = [
     "AttemptEnd",
     "Batch",
     "Breaker",
+    "CallFailed",
     "CallOptions",
     "Cancel",
     "CannotOpen",

@@ -316,6 +316,31 @@ class JobWasCancelled(WaitError):
         super().__init__(f"job {job_id} {task} was cancelled: {reason or 'no reason given'}")
 
 
+class CallFailed(WaitError):
+    """A job that a task has called by `ctx.call` or `ctx.gather` did not succeed: `job_id` and `task` say which one,
+    the first of several. `state` is "failed" for a dead letter, "cancelled", or None for a job that is gone; `reason`
+    and `error` say why. The step has recorded this: a task that does not catch it becomes a dead letter at once.
+    """
+
+    def __init__(
+        self, step: str, job: tuple[int, str, str | None, str | None, ErrorInfo | None], more: str = ""
+    ) -> None:
+        self.step = step
+        self.job_id, self.task, self.state, self.reason, self.error = job
+        match self.state:
+            case "failed":
+                how = f"is a dead letter ({self.reason or 'failed'})"
+            case "cancelled":
+                how = f"was cancelled ({self.reason or 'no reason given'})"
+            case _:
+                how = "is gone: neither its row nor its result was kept"
+        raised = f": {self.error.type}: {self.error.message}" if self.error else ""
+        super().__init__(f"call {step!r}: job {self.job_id} {self.task} {how}{raised}{more}")
+
+
+CallFailed.__module__ = "pgqueue"  # this name is stored with the dead letter
+
+
 class ResultMissing(WaitError, LookupError):
     """The job has succeeded, but its result could not be stored, has expired, or cannot be opened here; or the job has
     ended, and neither its row nor its result was kept."""

@@ -1,18 +1,20 @@
 """`pgqueue events …` and `pgqueue subscriptions …`."""
 
+import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import By, read_moment
-from pgqueue.jobs.event import Replayed
+from pgqueue.errors import InvalidEvent
+from pgqueue.jobs.event import Published, Replayed
 from pgqueue.queries.published.read import StoredEvent
 from pgqueue.queries.published.subscribe import Subscription
 
-events_cli = typer.Typer(help="Published events: see, replay.", no_args_is_help=True)
+events_cli = typer.Typer(help="Published events: see, publish, replay.", no_args_is_help=True)
 subscriptions_cli = typer.Typer(help="The tasks that get events: see, disable, enable.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The task that gets the events.")]
@@ -68,6 +70,32 @@ def _print_event(event: StoredEvent) -> None:
 def show_event(call: Call, event: Annotated[int, typer.Argument(help="The id of the event.")]) -> StoredEvent:
     """Show an event with its data, and the tasks that got it."""
     return call.app.events.get(event)
+
+
+def _read_data(topic: str, text: str) -> dict[str, Any]:
+    """Read the data of an event, a JSON object. Raises InvalidEvent."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidEvent(topic, [f'data {text!r:.100} is no JSON object: name the values, as in {{"order_id": 1}}'])
+    return value
+
+
+def _say_published(published: Published) -> None:
+    output.say(f"event {published.id} is published; {len(published.jobs)} subscribers get it")
+
+
+@command(events_cli, "publish", _say_published)
+def publish_event(
+    call: Call,
+    topic: Annotated[str, typer.Argument(help="The topic, such as order.paid.")],
+    data: Annotated[str, typer.Argument(help="The data, as a JSON object.")] = "{}",
+    key: Annotated[str | None, typer.Option(help="What it is about, such as the id of an order.")] = None,
+) -> Published:
+    """Publish an event: its subscribers get it, and with a key the jobs that wait for it."""
+    return call.app.publish(topic, _read_data(topic, data), key=key)
 
 
 def _say_replayed(replayed: Replayed) -> None:

@@ -10,7 +10,7 @@ from pgqueue.errors import InvalidWorkflow, LeaseLost, OlderReleaseRuns, Unknown
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.adding import Entered, LockedGroup
-from pgqueue.queries.workflows.enqueue import InsertedWorkflow
+from pgqueue.queries.workflows.enqueue import KNOWS, KNOWS_ADDING, InsertedWorkflow
 from pgqueue.tasks.added import Addable, AfterAdded
 from pgqueue.workflows.check import check
 from pgqueue.workflows.gates import with_policy
@@ -19,7 +19,7 @@ from pgqueue.workflows.graph import Graph
 
 def refuse_older(queries: WorkflowQueries, *, is_open: bool = False) -> Steps[None]:
     """Refuse a workflow, or one to which others add, while a worker lives whose release does not know such a one."""
-    older: str | None = yield queries.find_older(is_open)
+    older: str | None = yield queries.find_older(KNOWS_ADDING if is_open else KNOWS)
     if older is not None:
         what = "jobs that are added to one that runs" if is_open else "workflows"
         raise OlderReleaseRuns(

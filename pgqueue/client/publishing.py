@@ -34,7 +34,8 @@ class PublishVerbs:
     """The verbs that publish events, of an app and of `app.using(conn)`."""
 
     def publish(self: HasApp, topic: str, data: Mapping[str, Any] | None = None, *, key: object = None) -> Published:
-        """Publish an event: one row, and a job of each task that subscribes to its topic.
+        """Publish an event: one row, and a job of each task that subscribes to its topic. With a key it also wakes the
+        jobs that wait for it by `ctx.wait_event(topic, key=key)`, which gives them the data.
 
         On a borrowed connection the event and its jobs exist if and only if the caller's transaction commits. `data`
         has values that JSON can say, by name. `key` names the subject of the event, such as the id of an order:

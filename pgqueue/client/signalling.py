@@ -42,11 +42,12 @@ class SignalVerbs:
     asignal = signal.twin
 
     @verb
-    def signal_event(self: HasParts, name: str, *, key: str, data: Any = True) -> Steps[int]:
+    def signal_event(self: HasParts, name: str, *, key: object, data: Any = True) -> Steps[int]:
         """Tell all jobs that wait for an event of this name and key by `ctx.wait_event`, now or within a week; return
         its id.
 
-        Each of them gets it once, if the transaction commits. Raises InvalidStep for a name or key that cannot be used,
+        Each of them gets it once, if the transaction commits. It reaches no subscriber and is no published event:
+        `publish` is both, and wakes these jobs as well. Raises InvalidStep for a name or key that cannot be used,
         InvalidOption for data that is no JSON, or None, which a wait returns after its timeout.
         """
         text = _data(f"event {check_name(name, 'event')}", data)

@@ -58,11 +58,23 @@ def of_steps(steps: Sequence[OpenWait]) -> Iterator[Reason]:
         if step.kind == "sleep":
             yield Reason("sleeps", f"It sleeps ({step.name!r}) until {_time(step.wake_at)}.", facts)
             continue
+        if step.kind == "call":
+            yield _of_calls(step, facts)
+            continue
         until = "without a timeout" if step.wake_at is None else f"until {_time(step.wake_at)}"
         key = "" if step.key is None else f" with the key {step.key!r}"
         what = "a signal" if step.kind == "signal" else "an event"
         facts |= {"name": step.waits, "key": step.key}
         yield Reason(f"waits_for_{step.kind}", f"It waits for {what} {step.waits!r}{key}, {until}.", facts)
+
+
+def _of_calls(step: OpenWait, facts: dict[str, Any]) -> Reason:
+    open_ones = step.open or []
+    names = ", ".join(map(str, open_ones[:3])) + (", …" if len(open_ones) > 3 else "")
+    jobs = f": {'job' if len(open_ones) == 1 else 'jobs'} {names}" if open_ones else ""
+    facts |= {"calls": step.calls, "left": len(open_ones), "jobs": open_ones[:3]}
+    text = f"It waits for {len(open_ones)} of {step.calls} calls ({step.name!r}){jobs}."
+    return Reason("waits_for_calls", text, facts)
 
 
 _ENDS = {"s": "to succeed", "e": "to end", "f": "to fail"}

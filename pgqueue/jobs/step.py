@@ -6,8 +6,9 @@ from typing import Literal, TypeAlias
 
 from pgqueue.jobs.job import ClaimedJob
 
-Kind: TypeAlias = Literal["value", "sleep", "signal", "event"]
-# The header of a job of which a recorded step can be undone, and the one of a job that undoes a step.
+Kind: TypeAlias = Literal["value", "sleep", "signal", "event", "call"]
+# The header of a job that has something to undo, or to call off, if it ends otherwise than by success; and the one of a
+# job that undoes a step.
 UNDO, UNDOES = "$undo", "$undoes"
 _UNDO, _UNDOES = '"$undo"', '"$undoes"'
 
@@ -56,7 +57,7 @@ class Wakening:
 
 
 def can_be_undone(job: ClaimedJob) -> bool:
-    """Whether a recorded step of the job can be undone."""
+    """Whether a recorded step of the job can be undone, or a call of it called off."""
     return job.headers is not None and _UNDO in job.headers
 
 

@@ -14,6 +14,7 @@ the statement uses a scalar subselect, or `lateral` with a `limit`.
 from pgqueue.codecs import Codec
 from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
+from pgqueue.queries.calls import CallQueries
 from pgqueue.queries.chosen import ChosenQueries
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.doctor import DoctorQueries
@@ -64,6 +65,7 @@ class Queries:
         self.pauses = PauseQueries(templates, codec)
         self.steps = StepQueries(templates, codec)
         self.signals = SignalQueries(templates, codec)
+        self.calls = CallQueries(templates, codec)
         self.metrics = MetricQueries(templates, codec)
         self.names = NameQueries(templates, codec)
         self.partitions = PartitionQueries(templates, codec)

@@ -54,8 +54,9 @@ select sent.id, case when {may_notify} then pg_notify({channel}, '!signal') end 
 # again.
 # The state is read in `set`, from the row as it is once it is locked: a job may have fallen asleep since this
 # statement's snapshot. By the indexes of what is unseen, then by primary keys; the waits for events by
-# step_waits_for_event. Returns the queues of jobs that are due now, whether there may be more, and whether any letter
-# has to be taken again.
+# step_waits_for_event, and by call_open whether a step waits for other calls: an end that sees others open leaves them
+# to be delivered by those, which see this one. Returns how many jobs are due now, whether there may be more letters,
+# whether any has to be taken again, whether called jobs are to be called off, and whether topics are incomplete.
 DELIVER: LiteralString = fill(
     """
 with mail as materialized (
@@ -64,6 +65,9 @@ with mail as materialized (
 ), news as materialized (
     select e.id, e.name, e.key from {s}.awaited_event e where not e.seen
     order by e.id limit %(at_most)s::int for update skip locked
+), over as materialized (
+    select c.child_id, c.job_id, c.step, c.number from {s}.call c where c.ended and not c.seen
+    order by c.child_id limit %(at_most)s::int for update skip locked
 ), wait as materialized (
     select m.id as letter, t.job_id from mail m
     cross join lateral (select j.id, j.state, j.signalled, j.attempt, j.run_at from {s}.job_live j
@@ -78,6 +82,13 @@ with mail as materialized (
                             where j.id = t.job_id limit 1) as j
         where t.kind = 'event' and not t.done and t.waits = n.name and t.wait_key = n.key and {sleeps}
         limit %(at_most)s::int + 1) as t
+    union all
+    select -o.child_id, t.job_id from over o
+    cross join lateral (select j.id, j.state, j.signalled, j.attempt, j.run_at from {s}.job_live j
+                        where j.id = o.job_id limit 1) as j
+    cross join lateral (select t.job_id from {s}.step t where t.job_id = o.job_id and t.name = o.step
+                        and t.number = o.number and not t.done limit 1) as t
+    where {sleeps} and (select c.child_id from {s}.call c where c.number = o.number and not c.ended limit 1) is null
 ), locked as materialized (
     select j.id from {s}.job_live j where j.id = any(array(select job_id from wait))
     order by j.id limit %(at_most)s::int for update skip locked
@@ -96,12 +107,18 @@ with mail as materialized (
 ), seen_events as (
     update {s}.awaited_event e set seen = true
     where e.id = any(array(select n.id from news n where n.id not in (select letter from again)))
+), seen_calls as (
+    update {s}.call c set seen = true
+    where c.child_id = any(array(select o.child_id from over o where -o.child_id not in (select letter from again)))
 ), notified as (
     select count(pg_notify({channel}, q.queue)) from (select distinct w.queue from woken w where w.due) as q
     where exists (select from {s}.worker w where w.waiting and q.queue = any(w.queues)) and {may_notify}
 )
-select (select count(*) from woken where due or in_turn), (select count(*) from mail) + (select count(*) from news),
-       (select count(*) from again), (select count from notified)""",
+select (select count(*) from woken where due or in_turn),
+       greatest((select count(*) from mail), (select count(*) from news), (select count(*) from over)),
+       (select count(*) from again), (select u.child_id from {s}.unwanted_call u limit 1) is not null,
+       (select a.name from {s}.awaited_topic a where not a.complete limit 1) is not null,
+       (select count from notified)""",
     sleeps="""case when j.state = 'running' then j.signalled is not true
           else j.attempt = 0 and j.run_at::timestamptz > now() end""",
     may_notify=MAY_NOTIFY,
@@ -134,7 +151,7 @@ with given as materialized (
         select e.id, e.data from {s}.awaited_event e
         where e.name = o.waits and e.key = o.wait_key and e.at >= o.created_at::timestamptz
         and not exists (select from {s}.step t where t.job_id = o.job_id and t.event_id = e.id)
-        order by e.id limit 1) as e
+        order by e.at, e.id limit 1) as e
     where o.kind = 'event' and not o.done
 ), taken as (
     delete from {s}.signal g using found f where f.mailed and g.id = any(array[f.id])
@@ -153,15 +170,49 @@ select t.ord, {step} from open t where t.ord not in (select ord from written)"""
     step=STEP,
 )
 
+# List the topics whose earlier events are not there yet for those who wait. By awaited_topic_incomplete.
+INCOMPLETE_TOPICS: LiteralString = (
+    "select a.name from {s}.awaited_topic a where not a.complete order by a.name limit 50"
+)
+
+# Copy the events of topics that were published before any job waited for one of them, and call the topics complete. The
+# caller has seen that every transaction has ended that may have published without having seen the rows of the topics:
+# so each event of a week was either told by whoever published it, or is copied here, and never both. Once in the life
+# of a topic it reads the events of a week. Any number of workers may do it: the row of the topic is locked, and
+# skipped by others.
+COMPLETE_TOPICS: LiteralString = fill(
+    """
+with topic as materialized (
+    select a.name from {s}.awaited_topic a where a.name = any(%(names)s::text[]) and not a.complete
+    order by a.name for update skip locked
+), copied as (
+    insert into {s}.awaited_event (name, key, data, at, published_id)
+    select e.topic, e.key, e.data, e.at, e.id from topic
+    join {s}.published_event e on e.topic = topic.name
+    where e.key is not null and e.at > now() - interval '7 days'
+    and not exists (select from {s}.awaited_event a
+                    where a.name = e.topic and a.key = e.key and a.published_id = e.id)
+    order by e.id
+    returning id
+), completed as (
+    update {s}.awaited_topic a set complete = true where a.name = any(array(select name from topic)) returning a.name
+)
+select (select count(*) from completed), (select count(*) from copied)""",
+)
+
 Asked: TypeAlias = tuple[ClaimedJob, str]  # a job, and the name of the step that waits
 
 
 class Delivery(NamedTuple):
-    """What a delivery did: `due` jobs go on, `letters` were taken, `again` of their waits have to be tried again."""
+    """What a delivery did: `due` jobs go on, so many `letters` of the most frequent kind were taken, `again` of their
+    waits have to be tried again. `unwanted`: whether called jobs are to be called off. `incomplete`: whether a job
+    waits for a topic whose earlier events are not there yet."""
 
     due: int
     letters: int
     again: int
+    unwanted: bool
+    incomplete: bool
 
 
 class SignalQueries(Statements):
@@ -179,7 +230,15 @@ class SignalQueries(Statements):
 
     def deliver(self, at_most: int) -> Query[Delivery]:
         """Let the jobs go on for which something was sent."""
-        return Query(self._sql(DELIVER), lambda rows: Delivery(*rows[0][:3]), {"at_most": at_most})
+        return Query(self._sql(DELIVER), lambda rows: Delivery(*rows[0][:5]), {"at_most": at_most})
+
+    def incomplete_topics(self) -> Query[list[str]]:
+        """List topics whose earlier events are not there yet for those who wait."""
+        return Query(self._sql(INCOMPLETE_TOPICS), lambda rows: [row[0] for row in rows])
+
+    def complete_topics(self, names: Sequence[str]) -> Query[int]:
+        """Let those who wait for these topics find what was published before; returns how many topics are complete."""
+        return Query(self._sql(COMPLETE_TOPICS), first_value, {"names": list(names)})
 
     def take(self, waits: Sequence[Asked]) -> Query[list[RecordedStep | None]]:
         """Let waits take what was sent; returns each as it is recorded then, None where the lease is lost."""

@@ -60,7 +60,9 @@ RECORD: LiteralString = fill(_RECORD, and_marked="")
 
 # Record steps, and mark their jobs: what RECORD does. A recorded step makes the next failure the first one again, and a
 # job that has a step which can be undone gets the header `$undo`, by which all statements that end it know. From then
-# on it does not expire: it has begun. A statement of its own, because most records mark nothing.
+# on it does not expire: it has begun. The topic of an event for which a job waits is written down when it is the
+# first that ever waits for it: whoever publishes such an event from then on tells those who wait. A statement of its
+# own, because most records mark nothing.
 RECORD_AND_MARK: LiteralString = fill(
     _RECORD,
     and_marked=""", marked as (
@@ -71,6 +73,12 @@ RECORD_AND_MARK: LiteralString = fill(
           where g.job_id in (select id from held) group by g.job_id) as m
     where j.id = any(array[m.job_id]) and j.state = 'running'
     and (j.attempt > 1 or m.undone and not j.headers::jsonb ? '$undo'::text)
+), awaited as (
+    insert into {s}.awaited_topic (name)
+    select distinct g.waits from given g where g.kind = 'event' and g.job_id in (select id from held)
+    and (select a.name from {s}.awaited_topic a where a.name = g.waits limit 1) is null
+    order by g.waits
+    on conflict do nothing
 )""",
 )
 
@@ -103,8 +111,8 @@ with given as (
 )
 select id from sleeper where due"""
 
-# Undo the steps of jobs that have ended, in the transaction that has ended them; jobs that live on are left. The
-# function has the owner's rights and is planned once.
+# Undo the steps of jobs that have ended, and call off what they have called, in the transaction that has ended them;
+# jobs that live on are left. The function has the owner's rights and is planned once.
 COMPENSATE: LiteralString = """
 select count({s}.compensate(g.id, g.lease, true))
 from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
@@ -142,9 +150,14 @@ with first as materialized (
 )
 select count(*) from gone"""
 
-# Read what a job waits for: waits that go on and sleeps that are not over. By primary key.
+# Read what a job waits for: waits that go on, sleeps that are not over, and calls, how many and which of them are open.
+# By primary key, call_step and call_open.
 OPEN_WAITS: LiteralString = """
-select t.name, t.kind, t.waits, t.wait_key, t.wake_at, t.at from {s}.step t
+select t.name, t.kind, t.waits, t.wait_key, t.wake_at, t.at,
+       case when t.kind = 'call' then (select count(*) from {s}.call c where c.number = t.number) end,
+       case when t.kind = 'call' then array(
+           select c.child_id from {s}.call c where c.number = t.number and not c.ended order by c.child_id) end
+from {s}.step t
 where t.job_id = %(id)s::bigint and (not t.done or t.kind = 'sleep' and t.wake_at > clock_timestamp())
 order by t.number limit 20"""
 
@@ -168,6 +181,9 @@ with recursive owner(job_id, n) as (
     order by u.job_id, u.number limit %(at_most)s::int
 ), event as materialized (
     select e.id, e.at from {s}.awaited_event e order by e.id limit %(at_most)s::int
+), called as materialized (
+    select c.child_id, c.job_id, c.step, c.number from {s}.call c where c.child_id > %(calls)s::bigint
+    order by c.child_id limit %(at_most)s::int
 ), gone as materialized (
     select o.job_id from (
         select job_id from owner where job_id is not null
@@ -189,10 +205,17 @@ with recursive owner(job_id, n) as (
 ), no_events as (
     delete from {s}.awaited_event e where e.id = any(array(
         select o.id from event o where o.at < now() - interval '7 days'))
+), no_calls as (
+    delete from {s}.call c using called o
+    where c.child_id = any(array[o.child_id])
+    and (select t.number from {s}.step t where t.job_id = o.job_id and t.name = o.step limit 1)
+        is distinct from o.number
+    and (select j.id from {s}.job_live j where j.id = o.child_id limit 1) is null
 )
 select coalesce((select case when count(*) < %(at_most)s::int then 0 else max(job_id) end from owner), 0),
        coalesce((select case when count(*) < %(at_most)s::int then 0 else max(id) end from letter), 0),
-       coalesce((select case when count(*) < %(at_most)s::int then 0 else max(job_id) end from undone), 0)"""
+       coalesce((select case when count(*) < %(at_most)s::int then 0 else max(job_id) end from undone), 0),
+       coalesce((select case when count(*) < %(at_most)s::int then 0 else max(child_id) end from called), 0)"""
 
 Owned: TypeAlias = tuple[ClaimedJob, NewStep]
 
@@ -207,7 +230,8 @@ class Leased(Protocol):
 
 
 class OpenWait(NamedTuple):
-    """A sleep or wait of a job that is not over. `waits` and `key`: the signal or event that it is for."""
+    """A sleep, wait or call of a job that is not over. `waits` and `key`: the signal or event that it is for. `calls`:
+    how many jobs it has called, `open`: those that have not ended."""
 
     name: str
     kind: str
@@ -215,14 +239,18 @@ class OpenWait(NamedTuple):
     key: str | None
     wake_at: datetime | None
     since: datetime
+    calls: int | None
+    open: list[int] | None
 
 
 class Swept(NamedTuple):
-    """Where a sweep has ended: the ids of a job with steps, of a signal, and of a job with undos."""
+    """Where a sweep has ended: the ids of a job with steps, of a signal, of a job with undos, and of a
+    called job."""
 
     steps: int = 0
     signals: int = 0
     undos: int = 0
+    calls: int = 0
 
 
 class StepQueries(Statements):
@@ -230,7 +258,9 @@ class StepQueries(Statements):
 
     def record(self, steps: Sequence[Owned]) -> Query[list[RecordedStep | None]]:
         """Record steps; returns each as it is recorded, in order, None where the lease of its job is lost."""
-        marking = any(job.attempt > 1 or (step.undo and not can_be_undone(job)) for job, step in steps)
+        marking = any(
+            job.attempt > 1 or step.kind == "event" or (step.undo and not can_be_undone(job)) for job, step in steps
+        )
         params = {
             "ids": packed(job.id for job, _ in steps),
             "leases": packed(job.lease for job, _ in steps),

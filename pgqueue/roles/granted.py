@@ -34,7 +34,7 @@ _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
     "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status", "paused",
-    "workflows", "step_status", "undo_status",
+    "workflows", "step_status", "undo_status", "call_status",
     "event_status", "subscription_status",
 )  # fmt: skip
 _COUNTS = (
@@ -89,6 +89,7 @@ _CANCEL: _Grants = {
     "job_finished": "insert",
     "transition": "insert",
     "waiter": "select",
+    "call": "select, update (ended, seen)",
     "function compensate": "execute",
 }
 _WAIT: _Grants = {
@@ -123,6 +124,9 @@ _PUBLISH: _Grants = {
     "published_event": "insert",
     "subscription": "select",
     "subscription_pattern": "select",
+    "sequence signal_id": "usage",
+    "awaited_topic": "select",
+    "awaited_event": "insert (name, key, data, at, published_id), select (id)",
     "function publish": "execute",
     "function event_flow": "execute",
 }
@@ -143,7 +147,7 @@ _COUNT: _Grants = {
 }
 # What `why` reads beside jobs.
 _WHY: _Grants = dict.fromkeys(
-    ("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed", "step"), "select"
+    ("queue", "worker", "limit_rule", "limit_key", "limit_use", "limit_freed", "step", "call"), "select"
 )
 # A signal or an event is a row that its sender inserts.
 _SIGNAL: _Grants = {
@@ -179,8 +183,11 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         {
             "sequence step_number": "usage",
             "step": "select, insert, update, delete",
+            "call": "select, insert, update, delete",
+            "unwanted_call": "select, update, delete",
             "signal": "select, insert, update, delete",
             "awaited_event": "select, insert, update, delete",
+            "awaited_topic": "select, insert, update",
             "undo": "select, delete",
             "function undo_ended": "execute",
             "job_live": "select, insert, update, delete",

@@ -1,10 +1,11 @@
 """What a task may do to survive its worker: recorded steps, sleeps and waits without a slot, and their undoing."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from pgqueue.errors import InvalidStep
+from pgqueue.tasks.calls import TaskCall
 from pgqueue.tasks.journal import check_key
 from pgqueue.tasks.step_calls import Body, StepCalls, UndoCall
 from pgqueue.timing import DELAY, Seconds, check_duration, seconds
@@ -115,18 +116,49 @@ class DurableContext:
         steps, span = self._steps(), _timeout(timeout)
         return steps.received(await steps.aperform(steps.journal.waiting(name, "signal", None, span)))
 
-    def wait_event(self, name: str, /, *, key: str, timeout: Seconds | None = None) -> Any:
+    def wait_event(self, name: str, /, *, key: object, timeout: Seconds | None = None) -> Any:
         """Return the data of the next event of this name and key since the job was enqueued; None after the timeout.
 
-        All jobs that wait for it get it, each once. Events are kept a week.
+        Somebody has published it by `app.publish(name, data, key=key)`, or told those who wait alone by
+        `app.signal_event`. All jobs that wait for it get it, each once, also if it was published before: events are
+        kept a week for this.
         """
         steps, span = self._steps(), _timeout(timeout)
         return steps.received(steps.perform(steps.journal.waiting(name, "event", check_key(key), span)))
 
-    async def await_event(self, name: str, /, *, key: str, timeout: Seconds | None = None) -> Any:
+    async def await_event(self, name: str, /, *, key: object, timeout: Seconds | None = None) -> Any:
         """The async twin of `wait_event`."""
         steps, span = self._steps(), _timeout(timeout)
         return steps.received(await steps.aperform(steps.journal.waiting(name, "event", check_key(key), span)))
+
+    def call(self, name: str, call: TaskCall[R], /) -> R:
+        """Enqueue the job of a call, such as `resize.s(7)`, or a canvas, and return its result once it has ended.
+
+        The jobs are inserted in the transaction that records the step, so a replay finds them and inserts none. While
+        they run, this job has no slot and no worker; the end of the last one wakes it. Raises CallFailed where one did
+        not succeed, InvalidStep for what cannot be called. If this job ends as a dead letter or as cancelled, called
+        jobs that have not ended are cancelled.
+        """
+        steps = self._steps()
+        return cast(R, steps.returned(steps.perform(steps.journal.calling(name, (call,), many=False))))
+
+    async def acall(self, name: str, call: TaskCall[R], /) -> R:
+        """The async twin of `call`."""
+        steps = self._steps()
+        return cast(R, steps.returned(await steps.aperform(steps.journal.calling(name, (call,), many=False))))
+
+    def gather(self, name: str, calls: Iterable[TaskCall[R]], /) -> list[R]:
+        """Call jobs side by side, as `call` does one, and return the list of their results, in order.
+
+        CallFailed names the first that did not succeed, once all have ended. Of no calls it is an empty list at once.
+        """
+        steps, given = self._steps(), tuple(calls)
+        return steps.returned(steps.perform(steps.journal.calling(name, given, many=True))) if given else []
+
+    async def agather(self, name: str, calls: Iterable[TaskCall[R]], /) -> list[R]:
+        """The async twin of `gather`."""
+        steps, given = self._steps(), tuple(calls)
+        return steps.returned(await steps.aperform(steps.journal.calling(name, given, many=True))) if given else []
 
     def compensate(self, name: str = "compensate", /) -> None:
         """Undo the recorded steps now, the last one first, and go on: for a job that succeeds without its order.

@@ -6,21 +6,26 @@ tasks share all of it.
 
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from pgqueue.errors import InvalidStep, StepMismatch
+from pgqueue.jobs.bucket_key import NoKey, key_text
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.step import Kind, NewStep, RecordedStep, Wakening
 from pgqueue.jobs.verdicts import Asleep
+from pgqueue.tasks.calls import TaskCall
 from pgqueue.timing import monotonic
 
 T = TypeVar("T")
 MAX_NAME = 200
 WAITED_HERE = 1.0  # seconds: a shorter sleep keeps its slot
-WORDS = {"value": "a step", "sleep": "a sleep", "signal": "a wait for a signal", "event": "a wait for an event"}
+WORDS = {
+    "value": "a step", "sleep": "a sleep", "signal": "a wait for a signal", "event": "a wait for an event",
+    "call": "a call",
+}  # fmt: skip
 # Whether the function of a step runs here: it cannot wait, for it would run again.
 inside_step: ContextVar[str | None] = ContextVar("pgqueue_step", default=None)
 
@@ -52,6 +57,22 @@ class Compensate:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """Insert the jobs of calls, and record the step that calls them: the RecordedStep. Raises LeaseLost."""
+
+    step: NewStep
+    calls: Sequence[TaskCall[Any]]
+    many: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Let a step take how its calls have ended: the RecordedStep as it is then. Raises LeaseLost."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Wait here for so many seconds."""
 
@@ -63,7 +84,7 @@ class Settle:
     """Wait until no other call is in flight: what it records must not come after the end of the attempt."""
 
 
-Request: TypeAlias = Load | Record | Take | Compensate | Pause | Settle
+Request: TypeAlias = Load | Record | Take | Compensate | Call | Collect | Pause | Settle
 Flow: TypeAlias = Generator[Request, Any, T]
 
 
@@ -213,6 +234,22 @@ class Journal:
             self.leave(begun.base, used=step is not None and step.done)
         return step
 
+    def calling(self, name: str, calls: Sequence[TaskCall[Any]], *, many: bool) -> Flow[RecordedStep]:
+        """Call jobs and wait for their ends, or raise Asleep; the step with how they have ended."""
+        _refuse_inside(name)
+        begun = yield from self.beginning(name, "call")
+        step = begun.recorded
+        try:
+            if step is None:
+                step = self.note((yield Call(NewStep(begun.full, "call", version=self._version), calls, many)))
+            if not step.done:
+                step = self.note((yield Collect(begun.full)))
+            if not step.done:
+                yield from self._falling_asleep(step)
+        finally:
+            self.leave(begun.base, used=step is not None and step.done)
+        return step
+
     def compensating(self, name: str) -> Flow[None]:
         """Undo what is recorded, once."""
         begun = yield from self.beginning(name, "value")
@@ -242,10 +279,11 @@ def check_name(name: object, what: str = "step") -> str:
 
 
 def check_key(key: object) -> str:
-    """Return the key of an event. Raises InvalidStep if it cannot be used."""
-    if isinstance(key, str) and 1 <= len(key) <= MAX_NAME and key.isprintable():
-        return key
-    raise InvalidStep(f"event key {key!r:.100} cannot be used: give a text of 1 to {MAX_NAME} printable characters")
+    """Return the key of an event as text. Raises InvalidStep if it cannot be used."""
+    try:
+        return key_text(key)
+    except NoKey as error:
+        raise InvalidStep(f"event key {key!r:.100} cannot be used: {error}") from None
 
 
 def _numbered(base: str, uses: int) -> str:

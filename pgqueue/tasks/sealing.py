@@ -126,8 +126,8 @@ def open_job(codec: Codec, job: Job) -> Job:
         job,
         args=_read_json(codec, "args", task, job.args),
         result=_read_json(codec, "result", task, job.result),
-        error=_read_error(codec, task, job.error),
-        reason=_read_text(codec, "reason", task, job.reason),
+        error=read_error(codec, task, job.error),
+        reason=read_text(codec, "reason", task, job.reason),
         progress=_read_progress(codec, task, job.progress),
         attempts=tuple(_read_attempt(codec, task, attempt) for attempt in job.attempts),
     )
@@ -199,7 +199,8 @@ def _read_json(codec: Codec, kind: str, task: str, value: Any) -> Any:
         return value
 
 
-def _read_text(codec: Codec, kind: str, task: str, text: str | None) -> str | None:
+def read_text(codec: Codec, kind: str, task: str, text: str | None) -> str | None:
+    """Open a sealed text; one that cannot be opened stays sealed."""
     if text is None or not text.startswith(_TEXT):
         return text
     try:
@@ -208,8 +209,9 @@ def _read_text(codec: Codec, kind: str, task: str, text: str | None) -> str | No
         return text
 
 
-def _read_error(codec: Codec, task: str, error: ErrorInfo | None) -> ErrorInfo | None:
-    words = None if error is None else _read_text(codec, "error", task, error.message)
+def read_error(codec: Codec, task: str, error: ErrorInfo | None) -> ErrorInfo | None:
+    """Open the words of an error; those that cannot be opened stay sealed."""
+    words = None if error is None else read_text(codec, "error", task, error.message)
     if error is None or words is None or words == error.message:
         return error
     try:
@@ -222,9 +224,9 @@ def _read_error(codec: Codec, task: str, error: ErrorInfo | None) -> ErrorInfo |
 def _read_progress(codec: Codec, task: str, progress: dict[str, Any] | None) -> dict[str, Any] | None:
     if progress is None or "note" not in progress:
         return progress
-    return progress | {"note": _read_text(codec, "note", task, progress["note"])}
+    return progress | {"note": read_text(codec, "note", task, progress["note"])}
 
 
 def _read_attempt(codec: Codec, task: str, attempt: Attempt) -> Attempt:
-    reason = _read_text(codec, "reason", task, attempt.reason)
-    return replace(attempt, error=_read_error(codec, task, attempt.error), reason=reason)
+    reason = read_text(codec, "reason", task, attempt.reason)
+    return replace(attempt, error=read_error(codec, task, attempt.error), reason=reason)

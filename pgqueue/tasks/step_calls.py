@@ -15,6 +15,7 @@ from pgqueue.errors import ConfigError, InvalidStep
 from pgqueue.jobs.job import NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.tasks.added import Addable, AfterAdded
+from pgqueue.tasks.calls import Returned
 from pgqueue.tasks.in_flight import InFlight
 from pgqueue.tasks.journal import AlreadyRecorded, Begun, Flow, Journal, Pause, Record, Request, Settle, inside_step
 from pgqueue.tasks.sealing import open_value, seal_value
@@ -55,6 +56,7 @@ class StepHost(Protocol):
     def aadding(
         self, part: Addable[Any], after: AfterAdded | Iterable[AfterAdded], name: str | None
     ) -> Callable[..., Awaitable[Any]]: ...
+    def function_of(self, task: str) -> Callable[..., Any] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,10 @@ class StepCalls:
         base = step.name.partition("#")[0]
         text = None if step.value is None else open_value(self._host.codec, step.kind, base, step.value)
         return decode_value(step.name, text, None, recorded=True)
+
+    def returned(self, step: RecordedStep) -> Any:
+        """Return what the calls of a step have returned. Raises CallFailed."""
+        return Returned(self._host.codec, self._host.function_of).read(step)
 
     def _run(self, begun: Begun, body: Body) -> Any:
         if inspect.iscoroutinefunction(body.function):

@@ -13,7 +13,7 @@ from pgqueue.codecs import Codec
 from pgqueue.errors import ConfigError
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.tasks.added import Addable, AfterAdded
-from pgqueue.tasks.journal import Compensate, Load, Record, Request, Take
+from pgqueue.tasks.journal import Call, Compensate, Load, Record, Request, Take
 from pgqueue.tasks.step_calls import UndoCall
 from pgqueue.tasks.storable import MAX_RESULT_BYTES
 
@@ -42,6 +42,8 @@ class StepsInMemory:
                 return self._record(step)
             case Take(name):
                 return self._take(name)
+            case Call(step, calls, many):
+                return self._call(step, len(calls), many)
 
     async def aask(self, request: Request) -> Any:
         """The async twin of `ask`."""
@@ -108,6 +110,22 @@ class StepsInMemory:
         value = None if found is None else json.dumps(found)
         self._recorded[name] = replace(self._recorded[name], done=True, timed_out=found is None, value=value)
         return self._recorded[name]
+
+    def _call(self, step: NewStep, calls: int, many: bool) -> RecordedStep:
+        """Record what the test gives as the result of a call, or as the list of those of several."""
+        name = step.name.partition("#")[0]
+        if name not in self._sent:
+            raise ConfigError(f"step {name!r} calls a task: give its result, context(sent={{{name!r}: …}})")
+        values = list(self._sent[name]) if many else [self._sent[name]]
+        if many and len(values) != calls:
+            raise ConfigError(f"step {name!r} makes {calls} calls, and the test gives {len(values)} results")
+        items = [{"id": 0, "task": "", "state": "succeeded", "result": value} for value in values]
+        text = json.dumps({"shape": [None] * calls if many else None, "items": items})
+        return self._record(replace(step, value=text))
+
+    def function_of(self, task: str) -> Callable[..., Any] | None:
+        """Return nothing: what the test gives is returned as it is."""
+        return None
 
     def _given(self) -> object:
         if self._conn is None:

@@ -100,7 +100,7 @@ class Runner:
             await self._expire()
             await self._keep_pauses(options.queues)
             await self._keep_workflows()
-            await self._link.run(self._backend.queries.signals.deliver(MOST_MOVED))
+            await self._deliver()
             jobs = await self._claim(options.queues, 1 if options.until_empty else options.limit)
             if not jobs and options.with_scheduled and await self._travel_to_next(options.queues):
                 continue
@@ -211,6 +211,17 @@ class Runner:
                 workflows.settle(MOST_MOVED),
             )  # fmt: skip
             moved = any([(await self._link.run(query)).moved for query in kinds])
+
+    async def _deliver(self) -> None:
+        """Let the jobs go on for which something has come, and call off what nobody wants, as a worker does."""
+        signals = self._backend.queries.signals
+        delivery = await self._link.run(signals.deliver(MOST_MOVED))
+        if delivery.incomplete:
+            names: list[str] = await self._link.run(signals.incomplete_topics())
+            await self._link.run(signals.complete_topics(names))
+            await self._link.run(signals.deliver(MOST_MOVED))
+        if delivery.unwanted:
+            await self._link.run(self._backend.queries.calls.call_off(MOST_MOVED))
 
     async def _served(self, queues: Sequence[str] | None) -> Sequence[str]:
         if queues is not None:

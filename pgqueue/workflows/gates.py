@@ -8,7 +8,7 @@ STRIPES = 16  # gates of a large group: one row would be locked by each end afte
 LARGE = 64  # members; a group with more is counted by several gates
 # The bits of `job_live.ties`: what the end of a job must tell.
 # INPUTS says of the job itself that arguments of it are results of others.
-CHILDREN, GATED, STEPS, LATE, HOLDS, STOPS, INPUTS = 1, 2, 4, 8, 16, 32, 64
+CHILDREN, GATED, CALLED, LATE, HOLDS, STOPS, INPUTS = 1, 2, 4, 8, 16, 32, 64
 
 
 @dataclass(slots=True)

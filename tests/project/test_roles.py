@@ -200,8 +200,8 @@ RUNS = {
     "producer": f"{_PRODUCES} {_LOCKS} events.publish",
     "worker": f"""
     jobs.[!cl]* jobs.claim* jobs.cancel* jobs.lock* workers.* waits.* activity.record dead.next_batch dead.redrive
-    dead.discard steps.[!f]* signals.* operations.lock operations.move operations.find_abandoned operations.put_off
-    operations.fail workflows.*
+    dead.discard steps.[!f]* signals.* calls.* operations.lock operations.move operations.find_abandoned
+    operations.put_off operations.fail workflows.*
     chosen.* retention.* turns.* pauses.tasks pauses.set_aside pauses.bring_back limits.declare
     {_LOCKS} {_EVENTS} {_UPKEEP}""",
     "scheduler": f"""

@@ -8,7 +8,7 @@ SNAPSHOTS = Path(__file__).parent / "sql"
 GUARDED = {"jobs.resolve.successes", "jobs.resolve.mixed", "jobs.resolve.metered", "jobs.resolve.metered_successes"}
 TELLING = {
     "jobs.cancel", "jobs.expire", "jobs.release_strays", "jobs.rescue", "jobs.resolve_tied",
-    "jobs.resolve_tied.metered", "turns.cancel_behind", "workflows.cascade", "workflows.stop",
+    "jobs.resolve_tied.metered", "calls.call_off", "turns.cancel_behind", "workflows.cascade", "workflows.stop",
 }  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def test_each_statement_that_deletes_live_jobs_tells_or_leaves_ties_alone() -> N
     for name in TELLING:
         assert "children_moved as (" in found[name], name
         assert "gates_lowered as (" in found[name], name
+        assert "calls_ended as (" in found[name], name
         assert "from ended where ties is not null" in found[name], name
         # A part that only selects runs if the rest of the statement asks for it.
         assert found[name].count("children_notified") > found[name].count("children_notified as ("), name

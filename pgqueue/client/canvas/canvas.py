@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.addition import NewNodes, begin, finish
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after, titled
 from pgqueue.client.canvas.calls import Calls
@@ -17,6 +18,7 @@ from pgqueue.config import check_name
 from pgqueue.errors import InvalidArguments, InvalidWorkflow
 from pgqueue.jobs.job import NewJob
 from pgqueue.tasks.added import AfterAdded
+from pgqueue.tasks.calls import TaskCall
 from pgqueue.tasks.headers import merged
 from pgqueue.tasks.options import CallOptions
 from pgqueue.tasks.stand_in import StandIn
@@ -28,7 +30,7 @@ Next = TypeVar("Next")
 M = TypeVar("M")
 
 
-class Canvas(Compiles, Generic[In, Out]):
+class Canvas(Compiles, TaskCall[Out], Generic[In, Out]):
     """Jobs to enqueue together, and what comes after what: a signature, a chain or a group.
 
     `In` is what it takes from the step before it, `Out` what it gives to the next one.
@@ -88,6 +90,11 @@ class Canvas(Compiles, Generic[In, Out]):
 
     def _called(self, name: str) -> "Canvas[In, Out]":
         return self
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether callbacks belong to it."""
+        return bool(self._callbacks)
 
     def _build(self, name: str | None) -> GraphBuilder:
         builder = GraphBuilder(self.title if name is None else check_name("workflow", name))
@@ -189,6 +196,11 @@ class Signature(Canvas[In, Out]):
         twin = copy(self)
         twin._calls = self._calls.using(options) if options else self._calls
         return twin if conn is CURRENT_CONNECTION and name is None else GraphEnqueuer(twin, conn, name)
+
+    @property
+    def app(self) -> AppParts:
+        """The app of its task."""
+        return self._calls.app
 
     def job(self) -> NewJob:
         """Return the job of this call, which has all its arguments. Raises InvalidArguments."""

@@ -58,7 +58,7 @@ RESTORE: LiteralString = fill(
 with gone as (
     delete from {s}.job_finished j
     where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled'
-    and j.ties is null
+    and (j.ties is null or j.ties::int = 4)
     returning j.*, {lane} as lane
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,

@@ -8,7 +8,7 @@ from pgqueue.jobs.event import EventJob, NewEvent, Published
 from pgqueue.jobs.topics import anchors_of
 from pgqueue.queries.base import Query, Row, Statements, fill, lines
 from pgqueue.queries.jobs.metered_parts import STATE
-from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
+from pgqueue.queries.jobs.parts import MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.tasks.sealing import seal_event
 
 # Make the jobs of events and insert them with their first transition. Reads `wanted`: an event and a subscription in
@@ -60,6 +60,9 @@ EVENT_JOBS: LiteralString = fill(
 # there were few. Naive is, too, to make the anchors here by generate_series, of which the planner expects so many
 # rows that JIT compiles the statement, 10 times what it takes. It sees the subscriptions that are committed when it
 # begins, and waits for nobody who declares one.
+# An event with a key and of a topic for which any job has ever waited is told to those who wait: a second row, which
+# other events do not cost. The naive form, to write it only if a job waits now, loses the event that is published
+# before a job begins to wait and commits after that has looked.
 MATCHED: LiteralString = """matched as materialized (
     select distinct a.topic, p.subscription_id
     from {anchored} as a(topic, anchor)
@@ -72,6 +75,12 @@ MATCHED: LiteralString = """matched as materialized (
     select g.id, g.at, g.topic, g.key, g.data, g.headers, coalesce(d.subscriptions, '{{}}'::int[])
     from given g left join (select m.topic, array_agg(m.subscription_id order by m.subscription_id) as subscriptions
                             from matched m group by m.topic) as d using (topic)
+), awaited as (
+    insert into {s}.awaited_event (name, key, data, at, published_id)
+    select g.topic, g.key, g.data, g.at, g.id from given g
+    where g.key is not null and (select a.name from {s}.awaited_topic a where a.name = g.topic limit 1) is not null
+    order by g.id
+    returning id
 ), wanted as not materialized (
     select g.id as event_id, g.at, g.topic, g.key, g.data, g.headers, m.subscription_id
     from given g join matched m using (topic)
@@ -87,9 +96,11 @@ with given as materialized (
            %(headers)s::jsonb as headers, g.ord
     from unnest(string_to_array(%(topics)s, E'\\n'), string_to_array(%(keys)s, E'\\n', ''),
                 string_to_array(%(data)s, E'\\n')) with ordinality as g(topic, key, data, ord)
-), {matched}, {event_jobs}
+), {matched}, {event_jobs}, waiters_notified as (
+    select count(pg_notify({channel}, '!signal')) from awaited where {may_notify}
+)
 select g.id, g.topic, g.at, d.jobs
-from workers_notified cross join given g
+from workers_notified cross join waiters_notified cross join given g
 left join (select d.event_id, json_agg(json_build_array(d.job_id, d.task, d.queue) order by d.job_id) as jobs
            from due d group by d.event_id) as d on d.event_id = g.id
 order by g.ord""",
@@ -97,6 +108,7 @@ order by g.ord""",
         MATCHED, anchored="unnest(string_to_array(%(anchored)s, E'\\n'), string_to_array(%(anchors)s, E'\\n'))"
     ),
     event_jobs=EVENT_JOBS,
+    may_notify=MAY_NOTIFY,
 )
 
 # Make jobs of kept events for one subscription that has not got them yet, those of one batch. It begins at the first

@@ -236,7 +236,7 @@ class TurnClaimQueries(Statements):
             "buckets": lines(line.buckets for line in lanes), "mosts": packed(line.most for line in lanes),
             "run_ats": starts, "ids": packed(line.id for line in lanes),
         }  # fmt: skip
-        mosts = {(line.lane, line.priority): line.most for line in lanes}
+        mosts: dict[tuple[int | None, int], int] = {(line.lane, line.priority): line.most for line in lanes}
         return Query(self._sql(CLAIM_TURNS), lambda rows: _claimed(rows, worker, mosts), params)
 
 

@@ -9,7 +9,7 @@ from pgqueue.queries.jobs.ties import FREE, TOLD, TiedEnds, read_ends
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
 # It waits for no job: FREE leaves rows that another transaction has locked, and a job that has a child which somebody
 # has locked; both are found again. Gates and workflows are waited for, last, as everywhere.
-_END: LiteralString = fill(
+END_WAITING: LiteralString = fill(
     """{free}, ended as (
     delete from {s}.job_live j using batch b
     where j.id = any(array[b.id]) and b.id in (select id from free)
@@ -40,7 +40,7 @@ with recursive doomed as materialized (
 ), {end_waiting}
 select id, 'moved' from ended{told}
 union all select 0, 'notified' from waiters_notified""",
-    end_waiting=fill(_END, cancel_waiting=SKIP_WAITING),
+    end_waiting=fill(END_WAITING, cancel_waiting=SKIP_WAITING),
     told=TOLD,
 )
 
@@ -88,7 +88,7 @@ with recursive stopping as materialized (
 ), {end_waiting}, {compensated}
 select id, 'moved' from ended union all select id, 'moved' from requested{told}
 union all select 0, 'notified' from waiters_notified, workers_notified, compensated""",
-    end_waiting=fill(_END, cancel_waiting=CANCEL_WAITING),
+    end_waiting=fill(END_WAITING, cancel_waiting=CANCEL_WAITING),
     compensated=COMPENSATED,
     told=TOLD,
     may_notify=MAY_NOTIFY,

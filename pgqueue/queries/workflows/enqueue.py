@@ -123,10 +123,9 @@ class InsertedWorkflow(NamedTuple):
 class EnqueueGraphQueries(Statements):
     """Inserting workflows."""
 
-    def find_older(self, adding: bool = False) -> Query[str | None]:
-        """Name a living worker of a release that knows no workflows, or none to which others add; None if there is
-        none."""
-        return Query(self._sql(FIND_OLDER), first_value, {"knows": KNOWS_ADDING if adding else KNOWS})
+    def find_older(self, knows: str = KNOWS) -> Query[str | None]:
+        """Name a living worker that does not know this version of the schema; None if there is none."""
+        return Query(self._sql(FIND_OLDER), first_value, {"knows": knows})
 
     def enqueue(self, graph: Graph) -> Query[InsertedWorkflow]:
         """Insert a graph, which `check` has found sound."""

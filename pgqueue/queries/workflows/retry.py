@@ -31,10 +31,12 @@ LOCK_FREE_FOR_RETRY: LiteralString = fill(_LOCK, skip=" skip locked")
 # Find the workflows that have counted the ends of these dead letters and cancelled jobs. By primary keys.
 COUNTED: LiteralString = """
 select d.id, d.workflow_id from {s}.dead_letter d
-where d.id = any((select %(ids)s::bigint[])::bigint[]) and d.ties is not null and d.ties::int & 16 = 0
+where d.id = any((select %(ids)s::bigint[])::bigint[]) and d.workflow_id is not null
+and d.ties is not null and d.ties::int & 16 = 0
 union all
 select f.id, f.workflow_id from {s}.job_finished f
-where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled' and f.ties is not null"""
+where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled' and f.workflow_id is not null
+and f.ties is not null"""
 
 # Bring a workflow back from what failed: dead letters and cancelled jobs are live again, as if they had not run, with
 # as many edges to wait for as are not met; gates count them again, and the groups that they belong to run again.

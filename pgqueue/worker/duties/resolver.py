@@ -102,6 +102,8 @@ class Resolver(Duty):
             self._signals.job_committed()
         if ends.doomed or ends.unsettled or ends.late:
             self._signals.workflow_moved()
+        if ends.called:
+            self._signals.signal_sent()
 
     async def _retry_locked(self) -> None:
         """Write the outcomes that were set aside, as far as their rows are no longer locked."""

@@ -1,4 +1,4 @@
-"""The duties of what jobs wait for: one lets them go on when something was sent, one deletes what nobody needs."""
+"""The duties of what jobs wait for: one lets them go on when it has come, one deletes what nobody needs."""
 
 import random
 
@@ -6,6 +6,7 @@ from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries.steps import Swept
 from pgqueue.worker.core import WorkerCore
+from pgqueue.worker.duties.awaited_topics import AwaitedTopics
 from pgqueue.worker.signals import WorkerSignals
 
 BATCH = 500
@@ -16,8 +17,9 @@ SWEPT = 200  # jobs with steps, signals, events and undos that one sweep looks a
 
 
 class SignalDeliverer(Duty):
-    """Takes new signals and events, and lets the jobs go on that wait for them. Every worker has it; row locks keep
-    them apart. A notification wakes it; without one it looks each second."""
+    """Takes new signals, events and ends of called jobs, and lets the jobs go on that wait for them; ends called jobs
+    whose caller has failed or was cancelled. Every worker has it; row locks keep them apart. A notification wakes it;
+    without one it looks each second."""
 
     name = "signals"
 
@@ -25,15 +27,29 @@ class SignalDeliverer(Duty):
         super().__init__(link)
         self._queries = core.queries
         self._signals = signals
+        self._topics = AwaitedTopics(link, core.queries)
 
     async def step(self) -> float:
         """Deliver a batch; ask for the next step at once if more may be left."""
         found = await self.link.run(self._queries.signals.deliver(BATCH))
         if found.due:
             self._signals.jobs_woken()
+        if found.unwanted and await self._call_off():
+            return 0.0
+        if found.incomplete and await self._topics.step():
+            return 0.0
         if found.letters == BATCH or found.due == BATCH:
             return 0.0
         return HELD_SECONDS if found.again else LOOK_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311
+
+    async def _call_off(self) -> bool:
+        """End a batch of called jobs whose caller has ended; return whether any was."""
+        ends = await self.link.run(self._queries.calls.call_off(BATCH))
+        if ends.ready:
+            self._signals.job_committed()
+        if ends.doomed or ends.unsettled:
+            self._signals.workflow_moved()
+        return bool(ends.moved)
 
 
 class StepSweeper(Duty):

@@ -17,7 +17,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.step import UNDO, NewStep, can_be_undone
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries, Query
-from pgqueue.tasks.journal import Load, Record, Request, Take
+from pgqueue.tasks.journal import Collect, Load, Record, Request, Take
 from pgqueue.timing import monotonic
 
 BATCH = 500  # requests in one statement
@@ -84,7 +84,7 @@ class StepWriter(Duty):
         batch = [self._asked.popleft() for _ in range(min(BATCH, len(self._asked)))]
         batch = [asked for asked in batch if not asked.answer.done()]
         try:
-            for kind in (Load, Record, Take):
+            for kind in (Load, Record, Take, Collect):
                 if part := [asked for asked in batch if isinstance(asked.request, kind)]:
                     await self._answer(part)
         finally:
@@ -133,6 +133,10 @@ class StepWriter(Duty):
             return self._queries.steps.load([asked.job.id for asked in part])
         if isinstance(part[0].request, Take):
             return self._queries.signals.take([(a.job, a.request.name) for a in part if isinstance(a.request, Take)])
+        if isinstance(part[0].request, Collect):
+            return self._queries.calls.collect(
+                [(a.job, a.request.name) for a in part if isinstance(a.request, Collect)]
+            )
         return self._queries.steps.record([(a.job, a.request.step) for a in part if isinstance(a.request, Record)])
 
     def _add(self, asked: Asked) -> None:
@@ -146,7 +150,7 @@ class StepWriter(Duty):
 def mark(job: ClaimedJob, step: NewStep) -> None:
     """Note at a job what the record of a step has changed in its row."""
     job.attempt = min(job.attempt, 1)
-    if step.undo is not None and not can_be_undone(job):
+    if (step.undo is not None or step.kind == "call") and not can_be_undone(job):
         job.headers = json.dumps((json.loads(job.headers) if job.headers else {}) | {UNDO: True})
 
 

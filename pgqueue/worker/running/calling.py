@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from pgqueue.error_info import ErrorInfo
-from pgqueue.errors import CannotOpen, StepMismatch, UnknownKey
+from pgqueue.errors import CallFailed, CannotOpen, StepMismatch, UnknownKey
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import (
     RETURNED_NONE,
@@ -121,6 +121,8 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
             return AskedToWait(wakening.at, wakening.left)
         case StepMismatch():
             return Raised(ErrorInfo.of(error), permanent=True, reason="step mismatch")
+        case CallFailed():
+            return Raised(ErrorInfo.of(error), permanent=True, reason="call failed")
         case Fail():
             return AskedFail(ErrorInfo.of(error))
         case Cancel():
@@ -133,7 +135,7 @@ def outcome_of_error(spec: TaskSpec, error: BaseException) -> Outcome:
 
 
 def _outcome_of_group(spec: TaskSpec, group: BaseExceptionGroup[BaseException], parts: list[BaseException]) -> Outcome:
-    for verdict in (Cancel, Fail, StepMismatch):
+    for verdict in (Cancel, Fail, StepMismatch, CallFailed):
         if (found := _first(parts, verdict)) is not None:
             return outcome_of_error(spec, found)
     if isinstance(group, spec.no_retry_on) or _first(parts, spec.no_retry_on) is not None:

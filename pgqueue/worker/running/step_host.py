@@ -10,15 +10,16 @@ from uuid import uuid4
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.client.adding import add_from, compiled
+from pgqueue.client.canvas.calling import Caller
 from pgqueue.client.canvas.canvas import Signature
 from pgqueue.client.joining import joining
-from pgqueue.client.steps import follow, follow_async
+from pgqueue.client.steps import OWN_CONNECTION, StepRunner, follow, follow_async
 from pgqueue.errors import InvalidStep, LeaseLost
 from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.jobs.step import NewStep, RecordedStep
 from pgqueue.queries import Query
 from pgqueue.tasks.added import Addable, AfterAdded
-from pgqueue.tasks.journal import AlreadyRecorded, Compensate, Load, Record, Request, Take
+from pgqueue.tasks.journal import AlreadyRecorded, Call, Collect, Compensate, Load, Record, Request, Take
 from pgqueue.tasks.sealing import seal_args
 from pgqueue.tasks.step_calls import UndoCall
 from pgqueue.tasks.storable import MAX_RESULT_BYTES
@@ -47,12 +48,16 @@ class DirectSteps:
 
     def ask(self, request: Request) -> Any:
         """Answer a request. Raises LeaseLost."""
+        if isinstance(request, Call):
+            return self._call(request)
         return self._answer(request, self._app.backend.pools.run(self._query(request)))
 
     async def aask(self, request: Request) -> Any:
         """The async twin of `ask`."""
         if not self._pooled:
             return await asyncio.to_thread(self.ask, request)
+        if isinstance(request, Call):
+            return await self._acall(request)
         async with self._app.backend.pools.async_connection() as conn:
             return self._answer(request, await db.run_async(conn, self._query(request)))
 
@@ -115,6 +120,35 @@ class DirectSteps:
         new = compiled(self._app, part, after, name)
         return lambda conn: follow_async(conn, add_from(self._app.backend.queries.workflows, self._job, new))
 
+    def function_of(self, task: str) -> Callable[..., Any] | None:
+        """Return the function of a task, if this app knows it."""
+        spec = self._app.tasks.get(task)
+        return None if spec is None else spec.function
+
+    def _call(self, request: Call) -> RecordedStep:
+        """Insert the jobs of calls with the record of their step; in a test that runs jobs inline, run them."""
+        caller, inline = Caller(self._app, self._job, request), self._app.backend.inline
+        try:
+            step = StepRunner(self._app, OWN_CONNECTION).perform(caller.steps())
+        except AlreadyRecorded as found:
+            return found.step
+        mark(self._job, request.step)
+        if inline is not None:
+            inline.run_many(caller.inserted)
+        return step
+
+    async def _acall(self, request: Call) -> RecordedStep:
+        """The async twin of `_call`."""
+        caller, inline = Caller(self._app, self._job, request), self._app.backend.inline
+        try:
+            step = await StepRunner(self._app, OWN_CONNECTION).aperform(caller.steps())
+        except AlreadyRecorded as found:
+            return found.step
+        mark(self._job, request.step)
+        if inline is not None:
+            await inline.arun_many(caller.inserted)
+        return step
+
     def _query(self, request: Request) -> Query[Any]:
         queries = self._app.backend.queries
         match request:
@@ -124,6 +158,8 @@ class DirectSteps:
                 return queries.steps.record([(self._job, step)])
             case Take(name):
                 return queries.signals.take([(self._job, name)])
+            case Collect(name):
+                return queries.calls.collect([(self._job, name)])
             case Compensate(step):
                 return queries.steps.compensate_running(self._job, step)
             case _:
@@ -135,7 +171,7 @@ class DirectSteps:
                 return found.get(self._job.id, [])
             case Record(step):
                 return self._recorded(step, found[0])
-            case Take(_):
+            case Take(_) | Collect(_):
                 return self._held(found[0])
             case _:
                 return self._held(found)
@@ -167,13 +203,13 @@ class BatchedSteps(DirectSteps):
 
     def ask(self, request: Request) -> Any:
         """Answer a request. Raises LeaseLost."""
-        if isinstance(request, Compensate):
+        if isinstance(request, Compensate | Call):
             return super().ask(request)
         return self._writer.submit(self._job, request).result()
 
     async def aask(self, request: Request) -> Any:
         """The async twin of `ask`."""
-        if isinstance(request, Compensate):
+        if isinstance(request, Compensate | Call):
             return await super().aask(request)
         if asyncio.get_running_loop() is self._writer.loop:
             return await self._writer.ask(self._job, request)

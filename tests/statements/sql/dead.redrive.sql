@@ -5,7 +5,7 @@ with given as (
     select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), now())
            + pg_catalog.make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) and (d.ties is null or d.ties::int & 16 > 0)
+    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) and (d.ties is null or d.ties::int & 16 > 0 or d.ties::int = 4)
     returning d.*, g.ord, case when g.flow is null then d.headers::jsonb
              when g.flow = 'null'::jsonb then d.headers::jsonb - '$flow'::text
              else d.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, g.flow) end as carried

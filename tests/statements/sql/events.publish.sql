@@ -15,6 +15,12 @@ with given as materialized (
     select g.id, g.at, g.topic, g.key, g.data, g.headers, coalesce(d.subscriptions, '{}'::int[])
     from given g left join (select m.topic, pg_catalog.array_agg(m.subscription_id order by m.subscription_id) as subscriptions
                             from matched m group by m.topic) as d using (topic)
+), awaited as (
+    insert into "pgqueue".awaited_event (name, key, data, at, published_id)
+    select g.topic, g.key, g.data, g.at, g.id from given g
+    where g.key is not null and (select a.name from "pgqueue".awaited_topic a where a.name = g.topic limit 1) is not null
+    order by g.id
+    returning id
 ), wanted as not materialized (
     select g.id as event_id, g.at, g.topic, g.key, g.data, g.headers, m.subscription_id
     from given g join matched m using (topic)
@@ -51,9 +57,12 @@ with given as materialized (
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
     and pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), waiters_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!signal')) from awaited where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
 select g.id, g.topic, g.at, d.jobs
-from workers_notified cross join given g
+from workers_notified cross join waiters_notified cross join given g
 left join (select d.event_id, pg_catalog.json_agg(pg_catalog.json_build_array(d.job_id, d.task, d.queue) order by d.job_id) as jobs
            from due d group by d.event_id) as d on d.event_id = g.id
 order by g.ord

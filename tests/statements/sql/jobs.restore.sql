@@ -1,7 +1,7 @@
 with gone as (
     delete from "pgqueue".job_finished j
     where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled'
-    and j.ties is null
+    and (j.ties is null or j.ties::int = 4)
     returning j.*, (j.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,

@@ -23,7 +23,7 @@ with given as materialized (
         select e.id, e.data from "pgqueue".awaited_event e
         where e.name = o.waits and e.key = o.wait_key and e.at >= o.created_at::timestamptz
         and not exists (select from "pgqueue".step t where t.job_id = o.job_id and t.event_id = e.id)
-        order by e.id limit 1) as e
+        order by e.at, e.id limit 1) as e
     where o.kind = 'event' and not o.done
 ), taken as (
     delete from "pgqueue".signal g using found f where f.mailed and g.id = any(array[f.id])

@@ -29,6 +29,12 @@ with given as materialized (
           where g.job_id in (select id from held) group by g.job_id) as m
     where j.id = any(array[m.job_id]) and j.state = 'running'
     and (j.attempt > 1 or m.undone and not j.headers::jsonb ? '$undo'::text)
+), awaited as (
+    insert into "pgqueue".awaited_topic (name)
+    select distinct g.waits from given g where g.kind = 'event' and g.job_id in (select id from held)
+    and (select a.name from "pgqueue".awaited_topic a where a.name = g.waits limit 1) is null
+    order by g.waits
+    on conflict do nothing
 )
 select g.ord, t.name, t.kind, t.value::text, t.done, t.timed_out, t.wake_at,
        extract(epoch from t.wake_at - clock_timestamp())::float8, t.undo is not null, t.version, t.number, true

@@ -11,6 +11,9 @@ with recursive owner(job_id, n) as (
     order by u.job_id, u.number limit %(at_most)s::int
 ), event as materialized (
     select e.id, e.at from "pgqueue".awaited_event e order by e.id limit %(at_most)s::int
+), called as materialized (
+    select c.child_id, c.job_id, c.step, c.number from "pgqueue".call c where c.child_id > %(calls)s::bigint
+    order by c.child_id limit %(at_most)s::int
 ), gone as materialized (
     select o.job_id from (
         select job_id from owner where job_id is not null
@@ -32,7 +35,14 @@ with recursive owner(job_id, n) as (
 ), no_events as (
     delete from "pgqueue".awaited_event e where e.id = any(array(
         select o.id from event o where o.at < now() - interval '7 days'))
+), no_calls as (
+    delete from "pgqueue".call c using called o
+    where c.child_id = any(array[o.child_id])
+    and (select t.number from "pgqueue".step t where t.job_id = o.job_id and t.name = o.step limit 1)
+        is distinct from o.number
+    and (select j.id from "pgqueue".job_live j where j.id = o.child_id limit 1) is null
 )
 select coalesce((select case when count(*) < %(at_most)s::int then 0 else pg_catalog.max(job_id) end from owner), 0),
        coalesce((select case when count(*) < %(at_most)s::int then 0 else pg_catalog.max(id) end from letter), 0),
-       coalesce((select case when count(*) < %(at_most)s::int then 0 else pg_catalog.max(job_id) end from undone), 0)
+       coalesce((select case when count(*) < %(at_most)s::int then 0 else pg_catalog.max(job_id) end from undone), 0),
+       coalesce((select case when count(*) < %(at_most)s::int then 0 else pg_catalog.max(child_id) end from called), 0)

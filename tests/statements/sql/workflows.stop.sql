@@ -86,8 +86,13 @@ with recursive stopping as materialized (
 ), children_logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, 'blocked', state, attempt, lease, 'ready' from children_moved where ready
+), calls_ended as (
+    update "pgqueue".call c set ended = true, seen = false
+    where c.child_id = any(array(select id from tied where ties & 4 > 0)) returning c.child_id
 ), children_notified as (
-    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue)) as queues
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue)) + (
+        select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!signal')) from calls_ended where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text) as queues
     from (select distinct queue from children_moved where ready and run_at <= statement_timestamp()) as due
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
     and pg_notification_queue_usage() < 0.5::float8
@@ -147,5 +152,6 @@ union all select id, 'ready' from children_moved where ready and run_at <= state
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
 union all select id, 'late' from tied where ties & 8 > 0
+union all select child_id, 'called' from calls_ended
 union all select queues, 'notified' from children_notified
 union all select 0, 'notified' from waiters_notified, workers_notified, compensated

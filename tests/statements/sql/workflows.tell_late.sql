@@ -21,16 +21,16 @@ with due as materialized (
     returning d.child_id
 ), tied as materialized (
     select 0::bigint as id, 'succeeded' as target, 0 as ties, 0::bigint as gate_id, false as skipped where false
+), held as materialized (
+    select j.id from "pgqueue".job_live j
+    where j.id = any(array(select child_id from due)) and (j.waits_for = 'jobs') is true
+    order by j.id for update
 ), steps as materialized (
     select d.child_id as id, (count(*) filter (where (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')))::int as met, pg_catalog.bool_or(not (d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
         or d.runs_after = 'f' and t.target = 'failed')) as unmet
     from due t cross join lateral (select t.child_id, t.runs_after) as d where t.target is not null
     group by d.child_id
-), children_held as materialized (
-    select j.id from "pgqueue".job_live j
-    where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true
-    order by j.id for update
 ), children_moved as (
     update "pgqueue".job_live j
     set waits_on = j.waits_on - s.met,
@@ -41,14 +41,19 @@ with due as materialized (
         cancel_requested_at = case when s.unmet then now() end
     from steps s
     where j.id = any(array[s.id]) and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null
-    and (select count(*) from children_held) > 0
+    and (select count(*) from held) > 0
     returning j.id, j.queue::text as queue, j.run_at::timestamptz as run_at, j.attempt, j.lease, j.state,
         j.waits_for is distinct from 'jobs' as ready, j.cancel_requested_at is not null as doomed
 ), children_logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, reason)
     select id, 'blocked', state, attempt, lease, 'ready' from children_moved where ready
+), calls_ended as (
+    update "pgqueue".call c set ended = true, seen = false
+    where c.child_id = any(array(select id from tied where ties & 4 > 0)) returning c.child_id
 ), children_notified as (
-    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue)) as queues
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue)) + (
+        select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!signal')) from calls_ended where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text) as queues
     from (select distinct queue from children_moved where ready and run_at <= statement_timestamp()) as due
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
     and pg_notification_queue_usage() < 0.5::float8
@@ -100,4 +105,5 @@ union all select id, 'ready' from children_moved where ready and run_at <= state
 union all select id, 'doomed' from children_moved where doomed
 union all select id, 'unsettled' from workflows_told where unsettled
 union all select id, 'late' from tied where ties & 8 > 0
+union all select child_id, 'called' from calls_ended
 union all select queues, 'notified' from children_notified
