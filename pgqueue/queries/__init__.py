@@ -15,6 +15,7 @@ from pgqueue.codecs import Codec
 from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
 from pgqueue.queries.chosen import ChosenQueries
+from pgqueue.queries.dashboard import DashboardQueries
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.doctor import DoctorQueries
 from pgqueue.queries.jobs import JobQueries
@@ -72,3 +73,4 @@ class Queries:
         self.workflows = WorkflowQueries(templates, codec)
         self.roles = RoleQueries(templates, codec)
         self.events = EventQueries(templates, codec)
+        self.dashboard = DashboardQueries(templates, codec)
