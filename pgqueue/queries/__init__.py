@@ -16,6 +16,7 @@ from pgqueue.queries.activity import ActivityQueries
 from pgqueue.queries.base import Query, Templates
 from pgqueue.queries.calls import CallQueries
 from pgqueue.queries.chosen import ChosenQueries
+from pgqueue.queries.dashboard import DashboardQueries
 from pgqueue.queries.dead import DeadQueries
 from pgqueue.queries.doctor import DoctorQueries
 from pgqueue.queries.jobs import JobQueries
@@ -74,3 +75,4 @@ class Queries:
         self.workflows = WorkflowQueries(templates, codec)
         self.roles = RoleQueries(templates, codec)
         self.events = EventQueries(templates, codec)
+        self.dashboard = DashboardQueries(templates, codec)

@@ -1,0 +1,104 @@
+"""Charts as shapes: what a template draws as SVG. The browser computes nothing."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from pgqueue.dashboard.formats import age, number
+from pgqueue.queries.dashboard import Failures, Span, Step
+from pgqueue.timing import in_words
+
+WIDTH, HEIGHT = 720, 120
+ENDS = {"succeeded": "ok", "retried": "warn", "failed": "bad"}  # outcomes, from the bottom up, and their colours
+LAST_HOURS, LAST_DAY = Span(60, 60), Span(600, 144)
+THREE_HOURS = Span(180, 60)
+
+
+class Bar(NamedTuple):
+    """A rectangle of a chart, and the words that it stands for."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    words: str
+
+
+class Chart(NamedTuple):
+    """A chart: its rectangles, what the top of it stands for, and its rows for whoever reads a table."""
+
+    bars: Sequence[Bar]
+    top: str
+    span: str
+    rows: Sequence[tuple[str, ...]]
+    total: int
+
+
+def ended(steps: Iterable[Step], span: Span) -> Chart:
+    """Return a chart of how many attempts ended, by step and outcome."""
+    counts = [dict.fromkeys(ENDS, 0) for _ in range(span.steps)]
+    for step in steps:
+        if 0 <= step.ago < span.steps and step.outcome in ENDS:
+            counts[step.ago][step.outcome] += step.jobs
+    most = max(1, *(sum(each.values()) for each in counts))
+    bars = [bar for ago, each in enumerate(counts) for bar in _stack(ago, each, most, span)]
+    rows = [
+        (_when(ago, span), *(number(each[name]) for name in ENDS))
+        for ago, each in enumerate(counts)
+        if any(each.values())
+    ]
+    total = sum(sum(each.values()) for each in counts)
+    return Chart(bars, f"{number(most)} in {in_words(span.step)}", in_words(span.step * span.steps), rows, total)
+
+
+def waited(steps: Iterable[Step], span: Span) -> Chart:
+    """Return a chart of how long attempts had waited when they began, on average, by step."""
+    sums = [[0.0, 0] for _ in range(span.steps)]
+    for step in steps:
+        if 0 <= step.ago < span.steps and step.outcome in ENDS:
+            sums[step.ago][0] += step.wait_seconds
+            sums[step.ago][1] += step.jobs
+    means = [seconds / jobs if jobs else 0.0 for seconds, jobs in sums]
+    most = max(means) or 1.0
+    bars = [
+        _bar(ago, 0.0, mean / most, "wait", f"{_when(ago, span)}: {age(mean)}", span)
+        for ago, mean in enumerate(means)
+        if mean
+    ]
+    rows = [(_when(ago, span), age(mean)) for ago, mean in enumerate(means) if mean]
+    return Chart(bars, age(max(means)), in_words(span.step * span.steps), rows, sum(int(jobs) for _, jobs in sums))
+
+
+def hourly(group: Failures, hours: int) -> Chart:
+    """Return the small chart of a group of failures: how many failed in each of the last hours."""
+    counts = {int(ago): int(jobs) for ago, jobs in json.loads(group.hourly)}
+    most = max(counts.values(), default=1)
+    span = Span(3600, hours)
+    bars = [
+        _bar(ago, 0.0, jobs / most, "bad", f"{_when(ago, span)}: {number(jobs)}", span) for ago, jobs in counts.items()
+    ]
+    return Chart(bars, str(most), f"{hours}h", (), sum(counts.values()))
+
+
+def _stack(ago: int, counts: dict[str, int], most: int, span: Span) -> Iterator[Bar]:
+    words = ", ".join(f"{number(jobs)} {name}" for name, jobs in counts.items() if jobs)
+    below = 0.0
+    for name, kind in ENDS.items():
+        if counts[name]:
+            yield _bar(ago, below, counts[name] / most, kind, f"{_when(ago, span)}: {words}", span)
+            below += counts[name] / most
+
+
+def _bar(ago: int, below: float, share: float, kind: str, words: str, span: Span) -> Bar:
+    """Return a bar; one that stands for anything at all can be seen."""
+    room = WIDTH / span.steps
+    height = max(1.5, share * HEIGHT)
+    left = WIDTH - (ago + 1) * room
+    return Bar(
+        round(left, 2), round(HEIGHT - below * HEIGHT - height, 2), round(room * 0.78, 2), round(height, 2), kind, words
+    )
+
+
+def _when(ago: int, span: Span) -> str:
+    return "now" if ago == 0 else f"{in_words(int(ago * span.step))} ago"

@@ -1,0 +1,170 @@
+"""The dashboard itself: a request and an access go in, a response comes out. It knows no server and no framework."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+
+from pgqueue.app import App
+from pgqueue.dashboard import guard
+from pgqueue.dashboard.access import Access
+from pgqueue.dashboard.look import Look, Page, looking
+from pgqueue.dashboard.pages import fleet
+from pgqueue.dashboard.pulse import Pulse, PulseReader
+from pgqueue.dashboard.redaction import Redaction
+from pgqueue.dashboard.rendering import render, static_file, version_of
+from pgqueue.dashboard.request import Request, Response
+from pgqueue.dashboard.routes import Deed, deed_of, shower_of
+from pgqueue.dashboard.settings import DashboardSettings
+from pgqueue.dashboard.verbs import SAID, Act
+from pgqueue.db.failures import DATABASE_ERRORS, brief
+from pgqueue.errors import Conflict, DatabaseNotReady, InvalidInput, NotFound, PgqueueError
+
+log = logging.getLogger("pgqueue.dashboard")
+STATIC, STALE, EVENTS = "/-/static/", "/-/stale", "/-/events"
+HTML = ("Content-Type", "text/html; charset=utf-8")
+ROOMS = (
+    ("Now", ""), ("Queues", "queues"), ("Jobs", "jobs"), ("Failures", "failures"), ("Workflows", "workflows"),
+    ("Tasks", "tasks"), ("Schedules", "schedules"), ("Limits", "limits"), ("Workers", "workers"),
+    ("Database", "database"), ("Operations", "operations"),
+)  # fmt: skip
+
+
+class Dashboard:
+    """The pages of one app. `streams`: whether the server that it runs in can send events."""
+
+    def __init__(self, app: App, settings: DashboardSettings, *, streams: bool) -> None:
+        self.app = app
+        self.settings = settings
+        self.pulse = PulseReader(app, settings.late_after)
+        self._streams = streams
+        self._redaction = Redaction(settings.redact)
+        self._examinations = fleet.Examinations(app)
+
+    def answer(self, request: Request, access: Access | None) -> Response:
+        """Answer a request of somebody. Whoever has no access gets the same answer for every path."""
+        if access is None:
+            return plain(404, "not found")
+        if request.path == "":
+            return _redirect(f"{request.root.rpartition('/')[2] or '.'}/")
+        if request.path.startswith(STATIC):
+            return _static(request.path.removeprefix(STATIC), request)
+        if request.method not in ("GET", "HEAD", "POST"):
+            return plain(405, "use GET or POST", ("Allow", "GET, HEAD, POST"))
+        try:
+            return self._answer(request, access)
+        except DatabaseNotReady as error:
+            return self._broken(request, access, str(error))
+        except DATABASE_ERRORS as error:
+            return self._broken(request, access, brief(error))
+
+    def _answer(self, request: Request, access: Access) -> Response:
+        pulse = self.pulse.now()
+        if self.settings.read_only or pulse.read_only:
+            access = access.without_verbs()
+        if request.path == STALE:
+            body = json.dumps({"versions": pulse.versions}).encode()
+            return Response(200, body, (*guard.HEADERS, ("Content-Type", "application/json")))
+        if request.method == "POST":
+            return self._do(request, access, pulse)
+        return self._show(request, access, pulse)
+
+    def _show(self, request: Request, access: Access, pulse: Pulse, wrong: str | None = None) -> Response:
+        """Answer with the page of a path."""
+        found = shower_of(request.path)
+        if found is None:
+            return self._sorry(request, access, pulse, 404, "There is no such page.")
+        show, name = found
+        try:
+            with looking(self.app) as conn:
+                page = show(Look(self.app, request, access, self._redaction, pulse, conn, wrong), name)
+        except NotFound as error:
+            return self._sorry(request, access, pulse, 404, str(error))
+        except InvalidInput as error:
+            return self._sorry(request, access, pulse, 400, str(error))
+        except psycopg.errors.QueryCanceled:
+            words = "The database did not answer this page within two seconds. Narrow what is asked, or try again."
+            return self._sorry(request, access, pulse, 503, words)
+        if page.template == "database.html":
+            report, seconds = self._examinations.report()
+            page = replace(page, values=page.values | {"report": report, "examined": seconds})
+        return self._page(request, access, pulse, page, wrong)
+
+    def _do(self, request: Request, access: Access, pulse: Pulse) -> Response:
+        """Do what a form asks, and answer with the way to the page on which to go on."""
+        found = deed_of(request.path)
+        if found is None:
+            return self._sorry(request, access, pulse, 404, "There is nothing to be done under this address.")
+        deed, name = found
+        if not access.may(deed.verb):
+            return self._sorry(request, access, pulse, 403, f"You may not {deed.verb} here.")
+        if (why := guard.refusal(request)) is not None:
+            return self._sorry(request, access, pulse, 403, f"Nothing was done: {why}.")
+        return self._done(request, access, pulse, deed, name)
+
+    def _done(self, request: Request, access: Access, pulse: Pulse, deed: Deed, name: str) -> Response:  # noqa: PLR0913
+        try:
+            done = deed.do(Act(self.app, request, access), name)
+        except DatabaseNotReady:
+            raise
+        except (InvalidInput, Conflict) as error:
+            if shower_of(request.path) is not None:
+                return self._show(request, access, pulse, str(error))
+            return self._sorry(request, access, pulse, 409 if isinstance(error, Conflict) else 400, str(error))
+        except NotFound as error:
+            return self._sorry(request, access, pulse, 404, str(error))
+        except PgqueueError as error:
+            return self._sorry(request, access, pulse, 400, str(error))
+        self.pulse.forget()
+        log.info("%s: %s %s by %s", self.settings.title, deed.verb, name or request.path, access.who)
+        return _redirect(f"{request.base}{done.page}?said={done.said}")
+
+    def _sorry(self, request: Request, access: Access, pulse: Pulse, status: int, words: str) -> Response:
+        return self._page(request, access, pulse, Page("sorry.html", "Not here", {"words": words}, status), None)
+
+    def _page(self, request: Request, access: Access, pulse: Pulse, page: Page, wrong: str | None) -> Response:
+        key = request.cookies.get(guard.COOKIE) or guard.new_key()
+        values = self._common(request, access, page.title) | {
+            "pulse": pulse, "token": guard.token_of(key), "wrong": wrong,
+            "said": SAID.get(request.asked("said") or ""),
+            "versions": json.dumps(pulse.versions),
+            "read_only": self.settings.read_only or pulse.read_only,
+        }  # fmt: skip
+        headers = (*guard.HEADERS, HTML, guard.cookie(key, secure=request.secure))
+        return Response(page.status if wrong is None else 422, render(page.template, values | page.values), headers)
+
+    def _broken(self, request: Request, access: Access, why: str) -> Response:
+        """Answer without the database. The script of a page that is open shows a banner, and keeps the page."""
+        log.warning("the dashboard cannot read the database: %s", why)
+        body = render("broken.html", self._common(request, access, "No answer") | {"why": why})
+        return Response(503, body, (*guard.HEADERS, HTML, ("Retry-After", "2")))
+
+    def _common(self, request: Request, access: Access, title: str) -> dict[str, Any]:
+        return {
+            "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": ROOMS, "access": access,
+            "title": title, "site": self.settings.title, "live": "events" if self._streams else "poll",
+            "request": request, "version_of": version_of,
+        }  # fmt: skip
+
+
+def plain(status: int, words: str, *headers: tuple[str, str]) -> Response:
+    """Return an answer of one line of text."""
+    return Response(status, f"{words}\n".encode(), (*guard.HEADERS, ("Content-Type", "text/plain"), *headers))
+
+
+def _redirect(where: str) -> Response:
+    return Response(303, b"", (*guard.HEADERS, ("Location", where)))
+
+
+def _static(name: str, request: Request) -> Response:
+    """Answer with a file. Its address has a mark of its content, so a browser may keep it."""
+    file = static_file(name)
+    if file is None or request.method not in ("GET", "HEAD"):
+        return plain(404, "not found")
+    kept: Mapping[str, str] = dict(guard.HEADERS) | {"Cache-Control": "private, max-age=31536000, immutable"}
+    if request.asked("v") != version_of(name):
+        kept = dict(guard.HEADERS)
+    return Response(200, file[0], (*kept.items(), ("Content-Type", file[1])))

@@ -1,0 +1,1 @@
+"""The pages: each reads what it shows, by six statements at most, and names its template."""

@@ -1,0 +1,110 @@
+"""Workers, workflows, the database, operations: what runs, and who asked for what."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pgqueue.app import App
+from pgqueue.dashboard.filters import given, query_of, read_id
+from pgqueue.dashboard.graph import picture_of
+from pgqueue.dashboard.look import Look, Page
+from pgqueue.doctor import Report, Severity
+from pgqueue.errors import InvalidOption, UnknownJob, UnknownWorkflow
+from pgqueue.queries.operations import Operation
+from pgqueue.timing import monotonic
+
+LISTED = 50
+MOST_JOBS = 2000  # of a workflow, that a page reads
+EXAMINED_SECONDS = 60.0
+STATES = ("running", "succeeded", "failed", "cancelled")
+
+
+def workers(look: Look, _: str) -> Page:
+    """List workers and schedulers, the lost ones first."""
+    found = look.ask(look.queries.workers.list())
+    order = {"lost": 0, "silent": 1, "stopping": 2, "quiet": 3}
+    found.sort(key=lambda each: (order.get(each.status, 4), each.kind != "worker", each.host, each.pid))
+    alive = [each for each in found if each.kind == "worker" and each.status not in ("lost", "silent")]
+    values = {"workers": found, "slots": sum(w.slots for w in alive), "running": sum(w.running for w in alive)}
+    return Page("workers.html", "Workers", values)
+
+
+def workflows(look: Look, _: str) -> Page:
+    """List the newest workflows."""
+    state, before = look.request.asked("state"), look.request.asked("before")
+    if state is not None and state not in STATES:
+        raise InvalidOption(f"state={state!r:.100} cannot be used: give {', '.join(STATES)}")
+    found = look.ask(look.queries.workflows.list(state, None if before is None else read_id(before), LISTED))
+    fields = given(look.request.asked, ("state",))
+    last = query_of({**fields, "before": found[-1].id}) if len(found) == LISTED else None
+    return Page("workflows.html", "Workflows", {"workflows": found, "states": STATES, "state": state, "next": last})
+
+
+def workflow(look: Look, name: str) -> Page:
+    """Show one workflow: its graph, with the state of each job."""
+    number, queries = read_id(name), look.queries.workflows
+    status = look.ask(queries.get(number))
+    if status is None:
+        raise UnknownWorkflow(f"no workflow {number}: never committed, or dropped by retention")
+    jobs = look.ask(queries.jobs(number, MOST_JOBS))
+    edges = look.ask(queries.edges(number, MOST_JOBS))
+    groups = look.ask(queries.groups(number, MOST_JOBS))
+    values = {"workflow": status, "jobs": jobs, "most": MOST_JOBS, "picture": picture_of(jobs, edges, groups)}
+    return Page("workflow.html", f"Workflow {status.name}", values)
+
+
+class Examinations:
+    """What the doctor found, at most a minute old, whoever looks: an examination asks the server much."""
+
+    def __init__(self, app: App, clock: Callable[[], float] = monotonic) -> None:
+        self._app = app
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._report: Report | None = None
+        self._made_at = 0.0
+
+    def report(self) -> tuple[Report, float]:
+        """Return the last report, and how many seconds ago it was made."""
+        with self._lock:
+            if self._report is None or self._clock() - self._made_at > EXAMINED_SECONDS:
+                self._report = self._app.doctor()
+                self._made_at = self._clock()
+            return self._report, self._clock() - self._made_at
+
+
+def database(look: Look, _: str) -> Page:
+    """Show how big the tables are, and what holds them back. The doctor's findings are put in by the dashboard."""
+    queries = look.queries.metrics
+    snapshot, notify = look.ask(queries.snapshot())
+    tables = look.ask(queries.tables())
+    tables.sort(key=lambda table: -table[2])
+    values: dict[str, Any] = {
+        "tables": tables,
+        "largest": max((table[2] for table in tables), default=0) or 1,
+        "partitions": look.ask(queries.partitions()),
+        "snapshot": snapshot,
+        "notify": notify,
+        "revision": look.ask(queries.revision()),
+        "severities": list(Severity),
+    }
+    return Page("database.html", "Database", values)
+
+
+def operations(look: Look, _: str) -> Page:
+    """List the newest operations: who asked for what, and how far it is."""
+    return Page("operations.html", "Operations", {"operations": look.ask(look.queries.operations.list(LISTED))})
+
+
+def operation(look: Look, name: str) -> Page:
+    """Show one operation."""
+    found = look.ask(look.queries.operations.list(1, read_id(name)))
+    if not found:
+        raise UnknownJob(f"there is no operation {name}")
+    values = {"operation": found[0], "wants": _wanted(found[0])}
+    return Page("operation.html", f"Operation {found[0].id}", values)
+
+
+def _wanted(operation: Operation) -> int | None:
+    """Return how many jobs it may change at most, where that was said."""
+    limit = operation.options.get("limit")
+    return limit if isinstance(limit, int) else None

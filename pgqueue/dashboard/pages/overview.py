@@ -1,0 +1,73 @@
+"""Now, queues, limits: whether jobs get through, and what holds them up."""
+
+from collections.abc import Sequence
+
+from pgqueue.dashboard import charts
+from pgqueue.dashboard.look import Look, Page
+from pgqueue.errors import UnknownQueue
+from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.jobs.patterns import serves
+from pgqueue.queries.queues import QueueLoad
+from pgqueue.queries.workers import WorkerStatus
+
+NEWEST = 20
+MOST_GROUPS = 5
+
+
+def now(look: Look, _: str) -> Page:
+    """Show what is wrong and what happens now."""
+    steps = look.ask_if_quick(look.queries.dashboard.activity(charts.LAST_HOURS))
+    groups = look.ask(look.queries.dashboard.failures(MOST_GROUPS))
+    workers = look.ask(look.queries.workers.list())
+    values = {
+        "chart": None if steps is None else charts.ended(steps, charts.LAST_HOURS),
+        "waits": None if steps is None else charts.waited(steps, charts.LAST_HOURS),
+        "queues": _worst_first(look.pulse.queues),
+        "groups": groups,
+        "workers": workers,
+        "slots": sum(worker.slots for worker in workers if worker.kind == "worker" and worker.status == "alive"),
+        "operations": look.ask(look.queries.operations.list_open(MOST_GROUPS)),
+    }
+    return Page("now.html", "Now", values)
+
+
+def queues(look: Look, _: str) -> Page:
+    """Show every queue, the one whose oldest job waits longest first."""
+    rates = look.ask_if_quick(look.queries.activity.rates(1000)) or []
+    values = {"queues": _worst_first(look.pulse.queues), "rates": {rate.queue: rate for rate in rates}}
+    return Page("queues.html", "Queues", values)
+
+
+def queue(look: Look, name: str) -> Page:
+    """Show one queue: how it does, who serves it, its newest jobs."""
+    found = next((each for each in look.pulse.queues if each.queue == name), None)
+    workers = look.ask(look.queries.workers.list())
+    serving = [worker for worker in workers if worker.kind == "worker" and serves(worker.queues, name)]
+    if found is None and not serving:
+        raise UnknownQueue(f"queue {name} holds no job, no worker serves it, and it was never paused")
+    steps = look.ask_if_quick(look.queries.dashboard.activity(charts.THREE_HOURS, queue=name))
+    jobs = look.ask(look.queries.jobs.list(JobFilter(queue=name), None, NEWEST))
+    rates = look.ask_if_quick(look.queries.activity.rates(1000)) or []
+    values = {
+        "name": name,
+        "queue": found,
+        "rate": next((rate for rate in rates if rate.queue == name), None),
+        "workers": _serving_first(serving),
+        "chart": None if steps is None else charts.ended(steps, charts.THREE_HOURS),
+        "waits": None if steps is None else charts.waited(steps, charts.THREE_HOURS),
+        "jobs": [(job, look.redaction.shown(job, "args", job.args)) for job in jobs],
+    }
+    return Page("queue.html", f"Queue {name}", values)
+
+
+def limits(look: Look, _: str) -> Page:
+    """Show the rules of flow control, what runs under them and what waits for them."""
+    return Page("limits.html", "Limits", {"limits": look.ask(look.queries.limits.list())})
+
+
+def _worst_first(found: Sequence[QueueLoad]) -> list[QueueLoad]:
+    return sorted(found, key=lambda each: (-(each.oldest_due_seconds or 0), -each.due, -each.running, each.queue))
+
+
+def _serving_first(workers: Sequence[WorkerStatus]) -> list[WorkerStatus]:
+    return sorted(workers, key=lambda worker: (worker.status != "alive", worker.host, worker.pid))

@@ -1,0 +1,44 @@
+"""What is not shown of a job's data: values under names such as `password`, and what the app's own function says."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from pgqueue.jobs.job import Job
+from pgqueue.tasks.sealing import sealed_by
+
+HIDDEN = "••••••"
+_SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|authorization|cookie|api.?key|private.?key|credential", re.I)
+DEEPEST = 30
+
+# Called with a job, the path of a value, such as ("args", "card", "number"), and the value; returns what is shown.
+Redact: TypeAlias = Callable[[Job, tuple[str, ...], Any], Any]
+
+
+def is_secret(name: str) -> bool:
+    """Whether values under this name are never shown."""
+    return _SECRET.search(name) is not None
+
+
+class Redaction:
+    """Hides values of jobs before they are shown."""
+
+    def __init__(self, own: Redact | None = None) -> None:
+        self._own = own
+
+    def shown(self, job: Job, part: str, value: Any) -> Any:
+        """Return what is shown of a part of a job: its `args`, `headers`, `result` or `progress`."""
+        return self._shown(job, (part,), value)
+
+    def _shown(self, job: Job, path: tuple[str, ...], value: Any) -> Any:
+        if len(path) > 1 and is_secret(path[-1]):
+            return HIDDEN
+        if (sealed := sealed_by(value)) is not None:
+            return sealed
+        if len(path) > DEEPEST:
+            return "…"
+        if isinstance(value, Mapping):
+            return {str(name): self._shown(job, (*path, str(name)), each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self._shown(job, path, each) for each in value]
+        return value if self._own is None else self._own(job, path, value)

@@ -1,0 +1,184 @@
+"""What the pages of the dashboard read beside what commands read: signs of trouble, charts, groups of failures.
+
+A page is looked at again and again, while the backlog is longest: each statement stops at a bound, and none locks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Statements, fill
+from pgqueue.queries.filters import DEAD_GROUP
+
+MOST_FAILURES = 10_000  # dead letters of which groups are made: the newest
+MOST_SIGNS = 50  # of one kind
+LATE_SECONDS = 60.0  # a tick that is overdue for longer is late
+HOURS = 24  # of the small chart of a group of failures
+
+# Make the rest of a transaction a look: it writes nothing, ends each statement after its time, and reads in the order
+# of an index, as PREFER_INDEXES of queries/jobs/count.py does and for its reasons. The first column is read before the
+# setting is made, and says whether the database takes no writes at all: a standby, or one that was made read-only.
+LOOK: LiteralString = """
+select current_setting('transaction_read_only'), set_config('transaction_read_only', 'on', true),
+       set_config('statement_timeout', %(timeout)s, true), set_config('enable_seqscan', 'off', true),
+       set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)"""
+
+# Tell what is wrong beside the queues, and by what the pages are out of date: processes that were lost, schedules that
+# are late, dead letters of the last hour, operations that run, the newest job and the newest activity. Each part stops
+# at a bound: workers and schedules are few rows; dead letters come from the new end of dead_letter_failed_at; jobs and
+# activity give one row from the end of an index. One statement, for the sentence on top of every page costs one round
+# trip; the naive form asks five questions a page.
+SIGNS: LiteralString = """
+(select 'worker', w.host || ':'::text || w.pid::text, w.heartbeat_age_seconds, w.status::text
+ from {s}.worker_health w where w.status in ('lost', 'silent') order by w.id limit %(most)s::int)
+union all
+(select 'process', w.id::text, w.slots::float8, concat_ws(' '::text, w.status, w.requested)
+ from {s}.worker_health w where w.status not in ('lost', 'silent') order by w.id limit %(most)s::int)
+union all
+(select 'schedule', c.name, c.lag_seconds, null
+ from {s}.schedule_status c where c.state = 'active' and c.lag_seconds > %(late)s::float8
+ order by c.lag_seconds desc, c.name limit %(most)s::int)
+union all
+(select 'operation', o.id::text, (o.done + o.skipped)::float8, o.kind::text from {s}.operation o
+ where o.ended_at is null order by o.id limit %(most)s::int)
+union all
+(select 'dead', null, count(*)::float8, max(newest.id)::text from (
+    select d.id from {s}.dead_letter d where d.failed_at > now() - interval '1 hour'
+    order by d.failed_at desc limit %(most_dead)s::int) as newest)
+union all
+(select 'job', null, null, (select j.id::text from {s}.job_live j order by j.id desc limit 1))
+union all
+(select 'activity', null, null, (select a.at::text from {s}.activity a order by a.at desc limit 1))"""
+MOST_DEAD = 1000
+
+# Sum what workers counted in steps of time, by outcome: of everything, a queue, or a task. By activity_at, in the span
+# alone; of a task by activity_task. The step is a multiple of the ten seconds of a row.
+ACTIVITY: LiteralString = """
+select floor(extract(epoch from now() - a.at)::float8 / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
+       sum(a.run_seconds), sum(a.wait_seconds)
+from {s}.activity a
+where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::int)
+and (%(queue)s::text is null or a.queue = %(queue)s::text) and (%(task)s::text is null or a.task = %(task)s::text)
+group by 1, 2"""
+
+# Read how each task did within the last hour, by the view: the busiest first.
+TASKS: LiteralString = """
+select h.task, h.runs, h.succeeded, h.retried, h.failed, h.error_share, h.run_seconds, h.run_p50, h.run_p95,
+       h.wait_p95, h.last_success
+from {s}.task_health h
+where %(task)s::text is null or h.task = %(task)s::text order by h.runs desc, h.task limit %(limit)s::int"""
+
+# Group the newest dead letters by fingerprint, the latest failure first, with how many failed in each of the last
+# hours. From the new end of dead_letter_failed_at, up to a bound; `dead_group`, which reads all of them, takes half a
+# second for a hundred thousand. The error is read by primary key, of one dead letter a group: in all of them it would
+# have to be brought from TOAST.
+FAILURES: LiteralString = fill(
+    """
+with newest as materialized (
+    select d.id, {sort} as sort, d.task::text as task, d.queue::text as queue,
+           d.failed_at::timestamptz as failed_at
+    from {s}.dead_letter d order by d.failed_at desc limit %(most)s::int
+), grouped as (
+    select n.sort, count(*) as jobs, min(n.failed_at) as first_at, max(n.failed_at) as last_at,
+           array_agg(distinct n.task) as tasks, array_agg(distinct n.queue) as queues, max(n.id) as newest_id
+    from newest n group by n.sort order by max(n.failed_at) desc limit %(limit)s::int
+), hourly as (
+    select n.sort, floor(extract(epoch from now() - n.failed_at)::float8 / 3600::float8)::int as ago, count(*) as jobs
+    from newest n where n.failed_at > now() - make_interval(hours => %(hours)s::int) group by 1, 2
+)
+select g.sort, g.jobs, g.first_at, g.last_at, g.tasks, g.queues, g.newest_id,
+       coalesce(d.error::jsonb ->> 'type'::text, d.reason), substr(d.error::jsonb ->> 'message'::text, 1, 300),
+       (select coalesce(json_agg(json_build_array(h.ago, h.jobs)), '[]') from hourly h where h.sort = g.sort)::text
+from grouped g left join lateral (
+    select e.error, e.reason from {s}.dead_letter e where e.id = g.newest_id limit 1) as d on true
+order by g.last_at desc""",
+    sort=fill(DEAD_GROUP, dead="d"),
+)
+
+
+class Sign(NamedTuple):
+    """Something that a look has seen: what it is, its name, a number, and a word about it."""
+
+    kind: str
+    name: str | None
+    number: float | None
+    word: str | None
+
+
+class Step(NamedTuple):
+    """What was counted in one step of time, `ago` steps before now, of one outcome."""
+
+    ago: int
+    outcome: str
+    jobs: int
+    run_seconds: float
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHealth:
+    """How a task did within the last hour. Times are seconds."""
+
+    task: str
+    runs: int
+    succeeded: int
+    retried: int
+    failed: int
+    error_share: float | None
+    run_seconds: float
+    run_p50: float | None
+    run_p95: float | None
+    wait_p95: float | None
+    last_success: datetime | None
+
+
+class Failures(NamedTuple):
+    """A group of the newest dead letters. `hourly`: JSON, how many failed how many hours ago."""
+
+    group: str
+    jobs: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    tasks: list[str]
+    queues: list[str]
+    newest_id: int
+    error: str | None
+    message: str | None
+    hourly: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time until now, in steps of so many seconds."""
+
+    step: float
+    steps: int
+
+
+class DashboardQueries(Statements):
+    """What the dashboard alone reads."""
+
+    def look(self, seconds: float) -> Query[bool]:
+        """Make the transaction a look, whose statements may take so long; return whether the database takes no writes
+        at all."""
+        return Query(self._sql(LOOK), lambda rows: rows[0][0] == "on", {"timeout": f"{int(1000 * seconds)}ms"})
+
+    def signs(self) -> Query[list[Sign]]:
+        """Tell what is wrong beside the queues, and by what pages are out of date."""
+        params = {"most": MOST_SIGNS, "late": LATE_SECONDS, "most_dead": MOST_DEAD}
+        return Query(self._sql(SIGNS), lambda rows: [Sign(*row) for row in rows], params)
+
+    def activity(self, span: Span, *, queue: str | None = None, task: str | None = None) -> Query[Sequence[Step]]:
+        """Sum what workers counted in a span: of everything, of a queue, or of a task."""
+        params = {"step": span.step, "steps": span.steps, "queue": queue, "task": task}
+        return Query(self._sql(ACTIVITY), lambda rows: [Step(*row) for row in rows], params)
+
+    def tasks(self, limit: int, task: str | None = None) -> Query[list[TaskHealth]]:
+        """Read how tasks did within the last hour, or one of them."""
+        return Query(self._sql(TASKS), lambda rows: [TaskHealth(*row) for row in rows], {"limit": limit, "task": task})
+
+    def failures(self, limit: int) -> Query[list[Failures]]:
+        """Group the newest dead letters by what their errors have in common."""
+        params = {"most": MOST_FAILURES, "limit": limit, "hours": HOURS}
+        return Query(self._sql(FAILURES), lambda rows: [Failures(*row) for row in rows], params)
