@@ -14,11 +14,10 @@ from typing import Any, Literal
 import psycopg
 
 import pgqueue
-from pgqueue import App, chain, chord
+from pgqueue import App, chain, chord, db
 from pgqueue.jobs.tally import Count, bucket_of
 from tests.conftest import scalar, work
 from tests.harness import QUERIES
-from pgqueue import db
 
 WORKERS = """
 insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, started_at,
@@ -179,7 +178,11 @@ def _record_hours(conn: psycopg.Connection[Any]) -> None:
         for ago in range(180):
             swing = 1 + 0.45 * math.sin(ago / 23) + rng.uniform(-0.15, 0.15)
             peak = 4.0 if 18 < ago < 27 and queue == "critical" else 1.0
-            for verb, share in (("succeed", 1 - errors * peak), ("retry", errors * peak * 0.7), ("dead_letter", errors * peak * 0.3)):
+            for verb, share in (
+                ("succeed", 1 - errors * peak),
+                ("retry", errors * peak * 0.7),
+                ("dead_letter", errors * peak * 0.3),
+            ):
                 jobs = round(rate * swing * share + rng.random() - 0.5)
                 if jobs > 0:
                     ran, waited = run * rng.uniform(0.8, 1.3), wait * peak * rng.uniform(0.5, 1.8)
