@@ -14,7 +14,7 @@ from pgqueue.queries.jobs.change import EditedJob
 from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
 from pgqueue.queries.jobs.parts import CARRIED, MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
-from pgqueue.queries.jobs.ties import HOLD, OPEN, TELL
+from pgqueue.queries.jobs.ties import HOLD, NOTIFY_KEEPERS, OPEN, TELL
 from pgqueue.queries.jobs.turns import RESUME_STOPPED
 from pgqueue.tasks.sealing import open_job
 
@@ -103,10 +103,11 @@ with given as (
     select id, 'failed', 'cancelled', attempt, lease, %(reason)s::text from gone
 ), tied as materialized (
     select id, 'failed' as target, ties::int as ties, gate_id, false as skipped from gone where ties::int & 16 > 0
-), {tell}, {resume_stopped}
-select (select count(*) from gone) from children_notified""",
+), {tell}, {notify_keepers}, {resume_stopped}
+select (select count(*) from gone) from children_notified, keepers_notified""",
     hold=fill(HOLD, own="given"),
     tell=fill(TELL, gone="gone", held="held", may_notify=MAY_NOTIFY),
+    notify_keepers=fill(NOTIFY_KEEPERS, may_notify=MAY_NOTIFY),
     resume_stopped=RESUME_STOPPED,
     carried=CARRIED,
 )

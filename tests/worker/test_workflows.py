@@ -10,7 +10,7 @@ import pgqueue
 from pgqueue import App, db
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import scalar, work
-from tests.harness import QUERIES, Conn, new_job
+from tests.harness import QUERIES, Conn, heard, new_job
 from tests.statements.graphs import graph, insert, states, workflow_state
 
 
@@ -75,6 +75,19 @@ def test_what_depends_on_a_failed_job_is_skipped_and_its_handler_runs(app: App, 
     asyncio.run(work(app, settled(conn, made.id), poll_seconds=30))
     assert states(conn, made) == "fcss"
     assert ran == [2, 3]
+
+
+def test_a_cancel_that_dooms_jobs_tells_the_workers_and_one_that_dooms_none_does_not(
+    app: App, conn: Conn, connect: Callable[..., Conn]
+) -> None:
+    listener = connect(autocommit=True)
+    listener.execute("listen pgqueue")
+    (alone,) = insert(conn, graph(2, [])).jobs[:1]
+    db.run(conn, QUERIES.jobs.cancel([alone], "no"))
+    assert "!workflow" not in heard(listener, conn)
+    parent, _ = insert(conn, graph(2, [(0, 1)])).jobs
+    db.run(conn, QUERIES.jobs.cancel([parent], "no"))
+    assert "!workflow" in heard(listener, conn)
 
 
 def test_a_job_that_ends_in_its_own_transaction_moves_its_children(app: App, conn: Conn, ran: list[int]) -> None:

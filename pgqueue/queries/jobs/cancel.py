@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pgqueue.queries.base import Query, Statements, fill, packed
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY
-from pgqueue.queries.jobs.ties import EDGES
+from pgqueue.queries.jobs.ties import EDGES, NOTIFY_KEEPERS
 
 # The payload with which CANCEL notifies workers on the schema's channel. No queue can have this name.
 CANCEL_PAYLOAD = "!cancel"
@@ -39,11 +39,13 @@ with asked as (
     where j.id = any(array[found.id]) and found.state = 'running' and j.cancel_requested_at is null returning j.id
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
-), {compensated}
-select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified, compensated""",
+), {notify_keepers}, {compensated}
+select found.id, found.state, found.task, found.queue
+from found, workers_notified, waiters_notified, keepers_notified, compensated""",
     edges=fill(EDGES, own="tied_ones"),
     compensated=COMPENSATED,
     cancel_waiting=CANCEL_WAITING,
+    notify_keepers=NOTIFY_KEEPERS,
     may_notify=MAY_NOTIFY,
 )
 

@@ -178,6 +178,18 @@ TELL_LATE: LiteralString = fill(
     ),
 )
 
+# The payload that tells workers of doomed jobs, or of workflows to be settled. No queue can have this name.
+WORKFLOW_PAYLOAD = "!workflow"
+
+# Tell the workers what is left to do after TELL, where it is not a worker that runs the statement: they would find it
+# within a second or so.
+NOTIFY_KEEPERS: LiteralString = """keepers_notified as (
+    select count(pg_notify({channel}, '!workflow')) from (
+        select where exists (select from children_moved where doomed)
+        or exists (select from workflows_told where unsettled)) as left_over
+    where {may_notify}
+)"""
+
 # What a statement tells its caller beside the jobs that it moved, as rows of an id and a word.
 TOLD: LiteralString = """
 union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()

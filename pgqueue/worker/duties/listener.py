@@ -4,6 +4,7 @@ from pgqueue.db.link import DEADLINE, Link
 from pgqueue.process.debounce import Debounced
 from pgqueue.process.duty import Duty
 from pgqueue.queries.jobs.cancel import CANCEL_PAYLOAD
+from pgqueue.queries.jobs.ties import WORKFLOW_PAYLOAD
 from pgqueue.queries.pauses import PAUSE_PAYLOAD
 from pgqueue.queries.signals import SIGNAL_PAYLOAD
 from pgqueue.queries.waits import WAIT_PAYLOAD
@@ -17,7 +18,7 @@ PING_SECONDS = 30.0
 class Listener(Duty):
     """Signals that a job was committed in a queue of this worker, that a job is to be cancelled, that a worker died,
     that a caller waits for a job, that a task was paused or resumed, that something was sent to jobs that may wait for
-    it, and that an operator asks something of this worker.
+    it, that a cancel has doomed jobs, and that an operator asks something of this worker.
 
     Any role of the database may send notifications. The signal of a job is not debounced, because a pause would delay
     jobs: a claim in progress makes one of all that come meanwhile.
@@ -43,6 +44,7 @@ class Listener(Duty):
             PAUSE_PAYLOAD: Debounced(signals.pause_changed),
             WAIT_PAYLOAD: Debounced(signals.job_awaited),
             SIGNAL_PAYLOAD: Debounced(signals.signal_sent),
+            WORKFLOW_PAYLOAD: Debounced(signals.workflow_moved),
         }
         queue_appeared, request_made = Debounced(signals.queue_appeared), Debounced(signals.request_made)
         async with self.link.connection(PING_SECONDS + DEADLINE) as conn:

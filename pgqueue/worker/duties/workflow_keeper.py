@@ -10,7 +10,8 @@ from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
-BATCH = 500  # jobs that one statement ends
+BATCH = 500  # jobs that one statement ends or tells
+SKIPPED = 2000  # jobs that one statement skips: nobody else waits for them
 GROUPS = 100  # workflows and groups that one statement settles
 LIVING_SECONDS = 1.0  # between two looks while a workflow lives
 INTERVAL = 15.0  # while none does
@@ -45,7 +46,7 @@ class WorkflowKeeper(Duty):
         if look.stopping:
             moved |= await self._do(self._queries.stop(BATCH))
         if look.doomed:
-            moved |= await self._do(self._queries.cascade(BATCH))
+            moved |= await self._do(self._queries.cascade(SKIPPED))
         if look.unsettled:
             moved |= await self._do(self._queries.settle(GROUPS))
         if moved:

@@ -93,6 +93,12 @@ with given as (
         stop_running = w.stop_running or t.forlorn
     from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
     returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
+), keepers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!workflow')) from (
+        select where exists (select from children_moved where doomed)
+        or exists (select from workflows_told where unsettled)) as left_over
+    where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 ), resumed as (
     update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'
@@ -103,4 +109,4 @@ with given as (
     where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
     and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
 )
-select (select count(*) from gone) from children_notified
+select (select count(*) from gone) from children_notified, keepers_notified

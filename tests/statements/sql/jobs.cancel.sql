@@ -112,8 +112,15 @@ with asked as (
 ), workers_notified as (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!cancel')) from requested where pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), keepers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!workflow')) from (
+        select where exists (select from children_moved where doomed)
+        or exists (select from workflows_told where unsettled)) as left_over
+    where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 ), compensated as (
     select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
     where headers::jsonb ? '$undo'::text and target <> 'succeeded'
 )
-select found.id, found.state, found.task, found.queue from found, workers_notified, waiters_notified, compensated
+select found.id, found.state, found.task, found.queue
+from found, workers_notified, waiters_notified, keepers_notified, compensated
