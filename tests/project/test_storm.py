@@ -8,7 +8,7 @@ import pytest
 from pgqueue.jobs.flow import Flow
 from tests.stress.storm import Storm
 from tests.stress.storm_mutants import MUTANTS
-from tests.stress.turns import NEVER, Drift, Move, Term, Turns, check_turns
+from tests.stress.turns import NEVER, Drift, Look, Move, Stop, Term, Turns, check_turns
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DEFAULT_MUTANTS = ("no_lock",)
@@ -52,6 +52,7 @@ REPLACED = "replaced by a newer job: r/a is full"
         story(run(1, 0, 1), run(2, 0.5, 1), terms={"r": [Term(at(-9), at(0.1), 2), Term(at(0), NEVER, 1)]}),
         story(run(1, 0, 0.1), run(2, 1, 2), rates={"r": (1, 1.0)}),
         story(run(1, 0, 1), attempts={1: (1, 1), 2: (0, 0)}),
+        story(stops=[Stop("limit", "r", at(0), at(2))], begun=[(3, at(1)), (1, at(-1)), (1, at(3))]),
     ],
 )
 def test_a_right_log_proves_no_violation(right: Turns) -> None:
@@ -76,6 +77,12 @@ def test_a_right_log_proves_no_violation(right: Turns) -> None:
         ("FL9", story(cancelled(1, 0.5, "skipped: r/a is full"))),
         ("FL9", story(run(2, -5, 1), cancelled(1, 0.5, REPLACED))),
         ("FL9", story([Move(at(0.5), 1, "running", "cancelled", REPLACED)], run(2, 0, 1))),
+        ("FL6", story(looks=[Look(10, 20), Look(5000, 900)])),
+        ("FL7", story(stops=[Stop("limit", "r", at(0), at(2))], begun=[(1, at(1))])),
+        ("FL7", story(stops=[Stop("key", "r/a", at(0), at(2))], begun=[(2, at(1))])),
+        ("FL7", story(stops=[Stop("queue", "default", at(0), at(2))], begun=[(3, at(1))])),
+        ("FL10", story(unsaid=[1])),
+        ("FL12", story(probes=[(NOON, "r/a", 2)])),
     ],
 )
 def test_a_spoilt_log_is_seen_by_the_invariant_it_breaks(number: str, spoilt: Turns) -> None:
@@ -90,7 +97,8 @@ def test_a_storm_over_metered_jobs_exceeds_no_limit_and_loses_nothing(dsn: str) 
     result = Storm(dsn, seed=7).run(7.0)
     assert result.violations == [], result.counts
     assert result.counts["claims"] > 150, result.counts
-    assert min(result.counts.get(what, 0) for what in ("kills", "freezes", "changes", "rescued")) > 0, result.counts
+    happened = ("kills", "freezes", "changes", "rescued", "pauses", "asked why", "breakers seen half open")
+    assert min(result.counts.get(what, 0) for what in happened) > 0, result.counts
 
 
 @pytest.mark.stress

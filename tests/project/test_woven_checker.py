@@ -1,4 +1,4 @@
-"""The checker of workflows, steps and events accepts right rows, and names the invariant that spoilt ones break."""
+"""The checker of workflows, steps and events accepts right rows and rejects spoilt ones by what they break."""
 
 import json
 from collections.abc import Callable

@@ -34,9 +34,10 @@ def inputs(replay: Replay) -> Iterator[Violation]:
         for deed in replay.woven.deeds_of.get(job, []):
             wanted = replay.inputs.get((job, deed["lease"]))
             if deed["kind"] == "run" and wanted is not None:
-                got = _without_errors(deed["value"])
-                if got != wanted.get("got"):
-                    told = f"{json.dumps(got):.300} and not {json.dumps(wanted.get('got')):.300}"
+                known = replay.woven.job[job]["args"].get("got")  # such as the list of a group of none
+                got, right = _without_errors(deed["value"]), wanted.get("got", known)
+                if got != right:
+                    told = f"{json.dumps(got):.300} and not {json.dumps(right):.300}"
                     yield Violation("WF7", f"job {job} got {told}")
 
 
@@ -116,8 +117,8 @@ def callbacks(replay: Replay) -> Iterator[Violation]:
         if group is not None or len(edges) != 1:
             continue
         job, (edge,) = replay.ids[node], edges
-        if edge.when == "e" and not replay.began.get(node) and replay.ended.get(node) == SKIPPED:
-            yield Violation("WF4", f"job {job} runs at any end of {replay.tell(edge)}, and was skipped")
+        if edge.when == "e" and not replay.began.get(node) and replay.ended.get(node) in (None, SKIPPED):
+            yield Violation("WF4", f"job {job} runs at any end of {replay.tell(edge)}, and did not")
         if replay.began.get(node):
             kinds[edge.parent, edge.when] = job
     for parent in {parent for parent, _ in kinds}:

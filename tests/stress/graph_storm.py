@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         database = Database(server, "graph_storm")
         weather = Weather(given.seconds, given.seed, SIZES[given.size], mutant=given.mutant)
-        result = GraphStorm(database.dsn(), weather).run()
+        result = GraphStorm(database.dsn(user=database.role), weather).run()
     finally:
         server.stop()
     print(result.counts)

@@ -26,6 +26,7 @@ class Replay:
     root: int
     graph: Graph
     ended: dict[int, str] = field(default_factory=dict)
+    shown: dict[int, str] = field(default_factory=dict)  # the state in the row: a discarded job is a cancelled one
     inputs: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)  # by job and lease
     succeeded_at: dict[int, datetime] = field(default_factory=dict)
     revived_at: datetime | None = None
@@ -99,7 +100,7 @@ class Replay:
         if first_life and self.oracle.edges[node] and not self.released[node] and len(self.began[node]) == 1:
             yield Violation("WF1", f"job {job} waits for others and began without having been released")
         self.inputs[job, move["lease"]] = self.oracle.inputs(
-            node, lambda source: self.state_of(source) or "", lambda source: self.numbers[source]
+            node, lambda source: self.shown.get(source, ""), lambda source: self.numbers[source]
         )
 
     def _end(self, node: int, move: Row) -> None:
@@ -114,6 +115,7 @@ class Replay:
         else:
             self.ended[node] = SUCCEEDED
             self.succeeded_at[node] = move["at"]
+        self.shown[node] = target
 
     def _is_doomed(self, node: int) -> bool:
         """Whether an edge of a job that has not begun cannot be met any more."""

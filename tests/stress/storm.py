@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,12 +25,15 @@ from typing import Any
 
 import psycopg
 
+import pgqueue
 from pgqueue.jobs.flow import Flow
+from pgqueue.queries import Queries
+from tests.statements.test_explain import buffers, explain
 
 from .history import COUNTERS
 from .storm_mutants import MUTANTS
 from .storm_worker import LEASE
-from .turns import AUDIT, NEVER, Drift, Move, Term, Turns, check_turns
+from .turns import AUDIT, HALF_OPEN, NEVER, Drift, Look, Move, Stop, Term, Turns, check_turns
 from .violation import Violation
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -43,7 +48,7 @@ RULES: dict[str, dict[str, Any]] = {
     "rate": {"rate_count": 10, "rate_seconds": 1.0, "rate_burst": 2},
     "skip": {"max_running": 1, "on_full": "skip"},
     "newest": {"max_running": 1, "on_full": "replace_waiting"},
-    "brittle": {"breaker_failures": 4, "breaker_seconds": 1.0, "breaker_cooldown": 0.1},
+    "brittle": {"breaker_failures": 2, "breaker_seconds": 2.0, "breaker_cooldown": 0.05},
     "shut": {"max_running": 0},
 }
 CHANGES = {"two": (1, 2, 3, 4), "shared": (2, 5, 8, None)}
@@ -62,6 +67,12 @@ LEFT = "select id, headers -> '$flow' from pgqueue.job_live where not headers ->
 EVERY = """
 select id, attempt, lease from pgqueue.job_live union all select id, attempt, lease from pgqueue.job_finished
 union all select id, attempt, lease from pgqueue.dead_letter"""
+BEGUN = "create table public.begun (job_id bigint not null, began timestamptz not null)"
+WAITS = """
+select id from pgqueue.job_live where state = 'blocked' and run_at < clock_timestamp() - interval '1 s'
+order by random() limit 1"""
+PAUSED = ({"limit": "two"}, {"limit": "two", "key": "a"}, {"limit": "shared"}, {"queue": "default"}, {"task": "t"})
+NOT_A_REASON = {"unique_key", "schedule", "last_error"}
 LOG = "select at, job_id, from_state, to_state, reason from pgqueue.transition order by at"
 BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
 
@@ -72,7 +83,7 @@ def flows() -> list[Flow]:
     both = [Flow(("shared", f"two/{key}")) for key in "abcd"]
     lines = [Flow((f"line/{key}",), order=f"line/{key}") for key in range(4)]
     more = [Flow(("line/0", "shared"), order="line/0"), Flow(("shared",), share="f/a"), Flow(("shared",), share="f/b")]
-    single = [Flow((name,)) for name in ("rate", "skip/a", "newest/a", "brittle", "shut", "unruled")]
+    single = [Flow((name,)) for name in ("rate", "skip/a", "newest/a", "brittle/a", "brittle/b", "shut", "unruled")]
     return [*keys, *both, *lines, *more, *single, Flow(share="f/a"), Flow(share="f/b"), Flow(("rate", "two/a"))]
 
 
@@ -109,10 +120,16 @@ class Storm:
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
         self._open: tuple[psycopg.Connection[Any], list[int], float] | None = None
         self._lanes = flows()
+        self._stops: list[Stop] = []
+        self._paused: tuple[dict[str, Any], datetime, float] | None = None  # what, since when, and until when
+        self._looks: list[Look] = []
+        self._unsaid: list[int] = []
+        self._probes: list[tuple[datetime, str, int]] = []
 
     def run(self, seconds: float, until: Container[str] = ()) -> Result:
         """Rage for so long, let every job end, and check. `until`: end as soon as one of these is violated."""
         with tempfile.TemporaryFile() as self._told, psycopg.connect(self.dsn, autocommit=True) as conn:
+            self._app = pgqueue.App(self.dsn)
             self._declare(conn)
             try:
                 for place in range(WORKERS):
@@ -129,6 +146,7 @@ class Storm:
                 for worker in self._workers:
                     worker.kill()
                     worker.wait()
+                self._app.close()
             turns = self._evidence(conn, ended=True)
             violations = self._violations(turns)
         self.counts.update(jobs=len(turns.flows), claims=sum(move.starts for move in turns.moves))
@@ -136,6 +154,7 @@ class Storm:
         return Result(turns, violations, dict(self.counts))
 
     def _declare(self, conn: psycopg.Connection[Any]) -> None:
+        conn.execute(BEGUN)
         for name, columns in RULES.items():
             names = ", ".join(["name", *columns])
             holes = ", ".join(["%s"] * (len(columns) + 1))
@@ -175,8 +194,11 @@ class Storm:
         self._thaw()
         if time.monotonic() > self._strikes_at:
             self._strikes_at = time.monotonic() + STRIKE_SECONDS
-            self._plan = self._plan or self._rng.sample([self._kill, self._freeze, self._change, self._change], 4)
+            faults = [self._kill, self._freeze, self._change, self._change, self._pause]
+            self._plan = self._plan or self._rng.sample(faults, len(faults))
             self._plan.pop()(conn)
+            self._look(conn)
+        self._resume(conn)
         self._replace()
         time.sleep(0.03)
 
@@ -219,7 +241,38 @@ class Storm:
 
     def _audit(self, conn: psycopg.Connection[Any]) -> None:
         self._drifts += [Drift(*row) for row in conn.execute(AUDIT).fetchall()]
+        half_open = conn.execute(HALF_OPEN).fetchall()
+        self._probes += [row for row in half_open if row[2] > 1]  # type: ignore[misc]
+        self.counts["breakers seen half open"] += len(half_open)
         self.counts["audits"] += 1
+
+    def _look(self, conn: psycopg.Connection[Any]) -> None:
+        """Explain a claim of plain jobs, and ask why a job waits."""
+        with conn.transaction(force_rollback=True):
+            plan = explain(conn, Queries("pgqueue").jobs.claim(uuid.uuid4(), {"default": 10}, 10), generic=True)
+            row = conn.execute("select count(*) from pgqueue.job_live where state = 'blocked'").fetchone()
+        self._looks.append(Look(row[0] if row else 0, buffers(plan)))
+        for (job,) in conn.execute(WAITS).fetchall():
+            with suppress(pgqueue.UnknownJob):
+                why = self._app.why(job)
+                self.counts["asked why"] += 1
+                if why.job.state == "blocked" and not {reason.code for reason in why.reasons} - NOT_A_REASON:
+                    self._unsaid.append(job)
+
+    def _pause(self, conn: psycopg.Connection[Any]) -> None:
+        if self._paused is None:
+            what = self._rng.choice(PAUSED)
+            self._app.pause(why="a storm", **what)  # type: ignore[arg-type]
+            self._paused = what, _now(conn), time.monotonic() + self._rng.uniform(0.2, 0.8)
+            self.counts["pauses"] += 1
+
+    def _resume(self, conn: psycopg.Connection[Any], *, at_once: bool = False) -> None:
+        if self._paused is not None and (at_once or time.monotonic() > self._paused[2]):
+            what, since, _ = self._paused
+            kind = "key" if "key" in what else next(iter(what))
+            self._stops.append(Stop(kind, "/".join(what.values()), since, _now(conn)))
+            self._app.resume(**what)
+            self._paused = None
 
     def _stop_one(self, conn: psycopg.Connection[Any]) -> int | None:
         """Stop a worker while it runs jobs; return its place."""
@@ -271,6 +324,7 @@ class Storm:
     def _drain(self, conn: psycopg.Connection[Any]) -> None:
         """Let every job end that can. FL5: none waits on while its buckets have room."""
         self._commit_late(conn)
+        self._resume(conn, at_once=True)
         began = time.monotonic()
         ends = began + DRAIN_SECONDS
         while (left := conn.execute(LEFT).fetchall()) and time.monotonic() < ends and not self._hopeless():
@@ -307,6 +361,8 @@ class Storm:
             shut=frozenset({"shut"}),
             drifts=self._drifts,
             counters={} if self._left or not ended else dict(conn.execute(COUNTERS).fetchall()),
+            stops=self._stops, looks=self._looks, unsaid=self._unsaid, probes=self._probes,
+            begun=conn.execute("select job_id, began from public.begun").fetchall(),  # type: ignore[arg-type]
         )  # fmt: skip
 
 

@@ -97,6 +97,21 @@ def fresh_ends(_: int) -> None:
     rewrite(claim, ["CLAIM_TURNS"], (f"lateral {shown}", newest))
 
 
+CLAIMS = ["CLAIM_TURNS", "CLAIM_LANE", "CLAIM_FIRST"]
+LIMIT_PAUSED = "case when r.paused_at is not null and (r.paused_until is null or r.paused_until > now()) or"
+HALF_OPEN = "case when r.breaker_failures is not null and u.opened > 0 then 1 - u.running end,"
+
+
+def pause_ignored(_: int) -> None:
+    """Claim whether the limit is paused or not."""
+    rewrite(claim, CLAIMS, (LIMIT_PAUSED, "case when false or"))
+
+
+def many_probes(_: int) -> None:
+    """Let a breaker that is half open admit as many jobs as any other bucket."""
+    rewrite(claim, CLAIMS, (HALF_OPEN, ""))
+
+
 @dataclass(frozen=True)
 class StormMutant:
     """A bug, which gets the number of the worker that it is put into, and the invariants one of which it breaks."""
@@ -117,4 +132,6 @@ MUTANTS = {
     "unsorted_claims": StormMutant(unsorted_claims, frozenset({"deadlock"})),
     "unsorted_ends": StormMutant(unsorted_ends, frozenset({"deadlock"})),
     "fresh_ends": StormMutant(fresh_ends, frozenset({"FL4"})),
+    "pause_ignored": StormMutant(pause_ignored, frozenset({"FL7"})),
+    "many_probes": StormMutant(many_probes, frozenset({"FL12"})),
 }

@@ -35,6 +35,8 @@ insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, 
 values (%s, 'worker', 'h', %s, '0', '{default}', '{t}', 8, %s)"""
 BEAT = """
 update pgqueue.worker set heartbeat_at = clock_timestamp() where id = %s and lost_at is null returning id"""
+NOTE = """
+insert into public.begun (job_id, began) select job, %s from unnest(%s::bigint[]) as job"""
 ENDS = (
     (PLAIN_SUCCESS, 50),
     (Resolution("succeed", result="1"), 10),
@@ -104,7 +106,10 @@ class StormWorker:
         if not lines or len(self._held) > 20:
             return
         slots = self._rng.randint(room // 2, room)
+        (began,) = self._conn.execute("select clock_timestamp()").fetchone() or (None,)
         jobs = db.run(self._conn, self._queries.turns.claim(self._id, QUEUE, lines, room=room, slots=slots))
+        if jobs:
+            self._conn.execute(NOTE, (began, [job.id for job in jobs]))
         self._roster.claimed(QUEUE, lines, jobs, room)
         if self._rng.random() > 0.03:  # else the answer is lost
             self._held.update((job.id, job) for job in jobs)

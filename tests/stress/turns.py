@@ -18,6 +18,7 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 IN_FLIGHT = timedelta(seconds=2)  # how long a claim may take: what was there before it began, it has seen
 PROMPT = timedelta(milliseconds=50)  # between the moment for which a rate admits a claim, and its log
 NEVER = datetime.max.replace(tzinfo=UTC)
+PAGES = 150
 REASONS = ("skipped: ", "replaced by a newer job: ")
 
 
@@ -68,9 +69,35 @@ class Drift:
     rows: int
 
 
+@dataclass(frozen=True)
+class Stop:
+    """A pause of `kind` (queue, task, limit or key), for certain in force from `since` to `until`."""
+
+    kind: str
+    name: str
+    since: datetime
+    until: datetime
+
+    def holds(self, flow: Flow) -> bool:
+        """Whether it is about jobs of a flow; all are of one queue and one task."""
+        if self.kind == "limit":
+            return any(bucket.split("/", 1)[0] == self.name for bucket in flow.buckets)
+        return self.kind != "key" or self.name in flow.buckets
+
+
+@dataclass(frozen=True)
+class Look:
+    """A claim of plain jobs that was explained: how many pages it touched while so many metered jobs waited."""
+
+    waiting: int
+    pages: int
+
+
 @dataclass
 class Turns:
-    """The evidence about metered jobs. `known`: when it was certain that a job was committed."""
+    """The evidence about metered jobs. `known`: when it was certain that a job was committed. `begun`: jobs, and when
+    the statement began that claimed each. `unsaid`: jobs that had waited for a second and of which no reason was told.
+    `probes`: breakers half open of which several jobs ran."""
 
     flows: Mapping[int, Flow]
     moves: Sequence[Move]  # in order
@@ -83,6 +110,11 @@ class Turns:
     drifts: Sequence[Drift] = ()
     counters: Mapping[str, int] = field(default_factory=dict)  # at the end
     reconciled: Sequence[str] = ()
+    stops: Sequence[Stop] = ()
+    begun: Sequence[tuple[int, datetime]] = ()
+    looks: Sequence[Look] = ()
+    unsaid: Sequence[int] = ()
+    probes: Sequence[tuple[datetime, str, int]] = ()
 
     def terms_of(self, bucket: str, since: datetime, until: datetime) -> list[int | None]:
         """Return the limits of a bucket that were in force at any time between two moments; none without a rule."""
@@ -211,7 +243,36 @@ def full_buckets(turns: Turns) -> Iterator[Violation]:
             yield Violation("FL9", f"job {move.job} is {move.reason}, and none is newer")
 
 
-CHECKS = (within_limits, counters, rates, in_order, refused, full_buckets)
+def apart(turns: Turns) -> Iterator[Violation]:
+    """FL6: how many pages a claim of plain jobs touches does not depend on how many metered jobs wait."""
+    for look in turns.looks:
+        if look.pages > PAGES:
+            yield Violation(
+                "FL6", f"a claim of plain jobs touched {look.pages} pages beside {look.waiting} metered ones"
+            )
+
+
+def paused(turns: Turns) -> Iterator[Violation]:
+    """FL7: no statement claims a job that began after a pause of its queue, task, limit or key was committed."""
+    for job, began in turns.begun:
+        for stop in turns.stops:
+            if stop.since < began < stop.until and stop.holds(turns.flows[job]):
+                yield Violation("FL7", f"job {job} was claimed from {began.isoformat()} on: {stop}")
+
+
+def said(turns: Turns) -> Iterator[Violation]:
+    """FL10: of each job that waits a reason can be told."""
+    for job in turns.unsaid:
+        yield Violation("FL10", f"job {job} waits, and nobody can say why")
+
+
+def half_open(turns: Turns) -> Iterator[Violation]:
+    """FL12: a breaker that is half open lets one job run at a time."""
+    for at, bucket, count in turns.probes:
+        yield Violation("FL12", f"{count} jobs of {bucket}, which is half open, ran at {at.isoformat()}")
+
+
+CHECKS = (within_limits, counters, rates, in_order, refused, full_buckets, apart, paused, said, half_open)
 
 
 def check_turns(turns: Turns) -> list[Violation]:
@@ -232,3 +293,12 @@ with ran as (
 select clock_timestamp(), coalesce(r.name, c.name), coalesce(r.jobs, 0), coalesce(c.jobs, 0), coalesce(c.lines, 0)
 from ran r full join counted c on c.name = r.name
 where coalesce(r.jobs, 0) <> coalesce(c.jobs, 0) or c.lines is distinct from 1"""
+
+# Buckets whose breaker has opened, and was not closed by a success since, with the jobs of each that run and began when
+# its cooldown was over.
+HALF_OPEN = """
+select clock_timestamp(), f.name, (
+    select count(*)::int from pgqueue.job_live j
+    where j.state = 'running' and j.claimed_at >= f.closed_until and j.headers -> '$flow' -> 'buckets' ? f.name)
+from pgqueue.limit_freed f join pgqueue.limit_rule r on r.name = f.rule
+where f.opened > 0 and r.breaker_failures is not null"""

@@ -1,0 +1,161 @@
+"""Seeded bugs in workflows and durable steps, each with the invariants one of which the checker must see broken.
+
+`python -m tests.stress.woven_mutants NAME work …` is `pgqueue work …` with the bug NAME in it.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pgqueue import cli
+from pgqueue.queries import steps
+from pgqueue.queries.base import Query
+from pgqueue.queries.jobs import expire, resolve
+from pgqueue.queries.jobs.ties import TiedEnds
+from pgqueue.queries.workflows import inputs, retry
+
+from .rewriting import rewrite
+
+MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry)
+CLASSES: Sequence[type] = (resolve.ResolveQueries,)
+TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
+NO_PARENT_LEFT = """not exists (select from {s}.dependency e join {s}.job_live p on p.id = e.parent_id
+    where e.child_id = j.id and p.id not in (select id from ended))"""
+NO_MEMBER_LEFT = """not exists (select from {s}.job_live m where m.gate_id = g.id
+    and m.id not in (select id from ended)) as closed"""
+
+
+def unsorted_children() -> None:
+    """Lock the children of jobs that end in any order."""
+    held = "where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true order by"
+    rewrite(resolve, TIED_ENDS, (f"{held} j.id for update", f"{held} random() for update"))
+
+
+def unsorted_gates() -> None:
+    """Lock the gates of jobs that end in any order."""
+    rewrite(resolve, TIED_ENDS, ("order by g.id for update", "order by random() for update"))
+
+
+def no_parent_left() -> None:
+    """Release a child if none of its parents is left, instead of counting."""
+    rewrite(
+        resolve,
+        TIED_ENDS,
+        ("j.waits_on = s.met", NO_PARENT_LEFT),
+        ("j.waits_on > s.met", f"not ({NO_PARENT_LEFT})"),
+        ("where j.id = any(array[s.id])", "where s.met > 0 and j.id = any(array[s.id])"),
+    )
+
+
+def callbacks_by_last() -> None:
+    """Let the last member bring the callbacks about: the one that sees no other member left."""
+    rewrite(resolve, TIED_ENDS, ("g.remaining = 0 as closed", NO_MEMBER_LEFT))
+
+
+def plain_success() -> None:
+    """Let the statement for plain successes end jobs whose end others wait for."""
+    rewrite(resolve, ["SUCCEED", "RESOLVE"], ("and j.ties is null", ""))
+
+    def untold(self: Any, batch: Any) -> Query[TiedEnds]:
+        plain = self.resolve(batch)
+        return Query(plain.sql, lambda rows: TiedEnds(plain.read(rows), set(), False, False), plain.params)
+
+    resolve.ResolveQueries.resolve_tied = untold  # type: ignore[method-assign]
+
+
+def untold_expiry() -> None:
+    """Let jobs expire without telling those that wait for them."""
+    rewrite(expire, ["EXPIRE"], ("from ended where ties is not null", "from ended where false"))
+
+
+def released_doomed() -> None:
+    """Count further ends for a job that is doomed, as if it could still run."""
+    doomed = "and (j.waits_for = 'jobs') is true and j.cancel_requested_at is null and"
+    rewrite(resolve, TIED_ENDS, (doomed, "and (j.waits_for = 'jobs') is true and"))
+
+
+def sleeps_through() -> None:
+    """Put a job to sleep whether it was signalled or not."""
+    rewrite(steps, ["PUT_TO_SLEEP"], ("case when j.signalled then", "case when false then"))
+
+
+def unlocked_record() -> None:
+    """Record a step for a job that has the lease at the look, without holding it until the commit."""
+    rewrite(steps, ["RECORD", "RECORD_AND_MARK"], ("order by j.id for share", "order by j.id"))
+
+
+def changed_record() -> None:
+    """Let a later record of a step take the place of the first one."""
+    rewrite(
+        steps,
+        ["RECORD", "RECORD_AND_MARK"],
+        ("on conflict (job_id, name) do nothing", "on conflict (job_id, name) do update set value = excluded.value"),
+    )
+
+
+def mixed_inputs() -> None:
+    """Hand results on in any order."""
+    rewrite(inputs, ["INPUTS"], ("e.position nulls first, e.ord", "e.position desc, e.ord desc"))
+
+
+def retries_all() -> None:
+    """Run again what has succeeded when a workflow is retried."""
+    rewrite(
+        retry,
+        ["REVIVE"],
+        ("where n.state <> 'succeeded' and n.id not in", "where n.id not in"),
+        ("and f.state = 'cancelled' and f.finished_at", "and f.finished_at"),
+    )
+
+
+@dataclass(frozen=True)
+class WovenMutant:
+    """A bug, the scenario that shows it, and the invariants one of which it breaks."""
+
+    apply: Callable[[], None]
+    scenario: str
+    caught_by: frozenset[str]
+
+
+MUTANTS = {
+    "unsorted_children": WovenMutant(unsorted_children, "shared_children", frozenset({"deadlock"})),
+    "unsorted_gates": WovenMutant(unsorted_gates, "shared_gates", frozenset({"deadlock"})),
+    "no_parent_left": WovenMutant(no_parent_left, "two_parents_at_once", frozenset({"WF2"})),
+    "callbacks_by_last": WovenMutant(callbacks_by_last, "two_members_at_once", frozenset({"WF4"})),
+    "plain_success": WovenMutant(plain_success, "whole_workflow", frozenset({"WF2"})),
+    "untold_expiry": WovenMutant(untold_expiry, "expired_member", frozenset({"WF2"})),
+    "released_doomed": WovenMutant(released_doomed, "one_parent_fails", frozenset({"WF2"})),
+    "mixed_inputs": WovenMutant(mixed_inputs, "whole_workflow", frozenset({"WF7"})),
+    "retries_all": WovenMutant(retries_all, "retried", frozenset({"WF9"})),
+    "sleeps_through": WovenMutant(sleeps_through, "signalled_while_it_runs", frozenset({"ST4"})),
+    "unlocked_record": WovenMutant(unlocked_record, "recorded_beside_a_rescue", frozenset({"ST1"})),
+    "changed_record": WovenMutant(changed_record, "recorded_twice", frozenset({"ST1"})),
+}
+
+
+@contextmanager
+def seeded(name: str) -> Iterator[None]:
+    """Have a bug for as long as a block lasts; none for the empty name."""
+    kept = [(owner, dict(vars(owner))) for owner in (*MODULES, *CLASSES)]
+    try:
+        if name:
+            MUTANTS[name].apply()
+        yield
+    finally:
+        for owner, before in kept:
+            for attribute, value in before.items():
+                if vars(owner).get(attribute) is not value:
+                    setattr(owner, attribute, value)
+
+
+def main() -> None:
+    """Apply the bug that the first argument names, then be `pgqueue`."""
+    MUTANTS[sys.argv.pop(1)].apply()
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

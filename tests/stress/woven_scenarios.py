@@ -1,0 +1,250 @@
+"""Short scenarios in one process, each of which shows a certain bug in workflows or steps if there is one.
+
+A scenario makes rows in an empty database by pgqueue's own statements, and returns the violations that it has seen
+itself; the rows are checked afterwards.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+
+from pgqueue import db
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.step import NewStep, Wakening
+from pgqueue.queries.workflows.enqueue import InsertedWorkflow
+from pgqueue.tasks.inputs import with_inputs
+from pgqueue.workflows.graph import Edge, Graph, Group
+from tests.harness import QUERIES, WORKER, Conn, InThread, add_worker, new_job, wait_for
+from tests.statements.graphs import claim, end, insert, retry, tidy
+
+from .violation import Violation
+from .woven_shop import DEED
+
+Graphs = dict[int, Graph]
+DEAD = Resolution("dead_letter", "rejected")
+ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
+ROUNDS = 12
+BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
+
+
+class Scene:
+    """A database with what a scenario does in it. `graphs`: of the workflows that it has made."""
+
+    def __init__(self, conn: Conn, dsn: str) -> None:
+        self.conn, self.dsn = conn, dsn
+        self.graphs: Graphs = {}
+        self.seen: list[Violation] = []
+        add_worker(conn, worker=WORKER)
+
+    def open(self) -> Conn:
+        """Open a connection in a transaction."""
+        return psycopg.connect(self.dsn, options="-c search_path= -c deadlock_timeout=20ms")
+
+    def make(
+        self, nodes: int, edges: list[Edge], *, dies: Mapping[int, int] = {}, outside: int = 0
+    ) -> InsertedWorkflow:
+        """Insert a workflow; the last nodes are `outside`: callbacks."""
+        payloads = [{"dies": dies.get(n, 0)} for n in range(nodes)]
+        args = [json.dumps({"n": n, "payload": payload}) for n, payload in enumerate(payloads)]
+        groups = [0 if n < nodes - outside else None for n in range(nodes)]
+        graph = Graph([new_job("node", args=one, max_attempts=9) for one in args], list(groups), edges, [Group("w")])
+        made = insert(self.conn, graph)
+        self.graphs[made.id] = graph
+        return made
+
+    def take(self) -> list[ClaimedJob]:
+        """Claim what is due, and write down with which inputs it runs."""
+        jobs = sorted(claim(self.conn).values(), key=lambda job: job.id)
+        found = db.run(self.conn, QUERIES.workflows.inputs(jobs)) if jobs else {}
+        for job in jobs:
+            given = json.loads(with_inputs(None, job.args, found.get(job.id, "[]")))
+            self.conn.execute(DEED, (job.id, job.lease, "run", "n", json.dumps(given.get("got"))))
+        return jobs
+
+    def run(self, dies: Mapping[int, int] = {}) -> None:
+        """Run what is due until nothing is."""
+        while jobs := self.take():
+            end(self.conn, *((job, DEAD if dies.get(number(job)) else done(job)) for job in jobs))
+            tidy(self.conn)
+        tidy(self.conn)
+
+    def at_once(self, one: Callable[[Conn], Any], other: Callable[[Conn], Any], holding: str = "") -> None:
+        """Let two connections act at once: the first one holds what it has changed until the second one waits for it,
+        or has acted. With `holding` both act while a third one holds the rows of that statement."""
+        first, second, holder = self.open(), self.open(), self.open()
+        if holding:
+            holder.execute(holding)
+            threads = [InThread(lambda: one(first)), InThread(lambda: other(second))]
+            for conn, thread in zip((first, second), threads, strict=True):
+                self._until_it_waits(conn, thread)
+            holder.commit()
+            for conn, thread in zip((first, second), threads, strict=True):
+                self._result(conn, thread)
+        else:
+            one(first)
+            thread = InThread(lambda: other(second))
+            self._until_it_waits(second, thread)
+            first.commit()
+            self._result(second, thread)
+        for conn in (first, second, holder):
+            conn.close()
+
+    def _until_it_waits(self, conn: Conn, thread: InThread) -> None:
+        pid = conn.info.backend_pid
+        wait_for(lambda: thread.done or _value(self.conn, BLOCKED, pid), "the second to wait or to end")
+
+    def _result(self, conn: Conn, thread: InThread) -> None:
+        try:
+            thread.result()
+            conn.commit()
+        except psycopg.errors.DeadlockDetected as error:
+            self.seen.append(Violation("deadlock", str(error)))
+            conn.rollback()
+
+
+def number(job: ClaimedJob) -> int:
+    """The number of a node."""
+    return int(json.loads(job.args)["n"])
+
+
+def done(job: ClaimedJob) -> Resolution:
+    """Succeed with the number as the result."""
+    return Resolution("succeed", result=str(number(job)))
+
+
+def ending(*jobs: ClaimedJob) -> Callable[[Conn], Any]:
+    """Let jobs succeed, on whichever connection."""
+    return lambda conn: end(conn, *((job, done(job)) for job in jobs))
+
+
+def _value(conn: Conn, query: str, *params: Any) -> Any:
+    row = conn.execute(query, params).fetchone()
+    return None if row is None else row[0]
+
+
+def shared_children(scene: Scene) -> None:
+    """Jobs that share two children end at the same instant, again and again."""
+    for _ in range(ROUNDS):
+        made = scene.make(4, [Edge(parent, child) for child in (2, 3) for parent in (0, 1)])
+        first, second = scene.take()
+        children = f"select from pgqueue.job_live where id in ({made.jobs[2]}, {made.jobs[3]}) for update"
+        scene.at_once(ending(first), ending(second), children)
+        if scene.seen:
+            return
+        scene.run()
+
+
+def shared_gates(scene: Scene) -> None:
+    """Batches with members of the same two workflows end at the same instant, again and again."""
+    for _ in range(ROUNDS):
+        scene.make(2, [])
+        scene.make(2, [])
+        a, b, c, d = scene.take()
+        gates = "select from pgqueue.gate where remaining > 0 for update"
+        scene.at_once(ending(a, c), ending(b, d), gates)
+        if scene.seen:
+            return
+        tidy(scene.conn)
+
+
+def two_parents_at_once(scene: Scene) -> None:
+    """Both parents of a job end at the same instant."""
+    scene.make(3, [Edge(0, 2), Edge(1, 2)])
+    first, second = scene.take()
+    scene.at_once(ending(first), ending(second))
+    scene.run()
+
+
+def two_members_at_once(scene: Scene) -> None:
+    """The last two members of a workflow with a callback end at the same instant."""
+    scene.make(3, [Edge(-1, 2, "e")], outside=1)
+    first, second = scene.take()
+    scene.at_once(ending(first), ending(second))
+    tidy(scene.conn)
+    scene.run()
+
+
+def whole_workflow(scene: Scene) -> None:
+    """A workflow runs whose third job gets the results of the first two."""
+    scene.make(4, [Edge(0, 2, "s", "got", 0), Edge(1, 2, "s", "got", 1), Edge(2, 3)])
+    scene.run()
+
+
+def expired_member(scene: Scene) -> None:
+    """A job that others wait for expires."""
+    made = scene.make(3, [Edge(0, 1), Edge(1, 2, "e")])
+    expire = "update pgqueue.job_live set expires_at = now() - interval '1 s' where id = %s"
+    scene.conn.execute(expire, (made.jobs[1],))
+    db.run(scene.conn, QUERIES.jobs.expire(10))
+    scene.run()
+
+
+def one_parent_fails(scene: Scene) -> None:
+    """A parent of a job dies, and then the other one succeeds before the job is skipped."""
+    scene.make(3, [Edge(0, 2), Edge(1, 2)], dies={0: 9})
+    first, second = scene.take()
+    end(scene.conn, (first, DEAD))
+    end(scene.conn, (second, done(second)))
+    scene.run()
+
+
+def retried(scene: Scene) -> None:
+    """A workflow is retried after one of its jobs has died."""
+    made = scene.make(4, [Edge(0, 2), Edge(1, 2), Edge(2, 3)], dies={1: 1})
+    scene.run({1: 1})
+    retry(scene.conn, made.id)
+    scene.run()
+
+
+def _saga(scene: Scene) -> ClaimedJob:
+    db.run(scene.conn, QUERIES.jobs.enqueue([new_job("saga")]))
+    (job,) = claim(scene.conn).values()
+    return job
+
+
+def signalled_while_it_runs(scene: Scene) -> None:
+    """A signal is delivered after a job has looked for it, and before the job falls asleep."""
+    job, conn = _saga(scene), scene.conn
+    db.run(conn, QUERIES.steps.record([(job, NewStep("go", "signal", waits="go"))]))
+    db.run(conn, QUERIES.signals.take([(job, "go")]))
+    db.run(conn, QUERIES.signals.send(job.id, "go", "1"))
+    db.run(conn, QUERIES.signals.deliver(10))
+    with conn.transaction():
+        db.run(conn, QUERIES.jobs.resolve([(job, ASLEEP)]))
+        db.run(conn, QUERIES.steps.put_to_sleep([(job, None)]))
+    for job in claim(conn).values():
+        db.run(conn, QUERIES.signals.take([(job, "go")]))
+        end(conn, (job, Resolution("succeed")))
+
+
+def recorded_beside_a_rescue(scene: Scene) -> None:
+    """A worker that was declared lost records a step while another one rescues its job."""
+    job = _saga(scene)
+    scene.conn.execute("update pgqueue.worker set lost_at = now() where id = %s", (WORKER,))
+
+    def rescues(conn: Conn) -> None:
+        assert db.run(conn, QUERIES.jobs.rescue(add_worker(scene.conn), max_crashes=9))
+        time.sleep(0.01)
+
+    scene.at_once(rescues, lambda c: db.run(c, QUERIES.steps.record([(job, NewStep("s", "value", "1"))])))
+
+
+def recorded_twice(scene: Scene) -> None:
+    """An attempt records a step that an earlier one has recorded."""
+    job = _saga(scene)
+    for value in "12":
+        db.run(scene.conn, QUERIES.steps.record([(job, NewStep("s", "value", value))]))
+    end(scene.conn, (job, Resolution("succeed")))
+
+
+SCENARIOS: dict[str, Callable[[Scene], None]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        shared_children, shared_gates, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
+        one_parent_fails, retried, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
+    )
+}  # fmt: skip
