@@ -166,9 +166,8 @@ ADD: LiteralString = fill(
 # more afterwards; so it does not matter whether the parent has ended before the edge was committed, after it, or while
 # that was going on. SKIP LOCKED: any number of workers may do this at once. Edges are locked before jobs, and by nobody
 # else.
-# By dependency_late, which holds only such edges; to order them by the child would make the index of all edges look as
-# good. Parents by primary keys, in the partitions since the day before their
-# workflow was made.
+# By dependency_late, which holds only such edges; parents by primary keys, in the partitions since the day before their
+# workflow was made. The arrays of one keep the planner from hashing all edges.
 _LATE: LiteralString = fill(
     """
 with due as materialized (
@@ -196,7 +195,7 @@ with due as materialized (
     limit %(at_most)s::int for update of d skip locked
 ), told_now as (
     update {s}.dependency d set late = null from due u
-    where d.parent_id = any(array[u.parent_id]) and d.child_id = u.child_id and d.ord = u.ord
+    where d.parent_id = any(array[u.parent_id]) and d.child_id = any(array[u.child_id]) and d.ord = any(array[u.ord])
     returning d.child_id
 ), {tell_late}
 select child_id as id, 'moved' from told_now{told}""",

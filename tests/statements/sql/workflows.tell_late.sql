@@ -23,7 +23,7 @@ with due as materialized (
     limit %(at_most)s::int for update of d skip locked
 ), told_now as (
     update "pgqueue".dependency d set late = null from due u
-    where d.parent_id = any(array[u.parent_id]) and d.child_id = u.child_id and d.ord = u.ord
+    where d.parent_id = any(array[u.parent_id]) and d.child_id = any(array[u.child_id]) and d.ord = any(array[u.ord])
     returning d.child_id
 ), tied as materialized (
     select 0::bigint as id, 'succeeded' as target, 0 as ties, 0::bigint as gate_id, false as skipped where false
