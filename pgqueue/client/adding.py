@@ -89,7 +89,13 @@ def begin_adding(queries: WorkflowQueries, workflow: int) -> Steps[LockedGroup]:
 
 
 def seal(queries: WorkflowQueries, workflow: int) -> Steps[bool]:
-    """Seal a workflow, in a transaction; return whether it was open."""
+    """Seal a workflow, in a transaction; return whether it was open.
+
+    Of one that is sealed nothing is locked: whoever cancels it holds its row already, and those who add may want that.
+    """
+    found: LockedGroup | None = yield queries.look_at_group(workflow)
+    if found is None or found.sealed:
+        return False
     yield queries.close_open(workflow)
     was_open: bool = yield queries.seal(workflow)
     return was_open

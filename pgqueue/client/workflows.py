@@ -12,7 +12,7 @@ from pgqueue.client.adding import add_to, compiled, refuse_older, seal
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import check_reason
 from pgqueue.client.settings import check_before, check_limit
-from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_nothing, verb
+from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import MAX_ID, check_id
 from pgqueue.errors import (
     InvalidOption,
@@ -177,7 +177,7 @@ class Workflows:
         yield from self._known(workflow)
         running: bool = yield self._queries.request_stop(workflow, why)
         if running:
-            yield from seal(self._queries, workflow)
+            yield Transaction(seal(self._queries, workflow))
         more = running
         while more:
             stopped: TiedEnds = yield self._queries.stop(BATCH, workflow)

@@ -15,7 +15,7 @@ from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import INHERIT, OUTSIDE, Edge, Graph, Group
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, claimed, new_job
+from tests.harness import QUERIES, Conn, InThread, claimed, new_job, wait_for
 from tests.statements.graphs import DEAD, DONE, claim, end, graph, insert, retry, tidy, workflow_state
 from tests.statements.test_graph_races import after_waiting, running
 from tests.statements.test_races import at_once
@@ -290,6 +290,23 @@ def test_a_seal_and_the_last_end_of_a_new_gate_count_it_once(conn: Conn, connect
     assert do_seal(a, made.id)
     assert after_waiting(conn, a, b, lambda: end(b, (job, DONE))).unsettled
     assert workflow_state(conn, made.id) == "succeeded"
+
+
+def test_a_cancellation_seals_an_open_workflow_once_those_who_add_have_committed(
+    app: App, conn: Conn, connect: Open
+) -> None:
+    made = open_workflow(conn)
+    a = connect()
+    child = add(a, made.id)
+    cancelling = InThread(lambda: app.workflows.cancel(made.id))
+    waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    wait_for(lambda: scalar(conn, waits), "the wait for who adds")
+    a.commit()
+    assert cancelling.result()
+    tidy(conn)
+    assert state(conn, child) == "cancelled"
+    assert workflow_state(conn, made.id) == "cancelled"
+    assert scalar(conn, "select sealed and jobs = 2 from pgqueue.workflow")
 
 
 REPLACED = Resolution("replace", "stand-in", refund=True)

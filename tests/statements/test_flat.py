@@ -81,6 +81,8 @@ DUTIES: dict[str, Query[Any]] = {
     "workflows.cascade": QUERIES.workflows.cascade(50),
     "workflows.stop": QUERIES.workflows.stop(50),
     "workflows.settle": QUERIES.workflows.settle(50),
+    "workflows.tell_late": QUERIES.workflows.tell_late(50),
+    "workflows.mark_late": QUERIES.workflows.mark_late(50),
     "workflows.inputs": QUERIES.workflows.inputs([job for job, _ in TIED]),
     "workflows.prune": QUERIES.workflows.prune(10),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
@@ -240,6 +242,16 @@ SCHEDULE_VERBS = (
 EXEMPT = {
     "jobs.enqueue_many_metered": "inserts what it was given, as jobs.enqueue_many does: test_explain_metered",
     "workflows.enqueue": "inserts what it was given: test_graphs",
+    **dict.fromkeys(
+        [f"workflows.{verb}" for verb in ("add", "add_many", "replace")], "inserts what it was given: test_adding"
+    ),
+    **dict.fromkeys(
+        [f"workflows.{verb}" for verb in ("enter", "enter_replaced", "look_at_group", "lock_group", "mark_late_of")],
+        "by primary key",
+    ),
+    **dict.fromkeys(["workflows.share_open", "workflows.close_open"], "reads nothing"),
+    "workflows.check_parents": "reads of one workflow what is before the new edges, as far as it has not ended",
+    "workflows.seal": "the gates that came while one workflow was open",
     **dict.fromkeys(
         [
             f"workflows.{verb}"
@@ -434,7 +446,10 @@ select -2000000 - i, 't', 'q0', 'blocked', 'jobs', 1, 3, -1 - i % ({size} / 20),
 from generate_series(1, {size} / 20) as i;
 insert into pgqueue.dependency (parent_id, child_id, ord, workflow_id)
 select case when i <= 200 then -1000000 - i % 40 else -3000000 - i end, -2000000 - i, i, -1
-from generate_series(1, {size} / 20) as i"""
+from generate_series(1, {size} / 20) as i;
+insert into pgqueue.dependency (parent_id, child_id, ord, workflow_id, late)
+select case when i <= 100 then -1000000 - i % 40 else -i end, -2000000 - i, 0, -1, true
+from generate_series(1, 120) as i"""
 HISTORY = """
 insert into pgqueue.job_finished (id, task, queue, state, finished_at)
 select -i, 't', 'q0', 'succeeded', now() - make_interval(secs => i / 100.0) from generate_series(1, {size}) as i;

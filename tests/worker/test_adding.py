@@ -98,7 +98,9 @@ def test_another_attempt_adds_nothing_twice(app: App, conn: Conn, tasks: Any, do
     assert scalar(conn, "select count(*) from pgqueue.job_finished where task = 'part'") == 1
 
 
-def test_what_is_added_treats_failures_as_the_group_of_its_job(app: App, conn: Conn, tasks: Any) -> None:
+def test_what_is_added_treats_failures_as_the_group_of_its_job(
+    app: App, conn: Conn, tasks: Any, done: list[Any]
+) -> None:
     @app.task(name="grow")
     def grow(ctx: pgqueue.Context) -> None:
         failing = ctx.add(tasks.fail.s())
@@ -113,7 +115,7 @@ def test_what_is_added_treats_failures_as_the_group_of_its_job(app: App, conn: C
     assert run.state == "running"
     app.dead.discard(pgqueue.DeadFilter(task="fail"), reason="not needed")
     asyncio.run(work(app, settled(conn, run)))
-    assert run.state == "failed"
+    assert (run.state, done) == ("failed", ["how"])
 
 
 def test_a_member_of_a_batch_adds_members(app: App, conn: Conn, tasks: Any, done: list[Any]) -> None:

@@ -1,4 +1,5 @@
-"""Workers are killed in the middle of workflows: each job has its effect once, and every workflow ends as it should."""
+"""Workers are killed in the middle of workflows, also of those that grow: each job has its effect once, and every
+workflow ends as it should."""
 
 import signal
 from contextlib import ExitStack
@@ -26,7 +27,21 @@ def whole(ctx: Context, parts: list[int]) -> None:
         conn.execute("insert into public.effect (what, n) values ('whole', %s)", (sum(parts),))
 
 
+@app.task(name="audit", max_crashes=1000, max_attempts=1000, retry=0)
+def audit(ctx: Context, n: int) -> None:
+    with ctx.transaction() as conn:
+        conn.execute("insert into public.effect (what, n) values ('audit', %s)", (n,))
+
+
+@app.task(name="split", max_crashes=1000, max_attempts=1000, retry=0)
+def split(ctx: Context, first: int, size: int) -> None:
+    ctx.add(audit.s(first))
+    return ctx.replace(chord([part.s(n) for n in range(first, first + size)], whole.s()))
+
+
 def flow(first: int, size: int):
+    if first // size % 2:
+        return split.s(first, size)
     return chord([part.s(n) for n in range(first, first + size)], whole.s())
 """
 FLOWS, SIZE = 10, 40
@@ -61,6 +76,8 @@ def test_workflows_end_whole_and_each_job_has_its_effect_once_while_workers_are_
     assert [n for (n,) in parts] == list(range(FLOWS * SIZE))
     wholes = conn.execute("select n from public.effect where what = 'whole' order by n").fetchall()
     assert [n for (n,) in wholes] == [sum(range(at * SIZE, (at + 1) * SIZE)) for at in range(FLOWS)]
+    audits = conn.execute("select n from public.effect where what = 'audit' order by n").fetchall()
+    assert [n for (n,) in audits] == [at * SIZE for at in range(1, FLOWS, 2)]
     assert scalar(conn, "select array_agg(distinct state) from pgqueue.workflow") == ["succeeded"]
     assert scalar(conn, "select count(*) from pgqueue.job_live") == 0
     assert scalar(conn, "select count(*) from pgqueue.gate where remaining <> 0") == 0

@@ -162,33 +162,40 @@ ADD: LiteralString = fill(
 )
 
 # Tell up to `at_most` late edges whose parent has ended what became of it; a child that does not wait any more needs no
-# telling. Each edge is told once: it is locked first, and is late no more afterwards; so it does not matter whether the
-# parent has ended before the edge was committed, after it, or while that was going on. SKIP LOCKED: any number of
-# workers may do this at once. Edges are locked before jobs, and by nobody else.
+# telling, and a dead letter that was discarded has failed. Each edge is told once: it is locked first, and is late no
+# more afterwards; so it does not matter whether the parent has ended before the edge was committed, after it, or while
+# that was going on. SKIP LOCKED: any number of workers may do this at once. Edges are locked before jobs, and by nobody
+# else.
 # By dependency_late, which holds only such edges; parents by primary keys, in the partitions since the day before their
-# workflow was made.
+# workflow was made. The arrays of one keep the planner from hashing all edges.
 _LATE: LiteralString = fill(
     """
 with due as materialized (
     select d.parent_id, d.child_id, d.ord, d.runs_after, p.target
     from {s}.dependency d
     left join lateral (
-        select w.state as target from {s}.workflow w where w.id = d.parent_id and w.state <> 'running'
-        union all
-        select f.state from {s}.workflow r join {s}.job_finished f
-            on f.id = d.parent_id and f.finished_at >= r.created_at - interval '1 day'
-        where r.id = d.workflow_id
-        union all
-        select 'failed' from {s}.dead_letter x
-        where x.id = d.parent_id and (x.ties is null or x.ties::int & 16 = 0)
+        select e.target from (
+            select w.state as target from {s}.workflow w where w.id = d.parent_id and w.state <> 'running'
+            union all
+            select case when f.state = 'cancelled' and f.ties::int & 16 > 0 and exists (
+                       select from {s}.transition t
+                       where t.job_id = f.id and t.from_state = 'failed' and t.to_state = 'cancelled')
+                       then 'failed' else f.state end
+            from {s}.workflow r join {s}.job_finished f
+                on f.id = d.parent_id and f.finished_at >= r.created_at - interval '1 day'
+            where r.id = d.workflow_id
+            union all
+            select 'failed' from {s}.dead_letter x
+            where x.id = d.parent_id and (x.ties is null or x.ties::int & 16 = 0)) as e
+        where (select true from {s}.job_live j where j.id = d.parent_id limit 1) is null
         limit 1) as p on true
     where d.late and {which}
     and (p.target is not null or (
         select true from {s}.job_live j where j.id = d.child_id and j.waits_for = 'jobs' limit 1) is null)
-    order by d.child_id, d.parent_id limit %(at_most)s::int for update of d skip locked
+    limit %(at_most)s::int for update of d skip locked
 ), told_now as (
     update {s}.dependency d set late = null from due u
-    where d.parent_id = u.parent_id and d.child_id = u.child_id and d.ord = u.ord
+    where d.parent_id = any(array[u.parent_id]) and d.child_id = any(array[u.child_id]) and d.ord = any(array[u.ord])
     returning d.child_id
 ), {tell_late}
 select child_id as id, 'moved' from told_now{told}""",

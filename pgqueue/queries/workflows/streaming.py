@@ -23,7 +23,8 @@ with given as materialized (
 ), span as materialized (
     select count(*) as jobs, min(id) as first_id, max(id) as last_id, min(run_at) as run_at from given
 ), gated as materialized (
-    select nextval('{s}.job_id') as id, g.place from generate_series(0, %(gates)s::int - 1) as g(place)
+    select nextval('{s}.job_id') as id, g.place
+    from generate_series(0::bigint, %(gates)s::bigint - 1::bigint) as g(place)
 ), gates as materialized (
     select array_agg(id order by place) as ids from gated
 ), counters as (
@@ -31,7 +32,8 @@ with given as materialized (
     select g.id, %(into)s::bigint, m.members, m.members, span.first_id, span.last_id, %(counted)s::bool,
            case when g.place = 0 and not %(counted)s::bool then span.jobs else 0 end
     from gated g cross join span cross join lateral (
-        select span.jobs / %(gates)s::int + case when g.place < span.jobs %% %(gates)s::int then 1 else 0 end as members
+        select span.jobs / %(gates)s::bigint
+               + case when g.place < span.jobs %% %(gates)s::bigint then 1::bigint else 0::bigint end as members
     ) as m
 ), inserted as (
     insert into {s}.job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at, lane,
@@ -39,7 +41,7 @@ with given as materialized (
     select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            coalesce(%(headers)s::jsonb, '{{}}'), statement_timestamp(), {lane}, {state},
            case when {lane} is not null then 'turn' end, %(ties)s::smallint,
-           (select ids from gates)[1 + (ord - 1) %% %(gates)s::int], %(root)s::bigint
+           (select ids from gates)[((ord - 1::bigint) %% %(gates)s::bigint)::int + 1], %(root)s::bigint
     from given
 ), logged as (
     insert into {s}.transition (job_id, to_state) select id, {state} from given

@@ -6,7 +6,8 @@ with given as materialized (
 ), span as materialized (
     select count(*) as jobs, pg_catalog.min(id) as first_id, pg_catalog.max(id) as last_id, pg_catalog.min(run_at) as run_at from given
 ), gated as materialized (
-    select pg_catalog.nextval('"pgqueue".job_id') as id, g.place from pg_catalog.generate_series(0, %(gates)s::int - 1) as g(place)
+    select pg_catalog.nextval('"pgqueue".job_id') as id, g.place
+    from pg_catalog.generate_series(0::bigint, %(gates)s::bigint - 1::bigint) as g(place)
 ), gates as materialized (
     select pg_catalog.array_agg(id order by place) as ids from gated
 ), counters as (
@@ -14,7 +15,8 @@ with given as materialized (
     select g.id, %(into)s::bigint, m.members, m.members, span.first_id, span.last_id, %(counted)s::bool,
            case when g.place = 0 and not %(counted)s::bool then span.jobs else 0 end
     from gated g cross join span cross join lateral (
-        select span.jobs / %(gates)s::int + case when g.place < span.jobs %% %(gates)s::int then 1 else 0 end as members
+        select span.jobs / %(gates)s::bigint
+               + case when g.place < span.jobs %% %(gates)s::bigint then 1::bigint else 0::bigint end as members
     ) as m
 ), inserted as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, max_attempts, run_at, tags, headers, created_at, lane,
@@ -22,7 +24,7 @@ with given as materialized (
     select id, %(task)s, %(queue)s::text, %(priority)s::smallint, args, %(max_attempts)s::int, run_at, %(tags)s::text[],
            coalesce(%(headers)s::jsonb, '{}'), statement_timestamp(), (%(headers)s::jsonb #>> '{$flow,lane}'::text[])::bigint, case when (%(headers)s::jsonb #>> '{$flow,lane}'::text[])::bigint is null then 'pending' else 'blocked' end,
            case when (%(headers)s::jsonb #>> '{$flow,lane}'::text[])::bigint is not null then 'turn' end, %(ties)s::smallint,
-           (select ids from gates)[1 + (ord - 1) %% %(gates)s::int], %(root)s::bigint
+           (select ids from gates)[((ord - 1::bigint) %% %(gates)s::bigint)::int + 1], %(root)s::bigint
     from given
 ), logged as (
     insert into "pgqueue".transition (job_id, to_state) select id, case when (%(headers)s::jsonb #>> '{$flow,lane}'::text[])::bigint is null then 'pending' else 'blocked' end from given

@@ -2,22 +2,28 @@ with due as materialized (
     select d.parent_id, d.child_id, d.ord, d.runs_after, p.target
     from "pgqueue".dependency d
     left join lateral (
-        select w.state as target from "pgqueue".workflow w where w.id = d.parent_id and w.state <> 'running'
-        union all
-        select f.state from "pgqueue".workflow r join "pgqueue".job_finished f
-            on f.id = d.parent_id and f.finished_at >= r.created_at - interval '1 day'
-        where r.id = d.workflow_id
-        union all
-        select 'failed' from "pgqueue".dead_letter x
-        where x.id = d.parent_id and (x.ties is null or x.ties::int & 16 = 0)
+        select e.target from (
+            select w.state as target from "pgqueue".workflow w where w.id = d.parent_id and w.state <> 'running'
+            union all
+            select case when f.state = 'cancelled' and f.ties::int & 16 > 0 and exists (
+                       select from "pgqueue".transition t
+                       where t.job_id = f.id and t.from_state = 'failed' and t.to_state = 'cancelled')
+                       then 'failed' else f.state end
+            from "pgqueue".workflow r join "pgqueue".job_finished f
+                on f.id = d.parent_id and f.finished_at >= r.created_at - interval '1 day'
+            where r.id = d.workflow_id
+            union all
+            select 'failed' from "pgqueue".dead_letter x
+            where x.id = d.parent_id and (x.ties is null or x.ties::int & 16 = 0)) as e
+        where (select true from "pgqueue".job_live j where j.id = d.parent_id limit 1) is null
         limit 1) as p on true
     where d.late and d.child_id = any((select %(children)s::bigint[])::bigint[])
     and (p.target is not null or (
         select true from "pgqueue".job_live j where j.id = d.child_id and j.waits_for = 'jobs' limit 1) is null)
-    order by d.child_id, d.parent_id limit %(at_most)s::int for update of d skip locked
+    limit %(at_most)s::int for update of d skip locked
 ), told_now as (
     update "pgqueue".dependency d set late = null from due u
-    where d.parent_id = u.parent_id and d.child_id = u.child_id and d.ord = u.ord
+    where d.parent_id = any(array[u.parent_id]) and d.child_id = any(array[u.child_id]) and d.ord = any(array[u.ord])
     returning d.child_id
 ), tied as materialized (
     select 0::bigint as id, 'succeeded' as target, 0 as ties, 0::bigint as gate_id, false as skipped where false
