@@ -71,6 +71,7 @@ from pgqueue.errors import (
     WrongState,
 )
 from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.ended import Outcome
 from pgqueue.jobs.event import Event, Published, Replayed
 from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.jobs.job_filter import JobFilter
@@ -147,6 +148,7 @@ __all__ = [
     "Note",
     "OlderReleaseRuns",
     "Ordered",
+    "Outcome",
     "PgqueueError",
     "Published",
     "QueueFull",

@@ -36,6 +36,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 ├── WaitError                    waiting for a job brought no result
 │   ├── JobFailed                the job is a dead letter
 │   ├── JobWasCancelled          the job ended as cancelled
+│   ├── CallFailed               a job that a task has called did not succeed
 │   ├── ResultMissing            the job has succeeded, but its result is not there
 │   └── WaitTimeout              the job has not ended in time
 ├── DatabaseNotReady             the database cannot be used as it is

@@ -66,7 +66,9 @@ begin
 ), awaited as (
     insert into {s}.awaited_event (name, key, data, at, published_id)
     select g.topic, g.key, g.data, g.at, g.id from given g
-    where g.key is not null and (select a.name from {s}.awaited_topic a where a.name = g.topic limit 1) is not null
+    where g.key is not null and g.topic = any(array(
+        select t.name from (select distinct e.topic from given e) as d
+        cross join lateral (select a.name from {s}.awaited_topic a where a.name = d.topic limit 1) as t))
     order by g.id
     returning id
 ), wanted as not materialized (

@@ -84,7 +84,9 @@ def _read_data(topic: str, text: str) -> dict[str, Any]:
 
 
 def _say_published(published: Published) -> None:
-    output.say(f"event {published.id} is published; {len(published.jobs)} subscribers get it")
+    subscribers = len(published.jobs)
+    who = "1 subscriber gets it" if subscribers == 1 else f"{subscribers} subscribers get it"
+    output.say(f"event {published.id} is published; {who}")
 
 
 @command(events_cli, "publish", _say_published)

@@ -30,12 +30,17 @@ class SignalVerbs:
         """Send a signal to a job, for its `ctx.wait_signal(name)`, now or later; return the signal's id.
 
         It is sent if and only if the transaction commits, and each is taken once, in order. It locks nothing. Raises
-        UnknownJob for a job that has ended or never was, InvalidStep for a name that cannot be used, InvalidOption for
-        data that is no JSON, or None, which a wait returns after its timeout.
+        WrongState for a job that has ended, UnknownJob for one that never was or whose role may not see it, InvalidStep
+        for a name that cannot be used, InvalidOption for data that is no JSON, or None, which a wait returns after its
+        timeout.
         """
         text = _data(f"signal {check_name(name, 'signal')}", data)
-        sent: int | None = yield self._app.queries.signals.send(possible_id(job_id), name, text)
+        sent: int | None
+        sent, readable = yield self._app.queries.signals.send(possible_id(job_id), name, text)
         if sent is None:
+            found: Job | None = (yield self._app.queries.jobs.get(job_id)) if readable else None
+            if found is not None and found.state.is_terminal:
+                raise WrongState(job_id, found.phase, f"is {found.phase}: a signal is for a job that waits or runs")
             raise UnknownJob(f"no job {job_id} is waiting or running: it has ended, or was never committed")
         return sent
 

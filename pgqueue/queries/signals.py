@@ -23,7 +23,7 @@ SIGNAL_PAYLOAD = "!signal"
 
 # Put a signal into the mailbox of a job that waits or runs, in the caller's transaction. It locks nobody's row: an
 # insert alone. A job that ends meanwhile never takes it, and it goes with the job. Returns null for a job that has
-# ended or never was. By primary key.
+# ended or never was, and whether this role may look what became of it. By primary key.
 SEND: LiteralString = fill(
     """
 with sent as (
@@ -31,7 +31,8 @@ with sent as (
     select j.id, %(name)s::text, %(data)s::jsonb, clock_timestamp() from {s}.job_live j where j.id = %(job)s::bigint
     returning id
 )
-select sent.id, case when {may_notify} then pg_notify({channel}, '!signal') end from sent""",
+select (select id from sent), has_table_privilege(format('%%I.job', {channel}), 'select'),
+    case when (select id from sent) is not null and {may_notify} then pg_notify({channel}, '!signal') end""",
     may_notify=MAY_NOTIFY,
 )
 
@@ -218,10 +219,11 @@ class Delivery(NamedTuple):
 class SignalQueries(Statements):
     """Signals and events for jobs that wait."""
 
-    def send(self, job: int, name: str, data: str) -> Query[int | None]:
-        """Send a signal to a job; returns its id, None if the job has ended or never was."""
+    def send(self, job: int, name: str, data: str) -> Query[tuple[int | None, bool]]:
+        """Send a signal to a job; returns its id, None if the job has ended or never was, and whether jobs may be
+        read."""
         params = {"job": job, "name": name, "data": self._text("signal", name, data)}
-        return Query(self._sql(SEND), first_value, params)
+        return Query(self._sql(SEND), lambda rows: (rows[0][0], rows[0][1]), params)
 
     def send_event(self, name: str, key: str, data: str) -> Query[int]:
         """Tell all jobs that wait for an event of this name and key, now or within a week; returns its id."""

@@ -1,10 +1,12 @@
 """Inputs: arguments of a job that are the results of the jobs for which it waited. Its row has no copy of them."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from pgqueue.codecs import Codec
-from pgqueue.tasks.sealing import open_result
+from pgqueue.error_info import ErrorInfo
+from pgqueue.tasks.sealing import open_result, read_error
 
 INPUTS = "$inputs"  # the header with the names of these arguments
 _MARK = f'"{INPUTS}":'  # as a key; a value is followed by no colon
@@ -44,4 +46,12 @@ def value_of(codec: Codec | None, item: Any) -> Any:
     result = open_result(codec, item["task"], item["result"])
     if item["when"] == "s":
         return result
-    return {"state": item["state"], "result": result, "error": item["error"]}
+    return {"state": item["state"], "result": result, "error": _error(codec, item["task"], item["error"])}
+
+
+def _error(codec: Codec | None, task: str, stored: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an error as it is stored, opened if it is sealed."""
+    if codec is None or stored is None:
+        return stored
+    info = read_error(codec, task, ErrorInfo(stored["type"], stored["message"], stored.get("traceback")))
+    return None if info is None else asdict(info)

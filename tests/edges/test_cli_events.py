@@ -81,3 +81,14 @@ def test_subscriptions_are_listed_disabled_and_enabled(shop: App) -> None:
     assert len(shop.publish("order.paid", {}).jobs) == 1
     with pytest.raises(PgqueueError, match="task 'ship' gets no events"):
         CliRunner().invoke(cli, ["subscriptions", "disable", "ship"], catch_exceptions=False)
+
+
+def test_an_event_is_published(shop: App) -> None:
+    made = answer("events", "publish", "order.paid", '{"order_id": 9}', "--key", "9")
+    assert (made["topic"], len(made["jobs"])) == ("order.paid", 1)
+    event = shop.events.get(made["id"])
+    assert (event.key, event.data, event.tasks) == ("9", {"order_id": 9}, ("mail",))
+    assert f"event {event.id + 1} is published; 1 subscriber gets it" in run("events", "publish", "user.new").output
+    for data in ("nothing", "[1]"):
+        refused = run("events", "publish", "order.paid", data)
+        assert "is no JSON object" in str(refused.exception)

@@ -106,7 +106,7 @@ def test_the_examples_about_events_run(dsn: str, conn: Conn, monkeypatch: pytest
     for command in commands.splitlines():
         result = CliRunner().invoke(cli, shlex.split(command)[1:])
         assert result.exit_code == 0, (command, result.output)
-    ended = "select count(*) = 4 from pgqueue.job where state = 'succeeded'"
+    ended = "select count(*) = 6 from pgqueue.job where state = 'succeeded'"
     asyncio.run(work(namespace["app"], lambda: scalar(conn, ended), queues=["mail", "default"]))
     namespace["app"].close()
 

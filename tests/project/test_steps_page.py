@@ -13,7 +13,7 @@ from pgqueue.testing import Jobs
 from tests.harness import Conn
 
 PAGE = (Path(__file__).parents[2] / "docs" / "steps.md").read_text()
-SHOP, WEBHOOK, TESTS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+SHOP, WEBHOOK, CALLS, TESTS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def shop(dsn: str, conn: Conn, done: list[str], monkeypatch: pytest.MonkeyPatch)
         "stock": SimpleNamespace(release=note("release")),
         "parcels": SimpleNamespace(send=note("parcel")),
     }
-    for sample in (SHOP, WEBHOOK):
+    for sample in (SHOP, WEBHOOK, CALLS):
         exec(compile(sample, "steps.md", "exec"), names)
     names["app"].dsn = dsn
     module = ModuleType("shop")
@@ -60,6 +60,12 @@ def test_the_tests_of_the_page_pass(jobs: Jobs, done: list[str]) -> None:
     done.clear()
     names["test_an_order_that_nobody_pays_is_undone"](jobs)
     assert done == ["pay 8", "release 8", "refund 8"]
+
+
+def test_the_calls_of_the_page_return_their_results_in_order(shop: dict[str, Any], jobs: Jobs) -> None:
+    job = shop["dispatch"].enqueue(7)
+    jobs.drain()
+    assert shop["app"].get(job.id).result == ["label 7/0", "label 7/1", "label 7/2"]
 
 
 def test_the_unit_test_of_the_page_runs(shop: dict[str, Any], done: list[str]) -> None:

@@ -40,7 +40,7 @@ from tests.statements.test_explain import Node, buffers, explain, nodes
 
 GROWING = (
     "job_live", "job_finished", "transition", "dead_letter", "schedule_fire", "idempotency_key", "result_expiry",
-    "workflow", "gate", "dependency", "step", "signal", "awaited_event", "undo",
+    "workflow", "gate", "dependency", "step", "signal", "awaited_event", "undo", "call",
     "published_event", "subscription",
 )  # fmt: skip
 MOST_ROWS, MOST_PAGES = 1500, 3000
@@ -108,6 +108,9 @@ DUTIES: dict[str, Query[Any]] = {
     "steps.put_to_sleep": QUERIES.steps.put_to_sleep([(job, NOW) for job, _ in BATCH]),
     "steps.compensate": QUERIES.steps.compensate([job for job, _ in BATCH]),
     "steps.undo_ended": QUERIES.steps.undo_ended([1, 2, 5000]),
+    "calls.collect": QUERIES.calls.collect([(job, "called") for job, _ in BATCH[:20]]),
+    "calls.call_off": QUERIES.calls.call_off(20),
+    "signals.incomplete_topics": QUERIES.signals.incomplete_topics(),
     "steps.sweep": QUERIES.steps.sweep(Swept(), 50),
     "signals.deliver": QUERIES.signals.deliver(50),
     "signals.take": QUERIES.signals.take([(job, "s") for job, _ in BATCH]),
@@ -170,6 +173,7 @@ OTHERS: dict[str, Query[Any]] = {
     "jobs.take_expired_keys": QUERIES.jobs.take_expired_keys(KEYS),
     "steps.record borrowed": QUERIES.steps.record([(claimed(1, 1), NewStep("new", "value"))]),
     "steps.compensate_running": QUERIES.steps.compensate_running(claimed(1, 1), NewStep("compensate", "value")),
+    "calls.record": QUERIES.calls.record(claimed(1, 1), NewStep("call", "call", "null"), [5000], [0]),
     "steps.forget": QUERIES.steps.forget(5000, "s"),
     "steps.open_waits": QUERIES.steps.open_waits(5000),
     "signals.send": QUERIES.signals.send(5000, "go", "1"),
@@ -241,6 +245,7 @@ SCHEDULE_VERBS = (
 # Statements that are not tested here, and why.
 EXEMPT = {
     "jobs.enqueue_many_metered": "inserts what it was given, as jobs.enqueue_many does: test_explain_metered",
+    "signals.complete_topics": "once in the life of a topic: reads the events of a week",
     "workflows.enqueue": "inserts what it was given: test_graphs",
     **dict.fromkeys(
         [f"workflows.{verb}" for verb in ("add", "add_many", "replace")], "inserts what it was given: test_adding"
@@ -416,6 +421,12 @@ insert into pgqueue.signal (job_id, name, data, seen)
 select i, 'other', '1', i > 20 from generate_series(1, {size}) as i;
 insert into pgqueue.awaited_event (name, key, data, seen)
 select 'payment', 'k' || i, '1', i > 20 from generate_series(1, {size}) as i;
+insert into pgqueue.step (job_id, name, kind, done, value, attempt, lease)
+select n, 'called', 'call', false, 'null', 1, 1 from generate_series(1, 3000) n;
+insert into pgqueue.call (child_id, job_id, step, number, place, ended, seen)
+select 100000 + t.job_id * 5 + p, t.job_id, t.name, t.number, p, t.job_id % 2 = 0, t.job_id > 20
+from pgqueue.step t, generate_series(0, 4) p where t.kind = 'call';
+insert into pgqueue.unwanted_call (child_id) select n from generate_series(1, 3000) n;
 insert into pgqueue.undo (job_id, number, lease, step, call, undo_job_id)
 select i, i, 1, 's', '{{}}', i + 1000000 from generate_series(1, {size}) as i;
 insert into pgqueue.limit_rule (name, max_running) values ('r', 3);

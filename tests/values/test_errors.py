@@ -22,6 +22,7 @@ BEFORE: dict[str, tuple[tuple[type[Exception], ...], int]] = {
     "InvalidOption": ((ValueError,), 2),
     "InvalidPlan": ((ValueError,), 2),
     "InvalidTask": ((TypeError,), 1),
+    "CallFailed": ((), 1),
     "JobFailed": ((), 1),
     "JobWasCancelled": ((), 1),
     "LeaseLost": ((), 1),

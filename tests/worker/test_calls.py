@@ -417,3 +417,50 @@ def test_no_call_is_made_while_a_worker_lives_that_knows_none(app: App, conn: Co
     assert died.error is not None
     assert "knows no calls of steps" in died.error.message
     assert scalar(conn, "select count(*) from pgqueue.job where task like '%%inner'") == 0
+
+
+@pytest.mark.parametrize("form", ["sync", "async"])
+def test_a_job_in_a_child_process_calls_others(app: App, conn: Conn, form: str) -> None:
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    if form == "sync":
+
+        @app.task(isolation="process", max_attempts=1)
+        def caller(ctx: Context) -> list[int]:
+            return [ctx.call("one", double.s(1)), *ctx.gather("more", [double.s(2), double.s(3)])]
+
+    else:
+
+        @app.task(isolation="process", max_attempts=1)
+        async def caller(ctx: Context) -> list[int]:
+            return [await ctx.acall("one", double.s(1)), *await ctx.agather("more", [double.s(2), double.s(3)])]
+
+    job = caller.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == [2, 4, 6]
+
+
+def test_a_call_that_is_rolled_back_has_inserted_nothing(app: App, conn: Conn) -> None:
+    """The record of the step fails after the called job was inserted, as it does when a worker dies in between."""
+    runs: Counter[str] = Counter()
+
+    @app.task
+    def inner() -> int:
+        return 1
+
+    @app.task(max_attempts=3, retry=0)
+    def caller(ctx: Context) -> int:
+        runs["caller"] += 1
+        if runs["caller"] == 1:
+            conn.execute("alter table pgqueue.call add constraint broken check (false) not valid")
+        else:
+            conn.execute("alter table pgqueue.call drop constraint if exists broken")
+        return ctx.call("inner", inner.s())
+
+    job = caller.enqueue()
+    drain(app, conn)
+    assert app.get(job.id).result == 1
+    assert scalar(conn, "select count(*) from pgqueue.job where task like '%%inner'") == 1
+    assert runs["caller"] == 3

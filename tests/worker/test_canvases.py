@@ -144,3 +144,24 @@ def test_sixteen_gates_count_a_wide_group_of_ten_thousand(
     assert scalar(conn, "select count(*) from pgqueue.gate") >= 16
     asyncio.run(work(app, settled(conn, run), poll_seconds=30, concurrency=100))
     assert done == [list(range(10_000))]
+
+
+def test_a_worker_warns_of_results_that_are_larger_than_arguments_may_be(
+    app: App, conn: Conn, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.max_args_bytes = 2000
+
+    @app.task
+    async def word(n: int) -> str:
+        return "w" * n
+
+    @app.task
+    async def count(words: list[str]) -> int:
+        return len(words)
+
+    small, large = (group(word.s(n), word.s(n)) | count.s() for n in (10, 2000))
+    small.enqueue()
+    large.enqueue()
+    asyncio.run(work(app, lambda: scalar(conn, "select count(*) = 6 from pgqueue.job where state = 'succeeded'")))
+    (warning,) = [record.message for record in caplog.records if "results of other jobs" in record.message]
+    assert "more than the 2000 that its arguments may have" in warning

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pgqueue import App, Context, InvalidOption, InvalidStep, Limit, UnknownJob
+from pgqueue import App, Context, InvalidOption, InvalidStep, JobState, Limit, UnknownJob, WrongState
 from pgqueue.cli import cli
+from pgqueue.codecs import AESGCM
 from pgqueue.queries.signals import SignalQueries
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, working
@@ -173,8 +174,12 @@ def test_what_cannot_be_sent_is_refused(app: App, conn: Conn) -> None:
         app.signal(99, "approved")
     with pytest.raises(InvalidStep, match="signal name ''"):
         app.signal(job.id, "")
-    with pytest.raises(InvalidStep, match="event key 7"):
-        app.signal_event("payment", key=7)  # type: ignore[arg-type]
+    with pytest.raises(InvalidStep, match=r"event key 1\.5 cannot be used: a float is no key"):
+        app.signal_event("payment", key=1.5)
+    app.cancel(job.id)
+    with pytest.raises(WrongState, match=f"job {job.id} is cancelled: a signal is for a job that waits or runs"):
+        app.signal(job.id, "approved")
+    job = approve.enqueue()
     with pytest.raises(InvalidOption, match="with None, which a wait returns after its timeout"):
         app.signal(job.id, "approved", None)
     with pytest.raises(InvalidOption, match="cannot be sent with this data"):
@@ -262,3 +267,57 @@ def test_a_waiting_job_holds_no_slot_of_a_limit_and_takes_its_turn_again(app: Ap
     )
     assert sorted(order[:2]) == ["a begins", "b begins"]
     assert [one for one in order if "ends" in one] == ["b ends", "a ends"]
+
+
+def test_a_published_event_wakes_the_jobs_that_wait_for_it_and_reaches_subscribers(app: App, conn: Conn) -> None:
+    got: list[Any] = []
+
+    @app.task(on="payment")
+    def book(cents: int) -> None:
+        got.append(cents)
+
+    @app.task(max_attempts=1)
+    def order(ctx: Context, number: int) -> Any:
+        return ctx.wait_event("payment", key=number)
+
+    app.events.declare()
+    app.publish("payment", {"cents": 3}, key=3)  # before anybody has ever waited for the topic
+    jobs = [order.enqueue(n) for n in (1, 2, 2)]
+    run_until(
+        app,
+        lambda: scalar(conn, ASLEEP) == 3,
+        lambda: app.publish("payment", {"cents": 1}, key="1"),
+        lambda: conn.execute("select pgqueue.publish('payment', '{\"cents\": 2}', '2')"),
+        lambda: all(app.get(job.id).state == JobState.SUCCEEDED for job in jobs) and len(got) == 3,
+    )
+    assert [app.get(job.id).result for job in jobs] == [{"cents": 1}, {"cents": 2}, {"cents": 2}]
+    assert sorted(got) == [1, 2, 3]
+    assert scalar(conn, "select array_agg(name) from pgqueue.awaited_topic where complete") == ["payment"]
+
+
+def test_an_event_published_between_enqueue_and_the_first_wait_of_all_is_found(app: App, conn: Conn) -> None:
+    @app.task(max_attempts=1)
+    def order(ctx: Context) -> Any:
+        return ctx.wait_event("order.paid", key=7, timeout=60)
+
+    app.publish("order.paid", {"n": 0}, key=7)  # before it was enqueued: not for this job
+    job = order.enqueue()
+    app.publish("order.paid", {"n": 1}, key=7)
+    app.publish("order.paid", {"n": 2}, key=8)
+    run_until(app, lambda: app.get(job.id).state == JobState.SUCCEEDED)
+    assert app.get(job.id).result == {"n": 1}
+
+
+def test_a_sealed_event_is_opened_by_who_waits_for_it(dsn: str, conn: Conn) -> None:
+    app = App(dsn, codec=AESGCM({"k": b"0" * 32}, "k"))
+
+    @app.task(max_attempts=1)
+    def order(ctx: Context) -> Any:
+        return ctx.wait_event("payment", key=1)
+
+    job = order.enqueue()
+    app.publish("payment", {"card": "1234"}, key=1)
+    run_until(app, lambda: app.get(job.id).state == JobState.SUCCEEDED)
+    assert app.get(job.id).result == {"card": "1234"}
+    assert "1234" not in scalar(conn, "select string_agg(data::text, '') from pgqueue.awaited_event")
+    app.close()

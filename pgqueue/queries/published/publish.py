@@ -78,7 +78,9 @@ MATCHED: LiteralString = """matched as materialized (
 ), awaited as (
     insert into {s}.awaited_event (name, key, data, at, published_id)
     select g.topic, g.key, g.data, g.at, g.id from given g
-    where g.key is not null and (select a.name from {s}.awaited_topic a where a.name = g.topic limit 1) is not null
+    where g.key is not null and g.topic = any(array(
+        select t.name from (select distinct a.topic from {anchored} as a(topic, anchor)) as d
+        cross join lateral (select a.name from {s}.awaited_topic a where a.name = d.topic limit 1) as t))
     order by g.id
     returning id
 ), wanted as not materialized (

@@ -1,5 +1,6 @@
 """The duty that reads the results for which claimed jobs have waited, before the jobs begin."""
 
+import logging
 from collections.abc import Sequence
 
 from pgqueue.db.link import Link
@@ -9,6 +10,7 @@ from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 from pgqueue.workflows.gates import INPUTS
 
+log = logging.getLogger("pgqueue.worker")
 BATCH = 100  # jobs whose inputs one statement reads
 
 
@@ -25,6 +27,7 @@ class InputReader(Duty):
         super().__init__(link)
         self._queries = core.queries.workflows
         self._signals = signals
+        self._most_bytes = core.app.max_args_bytes
         self._waiting: list[ClaimedJob] = []
 
     def take(self, jobs: Sequence[ClaimedJob]) -> None:
@@ -49,5 +52,11 @@ class InputReader(Duty):
         del self._waiting[: len(batch)]
         for job in batch:
             job.inputs = found.get(job.id)
+            if job.inputs is not None and len(job.inputs) > self._most_bytes:
+                log.warning(
+                    "job %d %s gets %d bytes of results of other jobs, more than the %d that its arguments may have: "
+                    "let the jobs before it return less, or store what they make and return where it is",
+                    job.id, job.task, len(job.inputs), self._most_bytes, extra=job.log_facts,
+                )  # fmt: skip
         self._signals.jobs_ready([job for job in batch if job.inputs is not None])
         return 0.0

@@ -13,6 +13,7 @@ from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
 PING_SECONDS = 30.0
+SIGNAL_GAP = 0.005  # seconds: a job waits for this one, and a delivery in progress makes one of all that come meanwhile
 
 
 class Listener(Duty):
@@ -43,7 +44,7 @@ class Listener(Duty):
             RESCUE_PAYLOAD: Debounced(signals.worker_died),
             PAUSE_PAYLOAD: Debounced(signals.pause_changed),
             WAIT_PAYLOAD: Debounced(signals.job_awaited),
-            SIGNAL_PAYLOAD: Debounced(signals.signal_sent),
+            SIGNAL_PAYLOAD: Debounced(signals.signal_sent, SIGNAL_GAP),
             WORKFLOW_PAYLOAD: Debounced(signals.workflow_moved),
         }
         queue_appeared, request_made = Debounced(signals.queue_appeared), Debounced(signals.request_made)

@@ -3,7 +3,9 @@
 import asyncio
 from typing import Any
 
-from pgqueue import App, Context
+import pytest
+
+from pgqueue import App, CallFailed, ConfigError, Context
 from pgqueue.testing import Jobs, context
 
 
@@ -63,3 +65,89 @@ def test_a_unit_test_calls_a_task_with_steps_in_memory(app: App) -> None:
         ]  # fmt: skip
 
     assert asyncio.run(pay(context(pay, sent={"call": 1}))) == [7, 1, None]  # type: ignore[arg-type]
+
+
+def test_a_drain_runs_a_job_with_those_that_it_calls(app: App, jobs: Jobs) -> None:
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @app.task(max_attempts=1)
+    def bad() -> int:
+        raise ValueError
+
+    @app.task(max_attempts=1)
+    async def total(ctx: Context) -> Any:
+        found = await ctx.agather("doubles", [double.s(n) for n in range(3)])
+        found.append(await ctx.acall("chain", double.s(5) | double.s()))
+        try:
+            await ctx.acall("bad", bad.s())
+        except CallFailed as error:
+            found.append(error.step)
+        return found
+
+    job = total.enqueue()
+    jobs.drain()
+    assert app.get(job.id).result == [0, 2, 4, 20, "bad"]
+
+
+def test_calls_run_at_once_in_a_test_that_runs_jobs_inline(app: App, jobs: Jobs) -> None:
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @app.task(max_attempts=1)
+    def total(ctx: Context) -> list[Any]:
+        return [ctx.call("one", double.s(1)), ctx.gather("more", [double.s(2), double.s(3) | double.s()])]
+
+    @app.task(max_attempts=1)
+    async def atotal(ctx: Context) -> list[int]:
+        return await ctx.agather("more", [double.s(2), double.s(3)])
+
+    with jobs.inline():
+        assert total.enqueue().result == [2, [4, 12]]
+        assert atotal.enqueue().result == [4, 6]
+
+
+def test_called_jobs_end_with_their_caller_in_a_drain(app: App, jobs: Jobs) -> None:
+    @app.task(queue="other")
+    def inner() -> None: ...
+
+    @app.task
+    def caller(ctx: Context) -> None:
+        ctx.call("inner", inner.s())
+
+    job = caller.enqueue()
+    jobs.drain(queues=["default"])
+    app.cancel(job.id)
+    jobs.drain(queues=["default"])
+    assert jobs.assert_enqueued(inner, state="cancelled").reason == "its caller has ended"
+
+
+def test_a_published_event_wakes_a_job_in_a_drain(app: App, jobs: Jobs) -> None:
+    @app.task(max_attempts=1)
+    def order(ctx: Context) -> Any:
+        return [ctx.wait_event("payment", key=7), ctx.wait_event("payment", key=7)]
+
+    job = order.enqueue()
+    app.publish("payment", {"n": 1}, key=7)
+    jobs.drain()
+    app.publish("payment", {"n": 2}, key=7)
+    jobs.drain()
+    assert app.get(job.id).result == [{"n": 1}, {"n": 2}]
+
+
+def test_a_unit_test_gives_what_calls_return(app: App) -> None:
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @app.task
+    def total(ctx: Context) -> list[Any]:
+        return [ctx.call("one", double.s(1)), ctx.gather("more", [double.s(2), double.s(3)])]
+
+    assert total(context(total, sent={"one": 5, "more": [6, 7]})) == [5, [6, 7]]
+    with pytest.raises(ConfigError, match="step 'more' makes 2 calls, and the test gives 1 results"):
+        total(context(total, sent={"one": 5, "more": [6]}))
+    with pytest.raises(ConfigError, match="step 'one' calls a task: give its result"):
+        total(context(total))

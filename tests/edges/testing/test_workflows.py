@@ -1,6 +1,8 @@
 """A drain runs a whole workflow: callbacks, what is skipped, and workflows within others."""
 
-from pgqueue import App, Context, Task, chord
+from typing import Any
+
+from pgqueue import App, Context, Outcome, Task, Workflow, chord, group
 from pgqueue.tasks.stand_in import StandIn
 from pgqueue.testing import Drained, Jobs, context
 from pgqueue.workflows.graph import Edge, Graph, Group
@@ -80,3 +82,44 @@ def test_a_unit_test_sees_what_a_task_adds_and_returns(app: App) -> None:
     returned = grow(ctx)
     assert [repr(part) for part in ctx.added] == ["<signature of t>"] * 2
     assert isinstance(returned, StandIn)
+
+
+def test_how_a_job_ended_is_an_outcome_of_its_type(app: App, jobs: Jobs) -> None:
+    got: list[Any] = []
+
+    @app.task(max_attempts=1)
+    def divide(n: int) -> float:
+        return 1 / n
+
+    @app.task
+    def note(one: Outcome[float]) -> None:
+        got.append(one)
+
+    @app.task
+    def note_all(every: list[Outcome[float]], word: str) -> None:
+        got.append([one.state for one in every] + [word])
+
+    flow = group([divide.s(2).on_complete(note.s()), divide.s(0).on_error(note.s())])
+    flow.on_complete(note_all.s(word="all")).enqueue()
+    wf = Workflow("w")
+    wf.add(note.s(wf.add(divide.s(0)).failed))
+    wf.enqueue()
+    jobs.drain()
+    (all_of,) = [each for each in got if isinstance(each, list)]
+    outcomes = [each for each in got if isinstance(each, Outcome)]
+    assert all_of == ["succeeded", "failed", "all"]
+    assert [(one.state, one.result, one.succeeded) for one in outcomes if one.succeeded] == [("succeeded", 0.5, True)]
+    assert [one.error and one.error.type for one in outcomes if not one.succeeded] == ["ZeroDivisionError"] * 2
+
+
+def test_an_outcome_of_another_type_is_refused_as_other_arguments_are(app: App, jobs: Jobs) -> None:
+    @app.task
+    def word() -> str:
+        return "seven"
+
+    @app.task
+    def note(one: Outcome[int]) -> None: ...
+
+    word.s().on_complete(note.s()).enqueue()
+    jobs.drain()
+    assert jobs.assert_enqueued(note, state="failed").reason == "invalid arguments"

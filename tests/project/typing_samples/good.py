@@ -164,12 +164,18 @@ def steps(ctx: Context) -> None:
     ctx.sleep("nap", timedelta(days=3))
     assert_type(app.signal(1, "approved", {"by": "ann"}), int)
     assert_type(app.rerun(1, from_step="n"), Job)
+    assert_type(ctx.call("one", on_the_loop.s(UUID(int=1))), str)
+    assert_type(ctx.gather("more", [on_the_loop.s(UUID(int=1))]), list[str])
+    assert_type(ctx.call("group", group([on_the_loop.s(UUID(int=1))])), list[str])
+    ctx.wait_event("payment", key=7, timeout=60)
 
 
 async def async_steps(ctx: Context) -> None:
     assert_type(await ctx.astep("n", on_the_loop, UUID(int=1)), str)
     assert_type(await ctx.astep("n", str, 1), str)
     await ctx.asleep("nap", hours=1)
+    assert_type(await ctx.acall("one", plain.s(1)), dict[str, int])
+    assert_type(await ctx.agather("more", [plain.s(1), plain.s(2)]), list[dict[str, int]])
     assert_type(await app.using().asignal_event("payment", key="7"), int)
 
 

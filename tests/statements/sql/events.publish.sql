@@ -18,7 +18,9 @@ with given as materialized (
 ), awaited as (
     insert into "pgqueue".awaited_event (name, key, data, at, published_id)
     select g.topic, g.key, g.data, g.at, g.id from given g
-    where g.key is not null and (select a.name from "pgqueue".awaited_topic a where a.name = g.topic limit 1) is not null
+    where g.key is not null and g.topic = any(array(
+        select t.name from (select distinct a.topic from unnest(pg_catalog.string_to_array(%(anchored)s, E'\n'), pg_catalog.string_to_array(%(anchors)s, E'\n')) as a(topic, anchor)) as d
+        cross join lateral (select a.name from "pgqueue".awaited_topic a where a.name = d.topic limit 1) as t))
     order by g.id
     returning id
 ), wanted as not materialized (
