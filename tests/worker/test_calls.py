@@ -319,10 +319,6 @@ def test_a_caller_that_died_calls_anew_when_it_is_brought_back(app: App, conn: C
     def inner() -> int:
         return 1
 
-    @app.task(queue="idle")
-    def other() -> int:
-        return 2
-
     @app.task
     def caller(ctx: Context) -> int:
         runs["caller"] += 1

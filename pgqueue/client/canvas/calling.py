@@ -1,6 +1,7 @@
 """Calls from a step: the jobs that they become are inserted with the record of the step, all or none."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pgqueue.client.app_parts import AppParts
@@ -56,8 +57,7 @@ class Caller:
             whole: InsertedWorkflow = yield queries.workflows.enqueue(graph)
             called += [(place, whole.jobs[node]) for place, node in ends]
             self.inserted += whole.jobs
-        step = request.step
-        step = type(step)(step.name, step.kind, shape_text(self._lengths, many=request.many), version=step.version)
+        step = replace(request.step, value=shape_text(self._lengths, many=request.many))
         recorded: RecordedStep | None = yield queries.calls.record(
             self._job, step, [job for _, job in called], [place for place, _ in called]
         )
