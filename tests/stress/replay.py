@@ -9,10 +9,9 @@ from typing import Any
 
 from pgqueue.workflows.graph import Edge, Graph
 
-from .history import Row
 from .oracle import CANCELLED, FAILED, SKIPPED, SUCCEEDED, Oracle, end_of_group, is_met
 from .violation import Violation
-from .woven import TERMINAL, Woven, number_of
+from .woven import TERMINAL, Row, Woven, number_of
 
 DISCARDED = "discarded"
 
