@@ -95,9 +95,12 @@ class Look:
 
 @dataclass
 class Turns:
-    """The evidence about metered jobs. `known`: when it was certain that a job was committed. `begun`: jobs, and from
-    when to when the statement ran that claimed each. `unsaid`: jobs that had waited for a second and of which no reason was told.
-    `probes`: breakers half open of which several jobs ran."""
+    """The evidence about metered jobs.
+
+    `known`: when it was certain that a job was committed. `begun`: jobs, and from when to when the statement ran that
+    claimed each. `unsaid`: jobs that had waited for a second and of which no reason was told. `probes`: breakers half
+    open of which several jobs ran.
+    """
 
     flows: Mapping[int, Flow]
     moves: Sequence[Move]  # in order
