@@ -78,7 +78,7 @@ def play(scene: Scene, made: InsertedWorkflow, unwanted: Sequence[int]) -> None:
     raise AssertionError("the workflow does not end")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), unwanted=st.lists(st.integers(0, 100), max_size=3), again=st.booleans())
 def test_a_random_workflow_becomes_what_the_oracle_foresees(
     scene: Scene, dsn: str, seed: int, unwanted: list[int], again: bool

@@ -156,7 +156,7 @@ class Weaver:
     def _cancel_workflow(self, conn: psycopg.Connection[Any]) -> None:
         workflow = self._chosen(conn, SOME_WORKFLOW, True)
         if workflow is not None:
-            self._app.workflows.using(conn).cancel(workflow, "by hand")
+            self._app.workflows.using(conn).cancel(workflow, "all by hand")
 
     def _retry_workflow(self, conn: psycopg.Connection[Any]) -> None:
         workflow = self._chosen(conn, SOME_WORKFLOW, False)
