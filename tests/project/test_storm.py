@@ -52,7 +52,10 @@ REPLACED = "replaced by a newer job: r/a is full"
         story(run(1, 0, 1), run(2, 0.5, 1), terms={"r": [Term(at(-9), at(0.1), 2), Term(at(0), NEVER, 1)]}),
         story(run(1, 0, 0.1), run(2, 1, 2), rates={"r": (1, 1.0)}),
         story(run(1, 0, 1), attempts={1: (1, 1), 2: (0, 0)}),
-        story(stops=[Stop("limit", "r", at(0), at(2))], begun=[(3, at(1)), (1, at(-1)), (1, at(3))]),
+        story(
+            stops=[Stop("limit", "r", at(0), at(2))],
+            begun=[(3, at(1), at(1)), (1, at(-1), at(1)), (1, at(1), at(3))],
+        ),
     ],
 )
 def test_a_right_log_proves_no_violation(right: Turns) -> None:
@@ -78,9 +81,9 @@ def test_a_right_log_proves_no_violation(right: Turns) -> None:
         ("FL9", story(run(2, -5, 1), cancelled(1, 0.5, REPLACED))),
         ("FL9", story([Move(at(0.5), 1, "running", "cancelled", REPLACED)], run(2, 0, 1))),
         ("FL6", story(looks=[Look(10, 20), Look(5000, 900)])),
-        ("FL7", story(stops=[Stop("limit", "r", at(0), at(2))], begun=[(1, at(1))])),
-        ("FL7", story(stops=[Stop("key", "r/a", at(0), at(2))], begun=[(2, at(1))])),
-        ("FL7", story(stops=[Stop("queue", "default", at(0), at(2))], begun=[(3, at(1))])),
+        ("FL7", story(stops=[Stop("limit", "r", at(0), at(2))], begun=[(1, at(1), at(1))])),
+        ("FL7", story(stops=[Stop("key", "r/a", at(0), at(2))], begun=[(2, at(1), at(1))])),
+        ("FL7", story(stops=[Stop("queue", "default", at(0), at(2))], begun=[(3, at(1), at(1))])),
         ("FL10", story(unsaid=[1])),
         ("FL12", story(probes=[(NOON, "r/a", 2)])),
     ],

@@ -63,6 +63,12 @@ def test_three_minutes_of_faults_violate_nothing(seed: int) -> None:
 
 
 @pytest.mark.stress
+def test_faults_among_workflows_durable_tasks_and_events_violate_nothing() -> None:
+    code, output = stress("--minutes", "2", "--seed", "51", "--weavers", "2", seconds=500)
+    assert code == 0, output
+
+
+@pytest.mark.stress
 def test_a_worker_whose_heartbeat_is_swallowed_for_long_stops_claiming() -> None:
     code, output = stress("--scenario", "mute_heartbeat", seconds=180)
     assert code == 0, output

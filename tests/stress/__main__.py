@@ -8,6 +8,7 @@ import sys
 
 from . import disasters, mutants
 from .checker import check
+from .plans import SIZES
 from .report import report, totals
 from .run import CORE, Settings, soak
 from .server import OwnServer, Server
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--must", default=",".join(CORE), help="faults that take place at least once")
     parser.add_argument("--only", default="", help="draw from these faults alone")
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--weavers", type=int, default=0, help="processes that enqueue workflows, sagas and events")
+    parser.add_argument("--woven", choices=sorted(SIZES), default="small", help="how large workflows are")
     parser.add_argument("--rate", type=float, default=8.0, help="transactions a second of each producer")
     parser.add_argument("--mutants", nargs="*", help="run seeded bugs (all, or those named) and see them caught")
     parser.add_argument("--scenario", choices=mutants.SCENARIOS, help="run one long fault alone")
@@ -40,7 +43,7 @@ def main() -> int:
             return asyncio.run(mutants.play(server, given.scenario, given.seed))
         settings = Settings(
             given.seed, given.minutes * 60, _names(given.must), _names(given.only), given.workers, rate=given.rate,
-            keep=given.keep,
+            keep=given.keep, weavers=given.weavers, woven=given.woven,
         )  # fmt: skip
         result = asyncio.run(soak(server, settings))
     finally:

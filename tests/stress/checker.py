@@ -52,11 +52,12 @@ Check = Callable[[Facts], Iterator[Violation]]
 
 def check(history: History) -> list[Violation]:
     """Return every violation that the history proves."""
-    from . import checks_ends, checks_turns  # the other parts; they import the values above
+    from . import checks_ends, checks_turns, checks_woven  # the other parts; they import the values above
 
-    facts = Facts(history)
+    facts = Facts(history.apart())
     checks: Iterable[Check] = (*CHECKS, *checks_ends.CHECKS, *checks_turns.CHECKS)
-    return [violation for one in checks for violation in one(facts)]
+    found = [violation for one in checks for violation in one(facts)]
+    return found + checks_woven.check_woven(history.woven)
 
 
 def _tell(step: Step) -> str:

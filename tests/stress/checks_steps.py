@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from .history import Row
 from .violation import Violation
-from .woven import TERMINAL, Woven
+from .woven import TERMINAL, Row, Woven
 from .woven_shop import TOPICS
 
 PROMPT = timedelta(seconds=1)  # how old a look may be that does not see what was committed before

@@ -5,11 +5,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from .history import Row
 from .oracle import CANCELLED, FAILED, SKIPPED
 from .replay import Replay
 from .violation import Violation
-from .woven import TERMINAL, Woven, number_of
+from .woven import TERMINAL, Row, Woven, number_of
 
 STOPPED = "a job failed"
 

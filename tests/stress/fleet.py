@@ -67,6 +67,7 @@ class Fleet:
         self._count = 0
         self._watchers: set[asyncio.Task[None]] = set()
         self.replacing = True
+        self.kept: tuple[str, ...] = ("worker", "scheduler", "weaver")  # kinds of which there are always as many
         self.release = "1"  # which tasks new workers know: those of the second release know one more
         self.murders = 0  # how many more jobs may kill a worker
         self.living: dict[str, Process] = {}
@@ -121,7 +122,7 @@ class Fleet:
             planned = "the database was down when it started"
         self.exits.append(Exit(process.name, process.kind, code, planned, "" if planned else _tail(process.log)))
         await process.gate.close()
-        if self.replacing and process.kind != "producer":
+        if self.replacing and process.kind in self.kept:
             if code == UNREACHABLE:
                 await asyncio.sleep(0.3)  # as a supervisor would
             await self.start(process.kind)

@@ -14,27 +14,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-import pgqueue
-
 from . import woven_shop
 from .checks_woven import check_woven
 from .plans import LARGE, SIZES, SMALL, Size
 from .turns import AUDIT, Drift
 from .violation import Violation
-from .weaver import finish, living, promised
+from .weaver import finish, living, promised, woven_app
 from .woven import WRONG_COUNTERS, Woven, load
 
 ROOT = Path(__file__).absolute().parents[2]
 WORKERS, WEAVERS, LEASE = 4, 2, 2.0
-DRAIN_SECONDS = 30.0
+DRAIN_SECONDS, PATIENCE = 60.0, 20.0
 BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
 DEADLOCKS = "select deadlocks from pg_stat_database where datname = current_database()"
 
@@ -82,9 +80,9 @@ class GraphStorm:
         """Rage for so long, let all end, and check."""
         with ExitStack() as stack:
             self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            conn = stack.enter_context(psycopg.connect(self.dsn, autocommit=True))
-            self._app = stack.enter_context(_app(self.dsn))
-            conn.execute(woven_shop.TABLES)
+            self._app, conn = stack.enter_context(woven_app(self.dsn))
+            if conn.execute("select to_regclass('stress.deed')").fetchone() == (None,):
+                conn.execute(woven_shop.TABLES)
             self._app.events.declare()
             stack.callback(self._end_processes)
             self._workers = [self._start_worker() for _ in range(WORKERS)]
@@ -133,7 +131,7 @@ class GraphStorm:
     def _rage(self, conn: psycopg.Connection[Any]) -> None:
         ends = time.monotonic() + self.weather.seconds
         strikes_at = time.monotonic() + self.weather.strike
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or (time.monotonic() < ends + PATIENCE and not self._enough(conn)):
             self._audit(conn)
             self._thaw()
             self._replace()
@@ -142,6 +140,12 @@ class GraphStorm:
                 self._plan = self._plan or self._rng.sample(self._faults, len(self._faults))
                 self._plan.pop()(conn)
             time.sleep(0.1)
+
+    def _enough(self, conn: psycopg.Connection[Any]) -> bool:
+        """Whether there was something to strike, and it was struck."""
+        moves = "select count(*) filter (where reason = 'rescued'), count(*) from pgqueue.transition"
+        row = conn.execute(moves).fetchone()
+        return row is not None and self.counts["kills"] > 0 and row[0] > 0 and row[1] > 300
 
     def _audit(self, conn: psycopg.Connection[Any]) -> None:
         self._counters += conn.execute(WRONG_COUNTERS).fetchall()  # type: ignore[arg-type]
@@ -236,16 +240,6 @@ class GraphStorm:
             steps=sum(line["op"] == "I" for line in woven.log), undos=len(woven.undos),
         )  # fmt: skip
         self.counts.update(f"{move['reason']}".split(" by ")[0] for move in woven.moves if move["reason"])
-
-
-@contextmanager
-def _app(dsn: str) -> Iterator[pgqueue.App]:
-    """An app with the tasks of the woven shop, on a database."""
-    app = pgqueue.App(dsn)
-    for spec in woven_shop.app.tasks:
-        app.tasks.add(spec)
-    yield app
-    app.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from . import woven_shop
 from .journal import read
 from .turns import Drift
+from .woven import DEAD, FINISHED, LIVE, Row, Woven
 
-Row = dict[str, Any]
-LIVE, FINISHED, DEAD = "job_live", "job_finished", "dead_letter"
+__all__ = ["DEAD", "FINISHED", "LIVE", "Row"]
+
 COUNTERS = """
 select u.name, u.taken - f.freed as running
 from pgqueue.limit_use u join pgqueue.limit_freed f on f.name = u.name"""
@@ -136,6 +138,18 @@ class History:
     hygiene: dict[str, int] = field(default_factory=dict)
     exits: list[Any] = field(default_factory=list)
     quiescent: bool = True
+    woven: Woven = field(default_factory=Woven)
+
+    def apart(self) -> "History":
+        """The same history without the jobs of workflows, durable tasks and events."""
+        others = {row["id"] for row in self.woven.jobs if row["task"] in woven_shop.TASKS}
+        events = [event for event in self.events if (event.new or event.old or {})["id"] not in others]
+        return replace(
+            self,
+            events=events,
+            transitions=[row for row in self.transitions if row["job_id"] not in others],
+            final=[row for row in self.final if row["id"] not in others],
+        )
 
     def steps(self) -> dict[int, list[Step]]:
         """The moves of each job in order: a delete and the insert that follows it in its transaction are one."""

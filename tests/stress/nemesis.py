@@ -85,8 +85,9 @@ class Nemesis:
         return bool(await self._database.value(there, process.pid))
 
     async def kill_worker(self) -> bool:
-        """F1: SIGKILL a worker, sometimes a producer."""
-        kind = "worker" if self._rng.random() < 0.85 else "producer"
+        """F1: SIGKILL a worker, sometimes a producer or a weaver."""
+        others = [kind for kind in ("producer", "weaver") if self._fleet.of(kind)]
+        kind = "worker" if self._rng.random() < 0.85 or not others else self._rng.choice(others)
         victim = self._any(kind)
         if victim is None:
             return False

@@ -9,12 +9,13 @@ from typing import Any
 
 from pgqueue.workflows.graph import Edge, Graph
 
-from .history import Row
 from .oracle import CANCELLED, FAILED, SKIPPED, SUCCEEDED, Oracle, end_of_group, is_met
 from .violation import Violation
-from .woven import TERMINAL, Woven, number_of
+from .woven import TERMINAL, Row, Woven, number_of
 
-DISCARDED = "discarded"
+# Why single jobs are cancelled, which may have been doomed by then. Who ends many in one statement says "skipped" of
+# those that were doomed before it; of those that it dooms by itself no order can be told.
+ALONE = ("by hand", "expired")
 
 
 @dataclass
@@ -108,7 +109,8 @@ class Replay:
         if move["from_state"] == "failed":
             self.ended[node] = FAILED  # it is discarded, and its children see a failure
         elif target == "cancelled":
-            self.ended[node] = SKIPPED if reason == "skipped" or self._is_doomed(node) else CANCELLED
+            alone = reason in ALONE and self._is_doomed(node)
+            self.ended[node] = SKIPPED if reason == "skipped" or alone else CANCELLED
         elif target == "failed":
             if node not in self.holding:
                 self.ended[node] = FAILED

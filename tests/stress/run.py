@@ -14,12 +14,14 @@ from typing import Any
 
 import pgqueue
 
-from . import history, metered_shop
+from . import history, metered_shop, woven
 from .auditor import Auditor
 from .fleet import Fleet, Process
 from .history import History, Probe
 from .nemesis import Nemesis
+from .plans import SMALL
 from .server import Database, Server, until
+from .weaver import finish, promised, woven_app
 
 SHUTDOWN_SECONDS = 10.0
 CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
@@ -36,6 +38,8 @@ class Settings:
     workers: int = 3
     schedulers: int = 2
     producers: int = 2
+    weavers: int = 0  # of workflows, durable tasks and events
+    woven: str = SMALL.name  # how large workflows are
     rate: float = 8.0
     lease: float = 2.0
     poll: float = 0.2
@@ -72,11 +76,13 @@ class Stress:
     def _commands(self) -> dict[str, list[str]]:
         s = self.settings
         pgq = ["-m", "tests.stress.mutants", s.mutant] if s.mutant else ["-m", "pgqueue"]
-        process = ["-A", "tests.stress.metered_shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
+        process = ["-A", "tests.stress.woven_shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
         work = ["work", *process, "-c", "4", "-Q", "default,only-{name}", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
         producer = ["-m", "tests.stress.mutants", s.mutant, "producer"] if s.mutant else ["-m", "tests.stress.producer"]
         produce = [*producer, "{name}", str(s.seed) + "{number}", str(s.rate)]
-        return {"worker": [*pgq, *work], "scheduler": [*pgq, "schedule", *process], "producer": produce}
+        weave = ["-m", "tests.stress.weaver", "{name}", str(s.seed) + "{number}", s.woven, "0.3"]
+        pgqueue = {"worker": [*pgq, *work], "scheduler": [*pgq, "schedule", *process]}
+        return pgqueue | {"producer": produce, "weaver": weave}
 
     async def up(self) -> None:
         """Start all processes and wait until each has registered."""
@@ -85,6 +91,7 @@ class Stress:
         self.auditor.start()
         self.fleet.release = "1" if s.deploys else "2"
         kinds = ["worker"] * s.workers + ["scheduler"] * s.schedulers + ["producer"] * s.producers
+        kinds += ["weaver"] * s.weavers
         for kind in kinds:
             await self.fleet.start(kind)
         self.fleet.release = "2"
@@ -116,8 +123,9 @@ class Stress:
         return took is not None
 
     async def still(self) -> None:
-        """Stop the producers, in order."""
-        for process in self.fleet.of("producer"):
+        """Stop the producers and the weavers, in order."""
+        self.fleet.kept = ("worker", "scheduler")
+        for process in [*self.fleet.of("producer"), *self.fleet.of("weaver")]:
             await self.fleet.stop(process, 30)
 
     async def recover(self) -> None:
@@ -162,9 +170,17 @@ class Stress:
     async def quiesce(self) -> None:
         """Wait until every job that can end has ended."""
         rest = "select count(*) = 0 from pgqueue.job_live where task not in ('tick', 'nobody_knows', 'shut_out')"
-        self.quiet = await self.probe(
-            "L4", "all jobs have ended", lambda: self.database.value(rest), self.settings.quiet_seconds
-        )
+
+        async def ended() -> bool:
+            woven = not self.settings.weavers or await asyncio.to_thread(self._finish)
+            return bool(await self.database.value(rest)) and woven
+
+        self.quiet = await self.probe("L4", "all jobs have ended", ended, self.settings.quiet_seconds)
+
+    def _finish(self) -> bool:
+        """Give durable tasks and workflows what they wait for; return whether all of these have ended."""
+        with woven_app(self.database.dsn(user=self.database.role)) as (app, conn):
+            return finish(conn, app)
 
     async def down(self) -> dict[str, int]:
         """End all processes in order, schedulers first so that no tick comes late; return what they have left."""
@@ -196,6 +212,9 @@ class Stress:
         told = history.load(self.database.dsn(), self.directory)
         told.drifts, told.looks = self.auditor.drifts, self.auditor.looks
         told.probes, told.hygiene, told.exits = self.probes, hygiene, self.fleet.exits
+        if self.settings.weavers:
+            told.woven = woven.load(self.database.dsn())
+            told.woven.promised, told.woven.quiescent = promised(self.directory), self.quiet
         return told
 
 

@@ -17,6 +17,8 @@ from psycopg.conninfo import make_conninfo
 from pgqueue import migrate
 from pgqueue.db import embedded
 
+from . import woven_shop
+
 Row = tuple[Any, ...]
 
 # Who wrote each version of each job, in the order of the versions: a row lock orders the writers of one job, and the
@@ -147,6 +149,7 @@ class Database:
         migrate.upgrade(self.dsn(user=self.role))
         with psycopg.connect(self.dsn(user=self.role), autocommit=True) as conn:
             conn.execute(TABLES)
+            conn.execute(woven_shop.TABLES)
 
     def dsn(self, **parts: Any) -> str:
         """Return how to connect to it directly, past the proxy."""

@@ -67,7 +67,7 @@ LEFT = "select id, headers -> '$flow' from pgqueue.job_live where not headers ->
 EVERY = """
 select id, attempt, lease from pgqueue.job_live union all select id, attempt, lease from pgqueue.job_finished
 union all select id, attempt, lease from pgqueue.dead_letter"""
-BEGUN = "create table public.begun (job_id bigint not null, began timestamptz not null)"
+BEGUN = "create table public.begun (job_id bigint not null, began timestamptz not null, done timestamptz)"
 WAITS = """
 select id from pgqueue.job_live where state = 'blocked' and run_at < clock_timestamp() - interval '1 s'
 order by random() limit 1"""
@@ -251,6 +251,7 @@ class Storm:
         with conn.transaction(force_rollback=True):
             plan = explain(conn, Queries("pgqueue").jobs.claim(uuid.uuid4(), {"default": 10}, 10), generic=True)
             row = conn.execute("select count(*) from pgqueue.job_live where state = 'blocked'").fetchone()
+            conn.execute("deallocate explained")
         self._looks.append(Look(row[0] if row else 0, buffers(plan)))
         for (job,) in conn.execute(WAITS).fetchall():
             with suppress(pgqueue.UnknownJob):
@@ -362,7 +363,7 @@ class Storm:
             drifts=self._drifts,
             counters={} if self._left or not ended else dict(conn.execute(COUNTERS).fetchall()),
             stops=self._stops, looks=self._looks, unsaid=self._unsaid, probes=self._probes,
-            begun=conn.execute("select job_id, began from public.begun").fetchall(),  # type: ignore[arg-type]
+            begun=conn.execute("select * from public.begun").fetchall(),  # type: ignore[arg-type]
         )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ values (%s, 'worker', 'h', %s, '0', '{default}', '{t}', 8, %s)"""
 BEAT = """
 update pgqueue.worker set heartbeat_at = clock_timestamp() where id = %s and lost_at is null returning id"""
 NOTE = """
-insert into public.begun (job_id, began) select job, %s from unnest(%s::bigint[]) as job"""
+insert into public.begun select job, %s, clock_timestamp() from unnest(%s::bigint[]) as job"""
 ENDS = (
     (PLAIN_SUCCESS, 50),
     (Resolution("succeed", result="1"), 10),

@@ -95,9 +95,12 @@ class Look:
 
 @dataclass
 class Turns:
-    """The evidence about metered jobs. `known`: when it was certain that a job was committed. `begun`: jobs, and when
-    the statement began that claimed each. `unsaid`: jobs that had waited for a second and of which no reason was told.
-    `probes`: breakers half open of which several jobs ran."""
+    """The evidence about metered jobs.
+
+    `known`: when it was certain that a job was committed. `begun`: jobs, and from when to when the statement ran that
+    claimed each. `unsaid`: jobs that had waited for a second and of which no reason was told. `probes`: breakers half
+    open of which several jobs ran.
+    """
 
     flows: Mapping[int, Flow]
     moves: Sequence[Move]  # in order
@@ -111,7 +114,7 @@ class Turns:
     counters: Mapping[str, int] = field(default_factory=dict)  # at the end
     reconciled: Sequence[str] = ()
     stops: Sequence[Stop] = ()
-    begun: Sequence[tuple[int, datetime]] = ()
+    begun: Sequence[tuple[int, datetime, datetime]] = ()
     looks: Sequence[Look] = ()
     unsaid: Sequence[int] = ()
     probes: Sequence[tuple[datetime, str, int]] = ()
@@ -254,9 +257,9 @@ def apart(turns: Turns) -> Iterator[Violation]:
 
 def paused(turns: Turns) -> Iterator[Violation]:
     """FL7: no statement claims a job that began after a pause of its queue, task, limit or key was committed."""
-    for job, began in turns.begun:
+    for job, began, done in turns.begun:
         for stop in turns.stops:
-            if stop.since < began < stop.until and stop.holds(turns.flows[job]):
+            if stop.since < began and done < stop.until and stop.holds(turns.flows[job]):
                 yield Violation("FL7", f"job {job} was claimed from {began.isoformat()} on: {stop}")
 
 

@@ -9,8 +9,8 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Weaver:
     def _cancel_workflow(self, conn: psycopg.Connection[Any]) -> None:
         workflow = self._chosen(conn, SOME_WORKFLOW, True)
         if workflow is not None:
-            self._app.workflows.using(conn).cancel(workflow, "by hand")
+            self._app.workflows.using(conn).cancel(workflow, "all by hand")
 
     def _retry_workflow(self, conn: psycopg.Connection[Any]) -> None:
         workflow = self._chosen(conn, SOME_WORKFLOW, False)
@@ -195,6 +195,17 @@ def release(conn: psycopg.Connection[Any], job: int, *, again: bool) -> None:
         db.run(conn, queries.discard([job], "discarded"))
 
 
+@contextmanager
+def woven_app(dsn: str) -> Iterator[tuple[pgqueue.App, psycopg.Connection[Any]]]:
+    """An app with the tasks of the woven shop on a database, and a connection to it."""
+    app = pgqueue.App(dsn)
+    for spec in woven_shop.app.tasks:
+        app.tasks.add(spec)
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name="stress finish") as conn:
+        yield app, conn
+    app.close()
+
+
 def finish(conn: psycopg.Connection[Any], app: pgqueue.App) -> bool:
     """Give jobs what they wait for; return whether all that weavers have made has ended."""
     for (job,) in conn.execute(HELD).fetchall():
@@ -224,6 +235,8 @@ def main() -> None:
     journal = Journal(Path(os.environ["STRESS_DIRECTORY"]) / f"weave-{name}.jsonl")
     weaver = Weaver(name, int(seed), SIZES[size], journal)
     signal.signal(signal.SIGTERM, lambda *_: weaver.stopping.set())
+    with suppress(*LOST):  # else a worker has declared the subscriptions
+        woven_shop.app.events.declare()
     weaver.run(float(pause))
 
 

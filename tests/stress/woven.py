@@ -13,9 +13,10 @@ from psycopg.rows import dict_row
 
 from pgqueue.workflows.graph import Graph
 
-from .history import DEAD, FINISHED, LIVE, Row
 from .plans import plan
 
+Row = dict[str, Any]
+LIVE, FINISHED, DEAD = "job_live", "job_finished", "dead_letter"
 NAME = re.compile(r"w\.(small|large)\.\w+")
 TERMINAL = ("succeeded", "failed", "cancelled")
 READ = {

@@ -28,12 +28,6 @@ NO_MEMBER_LEFT = """not exists (select from {s}.job_live m where m.gate_id = g.i
     and m.id not in (select id from ended)) as closed"""
 
 
-def unsorted_children() -> None:
-    """Lock the children of jobs that end in any order."""
-    held = "where j.id = any(array(select id from steps)) and (j.waits_for = 'jobs') is true order by"
-    rewrite(resolve, TIED_ENDS, (f"{held} j.id for update", f"{held} random() for update"))
-
-
 def unsorted_gates() -> None:
     """Lock the gates of jobs that end in any order."""
     rewrite(resolve, TIED_ENDS, ("order by g.id for update", "order by random() for update"))
@@ -121,7 +115,6 @@ class WovenMutant:
 
 
 MUTANTS = {
-    "unsorted_children": WovenMutant(unsorted_children, "shared_children", frozenset({"deadlock"})),
     "unsorted_gates": WovenMutant(unsorted_gates, "shared_gates", frozenset({"deadlock"})),
     "no_parent_left": WovenMutant(no_parent_left, "two_parents_at_once", frozenset({"WF2"})),
     "callbacks_by_last": WovenMutant(callbacks_by_last, "two_members_at_once", frozenset({"WF4"})),

@@ -7,6 +7,7 @@ itself; the rows are checked afterwards.
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -78,18 +79,17 @@ class Scene:
         first, second, holder = self.open(), self.open(), self.open()
         if holding:
             holder.execute(holding)
-            threads = [InThread(lambda: one(first)), InThread(lambda: other(second))]
+            threads = [InThread(partial(self._commit, first, one)), InThread(partial(self._commit, second, other))]
             for conn, thread in zip((first, second), threads, strict=True):
                 self._until_it_waits(conn, thread)
             holder.commit()
-            for conn, thread in zip((first, second), threads, strict=True):
-                self._result(conn, thread)
         else:
             one(first)
-            thread = InThread(lambda: other(second))
-            self._until_it_waits(second, thread)
+            threads = [InThread(partial(self._commit, second, other))]
+            self._until_it_waits(second, threads[0])
             first.commit()
-            self._result(second, thread)
+        for thread in threads:
+            thread.result()
         for conn in (first, second, holder):
             conn.close()
 
@@ -97,9 +97,10 @@ class Scene:
         pid = conn.info.backend_pid
         wait_for(lambda: thread.done or _value(self.conn, BLOCKED, pid), "the second to wait or to end")
 
-    def _result(self, conn: Conn, thread: InThread) -> None:
+    def _commit(self, conn: Conn, act: Callable[[Conn], Any]) -> None:
+        """Act and commit. A deadlock is noted: there must be none."""
         try:
-            thread.result()
+            act(conn)
             conn.commit()
         except psycopg.errors.DeadlockDetected as error:
             self.seen.append(Violation("deadlock", str(error)))
@@ -124,18 +125,6 @@ def ending(*jobs: ClaimedJob) -> Callable[[Conn], Any]:
 def _value(conn: Conn, query: str, *params: Any) -> Any:
     row = conn.execute(query, params).fetchone()
     return None if row is None else row[0]
-
-
-def shared_children(scene: Scene) -> None:
-    """Jobs that share two children end at the same instant, again and again."""
-    for _ in range(ROUNDS):
-        made = scene.make(4, [Edge(parent, child) for child in (2, 3) for parent in (0, 1)])
-        first, second = scene.take()
-        children = f"select from pgqueue.job_live where id in ({made.jobs[2]}, {made.jobs[3]}) for update"
-        scene.at_once(ending(first), ending(second), children)
-        if scene.seen:
-            return
-        scene.run()
 
 
 def shared_gates(scene: Scene) -> None:
@@ -244,7 +233,7 @@ def recorded_twice(scene: Scene) -> None:
 SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
-        shared_children, shared_gates, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
+        shared_gates, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
         one_parent_fails, retried, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
     )
 }  # fmt: skip
