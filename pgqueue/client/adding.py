@@ -59,8 +59,9 @@ def add_to(queries: WorkflowQueries, group: int, new: NewNodes[Any]) -> Steps[Ma
 def add_from(queries: WorkflowQueries, job: ClaimedJob, new: NewNodes[Any]) -> Steps[Mapping[str, Any]]:
     """Add new nodes to the group of a running job, in a transaction, under its lease; of a callback, to its workflow.
 
-    Raises LeaseLost, and what `add_to` raises.
+    Raises LeaseLost, OlderReleaseRuns, and what `add_to` raises.
     """
+    yield from refuse_older(queries, is_open=True)
     entered: Entered | None = yield queries.enter(job)
     if entered is None:
         raise LeaseLost(f"job {job.id} is no longer this worker's: nothing was added")
