@@ -189,6 +189,30 @@ $$""",
     # The published event that an awaited one is a copy of.
     "alter table {s}.awaited_event add column published_id bigint",
     PUBLISH,
+    # As in migration 0039. While a caller waits, what its calls have returned stays.
+    """create or replace view {s}.old_partition as
+select h.history, c.relname::text as partition, p.first, p.past, pg_relation_size(c.oid) as heap_bytes,
+       pg_total_relation_size(c.oid) as bytes
+from (values ('job_finished', '{s}.job_finished'::regclass), ('transition', '{s}.transition'::regclass),
+             ('activity', '{s}.activity'::regclass), ('published_event', '{s}.published_event'::regclass))
+     as h(history, parent)
+join pg_inherits i on i.inhparent = h.parent
+join pg_class c on c.oid = i.inhrelid
+cross join lateral regexp_match(c.relname::text, '_([0-9]{{8}})(_([0-9]{{8}}))?$') as named
+cross join lateral (
+    select to_date(named[1], 'YYYYMMDD')::timestamp at time zone 'UTC',
+           coalesce(to_date(named[3], 'YYYYMMDD'), to_date(named[1], 'YYYYMMDD') + 1)::timestamp at time zone 'UTC'
+) as p(first, past)
+where named is not null and p.past <= now() - (
+    select case when bool_and(r.value is not null) then max(r.value) end from {s}.retention r
+    where r.name = 'activity' and h.history = 'activity'
+    or r.name = 'events' and h.history = 'published_event'
+    or r.name in ('succeeded', 'cancelled') and h.history in ('job_finished', 'transition'))
+and (h.history <> 'job_finished' or not exists (
+    select from {s}.workflow w where not w.settled and w.created_at < p.past + interval '1 day'
+    union all
+    select from {s}.call c join {s}.step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number
+    where not c.ended and not t.done and t.at < p.past + interval '1 day'))""",
     """create view {s}.call_status as
 select c.job_id, c.step, c.place, c.child_id, c.ended from {s}.call c""",
     "comment on table {s}.call is 'The jobs that tasks have called by ctx.call and ctx.gather'",

@@ -5,7 +5,7 @@ from typing import Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.addition import NewNodes
-from pgqueue.client.steps import Steps
+from pgqueue.client.steps import Steps, all_or_nothing
 from pgqueue.errors import InvalidWorkflow, LeaseLost, OlderReleaseRuns, UnknownWorkflow, WorkflowEnded
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.workflows import WorkflowQueries
@@ -59,8 +59,9 @@ def add_to(queries: WorkflowQueries, group: int, new: NewNodes[Any]) -> Steps[Ma
 def add_from(queries: WorkflowQueries, job: ClaimedJob, new: NewNodes[Any]) -> Steps[Mapping[str, Any]]:
     """Add new nodes to the group of a running job, in a transaction, under its lease; of a callback, to its workflow.
 
-    Raises LeaseLost, and what `add_to` raises.
+    Raises LeaseLost, OlderReleaseRuns, and what `add_to` raises.
     """
+    yield from refuse_older(queries, is_open=True)
     entered: Entered | None = yield queries.enter(job)
     if entered is None:
         raise LeaseLost(f"job {job.id} is no longer this worker's: nothing was added")
@@ -86,6 +87,19 @@ def begin_adding(queries: WorkflowQueries, workflow: int) -> Steps[LockedGroup]:
     if into.state != "running":
         raise WorkflowEnded(into.root_id, into.state)
     return into
+
+
+@all_or_nothing
+def stop_and_seal(queries: WorkflowQueries, workflow: int, reason: str) -> Steps[bool]:
+    """Ask that a workflow is cancelled, and seal it if it is open; return whether it runs.
+
+    It waits for those who add before it locks gates, so that jobs end meanwhile.
+    """
+    yield queries.close_open(workflow)
+    running: bool = yield queries.request_stop(workflow, reason)
+    if running:
+        yield queries.seal(workflow)
+    return running
 
 
 def seal(queries: WorkflowQueries, workflow: int) -> Steps[bool]:

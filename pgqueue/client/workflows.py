@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import TypeVar
 
 from pgqueue.client.actor import who
-from pgqueue.client.adding import add_to, compiled, refuse_older, seal
+from pgqueue.client.adding import add_to, compiled, refuse_older, seal, stop_and_seal
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import check_reason
 from pgqueue.client.settings import check_before, check_limit
-from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, Transaction, all_or_nothing, verb
+from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_nothing, verb
 from pgqueue.client.waiting import MAX_ID, check_id
 from pgqueue.errors import (
     InvalidOption,
@@ -175,9 +175,7 @@ class Workflows:
         """
         why = f"cancelled by {who(by)}" if reason is None else check_reason(reason)
         yield from self._known(workflow)
-        running: bool = yield self._queries.request_stop(workflow, why)
-        if running:
-            yield Transaction(seal(self._queries, workflow))
+        running: bool = yield from stop_and_seal(self._queries, workflow, why)
         more = running
         while more:
             stopped: TiedEnds = yield self._queries.stop(BATCH, workflow)

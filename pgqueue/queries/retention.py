@@ -158,7 +158,7 @@ order by h.first, a.age""",
 # Delete the jobs in a range of blocks that are too old, and their transitions, and note how far this is. The range is
 # read twice, once for the kinds of jobs in it, so that rules are matched for each kind and not for each job. Rows that
 # another transaction has locked (a result that expires) are left: no deadlock, and their partition goes one day anyway.
-# So do jobs of workflows that live.
+# So do jobs of workflows that live, and called ones whose callers have not taken their results yet.
 # A range with younger rows is not done: it is read again later. By ctid; the times prune partitions, of the transitions
 # too, where the index by job finds the rows. The naive `delete … where finished_at < …` reads a whole partition each
 # time, and holds its rows and a snapshot for minutes.
@@ -176,6 +176,9 @@ with turn as materialized (
     join kind k on k.state = f.state and k.queue = f.queue::text and k.task = f.task::text
     where {range} and f.finished_at < now() - k.keep and (select mine from turn)
     and (f.workflow_id is null or f.workflow_id not in (select id from living))
+    and (select c.child_id from {s}.call c
+         join {s}.step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done
+         where c.child_id = f.id limit 1) is null
     for update of f skip locked
 ), gone as (
     delete from {s}.job_finished f using old o

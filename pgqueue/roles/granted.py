@@ -113,6 +113,8 @@ _PRUNE: _Grants = {
     "workflow": "select, update, delete",
     "gate": "select, delete",
     "dependency": "select, delete",
+    "call": "select",
+    "step": "select",
     "function empty_partition": "execute",
     "function drop_partition": "execute",
 }

@@ -1,6 +1,7 @@
 """Adding to workflows that run, by two connections at once. pg_blocking_pids proves each wait."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import INHERIT, OUTSIDE, Edge, Graph, Group
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, InThread, claimed, new_job, wait_for
+from tests.harness import QUERIES, Conn, InThread, claimed, new_job, wait_blocked, wait_for
 from tests.statements.graphs import DEAD, DONE, claim, end, graph, insert, retry, tidy, workflow_state
 from tests.statements.test_graph_races import after_waiting, running
 from tests.statements.test_races import at_once
@@ -213,6 +214,55 @@ def test_a_retry_brings_back_what_was_added_with_its_edges(conn: Conn) -> None:
     assert end(conn, (again[first.id], DONE)).ready == {child}
     end(conn, *((job, DONE) for job in claim(conn).values()))
     assert workflow_state(conn, made.id) == "succeeded"
+
+
+def test_a_retry_does_not_count_an_edge_twice_that_was_late_and_is_not_told(conn: Conn) -> None:
+    """The parent has succeeded, and before anybody tells the child it is skipped for another one."""
+    made = insert(conn, graph(2))
+    first, second = running(conn, made)
+    child = add(conn, made.id, (first.id, "s"))
+    other = add(conn, made.id, (first.id, "s"), (second.id, "s"))
+    end(conn, (first, DONE))
+    db.run(conn, QUERIES.jobs.cancel([child, other], "not wanted"))
+    end(conn, (second, DEAD))
+    tidy(conn)
+    assert workflow_state(conn, made.id) == "failed"
+    assert retry(conn, made.id).revived == 3
+    db.run(conn, QUERY.tell_late(10))
+    assert (state(conn, child), state(conn, other), state(conn, second.id)) == ("pending", "blocked", "pending")
+
+
+def test_who_adds_while_an_open_workflow_is_cancelled_is_counted_and_cancelled(
+    app: App, conn: Conn, connect: Open
+) -> None:
+    """The cancellation waits for who adds; no other may add between that and the seal."""
+    made = open_workflow(conn)
+    gate = scalar(conn, "select gate_id from pgqueue.job_live where id = %s", add(conn, made.id))
+    first, second, held, canceller = connect(), connect(), connect(), connect()
+    canceller.autocommit = True
+    add(first, made.id)
+    cancelling = InThread(lambda: app.workflows.using(canceller).cancel(made.id))
+    wait_blocked(conn, canceller, first)
+    with at_once(conn):
+        conn.execute("select from pgqueue.gate where id = %s for update", (gate,))  # no end waits meanwhile
+    held.execute("select from pgqueue.gate where id = %s for update", (gate,))
+    first.commit()
+    wait_blocked(conn, canceller, held)
+
+    def also() -> None:
+        with suppress(WorkflowEnded):  # where the members have ended before it goes on
+            add(second, made.id)
+            second.commit()
+
+    adding = InThread(also)
+    wait_blocked(conn, second, canceller)
+    held.commit()
+    assert cancelling.result()
+    adding.result()
+    tidy(conn)
+    assert workflow_state(conn, made.id) == "cancelled"
+    jobs = scalar(conn, "select jobs from pgqueue.workflow where id = %s", made.id)
+    assert scalar(conn, "select array_agg(state) from pgqueue.job") == ["cancelled"] * jobs
 
 
 def test_an_open_workflow_ends_when_it_is_sealed(conn: Conn) -> None:

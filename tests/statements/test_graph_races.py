@@ -216,6 +216,20 @@ def test_a_partition_that_a_living_workflow_may_need_is_not_old(conn: Conn) -> N
     assert scalar(conn, old, sweep.name) == 1
 
 
+def test_a_partition_that_a_waiting_caller_may_need_is_not_old(conn: Conn) -> None:
+    _, sweep = old_workflow(conn)
+    old = "select count(*) from pgqueue.old_partition where partition = %s"
+    assert scalar(conn, old, sweep.name) == 1
+    conn.execute(
+        "with called as (insert into pgqueue.step (job_id, name, kind, done, attempt, lease, at)"
+        " values (7, 'calls', 'call', false, 1, 1, now() - interval '10 years') returning *)"
+        " insert into pgqueue.call (child_id, job_id, step, number) select 8, job_id, name, number from called"
+    )
+    assert scalar(conn, old, sweep.name) == 0
+    conn.execute("update pgqueue.call set ended = true")
+    assert scalar(conn, old, sweep.name) == 1
+
+
 def test_dead_letters_of_a_workflow_that_lives_are_kept(conn: Conn) -> None:
     made = insert(conn, graph(2, [(0, 1)], on_failure="hold"))
     run_all(conn, made, {0})

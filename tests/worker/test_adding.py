@@ -8,7 +8,7 @@ import pytest
 import pgqueue
 from pgqueue import App, InvalidWorkflow, Workflow, WorkflowEnded, chord, group
 from tests.conftest import scalar, work
-from tests.harness import Conn
+from tests.harness import Conn, add_worker
 from tests.worker.test_canvases import run_all, settled
 
 
@@ -177,3 +177,19 @@ def test_what_cannot_be_added_is_refused(app: App, conn: Conn, tasks: Any) -> No
     with pytest.raises(pgqueue.InvalidArguments):
         run.add(tasks.part.s("no number"))
     assert run.status().jobs == 2
+
+
+def test_no_job_adds_while_a_worker_lives_that_knows_nothing_of_it(app: App, conn: Conn, tasks: Any) -> None:
+    """It would tell edges that are late, which are then told once more."""
+
+    @app.task(name="grow", max_attempts=1)
+    def grow(ctx: pgqueue.Context) -> None:
+        ctx.add(tasks.part.s(2), after=ctx.add(tasks.part.s(1)))
+
+    add_worker(conn, knows="0040")
+    job = grow.enqueue()
+    finish(app, conn)
+    error = app.get(job.id).error
+    assert error is not None
+    assert "knows no jobs that are added to one that runs" in error.message
+    assert scalar(conn, "select count(*) from pgqueue.job") == 1

@@ -52,7 +52,8 @@ on conflict (job_id) do update set finished_at = excluded.finished_at, expires_a
 # partitions, and the array keeps the plan on the primary key; a join with `due` alone reads every partition. Where
 # retention has dropped the partition meanwhile, the row finds nothing and goes. `moving` are jobs that this statement
 # sees and could not update: upkeep has just moved them out of a default partition. They keep their row and are found
-# again; the naive form forgets them, and their results stay. A result that a workflow which lives may want is put off.
+# again; the naive form forgets them, and their results stay. A result that a workflow which lives may want is put off,
+# and so is that of a called job whose caller has not taken it yet.
 # Returns how many rows were due.
 DROP_EXPIRED_RESULTS: LiteralString = """
 with due as materialized (
@@ -63,6 +64,9 @@ with due as materialized (
         select j.workflow_id from {s}.job_finished j
         where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
     cross join lateral (select from {s}.workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
+    union all
+    select c.child_id from due join {s}.call c on c.child_id = due.job_id
+    join {s}.step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done
 ), put_off as (
     update {s}.result_expiry e set expires_at = now() + interval '1 minute'
     where e.job_id = any(array(select job_id from wanted))

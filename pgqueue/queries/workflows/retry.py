@@ -47,7 +47,8 @@ and f.ties is not null"""
 # edges while a parent of them may end, would wait for one that has told of its end already.
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
-# Edges that were added late have been told, and are like the others from here on.
+# Edges that were added late are like the others from here on, told or not: one that nobody has told, because its child
+# was skipped for another edge, is counted here, and told once more it would release the child too early.
 REVIVE: LiteralString = fill(
     """
 with recursive whole as materialized (
@@ -90,6 +91,9 @@ with recursive whole as materialized (
     select c.workflow_id from back b join counter c on c.id = b.gate_id
     union
     select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
+), late_no_more as (
+    update {s}.dependency d set late = null
+    where d.late and d.workflow_id = %(id)s::bigint and exists (select from back)
 ), waits as materialized (
     select e.child_id as id, count(*)::int as edges from edge e
     where e.parent_id in (select id from back) or e.parent_id in (select id from reopened) group by e.child_id

@@ -27,6 +27,9 @@ with turn as materialized (
     where f.ctid >= %(start)s::tid and f.ctid < %(end)s::tid
           and f.finished_at >= %(first)s::timestamptz and f.finished_at < %(past)s::timestamptz and f.finished_at < now() - k.keep and (select mine from turn)
     and (f.workflow_id is null or f.workflow_id not in (select id from living))
+    and (select c.child_id from "pgqueue".call c
+         join "pgqueue".step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done
+         where c.child_id = f.id limit 1) is null
     for update of f skip locked
 ), gone as (
     delete from "pgqueue".job_finished f using old o

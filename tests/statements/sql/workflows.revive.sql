@@ -38,6 +38,9 @@ with recursive whole as materialized (
     select c.workflow_id from back b join counter c on c.id = b.gate_id
     union
     select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
+), late_no_more as (
+    update "pgqueue".dependency d set late = null
+    where d.late and d.workflow_id = %(id)s::bigint and exists (select from back)
 ), waits as materialized (
     select e.child_id as id, count(*)::int as edges from edge e
     where e.parent_id in (select id from back) or e.parent_id in (select id from reopened) group by e.child_id
