@@ -1,6 +1,7 @@
 """How values look on a page: times, ages, numbers, JSON. All is text; the templates escape it."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +30,16 @@ def age(seconds: float | None) -> str:
     return in_words(seconds if seconds < 10 else int(seconds))
 
 
+def span_words(seconds: float) -> str:
+    """Return a span that somebody has chosen, without a part that is zero: 3h, and not 3h0m."""
+    return re.sub(r"(?<=[dhm])0[hms]$", "", in_words(int(seconds)))
+
+
+def last_part(name: str | None) -> str:
+    """Return the end of a dotted name: the class of an error without its module."""
+    return (name or "").rpartition(".")[2]
+
+
 def ago(moment: datetime | None) -> Markup:
     """Return how long ago a moment was, or in how long it comes, with the moment itself beside it for whoever asks."""
     if moment is None:
@@ -46,8 +57,9 @@ def moment(value: datetime | None) -> Markup:
     if value is None:
         return Markup("–")
     utc = value.astimezone(UTC)
+    part = f".{utc.microsecond // 1000:03}" if utc.microsecond else ""
     return Markup('<time datetime="{}" title="UTC">{}</time>').format(
-        utc.isoformat(), utc.strftime("%m-%d %H:%M:%S.") + f"{utc.microsecond // 1000:03}"
+        utc.isoformat(), utc.strftime("%m-%d %H:%M:%S") + part
     )
 
 
@@ -103,5 +115,5 @@ def as_value(text: str) -> Markup:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "age": age, "ago": ago, "moment": moment, "number": number, "percent": percent, "size": size, "pretty": pretty,
-    "shorten": shorten, "brief": brief, "slug": slug, "as_value": as_value,
+    "shorten": shorten, "brief": brief, "slug": slug, "as_value": as_value, "last_part": last_part,
 }  # fmt: skip
