@@ -105,7 +105,7 @@ class Dashboard:
             return self._sorry(request, access, pulse, 403, f"Nothing was done: {why}.")
         return self._done(request, access, pulse, deed, name)
 
-    def _done(self, request: Request, access: Access, pulse: Pulse, deed: Deed, name: str) -> Response:  # noqa: PLR0913
+    def _done(self, request: Request, access: Access, pulse: Pulse, deed: Deed, name: str) -> Response:
         try:
             done = deed.do(Act(self.app, request, access), name)
         except DatabaseNotReady:

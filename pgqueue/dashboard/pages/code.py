@@ -112,5 +112,9 @@ def schedule(look: Look, name: str) -> Page:
     except PgqueueError:
         return Page("schedule.html", f"Schedule {name}", values)  # the status names the error
     plan = span_in_words(Span(found.plan, found.start, found.end))
-    values |= {"plan": plan, "upcoming": client.preview(name, UPCOMING), "args": without_secrets(json.loads(found.job.args))}
+    values |= {
+        "plan": plan,
+        "upcoming": client.preview(name, UPCOMING),
+        "args": without_secrets(json.loads(found.job.args)),
+    }
     return Page("schedule.html", f"Schedule {name}", values)

@@ -94,7 +94,9 @@ def database(look: Look, _: str) -> Page:
 def operations(look: Look, _: str) -> Page:
     """List the newest operations: who asked for what, and how far it is."""
     found = look.ask(look.queries.operations.list(LISTED))
-    return Page("operations.html", "Operations", {"operations": [(each, without_secrets(each.filter)) for each in found]})
+    return Page(
+        "operations.html", "Operations", {"operations": [(each, without_secrets(each.filter)) for each in found]}
+    )
 
 
 def operation(look: Look, name: str) -> Page:

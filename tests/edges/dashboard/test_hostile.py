@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-
 from pgqueue.dashboard.request import slug
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
@@ -50,9 +49,9 @@ def evil(shop: Shop, kept_database: str) -> dict[str, Any]:
         args = {EVIL: EVIL, "url": "javascript:alert(1)", "big": "x" * 1_000_000, "n": 2**60 + 1}
         ids["dead"] = _one(
             conn,
-            "insert into pgqueue.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt,"
-            " max_attempts, lease, reason, error) values (nextval('pgqueue.job_id'), %s, %s, 0, %s, %s, %s, now(), now(), 1,"
-            " 1, 1, %s, %s) returning id",
+            "insert into pgqueue.dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at,"
+            " attempt, max_attempts, lease, reason, error) values (nextval('pgqueue.job_id'), %s, %s, 0, %s, %s, %s,"
+            " now(), now(), 1, 1, 1, %s, %s) returning id",
             [EVIL, EVIL, Jsonb(args), [EVIL, "javascript:alert(1)"], Jsonb({"h": EVIL}), EVIL, Jsonb(error)],
         )
         ids["live"] = _one(
@@ -69,8 +68,8 @@ def evil(shop: Shop, kept_database: str) -> dict[str, Any]:
             [Jsonb({"task": EVIL}), Jsonb({}), EVIL, EVIL],
         )
         conn.execute(
-            "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, lost_at, death,"
-            " release) values (gen_random_uuid(), 'worker', %s, 1, %s, %s, '{}', 1, 30, now(), %s, %s)",
+            "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, lost_at,"
+            " death, release) values (gen_random_uuid(), 'worker', %s, 1, %s, %s, '{}', 1, 30, now(), %s, %s)",
             [EVIL, EVIL, [EVIL], EVIL, EVIL],
         )
         conn.execute(
@@ -125,6 +124,14 @@ def test_names_of_every_kind_are_one_part_of_a_path() -> None:
 
 
 def test_an_address_that_is_odd_is_only_not_found(browse: Callable[..., Browser]) -> None:
-    for path in ("jobs/--", "jobs/99999999999999999999", "operations/x", "workflows/x", "-/static/", "preview/x", "a/b/c/d"):
+    for path in (
+        "jobs/--",
+        "jobs/99999999999999999999",
+        "operations/x",
+        "workflows/x",
+        "-/static/",
+        "preview/x",
+        "a/b/c/d",
+    ):
         assert browse().get(path).status_code in (400, 404), path
     assert browse().get(f"jobs?arg={'a' * 5000}").status_code == 400

@@ -61,9 +61,7 @@ def test_all_is_well_where_nothing_is_wrong(server_dsn: str, template: str) -> N
     databases.drop_all()
 
 
-def test_no_page_asks_more_than_six_questions(
-    browse: Browse, shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_page_asks_more_than_six_questions(browse: Browse, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
     run = db.connection.run
 
@@ -187,7 +185,7 @@ def test_a_job_says_why_it_waits_and_how_to_enqueue_another(browse: Browse, shop
     text = unescape(browse().page(f"jobs/{shop.ids['transcode']}"))
     assert "No living worker serves queue media" in text
     text = unescape(browse().page(f"jobs/{shop.ids['later']}"))
-    assert "pgqueue enqueue shop.send_receipt '{\"to\": \"ann@example.com\", \"order_id\": 7}'" in text
+    assert 'pgqueue enqueue shop.send_receipt \'{"to": "ann@example.com", "order_id": 7}\'' in text
     assert "select pgqueue.enqueue('shop.send_receipt'" in text
 
 

@@ -52,7 +52,9 @@ def test_an_edit_of_a_waiting_job_is_an_operation_and_keeps_what_is_hidden(
 ) -> None:
     job = shop.app.using(delay=3600).enqueue("shop.charge_card", {"order_id": 5, "amount": 1, "card_token": "tok_1"})
     browser = browse()
-    browser.do(f"jobs/{job.id}/edit", **{"arg:order_id": "6", "arg:amount": "1", "arg:currency": "", "arg:card_token": ""})
+    browser.do(
+        f"jobs/{job.id}/edit", **{"arg:order_id": "6", "arg:amount": "1", "arg:currency": "", "arg:card_token": ""}
+    )
     assert shop.app.get(job.id).args == {"order_id": 6, "amount": 1, "card_token": "tok_1"}
     assert last_operation(conn) == ("edit", "alice", "dashboard", 1)
     text = browser.do(f"jobs/{job.id}/edit", **{"arg:order_id": "6", "arg:amount": "1.0", "arg:currency": ""})
@@ -164,9 +166,7 @@ def test_a_job_is_enqueued_by_a_form_of_the_tasks_arguments(browse: Browse, shop
         ({"Origin": HOST}, False),
     ],
 )
-def test_a_form_from_elsewhere_does_nothing(
-    browse: Browse, shop: Shop, headers: dict[str, str], token: bool
-) -> None:
+def test_a_form_from_elsewhere_does_nothing(browse: Browse, shop: Shop, headers: dict[str, str], token: bool) -> None:
     browser = browse()
     form = {"form_token": browser.token()} if token else {"form_token": Browser(shop).token()}
     answer = browser.http.post("/queues/critical/pause", data=form, headers=headers)
