@@ -55,6 +55,11 @@ def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str 
     return given or environ.get("PGQUEUE_APP")
 
 
+def web_password(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the password of `pgqueue web`: PGQUEUE_WEB_PASSWORD."""
+    return environ.get("PGQUEUE_WEB_PASSWORD") or None
+
+
 def take_worker_id() -> UUID | None:
     """Return the worker id that this process's supervisor chose, once: the supervisor reports the end of this process
     under that id."""

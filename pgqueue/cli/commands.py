@@ -25,6 +25,7 @@ from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.top import top
 from pgqueue.cli.upkeep import print_pruned, prune, repair_cli, retention_cli
+from pgqueue.cli.web import web
 from pgqueue.cli.work import schedule, work
 from pgqueue.cli.workers import workers_cli
 from pgqueue.cli.workflows import workflows_cli
@@ -90,6 +91,7 @@ cli.add_typer(events_cli, name="events")
 cli.add_typer(subscriptions_cli, name="subscriptions")
 command(cli, "prune", print_pruned)(prune)
 cli.add_typer(retention_cli, name="retention")
+command(cli, "web", lambda _: None, has_json=False)(web)
 command(cli, "metrics", lambda _: None, has_json=False)(metrics)
 cli.add_typer(observability_cli, name="observability")
 cli.add_typer(repair_cli, name="repair")

@@ -120,8 +120,8 @@ def _request(scope: Mapping[str, Any], body: bytes) -> Request:
     if root and (path == root or path.startswith(root + "/")):
         path = path[len(root) :]
     elif not root:
+        path = _as_asked(scope, path if path.startswith("/") else f"/{path}")
         root = _mounted_at(scope, path)
-        path = path if path.startswith("/") else f"/{path}"
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     query = read_query(scope.get("query_string", b"").decode("latin-1"))
     secure = scope.get("scheme") == "https"
@@ -130,8 +130,18 @@ def _request(scope: Mapping[str, Any], body: bytes) -> Request:
 
 def _mounted_at(scope: Mapping[str, Any], path: str) -> str:
     """Return where a framework has mounted the dashboard that does not say so in `root_path`, as Litestar does not."""
-    raw = bytes(scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
+    raw = _raw_path(scope)
     return raw.removesuffix(path).rstrip("/") if raw.endswith(path) else ""
+
+
+def _as_asked(scope: Mapping[str, Any], path: str) -> str:
+    """Return a path without a slash that the framework has put behind it: links are relative to what was asked."""
+    raw = _raw_path(scope)
+    return path[:-1] if path.endswith("/") and raw and not raw.endswith("/") else path
+
+
+def _raw_path(scope: Mapping[str, Any]) -> str:
+    return bytes(scope.get("raw_path") or b"").partition(b"?")[0].decode("latin-1")
 
 
 async def _body(receive: Any) -> bytes | None:

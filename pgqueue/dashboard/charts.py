@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pgqueue.dashboard.formats import age, number
+from pgqueue.dashboard.formats import age, number, span_words
 from pgqueue.queries.dashboard import Failures, Span, Step
-from pgqueue.timing import in_words
 
 WIDTH, HEIGHT = 720, 120
 ENDS = {"succeeded": "ok", "retried": "warn", "failed": "bad"}  # outcomes, from the bottom up, and their colours
@@ -49,7 +48,7 @@ def ended(steps: Iterable[Step], span: Span) -> Chart:
         if any(each.values())
     ]
     total = sum(sum(each.values()) for each in counts)
-    return Chart(bars, f"{number(most)} in {in_words(span.step)}", in_words(span.step * span.steps), rows, total)
+    return Chart(bars, f"{number(most)} in {span_words(span.step)}", span_words(span.step * span.steps), rows, total)
 
 
 def waited(steps: Iterable[Step], span: Span) -> Chart:
@@ -67,7 +66,7 @@ def waited(steps: Iterable[Step], span: Span) -> Chart:
         if mean
     ]
     rows = [(_when(ago, span), age(mean)) for ago, mean in enumerate(means) if mean]
-    return Chart(bars, age(max(means)), in_words(span.step * span.steps), rows, sum(int(jobs) for _, jobs in sums))
+    return Chart(bars, age(max(means)), span_words(span.step * span.steps), rows, sum(int(jobs) for _, jobs in sums))
 
 
 def hourly(group: Failures, hours: int) -> Chart:
@@ -101,4 +100,4 @@ def _bar(ago: int, below: float, share: float, kind: str, words: str, span: Span
 
 
 def _when(ago: int, span: Span) -> str:
-    return "now" if ago == 0 else f"{in_words(int(ago * span.step))} ago"
+    return "now" if ago == 0 else f"{span_words(ago * span.step)} ago"

@@ -1,6 +1,7 @@
 """How values look on a page: times, ages, numbers, JSON. All is text; the templates escape it."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from pgqueue.printable import printable
 from pgqueue.timing import in_words
 
 LONGEST = 20_000  # characters of a value that a page shows
+NONE = "\N{EN DASH}"  # in place of a value that is not there
 _SIZES = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -23,16 +25,26 @@ def safe(value: Any) -> Any:
 def age(seconds: float | None) -> str:
     """Return a duration in its two largest units, with milliseconds below a second."""
     if seconds is None:
-        return "–"
+        return NONE
     if 0 < seconds < 1:
         return f"{1000 * seconds:.3g} ms" if seconds >= 0.001 else "< 1 ms"
     return in_words(seconds if seconds < 10 else int(seconds))
 
 
+def span_words(seconds: float) -> str:
+    """Return a span that somebody has chosen, without a part that is zero: 3h, and not 3h0m."""
+    return re.sub(r"(?<=[dhm])0[hms]$", "", in_words(int(seconds)))
+
+
+def last_part(name: str | None) -> str:
+    """Return the end of a dotted name: the class of an error without its module."""
+    return (name or "").rpartition(".")[2]
+
+
 def ago(moment: datetime | None) -> Markup:
     """Return how long ago a moment was, or in how long it comes, with the moment itself beside it for whoever asks."""
     if moment is None:
-        return Markup("–")
+        return Markup("") + NONE
     away = (datetime.now(UTC) - moment).total_seconds()
     words = in_words(int(abs(away)))
     said = "now" if abs(away) < 1 else f"{words} ago" if away > 0 else f"in {words}"
@@ -44,17 +56,18 @@ def ago(moment: datetime | None) -> Markup:
 def moment(value: datetime | None) -> Markup:
     """Return a moment in UTC."""
     if value is None:
-        return Markup("–")
+        return Markup("") + NONE
     utc = value.astimezone(UTC)
+    part = f".{utc.microsecond // 1000:03}" if utc.microsecond else ""
     return Markup('<time datetime="{}" title="UTC">{}</time>').format(
-        utc.isoformat(), utc.strftime("%m-%d %H:%M:%S.") + f"{utc.microsecond // 1000:03}"
+        utc.isoformat(), utc.strftime("%m-%d %H:%M:%S") + part
     )
 
 
 def number(value: float | None, capped: bool = False) -> str:
     """Return a number with thin spaces between the thousands, and a plus if there are more."""
     if value is None:
-        return "–"
+        return NONE
     text = f"{value:,.3g}" if isinstance(value, float) and value < 100 else f"{round(value):,}"
     return text.replace(",", "\u202f") + ("+" if capped else "")
 
@@ -62,14 +75,14 @@ def number(value: float | None, capped: bool = False) -> str:
 def percent(share: float | None) -> str:
     """Return a share as a percentage."""
     if share is None:
-        return "–"
+        return NONE
     return "0 %" if share == 0 else "< 0.1 %" if share < 0.001 else f"{100 * share:.3g} %"
 
 
 def size(value: float | None) -> str:
     """Return a number of bytes."""
     if value is None:
-        return "–"
+        return NONE
     left = 0
     while value >= 1000 and left < len(_SIZES) - 1:
         value, left = value / 1000, left + 1
@@ -103,5 +116,5 @@ def as_value(text: str) -> Markup:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "age": age, "ago": ago, "moment": moment, "number": number, "percent": percent, "size": size, "pretty": pretty,
-    "shorten": shorten, "brief": brief, "slug": slug, "as_value": as_value,
+    "shorten": shorten, "brief": brief, "slug": slug, "as_value": as_value, "last_part": last_part,
 }  # fmt: skip

@@ -38,7 +38,8 @@ def fields_of(tasks: Tasks, task: str, values: Mapping[str, Any]) -> list[Field]
         shown = {name: value for name, value in values.items() if not is_secret(name)}
         return [Field(WHOLE, "json", _json(shown), True, about="All arguments, a JSON object.")]
     schema = spec.json_schema()
-    shapes: dict[str, Any] = dict.fromkeys(values, {}) | schema.get("properties", {})
+    known: dict[str, Any] = schema.get("properties", {})
+    shapes = known | {name: {} for name in values if name not in known}
     required = schema.get("required", ())
     return [_field(name, _resolved(shape, schema), values, name in required) for name, shape in shapes.items()]
 
@@ -108,6 +109,9 @@ def read_fields(fields: Sequence[Field], form: Mapping[str, str], had: Mapping[s
 
 
 def _same(one: Any, other: Any) -> bool:
+    """Whether nothing was changed: 1 is 1.0, but it is not true."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return isinstance(one, bool) == isinstance(other, bool) and one == other
     return type(one) is type(other) and bool(one == other)
 
 

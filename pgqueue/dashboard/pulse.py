@@ -118,13 +118,12 @@ def troubles_of(queues: Iterable[QueueLoad], signs: Sequence[Sign], late_after: 
     due = [queue for queue in queues if queue.due or queue.turn]
     unserved = [queue for queue in due if not queue.workers and queue.paused_at is None]
     late = [queue for queue in due if queue.paused_at is None and (queue.oldest_due_seconds or 0) > late_after]
-    found = [
+    return [
         *_of_queues("{} without a worker", unserved),
         *_of_queues("{} behind", [queue for queue in late if queue not in unserved]),
         *_of_signs(signs),
         *_of_queues("{} paused while jobs are due", [q for q in due if q.paused_at is not None], is_bad=False),
     ]
-    return found
 
 
 def _of_queues(words: str, queues: Sequence[QueueLoad], *, is_bad: bool = True) -> Iterator[Trouble]:

@@ -20,6 +20,13 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def without_secrets(value: Any) -> Any:
+    """Return data that belongs to no job, such as the arguments of a schedule, without what is never shown."""
+    if isinstance(value, Mapping) and sealed_by(value) is None:
+        return {str(name): HIDDEN if is_secret(str(name)) else without_secrets(each) for name, each in value.items()}
+    return sealed_by(value) or ([without_secrets(each) for each in value] if isinstance(value, list) else value)
+
+
 class Redaction:
     """Hides values of jobs before they are shown."""
 

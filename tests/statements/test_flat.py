@@ -310,6 +310,10 @@ EXEMPT = {
         ],
         "one exporter, every ten seconds: test_metrics_reads",
     ),
+    **dict.fromkeys(
+        ["dashboard.look", "dashboard.signs", "dashboard.activity", "dashboard.tasks", "dashboard.failures"],
+        "one reader while somebody looks, bounded by a statement_timeout: test_dashboard_reads",
+    ),
     "chosen.next_batch": "asked by hand: a window of the primary key",
     **dict.fromkeys(["chosen.preview", "chosen.unseen"], "asked by hand: 200,000 jobs at most, see test_explain"),
     "dead.list": "asked by hand: walks along the primary key until it has found enough",

@@ -24,6 +24,7 @@ from pgqueue.jobs.tally import Count
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.chosen import PLACES, Page
+from pgqueue.queries.dashboard import Span as DashboardSpan
 from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.jobs.claim import Portion
 from pgqueue.queries.jobs.list import LISTS
@@ -382,6 +383,11 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "metrics.tables": lambda q: q.metrics.tables(),
     "metrics.partitions": lambda q: q.metrics.partitions(),
     "metrics.revision": lambda q: q.metrics.revision(),
+    "dashboard.look": lambda q: q.dashboard.look(2.0),
+    "dashboard.signs": lambda q: q.dashboard.signs(),
+    "dashboard.activity": lambda q: q.dashboard.activity(DashboardSpan(60, 60), queue="default"),
+    "dashboard.tasks": lambda q: q.dashboard.tasks(10),
+    "dashboard.failures": lambda q: q.dashboard.failures(10),
     **doctor.SAMPLES,
     **metered.SAMPLES,
     **graph_samples.SAMPLES,

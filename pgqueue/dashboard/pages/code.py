@@ -5,6 +5,7 @@ from typing import Any
 
 from pgqueue.dashboard import charts, forms
 from pgqueue.dashboard.look import Look, Page
+from pgqueue.dashboard.redaction import without_secrets
 from pgqueue.errors import PgqueueError, UnknownTask
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.retry import policy_in_words
@@ -111,5 +112,9 @@ def schedule(look: Look, name: str) -> Page:
     except PgqueueError:
         return Page("schedule.html", f"Schedule {name}", values)  # the status names the error
     plan = span_in_words(Span(found.plan, found.start, found.end))
-    values |= {"plan": plan, "upcoming": client.preview(name, UPCOMING), "args": found.job.args}
+    values |= {
+        "plan": plan,
+        "upcoming": client.preview(name, UPCOMING),
+        "args": without_secrets(json.loads(found.job.args)),
+    }
     return Page("schedule.html", f"Schedule {name}", values)

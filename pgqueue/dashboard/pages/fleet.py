@@ -8,6 +8,7 @@ from pgqueue.app import App
 from pgqueue.dashboard.filters import given, query_of, read_id
 from pgqueue.dashboard.graph import picture_of
 from pgqueue.dashboard.look import Look, Page
+from pgqueue.dashboard.redaction import without_secrets
 from pgqueue.doctor import Report, Severity
 from pgqueue.errors import InvalidOption, UnknownJob, UnknownWorkflow
 from pgqueue.queries.operations import Operation
@@ -92,7 +93,10 @@ def database(look: Look, _: str) -> Page:
 
 def operations(look: Look, _: str) -> Page:
     """List the newest operations: who asked for what, and how far it is."""
-    return Page("operations.html", "Operations", {"operations": look.ask(look.queries.operations.list(LISTED))})
+    found = look.ask(look.queries.operations.list(LISTED))
+    return Page(
+        "operations.html", "Operations", {"operations": [(each, without_secrets(each.filter)) for each in found]}
+    )
 
 
 def operation(look: Look, name: str) -> Page:
@@ -100,7 +104,12 @@ def operation(look: Look, name: str) -> Page:
     found = look.ask(look.queries.operations.list(1, read_id(name)))
     if not found:
         raise UnknownJob(f"there is no operation {name}")
-    values = {"operation": found[0], "wants": _wanted(found[0])}
+    values = {
+        "operation": found[0],
+        "wants": _wanted(found[0]),
+        "filter": without_secrets(found[0].filter),
+        "options": without_secrets(found[0].options),
+    }
     return Page("operation.html", f"Operation {found[0].id}", values)
 
 

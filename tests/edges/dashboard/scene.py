@@ -14,10 +14,9 @@ from typing import Any, Literal
 import psycopg
 
 import pgqueue
-from pgqueue import App, chain, chord, db
-from pgqueue.jobs.tally import Count, bucket_of
+from pgqueue import App, chain, chord
+from pgqueue.jobs.tally import Count, array_of, bucket_of
 from tests.conftest import scalar, work
-from tests.harness import QUERIES
 
 WORKERS = """
 insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, started_at,
@@ -172,25 +171,29 @@ def _finish_some(shop: Shop, conn: psycopg.Connection[Any]) -> None:
 
 
 def _record_hours(conn: psycopg.Connection[Any]) -> None:
-    """Insert what workers would have counted in three hours, row by row of a minute."""
+    """Insert what workers would have counted in three hours, a row a minute."""
     rng, worker = random.Random(7), uuid.uuid4()
+    rows = []
     for (task, queue), (rate, errors, run, wait) in RATES.items():
         for ago in range(180):
             swing = 1 + 0.45 * math.sin(ago / 23) + rng.uniform(-0.15, 0.15)
             peak = 4.0 if 18 < ago < 27 and queue == "critical" else 1.0
-            for verb, share in (
-                ("succeed", 1 - errors * peak),
-                ("retry", errors * peak * 0.7),
-                ("dead_letter", errors * peak * 0.3),
-            ):
+            wrong = errors * peak
+            for outcome, share in (("succeeded", 1 - wrong), ("retried", 0.7 * wrong), ("failed", 0.3 * wrong)):
                 jobs = round(rate * swing * share + rng.random() - 0.5)
                 if jobs > 0:
                     ran, waited = run * rng.uniform(0.8, 1.3), wait * peak * rng.uniform(0.5, 1.8)
-                    count = Count(jobs, jobs * ran, jobs * waited)
-                    count.run_counts[bucket_of(ran)] = count.wait_counts[bucket_of(waited)] = jobs
-                    db.run(conn, QUERIES.activity.record(worker, [((task, queue, verb), count)]))
-                    conn.execute(
-                        "update pgqueue.activity set at = at - make_interval(mins => %s) where at = now()"
-                        " and worker_id = %s and task = %s and outcome = any(%s) and jobs = %s",
-                        [ago, worker, task, ["succeeded", "retried", "failed"], jobs],
-                    )
+                    counts = [_counted(ran, jobs), _counted(waited, jobs)]
+                    rows.append((ago, worker, task, queue, outcome, jobs, jobs * ran, jobs * waited, *counts))
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "insert into pgqueue.activity values (now() - make_interval(mins => %s), %s, %s, %s, %s, %s, %s, %s,"
+            " %s::int[], %s::int[])",
+            rows,
+        )
+
+
+def _counted(seconds: float, jobs: int) -> str | None:
+    counts = Count().run_counts
+    counts[bucket_of(seconds)] = jobs
+    return array_of(counts)

@@ -1,0 +1,39 @@
+"""`pgqueue web`: the dashboard, served by itself."""
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from pgqueue.cli.call import Call
+from pgqueue.cli.output import say
+from pgqueue.config import web_password
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The port to answer on; 0: one that is free.")]
+Host = Annotated[str, typer.Option(help="The address to answer on. One that others reach needs a password.")]
+
+
+def web(
+    call: Call,
+    port: Port = 8080,
+    host: Host = "127.0.0.1",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Nobody changes anything.")] = False,
+    user: Annotated[
+        str | None, typer.Option(help="Who you are, as rows name you; with a password, who may come in.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="What stands on top of each page.")] = "pgqueue",
+) -> None:
+    """Serve the dashboard, until stopped. It prints a link that lets one browser in.
+
+    With PGQUEUE_WEB_PASSWORD browsers are asked for that and the user instead. Name the app (-A) and forms know the
+    tasks: their arguments are validated.
+    """
+    from pgqueue.dashboard.access import Access  # jinja2 and uvicorn, an extra
+    from pgqueue.dashboard.standalone import Address, Door, serve
+
+    password = web_password()
+    address = Address(host, port)
+    address.check(password)
+    who = user or getpass.getuser()
+    may = Access.read(who) if read_only else Access.operate(who)
+    serve(call.app, address, Door(password, who, say), may, {"read_only": read_only, "title": title})

@@ -1,0 +1,207 @@
+"""The pages: all answer, by few statements, and show what is wrong and nothing that nobody should see."""
+
+import re
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import db
+from pgqueue.dashboard import Access
+from tests.edges.dashboard.conftest import Browser
+from tests.edges.dashboard.paths import DEEDS, pages_of
+from tests.edges.dashboard.scene import Shop
+from tests.harness import Conn
+
+Browse = Callable[..., Browser]
+MOST_STATEMENTS = 6
+
+
+def test_every_page_answers_with_a_sentence_on_top_and_a_strict_policy(browse: Browse, shop: Shop) -> None:
+    browser = browse()
+    for path in pages_of(shop):
+        answer = browser.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        assert 'class="sentence bad"' in answer.text, path
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=", answer.text), path
+
+
+def test_the_sentence_names_what_is_wrong_and_links_to_where_it_is_mended(browse: Browse) -> None:
+    text = browse().page()
+    found = re.search(r'id="sentence".*?</p>', text, re.S)
+    assert found is not None
+    sentence = unescape(re.sub(r"<[^>]+>", "", found[0]))
+    assert "ueue media is without a worker" in sentence
+    assert "process app-3:3988 was lost" in sentence
+    assert "jobs failed for good within the hour" in sentence
+    assert "queue default is paused while jobs are due" in sentence
+    links = re.findall(r'href="([^"]+)"', found[0])
+    assert {"./queues/media", "./workers", "./failures"} <= set(links)
+
+
+def test_all_is_well_where_nothing_is_wrong(server_dsn: str, template: str) -> None:
+    from tests.conftest import Databases
+    from tests.edges.dashboard.scene import shop_of
+
+    databases = Databases(server_dsn)
+    quiet = shop_of(databases.make(template))
+    text = Browser(quiet).page()
+    assert "<b>All is well.</b>" in text
+    assert 'class="sentence well"' in text
+    for path in ("queues", "jobs", "failures", "tasks", "schedules", "workers", "workflows", "limits", "operations"):
+        Browser(quiet).page(path)  # the empty states
+    quiet.app.close()
+    databases.drop_all()
+
+
+def test_no_page_asks_more_than_six_questions(browse: Browse, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    run = db.connection.run
+
+    def counting(conn: Any, query: Any) -> Any:
+        if b"set_config" not in query.sql:  # the settings of the look
+            asked.append(query.sql)
+        return run(conn, query)
+
+    monkeypatch.setattr(db, "run", counting)
+    browser = browse()
+    browser.page("database")  # the doctor has looked, and looks again after a minute
+    for path in pages_of(shop):
+        browser.page("-/stale")  # the pulse, which all pages of a process share
+        asked.clear()
+        browser.page(path)
+        assert len(asked) <= MOST_STATEMENTS, (path, asked)
+
+
+def test_a_page_writes_nothing(browse: Browse, shop: Shop, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pgqueue.dashboard.look import looking
+
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), looking(shop.app) as own:
+        own.execute("delete from pgqueue.job_live")
+    with looking(shop.app) as own:
+        row = own.execute("select current_setting('statement_timeout')").fetchone()
+        assert row == ("2s",)
+
+
+def test_without_access_every_path_is_the_same_404(browse: Browse, shop: Shop) -> None:
+    nobody = browse()
+    nobody.access = None
+    answers = {
+        (answer.status_code, answer.text)
+        for answer in (
+            *(nobody.get(path) for path in (*pages_of(shop), "nope", "-/stale", "-/static/dashboard.css", "-/events")),
+            *(nobody.http.post(f"/{path}", headers={"Sec-Fetch-Site": "same-origin"}) for path in DEEDS),
+        )
+    }
+    assert answers == {(404, "not found\n")}
+
+
+def test_what_is_no_access_lets_nobody_through(browse: Browse) -> None:
+    browser = browse()
+    for given in (True, "alice", {"verbs": "*"}, object()):
+        browser.access = given
+        assert browser.get().status_code == 404
+
+
+@pytest.mark.parametrize("how", ["access", "flag"])
+def test_who_only_reads_sees_no_button_and_can_do_nothing(browse: Browse, shop: Shop, how: str) -> None:
+    reader = browse(Access.read("rita")) if how == "access" else browse(read_only=True)
+    for path in pages_of(shop):
+        text = reader.page(path)
+        assert 'method="post"' not in text, path
+        assert "read only" in text
+    for path in DEEDS:
+        assert reader.send(path).status_code == 403, path
+
+
+def test_a_database_that_takes_no_writes_makes_the_dashboard_read_only(shop: Shop, dsn: str) -> None:
+    from tests.edges.dashboard.scene import shop_of
+
+    standby = shop_of(f"{dsn} options='-c default_transaction_read_only=on'" if "://" not in dsn else _read_only(dsn))
+    browser = Browser(standby)
+    text = browser.page(f"jobs/{shop.ids['declined']}")
+    assert 'method="post"' not in text
+    assert browser.send("queues/email/pause").status_code == 403
+    standby.app.close()
+
+
+def _read_only(dsn: str) -> str:
+    return psycopg.conninfo.make_conninfo(dsn, options="-c default_transaction_read_only=on")
+
+
+def test_each_form_needs_its_own_right(browse: Browse) -> None:
+    eve = browse(Access("eve", {"pause"}))
+    text = eve.page("queues/email")
+    assert "Pause…" in text
+    assert eve.send("tasks/shop.send_receipt/enqueue").status_code == 403
+    assert eve.send("queues/nobody/pause").status_code == 303
+
+
+def test_secrets_are_not_shown_and_other_parts_by_right(browse: Browse, shop: Shop) -> None:
+    declined = f"jobs/{shop.ids['declined']}"
+    for path in ("jobs", declined, f"{declined}/edit", "tasks/shop.charge_card", "failures"):
+        assert "tok_4242" not in browse().page(path)
+    blind = browse(Access.read("rita", hides=("arguments", "results", "tracebacks")))
+    for path in ("jobs", declined, "failures", "tasks/shop.charge_card"):
+        text = blind.page(path)
+        assert "950" not in text, path
+        assert "insufficient funds" not in text, path
+    assert "19.9" not in blind.page(f"jobs/{shop.ids['charged']}")
+
+
+def test_the_apps_own_function_decides_what_else_is_hidden(browse: Browse, shop: Shop) -> None:
+    def redact(job: Any, path: tuple[str, ...], value: Any) -> Any:
+        return "(an amount)" if path == ("args", "amount") else value
+
+    text = browse(redact=redact).page(f"jobs/{shop.ids['declined']}")
+    assert "(an amount)" in text
+    assert "950" not in re.sub(r"\.\d+", "", text)
+
+
+def test_the_way_to_older_jobs_is_an_address(browse: Browse) -> None:
+    text = browse().page("jobs")
+    (following,) = re.findall(r'rel="next" href="\./(jobs\?before=\d+)"', text)
+    older = browse().page(following)
+    assert set(re.findall(r"jobs/(\d+)\"", text)).isdisjoint(re.findall(r"jobs/(\d+)\"", older))
+
+
+def test_a_filter_that_cannot_be_read_says_so(browse: Browse) -> None:
+    answer = browse().get("jobs?since=yesterday")
+    assert answer.status_code == 400
+    assert "give an age such as 2h" in answer.text
+    assert browse().get("jobs/0").status_code == 400
+    assert browse().get("jobs/99999999").status_code == 404
+    assert browse().get("workflows?state=odd").status_code == 400
+
+
+def test_a_job_says_why_it_waits_and_how_to_enqueue_another(browse: Browse, shop: Shop) -> None:
+    text = unescape(browse().page(f"jobs/{shop.ids['transcode']}"))
+    assert "No living worker serves queue media" in text
+    text = unescape(browse().page(f"jobs/{shop.ids['later']}"))
+    assert 'pgqueue enqueue shop.send_receipt \'{"to": "ann@example.com", "order_id": 7}\'' in text
+    assert "select pgqueue.enqueue('shop.send_receipt'" in text
+
+
+def test_failures_show_what_their_arguments_have_in_common(browse: Browse) -> None:
+    browser = browse()
+    (group,) = re.findall(r'href="\./failures/([^"]+)"[^>]*><span title="[^"]*CardDeclined"', browser.page("failures"))
+    text = unescape(browser.page(f"failures/{group}"))
+    assert "amount = 950.0" in text
+    assert "raise CardDeclined(" in text
+
+
+def test_files_are_kept_by_their_content(browse: Browse) -> None:
+    browser = browse()
+    (path,) = re.findall(r'href="\./(-/static/dashboard\.css\?v=\w+)"', browser.page())
+    answer = browser.get(path)
+    assert answer.headers["content-type"].startswith("text/css")
+    assert "immutable" in answer.headers["cache-control"]
+    assert browser.get("-/static/../dashboard.py").status_code == 404
+    assert browser.get("-/static/%2e%2e%2fdashboard.py").status_code == 404
