@@ -139,22 +139,37 @@ TELL: LiteralString = fill(
     met=MET,
 )
 
-# What a statement tells its caller beside the jobs that it moved, as rows of an id and a word.
-TOLD: LiteralString = """
-union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
-union all select id, 'doomed' from children_moved where doomed
-union all select id, 'unsettled' from workflows_told where unsettled
-union all select queues, 'notified' from children_notified"""
+# What a statement tells its caller beside the jobs that it moved, as rows of an id and a word; and the same for one
+# whose rows say more about the jobs that it ends.
+_TOLD: LiteralString = """
+union all select id, 'ready'{more} from children_moved where ready and run_at <= statement_timestamp()
+union all select id, 'doomed'{more} from children_moved where doomed
+union all select id, 'unsettled'{more} from workflows_told where unsettled
+union all select queues, 'notified'{more} from children_notified"""
+TOLD: LiteralString = fill(_TOLD, more="")
+TOLD_AFTER_CANCELS: LiteralString = fill(_TOLD, more=", null, null, null")
+SKIPPED = "skipped"  # the reason of jobs that were doomed
+
+
+class CancelledJob(NamedTuple):
+    """A job that waited and was ended as cancelled."""
+
+    id: int
+    task: str
+    queue: str
+    reason: str
 
 
 class TiedEnds(NamedTuple):
     """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, and whether
-    jobs are doomed or workflows are to be settled or stopped."""
+    jobs are doomed or workflows are to be settled or stopped. `cancelled`: those that waited, where nobody names them.
+    """
 
     moved: set[int]
     ready: set[int]
     doomed: bool
     unsettled: bool
+    cancelled: Sequence[CancelledJob] = ()
 
 
 def read_ends(rows: Sequence[Row]) -> TiedEnds:
@@ -166,6 +181,12 @@ def read_ends(rows: Sequence[Row]) -> TiedEnds:
         "unsettled": set(),
         "notified": set(),
     }
-    for number, word in rows:
-        words[word].add(number)
+    for row in rows:
+        words[row[1]].add(row[0])
     return TiedEnds(words["moved"], words["ready"], bool(words["doomed"]), bool(words["unsettled"]))
+
+
+def read_cancels(rows: Sequence[Row]) -> TiedEnds:
+    """Read rows of an id and a word, and of task, queue and reason for each job that was cancelled."""
+    cancelled = [CancelledJob(row[0], *row[2:]) for row in rows if row[2] is not None]
+    return read_ends(rows)._replace(cancelled=cancelled)

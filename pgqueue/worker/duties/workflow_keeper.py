@@ -3,9 +3,10 @@
 import random
 
 from pgqueue.db.link import Link
+from pgqueue.events import WaitingJobCancelled
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Query
-from pgqueue.queries.jobs.ties import TiedEnds
+from pgqueue.queries.jobs.ties import SKIPPED, TiedEnds
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
@@ -30,6 +31,7 @@ class WorkflowKeeper(Duty):
     def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
         self._queries = core.queries.workflows
+        self._listeners = core.app.listeners
         self._signals = signals
 
     async def step(self) -> float:
@@ -53,4 +55,8 @@ class WorkflowKeeper(Duty):
         ends = await self.link.run(query)
         if ends.ready:
             self._signals.job_committed()
+        for job in ends.cancelled:
+            self._signals.job_moved_unrun(job.task, job.queue, "skip" if job.reason == SKIPPED else "cancel")
+            if self._listeners:
+                self._listeners.emit(WaitingJobCancelled(*job))
         return bool(ends.moved)
