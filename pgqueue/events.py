@@ -48,7 +48,8 @@ class JobExpired(JobEvent):
 
 @dataclass(frozen=True, slots=True)
 class WaitingJobCancelled(JobEvent):
-    """A caller has cancelled the job before it ran. It holds for others once the caller's transaction commits."""
+    """The job ended as cancelled before it ran: by a caller, and then for others once the caller's transaction commits;
+    by the rule of a full bucket; with its workflow; or as *skipped*, because what it waits for cannot come any more."""
 
     reason: str
 

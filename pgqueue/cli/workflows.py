@@ -9,6 +9,7 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import By
+from pgqueue.cli.options import Before, Limit
 from pgqueue.queries.workflows.read import WorkflowStatus
 from pgqueue.workflows.drawing import Drawing
 
@@ -39,10 +40,12 @@ def print_workflows(workflows: Sequence[WorkflowStatus]) -> None:
 def list_workflows(
     call: Call,
     state: Annotated[str | None, typer.Option(help="running, succeeded, failed or cancelled.")] = None,
-    limit: Annotated[int, typer.Option(help="How many, at most.")] = 20,
+    name: Annotated[str | None, typer.Option(help="Only with this name; * stands for any characters.")] = None,
+    limit: Limit = 20,
+    before: Before = None,
 ) -> Sequence[WorkflowStatus]:
     """List the newest workflows, and how far they are."""
-    return call.app.workflows.list(state, limit=limit)
+    return call.app.workflows.list(state, name=name, limit=limit, before=before)
 
 
 @command(workflows_cli, "show", lambda shown: typer.echo(shown.rstrip()), has_json=False)

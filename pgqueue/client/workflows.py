@@ -10,7 +10,7 @@ from typing import TypeVar
 from pgqueue.client.actor import who
 from pgqueue.client.adding import add_to, compiled, refuse_older, seal, stop_and_seal
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.bulk import check_reason
+from pgqueue.client.bulk import check_reason, check_text
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_nothing, verb
 from pgqueue.client.waiting import MAX_ID, check_id
@@ -21,6 +21,7 @@ from pgqueue.errors import (
     WorkflowIncomplete,
     WorkflowRunning,
 )
+from pgqueue.events import WaitingJobCancelled
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
@@ -123,12 +124,19 @@ class Workflows:
 
     @verb
     def list(
-        self, state: str | None = None, *, limit: int = 100, before: int | None = None
+        self, state: str | None = None, *, name: str | None = None, limit: int = 100, before: int | None = None
     ) -> Steps[builtins.list[WorkflowStatus]]:
-        """Return the newest workflows, those in one state if it is given."""
+        """Return the newest workflows, those in one state and with one name if these are given.
+
+        `name` may have `*` for any characters. `before`: only those with lower ids. The newest 200,000 workflows and
+        groups are looked at. Raises InvalidOption.
+        """
         if state is not None and state not in STATES:
             raise InvalidOption(f"state={state!r:.100} cannot be used: give {', '.join(STATES)}")
-        found: builtins.list[WorkflowStatus] = yield self._queries.list(state, check_before(before), check_limit(limit))
+        chosen = None if name is None else check_text("name", name)
+        found: builtins.list[WorkflowStatus] = yield self._queries.list(
+            state, check_before(before), check_limit(limit), chosen
+        )
         return found
 
     alist = list.twin  # noqa: A003  # the verb above
@@ -179,6 +187,8 @@ class Workflows:
         more = running
         while more:
             stopped: TiedEnds = yield self._queries.stop(BATCH, workflow)
+            for job in stopped.cancelled:
+                self._app.listeners.emit(WaitingJobCancelled(*job))
             settled: TiedEnds = yield self._queries.settle(BATCH, workflow)
             more = bool(stopped.moved or settled.moved)
         return running

@@ -1,6 +1,6 @@
 """Every check, by what it is about."""
 
-from pgqueue.doctor import connections, fleet, partitions, retention, schema, server, tasks, vacuum
+from pgqueue.doctor import connections, fleet, partitions, retention, schema, server, tasks, vacuum, workflows
 from pgqueue.doctor.check import GENERAL, Check
 from pgqueue.doctor.finding import Kind
 
@@ -12,6 +12,7 @@ CHECKS: tuple[Check, ...] = (
     *vacuum.CHECKS,
     *connections.CHECKS,
     *fleet.CHECKS,
+    *workflows.CHECKS,
     *tasks.CHECKS,
 )
 KINDS: tuple[Kind, ...] = (*(kind for check in CHECKS for kind in check.kinds), *GENERAL)

@@ -21,7 +21,8 @@ OUTCOMES = {
     "rescue_spent": "failed",
     "rescue_cancelled": "cancelled",
     "expire": "expired",
-    "skip": "skipped",  # by the rule of a full bucket
+    "skip": "skipped",  # by the rule of a full bucket, or because its workflow cannot run it any more
+    "cancel": "cancelled",  # before it ran, with its workflow
 }
 UNKNOWN = "unknown"  # what metrics call every task that the app has not registered
 BUCKETS = 128  # the last ones are for centuries

@@ -35,7 +35,7 @@ METRICS = (
         (
             "jobs_finished_total",
             (*JOBS, "outcome"),
-            "Attempts that ended: succeeded, retried, failed, cancelled, snoozed, released; and jobs that expired.",
+            "Attempts that ended, by outcome; and jobs that ended unrun: expired, skipped, cancelled with a workflow.",
         ),
         ("jobs_rescued_total", (), "Jobs that this worker took from workers that had died."),
         ("stale_writes_total", (), "Outcomes that were refused because the lease of the job was lost."),

@@ -18,7 +18,7 @@ from pgqueue.process.health import CANNOT_LISTEN, cannot_listen
 
 log = logging.getLogger("pgqueue")
 PATIENCE = 1.0  # seconds for which a scrape waits for an event loop that is blocked; then it has the last reading
-COUNTED = ("succeeded", "retried", "failed", "cancelled", "snoozed", "released", "expired")
+COUNTED = ("succeeded", "retried", "failed", "cancelled", "snoozed", "released", "expired", "skipped")
 
 
 class ProcessMetrics(Collector):

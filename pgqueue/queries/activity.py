@@ -41,7 +41,7 @@ with recursive {lanes}, served as materialized (select distinct queue from lane)
         from unnest(%(buckets)s::int[], %(middles)s::float8[]) as b(bucket, middle)
         where b.middle < 60::float8 - date_part('epoch'::text, now() - a.at) - a.run_seconds / a.jobs::float8)) as fresh
     from {s}.activity a
-    where a.at > now() - interval '1 minute' and a.outcome not in ('released', 'expired', 'rescued')
+    where a.at > now() - interval '1 minute' and a.outcome not in ('released', 'expired', 'rescued', 'skipped')
     group by a.queue
 )
 select queue, coalesce(ended.jobs, 0::float8) / 60::float8,

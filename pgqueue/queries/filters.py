@@ -50,7 +50,7 @@ DEAD_FITS: LiteralString = fill(
 def parameters(chosen: Filter) -> dict[str, Any]:
     """Return the parameters of a filter: of JOB_FITS and LIVE_FITS, or of DEAD_FITS."""
     params: dict[str, Any] = {
-        "task": chosen.task and _as_pattern(chosen.task), "queue": chosen.queue, "tag": chosen.tag,
+        "task": chosen.task and as_pattern(chosen.task), "queue": chosen.queue, "tag": chosen.tag,
         "since": chosen.since, "until": chosen.until, "args": None if chosen.args is None else json.dumps(chosen.args),
         "ids": None if chosen.ids is None else list(chosen.ids),
     }  # fmt: skip
@@ -61,6 +61,6 @@ def parameters(chosen: Filter) -> dict[str, Any]:
     return params
 
 
-def _as_pattern(task: str) -> str:
+def as_pattern(name: str) -> str:
     """Return a pattern of LIKE for a name with `*` in it."""
-    return re.sub(r"[\\%_]", r"\\\g<0>", task).replace("*", "%")
+    return re.sub(r"[\\%_]", r"\\\g<0>", name).replace("*", "%")

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from pgqueue.app import App
 from pgqueue.errors import ConfigError
-from pgqueue.events import JobClaimed, JobExpired, JobStarted
+from pgqueue.events import JobClaimed, JobExpired, JobStarted, WaitingJobCancelled
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
@@ -210,7 +210,10 @@ class Runner:
                 workflows.tell_late(MOST_MOVED), workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED),
                 workflows.settle(MOST_MOVED),
             )  # fmt: skip
-            moved = any([(await self._link.run(query)).moved for query in kinds])
+            ends = [await self._link.run(query) for query in kinds]
+            for job in (job for end in ends for job in end.cancelled):
+                self._app.listeners.emit(WaitingJobCancelled(*job))
+            moved = any(end.moved for end in ends)
 
     async def _deliver(self) -> None:
         """Let the jobs go on for which something has come, and call off what nobody wants, as a worker does."""

@@ -27,6 +27,7 @@ from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.activity_writer import ActivityWriter
 from pgqueue.worker.duties.announcer import Announcer
 from pgqueue.worker.duties.canceller import Canceller
+from pgqueue.worker.duties.gone_finder import GoneFinder
 from pgqueue.worker.duties.input_reader import InputReader
 from pgqueue.worker.duties.limit_keeper import LimitKeeper
 from pgqueue.worker.duties.listener import Listener
@@ -99,6 +100,7 @@ class RunningWorker:
         duties = [*first, self._rescuer, self._pauser, self._limit_keeper, self._deliverer, self._inputs]
         duties += [
             self._workflow_keeper,
+            GoneFinder(chores, core, signals),
             PartitionMaker(chores, queries),
             Sweeper(chores, core, signals),
             ResultExpirer(chores, queries, app.tasks),

@@ -8,6 +8,7 @@ import pytest
 from pgqueue import (
     App,
     DeadFilter,
+    InvalidOption,
     InvalidWorkflow,
     OlderReleaseRuns,
     UnknownWorkflow,
@@ -176,3 +177,17 @@ def test_no_workflow_is_enqueued_beside_a_worker_that_would_end_its_jobs_without
     assert scalar(conn, "select count(*) from pgqueue.workflow") == 0
     conn.execute("update pgqueue.worker set lost_at = now()")
     app.workflows.enqueue(graph(1))
+
+
+def test_workflows_are_listed_page_by_page_and_by_name(app: App, conn: Conn) -> None:
+    made = {}
+    for name in ("import eu", "import us", "report_", "reports"):
+        sound = graph(1)
+        sound.groups[0].name = name
+        made[name] = app.workflows.enqueue(sound).id
+    assert [one.name for one in app.workflows.list(name="import*")] == ["import us", "import eu"]
+    assert [one.id for one in app.workflows.list(name="import*", before=made["import us"])] == [made["import eu"]]
+    assert [one.name for one in app.workflows.list(name="report_")] == ["report_"]
+    assert [one.name for one in app.workflows.list("running", name="*s", limit=1)] == ["reports"]
+    with pytest.raises(InvalidOption, match="name='' cannot be used"):
+        app.workflows.list(name="")

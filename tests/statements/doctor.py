@@ -35,6 +35,9 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "doctor.ill_schedules": lambda q: q.doctor.ill_schedules(60.0),
     "doctor.dead_letters": lambda q: q.doctor.dead_letters(100),
     "doctor.guarding_indexes": lambda q: q.doctor.guarding_indexes(),
+    "doctor.holding": lambda q: q.doctor.holding(),
+    "doctor.unsent": lambda q: q.doctor.unsent(),
+    "doctor.endless": lambda q: q.doctor.endless(60.0),
     "doctor.role": lambda q: q.doctor.role(),
     "doctor.rights": lambda q: q.doctor.rights(),
 }
@@ -43,11 +46,12 @@ FLAT: dict[str, Query[Any]] = {
     "doctor.has_schedules": QUERIES.doctor.has_schedules(),
     "doctor.ill_schedules": QUERIES.doctor.ill_schedules(60.0),
     "doctor.dead_letters": QUERIES.doctor.dead_letters(100),
+    "doctor.unsent": QUERIES.doctor.unsent(),
     "doctor.used_defaults": QUERIES.doctor.used_defaults(),
 }
 _CATALOGUE = (
     "describe", "invalid_indexes", "guarding_indexes", "no_autovacuum", "index_sizes", "unlogged", "sequences",
-    "wraparound", "asynchronous_roles", "role", "rights", "late_partitions",
+    "wraparound", "asynchronous_roles", "role", "rights", "late_partitions", "holding",
 )  # fmt: skip
 _STATISTICS = (
     "dead_rows", "old_transactions", "hidden_connections", "old_prepared", "old_slots", "old_standbys", "connections",
@@ -55,6 +59,7 @@ _STATISTICS = (
 )  # fmt: skip
 _NOTHING = ("durability", "notify_usage", "clock", "backend", "hold_backend")
 NOT_FLAT = {
+    "doctor.endless": "asked by hand: 10,000 steps at most",
     **dict.fromkeys([f"doctor.{name}" for name in _CATALOGUE], "reads the catalogue"),
     **dict.fromkeys(
         [f"doctor.{name}" for name in _STATISTICS],

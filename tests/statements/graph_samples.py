@@ -8,9 +8,10 @@ from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.workflows.adding import LockedGroup
+from pgqueue.queries.workflows.gone import Place
 from pgqueue.queries.workflows.retry import LockedWorkflow
 from pgqueue.workflows.graph import OUTSIDE, Edge, Graph, Group
-from tests.harness import claimed, new_job
+from tests.harness import WORKER, claimed, new_job
 
 TICK = datetime(2026, 1, 1, tzinfo=UTC)
 GRAPH = Graph(
@@ -44,7 +45,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.revive": lambda q: q.workflows.revive(LockedWorkflow(1, 1, "failed", True, 5, TICK), "retried"),
     "workflows.request_stop": lambda q: q.workflows.request_stop(1, "not wanted"),
     "workflows.get": lambda q: q.workflows.get(1),
-    "workflows.list": lambda q: q.workflows.list("running", 7, 10),
+    "workflows.list": lambda q: q.workflows.list("running", 7, 10, "im*"),
     "workflows.state": lambda q: q.workflows.state(1),
     "workflows.jobs": lambda q: q.workflows.jobs(1, 10),
     "workflows.edges": lambda q: q.workflows.edges(1, 10),
@@ -73,4 +74,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.cascade": lambda q: q.workflows.cascade(500),
     "workflows.stop": lambda q: q.workflows.stop(500),
     "workflows.settle": lambda q: q.workflows.settle(100),
+    "workflows.doom_stuck": lambda q: q.workflows.doom_stuck(WORKER, 1000, Place(5, 7)),
+    "workflows.find_stuck": lambda q: q.workflows.find_stuck(1000),
+    "workflows.end_hollow": lambda q: q.workflows.end_hollow(WORKER, 1000, None),
+    "workflows.find_hollow": lambda q: q.workflows.find_hollow(1000),
 }

@@ -28,6 +28,7 @@ from pgqueue.queries.retention import Sweep
 from pgqueue.queries.steps import Swept
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
+from pgqueue.queries.workflows.gone import Place
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
@@ -83,6 +84,8 @@ DUTIES: dict[str, Query[Any]] = {
     "workflows.settle": QUERIES.workflows.settle(50),
     "workflows.tell_late": QUERIES.workflows.tell_late(50),
     "workflows.mark_late": QUERIES.workflows.mark_late(50),
+    "workflows.doom_stuck": QUERIES.workflows.doom_stuck(WORKER, 100, Place()),
+    "workflows.end_hollow": QUERIES.workflows.end_hollow(WORKER, 100, None),
     "workflows.inputs": QUERIES.workflows.inputs([job for job, _ in TIED]),
     "workflows.prune": QUERIES.workflows.prune(10),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
@@ -378,6 +381,10 @@ EXEMPT = {
     **dict.fromkeys(
         [f"schedules.{verb}" for verb in SCHEDULE_VERBS],
         "asked by hand, or once when a scheduler starts: one schedule and its ticks",
+    ),
+    **dict.fromkeys(
+        ["workflows.find_stuck", "workflows.find_hollow"],
+        "asked by hand, by `doctor`: the first thousand, as workflows.doom_stuck and workflows.end_hollow",
     ),
     "events.list": "asked by hand: 10,000 events at most",
     **dict.fromkeys(["events.clock", "events.publishers"], "reads no table"),

@@ -32,7 +32,8 @@ SELDOM = {
     "workers.heartbeat", "jobs.cancel_requests", "jobs.rescue", "workers.declare_lost", "workers.delete_lost",
     "partitions.delegated", "partitions.make", "partitions.states", "jobs.expire",
     "jobs.prune_keys", "activity.record", "operations.find_abandoned", "pauses.tasks", "waits.announce_missed",
-    "jobs.drop_expired_results", "workflows.look", "signals.deliver", "steps.sweep",
+    "jobs.drop_expired_results", "workflows.look", "workflows.doom_stuck", "workflows.end_hollow",
+    "signals.deliver", "steps.sweep",
     "retention.take_turn", "retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.prune_dead",
     "retention.prune_ticks", "retention.prune_operations", "retention.forget",
 }  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 import pgqueue
 from pgqueue import App, db
+from pgqueue.events import WaitingJobCancelled
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import scalar, work
 from tests.harness import QUERIES, Conn, heard, new_job
@@ -192,3 +193,19 @@ def test_an_input_that_does_not_fit_makes_a_dead_letter_that_says_so(app: App, c
     assert states(conn, made) == "sf"
     assert scalar(conn, "select reason from pgqueue.dead_letter") == "invalid arguments"
     assert app.retry(made.jobs[1]).state == "pending"
+
+
+def test_jobs_that_end_unrun_are_events_and_counted(app: App, conn: Conn, ran: list[int]) -> None:
+    """Two are skipped below one that fails; of a group that a failure stops one has not begun."""
+    heard: list[tuple[int, str]] = []
+    app.on(WaitingJobCancelled)(lambda event: heard.append((event.job_id, event.reason)))
+    nodes = [new_job("bad", max_attempts=1), new_job(), new_job()]
+    skipped = insert(conn, Graph(nodes, [0, 0, 0], [Edge(0, 1), Edge(1, 2)], [Group("w")]))
+    nodes = [new_job("bad", max_attempts=1), new_job(delay=3600.0)]
+    stopped = insert(conn, Graph(nodes, [0, 0], [], [Group("w", on_failure="stop")]))
+    both = settled(conn, skipped.id), settled(conn, stopped.id)
+    asyncio.run(work(app, lambda: all(done() for done in both)))
+    assert sorted(heard) == [*((job, "skipped") for job in skipped.jobs[1:]), (stopped.jobs[1], "a job failed")]
+    counts = "select outcome, sum(jobs)::int from pgqueue.activity where task = 't' group by 1 order by 1"
+    assert conn.execute(counts).fetchall() == [("cancelled", 1), ("skipped", 2)]
+    assert ran == []

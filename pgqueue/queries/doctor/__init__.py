@@ -11,11 +11,12 @@ from pgqueue.queries.doctor.schema import DescriptionQueries
 from pgqueue.queries.doctor.server import ServerQueries
 from pgqueue.queries.doctor.snapshots import SnapshotQueries
 from pgqueue.queries.doctor.storage import StorageQueries
+from pgqueue.queries.doctor.workflows import WorkflowLooks
 
 __all__ = ["DoctorQueries"]
 
 
 class DoctorQueries(
-    DescriptionQueries, StorageQueries, SnapshotQueries, ServerQueries, ConnectionQueries, FleetQueries
+    DescriptionQueries, StorageQueries, SnapshotQueries, ServerQueries, ConnectionQueries, FleetQueries, WorkflowLooks
 ):
     """What `doctor` reads, each file of this folder some of it."""

@@ -190,20 +190,33 @@ NOTIFY_KEEPERS: LiteralString = """keepers_notified as (
     where {may_notify}
 )"""
 
-# What a statement tells its caller beside the jobs that it moved, as rows of an id and a word.
-TOLD: LiteralString = """
-union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
-union all select id, 'doomed' from children_moved where doomed
-union all select id, 'unsettled' from workflows_told where unsettled
-union all select id, 'late' from tied where ties & 8 > 0
-union all select child_id, 'called' from calls_ended
-union all select queues, 'notified' from children_notified"""
+# What a statement tells its caller beside the jobs that it moved, as rows of an id and a word; and the same for one
+# whose rows say more about the jobs that it ends.
+_TOLD: LiteralString = """
+union all select id, 'ready'{more} from children_moved where ready and run_at <= statement_timestamp()
+union all select id, 'doomed'{more} from children_moved where doomed
+union all select id, 'unsettled'{more} from workflows_told where unsettled
+union all select id, 'late'{more} from tied where ties & 8 > 0
+union all select child_id, 'called'{more} from calls_ended
+union all select queues, 'notified'{more} from children_notified"""
+TOLD: LiteralString = fill(_TOLD, more="")
+TOLD_AFTER_CANCELS: LiteralString = fill(_TOLD, more=", null, null, null")
+SKIPPED = "skipped"  # the reason of jobs that were doomed
+
+
+class CancelledJob(NamedTuple):
+    """A job that waited and was ended as cancelled."""
+
+    id: int
+    task: str
+    queue: str
+    reason: str
 
 
 class TiedEnds(NamedTuple):
     """What a statement that ends jobs with ties has done: which jobs it moved, which became due by that, and whether
     jobs are doomed, workflows are to be settled or stopped, edges that were added late are to be told, or callers may
-    go on."""
+    go on. `cancelled`: the jobs that waited, where nobody names them."""
 
     moved: set[int]
     ready: set[int]
@@ -211,6 +224,7 @@ class TiedEnds(NamedTuple):
     unsettled: bool
     late: bool = False
     called: bool = False
+    cancelled: Sequence[CancelledJob] = ()
 
 
 def read_ends(rows: Sequence[Row]) -> TiedEnds:
@@ -224,7 +238,13 @@ def read_ends(rows: Sequence[Row]) -> TiedEnds:
         "called": set(),
         "notified": set(),
     }
-    for number, word in rows:
-        words[word].add(number)
+    for row in rows:
+        words[row[1]].add(row[0])
     told = (bool(words[word]) for word in ("doomed", "unsettled", "late", "called"))
     return TiedEnds(words["moved"], words["ready"], *told)
+
+
+def read_cancels(rows: Sequence[Row]) -> TiedEnds:
+    """Read rows of an id and a word, and of task, queue and reason for each job that was cancelled."""
+    cancelled = [CancelledJob(row[0], *row[2:]) for row in rows if row[2] is not None]
+    return read_ends(rows)._replace(cancelled=cancelled)

@@ -4,7 +4,7 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY, SKIP_WAITING
-from pgqueue.queries.jobs.ties import FREE, TOLD, TiedEnds, read_ends
+from pgqueue.queries.jobs.ties import FREE, TOLD_AFTER_CANCELS, TiedEnds, read_cancels
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
 # It waits for no job: FREE leaves rows that another transaction has locked, and a job that has a child which somebody
@@ -38,10 +38,10 @@ with recursive doomed as materialized (
 ), batch as materialized (
     select id, 'skipped' as reason from below limit %(at_most)s::int
 ), {end_waiting}
-select id, 'moved' from ended{told}
-union all select 0, 'notified' from waiters_notified""",
+select id, 'moved', task::text, queue::text, reason from ended{told}
+union all select 0, 'notified', null, null, null from waiters_notified""",
     end_waiting=fill(END_WAITING, cancel_waiting=SKIP_WAITING),
-    told=TOLD,
+    told=TOLD_AFTER_CANCELS,
 )
 
 # End up to `at_most` jobs of workflows that are stopped: members that wait; those that are doomed by then are skipped.
@@ -86,11 +86,12 @@ with recursive stopping as materialized (
 ), workers_notified as (
     select count(pg_notify({channel}, '!cancel')) from requested where {may_notify}
 ), {end_waiting}, {compensated}
-select id, 'moved' from ended union all select id, 'moved' from requested{told}
-union all select 0, 'notified' from waiters_notified, workers_notified, compensated""",
+select id, 'moved', task::text, queue::text, reason from ended
+union all select id, 'moved', null, null, null from requested{told}
+union all select 0, 'notified', null, null, null from waiters_notified, workers_notified, compensated""",
     end_waiting=fill(END_WAITING, cancel_waiting=CANCEL_WAITING),
     compensated=COMPENSATED,
-    told=TOLD,
+    told=TOLD_AFTER_CANCELS,
     may_notify=MAY_NOTIFY,
 )
 
@@ -100,9 +101,9 @@ class CascadeQueries(Statements):
 
     def cascade(self, at_most: int) -> Query[TiedEnds]:
         """End up to `at_most` doomed jobs as skipped."""
-        return Query(self._sql(CASCADE), read_ends, {"at_most": at_most})
+        return Query(self._sql(CASCADE), read_cancels, {"at_most": at_most})
 
     def stop(self, at_most: int, only: int | None = None) -> Query[TiedEnds]:
         """End up to `at_most` waiting jobs of workflows that are stopped, or of one, and ask running ones of those that
         are cancelled."""
-        return Query(self._sql(STOP), read_ends, {"at_most": at_most, "only": only})
+        return Query(self._sql(STOP), read_cancels, {"at_most": at_most, "only": only})

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import LiteralString
 
 from pgqueue.queries.base import Query, Row, Statements, fill
+from pgqueue.queries.filters import as_pattern
 
 _STATUS: LiteralString = """select w.id, w.name, w.state, w.on_failure, w.created_at, w.ended_at, w.jobs, w.waiting,
        w.running, w.failed, w.ended, w.stop_reason, w.sealed from {s}.workflows w"""
@@ -15,12 +16,18 @@ _STATUS: LiteralString = """select w.id, w.name, w.state, w.on_failure, w.create
 # bound.
 GET: LiteralString = fill("{status} where w.id = %(id)s::bigint", status=_STATUS)
 
-# List the newest workflows, walking backwards along the primary key; groups within others are passed over.
+# List the newest workflows, walking backwards along the primary key; groups within others are passed over. The bound of
+# how many rows are looked at stands beneath the conditions: beside them, a name that no workflow has reads all.
 LIST: LiteralString = fill(
     """{status}
-where (%(before)s::bigint is null or w.id < %(before)s::bigint)
-and (%(state)s::text is null or w.state = %(state)s::text)
-order by w.id desc limit %(limit)s::int""",
+where w.id = any(array(
+    select n.id from (
+        select o.id, o.root_id, o.state, o.name from {s}.workflow o
+        where %(before)s::bigint is null or o.id < %(before)s::bigint order by o.id desc limit %(looked)s::int) as n
+    where n.id = n.root_id and (%(state)s::text is null or n.state = %(state)s::text)
+    and (%(name)s::text is null or n.name like %(name)s::text)
+    order by n.id desc limit %(limit)s::int))
+order by w.id desc""",
     status=_STATUS,
 )
 
@@ -72,6 +79,9 @@ from (select w.id, w.name, w.gate_id, w.on_failure from {s}.workflow w where w.i
       where w.root_id = %(id)s::bigint and w.root_id <> w.id) as w
 left join lateral (select g.workflow_id from {s}.gate g where g.id = w.gate_id limit 1) as g on true
 order by w.id limit %(limit)s::int"""
+
+
+MOST_LOOKED = 200_000  # workflows and groups of which a list takes those that fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +145,12 @@ class ReadWorkflowQueries(Statements):
         """Read how a workflow stands; None if there is none with this id."""
         return Query(self._sql(GET), lambda rows: _all(rows)[0] if rows else None, {"id": workflow})
 
-    def list(self, state: str | None, before: int | None, limit: int) -> Query[builtins.list[WorkflowStatus]]:
-        """List the newest workflows."""
-        return Query(self._sql(LIST), _all, {"state": state, "before": before, "limit": limit})
+    def list(
+        self, state: str | None, before: int | None, limit: int, name: str | None = None
+    ) -> Query[builtins.list[WorkflowStatus]]:
+        """List the newest workflows that are in a state and have a name, with `*` for any characters."""
+        params = {"state": state, "before": before, "limit": limit, "looked": MOST_LOOKED}
+        return Query(self._sql(LIST), _all, params | {"name": None if name is None else as_pattern(name)})
 
     def state(self, workflow: int) -> Query[tuple[str, bool] | None]:
         """Read the state of a workflow or group, and whether it is a whole workflow; None if there is none."""

@@ -3,15 +3,15 @@
 import random
 
 from pgqueue.db.link import Link
+from pgqueue.events import WaitingJobCancelled
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Query
-from pgqueue.queries.jobs.ties import TiedEnds
+from pgqueue.queries.jobs.ties import SKIPPED, TiedEnds
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
 BATCH = 500  # jobs that one statement ends or tells
-SKIPPED = 2000  # jobs that one statement skips: nobody else waits for them
 GROUPS = 100  # workflows and groups that one statement settles
 LIVING_SECONDS = 1.0  # between two looks while a workflow lives
 INTERVAL = 15.0  # while none does
@@ -32,6 +32,7 @@ class WorkflowKeeper(Duty):
     def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
         self._queries = core.queries.workflows
+        self._listeners = core.app.listeners
         self._signals = signals
 
     async def step(self) -> float:
@@ -46,7 +47,7 @@ class WorkflowKeeper(Duty):
         if look.stopping:
             moved |= await self._do(self._queries.stop(BATCH))
         if look.doomed:
-            moved |= await self._do(self._queries.cascade(SKIPPED))
+            moved |= await self._do(self._queries.cascade(BATCH))
         if look.unsettled:
             moved |= await self._do(self._queries.settle(GROUPS))
         if moved:
@@ -58,4 +59,8 @@ class WorkflowKeeper(Duty):
         ends = await self.link.run(query)
         if ends.ready:
             self._signals.job_committed()
+        for job in ends.cancelled:
+            self._signals.job_moved_unrun(job.task, job.queue, "skip" if job.reason == SKIPPED else "cancel")
+            if self._listeners:
+                self._listeners.emit(WaitingJobCancelled(*job))
         return bool(ends.moved)

@@ -147,11 +147,12 @@ with recursive stopping as materialized (
     select pg_catalog.count("pgqueue".compensate(id, lease, true)) from ended
     where headers::jsonb ? '$undo'::text and target <> 'succeeded'
 )
-select id, 'moved' from ended union all select id, 'moved' from requested
-union all select id, 'ready' from children_moved where ready and run_at <= statement_timestamp()
-union all select id, 'doomed' from children_moved where doomed
-union all select id, 'unsettled' from workflows_told where unsettled
-union all select id, 'late' from tied where ties & 8 > 0
-union all select child_id, 'called' from calls_ended
-union all select queues, 'notified' from children_notified
-union all select 0, 'notified' from waiters_notified, workers_notified, compensated
+select id, 'moved', task::text, queue::text, reason from ended
+union all select id, 'moved', null, null, null from requested
+union all select id, 'ready', null, null, null from children_moved where ready and run_at <= statement_timestamp()
+union all select id, 'doomed', null, null, null from children_moved where doomed
+union all select id, 'unsettled', null, null, null from workflows_told where unsettled
+union all select id, 'late', null, null, null from tied where ties & 8 > 0
+union all select child_id, 'called', null, null, null from calls_ended
+union all select queues, 'notified', null, null, null from children_notified
+union all select 0, 'notified', null, null, null from waiters_notified, workers_notified, compensated

@@ -1,0 +1,76 @@
+"""Workflows, waits and letters, as far as the doctor asks."""
+
+from datetime import datetime
+from typing import LiteralString, NamedTuple
+
+from pgqueue.queries.base import Query, Statements
+
+# Name the oldest workflows that keep finished jobs which retention would drop by now, as the view `old_partition` has
+# it: since when, and how many such partitions. By workflow_living; the partitions come from the catalogue.
+HOLDING: LiteralString = """
+with keep as (
+    select case when bool_and(r.value is not null) then max(r.value) end as age
+    from {s}.retention r where r.name in ('succeeded', 'cancelled')
+), part as materialized (
+    select s.last_day::timestamp at time zone 'UTC' as past from {s}.partition_status s
+    where s.history = 'job_finished' and not s.is_default
+)
+select w.id, w.name, w.created_at, held.parts from (
+    select w.id, w.name, w.created_at from {s}.workflow w
+    where not w.settled and w.root_id = w.id and w.created_at < now() - (select age from keep)
+    order by w.created_at limit 10) as w
+cross join lateral (
+    select count(*) as parts from part p
+    where p.past + interval '1 day' <= now() - (select age from keep) and p.past + interval '2 days' > w.created_at
+) as held
+where held.parts > 0 order by w.created_at"""
+
+# Tell since when signals and events wait to be delivered. By signal_unseen and awaited_event_unseen: ids rise
+# with time.
+UNSENT: LiteralString = """
+select (select g.at from {s}.signal g where not g.seen order by g.id limit 1),
+       (select e.at from {s}.awaited_event e where not e.seen order by e.id limit 1)"""
+
+# Find jobs whose wait has no timeout and goes on for so many seconds, among the oldest 10,000 steps. By the primary
+# keys of step and job_live.
+ENDLESS: LiteralString = """
+select t.job_id, t.kind, t.waits, t.wait_key, t.at
+from (select * from {s}.step s order by s.job_id, s.name limit 10000) as t
+where not t.done and t.waits is not null and t.wake_at is null and t.at < now() - make_interval(secs => %(age)s::float8)
+and (select true from {s}.job_live j where j.id = t.job_id limit 1) is not null
+order by t.job_id limit 50"""
+
+
+class Holding(NamedTuple):
+    """A workflow that keeps partitions from being dropped."""
+
+    id: int
+    name: str
+    created_at: datetime
+    partitions: int
+
+
+class Endless(NamedTuple):
+    """A wait without a timeout: for which signal or event."""
+
+    job: int
+    kind: str
+    name: str
+    key: str | None
+    since: datetime
+
+
+class WorkflowLooks(Statements):
+    """Workflows, waits and letters."""
+
+    def holding(self) -> Query[list[Holding]]:
+        """Name the workflows that keep old partitions."""
+        return Query(self._sql(HOLDING), lambda rows: [Holding(*row) for row in rows])
+
+    def unsent(self) -> Query[tuple[datetime | None, datetime | None]]:
+        """Tell since when the oldest signal, and the oldest event, waits to be delivered."""
+        return Query(self._sql(UNSENT), lambda rows: (rows[0][0], rows[0][1]))
+
+    def endless(self, age: float) -> Query[list[Endless]]:
+        """Find waits without a timeout that go on for so many seconds."""
+        return Query(self._sql(ENDLESS), lambda rows: [Endless(*row) for row in rows], {"age": age})
