@@ -240,8 +240,8 @@ def read_ends(rows: Sequence[Row]) -> TiedEnds:
     }
     for row in rows:
         words[row[1]].add(row[0])
-    told = (bool(words[word]) for word in ("doomed", "unsettled", "late", "called"))
-    return TiedEnds(words["moved"], words["ready"], *told)
+    doomed, unsettled, late, called = (bool(words[word]) for word in ("doomed", "unsettled", "late", "called"))
+    return TiedEnds(words["moved"], words["ready"], doomed, unsettled, late, called)
 
 
 def read_cancels(rows: Sequence[Row]) -> TiedEnds:

@@ -78,8 +78,9 @@ order by s.id""",
 )
 
 # The next workflows older than an hour that run with no member: none lives, none is a dead letter that may be redriven
-# and go on, and no group within waits to be settled; an open one may still get members. Each end of a member is counted by the statement that makes it, so
-# the rows of members were deleted. By workflow_living, job_live_workflow and dead_letter_workflow.
+# and go on, and no group within waits to be settled; an open one may still get members. Each end of a member is counted
+# by the statement that makes it, so the rows of members were deleted. By workflow_living, job_live_workflow and
+# dead_letter_workflow.
 _EMPTY: LiteralString = """looked as materialized (
     select w.id, w.root_id, w.name, w.created_at, w.state, w.sealed from {s}.workflow w
     where not w.settled and w.created_at > %(after)s::timestamptz and w.created_at < now() - interval '1 hour'
