@@ -25,7 +25,7 @@ from pgqueue.dashboard.request import Request
 from pgqueue.dashboard.settings import DashboardOptions
 from pgqueue.errors import ConfigError
 
-COOKIE = "pgqueue-session"
+COOKIE = "pgqueue-ticket"
 Say = Callable[[str], object]
 NOT_HERE = b"This dashboard asks for the link that `pgqueue web` has printed, or for its password.\n"
 
@@ -57,7 +57,7 @@ class Address:
 
 
 class Door:
-    """Lets in whoever has a one-time link, or the password. The session is a cookie; it ends with this process.
+    """Lets in whoever has a one-time link, or the password. The ticket is a cookie; it ends with this process.
 
     With a password, any browser may come (HTTP Basic). Without one, `link` is printed; once it has been used it is
     worth nothing, and the next one is printed. From where a request comes proves nothing: a proxy may stand in between.
@@ -67,7 +67,7 @@ class Door:
         self._password = password
         self._user = user
         self._say = say
-        self._session = secrets.token_urlsafe(32)
+        self._ticket = secrets.token_urlsafe(32)
         self._token = secrets.token_urlsafe(24)
         self._lock = threading.Lock()
         self.where = ""
@@ -84,18 +84,18 @@ class Door:
     def access(self, request: Request, may: Access) -> Access | None:
         """Return the access of a request."""
         given = request.cookies.get(COOKIE, "")
-        if hmac.compare_digest(given.encode(), self._session.encode()) or self._knows_password(request):
+        if hmac.compare_digest(given.encode(), self._ticket.encode()) or self._knows_password(request):
             return may
         return None
 
     def open_with(self, token: str) -> str | None:
-        """Return the session for a link's token, and let the link be worth nothing; None for a wrong one."""
+        """Return the ticket for a link's token, and let the link be worth nothing; None for a wrong one."""
         with self._lock:
             if not hmac.compare_digest(token.encode(), self._token.encode()):
                 return None
             self._token = secrets.token_urlsafe(24)
         self._say(f"the link was used; for another browser: {self.link()}")
-        return self._session
+        return self._ticket
 
     @property
     def asks_for_password(self) -> bool:
@@ -121,8 +121,8 @@ def standalone(app: App, door: Door, may: Access, options: DashboardOptions) -> 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             token = _token_in(scope)
-            if token and (session := door.open_with(token)) is not None:
-                cookie = f"{COOKIE}={session}; Path=/; HttpOnly; SameSite=Strict"
+            if token and (ticket := door.open_with(token)) is not None:
+                cookie = f"{COOKIE}={ticket}; Path=/; HttpOnly; SameSite=Strict"
                 await _answer(send, 303, [(b"location", b"./"), (b"set-cookie", cookie.encode())])
                 return
             if not _lets_in(scope, door, may):

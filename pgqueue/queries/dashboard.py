@@ -58,7 +58,7 @@ ACTIVITY: LiteralString = """
 select floor(extract(epoch from now() - a.at)::float8 / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
        sum(a.run_seconds), sum(a.wait_seconds)
 from {s}.activity a
-where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::int)
+where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::float8)
 and (%(queue)s::text is null or a.queue = %(queue)s::text) and (%(task)s::text is null or a.task = %(task)s::text)
 group by 1, 2"""
 

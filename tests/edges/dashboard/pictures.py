@@ -38,7 +38,7 @@ def main() -> None:
         FOLDER.mkdir(exist_ok=True)
         with served(shop) as site, browser() as chromium:
             for scheme in ("light", "dark"):
-                context = chromium.new_context(viewport={"width": 1120, "height": 720}, color_scheme=scheme)
+                context = chromium.new_context(viewport={"width": 1200, "height": 720}, color_scheme=scheme)
                 page = context.new_page()
                 for name, path in paths_of(shop).items():
                     page.goto(site + path)

@@ -15,6 +15,7 @@ import psycopg
 
 import pgqueue
 from pgqueue import App, chain, chord
+from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.tally import Count, array_of, bucket_of
 from tests.conftest import scalar, work
 
@@ -139,6 +140,9 @@ def build(shop: Shop, conn: psycopg.Connection[Any]) -> None:
     app.schedules.create("month's end", "shop.daily_report", "0 22 28-31 * *", args={"region": "us"})
     app.schedules.pause("month's end", by="bob")
     app.schedules.run("daily report", by="alice")
+    unwanted = JobFilter(task="media.transcode", args={"video": "clip-0.mov"})
+    app.jobs.cancel(unwanted, by="bob", via="cli", reason="the clip was withdrawn")
+    app.jobs.promote(JobFilter(task="shop.send_receipt", args={"order_id": 404}), by="alice", via="dashboard")
     app.pause(queue="default", why="the CRM is being moved", until=timedelta(hours=2), by="alice")
 
 

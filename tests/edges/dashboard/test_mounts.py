@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -119,3 +120,15 @@ def test_access_is_required(shop: Shop) -> None:
     for given in (None, True, "alice"):
         with pytest.raises(Exception, match="give a function of a request"):
             dashboard.wsgi(shop.app, access=given)  # type: ignore[arg-type]
+
+
+def test_the_sample_of_the_docs_gives_each_user_what_it_says() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "dashboard.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    sample: dict[str, Any] = {}
+    exec(compile(code, "dashboard.md", "exec"), sample)
+    given = [
+        sample["access"](Request("GET", "/", {}, {}, raw={"session": session}))
+        for session in ({}, {"user": "rita"}, {"user": "alice"})
+    ]
+    assert given == [None, Access.read("rita"), Access.operate("alice")]
