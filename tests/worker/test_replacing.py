@@ -288,3 +288,16 @@ def test_what_runs_in_the_place_of_a_callback_goes_on_when_the_workflow_is_cance
     asyncio.run(work(app, lambda: scalar(conn, none), queues=["default", "idle"]))
     assert run.state == "cancelled"
     assert scalar(conn, "select result from pgqueue.job where task = 'callback'") == 2
+
+
+def test_a_job_that_ends_with_its_transaction_cannot_be_replaced(app: App, conn: Conn, tasks: Any) -> None:
+    @app.task(name="both", max_attempts=1)
+    def both(ctx: pgqueue.Context) -> None:
+        with ctx.transaction(result=ctx.replace(tasks.part.s(1))):
+            pass
+
+    job = both.enqueue()
+    asyncio.run(work(app, lambda: scalar(conn, "select count(*) = 0 from pgqueue.job_live")))
+    error = app.get(job.id).error
+    assert error is not None
+    assert "the job ends with ctx.transaction()" in error.message
