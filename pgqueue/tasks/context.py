@@ -272,8 +272,8 @@ def _stored(result: Any) -> Any:
     """Refuse what is to run in the place of a job that ends with its transaction."""
     if isinstance(result, StandIn):
         raise InvalidOption(
-            "result=ctx.replace(…) cannot be used: the job ends with ctx.transaction(). Return ctx.replace(…) from a task "
-            "that does not use it"
+            "result=ctx.replace(…) cannot be used: the job ends with ctx.transaction(). Return ctx.replace(…) from a "
+            "task that does not use it"
         )
     return result
 

@@ -414,7 +414,8 @@ def test_a_retry_counts_a_stand_in_that_has_ended_and_is_not_settled_once(conn: 
     end(conn, *((job, DONE) for job in last.values()))
     assert scalar(conn, "select count(*) from pgqueue.workflow where state <> 'running' and not settled") == 1
     conn.execute(
-        "insert into pgqueue.dependency (parent_id, child_id, ord, runs_after, workflow_id) values (%s, %s, 9, 'e', %s)",
+        "insert into pgqueue.dependency (parent_id, child_id, ord, runs_after, workflow_id)"
+        " values (%s, %s, 9, 'e', %s)",
         (first.id, second.id, made.id),
     )
     assert retry(conn, made.id).revived == 2
