@@ -20,7 +20,7 @@ from pgqueue.jobs.verdicts import Cancel, TimedOut
 from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
 from pgqueue.tasks.durable import DurableContext
 from pgqueue.tasks.journal import Journal
-from pgqueue.tasks.stand_in import StandsIn, standing_in
+from pgqueue.tasks.stand_in import StandIn, StandsIn, standing_in
 from pgqueue.tasks.step_calls import StepCalls, StepHost
 from pgqueue.tasks.versions import OWN
 
@@ -210,11 +210,11 @@ class Context(DurableContext):
         The connection is the task's for this block only: what it sets there is reset, and SQL that ends the transaction
         is refused.
         """
-        return self._completer().transaction(result)
+        return self._completer().transaction(_stored(result))
 
     def atransaction(self, result: Any = None) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
         """The async twin of `transaction`: `async with ctx.atransaction() as conn:`."""
-        return self._completer().atransaction(result)
+        return self._completer().atransaction(_stored(result))
 
     def replace(self, part: StandsIn[R], /) -> R:
         """Let a canvas or workflow run in the place of this job: `return ctx.replace(chord([…], join.s()))`.
@@ -266,6 +266,16 @@ class Context(DurableContext):
         if self._signals.host is None:
             raise ConfigError("ctx.transaction() works only in a job that a worker runs")
         return self._signals.host.completer(self._job, self._signals)
+
+
+def _stored(result: Any) -> Any:
+    """Refuse what is to run in the place of a job that ends with its transaction."""
+    if isinstance(result, StandIn):
+        raise InvalidOption(
+            "result=ctx.replace(…) cannot be used: the job ends with ctx.transaction(). Return ctx.replace(…) from a "
+            "task that does not use it"
+        )
+    return result
 
 
 def _step_of(name: str | None) -> str:

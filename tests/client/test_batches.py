@@ -165,3 +165,9 @@ def test_an_open_batch_of_nothing_waits_for_its_seal(app: App, conn: Conn, tasks
     asyncio.run(work(app, settled(conn, batch.run), poll_seconds=30))
     assert (batch.run.state, got) == ("succeeded", ["over"])
     assert [job.state for job in app.workflows.jobs(batch.run.id or 0)] == ["succeeded"]
+
+
+@pytest.mark.parametrize("into", ["7", True, 0, 2**70])
+def test_what_is_no_id_of_a_workflow_cannot_be_added_to(app: App, into: Any) -> None:
+    with pytest.raises(InvalidWorkflow, match="give the id of a workflow"):
+        app.batch(into=into)

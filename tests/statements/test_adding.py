@@ -416,3 +416,25 @@ def test_a_cancelled_job_stops_its_stand_in_while_a_member_of_that_ends(conn: Co
     tidy(conn)
     assert scalar(conn, "select count(*) from pgqueue.job_live") == 0
     assert workflow_state(conn, made.id) == "cancelled"
+
+
+def test_a_retry_counts_a_stand_in_that_has_ended_and_is_not_settled_once(conn: Conn) -> None:
+    """The job in whose place it ran was cancelled meanwhile, so the workflow has ended without it."""
+    made = insert(conn, graph(2))
+    first, second = running(conn, made)
+    assert replace(conn, second)
+    end(conn, *((job, DONE) for job in claim(conn).values()))
+    last = claim(conn)
+    db.run(conn, QUERIES.jobs.cancel([second.id], "not wanted"))
+    end(conn, (first, DEAD))
+    tidy(conn)
+    end(conn, *((job, DONE) for job in last.values()))
+    assert scalar(conn, "select count(*) from pgqueue.workflow where state <> 'running' and not settled") == 1
+    conn.execute(
+        "insert into pgqueue.dependency (parent_id, child_id, ord, runs_after, workflow_id)"
+        " values (%s, %s, 9, 'e', %s)",
+        (first.id, second.id, made.id),
+    )
+    assert retry(conn, made.id).revived == 2
+    tidy(conn)
+    assert (state(conn, first.id), state(conn, second.id)) == ("pending", "blocked")

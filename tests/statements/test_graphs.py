@@ -230,3 +230,16 @@ def test_ten_thousand_nodes_and_twenty_thousand_edges_are_inserted_in_a_third_of
     conn.execute("rollback")
     print("insert:", took)
     assert min(took) < 1.0
+
+
+def test_stopped_workflows_that_only_wait_keep_no_other_from_being_stopped(conn: Conn) -> None:
+    add_worker(conn)
+    waiting = [insert(conn, graph(1)) for _ in range(101)]
+    claim(conn)
+    for one in waiting:
+        assert db.run(conn, QUERIES.workflows.request_stop(one.id, "not wanted"))
+    tidy(conn)
+    last = insert(conn, graph(2))
+    assert db.run(conn, QUERIES.workflows.request_stop(last.id, "not wanted"))
+    tidy(conn)
+    assert states(conn, last) == "cc"

@@ -267,3 +267,37 @@ def test_sealed_results_are_handed_on(dsn: str, conn: Conn) -> None:
     assert job.wait(5) == [1, 2]
     assert "[1, 2]" not in scalar(conn, "select result::text from pgqueue.job_finished where id = %s", job.id)
     app.close()
+
+
+def test_what_runs_in_the_place_of_a_callback_goes_on_when_the_workflow_is_cancelled(
+    app: App, conn: Conn, tasks: Any
+) -> None:
+    @app.task(name="idle", queue="idle")
+    def idle() -> int:
+        return 1
+
+    @app.task(name="callback")
+    def callback(ctx: pgqueue.Context) -> int:
+        return ctx.replace(idle.s() | group([idle.si(), idle.si() | tasks.total.si([1])]) | tasks.total.si([2]))
+
+    run = group([tasks.part.s(1).on_success(callback.si()), idle.s()]).using().enqueue()
+    replaced = "select count(*) = 1 from pgqueue.workflow where replaces is not null"
+    asyncio.run(work(app, lambda: scalar(conn, replaced), queues=["default"]))
+    run.cancel()
+    none = "select count(*) = 0 from pgqueue.job_live"
+    asyncio.run(work(app, lambda: scalar(conn, none), queues=["default", "idle"]))
+    assert run.state == "cancelled"
+    assert scalar(conn, "select result from pgqueue.job where task = 'callback'") == 2
+
+
+def test_a_job_that_ends_with_its_transaction_cannot_be_replaced(app: App, conn: Conn, tasks: Any) -> None:
+    @app.task(name="both", max_attempts=1)
+    def both(ctx: pgqueue.Context) -> None:
+        with ctx.transaction(result=ctx.replace(tasks.part.s(1))):
+            pass
+
+    job = both.enqueue()
+    asyncio.run(work(app, lambda: scalar(conn, "select count(*) = 0 from pgqueue.job_live")))
+    error = app.get(job.id).error
+    assert error is not None
+    assert "the job ends with ctx.transaction()" in error.message

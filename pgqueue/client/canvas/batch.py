@@ -14,6 +14,7 @@ from pgqueue.client.canvas.run import WorkflowRun
 from pgqueue.client.canvas.streaming import AsyncStream, Blocks, Stream, begin, blocks_of
 from pgqueue.client.chunks import CHUNK
 from pgqueue.client.steps import CURRENT_CONNECTION
+from pgqueue.client.waiting import MAX_ID
 from pgqueue.client.workflows import Workflows
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidWorkflow
@@ -42,6 +43,8 @@ class Batch(Compiles):
         checked_parts("a callback", self._callbacks.values())
         if into is not None and self._callbacks:
             raise InvalidWorkflow("a batch that adds to another one has no callbacks: that one has them")
+        if into is not None and (type(into) is not int or not 0 < into <= MAX_ID):
+            raise InvalidWorkflow(f"into={into!r:.100} cannot be used: give the id of a workflow")
         self._sealed = sealed
         self._into = into
         self._members: list[Canvas[Any, Any]] = []

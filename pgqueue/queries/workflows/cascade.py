@@ -46,20 +46,30 @@ union all select 0, 'notified', null, null, null from waiters_notified""",
 
 # End up to `at_most` jobs of workflows that are stopped: members that wait; those that are doomed by then are skipped.
 # Of one that is cancelled the running ones are asked to stop. Members of a group within have the gates of the groups in
-# it, all of which the root names, and so have those of what stands in for a member. A callback of the whole workflow is
-# no member and goes on. What a member has done that was asleep is undone. By workflow_stopping and job_live_workflow.
+# it, all of which the root names, and so have those of what stands in for a member. A callback is no member and goes
+# on, and so does what stands in for one, which `within` lists with its workflow's id below zero. What a member has done
+# that was asleep is undone. A workflow that only waits for running members, or for its seal, is passed over: it may
+# stay stopped for hours, and a few of them would keep all later ones from being stopped. By workflow_stopping,
+# workflow_root and job_live_workflow.
 STOP: LiteralString = fill(
     """
 with recursive stopping as materialized (
     select w.id, w.root_id, w.stop_reason, w.stop_running from {s}.workflow w
     where w.state = 'running' and w.stop_reason is not null
-    and (%(only)s::bigint is null or w.id = %(only)s::bigint) order by w.id limit 10
+    and (%(only)s::bigint is null or w.id = %(only)s::bigint)
+    and (select true from {s}.job_live j where j.workflow_id = w.root_id and j.gate_id is not null
+         and (j.state <> 'running' or w.stop_running and j.cancel_requested_at is null) limit 1)
+    order by w.id limit 100
 ), within(id, top) as (
-    select id, id from stopping where id <> root_id
+    (select id, id from stopping where id <> root_id
+     union all
+     select w.id, -s.id from stopping s cross join {s}.workflow w
+     where w.root_id = any(array[s.id]) and w.root_id <> w.id and w.replaces is not null
+     and (select true from {s}.job_live j where j.id = w.replaces and j.gate_id is null limit 1))
     union
     select inner_one.id, within.top from within cross join lateral (
         select w.id from stopping s cross join {s}.workflow w
-        where s.id = within.top and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
+        where s.id = abs(within.top) and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
         and (w.gate_id = any(array(select g.id from {s}.gate g where g.workflow_id = within.id))
              or w.replaces = any(array(
                  select j.id from {s}.job_live j where j.workflow_id = s.root_id and j.gate_id = any(array(
@@ -70,8 +80,10 @@ with recursive stopping as materialized (
         select j.id, j.state, j.state = 'blocked' and j.cancel_requested_at is not null as doomed from {s}.job_live j
         where j.workflow_id = s.root_id and j.gate_id is not null
         and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
-        and (s.id = s.root_id or j.gate_id in (
-            select g.id from within w join {s}.gate g on g.workflow_id = w.id where w.top = s.id))
+        and case when s.id = s.root_id
+            then j.gate_id not in (select g.id from within w join {s}.gate g on g.workflow_id = w.id
+                                   where w.top = -s.id)
+            else j.gate_id in (select g.id from within w join {s}.gate g on g.workflow_id = w.id where w.top = s.id) end
         order by j.id limit %(at_most)s::int) as m
     limit %(at_most)s::int
 ), batch as materialized (

@@ -48,7 +48,8 @@ and f.ties is not null"""
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
 # Edges that were added late are like the others from here on, told or not: one that nobody has told, because its child
-# was skipped for another edge, is counted here, and told once more it would release the child too early.
+# was skipped for another edge, is counted here, and told once more it would release the child too early. Likewise a
+# group that has ended and is not settled, because it stood in for a job that was cancelled: it has nobody to tell.
 REVIVE: LiteralString = fill(
     """
 with recursive whole as materialized (
@@ -138,6 +139,10 @@ with recursive whole as materialized (
         stop_running = false, open_gates = r.gates
     from (select workflow_id as id, count(*)::int as gates from gates_raised group by workflow_id) as r
     where w.id = any(array[r.id])
+), settled as (
+    update {s}.workflow w set settled = true
+    where w.id = any(array(select id from whole where state <> 'running' except select id from reopened))
+    and not w.settled and exists (select from back)
 ), {resume_stopped}, due as (
     select queue, run_at from revived where waits_for is distinct from 'jobs'
 ), {notify_workers}

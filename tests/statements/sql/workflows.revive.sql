@@ -85,6 +85,10 @@ with recursive whole as materialized (
         stop_running = false, open_gates = r.gates
     from (select workflow_id as id, count(*)::int as gates from gates_raised group by workflow_id) as r
     where w.id = any(array[r.id])
+), settled as (
+    update "pgqueue".workflow w set settled = true
+    where w.id = any(array(select id from whole where state <> 'running' except select id from reopened))
+    and not w.settled and exists (select from back)
 ), resumed as (
     update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'

@@ -1,13 +1,20 @@
 with recursive stopping as materialized (
     select w.id, w.root_id, w.stop_reason, w.stop_running from "pgqueue".workflow w
     where w.state = 'running' and w.stop_reason is not null
-    and (%(only)s::bigint is null or w.id = %(only)s::bigint) order by w.id limit 10
+    and (%(only)s::bigint is null or w.id = %(only)s::bigint)
+    and (select true from "pgqueue".job_live j where j.workflow_id = w.root_id and j.gate_id is not null
+         and (j.state <> 'running' or w.stop_running and j.cancel_requested_at is null) limit 1)
+    order by w.id limit 100
 ), within(id, top) as (
-    select id, id from stopping where id <> root_id
+    (select id, id from stopping where id <> root_id
+     union all
+     select w.id, -s.id from stopping s cross join "pgqueue".workflow w
+     where w.root_id = any(array[s.id]) and w.root_id <> w.id and w.replaces is not null
+     and (select true from "pgqueue".job_live j where j.id = w.replaces and j.gate_id is null limit 1))
     union
     select inner_one.id, within.top from within cross join lateral (
         select w.id from stopping s cross join "pgqueue".workflow w
-        where s.id = within.top and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
+        where s.id = abs(within.top) and w.root_id = any(array[s.root_id]) and w.root_id <> w.id
         and (w.gate_id = any(array(select g.id from "pgqueue".gate g where g.workflow_id = within.id))
              or w.replaces = any(array(
                  select j.id from "pgqueue".job_live j where j.workflow_id = s.root_id and j.gate_id = any(array(
@@ -18,8 +25,10 @@ with recursive stopping as materialized (
         select j.id, j.state, j.state = 'blocked' and j.cancel_requested_at is not null as doomed from "pgqueue".job_live j
         where j.workflow_id = s.root_id and j.gate_id is not null
         and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
-        and (s.id = s.root_id or j.gate_id in (
-            select g.id from within w join "pgqueue".gate g on g.workflow_id = w.id where w.top = s.id))
+        and case when s.id = s.root_id
+            then j.gate_id not in (select g.id from within w join "pgqueue".gate g on g.workflow_id = w.id
+                                   where w.top = -s.id)
+            else j.gate_id in (select g.id from within w join "pgqueue".gate g on g.workflow_id = w.id where w.top = s.id) end
         order by j.id limit %(at_most)s::int) as m
     limit %(at_most)s::int
 ), batch as materialized (
