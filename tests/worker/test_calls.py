@@ -419,6 +419,34 @@ def test_no_call_is_made_while_a_worker_lives_that_knows_none(app: App, conn: Co
     assert scalar(conn, "select count(*) from pgqueue.job where task like '%%inner'") == 0
 
 
+def test_a_called_job_that_is_cancelled_and_retried_wakes_its_caller(app: App, conn: Conn) -> None:
+    """The caller has not taken the end of the first call, because it waits for the second one."""
+
+    @app.task(queue="idle")
+    def first() -> int:
+        return 7
+
+    @app.task(queue="later")
+    def second() -> int:
+        return 8
+
+    @app.task
+    def caller(ctx: Context) -> list[int]:
+        return ctx.gather("both", [first.s(), second.s()])
+
+    job = caller.enqueue()
+    asleep = "select count(*) = 1 from pgqueue.job_live where run_at > now() + interval '1 year'"
+    asyncio.run(work(app, lambda: scalar(conn, asleep), queues=["default"]))
+    child = scalar(conn, "select id from pgqueue.job_live where queue = 'idle'")
+    app.cancel(child)
+    app.retry(child)
+    told = "select bool_and(ended and seen) from pgqueue.call"
+    asyncio.run(work(app, lambda: scalar(conn, told) and scalar(conn, asleep), queues=["default", "later"]))
+    none = "select count(*) = 0 from pgqueue.job_live"
+    asyncio.run(work(app, lambda: scalar(conn, none), queues=["default", "idle"]))
+    assert app.get(job.id).result == [7, 8]
+
+
 def test_what_a_called_job_returned_outlives_its_retention_while_the_caller_waits(app: App, conn: Conn) -> None:
     @app.task
     def quick() -> int:
