@@ -52,8 +52,8 @@ PROMOTE: LiteralString = fill(
 # Bring cancelled jobs back as pending, or as blocked until their turn, as REDRIVE does with dead letters: the same id
 # and history, all attempts, no expiry and no unique key. Of two that bring the same job back, the second waits for the
 # first and then finds no row. By primary key, a probe in each partition of the history. A job whose end its workflow
-# has counted is left: REVIVE brings it back. One that was called tells its caller again, which may have looked meanwhile
-# and seen that it lives.
+# has counted is left: REVIVE brings it back. One that was called tells its caller again, which may have looked
+# meanwhile and seen that it lives.
 RESTORE: LiteralString = fill(
     """
 with gone as (
