@@ -1,6 +1,5 @@
 """Graphs as rows: inserted whole, and moved on by the statement that ends a job."""
 
-import time
 
 import pytest
 
@@ -217,19 +216,13 @@ def test_a_member_without_children_still_counts_down_its_gate_when_it_is_retried
     assert scalar(conn, "select remaining from pgqueue.gate") == 0
 
 
-def test_ten_thousand_nodes_and_twenty_thousand_edges_are_inserted_in_a_third_of_a_second(conn: Conn) -> None:
-    edges = [Edge(n - gap, n) for n in range(100, 10_100) for gap in (3, 100)][:20_000]
-    made = Graph([new_job() for _ in range(10_100)], [0] * 10_100, edges, [Group("big")])
-    query = QUERIES.workflows.enqueue(made)
-    conn.execute("begin")
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        db.run(conn, query)
-        took.append(time.perf_counter() - began)
-    conn.execute("rollback")
-    print("insert:", took)
-    assert min(took) < 1.0
+def test_a_graph_of_ten_thousand_nodes_and_twenty_thousand_edges_is_one_statement(conn: Conn) -> None:
+    edges = [Edge(n - gap, n) for n in range(100, 10_100) for gap in (3, 100)]
+    made = insert(conn, Graph([new_job() for _ in range(10_100)], [0] * 10_100, edges, [Group("big")]))
+    first, last = made.jobs[100], made.jobs[-1]
+    counted = "select count(*), min(waits_on), max(waits_on) from pgqueue.job_live where id between %s and %s"
+    assert conn.execute(counted, (first, last)).fetchone() == (10_000, 2, 2)
+    assert scalar(conn, "select count(*) from pgqueue.dependency") == 20_000
 
 
 def test_stopped_workflows_that_only_wait_keep_no_other_from_being_stopped(conn: Conn) -> None:

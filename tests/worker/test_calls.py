@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, CallFailed, Context, DeadFilter, Fail, InvalidStep, JobState, UnknownJob, chain, db, group
+from pgqueue import App, CallFailed, Context, DeadFilter, Fail, InvalidStep, JobState, chain, group
 from pgqueue.codecs import AESGCM
 from tests.conftest import drain, eventually, scalar, work
-from tests.harness import QUERIES, Conn, add_worker, wait_for, working
+from tests.harness import Conn, add_worker, working
 
 LEFT = (
     "select (select count(*) from pgqueue.job_live), (select count(*) from pgqueue.call where not (ended and seen)),"
@@ -460,54 +460,3 @@ def test_a_call_that_is_rolled_back_has_inserted_nothing(app: App, conn: Conn) -
     assert app.get(job.id).result == 1
     assert scalar(conn, "select count(*) from pgqueue.job where task like '%%inner'") == 1
     assert runs["caller"] == 3
-
-
-def test_what_a_called_job_returned_outlives_its_retention_while_the_caller_waits(app: App, conn: Conn) -> None:
-    @app.task
-    def quick() -> int:
-        return 7
-
-    @app.task(queue="later")
-    def slow() -> int:
-        return 8
-
-    @app.task
-    def caller(ctx: Context) -> list[int]:
-        return ctx.gather("both", [quick.s(), slow.s()])
-
-    job, other = caller.enqueue(), quick.enqueue()
-    ended = "select count(*) = 1 from pgqueue.call where ended"
-    asyncio.run(work(app, lambda: scalar(conn, ended) and app.get(other.id).state == "succeeded", queues=["default"]))
-    app.pruning.set("succeeded", 1, task="*quick")
-    for table, at in (("job_finished", "finished_at"), ("step", "at"), ("workflow", "created_at")):
-        conn.execute(f"update pgqueue.{table} set {at} = {at} - interval '1 minute'")
-    app.pruning.run()
-    with pytest.raises(UnknownJob):
-        app.get(other.id)
-    drain(app, conn, queues=["default", "later"])
-    assert app.get(job.id).result == [7, 8]
-    app.pruning.unset("succeeded", task="*quick")
-
-
-def test_a_result_that_expires_stays_while_the_caller_waits_for_others(app: App, conn: Conn) -> None:
-    @app.task(result_ttl=0.001)
-    def quick() -> int:
-        return 7
-
-    @app.task(queue="later")
-    def slow() -> int:
-        return 8
-
-    @app.task
-    def caller(ctx: Context) -> list[int]:
-        return ctx.gather("both", [quick.s(), slow.s()])
-
-    job = caller.enqueue()
-    asyncio.run(
-        work(app, lambda: scalar(conn, "select count(*) = 1 from pgqueue.call where ended"), queues=["default"])
-    )
-    eventually_due = "select expires_at < now() from pgqueue.result_expiry"
-    wait_for(lambda: scalar(conn, eventually_due), "the result to expire")
-    db.run(conn, QUERIES.jobs.drop_expired_results(100))
-    drain(app, conn, queues=["default", "later"])
-    assert app.get(job.id).result == [7, 8]

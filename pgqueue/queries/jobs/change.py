@@ -52,7 +52,8 @@ PROMOTE: LiteralString = fill(
 # Bring cancelled jobs back as pending, or as blocked until their turn, as REDRIVE does with dead letters: the same id
 # and history, all attempts, no expiry and no unique key. Of two that bring the same job back, the second waits for the
 # first and then finds no row. By primary key, a probe in each partition of the history. A job whose end its workflow
-# has counted is left: REVIVE brings it back.
+# has counted is left: REVIVE brings it back. One that was called tells its caller again, which may have looked
+# meanwhile and seen that it lives.
 RESTORE: LiteralString = fill(
     """
 with gone as (
@@ -62,10 +63,10 @@ with gone as (
     returning j.*, {lane} as lane
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for, workflow_id)
+        crash_count, lease, lane, state, waits_for, ties, workflow_id)
     select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease,
            lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end,
-           workflow_id
+           ties, workflow_id
     from gone
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (

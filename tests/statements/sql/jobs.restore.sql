@@ -5,10 +5,10 @@ with gone as (
     returning j.*, (j.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for, workflow_id)
+        crash_count, lease, lane, state, waits_for, ties, workflow_id)
     select id, task, queue, priority, args, tags, headers, now(), created_at, 0, max_attempts, 0, lease,
            lane, case when lane is null then 'pending' else 'blocked' end, case when lane is not null then 'turn' end,
-           workflow_id
+           ties, workflow_id
     from gone
     returning id, queue::text, run_at::timestamptz, lease, state
 ), logged as (
