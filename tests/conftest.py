@@ -187,6 +187,7 @@ delete from pgqueue.limit_use; delete from pgqueue.limit_freed;
 delete from pgqueue.workflow; delete from pgqueue.gate; delete from pgqueue.dependency;
 delete from pgqueue.step; delete from pgqueue.undo; delete from pgqueue.signal; delete from pgqueue.awaited_event;
 delete from pgqueue.published_event; delete from pgqueue.subscription; delete from pgqueue.activity;
+delete from pgqueue.call; delete from pgqueue.unwanted_call; delete from pgqueue.result_expiry;
 select setval('pgqueue.job_id', 1, false);
 drop schema if exists public, decoy, "select" cascade; create schema public"""
 

@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 import pytest
 
 from pgqueue import App, CallFailed, Context, DeadFilter, Fail, InvalidStep, JobState, chain, group
@@ -22,9 +21,6 @@ CLEAN = (0, 0, 0)
 
 @pytest.fixture
 def dsn(emptied_dsn: str) -> str:
-    with psycopg.connect(emptied_dsn, autocommit=True) as conn:
-        for table in ("call", "unwanted_call", "step", "undo", "workflow", "gate", "dependency", "signal"):
-            conn.execute(f"delete from pgqueue.{table}")
     return emptied_dsn
 
 
