@@ -93,7 +93,7 @@ def fresh_ends(_: int) -> None:
             cross join lateral (
                 select * from {s}.limit_freed f where f.name = any(array[h.name]) and f.version >= s.version for update)
             as f) as u"""
-    shown = "(select f.* from {s}.limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u"
+    shown = "( select f.* from {s}.limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u"
     rewrite(claim, ["CLAIM_TURNS"], (f"lateral {shown}", newest))
 
 
