@@ -28,23 +28,26 @@ def stress(*arguments: str, seconds: float) -> tuple[int, str]:
     return process.returncode, output.decode(errors="replace")
 
 
-def test_half_a_minute_of_faults_violates_nothing() -> None:
-    code, output = stress("--minutes", "0.45", "--seed", "11", "--json", seconds=180)
+FAULTS = ("F1", "F2", "F7", "F9", "F13")
+
+
+def test_a_fault_of_each_kind_violates_nothing() -> None:
+    code, output = stress("--minutes", "0", "--must", ",".join(FAULTS), "--seed", "11", "--json", seconds=240)
     assert code == 0, output
     report = json.loads(output.splitlines()[-1])
     assert report["violations"] == []
-    assert {"F1", "F2", "F7", "F9", "F12", "F13"} <= report["faults"].keys(), output
-    assert report["totals"]["jobs"] > 100, output
+    assert set(FAULTS) <= report["faults"].keys(), output
+    assert report["totals"]["jobs"] > 50, output
     assert report["totals"]["rescues"] > 0, output
-    assert report["totals"]["claims of metered jobs"] > 30, output
-    assert report["totals"]["snapshots of counters"] > 100, output
+    assert report["totals"]["claims of metered jobs"] > 10, output
+    assert report["totals"]["snapshots of counters"] > 30, output
 
 
-DEFAULT_MUTANTS = ("no_fence", "silent_resolve")
+DEFAULT_MUTANTS = ("no_fence",)
 
 
-def test_two_seeded_bugs_are_caught_and_their_controls_are_clean() -> None:
-    code, output = stress("--mutants", *DEFAULT_MUTANTS, seconds=120)
+def test_a_seeded_bug_is_caught_and_its_control_is_clean() -> None:
+    code, output = stress("--mutants", *DEFAULT_MUTANTS, seconds=240)
     assert code == 0, output
 
 

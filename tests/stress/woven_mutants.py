@@ -29,8 +29,9 @@ NO_MEMBER_LEFT = """not exists (select from {s}.job_live m where m.gate_id = g.i
 
 
 def unsorted_gates() -> None:
-    """Lock the gates of jobs that end in any order."""
-    rewrite(resolve, TIED_ENDS, ("order by g.id for update", "order by random() for update"))
+    """Lock the gates of jobs that end in an order that depends on those jobs."""
+    by_first_job = "order by g.id * (1 - 2 * (select min(id) % 2 from tied)) for update"
+    rewrite(resolve, TIED_ENDS, ("order by g.id for update", by_first_job))
 
 
 def no_parent_left() -> None:
@@ -46,7 +47,7 @@ def no_parent_left() -> None:
 
 def callbacks_by_last() -> None:
     """Let the last member bring the callbacks about: the one that sees no other member left."""
-    rewrite(resolve, TIED_ENDS, ("g.remaining = 0 as closed", NO_MEMBER_LEFT))
+    rewrite(resolve, TIED_ENDS, ("g.remaining = 0 and g.counted as closed", NO_MEMBER_LEFT))
 
 
 def plain_success() -> None:

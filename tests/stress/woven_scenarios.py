@@ -28,7 +28,6 @@ from .woven_shop import DEED
 Graphs = dict[int, Graph]
 DEAD = Resolution("dead_letter", "rejected")
 ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
-ROUNDS = 12
 BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
 
 
@@ -75,13 +74,14 @@ class Scene:
 
     def at_once(self, one: Callable[[Conn], Any], other: Callable[[Conn], Any], holding: str = "") -> None:
         """Let two connections act at once: the first one holds what it has changed until the second one waits for it,
-        or has acted. With `holding` both act while a third one holds the rows of that statement."""
+        or has acted. With `holding` both act, one after the other, while a third one holds those rows."""
         first, second, holder = self.open(), self.open(), self.open()
         if holding:
             holder.execute(holding)
-            threads = [InThread(partial(self._commit, first, one)), InThread(partial(self._commit, second, other))]
-            for conn, thread in zip((first, second), threads, strict=True):
-                self._until_it_waits(conn, thread)
+            threads = []
+            for conn, act in ((first, one), (second, other)):
+                threads.append(InThread(partial(self._commit, conn, act)))
+                self._until_it_waits(conn, threads[-1])
             holder.commit()
         else:
             one(first)
@@ -128,15 +128,18 @@ def _value(conn: Conn, query: str, *params: Any) -> Any:
 
 
 def shared_gates(scene: Scene) -> None:
-    """Batches with members of the same two workflows end at the same instant, again and again."""
-    for _ in range(ROUNDS):
+    """Batches with members of the same two workflows end at the same instant; either of them comes first once.
+
+    While a third one holds the first gate, the batch that came first waits for it. If the other one begins with the
+    second gate, it has that when it waits for the first, and each then waits for the other.
+    """
+    for turned in (False, True):
         scene.make(2, [])
         scene.make(2, [])
         a, b, c, d = scene.take()
-        gates = "select from pgqueue.gate where remaining > 0 for update"
-        scene.at_once(ending(a, c), ending(b, d), gates)
-        if scene.seen:
-            return
+        batches = [ending(a, c), ending(b, d)]
+        first, second = reversed(batches) if turned else batches
+        scene.at_once(first, second, "select from pgqueue.gate where remaining > 0 order by id limit 1 for update")
         tidy(scene.conn)
 
 
