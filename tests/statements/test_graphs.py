@@ -1,6 +1,5 @@
 """Graphs as rows: inserted whole, and moved on by the statement that ends a job."""
 
-
 import pytest
 
 from pgqueue import db
