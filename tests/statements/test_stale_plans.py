@@ -126,6 +126,7 @@ WALKS = {
     "activity.due_turns": "each lane to its end, or until it has counted enough",
     "activity.rates": "each lane from a minute ago on, or until it has counted enough",
     "jobs.count": "each lane to its end, or until it has counted enough",
+    "workflows.doom_stuck": "a batch of the jobs of workflows: each ten minutes, for a fiftieth of the time",
 }
 # Small indexes that a statement reads from their beginning, and that hold no more than what runs, is set aside, or is
 # doomed.

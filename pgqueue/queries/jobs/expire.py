@@ -65,8 +65,10 @@ with due as materialized (
         where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
     cross join lateral (select from {s}.workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
     union all
-    select c.child_id from due join {s}.call c on c.child_id = due.job_id
-    join {s}.step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done
+    select c.child_id from {s}.call c cross join lateral (
+        select from {s}.step t
+        where t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done limit 1) as t
+    where c.child_id = any(array(select job_id from due))
 ), put_off as (
     update {s}.result_expiry e set expires_at = now() + interval '1 minute'
     where e.job_id = any(array(select job_id from wanted))

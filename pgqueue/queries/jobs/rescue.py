@@ -110,13 +110,14 @@ order by j.id limit %(at_most)s"""
 # was lost with the connection. `held` are the jobs that it has in a slot, or whose outcome is still to be written. The
 # worker must not be claiming meanwhile. Reads job_live_running for one worker. As everywhere, a job with a cancel
 # request does not go on. The rows are locked first, and the rest goes by what the lock has found, because a cancel
-# request may be in flight. One that is to end and has a child that somebody has locked stays a stray. What metered jobs
-# have taken of their buckets is given back.
+# request may be in flight. They are locked in the order of ids, and not in that of the primary key, which might be read
+# from end to end. One that is to end and has a child that somebody has locked stays a stray. What metered jobs have
+# taken of their buckets is given back.
 RELEASE_STRAYS: LiteralString = fill(
     """
 with strays as materialized (
     select id, lease, cancel_requested_at from {s}.job_live
-    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) order by id for update
+    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) order by id + 0 for update
 ), {free}, requeued as (
     update {s}.job_live j
     set state = {back_to}, waits_for = {back_for}, worker_id = null, claimed_at = null, attempt = j.attempt - 1

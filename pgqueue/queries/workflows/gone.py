@@ -52,7 +52,7 @@ with {look}, held as materialized (
     where j.id = any(array(select id from stuck)) order by j.id for update skip locked
 ), doomed as (
     update {s}.job_live j set cancel_requested_at = now() from stuck
-    where j.id = any(array[stuck.id]) and j.id in (select id from held) and (j.waits_for = 'jobs') is true
+    where j.id = any(array[stuck.id]) and stuck.id in (select id from held) and (j.waits_for = 'jobs') is true
     and j.waits_on = stuck.waits_on and j.cancel_requested_at is null
     returning j.id, j.task::text, j.workflow_id, j.attempt, j.lease
 ), logged as (
@@ -110,7 +110,7 @@ with {empty}, whole as materialized (
     select g.id, g.workflow_id, g.remaining, w.root_id,
            (select count(*) from whole o where o.gate_id = g.id and o.state = 'running')::int as groups
     from {s}.gate g join whole w on w.id = g.workflow_id
-    where g.workflow_id = any(array(select id from whole where state = 'running')) order by g.id for update of g
+    where g.workflow_id = any(array(select id from whole where state = 'running')) order by g.id + 0 for update of g
 ), gates_closed as (
     update {s}.gate g set remaining = h.groups, cancelled = g.cancelled + h.remaining - h.groups
     from gates_held h where g.id = any(array[h.id]) and h.remaining > h.groups

@@ -7,8 +7,10 @@ with due as materialized (
         where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
     cross join lateral (select from "pgqueue".workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
     union all
-    select c.child_id from due join "pgqueue".call c on c.child_id = due.job_id
-    join "pgqueue".step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done
+    select c.child_id from "pgqueue".call c cross join lateral (
+        select from "pgqueue".step t
+        where t.job_id = c.job_id and t.name = c.step and t.number = c.number and not t.done limit 1) as t
+    where c.child_id = any(array(select job_id from due))
 ), put_off as (
     update "pgqueue".result_expiry e set expires_at = now() + interval '1 minute'
     where e.job_id = any(array(select job_id from wanted))

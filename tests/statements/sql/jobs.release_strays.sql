@@ -1,6 +1,6 @@
 with strays as materialized (
     select id, lease, cancel_requested_at from "pgqueue".job_live
-    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) order by id for update
+    where worker_id = %(worker)s and state = 'running' and not id = any(%(held)s::bigint[]) order by id + 0 for update
 ), edge as materialized (
     select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
     where d.parent_id = any(array(select id from strays)) and d.late is not true

@@ -23,7 +23,7 @@ with looked as materialized (
     where j.id = any(array(select id from stuck)) order by j.id for update skip locked
 ), doomed as (
     update "pgqueue".job_live j set cancel_requested_at = now() from stuck
-    where j.id = any(array[stuck.id]) and j.id in (select id from held) and (j.waits_for = 'jobs') is true
+    where j.id = any(array[stuck.id]) and stuck.id in (select id from held) and (j.waits_for = 'jobs') is true
     and j.waits_on = stuck.waits_on and j.cancel_requested_at is null
     returning j.id, j.task::text, j.workflow_id, j.attempt, j.lease
 ), logged as (

@@ -21,7 +21,7 @@ with looked as materialized (
     select g.id, g.workflow_id, g.remaining, w.root_id,
            (select count(*) from whole o where o.gate_id = g.id and o.state = 'running')::int as groups
     from "pgqueue".gate g join whole w on w.id = g.workflow_id
-    where g.workflow_id = any(array(select id from whole where state = 'running')) order by g.id for update of g
+    where g.workflow_id = any(array(select id from whole where state = 'running')) order by g.id + 0 for update of g
 ), gates_closed as (
     update "pgqueue".gate g set remaining = h.groups, cancelled = g.cancelled + h.remaining - h.groups
     from gates_held h where g.id = any(array[h.id]) and h.remaining > h.groups
