@@ -230,6 +230,8 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _SIGNAL,
         {
             "step": "select, delete",
+            "signal": "select (id, at, seen)",
+            "awaited_event": "select (id, at, seen)",
             "job_live": "select, insert, update, delete",
             "job_finished": "select, insert, delete",
             "dead_letter": "select, insert, update, delete",

@@ -209,8 +209,8 @@ RUNS = {
     schedules.* jobs.enqueue jobs.cancel workers.register workers.heartbeat workers.unregister workers.record_deaths
     workers.listen {_UPKEEP}""",
     "operator": f"""
-    {_PRODUCES} {_LOOKS} {_WAITS} steps.forget steps.open_waits events.* doctor.* why.* chosen.* jobs.get jobs.cancel
-    jobs.retry_waiting jobs.promote
+    {_PRODUCES} {_LOOKS} {_WAITS} steps.forget steps.open_waits events.* doctor.* dashboard.* why.* chosen.*
+    jobs.get jobs.cancel jobs.retry_waiting jobs.promote
     jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
     locks.break_ locks.list limits.* workflows.*
     retention.* activity.rates activity.due_turns workers.list workers.locate workers.request partitions.states

@@ -85,7 +85,7 @@ def test_counts_that_were_put_back_come_with_the_next() -> None:
 
 
 def test_each_verb_of_an_attempt_has_an_outcome() -> None:
-    asked_for = {"cancel", "redrive", "discard", "restore"}
+    asked_for = {"redrive", "discard", "restore"}
     moved_aside = {"set_aside", "bring_back", "ready"}  # no end
     by_rule = {"skip"}  # no person asks for it: a bucket is full, or an edge cannot be met
     assert set(OUTCOMES) == TRANSITIONS.keys() - {"enqueue", "claim", "adopt"} - asked_for - moved_aside | by_rule

@@ -6,7 +6,7 @@ import pytest
 
 from pgqueue import App, Context, UnknownJob, db
 from tests.conftest import drain, scalar, work
-from tests.harness import QUERIES, Conn, wait_for
+from tests.harness import QUERIES, Conn
 from tests.worker.test_calls import dsn
 
 __all__ = ["dsn"]
@@ -84,8 +84,7 @@ def test_a_result_that_expires_stays_while_the_caller_waits_for_others(app: App,
     asyncio.run(
         work(app, lambda: scalar(conn, "select count(*) = 1 from pgqueue.call where ended"), queues=["default"])
     )
-    eventually_due = "select expires_at < now() from pgqueue.result_expiry"
-    wait_for(lambda: scalar(conn, eventually_due), "the result to expire")
+    conn.execute("update pgqueue.result_expiry set expires_at = now()")  # a worker may have put it off
     db.run(conn, QUERIES.jobs.drop_expired_results(100))
     drain(app, conn, queues=["default", "later"])
     assert app.get(job.id).result == [7, 8]

@@ -151,7 +151,7 @@ def test_secrets_are_not_shown_and_other_parts_by_right(browse: Browse, shop: Sh
     blind = browse(Access.read("rita", hides=("arguments", "results", "tracebacks")))
     for path in ("jobs", declined, "failures", "tasks/shop.charge_card"):
         text = blind.page(path)
-        assert "950" not in text, path
+        assert "950" not in re.sub(r"\.\d+", "", text), path  # but for fractions of a second
         assert "insufficient funds" not in text, path
     assert "19.9" not in blind.page(f"jobs/{shop.ids['charged']}")
 
