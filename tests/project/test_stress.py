@@ -28,19 +28,16 @@ def stress(*arguments: str, seconds: float) -> tuple[int, str]:
     return process.returncode, output.decode(errors="replace")
 
 
-FAULTS = ("F1", "F2", "F7", "F9", "F13")
-
-
-def test_a_fault_of_each_kind_violates_nothing() -> None:
-    code, output = stress("--minutes", "0", "--must", ",".join(FAULTS), "--seed", "11", "--json", seconds=240)
+def test_each_kind_of_fault_violates_nothing() -> None:
+    code, output = stress("--minutes", "0", "--seed", "11", "--json", seconds=240)
     assert code == 0, output
     report = json.loads(output.splitlines()[-1])
     assert report["violations"] == []
-    assert set(FAULTS) <= report["faults"].keys(), output
-    assert report["totals"]["jobs"] > 50, output
+    assert {"F1", "F2", "F7", "F9", "F12", "F13"} <= report["faults"].keys(), output
+    assert report["totals"]["jobs"] > 100, output
     assert report["totals"]["rescues"] > 0, output
-    assert report["totals"]["claims of metered jobs"] > 10, output
-    assert report["totals"]["snapshots of counters"] > 30, output
+    assert report["totals"]["claims of metered jobs"] > 30, output
+    assert report["totals"]["snapshots of counters"] > 100, output
 
 
 DEFAULT_MUTANTS = ("no_fence",)
