@@ -42,7 +42,7 @@ def test_a_scenario_without_a_bug_violates_nothing(conn: Conn, dsn: str, scenari
 
 def test_a_storm_over_workflows_violates_nothing(conn: Conn, dsn: str) -> None:
     conn.execute("drop schema if exists stress cascade")
-    result = GraphStorm(dsn, Weather(2.0, seed=7, pause=0.04, strike=0.7)).run()
+    result = GraphStorm(dsn, Weather(4.0, seed=7, pause=0.04)).run()
     assert result.violations == [], result.counts
     assert result.counts["jobs"] > 60, result.counts
     assert min(result.counts.get(what, 0) for what in ("kills", "rescued", "ready", "skipped", "steps")) > 0, (

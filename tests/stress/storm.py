@@ -126,9 +126,8 @@ class Storm:
         self._unsaid: list[int] = []
         self._probes: list[tuple[datetime, str, int]] = []
 
-    def run(self, seconds: float, until: Container[str] = (), enough: Sequence[str] = ()) -> Result:
-        """Rage for so long, let every job end, and check. End as soon as one of `until` is violated, or each of
-        `enough` has happened."""
+    def run(self, seconds: float, until: Container[str] = ()) -> Result:
+        """Rage for so long, let every job end, and check. `until`: end as soon as one of these is violated."""
         with tempfile.TemporaryFile() as self._told, psycopg.connect(self.dsn, autocommit=True) as conn:
             self._app = pgqueue.App(self.dsn)
             self._declare(conn)
@@ -138,8 +137,6 @@ class Storm:
                 self._await_workers(conn)
                 ends = time.monotonic() + seconds
                 while time.monotonic() < ends and not self._caught(conn, until):
-                    if enough and all(self.counts[what] for what in enough):
-                        break
                     self._rage(conn)
                 self._relent()
                 self._drain(conn)

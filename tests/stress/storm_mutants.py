@@ -89,7 +89,7 @@ def unsorted_ends(_: int) -> None:
 
 def fresh_ends(_: int) -> None:
     """Read what was given back as it is by now, and not as the snapshot has it that shows which job is the first."""
-    newest = """lateral (select version from {s}.limit_freed where name = h.name order by version desc limit 1) as s
+    newest = """(select version from {s}.limit_freed where name = h.name order by version desc limit 1) as s
             cross join lateral (
                 select * from {s}.limit_freed f where f.name = any(array[h.name]) and f.version >= s.version for update)
             as f) as u"""
