@@ -1,8 +1,8 @@
 """Storms over workflows, steps and events violate nothing; seeded bugs in them are seen."""
 
+import psycopg
 import pytest
 
-from tests.harness import Conn
 from tests.stress.checks_woven import check_woven
 from tests.stress.graph_storm import GraphStorm, Weather
 from tests.stress.plans import LARGE
@@ -13,35 +13,31 @@ from tests.stress.woven_scenarios import SCENARIOS, Scene
 from tests.stress.woven_shop import TABLES
 
 
-@pytest.fixture
-def dsn(emptied_dsn: str) -> str:
-    return emptied_dsn
-
-
-def play(conn: Conn, dsn: str, scenario: str, mutant: str = "") -> list[Violation]:
+def play(dsn: str, scenario: str, mutant: str = "") -> list[Violation]:
     """Play a scenario, with a seeded bug if one is named; return what is violated."""
-    conn.execute("drop schema if exists stress cascade")
-    conn.execute(TABLES)
-    scene = Scene(conn, dsn)
-    with seeded(mutant):
-        SCENARIOS[scenario](scene)
-    return [*scene.seen, *check_woven(load(dsn, scene.graphs))]
+    with psycopg.connect(dsn, autocommit=True, options="-c search_path=") as conn:
+        conn.execute("drop schema if exists stress cascade")
+        conn.execute(TABLES)
+        scene = Scene(conn, dsn)
+        with seeded(mutant):
+            SCENARIOS[scenario](scene)
+        return [*scene.seen, *check_woven(load(dsn, scene.graphs))]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_seeded_bug_in_workflows_or_steps_is_seen(conn: Conn, dsn: str, name: str) -> None:
+def test_a_seeded_bug_in_workflows_or_steps_is_seen(emptied_dsn: str, name: str) -> None:
     mutant = MUTANTS[name]
-    found = play(conn, dsn, mutant.scenario, name)
+    found = play(emptied_dsn, mutant.scenario, name)
     assert mutant.caught_by & {violation.number for violation in found}, found
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_scenario_without_a_bug_violates_nothing(conn: Conn, dsn: str, scenario: str) -> None:
-    assert play(conn, dsn, scenario) == []
+def test_a_scenario_without_a_bug_violates_nothing(emptied_dsn: str, scenario: str) -> None:
+    assert play(emptied_dsn, scenario) == []
 
 
-def test_a_storm_over_workflows_violates_nothing(conn: Conn, dsn: str) -> None:
-    conn.execute("drop schema if exists stress cascade")
+# A storm has a database of its own: it counts the deadlocks of the database, and a seeded bug brings one about.
+def test_a_storm_over_workflows_violates_nothing(dsn: str) -> None:
     result = GraphStorm(dsn, Weather(4.0, seed=7, pause=0.04)).run()
     assert result.violations == [], result.counts
     assert result.counts["jobs"] > 60, result.counts
@@ -52,7 +48,6 @@ def test_a_storm_over_workflows_violates_nothing(conn: Conn, dsn: str) -> None:
 
 @pytest.mark.stress
 @pytest.mark.parametrize("seed", [41, 42, 43])
-def test_a_long_storm_over_large_workflows_violates_nothing(conn: Conn, dsn: str, seed: int) -> None:
-    conn.execute("drop schema if exists stress cascade")
+def test_a_long_storm_over_large_workflows_violates_nothing(dsn: str, seed: int) -> None:
     result = GraphStorm(dsn, Weather(150.0, seed, LARGE, strike=3.0)).run()
     assert result.violations == [], result.counts
