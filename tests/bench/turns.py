@@ -195,15 +195,20 @@ def new_tenant(session: BenchSession, n: int, waiting: int = 1_000_000) -> Recor
 
 
 def used_slots(session: BenchSession, n: int, workers: int = 4) -> Record:
-    """Let four workers run jobs of 20 ms of one key of which ten may run: how much of the ten slots is used."""
+    """Let four workers run jobs of 20 ms of one key of which ten may run: how much of the ten slots is used.
+
+    None may run until all four are up: the first one to come up has eight slots.
+    """
     database = session.fresh()
-    rule(database, "ten", max_running=10)
+    rule(database, "ten", max_running=0)
     metered(database, [Flow(("ten/k",))], n, task="rest")
     database.counts_metered = True
     with session.timed(), ExitStack() as stack:
         database.settle()
         for _ in range(workers):
             stack.enter_context(session.working(["-c", "8"]))
+        _wait_for_workers(database, workers)
+        database.conn.execute("update pgqueue.limit_rule set max_running = 10 where name = 'ten'")
         track.wait_for(session.track, n, 60)
         _wait_empty(database)
     seconds = float(database.value(LONGEST))
@@ -225,6 +230,14 @@ def pinned(session: BenchSession, n: int) -> Record:
     tenth = len(at) // 10
     first, last = tenth / (at[tenth] - at[0]), tenth / (at[-1] - at[-1 - tenth])
     return record | {"first_s": round(first, 1), "last_s": round(last, 1), "ratio": round(last / first, 3)}
+
+
+def _wait_for_workers(database: BenchDatabase, workers: int) -> None:
+    end = time.time() + 30
+    while int(database.value("select count(*) from pgqueue.worker where waiting")) < workers:
+        if time.time() > end:
+            raise RuntimeError(f"not all of {workers} workers came up")
+        time.sleep(0.05)
 
 
 def _wait_empty(database: BenchDatabase) -> None:

@@ -92,6 +92,7 @@ DUTIES: dict[str, Query[Any]] = {
     "turns.claim lane": QUERIES.turns.claim(WORKER, "q0", LINES[1:2], room=20, slots=20),
     "turns.claim first": QUERIES.turns.claim(WORKER, "q0", [Line(-1, 0, '["r/1"]', 5)], room=20, slots=20),
     "turns.look": QUERIES.turns.look([(queue, -(2**63)) for queue in ROOMS], 100),
+    "turns.tell_of_room": QUERIES.turns.tell_of_room(WORKER, list(ROOMS)),
     "turns.make_buckets": QUERIES.turns.make_buckets(["r/1", "r/new"]),
     "turns.drop_idle_buckets": QUERIES.turns.drop_idle_buckets(100),
     "turns.find_drift": QUERIES.turns.find_drift(100),

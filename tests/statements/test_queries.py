@@ -138,6 +138,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "turns.claim lane": lambda q: q.turns.claim(WORKER, "default", LINES[:1], room=3, slots=2),
     "turns.claim first": lambda q: q.turns.claim(WORKER, "default", LINES[1:], room=3, slots=2),
     "turns.look": lambda q: q.turns.look([("default", -5), ("bulk", 5)], 10),
+    "turns.tell_of_room": lambda q: q.turns.tell_of_room(WORKER, ["default", "bulk"]),
     "turns.make_buckets": lambda q: q.turns.make_buckets(["r/a", "r"]),
     "turns.drop_idle_buckets": lambda q: q.turns.drop_idle_buckets(10),
     "turns.find_drift": lambda q: q.turns.find_drift(10),

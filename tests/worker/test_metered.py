@@ -4,15 +4,17 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgqueue import App, Context, Limit, RateLimited, Retry, Snooze, db
 from pgqueue.jobs.flow import Flow
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import eventually, scalar, work
-from tests.harness import QUERIES, Conn
+from tests.harness import QUERIES, WORKER, Conn, add_worker
 from tests.statements.test_turn_claims import EXCESS
-from tests.statements.turns import in_order, keyed, metered, rule, running
+from tests.statements.turns import claim_turns, in_order, keyed, metered, rule, running
 
 LEFT = "select count(*) from pgqueue.job_live"
 ORDER = "select array_agg(job_id order by at) from pgqueue.transition where to_state = 'running'"
@@ -57,6 +59,38 @@ def test_three_workers_together_keep_a_limit_and_leave_no_slot_taken(app: App, c
     assert max(most[f"k/{n}"] for n in range(3)) <= 2
     assert [running(conn, name) for name in most] == [0] * 4
     assert len(task) == len(set(task)) == 120
+
+
+def test_a_worker_whose_slots_are_full_tells_those_that_sleep_of_room(app: App, conn: Conn, dsn: str) -> None:
+    rule(conn, "r", max_running=2)
+    metered(conn, keyed("r"), 3)
+    add_worker(conn, worker=WORKER)  # it sleeps: a look of its own has found the bucket full
+    conn.execute("update pgqueue.worker set waiting = true")
+    held = claim_turns(conn, [keyed("r")], most=1)
+    over = asyncio.Event()
+
+    @app.task(name="t")
+    async def t(ctx: Context) -> None:
+        await over.wait()
+
+    async def stages() -> None:
+        worker = Worker(app, WorkerSettings(concurrency=1))
+        running_worker = asyncio.create_task(worker.run())
+        await eventually(lambda: running(conn, "r") == 2, "the worker to be busy, and the bucket full")
+        with psycopg.connect(dsn, autocommit=True) as listener:
+            listener.execute("listen pgqueue")
+            db.run(conn, QUERIES.jobs.resolve([(held[0], PLAIN_SUCCESS)]))
+            heard: list[str] = []
+            await eventually(
+                lambda: heard.extend(n.payload for n in listener.notifies(timeout=0)) or "default" in heard,
+                "those that sleep to be told",
+            )
+        over.set()
+        await eventually(lambda: scalar(conn, LEFT) == 0, "the end of all jobs")
+        worker.stop()
+        await running_worker
+
+    asyncio.run(stages())
 
 
 def test_plain_jobs_go_on_beside_a_full_bucket(app: App, conn: Conn, task: list[int]) -> None:

@@ -41,6 +41,17 @@ def test_a_lane_is_open_whose_bucket_a_job_has_left_while_the_look_was_under_way
     assert roster.open_queues() == set()
 
 
+def test_a_look_says_how_many_lanes_it_has_opened() -> None:
+    roster = Roster()
+    flows = [keyed(f"r/{number}") for number in range(4)]
+    roster.see([seen(flow, n, room=n > 0) for n, flow in enumerate(flows)], ALL)
+    assert roster.opened == 3
+    roster.see([seen(flow, n) for n, flow in enumerate(flows)], ALL)
+    assert roster.opened == 1
+    roster.see([seen(flow, n) for n, flow in enumerate(flows)], ALL)
+    assert roster.opened == 0
+
+
 def test_lanes_beyond_those_that_it_holds_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rosters, "MOST_LANES", 4)
     roster, lanes = Roster(), [seen(keyed(f"r/{number}"), number) for number in range(1, 11)]

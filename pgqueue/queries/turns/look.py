@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
+from uuid import UUID
 
-from pgqueue.queries.base import Query, Row, Statements, fill
-from pgqueue.queries.jobs.parts import PAUSED, PAUSED_TASKS
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value
+from pgqueue.queries.jobs.parts import MAY_NOTIFY, PAUSED, PAUSED_TASKS
 from pgqueue.queries.jobs.turns import BUCKET, OPENING, ROOM, RULES, TURN_AT, WAITS
 
 # The first jobs of a lane. `is_first`: the very first one; else a hundred, which nothing asks while no task is paused.
@@ -96,6 +97,18 @@ left join lateral (
     first_hundred=fill(_FIRST, is_first="false", most="100", **_PARTS),
 )
 
+# Tell other workers that sleep of room in these queues: a worker whose slots are full has seen jobs there that could
+# start. The ends of metered jobs notify nobody, for who ends one mostly starts the next. Writes nothing. By the primary
+# key of worker.
+TELL_OF_ROOM: LiteralString = fill(
+    """
+select count(pg_notify({channel}, g.queue)) from unnest((select %(queues)s::text[])) as g(queue)
+where exists (
+    select from {s}.worker w where w.waiting and g.queue = any(w.queues) and w.id <> (select %(worker)s::uuid))
+and {may_notify}""",
+    may_notify=MAY_NOTIFY,
+)
+
 
 class SeenLane(NamedTuple):
     """A lane as a look has found it.
@@ -121,6 +134,11 @@ class SeenLane(NamedTuple):
     policy: str | None
     weight: float | None
 
+    @property
+    def can_begin(self) -> bool:
+        """Whether a job of it could start now."""
+        return self.due_in <= 0 and self.opens_in is None and self.room != 0
+
 
 class LookQueries(Statements):
     """Looking at lanes."""
@@ -129,6 +147,10 @@ class LookQueries(Statements):
         """Look at the lanes of queues, of each queue at most so many beyond the number of a lane."""
         params = {"queues": [queue for queue, _ in places], "after": [lane for _, lane in places], "at_most": at_most}
         return Query(self._sql(LOOK), _lanes, params)
+
+    def tell_of_room(self, worker: UUID, queues: Sequence[str]) -> Query[int]:
+        """Notify the other workers that sleep and serve one of these queues; returns of how many queues."""
+        return Query(self._sql(TELL_OF_ROOM), first_value, {"worker": worker, "queues": list(queues)})
 
 
 def _lanes(rows: Sequence[Row]) -> list[SeenLane]:

@@ -109,6 +109,7 @@ class Roster:
         self._level = 0.0  # of the share whose turn was the last
         self._turn = 0
         self._choices = 0
+        self.opened = 0  # lanes from which jobs can be claimed since the last look, and could not before
         self._ended: set[str] | None = None  # buckets that jobs have left since the look began that is under way
 
     def __len__(self) -> int:
@@ -284,7 +285,9 @@ class Roster:
             found.add(key)
             (old if key in self._lanes else new).append(lane)
         coming = self._admit(new)
+        self.opened = 0
         for lane in (*(lane for lane in old if _key(lane) in self._lanes), *coming):
+            was_open = (known := self._lanes.get(_key(lane))) is not None and known.is_open(now)
             known = self._learn(lane)
             known.place = lane.run_at, lane.id - 1
             waits = max(lane.due_in, 0.0 if lane.opens_in is None else lane.opens_in)
@@ -295,6 +298,7 @@ class Roster:
                 known.ready = True
             known.wakes_at = math.inf if known.ready else now + waits
             known.timed = waits < math.inf
+            self.opened += known.ready and not was_open
         self._forget({key for key in self._lanes if key not in found and _is_within(key, covered)})
         if len(self._starts) > 2 * MOST_LANES:
             present = {lane.group for lane in self._lanes.values()}
@@ -309,9 +313,9 @@ class Roster:
         if len(new) <= free:
             return new
         random.shuffle(new)
-        new.sort(key=lambda lane: not _can_begin(lane))
+        new.sort(key=lambda lane: not lane.can_begin)
         shut = [key for key, lane in self._lanes.items() if not lane.is_open(now)][: len(new) - free]
-        more = max(sum(map(_can_begin, new)) - free - len(shut), 0)
+        more = max(sum(lane.can_begin for lane in new) - free - len(shut), 0)
         served = (lane for lane in self._lanes.values() if lane.served and lane.is_open(now))
         self._forget([*shut, *(lane.key for lane in nlargest(more, served, key=lambda lane: lane.served))])
         return new[: MOST_LANES - len(self._lanes)]
@@ -362,10 +366,6 @@ def _start(lane: KnownLane) -> tuple[datetime | None, int]:
 
 def _key(lane: SeenLane) -> _Key:
     return lane.queue, lane.number, lane.priority
-
-
-def _can_begin(lane: SeenLane) -> bool:
-    return lane.due_in <= 0 and lane.opens_in is None and lane.room != 0
 
 
 def _is_within(key: _Key, covered: Iterable[tuple[str, int, int]]) -> bool:

@@ -19,6 +19,7 @@ MOST_SEEN = 1000  # lanes in one look, over all queues
 LOOK_SECONDS = 0.02  # between two looks, at least; more where they are costly
 KNOWN_SECONDS, BUSY_SECONDS = 1.0, 5.0  # between two looks at most: while lanes are known, and while none is
 BUSY_KNOWN_SECONDS = 0.025  # while lanes are known and all slots are busy: a new tenant's job is to have its turn soon
+TELL_SECONDS = 0.1  # between two notifications of jobs that could start here, were a slot free
 EXPECT_SECONDS = 600.0  # for which more metered jobs are expected after the last ones
 
 
@@ -46,6 +47,7 @@ class TurnClaims:
         self.roster = Roster()
         self._wanted = False
         self._looked_at, self._cost, self._took = monotonic(), 0.0, 0.0
+        self._told_at = -math.inf
         self._expects_until = math.inf if any(core.app.rules) else -math.inf
         self._after: dict[str, int] = {}
         self._plain_first = False
@@ -107,10 +109,21 @@ class TurnClaims:
             self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])
         self._looked_at = monotonic()
         took = self._looked_at - began
-        # The lower of the last two: a look that the machine held up says little.
+        # What it took for lanes that can be claimed from now is well spent. Of the rest the lower of the last two counts:
+        # a look that the machine held up says little.
+        took *= 1 - self.roster.opened / max(len(seen), 1)
         self._cost, self._took = min(took, self._took), took
         if self._after:
             self._wanted = True
+        if busy:
+            await self._tell_of_room(seen)
+
+    async def _tell_of_room(self, seen: Sequence[SeenLane]) -> None:
+        """Let other workers claim what could start, if this one has no slot left."""
+        queues = {lane.queue for lane in seen if lane.can_begin}
+        if queues and not self._slots.wants_jobs and monotonic() >= self._told_at + TELL_SECONDS:
+            self._told_at = monotonic()
+            await self._link.run(self._queries.tell_of_room(self._identity.id, sorted(queues)))
 
     async def claim(self, queue: str, room: int) -> list[ClaimedJob]:
         """Claim up to `room` metered jobs of a queue."""
