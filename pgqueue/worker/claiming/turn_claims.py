@@ -109,8 +109,8 @@ class TurnClaims:
             self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])
         self._looked_at = monotonic()
         took = self._looked_at - began
-        # What it took for lanes that can be claimed from now is well spent. Of the rest the lower of the last two counts:
-        # a look that the machine held up says little.
+        # What it took for lanes that are open now is well spent. Of the rest the lower of the last two counts: a look
+        # that the machine held up says little.
         took *= 1 - self.roster.opened / max(len(seen), 1)
         self._cost, self._took = min(took, self._took), took
         if self._after:
