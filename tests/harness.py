@@ -23,6 +23,7 @@ from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.queries import Queries
 from pgqueue.revisions import newest
 from pgqueue.worker import Worker, WorkerSettings
+from tests import starter
 from tests.conftest import DEADLINE, eventually, scalar
 
 Conn = psycopg.Connection[Any]
@@ -177,10 +178,15 @@ class Process:
     """`pgqueue …` as a real process with a log; killed at the end by its own pid."""
 
     def __init__(self, directory: Path, dsn: str, *arguments: str, module: str = "pgqueue") -> None:
+        self._process: starter.Started | subprocess.Popen[bytes]
         self._log = directory / f"{uuid.uuid4().hex}.log"
         path = os.pathsep.join([str(directory), str(ROOT)])  # this checkout, whichever one is installed
         environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         with self._log.open("wb") as output:
+            if module == "pgqueue":
+                streams = {"stdout": output.fileno(), "stderr": output.fileno()}
+                self._process = starter.start(*arguments, cwd=directory, env=environ, **streams)
+                return
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdout=output,
@@ -219,7 +225,7 @@ class Process:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.wait(DEADLINE)
 
     def wait(self) -> int:
         """Wait for the end; return the exit code."""

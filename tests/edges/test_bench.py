@@ -20,6 +20,7 @@ from pgqueue.bench.cases import CASES
 from pgqueue.bench.measure import BenchFailed, FinishedBatch, Measurement, percentile, ratio, steady_rate
 from pgqueue.bench.run import run
 from pgqueue.errors import ConfigError
+from tests import starter
 from tests.conftest import scalar
 from tests.harness import Conn, Process, wait_for
 
@@ -29,9 +30,8 @@ OUR_CONNECTIONS = "select count(*) from pg_stat_activity where datname = current
 
 
 def _bench(dsn: str, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pgqueue", "bench", "--dsn", dsn, *args]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PGQUEUE_")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
+    return starter.run("bench", "--dsn", dsn, *args, env=environ)
 
 
 def _rows(conn: Conn) -> list[Any]:

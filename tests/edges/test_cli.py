@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from pgqueue import App, db, migrate
 from pgqueue.process.heartbeat import describe_process
 from pgqueue.tasks.options import TaskOptions
+from tests import starter
 from tests.conftest import drain, scalar
 
 SHOP = """
@@ -31,6 +31,11 @@ def part() -> None: ...
 """
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 class Shell:
     """Runs `pgqueue …` in a directory with a shop in it."""
 
@@ -42,10 +47,7 @@ class Shell:
             self._environ["PGQUEUE_DSN"] = dsn
 
     def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pgqueue", *args]
-        return subprocess.run(
-            command, cwd=self._directory, env=self._environ, capture_output=True, text=True, timeout=60
-        )
+        return starter.run(*args, cwd=self._directory, env=self._environ)
 
     def data(self, *args: str) -> Any:
         """Return what a command prints with --json; it must succeed."""

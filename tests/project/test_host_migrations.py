@@ -20,6 +20,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy.orm import Session
 
 from pgqueue import InvalidOption, NotAllowed, SchemaNewer, migrate, revisions
+from tests import starter
 from tests.conftest import scalar
 from tests.harness import InThread, wait_for
 from tests.project.test_migrations import catalogue
@@ -184,11 +185,12 @@ def test_a_schema_of_a_newer_release_is_left_alone_and_says_so_in_a_line(dsn: st
             migrate.upgrade(conn)
     assert migrate.current(dsn) == "9999"
     for option in ([], ["--check"]):
-        pgqueue = [sys.executable, "-m", "pgqueue", "migrate", "--dsn", dsn, *option]
-        done = subprocess.run(pgqueue, capture_output=True, text=True, timeout=60)
+        migrating = ["migrate", "--dsn", dsn, *option]
+        done = starter.run(*migrating)
         assert done.returncode == SchemaNewer.exit_code == 79
         assert len(done.stderr.splitlines()) == 1
     entrypoint = '"$@" || [ $? -eq 79 ]'  # as in operations.md
+    pgqueue = [sys.executable, "-m", "pgqueue", *migrating]
     assert subprocess.run(["sh", "-c", entrypoint, "sh", *pgqueue], capture_output=True, timeout=60).returncode == 0
 
 
