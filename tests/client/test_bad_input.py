@@ -33,6 +33,11 @@ SECRET = "hunter2secret"
 
 
 @pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
+@pytest.fixture
 def send(app: App) -> Task[..., Any]:
     """A task with typed parameters and one that takes anything."""
 

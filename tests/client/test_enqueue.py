@@ -1,5 +1,6 @@
 """Enqueueing on every kind of connection: a job exists if and only if the caller's transaction committed."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,11 @@ Conn = psycopg.Connection[Any]
 JOBS = "select count(*) from pgqueue.job"
 LOG = "select count(*) from pgqueue.transition"
 ORDERS = "select count(*) from public.orders"
+
+
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
 
 
 @pytest.fixture
@@ -120,12 +126,19 @@ def test_without_a_transaction_a_job_is_there_at_once(
     on(kind, dsn, app, body)
 
 
+@pytest.fixture
+def refusing(conn: Conn) -> Iterator[None]:
+    """Let the database refuse a job that is not in the first chunk."""
+    conn.execute("alter table pgqueue.job_live add constraint refused check (args->>'n' <> '5500')")
+    yield
+    conn.execute("alter table pgqueue.job_live drop constraint refused")
+
+
+@pytest.mark.usefixtures("refusing")
 @pytest.mark.parametrize("kind", [*AT_ONCE, "psycopg", "AsyncSession"])
 def test_many_jobs_are_all_or_nothing_when_a_later_chunk_fails(
     kind: str, dsn: str, app: App, conn: Conn, task: Task[..., None]
 ) -> None:
-    conn.execute("alter table pgqueue.job_live add check (args->>'n' <> '5500')")
-
     async def body(caller: Caller) -> None:
         with pytest.raises((psycopg.errors.CheckViolation, asyncpg.CheckViolationError)):
             await caller.enqueue_many(task.using(caller.conn), [{"n": n} for n in range(6000)])
@@ -134,9 +147,8 @@ def test_many_jobs_are_all_or_nothing_when_a_later_chunk_fails(
     on(kind, dsn, app, body)
 
 
+@pytest.mark.usefixtures("refusing")
 def test_many_jobs_are_all_or_nothing_in_a_pipeline_on_autocommit(dsn: str, conn: Conn, task: Task[..., None]) -> None:
-    conn.execute("alter table pgqueue.job_live add check (args->>'n' <> '5500')")
-
     def in_a_pipeline(borrowed: Conn) -> None:
         with borrowed.pipeline():
             borrowed.execute("select 1")

@@ -16,6 +16,11 @@ GIVEN = {"tenant": "7", "traceparent": "00-1-2-01", "note": 'a "b"\nÄ'}
 
 
 @pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
+@pytest.fixture
 def seen(app: App) -> list[dict[str, Any]]:
     """The headers that each run of the task `look` has seen."""
     seen: list[dict[str, Any]] = []

@@ -22,6 +22,11 @@ WRITTEN = (
 )
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def texts(app: App, job: int = 1) -> list[str]:
     return [note.text for note in app.get(job).notes]
 

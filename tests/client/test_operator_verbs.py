@@ -19,6 +19,11 @@ SOON = "select run_at <= now() from pgqueue.job_live where id = %s"
 OVER = datetime(2126, 1, 1, tzinfo=UTC)
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def waiting_job(conn: Conn, **columns: Any) -> int:
     """Insert a job that waits for its next attempt, in an hour."""
     return insert_job(conn, **{"attempt": 1, "lease": 1, "run_at": OVER, "args": '{"n": 1}'} | columns)

@@ -19,6 +19,11 @@ Connect = Callable[..., psycopg.Connection[Any]]
 ENDED = "select count(*) from pgqueue.job_finished"
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def claims(conn: Conn, *names: str) -> list[int]:
     worker = add_worker(conn)
     rooms = dict.fromkeys(names, 10)

@@ -22,6 +22,11 @@ from tests.harness import Conn, add_worker, new_job
 from tests.statements.graphs import DEAD, DONE, claim, end, graph, run_all, states, tidy
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def broken(**parts: object) -> Graph:
     """A graph of two jobs, of which one part is another."""
     sound = graph(2, [(0, 1)])

@@ -22,6 +22,11 @@ def t(n: int = 0) -> None: ...
 """
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 class Commands:
     """Runs `pgqueue …` in this process."""
 

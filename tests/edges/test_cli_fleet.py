@@ -24,6 +24,11 @@ from tests.harness import ROOT, Conn, InThread, add_worker, insert_job
 NOW = "select now()"
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 @pytest.fixture(autouse=True)
 def _environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGQUEUE_DSN", dsn)

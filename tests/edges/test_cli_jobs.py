@@ -17,6 +17,11 @@ from tests.edges.test_cli_dead import run as run
 from tests.harness import Conn, Process, add_rule, insert_metered
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def test_jobs_named_by_id_are_changed_without_a_question(run: Commands, conn: Conn) -> None:
     add_jobs(conn, 500, 504)
     add_dead(conn, 600)

@@ -30,6 +30,11 @@ PHASES = ("pending", "scheduled", "retrying", "running", "blocked", "dead")
 
 
 @pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
+@pytest.fixture
 def filled(conn: Conn) -> Conn:
     """A database with jobs of each kind in several queues."""
     conn.execute(JOBS)

@@ -1,6 +1,7 @@
 """From an empty database to the newest schema, by upgrade() or by script(), in any schema, by many at once."""
 
 import asyncio
+import re
 import runpy
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, ConfigError, NotMigrated, db, migrate, revisions
 from pgqueue.queries import Queries
-from tests.conftest import DEADLINE, Databases, drain, scalar
+from tests.conftest import DEADLINE, EMPTY, Databases, drain, scalar
 from tests.harness import InThread, Process, wait_for
 
 Conn = psycopg.Connection[Any]
@@ -131,6 +132,14 @@ def test_the_catalogue_that_is_compared_is_not_empty(dsn: str) -> None:
     found = catalogue(dsn)
     assert {kind for kind, rows in found.items() if rows} == set(CATALOGUE)
     assert any("job_live_ready" in row for row in found["indexes"])
+
+
+def test_the_database_of_a_module_is_emptied_of_every_row_and_its_numbers_begin_anew(conn: Conn) -> None:
+    kept = "select relname from pg_class where relnamespace = 'pgqueue'::regnamespace and not relispartition"
+    tables = {name for (name,) in conn.execute(f"{kept} and relkind in ('r', 'p')").fetchall()}
+    sequences = {name for (name,) in conn.execute(f"{kept} and relkind = 'S'").fetchall()}
+    assert set(re.findall(r"delete from pgqueue\.(\w+);", EMPTY.decode())) == tables - {"migration"}
+    assert set(re.findall(r"'(\w+)'", EMPTY.decode())) == sequences
 
 
 def test_another_schema_works_beside_the_first(dsn: str) -> None:

@@ -11,6 +11,11 @@ from tests.harness import QUERIES, Conn, add_worker, new_job
 from tests.statements.graphs import DEAD, DONE, claim, end, graph, insert, run_all, states, tidy, workflow_state
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def test_a_graph_is_inserted_with_what_can_run_pending_and_the_rest_blocked(conn: Conn) -> None:
     made = insert(conn, graph(4, [(0, 2), (1, 2), (2, 3)]))
     assert states(conn, made) == "ppbb"

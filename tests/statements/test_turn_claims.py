@@ -20,6 +20,11 @@ Open = Callable[..., Conn]
 FAILED = Resolution("retry", "error", 0.0)
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 @pytest.fixture(autouse=True)
 def worker(conn: Conn) -> None:
     """The worker that claims has a row."""

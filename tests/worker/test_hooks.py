@@ -36,6 +36,11 @@ place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="ou
 
 
 @pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
+@pytest.fixture
 def ends(app: App) -> list[AttemptEnd]:
     """What a hook is told of the ends of runs, in this process."""
     ends: list[AttemptEnd] = []

@@ -24,6 +24,11 @@ from tests.harness import QUERIES, WORKER, Conn, insert_job, new_job
 Release = Callable[[int], "tuple[App, Task[..., Any]]"]
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def rename(args: dict[str, Any]) -> dict[str, Any]:
     """From version 1 to 2: `to` is called `recipient`."""
     return {"recipient": args.pop("to")} | args

@@ -20,6 +20,11 @@ from tests.harness import working
 Conn = psycopg.Connection[Any]
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a plain function of an async one."""
 

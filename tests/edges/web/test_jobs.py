@@ -24,6 +24,11 @@ from tests.harness import Conn, insert_job, working
 DOCS = Path(__file__).parents[3] / "docs"
 
 
+@pytest.fixture
+def dsn(emptied_dsn: str) -> str:
+    return emptied_dsn
+
+
 def test_a_request_becomes_a_job_whose_status_can_be_asked_for(api: Any, app: App, conn: Conn) -> None:
     @app.task(name="t")
     async def t(secret: str) -> dict[str, int]:
