@@ -1,6 +1,7 @@
 """The outermost decorator decides how a task is called; a coroutine that a `def` returns runs on the event loop."""
 
 import asyncio
+import gc
 import functools
 import threading
 import warnings
@@ -164,3 +165,4 @@ def test_a_coroutine_that_is_cancelled_before_its_first_step_ends_its_job(app: A
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the coroutine was never awaited
         asyncio.run(scenario())
+        gc.collect()  # else it is collected, and Python warns of it, after the last test
