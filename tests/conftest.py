@@ -68,10 +68,18 @@ def _fast_disk() -> str | None:
     return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > ROOM else None
 
 
+def pytest_configure() -> None:
+    """Keep the servers of tests, of their processes too, in memory, and `tmp_path`, which a failed test leaves behind,
+    on the disk."""
+    if memory := _fast_disk():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        os.environ["TMPDIR"] = tempfile.tempdir = memory
+
+
 @contextmanager
 def _server_directory() -> Iterator[Path]:
     # Not in pytest's directory: only its owner may enter that, and if root starts the server, it runs as another user.
-    directory = Path(tempfile.mkdtemp(prefix="pgqueue-tests-", dir=_fast_disk()))
+    directory = Path(tempfile.mkdtemp(prefix="pgqueue-tests-"))
     directory.chmod(0o755)
     try:
         yield directory / "postgres"

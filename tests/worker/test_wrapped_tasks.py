@@ -1,8 +1,8 @@
 """The outermost decorator decides how a task is called; a coroutine that a `def` returns runs on the event loop."""
 
 import asyncio
-import gc
 import functools
+import gc
 import threading
 import warnings
 from collections.abc import Callable
