@@ -253,6 +253,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.prefer_indexes": lambda q: q.jobs.prefer_indexes(),
     "jobs.count": lambda q: q.jobs.count(),
     "jobs.count_turns": lambda q: q.jobs.count_turns(),
+    "jobs.count_waiting": lambda q: q.jobs.count_waiting(),
     "jobs.count_finished": lambda q: q.jobs.count_finished(),
     "activity.record": lambda q: q.activity.record(WORKER, COUNTS),
     "activity.rates": lambda q: q.activity.rates(100),
