@@ -106,7 +106,8 @@ with recursive for_jobs(queue) as (
     cross join lateral (
         select {ASLEEP_AS} as phase from (
             select j.id from {{s}}.job_live j where {SLEEPS} and j.queue::text = r.queue
-            order by j.queue, j.run_at, j.id limit r.most + 1) as j) as w
+            order by j.queue, j.run_at, j.id limit r.most + 1) as j
+        offset 0) as w
     group by r.queue
 )
 select queue, coalesce(w.jobs, 0)::bigint as for_jobs, coalesce(w.capped, false) as for_jobs_capped,

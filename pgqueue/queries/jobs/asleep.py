@@ -28,6 +28,7 @@ RESTING_QUEUES: LiteralString = fill(_QUEUES, name="resting", kind=RESTING)
 # first ones of later in that of job_live_asleep; up to a bound and one more, as COUNT does. A job that is asleep takes
 # a look at its steps, by step_open, so the bound of those is for all queues together. The naive form finds who is
 # asleep from the steps that go on: those of cancelled jobs stay until retention drops the job, and would fill it.
+# Without the `offset 0` the look is made for each of the two counts.
 COUNT_WAITING: LiteralString = fill(
     """
 with recursive {for_jobs_queues}, {resting_queues}, waiters as materialized (
@@ -49,7 +50,7 @@ with recursive {for_jobs_queues}, {resting_queues}, waiters as materialized (
                count(*) filter (where w.phase = 'waiting') as waiting
         from (select {asleep_as} as phase from (
             select j.id from {s}.job_live j where {may_be_asleep} and j.queue::text = r.queue
-            order by j.queue, j.run_at, j.id limit r.most + 1) as j) as w) as counted
+            order by j.queue, j.run_at, j.id limit r.most + 1) as j offset 0) as w) as counted
 )
 select n.queue, coalesce(n.jobs, 0), coalesce(n.sleeping, 0), coalesce(n.waiting, 0), coalesce(n.jobs > n.most, false),
     coalesce(n.looked > n.most_looked, false),

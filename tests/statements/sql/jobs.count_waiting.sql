@@ -32,7 +32,7 @@ with recursive for_jobs(queue) as (
         where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) as phase from (
             select j.id from "pgqueue".job_live j where j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
     and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.queue::text = r.queue
-            order by j.queue, j.run_at, j.id limit r.most + 1) as j) as w) as counted
+            order by j.queue, j.run_at, j.id limit r.most + 1) as j offset 0) as w) as counted
 )
 select n.queue, coalesce(n.jobs, 0), coalesce(n.sleeping, 0), coalesce(n.waiting, 0), coalesce(n.jobs > n.most, false),
     coalesce(n.looked > n.most_looked, false),
