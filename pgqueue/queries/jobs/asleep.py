@@ -1,6 +1,5 @@
 """Jobs that wait without being due: for other jobs of their workflow, or asleep because their task lets them wait."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import LiteralString, NamedTuple
 
@@ -84,7 +83,7 @@ class WaitingCounts(NamedTuple):
     paused: bool
 
 
-def with_waiting(counts: list[QueueCounts], waiting: Iterable[WaitingCounts]) -> list[QueueCounts]:
+def with_waiting(counts: list[QueueCounts], waiting: list[WaitingCounts]) -> list[QueueCounts]:
     """Return what queues hold, with the jobs that wait for others, and with those that are asleep apart from the
     scheduled ones, among which they were counted; by the names of the queues."""
     found = {count.queue: count for count in counts}
