@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
 
 try:
@@ -28,15 +28,18 @@ except ModuleNotFoundError as error:
 from pgqueue.app import App
 from pgqueue.client.waiting import MAX_ID, Follower
 from pgqueue.error_info import ErrorInfo
-from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob
+from pgqueue.errors import ConfigError, InvalidOption, PgqueueError, UnknownJob, UnknownWorkflow
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.why import Why
+from pgqueue.queries.workflows.read import WorkflowStatus
 from pgqueue.timing import PAUSE, check_duration
 
-__all__ = ["accepted", "router", "status_of", "why_of"]
+__all__ = ["accepted", "router", "status_of", "why_of", "workflow_router", "workflow_status_of"]
 
 log = logging.getLogger("pgqueue.web")
+Thing = TypeVar("Thing")
 Authorize = Callable[[Request, Job], bool | Awaitable[bool]]
+AuthorizeWorkflow = Callable[[Request, WorkflowStatus], bool | Awaitable[bool]]
 Errors = Literal["none", "type", "message", "traceback"]
 STATUS = "pgqueue-job"  # the name of the route of one job
 RETRY_SECONDS = 1
@@ -67,8 +70,7 @@ def router(
     process; the next client gets 503 and may come back. Arguments are never shown. With `why`, `GET /{id}/why` says why
     a job does not run: that names hosts, keys of limits and other jobs, so it is for staff.
     """
-    if not callable(authorize):
-        raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of (request, job)")
+    _check_function(authorize, "(request, job)")
     if errors not in get_args(Errors):
         raise InvalidOption(f"errors={errors!r} cannot be used: give one of {', '.join(get_args(Errors))}")
     check_duration("heartbeat", heartbeat, PAUSE)
@@ -82,6 +84,23 @@ def router(
             Route("/{job_id}/cancel", endpoints.cancel, methods=["POST"], name="pgqueue-job-cancel"),
             Route("/{job_id}/events", endpoints.events, methods=["GET"], name="pgqueue-job-events"),
             *([Route("/{job_id}/why", endpoints.why, methods=["GET"], name="pgqueue-job-why")] if why else []),
+        ]
+    )
+
+
+def workflow_router(app: App, *, authorize: AuthorizeWorkflow) -> Router:
+    """Return routes for the workflows of an app, to be mounted under any path.
+
+    `GET /{id}` answers with the status, `POST /{id}/cancel` or `DELETE /{id}` cancels. `authorize(request, workflow)`
+    decides as that of `router` does. A workflow carries no arguments: its name, or a table of yours, says whose it is.
+    """
+    _check_function(authorize, "(request, workflow)")
+    endpoints = WorkflowEndpoints(app, authorize)
+    return Router(
+        [
+            Route("/{workflow_id}", endpoints.status, methods=["GET"], name="pgqueue-workflow"),
+            Route("/{workflow_id}", endpoints.cancel, methods=["DELETE"], name="pgqueue-workflow-delete"),
+            Route("/{workflow_id}/cancel", endpoints.cancel, methods=["POST"], name="pgqueue-workflow-cancel"),
         ]
     )
 
@@ -121,6 +140,24 @@ def status_of(job: Job, errors: Errors = "message") -> dict[str, Any]:
         "error": _error(job.error, errors) if job.state is JobState.FAILED else None,
         "is_terminal": job.state.is_terminal,
     }
+
+
+def workflow_status_of(workflow: WorkflowStatus) -> dict[str, Any]:
+    """Return what a client may know of a workflow, as plain data for JSON: how many of its jobs are how far."""
+    return {
+        "workflow_id": workflow.id,
+        "name": workflow.name,
+        "status": workflow.state,
+        "created_at": _time(workflow.created_at),
+        "completed_at": _time(workflow.ended_at),
+        "jobs": {
+            "all": workflow.jobs, "waiting": workflow.waiting, "running": workflow.running, "ended": workflow.ended,
+            "failed": workflow.failed,
+        },
+        "is_open": not workflow.sealed,
+        "is_stopping": workflow.stop_reason is not None and workflow.ended_at is None,
+        "is_terminal": workflow.ended_at is not None,
+    }  # fmt: skip
 
 
 def why_of(why: Why, errors: Errors = "message") -> dict[str, Any]:
@@ -195,26 +232,14 @@ class JobEndpoints:
 
     async def _find(self, request: Request) -> Job | None:
         """Return the job of a request; None if there is no such job or the client may not see it."""
-        text = request.path_params["job_id"]
-        if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID):
+        job_id = _id_of(request.path_params["job_id"])
+        if job_id is None:
             return None
         try:
-            job = await self.app.aget(int(text))
+            job = await self.app.aget(job_id)
         except UnknownJob:
             return None
-        return job if await self._allows(request, job) else None
-
-    async def _allows(self, request: Request, job: Job) -> bool:
-        authorize: Callable[[Request, Job], Any] = self.authorize
-        if inspect.iscoroutinefunction(authorize):
-            answer = authorize(request, job)
-        else:
-            answer = await run_in_threadpool(authorize, request, job)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if not (answer is True or answer is False or answer is None):
-            log.error("authorize returned a %s, which lets nobody through: return True or False", type(answer).__name__)
-        return answer is True
+        return job if await _allows(self.authorize, request, job) else None
 
     def _answer(self, job: Job, code: int = 200) -> JSONResponse:
         headers = NO_STORE if job.state.is_terminal else NO_STORE | {"Retry-After": str(RETRY_SECONDS)}
@@ -247,6 +272,73 @@ class JobEndpoints:
 
     def _frame(self, job: Job) -> str:
         return f"event: status\ndata: {json.dumps(status_of(job, self.errors), allow_nan=False)}\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowEndpoints:
+    """The endpoints for the workflows of one app."""
+
+    app: App
+    authorize: AuthorizeWorkflow
+
+    async def status(self, request: Request) -> Response:
+        """Answer with the status of a workflow."""
+        workflow = await self._find(request)
+        return _missing("workflow") if workflow is None else _workflow_answer(workflow)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a workflow: 200 if it is cancelled, 202 if some of its jobs still run, 409 if it had ended
+        otherwise."""
+        workflow = await self._find(request)
+        if workflow is None:
+            return _missing("workflow")
+        try:
+            cancelled = await self.app.workflows.acancel(workflow.id)
+            workflow = await self.app.workflows.aget(workflow.id)
+        except UnknownWorkflow:
+            return _missing("workflow")
+        if not cancelled and workflow.state != "cancelled":
+            return JSONResponse({"detail": f"workflow {workflow.id} has already {workflow.state}"}, 409, NO_STORE)
+        return _workflow_answer(workflow, 202 if workflow.ended_at is None else 200)
+
+    async def _find(self, request: Request) -> WorkflowStatus | None:
+        """Return the workflow of a request; None if there is no such workflow or the client may not see it."""
+        workflow_id = _id_of(request.path_params["workflow_id"])
+        if workflow_id is None:
+            return None
+        try:
+            workflow = await self.app.workflows.aget(workflow_id)
+        except UnknownWorkflow:
+            return None
+        return workflow if await _allows(self.authorize, request, workflow) else None
+
+
+def _check_function(authorize: object, takes: str) -> None:
+    if not callable(authorize):
+        raise InvalidOption(f"authorize={authorize!r} cannot be used: give a function of {takes}")
+
+
+def _id_of(text: str) -> int | None:
+    """Return the id that stands in a path; None for what can be none."""
+    possible = text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID
+    return int(text) if possible else None
+
+
+async def _allows(authorize: Callable[[Request, Thing], Any], request: Request, thing: Thing) -> bool:
+    if inspect.iscoroutinefunction(authorize):
+        answer = authorize(request, thing)
+    else:
+        answer = await run_in_threadpool(authorize, request, thing)
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if not (answer is True or answer is False or answer is None):
+        log.error("authorize returned a %s, which lets nobody through: return True or False", type(answer).__name__)
+    return answer is True
+
+
+def _workflow_answer(workflow: WorkflowStatus, code: int = 200) -> JSONResponse:
+    headers = NO_STORE if workflow.ended_at is not None else NO_STORE | {"Retry-After": str(RETRY_SECONDS)}
+    return JSONResponse(workflow_status_of(workflow), code, headers)
 
 
 class _EventStream(Response):
@@ -307,8 +399,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _missing() -> JSONResponse:
-    return JSONResponse({"detail": "no such job"}, 404, NO_STORE)
+def _missing(what: str = "job") -> JSONResponse:
+    return JSONResponse({"detail": f"no such {what}"}, 404, NO_STORE)
 
 
 def _time(at: datetime | None) -> str | None:

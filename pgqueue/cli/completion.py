@@ -65,5 +65,5 @@ complete_worker = _completer(lambda queries, start: queries.names.workers(start)
 
 def complete_state(incomplete: str) -> list[str]:
     """Return the states of jobs, and the phases of pending ones."""
-    names = {state.value for state in JobState} | {"scheduled", "retrying"}
+    names = {state.value for state in JobState} | {"scheduled", "sleeping", "waiting", "retrying"}
     return sorted(name for name in names if name.startswith(incomplete))

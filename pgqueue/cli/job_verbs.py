@@ -61,7 +61,9 @@ def _print_result(result: Result) -> None:
         return
     for job in result.jobs:
         asked = ": its worker was asked to stop it" if job.cancel_requested_at else ""
-        when = f", due {output.cell(job.run_at)}" if job.phase in ("pending", "scheduled", "retrying") else ""
+        when = (
+            f", due {output.cell(job.run_at)}" if job.phase in ("pending", "scheduled", "sleeping", "retrying") else ""
+        )
         output.console.print(f"job {job.id} {job.task} in {job.queue} is {job.phase}{when}{asked}", soft_wrap=True)
 
 

@@ -138,7 +138,7 @@ def show_job(call: Call, job_id: JobId) -> ShownJob:
     job = call.app.get(job_id)
     ids = {attempt.worker_id for attempt in job.attempts if attempt.worker_id}
     workers = call.run(call.app.queries.workers.locate(list(ids))) if ids else {}
-    asleep = bool(job.attempts) and job.attempt == 0 and not job.state.is_terminal
+    asleep = job.phase in ("sleeping", "waiting")
     steps: list[OpenWait] = call.run(call.app.queries.steps.open_waits(job_id)) if asleep else []
     return ShownJob(job, workers, list(of_steps(steps)))
 
@@ -171,6 +171,8 @@ def _why(job: Job) -> str:
         flow = job.flow
         names = [] if flow is None else [*flow.buckets, *([flow.share] if flow.share else [])]
         return f"waits for its turn: {', '.join(names)}"
+    if job.waits_for == "jobs":
+        return "waits for other jobs of its workflow"
     if job.waits_for:
         return f"waits for a worker that knows {job.task}"
     reason, error = output.cell(job.reason), output.cell(job.error)

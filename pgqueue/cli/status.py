@@ -18,6 +18,8 @@ from pgqueue.cli.workers import print_workers
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.patterns import is_pattern
 from pgqueue.queries.activity import ActivityQueries, QueueRate
+from pgqueue.queries.jobs import JobQueries
+from pgqueue.queries.jobs.asleep import with_waiting
 from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts, with_turns
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
@@ -25,7 +27,7 @@ from pgqueue.queries.pauses import Pause
 from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
-PHASES = ("pending", "scheduled", "retrying", "turn", "running", "blocked", "dead")
+PHASES = ("pending", "scheduled", "sleeping", "waiting", "retrying", "turn", "running", "blocked", "dead")
 QUEUE_COLUMNS = ("queue", *PHASES, "waits", "ended/s", "drained in", "workers")
 MOST_OPERATIONS = 20
 
@@ -116,7 +118,7 @@ def read_status(app: App, most: int | None) -> Status:
         if most is not None:
             db.run(conn, queries.jobs.prefer_indexes())
         return Status(
-            with_turns(db.run(conn, queries.jobs.count(most)), db.run(conn, queries.jobs.count_turns(most))),
+            _queues(conn, queries.jobs, most),
             _rates(conn, queries.activity, MOST_COUNTED if most is None else most),
             db.run(conn, queries.workers.list()),
             db.run(conn, queries.jobs.count_parked(most)),
@@ -127,6 +129,11 @@ def read_status(app: App, most: int | None) -> Status:
             db.run(conn, queries.jobs.count_dead(most)),
             db.run(conn, queries.operations.list_open(MOST_OPERATIONS)),
         )
+
+
+def _queues(conn: db.Connection, jobs: JobQueries, most: int | None) -> list[QueueCounts]:
+    plain = with_turns(db.run(conn, jobs.count(most)), db.run(conn, jobs.count_turns(most)))
+    return with_waiting(plain, db.run(conn, jobs.count_waiting(most)))
 
 
 def _rates(conn: db.Connection, activity: ActivityQueries, most: int) -> list[QueueRate]:

@@ -153,11 +153,12 @@ KINDS = {
     "promote": Kind(JobFilter, _first_place, _promote),
     "edit": Kind(JobFilter, _first_place, _edit),
 }
+_WAITING = ("blocked", "pending", "scheduled", "sleeping", "waiting", "retrying")
 _STATES = {
-    "cancel": ("blocked", "pending", "scheduled", "retrying", "running"),
+    "cancel": (*_WAITING, "running"),
     "retry": tuple(_RETRIED),
-    "promote": ("blocked", "pending", "scheduled", "retrying"),
-    "edit": ("blocked", "pending", "scheduled", "retrying"),
+    "promote": _WAITING,
+    "edit": _WAITING,
 }
 
 

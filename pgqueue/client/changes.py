@@ -166,6 +166,8 @@ _NOT_RETRIED = {
     "succeeded": "enqueue it again",
     "blocked": "it waits for something else: see `pgqueue jobs why`",
     "scheduled": "promote it",
+    "sleeping": "it goes on when its time has come: see `pgqueue jobs why`",
+    "waiting": "it waits for something else: see `pgqueue jobs why`",
     "pending": "it is due, and waits for a worker: see `pgqueue jobs why`",
     "failed": "retry it",
     "cancelled": "retry it",
@@ -173,7 +175,7 @@ _NOT_RETRIED = {
 
 
 def _remedy(job: Job) -> str:
-    if job.waits_for_turn:
+    if job.waits_for_turn and job.phase == "blocked":
         return "it is due, and waits for its turn: see `pgqueue jobs why`"
     return _NOT_RETRIED.get(job.phase, "")
 

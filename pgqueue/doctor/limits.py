@@ -27,6 +27,7 @@ class Limits:
     duty_seconds: float = 7200  # since a duty has worked; the longest pause between two steps is an hour
     prune_seconds: float = 172_800  # since a day should have been emptied
     late_seconds: float = 60  # of a schedule's tick
+    open_seconds: float = 86_400  # that a workflow lives which is not sealed, while none of its members does
     wait_seconds: float = 604_800  # that a job waits for a signal without a timeout
     dead_letters: int = 10_000
     dead_letters_an_hour: int = 100

@@ -16,6 +16,12 @@ HOLLOW = Kind(
     "A workflow runs, and none of its members is there any more: somebody has deleted their rows by hand. A worker "
     "ends it within ten minutes.", "`pgqueue work -A …`",
 )  # fmt: skip
+FORGOTTEN = Kind(
+    "workflow-left-open", Severity.WARN,
+    "A workflow or batch is older than a day and not sealed, and none of its members lives: somebody may have "
+    "forgotten to seal it. It never ends by itself, what waits for it waits on, and retention keeps old days for it.",
+    "`pgqueue workflows seal …`",
+)  # fmt: skip
 STUCK = Kind(
     "job-waits-for-gone", Severity.ERROR,
     "A job of a workflow waits for jobs that somebody has deleted by hand. A worker skips it within ten minutes.",
@@ -50,6 +56,14 @@ def hollow(exam: Exam) -> Iterator[Finding]:
         yield HOLLOW.found(what, "pgqueue work -A …", each.created_at)
 
 
+@finds(FORGOTTEN)
+def forgotten(exam: Exam) -> Iterator[Finding]:
+    """Look for open workflows that nobody adds to, or seals."""
+    for each in exam.ask(exam.queries.doctor.left_open(exam.limits.open_seconds)):
+        what = f"workflow {each.id} {each.name!r} is not sealed, and none of its {each.jobs} jobs lives"
+        yield FORGOTTEN.found(what, f"pgqueue workflows seal {each.id}", each.created_at)
+
+
 @finds(STUCK)
 def stuck(exam: Exam) -> Iterator[Finding]:
     """Look for jobs that wait for jobs that are nowhere."""
@@ -78,4 +92,4 @@ def waits(exam: Exam) -> Iterator[Finding]:
         yield ENDLESS.found(what, f"pgqueue jobs cancel {wait.job}", wait.since)
 
 
-CHECKS = (holding, hollow, stuck, letters, waits)
+CHECKS = (holding, hollow, forgotten, stuck, letters, waits)

@@ -145,8 +145,9 @@ class Handle(Protocol):
 class Job:
     """A job as the database has it at the moment of reading.
 
-    `phase` is the state in words for people: a pending job shows as `scheduled` until its first run time, and as
-    `retrying` after an attempt. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`;
+    `phase` is the state in words for people: a pending job shows as `scheduled` until its first run time, as
+    `sleeping` or `waiting` while its task lets it sleep or wait for a signal, an event or a call, and as `retrying`
+    after an attempt that failed. `progress` is the last `ctx.progress()` of a running job: `done`, `total`, `note`;
     `cancel_requested_at` is when somebody asked to cancel a running job. `headers` are what its task reads as
     `ctx.headers`: those given to `using(headers=…)`, what hooks added, and the schedule, tick, expiry and idempotency
     key of a job that has them; do not change them. `notes` are those that people put on it when it was a dead letter,

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Self
 from pgqueue.errors import InvalidOption
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
-PHASES = ("blocked", "pending", "scheduled", "retrying", "running", "succeeded", "failed", "cancelled")
+PHASES = (
+    "blocked", "pending", "scheduled", "sleeping", "waiting", "retrying", "running", "succeeded", "failed", "cancelled",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,10 @@ class DatabaseMetrics(Collector):
         found: list[Family] = []
         try:
             with self._app.database.connect("pgqueue metrics", STATEMENT_SECONDS) as conn:
-                for part in (self._queues, self._tasks, self._processes, self._schedules, self._server, self._storage):
+                for part in (
+                    self._queues, self._waiting, self._workflows, self._tasks, self._processes, self._schedules,
+                    self._server, self._storage,
+                ):  # fmt: skip
                     found += self._allowed(conn, part)
             self._failed = False
         except (*DATABASE_ERRORS, PgqueueError) as error:
@@ -104,6 +107,36 @@ class DatabaseMetrics(Collector):
             gauge("pgqueue_queue_oldest_due_seconds", (((q.queue,), q.oldest_due_seconds) for q in queues)),
             gauge("pgqueue_queue_paused", (((q.queue,), float(q.paused)) for q in queues)),
             gauge("pgqueue_queue_slots", (((q.queue,), float(q.slots)) for q in queues)),
+        ]
+
+    def _waiting(self, conn: db.Connection) -> list[Family]:
+        waiting = db.run(conn, self._app.queries.metrics.waiting())
+        jobs: list[Sample] = []
+        capped: list[Sample] = []
+        for load in waiting:
+            for state, count, more in (
+                ("for_jobs", load.for_jobs, load.for_jobs_capped),
+                ("sleeping", load.sleeping, load.asleep_capped),
+                ("waiting", load.waiting, load.asleep_capped),
+            ):
+                jobs.append(((load.queue, state), float(count)))
+                capped.append(((load.queue, state), float(more)))
+        return [gauge("pgqueue_queue_waiting_jobs", jobs), gauge("pgqueue_queue_waiting_jobs_capped", capped)]
+
+    def _workflows(self, conn: db.Connection) -> list[Family]:
+        load = db.run(conn, self._app.queries.metrics.workflows())
+        letters = db.run(conn, self._app.queries.metrics.letters())
+        states = ("running", "open", "held", "stopping")
+        return [
+            gauge("pgqueue_workflows", (((state,), float(getattr(load, state))) for state in states)),
+            gauge("pgqueue_workflows_capped", [((), float(load.capped))]),
+            gauge("pgqueue_workflow_oldest_seconds", [((), load.oldest_seconds)]),
+            gauge("pgqueue_workflow_unsettled_seconds", [((), load.unsettled_seconds)]),
+            gauge("pgqueue_letters", (((kind,), float(count)) for kind, count, _ in letters)),
+            gauge(
+                "pgqueue_letter_oldest_seconds",
+                (((kind,), oldest or 0.0) for kind, _, oldest in letters if kind != "call"),
+            ),
         ]
 
     def _tasks(self, conn: db.Connection) -> list[Family]:

@@ -75,6 +75,12 @@ PANELS = (
         (("sum by (kind, status, version) (pgqueue_workers)", "{{kind}} {{status}} {{version}}"),),
     ),
     Panel("Schedules: lag", "s", (("max by (schedule) (pgqueue_schedule_lag_seconds)", "{{schedule}}"),)),
+    Panel(
+        "Jobs that wait for others, or are asleep",
+        "short",
+        (('sum by (queue, state) (pgqueue_queue_waiting_jobs{queue=~"$queue"})', "{{queue}} {{state}}"),),
+    ),
+    Panel("Workflows", "short", (("sum by (state) (pgqueue_workflows)", "{{state}}"),)),
     Panel("Claims", "s", _percentiles("pgqueue_claim_seconds", "")),
     Panel("Writing outcomes", "s", _percentiles("pgqueue_resolve_seconds", "")),
     Panel(

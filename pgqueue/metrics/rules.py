@@ -116,6 +116,27 @@ RULES = (
         "warning",
         "{{ $value }} jobs wait for a worker that knows task {{ $labels.task }} in version {{ $labels.version }}.",
     ),
+    Rule(
+        "PgqueueWorkflowHeld",
+        'pgqueue_workflows{state="held"} > 0',
+        "15m",
+        "warning",
+        "{{ $value }} workflows wait until somebody redrives or discards a dead letter: pgqueue workflows list.",
+    ),
+    Rule(
+        "PgqueueWorkflowUnsettled",
+        "pgqueue_workflow_unsettled_seconds > 60",
+        "2m",
+        "critical",
+        "A workflow ended {{ $value | humanizeDuration }} ago, and nobody tells what waits for it: does a worker run?",
+    ),
+    Rule(
+        "PgqueueLettersUndelivered",
+        "pgqueue_letter_oldest_seconds > 60",
+        "2m",
+        "critical",
+        "The oldest {{ $labels.kind }} waits {{ $value | humanizeDuration }} to be delivered: does a worker run?",
+    ),
     # The label is overwritten with the other one: a series for which both are the same meets itself, and is dropped.
     Rule(
         "PgqueueSchemaBehind",

@@ -10,6 +10,7 @@ from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
 from pgqueue.queries.jobs.list import MOST_LOOKED, unseen_of
 from pgqueue.queries.jobs.ties import FREE
 from pgqueue.queries.operations import Operation
+from pgqueue.queries.phase import PHASE
 
 MOST_PREVIEWED = 10_000
 WINDOW = 20_000  # jobs that one statement looks at
@@ -21,8 +22,6 @@ _ENQUEUED: LiteralString = fill(_BEGUN, moment="j.created_at::timestamptz")
 _FAILED: LiteralString = fill(_BEGUN, moment="j.failed_at")
 _FINISHED: LiteralString = fill(_BEGUN, moment="j.finished_at")
 
-_PHASE: LiteralString = """case when j.state <> 'pending' and j.waits_for is distinct from 'turn' then j.state
-         when j.attempt > 0 then 'retrying' when j.run_at::timestamptz > now() then 'scheduled' else j.state end"""
 # A job that waits for a time or for its turn, and for nothing else.
 _WAITS: LiteralString = "(j.state = 'pending' or j.state = 'blocked' and j.waits_for in ('turn', 'pause'))"
 
@@ -37,7 +36,7 @@ class Place(NamedTuple):
 
 
 def _live(takes: LiteralString) -> Place:
-    return Place("job_live", f"{_ENQUEUED} and {takes} and {LIVE_FITS}", _PHASE, "null::text")
+    return Place("job_live", f"{_ENQUEUED} and {takes} and {LIVE_FITS}", PHASE, "null::text")
 
 
 _DEAD: LiteralString = "coalesce(j.error ->> 'type'::text, j.reason)"

@@ -7,6 +7,7 @@ from typing import Any, LiteralString
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job_filter import Filter, JobFilter
 from pgqueue.queries.base import fill
+from pgqueue.queries.phase import ASLEEP_AS
 
 # Whether a job `j` fits what every filter has. `{moment}` is the time that `since` and `until` are about.
 _FITS: LiteralString = r"""(%(task)s::text is null or j.task::text like %(task)s::text)
@@ -20,14 +21,20 @@ _FITS: LiteralString = r"""(%(task)s::text is null or j.task::text like %(task)s
 JOB_FITS: LiteralString = fill(_FITS, moment="j.created_at::timestamptz")
 
 # A job of job_live. A phase is part of the state pending, as in the view of jobs, and of blocked for those that wait
-# for their turn.
+# for their turn. The steps of a job are looked at only where they decide.
 LIVE_FITS: LiteralString = fill(
     """{fits}
     and (%(state)s::text is null or j.state = %(state)s::text
          or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
+                 and case when j.lease > 0 then {asleep_as} is null else true end
+             when 'sleeping' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce({asleep_as} = 'sleeping', false)
+             when 'waiting' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce({asleep_as} = 'waiting', false)
              when 'retrying' then j.attempt > 0 end)""",
     fits=JOB_FITS,
+    asleep_as=ASLEEP_AS,
 )
 
 # The group of a dead letter, as in the view `dead_group`: its fingerprint, where it has one. Killed workers say nothing

@@ -23,6 +23,16 @@ from {s}.queue_load q
 left join {s}.retry_load r on r.queue::text = q.queue::text
 left join parked p on p.queue = q.queue::text"""
 
+# Jobs that wait for others or are asleep, workflows that live, and letters that are still to be delivered. Each view
+# stops at a bound.
+WAITING: LiteralString = """
+select w.queue::text, w.for_jobs, w.for_jobs_capped, w.sleeping, w.waiting, w.asleep_capped from {s}.waiting_load w"""
+WORKFLOWS: LiteralString = """
+select w.running, w.open, w.held, w.stopping, w.capped, coalesce(w.oldest_seconds, 0::float8),
+       coalesce(w.unsettled_seconds, 0::float8)
+from {s}.workflow_load w"""
+LETTERS: LiteralString = "select l.kind, l.letters, l.oldest_seconds from {s}.letter_load l"
+
 # Workers and schedulers by what they are. A few rows: the view counts running jobs only where that column is asked for.
 WORKERS: LiteralString = """
 select w.kind::text, w.status::text, w.version::text, count(*) from {s}.worker_health w group by 1, 2, 3"""
@@ -87,12 +97,47 @@ class QueueGauges(NamedTuple):
     slots: int
 
 
+class WaitingGauges(NamedTuple):
+    """The jobs of a queue that wait for others, sleep, or wait for a signal, an event or a call."""
+
+    queue: str
+    for_jobs: int
+    for_jobs_capped: bool
+    sleeping: int
+    waiting: int
+    asleep_capped: bool
+
+
+class WorkflowGauges(NamedTuple):
+    """Workflows that live, each counted once, and for how long the oldest lives and the oldest is unsettled."""
+
+    running: int
+    open: int
+    held: int
+    stopping: int
+    capped: bool
+    oldest_seconds: float
+    unsettled_seconds: float
+
+
 class MetricQueries(Statements):
     """What the exporter of metrics reads."""
 
     def queues(self) -> Query[list[QueueGauges]]:
         """Read each queue."""
         return Query(self._sql(QUEUES), lambda rows: [QueueGauges(*row) for row in rows])
+
+    def waiting(self) -> Query[list[WaitingGauges]]:
+        """Count the jobs of each queue that wait for others or are asleep."""
+        return Query(self._sql(WAITING), lambda rows: [WaitingGauges(*row) for row in rows])
+
+    def workflows(self) -> Query[WorkflowGauges]:
+        """Count the workflows that live."""
+        return Query(self._sql(WORKFLOWS), lambda rows: WorkflowGauges(*rows[0]))
+
+    def letters(self) -> Query[list[tuple[str, int, float | None]]]:
+        """Count the letters of each kind that are still to be delivered; and how long the oldest of them waits."""
+        return Query(self._sql(LETTERS), _rows)
 
     def workers(self) -> Query[list[tuple[str, str, str, int]]]:
         """Count processes by kind, status and version."""

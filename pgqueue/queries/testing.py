@@ -17,6 +17,7 @@ from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
 from pgqueue.queries.jobs.turns import PAUSED as RULE_PAUSED
 from pgqueue.queries.jobs.turns import WAITS
+from pgqueue.queries.phase import ASLEEP_AS
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schedules.fire import CLOCK
 
@@ -232,7 +233,10 @@ class TestQueries(JobReadQueries):
         return Query(self._sql(STAMP), nothing, {"id": job.id, "lease": job.lease, "offset": self._offset})
 
 
-_PHASE = (
+_PHASE: LiteralString = fill(
     "(case when (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt = 0"
-    " then case when j.run_at > statement_timestamp() then 'scheduled' else j.state end else j.phase end)"
+    " then case when j.run_at > statement_timestamp()"
+    " then case when j.lease > 0 then coalesce({asleep_as}, 'scheduled') else 'scheduled' end"
+    " else j.state end else j.phase end)",
+    asleep_as=ASLEEP_AS,
 )

@@ -33,13 +33,14 @@ _JOB = (
 _VIEWS = (
     "job_status", "attempt_status", "job_history", "operation_status", "schedule_tick", "schedule_status",
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "retention",
-    "old_partition", "migration", "retry_load", "parked_load", "dead_load", "lock_status", "paused",
-    "workflows", "step_status", "undo_status", "call_status",
+    "old_partition", "migration", "retry_load", "parked_load", "waiting_load", "dead_load", "lock_status", "paused",
+    "workflows", "workflow_load", "letter_load", "step_status", "undo_status", "call_status",
     "event_status", "subscription_status",
 )  # fmt: skip
 _COUNTS = (
     "dead_group", "queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "schedule_status",
-    "operation_status", "retention", "old_partition", "migration", "retry_load", "parked_load", "dead_load", "paused",
+    "operation_status", "retention", "old_partition", "migration", "retry_load", "parked_load", "waiting_load",
+    "dead_load", "paused", "workflow_load", "letter_load",
 )  # fmt: skip
 
 _Grants = Mapping[str, str]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pgqueue import App
+from pgqueue import App, DeadFilter, Workflow
+from tests.conftest import drain
 from tests.doctor.looks import found, provoked
 from tests.harness import Conn, insert_job
 from tests.statements.graphs import graph, insert
@@ -44,6 +45,34 @@ def test_jobs_and_workflows_whose_rows_were_deleted_are_named(app: App, conn: Co
     app.cancel(made.jobs[1])
     assert found(app, "job-waits-for-gone") == []
     assert provoked(app, "workflow-without-jobs").what == f"workflow {made.id} 'w' runs, and none of its jobs is there"
+
+
+def test_a_workflow_that_somebody_forgot_to_seal_is_named(app: App, conn: Conn) -> None:
+    t = app.task(name="t")(lambda: None)
+    with app.batch(name="b", sealed=False).using(conn) as batch:
+        batch.add(t.s())
+    made = app.workflows.list()[0].id
+    conn.execute(OLD)
+    assert found(app, "workflow-left-open") == []  # a member lives
+    drain(app, conn)
+    finding = provoked(app, "workflow-left-open")
+    assert finding.what == f"workflow {made} 'b' is not sealed, and none of its 1 jobs lives"
+    assert finding.remedy == f"pgqueue workflows seal {made}"
+    assert found(app, "workflow-left-open", open_seconds=30 * 86_400) == []
+    app.workflows.seal(made)
+    assert found(app, "workflow-left-open") == []
+
+
+def test_an_open_workflow_that_a_dead_letter_holds_is_not_forgotten(app: App, conn: Conn) -> None:
+    t = app.task(name="t", max_attempts=1)(lambda: 1 / 0)
+    flow = Workflow("w", on_failure="hold", sealed=False)
+    flow.add(t.s())
+    flow.using(conn).enqueue()
+    drain(app, conn)
+    conn.execute(OLD)
+    assert found(app, "workflow-left-open") == []
+    app.dead.discard(DeadFilter(task="t"), reason="why")
+    assert provoked(app, "workflow-left-open").what.startswith("workflow ")
 
 
 def test_letters_that_nobody_delivers_are_found(app: App, conn: Conn) -> None:

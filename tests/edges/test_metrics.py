@@ -130,6 +130,31 @@ def test_a_blocked_event_loop_is_measured_and_does_not_hold_up_a_scrape(app: App
     assert grown > 0.5
 
 
+# In a queue of their own: two jobs that wait for others, one that sleeps, and one that waits; workflows of each kind,
+# the oldest of which lives for an hour, and a group that ended a minute ago; letters.
+WAITS = """
+insert into pgqueue.job_live (task, queue, state, waits_for, waits_on)
+select 'known', 'w', 'blocked', 'jobs', 1 from generate_series(1, 2);
+insert into pgqueue.job_live (id, task, queue, lease, run_at)
+select -i, 'known', 'w', 1, now() + interval '1 day' from generate_series(1, 2) as i;
+insert into pgqueue.step (job_id, name, kind, wake_at, attempt, lease)
+values (-1, 's', 'sleep', now() + interval '1 day', 1, 1);
+insert into pgqueue.step (job_id, name, kind, done, waits, attempt, lease)
+values (-2, 's', 'signal', false, 'go', 1, 1);
+insert into pgqueue.workflow (id, root_id, name, open_gates, state, sealed, stop_reason, created_at, ended_at)
+values (-1, -1, 'w', 1, 'running', true, null, now() - interval '1 hour', null),
+       (-2, -2, 'w', 1, 'running', false, null, now(), null),
+       (-3, -3, 'w', 1, 'running', true, 'why', now(), null),
+       (-4, -4, 'w', 1, 'running', true, null, now(), null),
+       (-5, -5, 'w', 1, 'running', true, null, now(), null),
+       (-6, -1, 'g', 0, 'failed', true, null, now(), now() - interval '1 minute');
+insert into pgqueue.dead_letter (id, task, queue, reason, ties, workflow_id)
+values (-10, 'known', 'q', 'error', 18, -4), (-11, 'known', 'q', 'error', 2, -1);
+insert into pgqueue.signal (job_id, name, data, at) values (-2, 'go', '1', now() - interval '2 minutes');
+insert into pgqueue.awaited_event (name, key, data, seen) values ('paid', '7', '1', true);
+insert into pgqueue.call (child_id, job_id, step, number, ended) values (-20, -2, 'c', 1, true)"""
+
+
 @contextmanager
 def backlog(app: App, conn: Conn) -> Iterator[None]:
     app.task(name="known", queue="q")(lambda: None)
@@ -149,6 +174,7 @@ def backlog(app: App, conn: Conn) -> Iterator[None]:
     app.schedules.create("nightly", "known", 3600)
     app.schedules.run("nightly")
     conn.execute("update pgqueue.schedule set next_tick = now() - interval '90 s'")
+    conn.execute(WAITS)
     yield
 
 
@@ -175,7 +201,7 @@ def test_the_exporter_tells_what_the_database_holds(app: App, conn: Conn, dsn: s
     assert found["pgqueue_queue_oldest_due_seconds"]["calm",] == 0
     assert (found["pgqueue_queue_paused"]["calm",], found["pgqueue_queue_paused"]["q",]) == (1, 0)
     assert found["pgqueue_queue_slots"]["q",] == 5
-    assert found["pgqueue_dead_letters"] == {("q", "known"): 1, ("q", "unknown"): 2}
+    assert found["pgqueue_dead_letters"] == {("q", "known"): 3, ("q", "unknown"): 2}
     assert found["pgqueue_unknown_task_jobs"] == {("unknown", "1"): 1}
     assert found["pgqueue_task_paused"] == {("known",): 1, ("unknown",): 1}
     assert found["pgqueue_workers"] == {("worker", "alive", "0"): 1, ("worker", "lost", "0"): 1}
@@ -186,6 +212,15 @@ def test_the_exporter_tells_what_the_database_holds(app: App, conn: Conn, dsn: s
     assert found["pgqueue_oldest_snapshot_seconds"][()] > 0
     assert found["pgqueue_partition_days_ahead"]["transition",] >= 7
     assert found["pgqueue_table_bytes"]["job_live",] > 0
+    assert found["pgqueue_queue_waiting_jobs"] == {("w", "for_jobs"): 2, ("w", "sleeping"): 1, ("w", "waiting"): 1}
+    assert set(found["pgqueue_queue_waiting_jobs_capped"].values()) == {0}
+    assert found["pgqueue_workflows"] == {("running",): 2, ("open",): 1, ("stopping",): 1, ("held",): 1}
+    assert found["pgqueue_workflows_capped"][()] == 0
+    assert 3600 <= found["pgqueue_workflow_oldest_seconds"][()] < 3700
+    assert 60 <= found["pgqueue_workflow_unsettled_seconds"][()] < 120
+    assert found["pgqueue_letters"] == {("signal",): 1, ("event",): 0, ("call",): 1}
+    assert 120 <= found["pgqueue_letter_oldest_seconds"]["signal",] < 180
+    assert found["pgqueue_letter_oldest_seconds"]["event",] == 0
     assert "secret" not in exported(app)
 
 
@@ -239,6 +274,7 @@ def test_what_a_role_may_not_read_is_left_out_and_the_rest_is_told(app: App, con
     assert found["pgqueue_up"][()] == 1
     assert found["pgqueue_queue_jobs"]["q", "due"] == 1
     assert "pgqueue_dead_letters" not in found
+    assert "pgqueue_workflows" not in found
     assert "pgqueue_oldest_snapshot_seconds" not in found  # it cannot see those of others
 
 

@@ -122,6 +122,21 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {"task": "unknown", "version": "2"},
         "7 jobs wait for a worker that knows task unknown in version 2.",
     ),
+    "PgqueueWorkflowHeld": (
+        {'pgqueue_workflows{state="held"}': "2x60"},
+        {"state": "held"},
+        "2 workflows wait until somebody redrives or discards a dead letter: pgqueue workflows list.",
+    ),
+    "PgqueueWorkflowUnsettled": (
+        {"pgqueue_workflow_unsettled_seconds": "90x60"},
+        {},
+        "A workflow ended 1m 30s ago, and nobody tells what waits for it: does a worker run?",
+    ),
+    "PgqueueLettersUndelivered": (
+        {'pgqueue_letter_oldest_seconds{kind="signal"}': "90x60"},
+        {"kind": "signal"},
+        "The oldest signal waits 1m 30s to be delivered: does a worker run?",
+    ),
     "PgqueueSchemaBehind": (
         {'pgqueue_schema_info{revision="0017",head="0019"}': "1x60"},
         {"revision": "0017", "head": "0019"},
@@ -159,6 +174,9 @@ QUIET: list[tuple[str, dict[str, str]]] = [
         },
     ),
     ("PgqueueUnknownTask", {'pgqueue_unknown_task_jobs{task="unknown",version="2"}': "0x60"}),
+    ("PgqueueWorkflowHeld", {'pgqueue_workflows{state="held"}': "0x60", 'pgqueue_workflows{state="open"}': "3x60"}),
+    ("PgqueueWorkflowUnsettled", {"pgqueue_workflow_unsettled_seconds": "0x58 90x2"}),
+    ("PgqueueLettersUndelivered", {'pgqueue_letter_oldest_seconds{kind="event"}': "5x60"}),
     ("PgqueueSchemaBehind", {'pgqueue_schema_info{revision="0019",head="0019"}': "1x60"}),
     ("PgqueueExporterDown", {"pgqueue_up": "1x60"}),
 ]

@@ -190,8 +190,9 @@ def test_metered_jobs_have_a_column_and_need_a_worker_as_others_do(app: App, con
     (mail,) = found.queues
     assert (mail.turn, mail.workers) == (1, 0)
     assert dict(zip(QUEUE_COLUMNS, queue_rows(found)[0], strict=True)) | {"ended/s": "0"} == {
-        "queue": "mail", "pending": "0", "scheduled": "0", "retrying": "0", "turn": "1", "running": "0", "blocked": "0",
-        "dead": "0", "waits": "", "ended/s": "0", "drained in": "never", "workers": "NONE",
+        "queue": "mail", "pending": "0", "scheduled": "0", "sleeping": "0", "waiting": "0", "retrying": "0",
+        "turn": "1", "running": "0", "blocked": "0", "dead": "0", "waits": "",
+        "ended/s": "0", "drained in": "never", "workers": "NONE",
     }  # fmt: skip
     assert judge(found.queues, [], [], Limits()).reasons == ["queue mail: no worker takes its due jobs"]
 

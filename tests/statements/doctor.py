@@ -36,6 +36,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "doctor.dead_letters": lambda q: q.doctor.dead_letters(100),
     "doctor.guarding_indexes": lambda q: q.doctor.guarding_indexes(),
     "doctor.holding": lambda q: q.doctor.holding(),
+    "doctor.left_open": lambda q: q.doctor.left_open(60.0),
     "doctor.unsent": lambda q: q.doctor.unsent(),
     "doctor.endless": lambda q: q.doctor.endless(60.0),
     "doctor.role": lambda q: q.doctor.role(),
@@ -59,6 +60,7 @@ _STATISTICS = (
 )  # fmt: skip
 _NOTHING = ("durability", "notify_usage", "clock", "backend", "hold_backend")
 NOT_FLAT = {
+    "doctor.left_open": "asked by hand: 10,000 workflows at most",
     "doctor.endless": "asked by hand: 10,000 steps at most",
     **dict.fromkeys([f"doctor.{name}" for name in _CATALOGUE], "reads the catalogue"),
     **dict.fromkeys(

@@ -211,6 +211,7 @@ OTHERS: dict[str, Query[Any]] = {
     "why.runs_at": QUERIES.why.runs_at(5000, WORKER),
     "jobs.count": QUERIES.jobs.count(50),
     "jobs.count_turns": QUERIES.jobs.count_turns(50),
+    "jobs.count_waiting": QUERIES.jobs.count_waiting(50),
     "jobs.count_finished": QUERIES.jobs.count_finished(50),
     "workers.list": QUERIES.workers.list(),
     "pauses.list": QUERIES.pauses.list(),
@@ -239,8 +240,8 @@ OTHERS: dict[str, Query[Any]] = {
     "events.get": QUERIES.events.get(5000),
 }
 STATUS = {
-    "jobs.count", "jobs.count_turns", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list",
-    "activity.rates", "activity.due_turns",
+    "jobs.count", "jobs.count_turns", "jobs.count_waiting", "jobs.count_finished", "workers.list", "jobs.count_parked",
+    "schedules.list", "activity.rates", "activity.due_turns",
 }  # fmt: skip
 FLAT = DUTIES | OTHERS | DOCTOR_FLAT
 SCHEDULE_VERBS = (

@@ -32,10 +32,30 @@ select -i, 't', 'q' || i % 3, 'error', now() - make_interval(secs => i) from gen
 insert into pgqueue.schedule (name, task, queue, every_seconds, next_tick)
 select 's' || i, 't', 'q0', 60, now() + make_interval(secs => i) from generate_series(-5, 20) as i;
 insert into pgqueue.schedule_fire (schedule, tick, outcome, reason)
-select 's' || i % 20, now() - make_interval(secs => 60 * i), 'missed', 'why' from generate_series(1, 20000) as i"""
+select 's' || i % 20, now() - make_interval(secs => 60 * i), 'missed', 'why' from generate_series(1, 20000) as i;
+insert into pgqueue.job_live (task, queue, state, waits_for, waits_on)
+select 't', 'q' || i % 2, 'blocked', 'jobs', 1 from generate_series(1, 40000) as i;
+insert into pgqueue.job_live (id, task, queue, lease, run_at)
+select -i, 't', 'q0', 1, now() + interval '1 day' from generate_series(1, 20000) as i;
+insert into pgqueue.step (job_id, name, kind, done, waits, attempt, lease)
+select -i, 's', 'signal', false, 'go', 1, 1 from generate_series(1, 20000) as i;
+insert into pgqueue.workflow (id, root_id, name, open_gates, state, ended_at)
+select -i, -i, 'w', 1 - i % 2, case i % 2 when 0 then 'running' else 'succeeded' end, case i % 2 when 1 then now() end
+from generate_series(1, 40000) as i;
+insert into pgqueue.signal (job_id, name, data) select -i, 'go', '1' from generate_series(1, 20000) as i;
+insert into pgqueue.awaited_event (name, key, data) select 'paid', 'k', '1' from generate_series(1, 20000) as i;
+insert into pgqueue.call (child_id, job_id, step, number, ended)
+select i, -i, 's', i, true from generate_series(1, 20000) as i"""
 
+TABLES = (
+    "job_live", "dead_letter", "schedule_fire", "worker", "schedule", "step", "workflow", "signal", "awaited_event",
+    "call",
+)  # fmt: skip
 METRICS: dict[str, Query[Any]] = {
     "queues": QUERIES.metrics.queues(),
+    "waiting": QUERIES.metrics.waiting(),
+    "workflows": QUERIES.metrics.workflows(),
+    "letters": QUERIES.metrics.letters(),
     "workers": QUERIES.metrics.workers(),
     "dead": QUERIES.metrics.dead(),
     "parked": QUERIES.metrics.parked(),
@@ -47,10 +67,15 @@ METRICS: dict[str, Query[Any]] = {
 }
 # Rows of the tables that grow. `queues`: of each of two lanes 10,000 due jobs, and twice as many of later, for the view
 # of retries reads those again; 10,000 running and 10,000 parked ones.
-MOST_ROWS = {"queues": 81_000, "dead": 10_000, "parked": 10_000, "schedules": 100}
+MOST_ROWS = {"queues": 81_000, "dead": 10_000, "parked": 10_000, "schedules": 100} | {
+    "waiting": 42_000,  # of two queues 10,000 each, 10,000 that are asleep, each with its step, and the hops
+    "workflows": 11_001,  # 10,001 that live and 1,000 that have ended; no dead letter of theirs
+    "letters": 30_002,
+}
 INDEXES = {
     "queues": {"job_live_ready", "job_live_running", "job_live_parked", "job_live_turn"},
     "parked": {"job_live_parked"},
+    "waiting": {"job_live_for_jobs", "job_live_asleep"},
 }
 
 
@@ -60,7 +85,7 @@ def made(server_dsn: str, template: str) -> Iterator[dict[str, str]]:
     databases = Databases(server_dsn)
     stale = databases.make(template)
     with psycopg.connect(stale, autocommit=True) as conn:
-        for table in ("job_live", "dead_letter", "schedule_fire", "worker", "schedule"):
+        for table in TABLES:
             conn.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)".encode())
         conn.execute("analyze")
         conn.execute(BACKLOG.encode())

@@ -358,7 +358,7 @@ def test_a_task_that_catches_exceptions_still_sleeps(app: App, conn: Conn) -> No
 
     async def run() -> None:
         async with working(app):
-            await eventually(lambda: app.get(job.id).phase == "scheduled" and app.get(job.id).attempts)
+            await eventually(lambda: app.get(job.id).phase == "sleeping" and app.get(job.id).attempts)
 
     asyncio.run(run())
     wait = scalar(conn, "select run_at - now() > interval '29 days' from pgqueue.job_live where attempt = 0")

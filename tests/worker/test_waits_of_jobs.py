@@ -138,7 +138,7 @@ def test_an_event_reaches_all_that_wait_for_its_key_each_once(app: App, conn: Co
         lambda: app.signal_event("payment", key="a", data=1),
         lambda: [app.get(job.id).result for job in jobs[:2]] == [[1, None]] * 2,
     )
-    assert app.get(jobs[2].id).phase == "scheduled"
+    assert app.get(jobs[2].id).phase == "waiting"
     assert scalar(conn, "select count(*) from pgqueue.awaited_event where seen") == 1
 
 

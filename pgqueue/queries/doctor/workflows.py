@@ -41,6 +41,25 @@ and (select true from {s}.job_live j where j.id = t.job_id limit 1) is not null
 order by t.job_id limit 50"""
 
 
+# Name the oldest open workflows that live for so many seconds while no member does, and that no dead letter holds, of
+# the oldest 10,000 workflows and groups that live. By workflow_living, job_live_workflow and dead_letter_workflow. When
+# somebody last added to one is written nowhere, so one that gets a job once a day is among them between two.
+LEFT_OPEN: LiteralString = """
+with living as materialized (
+    select w.id, w.root_id, w.name, w.created_at, w.state, w.sealed from {s}.workflow w
+    where not w.settled and w.created_at < now() - make_interval(secs => %(age)s::float8)
+    order by w.created_at limit 10000
+), empty as (
+    select l.id, l.name, l.created_at from living l
+    where l.id = l.root_id and l.state = 'running' and not l.sealed
+    and (select true from {s}.job_live j where j.workflow_id = l.id limit 1) is null
+    and (select true from {s}.dead_letter d where d.workflow_id = l.id and d.ties::int & 16 > 0 limit 1) is null
+    order by l.created_at limit 50
+)
+select e.id, e.name, e.created_at, w.jobs from empty e
+cross join lateral (select w.jobs from {s}.workflows w where w.id = e.id limit 1) as w order by e.created_at"""
+
+
 class Holding(NamedTuple):
     """A workflow that keeps partitions from being dropped."""
 
@@ -48,6 +67,15 @@ class Holding(NamedTuple):
     name: str
     created_at: datetime
     partitions: int
+
+
+class LeftOpen(NamedTuple):
+    """An open workflow of which no member lives, and how many jobs it has had."""
+
+    id: int
+    name: str
+    created_at: datetime
+    jobs: int
 
 
 class Endless(NamedTuple):
@@ -66,6 +94,10 @@ class WorkflowLooks(Statements):
     def holding(self) -> Query[list[Holding]]:
         """Name the workflows that keep old partitions."""
         return Query(self._sql(HOLDING), lambda rows: [Holding(*row) for row in rows])
+
+    def left_open(self, age: float) -> Query[list[LeftOpen]]:
+        """Name open workflows that live for so many seconds while no member does."""
+        return Query(self._sql(LEFT_OPEN), lambda rows: [LeftOpen(*row) for row in rows], {"age": age})
 
     def unsent(self) -> Query[tuple[datetime | None, datetime | None]]:
         """Tell since when the oldest signal, and the oldest event, waits to be delivered."""

@@ -1,5 +1,6 @@
 """Statements about jobs: enqueued, claimed, resolved, cancelled, expired and read."""
 
+from pgqueue.queries.jobs.asleep import CountWaitingQueries
 from pgqueue.queries.jobs.cancel import CancelQueries
 from pgqueue.queries.jobs.change import ChangeQueries
 from pgqueue.queries.jobs.claim import ClaimQueries
@@ -33,5 +34,6 @@ class JobQueries(
     FindQueueQueries,
     JobListQueries,
     CountQueries,
+    CountWaitingQueries,
 ):
     """Statements about jobs, each file of this folder some of them."""

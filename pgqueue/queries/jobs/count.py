@@ -237,7 +237,8 @@ from parked p cross join lateral (
 class QueueCounts:
     """How many jobs a queue holds, by phase; for how many seconds the oldest due one has waited; and how many living
     workers serve it. `at_least`: the phases of which it holds more than was counted. `turn`: metered jobs that are due,
-    and wait for their turn; `with_turns` adds them, and counts those of later as scheduled or retrying."""
+    and wait for their turn; `with_turns` adds them, and counts those of later as scheduled or retrying. `sleeping` and
+    `waiting`: jobs that are asleep; `with_waiting` takes them off the scheduled ones."""
 
     queue: str
     pending: int
@@ -251,6 +252,8 @@ class QueueCounts:
     paused: bool
     at_least: list[str]
     turn: int = 0
+    sleeping: int = 0
+    waiting: int = 0
 
 
 class TurnCounts(NamedTuple):

@@ -8,9 +8,11 @@ from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.base import Query, Row, fill, first_value
 from pgqueue.queries.filters import JOB_FITS, parameters
+from pgqueue.queries.jobs.asleep import FOR_JOBS, RESTING_QUEUES
 from pgqueue.queries.jobs.parts import LANES
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
 from pgqueue.queries.jobs.turns import WAITS
+from pgqueue.queries.phase import ASLEEP_AS, MAY_BE_ASLEEP
 
 # The filters of a list, besides the state.
 _FILTERS: LiteralString = fill(
@@ -75,6 +77,16 @@ _FEW_SCHEDULED: LiteralString = """
         order by j.run_at, j.id limit 10001) as later
     where %(queue)s::text is null or lane.queue = %(queue)s::text limit 10001"""
 
+# Jobs that may be asleep: those of later in each queue, by job_live_asleep. `resting` hops from one queue to the next.
+_FEW_ASLEEP: LiteralString = fill(
+    """
+    select later.id from resting cross join lateral (
+        select j.id from {s}.job_live j where {may_be_asleep} and j.queue::text = resting.queue
+        order by j.queue, j.run_at, j.id limit 10001) as later
+    where %(queue)s::text is null or resting.queue = %(queue)s::text limit 10001""",
+    may_be_asleep=MAY_BE_ASLEEP,
+)
+
 # Tell below which id a list did not look, null if it has looked at all: the bound of _NEWEST, counted again.
 _UNSEEN: LiteralString = """(
     select w.id + 1 from {s}.{table} w
@@ -126,6 +138,8 @@ def _by(condition: LiteralString, by: LiteralString) -> _Kind:
 
 _PENDING: LiteralString = "j.state = 'pending'"
 _SCHEDULED = _Kind(_PENDING, _FEW_SCHEDULED, fill("recursive {lanes}, ", lanes=LANES))
+_ASLEEP = _Kind(MAY_BE_ASLEEP, _FEW_ASLEEP, fill("recursive {queues}, ", queues=RESTING_QUEUES))
+_NOT_ASLEEP: LiteralString = fill("case when j.lease > 0 then {asleep_as} is null else true end", asleep_as=ASLEEP_AS)
 _TURN = _by(WAITS, "j.queue, j.lane, j.priority desc")  # metered jobs that wait
 
 # By state or phase, and for all: the list, and below which id it did not look.
@@ -138,11 +152,16 @@ _BOTH: dict[str, tuple[LiteralString, LiteralString]] = {
     "blocked": _of_kinds(
         _by("j.state = 'blocked' and j.waits_for = 'task'", "j.task"),
         _by("j.state = 'blocked' and j.waits_for = 'pause'", "j.task"),
+        _by(FOR_JOBS, "j.queue, j.id"),
         _TURN,
     ),
     "pending": _of_kinds(_by(_PENDING, "j.queue, j.priority desc, j.run_at, j.id")),
     "retrying": _of_kinds(_by(f"{_PENDING} and j.attempt > 0", "j.queue, j.run_at, j.id"), _TURN, more="j.attempt > 0"),
-    "scheduled": _of_kinds(_SCHEDULED, _TURN, more="j.run_at::timestamptz > now() and j.attempt = 0"),
+    "scheduled": _of_kinds(
+        _SCHEDULED, _TURN, more=fill("j.run_at::timestamptz > now() and j.attempt = 0 and {awake}", awake=_NOT_ASLEEP)
+    ),
+    "sleeping": _of_kinds(_ASLEEP, more=fill("{asleep_as} = 'sleeping'", asleep_as=ASLEEP_AS)),
+    "waiting": _of_kinds(_ASLEEP, more=fill("{asleep_as} = 'waiting'", asleep_as=ASLEEP_AS)),
 }
 LISTS = {state: both[0] for state, both in _BOTH.items() if state}
 MOST_LOOKED = 200_000

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, CallFailed, ConfigError, Context
+from pgqueue import App, CallFailed, ConfigError, Context, JobFilter
 from pgqueue.testing import Jobs, context
 
 
@@ -24,6 +24,8 @@ def test_a_month_of_sleep_passes_by_time_travel(app: App, jobs: Jobs) -> None:
     assert calls == ["welcome"]
     jobs.travel(days=29)
     assert jobs.drain().total == 0
+    assert app.get(job.id).phase == "sleeping"
+    assert [one.id for one in app.jobs.list(JobFilter(state="sleeping"))] == [job.id]
     assert jobs.drain(with_scheduled=True).succeeded == 1
     assert app.get(job.id).result == "over"
     assert calls == ["welcome", "remind"]
@@ -37,7 +39,9 @@ def test_a_drain_stops_where_a_job_waits_and_goes_on_after_the_signal(app: App, 
 
     job = approve.enqueue()
     assert jobs.drain(with_scheduled=True).total == 1
+    assert app.get(job.id).phase == "waiting"
     app.signal(job.id, "approved", {"by": "ann"})
+    assert app.get(job.id).phase == "waiting"  # until a worker has delivered it
     assert jobs.drain().succeeded == 1
     assert app.get(job.id).result == {"by": "ann"}
 

@@ -15,6 +15,17 @@ with fitting as materialized (
     and (%(state)s::text is null or j.state = %(state)s::text
          or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
+                 and case when j.lease > 0 then (select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) is null else true end
+             when 'sleeping' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) = 'sleeping', false)
+             when 'waiting' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) = 'waiting', false)
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int
 ), found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".job_live j
@@ -29,6 +40,17 @@ with fitting as materialized (
     and (%(state)s::text is null or j.state = %(state)s::text
          or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
+                 and case when j.lease > 0 then (select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) is null else true end
+             when 'sleeping' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) = 'sleeping', false)
+             when 'waiting' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) = 'waiting', false)
              when 'retrying' then j.attempt > 0 end) order by j.id for update skip locked
 ), seen as (
     select count(*) as found, pg_catalog.max(id) as last_found from fitting

@@ -1,5 +1,10 @@
 select j.id, j.task::text, j.queue::text, case when j.state <> 'pending' and j.waits_for is distinct from 'turn' then j.state
-         when j.attempt > 0 then 'retrying' when j.run_at::timestamptz > now() then 'scheduled' else j.state end, j.created_at::timestamptz, null::text from (
+         when j.attempt > 0 then 'retrying'
+         when j.run_at::timestamptz > now()
+             then case when j.lease > 0 then coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())), 'scheduled') else 'scheduled' end
+         else j.state end, j.created_at::timestamptz, null::text from (
     select * from "pgqueue".job_live w
     where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id limit %(looked)s::int) as j
@@ -12,4 +17,15 @@ where (%(started_at)s::timestamptz is null or j.created_at::timestamptz <= %(sta
     and (%(state)s::text is null or j.state = %(state)s::text
          or (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and case %(state)s::text
              when 'scheduled' then j.attempt = 0 and j.run_at::timestamptz > now()
+                 and case when j.lease > 0 then (select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) is null else true end
+             when 'sleeping' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) = 'sleeping', false)
+             when 'waiting' then j.attempt = 0 and j.lease > 0 and j.run_at::timestamptz > now()
+                 and coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) = 'waiting', false)
              when 'retrying' then j.attempt > 0 end) order by j.id limit %(limit)s::int

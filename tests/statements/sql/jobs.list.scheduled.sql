@@ -22,7 +22,9 @@ with recursive waiting as not materialized (
     select id from (
         (select j.id from "pgqueue".job_live j
          where j.id = any(array(select id from few where kind not in (select kind from many))::bigint[])
-         and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.run_at::timestamptz > now() and j.attempt = 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
+         and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.run_at::timestamptz > now() and j.attempt = 0 and case when j.lease > 0 then (select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) is null else true end and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
@@ -36,7 +38,9 @@ with recursive waiting as not materialized (
     where (%(before)s::bigint is null or w.id < %(before)s)
     and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id desc limit %(looked)s::int) j
-         where exists (select from many) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.run_at::timestamptz > now() and j.attempt = 0 and (%(task)s::text is null or j.task::text like %(task)s::text)
+         where exists (select from many) and (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.run_at::timestamptz > now() and j.attempt = 0 and case when j.lease > 0 then (select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
+        from "pgqueue".step t
+        where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())) is null else true end and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
