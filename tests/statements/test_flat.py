@@ -303,6 +303,9 @@ EXEMPT = {
             f"metrics.{name}"
             for name in (
                 "queues",
+                "waiting",
+                "workflows",
+                "letters",
                 "workers",
                 "dead",
                 "parked",
