@@ -305,6 +305,9 @@ EXEMPT = {
             f"metrics.{name}"
             for name in (
                 "queues",
+                "waiting",
+                "workflows",
+                "letters",
                 "workers",
                 "dead",
                 "parked",
