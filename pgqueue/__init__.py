@@ -86,6 +86,7 @@ from pgqueue.schedules.plan import At, Every, RRule
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.hooks import AttemptEnd
 from pgqueue.tasks.options import CallOptions, TaskOptions
+from pgqueue.tasks.results import Results
 from pgqueue.tasks.spec import ThreadTimeoutWarning
 
 __all__ = [
@@ -159,6 +160,7 @@ __all__ = [
     "ReleaseTooOld",
     "Replayed",
     "ResultMissing",
+    "Results",
     "Retention",
     "Retry",
     "RetryPolicy",

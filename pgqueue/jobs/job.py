@@ -72,7 +72,8 @@ class ClaimedJob:
     `waited`: the seconds from when it was due until it was claimed, by the database's clock. `due`, `began` and `ended`
     are times of the worker's monotonic clock; 0 where the job was given back before it began. `lane`: that of a metered
     job. `ties`: what its end must tell, as bits; None for a job for whose end nothing waits.
-    `inputs`: results of other jobs that are arguments of this one, as JSON, once they are read.
+    `inputs`: results of other jobs that are arguments of this one, as JSON, once they are read; `pages`: where it reads
+    those for which it asks page by page.
     """
 
     id: int
@@ -95,6 +96,7 @@ class ClaimedJob:
     began: float = 0.0
     ended: float = 0.0
     inputs: str | None = None
+    pages: Any = None
 
     @property
     def event_fields(self) -> tuple[int, str, str, int, int, UUID]:

@@ -1,6 +1,7 @@
 """Tasks: a registered function, the settings of its jobs, and the coder of its arguments."""
 
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,7 @@ from pgqueue.tasks.context import Context
 from pgqueue.tasks.inputs import ByReference, has_inputs, with_inputs
 from pgqueue.tasks.metering import Metering, TaskLimits
 from pgqueue.tasks.newer import has_names, label_of, unknown_names
+from pgqueue.tasks.results import Pages, Results, is_paged
 from pgqueue.tasks.rules import Rules
 from pgqueue.tasks.schema import json_schema
 from pgqueue.tasks.sealing import SEALED, SEALED_EVENT, open_args
@@ -135,6 +137,12 @@ class TaskSpec(TaskSettings):
         return next((name for name, each in parameters.items() if each.annotation is Event), None)
 
     @property
+    def paged(self) -> dict[str, Any]:
+        """The parameters whose results are read page by page, with their annotations; a child process has no pages."""
+        parameters = self.coder.signature.parameters if self.isolation == "thread" else {}
+        return {name: each.annotation for name, each in parameters.items() if is_paged(each.annotation)}
+
+    @property
     def soft_limit(self) -> float | None:
         """Seconds after which `ctx.check()` raises."""
         return self.timeout if self.soft_timeout is None else self.soft_timeout
@@ -167,8 +175,11 @@ class TaskSpec(TaskSettings):
             raise ByReference(job.task)
         if job.headers is not None or self.version > 1:
             text = upcast(text, job.headers, self.version, self.upcasters)
+        pages = getattr(job, "pages", None)
         try:
-            return self.coder.decode(text)
+            if pages is None:
+                return self.coder.decode(text)
+            return self._with_pages(json.loads(text), pages)
         except ValidationError as error:
             version, known_elsewhere = label_parts(job.headers)
             names = unknown_names(self.coder.schema, error) if version == self.version else ()
@@ -176,6 +187,13 @@ class TaskSpec(TaskSettings):
             if not names or label == str(version):
                 raise
             raise UnknownParameters(label) from None
+
+    def _with_pages(self, given: dict[str, Any], pages: Pages) -> dict[str, Any]:
+        """Return the arguments of a job that reads some of them page by page: those that came along empty."""
+        later = {name: kind for name, kind in self.paged.items() if given.get(name) == []}
+        rest = json.dumps({name: value for name, value in given.items() if name not in later})
+        read: dict[str, Any] = {name: Results.read(pages, name, kind, self.codec) for name, kind in later.items()}
+        return self.coder.without(frozenset(later)).decode(rest) | read
 
     def reads(self, label: str) -> bool:
         """Whether jobs that were parked under this label can be read here: a version, or `1+gift`."""

@@ -52,6 +52,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.edges": lambda q: q.workflows.edges(1, 10),
     "workflows.groups": lambda q: q.workflows.groups(1, 10),
     "workflows.prune": lambda q: q.workflows.prune(10),
+    "workflows.results_page": lambda q: q.workflows.results_page(3, "a", 0),
     "workflows.inputs": lambda q: q.workflows.inputs([claimed(3, 1), claimed(4, 1)]),
     "why.parents": lambda q: q.why.parents(3),
     "workflows.find_older": lambda q: q.workflows.find_older(),

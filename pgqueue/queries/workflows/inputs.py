@@ -7,6 +7,7 @@ from typing import Any, LiteralString
 
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query, Row, Statements, packed
+from pgqueue.tasks.results import ResultPage
 from pgqueue.tasks.stand_in import RESULT, RESULTS
 
 # Read the inputs of a batch of claimed jobs in one statement, where a worker still has them: the edges of each that
@@ -14,7 +15,8 @@ from pgqueue.tasks.stand_in import RESULT, RESULTS
 # member of it, in the order of ids, or of the jobs whose results are its value, where the group's row names these.
 # Edges by dependency_child; parents by primary keys, in the partitions since the day before their workflow was made,
 # and members in the ranges of ids that the gates name. Every parent has ended, and retention keeps it while the
-# workflow lives.
+# workflow lives. Of the arguments in `later`, `id name`, which one group feeds, the members are left out: the job reads
+# them page by page.
 INPUTS: LiteralString = """
 with wanted as materialized (
     select j.id, j.workflow_id, w.created_at - interval '1 day' as since
@@ -24,7 +26,10 @@ with wanted as materialized (
         where j.id = g.id and j.state = 'running' and j.lease = g.lease limit 1) as j
     left join lateral (select w.created_at from {s}.workflow w where w.id = j.workflow_id limit 1) as w on true
 ), edge as materialized (
-    select e.*, w.since, p.state as group_state, p.value_of from wanted w cross join lateral (
+    select e.*, w.since, p.state as group_state, p.value_of,
+           e.child_id::text || ' '::text || e.argument = any((select %(later)s::text[])::text[])
+           and count(*) over (partition by e.child_id, e.argument) = 1 as is_later
+    from wanted w cross join lateral (
         select d.child_id, d.parent_id, d.ord, d.runs_after, d.argument, d.position from {s}.dependency d
         where d.child_id = any(array[w.id]) and d.argument is not null) as e
     left join lateral (
@@ -33,7 +38,7 @@ with wanted as materialized (
     select e.child_id, e.ord, e.since, g.first_id, g.last_id, array_agg(g.id) as gates
     from edge e cross join lateral (
         select g.id, g.first_id, g.last_id from {s}.gate g where g.workflow_id = any(array[e.parent_id])) as g
-    where e.group_state is not null and e.value_of is null
+    where e.group_state is not null and e.value_of is null and not e.is_later
     group by e.child_id, e.ord, e.since, g.first_id, g.last_id
 ), source as materialized (
     select e.child_id, e.ord, p.*, p.id as place from edge e cross join lateral (
@@ -46,7 +51,7 @@ with wanted as materialized (
     select e.child_id, e.ord, p.*, v.place from edge e
     cross join lateral unnest(e.value_of) with ordinality as v(id, place) cross join lateral (
         select f.id, f.task::text, f.state, f.result, null::jsonb from {s}.job_finished f
-        where f.id = v.id and f.finished_at >= e.since) as p
+        where f.id = v.id and f.finished_at >= e.since) as p where not e.is_later
     union all
     select g.child_id, g.ord, m.*, m.id from groups g cross join lateral (
         select f.id, f.task::text, f.state, f.result, null::jsonb from {s}.job_finished f
@@ -63,13 +68,74 @@ left join source s on s.child_id = e.child_id and s.ord = e.ord
 order by w.id, e.argument, e.position nulls first, e.ord, s.place"""
 
 
+# Read the next results of an argument that one group feeds, behind a place: the id of a member, or the number among the
+# jobs whose results are the value of the group. A page is a window of places, so it costs the same whatever the planner
+# thinks; the naive form, a limit, reads and sorts the rest of the group for each page. Windows begin where the group's
+# next gate does, which names the ids that were drawn with it. By dependency_child, gate_workflow and primary keys, as
+# INPUTS. No lease is asked for: what has ended does not change.
+RESULTS_PAGE: LiteralString = """
+with edge as materialized (
+    select d.runs_after, w.id, w.value_of, w.created_at - interval '1 day' as since
+    from {s}.dependency d cross join lateral (select w.* from {s}.workflow w where w.id = d.parent_id limit 1) as w
+    where d.child_id = any(array[%(job)s::bigint]) and d.argument = %(argument)s::text
+), counted as materialized (
+    select g.id, g.first_id, g.last_id from edge e cross join lateral (
+        select g.* from {s}.gate g where g.workflow_id = any(array[e.id])) as g where e.value_of is null
+), page as materialized (
+    select e.*, p.start, p.start + %(window)s::bigint as reached from edge e cross join lateral (
+        select case when e.value_of is null then (select min(greatest(c.first_id - 1, %(after)s::bigint))
+                                                  from counted c where c.last_id > %(after)s::bigint)
+                    when %(after)s::bigint < cardinality(e.value_of) then %(after)s::bigint end as start) as p
+)
+select p.reached, n.place, p.runs_after, n.task, n.state, n.result::text, n.error::text
+from page p left join lateral (
+    select f.id as place, f.task::text, f.state, f.result, null::jsonb as error from {s}.job_finished f
+    where f.id > p.start and f.id <= p.reached and f.gate_id = any(array(select id from counted))
+    and f.finished_at >= p.since
+    union all
+    select d.id, d.task::text, 'failed', null, d.error from {s}.dead_letter d
+    where d.id > p.start and d.id <= p.reached and d.gate_id = any(array(select id from counted))
+    union all
+    select v.place, f.task, f.state, f.result, null
+    from unnest(p.value_of[p.start + 1 : p.reached]) with ordinality as u(id, n)
+    cross join lateral (select u.id, p.start + u.n as place) as v
+    cross join lateral (
+        select f.task::text, f.state, f.result from {s}.job_finished f
+        where f.id = v.id and f.finished_at >= p.since) as f
+) as n on true
+where p.start is not null order by n.place"""
+WINDOW = 2000  # places of which one page is
+
+
 class InputQueries(Statements):
     """Reading the inputs of claimed jobs."""
 
-    def inputs(self, jobs: Sequence[ClaimedJob]) -> Query[dict[int, str]]:
-        """Read the inputs of jobs as JSON, by their ids; those whose lease is lost are missing."""
-        params = {"ids": packed([job.id for job in jobs]), "leases": packed([job.lease for job in jobs])}
+    def inputs(self, jobs: Sequence[ClaimedJob], later: Sequence[str] = ()) -> Query[dict[int, str]]:
+        """Read the inputs of jobs as JSON, by their ids; those whose lease is lost are missing. Of the arguments in
+        `later`, `id name`, a group gives none: `results_page` reads them."""
+        params = {"ids": packed([job.id for job in jobs]), "leases": packed([job.lease for job in jobs]),
+                  "later": list(later)}  # fmt: skip
         return Query(self._sql(INPUTS), _by_job, params)
+
+    def results_page(self, job: int, argument: str, after: int, window: int = WINDOW) -> Query[ResultPage | None]:
+        """Read the next results of an argument of a job that one group feeds, behind a place; None at the end."""
+        params = {"job": job, "argument": argument, "after": after, "window": window}
+        return Query(self._sql(RESULTS_PAGE), _page, params)
+
+
+def _page(rows: Sequence[Row]) -> ResultPage | None:
+    found = [_item(*row[2:]) for row in rows if row[1] is not None]
+    return ResultPage(rows[0][0], found) if rows else None
+
+
+def _item(when: str, task: str, state: str, result: str | None, error: str | None) -> dict[str, Any]:
+    return {
+        "when": when,
+        "task": task,
+        "state": state,
+        "result": None if result is None else json.loads(result),
+        "error": None if error is None else json.loads(error),
+    }
 
 
 def _by_job(rows: Sequence[Row]) -> dict[int, str]:
@@ -102,13 +168,7 @@ def _items(rows: list[Row]) -> Iterator[Any]:
     for _, of_edge in groupby(rows, key=lambda row: row[2]):
         edge = list(of_edge)
         found = [
-            {
-                "when": when,
-                "task": task,
-                "state": state,
-                "result": None if result is None else json.loads(result),
-                "error": None if error is None else json.loads(error),
-            }
+            _item(when, task, state, result, error)
             for *_, when, _, task, state, result, error, _ in edge
             if task is not None
         ]

@@ -1,8 +1,9 @@
 """The duty that reads the results for which claimed jobs have waited, before the jobs begin."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from pgqueue.client.result_pages import ResultPages
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.process.duty import Duty
@@ -25,6 +26,7 @@ class InputReader(Duty):
 
     def __init__(self, link: Link, core: WorkerCore, signals: WorkerSignals) -> None:
         super().__init__(link)
+        self._app = core.app
         self._queries = core.queries.workflows
         self._signals = signals
         self._most_bytes = core.app.max_args_bytes
@@ -39,6 +41,10 @@ class InputReader(Duty):
             jobs = [job for job in jobs if job.ties is None or not job.ties & INPUTS]
         self._signals.jobs_ready(jobs)
 
+    def _paged(self, job: ClaimedJob) -> Iterable[str]:
+        spec = self._app.tasks.get(job.task)
+        return () if spec is None else spec.paged
+
     def waiting_jobs(self) -> list[int]:
         """The jobs whose inputs are not read yet."""
         return [job.id for job in self._waiting]
@@ -48,9 +54,12 @@ class InputReader(Duty):
         batch = self._waiting[:BATCH]
         if not batch:
             return 3600.0
-        found = await self.link.run(self._queries.inputs(batch))
+        paged = {job.id: names for job in batch if (names := self._paged(job))}
+        later = [f"{job} {name}" for job, names in paged.items() for name in names]
+        found = await self.link.run(self._queries.inputs(batch, later))
         del self._waiting[: len(batch)]
         for job in batch:
+            job.pages = ResultPages(self._app, job.id) if job.id in paged else None
             job.inputs = found.get(job.id)
             if job.inputs is not None and len(job.inputs) > self._most_bytes:
                 log.warning(

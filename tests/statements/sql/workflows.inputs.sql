@@ -6,7 +6,10 @@ with wanted as materialized (
         where j.id = g.id and j.state = 'running' and j.lease = g.lease limit 1) as j
     left join lateral (select w.created_at from "pgqueue".workflow w where w.id = j.workflow_id limit 1) as w on true
 ), edge as materialized (
-    select e.*, w.since, p.state as group_state, p.value_of from wanted w cross join lateral (
+    select e.*, w.since, p.state as group_state, p.value_of,
+           e.child_id::text || ' '::text || e.argument = any((select %(later)s::text[])::text[])
+           and count(*) over (partition by e.child_id, e.argument) = 1 as is_later
+    from wanted w cross join lateral (
         select d.child_id, d.parent_id, d.ord, d.runs_after, d.argument, d.position from "pgqueue".dependency d
         where d.child_id = any(array[w.id]) and d.argument is not null) as e
     left join lateral (
@@ -15,7 +18,7 @@ with wanted as materialized (
     select e.child_id, e.ord, e.since, g.first_id, g.last_id, pg_catalog.array_agg(g.id) as gates
     from edge e cross join lateral (
         select g.id, g.first_id, g.last_id from "pgqueue".gate g where g.workflow_id = any(array[e.parent_id])) as g
-    where e.group_state is not null and e.value_of is null
+    where e.group_state is not null and e.value_of is null and not e.is_later
     group by e.child_id, e.ord, e.since, g.first_id, g.last_id
 ), source as materialized (
     select e.child_id, e.ord, p.*, p.id as place from edge e cross join lateral (
@@ -28,7 +31,7 @@ with wanted as materialized (
     select e.child_id, e.ord, p.*, v.place from edge e
     cross join lateral pg_catalog.unnest(e.value_of) with ordinality as v(id, place) cross join lateral (
         select f.id, f.task::text, f.state, f.result, null::jsonb from "pgqueue".job_finished f
-        where f.id = v.id and f.finished_at >= e.since) as p
+        where f.id = v.id and f.finished_at >= e.since) as p where not e.is_later
     union all
     select g.child_id, g.ord, m.*, m.id from groups g cross join lateral (
         select f.id, f.task::text, f.state, f.result, null::jsonb from "pgqueue".job_finished f
