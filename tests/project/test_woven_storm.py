@@ -41,9 +41,13 @@ def test_a_storm_over_workflows_violates_nothing(dsn: str) -> None:
     result = GraphStorm(dsn, Weather(4.0, seed=7, pause=0.04)).run()
     assert result.violations == [], result.counts
     assert result.counts["jobs"] > 60, result.counts
-    assert min(result.counts.get(what, 0) for what in ("kills", "rescued", "ready", "skipped", "steps")) > 0, (
-        result.counts
-    )
+    assert (
+        min(
+            result.counts.get(what, 0)
+            for what in ("kills", "rescued", "ready", "skipped", "steps", "answers", "added", "over")
+        )
+        > 0
+    ), result.counts
 
 
 @pytest.mark.stress

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.rows import dict_row
 
 from . import woven_shop
 from .checks_woven import check_woven
@@ -28,12 +29,17 @@ from .plans import LARGE, SIZES, SMALL, Size
 from .turns import AUDIT, Drift
 from .violation import Violation
 from .weaver import finish, living, promised, woven_app
-from .woven import WRONG_COUNTERS, Woven, load
+from .woven import KEY, WRONG_CALLS, WRONG_COUNTERS, Row, Woven, load
 
 ROOT = Path(__file__).absolute().parents[2]
 WORKERS, WEAVERS, LEASE = 4, 2, 2.0
 DRAIN_SECONDS, PATIENCE = 60.0, 20.0
 BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
+ENOUGH = """
+select count(*) > 300, count(*) filter (where reason = 'rescued') > 0,
+       exists (select from pgqueue.step where kind = 'call' and done)
+       and 2 = (select count(distinct kind) from stress.deed where kind in ('added', 'over'))
+from pgqueue.transition"""
 DEADLOCKS = "select deadlocks from pg_stat_database where datname = current_database()"
 
 
@@ -72,6 +78,7 @@ class GraphStorm:
         self._weavers: list[subprocess.Popen[bytes]] = []
         self._frozen: dict[int, float] = {}
         self._counters: list[tuple[int, int, int]] = []
+        self._calls: list[Row] = []
         self._drifts: list[Drift] = []
         self._faults = [self._kill, self._kill, self._freeze, self._kill, self._kill_weaver]
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
@@ -92,6 +99,7 @@ class GraphStorm:
             drained = self._drain(conn)
             woven = load(self.dsn)
             woven.counters, woven.promised, woven.quiescent = self._counters, promised(self._directory), drained
+            woven.wrong_calls += self._calls
             violations = [*check_woven(woven), *self._others(conn, drained)]
         self._count(woven)
         return Result(woven, violations, dict(self.counts))
@@ -108,7 +116,7 @@ class GraphStorm:
         self.counts["workers"] += 1
         mutant = self.weather.mutant
         module = ["tests.stress.woven_mutants", mutant] if mutant else ["pgqueue"]
-        worker = ["work", "-A", "tests.stress.woven_shop:app", "-c", "3", "--lease", str(LEASE), "--poll", "0.2"]
+        worker = ["work", "-A", "tests.stress.growing_shop:app", "-c", "3", "--lease", str(LEASE), "--poll", "0.2"]
         return self._start(f"w{self.counts['workers']}", *module, *worker)
 
     def _start_weaver(self) -> subprocess.Popen[bytes]:
@@ -143,12 +151,12 @@ class GraphStorm:
 
     def _enough(self, conn: psycopg.Connection[Any]) -> bool:
         """Whether there was something to strike, and it was struck."""
-        moves = "select count(*) filter (where reason = 'rescued'), count(*) from pgqueue.transition"
-        row = conn.execute(moves).fetchone()
-        return row is not None and self.counts["kills"] > 0 and row[0] > 0 and row[1] > 300
+        row = conn.execute(ENOUGH).fetchone()
+        return self.counts["kills"] > 0 and row == (True, True, True)
 
     def _audit(self, conn: psycopg.Connection[Any]) -> None:
         self._counters += conn.execute(WRONG_COUNTERS).fetchall()  # type: ignore[arg-type]
+        self._calls += conn.cursor(row_factory=dict_row).execute(WRONG_CALLS).fetchall()
         self._drifts += [Drift(*row) for row in conn.execute(AUDIT).fetchall()]
         self.counts["audits"] += 1
 
@@ -238,7 +246,12 @@ class GraphStorm:
         self.counts.update(
             jobs=len(woven.jobs), graphs=len(woven.graphs), edges=len(woven.edges), events=len(woven.events),
             steps=sum(line["op"] == "I" for line in woven.log), undos=len(woven.undos),
+            calls=sum(line["op"] == "I" and line["new"]["kind"] == "call" for line in woven.log),
+            answers=sum(line["op"] == "U" and line["new"]["kind"] == "call" for line in woven.log),
+            replaced=sum(row["replaces"] is not None for row in woven.workflows),
         )  # fmt: skip
+        self.counts.update(deed["kind"] for deed in woven.deeds if deed["kind"] in ("added", "over"))
+        self.counts.update("promised" for name, how in woven.promised.items() if name.startswith(KEY) and how == "ok")
         self.counts.update(f"{move['reason']}".split(" by ")[0] for move in woven.moves if move["reason"])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from . import woven_shop
+from . import growing_shop
 from .journal import read
 from .turns import Drift
 from .woven import DEAD, FINISHED, LIVE, Row, Woven
@@ -142,7 +142,7 @@ class History:
 
     def apart(self) -> "History":
         """The same history without the jobs of workflows, durable tasks and events."""
-        others = {row["id"] for row in self.woven.jobs if row["task"] in woven_shop.TASKS}
+        others = {row["id"] for row in self.woven.jobs if row["task"] in growing_shop.TASKS}
         events = [event for event in self.events if (event.new or event.old or {})["id"] not in others]
         return replace(
             self,

@@ -76,7 +76,7 @@ class Stress:
     def _commands(self) -> dict[str, list[str]]:
         s = self.settings
         pgq = ["-m", "tests.stress.mutants", s.mutant] if s.mutant else ["-m", "pgqueue"]
-        process = ["-A", "tests.stress.woven_shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
+        process = ["-A", "tests.stress.growing_shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
         work = ["work", *process, "-c", "4", "-Q", "default,only-{name}", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
         producer = ["-m", "tests.stress.mutants", s.mutant, "producer"] if s.mutant else ["-m", "tests.stress.producer"]
         produce = [*producer, "{name}", str(s.seed) + "{number}", str(s.rate)]

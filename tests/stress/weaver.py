@@ -21,12 +21,14 @@ import pgqueue
 from pgqueue import db
 from pgqueue.queries import Queries
 
-from . import woven_shop
+from . import growing_shop, woven_shop
 from .journal import Journal, read
 from .plans import SIZES, Size, plan
-from .woven_shop import DEED, SAGAS, TOPICS
+from .woven import KEY
+from .woven_shop import CALLED, DEED, SAGAS, TOPICS
 
 LOST = (psycopg.Error, pgqueue.PgqueueError, OSError)
+REFUSED = (pgqueue.WorkflowEnded, pgqueue.UnknownWorkflow, pgqueue.InvalidWorkflow)
 BACKLOG = 250
 HELD = "select id from pgqueue.dead_letter where ties & 16 > 0"
 SOME_WORKFLOW = """
@@ -34,7 +36,19 @@ select w.id from pgqueue.workflow w where w.id = w.root_id and (w.state = 'runni
 order by w.id desc limit 20"""
 SOME_JOB = "select id from pgqueue.job_live where workflow_id is not null order by id desc limit 40"
 SOME_SAGA = f"select id from pgqueue.job_live where task in {SAGAS} order by id desc limit 40"
-DEAD_SAGA = f"select id from pgqueue.dead_letter where task in {SAGAS} order by id desc limit 20"
+SOME_CALLED = f"select id from pgqueue.job_live where task in {CALLED} order by id desc limit 40"
+DEAD_SAGA = f"""
+select id from pgqueue.dead_letter where task in {(*SAGAS, *CALLED)} and (ties is null or ties = 4)
+order by id desc limit 20"""
+# Workflows that grow and run, with whether they are open and a job of each.
+SOME_GROWING = """
+select w.id, w.sealed, (
+    select j.id from (select id from pgqueue.job_live where workflow_id = w.id and gate_id is not null
+                      union all select id from pgqueue.job_finished where workflow_id = w.id and gate_id is not null
+                      order by id desc limit 20) as j order by random() limit 1)
+from pgqueue.workflow w where w.id = w.root_id and w.state = 'running' and w.name ~ '^[gb][.]'
+order by w.id desc limit 20"""
+OPEN = "select id from pgqueue.workflow where id = root_id and not sealed"
 # Jobs whose open wait has no timeout and no letter in the mailbox, with how many signals they were sent.
 UNSENT = """
 select s.job_id, (select count(*) from stress.deed d where d.job_id = s.job_id and d.kind = 'sent')
@@ -68,7 +82,8 @@ class Weaver:
         self._verbs: list[tuple[Callable[[psycopg.Connection[Any]], None], int]] = [
             (self._weave, 20), (self._begin_saga, 25), (self._publish, 20), (self._signal, 40), (self._cancel_job, 4),
             (self._cancel_workflow, 3), (self._retry_workflow, 8), (self._retry_saga, 3), (self._tell_all, 4),
-            (self._release_held, 6),
+            (self._release_held, 6), (self._add, 30), (self._seal, 6), (self._grow, 8), (self._stream, 6),
+            (self._grow_alone, 6),
         ]  # fmt: skip
 
     def run(self, pause: float) -> None:
@@ -79,7 +94,7 @@ class Weaver:
                 row = conn.execute("select count(*) from pgqueue.job_live").fetchone()
                 verbs, weights = zip(*self._verbs, strict=True)
                 if row is not None and row[0] > BACKLOG:
-                    verbs, weights = verbs[3:], weights[3:]
+                    verbs, weights = verbs[3:-3], weights[3:-3]
                 self._rng.choices(verbs, weights)[0](conn)
             except LOST:
                 self._drop()
@@ -101,11 +116,22 @@ class Weaver:
         """Enqueue a workflow, in a transaction that may be rolled back."""
         self._count += 1
         woven = plan(f"w.{self._size.name}.{self._name}_{self._count}")
-        self._journal.write(type="weave", name=woven.name)
+        with self._promise(conn, woven.name):
+            woven.flow.using(conn).enqueue()
+
+    @contextmanager
+    def _promise(self, conn: psycopg.Connection[Any], *names: str) -> Iterator[None]:
+        """A transaction that may be rolled back. The journal says how it ended for workflows or jobs of these names."""
+        for name in names:
+            self._journal.write(type="weave", name=name)
         outcome = "fail"
         try:
             conn.execute("begin")
-            woven.flow.using(conn).enqueue()
+            try:
+                yield
+            except REFUSED:
+                conn.execute("rollback")
+                return
             if self._rng.random() < 0.1:
                 conn.execute("rollback")
             else:
@@ -113,7 +139,67 @@ class Weaver:
                 conn.execute("commit")
                 outcome = "ok"
         finally:
-            self._journal.write(type="woven", name=woven.name, outcome=outcome)
+            for name in names:
+                self._journal.write(type="woven", name=name, outcome=outcome)
+
+    def _named(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}{self._name}_{self._count}"
+
+    def _grower(self, op: str, key: str) -> dict[str, Any]:
+        return {"op": op, "n": self._count, "payload": growing_shop.drawn(key, self._rng)}
+
+    def _over(self, name: str) -> Any:
+        return growing_shop.over.si(op=name, n=0, payload={})
+
+    def _grow(self, conn: psycopg.Connection[Any]) -> None:
+        """Enqueue a workflow to which others add, with a job or none."""
+        name = self._named("g.")
+        flow = pgqueue.Workflow(name, sealed=self._rng.random() < 0.3, on_failure=self._rng.choice(["cancel", "stop"]))
+        for number in range(self._rng.randint(1, 3)):
+            flow.add(growing_shop.grower.s(**self._grower(name, f"{name}.{number}")))
+        flow.on_complete(self._over(name))
+        with self._promise(conn, name):
+            flow.using(conn).enqueue()
+
+    def _stream(self, conn: psycopg.Connection[Any]) -> None:
+        """Enqueue a batch, open or not, whose members go to the database by the block where it is open."""
+        name = self._named("b.")
+        batch = self._app.batch(
+            on_complete=self._over(name), on_success=self._over(name), sealed=self._rng.random() < 0.4
+        )
+        members = [self._grower(name, f"{name}.{n}") for n in range(self._rng.choice([1, 2, 5, 30, 90]))]
+        with self._promise(conn, name), batch.using(conn, name=name):
+            batch.add_many(growing_shop.grower, members)
+
+    def _grow_alone(self, conn: psycopg.Connection[Any]) -> None:
+        """Enqueue jobs of no workflow that add to one, or let others run in their place."""
+        key = self._named(KEY)
+        task = self._rng.choice([growing_shop.grower, growing_shop.grower_async])
+        with self._promise(conn, key):
+            task.using(conn).enqueue(**self._grower(key, key))
+
+    def _add(self, conn: psycopg.Connection[Any]) -> None:
+        """Add to a workflow that may end at this moment: a job after another one, or a block of jobs."""
+        found = conn.execute(SOME_GROWING).fetchall()
+        if not found:
+            return
+        workflow, _, job = self._rng.choice(found)
+        if self._rng.random() < 0.2:
+            keys = [self._named(KEY) for _ in range(self._rng.choice([1, 3, 80]))]
+            with self._promise(conn, *keys), self._app.batch(into=workflow).using(conn) as batch:
+                batch.add_many(growing_shop.grower, [self._grower(key, key) for key in keys])
+            return
+        key = self._named(KEY)
+        after = [job] if job is not None and self._rng.random() < 0.7 else []
+        with self._promise(conn, key):
+            call: Any = growing_shop.grower.s(**self._grower(key, key))
+            self._app.workflows.using(conn).add(workflow, call, after=after)
+
+    def _seal(self, conn: psycopg.Connection[Any]) -> None:
+        workflow = self._chosen(conn, OPEN)
+        if workflow is not None:
+            self._app.workflows.using(conn).seal(workflow)
 
     def _begin_saga(self, conn: psycopg.Connection[Any]) -> None:
         rng, self._count = self._rng, self._count + 1
@@ -148,7 +234,7 @@ class Weaver:
             self._app.using(conn).signal_event(name, key=key, data={"e": 1})
 
     def _cancel_job(self, conn: psycopg.Connection[Any]) -> None:
-        job = self._chosen(conn, self._rng.choice([SOME_JOB, SOME_SAGA]))
+        job = self._chosen(conn, self._rng.choice([SOME_JOB, SOME_SAGA, SOME_CALLED]))
         if job is not None:
             with suppress(pgqueue.UnknownJob):
                 self._app.using(conn).cancel(job, "by hand")
@@ -199,7 +285,7 @@ def release(conn: psycopg.Connection[Any], job: int, *, again: bool) -> None:
 def woven_app(dsn: str) -> Iterator[tuple[pgqueue.App, psycopg.Connection[Any]]]:
     """An app with the tasks of the woven shop on a database, and a connection to it."""
     app = pgqueue.App(dsn)
-    for spec in woven_shop.app.tasks:
+    for spec in growing_shop.app.tasks:
         app.tasks.add(spec)
     with psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name="stress finish") as conn:
         yield app, conn
@@ -210,15 +296,17 @@ def finish(conn: psycopg.Connection[Any], app: pgqueue.App) -> bool:
     """Give jobs what they wait for; return whether all that weavers have made has ended."""
     for (job,) in conn.execute(HELD).fetchall():
         release(conn, job, again=False)
+    for (workflow,) in conn.execute(OPEN).fetchall():
+        app.workflows.using(conn).seal(workflow)
     for job, _ in conn.execute(UNSENT).fetchall():
         send(conn, app, job)
-    row = conn.execute(LIVING, (list(woven_shop.TASKS),)).fetchone()
+    row = conn.execute(LIVING, (list(growing_shop.TASKS),)).fetchone()
     return row == (0,)
 
 
 def living(conn: psycopg.Connection[Any]) -> str:
     """Tell what of that has not ended."""
-    return "; ".join(row[0] for row in conn.execute(STILL, (list(woven_shop.TASKS),)).fetchall())
+    return "; ".join(row[0] for row in conn.execute(STILL, (list(growing_shop.TASKS),)).fetchall())
 
 
 def promised(directory: Path) -> dict[str, str]:

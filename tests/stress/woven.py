@@ -18,7 +18,31 @@ from .plans import plan
 Row = dict[str, Any]
 LIVE, FINISHED, DEAD = "job_live", "job_finished", "dead_letter"
 NAME = re.compile(r"w\.(small|large)\.\w+")
+KEY = "k."  # the names of single jobs that are promised begin so; others are those of workflows
 TERMINAL = ("succeeded", "failed", "cancelled")
+# Jobs that wait for others and whose counter is not the number of their edges that are still to be met, in one
+# snapshot. An edge is still to be met while its parent lives, or is a group that is not settled, or a dead letter that
+# is no end because its workflow holds; one that was added late, until it is told.
+WRONG_COUNTERS = """
+select j.id, j.waits_on, met.open from pgqueue.job_live j
+cross join lateral (
+    select count(*)::int as open from pgqueue.dependency d where d.child_id = j.id
+    and (d.late or exists (select from pgqueue.job_live p where p.id = d.parent_id)
+         or exists (select from pgqueue.workflow w where w.id = d.parent_id and not w.settled)
+         or exists (select from pgqueue.dead_letter p where p.id = d.parent_id and p.ties & 16 > 0))) as met
+where j.state = 'blocked' and j.waits_for = 'jobs' and j.cancel_requested_at is null and j.waits_on <> met.open"""
+# Calls whose job has ended and that are not marked, and jobs that sleep on though all their calls are marked and were
+# delivered, in one snapshot.
+WRONG_CALLS = """
+select c.job_id as caller, c.child_id as child, 'is not told that it has ended' as what from pgqueue.call c
+where not c.ended and not exists (select from pgqueue.job_live j where j.id = c.child_id)
+union all
+select t.job_id, null, 'sleeps on after the last end of ' || t.name from pgqueue.step t
+join pgqueue.job_live j on j.id = t.job_id
+where t.kind = 'call' and not t.done and j.state in ('pending', 'blocked') and j.attempt = 0
+and j.run_at > now() + interval '1 hour'
+and not exists (select from pgqueue.call c where c.number = t.number and not (c.ended and c.seen))"""
+
 READ = {
     "workflows": "select * from pgqueue.workflow order by id",
     "gates": "select * from pgqueue.gate",
@@ -29,25 +53,15 @@ READ = {
     "undos": "select * from pgqueue.undo",
     "mailbox": "select * from pgqueue.signal",
     "events": "select id, topic from pgqueue.published_event",
+    "wrong_calls": WRONG_CALLS,
 }
-# Jobs that wait for others and whose counter is not the number of their edges that are still to be met, in one
-# snapshot. An edge is still to be met while its parent lives, or is a group that is not settled, or a dead letter that
-# is no end because its workflow holds.
-WRONG_COUNTERS = """
-select j.id, j.waits_on, met.open from pgqueue.job_live j
-cross join lateral (
-    select count(*)::int as open from pgqueue.dependency d where d.child_id = j.id and d.late is not true
-    and (exists (select from pgqueue.job_live p where p.id = d.parent_id)
-         or exists (select from pgqueue.workflow w where w.id = d.parent_id and not w.settled)
-         or exists (select from pgqueue.dead_letter p where p.id = d.parent_id and p.ties & 16 > 0))) as met
-where j.state = 'blocked' and j.waits_for = 'jobs' and j.cancel_requested_at is null and j.waits_on <> met.open"""
 
 
 @dataclass
 class Woven:
     """Rows. `graphs`: the graph of each workflow as it was planned, by id. `promised`: how the enqueueing of each
     planned workflow ended for whom it was: ok, fail, or info if that is unknown. `counters`: what WRONG_COUNTERS has
-    found. `quiescent`: whether everything has ended."""
+    found, `wrong_calls`: WRONG_CALLS. `quiescent`: whether everything has ended."""
 
     graphs: Mapping[int, Graph] = field(default_factory=dict)
     workflows: list[Row] = field(default_factory=list)
@@ -62,6 +76,7 @@ class Woven:
     events: list[Row] = field(default_factory=list)
     promised: Mapping[str, str] = field(default_factory=dict)
     counters: list[tuple[int, int, int]] = field(default_factory=list)
+    wrong_calls: list[Row] = field(default_factory=list)
     quiescent: bool = True
 
     @cached_property

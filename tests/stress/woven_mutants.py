@@ -11,16 +11,20 @@ from types import ModuleType
 from typing import Any
 
 from pgqueue import cli
-from pgqueue.queries import steps
+from pgqueue.client.canvas.calling import Caller
+from pgqueue.client.steps import Steps, all_or_nothing
+from pgqueue.jobs.step import RecordedStep
+from pgqueue.queries import signals, steps
 from pgqueue.queries.base import Query
 from pgqueue.queries.jobs import expire, resolve
 from pgqueue.queries.jobs.ties import TiedEnds
-from pgqueue.queries.workflows import inputs, retry
+from pgqueue.queries.workflows import adding, inputs, retry
+from pgqueue.tasks.journal import AlreadyRecorded
 
 from .rewriting import rewrite
 
-MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry)
-CLASSES: Sequence[type] = (resolve.ResolveQueries,)
+MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, signals, adding)
+CLASSES: Sequence[type] = (resolve.ResolveQueries, Caller)
 TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
 NO_PARENT_LEFT = """not exists (select from {s}.dependency e join {s}.job_live p on p.id = e.parent_id
     where e.child_id = j.id and p.id not in (select id from ended))"""
@@ -32,6 +36,12 @@ def unsorted_gates() -> None:
     """Lock the gates of jobs that end in an order that depends on those jobs."""
     by_first_job = "order by g.id * (1 - 2 * (select min(id) % 2 from tied)) for update"
     rewrite(resolve, TIED_ENDS, ("order by g.id for update", by_first_job))
+
+
+def unsorted_children() -> None:
+    """Lock the children of jobs that end in an order that depends on those jobs."""
+    own = "union select id from given where exists (select from edge))) order by j.id"
+    rewrite(resolve, TIED_ENDS, (own, f"{own} * (1 - 2 * (select min(id) % 2 from given))"))
 
 
 def no_parent_left() -> None:
@@ -106,6 +116,49 @@ def retries_all() -> None:
     )
 
 
+def called_again() -> None:
+    """Keep what an attempt has inserted for a step that is recorded already."""
+    steps_of = Caller.steps.__wrapped__  # type: ignore[attr-defined]
+
+    def kept(self: Caller) -> Steps[RecordedStep]:
+        try:
+            return (yield from steps_of(self))
+        except AlreadyRecorded as found:
+            return found.step
+
+    Caller.steps = all_or_nothing(kept)  # type: ignore[method-assign]
+
+
+def untold_call() -> None:
+    """Let called jobs end without marking their calls."""
+    rewrite(resolve, TIED_ENDS, ("from tied where ties & 4 > 0", "from tied where false"))
+
+
+def forgetful_delivery() -> None:
+    """Take the end of a call as delivered though its caller was held."""
+    rewrite(signals, ["DELIVER"], ("where -o.child_id not in (select letter from again)", ""))
+
+
+def uncounted_members() -> None:
+    """Add to a workflow without having it wait for what is added."""
+    rewrite(
+        adding,
+        ["ADD"],
+        ("set open_gates = w.open_gates + (select count(*) from gated g where g.of = 1)::int,", "set"),
+        ("%(counted)s::bool or g.of > 1,", "false,"),
+    )
+
+
+def edges_in_time() -> None:
+    """Take edges from what was there before as if those who end it could see them."""
+    rewrite(adding, ["ADD"], ("case when e.parent <= -1000000000 then true end", "null::boolean"))
+
+
+def careless_seal() -> None:
+    """Seal a workflow without counting what was added while it was open."""
+    rewrite(adding, ["SEAL"], ("w.open_gates - 1 + t.gates", "w.open_gates - 1"), ("counted = true", "counted = false"))
+
+
 @dataclass(frozen=True)
 class WovenMutant:
     """A bug, the scenario that shows it, and the invariants one of which it breaks."""
@@ -117,6 +170,7 @@ class WovenMutant:
 
 MUTANTS = {
     "unsorted_gates": WovenMutant(unsorted_gates, "shared_gates", frozenset({"deadlock"})),
+    "unsorted_children": WovenMutant(unsorted_children, "shared_children", frozenset({"deadlock"})),
     "no_parent_left": WovenMutant(no_parent_left, "two_parents_at_once", frozenset({"WF2"})),
     "callbacks_by_last": WovenMutant(callbacks_by_last, "two_members_at_once", frozenset({"WF4"})),
     "plain_success": WovenMutant(plain_success, "whole_workflow", frozenset({"WF2"})),
@@ -127,6 +181,12 @@ MUTANTS = {
     "sleeps_through": WovenMutant(sleeps_through, "signalled_while_it_runs", frozenset({"ST4"})),
     "unlocked_record": WovenMutant(unlocked_record, "recorded_beside_a_rescue", frozenset({"ST1"})),
     "changed_record": WovenMutant(changed_record, "recorded_twice", frozenset({"ST1"})),
+    "called_again": WovenMutant(called_again, "called_twice", frozenset({"CA1"})),
+    "untold_call": WovenMutant(untold_call, "called_job_ends", frozenset({"CA3"})),
+    "forgetful_delivery": WovenMutant(forgetful_delivery, "caller_is_held", frozenset({"CA3"})),
+    "uncounted_members": WovenMutant(uncounted_members, "added_while_it_runs", frozenset({"AD3"})),
+    "edges_in_time": WovenMutant(edges_in_time, "added_after_an_end", frozenset({"WF2"})),
+    "careless_seal": WovenMutant(careless_seal, "sealed", frozenset({"AD3", "AD4"})),
 }
 
 

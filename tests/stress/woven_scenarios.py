@@ -7,27 +7,35 @@ itself; the rows are checked afterwards.
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import psycopg
 
+import pgqueue
 from pgqueue import db
+from pgqueue.client.canvas.calling import Caller
+from pgqueue.client.steps import follow
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.jobs.step import NewStep, Wakening
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.tasks.inputs import with_inputs
+from pgqueue.tasks.journal import AlreadyRecorded, Call
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.harness import QUERIES, WORKER, Conn, InThread, add_worker, new_job, wait_for
 from tests.statements.graphs import claim, end, insert, retry, tidy
 
+from . import growing_shop
+from .growing_shop import OVER
 from .violation import Violation
-from .woven_shop import DEED
+from .woven_shop import DEED, app, calls_of
 
 Graphs = dict[int, Graph]
 DEAD = Resolution("dead_letter", "rejected")
 ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
+STEP = "call0"
 BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
 
 
@@ -63,6 +71,8 @@ class Scene:
         for job in jobs:
             given = json.loads(with_inputs(None, job.args, found.get(job.id, "[]")))
             self.conn.execute(DEED, (job.id, job.lease, "run", "n", json.dumps(given.get("got"))))
+            if job.task == OVER:
+                self.conn.execute(DEED, (job.id, job.lease, "over", given["op"], None))
         return jobs
 
     def run(self, dies: Mapping[int, int] = {}) -> None:
@@ -141,6 +151,21 @@ def shared_gates(scene: Scene) -> None:
         first, second = reversed(batches) if turned else batches
         scene.at_once(first, second, "select from pgqueue.gate where remaining > 0 order by id limit 1 for update")
         tidy(scene.conn)
+
+
+def shared_children(scene: Scene) -> None:
+    """Both parents of the same two children end at the same instant; either of them comes first once.
+
+    While a third one holds the first child, the parent that came first waits for it. If the other one begins with the
+    second child, it has that when it waits for the first, and each then waits for the other.
+    """
+    for turned in (False, True):
+        scene.make(4, [Edge(0, 2), Edge(1, 2), Edge(0, 3), Edge(1, 3)])
+        ends = [ending(job) for job in scene.take()]
+        first, second = reversed(ends) if turned else ends
+        child = "select from pgqueue.job_live where state = 'blocked' order by id limit 1 for update"
+        scene.at_once(first, second, child)
+        scene.run()
 
 
 def two_parents_at_once(scene: Scene) -> None:
@@ -233,10 +258,114 @@ def recorded_twice(scene: Scene) -> None:
     end(scene.conn, (job, Resolution("succeed")))
 
 
+def _caller(scene: Scene) -> ClaimedJob:
+    """A saga with a step that calls one job."""
+    op = next(op for op in map(str, range(99)) if [call.kind for call in calls_of(op, STEP, 0)] == ["job"])
+    args = json.dumps({"op": op, "n": 0, "payload": {}})
+    db.run(scene.conn, QUERIES.jobs.enqueue([new_job("saga", args=args)]))
+    (job,) = claim(scene.conn).values()
+    return job
+
+
+def _call(scene: Scene, caller: ClaimedJob) -> None:
+    """Call what the step of a saga calls, unless it is recorded."""
+    op = json.loads(caller.args)["op"]
+    calls = tuple(call.signature(op, caller.id, STEP) for call in calls_of(op, STEP, 0))
+    with suppress(AlreadyRecorded):
+        follow(scene.conn, Caller(app, caller, Call(NewStep(STEP, "call"), calls, many=False)).steps())
+
+
+def _sleep(scene: Scene, caller: ClaimedJob) -> None:
+    with scene.conn.transaction():
+        db.run(scene.conn, QUERIES.jobs.resolve([(caller, ASLEEP)]))
+        db.run(scene.conn, QUERIES.steps.put_to_sleep([(caller, None)]))
+
+
+def _collect(scene: Scene) -> None:
+    """Let callers that are due take their answers, and end."""
+    db.run(scene.conn, QUERIES.signals.deliver(10))
+    for job in claim(scene.conn).values():
+        db.run(scene.conn, QUERIES.calls.collect([(job, STEP)]))
+        scene.conn.execute(DEED, (job.id, job.lease, "saw", STEP, json.dumps(0)))
+        end(scene.conn, (job, Resolution("succeed")))
+
+
+def called_twice(scene: Scene) -> None:
+    """An attempt calls what an earlier one has called."""
+    caller = _caller(scene)
+    for _ in range(2):
+        _call(scene, caller)
+    _sleep(scene, caller)
+    scene.run()
+    _collect(scene)
+
+
+def called_job_ends(scene: Scene) -> None:
+    """A called job ends while its caller sleeps."""
+    caller = _caller(scene)
+    _call(scene, caller)
+    _sleep(scene, caller)
+    scene.run()
+    _collect(scene)
+
+
+def caller_is_held(scene: Scene) -> None:
+    """An end is delivered while another transaction holds the row of the caller, and once more after that."""
+    caller = _caller(scene)
+    _call(scene, caller)
+    _sleep(scene, caller)
+    scene.run()
+    holder = scene.open()
+    holder.execute("select from pgqueue.job_live where id = %s for update", (caller.id,))
+    db.run(scene.conn, QUERIES.signals.deliver(10))
+    holder.close()
+    _collect(scene)
+
+
+def _added(key: str) -> Any:
+    return growing_shop.grower.s(op=key, n=0, payload=growing_shop.simple(key))
+
+
+def added_while_it_runs(scene: Scene) -> None:
+    """A job is added while the only member of a workflow runs."""
+    made = scene.make(1, [])
+    del scene.graphs[made.id]
+    (member,) = scene.take()
+    app.workflows.using(scene.conn).add(made.id, _added("k.1"))
+    end(scene.conn, (member, done(member)))
+    scene.run()
+
+
+def added_after_an_end(scene: Scene) -> None:
+    """A job is added that waits for one which has ended."""
+    made = scene.make(2, [])
+    del scene.graphs[made.id]
+    one, other = scene.take()
+    end(scene.conn, (one, done(one)))
+    app.workflows.using(scene.conn).add(made.id, _added("k.1"), after=one.id)
+    end(scene.conn, (other, done(other)))
+    scene.run()
+
+
+def sealed(scene: Scene) -> None:
+    """An open workflow is sealed while jobs that were added to it wait, and calls back when they have ended."""
+    flow = pgqueue.Workflow("g.1", sealed=False)
+    flow.add(_added("g.1.0"))
+    flow.on_complete(growing_shop.over.si(op="g.1", n=0, payload={}))
+    workflow = flow.using(scene.conn).enqueue().id
+    assert workflow is not None
+    scene.run()
+    for key in ("k.1", "k.2"):
+        app.workflows.using(scene.conn).add(workflow, _added(key))
+    app.workflows.using(scene.conn).seal(workflow)
+    scene.run()
+
+
 SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
-        shared_gates, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
+        shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
         one_parent_fails, retried, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
+        called_twice, called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed,
     )
 }  # fmt: skip

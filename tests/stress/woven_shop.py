@@ -5,6 +5,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -46,7 +47,10 @@ TOPICS = {
     "woven.paid": {"hears_all", "hears_paid", "hears_each"}, "woven.made": {"hears_all", "hears_each"},
     "other.paid": {"hears_paid"}, "other": set(),
 }  # fmt: skip
-TASKS = (*NODES, CALLBACK, *SAGAS, UNDO, *SUBSCRIBERS)
+CALLED = ("called", "called_async")
+CALLS = ("call", "gather")  # the kinds of steps that call other tasks, by which their names begin
+CALL_DEPTH = 2  # sagas that are called by sagas
+TASKS = (*NODES, CALLBACK, *SAGAS, UNDO, *SUBSCRIBERS, *CALLED)
 
 
 def deed(ctx: pgqueue.Context, kind: str, name: str, value: Any = None) -> None:
@@ -145,11 +149,32 @@ def _undo(ctx: pgqueue.Context, op: str, name: str) -> Any:
     return undone.s(op=op, n=0, payload={"job": ctx.job_id, "step": name, "failures": len(name) % 2})
 
 
+@app.task(name="called", **LONG_LIVED)
+def called(ctx: pgqueue.Context, got: Any = None, *, op: str, n: int, payload: Payload) -> int:
+    return _work(ctx, got, n, payload)
+
+
+@app.task(name="called_async", **LONG_LIVED)
+async def called_async(ctx: pgqueue.Context, got: Any = None, *, op: str, n: int, payload: Payload) -> int:
+    return await asyncio.to_thread(_work, ctx, got, n, payload)
+
+
+def _failed(error: pgqueue.CallFailed) -> Any:
+    return {"failed": error.state}
+
+
 def _saga(ctx: pgqueue.Context, op: str, payload: Payload) -> str:
     for kind, name, seconds in payload["script"]:
         match kind:
+            case "call" | "gather":
+                planned = calls_of(op, name, payload.get("depth", 0))
+                signatures = [call.signature(op, ctx.job_id, name) for call in planned]
+                try:
+                    value: Any = ctx.gather(name, signatures) if kind == "gather" else ctx.call(name, *signatures)
+                except pgqueue.CallFailed as error:
+                    value = _failed(error)
             case "sleep":
-                value: Any = ctx.sleep(name, seconds)  # type: ignore[func-returns-value]
+                value = ctx.sleep(name, seconds)  # type: ignore[func-returns-value]
             case "signal":
                 value = ctx.wait_signal(name.partition("#")[0], timeout=seconds)
             case "event":
@@ -182,8 +207,18 @@ def saga_metered(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> str
 async def saga_async(ctx: pgqueue.Context, op: str, n: int, payload: Payload) -> str:
     for kind, name, seconds in payload["script"]:
         match kind:
+            case "call" | "gather":
+                planned = calls_of(op, name, payload.get("depth", 0))
+                signatures = [call.signature(op, ctx.job_id, name) for call in planned]
+                try:
+                    if kind == "gather":
+                        value: Any = await ctx.agather(name, signatures)
+                    else:
+                        value = await ctx.acall(name, *signatures)
+                except pgqueue.CallFailed as error:
+                    value = _failed(error)
             case "sleep":
-                value: Any = await ctx.asleep(name, seconds)  # type: ignore[func-returns-value]
+                value = await ctx.asleep(name, seconds)  # type: ignore[func-returns-value]
             case "signal":
                 value = await ctx.await_signal(name.partition("#")[0], timeout=seconds)
             case "event":
@@ -217,11 +252,63 @@ def hears_each(ctx: pgqueue.Context, event: pgqueue.Event) -> None:
     deed(ctx, "heard", "hears_each", event.id)
 
 
-def scripts(chance: random.Random) -> Iterator[tuple[str, str, float | None]]:
-    """Draw what a durable task does: steps, sleeps and waits, by the names under which they are recorded."""
+@dataclass(frozen=True)
+class PlannedCall:
+    """One call of a step: of a job, of a saga, or of a chord. `n`: the number of its last job, whose result it is."""
+
+    kind: str
+    n: int
+    depth: int
+    chance: int
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its jobs."""
+        return [self.n, self.n + 1, self.n + 2] if self.kind == "chord" else [self.n]
+
+    def value(self, op: str) -> Any:
+        """What it returns if all goes well."""
+        return self._op(op) if self.kind == "saga" else self.n
+
+    def signature(self, op: str, caller: int, step: str) -> Any:
+        """Return the call of a step of a job."""
+        chance = random.Random(self.chance)
+        payload: Payload = {"by": caller, "step": step, "seconds": chance.choice([0, 0, 0.03]), "failures": 0}
+        payload |= {"dies": chance.choices((0, 99), (93, 7))[0], "failures": int(chance.random() < 0.1)}
+        task: Any = chance.choice([called, called, called_async])
+        match self.kind:
+            case "saga":
+                payload |= {"script": list(scripts(chance, self.depth + 1)), "depth": self.depth + 1}
+                payload["compensates"] = False
+                return chance.choice([saga, saga_async]).s(op=self._op(op), n=self.n, payload=payload)
+            case "chord":
+                members = [task.s(op=op, n=self.n + more, payload=payload | {"dies": 0}) for more in (1, 2)]
+                return pgqueue.chord(members, called.s(op=op, n=self.n, payload=payload))
+            case _:
+                return task.s(op=op, n=self.n, payload=payload)
+
+    def _op(self, op: str) -> str:
+        return f"{op}/{self.n}"
+
+
+def calls_of(op: str, step: str, depth: int) -> list[PlannedCall]:
+    """Draw what a step of a saga calls: the same each time that its task runs."""
+    chance = random.Random(f"{op}.{step}")
+    kinds, weights = ("job", "chord", "saga"), (70, 15, 15 if depth < CALL_DEPTH else 0)
+    count = chance.choice([0, 1, 2, 3, 5]) if step.startswith("gather") else 1
+    return [
+        PlannedCall(chance.choices(kinds, weights)[0], 1000 * depth + 10 * place, depth, chance.randrange(10**9))
+        for place in range(count)
+    ]
+
+
+def scripts(chance: random.Random, depth: int = 0) -> Iterator[tuple[str, str, float | None]]:
+    """Draw what a durable task does: steps, sleeps, waits and calls, by the names under which they are recorded."""
     waits = 0
-    for number in range(chance.randint(1, 7)):
-        kind = chance.choices(("step", "undo", "tx", "sleep", "signal", "event"), (20, 20, 20, 15, 20, 5))[0]
+    kinds = ("step", "undo", "tx", "sleep", "signal", "event", "call", "gather")
+    weights = (20, 20, 20, 15, 20, 5, 12, 8) if depth < CALL_DEPTH else (20, 20, 20, 15, 5, 0, 0, 0)
+    for number in range(chance.randint(1, 7 if not depth else 3)):
+        kind = chance.choices(kinds, weights)[0]
         name = f"{kind}{number}"
         match kind:
             case "sleep":
