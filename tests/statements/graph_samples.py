@@ -8,7 +8,7 @@ from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.workflows.adding import LockedGroup
-from pgqueue.queries.workflows.gone import Place
+from pgqueue.queries.workflows.gone import CallPlace, Place
 from pgqueue.queries.workflows.retry import LockedWorkflow
 from pgqueue.workflows.graph import OUTSIDE, Edge, Graph, Group
 from tests.harness import WORKER, claimed, new_job
@@ -77,5 +77,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.doom_stuck": lambda q: q.workflows.doom_stuck(WORKER, 1000, Place(5, 7)),
     "workflows.find_stuck": lambda q: q.workflows.find_stuck(1000),
     "workflows.end_hollow": lambda q: q.workflows.end_hollow(WORKER, 1000, None),
+    "workflows.tell_gone": lambda q: q.workflows.tell_gone(WORKER, 1000, CallPlace(5, 7)),
     "workflows.find_hollow": lambda q: q.workflows.find_hollow(1000),
 }

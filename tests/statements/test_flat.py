@@ -28,7 +28,7 @@ from pgqueue.queries.retention import Sweep
 from pgqueue.queries.steps import Swept
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
-from pgqueue.queries.workflows.gone import Place
+from pgqueue.queries.workflows.gone import CallPlace, Place
 from pgqueue.schedules.plan import Every
 from pgqueue.schedules.schedule import Schedule
 from pgqueue.schedules.ticks import ScheduleState, TickRecord
@@ -86,6 +86,7 @@ DUTIES: dict[str, Query[Any]] = {
     "workflows.mark_late": QUERIES.workflows.mark_late(50),
     "workflows.doom_stuck": QUERIES.workflows.doom_stuck(WORKER, 100, Place()),
     "workflows.end_hollow": QUERIES.workflows.end_hollow(WORKER, 100, None),
+    "workflows.tell_gone": QUERIES.workflows.tell_gone(WORKER, 100, CallPlace()),
     "workflows.inputs": QUERIES.workflows.inputs([job for job, _ in TIED]),
     "workflows.prune": QUERIES.workflows.prune(10),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),

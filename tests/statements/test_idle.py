@@ -33,7 +33,7 @@ SELDOM = {
     "partitions.delegated", "partitions.make", "partitions.states", "jobs.expire",
     "jobs.prune_keys", "activity.record", "operations.find_abandoned", "pauses.tasks", "waits.announce_missed",
     "jobs.drop_expired_results", "workflows.look", "workflows.doom_stuck", "workflows.end_hollow",
-    "signals.deliver", "steps.sweep",
+    "workflows.tell_gone", "signals.deliver", "steps.sweep",
     "retention.take_turn", "retention.allowed", "retention.old_partitions", "retention.sweeps", "retention.prune_dead",
     "retention.prune_ticks", "retention.prune_operations", "retention.forget",
 }  # fmt: skip

@@ -1,12 +1,13 @@
 """A job is replaced by a canvas: what waited for it waits for that, and gets its result."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 import pgqueue
-from pgqueue import App, JobFailed, JobWasCancelled, Workflow, chain, chord, group
+from pgqueue import App, JobFailed, JobWasCancelled, Workflow, chain, chord, db, group
 from pgqueue.codecs import AESGCM
 from tests.conftest import scalar, work
 from tests.harness import Conn
@@ -70,6 +71,11 @@ def tasks(app: App, done: list[Any]) -> Any:
         def breaks(ctx: pgqueue.Context, n: int = 0) -> int:
             done.append("breaks")
             return ctx.replace(Tasks.part.si(1) | Tasks.fail.si(5))
+
+        @staticmethod
+        @app.task(name="waits", max_attempts=1)
+        def waits(ctx: pgqueue.Context) -> int:
+            return ctx.replace(Tasks.part.using(delay=1000).s(1) | Tasks.part.s())
 
     return Tasks
 
@@ -301,3 +307,27 @@ def test_a_job_that_ends_with_its_transaction_cannot_be_replaced(app: App, conn:
     error = app.get(job.id).error
     assert error is not None
     assert "the job ends with ctx.transaction()" in error.message
+
+
+def test_a_picture_shows_what_stands_in_for_a_job_where_the_job_stands(app: App, conn: Conn, tasks: Any) -> None:
+    flow = Workflow("w")
+    flow.add(Workflow.of(chord([tasks.deep.s(2), tasks.part.s(1)], tasks.keep.s()), name="inner"))
+    run = flow.enqueue()
+    finish(app, conn)
+    assert run.id is not None
+    drawn = app.workflows.draw(run.id)
+    parents = {group["name"]: group["parent"] for group in json.loads(drawn.json())["groups"]}
+    assert parents == {"w": None, "inner": 0, "deep": 1, "part": 2}
+    assert "group inner\n   ├─ part: succeeded" in drawn.text()
+    assert "   └─ group deep\n      ├─ group part\n" in drawn.text()
+    assert 'subgraph g2["deep"]\n  n3["deep: succeeded"]\n  subgraph g3["part"]' in drawn.mermaid()
+    assert [group.replaces for group in db.run(conn, app.queries.workflows.groups(run.id, 9))][:2] == [None, None]
+
+
+def test_a_picture_shows_what_stands_in_for_a_job_that_waits_or_has_failed(app: App, conn: Conn, tasks: Any) -> None:
+    for part, states in ((tasks.breaks.s(), ("failed", "failed")), (tasks.waits.s(), ("blocked", "pending"))):
+        run = part.on_complete(tasks.keep.si(1)).enqueue()
+        of = "select count(*) > 1 from pgqueue.job where workflow_id = %s and state = any(%s)"
+        asyncio.run(work(app, lambda run=run, states=states: scalar(conn, of, run.id, list(states))))  # type: ignore[misc]
+        groups = json.loads(app.workflows.draw(run.id).json())["groups"]
+        assert [group["parent"] for group in groups] == [None, 0]

@@ -1,4 +1,5 @@
-"""Jobs of workflows that wait for what is gone: somebody has deleted rows by hand, and nothing told those that wait."""
+"""Jobs that wait for what is gone: somebody has deleted rows by hand, or a process of an older release has ended a job,
+and nothing told those that wait."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -147,6 +148,39 @@ with {empty} select h.id, h.name, h.created_at from hollow h order by h.created_
     empty=fill(_EMPTY, mine="true"),
 )
 
+# Mark calls whose job has ended without saying so: a client or worker of a release that knows no calls has ended it, or
+# somebody has deleted its row. DELIVER finds the mark and wakes the caller, which collects what became of the job. The
+# statement that ends a job marks its call, so a snapshot that sees neither the job nor the mark sees an end that nobody
+# told: no age is asked. A job that is brought back at this moment is marked though it lives; its caller looks, sees it
+# alive, sleeps on, and is told of its next end. The naive form, a timeout of the caller, gives up calls that go on.
+# Walks over the open calls alone, in the order of call_open; jobs by primary key. Calls that somebody has locked are
+# found by the next walk. Returns a row for each, and one with the last call that was looked at: null at the end of the
+# walk.
+TELL_GONE: LiteralString = fill(
+    """
+with looked as materialized (
+    select c.number, c.child_id from {s}.call c
+    where not c.ended and c.number >= %(number)s::bigint
+    and (c.number, c.child_id) > (%(number)s::bigint, %(child)s::bigint) and {mine}
+    order by c.number, c.child_id limit %(at_most)s::int
+), gone as materialized (
+    select c.child_id from {s}.call c
+    where c.child_id = any(array(
+        select l.child_id from looked l
+        where (select true from {s}.job_live j where j.id = l.child_id limit 1) is null))
+    and not c.ended order by c.child_id for update skip locked
+), marked as (
+    update {s}.call c set ended = true, seen = false
+    where c.child_id = any(array(select child_id from gone)) returning c.child_id, c.job_id, c.step
+)
+select child_id, job_id, step, false from marked
+union all
+select l.number, l.child_id, null, true from (
+    select * from looked order by number desc, child_id desc limit 1) as l
+where (select count(*) from looked) = %(at_most)s::int""",
+    mine=_MINE,
+)
+
 
 class StuckJob(NamedTuple):
     """A job that waits for what is gone."""
@@ -162,6 +196,21 @@ class HollowWorkflow(NamedTuple):
     id: int
     name: str
     created_at: datetime
+
+
+class GoneCall(NamedTuple):
+    """A called job that has ended and told nobody, with its caller and the step that has called."""
+
+    id: int
+    caller: int
+    step: str
+
+
+class CallPlace(NamedTuple):
+    """The last open call that a walk has looked at: the number of its step, and the job."""
+
+    number: int = 0
+    child: int = 0
 
 
 class Place(NamedTuple):
@@ -193,6 +242,12 @@ class GoneQueries(Statements):
         """End those of the next workflows that have no member any more, likewise; return them and the time reached."""
         params = {"worker": worker, "at_most": at_most, "after": start_of(after)}
         return Query(self._sql(END_HOLLOW), lambda rows: _walked(rows, HollowWorkflow._make), params)
+
+    def tell_gone(self, worker: UUID, at_most: int, after: CallPlace) -> Query[Walked[GoneCall]]:
+        """Mark those of the next open calls whose job has ended and told nobody, likewise; return them and the call
+        reached."""
+        params = {"worker": worker, "at_most": at_most, **after._asdict()}
+        return Query(self._sql(TELL_GONE), lambda rows: _walked(rows, GoneCall._make), params)
 
     def find_hollow(self, at_most: int) -> Query[list[HollowWorkflow]]:
         """Find workflows that have no member any more, among the oldest."""

@@ -69,15 +69,28 @@ from span cross join lateral (
     where d.parent_id >= span.first_id and d.parent_id <= span.last_id and d.workflow_id = %(id)s::bigint) as e
 order by e.parent_id, e.child_id, e.ord limit %(limit)s::int"""
 
-# The groups of a workflow, itself first, each with the group that it is a member of. By the primary key, and by
-# workflow_root.
+# The groups of a workflow, itself first, each with the group that it is a member of. One that stands in for a job is a
+# member of none: it stands where the job stands, so `parent` is the group of that job, wherever its row is. By the
+# primary key, and by workflow_root; that job by primary keys, in the partitions since the day before its workflow.
 GROUPS: LiteralString = """
-select w.id, w.name, g.workflow_id, w.on_failure
-from (select w.id, w.name, w.gate_id, w.on_failure from {s}.workflow w where w.id = %(id)s::bigint
+select w.id, w.name, g.workflow_id, w.on_failure, w.replaces
+from (select w.id, w.name, w.gate_id, w.on_failure, w.replaces, w.created_at from {s}.workflow w
+      where w.id = %(id)s::bigint
       union all
-      select w.id, w.name, w.gate_id, w.on_failure from {s}.workflow w
-      where w.root_id = %(id)s::bigint and w.root_id <> w.id) as w
-left join lateral (select g.workflow_id from {s}.gate g where g.id = w.gate_id limit 1) as g on true
+      select w.id, w.name, w.gate_id, w.on_failure, w.replaces, o.created_at
+      from {s}.workflow o cross join lateral (
+          select w.* from {s}.workflow w where w.root_id = o.id and w.root_id <> w.id) as w
+      where o.id = %(id)s::bigint) as w
+left join lateral (
+    select j.gate_id from {s}.job_live j where j.id = w.replaces
+    union all
+    select d.gate_id from {s}.dead_letter d where d.id = w.replaces
+    union all
+    select f.gate_id from {s}.job_finished f
+    where f.id = w.replaces and f.finished_at >= w.created_at - interval '1 day'
+    limit 1) as r on true
+left join lateral (
+    select g.workflow_id from {s}.gate g where g.id = coalesce(w.gate_id, r.gate_id) limit 1) as g on true
 order by w.id limit %(limit)s::int"""
 
 
@@ -119,12 +132,14 @@ class WorkflowJob:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowGroup:
-    """A group of a workflow, and the one that it is a member of; None for the workflow itself."""
+    """A group of a workflow, and the one that it is a member of; None for the workflow itself. `replaces`: the job in
+    whose place it runs, whose group is its `parent` then."""
 
     id: int
     name: str
     parent: int | None
     on_failure: str
+    replaces: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

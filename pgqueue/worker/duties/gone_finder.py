@@ -1,4 +1,4 @@
-"""The duty that looks for jobs of workflows that wait for what is gone, and for workflows of which all is gone."""
+"""The duty that looks for jobs that wait for what is gone, and for workflows of which all is gone."""
 
 import logging
 import random
@@ -6,24 +6,25 @@ from datetime import datetime
 
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
-from pgqueue.queries.workflows.gone import Place
+from pgqueue.queries.workflows.gone import CallPlace, Place
 from pgqueue.timing import monotonic
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
 INTERVAL = 600.0  # between two walks
-BATCH = 1000  # jobs, or workflows, that one statement looks at
+BATCH = 1000  # jobs, workflows, or calls that one statement looks at
 PAUSE = 1.0  # between two statements of a walk, and as many times their cost:
 REST = 50
 
 
 class GoneFinder(Duty):
-    """Dooms jobs that wait for what is gone, and ends workflows that run without a member.
+    """Dooms jobs that wait for what is gone, ends workflows that run without a member, and tells callers of calls that
+    have ended untold.
 
-    A job tells of its end in the statement that ends it, and nobody else does: where somebody deletes rows by hand,
-    those that wait would wait for ever. Of all workers one walks: over the live jobs of workflows older than an hour,
-    batch after batch, each ten minutes.
+    A job tells of its end in the statement that ends it, and nobody else does: where somebody deletes rows by hand, or
+    a process of an older release ends jobs, those that wait would wait for ever. Of all workers one walks: over the
+    live jobs of workflows older than an hour, over workflows, and over open calls, batch after batch, each ten minutes.
     """
 
     name = "gone"
@@ -33,19 +34,24 @@ class GoneFinder(Duty):
         self._queries = core.queries.workflows
         self._identity = core.identity
         self._signals = signals
-        self._place: Place | None = Place()
+        self._walks = [self._doom_stuck, self._end_hollow, self._tell_gone]
+        self._walk = 0
+        self._place = Place()
         self._after: datetime | None = None
+        self._call = CallPlace()
 
     async def step(self) -> float:
-        """Look at the next batch: at jobs, and when all were looked at, at workflows."""
+        """Look at the next batch: at jobs, when all were looked at at workflows, and then at calls."""
         began = monotonic()
-        over = await self._end_hollow() if self._place is None else await self._doom_stuck(self._place)
-        if over:
-            return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311
+        if not await self._walks[self._walk]():
+            self._walk = (self._walk + 1) % len(self._walks)
+            if self._walk == 0:
+                return INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311
         return PAUSE + REST * (monotonic() - began)
 
-    async def _doom_stuck(self, place: Place) -> bool:
-        stuck, reached = await self.link.run(self._queries.doom_stuck(self._identity.id, BATCH, place))
+    async def _doom_stuck(self) -> bool:
+        """Look at a batch of jobs; return whether more are left."""
+        stuck, reached = await self.link.run(self._queries.doom_stuck(self._identity.id, BATCH, self._place))
         for job in stuck:
             log.error(
                 "job %d %s of workflow %d waits for what is gone, deleted by hand: it is skipped",
@@ -53,8 +59,8 @@ class GoneFinder(Duty):
             )  # fmt: skip
         if stuck:
             self._signals.workflow_moved()
-        self._place = None if reached is None else Place(reached[2], reached[0])
-        return False
+        self._place = Place() if reached is None else Place(reached[2], reached[0])
+        return reached is not None
 
     async def _end_hollow(self) -> bool:
         hollow, reached = await self.link.run(self._queries.end_hollow(self._identity.id, BATCH, self._after))
@@ -63,6 +69,14 @@ class GoneFinder(Duty):
         if hollow:
             self._signals.workflow_moved()
         self._after = None if reached is None else reached[2]
-        if self._after is None:
-            self._place = Place()
-        return self._after is None
+        return reached is not None
+
+    async def _tell_gone(self) -> bool:
+        untold, reached = await self.link.run(self._queries.tell_gone(self._identity.id, BATCH, self._call))
+        for call in untold:
+            log.error(
+                "job %d, which step %r of job %d has called, ended and told nobody, by an older release or by hand: "
+                "its caller goes on", call.id, call.step, call.caller,
+            )  # fmt: skip
+        self._call = CallPlace() if reached is None else CallPlace(reached[0], reached[1])
+        return reached is not None
