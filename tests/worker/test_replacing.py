@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -327,7 +328,10 @@ def test_a_picture_shows_what_stands_in_for_a_job_where_the_job_stands(app: App,
 def test_a_picture_shows_what_stands_in_for_a_job_that_waits_or_has_failed(app: App, conn: Conn, tasks: Any) -> None:
     for part, states in ((tasks.breaks.s(), ("failed", "failed")), (tasks.waits.s(), ("blocked", "pending"))):
         run = part.on_complete(tasks.keep.si(1)).enqueue()
-        of = "select count(*) > 1 from pgqueue.job where workflow_id = %s and state = any(%s)"
-        asyncio.run(work(app, lambda run=run, states=states: scalar(conn, of, run.id, list(states))))  # type: ignore[misc]
+        there = partial(
+            scalar, conn, "select count(*) > 1 from pgqueue.job where workflow_id = %s and state = any(%s)",
+            run.id, list(states),
+        )  # fmt: skip
+        asyncio.run(work(app, there))
         groups = json.loads(app.workflows.draw(run.id).json())["groups"]
         assert [group["parent"] for group in groups] == [None, 0]
