@@ -32,7 +32,12 @@ def sever(conn: psycopg.Connection[object] | psycopg.AsyncConnection[object]) ->
 
 
 class Link:
-    """One connection of a process, for one duty at a time. It is opened when first used, and again after a failure."""
+    """One connection of a process, for one duty at a time. It is opened when first used, and again after a failure.
+
+    `answers` counts its uses that ended well.
+    """
+
+    answers = 0
 
     def __init__(self, database: Database, name: str) -> None:
         self._database = database
@@ -49,6 +54,7 @@ class Link:
             timer = None if deadline is None else asyncio.get_running_loop().call_later(deadline, sever, self._conn)
             try:
                 yield self._conn
+                self.answers += 1
             except TIMED_OUT:
                 if self._conn.closed:
                     await self._drop()
@@ -76,7 +82,9 @@ class Link:
         conn = await self._database.connect_duty(self._name, deadline - SPARE)
         timer = asyncio.get_running_loop().call_later(deadline, sever, conn)
         try:
-            return await run_async(conn, query)
+            answer = await run_async(conn, query)
+            self.answers += 1
+            return answer
         finally:
             timer.cancel()
             await conn.close()

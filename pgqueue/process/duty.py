@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import Link
+from pgqueue.queries.base import does_answer
 from pgqueue.timing import Backoff, monotonic
 
 T = TypeVar("T")
@@ -25,13 +26,18 @@ class Duty(ABC):
     holds for every exception: a fault in one duty ends neither the process nor the other duties, and the age of its
     last success, in the health probe and in `pgqueue workers`, shows that it fails. `wake` ends a wait. `name` is shown
     in logs, by the health probe and by `pgqueue workers`.
+
+    After a failure a step is a success only if the database has answered since: a step that found nothing to do has
+    not shown that anything works. `others` are links beside the duty's own that its steps use.
     """
 
     name = "duty"
     interruptible = False  # whether a step may be cut off at any point when the process stops
+    uses_database = True
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *others: Link) -> None:
         self.link = link
+        self._links = (link, *others)
         self.succeeded_at = 0.0  # by the monotonic clock; 0 before the first time
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -50,21 +56,43 @@ class Duty(ABC):
         self._stopping.set()
         self._wake.set()
 
+    def rests(self) -> bool:
+        """Whether the duty waits for another part of the process, so that it asks the database nothing now."""
+        return False
+
     async def run(self) -> None:
         """Make step after step until stopped."""
         while not self._stopping.is_set():
             self._wake.clear()
             try:
+                before = self._answers()
                 delay = await self.step()
-                self.succeeded_at = monotonic()
-                if self._backoff.failures:
-                    log.info("%s works again", self.name)
-                    self._backoff.reset()
+                if not self._backoff.failures or await self._works(before):
+                    self._succeeded()
                 await _wait(self._wake, delay)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must end nothing but this step
                 if self.interruptible and self._stopping.is_set():
                     return  # that was the interruption
                 await _wait(self._stopping, self._failed(error))
+
+    def _answers(self) -> int:
+        return sum(link.answers for link in self._links)
+
+    async def _works(self, before: int) -> bool:
+        """Return whether a step that follows a failure is a success. If it asked the database nothing, ask whether it
+        answers: the next step that needs it may be an hour away, and the duty would look stuck until then."""
+        if not self.uses_database or self._answers() > before:
+            return True
+        if self.rests():
+            return False
+        await self.link.run(does_answer())
+        return True
+
+    def _succeeded(self) -> None:
+        self.succeeded_at = monotonic()
+        if self._backoff.failures:
+            log.info("%s works again", self.name)
+            self._backoff.reset()
 
     def _failed(self, error: Exception) -> float:
         delay = self._backoff.next()

@@ -123,6 +123,12 @@ def statement_timeout(seconds: float) -> "Query[None]":
     return Query(text.encode(), nothing, {"timeout": f"{int(1000 * seconds)}ms"})
 
 
+def does_answer() -> "Query[None]":
+    """Ask whether the server answers: no table, no lock, no right is needed. Only a duty that has failed and had
+    nothing to do since asks; that a connection is open would not do, for its server may be gone."""
+    return Query(b"select", nothing)
+
+
 def sleep(seconds: float) -> "Query[None]":
     """Let the server wait, and with it whoever runs this, sync or async. Outside of a transaction: it holds no lock."""
     return Query(b"select pg_catalog.pg_sleep(%(seconds)s::float8)", nothing, {"seconds": seconds})

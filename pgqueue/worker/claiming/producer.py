@@ -155,6 +155,10 @@ class Producer(Duty):
         self._turns.roster.drop_running()
         self.wake()
 
+    def rests(self) -> bool:
+        """Whether the heartbeat is overdue: a question that hangs now would hold up the first claim after it."""
+        return self._identity.overdue
+
     async def step(self) -> float:
         """Claim once; return how long to sleep."""
         if self._paused or self._identity.overdue:  # a process that was stopped for long may have no row any more

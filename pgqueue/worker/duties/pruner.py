@@ -25,7 +25,7 @@ class Pruner(Duty):
     interruptible = True
 
     def __init__(self, link: Link, chores: Link, core: WorkerCore) -> None:
-        super().__init__(link)
+        super().__init__(link, chores)
         self._chores = chores
         self._app = core.app
         self._queries = core.queries

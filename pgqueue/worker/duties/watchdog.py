@@ -21,6 +21,7 @@ class Watchdog(Duty):
     """
 
     name = "watchdog"
+    uses_database = False
 
     def __init__(self, link: Link, identity: Identity, signals: WorkerSignals) -> None:
         super().__init__(link)
