@@ -123,6 +123,11 @@ def cell(value: object) -> str:
             return str(value)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 job, 2 jobs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def age(seconds: float | None) -> str:
     """Return a duration in its two largest units: 4m31s."""
     return "" if seconds is None else in_words(int(max(seconds, 0)))

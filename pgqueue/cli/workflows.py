@@ -10,6 +10,7 @@ from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import By
 from pgqueue.cli.options import Before, Limit
+from pgqueue.client.workflows import CancelledWorkflow
 from pgqueue.queries.workflows.read import WorkflowStatus
 from pgqueue.workflows.drawing import Drawing
 
@@ -59,8 +60,15 @@ def show(
     return {Form.TEXT: picture.text, Form.MERMAID: picture.mermaid, Form.JSON: picture.json}[form]()
 
 
-def _say_cancelled(cancelled: bool) -> None:
-    output.say("cancelled" if cancelled else "it had ended: nothing to cancel")
+def _say_cancelled(done: CancelledWorkflow) -> None:
+    if done.had_ended:
+        output.say("it had ended: nothing to cancel")
+        return
+    if not done.cancelled and not done.asked:
+        output.say("nothing more to do: what still runs of it was asked to stop before, or is no member of it")
+        return
+    asked = f"; {output.count(done.asked, 'running job')} asked to stop" if done.asked else ""
+    output.say(f"{output.count(done.cancelled, 'job')} cancelled{asked}")
 
 
 @command(workflows_cli, "cancel", _say_cancelled)
@@ -69,8 +77,8 @@ def cancel(
     workflow: Id,
     reason: Annotated[str | None, typer.Option(help="Why; jobs that did not begin end with it.")] = None,
     by: By = None,
-) -> bool:
-    """End what has not begun as cancelled, and ask what runs to stop."""
+) -> CancelledWorkflow:
+    """End what has not begun as cancelled, and ask what runs to stop; say how many of both."""
     return call.app.workflows.cancel(workflow, reason, by=by)
 
 

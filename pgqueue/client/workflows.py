@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -38,6 +39,22 @@ STATES = ("running", "succeeded", "failed", "cancelled")
 BATCH = 500  # jobs that one statement of a cancellation ends
 MOST_READ = 100_000  # jobs or edges of one workflow
 FIRST_LOOK, LAST_LOOK = 0.02, 0.5  # seconds between two looks of a wait
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledWorkflow:
+    """What the cancel of a workflow has done; false if the workflow had ended.
+
+    `cancelled`: how many jobs had not begun, and have ended. `asked`: how many run and are asked to stop: an async job
+    stops where it waits, a `def` task where it calls `ctx.check()`, and the workflow ends with the last of them.
+    """
+
+    had_ended: bool
+    cancelled: int = 0
+    asked: int = 0
+
+    def __bool__(self) -> bool:
+        return not self.had_ended
 
 
 class Workflows:
@@ -116,8 +133,7 @@ class Workflows:
         """Return how a workflow stands. Raises UnknownWorkflow."""
         found: WorkflowStatus | None = yield self._queries.get(_possible(workflow))
         if found is None:
-            yield from self._refuse_group(workflow)
-            raise _unknown(workflow)
+            raise (yield from self._refusal(workflow))
         return found
 
     aget = get.twin
@@ -174,16 +190,18 @@ class Workflows:
     adraw = draw.twin
 
     @verb
-    def cancel(self, workflow: int, reason: str | None = None, *, by: str | None = None) -> Steps[bool]:
+    def cancel(self, workflow: int, reason: str | None = None, *, by: str | None = None) -> Steps[CancelledWorkflow]:
         """Cancel a workflow: jobs that have not begun end as cancelled, and those that run are asked to stop. One that
         is open is sealed.
 
         Its callbacks are no members and go on: those on its end run. Members that others hold for a moment are ended
-        by a worker. Returns False for a workflow that has ended. Raises UnknownWorkflow.
+        by a worker. Returns how many of both; what it returns is false for a workflow that has ended. Raises
+        UnknownWorkflow.
         """
         why = f"cancelled by {who(by)}" if reason is None else check_reason(reason)
         yield from self._known(workflow)
         running: bool = yield from stop_and_seal(self._queries, workflow, why)
+        cancelled = asked = 0
         more = running
         while more:
             stopped: TiedEnds = yield self._queries.stop(BATCH, workflow)
@@ -191,7 +209,9 @@ class Workflows:
                 self._app.listeners.emit(WaitingJobCancelled(*job))
             settled: TiedEnds = yield self._queries.settle(BATCH, workflow)
             more = bool(stopped.moved or settled.moved)
-        return running
+            cancelled += len(stopped.cancelled)
+            asked += len(stopped.moved) - len(stopped.cancelled)
+        return CancelledWorkflow(not running, cancelled, asked)
 
     acancel = cancel.twin
 
@@ -207,8 +227,7 @@ class Workflows:
         actor = who(by)
         locked: LockedWorkflow | None = yield self._queries.lock_for_retry(_possible(workflow))
         if locked is None or locked.root_id != locked.id:
-            yield from self._refuse_group(workflow)
-            raise _unknown(workflow)
+            raise (yield from self._refusal(workflow))
         if locked.state == "running":
             raise WorkflowRunning(workflow)
         if not locked.settled:
@@ -241,16 +260,24 @@ class Workflows:
 
     def _known(self, workflow: int) -> Steps[None]:
         """Refuse an id that is no workflow's."""
-        found: tuple[str, bool] | None = yield self._queries.state(_possible(workflow))
-        if found is None:
-            raise _unknown(workflow)
-        if not found[1]:
-            raise _group(workflow)
+        found: tuple[str, int] | None = yield self._queries.state(_possible(workflow))
+        if found is None or found[1] != workflow:
+            raise (yield from self._refusal(workflow))
 
-    def _refuse_group(self, workflow: int) -> Steps[None]:
-        found: tuple[str, bool] | None = yield self._queries.state(workflow)
-        if found is not None and not found[1]:
-            raise _group(workflow)
+    def _refusal(self, workflow: int) -> Steps[UnknownWorkflow]:
+        """Return the error for an id that is no workflow's: what it is, and what to give for it."""
+        found: tuple[str, int] | None = yield self._queries.state(workflow)
+        if found is not None:
+            return UnknownWorkflow(
+                f"{workflow} is a group within a workflow: give the id of the workflow, as in "
+                f"`pgqueue workflows show {found[1]}`"
+            )
+        job: tuple[int | None] | None = yield self._queries.of_job(workflow)
+        if job is None:
+            return _unknown(workflow)
+        if job[0] is None:
+            return UnknownWorkflow(f"{workflow} is a job, and of no workflow: see `pgqueue jobs show {workflow}`")
+        return UnknownWorkflow(f"{workflow} is a job of workflow {job[0]}: see `pgqueue workflows show {job[0]}`")
 
 
 def drawing(
@@ -301,7 +328,3 @@ def _possible(workflow: object) -> int:
 
 def _unknown(workflow: int) -> UnknownWorkflow:
     return UnknownWorkflow(f"no workflow {workflow}: never committed, or dropped by retention")
-
-
-def _group(workflow: int) -> UnknownWorkflow:
-    return UnknownWorkflow(f"{workflow} is a group within a workflow: give the id of the workflow")

@@ -5,9 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
-from pgqueue import App, InvalidOption, UnknownWorkflow, Workflow, chord
+from pgqueue import App, InvalidOption, UnknownWorkflow, Workflow, chord, db
 from pgqueue.cli import output
 from pgqueue.cli.commands import cli
+from tests.harness import QUERIES, WORKER, Conn
 
 
 @pytest.fixture
@@ -40,10 +41,20 @@ def test_workflows_are_listed_shown_and_cancelled(workflow: int) -> None:
     (listed,) = json.loads(run("list", "--json").stdout)
     assert (listed["id"], listed["name"], listed["jobs"], listed["waiting"]) == (workflow, "import", 4, 4)
     assert "import" in run("list", "--state", "running").stdout
-    assert "cancelled" in run("cancel", workflow, "--reason", "not wanted").stderr
+    assert run("cancel", workflow, "--reason", "not wanted").stderr == "4 jobs cancelled\n"
     assert json.loads(run("list", "--json").stdout)[0]["state"] == "cancelled"
     assert "nothing to cancel" in run("cancel", workflow).stderr
     assert "4 jobs came back" in run("retry", workflow).stderr
+
+
+def test_a_cancel_says_what_has_ended_and_what_still_runs(app: App, workflow: int, conn: Conn) -> None:
+    (first, *_) = app.workflows.jobs(workflow)
+    (job,) = db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 5}, 5))
+    assert job.id == first.id
+    assert run("cancel", workflow).stderr == "3 jobs cancelled; 1 running job asked to stop\n"
+    assert run("cancel", workflow).stderr.startswith(
+        "nothing more to do: what still runs of it was asked to stop before"
+    )
 
 
 def test_a_picture_shows_the_state_of_each_job_and_the_groups(app: App, workflow: int) -> None:
@@ -65,6 +76,21 @@ def test_what_is_no_workflow_is_said(app: App, workflow: int) -> None:
         run("show", 77)
     with pytest.raises(InvalidOption, match="state='lost'"):
         run("list", "--state", "lost")
+
+
+@pytest.mark.parametrize("verb", ["show", "cancel", "seal", "retry"])
+def test_who_gives_the_id_of_a_job_is_told_that_of_its_workflow(app: App, workflow: int, verb: str) -> None:
+    first, *_ = app.workflows.jobs(workflow)
+    with pytest.raises(UnknownWorkflow, match=f"^{first.id} is a job of .*: see `pgqueue workflows show {workflow}`$"):
+        run(verb, first.id)
+    (group,) = {job.group for job in app.workflows.jobs(workflow)} - {workflow}
+    with pytest.raises(UnknownWorkflow, match=f"^{group} is a group within .* `pgqueue workflows show {workflow}`$"):
+        run(verb, group)
+    alone = app.enqueue("part", {"n": 1}).id
+    with pytest.raises(
+        UnknownWorkflow, match=f"^{alone} is a job, and of no workflow: see `pgqueue jobs show {alone}`$"
+    ):
+        run(verb, alone)
 
 
 def test_an_open_workflow_is_sealed(app: App, workflow: int) -> None:

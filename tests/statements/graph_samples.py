@@ -47,6 +47,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.get": lambda q: q.workflows.get(1),
     "workflows.list": lambda q: q.workflows.list("running", 7, 10, "im*"),
     "workflows.state": lambda q: q.workflows.state(1),
+    "workflows.of_job": lambda q: q.workflows.of_job(3),
     "workflows.jobs": lambda q: q.workflows.jobs(1, 10),
     "workflows.edges": lambda q: q.workflows.edges(1, 10),
     "workflows.groups": lambda q: q.workflows.groups(1, 10),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
-from pgqueue.client.workflows import Workflows
+from pgqueue.client.workflows import CancelledWorkflow, Workflows
 from pgqueue.errors import UnknownWorkflow
 from pgqueue.queries.workflows.read import WorkflowStatus
 from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
@@ -59,17 +59,18 @@ class WorkflowRun:
         workflows, workflow = self._own()
         return (await workflows.await_end(workflow, timeout)).state
 
-    def cancel(self, reason: str | None = None) -> bool:
-        """End what has not begun as cancelled, and ask what runs to stop; return False if it had ended."""
+    def cancel(self, reason: str | None = None) -> CancelledWorkflow:
+        """End what has not begun as cancelled, and ask what runs to stop; return how many of both. What it returns is
+        false if the workflow had ended."""
         if self.id is None:
-            return False
+            return CancelledWorkflow(had_ended=True)
         workflows, workflow = self._own()
         return workflows.cancel(workflow, reason)
 
-    async def acancel(self, reason: str | None = None) -> bool:
+    async def acancel(self, reason: str | None = None) -> CancelledWorkflow:
         """The async twin of `cancel`."""
         if self.id is None:
-            return False
+            return CancelledWorkflow(had_ended=True)
         workflows, workflow = self._own()
         return await workflows.acancel(workflow, reason)
 

@@ -31,8 +31,12 @@ order by w.id desc""",
     status=_STATUS,
 )
 
-# Whether a workflow has ended, for those that wait for it. By primary key.
-STATE: LiteralString = "select w.state, w.root_id = w.id from {s}.workflow w where w.id = %(id)s::bigint"
+# Whether a workflow has ended, for those that wait for it; its root. By primary key.
+STATE: LiteralString = "select w.state, w.root_id from {s}.workflow w where w.id = %(id)s::bigint"
+
+# Of which workflow a job is, for whoever gives the id of a job for that of a workflow. By primary key, in whichever
+# table holds it. Only for the words of an error.
+OF_JOB: LiteralString = "select j.workflow_id from {s}.job j where j.id = %(id)s::bigint"
 
 # The jobs of a workflow wherever they are, in order of ids. By the ranges of ids that its gates name.
 JOBS: LiteralString = """
@@ -152,9 +156,13 @@ class ReadWorkflowQueries(Statements):
         params = {"state": state, "before": before, "limit": limit, "looked": MOST_LOOKED}
         return Query(self._sql(LIST), _all, params | {"name": None if name is None else as_pattern(name)})
 
-    def state(self, workflow: int) -> Query[tuple[str, bool] | None]:
-        """Read the state of a workflow or group, and whether it is a whole workflow; None if there is none."""
+    def state(self, workflow: int) -> Query[tuple[str, int] | None]:
+        """Read the state of a workflow or group, and the id of the whole workflow; None if there is none."""
         return Query(self._sql(STATE), lambda rows: (rows[0][0], rows[0][1]) if rows else None, {"id": workflow})
+
+    def of_job(self, job: int) -> Query[tuple[int | None] | None]:
+        """Read of which workflow a job is, None if it is of none; None if there is no such job."""
+        return Query(self._sql(OF_JOB), lambda rows: (rows[0][0],) if rows else None, {"id": job})
 
     def jobs(self, workflow: int, limit: int) -> Query[builtins.list[WorkflowJob]]:
         """Read the jobs of a workflow, in order of ids."""

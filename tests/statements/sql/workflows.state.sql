@@ -1,1 +1,1 @@
-select w.state, w.root_id = w.id from "pgqueue".workflow w where w.id = %(id)s::bigint
+select w.state, w.root_id from "pgqueue".workflow w where w.id = %(id)s::bigint

@@ -1,0 +1,1 @@
+select j.workflow_id from "pgqueue".job j where j.id = %(id)s::bigint
