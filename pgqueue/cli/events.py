@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -9,9 +12,9 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import By, read_moment
-from pgqueue.errors import InvalidEvent
-from pgqueue.jobs.event import Published, Replayed
-from pgqueue.queries.published.read import StoredEvent
+from pgqueue.errors import InvalidEvent, NotAllowed
+from pgqueue.jobs.event import Replayed
+from pgqueue.queries.published.read import COUNTED, StoredEvent
 from pgqueue.queries.published.subscribe import Subscription
 
 events_cli = typer.Typer(help="Published events: see, publish, replay.", no_args_is_help=True)
@@ -83,10 +86,24 @@ def _read_data(topic: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _say_published(published: Published) -> None:
-    subscribers = len(published.jobs)
-    who = "1 subscriber gets it" if subscribers == 1 else f"{subscribers} subscribers get it"
-    output.say(f"event {published.id} is published; {who}")
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event that was published: the jobs of its subscribers, and how many jobs waited for it; None if this role may
+    not look for those."""
+
+    id: int
+    topic: str
+    at: datetime
+    jobs: tuple[int, ...]
+    waiting: int | None
+
+
+def _say_published(told: Told) -> None:
+    who = [f"{output.count(len(told.jobs), 'subscriber')} {'gets' if len(told.jobs) == 1 else 'get'} it"]
+    if told.waiting is not None:
+        more = "+" if told.waiting == COUNTED else ""
+        who.append(f"{told.waiting}{more} {'job waits' if told.waiting == 1 else 'jobs wait'} for it")
+    output.say(f"event {told.id} is published; {', '.join(who)}")
 
 
 @command(events_cli, "publish", _say_published)
@@ -95,9 +112,14 @@ def publish_event(
     topic: Annotated[str, typer.Argument(help="The topic, such as order.paid.")],
     data: Annotated[str, typer.Argument(help="The data, as a JSON object.")] = "{}",
     key: Annotated[str | None, typer.Option(help="What it is about, such as the id of an order.")] = None,
-) -> Published:
+) -> Told:
     """Publish an event: its subscribers get it, and with a key the jobs that wait for it."""
-    return call.app.publish(topic, _read_data(topic, data), key=key)
+    given = _read_data(topic, data)
+    waiting = None
+    with suppress(NotAllowed):  # a producer may publish, and sees no job
+        waiting = call.app.events.awaiting(topic, key)  # before: one that goes on waits no longer
+    published = call.app.publish(topic, given, key=key)
+    return Told(published.id, published.topic, published.at, published.jobs, waiting)
 
 
 def _say_replayed(replayed: Replayed) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
+from pgqueue.client.publishing import new_event
 from pgqueue.client.settings import check_before, check_limit, check_run_at
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, verb
 from pgqueue.client.task import Task
@@ -70,6 +71,21 @@ class Events:
         return found
 
     aget = get.twin
+
+    @verb
+    def awaiting(self, topic: str, key: object) -> Steps[int]:
+        """Return how many jobs wait for an event of a topic and a key now, in `ctx.wait_event`; 1,000 if it is more.
+
+        Those are the jobs that an event which is published now lets go on. A job that begins to wait later finds it,
+        too, unless it was enqueued later. Raises InvalidEvent for what cannot be published.
+        """
+        event = new_event(self._app, topic, None, key)
+        if event.key is None:
+            return 0
+        found: int = yield self._app.queries.events.awaiting(event.topic, event.key)
+        return found
+
+    aawaiting = awaiting.twin
 
     @verb
     def replay(

@@ -42,13 +42,13 @@ class PublishVerbs:
         subscribers with `ordered="event.key"` get the events of one key in order. Raises InvalidEvent before anything
         is written.
         """
-        return _publisher(self).publish([_new_event(self._app, topic, data, key)])[0]
+        return _publisher(self).publish([new_event(self._app, topic, data, key)])[0]
 
     async def apublish(
         self: HasApp, topic: str, data: Mapping[str, Any] | None = None, *, key: object = None
     ) -> Published:
         """The async twin of `publish`."""
-        return (await _publisher(self).apublish([_new_event(self._app, topic, data, key)]))[0]
+        return (await _publisher(self).apublish([new_event(self._app, topic, data, key)]))[0]
 
     def publish_many(self: HasApp, events: Iterable[GivenEvent], /) -> list[Published]:
         """Publish many events, all or none: each is a topic and its data, and its key if it has one.
@@ -145,12 +145,12 @@ def _new_events(app: AppParts, events: Iterable[GivenEvent]) -> Iterator[NewEven
             )
         topic, data, key = (*given, None)[:3]
         try:
-            yield _new_event(app, topic, data, key)
+            yield new_event(app, topic, data, key)
         except InvalidEvent as error:
             raise error.at(at) from None
 
 
-def _new_event(app: AppParts, topic: object, data: object, key: object) -> NewEvent:
+def new_event(app: AppParts, topic: object, data: object, key: object) -> NewEvent:
     """Return an event as it is published. Raises InvalidEvent."""
     try:
         checked = check_topic(topic)

@@ -1,5 +1,6 @@
 """`pgqueue events …` and `pgqueue subscriptions …`: the verbs of `app.events`, with tables and JSON."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from pgqueue import App, PgqueueError
+from pgqueue import App, Context, NotAllowed, PgqueueError
 from pgqueue.cli import cli, output
-from tests.conftest import scalar
+from pgqueue.client.published import Events
+from tests.conftest import scalar, work
 from tests.harness import Conn
 
 
@@ -92,3 +94,30 @@ def test_an_event_is_published(shop: App) -> None:
     for data in ("nothing", "[1]"):
         refused = run("events", "publish", "order.paid", data)
         assert "is no JSON object" in str(refused.exception)
+
+
+def test_an_event_that_jobs_wait_for_says_how_many(shop: App, conn: Conn) -> None:
+    @shop.task(name="pay")
+    def pay(ctx: Context) -> None:
+        ctx.wait_event("order.packed", key=7)
+
+    for _ in range(2):
+        pay.enqueue()
+    asleep = "select count(*) from pgqueue.step_status where not done"
+    asyncio.run(work(shop, lambda: scalar(conn, asleep) == 2))
+    said = run("events", "publish", "order.packed", "--key", "8").output
+    assert said.endswith("is published; 0 subscribers get it, 0 jobs wait for it\n")
+    assert answer("events", "publish", "order.packed", "--key", "7")["waiting"] == 2
+    assert "0 subscribers get it, 2 jobs wait for it" in run("events", "publish", "order.packed", "--key", "7").output
+    conn.execute("delete from pgqueue.job_live where id = (select min(id) from pgqueue.job_live where task = 'pay')")
+    assert "0 subscribers get it, 1 job waits for it" in run("events", "publish", "order.packed", "--key", "7").output
+    assert shop.events.awaiting("order.packed", None) == 0
+
+
+def test_a_role_that_may_only_publish_publishes(shop: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise NotAllowed("a producer sees no job")
+
+    monkeypatch.setattr(Events, "awaiting", refused)
+    assert run("events", "publish", "user.new", "--key", "1").output.endswith("is published; 1 subscriber gets it\n")
+    assert len(shop.events.list("user.new")) == 1

@@ -237,6 +237,7 @@ OTHERS: dict[str, Query[Any]] = {
     "events.publish": QUERIES.events.publish([NewEvent("order.1.paid", "{}"), NewEvent("none", "{}")]),
     "events.replay": QUERIES.events.replay(1, 5000, NOW - timedelta(hours=1), NOW, 100),
     "events.get": QUERIES.events.get(5000),
+    "events.awaiting": QUERIES.events.awaiting("payment", "k50"),
 }
 STATUS = {
     "jobs.count", "jobs.count_turns", "jobs.count_finished", "workers.list", "jobs.count_parked", "schedules.list",
@@ -268,7 +269,7 @@ EXEMPT = {
         ],
         "asked by hand, of one workflow: by the ids that its gates name",
     ),
-    **dict.fromkeys(["workflows.request_stop", "workflows.state"], "by primary key"),
+    **dict.fromkeys(["workflows.request_stop", "workflows.state", "workflows.of_job"], "by primary key"),
     **dict.fromkeys(["workflows.get", "workflows.list"], "asked by hand: counts up to a bound"),
     "workflows.groups": "asked by hand: the groups of one workflow",
     "jobs.change_flows": "one batch of an edit: by primary key",

@@ -94,6 +94,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "events.publishers": lambda q: q.events.publishers(),
     "events.list": lambda q: q.events.list("^x$", "k", TICK, 7, 10),
     "events.get": lambda q: q.events.get(1),
+    "events.awaiting": lambda q: q.events.awaiting("order.paid", "42"),
     "events.clock": lambda q: q.events.clock(),
     "events.rename": lambda q: q.events.rename('[{"task": "t", "alias": "u"}]'),
     "events.declare": lambda q: q.events.declare("shop", [SUBSCRIPTION]),

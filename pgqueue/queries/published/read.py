@@ -9,6 +9,7 @@ from pgqueue.queries.base import Query, Row, Statements, first_value, start_of
 from pgqueue.tasks.sealing import open_event
 
 LOOKED = 10_000  # events that a list looks at
+COUNTED = 1_000  # jobs that wait for one event, where they are counted
 
 # List events, the newest first. It looks at no more than 10,000 of those below the id `before`, however few of them
 # fit. By the primary key, backwards, in the partitions of the days.
@@ -26,6 +27,17 @@ GET: LiteralString = """
 select e.id, e.at, e.topic, e.key, e.data::text, cardinality(e.delivered),
        array(select s.task from {s}.subscription s where s.id = any(e.delivered) order by s.task)
 from {s}.published_event e where e.id = %(id)s"""
+
+# Count the jobs that wait for an event of a topic and a key, up to a bound: what an event that is published now wakes,
+# but for those that begin to wait later and find it. A step outlives its job for a while, so the job is looked for.
+# By step_waits_for_event and the primary key of job_live. The naive place is PUBLISH itself: a publisher may insert an
+# event and read no step.
+AWAITING: LiteralString = """
+select count(*) from (
+    select from {s}.step t
+    cross join lateral (select from {s}.job_live j where j.id = t.job_id limit 1) as j
+    where t.kind = 'event' and not t.done and t.waits = %(topic)s::text and t.wait_key = %(key)s::text
+    limit %(most)s::int) as w"""
 
 # The time by the clock of the database.
 CLOCK: LiteralString = "select clock_timestamp()"
@@ -64,6 +76,10 @@ class EventReadQueries(Statements):
             return self._read(rows[0]) if rows else None
 
         return Query(self._sql(GET), read, {"id": event})
+
+    def awaiting(self, topic: str, key: str) -> Query[int]:
+        """Count the jobs that wait for an event, up to COUNTED."""
+        return Query(self._sql(AWAITING), first_value, {"topic": topic, "key": key, "most": COUNTED})
 
     def clock(self) -> Query[datetime]:
         """The time by the clock of the database."""
