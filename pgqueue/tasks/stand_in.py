@@ -1,17 +1,25 @@
 """What a task returns that lets others run in the place of its job, and what its job gets when they have ended."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from pgqueue.codecs import Codec
 from pgqueue.errors import InvalidWorkflow
-from pgqueue.tasks.inputs import value_of
+from pgqueue.tasks.inputs import INPUTS, value_of
 
 R = TypeVar("R", covariant=True)
 # The names of the input by which a job gets the value of its stand-in: one result, or a list. No parameter has such a
 # name, so a worker of a release that does not know them sets the job aside instead of running it again.
 RESULT, RESULTS = "pgqueue__result", "pgqueue__results"
+
+
+def inputs_of(headers: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the inputs of a job, by all of its headers. The result of what stands in for it is none: its
+    task has no such argument."""
+    names = headers.get(INPUTS)
+    return tuple(str(name) for name in names if name not in (RESULT, RESULTS)) if isinstance(names, list) else ()
 
 
 @dataclass(frozen=True, slots=True)

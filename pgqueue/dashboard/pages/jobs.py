@@ -77,10 +77,17 @@ def job(look: Look, name: str) -> Page:
         "headers": shown(found, "headers", {k: v for k, v in found.headers.items() if not k.startswith("$")}),
         "result": shown(found, "result", found.result),
         "progress": shown(found, "progress", found.progress),
-        "copies": copies.enqueueing(look.app.schema, found.task, shown(found, "args", found.args), found.queue),
+        "copies": _copies(look, found),
         "may": verbs_of(found),
     }
     return Page("job.html", f"Job {found.id}", values)
+
+
+def _copies(look: Look, job: Job) -> copies.Copies | None:
+    """Return how to enqueue a job like this one; None if its row lacks arguments, so that a copy would fail."""
+    if job.inputs:
+        return None
+    return copies.enqueueing(look.app.schema, job.task, look.redaction.shown(job, "args", job.args), job.queue)
 
 
 def verbs_of(job: Job) -> list[str]:

@@ -12,6 +12,7 @@ from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.tasks.sealing import open_job
+from pgqueue.tasks.stand_in import inputs_of
 from pgqueue.tasks.versions import NOTES, OWN
 
 # The columns of a job as `read_job` reads them; `j` is the view of jobs.
@@ -94,6 +95,7 @@ def read_job(row: Row) -> Job:
     values["headers"] = {name: value for name, value in headers.items() if name not in OWN}
     values["notes"] = _notes(headers.get(NOTES))
     values["flow"] = Flow.of_headers(headers)
+    values["inputs"] = inputs_of(headers)
     values["error"] = read_error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)

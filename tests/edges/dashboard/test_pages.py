@@ -189,6 +189,20 @@ def test_a_job_says_why_it_waits_and_how_to_enqueue_another(browse: Browse, shop
     assert "select pgqueue.enqueue('shop.send_receipt'" in text
 
 
+def test_a_job_with_results_of_others_among_its_arguments_is_not_to_be_copied(browse: Browse, shop: Shop) -> None:
+    """Its row has not got them: the copy would be a dead letter."""
+    done, failed = shop.ids["done workflow"], shop.ids["failed workflow"]
+    notify = next(job for job in shop.app.workflows.jobs(done) if job.task == "media.notify")
+    assert shop.app.get(notify.id).inputs
+    text = unescape(browse().page(f"jobs/{notify.id}"))
+    assert "pgqueue enqueue media.notify" not in text
+    assert "this argument is the result of other jobs of its workflow" in text
+    assert "Enqueue the whole workflow again, or give a value of your own." in text
+    first = next(job for job in shop.app.workflows.jobs(failed) if job.task == "media.transcode")
+    assert shop.app.get(first.id).inputs == ()
+    assert "pgqueue enqueue media.transcode" in unescape(browse().page(f"jobs/{first.id}"))
+
+
 def test_failures_show_what_their_arguments_have_in_common(browse: Browse) -> None:
     browser = browse()
     (group,) = re.findall(r'href="\./failures/([^"]+)"[^>]*><span title="[^"]*CardDeclined"', browser.page("failures"))
