@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ from pgqueue.printable import printable, printable_json
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.timing import in_words
 
+WHOLE = frozenset({"id", "attempt", "run at", "failed at", "phase"})  # columns that are never wrapped
+UNBOUNDED = 10_000  # columns in which any table fits
 PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
 
 
@@ -84,15 +86,28 @@ def line(text: str) -> Text:
     return console.render_str(text)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
-    """Return a table, or one line if it has no rows."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    whole: Collection[str] = WHOLE,
+    tight: bool = False,
+) -> RenderableType:
+    """Return a table, or one line if it has no rows. The columns that identify a row, `whole`, are never wrapped; those
+    that explain it are folded. A `tight` one has less room between its columns."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    made.collapse_padding = tight
     for column in columns:
-        # Columns that identify a row are never wrapped; columns that explain it are folded.
-        made.add_column(column, overflow="fold", no_wrap=column in ("id", "attempt", "run at", "failed at", "phase"))
+        made.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         made.add_row(*map(cell, row))
     return made if made.row_count else line(f"{title}: none")
+
+
+def fits(made: RenderableType) -> bool:
+    """Whether the console is wide enough for a table, so that no cell of it is folded."""
+    return console.measure(made, options=console.options.update(width=UNBOUNDED)).maximum <= console.width
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:

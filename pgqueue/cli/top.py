@@ -14,7 +14,7 @@ from rich.live import Live
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.status import QUEUE_COLUMNS, Status, facts, queue_rows, read_status
-from pgqueue.cli.workers import COLUMNS, worker_rows
+from pgqueue.cli.workers import workers_table
 from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseNotReady
 from pgqueue.queries.jobs.count import MOST_COUNTED
@@ -55,13 +55,13 @@ def frame(status: Status) -> RenderableType:
     busy = sorted(status.queues, key=lambda q: (q.pending + q.turn + q.running, q.scheduled + q.retrying), reverse=True)
     rows = {row[0]: row for row in queue_rows(status)}
     queues = [rows[q.queue] for q in busy]
-    workers = worker_rows(sorted(status.workers, key=lambda w: (w.status != "lost", w.running), reverse=True))
+    workers = sorted(status.workers, key=lambda w: (w.status != "lost", w.running), reverse=True)
     pending, running = sum(q.pending + q.turn for q in status.queues), sum(q.running for q in status.queues)
     ended = sum(rate.ended_per_second for rate in status.rates)
     parts: list[RenderableType] = [
         output.line(f"{pending} pending, {running} running, {ended:.3g} ended/s   (q ends)"),
         output.table(_title("queues", len(queues)), QUEUE_COLUMNS, queues[:MOST_ROWS]),
-        output.table(_title("workers", len(workers)), COLUMNS[:-1], [row[:-1] for row in workers[:MOST_ROWS]]),
+        workers_table(_title("workers", len(workers)), workers[:MOST_ROWS]),
     ]
     return Group(*parts, *map(output.line, facts(status)))
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_worker
 from pgqueue.cli.filters import By
+from pgqueue.doctor.limits import Limits
 from pgqueue.jobs.patterns import Patterns, is_pattern
 from pgqueue.jobs.served_queues import ServedQueue
 from pgqueue.queries.workers import WorkerStatus
@@ -19,23 +21,35 @@ Which = Annotated[
     str | None, typer.Argument(help="An id or its beginning, a host, or host:pid.", autocompletion=complete_worker)
 ]
 All = Annotated[bool, typer.Option("--all", help="Every one that lives now.")]
-COLUMNS = (
-    "id", "kind", "process", "release", "queues", "running", "status", "memory", "last beat", "each duty last worked",
-)  # fmt: skip
+COLUMNS = ("id", "kind", "process", "release", "queues", "running", "status", "memory", "beat", "worked")
+STACKED = ("id\nkind", "process\nrelease", "queues", "running", "status", "memory", "beat", "worked")
+WHOLE = {"id", "id\nkind", "kind", "running", "memory", "beat", "worked"}
+MAIN = ("claim", "schedules")  # the duty for which a process is there
+STUCK_SECONDS = Limits().duty_seconds
 
 
 def worker_rows(workers: Sequence[WorkerStatus]) -> list[Sequence[object]]:
     """Return the cells of workers, for a table with COLUMNS."""
     return [
-        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release, _given(w), f"{w.running}/{w.slots}", _status(w),
-         memory(w.rss_bytes), output.age(w.heartbeat_age_seconds), _duties(w.duties))
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release, _given(w), f"{w.running}/{w.slots}",
+         _status(w) + _stuck(w), memory(w.rss_bytes), output.age(w.heartbeat_age_seconds), _worked(w))
         for w in workers
     ]  # fmt: skip
 
 
+def workers_table(title: str, workers: Sequence[WorkerStatus]) -> RenderableType:
+    """Return workers and schedulers as a table; with two lines for each where one would have to be folded."""
+    rows = worker_rows(workers)
+    made = output.table(title, COLUMNS, rows, whole=WHOLE, tight=True)
+    if output.fits(made):
+        return made
+    stacked = [(f"{id_}\n{kind}", f"{process}\n{release or ''}", *rest) for id_, kind, process, release, *rest in rows]
+    return output.table(title, STACKED, stacked, whole=WHOLE, tight=True)
+
+
 def print_workers(workers: Sequence[WorkerStatus]) -> None:
     """Print workers and schedulers as a table."""
-    output.print_table("workers", COLUMNS, worker_rows(workers))
+    output.console.print(workers_table("workers", workers))
 
 
 def memory(size: int | None) -> str:
@@ -63,15 +77,47 @@ def _given(worker: WorkerStatus) -> list[str]:
     return [str(ServedQueue(queue, shares.get(queue), limits.get(queue))) for queue in given]
 
 
-def _duties(duties: dict[str, float | None]) -> str:
-    """Return for how long each duty had not worked at the last heartbeat."""
-    return ", ".join(f"{name} {output.age(seconds)}" for name, seconds in duties.items() if seconds is not None)
+def _worked(worker: WorkerStatus) -> str:
+    """Return for how long the main duty of a process had not worked at its last beat."""
+    return next((output.age(seconds) for name in MAIN if (seconds := worker.duties.get(name)) is not None), "")
+
+
+def _stuck(worker: WorkerStatus) -> str:
+    """Return which duties have not worked for longer than any of them rests."""
+    ages = {name: seconds for name, seconds in worker.duties.items() if seconds and seconds > STUCK_SECONDS}
+    return "".join(f", {name} stuck for {output.age(ages[name])}" for name in sorted(ages))
 
 
 @command(workers_cli, "list", print_workers)
 def list_workers(call: Call) -> Sequence[WorkerStatus]:
-    """List workers and schedulers, also those that were lost within the last hour."""
+    """List workers and schedulers, also those that were lost within the last hour.
+
+    `beat`: how long ago it last beat. `worked`: how long before that it last claimed, or looked for schedules that are
+    due. `pgqueue workers show` has the same of each of its duties.
+    """
     return call.app.workers.list()
+
+
+def _print_process(found: Sequence[WorkerStatus]) -> None:
+    for one in found:
+        facts = {name: value for name, value in output.fields_of(one).items() if value is not None}
+        facts["rss_bytes"] = memory(one.rss_bytes)
+        duties: dict[str, float | None] = facts.pop("duties")
+        output.print_facts(f"{one.kind} {one.host}:{one.pid}", facts)
+        ages = sorted(duties.items(), key=lambda duty: (duty[1] is None, -(duty[1] or 0.0), duty[0]))
+        rows = [(name, "not yet" if age is None else output.age(age)) for name, age in ages]
+        output.print_table("duties", ("duty", "had last worked, at the last beat"), rows)
+
+
+@command(workers_cli, "show", _print_process)
+def show_worker(
+    call: Call,
+    which: Annotated[
+        str, typer.Argument(help="An id or its beginning, a host, or host:pid.", autocompletion=complete_worker)
+    ],
+) -> Sequence[WorkerStatus]:
+    """Show a worker or scheduler with all of its duties; of a host, each process on it."""
+    return call.app.workers.find(which)
 
 
 def _say_asked(what: str) -> Callable[[Sequence[WorkerStatus]], None]:

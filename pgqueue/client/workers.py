@@ -34,6 +34,15 @@ class Workers:
     alist = list.twin  # noqa: A003  # the verb above
 
     @verb
+    def find(self, which: str | UUID) -> Steps[builtins.list[WorkerStatus]]:
+        """Return the processes that are meant, also those that were lost within the last hour. Raises UnknownWorker;
+        InvalidOption for what begins two ids."""
+        found: builtins.list[WorkerStatus] = yield self._app.queries.workers.list()
+        return _choose(found, which)
+
+    afind = find.twin
+
+    @verb
     def quiet(
         self, which: str | UUID | None = None, *, everyone: bool = False, by: str | None = None
     ) -> Steps[builtins.list[WorkerStatus]]:

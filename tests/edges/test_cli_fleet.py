@@ -15,13 +15,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgqueue import App, LockLost, UnknownLock
-from pgqueue.cli import cli
+from pgqueue.cli import cli, output
 from pgqueue.cli import completion as completing
 from pgqueue.client import queues
 from tests.conftest import DEADLINE, scalar
 from tests.harness import ROOT, Conn, InThread, add_worker, insert_job
 
 NOW = "select now()"
+RESTING = ("full scan", "inputs", "limits", "partitions", "progress", "resolve", "results", "steps", "sweep steps")
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +160,42 @@ def test_workers_are_listed_and_asked(conn: Conn) -> None:
     assert "to stop" in run("workers", "stop", "--all").stderr
     for arguments, code in ((("stop",), 2), (("stop", "nobody"), 1)):
         assert getattr(run("workers", *arguments).exception, "exit_code", None) == code
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_list_of_workers_can_be_read_on_any_terminal(conn: Conn, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Ids, kinds, numbers of slots, memory and ages stand whole; what does not fit takes more lines of its column."""
+    monkeypatch.setattr(output, "console", output.SafeConsole(width=width))
+    duties = dict.fromkeys(RESTING, 3000.0) | {"claim": 7.0, "sweep": 9000.0}
+    worker = str(add_worker(conn))
+    conn.execute(
+        "update pgqueue.worker set host = 'shop-worker-7d9f8b6c5-x2x9z', release = '2026.11.30-gabcdef0', slots = 32,"
+        " queues = %s, rss_bytes = 202 * 1048576, duties = %s, requested = 'quiet', requested_by = 'alice'",
+        (["critical", "default", "email"], json.dumps(duties)),
+    )
+    shown = run("workers", "list").stdout
+    assert all(len(line.rstrip()) <= width for line in shown.splitlines())
+    for word in (worker[:8], "worker", "0/32", "202 MiB", " 7s ", "critical", "default", "email"):
+        assert word in shown, word
+    assert shown.count("\n") < 16  # of which six are the title, the head and the margins
+    assert "3000" not in shown
+    assert "50m0s" not in shown  # a duty that rests for most of an hour is no news
+    words = shown.split()
+    assert words.index("sweep") < words.index("stuck")
+    assert "2h30m" in shown
+
+
+def test_a_worker_is_shown_with_each_of_its_duties(conn: Conn) -> None:
+    worker, duties = add_worker(conn), {"claim": 7.0, "inputs": None, "sweep": 9000.0}
+    conn.execute("update pgqueue.worker set duties = %s", (json.dumps(duties),))
+    shown = run("workers", "show", str(worker)[:8]).stdout
+    lines = [line.split() for line in shown.splitlines()]
+    assert [line for line in lines if line and line[0] in duties] == [
+        ["sweep", "2h30m"], ["claim", "7s"], ["inputs", "not", "yet"],
+    ]  # fmt: skip
+    (row,) = answer("workers", "show", "h:1")
+    assert row["duties"]["sweep"] == 9000.0
+    assert "no living worker" in str(run("workers", "show", "nobody").exception)
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ jobs.find_key_holders jobs.find_unique_holders jobs.replace jobs.free_expired* j
 jobs.depth* jobs.begin jobs.change_flows workflows.enqueue workflows.find_older signals.send*"""
 _LOOKS = "jobs.list* jobs.count* jobs.prefer_indexes"
 _WAITS = "waits.listen waits.register waits.read*"
-_EVENTS = "events.[!lg]*"
+_EVENTS = "events.[!alg]*"
 _LOCKS = "locks.acquire locks.listen locks.release locks.renew"
 _UPKEEP = "partitions.states partitions.delegated partitions.maintain schema.check schema.version"
 RUNS = {
