@@ -20,6 +20,7 @@ from pgqueue import (
     Signature,
     UnknownWorkflow,
     UnsupportedConnection,
+    Workflow,
     WorkflowRun,
     chain,
     chord,
@@ -27,6 +28,7 @@ from pgqueue import (
 )
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas import building, enqueueing
+from pgqueue.client.workflows import CancelledWorkflow
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import Edge, Graph
 from tests.values.graphs import Player, calls_of
@@ -225,6 +227,23 @@ def test_arguments_are_validated_and_encoded_when_it_compiles_whole_or_in_part()
         (resize.s(1) | album.s(nam="x")).compile()  # type: ignore[call-overload]
 
 
+def test_options_of_jobs_are_refused_where_there_are_several_jobs(app: App) -> None:
+    @app.task(name="step")
+    def step(n: int) -> int:
+        return n
+
+    flows = {"canvas": step.s(1) | step.s(), "workflow": Workflow("w"), "batch": app.batch()}
+    for what, flow in flows.items():
+        with pytest.raises(InvalidOption) as raised:
+            flow.using(priority=5)  # type: ignore[attr-defined]
+        assert f"priority= cannot be used here: using() of a {what} takes a connection and name=…" in str(raised.value)
+        assert "task.s(…).using(priority=…)" in str(raised.value)
+    (node, _) = (step.s(1).using(priority=5) | step.s()).compile().nodes  # what the message says
+    assert node.priority == 5
+    (node,) = step.using(priority=5).s(1).compile().nodes
+    assert node.priority == 5
+
+
 def test_a_signature_takes_every_option_of_a_call_and_later_ones_count() -> None:
     due = datetime(2030, 1, 1, tzinfo=UTC)
     one = resize.using(queue="slow", tags=["a"], headers={"tenant": "7"}).s(1)
@@ -384,7 +403,8 @@ def test_async_twins_do_the_same(inserted: list[Graph]) -> None:
 def test_a_canvas_of_nothing_enqueues_nothing(inserted: list[Graph]) -> None:
     nothing = group().enqueue()
     assert (nothing.id, nothing.jobs, nothing.state, nothing.wait(0)) == (None, [], "succeeded", "succeeded")
-    assert (nothing.cancel(), asyncio.run(nothing.await_end())) == (False, "succeeded")
+    assert (nothing.cancel(), asyncio.run(nothing.await_end())) == (CancelledWorkflow(had_ended=True), "succeeded")
+    assert not nothing.cancel()
     with pytest.raises(UnknownWorkflow, match="a canvas of nothing"):
         nothing.retry()
     assert resize.map([]).using(name="x").enqueue() == nothing

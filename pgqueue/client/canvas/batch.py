@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Never, Self
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.building import Ends, GraphBuilder
 from pgqueue.client.canvas.canvas import Canvas, Group, Signature, checked_parts
-from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
+from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer, refuse_options
 from pgqueue.client.canvas.making import MakesSignatures
 from pgqueue.client.canvas.run import WorkflowRun
 from pgqueue.client.canvas.streaming import AsyncStream, Blocks, Stream, begin, blocks_of
@@ -62,8 +62,12 @@ class Batch(Compiles):
     def __len__(self) -> int:
         return self._streamed + len(self._members)
 
-    def using(self, conn: object = CURRENT_CONNECTION, /, *, name: str | None = None) -> Self:
-        """Let it enqueue on a borrowed connection, as `task.using(conn)` does, and under a name; return the batch."""
+    def using(self, conn: object = CURRENT_CONNECTION, /, *, name: str | None = None, **options: Never) -> Self:
+        """Let it enqueue on a borrowed connection, as `task.using(conn)` does, and under a name; return the batch.
+
+        Raises InvalidOption for options of jobs: what is added takes them.
+        """
+        refuse_options("batch", options)
         self._conn = conn
         self._name = self._name if name is None else check_name("batch", name)
         return self

@@ -4,13 +4,13 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Any, Generic, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Never, Self, TypeVar, Unpack, overload
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.addition import NewNodes, begin, finish
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after, titled
 from pgqueue.client.canvas.calls import Calls
-from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
+from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer, refuse_options
 from pgqueue.client.canvas.nodes import Condition, as_later
 from pgqueue.client.canvas.standing import standing_in
 from pgqueue.client.steps import CURRENT_CONNECTION
@@ -47,8 +47,14 @@ class Canvas(Compiles, TaskCall[Out], Generic[In, Out]):
         """Return a chain of this one and the next."""
         return Chain([self, other]) if isinstance(other, Canvas) else NotImplemented
 
-    def using(self, conn: object = CURRENT_CONNECTION, /, *, name: str | None = None) -> GraphEnqueuer:
-        """Bind a connection to borrow, as `task.using(conn)` does, and a name for the workflow."""
+    def using(
+        self, conn: object = CURRENT_CONNECTION, /, *, name: str | None = None, **options: Never
+    ) -> GraphEnqueuer:
+        """Bind a connection to borrow, as `task.using(conn)` does, and a name for the workflow.
+
+        Raises InvalidOption for options of jobs: its signatures take them.
+        """
+        refuse_options("canvas", options)
         return GraphEnqueuer(self, conn, name)
 
     def on_success(self, callback: "Canvas[Any, Any]") -> Self:

@@ -1,11 +1,23 @@
 """What can be compiled to a graph and enqueued: the verbs that canvases, workflows and batches share."""
 
+from collections.abc import Collection
+
 from pgqueue.client.canvas.building import GraphBuilder
 from pgqueue.client.canvas.run import WorkflowRun
 from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.client.workflows import Workflows
+from pgqueue.errors import InvalidOption
 from pgqueue.workflows.drawing import Drawing
 from pgqueue.workflows.graph import Graph
+
+
+def refuse_options(what: str, options: Collection[str]) -> None:
+    """Refuse options of jobs in `using` of what has several jobs. Raises InvalidOption for the first one."""
+    for name in options:
+        raise InvalidOption(
+            f"{name}= cannot be used here: using() of a {what} takes a connection and name=…. Give options to the "
+            f"calls in it, as in task.s(…).using({name}=…) or task.using({name}=…).s(…)"
+        )
 
 
 class Compiles:

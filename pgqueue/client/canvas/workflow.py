@@ -1,12 +1,12 @@
 """Workflows: nodes that depend on each other in any way that has no circle."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, Literal, Self, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, Never, Self, TypeVar, get_args, overload
 
 from pgqueue.client.canvas.addition import NewNodes, begin, finish
 from pgqueue.client.canvas.building import Ends, GraphBuilder, order_after
 from pgqueue.client.canvas.canvas import Canvas, Signature, checked_parts
-from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer
+from pgqueue.client.canvas.enqueueing import Compiles, GraphEnqueuer, refuse_options
 from pgqueue.client.canvas.nodes import After, Condition, Node, checked
 from pgqueue.client.canvas.ordering import in_order
 from pgqueue.client.canvas.standing import standing_in
@@ -53,8 +53,14 @@ class Workflow(Compiles):
         """Its name."""
         return self._name
 
-    def using(self, conn: object = CURRENT_CONNECTION, /, *, name: str | None = None) -> GraphEnqueuer:
-        """Bind a connection to borrow, as `task.using(conn)` does, and another name."""
+    def using(
+        self, conn: object = CURRENT_CONNECTION, /, *, name: str | None = None, **options: Never
+    ) -> GraphEnqueuer:
+        """Bind a connection to borrow, as `task.using(conn)` does, and another name.
+
+        Raises InvalidOption for options of jobs: what is added takes them.
+        """
+        refuse_options("workflow", options)
         return GraphEnqueuer(self, conn, name)
 
     @overload

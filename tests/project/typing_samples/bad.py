@@ -132,6 +132,8 @@ def canvases() -> None:
     group(1)  # ERROR no canvas in a group
     number.s("a").using(queue=5)  # ERROR wrong option of a signature
     number.s("a").using(urgent=True)  # ERROR unknown option of a signature
+    (number.s("a") | tidy.si()).using(priority=5)  # ERROR an option of a job
+    Workflow("w").using(priority=5)  # ERROR an option of a job
     Workflow("w", on_failure="die")  # ERROR cancel, stop or hold
     Workflow("w").add(number.s("a"), after="rows")  # ERROR a node, not its name
     Workflow("w").add(5)  # ERROR no part of a workflow
