@@ -73,14 +73,20 @@ def check_optional_duration(option: str, given: object, bounds: Bounds) -> float
     return None if given is None else check_duration(option, given, bounds)
 
 
+def read_span(text: str) -> int | None:
+    """Return the seconds of a duration as people write it, such as 90s, 2h or 7d; None for any other text."""
+    span = _SPAN.fullmatch(text)
+    return None if span is None else int(span[1]) * UNITS[span[2]]
+
+
 def check_age(option: str, given: object) -> float | None:
     """Return an age in seconds; None is for ever. Raises InvalidOption unless it is a text such as "7d" or "12h",
     "forever", None, a number of seconds or a timedelta."""
     if given is None or given == "forever":
         return None
-    span = _SPAN.fullmatch(given) if isinstance(given, str) else None
+    span = read_span(given) if isinstance(given, str) else None
     try:
-        return check_duration(option, int(span[1]) * UNITS[span[2]] if span else given, AGE)
+        return check_duration(option, given if span is None else span, AGE)
     except InvalidOption:
         raise InvalidOption(
             f"{option}={given!r:.100} cannot be used: give a text such as '7d', '12h' or '30m', 'forever', or {AGE}"

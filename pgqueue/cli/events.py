@@ -11,7 +11,8 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
-from pgqueue.cli.filters import By, read_moment
+from pgqueue.cli.filters import By
+from pgqueue.client.moments import read_moment
 from pgqueue.errors import InvalidEvent, NotAllowed
 from pgqueue.jobs.event import Replayed
 from pgqueue.queries.published.read import COUNTED, StoredEvent

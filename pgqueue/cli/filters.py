@@ -1,11 +1,9 @@
 """Commands on many jobs: the options of a filter, the question before anything is done, and how far it is."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_queue, complete_state, complete_task
+from pgqueue.client.moments import read_moment
 from pgqueue.client.operations import Watcher
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -22,7 +21,6 @@ from pgqueue.jobs.job_filter import PHASES, Filter
 from pgqueue.queries.chosen import MOST_PREVIEWED, Preview
 from pgqueue.queries.jobs.list import MOST_LOOKED
 from pgqueue.queries.operations import Operation
-from pgqueue.timing import UNITS
 
 F = TypeVar("F", bound=Filter)
 
@@ -98,29 +96,6 @@ def read_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
         except RecursionError:
             raise InvalidOption(f"{option} {text!r:.100} cannot be used: it is nested too deep") from None
     return values
-
-
-def read_moment(option: str, text: str | None) -> datetime | None:
-    """Read an age such as 2h, or a time with its zone; None stays None. Raises InvalidOption."""
-    if text is None:
-        return None
-    if (ago := re.fullmatch(r"([0-9]{1,9})([smhdw])", text)) is not None:
-        try:
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * UNITS[ago[2]])
-        except OverflowError:
-            raise InvalidOption(f"{option} {text!r:.100} cannot be used: that is before the first year") from None
-    return read_time(option, text, "an age such as 2h, or ")
-
-
-def read_time(option: str, text: str, otherwise: str = "") -> datetime:
-    """Read a time with its zone. Raises InvalidOption."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise InvalidOption(f"{option} {text!r:.100} cannot be used: give {otherwise}a time with its zone")
-    return moment
 
 
 def filtered(

@@ -9,8 +9,9 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
-from pgqueue.cli.filters import AtMost, By, DryRun, Yes, ask, filtered, print_operation, read_time, read_values, watched
+from pgqueue.cli.filters import AtMost, By, DryRun, Yes, ask, filtered, print_operation, read_values, watched
 from pgqueue.cli.jobs import JobId, jobs_cli
+from pgqueue.client.moments import read_time
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, PgqueueError, ResultMissing, UnknownJob, WaitError
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter

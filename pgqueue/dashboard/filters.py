@@ -3,18 +3,16 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from pgqueue.client.moments import read_moment
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job_filter import JobFilter
-from pgqueue.timing import UNITS
 
 JOB_FIELDS = ("state", "task", "queue", "tag", "since", "until", "arg", "id")
 DEAD_FIELDS = ("group", "error", "task", "queue", "tag", "since", "until", "arg", "id")
-_AGO = re.compile(r"([0-9]{1,9})([smhdw])")
 
 Asked = Callable[[str], str | None]
 
@@ -44,8 +42,8 @@ def _shared(asked: Asked) -> dict[str, Any]:
         "task": asked("task"),
         "queue": asked("queue"),
         "tag": asked("tag"),
-        "since": _moment("since", asked("since")),
-        "until": _moment("until", asked("until")),
+        "since": read_moment("since", asked("since")),
+        "until": read_moment("until", asked("until")),
         "args": _args(asked("arg")),
         "ids": None if asked("id") is None else [read_id(asked("id"))],
     }
@@ -56,24 +54,6 @@ def read_id(text: str | None) -> int:
     if text is None or not re.fullmatch(r"[0-9]{1,19}", text) or not 0 < int(text) < 2**63:
         raise InvalidOption(f"id={text!r:.100} cannot be used: give the id of a job")
     return int(text)
-
-
-def _moment(name: str, text: str | None) -> datetime | None:
-    """Read an age such as 2h, or a time with its zone."""
-    if text is None:
-        return None
-    if (found := _AGO.fullmatch(text)) is not None:
-        try:
-            return datetime.now(UTC) - timedelta(seconds=int(found[1]) * UNITS[found[2]])
-        except OverflowError:
-            pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.utcoffset() is None:
-        raise InvalidOption(f"{name}={text!r:.100} cannot be used: give an age such as 2h, or a time with its zone")
-    return moment
 
 
 def _args(text: str | None) -> dict[str, Any] | None:
