@@ -52,8 +52,10 @@ def notes_of(one: LimitStatus) -> Iterator[str]:
         yield f"closed until {output.cell(one.closed_until)}"
     if one.on_full not in (None, "wait"):
         yield f"on full {one.on_full}"
-    if one.weight is not None:
-        yield f"weight {one.weight:g}"
+    if one.kind == "fair" and one.key is None:
+        yield "a key has weight 1 unless it has its own"
+    elif one.kind == "fair" or one.weight is not None:
+        yield f"weight {1 if one.weight is None else one.weight:g}"
     if one.updated_by is not None:
         yield f"set by {one.updated_by}"
     if one.kind is None:

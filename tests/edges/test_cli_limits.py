@@ -53,6 +53,17 @@ def test_limits_are_listed_with_their_keys(conn: Conn, app: App) -> None:
     assert answer("limits", "list", "other") == []
 
 
+def test_fair_turns_show_the_weight_of_each_key_also_the_one_that_nobody_has_set(conn: Conn, app: App) -> None:
+    db.run(conn, QUERIES.limits.declare("shop", [RULE, LimitRule.of_share("sync#fair", "tenant")]))
+    for tenant in ("acme", "zen"):
+        app.using(fair_key=tenant).enqueue("sync")
+    app.limits.set("sync#fair", key="acme", weight=3, by="me")
+    notes = {one.key: list(notes_of(one)) for one in app.limits.list("sync#fair")}
+    assert notes == {None: ["a key has weight 1 unless it has its own"], "acme": ["weight 3", "set by me"],
+                     "zen": ["weight 1"]}  # fmt: skip
+    assert "weight 1" in run("limits", "list", "sync#fair").stdout
+
+
 def test_a_rule_that_code_no_longer_declares_says_so(conn: Conn, app: App) -> None:
     assert "no longer" not in run("limits", "list").stdout
     db.run(conn, QUERIES.limits.declare("shop", []))
