@@ -15,7 +15,7 @@ from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
 from pgqueue.queries.jobs.parts import CARRIED, MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
 from pgqueue.queries.jobs.ties import HOLD, NOTIFY_KEEPERS, OPEN, TELL
-from pgqueue.queries.jobs.turns import RESUME_STOPPED
+from pgqueue.queries.jobs.turns import AFTER_TOLD, RESUME_STOPPED
 from pgqueue.tasks.sealing import open_job
 
 # Count dead letters by fingerprint, the latest failure first. Reads all dead letters: asked by hand.
@@ -79,7 +79,7 @@ with given as (
     from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
 ), {resume_stopped}, {notify_workers}
 select count(back.id) from back, workers_notified""",
-    resume_stopped=RESUME_STOPPED,
+    resume_stopped=fill(RESUME_STOPPED, after=""),
     turned=fill(TURNED, flow="g.flow", headers="d.headers::jsonb"),
     is_open=OPEN,
     lane=fill(LANE, headers="gone.carried"),
@@ -108,7 +108,7 @@ select (select count(*) from gone) from children_notified, keepers_notified""",
     hold=fill(HOLD, own="given"),
     tell=fill(TELL, gone="gone", held="held", may_notify=MAY_NOTIFY),
     notify_keepers=fill(NOTIFY_KEEPERS, may_notify=MAY_NOTIFY),
-    resume_stopped=RESUME_STOPPED,
+    resume_stopped=fill(RESUME_STOPPED, after=AFTER_TOLD),
     carried=CARRIED,
 )
 

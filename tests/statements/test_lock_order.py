@@ -4,11 +4,12 @@ Each test builds the knot: somebody holds a row, one statement waits for it with
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 
 from pgqueue import db
+from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.job_filter import JobFilter
@@ -19,10 +20,11 @@ from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, InThread, add_rule, add_worker, new_job, wait_blocked, wait_for
 from tests.statements.graphs import DEAD, DONE, claim, end, graph, insert, states, tidy, workflow_state
 from tests.statements.test_races import at_once
+from tests.statements.turns import claim_turns, in_order, metered, rule
 
 Open = Callable[[], Conn]
 Call = Callable[[Conn], Any]
-ROW = "select from pgqueue.job_live where id = %s for update"
+ROW: LiteralString = "select from pgqueue.job_live where id = %s for update"
 
 
 @pytest.fixture
@@ -36,13 +38,15 @@ def running(conn: Conn, made: InsertedWorkflow) -> dict[int, ClaimedJob]:
     return {made.jobs.index(job): one for job, one in claim(conn).items()}
 
 
-def both_return(conn: Conn, connect: Open, row: int, first: Call, second: Call) -> tuple[Any, Any]:
+def both_return(
+    conn: Conn, connect: Open, row: object, first: Call, second: Call, *, row_of: LiteralString = ROW
+) -> tuple[Any, Any]:
     """Let `first` wait for a row that somebody holds, and begin `second`; let the row go; return what both returned."""
     holder, a, b = connect(), connect(), connect()
     for each in (a, b):
         each.execute("set deadlock_timeout = '50ms'")
         each.commit()
-    holder.execute(ROW, (row,))
+    holder.execute(row_of, (row,))
     one = InThread(lambda: first(a))
     wait_blocked(conn, a, holder)
     other = InThread(lambda: second(b))
@@ -173,3 +177,100 @@ def test_jobs_behind_a_full_bucket_are_left_while_their_gate_is_held(conn: Conn,
     a.commit()
     holder.commit()
     assert {job.id for job in db.run(conn, QUERIES.turns.cancel_behind(full, 10))} == set(made.jobs)
+
+
+def stopped_keys(conn: Conn) -> tuple[list[int], list[ClaimedJob]]:
+    """Stop the keys c and a of an order by a dead letter each, c first; return these and the other jobs that run, of
+    a, b and c. An operator has let two jobs of each key run, so one may still run in a key that is stopped."""
+    add_worker(conn)
+    rule(conn, "o", kind="order", max_running=2, on_dead="stop")
+    flows = [in_order(f"o/{key}") for key in "cab"]
+    for flow in flows:
+        metered(conn, flow, 2)
+    taken = {flow.order: [claim_turns(conn, [flow])[0] for _ in range(2)] for flow in flows}
+    letters = [taken["o/c"][0], taken["o/a"][0]]
+    assert db.run(conn, QUERIES.jobs.resolve([(job, DEAD) for job in letters])) == {job.id for job in letters}
+    assert [job.id for job in letters] == sorted(job.id for job in letters)
+    return [job.id for job in letters], [taken[f"o/{key}"][1] for key in "abc"]
+
+
+def begun(conn: Conn, kind: str, letters: list[int]) -> int:
+    return db.run(conn, QUERIES.operations.begin(kind, DeadFilter(ids=letters), {}, "ann", "test"))
+
+
+PAUSES = "select key, paused_why from pgqueue.limit_key where paused_at is not null order by key"
+KEY_ROW: LiteralString = "select from pgqueue.limit_key where key = %s for update"
+GATE_ROW: LiteralString = "select from pgqueue.gate where id = %s for update"
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+def test_a_verb_on_what_has_stopped_keys_and_ends_that_stop_them_anew(conn: Conn, connect: Open, verb: str) -> None:
+    """The ends go through the keys in order, and wait for b with a in their hand; the verb wants c and a."""
+    letters, running_on = stopped_keys(conn)
+    conn.execute("insert into pgqueue.limit_key (rule, key, weight) values ('o', 'b', 1)")
+    operation = begun(conn, verb, letters)
+    dead = QUERIES.dead
+    done = dead.redrive(operation, letters, "again", {}) if verb == "redrive" else dead.discard(letters, "unwanted")
+    ends, count = both_return(
+        conn,
+        connect,
+        "b",
+        lambda a: db.run(a, QUERIES.jobs.resolve([(job, DEAD) for job in running_on])),
+        lambda b: db.run(b, done),
+        row_of=KEY_ROW,
+    )
+    assert (ends, count) == ({job.id for job in running_on}, 2)
+    # Each key is stopped by its newest dead letter, on which nobody has done anything.
+    assert conn.execute(PAUSES).fetchall() == [
+        (key, f"dead letter {job.id}") for key, job in zip("abc", running_on, strict=True)
+    ]
+
+
+def test_a_discard_takes_the_keys_after_the_gates_as_those_do_who_end_members(conn: Conn, connect: Open) -> None:
+    """The ends hold the gate of the first workflow, wait for that of the second, and want the key; the discard wants
+    the gate of the first workflow and the key."""
+    add_worker(conn)
+    rule(conn, "o", kind="order", max_running=3, on_dead="stop")
+    flow = in_order("o/k")
+    db.run(conn, QUERIES.turns.make_buckets([*flow.buckets]))
+    held = insert(conn, graph(3, [(0, 1)], on_failure="hold", flow=flow))
+    other = insert(conn, graph(1, flow=flow))
+    taken = {job.id: job for job in (claim_turns(conn, [flow])[0] for _ in range(3))}
+    letter, member = taken[held.jobs[0]], taken[held.jobs[2]]
+    end(conn, (letter, DEAD))
+    assert conn.execute(PAUSES).fetchall() == [("k", f"dead letter {letter.id}")]
+    (gate,) = conn.execute("select id from pgqueue.gate where workflow_id = %s", (other.id,)).fetchone() or (0,)
+    ends, count = both_return(
+        conn,
+        connect,
+        gate,
+        lambda a: end(a, (member, DONE), (taken[other.jobs[0]], DEAD)),
+        lambda b: db.run(b, QUERIES.dead.discard([letter.id], "unwanted")),
+        row_of=GATE_ROW,
+    )
+    assert ends.moved == {member.id, other.jobs[0]}
+    assert count == 1
+    assert conn.execute(PAUSES).fetchall() == [("k", f"dead letter {other.jobs[0]}")]
+    tidy(conn)
+    assert states(conn, held) == "ccs"
+
+
+def test_a_rescue_takes_the_keys_after_the_gates_as_those_do_who_end_members(conn: Conn, connect: Open) -> None:
+    """The ends hold the gate of the first workflow, wait for that of the second, and want the key; the rescue wants
+    the gate of the first workflow and the key."""
+    living, lost = add_worker(conn), add_worker(conn)
+    rule(conn, "o", kind="order", max_running=3, on_dead="stop")
+    flow = in_order("o/k")
+    db.run(conn, QUERIES.turns.make_buckets([*flow.buckets]))
+    first, second = insert(conn, graph(2, flow=flow)), insert(conn, graph(1, flow=flow))
+    taken = [claim_turns(conn, [flow], worker=worker)[0] for worker in (lost, living, living)]
+    assert [job.id for job in taken] == [*first.jobs, *second.jobs]
+    conn.execute("update pgqueue.worker set lost_at = now() where id = %s", (lost,))
+    (gate,) = conn.execute("select id from pgqueue.gate where workflow_id = %s", (second.id,)).fetchone() or (0,)
+    ends, rescued = both_return(
+        conn, connect, gate, lambda a: end(a, (taken[1], DONE), (taken[2], DEAD)), rescue, row_of=GATE_ROW
+    )
+    assert ends.moved == {taken[1].id, taken[2].id}
+    assert rescued == {taken[0].id}
+    assert conn.execute(PAUSES).fetchall() == [("k", f"dead letter {taken[0].id}")]
+    assert [workflow_state(conn, made.id) for made in (first, second)] == ["failed", "failed"]

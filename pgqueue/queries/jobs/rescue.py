@@ -9,7 +9,7 @@ from pgqueue.jobs.job import MAX_CRASHES, JobState
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import COMPENSATED, FINISH_CANCELLED, LOG_ATTEMPTS, TELL_ENDS
 from pgqueue.queries.jobs.ties import FREE
-from pgqueue.queries.jobs.turns import BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
+from pgqueue.queries.jobs.turns import AFTER_TOLD, BACK_FOR, BACK_TO, FREE_BUCKETS, STOP_KEYS
 
 # Take the running jobs of workers that were declared lost, or whose row is gone. A job with an attempt left is pending
 # again at once. A job without one, or one that has crashed as many workers as its task allows, becomes a dead letter
@@ -94,7 +94,7 @@ select id, target, task, queue, attempt, lease, worker_id, error ->> 'message'::
     finish_cancelled=FINISH_CANCELLED,
     tell_ends=TELL_ENDS,
     free_buckets=FREE_BUCKETS,
-    stop_keys=STOP_KEYS,
+    stop_keys=fill(STOP_KEYS, after=AFTER_TOLD),
     back_to=BACK_TO,
     back_for=BACK_FOR,
 )

@@ -11,7 +11,7 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS
 from pgqueue.queries.jobs.ties import HOLD, TOLD, TiedEnds, read_ends
-from pgqueue.queries.jobs.turns import FREE_BUCKETS, STOP_KEYS
+from pgqueue.queries.jobs.turns import AFTER_TOLD, FREE_BUCKETS, STOP_KEYS
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
 
@@ -148,6 +148,7 @@ RESOLVE_METERED: LiteralString = fill(
     carried=CARRIED_PLAIN,
     metered="j.lane is not null and j.ties is null",
     after_told="",
+    after="",
     answer=_MOVED,
     **_NO_TIES,
 )
@@ -159,6 +160,7 @@ RESOLVE_METERED_TIED: LiteralString = fill(
     carried=CARRIED,
     metered="j.lane is not null and j.ties is not null",
     after_told=" where (select count(*) from workflows_told) >= 0",
+    after=AFTER_TOLD,
     answer=_MOVED_AND_TOLD,
     **_TIES,
 )

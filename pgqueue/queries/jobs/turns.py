@@ -153,6 +153,9 @@ FREE_BUCKETS: LiteralString = """alike as (
     from judged h where f.name = any(array[h.name]) and f.version >= h.version
 )"""
 
+# The condition by which the locks of gates and workflows come first, in statements that have them.
+AFTER_TOLD: LiteralString = " and (select count(*) from workflows_told) >= 0"
+
 # The rules and keys of the buckets that `headers` names. An order is among them, also one whose jobs let others pass
 # while they wait for another attempt, and which is no order of the lane therefore.
 _KEYS: LiteralString = """(
@@ -162,12 +165,13 @@ _KEYS: LiteralString = """(
 # Stop the keys whose order says that a dead letter holds up those behind it: pause each in the statement that writes
 # the dead letter, which also changes the version of its bucket. A claim that began before finds another version and
 # takes nothing; one that begins later reads the pause. Reads `ended`: id, headers, lane, target. It takes the place of
-# a pause by a person, since its end must not let the next job pass.
+# a pause by a person, since its end must not let the next job pass. Keys are locked in their order, `{after}` gates and
+# workflows: a rescue that has a key and waits for a gate would tie a knot with who ends a member and wants the key.
 STOP_KEYS: LiteralString = fill(
     """stopped as (
     insert into {s}.limit_key as c (rule, key, paused_at, paused_by, paused_why, updated_by)
     select distinct on (k.rule, k.key) k.rule, k.key, now(), 'pgqueue', concat_ws(' ', 'dead letter', e.id), 'pgqueue'
-    from (select id, headers from ended where target = 'failed' and lane is not null) as e
+    from (select id, headers from ended where target = 'failed' and lane is not null{after}) as e
     cross join lateral {keys} as k
     cross join lateral (
         select from {s}.limit_rule r where r.name = k.rule and r.kind = 'order' and r.on_dead = 'stop' limit 1) as r
@@ -179,15 +183,24 @@ STOP_KEYS: LiteralString = fill(
     keys=_KEYS,
 )
 
-# Let the keys go on that these dead letters have stopped. Reads `gone`: id, headers. By primary key.
+# Let the keys go on that these dead letters have stopped. Reads `gone`: id, headers. `resumable` locks them in the
+# order of STOP_KEYS, `{after}` gates and workflows. A key that another dead letter has stopped meanwhile stays
+# stopped. Naive is to update them in whatever order the dead letters come: who stops two of them anew, because
+# an operator lets several jobs of a key run, has the first and waits for the second, and each waits for the other. By
+# primary key.
 RESUME_STOPPED: LiteralString = fill(
-    """resumed as (
+    """resumable as materialized (
+    select c.rule, c.key from (
+        select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text{after}) as g
+        cross join lateral {keys} as k order by k.rule, k.key, g.id) as g
+    cross join lateral (
+        select c.rule, c.key from {s}.limit_key c
+        where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+        and c.paused_why = concat_ws(' ', 'dead letter', g.id) for update) as c
+), resumed as (
     update {s}.limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'
-    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
-          cross join lateral {keys} as k) as g
-    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
-    and c.paused_why = concat_ws(' ', 'dead letter', g.id)
+    from resumable r where c.rule = any(array[r.rule]) and c.key = r.key
 )""",
     keys=_KEYS,
 )

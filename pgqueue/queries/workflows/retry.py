@@ -148,7 +148,7 @@ with recursive whole as materialized (
 ), {notify_workers}
 select found.ended, found.living, (select count(*) from revived)::int from found, workers_notified""",
     lane=fill(LANE, headers="g.headers::jsonb"),
-    resume_stopped=RESUME_STOPPED,
+    resume_stopped=fill(RESUME_STOPPED, after=""),
     notify_workers=fill(NOTIFY_WORKERS, jobs="due"),
 )
 

@@ -99,14 +99,19 @@ with given as (
         or exists (select from workflows_told where unsettled)) as left_over
     where pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), resumable as materialized (
+    select c.rule, c.key from (
+        select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text and (select count(*) from workflows_told) >= 0) as g
+        cross join lateral (
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k order by k.rule, k.key, g.id) as g
+    cross join lateral (
+        select c.rule, c.key from "pgqueue".limit_key c
+        where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+        and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id) for update) as c
 ), resumed as (
     update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'
-    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
-          cross join lateral (
-        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
-        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k) as g
-    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
-    and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
+    from resumable r where c.rule = any(array[r.rule]) and c.key = r.key
 )
 select (select count(*) from gone) from children_notified, keepers_notified

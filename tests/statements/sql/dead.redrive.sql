@@ -29,15 +29,20 @@ with given as (
     set next_run_at = begun.at - pg_catalog.make_interval(secs => %(delay)s::float8)
                       + pg_catalog.make_interval(secs => %(gap)s::float8 * (select count(*) from back)::float8)
     from begun where o.id = %(operation)s::bigint and %(gap)s::float8 > 0::float8
+), resumable as materialized (
+    select c.rule, c.key from (
+        select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
+        cross join lateral (
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k order by k.rule, k.key, g.id) as g
+    cross join lateral (
+        select c.rule, c.key from "pgqueue".limit_key c
+        where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+        and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id) for update) as c
 ), resumed as (
     update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'
-    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
-          cross join lateral (
-        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
-        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k) as g
-    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
-    and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
+    from resumable r where c.rule = any(array[r.rule]) and c.key = r.key
 ), workers_notified as (
     select pg_catalog.count(pg_catalog.pg_notify('pgqueue', due.queue))
     from (select distinct queue from back where run_at <= statement_timestamp()) as due

@@ -200,7 +200,7 @@ with recursive gap(low, high) as (
 ), stopped as (
     insert into "pgqueue".limit_key as c (rule, key, paused_at, paused_by, paused_why, updated_by)
     select distinct on (k.rule, k.key) k.rule, k.key, now(), 'pgqueue', pg_catalog.concat_ws(' ', 'dead letter', e.id), 'pgqueue'
-    from (select id, headers from ended where target = 'failed' and lane is not null) as e
+    from (select id, headers from ended where target = 'failed' and lane is not null and (select count(*) from workflows_told) >= 0) as e
     cross join lateral (
         select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
         from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k

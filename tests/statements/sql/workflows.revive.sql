@@ -89,15 +89,20 @@ with recursive whole as materialized (
     update "pgqueue".workflow w set settled = true
     where w.id = any(array(select id from whole where state <> 'running' except select id from reopened))
     and not w.settled and exists (select from back)
+), resumable as materialized (
+    select c.rule, c.key from (
+        select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
+        cross join lateral (
+        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
+        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k order by k.rule, k.key, g.id) as g
+    cross join lateral (
+        select c.rule, c.key from "pgqueue".limit_key c
+        where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
+        and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id) for update) as c
 ), resumed as (
     update "pgqueue".limit_key c set paused_at = null, paused_until = null, paused_by = null, paused_why = null,
         updated_at = now(), updated_by = 'pgqueue'
-    from (select g.id, k.rule, k.key from (select id, headers from gone where headers::jsonb ? '$flow'::text) as g
-          cross join lateral (
-        select pg_catalog.split_part(b.name, '/', 1) as rule, pg_catalog.substr(b.name, position('/' in b.name) + 1) as key
-        from pg_catalog.jsonb_array_elements_text(headers::jsonb -> '$flow'::text -> 'buckets'::text) as b(name)) as k) as g
-    where c.rule = any(array[g.rule]) and c.key = g.key and c.paused_by = 'pgqueue'
-    and c.paused_why = pg_catalog.concat_ws(' ', 'dead letter', g.id)
+    from resumable r where c.rule = any(array[r.rule]) and c.key = r.key
 ), due as (
     select queue, run_at from revived where waits_for is distinct from 'jobs'
 ), workers_notified as (
