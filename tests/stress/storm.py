@@ -7,20 +7,15 @@ runs one on a server of its own; `--mutants` puts in each seeded bug in turn, an
 
 import argparse
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -31,27 +26,15 @@ from pgqueue.queries import Queries
 from tests.statements.test_explain import buffers, explain
 
 from .history import COUNTERS
+from .storm_crew import Crew
+from .storm_lanes import CHANGES, RULES, flows
 from .storm_mutants import MUTANTS
-from .storm_worker import LEASE
 from .turns import AUDIT, HALF_OPEN, NEVER, Drift, Look, Move, Stop, Term, Turns, check_turns
 from .violation import Violation
 
-ROOT = Path(__file__).absolute().parents[2]
-WORKERS = 4
 MOST_WAITING = 12  # jobs of a lane
 DRAIN_SECONDS = 30.0
 STRIKE_SECONDS = 0.5
-RULES: dict[str, dict[str, Any]] = {
-    "two": {"max_running": 2},
-    "shared": {"max_running": 5},
-    "line": {"max_running": 1, "kind": "order"},
-    "rate": {"rate_count": 10, "rate_seconds": 1.0, "rate_burst": 2},
-    "skip": {"max_running": 1, "on_full": "skip"},
-    "newest": {"max_running": 1, "on_full": "replace_waiting"},
-    "brittle": {"breaker_failures": 2, "breaker_seconds": 2.0, "breaker_cooldown": 0.05},
-    "shut": {"max_running": 0},
-}
-CHANGES = {"two": (1, 2, 3, 4), "shared": (2, 5, 8, None)}
 INSERT = """
 with new as (
     insert into pgqueue.job_live (task, queue, args, headers, state, waits_for, lane, max_attempts, run_at)
@@ -74,17 +57,6 @@ order by random() limit 1"""
 PAUSED = ({"limit": "two"}, {"limit": "two", "key": "a"}, {"limit": "shared"}, {"queue": "default"}, {"task": "t"})
 NOT_A_REASON = {"unique_key", "schedule", "last_error"}
 LOG = "select at, job_id, from_state, to_state, reason from pgqueue.transition order by at"
-BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
-
-
-def flows() -> list[Flow]:
-    """The lanes of a storm: with a limit for each key, shared ones, two of them, in order, with a rate, fair."""
-    keys = [Flow((f"two/{key}",)) for key in "abc"]
-    both = [Flow(("shared", f"two/{key}")) for key in "abcd"]
-    lines = [Flow((f"line/{key}",), order=f"line/{key}") for key in range(4)]
-    more = [Flow(("line/0", "shared"), order="line/0"), Flow(("shared",), share="f/a"), Flow(("shared",), share="f/b")]
-    single = [Flow((name,)) for name in ("rate", "skip/a", "newest/a", "brittle/a", "brittle/b", "shut", "unruled")]
-    return [*keys, *both, *lines, *more, *single, Flow(share="f/a"), Flow(share="f/b"), Flow(("rate", "two/a"))]
 
 
 @dataclass
@@ -113,8 +85,7 @@ class Storm:
         self._terms: dict[str, list[Term]] = {}
         self._drifts: list[Drift] = []
         self._left: list[Violation] = []
-        self._workers: list[subprocess.Popen[bytes]] = []
-        self._frozen: dict[int, float] = {}  # the place of a worker, and until when
+        self._crew = Crew(self.dsn, self.seed, self.mutant, self._rng, self.counts)
         self._strikes_at = 0.0
         self._looks_at, self._over = self._strikes_at, False
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
@@ -128,25 +99,18 @@ class Storm:
 
     def run(self, seconds: float, until: Container[str] = ()) -> Result:
         """Rage for so long, let every job end, and check. `until`: end as soon as one of these is violated."""
-        with tempfile.TemporaryFile() as self._told, psycopg.connect(self.dsn, autocommit=True) as conn:
-            self._app = pgqueue.App(self.dsn)
+        with psycopg.connect(self.dsn, autocommit=True) as conn, closing(pgqueue.App(self.dsn)) as self._app:
             self._declare(conn)
-            try:
-                for place in range(WORKERS):
-                    self._workers.append(self._start(place))
-                self._await_workers(conn)
-                ends = time.monotonic() + seconds
-                while time.monotonic() < ends and not self._caught(conn, until):
-                    self._rage(conn)
-                self._relent()
-                self._drain(conn)
-            finally:
-                if self._open is not None:
-                    self._open[0].close()
-                for worker in self._workers:
-                    worker.kill()
-                    worker.wait()
-                self._app.close()
+            with self._crew.at_work(conn):
+                try:
+                    ends = time.monotonic() + seconds
+                    while time.monotonic() < ends and not self._caught(conn, until):
+                        self._rage(conn)
+                    self._crew.relent()
+                    self._drain(conn)
+                finally:
+                    if self._open is not None:
+                        self._open[0].close()
             turns = self._evidence(conn, ended=True)
             violations = self._violations(turns)
         self.counts.update(jobs=len(turns.flows), claims=sum(move.starts for move in turns.moves))
@@ -162,20 +126,6 @@ class Storm:
             if "max_running" in columns:
                 self._terms[name] = [Term(_now(conn), NEVER, columns["max_running"])]
 
-    def _await_workers(self, conn: psycopg.Connection[Any]) -> None:
-        """Wait until each worker has registered."""
-        while (row := conn.execute("select count(*) from pgqueue.worker").fetchone()) and row[0] < WORKERS:
-            if any(worker.poll() is not None for worker in self._workers):
-                self._deadlocks()  # raises what it has said
-            time.sleep(0.05)
-
-    def _start(self, place: int) -> subprocess.Popen[bytes]:
-        self.counts["workers"] += 1
-        seed = self.counts["workers"] * 1000 + self.seed * WORKERS + place
-        command = [sys.executable, "-m", "tests.stress.storm_worker", str(seed), self.mutant]
-        environ = os.environ | {"STORM_DSN": self.dsn, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=self._told, stderr=self._told)
-
     def _caught(self, conn: psycopg.Connection[Any], until: Container[str]) -> bool:
         """Whether one of these is violated by now; looks once a second."""
         if not until or time.monotonic() < self._looks_at:
@@ -185,27 +135,22 @@ class Storm:
         return self._over
 
     def _violations(self, turns: Turns) -> list[Violation]:
-        return [*check_turns(turns), *self._left, *self._deadlocks()]
+        return [*check_turns(turns), *self._left, *self._crew.deadlocks()]
 
     def _rage(self, conn: psycopg.Connection[Any]) -> None:
         """Do what happens in a twentieth of a second."""
         self._enqueue(conn)
         self._audit(conn)
-        self._thaw()
+        self._crew.thaw()
         if time.monotonic() > self._strikes_at:
             self._strikes_at = time.monotonic() + STRIKE_SECONDS
-            faults = [self._kill, self._freeze, self._change, self._change, self._pause]
+            faults = [self._crew.kill, self._crew.freeze, self._change, self._change, self._pause]
             self._plan = self._plan or self._rng.sample(faults, len(faults))
             self._plan.pop()(conn)
             self._look(conn)
         self._resume(conn)
-        self._replace()
+        self._crew.replace()
         time.sleep(0.03)
-
-    def _replace(self) -> None:
-        for place, worker in enumerate(self._workers):
-            if worker.poll() is not None:
-                self._workers[place] = self._start(place)
 
     def _enqueue(self, conn: psycopg.Connection[Any]) -> None:
         """Enqueue jobs of the lanes that few wait in; sometimes in a transaction that commits after others."""
@@ -275,39 +220,6 @@ class Storm:
             self._app.resume(**what)
             self._paused = None
 
-    def _stop_one(self, conn: psycopg.Connection[Any]) -> int | None:
-        """Stop a worker while it runs jobs; return its place."""
-        ends = time.monotonic() + 2
-        while time.monotonic() < ends and len(self._frozen) < WORKERS - 1:
-            place = self._rng.randrange(WORKERS)
-            if place in self._frozen:
-                continue
-            worker = self._workers[place]
-            worker.send_signal(signal.SIGSTOP)
-            if worker.pid in {pid for (pid,) in conn.execute(BUSY)}:
-                return place
-            worker.send_signal(signal.SIGCONT)
-            time.sleep(0.01)
-        return None
-
-    def _kill(self, conn: psycopg.Connection[Any]) -> None:
-        place = self._stop_one(conn)
-        if place is not None:
-            self._workers[place].kill()
-            self._workers[place].wait()
-            self.counts["kills"] += 1
-
-    def _freeze(self, conn: psycopg.Connection[Any]) -> None:
-        place = self._stop_one(conn)
-        if place is not None:
-            self._frozen[place] = time.monotonic() + LEASE * self._rng.uniform(0.5, 3.0)
-            self.counts["freezes"] += 1
-
-    def _thaw(self) -> None:
-        for place in [place for place, until in self._frozen.items() if time.monotonic() > until]:
-            self._workers[place].send_signal(signal.SIGCONT)
-            del self._frozen[place]
-
     def _change(self, conn: psycopg.Connection[Any]) -> None:
         rule = self._rng.choice(sorted(CHANGES))
         most = self._rng.choice(CHANGES[rule])
@@ -318,10 +230,6 @@ class Storm:
         terms.append(Term(began, NEVER, most))
         self.counts["changes"] += 1
 
-    def _relent(self) -> None:
-        self._frozen = dict.fromkeys(self._frozen, 0.0)
-        self._thaw()
-
     def _drain(self, conn: psycopg.Connection[Any]) -> None:
         """Let every job end that can. FL5: none waits on while its buckets have room."""
         self._commit_late(conn)
@@ -330,7 +238,7 @@ class Storm:
         ends = began + DRAIN_SECONDS
         while (left := conn.execute(LEFT).fetchall()) and time.monotonic() < ends and not self._hopeless():
             self._audit(conn)
-            self._replace()
+            self._crew.replace()
             time.sleep(0.05)
         self.counts["milliseconds of draining"] = int(1000 * (time.monotonic() - began))
         self._left = [Violation("FL5", f"job {job} of {flow} has not ended") for job, flow in left]
@@ -338,15 +246,6 @@ class Storm:
     def _hopeless(self) -> bool:
         """Whether a bug has been seen: then jobs may wait for ever."""
         return self._over or bool(self._drifts)
-
-    def _deadlocks(self) -> list[Violation]:
-        """Return what workers have said: of deadlocks, of which there must be none; anything else ends the storm."""
-        self._told.seek(0)
-        lines = self._told.read().decode(errors="replace").splitlines()
-        other = [line for line in lines if not line.startswith('{"deadlock"')]
-        if other:
-            raise RuntimeError("a worker failed: " + "\n".join(other[-12:]))
-        return [Violation("deadlock", line) for line in lines]
 
     def _evidence(self, conn: psycopg.Connection[Any], *, ended: bool = False) -> Turns:
         return Turns(
