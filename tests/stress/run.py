@@ -23,6 +23,7 @@ from .plans import SMALL
 from .server import Database, Server, until
 from .weaver import finish, promised, woven_app
 
+UP_SECONDS = 120.0  # for all processes to register: a busy machine takes half a minute to import in each
 SHUTDOWN_SECONDS = 10.0
 CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
 
@@ -85,7 +86,7 @@ class Stress:
         return pgqueue | {"producer": produce, "weaver": weave}
 
     async def up(self) -> None:
-        """Start all processes and wait until each has registered."""
+        """Start all processes and wait until each worker and scheduler has registered, and each producer begins."""
         s = self.settings
         metered_shop.declare(self.database.dsn(user=self.database.role))
         self.auditor.start()
@@ -98,9 +99,12 @@ class Stress:
         there = "select count(*) >= %s from pgqueue.worker"
 
         async def decided() -> bool:
-            return bool(self.fleet.exits or await self.database.value(there, s.workers + s.schedulers))
+            if self.fleet.exits:
+                return True
+            producing = len(list(self.directory.glob("ops-*.jsonl"))) >= s.producers
+            return producing and bool(await self.database.value(there, s.workers + s.schedulers))
 
-        if await until(decided, 30) is None or self.fleet.exits:
+        if await until(decided, UP_SECONDS) is None or self.fleet.exits:
             tails = [end.tail for end in self.fleet.exits[:1]]
             raise RuntimeError("the processes did not come up: " + "".join(tails or self.fleet.logs("worker")))
 
