@@ -127,6 +127,48 @@ def test_jobs_before_the_frontier_and_in_new_lanes_are_run_too(
     assert {"late", "new lane"} <= set(ran)
 
 
+def test_a_job_in_a_new_lane_needs_no_full_scan(app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a full scan takes long, and the next one is due after twenty times as long; here never."""
+    monkeypatch.setattr("pgqueue.worker.claiming.frontier.SCAN_SHARE", 1e9)
+    ran: list[str] = []
+
+    @app.task(name="t")
+    async def t(name: str) -> None:
+        ran.append(name)
+
+    async def run() -> None:
+        worker = Worker(app, WorkerSettings(queues=["default", "other"], poll_seconds=0.05))
+        t.enqueue("first")
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: ran == ["first"], "the full scan at the start")
+        await eventually(lambda: scalar(conn, "select bool_and(waiting) from pgqueue.worker"), "the worker rests")
+        t.using(priority=9).enqueue("priority")
+        t.using(queue="other").enqueue("queue")
+        await eventually(lambda: len(ran) == 3, "jobs of new lanes to run")
+        worker.stop()
+        await running
+
+    asyncio.run(run())
+
+
+def test_the_question_for_the_next_due_job_tells_the_lanes_that_have_one(conn: Conn) -> None:
+    due = jobs(conn, 1)[0]
+    jobs(conn, 1, priority=5)
+    jobs(conn, 1, ago=-5000, priority=7)
+    jobs(conn, 1, queue="paused")
+    jobs(conn, 1, queue="old", expires_at=scalar(conn, "select now() - interval '1 s'"))
+    conn.execute("insert into pgqueue.queue (name, paused_at) values ('paused', now())")
+    found = db.run(conn, QUERIES.jobs.next_due(["default", "paused", "old", "none"]))
+    assert set(found.lanes) == {("default", 0), ("default", 5)}
+    assert found.lanes["default", 0] == scalar(conn, "select run_at from pgqueue.job_live where id = %s", due)
+    assert db.run(conn, QUERIES.jobs.next_due([])).lanes == {}
+    frontier = Frontier(Clock())
+    assert frontier.meet(found.lanes)
+    assert not frontier.meet(found.lanes)
+    assert {job.queue for job in beyond(conn, frontier.places)} == {"default"}
+    assert len(beyond(conn, frontier.places)) == 0
+
+
 class Clock:
     """A clock that the test moves."""
 

@@ -1,5 +1,6 @@
 """Claiming jobs: taking them for one attempt."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple, TypeAlias
@@ -206,7 +207,8 @@ cross join lateral (
 # CLAIM: the first row of a lane is its earliest. Where that row has expired, or its task is paused, no claim takes it,
 # so the answer is a second from now at the earliest, until EXPIRE has ended it or SET_ASIDE has taken it away. To step
 # over such rows here would take a filter, and with a filter the planner, without statistics, sorts the queue. Tells too
-# whether metered jobs wait there: a probe of job_live_turn for each queue.
+# whether metered jobs wait there: a probe of job_live_turn for each queue. And which lanes have a job that is due, with
+# its run_at: one that the worker has not claimed from yet would wait for a full scan.
 NEXT_DUE: LiteralString = fill(
     """
 select extract(epoch from min(case when first.expired or first.task = any({paused_tasks})
@@ -214,7 +216,10 @@ select extract(epoch from min(case when first.expired or first.task = any({pause
                - clock_timestamp())::float8,
        exists (select from unnest(%(queues)s::text[]) as served(name) cross join lateral (
            select from {s}.job_live j
-           where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.name limit 1) as metered)
+           where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.name limit 1) as metered),
+       (json_agg(json_build_array(served.name, first.priority, first.run_at))
+        filter (where first.run_at <= clock_timestamp()
+                and (first.expired or first.task = any({paused_tasks})) is not true))::text
 from unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired, task) as (
@@ -230,7 +235,7 @@ cross join lateral (
             where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
-    select lane.run_at, lane.expired, lane.task from lane
+    select lane.priority, lane.run_at, lane.expired, lane.task from lane
 ) as first
 where not exists (select from {s}.queue q where q.name = served.name and {paused})""",
     paused_tasks=PAUSED_TASKS,
@@ -276,10 +281,12 @@ def _labels(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 class NextDue(NamedTuple):
-    """In how many seconds the next pending job is due, None if none is there; and whether metered jobs wait."""
+    """In how many seconds the next pending job is due, None if none is there; whether metered jobs wait; and the lanes
+    that have a job which is due, with the run_at of the first one."""
 
     seconds: float | None
     metered: bool
+    lanes: Mapping[Lane, datetime]
 
 
 class ClaimQueries(Statements):
@@ -326,4 +333,10 @@ class ClaimQueries(Statements):
 
     def next_due(self, queues: Sequence[str]) -> Query[NextDue]:
         """Tell in how many seconds the next pending job of these queues is due, and whether metered jobs wait."""
-        return Query(self._sql(NEXT_DUE), lambda rows: NextDue(*rows[0]), {"queues": list(queues)})
+        return Query(self._sql(NEXT_DUE), _next_due, {"queues": list(queues)})
+
+
+def _next_due(rows: Sequence[Row]) -> NextDue:
+    seconds, metered, lanes = rows[0]
+    first = json.loads(lanes) if lanes is not None else ()
+    return NextDue(seconds, metered, {(q, priority): datetime.fromisoformat(at) for q, priority, at in first})

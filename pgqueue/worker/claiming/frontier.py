@@ -1,9 +1,10 @@
 """How far a worker has claimed in each lane: a hint that lets a claim skip the dead rows before that."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.jobs.claim import Lane, Place
@@ -24,8 +25,9 @@ class Frontier:
     """The lanes a worker has claimed from, and the last job it claimed in each.
 
     The frontier is a hint, never the truth: jobs that are committed late or put back lie before it, and new lanes
-    beside it. A full scan finds them. The next one is due after twenty times the duration of the last. While VACUUM can
-    remove dead rows that is some milliseconds; behind a transaction that pins a million of them, some seconds.
+    beside it. A full scan finds them, and the question for the next due job new lanes as well. The next scan is due
+    after twenty times the duration of the last. While VACUUM can remove dead rows that is some milliseconds; behind a
+    transaction that pins a million of them, some seconds.
     """
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
@@ -79,6 +81,13 @@ class Frontier:
     def advance(self, jobs: Iterable[ClaimedJob]) -> None:
         """Move on to the last of `jobs` in each lane. They come in the order in which they were claimed."""
         self._places.update({(job.queue, job.priority): (job.run_at, job.id) for job in jobs})
+
+    def meet(self, lanes: Mapping[Lane, datetime]) -> bool:
+        """Note lanes whose first job is due, from that one on, unless a claim has been there; return whether any is
+        new. So a new lane need not wait for a full scan, which on a busy machine may be a minute away."""
+        new = {lane: (run_at, 0) for lane, run_at in lanes.items() if lane not in self._places}
+        self._places.update(new)
+        return bool(new)
 
     def retreat(self, job: ClaimedJob) -> None:
         """Move back before a job that was put back as it was: otherwise the frontier would hide it."""

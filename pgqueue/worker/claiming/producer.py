@@ -372,11 +372,12 @@ class Producer(Duty):
         resting = resting and self._turns.rests
         if not resting or monotonic() >= self._due_at or monotonic() < self._ask_from:
             return False
-        due = await self._ask_due()
+        due, _ = await self._ask_due()
         return (due is None or due > 0) and self._turns.rests
 
-    async def _ask_due(self) -> float | None:
-        """Return in how many seconds the next job is due, None if there is none; note it for how long to sleep."""
+    async def _ask_due(self) -> tuple[float | None, bool]:
+        """Return in how many seconds the next job is due, None if there is none, and whether it is one that the last
+        claim could not see, in a new lane; note it for how long to sleep."""
         began = monotonic()
         found = await self.link.run(self._queries.jobs.next_due(list(self._slots.room_by_queue())))
         due = found.seconds
@@ -384,12 +385,15 @@ class Producer(Duty):
             self._turns.want_look()
         self._asked_at = monotonic()
         self._ask_from = self._asked_at + SCAN_SHARE * (self._asked_at - began)
+        is_new = self._frontier.meet(found.lanes)
         # A job that is due, but that the claim did not bring, is locked by another transaction: pause before the next.
-        self._due_at = math.inf if due is None else self._asked_at + max(due, LOCKED_SECONDS)
-        return due
+        self._due_at = math.inf if due is None else self._asked_at + (0.0 if is_new else max(due, LOCKED_SECONDS))
+        return due, is_new
 
     async def _until_due(self) -> float:
         if monotonic() >= max(self._ask_from, min(self._due_at, self._asked_at + self._poll)):
-            await self._ask_due()
+            _, is_new = await self._ask_due()
+            if is_new:
+                return 0.0
         wakes_at = max(self._due_at, self._ask_from) - monotonic()
         return min(max(wakes_at, 0.0), self._frontier.scan_in, self._turns.rest_in(), self._poll)

@@ -3,7 +3,10 @@ select extract(epoch from pg_catalog.min(case when first.expired or first.task =
                - clock_timestamp())::float8,
        exists (select from pg_catalog.unnest(%(queues)s::text[]) as served(name) cross join lateral (
            select from "pgqueue".job_live j
-           where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.name limit 1) as metered)
+           where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.name limit 1) as metered),
+       (pg_catalog.json_agg(pg_catalog.json_build_array(served.name, first.priority, first.run_at))
+        filter (where first.run_at <= clock_timestamp()
+                and (first.expired or first.task = any((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[])) is not true))::text
 from pg_catalog.unnest(%(queues)s::text[]) as served(name)
 cross join lateral (
     with recursive lane(priority, run_at, expired, task) as (
@@ -19,6 +22,6 @@ cross join lateral (
             where j.state = 'pending' and j.queue::text = served.name and j.priority::smallint < lane.priority
             order by j.priority desc, j.run_at limit 1) as following
     )
-    select lane.run_at, lane.expired, lane.task from lane
+    select lane.priority, lane.run_at, lane.expired, lane.task from lane
 ) as first
 where not exists (select from "pgqueue".queue q where q.name = served.name and q.paused_at is not null and (q.paused_until is null or q.paused_until > now()))
