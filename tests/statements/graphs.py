@@ -82,6 +82,7 @@ def retry(conn: Conn, workflow: int) -> Revived:
 def run_all(conn: Conn, made: InsertedWorkflow, dead: Collection[int] = ()) -> None:
     """Run what is due until nothing is; the nodes in `dead` fail."""
     add_worker(conn)
+    tidy(conn)
     while taken := claim(conn):
         end(conn, *((job, DEAD if made.jobs.index(job.id) in dead else DONE) for job in taken.values()))
         tidy(conn)

@@ -6,7 +6,7 @@ from typing import LiteralString, NamedTuple
 
 from pgqueue.queries.base import Query, Row, Statements, fill, packed
 from pgqueue.queries.jobs.metered_parts import LANE
-from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
+from pgqueue.queries.jobs.parts import MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.turns import RESUME_STOPPED
 
 # Lock a workflow for a retry, until the end of the transaction, and with it the upkeep that drops partitions: what is
@@ -38,13 +38,43 @@ select f.id, f.workflow_id from {s}.job_finished f
 where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled' and f.workflow_id is not null
 and f.ties is not null"""
 
+# The jobs that stay skipped, or will be: an edge of theirs cannot be met, because its parent has succeeded, because the
+# group behind it is among `{shut}`, or because its parent will be skipped itself. Reads `node` and `edge`.
+_NEVER: LiteralString = """never(id) as (
+    select e.child_id from edge e
+    where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
+    and (e.parent_id in (select id from node where state = 'succeeded') or e.parent_id = any({shut}))
+    union
+    select e.child_id from never n join edge e on e.parent_id = n.id
+    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
+)"""
+
+# The groups in which a job runs again. Reads `{jobs}`: gate_id of each such job.
+_REOPENED: LiteralString = """reopened(id) as (
+    select c.workflow_id from {jobs} join counter c on c.id = b.gate_id
+    union
+    select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
+)"""
+
 # Bring a workflow back from what failed: dead letters and cancelled jobs are live again, as if they had not run, with
 # as many edges to wait for as are not met; gates count them again, and the groups that they belong to run again.
-# `never` are jobs that stay skipped: an edge of theirs cannot be met, because its parent has succeeded, or stays
-# skipped itself. Callbacks that ran stay as they are; those that were skipped wait again. Where not all jobs of the
-# workflow are there, because some live or retention has taken some, nothing moves, and the counts say so.
+# Callbacks that ran stay as they are; those that were skipped wait again. Where not all jobs of the workflow are there,
+# because some live or retention has taken some, nothing moves, and the counts say so.
 # LOCK_FOR_RETRY has locked the workflow, and no job of it lives, so nobody ends one meanwhile. The naive form, to count
 # edges while a parent of them may end, would wait for one that has told of its end already.
+# `never` are jobs that cannot run: the edge is for the failure of what has succeeded and does not run again, or comes
+# from such a job. Whether a group runs again depends on which of its jobs do, and whether a job does that waits for the
+# failure of a group depends on the group. So `shut`, the groups that will not fail because no job of theirs runs again,
+# begins empty and is found anew from the jobs that this leaves, until it is the same: it only grows, for more of them
+# are more jobs that never run, and these are fewer groups that run again. No job waits for itself, so there is one
+# answer. Each turn takes in the next level of groups that wait for groups, and there are few. Only groups are in it for
+# whose failure something waits: without any there is no turn. The naive form, which takes each group that has succeeded
+# for one that will not fail, leaves the handler of a group out whose members were skipped and come back.
+# Of `never`, what was skipped stays so and counts nowhere. What somebody cancelled before that counts in its gate as
+# cancelled, and its group is, too. It comes back doomed, CASCADE skips it, and its group ends without it. The naive
+# form, to leave it where it is, begins the gates above anew without it: what runs after the success of its group would
+# wait for nothing and begin, and so would what runs after the failure, and a workflow would succeed with a cancelled
+# group in it. So a group of which no job comes back has succeeded, and its edges are met, but for those of `never`.
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
 # Edges that were added late are like the others from here on, told or not: one that nobody has told, because its child
@@ -62,42 +92,46 @@ with recursive whole as materialized (
 ), span as materialized (
     select distinct first_id, last_id from counter
 ), node as materialized (
-    select f.id, f.state, f.gate_id from span cross join lateral (
-        select f.id, f.state, f.gate_id from {s}.job_finished f
+    select f.id, f.state, f.gate_id, f.reason from span cross join lateral (
+        select f.id, f.state, f.gate_id, f.reason from {s}.job_finished f
         where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
         and f.finished_at >= %(created_at)s::timestamptz - interval '1 day') as f
     union all
-    select d.id, 'failed', d.gate_id from {s}.dead_letter d where d.workflow_id = %(id)s::bigint
+    select d.id, 'failed', d.gate_id, null from {s}.dead_letter d where d.workflow_id = %(id)s::bigint
 ), edge as materialized (
     select e.parent_id, e.child_id, e.runs_after from span cross join lateral (
         select d.parent_id, d.child_id, d.runs_after from {s}.dependency d
         where d.parent_id >= span.first_id and d.parent_id <= span.last_id and d.workflow_id = %(id)s::bigint) as e
-), never(id) as (
-    select e.child_id from edge e
-    where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
-    and e.parent_id in (select id from node where state = 'succeeded'
-                        union all select id from whole where state = 'succeeded')
+), watched as materialized (
+    select distinct w.id from whole w join edge e on e.parent_id = w.id where e.runs_after = 'f'
+), shut(ids) as (
+    select '{{}}'::bigint[]
     union
-    select e.child_id from never n join edge e on e.parent_id = n.id
-    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
-), found as materialized (
+    select l.ids from shut cross join lateral (
+        with recursive {never_so_far}, {reopened_so_far}
+        select array(select id from watched where id not in (select id from reopened) order by id) as ids) as l
+    where exists (select from watched)
+), {never}, found as materialized (
     select count(*)::int as ended,
            (select count(*) from (select from {s}.job_live j where j.workflow_id = %(id)s::bigint limit 1) as l)::int
                as living
     from node
 ), back as materialized (
-    select n.id, n.gate_id from node n cross join found
-    where n.state <> 'succeeded' and n.id not in (select id from never) and found.ended = %(jobs)s::int
-), reopened(id) as (
-    select c.workflow_id from back b join counter c on c.id = b.gate_id
-    union
-    select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
-), late_no_more as (
+    select n.id, n.gate_id, n.doomed from (
+        select id, gate_id, state, reason, id in (select id from never) as doomed from node) as n
+    cross join found
+    where n.state <> 'succeeded' and not (n.doomed and (n.reason = 'skipped') is true)
+    and found.ended = %(jobs)s::int
+), {reopened}, late_no_more as (
     update {s}.dependency d set late = null
     where d.late and d.workflow_id = %(id)s::bigint and exists (select from back)
 ), waits as materialized (
-    select e.child_id as id, count(*)::int as edges from edge e
-    where e.parent_id in (select id from back) or e.parent_id in (select id from reopened) group by e.child_id
+    select l.id, sum(l.edges)::int as edges, bool_or(l.doomed) as doomed from (
+        select e.child_id as id, 1 as edges, false as doomed from edge e
+        where e.parent_id in (select id from back) or e.parent_id in (select id from reopened)
+        union all
+        select b.id, 1, true from back b where b.doomed) as l
+    group by l.id
 ), gone_dead as (
     delete from {s}.dead_letter d where d.id = any(array(select id from back))
     returning d.id, d.task, d.queue, d.priority, d.args, d.tags, d.headers, d.created_at, d.max_attempts, d.lease,
@@ -113,15 +147,16 @@ with recursive whole as materialized (
         select *, 'failed' as was from gone_dead union all select *, 'cancelled' from gone_finished) as g
 ), revived as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for, waits_on, ties, gate_id, workflow_id)
+        crash_count, lease, lane, state, waits_for, waits_on, cancel_requested_at, ties, gate_id, workflow_id)
     select g.id, g.task, g.queue, g.priority, g.args, g.tags, g.headers, statement_timestamp(), g.created_at, 0,
            g.max_attempts, 0, g.lease, g.lane,
            case when w.edges is null and g.lane is null then 'pending' else 'blocked' end,
            case when w.edges is not null then 'jobs' when g.lane is not null then 'turn' end, w.edges,
+           case when w.doomed then now() end,
            case when g.id in (select parent_id from edge) then coalesce(g.ties::int, 0) | 1 else g.ties end, g.gate_id,
            g.workflow_id
     from gone g left join waits w on w.id = g.id order by g.id
-    returning id, queue::text, run_at::timestamptz, lease, state, waits_for
+    returning id, queue::text, run_at::timestamptz, lease, state, waits_for, cancel_requested_at is not null as doomed
 ), logged as (
     insert into {s}.transition (job_id, from_state, to_state, lease, reason)
     select r.id, g.was, r.state, r.lease, %(reason)s::text from revived r join gone g on g.id = r.id
@@ -145,8 +180,21 @@ with recursive whole as materialized (
     and not w.settled and exists (select from back)
 ), {resume_stopped}, due as (
     select queue, run_at from revived where waits_for is distinct from 'jobs'
-), {notify_workers}
-select found.ended, found.living, (select count(*) from revived)::int from found, workers_notified""",
+), {notify_workers}, keepers_notified as (
+    select count(pg_notify({channel}, '!workflow')) from (select where exists (select from revived where doomed)) as l
+    where {may_notify}
+)
+select found.ended, found.living, (select count(*) from revived)::int
+from found, workers_notified, keepers_notified""",
+    never_so_far=fill(_NEVER, shut="shut.ids"),
+    reopened_so_far=fill(
+        _REOPENED,
+        jobs="""(
+            select gate_id from node where state <> 'succeeded' and id not in (select id from never)) as b""",
+    ),
+    never=fill(_NEVER, shut="(select ids from shut order by cardinality(ids) desc limit 1)::bigint[]"),
+    reopened=fill(_REOPENED, jobs="back b"),
+    may_notify=MAY_NOTIFY,
     lane=fill(LANE, headers="g.headers::jsonb"),
     resume_stopped=RESUME_STOPPED,
     notify_workers=fill(NOTIFY_WORKERS, jobs="due"),

@@ -8,21 +8,41 @@ with recursive whole as materialized (
 ), span as materialized (
     select distinct first_id, last_id from counter
 ), node as materialized (
-    select f.id, f.state, f.gate_id from span cross join lateral (
-        select f.id, f.state, f.gate_id from "pgqueue".job_finished f
+    select f.id, f.state, f.gate_id, f.reason from span cross join lateral (
+        select f.id, f.state, f.gate_id, f.reason from "pgqueue".job_finished f
         where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
         and f.finished_at >= %(created_at)s::timestamptz - interval '1 day') as f
     union all
-    select d.id, 'failed', d.gate_id from "pgqueue".dead_letter d where d.workflow_id = %(id)s::bigint
+    select d.id, 'failed', d.gate_id, null from "pgqueue".dead_letter d where d.workflow_id = %(id)s::bigint
 ), edge as materialized (
     select e.parent_id, e.child_id, e.runs_after from span cross join lateral (
         select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
         where d.parent_id >= span.first_id and d.parent_id <= span.last_id and d.workflow_id = %(id)s::bigint) as e
+), watched as materialized (
+    select distinct w.id from whole w join edge e on e.parent_id = w.id where e.runs_after = 'f'
+), shut(ids) as (
+    select '{}'::bigint[]
+    union
+    select l.ids from shut cross join lateral (
+        with recursive never(id) as (
+    select e.child_id from edge e
+    where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
+    and (e.parent_id in (select id from node where state = 'succeeded') or e.parent_id = any(shut.ids))
+    union
+    select e.child_id from never n join edge e on e.parent_id = n.id
+    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
+), reopened(id) as (
+    select c.workflow_id from (
+            select gate_id from node where state <> 'succeeded' and id not in (select id from never)) as b join counter c on c.id = b.gate_id
+    union
+    select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
+)
+        select array(select id from watched where id not in (select id from reopened) order by id) as ids) as l
+    where exists (select from watched)
 ), never(id) as (
     select e.child_id from edge e
     where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
-    and e.parent_id in (select id from node where state = 'succeeded'
-                        union all select id from whole where state = 'succeeded')
+    and (e.parent_id in (select id from node where state = 'succeeded') or e.parent_id = any((select ids from shut order by pg_catalog.cardinality(ids) desc limit 1)::bigint[]))
     union
     select e.child_id from never n join edge e on e.parent_id = n.id
     where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
@@ -32,8 +52,11 @@ with recursive whole as materialized (
                as living
     from node
 ), back as materialized (
-    select n.id, n.gate_id from node n cross join found
-    where n.state <> 'succeeded' and n.id not in (select id from never) and found.ended = %(jobs)s::int
+    select n.id, n.gate_id, n.doomed from (
+        select id, gate_id, state, reason, id in (select id from never) as doomed from node) as n
+    cross join found
+    where n.state <> 'succeeded' and not (n.doomed and (n.reason = 'skipped') is true)
+    and found.ended = %(jobs)s::int
 ), reopened(id) as (
     select c.workflow_id from back b join counter c on c.id = b.gate_id
     union
@@ -42,8 +65,12 @@ with recursive whole as materialized (
     update "pgqueue".dependency d set late = null
     where d.late and d.workflow_id = %(id)s::bigint and exists (select from back)
 ), waits as materialized (
-    select e.child_id as id, count(*)::int as edges from edge e
-    where e.parent_id in (select id from back) or e.parent_id in (select id from reopened) group by e.child_id
+    select l.id, pg_catalog.sum(l.edges)::int as edges, pg_catalog.bool_or(l.doomed) as doomed from (
+        select e.child_id as id, 1 as edges, false as doomed from edge e
+        where e.parent_id in (select id from back) or e.parent_id in (select id from reopened)
+        union all
+        select b.id, 1, true from back b where b.doomed) as l
+    group by l.id
 ), gone_dead as (
     delete from "pgqueue".dead_letter d where d.id = any(array(select id from back))
     returning d.id, d.task, d.queue, d.priority, d.args, d.tags, d.headers, d.created_at, d.max_attempts, d.lease,
@@ -59,15 +86,16 @@ with recursive whole as materialized (
         select *, 'failed' as was from gone_dead union all select *, 'cancelled' from gone_finished) as g
 ), revived as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
-        crash_count, lease, lane, state, waits_for, waits_on, ties, gate_id, workflow_id)
+        crash_count, lease, lane, state, waits_for, waits_on, cancel_requested_at, ties, gate_id, workflow_id)
     select g.id, g.task, g.queue, g.priority, g.args, g.tags, g.headers, statement_timestamp(), g.created_at, 0,
            g.max_attempts, 0, g.lease, g.lane,
            case when w.edges is null and g.lane is null then 'pending' else 'blocked' end,
            case when w.edges is not null then 'jobs' when g.lane is not null then 'turn' end, w.edges,
+           case when w.doomed then now() end,
            case when g.id in (select parent_id from edge) then coalesce(g.ties::int, 0) | 1 else g.ties end, g.gate_id,
            g.workflow_id
     from gone g left join waits w on w.id = g.id order by g.id
-    returning id, queue::text, run_at::timestamptz, lease, state, waits_for
+    returning id, queue::text, run_at::timestamptz, lease, state, waits_for, cancel_requested_at is not null as doomed
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, lease, reason)
     select r.id, g.was, r.state, r.lease, %(reason)s::text from revived r join gone g on g.id = r.id
@@ -106,5 +134,10 @@ with recursive whole as materialized (
     where exists (select from "pgqueue".worker w where w.waiting and due.queue = any(w.queues))
     and pg_notification_queue_usage() < 0.5::float8
     and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
+), keepers_notified as (
+    select pg_catalog.count(pg_catalog.pg_notify('pgqueue', '!workflow')) from (select where exists (select from revived where doomed)) as l
+    where pg_notification_queue_usage() < 0.5::float8
+    and pg_catalog.current_setting('pgqueue.notify', true) is distinct from 'off'::text
 )
-select found.ended, found.living, (select count(*) from revived)::int from found, workers_notified
+select found.ended, found.living, (select count(*) from revived)::int
+from found, workers_notified, keepers_notified
