@@ -39,17 +39,22 @@ where f.id = any((select %(ids)s::bigint[])::bigint[]) and f.state = 'cancelled'
 and f.ties is not null"""
 
 # The jobs that stay skipped, or will be: an edge of theirs cannot be met, because its parent has succeeded, because the
-# group behind it is among `{shut}`, or because its parent will be skipped itself. Reads `node` and `edge`.
+# group behind it is among `{shut}`, or because its parent is such a job itself. Reads `node` and `edge`. Goes on by the
+# primary key of dependency. The naive form, a join with `edge`, looks through all edges for each link of a chain. What
+# is no parent is not looked up: among edges of few parents the planner looks through all of them for each.
 _NEVER: LiteralString = """never(id) as (
     select e.child_id from edge e
     where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
     and (e.parent_id in (select id from node where state = 'succeeded') or e.parent_id = any({shut}))
     union
-    select e.child_id from never n join edge e on e.parent_id = n.id
-    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
+    select e.child_id from never n cross join lateral (
+        select d.child_id from {s}.dependency d
+        where d.parent_id = n.id and d.runs_after <> 'e' offset 0) as e
+    where (n.id in (select parent_id from edge)) is true
+    and (e.child_id in (select id from node where state = 'cancelled')) is true
 )"""
 
-# The groups in which a job runs again. Reads `{jobs}`: gate_id of each such job.
+# The groups in which a job comes back, and those around them. Reads `{jobs}`: gate_id of each such job.
 _REOPENED: LiteralString = """reopened(id) as (
     select c.workflow_id from {jobs} join counter c on c.id = b.gate_id
     union
@@ -62,19 +67,19 @@ _REOPENED: LiteralString = """reopened(id) as (
 # because some live or retention has taken some, nothing moves, and the counts say so.
 # LOCK_FOR_RETRY has locked the workflow, and no job of it lives, so nobody ends one meanwhile. The naive form, to count
 # edges while a parent of them may end, would wait for one that has told of its end already.
-# `never` are jobs that cannot run: the edge is for the failure of what has succeeded and does not run again, or comes
-# from such a job. Whether a group runs again depends on which of its jobs do, and whether a job does that waits for the
-# failure of a group depends on the group. So `shut`, the groups that will not fail because no job of theirs runs again,
-# begins empty and is found anew from the jobs that this leaves, until it is the same: it only grows, for more of them
-# are more jobs that never run, and these are fewer groups that run again. No job waits for itself, so there is one
-# answer. Each turn takes in the next level of groups that wait for groups, and there are few. Only groups are in it for
-# whose failure something waits: without any there is no turn. The naive form, which takes each group that has succeeded
-# for one that will not fail, leaves the handler of a group out whose members were skipped and come back.
-# Of `never`, what was skipped stays so and counts nowhere. What somebody cancelled before that counts in its gate as
-# cancelled, and its group is, too. It comes back doomed, CASCADE skips it, and its group ends without it. The naive
-# form, to leave it where it is, begins the gates above anew without it: what runs after the success of its group would
-# wait for nothing and begin, and so would what runs after the failure, and a workflow would succeed with a cancelled
-# group in it. So a group of which no job comes back has succeeded, and its edges are met, but for those of `never`.
+# `never` are jobs that cannot run: an edge of theirs is for the failure of what does not run again and has succeeded,
+# or comes from such a job. Whether a job runs again that waits for the failure of a group depends on whether a job in
+# the group does. So `shut`, the groups that cannot fail because no job of theirs runs again, begins empty and is found
+# anew from what it leaves, until it is the same. It only grows: more groups in it are more jobs that never run, and
+# these are fewer groups in which a job does; so that ends. Nothing waits for itself, so no other answer is sound. A
+# turn takes in one level of groups that wait for the failure of groups; where nothing does, there is none. The naive
+# form takes each group that has succeeded for one that cannot fail, and passes over the handler of a group whose
+# members were skipped and come back.
+# Of `never`, what was skipped stays where it is: no gate counts it. What was cancelled is counted, so its group is
+# cancelled: it comes back doomed, CASCADE skips it, and the group ends without it. Hence a group in which nothing comes
+# back has succeeded, and an edge from it is met unless its child is in `never`. The naive form leaves that job alone
+# as well, while the gates around it begin anew and count it no more: what runs after the success or the failure of its
+# group has no edge to wait for and begins at once, and a workflow succeeds around a cancelled group.
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
 # Edges that were added late are like the others from here on, told or not: one that nobody has told, because its child
@@ -117,18 +122,16 @@ with recursive whole as materialized (
                as living
     from node
 ), back as materialized (
-    select n.id, n.gate_id, n.doomed from (
-        select id, gate_id, state, reason, id in (select id from never) as doomed from node) as n
-    cross join found
-    where n.state <> 'succeeded' and not (n.doomed and (n.reason = 'skipped') is true)
+    select n.id, n.gate_id, v.id is not null as doomed from node n left join never v on v.id = n.id cross join found
+    where n.state <> 'succeeded' and (v.id is null or n.reason is distinct from 'skipped')
     and found.ended = %(jobs)s::int
 ), {reopened}, late_no_more as (
     update {s}.dependency d set late = null
     where d.late and d.workflow_id = %(id)s::bigint and exists (select from back)
 ), waits as materialized (
     select l.id, sum(l.edges)::int as edges, bool_or(l.doomed) as doomed from (
-        select e.child_id as id, 1 as edges, false as doomed from edge e
-        where e.parent_id in (select id from back) or e.parent_id in (select id from reopened)
+        select e.child_id as id, 1 as edges, false as doomed from edge e join (
+            select id from back union all select id from reopened) as p on p.id = e.parent_id
         union all
         select b.id, 1, true from back b where b.doomed) as l
     group by l.id
@@ -190,7 +193,8 @@ from found, workers_notified, keepers_notified""",
     reopened_so_far=fill(
         _REOPENED,
         jobs="""(
-            select gate_id from node where state <> 'succeeded' and id not in (select id from never)) as b""",
+            select n.gate_id from node n left join never v on v.id = n.id
+            where n.state <> 'succeeded' and v.id is null) as b""",
     ),
     never=fill(_NEVER, shut="(select ids from shut order by cardinality(ids) desc limit 1)::bigint[]"),
     reopened=fill(_REOPENED, jobs="back b"),

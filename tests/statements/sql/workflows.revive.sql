@@ -29,11 +29,15 @@ with recursive whole as materialized (
     where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
     and (e.parent_id in (select id from node where state = 'succeeded') or e.parent_id = any(shut.ids))
     union
-    select e.child_id from never n join edge e on e.parent_id = n.id
-    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
+    select e.child_id from never n cross join lateral (
+        select d.child_id from "pgqueue".dependency d
+        where d.parent_id = n.id and d.runs_after <> 'e' offset 0) as e
+    where (n.id in (select parent_id from edge)) is true
+    and (e.child_id in (select id from node where state = 'cancelled')) is true
 ), reopened(id) as (
     select c.workflow_id from (
-            select gate_id from node where state <> 'succeeded' and id not in (select id from never)) as b join counter c on c.id = b.gate_id
+            select n.gate_id from node n left join never v on v.id = n.id
+            where n.state <> 'succeeded' and v.id is null) as b join counter c on c.id = b.gate_id
     union
     select c.workflow_id from reopened r join whole w on w.id = r.id join counter c on c.id = w.gate_id
 )
@@ -44,18 +48,19 @@ with recursive whole as materialized (
     where e.runs_after = 'f' and e.child_id in (select id from node where state = 'cancelled')
     and (e.parent_id in (select id from node where state = 'succeeded') or e.parent_id = any((select ids from shut order by pg_catalog.cardinality(ids) desc limit 1)::bigint[]))
     union
-    select e.child_id from never n join edge e on e.parent_id = n.id
-    where e.runs_after <> 'e' and e.child_id in (select id from node where state = 'cancelled')
+    select e.child_id from never n cross join lateral (
+        select d.child_id from "pgqueue".dependency d
+        where d.parent_id = n.id and d.runs_after <> 'e' offset 0) as e
+    where (n.id in (select parent_id from edge)) is true
+    and (e.child_id in (select id from node where state = 'cancelled')) is true
 ), found as materialized (
     select count(*)::int as ended,
            (select count(*) from (select from "pgqueue".job_live j where j.workflow_id = %(id)s::bigint limit 1) as l)::int
                as living
     from node
 ), back as materialized (
-    select n.id, n.gate_id, n.doomed from (
-        select id, gate_id, state, reason, id in (select id from never) as doomed from node) as n
-    cross join found
-    where n.state <> 'succeeded' and not (n.doomed and (n.reason = 'skipped') is true)
+    select n.id, n.gate_id, v.id is not null as doomed from node n left join never v on v.id = n.id cross join found
+    where n.state <> 'succeeded' and (v.id is null or n.reason is distinct from 'skipped')
     and found.ended = %(jobs)s::int
 ), reopened(id) as (
     select c.workflow_id from back b join counter c on c.id = b.gate_id
@@ -66,8 +71,8 @@ with recursive whole as materialized (
     where d.late and d.workflow_id = %(id)s::bigint and exists (select from back)
 ), waits as materialized (
     select l.id, pg_catalog.sum(l.edges)::int as edges, pg_catalog.bool_or(l.doomed) as doomed from (
-        select e.child_id as id, 1 as edges, false as doomed from edge e
-        where e.parent_id in (select id from back) or e.parent_id in (select id from reopened)
+        select e.child_id as id, 1 as edges, false as doomed from edge e join (
+            select id from back union all select id from reopened) as p on p.id = e.parent_id
         union all
         select b.id, 1, true from back b where b.doomed) as l
     group by l.id
