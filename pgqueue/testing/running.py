@@ -204,7 +204,7 @@ class Runner:
         """End jobs of workflows that will not run, and settle workflows that have ended, as a worker does."""
         workflows = self._backend.queries.workflows
         look: Look = await self._link.run(workflows.look())
-        moved = look.living
+        moved = look.living or look.doomed
         while moved:
             kinds = (
                 workflows.tell_late(MOST_MOVED), workflows.stop(MOST_MOVED), workflows.cascade(MOST_MOVED),

@@ -111,7 +111,7 @@ def retries_all() -> None:
     rewrite(
         retry,
         ["REVIVE"],
-        ("where n.state <> 'succeeded' and n.id not in", "where n.id not in"),
+        ("where n.state <> 'succeeded' and (v.id is null", "where (v.id is null"),
         ("and f.state = 'cancelled' and f.finished_at", "and f.finished_at"),
     )
 
@@ -159,6 +159,18 @@ def careless_seal() -> None:
     rewrite(adding, ["SEAL"], ("w.open_gates - 1 + t.gates", "w.open_gates - 1"), ("counted = true", "counted = false"))
 
 
+def retries_uncounted() -> None:
+    """Leave what was cancelled and cannot run any more where it is, while the gates around it begin anew."""
+    rewrite(retry, ["REVIVE"], ("(v.id is null or n.reason is distinct from 'skipped')", "v.id is null"))
+
+
+def forgets_handlers() -> None:
+    """Take each group that has succeeded for one that cannot fail after a retry."""
+    rewrite(
+        retry, ["REVIVE"], ("select '{{}}'::bigint[]", "select array(select id from whole where state = 'succeeded')")
+    )
+
+
 @dataclass(frozen=True)
 class WovenMutant:
     """A bug, the scenario that shows it, and the invariants one of which it breaks."""
@@ -178,6 +190,8 @@ MUTANTS = {
     "released_doomed": WovenMutant(released_doomed, "one_parent_fails", frozenset({"WF2"})),
     "mixed_inputs": WovenMutant(mixed_inputs, "whole_workflow", frozenset({"WF7"})),
     "retries_all": WovenMutant(retries_all, "retried", frozenset({"WF9"})),
+    "retries_uncounted": WovenMutant(retries_uncounted, "retried_groups", frozenset({"WF5"})),
+    "forgets_handlers": WovenMutant(forgets_handlers, "retried_groups", frozenset({"WF5"})),
     "sleeps_through": WovenMutant(sleeps_through, "signalled_while_it_runs", frozenset({"ST4"})),
     "unlocked_record": WovenMutant(unlocked_record, "recorded_beside_a_rescue", frozenset({"ST1"})),
     "changed_record": WovenMutant(changed_record, "recorded_twice", frozenset({"ST1"})),

@@ -17,7 +17,7 @@ import pgqueue
 from pgqueue import db
 from pgqueue.client.canvas.calling import Caller
 from pgqueue.client.steps import follow
-from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.job import ClaimedJob, NewJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.jobs.step import NewStep, Wakening
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
@@ -56,10 +56,11 @@ class Scene:
         self, nodes: int, edges: list[Edge], *, dies: Mapping[int, int] = {}, outside: int = 0
     ) -> InsertedWorkflow:
         """Insert a workflow; the last nodes are `outside`: callbacks."""
-        payloads = [{"dies": dies.get(n, 0)} for n in range(nodes)]
-        args = [json.dumps({"n": n, "payload": payload}) for n, payload in enumerate(payloads)]
         groups = [0 if n < nodes - outside else None for n in range(nodes)]
-        graph = Graph([new_job("node", args=one, max_attempts=9) for one in args], list(groups), edges, [Group("w")])
+        return self.insert(Graph(nodes_of(nodes, dies), list(groups), edges, [Group("w")]))
+
+    def insert(self, graph: Graph) -> InsertedWorkflow:
+        """Insert a workflow."""
         made = insert(self.conn, graph)
         self.graphs[made.id] = graph
         return made
@@ -115,6 +116,12 @@ class Scene:
         except psycopg.errors.DeadlockDetected as error:
             self.seen.append(Violation("deadlock", str(error)))
             conn.rollback()
+
+
+def nodes_of(count: int, dies: Mapping[int, int]) -> list[NewJob]:
+    """Nodes of a graph. `dies`: until how often it was brought back each one dies."""
+    args = [json.dumps({"n": n, "payload": {"dies": dies.get(n, 0)}}) for n in range(count)]
+    return [new_job("node", args=one, max_attempts=9) for one in args]
 
 
 def number(job: ClaimedJob) -> int:
@@ -215,6 +222,22 @@ def retried(scene: Scene) -> None:
     scene.run({1: 1})
     retry(scene.conn, made.id)
     scene.run()
+
+
+def retried_groups(scene: Scene) -> None:
+    """A workflow is retried with a group whose only job was cancelled before it could not run any more, and with one
+    whose only job was skipped and fails this time; something waits for the success and the failure of each."""
+    edges = [Edge(0, 1, "f"), Edge(-2, 2), Edge(-2, 3, "f"), Edge(4, 5), Edge(-3, 6, "f"), Edge(-3, 7)]
+    groups = [Group("w"), Group("cancelled", 0), Group("skipped", 0)]
+    made = scene.insert(Graph(nodes_of(8, {4: 1, 5: 1}), [0, 1, 0, None, 0, 2, None, None], edges, groups))
+    jobs = scene.take()
+    db.run(scene.conn, QUERIES.jobs.cancel([made.jobs[1]], "by hand"))
+    end(scene.conn, *((job, DEAD if number(job) == 4 else done(job)) for job in jobs))
+    tidy(scene.conn)
+    scene.run()
+    retry(scene.conn, made.id)
+    tidy(scene.conn)
+    scene.run({5: 1})
 
 
 def _saga(scene: Scene) -> ClaimedJob:
@@ -365,7 +388,7 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
-        one_parent_fails, retried, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
+        one_parent_fails, retried, retried_groups, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
         called_twice, called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed,
     )
 }  # fmt: skip

@@ -38,6 +38,17 @@ def test_a_drain_runs_what_follows_a_group(app: App, jobs: Jobs) -> None:
     assert app.workflows.get(made.id).state == "succeeded"
 
 
+def test_a_drain_skips_what_follows_a_callback_that_fails_after_its_workflow_has_ended(app: App, jobs: Jobs) -> None:
+    @app.task(name="t", max_attempts=1)
+    def t(n: int) -> None:
+        if n == 1:
+            raise ValueError(n)
+
+    made = app.workflows.enqueue(graph(4, [(0, 1), (1, 2), (2, 3, "e")], outside=(1, 2, 3), max_attempts=1))
+    assert jobs.drain() == Drained(succeeded=2, failed=1)
+    assert [job.state[0] for job in app.workflows.jobs(made.id)] == list("sfcs")
+
+
 def growing(app: App, ran: list[object]) -> Task[[], int]:
     """A task that adds to its workflow and replaces its job."""
 
