@@ -52,6 +52,7 @@ LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for
 BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
 TIED = [(claimed(-1_000_000 - i, 1, ties=3), ends) for i, (_, ends) in enumerate(BATCH[:20], 1)]  # five children each
 LINES = [Line(lane, 0, f'["r/{lane}"]', 5) for lane in range(10)]
+SHARES = [Line(lane, 0, "[]", 2) for lane in range(10, 20)]
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
 ALONE = new_job(queue="q0", conditions=Rules(unique_key="k5").conditions("t", dict, {}, None))
 KEYS = key_hashes("t", ["k5", "new"])
@@ -90,6 +91,7 @@ DUTIES: dict[str, Query[Any]] = {
     "workflows.inputs": QUERIES.workflows.inputs([job for job, _ in TIED]),
     "workflows.prune": QUERIES.workflows.prune(10),
     "turns.claim": QUERIES.turns.claim(WORKER, "q0", LINES, room=20, slots=20),
+    "turns.claim shares": QUERIES.turns.claim(WORKER, "q0", SHARES, room=20, slots=20),
     "turns.claim lane": QUERIES.turns.claim(WORKER, "q0", LINES[1:2], room=20, slots=20),
     "turns.claim first": QUERIES.turns.claim(WORKER, "q0", [Line(-1, 0, '["r/1"]', 5)], room=20, slots=20),
     "turns.look": QUERIES.turns.look([(queue, -(2**63)) for queue in ROOMS], 100),

@@ -69,6 +69,7 @@ METERED_OUTCOMES = [
 ]
 FULL_LANE = FullLane("default", 5, 0, "r/a", "skip")
 LINES = [Line(5, 0, '["r/a"]', 2), Line(-6, 3, '["o/a"]', 1, TICK, 7)]
+SHARES = [Line(5, 0, "[]", 1), Line(6, 0, "[]", 2, TICK, 7)]
 COUNTS = [(("t", "q", "retry"), Count(2, 0.5, 0.1, [0, 1, 0, 1], [2])), (("u", "q", "expire"), Count(1))]
 COMMON: dict[str, Any] = {
     "task": "t*", "queue": "q", "tag": "a", "since": TICK, "until": TICK, "args": {"tenant": 7}, "ids": [1, 2]
@@ -136,6 +137,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.resolve metered": lambda q: q.jobs.resolve(METERED_OUTCOMES),
     "jobs.resolve metered successes": lambda q: q.jobs.resolve([(claimed(3, 1, lane=5), PLAIN_SUCCESS)]),
     "turns.claim": lambda q: q.turns.claim(WORKER, "default", LINES, room=3, slots=2),
+    "turns.claim shares": lambda q: q.turns.claim(WORKER, "default", SHARES, room=3, slots=2),
     "turns.claim lane": lambda q: q.turns.claim(WORKER, "default", LINES[:1], room=3, slots=2),
     "turns.claim first": lambda q: q.turns.claim(WORKER, "default", LINES[1:], room=3, slots=2),
     "turns.look": lambda q: q.turns.look([("default", -5), ("bulk", 5)], 10),

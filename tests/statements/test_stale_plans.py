@@ -111,6 +111,7 @@ WALKS = {
     "jobs.count_turns": "each lane to its end, or until it has counted enough",
     "pauses.left": "what each worker runs",
     "turns.claim": "from the place of each lane: a worker knows it, this test gives none",
+    "turns.claim shares": "from the place of each lane, likewise",
     "turns.claim lane": "from the place of the lane, likewise",
     "turns.look": "from the beginning of each lane, for a twentieth of the time",
     "turns.find_drift": "what each worker runs",

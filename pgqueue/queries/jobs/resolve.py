@@ -11,7 +11,7 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
 from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS
 from pgqueue.queries.jobs.ties import HOLD, TOLD, TiedEnds, read_ends
-from pgqueue.queries.jobs.turns import AFTER_TOLD, FREE_BUCKETS, STOP_KEYS
+from pgqueue.queries.jobs.turns import AFTER_TOLD, FREE_BUCKETS, FREE_OF_SUCCEEDED, STOP_KEYS
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
 
@@ -189,19 +189,16 @@ select id from ended""",
 )
 SUCCEED: LiteralString = fill(_SUCCEED, metered="j.lane is null and j.ties is null", and_buckets="")
 
-# Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does. All jobs of a
-# lane have the same buckets, but those in order: one header of each lane is read.
+# Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does. Jobs that
+# have the same buckets are counted together; to collect the headers of each lane instead took longer.
 SUCCEED_METERED: LiteralString = fill(
     _SUCCEED,
     metered="j.lane is not null and j.ties is null",
     and_buckets=fill(
         """, left_running as materialized (
-    select l.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, null::float8 as seconds, false as failed,
-           null::text[] as closes, l.jobs
-    from (select (array_agg(headers))[1] as headers, count(*) as jobs from ended
-          group by lane, case when lane < 0 then id end) as l
+    select e.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, count(*) as jobs from ended e group by 1
 ), {free_buckets}""",
-        free_buckets=FREE_BUCKETS,
+        free_buckets=FREE_OF_SUCCEEDED,
     ),
 )
 

@@ -156,6 +156,31 @@ FREE_BUCKETS: LiteralString = """alike as (
 # The condition by which the locks of gates and workflows come first, in statements that have them.
 AFTER_TOLD: LiteralString = " and (select count(*) from workflows_told) >= 0"
 
+# Give the buckets back that jobs took which have all succeeded: what FREE_BUCKETS does, with the same promises. What a
+# success changes depends on no rule and on no other end of the batch, so no rule is read. Naive is to leave the locks
+# out as well: the planner may join the update with the rows in another order than that of their names, and two batches
+# with the same buckets wait for each other. Reads `left_running`: `buckets`, and how many `jobs` have them.
+FREE_OF_SUCCEEDED: LiteralString = """given_back as (
+    select b.name, sum(l.jobs)::bigint as jobs
+    from left_running l cross join lateral jsonb_array_elements_text(l.buckets) as b(name) group by b.name
+), freed_seen as materialized (
+    select g.name, g.jobs, f.version from given_back g
+    cross join lateral (
+        select f.version from {s}.limit_freed f where f.name = g.name order by f.version desc limit 1) as f
+    order by g.name collate "C"
+), freed_held as materialized (
+    select s.* from freed_seen s
+    cross join lateral (
+        select from {s}.limit_freed f where f.name = any(array[s.name]) and f.version >= s.version for update) as f
+), freed as (
+    update {s}.limit_freed f
+    set freed = f.freed + h.jobs, version = f.version + 1,
+        closed_until = case when f.closed_until > now() then f.closed_until end,
+        opened = case when f.closed_until > now() then f.opened else 0 end,
+        failures = 0, failing_since = null
+    from freed_held h where f.name = any(array[h.name]) and f.version >= h.version
+)"""
+
 # The rules and keys of the buckets that `headers` names. An order is among them, also one whose jobs let others pass
 # while they wait for another attempt, and which is no order of the lane therefore.
 _KEYS: LiteralString = """(

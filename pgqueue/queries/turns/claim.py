@@ -167,6 +167,39 @@ select {claimed} from moved""",
     claimed=CLAIMED,
 )
 
+# Claim from lanes of one priority whose jobs have no bucket, since they only share fairly: what CLAIM_TURNS does, with
+# the same promises. Nothing is to be counted, and what the worker asks of the lanes has room together. So each lane
+# gives all that, and to number and sort the candidates, a tenth of the claim, is left out. A job of the lane that has
+# buckets, by a collision, is passed over. By job_live_turn, from the place of each lane.
+CLAIM_SHARES: LiteralString = fill(
+    r"""
+with line as materialized (
+    select l.ord, l.lane, l.most, l.run_at, l.id
+    from unnest((select %(lanes)s::bigint[]), (select %(mosts)s::int[]), (select %(run_ats)s::timestamptz[]),
+                (select %(ids)s::bigint[])) with ordinality as l(lane, most, run_at, id, ord)
+    where {may_claim}
+), picked as materialized (
+    select c.id, 'blocked' as state
+    from (select * from line order by ord) as o
+    cross join lateral (
+        select j.id from {s}.job_live j
+        where {waits} and j.queue::text = (select %(queue)s::text) and j.lane::bigint = o.lane
+        and j.priority::smallint = (select %(priority)s::smallint) and ({turn_at}, j.id) > (o.run_at, o.id)
+        and {turn_at} <= now() and (j.expires_at is null or j.expires_at > now() or j.attempt > 0) and {not_paused}
+        and j.headers::jsonb -> '$flow'::text -> 'buckets'::text = '[]'::jsonb
+        order by {turn_at}, j.id limit o.most for update skip locked
+    ) as c
+    limit (select %(room)s::int)
+), {moved}
+select {claimed} from moved""",
+    may_claim=_MAY_CLAIM,
+    waits=WAITS,
+    turn_at=TURN_AT,
+    not_paused=NOT_PAUSED,
+    moved=MOVED,
+    claimed=CLAIMED,
+)
+
 # Claim from one lane: what CLAIM_TURNS does, with the same promises, for the usual case. A lane alone needs no turns,
 # and whatever its buckets admit goes to it: to start and end the parts that sort that out was half of the cost of a
 # claim of one job. CLAIM_FIRST is for a lane in order.
@@ -232,12 +265,25 @@ class TurnClaimQueries(Statements):
             one = CLAIM_LANE if lane.lane >= 0 else CLAIM_FIRST
             return Query(self._sql(one), lambda rows: claimed_jobs(rows, worker), params)
         params |= {
-            "lanes": packed(line.lane for line in lanes), "priorities": packed(line.priority for line in lanes),
-            "buckets": lines(line.buckets for line in lanes), "mosts": packed(line.most for line in lanes),
-            "run_ats": starts, "ids": packed(line.id for line in lanes),
+            "lanes": packed([line.lane for line in lanes]), "mosts": packed([line.most for line in lanes]),
+            "run_ats": packed(starts), "ids": packed([line.id for line in lanes]),
         }  # fmt: skip
         mosts: dict[tuple[int | None, int], int] = {(line.lane, line.priority): line.most for line in lanes}
+        if _only_share(lanes, room):
+            params["priority"] = lanes[0].priority
+            return Query(self._sql(CLAIM_SHARES), lambda rows: _claimed(rows, worker, mosts), params)
+        params |= {
+            "priorities": packed([line.priority for line in lanes]),
+            "buckets": lines([line.buckets for line in lanes]),
+        }
         return Query(self._sql(CLAIM_TURNS), lambda rows: _claimed(rows, worker, mosts), params)
+
+
+def _only_share(lanes: Sequence[Line], room: int) -> bool:
+    """Whether lanes of one priority have no buckets, and all that is asked of them has room."""
+    priority = lanes[0].priority
+    alike = all(line.buckets == "[]" and line.priority == priority for line in lanes)
+    return alike and sum([line.most for line in lanes]) <= room
 
 
 def _claimed(rows: Sequence[Row], worker: UUID, mosts: Mapping[tuple[int | None, int], int]) -> list[ClaimedJob]:

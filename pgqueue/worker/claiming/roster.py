@@ -49,6 +49,7 @@ class Pace:
 class KnownLane:
     """A lane that a look has found. It can be claimed from while `ready`, or from `wakes_at` on.
 
+    `group`: whose turn it is, since lanes with one share take turns together.
     `timed`: it waits for that time, whichever jobs end before. `place`: the last job that was claimed from it, a hint
     that the next look corrects. `ends`: how many jobs that share a bucket with it have ended here; `ends_before`: how
     many of them before the claim that is under way, which may show no later one.
@@ -60,6 +61,7 @@ class KnownLane:
     flow: Flow
     header: str  # the flow as JSON
     buckets: str  # likewise
+    group: str | int
     weight: float = 1.0
     ready: bool = True
     wakes_at: float = math.inf
@@ -74,11 +76,6 @@ class KnownLane:
     def key(self) -> _Key:
         """The queue, number and priority."""
         return self.queue, self.number, self.priority
-
-    @property
-    def group(self) -> str | int:
-        """Whose turn it is: lanes with one share take turns together."""
-        return self.flow.share or self.number
 
     def is_open(self, now: float) -> bool:
         """Whether a claim may bring jobs."""
@@ -328,7 +325,7 @@ class Roster:
             lane = None
         if lane is None:
             flow = Flow.of_header(json.loads(seen.flow))
-            lane = KnownLane(*key, flow, seen.flow, json.dumps(flow.buckets))
+            lane = KnownLane(*key, flow, seen.flow, json.dumps(flow.buckets), flow.share or key[1])
             self._lanes[key] = lane
             self._starts[lane.group] = max(self._starts.get(lane.group, 0.0), self._level)
             for name in lane.flow.buckets:
