@@ -27,7 +27,7 @@ FORGET = "; ".join(
     f"delete from {table}"
     for table in (
         "pgqueue.job_live", "pgqueue.job_finished", "pgqueue.dead_letter", "pgqueue.transition", "pgqueue.workflow",
-        "pgqueue.gate", "pgqueue.dependency", "stress.deed",
+        "pgqueue.gate", "pgqueue.dependency", "stress.deed", "stress.settling",
     )
 )  # fmt: skip
 

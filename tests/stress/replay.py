@@ -40,6 +40,7 @@ class Replay:
         found = {number_of(row["args"]): row["id"] for row in self.woven.members.get(self.root, [])}
         self.ids = [found.get(number, 0) for number in self.numbers]
         self.node_of = {job: node for node, job in enumerate(self.ids)}
+        self.groups = sorted(row["id"] for row in self.woven.workflows if row["root_id"] == self.root)
 
     @cached_property
     def holding(self) -> set[int]:
@@ -109,7 +110,7 @@ class Replay:
         if move["from_state"] == "failed":
             self.ended[node] = FAILED  # it is discarded, and its children see a failure
         elif target == "cancelled":
-            alone = reason in ALONE and self._is_doomed(node)
+            alone = reason in ALONE and self._is_doomed(node, move["at"])
             self.ended[node] = SKIPPED if reason == "skipped" or alone else CANCELLED
         elif target == "failed":
             if node not in self.holding:
@@ -119,10 +120,16 @@ class Replay:
             self.succeeded_at[node] = move["at"]
         self.shown[node] = target
 
-    def _is_doomed(self, node: int) -> bool:
-        """Whether an edge of a job that has not begun cannot be met any more."""
-        states = [(edge, self.state_of(edge.parent)) for edge in self.oracle.edges[node]]
+    def _is_doomed(self, node: int, at: datetime) -> bool:
+        """Whether an edge of a job that has not begun cannot be met any more, and the job was told."""
+        edges = [edge for edge in self.oracle.edges[node] if edge.parent >= 0 or self._has_told(-1 - edge.parent, at)]
+        states = [(edge, self.state_of(edge.parent)) for edge in edges]
         return any(state is not None and not is_met(edge, state) for edge, state in states)
+
+    def _has_told(self, group: int, at: datetime) -> bool:
+        """Whether what waits for a group knew of its end at a time: a group is settled by a statement of its own."""
+        settlings = self.woven.settlings_of.get(self.groups[group], [])
+        return next((row["settled"] for row in reversed(settlings) if row["at"] <= at), False)
 
     def tell(self, edge: Edge) -> str:
         """Name the parent of an edge."""

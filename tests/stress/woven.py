@@ -50,6 +50,7 @@ READ = {
     "moves": "select at, job_id, from_state, to_state, lease, reason from pgqueue.transition order by at",
     "deeds": "select * from stress.deed order by id",
     "log": "select * from stress.step_log order by seq",
+    "settlings": "select workflow_id, at, settled from stress.settling order by seq",
     "undos": "select * from pgqueue.undo",
     "mailbox": "select * from pgqueue.signal",
     "events": "select id, topic from pgqueue.published_event",
@@ -71,6 +72,7 @@ class Woven:
     moves: list[Row] = field(default_factory=list)
     deeds: list[Row] = field(default_factory=list)
     log: list[Row] = field(default_factory=list)
+    settlings: list[Row] = field(default_factory=list)
     undos: list[Row] = field(default_factory=list)
     mailbox: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
@@ -93,6 +95,11 @@ class Woven:
     def deeds_of(self) -> dict[int, list[Row]]:
         """The deeds of each job, in order."""
         return _by(self.deeds, "job_id")
+
+    @cached_property
+    def settlings_of(self) -> dict[int, list[Row]]:
+        """When each group was settled, and ran again, in order."""
+        return _by(self.settlings, "workflow_id")
 
     @cached_property
     def members(self) -> dict[int, list[Row]]:

@@ -240,6 +240,17 @@ def retried_groups(scene: Scene) -> None:
     scene.run({5: 1})
 
 
+def cancelled_untold(scene: Scene) -> None:
+    """A job is cancelled after the group for whose success it waits has failed, and before it was told: its own group
+    is cancelled, and not successful as if the job was skipped."""
+    groups = [Group("w"), Group("failed", 0), Group("cancelled", 0)]
+    made = scene.insert(Graph(nodes_of(3, {0: 9}), [1, 2, 0], [Edge(-2, 1)], groups))
+    jobs = scene.take()
+    end(scene.conn, *((job, DEAD if number(job) == 0 else done(job)) for job in jobs))
+    db.run(scene.conn, QUERIES.jobs.cancel([made.jobs[1]], "by hand"))
+    tidy(scene.conn)
+
+
 def _saga(scene: Scene) -> ClaimedJob:
     db.run(scene.conn, QUERIES.jobs.enqueue([new_job("saga")]))
     (job,) = claim(scene.conn).values()
@@ -388,7 +399,7 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
-        one_parent_fails, retried, retried_groups, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
-        called_twice, called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed,
+        one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs, recorded_beside_a_rescue,
+        recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed,
     )
 }  # fmt: skip

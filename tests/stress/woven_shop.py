@@ -19,7 +19,8 @@ from .shop import Payload, app, direct
 __all__ = ["app"]
 
 # A deed is written by a task, on a connection of its own unless it belongs to a transaction of the job, under the lease
-# by which the task believes to run. The log of steps has each version of each recorded step.
+# by which the task believes to run. The log of steps has each version of each recorded step, and that of settlings each
+# moment from which on what waits for a group knows of its end, or for which it runs again.
 TABLES = """
 create schema if not exists stress;
 create table stress.deed (id bigserial primary key, at timestamptz not null default clock_timestamp(),
@@ -34,6 +35,15 @@ begin
 end $$;
 create trigger chk after insert or update or delete on pgqueue.step
     for each row execute function stress.record_step();
+create table stress.settling (seq bigserial primary key, at timestamptz not null default clock_timestamp(),
+    workflow_id bigint not null, settled boolean not null);
+create function stress.record_settling() returns trigger language plpgsql as $$
+begin
+    insert into stress.settling (workflow_id, settled) values (new.id, new.settled);
+    return null;
+end $$;
+create trigger chk after update of settled on pgqueue.workflow
+    for each row when (new.settled is distinct from old.settled) execute function stress.record_settling();
 """
 DEED = "insert into stress.deed (job_id, lease, kind, name, value) values (%s, %s, %s, %s, %s)"
 REDRIVES = "select count(*) from pgqueue.transition where job_id = %s and from_state = 'failed'"
