@@ -83,7 +83,7 @@ class Duty(ABC):
         answers: the next step that needs it may be an hour away, and the duty would look stuck until then."""
         if not self.uses_database or self._answers() > before:
             return True
-        if self.rests():
+        if self.rests() or self._stopping.is_set():
             return False
         await self.link.run(does_answer())
         return True
