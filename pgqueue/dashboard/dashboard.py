@@ -18,6 +18,8 @@ from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.rendering import render, static_file, version_of
 from pgqueue.dashboard.request import Request, Response
 from pgqueue.dashboard.routes import Deed, deed_of, shower_of
+from pgqueue.dashboard.scope import ROOMS as OF_QUEUES
+from pgqueue.dashboard.scope import Scope
 from pgqueue.dashboard.settings import DashboardSettings
 from pgqueue.dashboard.verbs import SAID, Act
 from pgqueue.db.failures import DATABASE_ERRORS, brief
@@ -65,6 +67,13 @@ class Dashboard:
         pulse = self.pulse.now()
         if self.settings.read_only or pulse.read_only:
             access = access.without_verbs()
+        if access.queues is not None:
+            scope = Scope(access.queues)
+            pulse = scope.pulse(pulse, self.settings.late_after)
+            try:
+                request = scope.request(request)
+            except NotFound as error:
+                return self._sorry(request, access, pulse, 404, str(error))
         if request.path == STALE:
             body = json.dumps({"versions": pulse.versions}).encode()
             return Response(200, body, (*guard.HEADERS, ("Content-Type", "application/json")))
@@ -80,7 +89,10 @@ class Dashboard:
         show, name = found
         try:
             with looking(self.app) as conn:
-                page = show(Look(self.app, request, access, self._redaction, pulse, conn, wrong), name)
+                look = Look(self.app, request, access, self._redaction, pulse, conn, wrong)
+                if access.queues is not None:
+                    Scope(access.queues).check_page(look)
+                page = show(look, name)
         except NotFound as error:
             return self._sorry(request, access, pulse, 404, str(error))
         except InvalidInput as error:
@@ -107,6 +119,8 @@ class Dashboard:
 
     def _done(self, request: Request, access: Access, pulse: Pulse, deed: Deed, name: str) -> Response:
         try:
+            if access.queues is not None and not Scope(access.queues).check_deed(self.app.get, request.path):
+                return self._sorry(request, access, pulse, 403, "You may not do that here.")
             done = deed.do(Act(self.app, request, access), name)
         except DatabaseNotReady:
             raise
@@ -143,8 +157,9 @@ class Dashboard:
         return Response(503, body, (*guard.HEADERS, HTML, ("Retry-After", "2")))
 
     def _common(self, request: Request, access: Access, title: str) -> dict[str, Any]:
+        rooms = ROOMS if access.queues is None else [room for room in ROOMS if room[1] in OF_QUEUES]
         return {
-            "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": ROOMS, "access": access,
+            "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": rooms, "access": access,
             "title": title, "site": self.settings.title, "live": "events" if self._streams else "poll",
             "request": request, "version_of": version_of,
         }  # fmt: skip

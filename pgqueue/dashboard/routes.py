@@ -77,17 +77,17 @@ DEEDS: dict[str, Deed] = {
 
 def shower_of(path: str) -> tuple[Shower, str] | None:
     """Return the page of a path, and the name in it."""
-    shape, name = _shape(path, SHOWERS)
+    shape, name = shape_of(path, SHOWERS)
     return (SHOWERS[shape], name) if shape in SHOWERS else None
 
 
 def deed_of(path: str) -> tuple[Deed, str] | None:
     """Return what a form that is sent to a path does, and the name in it."""
-    shape, name = _shape(path, DEEDS)
+    shape, name = shape_of(path, DEEDS)
     return (DEEDS[shape], name) if shape in DEEDS else None
 
 
-def _shape(path: str, known: Collection[str]) -> tuple[str, str]:
+def shape_of(path: str, known: Collection[str]) -> tuple[str, str]:
     """Return the path with braces for the name in it, and the name."""
     whole = path.strip("/")
     if whole in known:

@@ -95,8 +95,8 @@ def test_the_keyboard_alone_brings_a_group_of_failures_back(site: str, chromium:
     for way in ("Failures", "CardDeclined", "Redrive…", "limit"):
         tab_to(page, way)
         if way != "limit":
-            page.keyboard.press("Enter")
-            page.wait_for_load_state()
+            with page.expect_navigation():
+                page.keyboard.press("Enter")
     page.keyboard.type("1")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=The operation has begun")
