@@ -9,11 +9,11 @@ from pgqueue.dashboard.request import Request
 from pgqueue.errors import InvalidOption
 
 # What a form of the dashboard may do. `pause` and `resume` are of queues, tasks, limits and schedules; `quiet` and
-# `stop` of processes; `halt` of operations, which are stopped and go on.
+# `stop` of processes; `halt` of operations, which are stopped and go on; `reveal` of what is hidden of a job's values.
 VERBS = frozenset(
     {
         "cancel", "retry", "promote", "edit", "redrive", "discard", "annotate", "enqueue", "pause", "resume", "run",
-        "quiet", "stop", "halt",
+        "quiet", "stop", "halt", "reveal",
     }
 )  # fmt: skip
 Hidden = Literal["arguments", "results", "tracebacks"]
@@ -48,8 +48,8 @@ class Access:
 
     @classmethod
     def operate(cls, who: str, queues: Collection[str] | None = None) -> "Access":
-        """Return an access that may do everything."""
-        return cls(who, VERBS, (), queues)
+        """Return an access that may do everything, but for showing what is hidden: that must be named."""
+        return cls(who, VERBS - {"reveal"}, (), queues)
 
     def may(self, verb: str) -> bool:
         """Whether this person may do so."""

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.look import Look, Page, looking
 from pgqueue.dashboard.pages import fleet
 from pgqueue.dashboard.pulse import Pulse, PulseReader
+from pgqueue.dashboard.recording import recorded
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.rendering import render, static_file, version_of
 from pgqueue.dashboard.request import Request, Response
@@ -21,7 +23,7 @@ from pgqueue.dashboard.routes import Deed, deed_of, shower_of
 from pgqueue.dashboard.scope import ROOMS as OF_QUEUES
 from pgqueue.dashboard.scope import Scope
 from pgqueue.dashboard.settings import DashboardSettings
-from pgqueue.dashboard.verbs import SAID, Act
+from pgqueue.dashboard.verbs import SAID, Act, Done
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.errors import Conflict, DatabaseNotReady, InvalidInput, NotFound, PgqueueError
 
@@ -81,15 +83,20 @@ class Dashboard:
             return self._do(request, access, pulse)
         return self._show(request, access, pulse)
 
-    def _show(self, request: Request, access: Access, pulse: Pulse, wrong: str | None = None) -> Response:
-        """Answer with the page of a path."""
-        found = shower_of(request.path)
+    def _show(
+        self, request: Request, access: Access, pulse: Pulse, wrong: str | None = None, revealed: str | None = None
+    ) -> Response:
+        """Answer with the page of a path; `revealed`: with another one, that hides nothing."""
+        found = shower_of(revealed or request.path)
         if found is None:
             return self._sorry(request, access, pulse, 404, "There is no such page.")
         show, name = found
         try:
             with looking(self.app) as conn:
                 look = Look(self.app, request, access, self._redaction, pulse, conn, wrong)
+                if revealed is not None:
+                    asked = replace(request, path=f"/{revealed}")
+                    look = replace(look, request=asked, redaction=self._redaction.revealing())
                 if access.queues is not None:
                     Scope(access.queues).check_page(look)
                 page = show(look, name)
@@ -103,6 +110,8 @@ class Dashboard:
         if page.template == "database.html":
             report, seconds = self._examinations.report()
             page = replace(page, values=page.values | {"report": report, "examined": seconds})
+        if revealed is not None:
+            page = replace(page, values=page.values | {"said": SAID["revealed"]})
         return self._page(request, access, pulse, page, wrong)
 
     def _do(self, request: Request, access: Access, pulse: Pulse) -> Response:
@@ -121,7 +130,7 @@ class Dashboard:
         try:
             if access.queues is not None and not Scope(access.queues).check_deed(self.app.get, request.path):
                 return self._sorry(request, access, pulse, 403, "You may not do that here.")
-            done = deed.do(Act(self.app, request, access), name)
+            done = _do(Act(self.app, request, access), deed, name)
         except DatabaseNotReady:
             raise
         except (InvalidInput, Conflict) as error:
@@ -134,6 +143,8 @@ class Dashboard:
             return self._sorry(request, access, pulse, 400, str(error))
         self.pulse.forget()
         log.info("%s: %s %s by %s", self.settings.title, deed.verb, name or request.path, access.who)
+        if deed.verb == "reveal":
+            return self._show(request, access, pulse, revealed=done.page)
         return _redirect(f"{request.base}{done.page}?said={done.said}")
 
     def _sorry(self, request: Request, access: Access, pulse: Pulse, status: int, words: str) -> Response:
@@ -163,6 +174,14 @@ class Dashboard:
             "title": title, "site": self.settings.title, "live": "events" if self._streams else "poll",
             "request": request, "version_of": version_of,
         }  # fmt: skip
+
+
+def _do(act: Act, deed: Deed, name: str) -> Done:
+    """Do what a form asks, and leave the row of an operation."""
+    if deed.of is None:
+        return deed.do(act, name)
+    kind = act.request.path.rpartition("/")[2]
+    return recorded(act.app, kind, {deed.of: name}, act.request.form, act.by, partial(deed.do, act, name))
 
 
 def plain(status: int, words: str, *headers: tuple[str, str]) -> Response:

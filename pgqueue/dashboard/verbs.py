@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from pgqueue.app import App
 from pgqueue.dashboard import forms
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.filters import dead_filter, job_filter, read_id
+from pgqueue.dashboard.recording import VIA, recorded
 from pgqueue.dashboard.request import Request, slug
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -17,7 +19,6 @@ from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.operations import Operation
 from pgqueue.timing import UNITS
 
-VIA = "dashboard"
 PATIENCE = 3.0  # seconds for which a form waits for an operation to end; it goes on behind the page
 
 
@@ -61,6 +62,7 @@ SAID = {
     "discarded": "Discarded.",
     "annotated": "The note is on the dead letter.",
     "edited": "The arguments are changed. The history keeps what they were.",
+    "revealed": "Hidden values are shown on this page. An operation says who has looked.",
     "unchanged": "Nothing was changed: the arguments are as they were.",
     "enqueued": "Enqueued.",
     "paused": "Paused.",
@@ -110,6 +112,11 @@ def annotate(act: Act, name: str) -> Done:
     return Done(f"jobs/{name}", "annotated")
 
 
+def reveal(act: Act, name: str) -> Done:
+    """Show what is hidden of a job's values, to whoever has asked for it."""
+    return Done(f"jobs/{act.app.get(read_id(name)).id}", "revealed")
+
+
 def edit(act: Act, name: str) -> Done:
     """Change the arguments of a job that waits, or of a dead letter, and bring that back if so asked."""
     job = act.app.get(read_id(name))
@@ -122,7 +129,8 @@ def edit(act: Act, name: str) -> Done:
         return Done(page, "unchanged")
     if job.state is JobState.FAILED:
         if changes:
-            act.app.dead.edit(job.id, changes, by=act.by)
+            save = partial(act.app.dead.edit, job.id, changes, by=act.by)
+            recorded(act.app, "edit", {"job": name}, {}, act.by, save)
         return redrive(act, name) if comes_back else Done(page, "edited")
     return _after(act.app.jobs.edit(JobFilter(ids=[job.id]), changes, **act.recorded), page, "edited")
 
