@@ -17,7 +17,8 @@ STATEMENTS = (
     drop constraint operation_kind_check,
     add constraint operation_kind_check check (kind in (
         'redrive', 'discard', 'cancel', 'retry', 'promote', 'edit',
-        'annotate', 'enqueue', 'pause', 'resume', 'run', 'quiet', 'stop', 'reveal')) not valid""",
+        'annotate', 'enqueue', 'pause', 'resume', 'run', 'quiet', 'stop', 'reveal',
+        'create', 'revert', 'delete')) not valid""",
     "comment on table {s}.operation is 'What was asked to be done, by whom, and how far it is'",
     "comment on column {s}.operation.done is 'How many jobs it has changed; 1 of a step beside jobs, once it is done'",
 )

@@ -15,7 +15,6 @@ from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.look import Look, Page, looking
 from pgqueue.dashboard.pages import fleet
 from pgqueue.dashboard.pulse import Pulse, PulseReader
-from pgqueue.dashboard.recording import recorded
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.rendering import render, static_file, version_of
 from pgqueue.dashboard.request import Request, Response
@@ -181,7 +180,7 @@ def _do(act: Act, deed: Deed, name: str) -> Done:
     if deed.of is None:
         return deed.do(act, name)
     kind = act.request.path.rpartition("/")[2]
-    return recorded(act.app, kind, {deed.of: name}, act.request.form, act.by, partial(deed.do, act, name))
+    return act.record(kind, {deed.of: name}, partial(deed.do, act, name))
 
 
 def plain(status: int, words: str, *headers: tuple[str, str]) -> Response:

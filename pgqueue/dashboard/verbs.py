@@ -1,16 +1,16 @@
 """What the forms do: the verbs of the command line, by the same functions, in the name of whoever has sent the form."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from pgqueue.app import App
+from pgqueue.client.recording import RecordedStep, recorded
 from pgqueue.dashboard import forms
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.filters import dead_filter, job_filter, read_id
-from pgqueue.dashboard.recording import VIA, recorded
 from pgqueue.dashboard.request import Request, slug
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -19,6 +19,9 @@ from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.operations import Operation
 from pgqueue.timing import UNITS
 
+T = TypeVar("T")
+VIA = "dashboard"
+SAID_IN_ROWS = ("why", "for", "key", "reason", "text")  # fields of a form that its row repeats; arguments may be secret
 PATIENCE = 3.0  # seconds for which a form waits for an operation to end; it goes on behind the page
 
 
@@ -43,6 +46,11 @@ class Act:
     def recorded(self) -> dict[str, Any]:
         """The options by which an operation says who asked for it."""
         return {"by": self.by, "via": VIA}
+
+    def record(self, kind: str, what: Mapping[str, str], do: Callable[[], T]) -> T:
+        """Do something of which the row of an operation says who has done it, and with what in the form."""
+        said = {name: self.field(name) for name in SAID_IN_ROWS}
+        return recorded(self.app, RecordedStep(kind, what, said, self.by, VIA), do)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,7 @@ def edit(act: Act, name: str) -> Done:
     if job.state is JobState.FAILED:
         if changes:
             save = partial(act.app.dead.edit, job.id, changes, by=act.by)
-            recorded(act.app, "edit", {"job": name}, {}, act.by, save)
+            act.record("edit", {"job": name}, save)
         return redrive(act, name) if comes_back else Done(page, "edited")
     return _after(act.app.jobs.edit(JobFilter(ids=[job.id]), changes, **act.recorded), page, "edited")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pgqueue.cli import load
-from pgqueue.cli.dev.session import NO_DATABASE
+from pgqueue.cli.dev.processes import NO_DATABASE
 from pgqueue.cli.output import complain
 from pgqueue.config import named_dsn
 from pgqueue.errors import ConfigError

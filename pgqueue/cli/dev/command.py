@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pgqueue.cli.dev.changes import Changes
-from pgqueue.cli.dev.session import Commands, DevSession
+from pgqueue.cli.dev.processes import Commands, DevProcesses
 from pgqueue.cli.dev.site import Site, open_site
 from pgqueue.cli.options import AppRef, Dsn, LogLevel
 from pgqueue.cli.signals import LAST_RESORT, StopSignals
@@ -55,9 +55,9 @@ def dev(
     with ExitStack() as kept:
         site = open_site(kept, port)
         commands = _commands(reference, dsn, options, site)
-        session = DevSession(commands, changes, site, dsn, data or embedded.path_of(Path.cwd()))
-        ended = asyncio.run(signals.run(session, SHUTDOWN + 2 * LAST_RESORT))
-    raise typer.Exit(session.exit_code or (0 if ended else 1))
+        processes = DevProcesses(commands, changes, site, dsn, data or embedded.path_of(Path.cwd()))
+        ended = asyncio.run(signals.run(processes, SHUTDOWN + 2 * LAST_RESORT))
+    raise typer.Exit(processes.exit_code or (0 if ended else 1))
 
 
 def _commands(reference: str, dsn: str | None, options: list[str], site: Site | None) -> Commands:

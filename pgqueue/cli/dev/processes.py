@@ -33,7 +33,7 @@ class _Part(NamedTuple):
     task: asyncio.Task[bool]
 
 
-class DevSession:
+class DevProcesses:
     """One call of the command, until stopped. `changes`: None where nothing is reloaded. `exit_code`: its status.
 
     A worker ends before the app is checked, so that no job runs with the code of before; the dashboard goes on with it
