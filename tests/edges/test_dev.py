@@ -4,6 +4,7 @@ import re
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def said(process: Process, *texts: str) -> None:
     process.alive_until(lambda: all(text in process.log() for text in texts), " and ".join(texts))
 
 
+@contextmanager
+def running(shop: Path, dsn: str, *options: str) -> Iterator[Process]:
+    """The command, once its worker takes jobs: one process starts after the other, and each has its time."""
+    with dev(shop, dsn, *options) as process:
+        for text in ("schema pgqueue: ", "worker and scheduler started", "started: queues"):
+            said(process, text)
+        yield process
+
+
 def result_of_a_job(conn: Conn, process: Process) -> Any:
     """Enqueue a job and return its result."""
     job = scalar(conn, "select pgqueue.enqueue('greet', '{}', queue => 'email')")
@@ -70,8 +80,8 @@ def gone(pids: set[int]) -> bool:
 
 
 def test_jobs_run_and_the_dashboard_opens_after_a_migration(shop: Path, empty_dsn: str) -> None:
-    with dev(shop, empty_dsn) as process, psycopg.connect(empty_dsn, autocommit=True) as conn:
-        said(process, "the dashboard is on", "started: queues *", "scheduler")
+    with running(shop, empty_dsn) as process, psycopg.connect(empty_dsn, autocommit=True) as conn:
+        said(process, "the dashboard is on", "scheduler")
         assert result_of_a_job(conn, process) == "hello"
         found = LINK.search(process.log())
         assert found is not None
@@ -83,7 +93,7 @@ def test_jobs_run_and_the_dashboard_opens_after_a_migration(shop: Path, empty_ds
 
 
 def test_a_change_begins_anew_and_browsers_stay_let_in(shop: Path, dsn: str, conn: Conn) -> None:
-    with dev(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
+    with running(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
         assert result_of_a_job(conn, process) == "hello"
         found = LINK.search(process.log())
         assert found is not None
@@ -103,7 +113,7 @@ BREAKS = {
 
 
 def test_a_module_that_breaks_shows_why_and_a_change_mends_it(shop: Path, dsn: str, conn: Conn) -> None:
-    with dev(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
+    with running(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
         assert result_of_a_job(conn, process) == "hello"
         found = LINK.search(process.log())
         assert found is not None
@@ -152,9 +162,33 @@ def test_without_reloading_a_broken_module_ends_the_command(shop: Path, dsn: str
 def test_missing_packages_are_named_and_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
     hidden = "import sys\nsys.modules |= dict.fromkeys(['jinja2', 'watchfiles'])\n"
     (shop / "sitecustomize.py").write_text(hidden)
-    with dev(shop, dsn) as process:
+    with running(shop, dsn) as process:
         assert result_of_a_job(conn, process) == "hello"
         said(process, "pgqueue-jobs[reload]", "pgqueue-jobs[dashboard]")
+
+
+BLIND = """
+import watchfiles
+
+async def awatch(*_, **__):
+    raise OSError("OS file watch limit reached")
+    yield
+
+watchfiles.awatch = awatch
+"""
+
+
+def test_where_files_cannot_be_watched_all_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
+    (shop / "sitecustomize.py").write_text(BLIND)
+    with running(shop, dsn) as process:
+        assert result_of_a_job(conn, process) == "hello"
+        assert "without reloading, for files cannot be watched: OS file watch limit reached" in process.log()
+
+
+def test_a_directory_that_does_not_exist_cannot_be_watched(shop: Path, dsn: str) -> None:
+    with dev(shop, dsn, "--watch", "nowhere") as process:
+        assert process.wait() == 2
+        assert "nowhere" in process.log()
 
 
 SLOW = """
@@ -170,7 +204,7 @@ async def slow() -> None:
 
 def test_an_interrupt_ends_all_and_gives_running_jobs_back(shop: Path, dsn: str, conn: Conn) -> None:
     write(shop, SLOW)
-    with dev(shop, dsn) as process:
+    with running(shop, dsn) as process:
         said(process, "started: queues *")
         job = scalar(conn, "select pgqueue.enqueue('slow', '{}')")
         state = "select state from pgqueue.job where id = %s"
@@ -186,7 +220,7 @@ def test_an_interrupt_ends_all_and_gives_running_jobs_back(shop: Path, dsn: str,
 
 
 def test_its_processes_end_when_it_is_killed(shop: Path, dsn: str) -> None:
-    with dev(shop, dsn) as process:
+    with running(shop, dsn) as process:
         said(process, "started: queues *", "the dashboard is on")
         children = children_of(process.pid)
         assert len(children) == 2
@@ -206,14 +240,14 @@ def data() -> Iterator[Path]:
 
 
 def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
-    with dev(shop, "", "--data", str(data), "-Q", "nobody") as process:
+    with running(shop, "", "--data", str(data), "-Q", "nobody") as process:
         said(process, "started: queues nobody", f"export PGQUEUE_DSN=embedded:{data}")
         with Process(shop, f"embedded:{data}", "enqueue", "-A", "shop:app", "greet", "{}") as enqueuing:
             assert enqueuing.wait() == 0, enqueuing.log()
         job = enqueuing.log().split()[-1]
         process.signal(signal.SIGINT)
         assert process.wait() == 0, process.log()
-    with dev(shop, "", "--data", str(data)) as process:
+    with running(shop, "", "--data", str(data)) as process:
         said(process, "started: queues *")
         with Process(shop, f"embedded:{data}", "jobs", "wait", job) as waiting:
             assert waiting.wait() == 0, waiting.log()

@@ -32,7 +32,10 @@ def dev(
         Path | None, typer.Option(help="Where the embedded Postgres keeps its data. Default: a place for this project.")
     ] = None,
     watch: Annotated[
-        list[Path] | None, typer.Option(help="A directory whose Python files are watched. Default: the current one.")
+        list[Path] | None,
+        typer.Option(
+            exists=True, file_okay=False, help="A directory whose Python files are watched. Default: the current one."
+        ),
     ] = None,
     reload: Annotated[bool, typer.Option(help="Begin anew when a Python file has changed.")] = True,
     dsn: Dsn = None,

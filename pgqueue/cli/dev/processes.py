@@ -70,6 +70,7 @@ class DevProcesses:
         watching = None
         if self._changes is not None:
             watching = asyncio.create_task(self._changes.watch(self._on_change))
+            watching.add_done_callback(self._on_blind)
             await asyncio.sleep(0)  # its first step: from now on it misses no change
         try:
             await self._open_database()
@@ -87,6 +88,12 @@ class DevProcesses:
     def _on_change(self, names: list[str]) -> None:
         self._changed = names
         self._woken.set()
+
+    def _on_blind(self, watching: asyncio.Task[None]) -> None:
+        """Go on without changes where they cannot be watched: the system may allow no more watches."""
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            say(f"without reloading, for files cannot be watched: {error}")
+            self._changes = None
 
     async def _once(self) -> None:
         """Check the app, run it if it can be, and wait for the next change."""
