@@ -79,9 +79,15 @@ def gone(pids: set[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+OTHERS = """select count(*) from pg_catalog.pg_stat_activity where datname = current_database()
+and backend_type = 'client backend' and pid <> pg_backend_pid()"""
+
+
 def test_jobs_run_and_the_dashboard_opens_after_a_migration(shop: Path, empty_dsn: str) -> None:
-    with running(shop, empty_dsn) as process, psycopg.connect(empty_dsn, autocommit=True) as conn:
-        said(process, "the dashboard is on", "scheduler")
+    with dev(shop, empty_dsn) as process, psycopg.connect(empty_dsn, autocommit=True) as conn:
+        process.alive_until(lambda: scalar(conn, OTHERS) or "schema" in process.log(), "the migration to begin")
+        for text in ("schema pgqueue: ", "the dashboard is on", "started: queues *", "scheduler"):
+            said(process, text)
         assert result_of_a_job(conn, process) == "hello"
         found = LINK.search(process.log())
         assert found is not None
