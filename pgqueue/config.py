@@ -16,6 +16,7 @@ from psycopg.pq import Conninfo
 from pgqueue.errors import ConfigError, InvalidOption
 
 WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # a supervisor sets them for the processes that it starts
+WEB_TOKEN = "PGQUEUE_WEB_TOKEN"  # noqa: S105 - a name; `pgqueue dev` sets it for the process of its dashboard
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
 
@@ -39,7 +40,7 @@ def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
 
     A URL in SQLAlchemy's dialect form (`postgresql+psycopg://…`) is accepted and reduced to what libpq reads.
     """
-    dsn = given or environ.get("PGQUEUE_DSN") or environ.get("DATABASE_URL")
+    dsn = named_dsn(given, environ)
     if not dsn:
         raise ConfigError(
             "no database configured: pass App(dsn=…) or --dsn, or set PGQUEUE_DSN (or DATABASE_URL), "
@@ -50,6 +51,11 @@ def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
     return _check_dsn(re.sub(r"^postgres(ql)?\+\w+://", "postgresql://", dsn))
 
 
+def named_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the DSN as it was given: the argument, else PGQUEUE_DSN, else DATABASE_URL; None without any."""
+    return given or environ.get("PGQUEUE_DSN") or environ.get("DATABASE_URL") or None
+
+
 def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the app reference `module:attr`: the argument, else PGQUEUE_APP."""
     return given or environ.get("PGQUEUE_APP")
@@ -58,6 +64,11 @@ def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str 
 def web_password(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the password of `pgqueue web`: PGQUEUE_WEB_PASSWORD."""
     return environ.get("PGQUEUE_WEB_PASSWORD") or None
+
+
+def take_web_token() -> str | None:
+    """Return what lets browsers into the dashboard of `pgqueue dev`, once: the app's code does not find it."""
+    return os.environ.pop(WEB_TOKEN, None)
 
 
 def take_worker_id() -> UUID | None:

@@ -1,6 +1,6 @@
 """What every command shares: the options that name the app or its database, and `--json`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import Parameter, signature
@@ -12,6 +12,7 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.load import app_or_default
 from pgqueue.cli.options import AppRef, AsJson, Dsn, Schema
+from pgqueue.client.recording import RecordedStep, recorded
 from pgqueue.config import find_app
 from pgqueue.queries import Query
 
@@ -49,6 +50,10 @@ class Call:
     def run(self, query: Query[T]) -> T:
         """Run one query on a connection of the app's own."""
         return self.app.backend.pools.run(query)
+
+    def recorded(self, kind: str, what: Mapping[str, object], by: str | None, do: Callable[[], T], **options: Any) -> T:
+        """Do something of which the row of an operation says who has done it, and with which options."""
+        return recorded(self.app, RecordedStep(kind, what, options, by, "cli"), do)
 
     def close(self) -> None:
         """Close the app, if the command has loaded it."""

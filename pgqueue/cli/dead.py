@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -106,7 +107,8 @@ def edit(
     by: By = None,
 ) -> Job:
     """Change arguments of a dead letter. They are validated if an app is named; the log keeps what they were."""
-    edited = call.app.dead.edit(job_id, read_values("--set", changes), by=by)
+    save = partial(call.app.dead.edit, job_id, read_values("--set", changes), by=by)
+    edited = call.recorded("edit", {"job": job_id}, by, save)
     if not redrive:
         return edited
     call.app.dead.redrive(DeadFilter(ids=[job_id]), by=by, via="cli")
@@ -125,4 +127,5 @@ def annotate(
     by: By = None,
 ) -> Job:
     """Put a note on a dead letter. It stays as long as the dead letter does, and goes with the job that comes back."""
-    return call.app.dead.annotate(job_id, text, by=by)
+    act = partial(call.app.dead.annotate, job_id, text, by=by)
+    return call.recorded("annotate", {"job": job_id}, by, act, text=text)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -59,7 +60,8 @@ def pause(
     what: What = {"queue": queue, "task": task, "limit": limit, "key": key}
     kind = Target.of(what).kind
     known = _known(call, queue, task)
-    paused = sorted(call.app.pause(**what, until=read_end("--until", until), why=why, by=by))
+    act = partial(call.app.pause, **what, until=read_end("--until", until), why=why, by=by)
+    paused = sorted(call.recorded("pause", what, by, act, until=until, why=why))
     changed = Changed(kind, paused, [] if kind == "limit" else sorted(set(paused) - known))
     for name in changed.unknown:
         nobody = "has no jobs and no worker serves it by name" if queue else "is known neither here nor to a worker"
@@ -82,7 +84,8 @@ def resume(
 ) -> Changed:
     """Let workers claim jobs of a queue, a task, a limit, or a key of a limit again."""
     what: What = {"queue": queue, "task": task, "limit": limit, "key": key}
-    return Changed(Target.of(what).kind, sorted(call.app.resume(**what, by=by)), [])
+    kind, act = Target.of(what).kind, partial(call.app.resume, **what, by=by)
+    return Changed(kind, sorted(call.recorded("resume", what, by, act)), [])
 
 
 def say_resumed(changed: Changed) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -83,7 +84,8 @@ def pause(
     A pattern pauses the queues that match now, and none that appears later.
     """
     known = {load.queue for load in call.app.queues.list()}
-    paused = call.app.queues.pause(queue, until=read_end("--until", until), why=why, by=by)
+    act = partial(call.app.queues.pause, queue, until=read_end("--until", until), why=why, by=by)
+    paused = call.recorded("pause", {"queue": queue}, by, act, until=until, why=why)
     changed = Changed(sorted(paused), sorted(set(paused) - known))
     for name in changed.unknown:
         output.say(f"warning: queue {name} has no jobs and no worker serves it by name: it is paused all the same")
@@ -103,7 +105,8 @@ def _say_resumed(changed: Changed) -> None:
 @command(queues_cli, "resume", _say_resumed)
 def resume(call: Call, queue: QueueOrPattern, by: By = None) -> Changed:
     """Let workers claim jobs of a queue again."""
-    return Changed(sorted(call.app.queues.resume(queue, by=by)), [])
+    act = partial(call.app.queues.resume, queue, by=by)
+    return Changed(sorted(call.recorded("resume", {"queue": queue}, by, act)), [])
 
 
 @command(queues_cli, "drain", say_drained)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -131,7 +132,8 @@ def create(
     options = read_options(task, option, timezone, args)
     when = None if plan is None else read_plan(plan, timezone, options.get("start"))
     options["at"] = read_moment("--at", at)
-    return call.app.schedules.create(name, task, when, replace=replace, by=by, **options)
+    act = partial(call.app.schedules.create, name, task, when, replace=replace, by=by, **options)
+    return call.recorded("create", {"schedule": name}, by, act, task=task, plan=plan, at=at)
 
 
 @command(schedules_cli, "edit", _print_schedule)
@@ -150,13 +152,14 @@ def edit(
     zone = timezone or (schedules.definition(name).plan.timezone if plan else None)
     when = None if plan is None else read_plan(plan, zone, options.get("start"))
     options["at"] = read_moment("--at", at)
-    return schedules.edit(name, when, by=by, **options)
+    act = partial(schedules.edit, name, when, by=by, **options)
+    return call.recorded("edit", {"schedule": name}, by, act, plan=plan, at=at)
 
 
 @command(schedules_cli, "revert", _print_schedule)
 def revert(call: Call, name: Name) -> ScheduleStatus:
     """Drop the edits of a schedule that the code declares, so that the code's definition counts again."""
-    return call.app.schedules.revert(name)
+    return call.recorded("revert", {"schedule": name}, None, partial(call.app.schedules.revert, name))
 
 
 @command(schedules_cli, "pause", _print_schedule)
@@ -169,26 +172,28 @@ def pause(
 ) -> ScheduleStatus:
     """Pause a schedule: none of its ticks fires until it is resumed."""
     moment = read_until("--until", until)
-    return call.app.schedules.pause(name, until=moment, by=by, catch_up=catch_up or "skip")
+    act = partial(call.app.schedules.pause, name, until=moment, by=by, catch_up=catch_up or "skip")
+    return call.recorded("pause", {"schedule": name}, by, act, until=until, catch_up=catch_up)
 
 
 @command(schedules_cli, "resume", _print_schedule)
 def resume(call: Call, name: Name, catch_up: CatchUp = None) -> ScheduleStatus:
     """Resume a paused schedule, or bring back one that the code no longer declares."""
-    return call.app.schedules.resume(name, catch_up=catch_up)
+    act = partial(call.app.schedules.resume, name, catch_up=catch_up)
+    return call.recorded("resume", {"schedule": name}, None, act, catch_up=catch_up)
 
 
 @command(schedules_cli, "run", output.print_id)
 def run(call: Call, name: Name, by: By = None) -> Job:
     """Fire a schedule now, whatever its plan says. Prints the id of the job."""
-    return call.app.schedules.run(name, by=by)
+    return call.recorded("run", {"schedule": name}, by, partial(call.app.schedules.run, name, by=by))
 
 
 @command(schedules_cli, "delete", lambda _: None)
 def delete(call: Call, name: Name) -> dict[str, str]:
     """Delete a schedule and keep the record of its ticks. The code brings back a schedule that it declares."""
     declared = call.app.schedules.get(name).app
-    call.app.schedules.delete(name)
+    call.recorded("delete", {"schedule": name}, None, partial(call.app.schedules.delete, name))
     output.say(f"schedule {name} is deleted" + (f"; {declared} declares it: it comes back" if declared else ""))
     return {"deleted": name}
 

@@ -1,22 +1,33 @@
 """`pgqueue web`: the dashboard, served by itself."""
 
 import getpass
+import socket
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from pgqueue.app import App
 from pgqueue.cli.call import Call
 from pgqueue.cli.output import say
 from pgqueue.config import web_password
+from pgqueue.errors import ConfigError
+
+LOOPBACK, PORT = "127.0.0.1", 8080
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The port to answer on; 0: one that is free.")]
+AnyPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help=f"The port of the dashboard. Default: {PORT}, or one that is free."),
+]
 Host = Annotated[str, typer.Option(help="The address to answer on. One that others reach needs a password.")]
 
 
 def web(
     call: Call,
-    port: Port = 8080,
-    host: Host = "127.0.0.1",
+    port: Port = PORT,
+    host: Host = LOOPBACK,
     read_only: Annotated[bool, typer.Option("--read-only", help="Nobody changes anything.")] = False,
     user: Annotated[
         str | None, typer.Option(help="Who you are, as rows name you; with a password, who may come in.")
@@ -37,3 +48,36 @@ def web(
     who = user or getpass.getuser()
     may = Access.read(who) if read_only else Access.operate(who)
     serve(call.app, address, Door(password, who, say), may, {"read_only": read_only, "title": title})
+
+
+def listen_here(port: int | None) -> socket.socket:
+    """Listen on a port of this machine; without one on the default, or on any that is free.
+
+    Raises ConfigError for a port that cannot be had, and ModuleNotFoundError without the dashboard's packages.
+    """
+    from pgqueue.dashboard.standalone import Address, listen  # jinja2 and uvicorn, an extra
+
+    try:
+        return listen(Address(LOOPBACK, PORT if port is None else port))
+    except ConfigError:
+        if port is not None:
+            raise
+        return listen(Address(LOOPBACK, 0))
+
+
+def dashboard_on(listening: socket.socket) -> Callable[[App], None]:
+    """Return what serves the dashboard of an app on a socket until Ctrl-C."""
+    from pgqueue.dashboard.access import Access  # jinja2 and uvicorn, an extra
+    from pgqueue.dashboard.standalone import Door, server_of, standalone, where
+
+    def look(app: App) -> None:
+        who = getpass.getuser()
+        door = Door(None, who, say)
+        door.where = where(LOOPBACK, listening)
+        door.tell()
+        say("the shop stays open until Ctrl-C")
+        pages = standalone(app, door, Access.operate(who), {"title": "pgqueue demo"})
+        with listening, suppress(KeyboardInterrupt):
+            server_of(pages).run([listening])
+
+    return look

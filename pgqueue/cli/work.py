@@ -91,7 +91,7 @@ def work(
     """
     signals = StopSignals()
     signals.catch()
-    _check_log_level(log_level)
+    check_log_level(log_level)
     if processes > 1:
         logs.set_up(log_level, as_json=log_json)
         raise typer.Exit(
@@ -142,7 +142,7 @@ def schedule(
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
     signals = StopSignals()
     signals.catch()
-    _check_log_level(log_level)
+    check_log_level(log_level)
     settings = SchedulerSettings(lease, poll)
     loaded = load_app(app, dsn)
     logs.set_up(log_level, as_json=log_json)
@@ -246,7 +246,8 @@ def _supervise(signals: StopSignals, processes: int, ports: Mapping[str, int | N
     return supervisor.exit_code or (0 if ended else 1)
 
 
-def _check_log_level(level: str) -> None:
+def check_log_level(level: str) -> None:
+    """Raise InvalidOption for a level that does not exist."""
     known = ("debug", "info", "warning", "error")
     if level not in known:
         raise InvalidOption(f"--log-level {level!r} is not one of {', '.join(known)}")

@@ -1,6 +1,7 @@
 """`pgqueue workers …`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -133,13 +134,13 @@ def _say_asked(what: str) -> Callable[[Sequence[WorkerStatus]], None]:
 @command(workers_cli, "quiet", _say_asked("go quiet"))
 def quiet(call: Call, which: Which = None, everyone: All = False, by: By = None) -> Sequence[WorkerStatus]:
     """Let workers claim no more jobs and go on with the running ones, as SIGTSTP does."""
-    return call.app.workers.quiet(which, everyone=everyone, by=by)
+    return _request(call, call.app.workers.quiet, which, everyone, by)
 
 
 @command(workers_cli, "resume", _say_asked("resume"))
 def resume(call: Call, which: Which = None, everyone: All = False, by: By = None) -> Sequence[WorkerStatus]:
     """Let quiet workers claim jobs again."""
-    return call.app.workers.resume(which, everyone=everyone, by=by)
+    return _request(call, call.app.workers.resume, which, everyone, by)
 
 
 @command(workers_cli, "stop", _say_asked("stop"))
@@ -148,4 +149,12 @@ def stop(call: Call, which: Which = None, everyone: All = False, by: By = None) 
 
     A supervisor (`--processes`) does not start it again. Kubernetes does: it restarts also what ends well.
     """
-    return call.app.workers.stop(which, everyone=everyone, by=by)
+    return _request(call, call.app.workers.stop, which, everyone, by)
+
+
+def _request(
+    call: Call, verb: Callable[..., list[WorkerStatus]], which: str | None, everyone: bool, by: str | None
+) -> Sequence[WorkerStatus]:
+    """Ask processes for something, as an operation."""
+    what = {"process": which or ("all" if everyone else None)}
+    return call.recorded(verb.__name__, what, by, partial(verb, which, everyone=everyone, by=by))

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -18,8 +19,10 @@ from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.rendering import render, static_file, version_of
 from pgqueue.dashboard.request import Request, Response
 from pgqueue.dashboard.routes import Deed, deed_of, shower_of
+from pgqueue.dashboard.scope import ROOMS as OF_QUEUES
+from pgqueue.dashboard.scope import Scope
 from pgqueue.dashboard.settings import DashboardSettings
-from pgqueue.dashboard.verbs import SAID, Act
+from pgqueue.dashboard.verbs import SAID, Act, Done
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.errors import Conflict, DatabaseNotReady, InvalidInput, NotFound, PgqueueError
 
@@ -65,6 +68,13 @@ class Dashboard:
         pulse = self.pulse.now()
         if self.settings.read_only or pulse.read_only:
             access = access.without_verbs()
+        if access.queues is not None:
+            scope = Scope(access.queues)
+            pulse = scope.pulse(pulse, self.settings.late_after)
+            try:
+                request = scope.request(request)
+            except NotFound as error:
+                return self._sorry(request, access, pulse, 404, str(error))
         if request.path == STALE:
             body = json.dumps({"versions": pulse.versions}).encode()
             return Response(200, body, (*guard.HEADERS, ("Content-Type", "application/json")))
@@ -72,15 +82,23 @@ class Dashboard:
             return self._do(request, access, pulse)
         return self._show(request, access, pulse)
 
-    def _show(self, request: Request, access: Access, pulse: Pulse, wrong: str | None = None) -> Response:
-        """Answer with the page of a path."""
-        found = shower_of(request.path)
+    def _show(
+        self, request: Request, access: Access, pulse: Pulse, wrong: str | None = None, revealed: str | None = None
+    ) -> Response:
+        """Answer with the page of a path; `revealed`: with another one, that hides nothing."""
+        found = shower_of(revealed or request.path)
         if found is None:
             return self._sorry(request, access, pulse, 404, "There is no such page.")
         show, name = found
         try:
             with looking(self.app) as conn:
-                page = show(Look(self.app, request, access, self._redaction, pulse, conn, wrong), name)
+                look = Look(self.app, request, access, self._redaction, pulse, conn, wrong)
+                if revealed is not None:
+                    asked = replace(request, path=f"/{revealed}")
+                    look = replace(look, request=asked, redaction=self._redaction.revealing())
+                if access.queues is not None:
+                    Scope(access.queues).check_page(look)
+                page = show(look, name)
         except NotFound as error:
             return self._sorry(request, access, pulse, 404, str(error))
         except InvalidInput as error:
@@ -91,6 +109,8 @@ class Dashboard:
         if page.template == "database.html":
             report, seconds = self._examinations.report()
             page = replace(page, values=page.values | {"report": report, "examined": seconds})
+        if revealed is not None:
+            page = replace(page, values=page.values | {"said": SAID["revealed"]})
         return self._page(request, access, pulse, page, wrong)
 
     def _do(self, request: Request, access: Access, pulse: Pulse) -> Response:
@@ -107,7 +127,9 @@ class Dashboard:
 
     def _done(self, request: Request, access: Access, pulse: Pulse, deed: Deed, name: str) -> Response:
         try:
-            done = deed.do(Act(self.app, request, access), name)
+            if access.queues is not None and not Scope(access.queues).check_deed(self.app.get, request.path):
+                return self._sorry(request, access, pulse, 403, "You may not do that here.")
+            done = _do(Act(self.app, request, access), deed, name)
         except DatabaseNotReady:
             raise
         except (InvalidInput, Conflict) as error:
@@ -120,6 +142,8 @@ class Dashboard:
             return self._sorry(request, access, pulse, 400, str(error))
         self.pulse.forget()
         log.info("%s: %s %s by %s", self.settings.title, deed.verb, name or request.path, access.who)
+        if deed.verb == "reveal":
+            return self._show(request, access, pulse, revealed=done.page)
         return _redirect(f"{request.base}{done.page}?said={done.said}")
 
     def _sorry(self, request: Request, access: Access, pulse: Pulse, status: int, words: str) -> Response:
@@ -143,11 +167,20 @@ class Dashboard:
         return Response(503, body, (*guard.HEADERS, HTML, ("Retry-After", "2")))
 
     def _common(self, request: Request, access: Access, title: str) -> dict[str, Any]:
+        rooms = ROOMS if access.queues is None else [room for room in ROOMS if room[1] in OF_QUEUES]
         return {
-            "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": ROOMS, "access": access,
+            "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": rooms, "access": access,
             "title": title, "site": self.settings.title, "live": "events" if self._streams else "poll",
             "request": request, "version_of": version_of,
         }  # fmt: skip
+
+
+def _do(act: Act, deed: Deed, name: str) -> Done:
+    """Do what a form asks, and leave the row of an operation."""
+    if deed.of is None:
+        return deed.do(act, name)
+    kind = act.request.path.rpartition("/")[2]
+    return act.record(kind, {deed.of: name}, partial(deed.do, act, name))
 
 
 def plain(status: int, words: str, *headers: tuple[str, str]) -> Response:

@@ -30,15 +30,20 @@ def without_secrets(value: Any) -> Any:
 class Redaction:
     """Hides values of jobs before they are shown."""
 
-    def __init__(self, own: Redact | None = None) -> None:
-        self._own = own
+    def __init__(self, own: Redact | None = None, *, reveals: bool = False) -> None:
+        self._own = None if reveals else own
+        self.reveals = reveals
+
+    def revealing(self) -> "Redaction":
+        """Return what hides nothing but what is sealed, for somebody who may see it and has asked."""
+        return Redaction(reveals=True)
 
     def shown(self, job: Job, part: str, value: Any) -> Any:
         """Return what is shown of a part of a job: its `args`, `headers`, `result` or `progress`."""
         return self._shown(job, (part,), value)
 
     def _shown(self, job: Job, path: tuple[str, ...], value: Any) -> Any:
-        if len(path) > 1 and is_secret(path[-1]):
+        if len(path) > 1 and is_secret(path[-1]) and not self.reveals:
             return HIDDEN
         if (sealed := sealed_by(value)) is not None:
             return sealed

@@ -36,10 +36,14 @@ SHOWERS: dict[str, Shower] = {
 
 
 class Deed(NamedTuple):
-    """What a form does: the verb that the access must allow, and the function that does it."""
+    """What a form does: the verb that the access must allow, and the function that does it.
+
+    `of`: what the row of the operation names; None where the verb writes a row itself.
+    """
 
     verb: str
     do: Doer
+    of: str | None = None
 
 
 DEEDS: dict[str, Deed] = {
@@ -48,46 +52,47 @@ DEEDS: dict[str, Deed] = {
     "jobs/{}/promote": Deed("promote", verbs.promote),
     "jobs/{}/redrive": Deed("redrive", verbs.redrive),
     "jobs/{}/discard": Deed("discard", verbs.discard),
-    "jobs/{}/annotate": Deed("annotate", verbs.annotate),
+    "jobs/{}/annotate": Deed("annotate", verbs.annotate, "job"),
+    "jobs/{}/reveal": Deed("reveal", verbs.reveal, "job"),
     "jobs/{}/edit": Deed("edit", verbs.edit),
     "preview/cancel": Deed("cancel", verbs.cancel_many),
     "preview/retry": Deed("retry", verbs.retry_many),
     "preview/promote": Deed("promote", verbs.promote_many),
     "preview/redrive": Deed("redrive", verbs.redrive_many),
     "preview/discard": Deed("discard", verbs.discard_many),
-    "queues/{}/pause": Deed("pause", verbs.pause_queue),
-    "queues/{}/resume": Deed("resume", verbs.resume_queue),
-    "tasks/{}/pause": Deed("pause", verbs.pause_task),
-    "tasks/{}/resume": Deed("resume", verbs.resume_task),
-    "tasks/{}/enqueue": Deed("enqueue", verbs.enqueue),
-    "limits/{}/pause": Deed("pause", verbs.pause_limit),
-    "limits/{}/resume": Deed("resume", verbs.resume_limit),
-    "schedules/{}/pause": Deed("pause", verbs.pause_schedule),
-    "schedules/{}/resume": Deed("resume", verbs.resume_schedule),
-    "schedules/{}/run": Deed("run", verbs.run_schedule),
-    "workers/{}/quiet": Deed("quiet", verbs.quiet_worker),
-    "workers/{}/resume": Deed("quiet", verbs.resume_worker),
-    "workers/{}/stop": Deed("stop", verbs.stop_worker),
-    "workflows/{}/cancel": Deed("cancel", verbs.cancel_workflow),
-    "workflows/{}/retry": Deed("retry", verbs.retry_workflow),
-    "operations/{}/stop": Deed("halt", verbs.stop_operation),
-    "operations/{}/resume": Deed("halt", verbs.resume_operation),
+    "queues/{}/pause": Deed("pause", verbs.pause_queue, "queue"),
+    "queues/{}/resume": Deed("resume", verbs.resume_queue, "queue"),
+    "tasks/{}/pause": Deed("pause", verbs.pause_task, "task"),
+    "tasks/{}/resume": Deed("resume", verbs.resume_task, "task"),
+    "tasks/{}/enqueue": Deed("enqueue", verbs.enqueue, "task"),
+    "limits/{}/pause": Deed("pause", verbs.pause_limit, "limit"),
+    "limits/{}/resume": Deed("resume", verbs.resume_limit, "limit"),
+    "schedules/{}/pause": Deed("pause", verbs.pause_schedule, "schedule"),
+    "schedules/{}/resume": Deed("resume", verbs.resume_schedule, "schedule"),
+    "schedules/{}/run": Deed("run", verbs.run_schedule, "schedule"),
+    "workers/{}/quiet": Deed("quiet", verbs.quiet_worker, "process"),
+    "workers/{}/resume": Deed("quiet", verbs.resume_worker, "process"),
+    "workers/{}/stop": Deed("stop", verbs.stop_worker, "process"),
+    "workflows/{}/cancel": Deed("cancel", verbs.cancel_workflow, "workflow"),
+    "workflows/{}/retry": Deed("retry", verbs.retry_workflow, "workflow"),
+    "operations/{}/stop": Deed("halt", verbs.stop_operation, "operation"),
+    "operations/{}/resume": Deed("halt", verbs.resume_operation, "operation"),
 }
 
 
 def shower_of(path: str) -> tuple[Shower, str] | None:
     """Return the page of a path, and the name in it."""
-    shape, name = _shape(path, SHOWERS)
+    shape, name = shape_of(path, SHOWERS)
     return (SHOWERS[shape], name) if shape in SHOWERS else None
 
 
 def deed_of(path: str) -> tuple[Deed, str] | None:
     """Return what a form that is sent to a path does, and the name in it."""
-    shape, name = _shape(path, DEEDS)
+    shape, name = shape_of(path, DEEDS)
     return (DEEDS[shape], name) if shape in DEEDS else None
 
 
-def _shape(path: str, known: Collection[str]) -> tuple[str, str]:
+def shape_of(path: str, known: Collection[str]) -> tuple[str, str]:
     """Return the path with braces for the name in it, and the name."""
     whole = path.strip("/")
     if whole in known:

@@ -2,8 +2,10 @@
 
 import base64
 import binascii
+import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 import socket
 import threading
@@ -61,14 +63,16 @@ class Door:
 
     With a password, any browser may come (HTTP Basic). Without one, `link` is printed; once it has been used it is
     worth nothing, and the next one is printed. From where a request comes proves nothing: a proxy may stand in between.
+    A `token` that is given, by `pgqueue dev`, opens for every browser, and its tickets hold in the next process, too.
     """
 
-    def __init__(self, password: str | None, user: str, say: Say) -> None:
+    def __init__(self, password: str | None, user: str, say: Say, token: str | None = None) -> None:
         self._password = password
         self._user = user
         self._say = say
-        self._ticket = secrets.token_urlsafe(32)
-        self._token = secrets.token_urlsafe(24)
+        self._lasts = token is not None
+        self._ticket = secrets.token_urlsafe(32) if token is None else hashlib.sha256(token.encode()).hexdigest()
+        self._token = token or secrets.token_urlsafe(24)
         self._lock = threading.Lock()
         self.where = ""
 
@@ -93,6 +97,8 @@ class Door:
         with self._lock:
             if not hmac.compare_digest(token.encode(), self._token.encode()):
                 return None
+            if self._lasts:
+                return self._ticket
             self._token = secrets.token_urlsafe(24)
         self._say(f"the link was used; for another browser: {self.link()}")
         return self._ticket
@@ -136,17 +142,35 @@ def standalone(app: App, door: Door, may: Access, options: DashboardOptions) -> 
 
 def serve(app: App, address: Address, door: Door, may: Access, options: DashboardOptions) -> None:
     """Serve the dashboard until the process is stopped. Raises ConfigError."""
+    with listen(address) as listening:
+        door.where = where(address.host, listening)
+        door.tell()
+        server_of(standalone(app, door, may, options)).run([listening])
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a socket that listens there. Raises ConfigError."""
     try:
-        listening = socket.create_server((address.host, address.port), reuse_port=False)
+        return socket.create_server((address.host, address.port), reuse_port=False)
     except OSError as error:
         raise ConfigError(f"the dashboard cannot listen on {address.host}:{address.port}: {error}") from None
-    with listening:
-        door.where = f"http://{address.host}:{listening.getsockname()[1]}/"
-        door.tell()
-        config = uvicorn.Config(
-            standalone(app, door, may, options), log_level="warning", lifespan="off", timeout_graceful_shutdown=2
-        )
-        uvicorn.Server(config).run([listening])
+
+
+def where(host: str, listening: socket.socket) -> str:
+    """Return the URL of what listens on a socket of a host."""
+    return f"http://{host}:{listening.getsockname()[1]}/"
+
+
+def server_of(dashboard: Asgi) -> uvicorn.Server:
+    """Return a server of the dashboard. Once it is told to stop it ends the streams of open pages within a second."""
+    config = uvicorn.Config(dashboard, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_farewell)
+    return uvicorn.Server(config)
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn is worth reading: pages that are open while it stops are no error."""
+    return "graceful shutdown exceeded" not in str(record.msg)
 
 
 def _token_in(scope: Any) -> str:

@@ -1,11 +1,13 @@
 """What the forms do: the verbs of the command line, by the same functions, in the name of whoever has sent the form."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from pgqueue.app import App
+from pgqueue.client.recording import RecordedStep, recorded
 from pgqueue.dashboard import forms
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.filters import dead_filter, job_filter, read_id
@@ -17,7 +19,9 @@ from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.queries.operations import Operation
 from pgqueue.timing import UNITS
 
+T = TypeVar("T")
 VIA = "dashboard"
+SAID_IN_ROWS = ("why", "for", "key", "reason", "text")  # fields of a form that its row repeats; arguments may be secret
 PATIENCE = 3.0  # seconds for which a form waits for an operation to end; it goes on behind the page
 
 
@@ -43,6 +47,11 @@ class Act:
         """The options by which an operation says who asked for it."""
         return {"by": self.by, "via": VIA}
 
+    def record(self, kind: str, what: Mapping[str, str], do: Callable[[], T]) -> T:
+        """Do something of which the row of an operation says who has done it, and with what in the form."""
+        said = {name: self.field(name) for name in SAID_IN_ROWS}
+        return recorded(self.app, RecordedStep(kind, what, said, self.by, VIA), do)
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -61,6 +70,7 @@ SAID = {
     "discarded": "Discarded.",
     "annotated": "The note is on the dead letter.",
     "edited": "The arguments are changed. The history keeps what they were.",
+    "revealed": "Hidden values are shown on this page. An operation says who has looked.",
     "unchanged": "Nothing was changed: the arguments are as they were.",
     "enqueued": "Enqueued.",
     "paused": "Paused.",
@@ -110,6 +120,11 @@ def annotate(act: Act, name: str) -> Done:
     return Done(f"jobs/{name}", "annotated")
 
 
+def reveal(act: Act, name: str) -> Done:
+    """Show what is hidden of a job's values, to whoever has asked for it."""
+    return Done(f"jobs/{act.app.get(read_id(name)).id}", "revealed")
+
+
 def edit(act: Act, name: str) -> Done:
     """Change the arguments of a job that waits, or of a dead letter, and bring that back if so asked."""
     job = act.app.get(read_id(name))
@@ -122,7 +137,8 @@ def edit(act: Act, name: str) -> Done:
         return Done(page, "unchanged")
     if job.state is JobState.FAILED:
         if changes:
-            act.app.dead.edit(job.id, changes, by=act.by)
+            save = partial(act.app.dead.edit, job.id, changes, by=act.by)
+            act.record("edit", {"job": name}, save)
         return redrive(act, name) if comes_back else Done(page, "edited")
     return _after(act.app.jobs.edit(JobFilter(ids=[job.id]), changes, **act.recorded), page, "edited")
 

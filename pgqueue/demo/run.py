@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from itertools import count
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from pgqueue import migrate
+from pgqueue.app import App
 from pgqueue.db import embedded
 from pgqueue.demo import shop
 from pgqueue.demo.processes import SCHEDULE, WORK, Processes
@@ -31,12 +32,15 @@ RUNNING_OF = """select count(*) from pgqueue.job_live j join pgqueue.worker w on
 where j.state = 'running' and w.pid = %s"""
 
 
+Look = Callable[[App], object]
+
+
 class DemoFailed(Exception):
     """The demo could not be run to its end."""
 
 
-def run(*, keep: bool = False) -> int:
-    """Run the demo; return 0 if every check holds, else 1."""
+def run(*, keep: bool = False, look: Look | None = None) -> int:
+    """Run the demo; return 0 if every check holds, else 1. `look` is called at the end, while the shop works on."""
     console = Console()
     directory = Path(tempfile.mkdtemp(prefix="pgqueue-demo-"))
     directory.chmod(0o755)
@@ -50,7 +54,9 @@ def run(*, keep: bool = False) -> int:
             conn.execute(shop.TABLES.encode())
             placed = _run_shop(console, conn, directory)
             results = check_everything(conn, placed)
-        wrong = _show(console, results)
+        wrong = _show(console, results, hint=look is None)
+        if look is not None:
+            _keep_open(directory, look)
         if keep:
             console.print(f"kept in {directory}, with its Postgres running:\n  psql {server.dsn!r}", soft_wrap=True)
         return 1 if wrong else 0
@@ -63,6 +69,16 @@ def run(*, keep: bool = False) -> int:
             server.stop()
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _keep_open(directory: Path, look: Look) -> None:
+    """Let the shop work, so that what is done on its pages has an effect, until whoever looks at it has seen enough."""
+    with _processes(directory) as processes:
+        os.environ["SHOP_WEBHOOK_URL"] = processes.start_receiver()
+        processes.start("scheduler", SCHEDULE)
+        processes.start("worker", WORK)
+        look(shop.app)
+        processes.stop("scheduler", "worker")
 
 
 def _run_shop(console: Console, conn: psycopg.Connection[Any], directory: Path) -> PlacedOrders:
@@ -172,8 +188,8 @@ def _until_deadline(what: str) -> Iterator[int]:
         yield turn
 
 
-def _show(console: Console, results: list[CheckResult]) -> list[str]:
-    """Print every check; return the titles of those that do not hold."""
+def _show(console: Console, results: list[CheckResult], *, hint: bool) -> list[str]:
+    """Print every check, and how to look around; return the titles of those that do not hold."""
     for result in results:
         console.rule(f"[bold]{result.title}", align="left")
         console.print(result.sql, style="cyan", markup=False, highlight=False, soft_wrap=True)
@@ -190,5 +206,6 @@ def _show(console: Console, results: list[CheckResult]) -> list[str]:
         console.print(
             "[bold green]Everything holds:[/] a worker was killed, orders were rolled back, nothing was lost."
         )
-        console.print("To look around in the tables yourself: pgqueue demo --keep")
+    if hint and not wrong:
+        console.print("To look around yourself: pgqueue demo --web, or in the tables: pgqueue demo --keep")
     return wrong

@@ -7,7 +7,7 @@ import os
 import signal
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pgqueue.config import DEATHS, WORKER_ID
@@ -30,10 +30,23 @@ class Supervisor:
     end only the parent has: when the parent is killed they read its end and stop in order. The parent gives each child
     its worker id, and gives its successor the id and the way it ended: so the jobs of a worker that died are rescued at
     once, and record the signal.
+
+    `names` are those of the children in the log. Each child inherits the descriptors in `keeps`, and `environ` on top
+    of the parent's environment.
     """
 
-    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        commands: Sequence[Sequence[str]],
+        *,
+        names: Sequence[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        keeps: Sequence[int] = (),
+    ) -> None:
         self._commands = commands
+        self._names = names or [f"worker process {number}" for number in range(len(commands))]
+        self._environ = environ or {}
+        self._keeps = tuple(keeps)
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self.exit_code = 0
@@ -62,18 +75,18 @@ class Supervisor:
 
     async def _keep(self, number: int, parent_fd: int) -> bool:
         """Keep one child running until stopped; return whether it ended well."""
-        backoff, deaths = Backoff(), deque[tuple[str, str]](maxlen=DEATHS_KEPT)
+        name, backoff, deaths = self._names[number], Backoff(), deque[tuple[str, str]](maxlen=DEATHS_KEPT)
         while True:
             started, worker = monotonic(), str(uuid.uuid4())
             given = {PARENT_FD: str(parent_fd), WORKER_ID: worker, DEATHS: json.dumps(dict(deaths))}
             child = await asyncio.create_subprocess_exec(
                 *self._commands[number],
-                pass_fds=(parent_fd,),
-                env=os.environ | given,
+                pass_fds=(parent_fd, *self._keeps),
+                env=os.environ | self._environ | given,
                 process_group=0,  # a Ctrl-C reaches the parent alone, which passes one signal on
             )
             self._children[number] = child
-            log.info("worker process %d started (pid %d)", number, child.pid)
+            log.info("%s started (pid %d)", name, child.pid)
             if self._stopping.is_set():
                 child.terminate()
             status = await child.wait()
@@ -81,7 +94,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return status in (0, -signal.SIGTERM)  # a child whose Python still starts dies of the signal
             if status == STOPPED:
-                log.info("worker process %d (pid %d) was stopped by an operator and stays so", number, child.pid)
+                log.info("%s (pid %d) was stopped by an operator and stays so", name, child.pid)
                 return True
             if status in (USAGE, CONFIGURATION):
                 self.exit_code = status
@@ -91,7 +104,7 @@ class Supervisor:
                 backoff.reset()
             deaths.append((worker, how_it_ended(status)))
             delay = backoff.next()
-            log.error("worker process %d (pid %d) %s; again in %.1f s", number, child.pid, how_it_ended(status), delay)
+            log.error("%s (pid %d) %s; again in %.1f s", name, child.pid, how_it_ended(status), delay)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
             if self._stopping.is_set():

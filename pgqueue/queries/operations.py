@@ -15,6 +15,16 @@ BEGIN_OPERATION: LiteralString = """
 insert into {s}.operation (kind, filter, options, actor, via, moved_at)
 values (%(kind)s, %(filter)s::jsonb, %(options)s::jsonb, %(actor)s, %(via)s, clock_timestamp()) returning id"""
 
+# Write down what somebody does in one step beside the jobs of a filter, such as a pause, before it is done. The row has
+# ended from the start: one left open would be gone on with by a worker, whose release may take it for an operation on
+# all jobs. DONE_AT_ONCE says afterwards that it was done, FAIL_OPERATION why not. By primary key.
+RECORD_OPERATION: LiteralString = """
+insert into {s}.operation (kind, filter, options, actor, via, moved_at, ended_at)
+values (%(kind)s, %(filter)s::jsonb, %(options)s::jsonb, %(actor)s, %(via)s, clock_timestamp(), clock_timestamp())
+returning id"""
+DONE_AT_ONCE: LiteralString = """
+update {s}.operation set done = 1, ended_at = clock_timestamp() where id = %(id)s::bigint"""
+
 _OPERATION: LiteralString = """id, kind, filter::text, options::text, actor, via, started_at, ended_at,
        stopped_at, done, skipped, reached, error, place, locked"""
 
@@ -80,11 +90,11 @@ where %(id)s::bigint is null or id = %(id)s::bigint order by id desc limit %(lim
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What somebody asked to be done to many jobs, and how far it is.
+    """What somebody asked to be done to many jobs, and how far it is; or what somebody did beside them in one step.
 
-    `done`: how many jobs it has changed. `skipped`: how many it left, because their task refuses the arguments.
-    `place` and `reached`: the table it is in, and the last id there that it has looked at. `locked`: the jobs that an
-    open transaction held; it looks at them again before it ends.
+    `done`: how many jobs it has changed; 1 of such a step, once it is done. `skipped`: how many it left, because their
+    task refuses the arguments. `place` and `reached`: the table it is in, and the last id there that it has looked at.
+    `locked`: the jobs that an open transaction held; it looks at them again before it ends.
     """
 
     id: int
@@ -129,6 +139,17 @@ class OperationQueries(Statements):
         """Insert the row of an operation; returns its id."""
         params = {"kind": kind, "filter": chosen.as_json(), "options": json.dumps(options), "actor": actor, "via": via}
         return Query(self._sql(BEGIN_OPERATION), first_value, params)
+
+    def record(
+        self, kind: str, what: Mapping[str, Any], options: Mapping[str, Any], actor: str, via: str
+    ) -> Query[int]:
+        """Insert the row of what is done in one step; returns its id."""
+        params = {"kind": kind, "filter": json.dumps(what), "options": json.dumps(options), "actor": actor, "via": via}
+        return Query(self._sql(RECORD_OPERATION), first_value, params)
+
+    def recorded(self, operation: int) -> Query[None]:
+        """Note that what was recorded is done."""
+        return Query(self._sql(DONE_AT_ONCE), nothing, {"id": operation})
 
     def lock(self, operation: int) -> Query[Operation | None]:
         """Lock an operation that is not finished; None if it is."""

@@ -1,8 +1,11 @@
 """`pgqueue demo` runs on an embedded Postgres, and its checks hold."""
 
+import os
+import signal
 import subprocess
 import sys
 
+import httpx
 import psycopg
 import pytest
 
@@ -16,6 +19,26 @@ def test_the_demo_holds() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Everything holds" in done.stdout
     assert JOBS in done.stdout
+
+
+def test_the_demo_leaves_its_shop_and_dashboard_open() -> None:
+    command = [sys.executable, "-m", "pgqueue", "demo", "--web", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        assert process.stderr is not None
+        said = iter(process.stderr.readline, "")
+        try:
+            link = next(line.split()[-1] for line in said if "the dashboard is on" in line)
+            with httpx.Client(follow_redirects=True) as browser:
+                assert "pgqueue demo" in browser.get(link).text
+                dead = browser.get(link.partition("?")[0] + "jobs?state=failed").text
+                assert "shop." in dead
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            assert "Traceback" not in "".join(said)
+            assert process.wait() == 0
+        finally:
+            process.kill()
 
 
 def test_the_demo_fails_when_something_does_not_hold(dsn: str, tmp_path: pytest.TempPathFactory) -> None:

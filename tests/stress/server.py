@@ -103,21 +103,26 @@ class OwnServer(Server):
             conn.execute("alter system set max_connections = 150")
             conn.execute("alter system set log_lock_waits = on")
         self._control("stop", "-m", "fast")
-        self._start()
+        self.begin()
 
     def _control(self, *arguments: str) -> None:
         command = [str(self._pg_ctl), "-D", str(self._data), "-w", *arguments]
         subprocess.run(command, user=self._user, check=True, timeout=60, stdout=subprocess.DEVNULL, cwd="/")
 
-    def _start(self) -> None:
+    def halt(self, mode: str) -> None:
+        """Stop the server: `fast`, or `immediate`, as if it had been killed."""
+        self._control("stop", "-m", mode)
+
+    def begin(self) -> None:
+        """Start the server that was stopped."""
         options = f"-h 127.0.0.1 -p {self._port} -k {self._data}"
         self._control("-l", str(self._data / "stress.log"), "-o", options, "start")
 
     async def restart(self, mode: str, down_seconds: float) -> None:
         """Stop the server, leave it down for a while, start it."""
-        await asyncio.to_thread(self._control, "stop", "-m", mode)
+        await asyncio.to_thread(self.halt, mode)
         await asyncio.sleep(down_seconds)
-        await asyncio.to_thread(self._start)
+        await asyncio.to_thread(self.begin)
 
     @property
     def log(self) -> str:

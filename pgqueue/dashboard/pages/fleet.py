@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgqueue.app import App
+from pgqueue.client.bulk import KINDS
 from pgqueue.dashboard.filters import given, query_of, read_id
 from pgqueue.dashboard.graph import picture_of
 from pgqueue.dashboard.look import Look, Page
@@ -107,6 +108,7 @@ def operation(look: Look, name: str) -> Page:
     values = {
         "operation": found[0],
         "wants": _wanted(found[0]),
+        "on_jobs": found[0].kind in KINDS and not found[0].filter.keys() & {"job", "workflow"},
         "filter": without_secrets(found[0].filter),
         "options": without_secrets(found[0].options),
     }

@@ -69,14 +69,15 @@ def job(look: Look, name: str) -> Page:
     why = look.app.using(look.conn).why(read_id(name))
     found = why.job
     shown = look.redaction.shown
+    headers = {name: value for name, value in found.headers.items() if not name.startswith("$")}
+    parts = {"args": found.args, "headers": headers, "result": found.result, "progress": found.progress}
+    seen = {part: shown(found, part, value) for part, value in parts.items()}
     values = {
         "job": found,
         "why": why,
         "runs": runs_of(found),
-        "args": shown(found, "args", found.args),
-        "headers": shown(found, "headers", {k: v for k, v in found.headers.items() if not k.startswith("$")}),
-        "result": shown(found, "result", found.result),
-        "progress": shown(found, "progress", found.progress),
+        **seen,
+        "hides": not look.redaction.reveals and seen != parts,
         "copies": _copies(look, found),
         "may": verbs_of(found),
     }

@@ -37,7 +37,7 @@ class Browser:
         assert answer.status_code == 200, (path, answer.text)
         return answer.text
 
-    def token(self, path: str = "operations") -> str:
+    def token(self, path: str = "queues") -> str:
         """Return the token of the forms; the cookie of the browser goes with it."""
         self.page(path)
         key = self.http.cookies["pgqueue-form"]

@@ -4,7 +4,8 @@ from tests.edges.dashboard.scene import Shop
 
 DEEDS = (
     "jobs/1/cancel", "jobs/1/retry", "jobs/1/promote", "jobs/1/redrive", "jobs/1/discard", "jobs/1/annotate",
-    "jobs/1/edit", "preview/cancel?task=*", "preview/retry?task=*", "preview/promote?task=*", "preview/redrive?task=*",
+    "jobs/1/edit", "jobs/1/reveal", "preview/cancel?task=*", "preview/retry?task=*", "preview/promote?task=*",
+    "preview/redrive?task=*",
     "preview/discard?task=*", "queues/email/pause", "queues/email/resume", "tasks/t/pause", "tasks/t/resume",
     "tasks/t/enqueue", "limits/l/pause", "limits/l/resume", "schedules/s/pause", "schedules/s/resume",
     "schedules/s/run", "workers/abcdef/quiet", "workers/abcdef/resume", "workers/abcdef/stop", "workflows/1/cancel",

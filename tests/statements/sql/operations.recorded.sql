@@ -1,0 +1,1 @@
+update "pgqueue".operation set done = 1, ended_at = clock_timestamp() where id = %(id)s::bigint
