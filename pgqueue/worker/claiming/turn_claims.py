@@ -112,7 +112,8 @@ class TurnClaims:
         # What it took for lanes that are open now is well spent. Of the rest the lower of the last two counts: a look
         # that the machine held up says little.
         took *= 1 - self.roster.opened / max(len(seen), 1)
-        self._cost, self._took = min(took, self._took), took
+        whole = not self._after and all(after == LEAST_LANE for _, after in places)
+        self._cost, self._took = min(took, self._took) if whole else took, took
         if self._after:
             self._wanted = True
         if busy:

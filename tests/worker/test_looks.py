@@ -1,0 +1,52 @@
+"""When a look at the lanes of metered jobs is due again: looks may take a twentieth of the time."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pgqueue.jobs.flow import Flow
+from pgqueue.queries.turns.look import SeenLane
+from pgqueue.worker.claiming import turn_claims
+from pgqueue.worker.claiming.turn_claims import TurnClaims
+from tests.harness import QUERIES, WORKER
+from tests.worker.test_roster import seen
+
+MANY, FEW = 0.014, 0.001  # seconds that a look takes which sees as many lanes as it may, and one of a single lane
+
+
+class Lanes:
+    """A database with as many lanes as one look sees, and a clock that goes on by what looks take."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._lanes = [seen(Flow(share=f"f/{number}"), number) for number in range(50)]
+
+    async def run(self, query: Any) -> list[SeenLane]:
+        """Answer a look."""
+        (after,) = query.params["after"]
+        found = [lane for lane in self._lanes if lane.number > after]
+        self.now += FEW if len(found) == 1 else MANY
+        return found
+
+
+def test_looks_take_a_twentieth_where_each_second_one_sees_a_single_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes()
+    monkeypatch.setattr(turn_claims, "MOST_SEEN", 50)
+    monkeypatch.setattr(turn_claims, "monotonic", lambda: lanes.now)
+    slots = SimpleNamespace(queues=("default",), wants_jobs=True)
+    app = SimpleNamespace(rules=())
+    core = SimpleNamespace(queries=QUERIES, identity=SimpleNamespace(id=WORKER), slots=slots, app=app)
+    claims = TurnClaims(cast(Any, lanes), cast(Any, core), cast(Any, SimpleNamespace(metered_found=list)))
+    spent, began = 0.0, lanes.now
+    for number in range(20):
+        claims.want_look()
+        lanes.now += claims.look_in()
+        before = lanes.now
+        asyncio.run(claims.look(busy=True))
+        if number > 1:  # the first ones open the lanes, and so are well spent
+            spent += lanes.now - before
+        else:
+            began = lanes.now
+    assert spent < (lanes.now - began) / 15
