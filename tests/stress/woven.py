@@ -109,9 +109,11 @@ def _by(rows: list[Row], column: str) -> dict[int, list[Row]]:
 
 
 def load(dsn: str, graphs: Mapping[int, Graph] | None = None) -> Woven:
-    """Read the rows. Workflows without a graph given are planned by their names, as far as they have such names."""
+    """Read the rows in one snapshot, for jobs may still move. Workflows without a graph given are planned by their
+    names, as far as they have such names."""
     woven = Woven()
     with psycopg.connect(dsn, row_factory=dict_row) as conn:
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         for name, statement in READ.items():
             setattr(woven, name, conn.execute(statement).fetchall())
         for table in (LIVE, FINISHED, DEAD):

@@ -17,10 +17,11 @@ R = TypeVar("R")
 class WorkflowRun:
     """A workflow that was enqueued: what `enqueue` of a canvas, a workflow or a batch returns.
 
-    `jobs`: the ids of its jobs, in the order in which they are written. A canvas of nothing, such as a group without
-    members, has no row and no `id`; it has succeeded at once. On a borrowed connection the workflow exists if and only
-    if the caller's transaction commits; the verbs here have connections of their own, and raise UnknownWorkflow before
-    that. `app.workflows` has the same verbs for an id.
+    `jobs`: the ids of its jobs, in the order in which they are written; none of a batch that went to the database
+    block by block, is not sealed, or adds to another one: `app.workflows.jobs(run.id)` lists those. A canvas of
+    nothing, such as a group without members, has no row and no `id`; it has succeeded at once. On a borrowed
+    connection the workflow exists if and only if the caller's transaction commits; the verbs here have connections of
+    their own, and raise UnknownWorkflow before that. `app.workflows` has the same verbs for an id.
     """
 
     id: int | None
