@@ -76,6 +76,7 @@ class GraphStorm:
         self._rng = random.Random(self.weather.seed)
         self._workers: list[subprocess.Popen[bytes]] = []
         self._weavers: list[subprocess.Popen[bytes]] = []
+        self._journals: dict[int, Path] = {}  # of weavers, by process
         self._frozen: dict[int, float] = {}
         self._counters: list[tuple[int, int, int]] = []
         self._calls: list[Row] = []
@@ -95,6 +96,7 @@ class GraphStorm:
             self._workers = [self._start_worker() for _ in range(WORKERS)]
             self._await_workers(conn)
             self._weavers = [self._start_weaver() for _ in range(WEAVERS)]
+            self._await_weavers()
             self._rage(conn)
             drained = self._drain(conn)
             woven = load(self.dsn)
@@ -123,12 +125,26 @@ class GraphStorm:
         self.counts["weavers"] += 1
         weather, name = self.weather, f"v{self.counts['weavers']}_{self.weather.seed}"
         seed = str(weather.seed * 100 + self.counts["weavers"])
-        return self._start(name, "tests.stress.weaver", name, seed, weather.size.name, str(weather.pause))
+        weaver = self._start(name, "tests.stress.weaver", name, seed, weather.size.name, str(weather.pause))
+        self._journals[weaver.pid] = self._directory / f"weave-{name}.jsonl"
+        return weaver
+
+    def _has_woven(self, weaver: subprocess.Popen[bytes]) -> bool:
+        """Whether a weaver has promised anything. One that is killed while it starts leaves nothing to check, and where
+        starting takes longer than the time between two faults, none would ever weave."""
+        journal = self._journals[weaver.pid]
+        return journal.exists() and journal.stat().st_size > 0
 
     def _await_workers(self, conn: psycopg.Connection[Any]) -> None:
         while (row := conn.execute("select count(*) from pgqueue.worker").fetchone()) and row[0] < WORKERS:
             if any(worker.poll() is not None for worker in self._workers):
                 raise RuntimeError("a worker did not come up: " + self.logs())
+            time.sleep(0.05)
+
+    def _await_weavers(self) -> None:
+        while not any(self._has_woven(weaver) for weaver in self._weavers):
+            if any(weaver.poll() is not None for weaver in self._weavers):
+                raise RuntimeError("a weaver did not come up: " + self.logs())
             time.sleep(0.05)
 
     def logs(self) -> str:
@@ -196,7 +212,10 @@ class GraphStorm:
             self.counts["freezes"] += 1
 
     def _kill_weaver(self, _: psycopg.Connection[Any]) -> None:
-        weaver = self._rng.choice(self._weavers)
+        woven = [weaver for weaver in self._weavers if self._has_woven(weaver)]
+        if not woven:
+            return
+        weaver = self._rng.choice(woven)
         weaver.kill()
         weaver.wait()
         self.counts["kills of weavers"] += 1
