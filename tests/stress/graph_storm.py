@@ -227,11 +227,11 @@ class GraphStorm:
 
     def _drain(self, conn: psycopg.Connection[Any]) -> bool:
         """Let all end; return whether it did in time."""
+        self._thaw(at_once=True)  # a frozen worker may hold the row for which a weaver waits
         for weaver in self._weavers:
             weaver.terminate()
         while self._weavers:
             self._weavers.pop().wait(20)
-        self._thaw(at_once=True)
         began = time.monotonic()
         while not (done := finish(conn, self._app)) and time.monotonic() < began + DRAIN_SECONDS:
             self._audit(conn)
