@@ -19,26 +19,31 @@ MANY, FEW = 0.014, 0.001  # seconds that a look takes which sees as many lanes a
 class Lanes:
     """A database with as many lanes as one look sees, and a clock that goes on by what looks take."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
+    def __init__(self, many: float = MANY) -> None:
+        self.now, self._many = 100.0, many
         self._lanes = [seen(Flow(share=f"f/{number}"), number) for number in range(50)]
 
     async def run(self, query: Any) -> list[SeenLane]:
         """Answer a look."""
         (after,) = query.params["after"]
         found = [lane for lane in self._lanes if lane.number > after]
-        self.now += FEW if len(found) == 1 else MANY
+        self.now += FEW if len(found) == 1 else self._many
         return found
 
 
-def test_looks_take_a_twentieth_where_each_second_one_sees_a_single_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    lanes = Lanes()
+def looker(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> TurnClaims:
+    """The part of a worker that looks."""
     monkeypatch.setattr(turn_claims, "MOST_SEEN", 50)
     monkeypatch.setattr(turn_claims, "monotonic", lambda: lanes.now)
     slots = SimpleNamespace(queues=("default",), wants_jobs=True)
     app = SimpleNamespace(rules=())
     core = SimpleNamespace(queries=QUERIES, identity=SimpleNamespace(id=WORKER), slots=slots, app=app)
-    claims = TurnClaims(cast(Any, lanes), cast(Any, core), cast(Any, SimpleNamespace(metered_found=list)))
+    return TurnClaims(cast(Any, lanes), cast(Any, core), cast(Any, SimpleNamespace(metered_found=list)))
+
+
+def test_looks_take_a_twentieth_where_each_second_one_sees_a_single_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes()
+    claims = looker(lanes, monkeypatch)
     spent, began = 0.0, lanes.now
     for number in range(20):
         claims.want_look()
@@ -50,3 +55,13 @@ def test_looks_take_a_twentieth_where_each_second_one_sees_a_single_lane(monkeyp
         else:
             began = lanes.now
     assert spent < (lanes.now - began) / 15
+
+
+def test_a_look_that_took_very_long_is_followed_by_another_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = Lanes(many=30.0)
+    claims = looker(lanes, monkeypatch)
+    for _ in range(5):
+        asyncio.run(claims.look(busy=True))
+        claims.want_look()
+        assert claims.look_in() <= turn_claims.REST_SECONDS
+        lanes.now += turn_claims.REST_SECONDS

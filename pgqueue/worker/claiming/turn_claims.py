@@ -19,6 +19,7 @@ MOST_SEEN = 1000  # lanes in one look, over all queues
 LOOK_SECONDS = 0.02  # between two looks, at least; more where they are costly
 KNOWN_SECONDS, BUSY_SECONDS = 1.0, 5.0  # between two looks at most: while lanes are known, and while none is
 BUSY_KNOWN_SECONDS = 0.025  # while lanes are known and all slots are busy: a new tenant's job is to have its turn soon
+REST_SECONDS = 5.0  # after a look however costly: on a machine that is held up, jobs would wait for minutes else
 TELL_SECONDS = 0.1  # between two notifications of jobs that could start here, were a slot free
 EXPECT_SECONDS = 600.0  # for which more metered jobs are expected after the last ones
 
@@ -64,17 +65,21 @@ class TurnClaims:
 
     def look_in(self) -> float:
         """Seconds until a look is due, infinite if none is wanted."""
-        pause = max(LOOK_SECONDS, SCAN_SHARE * self._cost)
         if not self._wanted:
             return math.inf
-        return max(self._looked_at + pause - monotonic(), 0.0)
+        return max(self._looked_at + max(LOOK_SECONDS, self._pause) - monotonic(), 0.0)
+
+    @property
+    def _pause(self) -> float:
+        """Seconds after a look that its cost asks for."""
+        return min(SCAN_SHARE * self._cost, REST_SECONDS)
 
     def _look_due(self, *, busy: bool) -> bool:
         if len(self.roster):
             rest = BUSY_KNOWN_SECONDS if busy else KNOWN_SECONDS
         else:
             rest = BUSY_SECONDS if busy else math.inf
-        return self.look_in() <= 0 or monotonic() >= self._looked_at + max(rest, SCAN_SHARE * self._cost)
+        return self.look_in() <= 0 or monotonic() >= self._looked_at + max(rest, self._pause)
 
     async def look(self, *, busy: bool) -> None:
         """Look at the lanes of the worker's queues, if that is due; make the buckets that they need.
