@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from pgqueue import db
 from pgqueue.app import App
@@ -28,7 +29,7 @@ from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
 PHASES = ("pending", "scheduled", "sleeping", "waiting", "retrying", "turn", "running", "blocked", "dead")
-QUEUE_COLUMNS = ("queue", *PHASES, "waits", "ended/s", "drained in", "workers")
+RARE = ("sleeping", "waiting")  # they have a column only where a queue has some: a terminal holds no more
 MOST_OPERATIONS = 20
 
 Exact = Annotated[bool, typer.Option("--exact", help="Count to the end: slow on a big backlog.")]
@@ -146,7 +147,7 @@ def print_status(status: Status | Verdict) -> None:
     if isinstance(status, Verdict):
         output.console.print(str(status), soft_wrap=True)
         return
-    output.print_table("queues", QUEUE_COLUMNS, queue_rows(status))
+    output.console.print(queue_table("queues", status, status.queues))
     print_workers(status.workers)
     print_schedules(status.schedules)
     _print_unknown_tasks(status.unknown)
@@ -166,16 +167,23 @@ def facts(status: Status) -> list[str]:
     return lines + [f"{fault}: docs/operations.md, Partitions, says what to do" for fault in status.partition_faults]
 
 
-def queue_rows(status: Status) -> list[Sequence[object]]:
-    """Return the cells of queues, for a table with QUEUE_COLUMNS. A queue that has due jobs and no worker shows NONE;
-    one that grows is never drained. `turn`: metered jobs that are due."""
+def queue_table(title: str, status: Status, queues: Sequence[QueueCounts]) -> RenderableType:
+    """Return the table of these queues."""
+    phases = [phase for phase in PHASES if phase not in RARE or any(getattr(q, phase) for q in queues)]
+    columns = ("queue", *phases, "waits", "ended/s", "drained in", "workers")
+    rows = [queue_cells(status, q) for q in queues]
+    return output.table(title, columns, ([row[column] for column in columns] for row in rows))
+
+
+def queue_cells(status: Status, q: QueueCounts) -> dict[str, object]:
+    """Return the cells of a queue. One that has due jobs and no worker shows NONE; one that grows is never drained.
+    `turn`: metered jobs that are due."""
     rates = {rate.queue: rate for rate in status.rates}
-    rows: list[Sequence[object]] = []
-    for q in status.queues:
-        workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying + q.turn else 0)
-        counts = [_count(getattr(q, phase), phase in q.at_least) for phase in PHASES]
-        rows.append((q.queue, *counts, output.age(q.oldest_due_seconds), *_rate(q, rates.get(q.queue)), workers))
-    return rows
+    workers = "paused" if q.paused else q.workers or ("NONE" if q.pending + q.retrying + q.turn else 0)
+    cells: dict[str, object] = {phase: _count(getattr(q, phase), phase in q.at_least) for phase in PHASES}
+    ended, drained = _rate(q, rates.get(q.queue))
+    cells |= {"queue": q.queue, "waits": output.age(q.oldest_due_seconds)}
+    return cells | {"ended/s": ended, "drained in": drained, "workers": workers}
 
 
 def _rate(queue: QueueCounts, rate: QueueRate | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from rich.live import Live
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
-from pgqueue.cli.status import QUEUE_COLUMNS, Status, facts, queue_rows, read_status
+from pgqueue.cli.status import Status, facts, queue_table, read_status
 from pgqueue.cli.workers import workers_table
 from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseNotReady
@@ -53,14 +53,12 @@ def _look(call: Call) -> RenderableType:
 def frame(status: Status) -> RenderableType:
     """Return one picture of the status: the fullest queues, the workers that run most, and what else is to be said."""
     busy = sorted(status.queues, key=lambda q: (q.pending + q.turn + q.running, q.scheduled + q.retrying), reverse=True)
-    rows = {row[0]: row for row in queue_rows(status)}
-    queues = [rows[q.queue] for q in busy]
     workers = sorted(status.workers, key=lambda w: (w.status != "lost", w.running), reverse=True)
     pending, running = sum(q.pending + q.turn for q in status.queues), sum(q.running for q in status.queues)
     ended = sum(rate.ended_per_second for rate in status.rates)
     parts: list[RenderableType] = [
         output.line(f"{pending} pending, {running} running, {ended:.3g} ended/s   (q ends)"),
-        output.table(_title("queues", len(queues)), QUEUE_COLUMNS, queues[:MOST_ROWS]),
+        queue_table(_title("queues", len(busy)), status, busy[:MOST_ROWS]),
         workers_table(_title("workers", len(workers)), workers[:MOST_ROWS]),
     ]
     return Group(*parts, *map(output.line, facts(status)))

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pgqueue import App, db
 from pgqueue.cli import cli
-from pgqueue.cli.status import QUEUE_COLUMNS, queue_rows, read_status
+from pgqueue.cli.status import queue_cells, read_status
 from pgqueue.cli.verdict import Limits, judge
 from pgqueue.jobs.flow import Flow
 from tests.conftest import scalar
@@ -189,7 +189,7 @@ def test_metered_jobs_have_a_column_and_need_a_worker_as_others_do(app: App, con
     found = read_status(app, 100)
     (mail,) = found.queues
     assert (mail.turn, mail.workers) == (1, 0)
-    assert dict(zip(QUEUE_COLUMNS, queue_rows(found)[0], strict=True)) | {"ended/s": "0"} == {
+    assert queue_cells(found, mail) | {"ended/s": "0"} == {
         "queue": "mail", "pending": "0", "scheduled": "0", "sleeping": "0", "waiting": "0", "retrying": "0",
         "turn": "1", "running": "0", "blocked": "0", "dead": "0", "waits": "",
         "ended/s": "0", "drained in": "never", "workers": "NONE",
