@@ -136,7 +136,7 @@ STATEMENTS = (
     seen boolean not null default false
 )""",
     "create index call_step on {s}.call (number, place)",
-    "create index call_open on {s}.call (number) where not ended",
+    "create index call_open on {s}.call (number, child_id) where not ended",
     "create index call_unseen on {s}.call (child_id) where ended and not seen",
     # The jobs whose caller has ended otherwise than by success, and which a worker is to end. A letter, so that nobody
     # who ends a caller locks the row of a job that it has called.

@@ -291,6 +291,8 @@ EXEMPT = {
             "operations.lock",
             "operations.move",
             "operations.fail",
+            "operations.record",
+            "operations.recorded",
             "operations.put_off",
             "operations.stop",
             "operations.resume",
