@@ -346,11 +346,14 @@ class Producer(Duty):
         return len(jobs)
 
     def _set_ahead(self) -> None:
-        """Claim ahead what will begin within 50 to 100 ms at the recent pace: no job where jobs are slow."""
+        """Claim ahead what will begin within 50 to 100 ms at the recent pace: no job where jobs are slow.
+
+        A pace by which nothing is claimed ahead is not kept: the jobs have just been released that it had brought.
+        """
         now, ended = monotonic(), self._slots.ended
         elapsed = now - self._pace_from[0]
         if elapsed >= PACE_SECONDS:
-            kept = PACE_KEPT ** (elapsed / PACE_SECONDS)
+            kept = PACE_KEPT ** (elapsed / PACE_SECONDS) if self._slots.ahead else 0.0
             self._pace = max((ended - self._pace_from[1]) / elapsed, self._pace * kept)
             seconds = AHEAD_SECONDS * (1 + min(self._pace / MANY, 1.0))
             self._slots.claim_ahead(min(int(self._pace * seconds), MAX_CLAIM))
