@@ -208,6 +208,18 @@ def test_full_scans_take_one_part_in_twenty_of_the_time_at_most() -> None:
     assert frontier.scan_due()
 
 
+def test_a_full_scan_that_the_machine_held_up_says_little_of_the_next() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    for seconds in (0.01, 30.0):
+        with frontier.scanning() as held:
+            clock.now += seconds
+            held.saw_all = True
+    assert not frontier.scan_is_costly
+    clock.now += 0.011 * SCAN_SHARE
+    assert frontier.scan_due()
+
+
 def test_a_full_scan_that_left_jobs_behind_is_due_again_as_soon_as_its_lanes_run_dry() -> None:
     clock = Clock()
     frontier = Frontier(clock)

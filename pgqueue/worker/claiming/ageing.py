@@ -6,7 +6,7 @@ from typing import TypeAlias
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.queries.base import Query
 from pgqueue.timing import monotonic
-from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
+from pgqueue.worker.claiming.frontier import SCAN_SHARE, Cost, Frontier
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -32,6 +32,7 @@ class Ageing:
         self._now = now
         self._claims = 0
         self._due_at = 0.0
+        self._cost = Cost()
 
     def due(self) -> bool:
         """Whether the claim that begins now takes the oldest jobs first."""
@@ -49,7 +50,7 @@ class Ageing:
             jobs = await run(self._claim_oldest(self._identity.id, rooms, room, self._max_wait))
         finally:
             self._claims = 0
-            self._due_at = self._now() + SCAN_SHARE * (self._now() - began)
+            self._due_at = self._now() + SCAN_SHARE * self._cost.note(self._now() - began)
         self._signals.claim_took(self._now() - began)
         self._frontier.advance(jobs)
         self._signals.jobs_claimed(jobs)

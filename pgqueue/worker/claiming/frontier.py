@@ -21,12 +21,26 @@ class Scan:
     saw_all: bool = False
 
 
+class Cost:
+    """What something costs that may take a twentieth of the time: the lower of its last two durations, for one that the
+    machine held up says little."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last = math.inf
+
+    def note(self, seconds: float) -> float:
+        """Note a duration; return the cost."""
+        self.seconds, self._last = min(seconds, self._last), seconds
+        return self.seconds
+
+
 class Frontier:
     """The lanes a worker has claimed from, and the last job it claimed in each.
 
     The frontier is a hint, never the truth: jobs that are committed late or put back lie before it, and new lanes
     beside it. A full scan finds them, and the question for the next due job new lanes as well. The next scan is due
-    after twenty times the duration of the last. While VACUUM can remove dead rows that is some milliseconds; behind a
+    after twenty times what one costs. While VACUUM can remove dead rows that is some milliseconds; behind a
     transaction that pins a million of them, some seconds.
     """
 
@@ -35,7 +49,7 @@ class Frontier:
         self._places: dict[Lane, Place] = {}
         self._due_at = 0.0
         self._saw_all = False
-        self._cost = 0.0  # seconds that the last full scan took
+        self._cost = Cost()  # of a full scan
         self._relied_on = False  # whether a claim has skipped what lies before it since the last full scan
 
     @property
@@ -46,7 +60,7 @@ class Frontier:
     @property
     def scan_is_costly(self) -> bool:
         """Whether a full scan takes so long that it should run beside the claims."""
-        return self._cost > COSTLY_SECONDS
+        return self._cost.seconds > COSTLY_SECONDS
 
     @property
     def relied_on(self) -> bool:
@@ -69,8 +83,8 @@ class Frontier:
         try:
             yield scan
         finally:
-            self._cost = self._now() - began
-            self._due_at = self._now() + SCAN_SHARE * self._cost
+            cost = self._cost.note(self._now() - began)
+            self._due_at = self._now() + SCAN_SHARE * cost
             self._saw_all = scan.saw_all
             self._relied_on = False
 

@@ -9,7 +9,7 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.process.duty import Duty
 from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.ageing import Ageing
-from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
+from pgqueue.worker.claiming.frontier import SCAN_SHARE, Cost, Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.claiming.turn_claims import TurnClaims
 from pgqueue.worker.core import WorkerCore
@@ -23,6 +23,7 @@ BUSY_RATE, QUIET_RATE = 60, 20
 RATE_SECONDS = 0.2  # over which that rate is measured
 BUSY_POLL_SECONDS = 0.01  # between two claims at that rate
 FULL_SECONDS = 1.0  # for which the slots must have been full before we ask for no NOTIFY
+ASK_SECONDS = 10.0  # after which we ask for the next due job again, however long that took: it finds new lanes
 LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by another transaction
 AHEAD_SECONDS = 0.05  # jobs that will begin within this time are claimed ahead of slots
 MANY = 10_000  # jobs that end in a second, from which on it is twice that time: to claim many takes longer
@@ -77,6 +78,7 @@ class Producer(Duty):
         self._due_at = 0.0  # when the next job that we know of is due
         self._asked_at = 0.0  # when we last asked for that
         self._ask_from = 0.0  # when we may ask again: among many dead rows the question takes long
+        self._ask_cost = Cost()
         self._adopted_at = 0.0  # when we last looked for parked jobs
         self._parked_left = False
         self._just_adopted = False
@@ -387,7 +389,7 @@ class Producer(Duty):
         if found.metered:
             self._turns.want_look()
         self._asked_at = monotonic()
-        self._ask_from = self._asked_at + SCAN_SHARE * (self._asked_at - began)
+        self._ask_from = self._asked_at + min(SCAN_SHARE * self._ask_cost.note(self._asked_at - began), ASK_SECONDS)
         is_new = self._frontier.meet(found.lanes)
         # A job that is due, but that the claim did not bring, is locked by another transaction: pause before the next.
         self._due_at = math.inf if due is None else self._asked_at + (0.0 if is_new else max(due, LOCKED_SECONDS))

@@ -6,7 +6,7 @@ from uuid import UUID
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.timing import monotonic
-from pgqueue.worker.claiming.frontier import SCAN_SHARE, Frontier
+from pgqueue.worker.claiming.frontier import SCAN_SHARE, Cost, Frontier
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
@@ -33,6 +33,7 @@ class QueueFinder(Duty):
         self._signals = signals
         self._frontier = frontier
         self._pause = POLLS * core.settings.poll_seconds
+        self._cost = Cost()
         self._after = ""  # the queue behind which the next step begins
         self._seen: dict[str, float] = {}  # when each queue was last seen, the latest last
         self._written: tuple[UUID, tuple[str, ...]] | None = None  # which row has which names
@@ -43,7 +44,7 @@ class QueueFinder(Duty):
         served = core.served
         query = core.queries.jobs.find_queues(self._after, MOST_READ, served.tasks)
         found = await self.link.run(query)
-        took = monotonic() - began
+        cost = self._cost.note(monotonic() - began)
         ready = list(filter(served.patterns.match, found.ready))
         if len(ready) > MOST_READY:
             self._after = ready[MOST_READY - 1]
@@ -51,7 +52,7 @@ class QueueFinder(Duty):
             self._after = found.ready[-1] if len(found.ready) == MOST_READ else ""
         parked = list(filter(served.patterns.match, found.parked))
         await self._serve([*ready[:MOST_READY], *parked[:MOST_PARKED]])
-        return max(self._pause, SCAN_SHARE * took)
+        return max(self._pause, SCAN_SHARE * cost)
 
     async def _serve(self, queues: list[str]) -> None:
         now, slots = monotonic(), self._core.slots
