@@ -32,7 +32,7 @@ cross join lateral (
          or exists (select from pgqueue.dead_letter p where p.id = d.parent_id and p.ties & 16 > 0))) as met
 where j.state = 'blocked' and j.waits_for = 'jobs' and j.cancel_requested_at is null and j.waits_on <> met.open"""
 # Calls whose job has ended and that are not marked, and jobs that sleep on though all their calls are marked and were
-# delivered, in one snapshot.
+# delivered, in one snapshot. A called job that was brought back keeps its mark while it lives: its caller sleeps on.
 WRONG_CALLS = """
 select c.job_id as caller, c.child_id as child, 'is not told that it has ended' as what from pgqueue.call c
 where not c.ended and not exists (select from pgqueue.job_live j where j.id = c.child_id)
@@ -41,7 +41,9 @@ select t.job_id, null, 'sleeps on after the last end of ' || t.name from pgqueue
 join pgqueue.job_live j on j.id = t.job_id
 where t.kind = 'call' and not t.done and j.state in ('pending', 'blocked') and j.attempt = 0
 and j.run_at > now() + interval '1 hour'
-and not exists (select from pgqueue.call c where c.number = t.number and not (c.ended and c.seen))"""
+and not exists (
+    select from pgqueue.call c where c.number = t.number
+    and (not (c.ended and c.seen) or exists (select from pgqueue.job_live l where l.id = c.child_id)))"""
 
 READ = {
     "workflows": "select * from pgqueue.workflow order by id",
