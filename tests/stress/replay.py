@@ -122,9 +122,17 @@ class Replay:
 
     def _is_doomed(self, node: int, at: datetime) -> bool:
         """Whether an edge of a job that has not begun cannot be met any more, and the job was told."""
-        edges = [edge for edge in self.oracle.edges[node] if edge.parent >= 0 or self._has_told(-1 - edge.parent, at)]
+        edges = [edge for edge in self.oracle.edges[node] if self._told(edge.parent, node, at)]
         states = [(edge, self.state_of(edge.parent)) for edge in edges]
         return any(state is not None and not is_met(edge, state) for edge, state in states)
+
+    def _told(self, parent: int, node: int, at: datetime) -> bool:
+        """Whether a job knew of the end of its parent when it ended itself. A statement that lets many jobs expire ends
+        both at one time, and no order of those can be told."""
+        if parent < 0:
+            return self._has_told(-1 - parent, at)
+        one, other = (self.woven.job[self.ids[each]].get("finished_at") for each in (parent, node))
+        return one is None or one != other
 
     def _has_told(self, group: int, at: datetime) -> bool:
         """Whether what waits for a group knew of its end at a time: a group is settled by a statement of its own."""

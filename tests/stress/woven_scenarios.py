@@ -207,6 +207,15 @@ def expired_member(scene: Scene) -> None:
     scene.run()
 
 
+def expired_together(scene: Scene) -> None:
+    """One statement lets a job expire and the one that waits for it."""
+    made = scene.make(4, [Edge(0, 1), Edge(1, 2), Edge(2, 3, "e")])
+    expire = "update pgqueue.job_live set expires_at = now() - interval '1 s' where id = any(%s)"
+    scene.conn.execute(expire, (made.jobs[1:3],))
+    db.run(scene.conn, QUERIES.jobs.expire(10))
+    scene.run()
+
+
 def one_parent_fails(scene: Scene) -> None:
     """A parent of a job dies, and then the other one succeeds before the job is skipped."""
     scene.make(3, [Edge(0, 2), Edge(1, 2)], dies={0: 9})
@@ -399,7 +408,7 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
-        one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs, recorded_beside_a_rescue,
+        expired_together, one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs, recorded_beside_a_rescue,
         recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed,
     )
 }  # fmt: skip
