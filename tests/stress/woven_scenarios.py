@@ -208,8 +208,9 @@ def expired_member(scene: Scene) -> None:
 
 
 def expired_together(scene: Scene) -> None:
-    """One statement lets a job expire and the one that waits for it."""
-    made = scene.make(4, [Edge(0, 1), Edge(1, 2), Edge(2, 3, "e")])
+    """One statement lets a job expire and the one that waits for it: the group of the second is cancelled."""
+    groups = [Group("w"), Group("second", 0)]
+    made = scene.insert(Graph(nodes_of(4, {}), [0, 0, 1, None], [Edge(0, 1), Edge(1, 2), Edge(-2, 3, "e")], groups))
     expire = "update pgqueue.job_live set expires_at = now() - interval '1 s' where id = any(%s)"
     scene.conn.execute(expire, (made.jobs[1:3],))
     db.run(scene.conn, QUERIES.jobs.expire(10))
