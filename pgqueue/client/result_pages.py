@@ -20,3 +20,11 @@ class ResultPages:
         return found
 
     apage = page.twin
+
+    @verb
+    def members(self, argument: str) -> Steps[int | None]:
+        """Return how many results all pages have; None where the group has not succeeded."""
+        found: int | None = yield self._app.queries.workflows.results_members(self._job_id, argument)
+        return found
+
+    amembers = members.twin

@@ -105,13 +105,16 @@ _KEPT: LiteralString = """(
     where r.name = {state} and {job}.queue::text like r.queues escape '!'
     and {job}.task::text like r.tasks escape '!')"""
 
-# The workflows among `{named}` whose jobs stay, because they live, or somebody has them locked: a retry, which needs
-# what has succeeded. Those that have ended are locked, so that a retry waits, and then misses what is gone. The state
-# is judged by the newest row: a retry that has committed after this statement began is seen.
+# The workflows among `{named}` whose jobs stay, because they live, or a callback of theirs does, which reads results
+# after the end, or somebody has them locked: a retry, which needs what has succeeded. Those that have ended are locked,
+# so that a retry waits, and then misses what is gone. The state is judged by the newest row: a retry that has committed
+# after this statement began is seen. A callback is there before its workflow is settled, so one that is not found has
+# ended. By job_live_workflow. The naive form, to ask the workflow alone, lets a callback succeed with a part.
 _LIVING: LiteralString = """named as materialized (
     select w.id from {s}.workflow w where w.id = any(array({named}))
 ), over as materialized (
-    select w.id from {s}.workflow w where w.id = any(array(select id from named)) and w.settled for share skip locked
+    select w.id from {s}.workflow w where w.id = any(array(select id from named)) and w.settled
+    and (select true from {s}.job_live j where j.workflow_id = w.id limit 1) is null for share skip locked
 ), living as materialized (
     select id from named except select id from over
 )"""

@@ -17,7 +17,7 @@ from pgqueue.queries.jobs.parts import NOT_PAUSED, PAUSED
 from pgqueue.queries.jobs.read import JOB, JobReadQueries
 from pgqueue.queries.jobs.turns import PAUSED as RULE_PAUSED
 from pgqueue.queries.jobs.turns import WAITS
-from pgqueue.queries.phase import ASLEEP_AS
+from pgqueue.queries.phase import PHASE
 from pgqueue.queries.schedules import ScheduleQueries
 from pgqueue.queries.schedules.fire import CLOCK
 
@@ -143,7 +143,7 @@ class TravellingTemplates(Templates):
             return f"({name}(){ahead})"
 
         if self._offset:  # the view reads the real clock
-            template = template.replace("j.phase", _PHASE)
+            template = template.replace("j.phase", f"({PHASE})")
         return _CLOCKS.sub(clock, template)
 
 
@@ -231,12 +231,3 @@ class TestQueries(JobReadQueries):
     def stamp(self, job: ClaimedJob) -> Query[None]:
         """Set the times of an attempt by the test's clock."""
         return Query(self._sql(STAMP), nothing, {"id": job.id, "lease": job.lease, "offset": self._offset})
-
-
-_PHASE: LiteralString = fill(
-    "(case when (j.state = 'pending' or j.state = 'blocked' and j.waits_for = 'turn') and j.attempt = 0"
-    " then case when j.run_at > statement_timestamp()"
-    " then case when j.lease > 0 then coalesce({asleep_as}, 'scheduled') else 'scheduled' end"
-    " else j.state end else j.phase end)",
-    asleep_as=ASLEEP_AS,
-)

@@ -16,6 +16,13 @@ class ByReference(Exception):
     """Arguments of this job are results of others, which are read when it runs, and were not read along."""
 
 
+class ResultsGone(Exception):
+    """Results that a job was to get have been deleted."""
+
+    def __init__(self, argument: str, count: int) -> None:
+        super().__init__(f"{count} of the results that are {argument!r} are gone: somebody has deleted the jobs")
+
+
 def has_inputs(headers: str | None) -> bool:
     """Whether a job has arguments that are results of others, by its headers as JSON text."""
     return headers is not None and _MARK in headers
@@ -30,13 +37,21 @@ def with_header(headers: str | None, names: list[str]) -> str:
 def with_inputs(codec: Codec | None, text: str, inputs: str) -> str:
     """Return the arguments of a job, JSON text, with its inputs put in.
 
-    `inputs`: JSON, for each argument its `items` in order, and whether it is a list. Raises UnknownKey and CannotOpen.
+    `inputs`: JSON, for each argument its `items` in order, whether it is a list, and how many are `gone`. Raises
+    ResultsGone, UnknownKey and CannotOpen.
     """
     arguments: dict[str, Any] = json.loads(text)
     for argument in json.loads(inputs):
+        if argument.get("gone"):
+            raise ResultsGone(argument["name"], argument["gone"])
         values = [value_of(codec, item) for item in argument["items"]]
         arguments[argument["name"]] = values if argument["list"] else values[0]
     return json.dumps(arguments)
+
+
+def left_out(inputs: str) -> set[str]:
+    """Return the names of the arguments that the inputs of a job, JSON, leave to be read page by page."""
+    return {argument["name"] for argument in json.loads(inputs) if argument.get("later")}
 
 
 def value_of(codec: Codec | None, item: Any) -> Any:

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from pgqueue.codecs import Codec
 from pgqueue.jobs.verdicts import Fail
-from pgqueue.tasks.inputs import value_of
+from pgqueue.tasks.inputs import ResultsGone, value_of
 
 T = TypeVar("T")
 
@@ -23,17 +23,21 @@ class ResultPage(NamedTuple):
 
 
 class Pages(Protocol):
-    """Where the results of a job's argument come from. Each call returns those behind a place; None at the end."""
+    """Where the results of a job's argument come from. `page` returns those behind a place; None at the end. `members`
+    returns how many all pages have; None where that is not certain."""
 
     def page(self, argument: str, after: int) -> ResultPage | None: ...
     async def apage(self, argument: str, after: int) -> ResultPage | None: ...
+    def members(self, argument: str) -> int | None: ...
+    async def amembers(self, argument: str) -> int | None: ...
 
 
 class Results(Generic[T]):
     """What the members of a group have returned, in the order of the group: read some thousand at a time by `for` or
     `async for`, so that none of them is held longer than you do. Each loop begins anew.
 
-    A result that does not fit `T` ends the job as a dead letter: the loop raises `Fail`. Where a call gives a list, and
+    A result that does not fit `T` ends the job as a dead letter: the loop raises `Fail`. It raises the same at its end
+    if results of a group that has succeeded are gone. Where a call gives a list, and
     in a child process, all are there from the beginning.
     """
 
@@ -52,21 +56,23 @@ class Results(Generic[T]):
         yield from self._known
         if self._read is not None:
             pages, argument, adapter, codec = self._read
-            after = 0
+            after = count = 0
             while page := pages.page(argument, after):
                 yield from _values(argument, page.items, adapter, codec)
-                after = page.reached
+                after, count = page.reached, count + len(page.items)
+            _check_whole(argument, count, pages.members(argument))
 
     async def __aiter__(self) -> AsyncIterator[T]:
         for known in self._known:
             yield known
         if self._read is not None:
             pages, argument, adapter, codec = self._read
-            after = 0
+            after = count = 0
             while page := await pages.apage(argument, after):
                 for value in _values(argument, page.items, adapter, codec):
                     yield value
-                after = page.reached
+                after, count = page.reached, count + len(page.items)
+            _check_whole(argument, count, await pages.amembers(argument))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -84,6 +90,11 @@ def _values(
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         raise Fail(f"a result that is {argument!r} does not fit: {problem['msg']}") from None
+
+
+def _check_whole(argument: str, count: int, members: int | None) -> None:
+    if members is not None and count < members:
+        raise Fail(str(ResultsGone(argument, members - count)))
 
 
 def is_paged(kind: Any) -> bool:

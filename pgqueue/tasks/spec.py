@@ -3,7 +3,7 @@
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, get_args
 
@@ -20,7 +20,7 @@ from pgqueue.jobs.retry import RetryPolicy
 from pgqueue.jobs.topics import Pattern
 from pgqueue.tasks.coder import ArgumentCoder
 from pgqueue.tasks.context import Context
-from pgqueue.tasks.inputs import ByReference, has_inputs, with_inputs
+from pgqueue.tasks.inputs import ByReference, has_inputs, left_out, with_inputs
 from pgqueue.tasks.metering import Metering, TaskLimits
 from pgqueue.tasks.newer import has_names, label_of, unknown_names
 from pgqueue.tasks.results import Pages, Results, is_paged
@@ -29,7 +29,15 @@ from pgqueue.tasks.schema import json_schema
 from pgqueue.tasks.sealing import SEALED, SEALED_EVENT, open_args
 from pgqueue.tasks.stand_in import RESULT, RESULTS, check_ended
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
-from pgqueue.tasks.versions import UnknownParameters, Upcaster, check_versions, label_parts, parts_of, upcast
+from pgqueue.tasks.versions import (
+    UnknownParameters,
+    Upcaster,
+    check_versions,
+    label_parts,
+    parts_of,
+    upcast,
+    version_of,
+)
 
 
 class StoredArguments(Protocol):
@@ -142,6 +150,15 @@ class TaskSpec(TaskSettings):
         parameters = self.coder.signature.parameters if self.isolation == "thread" else {}
         return {name: each.annotation for name, each in parameters.items() if is_paged(each.annotation)}
 
+    def paged_in(self, headers: str | None) -> list[str]:
+        """The names among `paged` for a job with these headers: none where an upcaster gets the results first."""
+        if not self.paged or self.version == 1:
+            return list(self.paged)
+        try:
+            return list(self.paged) if version_of(headers) == self.version else []
+        except (ValueError, RecursionError):  # headers of SQL: the call of the task says so
+            return []
+
     @property
     def soft_limit(self) -> float | None:
         """Seconds after which `ctx.check()` raises."""
@@ -161,8 +178,9 @@ class TaskSpec(TaskSettings):
     def arguments(self, job: StoredArguments) -> dict[str, Any]:
         """Return the keyword arguments of a job: opened, brought to this version, validated.
 
-        Raises UnknownKey, CannotOpen, NewerVersion, UnknownParameters; ByReference for a job with inputs that does not
-        run; StandInEnded for one that does not run again; what an upcaster raises; pydantic's ValidationError.
+        Raises UnknownKey, CannotOpen, ResultsGone, NewerVersion, UnknownParameters; ByReference for a job with inputs
+        that does not run; StandInEnded for one that does not run again; what an upcaster raises; pydantic's
+        ValidationError.
         """
         text = job.args
         if text.startswith((SEALED, SEALED_EVENT)):
@@ -177,9 +195,9 @@ class TaskSpec(TaskSettings):
             text = upcast(text, job.headers, self.version, self.upcasters)
         pages = getattr(job, "pages", None)
         try:
-            if pages is None:
+            if pages is None or inputs is None:
                 return self.coder.decode(text)
-            return self._with_pages(json.loads(text), pages)
+            return self._with_pages(json.loads(text), pages, left_out(inputs))
         except ValidationError as error:
             version, known_elsewhere = label_parts(job.headers)
             names = unknown_names(self.coder.schema, error) if version == self.version else ()
@@ -188,9 +206,9 @@ class TaskSpec(TaskSettings):
                 raise
             raise UnknownParameters(label) from None
 
-    def _with_pages(self, given: dict[str, Any], pages: Pages) -> dict[str, Any]:
-        """Return the arguments of a job that reads some of them page by page: those that came along empty."""
-        later = {name: kind for name, kind in self.paged.items() if given.get(name) == []}
+    def _with_pages(self, given: dict[str, Any], pages: Pages, names: Set[str]) -> dict[str, Any]:
+        """Return the arguments of a job that reads those of these names page by page."""
+        later = {name: kind for name, kind in self.paged.items() if name in names}
         rest = json.dumps({name: value for name, value in given.items() if name not in later})
         read: dict[str, Any] = {name: Results.read(pages, name, kind, self.codec) for name, kind in later.items()}
         return self.coder.without(frozenset(later)).decode(rest) | read

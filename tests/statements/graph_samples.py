@@ -53,6 +53,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.groups": lambda q: q.workflows.groups(1, 10),
     "workflows.prune": lambda q: q.workflows.prune(10),
     "workflows.results_page": lambda q: q.workflows.results_page(3, "a", 0),
+    "workflows.results_members": lambda q: q.workflows.results_members(3, "a"),
     "workflows.inputs": lambda q: q.workflows.inputs([claimed(3, 1), claimed(4, 1)]),
     "why.parents": lambda q: q.why.parents(3),
     "workflows.find_older": lambda q: q.workflows.find_older(),

@@ -275,6 +275,7 @@ EXEMPT = {
     ),
     **dict.fromkeys(["workflows.request_stop", "workflows.state", "workflows.of_job"], "by primary key"),
     **dict.fromkeys(["workflows.get", "workflows.list"], "asked by hand: counts up to a bound"),
+    "workflows.results_members": "after the last page of one group: adds up its gates, by gate_workflow",
     "workflows.results_page": "a page of one group, where a task asks for it: test_results_page",
     "workflows.groups": "asked by hand: the groups of one workflow",
     "jobs.change_flows": "one batch of an edit: by primary key",

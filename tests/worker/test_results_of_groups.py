@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, Context, Outcome, Results, chord, group
+from pgqueue import App, Context, Outcome, Results, Workflow, chord, group
 from pgqueue.client.result_pages import ResultPages
 from pgqueue.codecs import AESGCM
 from tests.conftest import scalar
@@ -122,6 +122,36 @@ def test_results_of_what_stood_in_and_of_no_group_come_as_well(app: App, conn: C
     ):
         assert run_all(app, conn, canvas) == ["succeeded"]
         assert scalar(conn, found) == result
+
+
+def test_results_of_a_group_in_a_list_are_those_of_its_only_item(app: App, conn: Conn) -> None:
+    one = app.task(name="one")(number)
+    got: list[list[int | None]] = []
+
+    @app.task(name="rows")
+    def rows(rows: Results[list[Outcome[int]]]) -> None:
+        got.extend([end.result for end in row] for row in rows)
+
+    workflow = Workflow("rows")
+    numbers = workflow.add(group(one.s(n) for n in range(3)))
+    workflow.add(rows.s([numbers.ended]))
+    assert run_all(app, conn, workflow) == ["succeeded"]
+    assert got == [[0, 1, 2]]
+
+
+def test_an_upcaster_gets_the_results_before_the_task_does(app: App, conn: Conn) -> None:
+    one = app.task(name="one")(number)
+    got: list[int] = []
+
+    @app.task(name="total", version=2, upcasters={1: lambda args: {"numbers": [10 * n for n in args["numbers"]]}})
+    def total(numbers: Results[int]) -> None:
+        got.extend(numbers)
+
+    older = App(app.dsn)
+    one_before, total_before = older.task(name="one")(number), older.task(name="total")(lambda numbers: None)
+    assert run_all(app, conn, group(one_before.s(n) for n in range(3)) | total_before.s()) == ["succeeded"]
+    assert run_all(app, conn, group(one.s(n) for n in range(3)) | total.s()) == ["succeeded"]
+    assert got == [0, 10, 20, 0, 1, 2]
 
 
 def test_a_task_in_a_child_process_gets_them_all_at_once(app: App) -> None:

@@ -53,7 +53,8 @@ on conflict (job_id) do update set finished_at = excluded.finished_at, expires_a
 # retention has dropped the partition meanwhile, the row finds nothing and goes. `moving` are jobs that this statement
 # sees and could not update: upkeep has just moved them out of a default partition. They keep their row and are found
 # again; the naive form forgets them, and their results stay. A result that a workflow which lives may want is put off,
-# and so is that of a called job whose caller has not taken it yet.
+# or a callback that reads it after the end, by job_live_workflow; so is that of a called job whose caller has not taken
+# it yet.
 # Returns how many rows were due.
 DROP_EXPIRED_RESULTS: LiteralString = """
 with due as materialized (
@@ -63,7 +64,8 @@ with due as materialized (
     select due.job_id from due cross join lateral (
         select j.workflow_id from {s}.job_finished j
         where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
-    cross join lateral (select from {s}.workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
+    cross join lateral (select w.id, w.settled from {s}.workflow w where w.id = j.workflow_id limit 1) as w
+    where not w.settled or (select true from {s}.job_live l where l.workflow_id = w.id limit 1) is not null
     union all
     select c.child_id from {s}.call c cross join lateral (
         select from {s}.step t

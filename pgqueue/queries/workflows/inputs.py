@@ -6,18 +6,26 @@ from itertools import groupby
 from typing import Any, LiteralString
 
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.queries.base import Query, Row, Statements, packed
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, packed
 from pgqueue.tasks.results import ResultPage
 from pgqueue.tasks.stand_in import RESULT, RESULTS
+
+# How many members of `t` are groups: those have no result of their own here.
+_WITHIN: LiteralString = """(
+        select count(*) from {s}.workflow n
+        where n.root_id = t.root_id and n.root_id <> n.id and n.gate_id = any(t.gates))"""
 
 # Read the inputs of a batch of claimed jobs in one statement, where a worker still has them: the edges of each that
 # have an argument, and what became of their parents. The parent of an edge may be a group: then of each job that is a
 # member of it, in the order of ids, or of the jobs whose results are its value, where the group's row names these.
 # Edges by dependency_child; parents by primary keys, in the partitions since the day before their workflow was made,
-# and members in the ranges of ids that the gates name. Every parent has ended, and retention keeps it while the
-# workflow lives. Of the arguments in `later`, `id name`, which one group feeds, the members are left out: the job reads
-# them page by page.
-INPUTS: LiteralString = """
+# and members in the ranges of ids that the gates name. Every parent has ended, and retention keeps it while a job of
+# the workflow lives. Of the arguments in `later`, `id name`, whose whole value one group is, the members are left out,
+# and the answer says so: the job reads them page by page. A group in a list of one is no such argument. Of a group that
+# has succeeded the answer says how many members are gone, as after rows were deleted by hand: a part would look like
+# the whole. Only where fewer are found than its gates counted are groups within it looked for, by workflow_root.
+INPUTS: LiteralString = fill(
+    """
 with wanted as materialized (
     select j.id, j.workflow_id, w.created_at - interval '1 day' as since
     from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
@@ -26,14 +34,15 @@ with wanted as materialized (
         where j.id = g.id and j.state = 'running' and j.lease = g.lease limit 1) as j
     left join lateral (select w.created_at from {s}.workflow w where w.id = j.workflow_id limit 1) as w on true
 ), edge as materialized (
-    select e.*, w.since, p.state as group_state, p.value_of,
+    select e.*, w.since, p.state as group_state, p.root_id, p.value_of,
            e.child_id::text || ' '::text || e.argument = any((select %(later)s::text[])::text[])
+           and e.position is null and p.id is not null
            and count(*) over (partition by e.child_id, e.argument) = 1 as is_later
     from wanted w cross join lateral (
         select d.child_id, d.parent_id, d.ord, d.runs_after, d.argument, d.position from {s}.dependency d
         where d.child_id = any(array[w.id]) and d.argument is not null) as e
     left join lateral (
-        select w.state, w.value_of from {s}.workflow w where w.id = e.parent_id limit 1) as p on true
+        select w.id, w.root_id, w.state, w.value_of from {s}.workflow w where w.id = e.parent_id limit 1) as p on true
 ), groups as materialized (
     select e.child_id, e.ord, e.since, g.first_id, g.last_id, array_agg(g.id) as gates
     from edge e cross join lateral (
@@ -59,13 +68,28 @@ with wanted as materialized (
         union all
         select d.id, d.task::text, 'failed', null, d.error from {s}.dead_letter d
         where d.id >= g.first_id and d.id <= g.last_id and d.gate_id = any(g.gates)) as m
+), found as (
+    select s.child_id, s.ord, count(*) as jobs from source s group by s.child_id, s.ord
+), whole as (
+    select e.child_id, e.ord, e.root_id, sum(g.members) as members, array_agg(g.id) as gates
+    from edge e cross join lateral (
+        select g.id, g.members from {s}.gate g where g.workflow_id = any(array[e.parent_id])) as g
+    where e.group_state = 'succeeded' and e.value_of is null and not e.is_later
+    group by e.child_id, e.ord, e.root_id
+), short as materialized (
+    select t.child_id, t.ord, t.members - coalesce(f.jobs, 0::bigint) - {within} as gone
+    from whole t left join found f on f.child_id = t.child_id and f.ord = t.ord
+    where t.members > coalesce(f.jobs, 0::bigint)
 )
 select w.id, e.argument, e.ord, e.position, e.runs_after,
        e.group_state is not null,
-       s.task, s.state, s.result::text, s.error::text, e.group_state
+       s.task, s.state, s.result::text, s.error::text, h.gone, e.is_later, e.group_state
 from wanted w left join edge e on e.child_id = w.id
+left join short h on h.child_id = e.child_id and h.ord = e.ord
 left join source s on s.child_id = e.child_id and s.ord = e.ord
-order by w.id, e.argument, e.position nulls first, e.ord, s.place"""
+order by w.id, e.argument, e.position nulls first, e.ord, s.place""",
+    within=_WITHIN,
+)
 
 
 # Read the next results of an argument that one group feeds, behind a place: the id of a member, or the number among the
@@ -104,6 +128,21 @@ from page p left join lateral (
         where f.id = v.id and f.finished_at >= p.since) as f
 ) as n on true
 where p.start is not null order by n.place"""
+# Count the members whose results the pages of an argument are, where its group has succeeded: whoever has read fewer
+# misses some. By dependency_child, gate_workflow and workflow_root, once a loop over the pages.
+RESULTS_MEMBERS: LiteralString = fill(
+    """
+with t as materialized (
+    select w.root_id, sum(g.members) as members, array_agg(g.id) as gates
+    from {s}.dependency d cross join lateral (
+        select w.root_id, w.state, w.value_of from {s}.workflow w where w.id = d.parent_id limit 1) as w
+    cross join lateral (select g.id, g.members from {s}.gate g where g.workflow_id = any(array[d.parent_id])) as g
+    where d.child_id = any(array[%(job)s::bigint]) and d.argument = %(argument)s::text
+    and w.state = 'succeeded' and w.value_of is null group by w.root_id
+)
+select t.members::bigint - {within} from t""",
+    within=_WITHIN,
+)
 WINDOW = 2000  # places of which one page is
 
 
@@ -111,8 +150,8 @@ class InputQueries(Statements):
     """Reading the inputs of claimed jobs."""
 
     def inputs(self, jobs: Sequence[ClaimedJob], later: Sequence[str] = ()) -> Query[dict[int, str]]:
-        """Read the inputs of jobs as JSON, by their ids; those whose lease is lost are missing. Of the arguments in
-        `later`, `id name`, a group gives none: `results_page` reads them."""
+        """Read the inputs of jobs as JSON, by their ids; those whose lease is lost are missing. An argument in
+        `later`, `id name`, that is a group has none and says so: `results_page` reads them."""
         params = {"ids": packed([job.id for job in jobs]), "leases": packed([job.lease for job in jobs]),
                   "later": list(later)}  # fmt: skip
         return Query(self._sql(INPUTS), _by_job, params)
@@ -121,6 +160,10 @@ class InputQueries(Statements):
         """Read the next results of an argument of a job that one group feeds, behind a place; None at the end."""
         params = {"job": job, "argument": argument, "after": after, "window": window}
         return Query(self._sql(RESULTS_PAGE), _page, params)
+
+    def results_members(self, job: int, argument: str) -> Query[int | None]:
+        """Count the results that all pages of an argument have; None where the group has not succeeded."""
+        return Query(self._sql(RESULTS_MEMBERS), first_value, {"job": job, "argument": argument})
 
 
 def _page(rows: Sequence[Row]) -> ResultPage | None:
@@ -155,8 +198,13 @@ def _stood_in(row: Row) -> str | None:
 
 
 def _argument(rows: list[Row]) -> dict[str, Any]:
-    """Return one argument: a list where a group or several edges feed it, or an edge with a position."""
+    """Return one argument: a list where a group or several edges feed it, or an edge with a position; of one that is
+    read page by page, that it is."""
+    if rows[0][-2]:
+        return {"list": True, "items": [], "later": True}
     items = list(_items(rows))
+    if gone := sum({row[2]: int(row[-3] or 0) for row in rows}.values()):
+        return {"list": True, "items": [], "gone": gone}
     if len(items) == 1 and rows[0][3] is None:
         if isinstance(items[0], list):
             return {"list": True, "items": items[0]}
@@ -169,7 +217,7 @@ def _items(rows: list[Row]) -> Iterator[Any]:
         edge = list(of_edge)
         found = [
             _item(when, task, state, result, error)
-            for *_, when, _, task, state, result, error, _ in edge
+            for *_, when, _, task, state, result, error, _, _, _ in edge
             if task is not None
         ]
         if edge[0][5]:

@@ -43,7 +43,7 @@ class InputReader(Duty):
 
     def _paged(self, job: ClaimedJob) -> Iterable[str]:
         spec = self._app.tasks.get(job.task)
-        return () if spec is None else spec.paged
+        return () if spec is None else spec.paged_in(job.headers)
 
     def waiting_jobs(self) -> list[int]:
         """The jobs whose inputs are not read yet."""

@@ -5,7 +5,8 @@ with due as materialized (
     select due.job_id from due cross join lateral (
         select j.workflow_id from "pgqueue".job_finished j
         where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
-    cross join lateral (select from "pgqueue".workflow w where w.id = j.workflow_id and not w.settled limit 1) as w
+    cross join lateral (select w.id, w.settled from "pgqueue".workflow w where w.id = j.workflow_id limit 1) as w
+    where not w.settled or (select true from "pgqueue".job_live l where l.workflow_id = w.id limit 1) is not null
     union all
     select c.child_id from "pgqueue".call c cross join lateral (
         select from "pgqueue".step t

@@ -18,7 +18,8 @@ with turn as materialized (
 ), named as materialized (
     select w.id from "pgqueue".workflow w where w.id = any(array(select pg_catalog.unnest(k.workflows) from kind k))
 ), over as materialized (
-    select w.id from "pgqueue".workflow w where w.id = any(array(select id from named)) and w.settled for share skip locked
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from named)) and w.settled
+    and (select true from "pgqueue".job_live j where j.workflow_id = w.id limit 1) is null for share skip locked
 ), living as materialized (
     select id from named except select id from over
 ), old as materialized (
