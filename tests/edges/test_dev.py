@@ -1,5 +1,6 @@
 """`pgqueue dev`: one command runs all, begins anew when a file changes, and ends at once."""
 
+import json
 import re
 import signal
 import tempfile
@@ -245,6 +246,52 @@ def data() -> Iterator[Path]:
             embedded.start(Path(directory) / "postgres").stop()
 
 
+def holds(data: Path) -> bool:
+    return (data / "postmaster.pid").exists()
+
+
+def test_a_terminal_that_closes_ends_all_and_postgres_too(shop: Path, data: Path) -> None:
+    with running(shop, "", "--data", str(data)) as process:
+        children = children_of(process.pid)
+        assert len(children) == 2
+        assert holds(data)
+        process.signal_group(signal.SIGHUP)  # the kernel sends it, and so does the shell
+        process.signal_group(signal.SIGHUP)
+        process.signal_group(signal.SIGHUP)
+        assert process.wait() == 0, process.log()
+        assert gone(children)
+    assert not holds(data)
+    assert "Traceback" not in process.log()
+
+
+def test_the_next_one_stops_the_postgres_of_one_that_was_killed(shop: Path, data: Path) -> None:
+    users = data / ".handle_pids.json"
+    with dev(shop, "", "--data", str(data)) as killed:
+        said(killed, f"export PGQUEUE_DSN=embedded:{data}")
+        killed.signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+    assert holds(data)
+    assert json.loads(users.read_text()) == [killed.pid]
+    with dev(shop, "", "--data", str(data)) as process:
+        said(process, f"export PGQUEUE_DSN=embedded:{data}")
+        assert json.loads(users.read_text()) == [process.pid]
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+    assert not holds(data)
+    assert json.loads(users.read_text()) == []
+
+
+def test_it_stops_postgres_though_another_user_of_it_was_killed(shop: Path, data: Path) -> None:
+    with running(shop, "", "--data", str(data)) as process:
+        with Process(shop, f"embedded:{data}", "work", "-A", "shop:app") as worker:
+            said(worker, "started: queues")
+            worker.kill()
+        assert worker.pid in json.loads((data / ".handle_pids.json").read_text())
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+    assert not holds(data)
+
+
 def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
     with running(shop, "", "--data", str(data), "-Q", "nobody") as process:
         said(process, "started: queues nobody", f"export PGQUEUE_DSN=embedded:{data}")
@@ -260,4 +307,4 @@ def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
             assert "hello" in waiting.log()
         process.signal(signal.SIGINT)
         assert process.wait() == 0, process.log()
-    assert not (data / "postmaster.pid").exists()
+    assert not holds(data)
