@@ -89,6 +89,8 @@ def test_jobs_run_and_the_dashboard_opens_after_a_migration(shop: Path, empty_ds
         process.alive_until(lambda: scalar(conn, OTHERS) or "schema" in process.log(), "the migration to begin")
         for text in ("schema pgqueue: ", "the dashboard is on", "started: queues *", "scheduler"):
             said(process, text)
+        told = process.log().index(f"the database is {conn.info.dbname} on ")
+        assert told < process.log().index("schema pgqueue: ")
         assert result_of_a_job(conn, process) == "hello"
         found = LINK.search(process.log())
         assert found is not None
@@ -164,6 +166,25 @@ def test_without_reloading_a_broken_module_ends_the_command(shop: Path, dsn: str
     with dev(shop, dsn, "--no-reload") as process:
         assert process.wait() == 78
         assert "ZeroDivisionError" in process.log()
+
+
+REMOTE = "postgresql://me:secret@0.0.0.0:1/shop"  # an address that is no loopback one, though nobody else answers
+
+
+def test_a_database_of_another_machine_is_used_only_if_it_is_asked_for(shop: Path) -> None:
+    with dev(shop, REMOTE) as process:
+        assert process.wait() == 78
+        said_all = " ".join(process.log().split())
+        assert "the environment (PGQUEUE_DSN, DATABASE_URL) names the database shop on 0.0.0.0" in said_all
+        assert "--dsn" in said_all
+    write(shop, SHOP.replace("App()", f"App({REMOTE!r})").format(greeting="hello"))
+    with dev(shop, "postgresql:///other") as process:
+        assert process.wait() == 78
+        assert "the app names the database shop on 0.0.0.0" in " ".join(process.log().split())
+    with dev(shop, "", "--dsn", REMOTE) as asked:
+        assert asked.wait() == 69  # nobody listens there
+        assert "the database is shop on 0.0.0.0" in asked.log()
+    assert "secret" not in process.log() + asked.log() + said_all
 
 
 def test_missing_packages_are_named_and_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
