@@ -1,9 +1,11 @@
 """`pgqueue demo` runs on an embedded Postgres, and its checks hold."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import psycopg
@@ -12,6 +14,7 @@ import pytest
 from pgqueue.demo import shop
 from pgqueue.demo.report import JOBS, PlacedOrders, check_everything
 from tests.conftest import scalar
+from tests.harness import Process, wait_for
 
 
 def test_the_demo_holds() -> None:
@@ -41,9 +44,23 @@ def test_the_demo_leaves_its_shop_and_dashboard_open() -> None:
             process.kill()
 
 
-def test_the_demo_fails_when_something_does_not_hold(dsn: str, tmp_path: pytest.TempPathFactory) -> None:
-    from pathlib import Path
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_demo_that_is_stopped_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    with Process(tmp_path, "", "demo") as process:
+        process.alive_until(lambda: re.search(r"pgqueue demo in (/\S+)", process.log()), "the directory")
+        found = re.search(r"pgqueue demo in (/\S+)", process.log())
+        assert found is not None
+        directory = Path(found[1])
+        process.alive_until((directory / "worker-2.log").exists, "the workers to be started")
+        server = int((directory / "postgres" / "postmaster.pid").read_text().split()[0])
+        process.signal_group(number)
+        process.signal_group(number)  # of a terminal that closes, the kernel sends one, and so does the shell
+        process.wait()
+    wait_for(lambda: not Path(f"/proc/{server}").exists(), "Postgres to end")
+    assert not directory.exists()
 
+
+def test_the_demo_fails_when_something_does_not_hold(dsn: str, tmp_path: pytest.TempPathFactory) -> None:
     directory = Path(str(tmp_path))
     (directory / "received.jsonl").write_text('{"order": 2, "key": "job-1"}\n')
     placed = PlacedOrders(frozenset({1}), frozenset({2}), 3, directory / "received.jsonl", directory)
