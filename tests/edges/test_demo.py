@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,13 +18,18 @@ from tests.conftest import scalar
 from tests.harness import Process, wait_for
 
 
-def test_the_demo_holds() -> None:
-    done = subprocess.run([sys.executable, "-m", "pgqueue", "demo"], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Everything holds" in done.stdout
-    assert JOBS in done.stdout
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The demo, and what it prints. It takes its time, so that one can watch: other tests run beside it."""
+    printed = tmp_path_factory.mktemp("demo") / "printed"
+    with printed.open("wb") as out:
+        command = [sys.executable, "-m", "pgqueue", "demo"]
+        with subprocess.Popen(command, stdout=out, stderr=out, process_group=0) as process:
+            yield process, printed
+            process.terminate()
 
 
+@pytest.mark.usefixtures("demo")  # it has begun when that of the next test is asked for
 def test_the_demo_leaves_its_shop_and_dashboard_open() -> None:
     command = [sys.executable, "-m", "pgqueue", "demo", "--web", "--port", "0"]
     with subprocess.Popen(
@@ -42,6 +48,13 @@ def test_the_demo_leaves_its_shop_and_dashboard_open() -> None:
             assert process.wait() == 0
         finally:
             process.kill()
+
+
+def test_the_demo_holds(demo: tuple[subprocess.Popen[bytes], Path]) -> None:
+    process, printed = demo
+    assert process.wait(180) == 0, printed.read_text()
+    assert "Everything holds" in printed.read_text()
+    assert JOBS in printed.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
