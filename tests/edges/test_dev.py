@@ -118,6 +118,7 @@ BREAKS = {
     "1 / 0\n": "ZeroDivisionError: division by zero",
     "def broken(:\n": "SyntaxError",
     "import nobody\n": "nobody",
+    "raise SystemExit(3)\n": "importing it ended the process with status 3",
 }
 
 
@@ -311,6 +312,14 @@ def test_it_stops_postgres_though_another_user_of_it_was_killed(shop: Path, data
         process.signal(signal.SIGINT)
         assert process.wait() == 0, process.log()
     assert not holds(data)
+
+
+def test_a_postgres_that_is_named_stops_with_the_last_of_its_users(shop: Path, data: Path) -> None:
+    with running(shop, f"embedded:{data}") as process:
+        said(process, "started: queues *", "the dashboard is on")
+        process.signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        wait_for(lambda: not holds(data), "the worker and the dashboard to end, and Postgres with them")
 
 
 def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:

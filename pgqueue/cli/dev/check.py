@@ -30,6 +30,9 @@ def main() -> int:
             traceback.print_exception(type(cause), cause, _theirs(cause.__traceback__))
         complain(error)
         return error.exit_code
+    except SystemExit as error:  # its status is not one of ours
+        complain(f"-A {reference}: importing it ended the process with status {error.code}")
+        return ConfigError.exit_code
     try:
         known = app.backend.known_dsn
     except ConfigError as error:
