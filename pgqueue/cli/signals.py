@@ -72,7 +72,7 @@ class StopSignals:
     async def run(self, process: Stoppable, last_resort: float, handlers: Handlers | None = None) -> bool:
         """Run a process. SIGTERM, SIGINT and the end of a supervisor stop it; the third of them exits at once.
 
-        SIGHUP, where it is caught, counts only as the first: of a closed terminal both the kernel and the shell send it.
+        SIGHUP, where it is caught, counts only as the first: when a terminal closes, kernel and shell may both send it.
         `last_resort` seconds after the first of them the process exits, whatever hangs. `handlers` are for other
         signals, by name; a system without a signal of that name goes without.
         """
