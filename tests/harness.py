@@ -175,7 +175,10 @@ async def working(app: App, **settings: Any) -> AsyncIterator[None]:
 
 
 class Process:
-    """`pgqueue …` as a real process with a log; killed at the end by its own pid."""
+    """`pgqueue …` as a real process with a log; killed at the end by its own pid.
+
+    It is forked, for speed, but where its directory has a `sitecustomize.py`: only an interpreter that starts reads it.
+    """
 
     def __init__(self, directory: Path, dsn: str, *arguments: str, module: str = "pgqueue") -> None:
         self._process: starter.Started | subprocess.Popen[bytes]
@@ -183,7 +186,7 @@ class Process:
         path = os.pathsep.join([str(directory), str(ROOT)])  # this checkout, whichever one is installed
         environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         with self._log.open("wb") as output:
-            if module == "pgqueue":
+            if module == "pgqueue" and not (directory / "sitecustomize.py").exists():
                 streams = {"stdout": output.fileno(), "stderr": output.fileno()}
                 self._process = starter.start(*arguments, cwd=directory, env=environ, **streams)
                 return

@@ -2,8 +2,8 @@
 
 Such a command is a process as any other, with a directory, an environment, arguments and a process group of its own,
 and it runs the module as `python -m` does. Only what every command imports is there before it starts, and nothing of
-pgqueue.cli. Tests about a start itself, the workers of a supervisor and the stress machine start interpreters of their
-own.
+pgqueue.cli. It is no start of an interpreter: nothing imports `sitecustomize`, for example. Tests about a start itself,
+the workers of a supervisor and the stress machine start interpreters of their own.
 """
 
 import atexit

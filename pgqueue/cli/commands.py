@@ -8,6 +8,7 @@ import typer
 from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
 from pgqueue.cli.dead import dead_cli
+from pgqueue.cli.demo import demo
 from pgqueue.cli.dev import dev
 from pgqueue.cli.doctor import doctor, print_report
 from pgqueue.cli.events import events_cli, subscriptions_cli
@@ -26,7 +27,7 @@ from pgqueue.cli.status import print_status, status
 from pgqueue.cli.tasks import tasks_cli
 from pgqueue.cli.top import top
 from pgqueue.cli.upkeep import print_pruned, prune, repair_cli, retention_cli
-from pgqueue.cli.web import AnyPort, dashboard_on, listen_here, web
+from pgqueue.cli.web import web
 from pgqueue.cli.work import schedule, work
 from pgqueue.cli.workers import workers_cli
 from pgqueue.cli.workflows import workflows_cli
@@ -56,17 +57,6 @@ def root(
     Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migration
     needed, 79 schema of a newer release.
     """
-
-
-def demo(
-    keep: Annotated[bool, typer.Option(help="Keep the directory and leave its Postgres running.")] = False,
-    web: Annotated[bool, typer.Option("--web", help="Leave the shop and its dashboard open, until Ctrl-C.")] = False,
-    port: AnyPort = None,
-) -> None:
-    """Run a small shop on an embedded Postgres, kill a worker in the middle, and prove that nothing was lost."""
-    from pgqueue.demo.run import run  # the embedded server, which no other command needs
-
-    raise typer.Exit(run(keep=keep, look=dashboard_on(listen_here(port)) if web else None))
 
 
 cli.command()(work)

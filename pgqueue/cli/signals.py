@@ -31,21 +31,28 @@ class Stoppable(Protocol):
 class StopSignals:
     """Catches SIGTERM and SIGINT, and sees the end of a supervisor.
 
+    With `hangup` it also catches SIGHUP, which comes when the terminal is closed; not where `nohup` has it ignored.
+
     `catch` is called before the app is imported: the kernel drops a SIGTERM that the first process of a container does
     not handle, and the worker would start and take jobs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hangup: bool = False) -> None:
+        self._hangup = hangup and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._parent: int | None = None
         self._received = 0
         self._handled: set[int] = set()
         self._masks = threading.local()
 
     def catch(self) -> None:
-        """Catch SIGTERM from now on. One that comes before `run` ends the process with status 0: nothing has begun."""
+        """Catch SIGTERM from now on. One that comes before `run` ends the process with status 0: nothing has begun.
+
+        So does SIGHUP, where it is caught.
+        """
         self._parent = take_parent()
-        self._handled.add(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, self._stop_early)
+        for number in (signal.SIGTERM, signal.SIGHUP) if self._hangup else (signal.SIGTERM,):
+            self._handled.add(number)
+            signal.signal(number, self._stop_early)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
                 before=self._hold_signals,
@@ -65,6 +72,7 @@ class StopSignals:
     async def run(self, process: Stoppable, last_resort: float, handlers: Handlers | None = None) -> bool:
         """Run a process. SIGTERM, SIGINT and the end of a supervisor stop it; the third of them exits at once.
 
+        SIGHUP, where it is caught, counts only as the first: when a terminal closes, kernel and shell may both send it.
         `last_resort` seconds after the first of them the process exits, whatever hangs. `handlers` are for other
         signals, by name; a system without a signal of that name goes without.
         """
@@ -83,8 +91,14 @@ class StopSignals:
                 timer.start()
             process.stop()
 
+        def on_hangup() -> None:
+            if not self._received:
+                on_stop()
+
         for number in STOPS:
             self._handle(loop, number, on_stop)
+        if self._hangup:
+            self._handle(loop, signal.SIGHUP, on_hangup)
         for name, handler in (handlers or {}).items():
             if name in signal.Signals.__members__:
                 self._handle(loop, signal.Signals[name], handler)

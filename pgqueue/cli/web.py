@@ -2,13 +2,10 @@
 
 import getpass
 import socket
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from pgqueue.app import App
 from pgqueue.cli.call import Call
 from pgqueue.cli.output import say
 from pgqueue.config import web_password
@@ -63,21 +60,3 @@ def listen_here(port: int | None) -> socket.socket:
         if port is not None:
             raise
         return listen(Address(LOOPBACK, 0))
-
-
-def dashboard_on(listening: socket.socket) -> Callable[[App], None]:
-    """Return what serves the dashboard of an app on a socket until Ctrl-C."""
-    from pgqueue.dashboard.access import Access  # jinja2 and uvicorn, an extra
-    from pgqueue.dashboard.standalone import Door, server_of, standalone, where
-
-    def look(app: App) -> None:
-        who = getpass.getuser()
-        door = Door(None, who, say)
-        door.where = where(LOOPBACK, listening)
-        door.tell()
-        say("the shop stays open until Ctrl-C")
-        pages = standalone(app, door, Access.operate(who), {"title": "pgqueue demo"})
-        with listening, suppress(KeyboardInterrupt):
-            server_of(pages).run([listening])
-
-    return look

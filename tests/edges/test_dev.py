@@ -1,5 +1,6 @@
 """`pgqueue dev`: one command runs all, begins anew when a file changes, and ends at once."""
 
+import json
 import re
 import signal
 import tempfile
@@ -88,6 +89,8 @@ def test_jobs_run_and_the_dashboard_opens_after_a_migration(shop: Path, empty_ds
         process.alive_until(lambda: scalar(conn, OTHERS) or "schema" in process.log(), "the migration to begin")
         for text in ("schema pgqueue: ", "the dashboard is on", "started: queues *", "scheduler"):
             said(process, text)
+        told = process.log().index(f"the database is {conn.info.dbname} on ")
+        assert told < process.log().index("schema pgqueue: ")
         assert result_of_a_job(conn, process) == "hello"
         found = LINK.search(process.log())
         assert found is not None
@@ -115,6 +118,7 @@ BREAKS = {
     "1 / 0\n": "ZeroDivisionError: division by zero",
     "def broken(:\n": "SyntaxError",
     "import nobody\n": "nobody",
+    "raise SystemExit(3)\n": "importing it ended the process with status 3",
 }
 
 
@@ -163,6 +167,25 @@ def test_without_reloading_a_broken_module_ends_the_command(shop: Path, dsn: str
     with dev(shop, dsn, "--no-reload") as process:
         assert process.wait() == 78
         assert "ZeroDivisionError" in process.log()
+
+
+REMOTE = "postgresql://me:secret@0.0.0.0:1/shop"  # an address that is no loopback one, though nobody else answers
+
+
+def test_a_database_of_another_machine_is_used_only_if_it_is_asked_for(shop: Path) -> None:
+    with dev(shop, REMOTE) as process:
+        assert process.wait() == 78
+        said_all = " ".join(process.log().split())
+        assert "the environment (PGQUEUE_DSN, DATABASE_URL) names the database shop on 0.0.0.0" in said_all
+        assert "--dsn" in said_all
+    write(shop, SHOP.replace("App()", f"App({REMOTE!r})").format(greeting="hello"))
+    with dev(shop, "postgresql:///other") as process:
+        assert process.wait() == 78
+        assert "the app names the database shop on 0.0.0.0" in " ".join(process.log().split())
+    with dev(shop, "", "--dsn", REMOTE) as asked:
+        assert asked.wait() == 69  # nobody listens there
+        assert "the database is shop on 0.0.0.0" in asked.log()
+    assert "secret" not in process.log() + asked.log() + said_all
 
 
 def test_missing_packages_are_named_and_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
@@ -245,6 +268,60 @@ def data() -> Iterator[Path]:
             embedded.start(Path(directory) / "postgres").stop()
 
 
+def holds(data: Path) -> bool:
+    return (data / "postmaster.pid").exists()
+
+
+def test_a_terminal_that_closes_ends_all_and_postgres_too(shop: Path, data: Path) -> None:
+    with running(shop, "", "--data", str(data)) as process:
+        children = children_of(process.pid)
+        assert len(children) == 2
+        assert holds(data)
+        process.signal_group(signal.SIGHUP)  # the kernel sends it, and so does the shell
+        process.signal_group(signal.SIGHUP)
+        process.signal_group(signal.SIGHUP)
+        assert process.wait() == 0, process.log()
+        assert gone(children)
+    assert not holds(data)
+    assert "Traceback" not in process.log()
+
+
+def test_the_next_one_stops_the_postgres_of_one_that_was_killed(shop: Path, data: Path) -> None:
+    users = data / ".handle_pids.json"
+    with dev(shop, "", "--data", str(data)) as killed:
+        said(killed, f"export PGQUEUE_DSN=embedded:{data}")
+        killed.signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+    assert holds(data)
+    assert json.loads(users.read_text()) == [killed.pid]
+    with dev(shop, "", "--data", str(data)) as process:
+        said(process, f"export PGQUEUE_DSN=embedded:{data}")
+        assert json.loads(users.read_text()) == [process.pid]
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+    assert not holds(data)
+    assert json.loads(users.read_text()) == []
+
+
+def test_it_stops_postgres_though_another_user_of_it_was_killed(shop: Path, data: Path) -> None:
+    with running(shop, "", "--data", str(data)) as process:
+        with Process(shop, f"embedded:{data}", "work", "-A", "shop:app") as worker:
+            said(worker, "started: queues")
+            worker.kill()
+        assert worker.pid in json.loads((data / ".handle_pids.json").read_text())
+        process.signal(signal.SIGINT)
+        assert process.wait() == 0, process.log()
+    assert not holds(data)
+
+
+def test_a_postgres_that_is_named_stops_with_the_last_of_its_users(shop: Path, data: Path) -> None:
+    with running(shop, f"embedded:{data}") as process:
+        said(process, "started: queues *", "the dashboard is on")
+        process.signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        wait_for(lambda: not holds(data), "the worker and the dashboard to end, and Postgres with them")
+
+
 def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
     with running(shop, "", "--data", str(data), "-Q", "nobody") as process:
         said(process, "started: queues nobody", f"export PGQUEUE_DSN=embedded:{data}")
@@ -260,4 +337,4 @@ def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
             assert "hello" in waiting.log()
         process.signal(signal.SIGINT)
         assert process.wait() == 0, process.log()
-    assert not (data / "postmaster.pid").exists()
+    assert not holds(data)

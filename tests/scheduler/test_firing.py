@@ -41,6 +41,7 @@ class datetime_(real, metaclass=Meta):
 
 datetime.datetime, clock = datetime_, time.time
 time.time = lambda: clock() + off
+open(f"skewed-{os.getpid()}", "x").close()
 """
 
 
@@ -117,6 +118,7 @@ def test_schedulers_whose_clocks_are_an_hour_off_change_nothing(
     finally:
         for process in processes:
             process.kill()
+    assert {file.name for file in shop.glob("skewed-*")} == {f"skewed-{process.pid}" for process in processes}
     assert "fired ticked" in processes[0].log() + processes[1].log()
     found = lags(conn)
     assert 0 <= min(found) <= max(found) < 60

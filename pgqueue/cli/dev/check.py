@@ -1,6 +1,7 @@
 """Imports the app as the worker will: `python -m pgqueue.cli.dev.check MODULE:ATTR DSN`.
 
-Exit codes: 0 the app has a database; 3 it has none; 78 it cannot be imported, and the traceback is on stderr.
+Exit codes: 0 the app has a database; 3 it has none; 4 it has one on another machine, which DSN does not name; 78 it
+cannot be imported, and the traceback is on stderr.
 """
 
 import importlib
@@ -10,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 
 from pgqueue.cli import load
-from pgqueue.cli.dev.processes import NO_DATABASE
-from pgqueue.cli.output import complain
-from pgqueue.config import named_dsn
+from pgqueue.cli.dev.place import place_of
+from pgqueue.cli.dev.processes import ANOTHER_MACHINE, NO_DATABASE
+from pgqueue.cli.output import complain, say
+from pgqueue.config import find_dsn, named_dsn
 from pgqueue.errors import ConfigError
 
 _IMPORTLIB = Path(importlib.__file__)
@@ -28,14 +30,32 @@ def main() -> int:
             traceback.print_exception(type(cause), cause, _theirs(cause.__traceback__))
         complain(error)
         return error.exit_code
+    except SystemExit as error:  # its status is not one of ours
+        complain(f"-A {reference}: importing it ended the process with status {error.code}")
+        return ConfigError.exit_code
     try:
-        app.backend.known_dsn  # noqa: B018 - it raises where neither the app nor the environment names a database
+        known = app.backend.known_dsn
     except ConfigError as error:
         if named_dsn(None):
             complain(error)
             return error.exit_code
         return NO_DATABASE
-    return 0
+    return 0 if known is None else _tell(known, is_asked_for=bool(dsn))
+
+
+def _tell(known: str, *, is_asked_for: bool) -> int:
+    """Say which database it is. Return whether it may be used: one of another machine only if it was asked for."""
+    place = place_of(known)
+    if place.is_here or is_asked_for:
+        say(f"the database is {place}")
+        return 0
+    of_environment = bool(named_dsn(None)) and find_dsn(None) == known
+    source = "the environment (PGQUEUE_DSN, DATABASE_URL)" if of_environment else "the app"
+    complain(
+        f"{source} names the database {place}: dev would migrate it and run its jobs with unfinished code. If you mean "
+        "it, name it by --dsn; else unset it there, and dev starts a Postgres of its own"
+    )
+    return ANOTHER_MACHINE
 
 
 def _theirs(found: TracebackType | None) -> TracebackType | None:

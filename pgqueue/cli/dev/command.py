@@ -46,7 +46,7 @@ def dev(
     Where no database is named, it starts an embedded Postgres, which keeps its data for the next time. It migrates the
     schema. When a Python file has changed, running jobs have two seconds to end, and the processes begin anew.
     """
-    signals = StopSignals()
+    signals = StopSignals(hangup=True)
     signals.catch()
     check_log_level(log_level)
     reference = find_app(app)

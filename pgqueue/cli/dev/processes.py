@@ -12,9 +12,11 @@ from pgqueue.cli.dev.site import Site
 from pgqueue.cli.output import say
 from pgqueue.config import WEB_TOKEN, named_dsn
 from pgqueue.db import embedded
+from pgqueue.errors import ConfigError
 from pgqueue.process.supervisor import Supervisor
 
 NO_DATABASE = 3  # the status of the check where neither the app nor the environment names one
+ANOTHER_MACHINE = 4  # where one of them names a database of another machine, and nobody has asked for it
 WORKER, PAGES = "worker and scheduler", "dashboard"
 
 
@@ -51,7 +53,8 @@ class DevProcesses:
         self._server: embedded.EmbeddedServer | None = None
         self._is_migrated = False
         self._running: dict[str, _Part] = {}
-        self._ending: Sequence[Supervisor] = ()
+        self._replaced: list[_Part] = []  # parts that are ending, for others have taken their places
+        self._ending: Sequence[_Part] = ()
         self._woken = asyncio.Event()
         self._is_stopping = False
         self._changed: list[str] = []
@@ -60,8 +63,8 @@ class DevProcesses:
     def stop(self) -> None:
         """End everything: the first call lets running jobs end for a moment, each further one is harder."""
         if self._is_stopping:
-            for supervisor in self._ending:
-                supervisor.stop()
+            for part in self._ending:
+                part.supervisor.stop()
         self._is_stopping = True
         self._woken.set()
 
@@ -80,7 +83,7 @@ class DevProcesses:
             if watching is not None:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
-            ended = await self._end(WORKER, PAGES)
+            ended = await self._end(WORKER, PAGES, also=self._replaced)
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
         return ended
@@ -113,6 +116,9 @@ class DevProcesses:
             server = await self._start_postgres(self._data)
             os.environ["PGQUEUE_DSN"] = server.dsn
             status = 0
+        if status == ANOTHER_MACHINE:
+            status = ConfigError.exit_code
+            self._give_up(status)
         if status == 0 and not self._is_migrated:
             status = await self._run(self._commands.migrate)
             self._is_migrated = status == 0
@@ -147,23 +153,29 @@ class DevProcesses:
         self._keep(WORKER, Supervisor([self._commands.work], names=[WORKER]))
         if self._site is None or self._commands.pages is None:
             return
-        before = self._running.get(PAGES)
+        is_first = PAGES not in self._running
         own = {WEB_TOKEN: self._site.token}
         self._keep(PAGES, Supervisor([self._commands.pages], names=[PAGES], environ=own, keeps=[self._site.fileno]))
-        if before is None:
+        if is_first:
             say(f"the dashboard is on {self._site.link}")
-        else:
-            before.supervisor.stop()
 
     def _keep(self, name: str, supervisor: Supervisor) -> None:
-        task = asyncio.create_task(supervisor.run())
-        task.add_done_callback(lambda _: self._on_end(name, supervisor))
-        self._running[name] = _Part(supervisor, task)
+        """Run a supervisor, and stop the one of that name: it may go on ending for a while."""
+        before = self._running.get(name)
+        part = _Part(supervisor, asyncio.create_task(supervisor.run()))
+        part.task.add_done_callback(lambda _: self._on_end(name, part))
+        self._running[name] = part
+        if before is not None:
+            before.supervisor.stop()
+            self._replaced = [part for part in (*self._replaced, before) if not part.task.done()]
 
-    def _on_end(self, name: str, supervisor: Supervisor) -> None:
-        if supervisor.exit_code and not self._is_stopping:
-            say(f"{name}: it cannot run")
-            self._wait_or_give_up(supervisor.exit_code)
+    def _on_end(self, name: str, part: _Part) -> None:
+        """Say why a part cannot run, if that is why it has ended."""
+        error = None if part.task.cancelled() else part.task.exception()
+        status = part.supervisor.exit_code if error is None else 1
+        if status and not self._is_stopping:
+            say(f"{name}: it cannot run" + ("" if error is None else f": {type(error).__name__}: {error}"))
+            self._wait_or_give_up(status)
 
     def _wait_or_give_up(self, status: int) -> None:
         if self._changes is None:
@@ -175,10 +187,11 @@ class DevProcesses:
         self.exit_code = status
         self.stop()
 
-    async def _end(self, *names: str) -> bool:
-        """End some of the processes; return whether they ended well."""
+    async def _end(self, *names: str, also: Sequence[_Part] = ()) -> bool:
+        """Stop some of the processes, and wait for their end and that of others; return whether they ended well."""
         parts = [self._running.pop(name) for name in names if name in self._running]
-        self._ending = [part.supervisor for part in parts]
-        for supervisor in self._ending:
-            supervisor.stop()
-        return all(await asyncio.gather(*(part.task for part in parts)))
+        self._ending = [*parts, *also]
+        for part in parts:
+            part.supervisor.stop()
+        ends = await asyncio.gather(*(part.task for part in self._ending), return_exceptions=True)
+        return all(end is True for end in ends)
