@@ -409,7 +409,8 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
-        expired_together, one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs, recorded_beside_a_rescue,
-        recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed,
+        expired_together, one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs,
+        recorded_beside_a_rescue, recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs,
+        added_after_an_end, sealed,
     )
 }  # fmt: skip
