@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -79,7 +80,8 @@ def cancel(
     by: By = None,
 ) -> CancelledWorkflow:
     """End what has not begun as cancelled, and ask what runs to stop; say how many of both."""
-    return call.app.workflows.cancel(workflow, reason, by=by)
+    act = partial(call.app.workflows.cancel, workflow, reason, by=by)
+    return call.recorded("cancel", {"workflow": workflow}, by, act, reason=reason)
 
 
 def _say_sealed(was_open: bool) -> None:
@@ -89,10 +91,10 @@ def _say_sealed(was_open: bool) -> None:
 @command(workflows_cli, "seal", _say_sealed)
 def seal(call: Call, workflow: Id) -> bool:
     """Seal an open workflow or batch: it ends with its last job."""
-    return call.app.workflows.seal(workflow)
+    return call.recorded("seal", {"workflow": workflow}, None, partial(call.app.workflows.seal, workflow))
 
 
 @command(workflows_cli, "retry", lambda count: output.say(f"{count} jobs came back"))
 def retry(call: Call, workflow: Id, by: By = None) -> int:
     """Run a workflow again from what failed. What has succeeded does not run again."""
-    return call.app.workflows.retry(workflow, by=by)
+    return call.recorded("retry", {"workflow": workflow}, by, partial(call.app.workflows.retry, workflow, by=by))

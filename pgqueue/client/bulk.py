@@ -1,7 +1,7 @@
 """What an operation does with a batch of jobs, by its kind; and how its options are checked and read again."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -70,7 +70,11 @@ def _redrive(app: AppParts, work: Work) -> Steps[int]:
         flows = {job.id: flow_after(app, job, queue_rule=rule) for job in work.jobs}
     reason = work.reason("redriven")
     done: int = yield app.queries.dead.redrive(work.operation.id, work.ids, reason, work.options, flows)
-    return done if done == len(work.ids) else done + (yield from revive_with(app, work.ids, reason))
+    return done if done == len(work.ids) else done + (yield from _revive(app, work, reason))
+
+
+def _revive(app: AppParts, work: Work, reason: str) -> Steps[int]:
+    return (yield from revive_with(app, work.ids, reason, within=work.options.get("within")))
 
 
 def rule_of_queue(app: AppParts, queue: str | None) -> Steps[str | None]:
@@ -108,7 +112,7 @@ def _retry(app: AppParts, work: Work) -> Steps[int]:
         return (yield from _redrive(app, work))
     done = len((yield app.queries.jobs.restore(work.ids, work.reason("brought back"))))
     if done < len(work.ids):
-        done += yield from revive_with(app, work.ids, work.reason("brought back"))
+        done += yield from _revive(app, work, work.reason("brought back"))
     return done
 
 
@@ -203,6 +207,8 @@ def check_options(given: Options) -> dict[str, Any]:
     check_optional_count("limit", options.get("limit"))
     if "queue" in options:
         check_queue(options["queue"])
+    if "within" in options:
+        options["within"] = _checked_queues(options["within"])
     if "priority" in options:
         check_priority(options["priority"])
     if "reason" in options:
@@ -210,6 +216,12 @@ def check_options(given: Options) -> dict[str, Any]:
     if "run_at" in options:
         options["run_at"] = _read_run_at(options["run_at"])
     return options
+
+
+def _checked_queues(given: object) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Collection) or not given:
+        raise InvalidOption(f"within={given!r:.100} cannot be used: give names of queues")
+    return sorted(check_queue(name) for name in given)
 
 
 def check_reason(reason: object) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.bulk import check_changes, check_kind, check_reason, check_text, edited
-from pgqueue.client.operations import OperationOptions, OperationVerbs
+from pgqueue.client.operations import OperationOptions, OperationVerbs, ReviveOptions
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
@@ -19,7 +19,7 @@ from pgqueue.queries.dead import DeadGroup, DeadQueries
 from pgqueue.queries.operations import Operation
 
 
-class RedriveOptions(OperationOptions, total=False):
+class RedriveOptions(ReviveOptions, total=False):
     """Options of a redrive. `rate`: how many jobs become due a second. `attempts`: how often each may run, instead of
     what it had. `delay`: seconds until the first is due. `queue`: where they go instead of their own."""
 
@@ -85,7 +85,7 @@ class DeadLetters(OperationVerbs):
         comes back with its workflow, as `app.workflows.retry` does, and is skipped while that runs. Raises
         InvalidOption for a filter that fits all: say DeadFilter(task="*").
         """
-        how = {name: options.get(name) for name in ("rate", "attempts", "delay", "queue")}
+        how = {name: options.get(name) for name in ("rate", "attempts", "delay", "queue", "within")}
         return (yield from self._operate("redrive", chosen, how, options))
 
     aredrive = redrive.twin

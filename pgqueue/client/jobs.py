@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from pgqueue.client.bulk import check_filter, check_kind, check_options, sealed_changes
 from pgqueue.client.changes import EditOptions, check_edit
-from pgqueue.client.operations import OperationOptions, OperationVerbs
+from pgqueue.client.operations import OperationOptions, OperationVerbs, ReviveOptions
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, Transaction, verb
 from pgqueue.errors import InvalidOption
@@ -92,13 +92,13 @@ class Jobs(OperationVerbs):
     acancel = cancel.twin
 
     @verb
-    def retry(self, chosen: JobFilter, **options: Unpack[OperationOptions]) -> Steps[Operation]:
+    def retry(self, chosen: JobFilter, **options: Unpack[ReviveOptions]) -> Steps[Operation]:
         """Let jobs run again now: those that wait for their next attempt, and dead letters. Cancelled jobs come back
         only where the filter says so, by state="cancelled" or by ids.
 
         Dead letters and cancelled jobs whose arguments the task of this app no longer takes are skipped.
         """
-        return (yield from self._operate("retry", chosen, {}, options))
+        return (yield from self._operate("retry", chosen, {"within": options.get("within")}, options))
 
     aretry = retry.twin
 

@@ -1,7 +1,7 @@
 """Operations in progress: each batch in a transaction of its own, by whichever process comes to it."""
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from pgqueue.client.actor import who
@@ -36,6 +36,13 @@ class OperationOptions(TypedDict, total=False):
     by: str | None
     via: str
     on_batch: Watcher | None
+
+
+class ReviveOptions(OperationOptions, total=False):
+    """Options of a verb that brings jobs back. `within`: the only queues of which jobs may come back. A job whose
+    workflow would bring back others, too, is skipped."""
+
+    within: Collection[str] | None
 
 
 class Operations:

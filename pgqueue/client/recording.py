@@ -1,10 +1,13 @@
 """What people do in one step, beside the jobs of a filter, as rows of operations: a pause, a request, a value shown."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
+from pgqueue.db.failures import DATABASE_ERRORS
+from pgqueue.errors import InvalidArguments
 from pgqueue.printable import printable
 
 T = TypeVar("T")
@@ -27,7 +30,8 @@ class RecordedStep(NamedTuple):
 def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
     """Do something for somebody. The row says so before it begins, and afterwards whether it was done, or why not.
 
-    Raises what `do` raises, and InvalidOption for an actor whose name cannot be used.
+    Raises what `do` raises, also where the database is gone and the row cannot say so; and InvalidOption for an actor
+    whose name cannot be used.
     """
     run, rows = app.backend.pools.run, app.queries.operations
     what, options = ({name: _text(value) for name, value in given.items() if value} for given in step[1:3])
@@ -35,10 +39,19 @@ def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
     try:
         done = do()
     except Exception as error:
-        run(rows.fail(operation, _text(error)))
+        with suppress(*DATABASE_ERRORS):  # the row then stands as it began: not done
+            run(rows.fail(operation, _why(error)))
         raise
     run(rows.recorded(operation))
     return done
+
+
+def _why(error: Exception) -> str:
+    """Return why something could not be done, without values of arguments: what a task's own validators say of an
+    argument may quote it. Whoever has given it sees the whole error."""
+    if isinstance(error, InvalidArguments):
+        return _text(f"{error.task} does not take the arguments: what is wrong is not kept, for it may quote them")
+    return _text(error)
 
 
 def _text(given: object) -> str:

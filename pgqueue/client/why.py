@@ -12,7 +12,7 @@ from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.queries.pauses import Pause
 from pgqueue.queries.steps import OpenWait
-from pgqueue.queries.why import MOST_AHEAD, Parents, RunsAt, Waits
+from pgqueue.queries.why import MOST_AHEAD, Parent, Parents, RunsAt, Waits
 from pgqueue.queries.why_turns import BucketState
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.tasks.versions import parts_of
@@ -91,9 +91,15 @@ def _of_parents(app: AppParts, job: Job) -> Steps[list[Reason]]:
         one = standing[0]
         text = f"It was replaced by {one.name} {one.id} ({one.state}), and ends when that has ended."
         return [Reason("replaced", text, facts)]
-    names = ", ".join(f"{parent.name} {parent.id} ({parent.state}) {_ENDS[parent.when]}" for parent in parents.first)
-    more = ", …" if parents.left > len(parents.first) else ""
-    return [Reason("waits_for_jobs", f"It waits for {parents.left} of {parents.edges}: {names}{more}.", facts)]
+    return [Reason("waits_for_jobs", parents_in_words(parents.edges, parents.left, parents.first), facts)]
+
+
+def parents_in_words(edges: int, left: int, named: Sequence[Parent], rest: str | None = None) -> str:
+    """Say for which jobs and groups a job waits, some of them by name; `rest`: how the others are counted."""
+    names = [f"{parent.name} {parent.id} ({parent.state}) {_ENDS[parent.when]}" for parent in named]
+    if others := left - len(named):
+        names.append("…" if rest is None else f"{others} {rest}{'s' if others > 1 else ''}")
+    return f"It waits for {left} of {edges}: {', '.join(names)}."
 
 
 def _of_waiting(app: AppParts, job: Job, waits: Waits) -> Iterator[Reason]:

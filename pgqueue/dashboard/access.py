@@ -25,7 +25,9 @@ class Access:
 
     `who` is the actor whom rows of operations and histories name. `verbs`: which of VERBS. `hides`: what this person
     does not see, of "arguments", "results" and "tracebacks"; whoever may edit arguments must see them. `queues`: the
-    only ones that there are for this person, with their jobs, and nothing else but these; None: all there is.
+    only ones that there are for this person, with their jobs, and nothing else but these; None: all there is. No job
+    comes back whose workflow would bring back jobs of other queues. What waits for the end of a job, or was called by
+    it, follows that end in whichever queue it is.
     """
 
     who: str

@@ -129,6 +129,8 @@ class Dashboard:
         try:
             if access.queues is not None and not Scope(access.queues).check_deed(self.app.get, request.path):
                 return self._sorry(request, access, pulse, 403, "You may not do that here.")
+            if access.queues is not None and (why := Scope(access.queues).refusal(self.app, request)) is not None:
+                return self._sorry(request, access, pulse, 403, f"Nothing was done: {why}.")
             done = _do(Act(self.app, request, access), deed, name)
         except DatabaseNotReady:
             raise
@@ -168,9 +170,11 @@ class Dashboard:
 
     def _common(self, request: Request, access: Access, title: str) -> dict[str, Any]:
         rooms = ROOMS if access.queues is None else [room for room in ROOMS if room[1] in OF_QUEUES]
+        again = request.method != "POST" or shower_of(request.path) is not None  # whether the script can fetch it again
+        live = ("events" if self._streams else "poll") if again else None
         return {
             "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": rooms, "access": access,
-            "title": title, "site": self.settings.title, "live": "events" if self._streams else "poll",
+            "title": title, "site": self.settings.title, "live": live,
             "request": request, "version_of": version_of,
         }  # fmt: skip
 

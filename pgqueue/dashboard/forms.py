@@ -139,4 +139,5 @@ def _read_json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise InvalidOption(f"{name}={text!r:.100} cannot be used: give JSON, a text in double quotes") from None
+        # does not quote what was typed: rows and logs repeat errors, and arguments may be secret
+        raise InvalidOption(f"{name:.100} cannot be used: give JSON, a text in double quotes") from None

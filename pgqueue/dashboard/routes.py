@@ -38,7 +38,7 @@ SHOWERS: dict[str, Shower] = {
 class Deed(NamedTuple):
     """What a form does: the verb that the access must allow, and the function that does it.
 
-    `of`: what the row of the operation names; None where the verb writes a row itself.
+    `of`: what the row of the operation names; None where the function leaves a row itself.
     """
 
     verb: str
@@ -64,7 +64,7 @@ DEEDS: dict[str, Deed] = {
     "queues/{}/resume": Deed("resume", verbs.resume_queue, "queue"),
     "tasks/{}/pause": Deed("pause", verbs.pause_task, "task"),
     "tasks/{}/resume": Deed("resume", verbs.resume_task, "task"),
-    "tasks/{}/enqueue": Deed("enqueue", verbs.enqueue, "task"),
+    "tasks/{}/enqueue": Deed("enqueue", verbs.enqueue),
     "limits/{}/pause": Deed("pause", verbs.pause_limit, "limit"),
     "limits/{}/resume": Deed("resume", verbs.resume_limit, "limit"),
     "schedules/{}/pause": Deed("pause", verbs.pause_schedule, "schedule"),

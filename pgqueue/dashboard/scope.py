@@ -3,6 +3,9 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from pgqueue.app import App
+from pgqueue.client.reviving import leaves
+from pgqueue.client.steps import OWN_CONNECTION, StepRunner
 from pgqueue.dashboard.filters import read_id
 from pgqueue.dashboard.look import Look
 from pgqueue.dashboard.pulse import Pulse, troubles_of
@@ -13,6 +16,7 @@ from pgqueue.jobs.job import Job
 
 PAGES = frozenset({"queues", "queues/{}", "jobs", "jobs/{}", "jobs/{}/edit", "preview/{}", "operations/{}"})
 ROOMS = frozenset({"queues", "jobs"})
+_BACK = ("jobs/{}/redrive", "jobs/{}/retry")
 _FILTERED = ("jobs", "preview/")  # pages whose address has a filter
 
 
@@ -59,6 +63,15 @@ class Scope:
             return False
         self._check_named(get, shape, name)
         return True
+
+    def refusal(self, app: App, request: Request) -> str | None:
+        """Return why a form that brings a job back may not: its workflow would bring back jobs of other queues."""
+        shape, name = shape_of(request.path, DEEDS)
+        if shape not in _BACK and not (shape == "jobs/{}/edit" and request.form.get("then", "").strip() == "redrive"):
+            return None
+        if StepRunner(app, OWN_CONNECTION).perform(leaves(app, [read_id(name)], self.queues)):
+            return "the job comes back with its workflow, which has jobs in other queues that would run again"
+        return None
 
     def _check_named(self, get: Callable[[int], Job], shape: str, name: str) -> None:
         if shape.startswith("queues/{}"):

@@ -47,6 +47,11 @@ class Act:
         """The options by which an operation says who asked for it."""
         return {"by": self.by, "via": VIA}
 
+    @property
+    def bringing_back(self) -> dict[str, Any]:
+        """The same of a verb with which a workflow may come back: only within the queues of the access."""
+        return self.recorded if self.access.queues is None else {**self.recorded, "within": self.access.queues}
+
     def record(self, kind: str, what: Mapping[str, str], do: Callable[[], T]) -> T:
         """Do something of which the row of an operation says who has done it, and with what in the form."""
         said = {name: self.field(name) for name in SAID_IN_ROWS}
@@ -93,7 +98,7 @@ def retry(act: Act, name: str) -> Done:
     job_id = read_id(name)
     state = act.app.get(job_id).state
     chosen = JobFilter(ids=[job_id], state="cancelled" if state is JobState.CANCELLED else None)
-    return _after(act.app.jobs.retry(chosen, **act.recorded), f"jobs/{job_id}", "retried")
+    return _after(act.app.jobs.retry(chosen, **act.bringing_back), f"jobs/{job_id}", "retried")
 
 
 def promote(act: Act, name: str) -> Done:
@@ -104,7 +109,8 @@ def promote(act: Act, name: str) -> Done:
 def redrive(act: Act, name: str) -> Done:
     """Bring a dead letter back."""
     job_id = read_id(name)
-    return _after(act.app.dead.redrive(DeadFilter(ids=[job_id]), **act.recorded), f"jobs/{job_id}", "redriven")
+    done = act.app.dead.redrive(DeadFilter(ids=[job_id]), **act.bringing_back)
+    return _after(done, f"jobs/{job_id}", "redriven")
 
 
 def discard(act: Act, name: str) -> Done:
@@ -152,7 +158,7 @@ def cancel_many(act: Act, _: str) -> Done:
 def retry_many(act: Act, _: str) -> Done:
     """Let run again what fits the filter in the address."""
     chosen = job_filter(act.request.asked)
-    return _many(act, lambda **how: act.app.jobs.retry(chosen, **how))
+    return _many(act, lambda **how: act.app.jobs.retry(chosen, **how), **act.bringing_back)
 
 
 def promote_many(act: Act, _: str) -> Done:
@@ -165,7 +171,7 @@ def redrive_many(act: Act, _: str) -> Done:
     """Bring back the dead letters that fit the filter in the address."""
     chosen, rate = dead_filter(act.request.asked), act.field("rate")
     per_second = None if rate is None else _number("rate", rate)
-    return _many(act, lambda **how: act.app.dead.redrive(chosen, rate=per_second, **how))
+    return _many(act, lambda **how: act.app.dead.redrive(chosen, rate=per_second, **how), **act.bringing_back)
 
 
 def discard_many(act: Act, _: str) -> Done:
@@ -213,7 +219,7 @@ def resume_limit(act: Act, name: str) -> Done:
 def enqueue(act: Act, name: str) -> Done:
     """Enqueue one job of a task, with the arguments of the form."""
     args = forms.read_fields(forms.fields_of(act.app.tasks, name, {}), act.request.form, {})
-    job = act.app.enqueue(name, args)
+    job = act.record("enqueue", {"task": name}, partial(act.app.enqueue, name, args))
     return Done(f"jobs/{job.id}", "enqueued")
 
 
@@ -285,11 +291,11 @@ def _after(operation: Operation, page: str, said: str) -> Done:
     return Done(page, said if operation.done else "skipped")
 
 
-def _many(act: Act, verb: Callable[..., Operation]) -> Done:
+def _many(act: Act, verb: Callable[..., Operation], **how: Any) -> Done:
     """Begin an operation, at most for so many jobs as the form says."""
     limit = act.field("limit")
     most = None if limit is None else int(_number("limit", limit))
-    return _behind(lambda watch: verb(limit=most, on_batch=watch, **act.recorded))
+    return _behind(lambda watch: verb(limit=most, on_batch=watch, **(how or act.recorded)))
 
 
 def _behind(work: Callable[[Callable[[Operation], object]], Operation]) -> Done:

@@ -44,23 +44,24 @@ where j.id = %(id)s::bigint""",
 )
 
 # Read what a job of a workflow waits for: how many edges it has, and the first parents that have not ended, jobs and
-# groups, with what their edges ask, and whether one runs in the place of the job. By dependency_child, up to a bound;
-# the parents by primary key.
+# groups, with what their edges ask, whether one runs in the place of the job, and the queue of each job. By
+# dependency_child, up to a bound; the parents by primary key.
 PARENTS: LiteralString = """
 with edge as materialized (
     select d.parent_id, d.runs_after from {s}.dependency d where d.child_id = %(id)s::bigint limit 10001
 ), parent as (
-    select e.parent_id as id, e.runs_after, p.name, p.state, p.stands_in from edge e cross join lateral (
-        select j.task::text as name, j.state, false as stands_in from {s}.job_live j where j.id = e.parent_id
+    select e.parent_id as id, e.runs_after, p.name, p.state, p.stands_in, p.queue from edge e cross join lateral (
+        select j.task::text as name, j.state, false as stands_in, j.queue::text as queue
+        from {s}.job_live j where j.id = e.parent_id
         union all
-        select w.name, case when w.sealed then w.state else 'open' end, w.replaces = %(id)s::bigint
+        select w.name, case when w.sealed then w.state else 'open' end, w.replaces = %(id)s::bigint, null
         from {s}.workflow w where w.id = e.parent_id and w.state = 'running'
         union all
-        select d.task::text, 'failed', false from {s}.dead_letter d
+        select d.task::text, 'failed', false, d.queue::text from {s}.dead_letter d
         where d.id = e.parent_id and d.ties::int & 16 > 0) as p
 )
 select (select count(*) from edge)::int, (select count(*) from parent)::int, p.id, p.name, p.state, p.runs_after,
-       coalesce(p.stands_in, false)
+       coalesce(p.stands_in, false), p.queue
 from (select 1) as one left join (select * from parent order by id limit %(most)s::int) as p on true order by p.id"""
 
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
@@ -149,6 +150,7 @@ class Parent(NamedTuple):
     state: str
     when: str
     stands_in: bool = False
+    queue: str | None = None
 
 
 class Parents(NamedTuple):

@@ -94,6 +94,12 @@ def test_verbs_on_dead_letters_take_a_filter_of_dead_letters(app: App, conn: psy
         refused(conn, "give a DeadFilter", app.dead.discard, given, reason="nobody wants them")
 
 
+@pytest.mark.parametrize("given", ["email", [], [""], [7], 7, ["tenant-*"]], ids=shown)
+def test_queues_within_which_jobs_come_back_are_names(app: App, conn: psycopg.Connection[Any], given: object) -> None:
+    refused(conn, "cannot be used", app.dead.redrive, DeadFilter(task="t"), within=given)
+    refused(conn, "cannot be used", app.jobs.retry, JobFilter(task="t"), within=given)
+
+
 def test_verbs_on_jobs_take_a_filter_of_jobs(app: App, conn: psycopg.Connection[Any]) -> None:
     for given in (None, {"task": "*"}, DEAD):
         for verb in (app.jobs.cancel, app.jobs.retry, app.jobs.promote, app.jobs.list):

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from pgqueue.cli import cli
+from pgqueue import App, Workflow, chain
+from pgqueue.cli import cli, output
 from tests.harness import Conn, add_worker
 
 ROW = "select kind, filter, options, actor, via, done, error from pgqueue.operation order by id desc limit 1"
@@ -14,6 +15,7 @@ ROW = "select kind, filter, options, actor, via, done, error from pgqueue.operat
 @pytest.fixture(autouse=True)
 def _environment(emptied_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGQUEUE_DSN", emptied_dsn)
+    monkeypatch.setattr(output, "console", output.SafeConsole(width=200))
 
 
 @pytest.fixture
@@ -73,3 +75,23 @@ def test_what_could_not_be_done_says_why(conn: Conn) -> None:
     assert (kind, what, actor, done) == ("run", {"schedule": "nobody"}, "alice", 0)
     assert "no schedule is called 'nobody'" in error
     assert "nobody" in run("operations", "list").stdout
+
+
+def test_verbs_on_workflows_are_operations(conn: Conn, app: App) -> None:
+    @app.task
+    def part() -> None: ...
+
+    made = chain(part.si(), part.si()).enqueue().id
+    unsealed = Workflow("open", sealed=False)
+    unsealed.add(part.si())
+    opened = unsealed.enqueue().id
+    assert did(conn, "workflows", "cancel", str(made), "--reason", "not wanted") == (
+        "cancel", {"workflow": str(made)}, {"reason": "not wanted"}
+    )  # fmt: skip
+    assert did(conn, "workflows", "retry", str(made)) == ("retry", {"workflow": str(made)}, {})
+    assert run("workflows", "seal", str(opened)).exit_code == 0
+    assert newest(conn)[:2] == ("seal", {"workflow": str(opened)})
+    assert run("workflows", "cancel", "4711", "--by", "alice").exit_code == 1
+    kind, what, _, actor, _, done, error = newest(conn)
+    assert (kind, what, actor, done) == ("cancel", {"workflow": "4711"}, "alice", 0)
+    assert "4711" in error

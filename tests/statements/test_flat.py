@@ -269,7 +269,7 @@ EXEMPT = {
     **dict.fromkeys(
         [
             f"workflows.{verb}"
-            for verb in ("lock_for_retry", "lock_free_for_retry", "counted", "revive", "jobs", "edges")
+            for verb in ("lock_for_retry", "lock_free_for_retry", "counted", "elsewhere", "revive", "jobs", "edges")
         ],
         "asked by hand, of one workflow: by the ids that its gates name",
     ),

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pgqueue import App, Context, Job, JobFilter, Limit, Snooze, WrongState
-from pgqueue.cli import cli
+from pgqueue.cli import cli, output
 from pgqueue.cli.status import read_status
 from pgqueue.web import status_of
 from tests.conftest import eventually, scalar
@@ -117,7 +117,11 @@ def test_a_queue_that_holds_only_jobs_that_wait_is_in_the_status(app: App, conn:
     assert read_status(app, 100).queues[0].paused
 
 
-def test_the_command_line_says_what_a_job_waits_for(jobs: dict[str, Job], dsn: str) -> None:
+def test_the_command_line_says_what_a_job_waits_for(
+    jobs: dict[str, Job], dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "console", output.SafeConsole(width=200))
+
     def said(*words: Any) -> str:
         result = CliRunner().invoke(cli, [*map(str, words), "--dsn", dsn])
         assert result.exit_code == 0

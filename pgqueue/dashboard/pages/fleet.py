@@ -1,7 +1,7 @@
 """Workers, workflows, the database, operations: what runs, and who asked for what."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pgqueue.app import App
@@ -108,11 +108,21 @@ def operation(look: Look, name: str) -> Page:
     values = {
         "operation": found[0],
         "wants": _wanted(found[0]),
-        "on_jobs": found[0].kind in KINDS and not found[0].filter.keys() & {"job", "workflow"},
+        "on_jobs": found[0].kind in KINDS and not found[0].filter.keys() & {"job", "workflow", "schedule"},
         "filter": without_secrets(found[0].filter),
-        "options": without_secrets(found[0].options),
+        "options": without_secrets(_options(found[0], look.access.queues)),
     }
     return Page("operation.html", f"Operation {found[0].id}", values)
+
+
+def _options(operation: Operation, queues: Collection[str] | None) -> dict[str, Any]:
+    """Return the options of an operation, without names of queues that there are not for whoever looks."""
+    if queues is None:
+        return dict(operation.options)
+    options = {name: value for name, value in operation.options.items() if name != "queue" or value in queues}
+    return (
+        options | {"within": [name for name in options["within"] if name in queues]} if "within" in options else options
+    )
 
 
 def _wanted(operation: Operation) -> int | None:

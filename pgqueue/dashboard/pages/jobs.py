@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from pgqueue.dashboard import copies, forms
 from pgqueue.dashboard.filters import JOB_FIELDS, dead_filter, given, job_filter, query_of, read_id
 from pgqueue.dashboard.look import Look, Page
+from pgqueue.dashboard.reasons import reasons_within
 from pgqueue.dashboard.tracebacks import Excerpt, excerpt_of
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job, JobState
@@ -72,12 +73,14 @@ def job(look: Look, name: str) -> Page:
     headers = {name: value for name, value in found.headers.items() if not name.startswith("$")}
     parts = {"args": found.args, "headers": headers, "result": found.result, "progress": found.progress}
     seen = {part: shown(found, part, value) for part, value in parts.items()}
+    may_see = [part for part in parts if part != "result" or look.access.shows("results")]
+    whole = look.redaction.revealing().shown
     values = {
         "job": found,
-        "why": why,
+        "reasons": reasons_within(why.reasons, look.access.queues),
         "runs": runs_of(found),
         **seen,
-        "hides": not look.redaction.reveals and seen != parts,
+        "hides": any(whole(found, part, parts[part]) != seen[part] for part in may_see),
         "copies": _copies(look, found),
         "may": verbs_of(found),
     }
@@ -85,10 +88,12 @@ def job(look: Look, name: str) -> Page:
 
 
 def _copies(look: Look, job: Job) -> copies.Copies | None:
-    """Return how to enqueue a job like this one; None if its row lacks arguments, so that a copy would fail."""
-    if job.inputs:
+    """Return how to enqueue a job like this one; None if its row lacks arguments, or they are sealed, so that a copy
+    would fail."""
+    args = look.redaction.shown(job, "args", job.args)
+    if job.inputs or not isinstance(args, dict):
         return None
-    return copies.enqueueing(look.app.schema, job.task, look.redaction.shown(job, "args", job.args), job.queue)
+    return copies.enqueueing(look.app.schema, job.task, args, job.queue)
 
 
 def verbs_of(job: Job) -> list[str]:

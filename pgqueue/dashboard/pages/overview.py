@@ -1,6 +1,6 @@
 """Now, queues, limits: whether jobs get through, and what holds them up."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pgqueue.dashboard import charts
 from pgqueue.dashboard.look import Look, Page
@@ -52,7 +52,7 @@ def queue(look: Look, name: str) -> Page:
         "name": name,
         "queue": found,
         "rate": next((rate for rate in rates if rate.queue == name), None),
-        "workers": _serving_first(serving),
+        "workers": [(worker, _served(worker, look.access.queues)) for worker in _serving_first(serving)],
         "chart": None if steps is None else charts.ended(steps, charts.THREE_HOURS),
         "waits": None if steps is None else charts.waited(steps, charts.THREE_HOURS),
         "jobs": [(job, look.redaction.shown(job, "args", job.args)) for job in jobs],
@@ -63,6 +63,11 @@ def queue(look: Look, name: str) -> Page:
 def limits(look: Look, _: str) -> Page:
     """Show the rules of flow control, what runs under them and what waits for them."""
     return Page("limits.html", "Limits", {"limits": look.ask(look.queries.limits.list())})
+
+
+def _served(worker: WorkerStatus, queues: Collection[str] | None) -> list[str]:
+    """Return what a worker serves: all of it, by names and patterns, or which of these queues."""
+    return list(worker.queues) if queues is None else [name for name in sorted(queues) if serves(worker.queues, name)]
 
 
 def _worst_first(found: Sequence[QueueLoad]) -> list[QueueLoad]:

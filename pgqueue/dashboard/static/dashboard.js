@@ -110,10 +110,13 @@
     if (document.body.dataset.broken !== undefined) stop = poll();
     else { stop = follow(); ask(); }
   };
-  document.addEventListener("visibilitychange", turn);
-  addEventListener("pagehide", () => stop());
-  addEventListener("pageshow", (event) => { if (event.persisted) turn(); });
-  turn();
+  // A page that answers a form cannot be fetched again: it stays as it is, and hears nothing.
+  if (root.dataset.live !== undefined || document.body.dataset.broken !== undefined) {
+    document.addEventListener("visibilitychange", turn);
+    addEventListener("pagehide", () => stop());
+    addEventListener("pageshow", (event) => { if (event.persisted) turn(); });
+    turn();
+  }
 
   // ----- small things
 

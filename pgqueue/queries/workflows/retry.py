@@ -1,10 +1,10 @@
 """Retrying workflows from what failed: under the same ids, and what has succeeded does not run again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Row, Statements, fill, packed
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, packed
 from pgqueue.queries.jobs.metered_parts import LANE
 from pgqueue.queries.jobs.parts import MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.turns import RESUME_STOPPED
@@ -204,6 +204,28 @@ from found, workers_notified, keepers_notified""",
     notify_workers=fill(NOTIFY_WORKERS, jobs="due"),
 )
 
+# Whether jobs of other queues would come back with a workflow: its dead letters and cancelled jobs there. What has
+# succeeded stays as it is, wherever it was. Reads and locks nothing: whoever has locked the workflow for a retry knows
+# that none of its jobs lives, so the answer holds until it commits; for everybody else it is a look. Dead letters by
+# dead_letter_workflow; finished jobs as REVIVE finds them, by primary key in the ranges of ids that the gates name. The
+# naive form, `workflow_id = …` over finished jobs, reads every partition from end to end.
+ELSEWHERE: LiteralString = """
+with span as materialized (
+    select distinct g.first_id, g.last_id, w.created_at
+    from {s}.workflow w join {s}.gate g on g.workflow_id = w.id
+    where w.id = %(id)s::bigint or w.root_id = %(id)s::bigint and w.root_id <> w.id
+)
+select exists (
+    select from {s}.dead_letter d
+    where d.workflow_id = %(id)s::bigint and d.queue::text <> all((select %(queues)s::text[])::text[])
+) or exists (
+    select from span cross join lateral (
+        select from {s}.job_finished f
+        where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = %(id)s::bigint
+        and f.state = 'cancelled' and f.queue::text <> all((select %(queues)s::text[])::text[])
+        and f.finished_at >= span.created_at - interval '1 day' limit 1) as f
+)"""
+
 # Ask that a workflow is cancelled: its members that have not begun are ended by STOP, and those that run asked to stop.
 # Waits for statements that end members now. Gates are locked before the workflow, as everywhere: STOP may follow in the
 # same transaction and wait for a gate, while a statement that ends a member holds that gate and waits for the workflow.
@@ -258,6 +280,10 @@ class RetryQueries(Statements):
         """Bring a workflow that is locked back from what failed."""
         params = {"id": locked.id, "jobs": locked.jobs, "created_at": locked.created_at, "reason": reason}
         return Query(self._sql(REVIVE), lambda rows: Revived(*rows[0]), params)
+
+    def elsewhere(self, workflow: int, queues: Collection[str]) -> Query[bool]:
+        """Find out whether jobs outside these queues would come back with a workflow."""
+        return Query(self._sql(ELSEWHERE), first_value, {"id": workflow, "queues": sorted(queues)})
 
     def request_stop(self, workflow: int, reason: str) -> Query[bool]:
         """Ask that a workflow is cancelled; returns whether it runs."""

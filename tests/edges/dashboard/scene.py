@@ -9,9 +9,10 @@ import random
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import psycopg
+from pydantic import AfterValidator
 
 import pgqueue
 from pgqueue import App, chain, chord
@@ -51,6 +52,11 @@ RATES = {  # jobs a minute, errors, seconds to run, seconds of waiting
 
 class CardDeclined(Exception):
     """The bank refuses a card."""
+
+
+def _refuse(card: str) -> str:
+    """Say of a card what a validator should not: its number."""
+    raise ValueError(f"no such card: {card}")
 
 
 @dataclass
@@ -104,6 +110,9 @@ def shop_of(dsn: str) -> Shop:
 
     @app.task(name="crm.sync_tenant", queue="default", limit=pgqueue.Limit(2, by="tenant"))
     def sync_tenant(tenant: str, api_key: str = "") -> None: ...
+
+    @app.task(name="shop.checked")
+    def checked(card: Annotated[str, AfterValidator(_refuse)]) -> None: ...
 
     @app.task(name="shop.daily_report")
     def daily_report(region: str = "eu") -> None: ...

@@ -60,6 +60,79 @@ def test_arguments_of_a_job_that_is_enqueued_are_in_no_row(browse: Browse, conn:
     assert newest(conn) == [("enqueue", {"task": "shop.charge_card"}, {}, "alice", "dashboard", 1, None)]
 
 
+def test_arguments_that_cannot_be_used_are_in_no_row(browse: Browse, shop: Shop, conn: Conn) -> None:
+    form = {"arg:order_id": "tok_not_json", "arg:amount": "3"}
+    count = scalar(conn, "select count(*) from pgqueue.operation")
+    answer = browse().send("tasks/shop.charge_card/enqueue", **form)
+    assert answer.status_code == 422
+    assert "order_id cannot be used: give JSON" in unescape(answer.text)
+    assert scalar(conn, "select count(*) from pgqueue.operation") == count
+    form = {"arg:order_id": '"tok_text"', "arg:amount": "3"}
+    answer = browse().send("tasks/shop.charge_card/enqueue", **form)
+    assert answer.status_code == 422
+    assert "order_id: " in unescape(answer.text)
+    assert newest(conn)[0][0] == "enqueue"
+    assert scalar(conn, "select count(*) from pgqueue.operation where error like '%tok_%'") == 0
+
+
+def test_what_a_validator_says_of_an_argument_is_in_no_row(browse: Browse, shop: Shop, conn: Conn) -> None:
+    browser = browse()
+    answer = browser.send("tasks/shop.checked/enqueue", **{"arg:card": "4242"})
+    assert "no such card: 4242" in unescape(answer.text)
+    ((kind, what, _, _, _, done, error),) = newest(conn)
+    assert (kind, what, done) == ("enqueue", {"task": "shop.checked"}, 0)
+    assert "4242" not in error
+    assert "shop.checked does not take the arguments" in error
+
+
+def test_an_error_is_shown_to_whoever_sees_arguments(browse: Browse, shop: Shop, conn: Conn) -> None:
+    browse().send("queues/email/pause", **{"for": "soon4242"})
+    number = scalar(conn, "select max(id) from pgqueue.operation")
+    assert "soon4242" in browse().page(f"operations/{number}")
+    for path in (f"operations/{number}", "operations"):
+        assert "soon4242" not in browse(Access.read("ann", hides=("arguments",))).page(path)
+
+
+def test_an_edit_of_a_schedule_is_of_no_jobs(browse: Browse, shop: Shop, conn: Conn) -> None:
+    conn.execute("""insert into pgqueue.operation (kind, filter, done, ended_at)
+                    values ('edit', '{"schedule": "nightly"}', 1, now())""")
+    number = scalar(conn, "select max(id) from pgqueue.operation")
+    text = browse().page(f"operations/{number}")
+    assert "Which jobs" not in text
+    assert "<small>jobs</small>" not in text
+
+
+def test_what_answers_a_form_is_not_kept_up_to_date(browse: Browse, shop: Shop) -> None:
+    """The script fetches a page again by its address, and that of a form has no page."""
+    job, root = shop.ids["declined"], browse(ALL)
+    for answer in (root.send(f"jobs/{job}/reveal"), root.send("queues/email/pause", **{"for": "soon"})):
+        assert "data-live" not in answer.text
+        assert "data-versions" not in answer.text
+    form = root.send("tasks/shop.charge_card/enqueue", **{"arg:order_id": "x"})
+    assert form.status_code == 422
+    for text in (root.page(f"jobs/{job}"), form.text):
+        assert 'data-live="poll"' in text
+        assert "data-versions" in text
+
+
+def test_what_stays_sealed_is_no_hidden_value(browse: Browse, shop: Shop, conn: Conn) -> None:
+    job = shop.app.using(delay=3600).enqueue("shop.send_receipt", {"order_id": 5, "to": "x"})
+    conn.execute("""update pgqueue.job_live set args = '{"$codec": "k1:AAAA"}' where id = %s""", [job.id])
+    page = unescape(browse(ALL).page(f"jobs/{job.id}"))
+    assert "sealed (key k1)" in page
+    assert "they are sealed, and this app has no key for them" in page
+    assert "Show what is hidden" not in page
+
+
+def test_a_hidden_result_is_offered_to_nobody_who_may_not_see_results(browse: Browse, shop: Shop) -> None:
+    def redact(job: Any, path: tuple[str, ...], value: Any) -> Any:
+        return "(hidden)" if path[0] == "result" else value
+
+    access = Access("joe", {"reveal"}, hides=("results",))
+    job = shop.app.using(delay=3600).enqueue("shop.send_receipt", {"order_id": 5, "to": "x"})
+    assert "Show what is hidden" not in browse(access, redact=redact).page(f"jobs/{job.id}")
+
+
 def test_an_edit_and_a_note_of_a_dead_letter_are_operations(browse: Browse, shop: Shop, conn: Conn) -> None:
     job, browser = str(shop.ids["bug"]), browse()
     browser.do(f"jobs/{job}/annotate", text="Asked Ann")
@@ -91,6 +164,7 @@ def test_every_form_is_an_operation_of_its_own_or_leaves_one() -> None:
     assert own == {
         *(f"jobs/{{}}/{verb}" for verb in ("cancel", "retry", "promote", "redrive", "discard", "edit")),
         *(f"preview/{verb}" for verb in ("cancel", "retry", "promote", "redrive", "discard")),
+        "tasks/{}/enqueue",  # records what it does once it has read the arguments
     }
 
 

@@ -1,18 +1,21 @@
 """An access to some queues: these are there, with their jobs, and nothing else is."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from html import unescape
 
 import pytest
 
+from pgqueue import chain, group
 from pgqueue.dashboard import Access
 from pgqueue.errors import InvalidOption
-from tests.conftest import scalar
+from pgqueue.jobs.dead_filter import DeadFilter
+from tests.conftest import scalar, work
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.paths import DEEDS, pages_of
 from tests.edges.dashboard.scene import Shop
-from tests.harness import Conn
+from tests.harness import Conn, add_worker, wait_for
 
 Browse = Callable[..., Browser]
 EMAIL = Access.operate("eve", queues={"email"})
@@ -99,3 +102,109 @@ def test_of_several_queues_the_first_is_shown_unless_another_is_named(browse: Br
 def test_what_are_no_names_of_queues_is_refused(given: object) -> None:
     with pytest.raises(InvalidOption):
         Access.read("ann", queues=given)  # type: ignore[arg-type]
+
+
+LETTERS = Access.operate("eve", queues={"letters"})
+STATES = "select array_agg(state order by id) from pgqueue.job where id = any(%s)"
+OPERATIONS = "select count(*) from pgqueue.operation"
+
+
+def states(conn: Conn, jobs: list[int]) -> list[str]:
+    found: list[str] = scalar(conn, STATES, jobs)
+    return found
+
+
+def two_dead(shop: Shop, conn: Conn, mine: str = "letters", theirs: str = "payroll") -> list[int]:
+    """Let both jobs of a workflow fail, the first of which is in a queue of the access."""
+    bad = {"video": "a.mov", "size": "8K"}
+    parts = [shop.transcode.using(queue=queue, max_attempts=1).s(**bad) for queue in (mine, theirs)]
+    jobs = sorted(group(parts).enqueue().jobs)
+    ended = "select count(*) = 2 from pgqueue.dead_letter where id = any(%s)"
+    asyncio.run(work(shop.app, lambda: scalar(conn, ended, jobs), queues=["letters", "payroll"], poll_seconds=0.05))
+    return jobs
+
+
+@pytest.mark.parametrize("path", ["redrive", "retry", "edit"])
+def test_a_job_does_not_bring_back_jobs_of_other_queues(browse: Browse, shop: Shop, conn: Conn, path: str) -> None:
+    jobs, eve = two_dead(shop, conn), browse(LETTERS)
+    before = scalar(conn, OPERATIONS)
+    answer = eve.send(f"jobs/{jobs[0]}/{path}", **{"then": "redrive", "arg:video": "b.mov", "arg:size": "720p"})
+    assert answer.status_code == 403
+    assert "jobs in other queues that would run again" in answer.text
+    assert str(jobs[1]) not in re.findall(r"\d+", re.sub(r"<[^>]+>", " ", answer.text))
+    assert states(conn, jobs) == ["failed", "failed"]
+    assert shop.app.get(jobs[0]).args["video"] == "a.mov"
+    assert scalar(conn, OPERATIONS) == before
+    browse(Access.operate("bob", queues={"letters", "payroll"})).do(f"jobs/{jobs[0]}/redrive")
+    assert states(conn, jobs) == ["pending", "pending"]
+    shop.app.cancel(jobs[0])
+    shop.app.cancel(jobs[1])
+    if path == "retry":
+        assert eve.send(f"jobs/{jobs[0]}/retry").status_code == 403
+        assert states(conn, jobs) == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("path", ["preview/redrive?queue=letters", "preview/retry?queue=letters&state=failed"])
+def test_many_jobs_do_not_bring_back_jobs_of_other_queues(browse: Browse, shop: Shop, conn: Conn, path: str) -> None:
+    jobs, own = two_dead(shop, conn), two_dead(shop, conn, "letters", "letters")
+    browse(LETTERS).do(path)
+    newest = "from pgqueue.operation order by id desc limit 1"
+    wait_for(lambda: scalar(conn, f"select ended_at is not null {newest}"), "the end of the operation")
+    ((done, skipped),) = conn.execute(f"select done, skipped {newest}").fetchall()
+    assert (states(conn, own), states(conn, jobs)) == (["pending", "pending"], ["failed", "failed"])
+    assert done >= 2
+    assert skipped >= 1
+    for job in own:
+        shop.app.cancel(job)
+
+
+def test_a_workflow_of_which_only_own_jobs_failed_comes_back(browse: Browse, shop: Shop, conn: Conn) -> None:
+    parts = [shop.transcode.using(queue=queue, max_attempts=1) for queue in ("payroll", "letters")]
+    made = group([parts[0].s(video="a.mov"), parts[1].s(video="a.mov", size="8K")]).enqueue()
+    jobs = sorted(made.jobs)
+    ended = "select count(*) = 2 from pgqueue.job where id = any(%s) and state in ('succeeded', 'failed')"
+    asyncio.run(work(shop.app, lambda: scalar(conn, ended, jobs), queues=["letters", "payroll"], poll_seconds=0.05))
+    browse(LETTERS).do(f"jobs/{jobs[1]}/redrive")
+    assert states(conn, jobs) == ["succeeded", "pending"]
+    shop.app.cancel(jobs[1])
+
+
+def test_the_texts_of_a_page_name_no_other_queue_and_no_job_in_one(browse: Browse, shop: Shop, conn: Conn) -> None:
+    worker = add_worker(conn)
+    conn.execute("update pgqueue.worker set queues = '{letters,payroll,tenant-*}' where id = %s", [worker])
+    first = group(
+        [
+            shop.transcode.using(queue="payroll", delay=3600).s(video="secret.mov"),
+            shop.transcode.using(queue="letters", delay=3600).s(video="mine.mov"),
+        ]
+    )
+    made = chain(first, shop.publish.using(queue="letters").s(to="tv")).enqueue()
+    queues = {job: queue_of(conn, job) for job in made.jobs}
+    theirs = next(job for job, queue in queues.items() if queue == "payroll")
+    eve = browse(LETTERS)
+    for path in ("", "queues", "queues/letters", "jobs", *(f"jobs/{job}" for job in queues if job != theirs)):
+        text = unescape(re.sub(r"<[^>]+>", " ", eve.page(path)))
+        assert "payroll" not in text, path
+        assert "tenant-" not in text, path
+        assert str(theirs) not in re.findall(r"\d+", text), path
+    assert "letters" in eve.page("queues/letters")
+
+
+def test_parents_in_other_queues_are_counted_and_not_named(browse: Browse, shop: Shop, conn: Conn) -> None:
+    head = shop.transcode.using(queue="payroll", delay=3600).s(video="secret.mov")
+    child = chain(head, shop.notify.using(queue="letters").s()).enqueue()
+    theirs, mine = sorted(child.jobs)
+    text = unescape(browse(LETTERS).page(f"jobs/{mine}"))
+    assert "It waits for 1 of 1: 1 other." in text
+    assert f"media.transcode {theirs}" not in text
+    assert f"It waits for 1 of 1: media.transcode {theirs} (pending) to succeed." in unescape(
+        browse().page(f"jobs/{mine}")
+    )
+
+
+def test_an_operation_names_no_other_queue(browse: Browse, shop: Shop, conn: Conn) -> None:
+    jobs = two_dead(shop, conn, "letters", "letters")
+    shop.app.dead.redrive(DeadFilter(queue="letters", ids=jobs), queue="payroll", by="bob")
+    newest = scalar(conn, "select max(id) from pgqueue.operation")
+    assert "payroll" not in browse(LETTERS).page(f"operations/{newest}")
+    assert "payroll" in browse().page(f"operations/{newest}")
