@@ -1,4 +1,4 @@
-"""What people do beside jobs is an operation, too: pauses, requests to processes, schedules, notes, values shown.
+"""What people do beside jobs is an operation, too: pauses, requests to processes, schedules, notes, values shown, seals.
 
 Revision ID: 0044
 Revises: 0043
@@ -18,7 +18,7 @@ STATEMENTS = (
     add constraint operation_kind_check check (kind in (
         'redrive', 'discard', 'cancel', 'retry', 'promote', 'edit',
         'annotate', 'enqueue', 'pause', 'resume', 'run', 'quiet', 'stop', 'reveal',
-        'create', 'revert', 'delete')) not valid""",
+        'create', 'revert', 'delete', 'seal')) not valid""",
     "comment on table {s}.operation is 'What was asked to be done, by whom, and how far it is'",
     "comment on column {s}.operation.done is 'How many jobs it has changed; 1 of a step beside jobs, once it is done'",
 )
