@@ -7,9 +7,10 @@ with wanted as materialized (
     left join lateral (select w.created_at from "pgqueue".workflow w where w.id = j.workflow_id limit 1) as w on true
 ), edge as materialized (
     select e.*, w.since, p.state as group_state, p.root_id, p.value_of,
-           e.child_id::text || ' '::text || e.argument = any((select %(later)s::text[])::text[])
-           and e.position is null and p.id is not null
-           and count(*) over (partition by e.child_id, e.argument) = 1 as is_later
+           case when e.child_id::text || ' '::text || e.argument = any((select %(later)s::text[])::text[])
+                     and e.position is null and p.id is not null
+                then (select true from "pgqueue".dependency o where o.child_id = any(array[e.child_id])
+                      and o.argument = e.argument and o.ord <> e.ord limit 1) is null else false end as is_later
     from wanted w cross join lateral (
         select d.child_id, d.parent_id, d.ord, d.runs_after, d.argument, d.position from "pgqueue".dependency d
         where d.child_id = any(array[w.id]) and d.argument is not null) as e
