@@ -7,8 +7,8 @@ from pgqueue.doctor.finding import Finding, Kind, Severity
 
 HOLDS_PARTITION = Kind(
     "workflow-holds-partition", Severity.WARN,
-    "A workflow lives for longer than finished jobs are kept, so days stay that retention would drop: it may need "
-    "them.",
+    "A workflow, or a callback of one that has ended, lives for longer than finished jobs are kept, so days stay that "
+    "retention would drop: it may need them.",
     "`pgqueue workflows show …`, then let it go on or `pgqueue workflows cancel …`",
 )  # fmt: skip
 HOLLOW = Kind(
@@ -44,8 +44,10 @@ LOOKED = 1000  # jobs, or workflows
 def holding(exam: Exam) -> Iterator[Finding]:
     """Look for workflows that keep partitions from being dropped."""
     for each in exam.ask(exam.queries.doctor.holding()):
-        what = f"workflow {each.id} {each.name!r} has not ended, and keeps {each.partitions} old days of job_finished"
-        yield HOLDS_PARTITION.found(what, f"pgqueue workflows cancel {each.id}", each.created_at)
+        lives = "has not ended" if each.job is None else f"has ended, but its job {each.job} has not"
+        what = f"workflow {each.id} {each.name!r} {lives}, and keeps {each.partitions} old days of job_finished"
+        remedy = f"pgqueue workflows cancel {each.id}" if each.job is None else f"pgqueue jobs why {each.job}"
+        yield HOLDS_PARTITION.found(what, remedy, each.created_at)
 
 
 @finds(HOLLOW)

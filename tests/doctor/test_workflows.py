@@ -1,12 +1,14 @@
 """Workflows that keep history or have lost their jobs, and waits that nobody ends."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from pgqueue import App, DeadFilter, Workflow
 from tests.conftest import drain
 from tests.doctor.looks import found, provoked
 from tests.harness import Conn, insert_job
-from tests.statements.graphs import graph, insert
+from tests.statements.graphs import graph, insert, run_all, states
 
 OLD = "update pgqueue.workflow set created_at = now() - interval '20 days'"
 
@@ -16,13 +18,21 @@ def dsn(emptied_dsn: str) -> str:
     return emptied_dsn
 
 
-def test_a_workflow_that_keeps_old_days_is_named(app: App, conn: Conn) -> None:
+@pytest.fixture
+def old_day(conn: Conn) -> Iterator[None]:
+    """A partition of finished jobs that is older than they are kept."""
     day = conn.execute("select to_char(now() at time zone 'UTC' - interval '12 days', 'YYYYMMDD')").fetchall()[0][0]
     conn.execute(
         f"do $$ begin execute format('create table pgqueue.job_finished_{day} partition of pgqueue.job_finished for "
         f"values from (%L) to (%L)', '{day} 00:00:00+00'::timestamptz, '{day} 00:00:00+00'::timestamptz + interval "
         "'1 day'); end $$".encode()
     )
+    yield
+    conn.execute(f"drop table pgqueue.job_finished_{day}".encode())
+
+
+@pytest.mark.usefixtures("old_day")
+def test_a_workflow_that_keeps_old_days_is_named(app: App, conn: Conn) -> None:
     made = insert(conn, graph(1))
     assert found(app, "workflow-holds-partition") == []
     conn.execute(OLD)
@@ -31,7 +41,24 @@ def test_a_workflow_that_keeps_old_days_is_named(app: App, conn: Conn) -> None:
     assert finding.remedy == f"pgqueue workflows cancel {made.id}"
     app.workflows.cancel(made.id)
     assert found(app, "workflow-holds-partition") == []
-    conn.execute(f"drop table pgqueue.job_finished_{day}".encode())
+
+
+@pytest.mark.usefixtures("old_day")
+def test_a_callback_that_keeps_old_days_is_named(app: App, conn: Conn) -> None:
+    made = insert(conn, graph(2, outside=[1]))
+    conn.execute("update pgqueue.job_live set queue = 'later' where id = %s", (made.jobs[1],))
+    run_all(conn, made)
+    assert states(conn, made) == "sp"
+    assert found(app, "workflow-holds-partition") == []
+    conn.execute(OLD)
+    insert(conn, graph(2, outside=[1]))
+    finding = provoked(app, "workflow-holds-partition")
+    assert finding.what == (
+        f"workflow {made.id} 'w' has ended, but its job {made.jobs[1]} has not, and keeps 1 old days of job_finished"
+    )
+    assert finding.remedy == f"pgqueue jobs why {made.jobs[1]}"
+    app.cancel(made.jobs[1])
+    assert found(app, "workflow-holds-partition") == []
 
 
 def test_jobs_and_workflows_whose_rows_were_deleted_are_named(app: App, conn: Conn) -> None:

@@ -6,24 +6,37 @@ from typing import LiteralString, NamedTuple
 from pgqueue.queries.base import Query, Statements
 
 # Name the oldest workflows that keep finished jobs which retention would drop by now, as the view `old_partition` has
-# it: since when, and how many such partitions. By workflow_living; the partitions come from the catalogue.
+# it: since when, how many such partitions, and of one that has ended a job that lives. By workflow_living; those that
+# have ended by a walk from workflow to workflow on job_live_workflow. The partitions come from the catalogue.
 HOLDING: LiteralString = """
-with keep as (
+with recursive keep as (
     select case when bool_and(r.value is not null) then max(r.value) end as age
     from {s}.retention r where r.name in ('succeeded', 'cancelled')
 ), part as materialized (
     select s.last_day::timestamp at time zone 'UTC' as past from {s}.partition_status s
     where s.history = 'job_finished' and not s.is_default
+), held(id, job) as (
+    (select j.workflow_id, j.id from {s}.job_live j
+     where j.workflow_id is not null order by j.workflow_id, j.id limit 1)
+    union all
+    select n.* from held h cross join lateral (
+        select j.workflow_id, j.id from {s}.job_live j
+        where j.workflow_id > h.id order by j.workflow_id, j.id limit 1) as n
 )
-select w.id, w.name, w.created_at, held.parts from (
-    select w.id, w.name, w.created_at from {s}.workflow w
-    where not w.settled and w.root_id = w.id and w.created_at < now() - (select age from keep)
-    order by w.created_at limit 10) as w
+select w.id, w.name, w.created_at, held.parts, w.job from (
+    (select w.id, w.name, w.created_at, null::bigint as job from {s}.workflow w
+     where not w.settled and w.root_id = w.id and w.created_at < now() - (select age from keep)
+     order by w.created_at limit 10)
+    union all
+    (select w.*, h.job from held h cross join lateral (
+        select w.id, w.name, w.created_at from {s}.workflow w
+        where w.id = h.id and w.settled and w.created_at < now() - (select age from keep) limit 1) as w
+     order by w.created_at limit 10)) as w
 cross join lateral (
     select count(*) as parts from part p
     where p.past + interval '1 day' <= now() - (select age from keep) and p.past + interval '2 days' > w.created_at
 ) as held
-where held.parts > 0 order by w.created_at"""
+where held.parts > 0 order by w.created_at limit 10"""
 
 # Tell since when signals and events wait to be delivered. By signal_unseen and awaited_event_unseen: ids rise
 # with time.
@@ -61,12 +74,13 @@ cross join lateral (select w.jobs from {s}.workflows w where w.id = e.id limit 1
 
 
 class Holding(NamedTuple):
-    """A workflow that keeps partitions from being dropped."""
+    """A workflow that keeps partitions from being dropped. `job`: one that lives, of a workflow that has ended."""
 
     id: int
     name: str
     created_at: datetime
     partitions: int
+    job: int | None
 
 
 class LeftOpen(NamedTuple):
