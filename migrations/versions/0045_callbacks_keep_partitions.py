@@ -34,19 +34,19 @@ cross join lateral (
     select to_date(named[1], 'YYYYMMDD')::timestamp at time zone 'UTC',
            coalesce(to_date(named[3], 'YYYYMMDD'), to_date(named[1], 'YYYYMMDD') + 1)::timestamp at time zone 'UTC'
 ) as p(first, past)
-where named is not null and p.past <= now() - (
+where named is not null and case when p.past <= now() - (
     select case when bool_and(r.value is not null) then max(r.value) end from {s}.retention r
     where r.name = 'activity' and h.history = 'activity'
     or r.name = 'events' and h.history = 'published_event'
     or r.name in ('succeeded', 'cancelled') and h.history in ('job_finished', 'transition'))
-and (h.history <> 'job_finished' or not exists (
+then h.history <> 'job_finished' or not exists (
     select from {s}.workflow w where not w.settled and w.created_at < p.past + interval '1 day'
     union all
     select from held cross join lateral (select w.created_at from {s}.workflow w where w.id = held.id limit 1) as w
     where w.created_at < p.past + interval '1 day'
     union all
     select from {s}.call c join {s}.step t on t.job_id = c.job_id and t.name = c.step and t.number = c.number
-    where not c.ended and not t.done and t.at < p.past + interval '1 day'))""",
+    where not c.ended and not t.done and t.at < p.past + interval '1 day') else false end""",
 )
 
 

@@ -79,6 +79,18 @@ def test_a_partition_is_old_whatever_jobs_of_younger_workflows_live(conn: Conn) 
     assert scalar(conn, OLD, sweep.name) == 1
 
 
+def test_live_workflows_are_walked_only_while_a_partition_is_beyond_its_age(conn: Conn) -> None:
+    insert(conn, graph(2, outside=[1]))
+
+    def walk() -> list[str]:
+        plan = conn.execute("explain (analyze, costs off, timing off) select * from pgqueue.old_partition")
+        return [line for (line,) in plan if "Scan using job_live_workflow" in line]
+
+    assert all("never executed" in line for line in walk())
+    add_day(conn, 10, "job_finished")
+    assert not all("never executed" in line for line in walk())
+
+
 def test_a_result_that_expires_stays_until_the_callback_has_ended(conn: Conn) -> None:
     _, callback = ended_before_its_callback(conn)
     conn.execute(
