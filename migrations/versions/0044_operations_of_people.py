@@ -1,4 +1,4 @@
-"""What people do beside jobs is an operation, too: pauses, requests to processes, schedules, notes, seals.
+"""What people do beside jobs is an operation: pauses, requests to processes, schedules, notes, values shown, seals.
 
 Revision ID: 0044
 Revises: 0043

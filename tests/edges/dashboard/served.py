@@ -16,9 +16,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @contextmanager
-def served(shop: Shop, **options: Any) -> Iterator[str]:
-    """Serve the dashboard; yield its address."""
-    api = dashboard.asgi(shop.app, access=lambda _: Access.operate("alice"), title="shop", **options)
+def served(shop: Shop, who: Access | None = None, **options: Any) -> Iterator[str]:
+    """Serve the dashboard to somebody, else to Alice, who operates it; yield its address."""
+    who = who or Access.operate("alice")
+    api = dashboard.asgi(shop.app, access=lambda _: who, title="shop", **options)
     config = uvicorn.Config(
         api, host="127.0.0.1", port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1, ws="none"
     )

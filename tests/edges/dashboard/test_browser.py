@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pgqueue.dashboard import VERBS, Access
 from tests.conftest import scalar
 from tests.edges.dashboard.paths import pages_of
 from tests.edges.dashboard.scene import Shop
@@ -72,6 +73,19 @@ def test_a_failure_shows_without_a_reload_and_what_is_selected_stays_selected(
     tab.wait_for_selector("#groups >> text=Unheard", timeout=10_000)
     assert tab.evaluate("window.loaded_once") is True
     assert tab.evaluate("String(getSelection())") == chosen
+
+
+def test_a_page_that_answers_a_form_does_not_say_that_it_is_live(shop: Shop, tab: Any) -> None:
+    """It cannot be fetched again by its address, so it stays as it is, and asks for nothing."""
+    with served(shop, who=Access("root", VERBS)) as site:
+        tab.goto(f"{site}jobs/{shop.ids['declined']}")
+        tab.wait_for_selector("#live >> text=live")
+        tab.click("text=Show what is hidden")
+        tab.wait_for_selector("text=tok_4242")
+        tab.wait_for_load_state("networkidle")
+        assert tab.is_hidden("#live")
+        asked = tab.evaluate("performance.getEntriesByType('resource').map((each) => each.name)")
+        assert [url for url in asked if "/-/static/" not in url] == []
 
 
 def test_a_dead_letter_is_edited_and_redriven_by_clicks(site: str, shop: Shop, tab: Any, conn: Conn) -> None:
