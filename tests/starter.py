@@ -188,7 +188,11 @@ def _monitored(request: dict[str, object], fds: list[int]) -> dict[str, object]:
 
 
 def _become(request: dict[str, object], below: list[str]) -> None:
-    """Take the place of a new interpreter: directory, environment, path, arguments, streams."""
+    """Take the place of a new interpreter: directory, environment, path, arguments, streams.
+
+    SIGHUP does what it does in a terminal, also where the tests run under `nohup`.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     cwd, env = str(request["cwd"]), dict(request["env"])  # type: ignore[call-overload]
     os.chdir(cwd)
     os.environ.clear()

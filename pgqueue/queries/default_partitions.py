@@ -10,7 +10,9 @@ from pgqueue.queries.partition_parts import CAREFUL, HELD, KEYS, PARENTS, STRETC
 
 # Give each day of which a small default partition has rows a partition of its own, and move its rows there, the newest
 # day first and each in a transaction of its own. They are moved before the lock is taken; what was inserted meanwhile
-# follows under it. Readers see each row at one of the two places.
+# follows under it. Readers see each row at one of the two places: they list the partitions under a lock of the history,
+# so that is locked as well. Naive is to lock the default partition alone: who has the list already and waits for that
+# one reads it without the rows, and the new partition not at all.
 SPLIT: LiteralString = fill(
     """
 do $split_default$
@@ -39,7 +41,7 @@ begin
                 execute format('create table %I.%I (like %I.%I including defaults including constraints
                                 including indexes)', {channel}, part, {channel}, parents[n]);
                 execute move;
-                execute format('lock table %s in access exclusive mode', rest);
+                execute format('lock table only %I.%I, %s in access exclusive mode', {channel}, parents[n], rest);
                 execute move;
                 execute format('alter table %I.%I attach partition %I.%I for values from (%L) to (%L)',
                                {channel}, parents[n], {channel}, part,
@@ -117,7 +119,8 @@ $guard_default$""",
 )
 
 # Move the days that GUARD has chosen into partitions of their own, each in a transaction of its own, so that readers
-# see each row at one of two places. A day that cannot be attached now loses its CHECK, and is chosen again later.
+# see each row at one of two places, as with SPLIT. A day that cannot be attached now loses its CHECK, and is chosen
+# again later.
 CLEAR: LiteralString = fill(
     """
 do $clear_default$
@@ -144,6 +147,7 @@ begin
                                 insert into %5$I.%6$I select * from moved', rest, keys[n], day || ' 00:00:00+00',
                                day + 1 || ' 00:00:00+00', {channel}, part);
                 execute format('alter table %s validate constraint %I', rest, guard);
+                execute format('lock table only %I.%I in access exclusive mode', {channel}, parents[n]);
                 execute format('alter table %I.%I attach partition %I.%I for values from (%L) to (%L)',
                                {channel}, parents[n], {channel}, part,
                                day || ' 00:00:00+00', day + 1 || ' 00:00:00+00');

@@ -23,6 +23,7 @@ begin
                                 insert into %5$I.%6$I select * from moved', rest, keys[n], day || ' 00:00:00+00',
                                day + 1 || ' 00:00:00+00', 'pgqueue', part);
                 execute pg_catalog.format('alter table %s validate constraint %I', rest, guard);
+                execute pg_catalog.format('lock table only %I.%I in access exclusive mode', 'pgqueue', parents[n]);
                 execute pg_catalog.format('alter table %I.%I attach partition %I.%I for values from (%L) to (%L)',
                                'pgqueue', parents[n], 'pgqueue', part,
                                day || ' 00:00:00+00', day + 1 || ' 00:00:00+00');

@@ -26,7 +26,7 @@ begin
                 execute pg_catalog.format('create table %I.%I (like %I.%I including defaults including constraints
                                 including indexes)', 'pgqueue', part, 'pgqueue', parents[n]);
                 execute move;
-                execute pg_catalog.format('lock table %s in access exclusive mode', rest);
+                execute pg_catalog.format('lock table only %I.%I, %s in access exclusive mode', 'pgqueue', parents[n], rest);
                 execute move;
                 execute pg_catalog.format('alter table %I.%I attach partition %I.%I for values from (%L) to (%L)',
                                'pgqueue', parents[n], 'pgqueue', part,
