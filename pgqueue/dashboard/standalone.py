@@ -29,7 +29,7 @@ from pgqueue.errors import ConfigError
 
 COOKIE = "pgqueue-ticket"
 Say = Callable[[str], object]
-NOT_HERE = b"This dashboard asks for the link that `pgqueue web` has printed, or for its password.\n"
+NOT_HERE = b"This dashboard asks for the link that `pgqueue web` or `pgqueue dev` has printed, or for its password.\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,8 @@ class Job:
     `ctx.headers`: those given to `using(headers=…)`, what hooks added, and the schedule, tick, expiry and idempotency
     key of a job that has them; do not change them. `notes` are those that people put on it when it was a dead letter,
     the newest last. `flow` has the buckets that a metered job takes while it runs, and its order; None for others.
-    `inputs` names the arguments that are results of other jobs of its workflow: `args` has not got them.
+    `workflow_id` is the id of the workflow that it is part of, if it is. `inputs` names the arguments that are results
+    of other jobs of its workflow: `args` has not got them.
     `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
     if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
     serves `wait`.
@@ -185,6 +186,7 @@ class Job:
     headers: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     flow: Flow | None = None
+    workflow_id: int | None = None
     inputs: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False

@@ -195,6 +195,8 @@ class Identity:
                 return
             try:
                 self.beat()
+                if self._backoff.failures:
+                    log.info("heartbeat works again")
                 self._backoff.reset()
                 delay = self.info.lease_seconds / BEATS
             except Exception as error:  # noqa: BLE001 - a worker whose heartbeat has stopped for any reason is of no use

@@ -1,6 +1,7 @@
 """`pgqueue workflows …` and pictures of stored workflows."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -8,6 +9,8 @@ from typer.testing import CliRunner, Result
 from pgqueue import App, InvalidOption, UnknownWorkflow, Workflow, chord, db
 from pgqueue.cli import output
 from pgqueue.cli.commands import cli
+from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.lifecycle import Resolution
 from tests.harness import QUERIES, WORKER, Conn
 
 
@@ -55,6 +58,17 @@ def test_a_cancel_says_what_has_ended_and_what_still_runs(app: App, workflow: in
     assert run("cancel", workflow).stderr.startswith(
         "nothing more to do: what still runs of it was asked to stop before"
     )
+
+
+def test_a_job_and_a_dead_letter_of_a_workflow_name_it(app: App, workflow: int, conn: Conn) -> None:
+    (job,) = db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 5}, 5))
+    for phase in ("running", "failed"):
+        shown = CliRunner().invoke(cli, ["jobs", "show", str(job.id)]).stdout
+        assert re.search(rf"workflow id +{workflow}\b", shown), phase
+        assert app.get(job.id).workflow_id == workflow
+        db.run(conn, QUERIES.jobs.resolve_tied([(job, Resolution("dead_letter", "rejected"))]))
+    (dead,) = app.dead.list(DeadFilter())
+    assert dead.workflow_id == workflow
 
 
 def test_a_picture_shows_the_state_of_each_job_and_the_groups(app: App, workflow: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -236,6 +237,61 @@ def test_another_kind_of_step_makes_a_dead_letter_at_once_and_a_redrive_goes_on(
     app.retry(job.id)
     drain(app, conn)
     assert app.get(job.id).result == "ch_1"
+
+
+def test_a_recorded_value_that_no_longer_fits_makes_a_dead_letter_and_a_redrive_goes_on(app: App, conn: Conn) -> None:
+    deployed: list[str] = ["old"]
+
+    def named() -> str:
+        return "tomorrow"
+
+    def dated() -> date:
+        return date(2026, 1, 1)
+
+    @app.task(max_attempts=5, retry=0)
+    def order(ctx: Context) -> str:
+        due = ctx.step("due", dated if deployed[-1] == "bad" else named)
+        if deployed[-1] == "old":
+            deployed.append("bad")
+            raise OSError
+        return str(due)
+
+    job = order.enqueue()
+    drain(app, conn)
+    found = app.get(job.id)
+    assert (found.state, found.reason, len(found.attempts)) == ("failed", "step mismatch", 2)
+    assert found.error is not None
+    assert "the value recorded of step 'due' is not what its function returns now" in found.error.message
+    deployed.append("good")
+    app.retry(job.id)
+    drain(app, conn)
+    assert app.get(job.id).result == "tomorrow"
+
+
+def test_a_job_that_an_older_version_has_begun_goes_its_way_in_a_newer_one(dsn: str, conn: Conn) -> None:
+    old, new = App(dsn), App(dsn)
+
+    @old.task(name="order", retry=3600)
+    def order(ctx: Context) -> None:
+        ctx.step("reserve", int)
+        raise OSError
+
+    @new.task(name="order", version=2, upcasters={1: dict})
+    def newer(ctx: Context) -> str:
+        if ctx.started_version == 1:
+            ctx.step("reserve", int)
+            return "the old way"
+        ctx.step("reserve all", int)
+        return "the new way"
+
+    job = order.enqueue()
+    asyncio.run(work(old, lambda: scalar(conn, "select phase = 'retrying' from pgqueue.job")))
+    assert new.retry(job.id)
+    later = newer.enqueue()
+    drain(new, conn)
+    assert [new.get(each.id).result for each in (job, later)] == ["the old way", "the new way"]
+    old.close()
+    new.close()
 
 
 def test_rerun_forgets_a_step_and_those_after_it(app: App, conn: Conn) -> None:

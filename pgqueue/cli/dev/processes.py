@@ -146,6 +146,7 @@ class DevProcesses:
         self._server = await asyncio.to_thread(embedded.start, directory or None)
         say(f"Postgres keeps its data in {self._server.path}; for other commands and processes of yours:")
         say(f"    export PGQUEUE_DSN={embedded.PREFIX}{self._server.path}")
+        say("connections of your own: psycopg.connect(app.dsn)")
         return self._server
 
     def _start(self) -> None:

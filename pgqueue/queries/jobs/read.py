@@ -19,12 +19,12 @@ from pgqueue.tasks.versions import NOTES, OWN
 JOB: LiteralString = """j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
     j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at,
-    j.headers::text"""
+    j.headers::text, j.workflow_id"""
 
 _JOB_FIELDS = (
     "id", "task", "queue", "priority", "state", "phase", "args", "tags", "run_at", "created_at", "attempt",
     "max_attempts", "crash_count", "waits_for", "claimed_at", "finished_at", "worker_id", "reason", "result", "error",
-    "progress", "cancel_requested_at", "headers", "attempts",
+    "progress", "cancel_requested_at", "headers", "workflow_id", "attempts",
 )  # fmt: skip
 
 # Read one job with its attempts, in one snapshot. The view finds the job in whichever table holds it, by primary key;

@@ -41,7 +41,7 @@ with few(kind, id) as materialized (select 0, id from (
 select j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
     j.created_at, j.attempt, j.max_attempts, j.crash_count, j.waits_for, j.claimed_at, j.finished_at, j.worker_id,
     j.reason, j.result::text, j.error::text, j.progress::text, j.cancel_requested_at,
-    j.headers::text, null
+    j.headers::text, j.workflow_id, null
 from "pgqueue".job j
 where j.id = any(array(select id from picked)::bigint[])
 order by j.id desc
