@@ -10,7 +10,9 @@ from pgqueue import App
 from pgqueue.roles.granted import granted
 from tests.conftest import scalar
 from tests.doctor.looks import found, mend, provoked
-from tests.harness import Conn
+from tests.harness import Conn, wait_for
+
+NONE_OF = "select count(*) = 0 from pg_stat_activity where usename = %s"
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def test_a_role_that_has_used_up_its_own_limit_is_found(conn: Conn, dsn: str, ro
     app = App(make_conninfo(dsn, user=role))
     conn.execute(f'alter role "{role}" connection limit 2'.encode())
     assert found(app, "connections-nearly-used-up") == []
+    wait_for(lambda: scalar(conn, NONE_OF, role), "the connection of that look to be gone")
     with psycopg.connect(dsn, user=role):
         finding = provoked(app, "connections-nearly-used-up")
     assert finding.what.startswith(f"2 of the 2 connections that role {role} may have are open")
