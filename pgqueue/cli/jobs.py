@@ -104,17 +104,8 @@ def print_job(shown: ShownJob) -> None:
     """Print a job, the notes on it, its attempts, and the traceback of its last error."""
     job = shown.job
     names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
-    if_any = (
-        "workflow_id",
-        "inputs",
-        "headers",
-        "crash_count",
-        "waits_for",
-        "finished_at",
-        "reason",
-        "result",
-        "error",
-    )
+    if_any = ["workflow_id", "inputs", "headers", "crash_count", "waits_for"]
+    if_any += ["finished_at", "reason", "result", "error"]
     facts = {name: getattr(job, name) for name in names}
     facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
     facts |= {name: getattr(job, name) for name in if_any if getattr(job, name)}

@@ -30,8 +30,8 @@ class RecordedStep(NamedTuple):
 def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
     """Do something for somebody. The row says so before it begins, and afterwards whether it was done, or why not.
 
-    Raises what `do` raises, also where the database is gone and the row cannot say so; and InvalidOption for an actor
-    whose name cannot be used.
+    Where the database is gone by then, the row stands as it began. Raises what `do` raises; and InvalidOption for an
+    actor whose name cannot be used.
     """
     run, rows = app.backend.pools.run, app.queries.operations
     what, options = ({name: _text(value) for name, value in given.items() if value} for given in step[1:3])
@@ -42,7 +42,8 @@ def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
         with suppress(*DATABASE_ERRORS):  # the row then stands as it began: not done
             run(rows.fail(operation, _why(error)))
         raise
-    run(rows.recorded(operation))
+    with suppress(*DATABASE_ERRORS):  # likewise: it is done all the same
+        run(rows.recorded(operation))
     return done
 
 

@@ -11,7 +11,7 @@ _HOLDERS = re.compile(r" \(jobs? [0-9]+(, [0-9]+)*(, …)?\)\.$")
 
 
 def reasons_within(reasons: Iterable[Reason], queues: Collection[str] | None) -> list[Reason]:
-    """Return the reasons as they are said within these queues; None: all there are."""
+    """Return reasons without the names of jobs in other queues; unchanged where `queues` is None."""
     return list(reasons) if queues is None else [replace(each, text=_text(each, queues)) for each in reasons]
 
 

@@ -162,7 +162,7 @@ def where(host: str, listening: socket.socket) -> str:
 
 
 def server_of(dashboard: Asgi) -> uvicorn.Server:
-    """Return a server of the dashboard. Once it is told to stop it ends the streams of open pages within a second."""
+    """Return a server of the dashboard. A stop ends the streams of open pages within a second."""
     config = uvicorn.Config(dashboard, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
     logging.getLogger("uvicorn.error").addFilter(_is_no_farewell)
     return uvicorn.Server(config)

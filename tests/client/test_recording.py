@@ -39,6 +39,21 @@ def test_the_first_error_is_raised_where_the_row_cannot_say_so(
     assert conn.execute("select done, error from pgqueue.operation").fetchall() == [(0, None)]
 
 
+def test_what_is_done_is_done_where_the_row_cannot_say_so(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, gone = app.backend.pools.run, []
+
+    def run_until_gone(query: Query[Any]) -> Any:
+        if gone:
+            raise ConnectionError("the database is gone")
+        return run(query)
+
+    monkeypatch.setattr(app.backend.pools, "run", run_until_gone)
+    assert recorded(app, STEP, lambda: gone.append(True) or "paused") == "paused"
+    assert conn.execute("select done, error from pgqueue.operation").fetchall() == [(0, None)]
+
+
 def test_an_error_is_in_the_row_but_for_what_is_wrong_with_arguments(app: App, conn: Conn) -> None:
     def fail() -> NoReturn:
         raise Broken("why it failed")

@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 
+from pgqueue.cli.dev.place import place_of
 from pgqueue.db import embedded
 from tests.conftest import scalar
 from tests.harness import Conn, Process, wait_for
@@ -43,7 +44,9 @@ def shop(tmp_path: Path) -> Path:
 
 
 def dev(shop: Path, dsn: str, *options: str) -> Process:
-    return Process(shop, dsn, "dev", "-A", "shop:app", "--port", "0", *options)
+    # Also where the server of the tests is on another machine, which must be asked for.
+    asked = ("--dsn", dsn) if dsn and not place_of(dsn).is_here else ()
+    return Process(shop, dsn, "dev", "-A", "shop:app", "--port", "0", *asked, *options)
 
 
 def said(process: Process, *texts: str) -> None:

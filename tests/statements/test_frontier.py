@@ -208,6 +208,17 @@ def test_full_scans_take_one_part_in_twenty_of_the_time_at_most() -> None:
     assert frontier.scan_due()
 
 
+def test_a_full_scan_that_fails_after_cheap_ones_counts_in_full() -> None:
+    clock = Clock()
+    frontier = Frontier(clock)
+    with frontier.scanning():
+        clock.now += 0.01
+    with suppress(OSError), frontier.scanning():
+        clock.now += 10
+        raise OSError("cut")
+    assert frontier.scan_is_costly
+
+
 def test_a_full_scan_that_the_machine_held_up_says_little_of_the_next() -> None:
     clock = Clock()
     frontier = Frontier(clock)

@@ -134,6 +134,28 @@ def test_the_watch_stops_a_worker_that_cannot_be_heard_and_lets_it_go_on(dsn: st
     assert said == ["overdue", "recovered"]
 
 
+def test_a_heartbeat_that_fails_and_works_again_says_both_once(
+    conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pgqueue")
+    identity = Clocked(dsn, lease=1.0).identity
+    beat, left = identity.beat, [ConnectionError("gone"), ConnectionError("gone")]
+
+    def beat_or_fail() -> None:
+        if left:
+            raise left.pop()
+        beat()
+
+    monkeypatch.setattr(identity, "beat", beat_or_fail)
+    identity.start()
+    wait_for(lambda: "heartbeat works again" in caplog.text, "the word of it")
+    beaten = identity._beaten_at
+    wait_for(lambda: identity._beaten_at > beaten, "another beat")
+    identity.stop()
+    said = [record.message for record in caplog.records if record.message.startswith("heartbeat")]
+    assert said == ["heartbeat failed, trying again: ConnectionError: gone", "heartbeat works again"]
+
+
 def test_a_worker_whose_heartbeat_hangs_drops_its_jobs_and_takes_them_again(app: App, conn: Conn, dsn: str) -> None:
     starts: list[int] = []
     stopped = threading.Event()

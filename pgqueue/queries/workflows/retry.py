@@ -77,8 +77,8 @@ _REOPENED: LiteralString = """reopened(id) as (
 # members were skipped and come back.
 # Of `never`, what was skipped stays where it is: no gate counts it. What was cancelled is counted, so its group is
 # cancelled: it comes back doomed, CASCADE skips it, and the group ends without it. Hence a group in which nothing comes
-# back has succeeded, and an edge from it is met unless its child is in `never`. The naive form leaves that job alone
-# as well, while the gates around it begin anew and count it no more: what runs after the success or the failure of its
+# back has succeeded, and an edge from it is met unless its child is in `never`. The naive form leaves the cancelled job
+# alone. But the gates around it begin anew and count it no more. Then what runs after the success or the failure of its
 # group has no edge to wait for and begins at once, and a workflow succeeds around a cancelled group.
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.

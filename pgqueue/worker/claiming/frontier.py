@@ -82,6 +82,9 @@ class Frontier:
         scan, began = Scan(), self._now()
         try:
             yield scan
+        except BaseException:
+            self._cost.note(self._now() - began)  # it has not come to its end: what it took is no accident
+            raise
         finally:
             cost = self._cost.note(self._now() - began)
             self._due_at = self._now() + SCAN_SHARE * cost

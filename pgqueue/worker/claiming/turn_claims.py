@@ -113,16 +113,18 @@ class TurnClaims:
             self._expects_until = max(self._expects_until, monotonic() + EXPECT_SECONDS)
             self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])
         self._looked_at = monotonic()
-        took = self._looked_at - began
-        # What it took for lanes that are open now is well spent. Of the rest the lower of the last two counts: a look
-        # that the machine held up says little.
-        took *= 1 - self.roster.opened / max(len(seen), 1)
         whole = not self._after and all(after == LEAST_LANE for _, after in places)
-        self._cost, self._took = min(took, self._took) if whole else took, took
+        self._note_cost(self._looked_at - began, len(seen), whole=whole)
         if self._after:
             self._wanted = True
         if busy:
             await self._tell_of_room(seen)
+
+    def _note_cost(self, took: float, lanes: int, *, whole: bool) -> None:
+        """Note what a look took for lanes that it has not opened: the rest is well spent. Of looks at all lanes the
+        lower of the last two counts, for one that the machine held up says little."""
+        took *= 1 - self.roster.opened / max(lanes, 1)
+        self._cost, self._took = min(took, self._took) if whole else took, took
 
     async def _tell_of_room(self, seen: Sequence[SeenLane]) -> None:
         """Let other workers claim what could start, if this one has no slot left."""

@@ -53,7 +53,7 @@ def test_all_is_well_where_nothing_is_wrong(server_dsn: str, template: str) -> N
     databases = Databases(server_dsn)
     quiet = shop_of(databases.make(template))
     text = Browser(quiet).page()
-    assert "<b>All is well.</b>" in text
+    assert "<b>All is well.</b> No job waits or runs." in text
     assert 'class="sentence well"' in text
     for path in ("queues", "jobs", "failures", "tasks", "schedules", "workers", "workflows", "limits", "operations"):
         Browser(quiet).page(path)  # the empty states
@@ -200,6 +200,7 @@ def test_a_job_with_results_of_others_among_its_arguments_is_not_to_be_copied(br
     assert "Enqueue the whole workflow again, or give a value of your own." in text
     first = next(job for job in shop.app.workflows.jobs(failed) if job.task == "media.transcode")
     assert shop.app.get(first.id).inputs == ()
+    assert f'<a href="../workflows/{failed}">workflow {failed}</a>' in browse().page(f"jobs/{first.id}")
     assert "pgqueue enqueue media.transcode" in unescape(browse().page(f"jobs/{first.id}"))
 
 
