@@ -17,7 +17,6 @@ from tests.stress.mutants import MUTANTS
 from tests.stress.nemesis import TRIES, Fault, Nemesis
 
 ROOT = Path(__file__).absolute().parents[2]
-BUSY = pytest.mark.timeout(600)  # processes take minutes to come up and to end on a busy machine
 
 
 def stress(*arguments: str, seconds: float) -> tuple[int, str]:
@@ -33,9 +32,8 @@ def stress(*arguments: str, seconds: float) -> tuple[int, str]:
     return process.returncode, output.decode(errors="replace")
 
 
-@BUSY
 def test_half_a_minute_of_faults_violates_nothing() -> None:
-    code, output = stress("--minutes", "0.45", "--seed", "11", "--json", seconds=480)
+    code, output = stress("--minutes", "0.45", "--seed", "11", "--json", seconds=180)
     assert code == 0, output
     report = json.loads(output.splitlines()[-1])
     assert report["violations"] == []
@@ -49,9 +47,8 @@ def test_half_a_minute_of_faults_violates_nothing() -> None:
 DEFAULT_MUTANTS = ("no_fence", "silent_resolve")
 
 
-@BUSY
 def test_two_seeded_bugs_are_caught_and_their_controls_are_clean() -> None:
-    code, output = stress("--mutants", *DEFAULT_MUTANTS, seconds=480)
+    code, output = stress("--mutants", *DEFAULT_MUTANTS, seconds=120)
     assert code == 0, output
 
 

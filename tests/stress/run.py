@@ -23,7 +23,6 @@ from .plans import SMALL
 from .server import Database, Server, until
 from .weaver import finish, promised, woven_app
 
-UP_SECONDS = 120.0  # for all processes to register: a busy machine takes half a minute to import in each
 SHUTDOWN_SECONDS = 10.0
 CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
 
@@ -104,7 +103,7 @@ class Stress:
             producing = len(list(self.directory.glob("ops-*.jsonl"))) >= s.producers
             return producing and bool(await self.database.value(there, s.workers + s.schedulers))
 
-        if await until(decided, UP_SECONDS) is None or self.fleet.exits:
+        if await until(decided, 30) is None or self.fleet.exits:
             tails = [end.tail for end in self.fleet.exits[:1]]
             raise RuntimeError("the processes did not come up: " + "".join(tails or self.fleet.logs("worker")))
 

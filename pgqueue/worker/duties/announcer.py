@@ -1,7 +1,9 @@
 """The duty that notifies callers who wait for a job that it has ended. The NOTIFY is a hint; they poll all the same."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
+from pgqueue.db.failures import DATABASE_ERRORS
 from pgqueue.db.link import Link
 from pgqueue.process.duty import Duty
 from pgqueue.queries import Queries
@@ -45,6 +47,13 @@ class Announcer(Duty):
         if monotonic() < self._waiters_until:
             self._moved.update(jobs)
             self.wake()
+
+    async def run(self) -> None:
+        """Make step after step until stopped. Then announce the ends that were written last: no other worker would."""
+        await super().run()
+        if self._moved:
+            with suppress(*DATABASE_ERRORS):
+                await self.link.run(self._queries.waits.announce_ended(self._moved))
 
     async def step(self) -> float:
         """Announce. An announcement that fails is not repeated: the callers poll."""

@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, Context, JobFailed, JobWasCancelled, NotAllowed, ResultMissing, WaitTimeout
+from pgqueue.worker.duties.announcer import Announcer
 from tests.client.waiting.looks import WAITED, end
 from tests.conftest import DEADLINE, drain, eventually, scalar
 from tests.harness import Conn, InThread, insert_job, wait_for, working
@@ -36,8 +37,24 @@ def test_each_wait_is_woken_by_an_event_however_soon_the_job_ends(no_polling: No
 
 
 @pytest.mark.parametrize("kind", ["thread", "async", "process", "transaction", "atransaction", "child transaction"])
-def test_every_way_to_succeed_wakes(no_polling: None, app: App, conn: Conn, kind: str) -> None:
+def test_every_way_to_succeed_wakes(
+    no_polling: None, app: App, conn: Conn, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = "select count(*) from pgqueue.queue"
+    told, step, job_awaited = threading.Event(), Announcer.step, Announcer.job_awaited
+
+    async def look(announcer: Announcer) -> float:
+        delay = await step(announcer)
+        if announcer._waiters_until:
+            told.set()
+        return delay
+
+    def hear(announcer: Announcer) -> None:
+        job_awaited(announcer)
+        told.set()
+
+    monkeypatch.setattr(Announcer, "step", look)
+    monkeypatch.setattr(Announcer, "job_awaited", hear)
 
     def ready(own: Conn) -> None:
         while not scalar(own, gate):
@@ -76,12 +93,13 @@ def test_every_way_to_succeed_wakes(no_polling: None, app: App, conn: Conn, kind
         async with working(app):
             waiting = asyncio.create_task((await t.aenqueue()).await_result(DEADLINE))
             await eventually(lambda: scalar(conn, WAITED), "the wait to be known")
+            await eventually(told.is_set, "the worker to know of it")
             conn.execute("insert into pgqueue.queue (name) values ('go on')")
             assert await waiting == "done"
-            await eventually(lambda: scalar(conn, WAITED) == 0, "the wait to be forgotten")
         await app.aclose()
 
     asyncio.run(body())
+    assert scalar(conn, WAITED) == 0
 
 
 def test_a_failure_raises_with_the_error(app: App) -> None:

@@ -79,6 +79,22 @@ def test_who_comes_while_others_are_registered_is_registered_before_the_look(
     assert waiting.result() == 3
 
 
+def test_a_worker_that_is_told_to_stop_still_tells_of_what_has_just_ended(conn: Conn, dsn: str) -> None:
+    conn.execute("insert into pgqueue.waiter (job_id, expires_at) values (7, now() + interval '1 minute')")
+
+    async def stop() -> None:
+        link = Link(db.Database(dsn), "pgqueue test")
+        announcer = Announcer(link, QUERIES, listens=True)
+        announcer.job_awaited()
+        announcer.jobs_moved([7])
+        announcer.stop()
+        await announcer.run()
+        await link.close()
+
+    asyncio.run(stop())
+    assert scalar(conn, "select count(*) from pgqueue.waiter") == 0
+
+
 def test_many_are_told_in_few_notifications(conn: Conn, dsn: str) -> None:
     ids = [2**62 + n for n in range(1000)]  # the longest possible
     db.run(conn, QUERIES.waits.register(ids, announce=False))
