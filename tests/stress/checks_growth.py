@@ -86,6 +86,23 @@ def _states(woven: Woven) -> Iterator[Violation]:
             yield Violation("AD2", f"group {row['id']} has {row['state']}, its members have {sorted(mine)}")
 
 
+def _members(woven: Woven, root: int) -> list[Row]:
+    """The jobs of a workflow for which it waits: members of its groups, but for groups that have run in the place of a
+    job which was cancelled meanwhile. Those are stopped, and nobody waits for them."""
+    group_of = {gate["id"]: gate["workflow_id"] for gate in woven.gates}
+    groups = {row["id"]: row for row in woven.workflows}
+
+    def is_left(group: int | None) -> bool:
+        if group is None:
+            return False
+        replaced = woven.job.get(groups[group]["replaces"])
+        gate = groups[group]["gate_id"] if replaced is None else replaced["gate_id"]
+        return (replaced is not None and replaced["state"] == "cancelled") or is_left(group_of.get(gate))
+
+    mine = [job for job in woven.members.get(root, []) if job["gate_id"] is not None]
+    return [job for job in mine if not is_left(group_of.get(job["gate_id"]))]
+
+
 def waited_for(woven: Woven) -> Iterator[Violation]:
     """AD3: a workflow ends after its last member, and an open one after it was sealed: nothing of it begins later."""
     for row in woven.workflows:
@@ -93,9 +110,9 @@ def waited_for(woven: Woven) -> Iterator[Violation]:
             continue
         if not row["sealed"]:
             yield Violation("AD3", f"workflow {row['id']} has ended and is not sealed")
-        for job in woven.members.get(row["id"], []):
+        for job in _members(woven, row["id"]):
             late = [move["at"] for move in _begun(woven, job) if move["at"] > row["ended_at"]]
-            if job["gate_id"] is not None and late:
+            if late:
                 yield Violation(
                     "AD3", f"job {job['id']} began at {late[0]}, workflow {row['id']} ended {row['ended_at']}"
                 )
@@ -111,7 +128,7 @@ def called_back(woven: Woven) -> Iterator[Violation]:
         mine = woven.members.get(row["id"], [])
         if row["root_id"] != row["id"] or any(_returns(woven, job["id"]) for job in mine):
             continue
-        last = [end for job in mine if job["gate_id"] is not None and (end := _ended(woven, job)) is not None]
+        last = [end for job in _members(woven, row["id"]) if (end := _ended(woven, job)) is not None]
         for job in mine:
             if job["gate_id"] is not None or job["task"] != OVER:
                 continue

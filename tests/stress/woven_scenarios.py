@@ -34,6 +34,7 @@ from .woven_shop import DEED, app, calls_of
 
 Graphs = dict[int, Graph]
 DEAD = Resolution("dead_letter", "rejected")
+REPLACED = Resolution("replace", "stand-in", refund=True)
 ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
 STEP = "call0"
 BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
@@ -405,12 +406,34 @@ def sealed(scene: Scene) -> None:
     scene.run()
 
 
+def cancelled_while_replaced(scene: Scene) -> None:
+    """A job is cancelled while another one runs in its place: its workflow ends without that, and calls back."""
+    flow = pgqueue.Workflow("g.2")
+    flow.add(_added("g.2.0"))
+    flow.on_complete(growing_shop.over.si(op="g.2", n=0, payload={}))
+    assert flow.using(scene.conn).enqueue().id is not None
+    (member,) = scene.take()
+    with scene.conn.transaction():
+        db.run(scene.conn, QUERIES.jobs.resolve_tied([(member, REPLACED)]))
+        entered = db.run(scene.conn, QUERIES.workflows.enter_replaced(member))
+        assert entered is not None
+        stand_in = Graph([_added("g.2.r0").job()], [0], [], [Group("in its place")], value=(0,))
+        db.run(scene.conn, QUERIES.workflows.replace(member.id, entered.workflow, stand_in))
+    running = scene.take()
+    db.run(scene.conn, QUERIES.jobs.cancel([member.id], "by hand"))
+    tidy(scene.conn)
+    called_back = scene.take()
+    end(scene.conn, *((job, done(job)) for job in called_back))
+    end(scene.conn, *((job, done(job)) for job in running))
+    scene.run()
+
+
 SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
         expired_together, one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs,
         recorded_beside_a_rescue, recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs,
-        added_after_an_end, sealed,
+        added_after_an_end, sealed, cancelled_while_replaced,
     )
 }  # fmt: skip
