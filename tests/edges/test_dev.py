@@ -43,10 +43,16 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def unasked(shop: Path, dsn: str, *options: str) -> Process:
+    """The command, where only the environment names the database."""
+    return Process(shop, dsn, "dev", "-A", "shop:app", "--port", "0", *options)
+
+
 def dev(shop: Path, dsn: str, *options: str) -> Process:
-    # Also where the server of the tests is on another machine, which must be asked for.
-    asked = ("--dsn", dsn) if dsn and not place_of(dsn).is_here else ()
-    return Process(shop, dsn, "dev", "-A", "shop:app", "--port", "0", *asked, *options)
+    """The command, which is asked for the server of the tests where that is on another machine."""
+    embeds = not dsn or dsn.startswith(embedded.PREFIX)
+    asked = () if embeds or place_of(dsn).is_here else ("--dsn", dsn)
+    return unasked(shop, dsn, *asked, *options)
 
 
 def said(process: Process, *texts: str) -> None:
@@ -176,16 +182,16 @@ REMOTE = "postgresql://me:secret@0.0.0.0:1/shop"  # an address that is no loopba
 
 
 def test_a_database_of_another_machine_is_used_only_if_it_is_asked_for(shop: Path) -> None:
-    with dev(shop, REMOTE) as process:
+    with unasked(shop, REMOTE) as process:
         assert process.wait() == 78
         said_all = " ".join(process.log().split())
         assert "the environment (PGQUEUE_DSN, DATABASE_URL) names the database shop on 0.0.0.0" in said_all
         assert "--dsn" in said_all
     write(shop, SHOP.replace("App()", f"App({REMOTE!r})").format(greeting="hello"))
-    with dev(shop, "postgresql:///other") as process:
+    with unasked(shop, "postgresql:///other") as process:
         assert process.wait() == 78
         assert "the app names the database shop on 0.0.0.0" in " ".join(process.log().split())
-    with dev(shop, "", "--dsn", REMOTE) as asked:
+    with unasked(shop, "", "--dsn", REMOTE) as asked:
         assert asked.wait() == 69  # nobody listens there
         assert "the database is shop on 0.0.0.0" in asked.log()
     assert "secret" not in process.log() + asked.log() + said_all
