@@ -260,7 +260,7 @@ def test_a_queue_that_holds_only_metered_jobs_is_found_and_offered(app: App, con
 def claim(conn: Conn) -> list[int]:
     """Claim metered jobs of the lane, in whatever transaction is open."""
     lane = [Line(FLOW.lane, 0, '["sync/acme"]', 9)]
-    return [job.id for job in db.run(conn, QUERIES.turns.claim(WORKER, "default", lane, room=9, slots=9))]
+    return [job.id for job in db.run(conn, QUERIES.turns.claim(WORKER, "default", lane, room=9, slots=9)).jobs]
 
 
 VERBS: dict[str, Callable[[App, Conn, int], object]] = {

@@ -16,11 +16,11 @@ from tests.statements.turns import keyed, line, metered
 A, B = Flow(share="fair/a"), Flow(share="fair/b")
 
 
-def claim(conn: Conn, lines: Sequence[Line], room: int = 100) -> list[ClaimedJob]:
+def claim(conn: Conn, lines: Sequence[Line], room: int = 100) -> Sequence[ClaimedJob]:
     """Claim by the statement for such lanes."""
     query = QUERIES.turns.claim(WORKER, "default", lines, room=room, slots=room)
     assert query.sql == QUERIES.turns._sql(CLAIM_SHARES)
-    return db.run(conn, query)
+    return db.run(conn, query).jobs
 
 
 def both(most: int = 50) -> list[Line]:
@@ -35,6 +35,26 @@ def test_each_lane_gives_what_is_asked_of_it_and_takes_turns(conn: Conn) -> None
 def test_a_lane_of_more_turns_has_them_among_those_of_the_others(conn: Conn) -> None:
     a, b = metered(conn, A, 5), metered(conn, B, 5)
     assert [job.id for job in claim(conn, [line(A, 3), line(B, 1)])] == [a[0], a[1], a[2], b[0]]
+
+
+def test_of_many_lanes_each_has_its_turns_together(conn: Conn) -> None:
+    flows = [Flow(share=f"fair/{number}") for number in range(65)]
+    jobs = {flow.lane: set(metered(conn, flow, 2)) for flow in flows}
+    found = claim(conn, [line(flow, 2) for flow in flows], room=130)
+    assert len(found) == 130
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        assert [first.id, second.id] == sorted(jobs[first.lane or 0])
+
+
+def test_of_many_lanes_those_of_a_higher_priority_come_first(conn: Conn) -> None:
+    flows = [Flow(share=f"fair/{number}") for number in range(65)]
+    for number, flow in enumerate(flows):
+        metered(conn, flow, priority=number % 3)
+    lines = [line(flow, 2, priority=number % 3) for number, flow in enumerate(flows)]
+    query = QUERIES.turns.claim(WORKER, "default", lines, room=130, slots=130)
+    priorities = [job.priority for job in db.run(conn, query).jobs]
+    assert len(priorities) == 65
+    assert priorities == sorted(priorities, reverse=True)
 
 
 def test_a_claimed_job_runs_with_its_lane_and_its_transition(conn: Conn) -> None:
@@ -82,7 +102,7 @@ def test_a_lost_worker_gets_nothing(conn: Conn) -> None:
     metered(conn, A)
     worker = add_worker(conn)
     conn.execute("update pgqueue.worker set lost_at = now() where id = %s", (worker,))
-    assert db.run(conn, QUERIES.turns.claim(worker, "default", both(), room=100, slots=100)) == []
+    assert db.run(conn, QUERIES.turns.claim(worker, "default", both(), room=100, slots=100)).jobs == []
 
 
 def test_a_job_with_a_bucket_is_not_claimed_by_a_collision(conn: Conn) -> None:

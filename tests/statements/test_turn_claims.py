@@ -569,7 +569,7 @@ def test_a_flow_that_another_lane_has_is_not_claimed_by_a_collision(conn: Conn) 
     wrong = line(keyed("r/b"))._replace(lane=flow.lane)
     db.run(conn, QUERIES.turns.make_buckets(["r/b"]))
     worker = add_worker(conn)
-    assert db.run(conn, QUERIES.turns.claim(worker, "default", [wrong], room=5, slots=5)) == []
+    assert db.run(conn, QUERIES.turns.claim(worker, "default", [wrong], room=5, slots=5)).jobs == []
 
 
 DEAD = Resolution("dead_letter", "exhausted")

@@ -53,10 +53,10 @@ def line(flow: Flow, most: int = 100, priority: int = 0) -> Line:
 
 def claim_turns(
     conn: Conn, flows: Sequence[Flow], room: int = 100, *, most: int = 100, slots: int = 100, worker: UUID = WORKER
-) -> list[ClaimedJob]:
+) -> Sequence[ClaimedJob]:
     """Claim from the lanes of these flows."""
     lines = [line(flow, most) for flow in flows]
-    return db.run(conn, QUERIES.turns.claim(worker, "default", lines, room=room, slots=slots))
+    return db.run(conn, QUERIES.turns.claim(worker, "default", lines, room=room, slots=slots)).jobs
 
 
 def running(conn: Conn, bucket: str) -> int:

@@ -107,10 +107,10 @@ class StormWorker:
             return
         slots = self._rng.randint(room // 2, room)
         (began,) = self._conn.execute("select clock_timestamp()").fetchone() or (None,)
-        jobs = db.run(self._conn, self._queries.turns.claim(self._id, QUEUE, lines, room=room, slots=slots))
-        if jobs:
+        claimed = db.run(self._conn, self._queries.turns.claim(self._id, QUEUE, lines, room=room, slots=slots))
+        if jobs := claimed.jobs:
             self._conn.execute(NOTE, (began, [job.id for job in jobs]))
-        self._roster.claimed(QUEUE, lines, jobs, room)
+        self._roster.claimed(QUEUE, lines, claimed.lanes, room)
         if self._rng.random() > 0.03:  # else the answer is lost
             self._held.update((job.id, job) for job in jobs)
 

@@ -10,6 +10,7 @@ import pytest
 
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.queries.turns.claim import Line, by_lane
 from pgqueue.queries.turns.look import SeenLane
 from pgqueue.worker.claiming import roster as rosters
 from pgqueue.worker.claiming.roster import Roster
@@ -31,7 +32,7 @@ def test_a_lane_is_open_whose_bucket_a_job_has_left_while_the_look_was_under_way
     roster, flow = Roster(), keyed("r")
     roster.see([seen(flow, 1)], ALL)
     job = claimed(7, 1, lane=1)
-    roster.claimed("default", roster.choose("default", 1), [job], 1)
+    roster.claimed("default", roster.choose("default", 1), by_lane([job]), 1)
     roster.begin_look()
     roster.ended([job])
     roster.see([seen(flow, 1, room=0)], ALL)
@@ -60,7 +61,7 @@ def test_lanes_beyond_those_that_it_holds_have_their_turn(monkeypatch: pytest.Mo
         roster.see(lanes, ALL)
         (line, *_) = roster.choose("default", 1)
         served.add(line.lane)
-        roster.claimed("default", [line], [claimed(line.lane, 1, lane=line.lane)], 1)
+        roster.claimed("default", [line], by_lane([claimed(line.lane, 1, lane=line.lane)]), 1)
         roster.left(claimed(line.lane, 1))
     assert served == set(range(1, 11))
 
@@ -76,7 +77,7 @@ def test_one_claim_in_sixteen_takes_a_job_of_the_lane_that_has_waited_longest_wh
         jobs = [claimed(100 * turn + n, 1, lane=best.lane) for n in range(best.most)]
         for job in jobs:
             job.priority = best.priority
-        roster.claimed("default", lines, jobs, len(jobs))
+        roster.claimed("default", lines, by_lane(jobs), len(jobs))
         taken.append(sorted(line.priority for line in lines))
     assert taken[:15] == [[3, 4, 5]] * 15
     assert taken[15] == [1, 2]
@@ -95,7 +96,7 @@ def starts(roster: Roster, slots: int, turns: int, weights: dict[str, float]) ->
             roster.left(running.pop(chance.randrange(slots)))
         lines = roster.choose("default", 1)
         job = claimed(turn + 1, 1, lane=lines[0].lane)
-        roster.claimed("default", lines, [job], 1)
+        roster.claimed("default", lines, by_lane([job]), 1)
         running.append(job)
         had[numbers[lines[0].lane]] += 1
     return had
@@ -125,3 +126,29 @@ def test_a_tenant_that_comes_late_has_no_claim_on_the_past() -> None:
     roster.drop_running()
     had = starts(roster, 2, 100, {"early": 1.0, "other": 1.0, "third": 1.0, "late": 1.0})
     assert max(had.values()) - min(had.values()) <= 2
+
+
+def test_lanes_that_are_alike_share_a_large_claim_evenly_and_the_ones_left_out_come_first_in_the_next() -> None:
+    roster = Roster()
+    lanes = {number: seen(Flow(share=f"f/{number}"), number, room=10**6) for number in range(1, 1001)}
+    roster.see(lanes.values(), ALL)
+    first = roster.choose("default", 2000)
+    assert [line.most for line in first] == [8] * 250
+    jobs = [claimed(10 * line.lane + n, 1, lane=line.lane) for line in first for n in range(line.most)]
+    roster.claimed("default", first, by_lane(jobs), 2000)
+    assert {line.lane for line in first}.isdisjoint(line.lane for line in roster.choose("default", 2000))
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_lanes_that_are_alike_get_what_they_would_get_one_turn_after_the_other(weight: float) -> None:
+    """A lane of another weight is there in vain: it runs so many jobs that it has no turn, but turns are counted."""
+    alike, mixed = Roster(), Roster()
+    lanes = [seen(Flow(share=f"f/{number}"), number)._replace(weight=weight) for number in range(1, 8)]
+    busy = seen(Flow(share="f/busy"), 9)._replace(weight=1.5)
+    alike.see(lanes, ALL)
+    mixed.see([*lanes, busy], ALL)
+    full = [claimed(n, 1, lane=9) for n in range(100)]
+    mixed.claimed("default", [Line(9, 0, "[]", 100)], by_lane(full), 100)
+    for room in (3, 7, 17, 60):
+        found = [[(line.lane, line.most) for line in roster.choose("default", room)] for roster in (alike, mixed)]
+        assert found[0] == found[1]

@@ -4,14 +4,14 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappop, heapreplace, nlargest, nsmallest
 
 from pgqueue.jobs.flow import FLOW, Flow
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.queries.turns.claim import Line
+from pgqueue.queries.turns.claim import MANY_LANES, LaneKey, Line
 from pgqueue.queries.turns.look import SeenLane
 from pgqueue.timing import monotonic
 
@@ -19,7 +19,8 @@ MOST_LANES = 2000  # that a worker remembers; a look goes round, so that others 
 LOCKED_SECONDS = 0.05  # before a lane is tried again that gave nothing, though a look had found room and a due job
 MOST_PRIORITIES = 3  # in one claim
 AGEING = 16  # claims of which one goes by age
-JOBS_A_LANE, MANY_LANES = 4, 64  # a large claim takes a few jobs of each lane; a small one of as many as it can
+JOBS_A_LANE = 4  # of a large claim: it takes a few jobs of each lane, a small one of as many as it can
+SHARED_JOBS = 8  # likewise, of lanes without buckets, which always have room
 SPARE_LANES = 4  # beyond those that would fill the room with a job each
 _Key = tuple[str, int, int]  # queue, lane, priority
 
@@ -115,8 +116,11 @@ class Roster:
 
     def open_queues(self) -> set[str]:
         """The queues of which a claim may bring metered jobs."""
-        now = self._now()
-        return {lane.queue for lane in self._lanes.values() if lane.is_open(now)}
+        now, opened = self._now(), set[str]()
+        for lane in self._lanes.values():
+            if lane.queue not in opened and lane.is_open(now):
+                opened.add(lane.queue)
+        return opened
 
     def best_priority(self, queue: str) -> int:
         """The highest priority of an open lane of a queue."""
@@ -125,9 +129,13 @@ class Roster:
 
     def wakes_in(self, queues: Container[str]) -> float:
         """Seconds until the next lane of these queues can be claimed from; infinite if that depends on others."""
-        now = self._now()
-        times = (now if lane.ready else lane.wakes_at for lane in self._lanes.values() if lane.queue in queues)
-        return max(min(times, default=math.inf) - now, 0.0)
+        wakes_at = math.inf
+        for lane in self._lanes.values():
+            if lane.queue in queues:
+                if lane.ready:
+                    return 0.0
+                wakes_at = min(wakes_at, lane.wakes_at)
+        return max(wakes_at - self._now(), 0.0)
 
     def choose(self, queue: str, room: int) -> list[Line]:
         """Return the lanes of a queue whose turn is next, as many as may fill the room, each with its share of it.
@@ -151,13 +159,27 @@ class Roster:
     def _share(self, room: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:
         """Share the room among lanes of one priority: each job to the lane whose share runs the fewest for its weight,
         counting those that it has got here."""
-        most = min(room + SPARE_LANES, max(room // JOBS_A_LANE, MANY_LANES))
-        chosen = nsmallest(most, lanes, key=self._standing)
+        jobs_a_lane = JOBS_A_LANE if any(lane.flow.buckets for lane in lanes) else SHARED_JOBS
+        most = min(room + SPARE_LANES, max(room // jobs_a_lane, MANY_LANES))
+        standing = sorted([(*self._standing(lane), number) for number, lane in enumerate(lanes)])[:most]
+        chosen = [lanes[number] for *_, number in standing]
         if len(chosen) == 1 and not chosen[0].paces:
             yield _line(chosen[0], room)
             return
         left = {name: self._paces[name].tokens(now) for lane in chosen for name in lane.paces}
+        for lane, most in zip(chosen, self._deal(room, chosen, left), strict=True):
+            if most:
+                yield _line(lane, most)
+            elif lane.paces and any(left[name] <= 0 for name in lane.paces):
+                self._wait_for_pace(lane, now)
+
+    def _deal(self, room: int, chosen: list[KnownLane], left: dict[str, int]) -> list[int]:
+        """Return how many jobs of the room each of these lanes has. They come in the order of their turns; `left`, the
+        starts that paces admit, is counted down."""
         running, got = [self._running[lane.group] for lane in chosen], [0] * len(chosen)
+        if not left and len({(runs, lane.weight) for runs, lane in zip(running, chosen, strict=True)}) == 1:
+            each, more = divmod(room, len(chosen))  # all are alike, and take turns
+            return [each + (number < more) for number in range(len(chosen))]
         turns = [(*self._standing(lane), number) for number, lane in enumerate(chosen)]  # sorted: a heap
         for _ in range(room):
             if not turns:
@@ -173,45 +195,40 @@ class Roster:
             got[number] += 1
             slots = (running[number] + got[number] + 0.5) / lane.weight
             heapreplace(turns, (slots, starts + 1 / lane.weight, served, number))
-        for lane, most in zip(chosen, got, strict=True):
-            if most:
-                yield _line(lane, most)
-            elif lane.paces and any(left[name] <= 0 for name in lane.paces):
-                self._wait_for_pace(lane, now)
+        return got
 
     def _standing(self, lane: KnownLane) -> tuple[float, float, int]:
         group = lane.group
-        running = self._running[group]
-        return (running + 0.5) / lane.weight if running else 0.0, self._starts.get(group, 0.0), lane.served
+        slots = (self._running[group] + 0.5) / lane.weight if group in self._running else 0.0
+        return slots, self._starts.get(group, 0.0), lane.served
 
     def _wait_for_pace(self, lane: KnownLane, now: float) -> None:
         lane.ready, lane.timed = False, True
         lane.wakes_at = max((self._paces[name].opens_at() for name in lane.paces), default=now)
 
-    def claimed(self, queue: str, lines: Sequence[Line], jobs: Sequence[ClaimedJob], room: int) -> bool:
-        """Note what a claim has brought. Returns whether a lane gave less than was asked, so that a look should say
-        why."""
-        now, short = self._now(), False
-        brought: dict[tuple[int | None, int], list[ClaimedJob]] = {}
-        for job in jobs:
-            brought.setdefault((job.lane, job.priority), []).append(job)
+    def claimed(
+        self, queue: str, lines: Sequence[Line], jobs: Mapping[LaneKey, Sequence[ClaimedJob]], room: int
+    ) -> bool:
+        """Note which jobs of each lane a claim has brought. Returns whether a lane gave less than was asked, so that a
+        look should say why."""
+        now, short, is_full = self._now(), False, sum(map(len, jobs.values())) >= room
         known = [(line, lane) for line in lines if (lane := self._lanes.get((queue, line.lane, line.priority)))]
-        if brought:
+        if jobs:
             self._level = max(self._level, min((self._starts.get(lane.group, 0.0) for _, lane in known), default=0.0))
         for line, lane in known:
-            of_lane = brought.get((line.lane, line.priority), ())
+            of_lane = jobs.get((line.lane, line.priority), ())
             count = len(of_lane)
             if count:
                 self._note(lane, of_lane)
                 for name in lane.paces:
                     self._paces[name].spend(now, count)
-            if count < line.most and len(jobs) < room and lane.ends == lane.ends_before:
+            if count < line.most and not is_full and lane.ends == lane.ends_before:
                 lane.ready, lane.timed, short = False, False, True
                 lane.wakes_at = now + LOCKED_SECONDS
         return short
 
     def _note(self, lane: KnownLane, jobs: Sequence[ClaimedJob]) -> None:
-        """Note that these jobs of a lane run here from now on."""
+        """Note that these jobs of a lane, of which the last one is last, run here from now on."""
         self._turn += 1
         lane.served = self._turn
         group, held = lane.group, self._held
@@ -222,7 +239,7 @@ class Roster:
         self._running[group] += len(jobs)
         self._starts[group] = self._starts.get(group, 0.0) + len(jobs) / lane.weight
         if lane.flow.order is None:
-            last = max([(job.run_at, job.id) for job in jobs])
+            last = jobs[-1].run_at, jobs[-1].id
             lane.place = last if lane.place is None else max(lane.place, last)
 
     def left(self, job: ClaimedJob) -> None:
@@ -237,23 +254,22 @@ class Roster:
     def ended(self, jobs: Iterable[ClaimedJob]) -> bool:
         """Note that the ends of jobs are written: each lane that shares a bucket with one of them may go on. Returns
         whether one does."""
-        names: set[str] = set()
-        lanes: set[_Key] = set()
+        names, lanes = set[str](), set[int]()
         for job in jobs:
             self.left(job)
-            key = job.queue, job.lane or 0, job.priority
-            if key not in lanes or job.lane is None or job.lane < 0:  # jobs in order may differ in their buckets
-                lanes.add(key)
+            lane = job.lane or 0
+            if lane not in lanes or lane < 0:  # all jobs of a lane have its buckets, unless they have an order
+                lanes.add(lane)
                 names.update(self._buckets_of(job))
         opened = False
         for name in names:
             if self._ended is not None:
                 self._ended.add(name)
             for key in self._by_bucket.get(name, ()):
-                lane = self._lanes[key]
-                lane.ends += 1
-                if not lane.ready and not lane.timed:
-                    lane.ready = opened = True
+                known = self._lanes[key]
+                known.ends += 1
+                if not known.ready and not known.timed:
+                    known.ready = opened = True
         return opened
 
     def drop_running(self) -> None:

@@ -133,17 +133,17 @@ class TurnClaims:
             self._told_at = monotonic()
             await self._link.run(self._queries.tell_of_room(self._identity.id, sorted(queues)))
 
-    async def claim(self, queue: str, room: int) -> list[ClaimedJob]:
+    async def claim(self, queue: str, room: int) -> Sequence[ClaimedJob]:
         """Claim up to `room` metered jobs of a queue."""
         lines = self.roster.choose(queue, room)
         if not lines:
             return []
         slots = max(self._slots.room() - self._slots.ahead, 0)
         query = self._queries.claim(self._identity.id, queue, lines, room=room, slots=slots)
-        jobs = await self._link.run(query)
-        if self.roster.claimed(queue, lines, jobs, room):
+        claimed = await self._link.run(query)
+        if self.roster.claimed(queue, lines, claimed.lanes, room):
             self._wanted = True
-        return jobs
+        return claimed.jobs
 
     @property
     def rests(self) -> bool:
