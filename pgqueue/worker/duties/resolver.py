@@ -117,6 +117,7 @@ class Resolver(Duty):
             moved = set()
             for part in self._outcomes.parts(batch):
                 moved |= await self._resolve_unlocked(part)
+            moved |= await self._resolve_late(batch, moved)
         except Exception as error:
             if not blames_data(error, self._backoff.failures):
                 raise
