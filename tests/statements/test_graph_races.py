@@ -4,8 +4,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from pgqueue import db
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.retention import Sweep
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from tests.conftest import scalar
@@ -43,6 +46,39 @@ def test_two_parents_that_end_at_once_release_their_child_once(conn: Conn, conne
     assert told.ready == {made.jobs[2]}
     assert states(conn, made) == "ssp"
     assert scalar(conn, "select count(*) from pgqueue.transition where reason = 'ready'") == 1
+
+
+def test_two_last_members_that_end_at_once_end_their_workflow_once(conn: Conn, connect: Open) -> None:
+    made = insert(conn, graph(2))
+    first, second = running(conn, made)
+    a, b = connect(), connect()
+    assert not db.run(a, QUERIES.jobs.succeed_counted([(first, PLAIN_SUCCESS)])).unsettled
+    counted = QUERIES.jobs.succeed_counted([(second, PLAIN_SUCCESS)])
+    told = after_waiting(conn, a, b, lambda: db.run(b, counted))
+    assert (told.moved, told.unsettled) == ({second.id}, True)
+    assert conn.execute("select remaining, failed, cancelled from pgqueue.gate").fetchall() == [(0, 0, 0)]
+    assert workflow_state(conn, made.id) == "succeeded"
+    assert not db.run(conn, QUERIES.jobs.succeed_counted([(first, PLAIN_SUCCESS), (second, PLAIN_SUCCESS)])).moved
+
+
+WRITES_HISTORY = """select count(*) from pg_locks l join pg_inherits i on i.inhrelid = l.relation
+where l.pid = %s and l.granted and l.mode = 'RowExclusiveLock'
+and i.inhparent in ('pgqueue.job_finished'::regclass, 'pgqueue.transition'::regclass)"""
+
+
+@pytest.mark.parametrize("how", [PLAIN_SUCCESS, DONE], ids=["counted", "with a result"])
+def test_members_are_written_before_their_gate_is_locked(conn: Conn, connect: Open, how: Resolution) -> None:
+    """Who waits for a gate has written the history by then: it holds the gate for no longer than it must."""
+    made = insert(conn, graph(2))
+    first, second = running(conn, made)
+    a, b = connect(), connect()
+    end(a, (first, how))
+    thread = InThread(lambda: end(b, (second, how)))
+    wait_blocked(conn, b, a)
+    assert scalar(conn, WRITES_HISTORY, b.info.backend_pid) == 2
+    a.commit()
+    assert thread.result().unsettled
+    b.commit()
 
 
 def test_a_parent_that_fails_while_the_other_succeeds_dooms_their_child(conn: Conn, connect: Open) -> None:
