@@ -8,7 +8,7 @@ from pgqueue.workflows.gates import CALLED, CHILDREN, GATED, LATE
 SNAPSHOTS = Path(__file__).parent / "sql"
 # What each statement that deletes live jobs does about ties. A new one belongs here, and to neither kind by accident.
 GUARDED = {"jobs.resolve.successes", "jobs.resolve.mixed", "jobs.resolve.metered", "jobs.resolve.metered_successes"}
-COUNTED = {"jobs.succeed_counted"}  # ends members that nothing waits for but their gate
+COUNTED = {"jobs.succeed_counted", "jobs.succeed_counted.one"}  # ends members that nothing waits for but their gate
 TELLING = {
     "jobs.cancel", "jobs.expire", "jobs.release_strays", "jobs.rescue", "jobs.resolve_tied",
     "jobs.resolve_tied.metered", "calls.call_off", "turns.cancel_behind", "workflows.cascade", "workflows.stop",
@@ -50,7 +50,7 @@ def test_no_other_file_than_those_of_statements_deletes_live_jobs() -> None:
     }
     assert found == {
         "queries/jobs/cancel.py", "queries/jobs/expire.py", "queries/jobs/rescue.py", "queries/jobs/resolve.py",
-        "queries/turns/full.py", "queries/workflows/cascade.py",
+        "queries/jobs/succeed.py", "queries/turns/full.py", "queries/workflows/cascade.py",
     }  # fmt: skip
 
 

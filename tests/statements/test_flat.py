@@ -80,6 +80,7 @@ DUTIES: dict[str, Query[Any]] = {
         [(claimed(i, 1, lane=1, ties=3), ends) for (_, ends), i in zip(BATCH, range(40), strict=True)]
     ),
     "jobs.succeed_counted": QUERIES.jobs.succeed_counted(COUNTED),
+    "jobs.succeed_counted one": QUERIES.jobs.succeed_counted(COUNTED[:1]),
     "jobs.lock_unlocked_ties": QUERIES.jobs.lock_unlocked_ties([job.id for job, _ in TIED]),
     "workflows.look": QUERIES.workflows.look(),
     "workflows.cascade": QUERIES.workflows.cascade(50),

@@ -27,6 +27,7 @@ from .rewriting import rewrite
 MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, signals, adding)
 CLASSES: Sequence[type] = (resolve.ResolveQueries, Caller)
 TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
+COUNTED_ENDS = ["SUCCEED_COUNTED", "SUCCEED_ONE_COUNTED"]
 NO_PARENT_LEFT = """not exists (select from {s}.dependency e join {s}.job_live p on p.id = e.parent_id
     where e.child_id = j.id and p.id not in (select id from ended))"""
 NO_MEMBER_LEFT = """not exists (select from {s}.job_live m where m.gate_id = g.id
@@ -63,7 +64,7 @@ def callbacks_by_last(names: Sequence[str] = TIED_ENDS) -> None:
 
 def counted_parents() -> None:
     """Let the statement for members that their gate alone waits for end jobs that have children."""
-    rewrite(resolve, ["SUCCEED_COUNTED"], ("j.ties::int & 15 = 2", "j.ties::int & 14 = 2"))
+    rewrite(resolve, COUNTED_ENDS, ("j.ties::int & 15 = 2", "j.ties::int & 14 = 2"))
     vars(resolve)["CHILDREN"] = 0
 
 
@@ -198,7 +199,7 @@ MUTANTS = {
         partial(unsorted_gates, ["SUCCEED_COUNTED"]), "gates_shared_plainly", frozenset({"deadlock"})
     ),
     "callbacks_by_last_counted": WovenMutant(
-        partial(callbacks_by_last, ["SUCCEED_COUNTED"]), "two_members_plainly", frozenset({"WF4"})
+        partial(callbacks_by_last, COUNTED_ENDS), "two_members_plainly", frozenset({"WF4"})
     ),
     "counted_parents": WovenMutant(counted_parents, "whole_workflow_plainly", frozenset({"WF2"})),
     "released_doomed": WovenMutant(released_doomed, "one_parent_fails", frozenset({"WF2"})),

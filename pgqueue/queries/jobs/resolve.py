@@ -9,9 +9,10 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed, sparse
-from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS_LAST, WRITTEN_FIRST
-from pgqueue.queries.jobs.ties import COUNT_AT_GATES, HOLD, TELL_WORKFLOWS, TOLD, TiedEnds, read_ends
-from pgqueue.queries.jobs.turns import AFTER_TOLD, FREE_BUCKETS, FREE_OF_SUCCEEDED, STOP_KEYS
+from pgqueue.queries.jobs.parts import CARRIED, CARRIED_PLAIN, LOG_ATTEMPTS, TELL_ENDS_LAST
+from pgqueue.queries.jobs.succeed import SUCCEED, SUCCEED_COUNTED, SUCCEED_METERED, SUCCEED_ONE_COUNTED
+from pgqueue.queries.jobs.ties import HOLD, TOLD, TiedEnds, read_ends
+from pgqueue.queries.jobs.turns import AFTER_TOLD, FREE_BUCKETS, STOP_KEYS
 from pgqueue.workflows.gates import CALLED, CHILDREN, GATED, LATE
 
 UNKNOWN_DELAY = 15.0  # seconds until a metered job whose task this worker does not know is claimed again
@@ -167,62 +168,6 @@ RESOLVE_METERED_TIED: LiteralString = fill(
     **_TIES,
 )
 
-# Write a batch of plain successes, as most batches are: what RESOLVE does, with the same promises. One scan of the
-# primary key with an array instead of a probe for each row, and nothing to sort out, saves a fifth. The CASE keeps the
-# look-up of leases a hashed one; a plain `in` becomes a join.
-_SUCCEED: LiteralString = """
-with ended as (
-    delete from {s}.job_live j
-    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'running' and {metered}
-    and case when (j.id, j.lease) in (
-        select id, lease from unnest((select %(ids)s::bigint[]), (select %(leases)s::bigint[])) as g(id, lease)
-    ) then true end
-    returning j.*
-), finished as (
-    insert into {s}.job_finished ({carried}, state)
-    select {carried}, 'succeeded' from ended where history{returning}
-), logged as (
-    insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id)
-    select id, 'running', 'succeeded', attempt, lease, worker_id from ended where history{returning}
-){and_more}
-{answer}"""
-_SUCCEED_UNTOLD: LiteralString = fill(_SUCCEED, carried=CARRIED_PLAIN, returning="", answer="select id from ended")
-SUCCEED: LiteralString = fill(_SUCCEED_UNTOLD, metered="j.lane is null and j.ties is null", and_more="")
-
-# Write a batch of plain successes of metered jobs, and give their buckets back, as RESOLVE_METERED does. Jobs that
-# have the same buckets are counted together; to collect the headers of each lane instead took longer.
-SUCCEED_METERED: LiteralString = fill(
-    _SUCCEED_UNTOLD,
-    metered="j.lane is not null and j.ties is null",
-    and_more=fill(
-        """, left_running as materialized (
-    select e.headers::jsonb -> '$flow'::text -> 'buckets'::text as buckets, count(*) as jobs from ended e group by 1
-), {free_buckets}""",
-        free_buckets=FREE_OF_SUCCEEDED,
-    ),
-)
-
-# Write a batch of plain successes of counted jobs, for whose end nothing waits but their gate, and count them there:
-# what RESOLVE_TIED does, with the same promises. Most jobs of a wide group are such, and to look for children and calls
-# that they do not have costs as much as half of the rest. The naive form takes the worker's word for it: a late edge
-# or a call may have come since the claim. So the row says it, in the version that is deleted, and RESOLVE_TIED writes
-# what is left. Of the ties, those that concern failures do not matter here. Gates and workflows by primary key.
-SUCCEED_COUNTED: LiteralString = fill(
-    _SUCCEED,
-    carried=CARRIED,
-    metered="j.lane is null and j.ties::int & 15 = 2",
-    returning=" returning 1",
-    and_more=fill(
-        """, tied as (
-    select id, 'succeeded'::text as target, 2 as ties, gate_id, false as skipped from ended
-), {count_at_gates}, {tell_workflows}""",
-        count_at_gates=fill(COUNT_AT_GATES, first=WRITTEN_FIRST),
-        tell_workflows=fill(TELL_WORKFLOWS, forlorn=""),
-    ),
-    answer="""select id, 'moved' from ended
-union all select id, 'unsettled' from workflows_told where unsettled""",
-)
-
 # Note how far running jobs are, for callers that ask. Fenced like every write of a worker; by primary key. No index has
 # the column, so the update is HOT where the page has room. Returns the ids of the jobs that are still this worker's.
 NOTE_PROGRESS: LiteralString = """
@@ -330,6 +275,9 @@ class ResolveQueries(Statements):
     def succeed_counted(self, batch: Sequence[tuple[ClaimedJob, Resolution]]) -> Query[TiedEnds]:
         """Write plain successes of counted jobs. Those for whose end others wait by now do not move: `resolve_tied`
         writes them."""
+        if len(batch) == 1:
+            one = batch[0][0]
+            return Query(self._sql(SUCCEED_ONE_COUNTED), read_ends, {"id": one.id, "lease": one.lease})
         batch = sorted(batch, key=lambda entry: entry[0].id)
         return Query(self._sql(SUCCEED_COUNTED), read_ends, _leases(batch))
 

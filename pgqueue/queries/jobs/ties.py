@@ -83,18 +83,9 @@ COUNT_AT_GATES: LiteralString = """counted as materialized (
     returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
 )"""
 
-# Tell workflows which of their gates have closed. Reads `gates_lowered`, and `{forlorn}`, rows of the same kind.
-# Workflows are locked after the gates, in the order of ids. By primary key.
-TELL_WORKFLOWS: LiteralString = """told as materialized (
-    select id, (count(*) filter (where closed))::int as gates,
-           coalesce(sum(failed) filter (where closed), 0::bigint)::int as failed,
-           coalesce(sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, bool_or(stops) as stops,
-           bool_or(forlorn) as forlorn
-    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered{forlorn}) as l
-    group by id having bool_or(closed or stops or forlorn)
-), workflows_held as materialized (
-    select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for update
-), workflows_told as (
+# Tell workflows which of their gates have closed. Reads `told`: id, gates, failed, cancelled, stops, forlorn. `{held}`:
+# a condition that names the part which locks. By primary key.
+WORKFLOWS_TOLD: LiteralString = """workflows_told as (
     update {s}.workflow w
     set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,
         state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
@@ -103,9 +94,25 @@ TELL_WORKFLOWS: LiteralString = """told as materialized (
         stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' when t.forlorn
                                then 'the job in whose place it ran was cancelled' end),
         stop_running = w.stop_running or t.forlorn
-    from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
+    from told t where w.id = any(array[t.id]){held}
     returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
 )"""
+
+# The same for many gates. Reads `gates_lowered`, and `{forlorn}`, rows of the same kind. Workflows are locked after the
+# gates, in the order of ids.
+TELL_WORKFLOWS: LiteralString = fill(
+    """told as materialized (
+    select id, (count(*) filter (where closed))::int as gates,
+           coalesce(sum(failed) filter (where closed), 0::bigint)::int as failed,
+           coalesce(sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, bool_or(stops) as stops,
+           bool_or(forlorn) as forlorn
+    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered{forlorn}) as l
+    group by id having bool_or(closed or stops or forlorn)
+), workflows_held as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for update
+), {workflows_told}""",
+    workflows_told=fill(WORKFLOWS_TOLD, held=" and (select count(*) from workflows_held) > 0"),
+)
 
 # Move what depends on jobs or workflows that have ended. Reads `tied`: id, target, ties, gate_id, skipped; and
 # `{gone}`, the ids that this statement has deleted; `{held}`, the locked children; `{may_notify}`; `{written}`, a
