@@ -106,7 +106,7 @@ with given as (
 ), {tell}, {notify_keepers}, {resume_stopped}
 select (select count(*) from gone) from children_notified, keepers_notified""",
     hold=fill(HOLD, own="given"),
-    tell=fill(TELL, gone="gone", held="held", may_notify=MAY_NOTIFY),
+    tell=fill(TELL, gone="gone", held="held", written="", may_notify=MAY_NOTIFY),
     notify_keepers=fill(NOTIFY_KEEPERS, may_notify=MAY_NOTIFY),
     resume_stopped=fill(RESUME_STOPPED, after=AFTER_TOLD),
     carried=CARRIED,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from . import backlog, drain, enqueue, flow, idle, latency, overhead, turns, workflows
+from . import backlog, drain, durable, enqueue, flow, groups, idle, latency, overhead, turns, workflows
 from .results import Record
 from .session import BenchSession
 
@@ -96,12 +96,20 @@ CASES = {
              partial(workflows.against_plain, fill=workflows.chains)),
         Case("s-group", "drain of one group and its callback, two processes, against plain jobs", 100_000,
              workflows.group),
+        Case("s-fanin", "members of one group end one a statement, 16 connections, against plain jobs", 32_000,
+             groups.fan_in),
+        Case("s-pinned", "groups of 1,000 and their callbacks one after the other, pinned by a snapshot", 200_000,
+             groups.pinned),
+        Case("s-stream", "stream 1,000,000 members into a batch", 1_000_000, groups.streamed),
         Case("s-graph", "insert a graph of 10,000 jobs and 20,000 edges", 10_000, workflows.graph),
         Case("s-cascade", "the root of 10,000 descendants fails beside 100 plain jobs a second", 10_000,
              workflows.cascade),
         Case("s-sleepers", "drain of plain jobs beside 1,000,000 that sleep, against without", 200_000,
              workflows.beside_sleepers),
         Case("s-steps", "jobs of ten recorded steps each", 10_000, workflows.steps),
+        Case("s-step", "jobs of 1,000 steps, one job at a time", 10, durable.one_by_one),
+        Case("s-replay", "replay 1,000 steps, one job at a time", 10, durable.replay),
+        Case("s-signal", "a signal to a job that waits, 20 a second", 400, durable.signalled),
         Case("i", "idle worker", 0, idle.idle),
     )
 }  # fmt: skip

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -15,12 +16,17 @@ from typing import Any
 
 import psycopg
 
-from pgqueue import UnknownJob
+from pgqueue import UnknownJob, db
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
+from pgqueue.queries import Queries
+from pgqueue.queries.jobs.resolve import is_counted
 
 from .tasks import TASKS, app, noop
 from .track import VARIABLE, count
 
 CHUNK = 1000
+QUERIES = Queries("pgqueue").jobs
 # What an application without a queue would write: the row alone, without transitions and notifications.
 BY_HAND = """insert into pgqueue.job_live (task, queue, priority, args, max_attempts, tags, headers, history)
 values (%s, %s, %s, %s::jsonb, %s, %s, %s::jsonb, %s) returning id, run_at, created_at"""
@@ -155,6 +161,56 @@ def rate(low: str, n: str, hertz: str) -> Work:
     return work
 
 
+def signals(hertz: str) -> Work:
+    """Send a signal to each job that waits, at fixed times. Answers when each call began, by the job's number."""
+    with _connect() as conn:
+        jobs = conn.execute("select id, (args ->> 'i')::int from pgqueue.job_live order by id").fetchall()
+    _warm()
+
+    def work() -> Answer:
+        start, sent = time.time(), {}
+        for k, (job, i) in enumerate(jobs):
+            time.sleep(max(0.0, start + k / float(hertz) - time.time()))
+            sent[i] = time.time()
+            app.signal(job, "go")
+        return {"sent": sent}
+
+    return work
+
+
+def ends(n: str) -> Work:
+    """Claim so many jobs, and end them one by one, each with a statement and a commit, as a worker does."""
+    conn, worker, jobs = _connect(), uuid.uuid4(), list[ClaimedJob]()
+    while len(jobs) < int(n):
+        room = min(500, int(n) - len(jobs))
+        jobs += db.run(conn, QUERIES.claim(worker, {"default": room}, room))
+
+    def end(i: int) -> None:
+        outcome = (jobs[i], PLAIN_SUCCESS)
+        if jobs[i].ties is None:
+            moved = db.run(conn, QUERIES.resolve([outcome]))
+        elif is_counted(*outcome):
+            moved = db.run(conn, QUERIES.succeed_counted([outcome])).moved
+        else:
+            moved = db.run(conn, QUERIES.resolve_tied([outcome])).moved
+        assert moved == {jobs[i].id}
+
+    return lambda: _timed(end, range(int(n)))
+
+
+def stream(n: str) -> Work:
+    """Stream so many members into a batch, in one transaction."""
+    _warm()
+
+    def work() -> Answer:
+        began = time.time()
+        with app.batch(name="streamed") as batch:
+            batch.add_many(noop, (payload(i) for i in range(int(n))))
+        return {"seconds": time.time() - began}
+
+    return work
+
+
 def flow(n: str, limit: str, seconds: str) -> Work:
     """Keep a backlog between `limit` and a chunk more, for so many jobs or seconds."""
     _warm()
@@ -174,7 +230,9 @@ def flow(n: str, limit: str, seconds: str) -> Work:
     return work
 
 
-VERBS: dict[str, Callable[..., Work]] = {f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, flow)}
+VERBS: dict[str, Callable[..., Work]] = {
+    f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, signals, ends, stream, flow)
+}
 
 
 def main() -> None:

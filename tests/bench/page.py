@@ -28,7 +28,7 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
         (("overhead_percent", "% slower", ".1f"), ("jobs_s", "jobs/s", ",.0f"), ("jobs_s_without", "without", ",.0f")),
     ),
     **dict.fromkeys(
-        ("q-loose", "q-fair", "q-tenant", "q-own", "q-behind", "s-chains", "s-sleepers"),
+        ("q-loose", "q-fair", "q-tenant", "q-own", "q-behind", "s-chains", "s-sleepers", "s-fanin"),
         (("ratio", "of plain", ".2f"), ("jobs_s", "jobs/s", ",.0f"), ("jobs_s_plain", "plain jobs/s", ",.0f")),
     ),
     "s-chain": (("jobs_s", "jobs/s", ",.0f"), ("link_p50_ms", "ms a link, p50", ".2f")),
@@ -38,13 +38,21 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("after_ms", "ms from the last end to the callback", ".1f"),
     ),
     "s-graph": (("insert_ms", "ms", ",.0f"),),
-    "s-cascade": (("skipped_ms", "ms until all are skipped", ",.0f"), ("resolve_p99_ms", "ms p99 of others", ".1f")),
+    "s-stream": (("seconds", "s", ".1f"), ("jobs_s", "jobs/s", ",.0f")),
+    "s-cascade": (
+        ("skipped_ms", "ms until all are skipped", ",.0f"),
+        ("resolve_p99_ms", "ms p99 of others", ".1f"),
+        ("retry_ms", "ms until a retry has brought all back", ",.0f"),
+    ),
     "s-steps": (("steps_s", "steps/s", ",.0f"), ("jobs_s", "jobs/s", ",.0f")),
+    "s-step": (("step_ms", "ms a step, p50", ".2f"),),
+    "s-replay": (("replay_ms", "ms", ".1f"),),
+    "s-signal": LATENCY[:2],
     "q-one": (("jobs_s", "jobs/s", ",.0f"), ("hand_p50_ms", "ms between two, p50", ".2f")),
     "q-rate": (("percent", "% of what is sustained", ".1f"), ("over", "windows over", ".0f")),
     "q-new": (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f")),
     "q-slots": (("percent", "% of the slots used", ".1f"), ("most", "most at once", ".0f")),
-    "q-pinned": FLOW,
+    "q-pinned": FLOW, "s-pinned": FLOW,
     "q-why": (("why_ms", "ms", ".1f"),),
     "m": (("rss_mib", "MiB", ".1f"), ("rss_percent", "± % in the second half", ".2f"), ("jobs_s", "jobs/s", ",.0f")),
     "i": (("cpu_percent", "% CPU", ".2f"), ("statements_s", "statements/s", ".2f"), ("rss_mib", "MiB", ".1f")),
@@ -239,7 +247,18 @@ def summary(results: Results, names: Iterable[str]) -> str:
                 for metric, head, form in FIGURES.get(name, RATE)
             )
             lines.append(f"{name}: {CASES[name].what}; {len(runs)} runs of {runs[0].get('jobs', 0):,}: {figures}")
+            lines += [
+                _judged(judge(results, target))
+                for target in TARGETS
+                if target.figure == Figure(name, target.figure.metric)
+            ]
     return "\n".join(lines)
+
+
+def _judged(found: Judgement) -> str:
+    reached = {True: "reached", False: "missed", None: "not measured"}[found.reached]
+    against = f" of {found.target.against.who} {found.target.against.case}" if found.target.against else ""
+    return f"  target: {found.target.figure.metric} {found.target.text}{against}: {reached}"
 
 
 def write(path: Path, results: Results, charts: Iterable[str], command: str) -> None:

@@ -52,9 +52,44 @@ async def ten_steps(ctx: pgqueue.Context, i: int, email: str) -> None:
         await ctx.astep(f"step {step}", one)
 
 
+@app.task(name="many_steps")
+async def many_steps(ctx: pgqueue.Context, i: int, email: str, steps: int = 1000) -> None:
+    """Record many steps, one after the other."""
+    record_start(i)
+    for step in range(steps):
+        await ctx.astep(f"step {step}", one)
+
+
+@app.task(name="replayed", retry=pgqueue.Constant(0), max_attempts=2)
+async def replayed(ctx: pgqueue.Context, i: int, email: str, steps: int = 1000) -> float:
+    """Record many steps, and come back; return in how many milliseconds the second attempt got what is recorded."""
+    ran: list[int] = []
+    began = perf_counter()
+    for step in range(steps):
+        await ctx.astep(f"step {step}", _note, ran, step)
+    if ran:
+        raise pgqueue.Retry(delay=0)
+    record_start(i)
+    return (perf_counter() - began) * 1000
+
+
+def _note(ran: list[int], step: int) -> int:
+    ran.append(step)
+    return step
+
+
+@app.task(name="signalled")
+async def signalled(ctx: pgqueue.Context, i: int, email: str) -> None:
+    """Wait for a signal without a worker, and go on."""
+    await ctx.await_signal("go")
+    record_start(i)
+
+
 async def one() -> int:
     """Return a value to record."""
     return 1
 
 
-TASKS = {task.name: task for task in (noop, noop_thread, noop_forget, busy, rest, ten_steps)}
+TASKS = {
+    task.name: task for task in (noop, noop_thread, noop_forget, busy, rest, ten_steps, many_steps, replayed, signalled)
+}

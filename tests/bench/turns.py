@@ -112,7 +112,7 @@ def drained_in_turn(
         if on:
             look(database)
         rates[on].append(n / record["seconds"])
-    return record | _ratio(rates)
+    return record | compared_rates(rates)
 
 
 def beside_full(session: BenchSession, n: int, waiting: int) -> Record:
@@ -125,7 +125,8 @@ def beside_full(session: BenchSession, n: int, waiting: int) -> Record:
     return drained_in_turn(session, n, fill)
 
 
-def _ratio(rates: dict[bool, list[float]]) -> Record:
+def compared_rates(rates: dict[bool, list[float]]) -> Record:
+    """Return the rate of these, that of plain jobs, and the ratio of both."""
     plain, these = (len(found) / sum(1 / rate for rate in found) for found in (rates[False], rates[True]))
     return {"jobs_s": round(these, 1), "jobs_s_plain": round(plain, 1), "ratio": round(these / plain, 3)}
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pgqueue.jobs.flow import Flow
-from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.workflows.adding import LockedGroup
 from pgqueue.queries.workflows.gone import CallPlace, Place
@@ -38,6 +38,10 @@ METERED_OUTCOMES = [
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.resolve_tied": lambda q: q.jobs.resolve_tied(OUTCOMES),
     "jobs.resolve_tied metered": lambda q: q.jobs.resolve_tied(METERED_OUTCOMES),
+    "jobs.succeed_counted": lambda q: q.jobs.succeed_counted(
+        [(claimed(job, 1, ties=2), PLAIN_SUCCESS) for job in (3, 4)]
+    ),
+    "jobs.succeed_counted one": lambda q: q.jobs.succeed_counted([(claimed(3, 1, ties=2), PLAIN_SUCCESS)]),
     "jobs.lock_unlocked_ties": lambda q: q.jobs.lock_unlocked_ties([3, 4]),
     "workflows.lock_for_retry": lambda q: q.workflows.lock_for_retry(1),
     "workflows.lock_free_for_retry": lambda q: q.workflows.lock_free_for_retry(1),

@@ -8,6 +8,7 @@ from pgqueue import db
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.queries.jobs.resolve import is_counted
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.queries.workflows.retry import Revived
@@ -39,12 +40,16 @@ def claim(conn: Conn, room: int = 1000, worker: UUID = WORKER) -> dict[int, Clai
 
 
 def end(conn: Conn, *ends: tuple[ClaimedJob, Resolution]) -> TiedEnds:
-    """Write how attempts ended, of jobs with ties and of others."""
+    """Write how attempts ended, of jobs with ties and of others, by the statements by which a worker writes it."""
     tied = [entry for entry in ends if entry[0].ties is not None]
     plain = [entry for entry in ends if entry[0].ties is None]
     told = TiedEnds(set(), set(), False, False)
+    if tied and all(is_counted(*entry) for entry in tied):
+        told = db.run(conn, QUERIES.jobs.succeed_counted(tied))
+        tied = [entry for entry in tied if entry[0].id not in told.moved]
     if tied:
-        told = db.run(conn, QUERIES.jobs.resolve_tied(tied))
+        more = db.run(conn, QUERIES.jobs.resolve_tied(tied))
+        told = more._replace(moved=more.moved | told.moved, unsettled=more.unsettled or told.unsettled)
     if plain:
         told = told._replace(moved=told.moved | db.run(conn, QUERIES.jobs.resolve(plain)))
     return told

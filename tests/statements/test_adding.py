@@ -12,7 +12,7 @@ from pgqueue.client.canvas.addition import NewNodes
 from pgqueue.client.canvas.building import Ends
 from pgqueue.client.steps import follow
 from pgqueue.jobs.job import ClaimedJob
-from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import INHERIT, OUTSIDE, Edge, Graph, Group
 from tests.conftest import scalar
@@ -121,6 +121,21 @@ def test_a_parent_and_the_late_edge_are_marked_in_either_order(conn: Conn, conne
     a.commit()
     db.run(conn, QUERY.tell_late(10))
     assert state(conn, child) == "pending"
+
+
+def test_a_counted_member_that_gets_a_late_child_while_it_is_written_is_left_and_written_by_its_ties(
+    conn: Conn, connect: Open
+) -> None:
+    made = insert(conn, graph(2))
+    first, _ = running(conn, made)
+    a, b = connect(), connect()
+    child = add(a, made.id, (first.id, "s"))
+    db.run(a, QUERY.mark_late_of([first.id]))
+    counted = QUERIES.jobs.succeed_counted([(first, PLAIN_SUCCESS)])
+    assert after_waiting(conn, a, b, lambda: db.run(b, counted)).moved == set()
+    assert state(conn, first.id) == "running"
+    assert end(conn, (first, PLAIN_SUCCESS)).late
+    assert db.run(conn, QUERY.tell_late(10)).ready == {child}
 
 
 def test_the_last_member_that_ends_waits_for_who_adds_another_one(conn: Conn, connect: Open) -> None:

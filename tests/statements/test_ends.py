@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+from pgqueue.workflows.gates import CALLED, CHILDREN, GATED, LATE
+
 SNAPSHOTS = Path(__file__).parent / "sql"
 # What each statement that deletes live jobs does about ties. A new one belongs here, and to neither kind by accident.
 GUARDED = {"jobs.resolve.successes", "jobs.resolve.mixed", "jobs.resolve.metered", "jobs.resolve.metered_successes"}
+COUNTED = {"jobs.succeed_counted", "jobs.succeed_counted.one"}  # ends members that nothing waits for but their gate
 TELLING = {
     "jobs.cancel", "jobs.expire", "jobs.release_strays", "jobs.rescue", "jobs.resolve_tied",
     "jobs.resolve_tied.metered", "calls.call_off", "turns.cancel_behind", "workflows.cascade", "workflows.stop",
@@ -20,11 +23,17 @@ def deleting(table: str) -> dict[str, str]:
 
 def test_each_statement_that_deletes_live_jobs_tells_or_leaves_ties_alone() -> None:
     found = deleting("job_live")
-    assert found.keys() == GUARDED | TELLING
+    assert found.keys() == GUARDED | COUNTED | TELLING
     for name in GUARDED:
         deletions = re.findall(r"delete from \S*job_live j.*?returning", found[name], re.DOTALL)
         assert deletions, name
         assert all("j.ties is null" in deletion for deletion in deletions), name
+    for name in COUNTED:
+        deletions = re.findall(r"delete from \S*job_live j.*?returning", found[name], re.DOTALL)
+        assert len(deletions) == 1, name
+        assert f"j.ties::int & {CHILDREN | GATED | CALLED | LATE} = {GATED}" in deletions[0], name
+        assert "gates_lowered as (" in found[name], name
+        assert "workflows_told as (" in found[name], name
     for name in TELLING:
         assert "children_moved as (" in found[name], name
         assert "gates_lowered as (" in found[name], name
@@ -41,7 +50,7 @@ def test_no_other_file_than_those_of_statements_deletes_live_jobs() -> None:
     }
     assert found == {
         "queries/jobs/cancel.py", "queries/jobs/expire.py", "queries/jobs/rescue.py", "queries/jobs/resolve.py",
-        "queries/turns/full.py", "queries/workflows/cascade.py",
+        "queries/jobs/succeed.py", "queries/turns/full.py", "queries/workflows/cascade.py",
     }  # fmt: skip
 
 

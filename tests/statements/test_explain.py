@@ -53,6 +53,16 @@ select 't', 'alone', sha256(convert_to('t' || chr(10) || 'k' || i, 'UTF8')), tru
 insert into pgqueue.job_live (task, queue, expires_at)
 select 't', 'late', now() - interval '1 second' from generate_series(1, 3000) as i"""
 
+# Two thousand workflows of some jobs each, which run. Their worker is that of no other test: what a test inserts stays
+# in the index as dead entries.
+GROUPS = """
+insert into pgqueue.workflow (id, root_id, name, open_gates) select i, i, 'w', 1 from generate_series(1, 2000) as i;
+insert into pgqueue.gate (id, workflow_id, members, remaining, first_id, last_id)
+select i, i, %(members)s, %(members)s, 1, 1 from generate_series(1, 2000) as i;
+insert into pgqueue.job_live (task, queue, state, attempt, lease, worker_id, claimed_at, ties, gate_id, workflow_id)
+select 't', 'q0', 'running', 1, 1, '00000000-0000-0000-0000-00000000000f', now(), 2, i, i
+from generate_series(1, 2000) as i, generate_series(1, %(members)s)"""
+
 
 @pytest.fixture(scope="module")
 def backlogs(server_dsn: str, template: str) -> Iterator[dict[str, str]]:
@@ -289,6 +299,20 @@ def test_resolve_finds_its_rows_by_primary_key(backlog: Conn, generic: bool, oth
     plan = explain(backlog, QUERIES.jobs.resolve(batch), generic=generic)
     assert plan["Actual Rows"] == 20
     assert job_scans(plan) == {"job_live_pkey"}
+    assert buffers(plan) < 1000
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
+@pytest.mark.parametrize("members", [20, 1])
+def test_members_of_a_group_are_counted_by_primary_keys(backlog: Conn, members: int, generic: bool) -> None:
+    psycopg.ClientCursor(backlog).execute(GROUPS, {"members": members})
+    rows = backlog.execute("select id, lease from pgqueue.job_live where gate_id = 70 and state = 'running'").fetchall()
+    batch = [(claimed(*row, ties=2), PLAIN_SUCCESS) for row in rows]
+    plan = explain(backlog, QUERIES.jobs.succeed_counted(batch), generic=generic)
+    assert plan["Actual Rows"] == members + 1  # and the workflow that has ended
+    assert job_scans(plan) == {"job_live_pkey"}
+    assert rows_read(plan) == 2 * members  # each is found and deleted
+    assert (reads(plan, "gate"), reads(plan, "workflow")) == ({"gate_pkey"}, {"workflow_pkey"})
     assert buffers(plan) < 1000
 
 

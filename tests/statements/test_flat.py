@@ -51,6 +51,7 @@ ROOMS = {"q0": 10, "q1": 10, "q2": 10, "none": 10}
 LANES = {(f"q{i}", p): (NOW - timedelta(minutes=30), 1000) for i in range(3) for p in range(3)}
 BATCH = [(claimed(i, 1), PLAIN_SUCCESS if i % 2 else Resolution("retry", "error", 1.0)) for i in range(1, 41)]
 TIED = [(claimed(-1_000_000 - i, 1, ties=3), ends) for i, (_, ends) in enumerate(BATCH[:20], 1)]  # five children each
+COUNTED = [(claimed(-1_000_100 - i, 1, ties=2), PLAIN_SUCCESS) for i in range(1, 21)]
 LINES = [Line(lane, 0, f'["r/{lane}"]', 5) for lane in range(10)]
 SHARES = [Line(lane, 0, "[]", 2) for lane in range(10, 20)]
 KEYED = new_job(queue="q0", conditions=Rules(key="k5").conditions("t", dict, {}, None))
@@ -78,6 +79,8 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.resolve_tied metered": QUERIES.jobs.resolve_tied(
         [(claimed(i, 1, lane=1, ties=3), ends) for (_, ends), i in zip(BATCH, range(40), strict=True)]
     ),
+    "jobs.succeed_counted": QUERIES.jobs.succeed_counted(COUNTED),
+    "jobs.succeed_counted one": QUERIES.jobs.succeed_counted(COUNTED[:1]),
     "jobs.lock_unlocked_ties": QUERIES.jobs.lock_unlocked_ties([job.id for job, _ in TIED]),
     "workflows.look": QUERIES.workflows.look(),
     "workflows.cascade": QUERIES.workflows.cascade(50),
@@ -474,6 +477,10 @@ insert into pgqueue.job_live (id, task, queue, state, attempt, lease, worker_id,
 select -1000000 - i, 't', 'q0', 'running', 1, 1, '00000000-0000-0000-0000-000000000001', now(), 3, -1 - i % 9,
        -1 - i % 9
 from generate_series(1, 40) as i;
+insert into pgqueue.job_live (id, task, queue, state, attempt, lease, worker_id, claimed_at, ties, gate_id, workflow_id)
+select -1000100 - i, 't', 'q0', 'running', 1, 1, '00000000-0000-0000-0000-000000000003', now(), 2, -1 - i % 9,
+       -1 - i % 9
+from generate_series(1, 20) as i;
 insert into pgqueue.job_live (id, task, queue, state, waits_for, waits_on, ties, gate_id, workflow_id,
                               cancel_requested_at)
 select -2000000 - i, 't', 'q0', 'blocked', 'jobs', 1, 3, -1 - i % ({size} / 20), -1 - i % ({size} / 20),

@@ -1,11 +1,16 @@
 """Two connections end, cancel, retry and prune jobs of one workflow at once. pg_blocking_pids proves each wait."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from pgqueue import db
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
+from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.retention import Sweep
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from tests.conftest import scalar
@@ -43,6 +48,57 @@ def test_two_parents_that_end_at_once_release_their_child_once(conn: Conn, conne
     assert told.ready == {made.jobs[2]}
     assert states(conn, made) == "ssp"
     assert scalar(conn, "select count(*) from pgqueue.transition where reason = 'ready'") == 1
+
+
+@pytest.mark.parametrize("each", [1, 2], ids=["alone", "in batches"])
+def test_the_last_members_that_end_at_once_end_their_workflow_once(conn: Conn, connect: Open, each: int) -> None:
+    made = insert(conn, graph(2 * each))
+    jobs = [(job, PLAIN_SUCCESS) for job in running(conn, made)]
+    a, b = connect(), connect()
+    assert not db.run(a, QUERIES.jobs.succeed_counted(jobs[:each])).unsettled
+    counted = QUERIES.jobs.succeed_counted(jobs[each:])
+    told = after_waiting(conn, a, b, lambda: db.run(b, counted))
+    assert (told.moved, told.unsettled) == (set(made.jobs[each:]), True)
+    assert conn.execute("select remaining, failed, cancelled from pgqueue.gate").fetchall() == [(0, 0, 0)]
+    assert conn.execute("select state, open_gates from pgqueue.workflow").fetchall() == [("succeeded", 0)]
+    for batch in (jobs, jobs[:1]):
+        assert db.run(conn, QUERIES.jobs.succeed_counted(batch)) == TiedEnds(set(), set(), False, False)
+
+
+@pytest.mark.parametrize("each", [1, 2], ids=["alone", "in batches"])
+def test_a_counted_member_is_left_where_its_lease_or_its_ties_are_others(conn: Conn, each: int) -> None:
+    made = insert(conn, graph(each))
+    jobs = [(job, PLAIN_SUCCESS) for job in running(conn, made)]
+    lost = [(replace(job, lease=job.lease + 1), end) for job, end in jobs]
+    assert db.run(conn, QUERIES.jobs.succeed_counted(lost)).moved == set()
+    for ties in (None, 1, 2 | 1, 2 | 4, 2 | 8):
+        conn.execute("update pgqueue.job_live set ties = %s", (ties,))
+        assert db.run(conn, QUERIES.jobs.succeed_counted(jobs)).moved == set(), ties
+    assert states(conn, made) == "r" * each
+    conn.execute("update pgqueue.job_live set ties = 2 | 16 | 32 | 64")
+    assert db.run(conn, QUERIES.jobs.succeed_counted(jobs)).unsettled
+    assert states(conn, made) == "s" * each
+
+
+WRITES_HISTORY = """select count(*) from pg_locks l join pg_inherits i on i.inhrelid = l.relation
+where l.pid = %s and l.granted and l.mode = 'RowExclusiveLock'
+and i.inhparent in ('pgqueue.job_finished'::regclass, 'pgqueue.transition'::regclass)"""
+
+
+@pytest.mark.parametrize("each", [1, 2], ids=["alone", "in batches"])
+@pytest.mark.parametrize("how", [PLAIN_SUCCESS, DONE], ids=["counted", "with a result"])
+def test_members_are_written_before_their_gate_is_locked(conn: Conn, connect: Open, how: Resolution, each: int) -> None:
+    """Who waits for a gate has written the history by then: it holds the gate for no longer than it must."""
+    made = insert(conn, graph(2 * each))
+    jobs = [(job, how) for job in running(conn, made)]
+    a, b = connect(), connect()
+    end(a, *jobs[:each])
+    thread = InThread(lambda: end(b, *jobs[each:]))
+    wait_blocked(conn, b, a)
+    assert scalar(conn, WRITES_HISTORY, b.info.backend_pid) == 2
+    a.commit()
+    assert thread.result().unsettled
+    b.commit()
 
 
 def test_a_parent_that_fails_while_the_other_succeeds_dooms_their_child(conn: Conn, connect: Open) -> None:

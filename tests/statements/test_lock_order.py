@@ -13,6 +13,7 @@ from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
 from pgqueue.queries.turns.full import FullLane
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import Edge, Graph, Group
@@ -114,6 +115,23 @@ def test_a_group_whose_child_is_held_by_one_who_waits_for_a_gate_is_settled_next
     tidy(conn)
     assert states(conn, made) == "csc"
     assert workflow_state(conn, made.id) == "cancelled"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_batches_of_counted_members_that_share_two_gates(conn: Conn, connect: Open, turned: bool) -> None:
+    """A large group has sixteen gates in turn. Who locked gates in the order of jobs would begin with the first one in
+    one batch, and with the second one in the other, and each would wait for the other."""
+    made = insert(conn, graph(70))
+    taken = running(conn, made)
+    batches = [[taken[0], taken[17]], [taken[1], taken[16]]]
+    if turned:
+        batches.reverse()
+    one, other = (QUERIES.jobs.succeed_counted([(job, PLAIN_SUCCESS) for job in batch]) for batch in batches)
+    first = scalar(conn, "select min(id) from pgqueue.gate")
+    ends = both_return(conn, connect, first, lambda a: db.run(a, one), lambda b: db.run(b, other), row_of=GATE_ROW)
+    assert [told.moved for told in ends] == [{job.id for job in batch} for batch in batches]
+    left = conn.execute("select members - remaining from pgqueue.gate order by id").fetchall()
+    assert [row[0] for row in left] == [2, 2, *[0] * 14]
 
 
 def rescue(conn: Conn) -> set[int]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -26,16 +27,17 @@ from .rewriting import rewrite
 MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, signals, adding)
 CLASSES: Sequence[type] = (resolve.ResolveQueries, Caller)
 TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
+COUNTED_ENDS = ["SUCCEED_COUNTED", "SUCCEED_ONE_COUNTED"]
 NO_PARENT_LEFT = """not exists (select from {s}.dependency e join {s}.job_live p on p.id = e.parent_id
     where e.child_id = j.id and p.id not in (select id from ended))"""
 NO_MEMBER_LEFT = """not exists (select from {s}.job_live m where m.gate_id = g.id
     and m.id not in (select id from ended)) as closed"""
 
 
-def unsorted_gates() -> None:
+def unsorted_gates(names: Sequence[str] = TIED_ENDS) -> None:
     """Lock the gates of jobs that end in an order that depends on those jobs."""
-    by_first_job = "order by g.id * (1 - 2 * (select min(id) % 2 from tied)) for update"
-    rewrite(resolve, TIED_ENDS, ("order by g.id for update", by_first_job))
+    by_first_job = "order by g.id * (1 - 2 * (select min(id) & 1 from tied)) for update"
+    rewrite(resolve, names, ("order by g.id for update", by_first_job))
 
 
 def unsorted_children() -> None:
@@ -55,9 +57,15 @@ def no_parent_left() -> None:
     )
 
 
-def callbacks_by_last() -> None:
+def callbacks_by_last(names: Sequence[str] = TIED_ENDS) -> None:
     """Let the last member bring the callbacks about: the one that sees no other member left."""
-    rewrite(resolve, TIED_ENDS, ("g.remaining = 0 and g.counted as closed", NO_MEMBER_LEFT))
+    rewrite(resolve, names, ("g.remaining = 0 and g.counted as closed", NO_MEMBER_LEFT))
+
+
+def counted_parents() -> None:
+    """Let the statement for members that their gate alone waits for end jobs that have children."""
+    rewrite(resolve, COUNTED_ENDS, ("j.ties::int & 15 = 2", "j.ties::int & 14 = 2"))
+    vars(resolve)["CHILDREN"] = 0
 
 
 def plain_success() -> None:
@@ -187,6 +195,13 @@ MUTANTS = {
     "callbacks_by_last": WovenMutant(callbacks_by_last, "two_members_at_once", frozenset({"WF4"})),
     "plain_success": WovenMutant(plain_success, "whole_workflow", frozenset({"WF2"})),
     "untold_expiry": WovenMutant(untold_expiry, "expired_member", frozenset({"WF2"})),
+    "unsorted_gates_counted": WovenMutant(
+        partial(unsorted_gates, ["SUCCEED_COUNTED"]), "gates_shared_plainly", frozenset({"deadlock"})
+    ),
+    "callbacks_by_last_counted": WovenMutant(
+        partial(callbacks_by_last, COUNTED_ENDS), "two_members_plainly", frozenset({"WF4"})
+    ),
+    "counted_parents": WovenMutant(counted_parents, "whole_workflow_plainly", frozenset({"WF2"})),
     "released_doomed": WovenMutant(released_doomed, "one_parent_fails", frozenset({"WF2"})),
     "mixed_inputs": WovenMutant(mixed_inputs, "whole_workflow", frozenset({"WF7"})),
     "retries_all": WovenMutant(retries_all, "retried", frozenset({"WF9"})),

@@ -18,7 +18,7 @@ from pgqueue import db
 from pgqueue.client.canvas.calling import Caller
 from pgqueue.client.steps import follow
 from pgqueue.jobs.job import ClaimedJob, NewJob
-from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.step import NewStep, Wakening
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.tasks.inputs import with_inputs
@@ -135,9 +135,14 @@ def done(job: ClaimedJob) -> Resolution:
     return Resolution("succeed", result=str(number(job)))
 
 
-def ending(*jobs: ClaimedJob) -> Callable[[Conn], Any]:
+def ending(*jobs: ClaimedJob, how: Callable[[ClaimedJob], Resolution] = done) -> Callable[[Conn], Any]:
     """Let jobs succeed, on whichever connection."""
-    return lambda conn: end(conn, *((job, done(job)) for job in jobs))
+    return lambda conn: end(conn, *((job, how(job)) for job in jobs))
+
+
+def plainly(job: ClaimedJob) -> Resolution:
+    """Succeed without a result."""
+    return PLAIN_SUCCESS
 
 
 def _value(conn: Conn, query: str, *params: Any) -> Any:
@@ -145,7 +150,7 @@ def _value(conn: Conn, query: str, *params: Any) -> Any:
     return None if row is None else row[0]
 
 
-def shared_gates(scene: Scene) -> None:
+def shared_gates(scene: Scene, how: Callable[[ClaimedJob], Resolution] = done) -> None:
     """Batches with members of the same two workflows end at the same instant; either of them comes first once.
 
     While a third one holds the first gate, the batch that came first waits for it. If the other one begins with the
@@ -155,7 +160,7 @@ def shared_gates(scene: Scene) -> None:
         scene.make(2, [])
         scene.make(2, [])
         a, b, c, d = scene.take()
-        batches = [ending(a, c), ending(b, d)]
+        batches = [ending(a, c, how=how), ending(b, d, how=how)]
         first, second = reversed(batches) if turned else batches
         scene.at_once(first, second, "select from pgqueue.gate where remaining > 0 order by id limit 1 for update")
         tidy(scene.conn)
@@ -184,13 +189,32 @@ def two_parents_at_once(scene: Scene) -> None:
     scene.run()
 
 
-def two_members_at_once(scene: Scene) -> None:
+def two_members_at_once(scene: Scene, how: Callable[[ClaimedJob], Resolution] = done) -> None:
     """The last two members of a workflow with a callback end at the same instant."""
     scene.make(3, [Edge(-1, 2, "e")], outside=1)
     first, second = scene.take()
-    scene.at_once(ending(first), ending(second))
+    scene.at_once(ending(first, how=how), ending(second, how=how))
     tidy(scene.conn)
     scene.run()
+
+
+def gates_shared_plainly(scene: Scene) -> None:
+    """The same as `shared_gates` with members that return nothing."""
+    shared_gates(scene, plainly)
+
+
+def two_members_plainly(scene: Scene) -> None:
+    """The same as `two_members_at_once` with members that return nothing."""
+    two_members_at_once(scene, plainly)
+
+
+def whole_workflow_plainly(scene: Scene) -> None:
+    """A workflow runs whose jobs return nothing: some have children, and some are waited for by their gate alone."""
+    scene.make(5, [Edge(0, 2), Edge(1, 2), Edge(2, 3)])
+    while jobs := scene.take():
+        for job in jobs:
+            ending(job, how=plainly)(scene.conn)
+        tidy(scene.conn)
 
 
 def whole_workflow(scene: Scene) -> None:
@@ -432,7 +456,8 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
-        expired_together, one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs,
+        gates_shared_plainly, two_members_plainly, whole_workflow_plainly, expired_together,
+        one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs,
         recorded_beside_a_rescue, recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs,
         added_after_an_end, sealed, cancelled_while_replaced,
     )

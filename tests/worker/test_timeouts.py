@@ -8,12 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, Context
+from pgqueue import App, Context, db, group
 from pgqueue.db import Database
 from pgqueue.db.link import Link
 from pgqueue.queries.base import Query
 from tests.conftest import eventually, scalar
-from tests.harness import Conn, working
+from tests.harness import QUERIES, Conn, working
 
 SUCCEEDED = "select count(*) from pgqueue.job where task = 'quick' and state = 'succeeded'"
 BACKENDS = """select count(*) from pg_stat_activity
@@ -58,6 +58,41 @@ def test_an_outcome_whose_row_a_caller_has_locked_holds_up_no_other(
         assert scalar(conn, "select count(*) from pgqueue.transition where job_id = %s", job.id) == 3
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("member", [False, True], ids=["plain", "member"])
+def test_an_outcome_whose_row_gets_a_tie_from_an_open_transaction_is_written_after_it(
+    app: App, conn: Conn, connect: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, member: bool
+) -> None:
+    """Somebody adds a job behind one that runs, and commits after the outcome was set aside."""
+    monkeypatch.setattr("pgqueue.db.database.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("pgqueue.worker.duties.resolver.LOCKED_SECONDS", 0.05)
+    go_on = asyncio.Event()
+
+    @app.task(name="held")
+    async def held() -> None:
+        await go_on.wait()
+
+    @app.task(name="quick")
+    async def quick() -> None: ...
+
+    async def scenario() -> None:
+        running = "select count(*) from pgqueue.job where task = 'held' and state = 'running'"
+        async with working(app, concurrency=4):
+            job = group([held.s()]).enqueue().jobs[0] if member else held.enqueue().id
+            await eventually(lambda: scalar(conn, running), "it to run")
+            with connect() as adder, adder.transaction():
+                db.run(adder, QUERIES.workflows.mark_late_of([job]))
+                go_on.set()
+                await eventually(lambda: scalar(conn, BLOCKED), "the proof that its outcome waits")
+                quick.enqueue_many([{}] * 20)
+                await eventually(lambda: scalar(conn, SUCCEEDED) == 20, "the others to end, and it to be set aside")
+            await eventually(lambda: scalar(conn, running) == 0, "its own outcome")
+        assert scalar(conn, "select state from pgqueue.job where id = %s", job) == "succeeded"
+        assert scalar(conn, "select count(*) from pgqueue.transition where job_id = %s", job) == 3
+
+    asyncio.run(scenario())
+    assert "is lost" not in caplog.text
 
 
 def test_a_note_of_progress_about_a_locked_job_holds_up_no_other(

@@ -97,15 +97,22 @@ def test_a_job_that_ends_in_its_own_transaction_moves_its_children(app: App, con
     assert states(conn, made) == "sss"
 
 
-def test_a_job_that_got_ties_while_it_ran_is_written_all_the_same(app: App, conn: Conn, ran: list[int]) -> None:
+@pytest.mark.parametrize("ties", [None, 2], ids=["of no group", "of a group"])
+def test_a_job_that_got_ties_while_it_ran_is_written_all_the_same(app: App, conn: Conn, ties: int | None) -> None:
     @app.task(name="late")
     async def late() -> None:
-        await asyncio.to_thread(conn.execute, "update pgqueue.job_live set ties = 4 where task = 'late'")
+        more = "update pgqueue.job_live set ties = coalesce(ties, 0) | 4 where task = 'late'"
+        await asyncio.to_thread(conn.execute, more)
 
-    (job,) = db.run(conn, QUERIES.jobs.enqueue([new_job("late")]))
+    if ties is None:
+        job = db.run(conn, QUERIES.jobs.enqueue([new_job("late")]))[0].id
+    else:
+        job = insert(conn, Graph([new_job("late")], [0], [], [Group("w")])).jobs[0]
+    assert scalar(conn, "select ties from pgqueue.job_live") == ties
     done = "select count(*) = 1 from pgqueue.job_finished where id = %s"
-    asyncio.run(work(app, lambda: scalar(conn, done, job.id)))
-    assert scalar(conn, "select ties from pgqueue.job_finished where id = %s", job.id) == 4
+    asyncio.run(work(app, lambda: scalar(conn, done, job)))
+    assert scalar(conn, "select ties from pgqueue.job_finished where id = %s", job) == (ties or 0) | 4
+    assert scalar(conn, "select coalesce(sum(remaining), 0) from pgqueue.gate") == 0
 
 
 def test_a_gate_that_an_open_transaction_holds_holds_up_no_other_job(

@@ -43,7 +43,7 @@ NOT_PAUSED: LiteralString = fill("coalesce(j.task::text <> all({paused_tasks}), 
 # Log how attempts ended. Reads `moved`: id, target, attempt, lease, worker_id, reason, error.
 LOG_ATTEMPTS: LiteralString = """logged as (
     insert into {s}.transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
+    select id, 'running', target, attempt, lease, worker_id, reason, error from moved{returning}
 )"""
 
 # Whether a statement may notify. Not while the server's queue of notifications is half full: a listener that does not
@@ -58,7 +58,13 @@ MAY_NOTIFY: LiteralString = """pg_notification_queue_usage() < 0.5::float8
 _TELL_ENDS: LiteralString = fill(
     "{tied}, {tell}", tied=TIED, tell=fill(TELL, gone="ended", held="held", may_notify=MAY_NOTIFY)
 )
-TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED)
+TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED, written="")
+
+# The same for statements that end many jobs at once, and insert them as `finished` and `logged`, which return a row
+# each. All that is written before the gates are locked: until the commit, whoever ends members of the same gates waits.
+# Where Postgres chose the order, it would lock the gates first.
+WRITTEN_FIRST: LiteralString = "(select count(*) from finished) + (select count(*) from logged) >= 0"
+TELL_ENDS_LAST: LiteralString = fill(_TELL_ENDS, skipped=DOOMED, written=fill(" and {w}", w=WRITTEN_FIRST))
 
 # Cancel jobs that waited: insert them into the history, log the move, move what depends on them, and notify processes
 # that wait for one of them, at the commit. Reads `ended` as FINISH_CANCELLED does. Waiters are found by primary key;
@@ -73,7 +79,7 @@ _CANCEL_WAITING: LiteralString = fill(
     where {may_notify}
 )""",
     finish_cancelled=FINISH_CANCELLED,
-    tell_ends=_TELL_ENDS,
+    tell_ends=fill(_TELL_ENDS, written=""),
     may_notify=MAY_NOTIFY,
 )
 CANCEL_WAITING: LiteralString = fill(_CANCEL_WAITING, skipped=DOOMED)

@@ -65,8 +65,58 @@ FREE: LiteralString = fill(
     edges=EDGES,
 )
 
+# Count the ends of members at their gates. Reads `tied`: target, ties, gate_id, skipped. Gates are locked in the order
+# of ids, after what the condition `{first}` names. By primary key.
+COUNT_AT_GATES: LiteralString = """counted as materialized (
+    select t.gate_id as id, count(*)::int as ended, (count(*) filter (where t.target = 'failed'))::int as failed,
+           (count(*) filter (where t.target = 'cancelled' and not t.skipped))::int as cancelled,
+           bool_or(t.target = 'failed' and t.ties & 32 > 0) as stops
+    from tied t where t.ties & 2 > 0 group by t.gate_id
+), gates_held as materialized (
+    select g.id from {s}.gate g
+    where g.id = any(array(select id from counted)) and {first}
+    order by g.id for update
+), gates_lowered as (
+    update {s}.gate g
+    set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
+    from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
+    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
+)"""
+
+# Tell workflows which of their gates have closed. Reads `told`: id, gates, failed, cancelled, stops, forlorn. `{held}`:
+# a condition that names the part which locks. By primary key.
+WORKFLOWS_TOLD: LiteralString = """workflows_told as (
+    update {s}.workflow w
+    set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,
+        state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
+                     when w.cancelled + t.cancelled > 0 then 'cancelled' else 'succeeded' end,
+        ended_at = case when w.open_gates = t.gates then clock_timestamp() end,
+        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' when t.forlorn
+                               then 'the job in whose place it ran was cancelled' end),
+        stop_running = w.stop_running or t.forlorn
+    from told t where w.id = any(array[t.id]){held}
+    returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
+)"""
+
+# The same for many gates. Reads `gates_lowered`, and `{forlorn}`, rows of the same kind. Workflows are locked after the
+# gates, in the order of ids.
+TELL_WORKFLOWS: LiteralString = fill(
+    """told as materialized (
+    select id, (count(*) filter (where closed))::int as gates,
+           coalesce(sum(failed) filter (where closed), 0::bigint)::int as failed,
+           coalesce(sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, bool_or(stops) as stops,
+           bool_or(forlorn) as forlorn
+    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered{forlorn}) as l
+    group by id having bool_or(closed or stops or forlorn)
+), workflows_held as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for update
+), {workflows_told}""",
+    workflows_told=fill(WORKFLOWS_TOLD, held=" and (select count(*) from workflows_held) > 0"),
+)
+
 # Move what depends on jobs or workflows that have ended. Reads `tied`: id, target, ties, gate_id, skipped; and
-# `{gone}`, the ids that this statement has deleted; `{held}`, the locked children; `{may_notify}`.
+# `{gone}`, the ids that this statement has deleted; `{held}`, the locked children; `{may_notify}`; `{written}`, a
+# condition that names what the statement writes before it locks gates.
 # A child counts the edges that are still to be met. Where none is left it is pending, or waits for its turn. A child
 # with an edge that cannot be met any more is doomed: it stays blocked with a cancel request, never becomes pending, and
 # is ended by CASCADE. A gate counts its members down, a gate at zero its workflow's gates, and the last of those ends
@@ -111,48 +161,17 @@ _TELL: LiteralString = fill(
     from (select distinct queue from children_moved where ready and run_at <= statement_timestamp()) as due
     where exists (select from {s}.worker w where w.waiting and due.queue = any(w.queues))
     and {may_notify}
-), counted as materialized (
-    select t.gate_id as id, count(*)::int as ended, (count(*) filter (where t.target = 'failed'))::int as failed,
-           (count(*) filter (where t.target = 'cancelled' and not t.skipped))::int as cancelled,
-           bool_or(t.target = 'failed' and t.ties & 32 > 0) as stops
-    from tied t where t.ties & 2 > 0 group by t.gate_id
-), gates_held as materialized (
-    select g.id from {s}.gate g
-    where g.id = any(array(select id from counted)) and (select count(*) from children_moved) >= 0
-    order by g.id for update
-), gates_lowered as (
-    update {s}.gate g
-    set remaining = g.remaining - c.ended, failed = g.failed + c.failed, cancelled = g.cancelled + c.cancelled
-    from counted c where g.id = any(array[c.id]) and (select count(*) from gates_held) > 0
-    returning g.workflow_id, g.remaining = 0 and g.counted as closed, g.failed, g.cancelled, c.stops
-), stand_ins as materialized (
+), {count_at_gates}, stand_ins as materialized (
     select e.parent_id as id from tied t cross join lateral (
         select d.parent_id from {s}.dependency d
         where d.child_id = any(array[t.id]) and d.argument in ('pgqueue__result', 'pgqueue__results')) as e
     where t.ties & 64 > 0 and t.target = 'cancelled'
     and (select true from {s}.workflow w where w.id = e.parent_id and w.state = 'running' limit 1)
-), told as materialized (
-    select id, (count(*) filter (where closed))::int as gates,
-           coalesce(sum(failed) filter (where closed), 0::bigint)::int as failed,
-           coalesce(sum(cancelled) filter (where closed), 0::bigint)::int as cancelled, bool_or(stops) as stops,
-           bool_or(forlorn) as forlorn
-    from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered
-          union all select id, false, 0, 0, false, true from stand_ins) as l
-    group by id having bool_or(closed or stops or forlorn)
-), workflows_held as materialized (
-    select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for update
-), workflows_told as (
-    update {s}.workflow w
-    set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,
-        state = case when w.open_gates > t.gates then w.state when w.failed + t.failed > 0 then 'failed'
-                     when w.cancelled + t.cancelled > 0 then 'cancelled' else 'succeeded' end,
-        ended_at = case when w.open_gates = t.gates then clock_timestamp() end,
-        stop_reason = coalesce(w.stop_reason, case when t.stops then 'a job failed' when t.forlorn
-                               then 'the job in whose place it ran was cancelled' end),
-        stop_running = w.stop_running or t.forlorn
-    from told t where w.id = any(array[t.id]) and (select count(*) from workflows_held) > 0
-    returning w.id, w.state <> 'running' or w.stop_reason is not null as unsettled
-)""",
+), {tell_workflows}""",
+    count_at_gates=fill(COUNT_AT_GATES, first="(select count(*) from children_moved) >= 0{written}"),
+    tell_workflows=fill(
+        TELL_WORKFLOWS, forlorn="\n          union all select id, false, 0, 0, false, true from stand_ins"
+    ),
     met=MET,
 )
 TELL: LiteralString = fill(
@@ -175,6 +194,7 @@ TELL_LATE: LiteralString = fill(
         _TELL,
         stepping="due t cross join lateral (select t.child_id, t.runs_after) as d where t.target is not null",
         held="held",
+        written="",
     ),
 )
 

@@ -39,7 +39,7 @@ with ended as materialized (
 ), {tell}
 select id, 'moved' from settled{told}""",
     edges=fill(EDGES, own="ended"),
-    tell=fill(TELL, gone="batch", held="held", may_notify=MAY_NOTIFY),
+    tell=fill(TELL, gone="batch", held="held", written="", may_notify=MAY_NOTIFY),
     told=TOLD,
 )
 

@@ -9,6 +9,8 @@ from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.step import can_be_undone, undoes
+from pgqueue.queries import Query
+from pgqueue.queries.jobs.resolve import is_counted
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.worker.signals import ignore
 from pgqueue.workflows.gates import with_policy
@@ -52,7 +54,7 @@ class OutcomeWriter:
         if alone and not any(map(_uses_steps, part)):
             if part[0][0].ties is None:
                 return await link.run(self._queries.resolve(part))
-            return self._tell(await link.run(self._queries.resolve_tied(part)))
+            return self._tell(await link.run(self._ends(part)))
         async with link.connection() as conn, conn.transaction():
             return await self.write_on(conn, part)
 
@@ -61,7 +63,7 @@ class OutcomeWriter:
         if part[0][0].ties is None:
             moved = await db.run_async(conn, self._queries.resolve(part))
         else:
-            moved = self._tell(await db.run_async(conn, self._queries.resolve_tied(part)))
+            moved = self._tell(await db.run_async(conn, self._ends(part)))
         if ttls := self._ttls_of(part):
             expiries = {job: ttls[job] for job in moved & ttls.keys()}
             await db.run_async(conn, self._queries.set_result_expiry(expiries))
@@ -79,6 +81,12 @@ class OutcomeWriter:
         if entered is not None:
             graph = with_policy(from_text(text), entered.ties)
             await db.run_async(conn, self._workflows.replace(job.id, entered.workflow, graph))
+
+    def _ends(self, part: Outcomes) -> Query[TiedEnds]:
+        """Return the statement that writes a part whose jobs have ties."""
+        if all(is_counted(job, end) for job, end in part):
+            return self._queries.succeed_counted(part)
+        return self._queries.resolve_tied(part)
 
     def _tell(self, ends: TiedEnds) -> set[int]:
         self._on_ends(ends)

@@ -27,6 +27,7 @@ from pgqueue.events import (
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.process.duty import Duty
+from pgqueue.queries.jobs.resolve import is_counted
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.timing import monotonic
 from pgqueue.worker.duties.outcome_writer import OutcomeWriter
@@ -117,6 +118,7 @@ class Resolver(Duty):
             moved = set()
             for part in self._outcomes.parts(batch):
                 moved |= await self._resolve_unlocked(part)
+            moved |= await self._resolve_late(batch, moved)
         except Exception as error:
             if not blames_data(error, self._backoff.failures):
                 raise
@@ -197,10 +199,14 @@ class Resolver(Duty):
         return moved | await self._resolve_late(batch, moved)
 
     async def _resolve_late(self, batch: Sequence[Entry], moved: set[int]) -> set[int]:
-        """Write once more the plain jobs that did not move: they may have got ties while they ran. Seldom: the lease of
-        the others is lost."""
+        """Write once more the plain jobs and the counted ones that did not move: they may have got ties while they ran.
+        Seldom: the lease of the others is lost."""
         late = [
-            e for e in batch if e[0].ties is None and e[0].id not in moved and (e[0].id, e[0].lease) not in self._locked
+            entry
+            for entry in batch
+            if entry[0].id not in moved
+            and (entry[0].ties is None or is_counted(*entry))
+            and (entry[0].id, entry[0].lease) not in self._locked
         ]
         for job, _ in late:
             job.ties = 0

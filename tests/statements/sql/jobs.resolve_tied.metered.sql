@@ -39,7 +39,7 @@ with given as materialized (
 ), finished as (
     insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, state, reason, result)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, target, reason, result::jsonb
-    from ended where target = 'cancelled' or target = 'succeeded' and history
+    from ended where target = 'cancelled' or target = 'succeeded' and history returning 1
 ), dead_lettered as (
     insert into "pgqueue".dead_letter (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, reason, error, fingerprint)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, coalesce(reason, 'failed'), error::jsonb, fingerprint
@@ -51,7 +51,7 @@ with given as materialized (
     select id, target, attempt, lease, worker_id, reason, error::jsonb from kept
 ), logged as (
     insert into "pgqueue".transition (job_id, from_state, to_state, attempt, lease, worker_id, reason, error)
-    select id, 'running', target, attempt, lease, worker_id, reason, error from moved
+    select id, 'running', target, attempt, lease, worker_id, reason, error from moved returning 1
 ), tied as materialized (
     select id, target, ties::int as ties, gate_id,
            (waits_for = 'jobs' and cancel_requested_at is not null) is true as skipped
@@ -97,7 +97,7 @@ with given as materialized (
     from tied t where t.ties & 2 > 0 group by t.gate_id
 ), gates_held as materialized (
     select g.id from "pgqueue".gate g
-    where g.id = any(array(select id from counted)) and (select count(*) from children_moved) >= 0
+    where g.id = any(array(select id from counted)) and (select count(*) from children_moved) >= 0 and (select count(*) from finished) + (select count(*) from logged) >= 0
     order by g.id for update
 ), gates_lowered as (
     update "pgqueue".gate g
