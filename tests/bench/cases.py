@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from . import backlog, drain, durable, enqueue, flow, groups, idle, latency, overhead, turns, workflows
+from . import backlog, before, drain, durable, enqueue, flow, groups, idle, latency, overhead, turns, workflows
 from .results import Record
 from .session import BenchSession
 
@@ -75,6 +75,8 @@ CASES = {
         Case("o-traced", "drain with tracing sampled out, against without", 200_000, overhead.traced),
         Case("o-traced-1ms", "the same with jobs that compute for a millisecond", 20_000,
              partial(overhead.traced, task="busy")),
+        Case("unused", "drain of plain jobs, against the release before limits, workflows and steps", 200_000,
+             before.unused),
         Case("q-loose", "drain with a limit that does not bind, against plain jobs", 200_000,
              partial(turns.against_plain, fill=turns.loose)),
         Case("q-fair", "drain of 1,000 tenants that share fairly, against plain jobs", 200_000,

@@ -31,6 +31,11 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("q-loose", "q-fair", "q-tenant", "q-own", "q-behind", "s-chains", "s-sleepers", "s-fanin"),
         (("ratio", "of plain", ".2f"), ("jobs_s", "jobs/s", ",.0f"), ("jobs_s_plain", "plain jobs/s", ",.0f")),
     ),
+    "unused": (
+        ("ratio", "of before", ".2f"),
+        ("jobs_s", "jobs/s", ",.0f"),
+        ("jobs_s_before", "jobs/s before", ",.0f"),
+    ),
     "s-chain": (("jobs_s", "jobs/s", ",.0f"), ("link_p50_ms", "ms a link, p50", ".2f")),
     "s-group": (
         ("ratio", "of plain", ".2f"),
@@ -51,7 +56,11 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "q-one": (("jobs_s", "jobs/s", ",.0f"), ("hand_p50_ms", "ms between two, p50", ".2f")),
     "q-rate": (("percent", "% of what is sustained", ".1f"), ("over", "windows over", ".0f")),
     "q-new": (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f")),
-    "q-slots": (("percent", "% of the slots used", ".1f"), ("most", "most at once", ".0f")),
+    "q-slots": (
+        ("percent", "% of the slots used", ".1f"),
+        ("bodies_percent", "% by the sleep of the bodies", ".1f"),
+        ("most", "most at once", ".0f"),
+    ),
     "q-pinned": FLOW, "s-pinned": FLOW,
     "q-why": (("why_ms", "ms", ".1f"),),
     "m": (("rss_mib", "MiB", ".1f"), ("rss_percent", "± % in the second half", ".2f"), ("jobs_s", "jobs/s", ",.0f")),

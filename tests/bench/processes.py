@@ -22,12 +22,23 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def environ_of(root: Path) -> dict[str, str]:
+    """Return the environment of a process that takes pgqueue from this folder, in which it begins."""
+    return {name: value for name, value in os.environ.items() if root == ROOT or name != "PYTHONPATH"}
+
+
+def migrate_by(root: Path, dsn: str) -> None:
+    """Migrate a database by the code in a folder."""
+    environ = environ_of(root) | {"PGQUEUE_DSN": dsn}
+    subprocess.run([sys.executable, "-m", "pgqueue", "migrate"], cwd=root, env=environ, check=True, capture_output=True)
+
+
 class MeasuredWorker:
     """`pgqueue work`, in a process group of its own so that all of its children can be killed."""
 
-    def __init__(self, options: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> None:
+    def __init__(self, options: Sequence[str], environ: dict[str, str], log: IO[bytes], root: Path = ROOT) -> None:
         command = [sys.executable, "-m", "pgqueue", "work", "-A", "tests.bench.tasks:app", *options]
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True)
+        self._process = subprocess.Popen(command, cwd=root, env=environ, stdout=log, stderr=log, start_new_session=True)
 
     @property
     def pid(self) -> int:
@@ -62,10 +73,10 @@ class MeasuredWorker:
 class ProducerProcess:
     """A process of `child.py`, which connects and then waits for `go`."""
 
-    def __init__(self, arguments: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> None:
+    def __init__(self, arguments: Sequence[str], environ: dict[str, str], log: IO[bytes], root: Path = ROOT) -> None:
         command = [sys.executable, "-m", "tests.bench.child", *arguments]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=root, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
         self._verb = arguments[0]
 
@@ -103,10 +114,10 @@ class ProducerProcess:
 
 @contextmanager
 def producers(
-    calls: Sequence[Sequence[str]], environ: dict[str, str], log: IO[bytes]
+    calls: Sequence[Sequence[str]], environ: dict[str, str], log: IO[bytes], root: Path = ROOT
 ) -> Iterator[list[ProducerProcess]]:
     """Yield producers that have connected; stop them at the end."""
-    started = [ProducerProcess(call, environ, log) for call in calls]
+    started = [ProducerProcess(call, environ, log, root) for call in calls]
     try:
         for producer in started:
             producer.ready()

@@ -1,7 +1,6 @@
 """What every run needs: a new database, processes that use it, and the machine to itself while it is timed."""
 
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,11 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgqueue import migrate
-
 from . import track
 from .database import BenchDatabase
-from .processes import MeasuredWorker, ProducerProcess, producers
+from .processes import ROOT, MeasuredWorker, ProducerProcess, environ_of, migrate_by, producers
 from .results import Record
 from .server import BenchServer
 
@@ -44,6 +41,7 @@ class BenchSession:
         self._log = (self.directory / "log").open("ab")
         self._templates: dict[str, str] = {}
         self._open: BenchDatabase | None = None
+        self._root = ROOT
 
     @property
     def track(self) -> Path:
@@ -62,7 +60,7 @@ class BenchSession:
         self.track.unlink(missing_ok=True)
         dsn = self.server.create(self._name, template)
         if template is None:
-            migrate.upgrade(dsn)
+            migrate_by(self._root, dsn)
         self._open = BenchDatabase(self.server, self._name, dsn)
         return self._open
 
@@ -81,12 +79,21 @@ class BenchSession:
     def _environ(self) -> dict[str, str]:
         assert self._open, "no database is open"
         given = {"PGQUEUE_DSN": self._open.dsn, track.VARIABLE: str(self.track), "PYTHONUNBUFFERED": "1"}
-        return os.environ | given
+        return environ_of(self._root) | given
+
+    @contextmanager
+    def with_code_of(self, root: Path) -> Iterator[None]:
+        """Take the schema, workers and producers from this folder within this context."""
+        self._root = root
+        try:
+            yield
+        finally:
+            self._root = ROOT
 
     @contextmanager
     def working(self, options: Sequence[str]) -> Iterator[MeasuredWorker]:
         """Run a worker on the open database within this context."""
-        worker = MeasuredWorker([*options, "--log-level", "warning"], self._environ(), self._log)
+        worker = MeasuredWorker([*options, "--log-level", "warning"], self._environ(), self._log, self._root)
         try:
             yield worker
         finally:
@@ -95,7 +102,9 @@ class BenchSession:
     @contextmanager
     def producing(self, *calls: Sequence[object]) -> Iterator[list[ProducerProcess]]:
         """Yield producers that are connected to the open database and wait to begin."""
-        with producers([[str(word) for word in call] for call in calls], self._environ(), self._log) as started:
+        with producers(
+            [[str(word) for word in call] for call in calls], self._environ(), self._log, self._root
+        ) as started:
             yield started
 
     def produce(self, *call: object) -> Record:

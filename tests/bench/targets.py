@@ -91,8 +91,9 @@ TARGETS = (
     _ratio("g10", "c", 0.9),
     *(
         _own(case, "ratio", ">=", bound, "of plain")
-        for case, bound in (("q-loose", 0.85), ("q-fair", 0.75), ("q-tenant", 0.5), ("q-behind", 0.95))
+        for case, bound in (("q-loose", 0.85), ("q-fair", 0.75), ("q-tenant", 0.5), ("q-own", 0.35), ("q-behind", 0.95))
     ),
+    _own("unused", "ratio", ">=", 0.98, "of before"),
     _own("q-one", "jobs_s", ">=", 400, "jobs/s"),
     _own("q-one", "hand_p50_ms", "<=", 3, "ms"),
     _own("q-rate", "percent", ">=", 97, "%"),
