@@ -16,12 +16,13 @@ import pgqueue
 
 from . import history, metered_shop, woven
 from .auditor import Auditor
+from .finish import finish, woven_app
 from .fleet import Fleet, Process
 from .history import History, Probe
 from .nemesis import Nemesis
 from .plans import SMALL
 from .server import Database, Server, until
-from .weaver import finish, promised, woven_app
+from .weaver import promised
 
 SHUTDOWN_SECONDS = 10.0
 CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
