@@ -3,10 +3,12 @@
 import psycopg
 import pytest
 
+from tests.stress.acts import ACTS, EFFECTS, FAULTS, missing
 from tests.stress.checks_woven import check_woven
 from tests.stress.graph_crew import Weather
 from tests.stress.graph_storm import GraphStorm
-from tests.stress.plans import LARGE
+from tests.stress.plans import LARGE, plan
+from tests.stress.script import SCENES
 from tests.stress.violation import Violation
 from tests.stress.woven import load
 from tests.stress.woven_mutants import MUTANTS, seeded
@@ -35,6 +37,18 @@ def test_a_seeded_bug_in_workflows_or_steps_is_seen(emptied_dsn: str, name: str)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_scenario_without_a_bug_violates_nothing(emptied_dsn: str, scenario: str) -> None:
     assert play(emptied_dsn, scenario) == []
+
+
+def test_what_has_no_meaning_is_drawn_anew() -> None:
+    assert plan("w.small.v12_11_4").graph.nodes  # its first drawing calls back with a result where there is none
+
+
+def test_a_storm_lacks_each_act_that_nobody_has_performed_and_each_effect_that_did_not_come_about() -> None:
+    enough = dict.fromkeys(ACTS, 1) | dict.fromkeys((*FAULTS, *EFFECTS), 5)
+    assert missing(enough, 5) == []
+    for what in enough:
+        assert missing(enough | {what: enough[what] - 1}, 5) == [f"{what}: {enough[what] - 1} of {enough[what]}"]
+    assert SCENES.keys() == set(EFFECTS)  # each can be played from the script
 
 
 # A storm has a database of its own: it counts the deadlocks of the database, and a seeded bug brings one about.

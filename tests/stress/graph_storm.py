@@ -29,7 +29,7 @@ from .plans import LARGE, SIZES
 from .script import Script
 from .turns import AUDIT, Drift
 from .violation import Violation
-from .weaver import performed, promised
+from .weaver import performed, promised, refused
 from .woven import WRONG_CALLS, WRONG_COUNTERS, Row, Woven, load
 
 DRAIN_SECONDS = 60.0
@@ -128,11 +128,13 @@ class GraphStorm:
         return done
 
     def _others(self, conn: psycopg.Connection[Any], drained: bool) -> list[Violation]:
-        """WF8: after the kills all ends in time. No deadlock, and counters of limits that say what runs (FL2)."""
+        """WF8: after the kills all ends in time. No deadlock, no act that is refused without a cause, and counters of
+        limits that say what runs (FL2)."""
         late = f"{DRAIN_SECONDS:g} s after the last fault there still are: "
         found = [] if drained else [Violation("WF8", late + living(conn))]
         counted = [(drift, f"{drift.ran} ran and {drift.counted} were counted") for drift in self._drifts]
         found += [Violation("FL2", f"{drift.bucket}: {told}") for drift, told in counted]
+        found += [Violation("refused", told) for told in refused(self._directory)]
         self._crew.end()  # so that all have told their statistics
         time.sleep(0.1)
         row = conn.execute(DEADLOCKS).fetchone()

@@ -35,7 +35,7 @@ OPEN_WAIT = "select wait_key from pgqueue.step where job_id = %s and kind = 'eve
 ALIVE = "select from pgqueue.job_live where id = %s"
 SAGA_SCRIPT = (
     ("tx", "tx0", None), ("undo", "undo1", None), ("undo", "undo2", None), ("sleep", "sleep3", 0.01),
-    ("signal", "go", None), ("signal", "go#2", 0.2), ("event", "event4", 2.0), ("call", "call5", None),
+    ("signal", "go", None), ("call", "call5", None),
 )  # fmt: skip
 
 
@@ -195,16 +195,25 @@ class Script:
         op = next(op for op in self._ops() if [call.kind for call in calls_of(op, "call5", 0)] == ["job"])
         job = self._begin_saga(conn, op, SAGA_SCRIPT)
         send(conn, self._app, job)
+        yield from self._await_end(conn, job)
+
+    def told(self, conn: Conn) -> Iterator[None]:
+        """A saga is told of the event for which it waits."""
+        job = self._begin_saga(conn, next(self._ops()), [("event", "event0", 2.0)])
         while conn.execute(ALIVE, (job,)).fetchone() is not None:
             for (key,) in conn.execute(OPEN_WAIT, (job,)).fetchall():
-                self._app.using(conn).signal_event("event4", key=key, data={"e": 1})
+                self._app.using(conn).signal_event("event0", key=key, data={"e": 1})
             yield
+
+    def timed_out(self, conn: Conn) -> Iterator[None]:
+        """A saga waits for signals that nobody sends."""
+        waits = [("signal", "go" if not number else f"go#{number + 1}", 0.2) for number in range(3)]
+        yield from self._await_end(conn, self._begin_saga(conn, next(self._ops()), waits))
 
     def saga_redriven(self, conn: Conn) -> Iterator[None]:
         """A saga dies, and is redriven."""
         job = self._begin_saga(conn, next(self._ops()), ())
-        while conn.execute(ALIVE, (job,)).fetchone() is not None:
-            yield
+        yield from self._await_end(conn, job)
         self._app.using(conn).retry(job, by=SAGA)
 
     def _begin_saga(self, conn: Conn, op: str, script: Sequence[tuple[str, str, float | None]]) -> int:
@@ -212,6 +221,10 @@ class Script:
         job = self._app.using(conn).enqueue("saga", {"op": op, "n": self._count, "payload": payload}).id
         assert job is not None
         return job
+
+    def _await_end(self, conn: Conn, job: int) -> Iterator[None]:
+        while conn.execute(ALIVE, (job,)).fetchone() is not None:
+            yield
 
     def _ops(self) -> Iterator[str]:
         while True:
@@ -268,8 +281,8 @@ SCENES = {
     "steps in transactions": "saga",
     "signals sent": "saga",
     "signals taken": "saga",
-    "timeouts recorded": "saga",
-    "events taken": "saga",
+    "timeouts recorded": "timed_out",
+    "events taken": "told",
     "calls answered": "saga",
     "steps undone": "saga",
     "jobs replaced": "grown",

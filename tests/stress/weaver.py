@@ -90,7 +90,7 @@ class Weaver:
                     self._journal.write(type="act", act=_name(act))
             except LOST as error:
                 if isinstance(error, pgqueue.PgqueueError):
-                    self._journal.write(type="act", act=f"{type(error).__name__} at {_name(act)}")
+                    self._journal.write(type="refused", act=_name(act), error=f"{type(error).__name__}: {error}")
                 self._drop()
         self._app.close()
         self._drop()
@@ -329,9 +329,13 @@ def promised(directory: Path) -> dict[str, str]:
 
 
 def performed(directory: Path) -> Counter[str]:
-    """Count in the journals of weavers how often they have performed each act, as far as there was anything to do, and
-    which errors they got at which acts."""
+    """Count in the journals of weavers how often they have performed each act, as far as there was anything to do."""
     return Counter(line["act"] for line in _journals(directory) if line["type"] == "act")
+
+
+def refused(directory: Path) -> list[str]:
+    """Read from the journals of weavers which acts were refused that might not be."""
+    return [f"{line['act']}: {line['error']}" for line in _journals(directory) if line["type"] == "refused"]
 
 
 def _journals(directory: Path) -> list[dict[str, Any]]:
