@@ -29,7 +29,7 @@ from .history import COUNTERS
 from .reasons import Untold, ask
 from .storm_crew import Crew
 from .storm_lanes import CHANGES, RULES, flows
-from .storm_mutants import MUTANTS
+from .storm_mutants import MUTANTS, seeded
 from .struck import FROZEN, KILLED
 from .turns import AUDIT, HALF_OPEN, NEVER, Drift, Look, Move, Stop, Term, Turns, check_turns
 from .violation import Violation
@@ -100,7 +100,8 @@ class Storm:
         self._terms: dict[str, list[Term]] = {}
         self._drifts: list[Drift] = []
         self._left: list[Violation] = []
-        self._crew = Crew(self.dsn, self.seed, self.mutant, self._rng, self.counts)
+        mutant = "" if self.mutant and MUTANTS[self.mutant].in_looks else self.mutant
+        self._crew = Crew(self.dsn, self.seed, mutant, self._rng, self.counts)
         self._strikes_at = 0.0
         self._looks_at, self._over = self._strikes_at, False
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
@@ -117,6 +118,7 @@ class Storm:
         """Rage for so long, and until each act has had its effect as often as `demand` says; let every job end, and
         check. `until`: end as soon as one of these is violated."""
         with ExitStack() as stack:
+            stack.enter_context(seeded(self.mutant))
             conn = stack.enter_context(psycopg.connect(self.dsn, autocommit=True))
             self._app = stack.enter_context(closing(pgqueue.App(self.dsn)))
             self._declare(conn)

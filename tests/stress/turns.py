@@ -18,7 +18,7 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 IN_FLIGHT = timedelta(seconds=2)  # how long a claim may take: what was there before it began, it has seen
 PROMPT = timedelta(milliseconds=50)  # between the moment for which a rate admits a claim, and its log
 NEVER = datetime.max.replace(tzinfo=UTC)
-PAGES = 150
+PAGES = 30  # of a claim of plain jobs that finds none: beside any number of metered jobs it touches about a dozen
 REASONS = ("skipped: ", "replaced by a newer job: ")
 
 
