@@ -8,11 +8,12 @@ from tests.stress.checks_woven import check_woven
 from tests.stress.graph_crew import Weather
 from tests.stress.graph_storm import GraphStorm
 from tests.stress.plans import LARGE, plan
+from tests.stress.scene import Scene
 from tests.stress.script import SCENES
 from tests.stress.violation import Violation
 from tests.stress.woven import load
 from tests.stress.woven_mutants import MUTANTS, seeded
-from tests.stress.woven_scenarios import SCENARIOS, Scene
+from tests.stress.woven_scenarios import SCENARIOS
 from tests.stress.woven_shop import TABLES
 
 
