@@ -4,7 +4,7 @@ An act counts as performed if there was something to do it to. Its effect is cou
 cancels may have just ended. So an act without an effect is missing, and so is one that nobody has performed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -73,8 +73,9 @@ def effects(conn: psycopg.Connection[Any]) -> dict[str, int]:
     return dict(zip(EFFECTS, row or (), strict=True))
 
 
-def missing(counts: Mapping[str, int], demand: int) -> list[str]:
-    """Return what is not there as often as is demanded: each act of weavers at least once, each effect and fault as
-    often as `demand` says."""
-    wanted = dict.fromkeys(ACTS, 1) | dict.fromkeys((*FAULTS, *EFFECTS), demand)
-    return [f"{what}: {counts.get(what, 0)} of {most}" for what, most in wanted.items() if counts.get(what, 0) < most]
+def missing(counts: Mapping[str, int], demand: int, faults: Sequence[str] = FAULTS) -> dict[str, str]:
+    """Return what is not there as often as is demanded, each with how often it is there: each act of weavers at least
+    once, each effect and fault as often as `demand` says."""
+    wanted = dict.fromkeys(ACTS, 1) | dict.fromkeys((*faults, *EFFECTS), demand)
+    there = {what: counts.get(what, 0) for what in wanted}
+    return {what: f"{there[what]} of {least}" for what, least in wanted.items() if there[what] < least}

@@ -142,11 +142,12 @@ class GraphCrew:
         self._plan.pop()(conn)
 
     def strike_for(self, missing: Collection[str], conn: Conn) -> None:
-        """Commit a fault if an effect of one is missing, unless that is on its way: who waits for a rescue must not be
-        struck meanwhile."""
-        if KILLED in missing and len(self.struck.jobs[KILLED]) == self.struck.rescued(conn)[KILLED]:
+        """Commit a fault of which there are too few, or whose effect is missing, unless that is on its way: who waits
+        for a rescue must not be struck meanwhile."""
+        rescued = self.struck.rescued(conn)
+        if "kills" in missing or (KILLED in missing and len(self.struck.jobs[KILLED]) == rescued[KILLED]):
             self._kill(conn)
-        elif FROZEN in missing and not self._frozen:
+        elif not {"freezes", FROZEN}.isdisjoint(missing) and not self._frozen:
             self._freeze(conn)
         elif not {"kills of weavers", "transactions cut off"}.isdisjoint(missing):
             self._kill_weaver(conn)

@@ -43,7 +43,7 @@ class Result:
     woven: Woven
     violations: list[Violation]
     counts: dict[str, int]
-    missing: list[str]
+    missing: dict[str, str]
 
 
 @dataclass
@@ -58,7 +58,7 @@ class GraphStorm:
         self._counters: list[tuple[int, int, int]] = []
         self._calls: list[Row] = []
         self._drifts: list[Drift] = []
-        self._looks_at, self._missing = 0.0, list[str]()
+        self._looks_at, self._missing = 0.0, dict[str, str]()
 
     def run(self) -> Result:
         """Rage for so long, let all end, and check."""
@@ -99,12 +99,12 @@ class GraphStorm:
                     self._crew.strike_for(missing, conn)
             time.sleep(0.1)
 
-    def _look(self, conn: psycopg.Connection[Any]) -> list[str]:
+    def _look(self, conn: psycopg.Connection[Any]) -> dict[str, str]:
         """Return what is not there as often as is demanded, as it was at the last look."""
         if time.monotonic() > self._looks_at:
             self._looks_at = time.monotonic() + max(0.5, self.weather.seconds / 50)
             self._missing = acts.missing(self.counts | self._acts(conn), self.weather.demand)
-        return [what.partition(":")[0] for what in self._missing]
+        return self._missing
 
     def _acts(self, conn: psycopg.Connection[Any]) -> Counter[str]:
         """Count what weavers have performed, and what has come of all acts and faults."""

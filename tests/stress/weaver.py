@@ -70,12 +70,12 @@ class Weaver:
         self.stopping = threading.Event()
         self._makes: list[tuple[Act, int]] = [
             (self._weave, 20), (self._begin_saga, 25), (self._publish, 20), (self._grow, 8), (self._stream, 6),
-            (self._grow_alone, 6),
+            (self._grow_alone, 6), (self._redrive_alone, 4), (self._redrive_many, 3),
         ]  # fmt: skip
         self._steers: list[tuple[Act, int]] = [
             (self._signal, 40), (self._cancel_job, 4), (self._cancel_workflow, 3), (self._retry_workflow, 8),
             (self._retry_saga, 3), (self._tell_all, 4), (self._release_held, 6), (self._add, 30), (self._seal, 6),
-            (self._redrive_alone, 4), (self._redrive_many, 3), (self._unpublish, 2),
+            (self._unpublish, 2),
         ]  # fmt: skip
         self._new = {act for act, _ in (*self._makes, *self._steers)}  # what it has not performed yet
 
@@ -96,7 +96,7 @@ class Weaver:
         self._drop()
 
     def _choose(self, conn: psycopg.Connection[Any]) -> Act:
-        """Draw an act, every third time one that it has not performed yet; nothing that makes jobs while many wait."""
+        """Draw an act, each third time one that it has not performed yet; while many jobs wait, none that makes any."""
         row = conn.execute("select count(*) from pgqueue.job_live").fetchone()
         is_crowded = row is not None and row[0] > BACKLOG
         deck = self._steers if is_crowded else [*self._makes, *self._steers]
@@ -236,10 +236,8 @@ class Weaver:
 
     def _unpublish(self, conn: psycopg.Connection[Any]) -> bool:
         """Publish an event in a transaction that is rolled back: nobody hears of it."""
-        with conn.transaction():
-            self._publish(conn)
-            raise psycopg.Rollback
-        return True
+        with conn.transaction(force_rollback=True):
+            return self._publish(conn)
 
     def _chosen(self, conn: psycopg.Connection[Any], statement: str, *params: Any) -> int | None:
         found = [row[0] for row in conn.execute(statement, params).fetchall()]
@@ -301,12 +299,8 @@ class Weaver:
         redrive, limit = self._app.dead.using(conn).redrive, self._rng.choice([1, 5, 20])
         if self._rng.random() < 0.5:
             return redrive(chosen, limit=limit, by=MANY).done > 0
-        done = 0
-        with conn.transaction():
-            done = redrive(chosen, limit=limit, by=MANY).done
-            if self._rng.random() < 0.1:
-                raise psycopg.Rollback
-        return done > 0
+        with conn.transaction(force_rollback=self._rng.random() < 0.1):
+            return redrive(chosen, limit=limit, by=MANY).done > 0
 
     def _release_held(self, conn: psycopg.Connection[Any]) -> bool:
         job = self._chosen(conn, HELD)
