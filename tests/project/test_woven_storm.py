@@ -1,5 +1,7 @@
 """Storms over workflows, steps and events violate nothing; seeded bugs in them are seen."""
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -10,11 +12,15 @@ from tests.stress.graph_storm import GraphStorm
 from tests.stress.plans import LARGE, plan
 from tests.stress.scene import Scene
 from tests.stress.script import SCENES
+from tests.stress.storm import DEMANDED
+from tests.stress.storm_mutants import MUTANTS as METERED_MUTANTS
 from tests.stress.violation import Violation
 from tests.stress.woven import load
 from tests.stress.woven_mutants import MUTANTS, seeded
 from tests.stress.woven_scenarios import SCENARIOS
 from tests.stress.woven_shop import TABLES
+
+ROOT = Path(__file__).parents[2]
 
 
 def play(dsn: str, scenario: str, mutant: str = "") -> list[Violation]:
@@ -50,6 +56,15 @@ def test_a_storm_lacks_each_act_that_nobody_has_performed_and_each_effect_that_d
     for what, count in enough.items():
         assert missing(enough | {what: count - 1}, 5) == {what: f"{count - 1} of {count}"}
     assert SCENES.keys() == set(EFFECTS)  # each can be played from the script
+
+
+def test_the_page_of_guarantees_counts_acts_effects_and_seeded_bugs() -> None:
+    page = " ".join((ROOT / "docs" / "guarantees.md").read_text().split())
+    for told in (
+        f"perform {len(ACTS)} acts", f"{len(EFFECTS)} more effects", f"{len(MUTANTS)} seeded bugs),",
+        f"{len(DEMANDED)} things must have happened", f"with {len(METERED_MUTANTS)} seeded bugs",
+    ):  # fmt: skip
+        assert told in page
 
 
 # A storm has a database of its own: it counts the deadlocks of the database, and a seeded bug brings one about.
