@@ -15,8 +15,8 @@ from .weaver import ALONE, MANY, OUTSIDE, ROLLED_BACK, SAGA, WHOLE
 # What weavers perform, by the names that their journals have.
 ACTS = (
     "weave", "begin saga", "publish", "grow", "stream", "grow alone", "signal", "cancel job", "cancel workflow",
-    "retry workflow", "retry saga", "tell all", "release held", "add", "seal", "redrive alone", "redrive many",
-    "unpublish", ROLLED_BACK,
+    "retry workflow", "retry saga", "tell all", "release held", "add", "add block", "seal", "redrive alone",
+    "redrive many", "unpublish", ROLLED_BACK,
 )  # fmt: skip
 # What a storm strikes, and what came of it: jobs that ran on who was struck, and were rescued; transactions that were
 # open and that the kill has rolled back.

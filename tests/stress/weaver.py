@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,10 @@ Act = Callable[[psycopg.Connection[Any]], bool]
 
 
 class Weaver:
-    """Does one thing at a time, until stopped. Each act returns whether there was anything to do it to."""
+    """Does one thing at a time, until stopped. Each act returns whether there was anything to do it to. `done`: acts
+    that other weavers have performed before."""
 
-    def __init__(self, name: str, seed: int, size: Size, journal: Journal) -> None:
+    def __init__(self, name: str, seed: int, size: Size, journal: Journal, done: Collection[str] = ()) -> None:
         self._name, self._size, self._journal = name, size, journal
         self._rng = random.Random(seed)
         self._count, self._promises = 0, 0
@@ -71,13 +72,14 @@ class Weaver:
         self._makes: list[tuple[Act, int]] = [
             (self._weave, 20), (self._begin_saga, 25), (self._publish, 20), (self._grow, 8), (self._stream, 6),
             (self._grow_alone, 6), (self._redrive_alone, 4), (self._redrive_many, 3),
+            (self._retry_workflow, 8), (self._add_block, 6),
         ]  # fmt: skip
         self._steers: list[tuple[Act, int]] = [
-            (self._signal, 40), (self._cancel_job, 4), (self._cancel_workflow, 3), (self._retry_workflow, 8),
-            (self._retry_saga, 3), (self._tell_all, 4), (self._release_held, 6), (self._add, 30), (self._seal, 6),
+            (self._signal, 40), (self._cancel_job, 4), (self._cancel_workflow, 3), (self._retry_saga, 3),
+            (self._tell_all, 4), (self._release_held, 6), (self._add, 24), (self._seal, 6),
             (self._unpublish, 2),
         ]  # fmt: skip
-        self._new = {act for act, _ in (*self._makes, *self._steers)}  # what it has not performed yet
+        self._new = {act for act, _ in (*self._makes, *self._steers) if _name(act) not in done}
 
     def run(self, pause: float) -> None:
         """Work until stopped; what is under way is finished."""
@@ -96,12 +98,14 @@ class Weaver:
         self._drop()
 
     def _choose(self, conn: psycopg.Connection[Any]) -> Act:
-        """Draw an act, each third time one that it has not performed yet; while many jobs wait, none that makes any."""
+        """Draw an act, each third time one that nobody has performed yet; while many jobs wait, no other that makes
+        any."""
         row = conn.execute("select count(*) from pgqueue.job_live").fetchone()
         is_crowded = row is not None and row[0] > BACKLOG
         deck = self._steers if is_crowded else [*self._makes, *self._steers]
-        new = [(act, 1) for act, _ in deck if act in self._new]
-        acts, weights = zip(*(new if new and self._rng.random() < 0.3 else deck), strict=True)
+        if self._new and self._rng.random() < 0.3:
+            return self._rng.choice(sorted(self._new, key=_name))
+        acts, weights = zip(*deck, strict=True)
         return self._rng.choices(acts, weights)[0]
 
     def _connection(self) -> psycopg.Connection[Any]:
@@ -195,21 +199,27 @@ class Weaver:
         return True
 
     def _add(self, conn: psycopg.Connection[Any]) -> bool:
-        """Add to a workflow that may end at this moment: a job after another one, or a block of jobs."""
+        """Add a job to a workflow that may end at this moment, after another job of it."""
         found = conn.execute(SOME_GROWING).fetchall()
         if not found:
             return False
         workflow, _, job = self._rng.choice(found)
-        if self._rng.random() < 0.2:
-            keys = [self._named(OUTSIDE) for _ in range(self._many(3, 80))]
-            with self._promise(conn, *keys), self._app.batch(into=workflow).using(conn) as batch:
-                batch.add_many(growing_shop.grower, [self._grower(key, key) for key in keys])
-            return True
         key = self._named(OUTSIDE)
         after = [job] if job is not None and self._rng.random() < 0.7 else []
         with self._promise(conn, key):
             call: Any = growing_shop.grower.s(**self._grower(key, key))
             self._app.workflows.using(conn).add(workflow, call, after=after)
+        return True
+
+    def _add_block(self, conn: psycopg.Connection[Any]) -> bool:
+        """Add a block of jobs to a workflow that may end at this moment."""
+        found = conn.execute(SOME_GROWING).fetchall()
+        if not found:
+            return False
+        keys = [self._named(OUTSIDE) for _ in range(self._many(3, 80))]
+        into = self._app.batch(into=self._rng.choice(found)[0])
+        with self._promise(conn, *keys), into.using(conn) as batch:
+            batch.add_many(growing_shop.grower, [self._grower(key, key) for key in keys])
         return True
 
     def _seal(self, conn: psycopg.Connection[Any]) -> bool:
@@ -339,8 +349,9 @@ def _journals(directory: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Weave: a name, a seed, a size and the mean seconds between two acts are the arguments."""
     name, seed, size, pause = sys.argv[1:]
-    journal = Journal(Path(os.environ["STRESS_DIRECTORY"]) / f"weave-{name}.jsonl")
-    weaver = Weaver(name, int(seed), SIZES[size], journal)
+    directory = Path(os.environ["STRESS_DIRECTORY"])
+    done = performed(directory)
+    weaver = Weaver(name, int(seed), SIZES[size], Journal(directory / f"weave-{name}.jsonl"), done)
     signal.signal(signal.SIGTERM, lambda *_: weaver.stopping.set())
     with suppress(*LOST):  # else a worker has declared the subscriptions
         woven_shop.app.events.declare()
