@@ -7,8 +7,9 @@ import pytest
 
 from tests.harness import Conn
 from tests.stress.checks_woven import check_woven
+from tests.stress.scene import Scene
 from tests.stress.woven import load
-from tests.stress.woven_scenarios import SCENARIOS, Scene
+from tests.stress.woven_scenarios import SCENARIOS
 from tests.stress.woven_shop import DEED, TABLES
 
 COPY = """

@@ -14,12 +14,12 @@ from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.workflows.graph import Graph
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn
-from tests.statements.graphs import DEAD, end, retry, tidy
+from tests.statements.graphs import DEAD, end, insert, retry, tidy
 from tests.stress.checks_woven import check_woven
+from tests.stress.finish import HELD, release
 from tests.stress.plans import plan
-from tests.stress.weaver import HELD, release
+from tests.stress.scene import Scene, done
 from tests.stress.woven import load
-from tests.stress.woven_scenarios import Scene, done, insert
 from tests.stress.woven_shop import DEED, REDRIVES, TABLES
 
 TURNS = 300

@@ -55,7 +55,7 @@ def main() -> int:
     if given.json:
         numbers = [violation.number for violation in violations]
         print(json.dumps({"faults": result.faults, "violations": numbers, "totals": totals(result.history)}))
-    return 1 if violations else 0
+    return 1 if violations or result.history.missing else 0
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -139,6 +139,7 @@ class History:
     exits: list[Any] = field(default_factory=list)
     quiescent: bool = True
     woven: Woven = field(default_factory=Woven)
+    missing: dict[str, str] = field(default_factory=dict)  # acts of weavers, and their effects
 
     def apart(self) -> "History":
         """The same history without the jobs of workflows, durable tasks and events."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgqueue import Canvas, Signature, Workflow, chain, chord, group
 from pgqueue.client.canvas.nodes import After, Node
-from pgqueue.errors import InvalidWorkflow
+from pgqueue.errors import InvalidArguments, InvalidWorkflow
 from pgqueue.workflows.graph import Graph
 
 from . import woven_shop
@@ -140,8 +140,8 @@ def plan(name: str) -> Plan:
         try:
             flow = Grower(name, SIZES[size], random.Random(f"{seed}.{turn}")).workflow(SIZES[size].depth, name)
             graph = flow.compile()
-        except InvalidWorkflow:
-            continue  # what was drawn has no meaning, such as waiting for a job in two ways
+        except (InvalidWorkflow, InvalidArguments):
+            continue  # what was drawn has no meaning, such as waiting for a job in two ways, or for a result of nothing
         if graph.nodes:
             return Plan(name, flow, graph)
     raise ValueError(f"nothing can be drawn from {name}")

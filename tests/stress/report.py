@@ -108,6 +108,7 @@ def _lines(result: Result, violations: list[Violation], seed: int) -> Iterator[s
     for number in sorted({probe.number for probe in history.probes}):
         took = [probe.seconds for probe in history.probes if probe.number == number and probe.seconds is not None]
         yield f"{number}: {len(took)} waits, the longest {max(took, default=0):.1f} s"
+    yield "acts and effects that are missing: " + (", ".join(f"{k} {v}" for k, v in history.missing.items()) or "none")
     fires = Counter(fire["outcome"] for fire in history.fires)
     yield "ticks: " + (", ".join(f"{outcome} {count}" for outcome, count in sorted(fires.items())) or "none")
     yield "processes that ended: " + str(dict(Counter(f"{end.kind}: {end.planned}" for end in history.exits)))

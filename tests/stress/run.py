@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,16 +15,19 @@ from typing import Any
 
 import pgqueue
 
-from . import history, metered_shop, woven
+from . import acts, history, metered_shop, woven
 from .auditor import Auditor
+from .finish import finish, woven_app
 from .fleet import Fleet, Process
 from .history import History, Probe
 from .nemesis import Nemesis
 from .plans import SMALL
+from .script import Script
 from .server import Database, Server, until
-from .weaver import finish, promised, woven_app
+from .weaver import performed, promised
 
 SHUTDOWN_SECONDS = 10.0
+PATIENCE = 60.0
 CORE = ("F1", "F2", "F7", "F9", "F12", "F13")
 
 
@@ -72,6 +76,7 @@ class Stress:
         self.probes: list[Probe] = []
         self.auditor = Auditor(self.database)
         self.quiet = False
+        self.missing: dict[str, str] = {}
 
     def _commands(self) -> dict[str, list[str]]:
         s = self.settings
@@ -124,6 +129,23 @@ class Stress:
         took = await until(condition, bound)
         self.probes.append(Probe(number, what, took, bound))
         return took is not None
+
+    async def complete(self) -> None:
+        """Let weavers go on, and play what is missing from a script, until each of their acts has had its effect."""
+        if self.settings.weavers:
+            self.missing = await asyncio.to_thread(self._complete)
+
+    def _complete(self) -> dict[str, str]:
+        ends = time.monotonic() + PATIENCE
+        with woven_app(self.database.dsn(user=self.database.role)) as (app, conn):
+            script = Script(app, self.settings.seed)
+            while True:
+                counts = performed(self.directory) + Counter(acts.effects(conn))
+                lacks = acts.missing(counts, 1, faults=())
+                if not lacks or time.monotonic() > ends:
+                    return lacks
+                script.play(conn, lacks)
+                time.sleep(0.2)
 
     async def still(self) -> None:
         """Stop the producers and the weavers, in order."""
@@ -218,6 +240,7 @@ class Stress:
         if self.settings.weavers:
             told.woven = woven.load(self.database.dsn())
             told.woven.promised, told.woven.quiescent = promised(self.directory), self.quiet
+            told.missing = self.missing
         return told
 
 
@@ -243,6 +266,7 @@ async def soak(server: Server, settings: Settings, name: str = "stress") -> Resu
         await stress.up()
         await stress.nemesis.rage(settings.seconds, settings.must, settings.only)
         await stress.nemesis.relent()
+        await stress.complete()
         await stress.still()
         await stress.recover()
         await stress.quiesce()

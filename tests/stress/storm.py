@@ -12,8 +12,8 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,9 +26,11 @@ from pgqueue.queries import Queries
 from tests.statements.test_explain import buffers, explain
 
 from .history import COUNTERS
+from .reasons import Untold, ask
 from .storm_crew import Crew
 from .storm_lanes import CHANGES, RULES, flows
-from .storm_mutants import MUTANTS
+from .storm_mutants import MUTANTS, seeded
+from .struck import FROZEN, KILLED
 from .turns import AUDIT, HALF_OPEN, NEVER, Drift, Look, Move, Stop, Term, Turns, check_turns
 from .violation import Violation
 
@@ -51,21 +53,34 @@ EVERY = """
 select id, attempt, lease from pgqueue.job_live union all select id, attempt, lease from pgqueue.job_finished
 union all select id, attempt, lease from pgqueue.dead_letter"""
 BEGUN = "create table public.begun (job_id bigint not null, began timestamptz not null, done timestamptz)"
-WAITS = """
-select id from pgqueue.job_live where state = 'blocked' and run_at < clock_timestamp() - interval '1 s'
-order by random() limit 1"""
 PAUSED = ({"limit": "two"}, {"limit": "two", "key": "a"}, {"limit": "shared"}, {"queue": "default"}, {"task": "t"})
-NOT_A_REASON = {"unique_key", "schedule", "last_error"}
+REASONS = """
+select split_part(reason, ':', 1), count(*)::int from pgqueue.transition where reason is not null group by 1"""
+# How many jobs of a bucket of a rule run more than it admits, at most.
+OVER = """
+select coalesce(max(count), 0) > %s from (
+    select count(*) from pgqueue.job_live j cross join lateral
+    jsonb_array_elements_text(j.headers -> '$flow' -> 'buckets') as b(name)
+    where j.state = 'running' and split_part(b.name, '/', 1) = %s group by b.name) as ran"""
+# What a storm must do, and what must come of it: reasons of the log, reasons that `why` has told, and its own counts.
+DEMANDED = (
+    "kills", "freezes", KILLED, FROZEN, "changes", "limits lowered below what ran", "pauses", "commits that came late",
+    "breakers seen half open", "rescued", "released", "given back", "later", "error", "not wanted", "rejected",
+    "skipped", "replaced by a newer job", "told: full", "told: paused", "told: order", "told: ahead", "told: rate",
+)  # fmt: skip
+PATIENCE = 30.0
+ASKED = 4  # jobs at each look
 LOG = "select at, job_id, from_state, to_state, reason from pgqueue.transition order by at"
 
 
 @dataclass
 class Result:
-    """What a storm has shown."""
+    """What a storm has shown. `missing`: what it should have done, or brought about, and has not."""
 
     turns: Turns
     violations: list[Violation]
     counts: dict[str, int]
+    missing: list[str]
 
 
 @dataclass
@@ -85,7 +100,8 @@ class Storm:
         self._terms: dict[str, list[Term]] = {}
         self._drifts: list[Drift] = []
         self._left: list[Violation] = []
-        self._crew = Crew(self.dsn, self.seed, self.mutant, self._rng, self.counts)
+        mutant = "" if self.mutant and MUTANTS[self.mutant].in_looks else self.mutant
+        self._crew = Crew(self.dsn, self.seed, mutant, self._rng, self.counts)
         self._strikes_at = 0.0
         self._looks_at, self._over = self._strikes_at, False
         self._plan: list[Callable[[psycopg.Connection[Any]], None]] = []
@@ -94,18 +110,26 @@ class Storm:
         self._stops: list[Stop] = []
         self._paused: tuple[dict[str, Any], datetime, float] | None = None  # what, since when, and until when
         self._looks: list[Look] = []
-        self._unsaid: list[int] = []
+        self._unsaid: list[Untold] = []
+        self._counted_at, self._missing = 0.0, list[str]()
         self._probes: list[tuple[datetime, str, int]] = []
 
-    def run(self, seconds: float, until: Container[str] = ()) -> Result:
-        """Rage for so long, let every job end, and check. `until`: end as soon as one of these is violated."""
-        with psycopg.connect(self.dsn, autocommit=True) as conn, closing(pgqueue.App(self.dsn)) as self._app:
+    def run(self, seconds: float, until: Container[str] = (), demand: int = 1) -> Result:
+        """Rage for so long, and until each act has had its effect as often as `demand` says; let every job end, and
+        check. `until`: end as soon as one of these is violated."""
+        with ExitStack() as stack:
+            stack.enter_context(seeded(self.mutant))
+            conn = stack.enter_context(psycopg.connect(self.dsn, autocommit=True))
+            self._app = stack.enter_context(closing(pgqueue.App(self.dsn)))
             self._declare(conn)
             with self._crew.at_work(conn):
                 try:
                     ends = time.monotonic() + seconds
-                    while time.monotonic() < ends and not self._caught(conn, until):
+                    latest = ends if until else ends + PATIENCE
+                    while time.monotonic() < (latest if self._lacks(conn, demand) else ends):
                         self._rage(conn)
+                        if self._caught(conn, until):
+                            break
                     self._crew.relent()
                     self._drain(conn)
                 finally:
@@ -113,9 +137,19 @@ class Storm:
                         self._open[0].close()
             turns = self._evidence(conn, ended=True)
             violations = self._violations(turns)
-        self.counts.update(jobs=len(turns.flows), claims=sum(move.starts for move in turns.moves))
-        self.counts.update(str(move.reason).split(":")[0] for move in turns.moves if move.reason)
-        return Result(turns, violations, dict(self.counts))
+            counts = self.counts | self._effects(conn)
+        counts.update(jobs=len(turns.flows), claims=sum(move.starts for move in turns.moves))
+        return Result(turns, violations, dict(counts), _missing(counts, demand))
+
+    def _effects(self, conn: psycopg.Connection[Any]) -> Counter[str]:
+        return Counter(dict(conn.execute(REASONS).fetchall())) + Counter(self._crew.struck.rescued(conn))
+
+    def _lacks(self, conn: psycopg.Connection[Any], demand: int) -> bool:
+        """Whether anything is missing, as it was at the last look."""
+        if time.monotonic() > self._counted_at:
+            self._counted_at = time.monotonic() + 1
+            self._missing = _missing(self.counts | self._effects(conn), demand)
+        return bool(self._missing)
 
     def _declare(self, conn: psycopg.Connection[Any]) -> None:
         conn.execute(BEGUN)
@@ -171,6 +205,7 @@ class Storm:
             late.commit()
             late.close()
             self._open = None
+            self.counts["commits that came late"] += 1
             self._acknowledged(conn, jobs)
 
     def _insert(self, conn: psycopg.Connection[Any], chosen: Sequence[Flow]) -> list[int]:
@@ -198,12 +233,9 @@ class Storm:
             row = conn.execute("select count(*) from pgqueue.job_live where state = 'blocked'").fetchone()
             conn.execute("deallocate explained")
         self._looks.append(Look(row[0] if row else 0, buffers(plan)))
-        for (job,) in conn.execute(WAITS).fetchall():
-            with suppress(pgqueue.UnknownJob):
-                why = self._app.why(job)
-                self.counts["asked why"] += 1
-                if why.job.state == "blocked" and not {reason.code for reason in why.reasons} - NOT_A_REASON:
-                    self._unsaid.append(job)
+        told, untold = ask(conn, self._app, ASKED)
+        self.counts.update(f"told: {code}" for code in told)
+        self._unsaid += untold
 
     def _pause(self, conn: psycopg.Connection[Any]) -> None:
         if self._paused is None:
@@ -224,6 +256,8 @@ class Storm:
         rule = self._rng.choice(sorted(CHANGES))
         most = self._rng.choice(CHANGES[rule])
         began = _now(conn)
+        if most is not None and conn.execute(OVER, (most, rule)).fetchone() == (True,):
+            self.counts["limits lowered below what ran"] += 1
         conn.execute("update pgqueue.limit_rule set max_running = %s where name = %s", (most, rule))
         terms, done = self._terms[rule], _now(conn)
         terms[-1] = Term(terms[-1].since, done, terms[-1].most)
@@ -264,6 +298,10 @@ class Storm:
             stops=self._stops, looks=self._looks, unsaid=self._unsaid, probes=self._probes,
             begun=conn.execute("select * from public.begun").fetchall(),  # type: ignore[arg-type]
         )  # fmt: skip
+
+
+def _missing(counts: Mapping[str, int], demand: int) -> list[str]:
+    return [f"{what}: {counts.get(what, 0)} of {demand}" for what in DEMANDED if counts.get(what, 0) < demand]
 
 
 def _now(conn: psycopg.Connection[Any]) -> datetime:

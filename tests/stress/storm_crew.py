@@ -16,11 +16,11 @@ from typing import Any
 import psycopg
 
 from .storm_worker import LEASE
+from .struck import FROZEN, KILLED, Jobs, Struck, running
 from .violation import Violation
 
 ROOT = Path(__file__).absolute().parents[2]
 WORKERS = 4
-BUSY = "select pid from pgqueue.worker w where exists (select from pgqueue.job_live where worker_id = w.id)"
 
 
 class Crew:
@@ -34,6 +34,7 @@ class Crew:
         self._counts = counts
         self._workers: list[subprocess.Popen[bytes]] = []
         self._frozen: dict[int, float] = {}  # the place of a worker, and until when
+        self.struck = Struck()
 
     @contextmanager
     def at_work(self, conn: psycopg.Connection[Any]) -> Iterator[None]:
@@ -70,8 +71,8 @@ class Crew:
             if worker.poll() is not None:
                 self._workers[place] = self._start(place)
 
-    def _stop_one(self, conn: psycopg.Connection[Any]) -> int | None:
-        """Stop a worker while it runs jobs; return its place."""
+    def _stop_one(self, conn: psycopg.Connection[Any]) -> tuple[int, Jobs] | None:
+        """Stop a worker while it runs jobs; return its place and the jobs."""
         ends = time.monotonic() + 2
         while time.monotonic() < ends and len(self._frozen) < WORKERS - 1:
             place = self._rng.randrange(WORKERS)
@@ -79,24 +80,26 @@ class Crew:
                 continue
             worker = self._workers[place]
             worker.send_signal(signal.SIGSTOP)
-            if worker.pid in {pid for (pid,) in conn.execute(BUSY)}:
-                return place
+            if jobs := running(conn, worker.pid):
+                return place, jobs
             worker.send_signal(signal.SIGCONT)
             time.sleep(0.01)
         return None
 
     def kill(self, conn: psycopg.Connection[Any]) -> None:
         """Kill one that runs jobs."""
-        place = self._stop_one(conn)
-        if place is not None:
+        if (stopped := self._stop_one(conn)) is not None:
+            place, jobs = stopped
             self._workers[place].kill()
             self._workers[place].wait()
+            self.struck.jobs[KILLED] += jobs
             self._counts["kills"] += 1
 
     def freeze(self, conn: psycopg.Connection[Any]) -> None:
         """Freeze one that runs jobs, for as long as half a lease or three."""
-        place = self._stop_one(conn)
-        if place is not None:
+        if (stopped := self._stop_one(conn)) is not None:
+            place, jobs = stopped
+            self.struck.jobs[FROZEN] += jobs
             self._frozen[place] = time.monotonic() + LEASE * self._rng.uniform(0.5, 3.0)
             self._counts["freezes"] += 1
 

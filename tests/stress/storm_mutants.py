@@ -1,9 +1,13 @@
 """Seeded bugs in the turns of metered jobs, each with the invariant that a storm must see broken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pgqueue.client import why
+from pgqueue.queries import why_turns
+from pgqueue.queries.jobs import claim as plain_claim
 from pgqueue.queries.jobs import rescue, resolve
 from pgqueue.queries.turns import claim
 from pgqueue.worker.claiming import roster
@@ -112,12 +116,37 @@ def many_probes(_: int) -> None:
     rewrite(claim, CLAIMS, (HALF_OPEN, ""))
 
 
+def steps_over_metered(_: int) -> None:
+    """Claim plain jobs from all that wait, and step over those that wait for their turn."""
+    rewrite(
+        plain_claim,
+        ["CLAIM"],
+        ("where j.state = 'pending' and j.queue::text", "where j.state in ('pending', 'blocked') and j.queue::text"),
+        ("and j.run_at::timestamptz <= now() and (j.run_at", "and j.lane is null and j.run_at <= now() and (j.run_at"),
+    )
+
+
+def untold_room(_: int) -> None:
+    """Say why a job waits by the end of each limit, as if none of its jobs ran."""
+    rewrite(why_turns, ["BUCKETS"], ("coalesce(u.running, 0),", "0,"))
+
+
+def untold_order(_: int) -> None:
+    """Do not say which job goes first in an order."""
+    of_place = why.of_place
+    why.of_place = lambda job, place: (reason for reason in of_place(job, place) if reason.code != "order")
+
+
 @dataclass(frozen=True)
 class StormMutant:
-    """A bug, which gets the number of the worker that it is put into, and the invariants one of which it breaks."""
+    """A bug, which gets the number of the worker that it is put into, and the invariants one of which it breaks.
+
+    `in_looks`: it is put into the process of the storm, which looks at plans and asks why jobs wait.
+    """
 
     apply: Callable[[int], None]
     caught_by: frozenset[str]
+    in_looks: bool = False
 
 
 MUTANTS = {
@@ -134,4 +163,21 @@ MUTANTS = {
     "fresh_ends": StormMutant(fresh_ends, frozenset({"FL4"})),
     "pause_ignored": StormMutant(pause_ignored, frozenset({"FL7"})),
     "many_probes": StormMutant(many_probes, frozenset({"FL12"})),
+    "steps_over_metered": StormMutant(steps_over_metered, frozenset({"FL6"}), in_looks=True),
+    "untold_room": StormMutant(untold_room, frozenset({"FL10"}), in_looks=True),
+    "untold_order": StormMutant(untold_order, frozenset({"FL10"}), in_looks=True),
 }
+LOOKED_AT = (plain_claim, why_turns, why)
+
+
+@contextmanager
+def seeded(name: str) -> Iterator[None]:
+    """Have a bug in this process for as long as a block lasts, if it is one of those that are put there."""
+    kept = [(module, dict(vars(module))) for module in LOOKED_AT]
+    try:
+        if name and MUTANTS[name].in_looks:
+            MUTANTS[name].apply(0)
+        yield
+    finally:
+        for module, before in kept:
+            vars(module).update(before)

@@ -43,7 +43,7 @@ ENDS = (
     (Resolution("retry", "error", 0.0, error=FAILED), 15),
     (Resolution("retry", "error", 0.03, error=FAILED), 5),
     (Resolution("snooze", "later", 0.02, refund=True), 5),
-    (Resolution("release", "released", refund=True), 5),
+    (Resolution("release", "given back", refund=True), 5),
     (Resolution("withdraw", "not wanted"), 3),
     (Resolution("dead_letter", "rejected", error=FAILED), 2),
 )
@@ -61,7 +61,7 @@ class StormWorker:
         self._beaten = 0.0
         self._steps = [
             (self._look, 10), (self._claim_turns, 25), (self._claim_anything, 25), (self._resolve, 50),
-            (self._complete, 4), (self._strays, 2), (self._rescue, 5), (self._clear_full, 2),
+            (self._complete, 4), (self._strays, 2), (self._rescue, 5), (self._clear_full, 6),
         ]  # fmt: skip
         self._register()
 

@@ -18,7 +18,7 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 IN_FLIGHT = timedelta(seconds=2)  # how long a claim may take: what was there before it began, it has seen
 PROMPT = timedelta(milliseconds=50)  # between the moment for which a rate admits a claim, and its log
 NEVER = datetime.max.replace(tzinfo=UTC)
-PAGES = 150
+PAGES = 30  # of a claim of plain jobs that finds none: beside any number of metered jobs it touches about a dozen
 REASONS = ("skipped: ", "replaced by a newer job: ")
 
 
@@ -98,8 +98,8 @@ class Turns:
     """The evidence about metered jobs.
 
     `known`: when it was certain that a job was committed. `begun`: jobs, and from when to when the statement ran that
-    claimed each. `unsaid`: jobs that had waited for a second and of which no reason was told. `probes`: breakers half
-    open of which several jobs ran.
+    claimed each. `unsaid`: jobs that had waited for a second, and what held each back and was not told. `probes`:
+    breakers half open of which several jobs ran.
     """
 
     flows: Mapping[int, Flow]
@@ -116,7 +116,7 @@ class Turns:
     stops: Sequence[Stop] = ()
     begun: Sequence[tuple[int, datetime, datetime]] = ()
     looks: Sequence[Look] = ()
-    unsaid: Sequence[int] = ()
+    unsaid: Sequence[tuple[int, str]] = ()
     probes: Sequence[tuple[datetime, str, int]] = ()
 
     def terms_of(self, bucket: str, since: datetime, until: datetime) -> list[int | None]:
@@ -264,9 +264,9 @@ def paused(turns: Turns) -> Iterator[Violation]:
 
 
 def said(turns: Turns) -> Iterator[Violation]:
-    """FL10: of each job that waits a reason can be told."""
-    for job in turns.unsaid:
-        yield Violation("FL10", f"job {job} waits, and nobody can say why")
+    """FL10: of each job that waits it can be told what holds it back."""
+    for job, what in turns.unsaid:
+        yield Violation("FL10", f"job {job} waits, and is not told that this holds it back: {what}")
 
 
 def half_open(turns: Turns) -> Iterator[Violation]:

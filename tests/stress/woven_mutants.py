@@ -167,6 +167,11 @@ def careless_seal() -> None:
     rewrite(adding, ["SEAL"], ("w.open_gates - 1 + t.gates", "w.open_gates - 1"), ("counted = true", "counted = false"))
 
 
+def redrives_letters() -> None:
+    """Bring dead letters of a workflow back without what was skipped for them."""
+    rewrite(retry, ["REVIVE"], ("where n.state <> 'succeeded' and (v.id", "where n.state = 'failed' and (v.id"))
+
+
 def retries_uncounted() -> None:
     """Leave what was cancelled and cannot run any more where it is, while the gates around it begin anew."""
     rewrite(retry, ["REVIVE"], ("(v.id is null or n.reason is distinct from 'skipped')", "v.id is null"))
@@ -205,6 +210,7 @@ MUTANTS = {
     "released_doomed": WovenMutant(released_doomed, "one_parent_fails", frozenset({"WF2"})),
     "mixed_inputs": WovenMutant(mixed_inputs, "whole_workflow", frozenset({"WF7"})),
     "retries_all": WovenMutant(retries_all, "retried", frozenset({"WF9"})),
+    "redrives_letters": WovenMutant(redrives_letters, "redriven", frozenset({"WF5"})),
     "retries_uncounted": WovenMutant(retries_uncounted, "retried_groups", frozenset({"WF5"})),
     "forgets_handlers": WovenMutant(forgets_handlers, "retried_groups", frozenset({"WF5"})),
     "sleeps_through": WovenMutant(sleeps_through, "signalled_while_it_runs", frozenset({"ST4"})),

@@ -1,153 +1,33 @@
 """Short scenarios in one process, each of which shows a certain bug in workflows or steps if there is one.
 
-A scenario makes rows in an empty database by pgqueue's own statements, and returns the violations that it has seen
-itself; the rows are checked afterwards.
+A scenario makes rows in an empty database by pgqueue's own statements; the rows are checked afterwards.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
-
-import psycopg
 
 import pgqueue
 from pgqueue import db
 from pgqueue.client.canvas.calling import Caller
 from pgqueue.client.steps import follow
-from pgqueue.jobs.job import ClaimedJob, NewJob
-from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
+from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.jobs.step import NewStep, Wakening
-from pgqueue.queries.workflows.enqueue import InsertedWorkflow
-from pgqueue.tasks.inputs import with_inputs
 from pgqueue.tasks.journal import AlreadyRecorded, Call
 from pgqueue.workflows.graph import Edge, Graph, Group
-from tests.harness import QUERIES, WORKER, Conn, InThread, add_worker, new_job, wait_for
-from tests.statements.graphs import claim, end, insert, retry, tidy
+from tests.harness import QUERIES, WORKER, Conn, add_worker, new_job
+from tests.statements.graphs import claim, end, retry, tidy
 
 from . import growing_shop
-from .growing_shop import OVER
-from .violation import Violation
+from .scene import DEAD, Scene, done, ending, nodes_of, number, plainly
 from .woven_shop import DEED, app, calls_of
 
-Graphs = dict[int, Graph]
-DEAD = Resolution("dead_letter", "rejected")
 REPLACED = Resolution("replace", "stand-in", refund=True)
 ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
 STEP = "call0"
-BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
-
-
-class Scene:
-    """A database with what a scenario does in it. `graphs`: of the workflows that it has made."""
-
-    def __init__(self, conn: Conn, dsn: str) -> None:
-        self.conn, self.dsn = conn, dsn
-        self.graphs: Graphs = {}
-        self.seen: list[Violation] = []
-        add_worker(conn, worker=WORKER)
-
-    def open(self) -> Conn:
-        """Open a connection in a transaction."""
-        return psycopg.connect(self.dsn, options="-c search_path= -c deadlock_timeout=20ms")
-
-    def make(
-        self, nodes: int, edges: list[Edge], *, dies: Mapping[int, int] = {}, outside: int = 0
-    ) -> InsertedWorkflow:
-        """Insert a workflow; the last nodes are `outside`: callbacks."""
-        groups = [0 if n < nodes - outside else None for n in range(nodes)]
-        return self.insert(Graph(nodes_of(nodes, dies), list(groups), edges, [Group("w")]))
-
-    def insert(self, graph: Graph) -> InsertedWorkflow:
-        """Insert a workflow."""
-        made = insert(self.conn, graph)
-        self.graphs[made.id] = graph
-        return made
-
-    def take(self) -> list[ClaimedJob]:
-        """Claim what is due, and write down with which inputs it runs."""
-        jobs = sorted(claim(self.conn).values(), key=lambda job: job.id)
-        found = db.run(self.conn, QUERIES.workflows.inputs(jobs)) if jobs else {}
-        for job in jobs:
-            given = json.loads(with_inputs(None, job.args, found.get(job.id, "[]")))
-            self.conn.execute(DEED, (job.id, job.lease, "run", "n", json.dumps(given.get("got"))))
-            if job.task == OVER:
-                self.conn.execute(DEED, (job.id, job.lease, "over", given["op"], None))
-        return jobs
-
-    def run(self, dies: Mapping[int, int] = {}) -> None:
-        """Run what is due until nothing is."""
-        while jobs := self.take():
-            end(self.conn, *((job, DEAD if dies.get(number(job)) else done(job)) for job in jobs))
-            tidy(self.conn)
-        tidy(self.conn)
-
-    def at_once(self, one: Callable[[Conn], Any], other: Callable[[Conn], Any], holding: str = "") -> None:
-        """Let two connections act at once: the first one holds what it has changed until the second one waits for it,
-        or has acted. With `holding` both act, one after the other, while a third one holds those rows."""
-        first, second, holder = self.open(), self.open(), self.open()
-        if holding:
-            holder.execute(holding)
-            threads = []
-            for conn, act in ((first, one), (second, other)):
-                threads.append(InThread(partial(self._commit, conn, act)))
-                self._until_it_waits(conn, threads[-1])
-            holder.commit()
-        else:
-            one(first)
-            threads = [InThread(partial(self._commit, second, other))]
-            self._until_it_waits(second, threads[0])
-            first.commit()
-        for thread in threads:
-            thread.result()
-        for conn in (first, second, holder):
-            conn.close()
-
-    def _until_it_waits(self, conn: Conn, thread: InThread) -> None:
-        pid = conn.info.backend_pid
-        wait_for(lambda: thread.done or _value(self.conn, BLOCKED, pid), "the second to wait or to end")
-
-    def _commit(self, conn: Conn, act: Callable[[Conn], Any]) -> None:
-        """Act and commit. A deadlock is noted: there must be none."""
-        try:
-            act(conn)
-            conn.commit()
-        except psycopg.errors.DeadlockDetected as error:
-            self.seen.append(Violation("deadlock", str(error)))
-            conn.rollback()
-
-
-def nodes_of(count: int, dies: Mapping[int, int]) -> list[NewJob]:
-    """Nodes of a graph. `dies`: until how often it was brought back each one dies."""
-    args = [json.dumps({"n": n, "payload": {"dies": dies.get(n, 0)}}) for n in range(count)]
-    return [new_job("node", args=one, max_attempts=9) for one in args]
-
-
-def number(job: ClaimedJob) -> int:
-    """The number of a node."""
-    return int(json.loads(job.args)["n"])
-
-
-def done(job: ClaimedJob) -> Resolution:
-    """Succeed with the number as the result."""
-    return Resolution("succeed", result=str(number(job)))
-
-
-def ending(*jobs: ClaimedJob, how: Callable[[ClaimedJob], Resolution] = done) -> Callable[[Conn], Any]:
-    """Let jobs succeed, on whichever connection."""
-    return lambda conn: end(conn, *((job, how(job)) for job in jobs))
-
-
-def plainly(job: ClaimedJob) -> Resolution:
-    """Succeed without a result."""
-    return PLAIN_SUCCESS
-
-
-def _value(conn: Conn, query: str, *params: Any) -> Any:
-    row = conn.execute(query, params).fetchone()
-    return None if row is None else row[0]
 
 
 def shared_gates(scene: Scene, how: Callable[[ClaimedJob], Resolution] = done) -> None:
@@ -257,6 +137,18 @@ def retried(scene: Scene) -> None:
     scene.run({1: 1})
     retry(scene.conn, made.id)
     scene.run()
+
+
+def redriven(scene: Scene) -> None:
+    """A dead letter of a workflow that has ended is redriven, and so is that of another one, in bulk."""
+    for in_bulk in (False, True):
+        made = scene.make(4, [Edge(0, 2), Edge(1, 2), Edge(2, 3)], dies={1: 1})
+        scene.run({1: 1})
+        if in_bulk:
+            app.dead.using(scene.conn).redrive(pgqueue.DeadFilter(ids=[made.jobs[1]]))
+        else:
+            app.using(scene.conn).retry(made.jobs[1])
+        scene.run()
 
 
 def retried_groups(scene: Scene) -> None:
@@ -456,9 +348,9 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     scenario.__name__: scenario
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
-        gates_shared_plainly, two_members_plainly, whole_workflow_plainly, expired_together,
-        one_parent_fails, retried, retried_groups, cancelled_untold, signalled_while_it_runs,
-        recorded_beside_a_rescue, recorded_twice, called_twice, called_job_ends, caller_is_held, added_while_it_runs,
+        gates_shared_plainly, two_members_plainly, whole_workflow_plainly, expired_together, one_parent_fails, retried,
+        redriven, retried_groups, cancelled_untold, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
+        called_twice, called_job_ends, caller_is_held, added_while_it_runs,
         added_after_an_end, sealed, cancelled_while_replaced,
     )
 }  # fmt: skip
