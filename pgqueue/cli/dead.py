@@ -27,7 +27,7 @@ dead_cli = typer.Typer(
 def _print_groups(groups: Sequence[DeadGroup]) -> None:
     rows = [(g.fingerprint, g.jobs, g.error, g.tasks, g.first_failed_at, g.last_failed_at, g.newest_id) for g in groups]
     columns = ("group", "jobs", "error", "tasks", "first failed at", "last failed at", "newest job")
-    output.print_table("groups of dead letters", columns, rows)
+    output.print_table("groups of dead letters", columns, rows, spare=("first failed at", "newest job"))
 
 
 @command(dead_cli, "groups", _print_groups)

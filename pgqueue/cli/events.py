@@ -29,7 +29,9 @@ LONGEST = 60  # characters of data in a table
 def print_events(events: Sequence[StoredEvent]) -> None:
     """Print events as a table."""
     rows = [(one.id, one.at, one.topic, one.key or "", one.subscribers, _short(one.data)) for one in events]
-    output.print_table("events", ("id", "at", "topic", "key", "subscribers", "data"), rows)
+    output.print_table(
+        "events", ("id", "at", "topic", "key", "subscribers", "data"), rows, spare=("data", "subscribers")
+    )
 
 
 def print_subscriptions(subscriptions: Sequence[Subscription]) -> None:
@@ -37,7 +39,9 @@ def print_subscriptions(subscriptions: Sequence[Subscription]) -> None:
     rows = [
         (one.task, ", ".join(one.patterns), one.queue, one.app, one.declared_at, _state(one)) for one in subscriptions
     ]
-    output.print_table("subscriptions", ("task", "patterns", "queue", "app", "declared", "state"), rows)
+    output.print_table(
+        "subscriptions", ("task", "patterns", "queue", "app", "declared", "state"), rows, spare=("declared", "app")
+    )
 
 
 def _short(data: object) -> str:

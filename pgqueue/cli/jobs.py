@@ -70,7 +70,9 @@ def _headers(given: list[str] | None) -> dict[str, str] | None:
 
 def _print_jobs(jobs: Sequence[Job]) -> None:
     rows = [(j.id, j.task, j.queue, j.phase, f"{j.attempt}/{j.max_attempts}", j.run_at, _why(j)) for j in jobs]
-    output.print_table("jobs", ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows)
+    output.print_table(
+        "jobs", ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows, spare=("run at", "attempt")
+    )
 
 
 @filtered(jobs_cli, "list", _print_jobs, JobFilter)
@@ -119,7 +121,7 @@ def print_job(shown: ShownJob) -> None:
         output.console.print(note_line(note), soft_wrap=True)
     columns = ("attempt", "started at", "took", "then", "why", "error", "worker")
     rows = [(*_attempt_row(attempt), _worker(attempt, shown.workers)) for attempt in job.attempts]
-    output.print_table("attempts", columns, rows)
+    output.print_table("attempts", columns, rows, spare=("worker", "started at", "took"))
     failed = [attempt for attempt in job.attempts if attempt.error and attempt.error.traceback]
     if failed and failed[-1].error:
         output.console.print(f"traceback of attempt {failed[-1].number}", style="bold")
@@ -150,7 +152,8 @@ command(jobs_cli, "show", print_job)(show_job)
 def print_dead(jobs: Sequence[Job]) -> None:
     """Print dead letters as a table."""
     rows = [(j.id, j.task, j.queue, j.attempt, j.finished_at, j.reason, j.error) for j in jobs]
-    output.print_table("dead letters", ("id", "task", "queue", "attempts", "failed at", "reason", "error"), rows)
+    columns = ("id", "task", "queue", "attempts", "failed at", "reason", "error")
+    output.print_table("dead letters", columns, rows, spare=("attempts", "queue", "reason"))
 
 
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:

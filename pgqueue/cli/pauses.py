@@ -140,7 +140,7 @@ def list_pauses(call: Call) -> Sequence[Pause]:
 def print_pauses(pauses: Sequence[Pause]) -> None:
     """Print pauses, one a line."""
     rows = [(p.kind, p.full_name, p.since, p.until, p.by, p.why) for p in pauses]
-    output.print_table("pauses", ("kind", "name", "since", "until", "by", "why"), rows)
+    output.print_table("pauses", ("kind", "name", "since", "until", "by", "why"), rows, spare=("by", "since"))
 
 
 def _known(call: Call, queue: str | None, task: str | None) -> set[str]:

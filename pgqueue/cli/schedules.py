@@ -37,14 +37,16 @@ Options = Annotated[
 
 
 def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
-    """Print schedules, one a line."""
+    """Print schedules, one a line. Times keep their zone on a narrow terminal, too: that of the plan stands beside."""
     rows = [
-        (s.name, s.plan, s.timezone, s.state if s.state != "active" else s.next_tick, output.age(s.lag_seconds or None),
-         s.last_tick, s.last_outcome, s.missed_in_a_day)
+        (s.name, s.plan, s.timezone, output.cell(s.next_tick) if s.state == "active" else s.state,
+         output.age(s.lag_seconds or None), output.cell(s.last_tick), s.last_outcome, s.missed_in_a_day)
         for s in schedules
     ]  # fmt: skip
     columns = ("name", "plan", "timezone", "next tick", "late by", "last tick", "outcome", "missed in a day")
-    output.print_table("schedules", columns, rows)
+    output.print_table(
+        "schedules", columns, rows, spare=("late by", "outcome", "missed in a day", "timezone", "last tick")
+    )
 
 
 def _print_schedule(status: ScheduleStatus) -> None:

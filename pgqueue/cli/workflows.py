@@ -35,7 +35,7 @@ def print_workflows(workflows: Sequence[WorkflowStatus]) -> None:
         for one in workflows
     ]  # fmt: skip
     columns = ("id", "name", "state", "jobs", "waiting", "running", "ended", "failed", "created", "over", "stopped")
-    output.print_table("workflows", columns, rows)
+    output.print_table("workflows", columns, rows, spare=("stopped", "over", "created", "ended", "waiting"))
 
 
 @command(workflows_cli, "list", print_workflows)
