@@ -57,6 +57,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.results_members": lambda q: q.workflows.results_members(3, "a"),
     "workflows.inputs": lambda q: q.workflows.inputs([claimed(3, 1), claimed(4, 1)]),
     "why.parents": lambda q: q.why.parents(3),
+    "why.skipped_for": lambda q: q.why.skipped_for(3, 1),
     "workflows.find_older": lambda q: q.workflows.find_older(),
     "workflows.look": lambda q: q.workflows.look(),
     "workflows.enqueue": lambda q: q.workflows.enqueue(GRAPH),

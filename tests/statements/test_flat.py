@@ -208,6 +208,7 @@ OTHERS: dict[str, Query[Any]] = {
     "why.ahead": QUERIES.why.ahead(A_JOB, 50),
     "workflows.find_older": QUERIES.workflows.find_older(),
     "why.parents": QUERIES.why.parents(-2_000_001),
+    "why.skipped_for": QUERIES.why.skipped_for(-2_000_001, -2_000_000),
     "jobs.rule_of_queue": QUERIES.jobs.rule_of_queue("default"),
     "why.buckets": QUERIES.why.buckets(["r", "r/k"]),
     "why.place": QUERIES.why.place(A_JOB, 5, 50),
