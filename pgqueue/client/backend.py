@@ -73,7 +73,8 @@ class Backend:
     @property
     def database(self) -> db.Database:
         """Where own connections lead."""
-        return db.Database(self.dsn, prepare=not self.pgbouncer)
+        dsn = self.dsn
+        return db.Database(dsn, prepare=not self.pgbouncer, is_embedded=self._server is not None)
 
     @property
     def listen_database(self) -> db.Database | None:
