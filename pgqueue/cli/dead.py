@@ -54,9 +54,11 @@ def redrive(
     call: Call,
     chosen: DeadFilter,
     limit: AtMost = None,
-    rate: Annotated[str | None, typer.Option(help="How many become due a second: 50, or 50/s, 600/m, 1000/h.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="How many become due a second: 50, or 50/s, 600/m, 1000/h. Default: all at once.")
+    ] = None,
     attempts: Annotated[int | None, typer.Option(help="How often each may run. Default: as often as before.")] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds until the first is due.")] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds until the first is due. Default: 0.")] = None,
     to_queue: Annotated[str | None, typer.Option(help="The queue they go to. Default: their own.")] = None,
     by: By = None,
     dry_run: DryRun = False,

@@ -30,20 +30,31 @@ def enqueue(
     task: TaskName,
     args: TaskArgs = "{}",
     queue: Annotated[str | None, typer.Option("-Q", "--queue", help="The queue. Default: the task's.")] = None,
-    priority: Annotated[int | None, typer.Option(help="-100 to 100; a higher one runs sooner.")] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds to wait before the job may start.")] = None,
-    task_version: Annotated[int | None, typer.Option(help="The task's version, if no app here declares it.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="-100 to 100; a higher one runs sooner. Default: the task's.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds to wait before the job may start. Default: 0.")] = None,
+    task_version: Annotated[
+        int | None, typer.Option(help="The task's version, if no app here declares it. Default: 1.")
+    ] = None,
     max_attempts: Annotated[int | None, typer.Option(help="How often the job may run. Default: the task's.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for the job. May be repeated.")] = None,
     header: Annotated[
         list[str] | None, typer.Option(help="A header, as name=value, that travels with the job. May be repeated.")
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Enqueue one job per key; a repeated call prints the first job's id.")
+        str | None,
+        typer.Option(help="Enqueue one job per key; a repeated call prints the first job's id. Default: no key."),
     ] = None,
-    unique_key: Annotated[str | None, typer.Option(help="Enqueue only if no job with this key waits.")] = None,
-    on_conflict: Annotated[str | None, typer.Option(help="If one waits: skip, replace or raise.")] = None,
-    expires: Annotated[float | None, typer.Option(help="Seconds after which the job is not started any more.")] = None,
+    unique_key: Annotated[
+        str | None, typer.Option(help="Enqueue only if no job with this key waits. Default: no key.")
+    ] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(help="If one waits: skip, replace or raise. Default: skip.")
+    ] = None,
+    expires: Annotated[
+        float | None, typer.Option(help="Seconds after which the job is not started any more. Default: the task's.")
+    ] = None,
 ) -> Job:
     """Enqueue a job. If an app is named, its task must be registered and its arguments are validated."""
     call.check_task(task)

@@ -15,7 +15,7 @@ from pgqueue.queries.limits import LimitStatus
 limits_cli = typer.Typer(help="Limits, rates, orders and fair turns: see, change.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A task, a limit that tasks share, or queue:NAME.")]
-Key = Annotated[str | None, typer.Option(help="One key of it.")]
+Key = Annotated[str | None, typer.Option(help="One key of it. Default: all.")]
 NONE = "none"
 
 
@@ -122,10 +122,18 @@ def set_limit(
     call: Call,
     limit: Name,
     key: Key = None,
-    max_running: Annotated[str | None, typer.Option(help="How many may run at a time; 0: none; none: any.")] = None,
-    rate: Annotated[str | None, typer.Option(help="How many may start: '10/s', '10/m', '10/h'; or none.")] = None,
-    weight: Annotated[float | None, typer.Option(help="How often a key has its turn, where others have 1.")] = None,
-    on_full: Annotated[str | None, typer.Option(help="wait, skip, cancel_running or replace_waiting.")] = None,
+    max_running: Annotated[
+        str | None, typer.Option(help="How many may run at a time; 0: none; none: any. Default: as it is.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="How many may start: '10/s', '10/m', '10/h'; or none. Default: as it is.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="How often a key has its turn, where others have 1. Default: as it is.")
+    ] = None,
+    on_full: Annotated[
+        str | None, typer.Option(help="wait, skip, cancel_running or replace_waiting. Default: as it is.")
+    ] = None,
     by: By = None,
 ) -> LimitStatus:
     """Change a limit, or make one key of it an exception. It counts from the next claim on."""

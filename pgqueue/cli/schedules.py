@@ -25,11 +25,18 @@ schedules_cli = typer.Typer(help="List, show, create, change, pause and fire sch
 Name = Annotated[str, typer.Argument(help="The schedule's name.", autocompletion=complete_schedule)]
 By = Annotated[str | None, typer.Option(help="Who makes the change. Default: the user of this process.")]
 PlanText = Annotated[
-    str | None, typer.Option("--plan", help="Cron ('0 6 * * mon-fri'), an interval (90, 15m, 2h, 1d), or FREQ=….")
+    str | None,
+    typer.Option("--plan", help="Cron ('0 6 * * mon-fri'), an interval (90 seconds, 15m, 2h, 1d), or FREQ=…. Or --at."),
 ]
 Moment = Annotated[str | None, typer.Option("--at", help="One moment instead of a plan: 2027-01-31T06:00+01:00.")]
-Zone = Annotated[str | None, typer.Option(help="The timezone of the plan, such as Europe/Paris.")]
-CatchUp = Annotated[str | None, typer.Option(help="What to do about ticks of the pause: skip, once, or all(LIMIT).")]
+Zone = Annotated[str | None, typer.Option(help="The timezone of the plan, such as Europe/Paris. Default: UTC.")]
+CatchUp = Annotated[
+    str | None,
+    typer.Option(
+        help="What to do about ticks of the pause: skip, once, or all(LIMIT). "
+        "Default: skip; of a resume, what the pause was given."
+    ),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("-o", "--option", help="Any other option as name=value: misfire=skip, overlap=queue, queue=bulk, …"),
@@ -145,7 +152,9 @@ def edit(
     plan: PlanText = None,
     at: Moment = None,
     timezone: Zone = None,
-    args: Annotated[str | None, typer.Option(help="The task's arguments as a JSON object.")] = None,
+    args: Annotated[
+        str | None, typer.Option(help="The task's arguments as a JSON object. Default: as they are.")
+    ] = None,
     option: Options = None,
     by: By = None,
 ) -> ScheduleStatus:
@@ -168,7 +177,9 @@ def revert(call: Call, name: Name) -> ScheduleStatus:
 def pause(
     call: Call,
     name: Name,
-    until: Annotated[str | None, typer.Option(help="Resume by itself at a moment, or after 15m, 2h, 1d.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Resume by itself at a moment, or after 15m, 2h, 1d. Default: never.")
+    ] = None,
     catch_up: CatchUp = None,
     by: By = None,
 ) -> ScheduleStatus:

@@ -100,10 +100,11 @@ def status(
         bool, typer.Option("--exit-code", help="Print one line, and exit 1 if something is wrong; for monitoring.")
     ] = False,
     max_age: Annotated[
-        str | None, typer.Option(help="With --exit-code: how long a due job may wait: 60s, 5m, 2h.")
+        str | None, typer.Option(help="With --exit-code: how long a due job may wait: 60s, 5m, 2h. Default: any time.")
     ] = None,
     max_dead: Annotated[
-        int | None, typer.Option(min=0, help="With --exit-code: how many dead letters an hour may bring.")
+        int | None,
+        typer.Option(min=0, help="With --exit-code: how many dead letters an hour may bring. Default: any number."),
     ] = None,
 ) -> Status | Verdict:
     """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.

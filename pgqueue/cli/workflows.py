@@ -41,7 +41,7 @@ def print_workflows(workflows: Sequence[WorkflowStatus]) -> None:
 @command(workflows_cli, "list", print_workflows)
 def list_workflows(
     call: Call,
-    state: Annotated[str | None, typer.Option(help="running, succeeded, failed or cancelled.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state: running, succeeded, failed or cancelled.")] = None,
     name: Annotated[str | None, typer.Option(help="Only with this name; * stands for any characters.")] = None,
     limit: Limit = 20,
     before: Before = None,
@@ -76,7 +76,9 @@ def _say_cancelled(done: CancelledWorkflow) -> None:
 def cancel(
     call: Call,
     workflow: Id,
-    reason: Annotated[str | None, typer.Option(help="Why; jobs that did not begin end with it.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why; jobs that did not begin end with it. Default: by whom.")
+    ] = None,
     by: By = None,
 ) -> CancelledWorkflow:
     """End what has not begun as cancelled, and ask what runs to stop; say how many of both."""
