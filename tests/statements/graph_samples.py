@@ -50,6 +50,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.state": lambda q: q.workflows.state(1),
     "workflows.of_job": lambda q: q.workflows.of_job(3),
     "workflows.jobs": lambda q: q.workflows.jobs(1, 10),
+    "workflows.errors": lambda q: q.workflows.errors(1, 10),
     "workflows.edges": lambda q: q.workflows.edges(1, 10),
     "workflows.groups": lambda q: q.workflows.groups(1, 10),
     "workflows.prune": lambda q: q.workflows.prune(10),
