@@ -1,5 +1,6 @@
 """The backend of an app: its database, and everything through which the app reaches it."""
 
+import threading
 from typing import Protocol
 
 from pgqueue import db
@@ -44,6 +45,7 @@ class Backend:
         self.lock_hints = LockHints(self)
         self._given_dsn = dsn
         self._server: embedded.EmbeddedServer | None = None
+        self._starting = threading.Lock()
 
     @property
     def dsn(self) -> str:
@@ -51,9 +53,10 @@ class Backend:
         dsn = find_dsn(self._given_dsn)
         if not dsn.startswith(embedded.PREFIX):
             return dsn
-        if self._server is None:
-            self._server = embedded.start(dsn.removeprefix(embedded.PREFIX))
-        return self._server.dsn
+        with self._starting:  # a worker and the scheduler beside it look at the same time
+            if self._server is None:
+                self._server = embedded.start(dsn.removeprefix(embedded.PREFIX))
+            return self._server.dsn
 
     @dsn.setter
     def dsn(self, dsn: str) -> None:
