@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 EXPLAINING = frozenset(
     {
         "aliases", "data", "error", "filter", "holder", "notes", "patterns", "paused", "process", "queues", "reason",
-        "result", "status", "stopped", "takes", "tasks", "what it does", "why", "worker",
+        "result", "status", "stopped", "then", "takes", "tasks", "what it does", "why", "worker",
     }
 )  # fmt: skip
 LEAST = (32, 16)  # cells that are left of a text that is shortened; fewer where no column can be left out any more

@@ -100,6 +100,17 @@ select up.id, up.name, up.state, up.reason, up.runs_after from up where up.depth
 MOST_PARENTS = 10_000
 DEEPEST = 100
 
+# Read the recorded steps of a job for people, the first ones, without their values. By the primary key; in the order of
+# their records: a step for which a job waits is recorded when the wait begins.
+STEPS: LiteralString = """
+select t.name, t.kind, t.at, t.attempt, t.done, t.timed_out, t.wake_at, t.waits, t.wait_key, t.undo is not null
+from {s}.step t where t.job_id = %(id)s::bigint order by t.number limit %(limit)s::int"""
+
+# Read the values of the recorded steps of a job, as they are stored. By primary key.
+STEP_VALUES: LiteralString = """
+select t.name, t.value::text from {s}.step t where t.job_id = %(id)s::bigint and t.value is not null
+order by t.number limit %(limit)s::int"""
+
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
 # job_live_ready from one lane to the next, and reads of each lane only the part before the place, up to `most` and one
 # more of all. The plain form, `priority > … or priority = … and (run_at, id) < …` over the queue, reads the whole lane.
@@ -208,6 +219,22 @@ class Unmet(NamedTuple):
     when: str
 
 
+class ShownStep(NamedTuple):
+    """A recorded step as people see it, without its value: when it was recorded, and in which attempt. `wake_at`: until
+    when a sleep or a wait goes on. `waits` and `key`: the signal or event that a wait is for."""
+
+    name: str
+    kind: str
+    at: datetime
+    attempt: int
+    done: bool
+    timed_out: bool
+    wake_at: datetime | None
+    waits: str | None
+    key: str | None
+    has_undo: bool
+
+
 def _parents(rows: Sequence[Row]) -> Parents:
     return Parents(rows[0][0], rows[0][1], [Parent(*row[2:]) for row in rows if row[2] is not None])
 
@@ -228,6 +255,14 @@ class WhyQueries(TurnWhyQueries):
         skipped, and so on."""
         params = {"id": job, "workflow": workflow, "most": MOST_PARENTS, "deep": DEEPEST}
         return Query(self._sql(SKIPPED_FOR), lambda rows: [Unmet(*row) for row in rows], params)
+
+    def steps(self, job: int, limit: int) -> Query[list[ShownStep]]:
+        """Read the recorded steps of a job, without their values."""
+        return Query(self._sql(STEPS), lambda rows: [ShownStep(*row) for row in rows], {"id": job, "limit": limit})
+
+    def step_values(self, job: int, limit: int) -> Query[dict[str, str]]:
+        """Read the values of the recorded steps of a job, by their names: JSON as it is stored."""
+        return Query(self._sql(STEP_VALUES), dict, {"id": job, "limit": limit})
 
     def ahead(self, job: Job, most: int = MOST_AHEAD) -> Query[int]:
         """Count the due jobs that go before a job in its queue: up to `most` and one more."""

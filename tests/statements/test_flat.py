@@ -183,6 +183,8 @@ OTHERS: dict[str, Query[Any]] = {
     "calls.record": QUERIES.calls.record(claimed(1, 1), NewStep("call", "call", "null"), [5000], [0]),
     "steps.forget": QUERIES.steps.forget(5000, "s"),
     "steps.open_waits": QUERIES.steps.open_waits(5000),
+    "why.steps": QUERIES.why.steps(5000, 10),
+    "why.step_values": QUERIES.why.step_values(5000, 10),
     "signals.send": QUERIES.signals.send(5000, "go", "1"),
     "signals.send_event": QUERIES.signals.send_event("payment", "7", "1"),
     "waits.register": QUERIES.waits.register([1, 5000], True),
@@ -279,6 +281,7 @@ EXEMPT = {
     "workflows.results_members": "after the last page of one group: adds up its gates, by gate_workflow",
     "workflows.results_page": "a page of one group, where a task asks for it: test_results_page",
     "workflows.groups": "asked by hand: the groups of one workflow",
+    "workflows.errors": "asked by hand: dead letters of one workflow, up to a bound, by their index",
     "jobs.change_flows": "one batch of an edit: by primary key",
     **dict.fromkeys(
         [f"limits.{verb}" for verb in ("declare", "names", "set_rule", "set_key", "reset_rule", "reset_key")],
