@@ -46,7 +46,7 @@ command(dead_cli, "show", print_job)(show_job)
 
 
 def _ask(call: Call, verb: str, chosen: DeadFilter, limit: int | None, dry_run: bool, yes: bool) -> bool:
-    return ask(verb, chosen, lambda most: call.app.dead.preview(chosen, most), limit, dry_run, yes)
+    return ask(verb, chosen, lambda most: call.app.dead.preview(chosen, most, kind=verb), limit, dry_run, yes)
 
 
 @filtered(dead_cli, "redrive", print_operation, DeadFilter)

@@ -43,6 +43,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "workflows.lock_free_for_retry": lambda q: q.workflows.lock_free_for_retry(1),
     "workflows.counted": lambda q: q.workflows.counted([1, 2]),
     "workflows.elsewhere": lambda q: q.workflows.elsewhere(1, {"email", "letters"}),
+    "workflows.comes_back": lambda q: q.workflows.comes_back([1, 2], {"email"}),
+    "workflows.comes_back anywhere": lambda q: q.workflows.comes_back([1, 2], None),
     "workflows.revive": lambda q: q.workflows.revive(LockedWorkflow(1, 1, "failed", True, 5, TICK), "retried"),
     "workflows.request_stop": lambda q: q.workflows.request_stop(1, "not wanted"),
     "workflows.get": lambda q: q.workflows.get(1),
