@@ -132,7 +132,7 @@ def publish_event(
 
 
 def _say_replayed(replayed: Replayed) -> None:
-    output.say(f"{replayed.jobs} jobs are made")
+    output.say(f"{output.count(replayed.jobs, 'job')} {'is' if replayed.jobs == 1 else 'are'} made")
     if replayed.open:
         output.say(
             f"{replayed.open} transactions that have published are still open: replay again when they have ended"

@@ -96,7 +96,7 @@ def seal(call: Call, workflow: Id) -> bool:
     return call.recorded("seal", {"workflow": workflow}, None, partial(call.app.workflows.seal, workflow))
 
 
-@command(workflows_cli, "retry", lambda count: output.say(f"{count} jobs came back"))
+@command(workflows_cli, "retry", lambda back: output.say(f"{output.count(back, 'job')} came back"))
 def retry(call: Call, workflow: Id, by: By = None) -> int:
     """Run a workflow again from what failed. What has succeeded does not run again."""
     return call.recorded("retry", {"workflow": workflow}, by, partial(call.app.workflows.retry, workflow, by=by))
