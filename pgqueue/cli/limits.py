@@ -40,7 +40,7 @@ def print_limits(limits: Sequence[LimitStatus]) -> None:
         for one in limits
     ]
     columns = ("limit", "key", "kind", "max", "running", "waiting", "rate", "notes")
-    output.print_table("limits", columns, rows, spare=("rate", "kind"))
+    output.print_table("limits", columns, rows, spare=("kind", "rate"))
 
 
 def _most(one: LimitStatus) -> str:
