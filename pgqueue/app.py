@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import db
 from pgqueue.client.backend import Backend
@@ -51,6 +51,7 @@ from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
 from pgqueue.jobs.job import MAX_CRASHES, Job
 from pgqueue.jobs.limits import Limit, Rate
+from pgqueue.jobs.other_names import OF_APP, tells_of
 from pgqueue.jobs.outcome import Outcome
 from pgqueue.jobs.retention import GivenRetention, read_retention
 from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
@@ -166,6 +167,9 @@ class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVer
         self.limits = Limits(self)
         self.workers, self.workflows = Workers(self), Workflows(self)
         self.locks, self.events = Locks(self), Events(self)
+
+    if not TYPE_CHECKING:
+        __getattr__ = tells_of(OF_APP, "an app")
 
     @property
     def dsn(self) -> str:

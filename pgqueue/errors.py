@@ -10,6 +10,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidStep              a step's name cannot be used, or its value cannot be recorded
 │   ├── InvalidTask              a function cannot be a task
 │   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
+│   ├── UnknownVerb              an attribute has the name that another library has for it
 │   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
 ├── NotFound                     nothing has that name or id
 │   ├── UnknownEvent             no event has that id
@@ -133,6 +134,17 @@ class InvalidWorkflow(InvalidInput, ValueError):
     group, or an edge that leads nowhere. Nothing was written."""
 
     exit_code = 2
+
+
+class UnknownVerb(InvalidInput, AttributeError):
+    """Something of pgqueue has no such attribute: another job queue calls it so. The message has our name for it.
+
+    It is an AttributeError as well, so that `hasattr` and `getattr` with a default do what they always do.
+    """
+
+    def __init__(self, owner: str, name: str, instead: str) -> None:
+        super().__init__(f"{owner} has no {name!r}, a name of other job queues: here it is {instead}")
+        self.name = name
 
 
 class UnsupportedConnection(InvalidInput, TypeError):

@@ -21,7 +21,9 @@ def bench(
         typer.Option(min=1000, help="Jobs in bulk and in each drain; history has 10 times as many."),
     ] = 30_000,
     rounds: Annotated[int, typer.Option(min=1, help="How many drains; the median counts.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="How long latency and pinned run; enqueue at most.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds that latency and pinned run, and enqueue at most.")
+    ] = 10.0,
     rate: Annotated[float, typer.Option(min=0.1, max=10_000, help="Jobs a second for latency.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

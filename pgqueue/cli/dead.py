@@ -27,7 +27,7 @@ dead_cli = typer.Typer(
 def _print_groups(groups: Sequence[DeadGroup]) -> None:
     rows = [(g.fingerprint, g.jobs, g.error, g.tasks, g.first_failed_at, g.last_failed_at, g.newest_id) for g in groups]
     columns = ("group", "jobs", "error", "tasks", "first failed at", "last failed at", "newest job")
-    output.print_table("groups of dead letters", columns, rows)
+    output.print_table("groups of dead letters", columns, rows, spare=("first failed at", "newest job"))
 
 
 @command(dead_cli, "groups", _print_groups)
@@ -46,7 +46,7 @@ command(dead_cli, "show", print_job)(show_job)
 
 
 def _ask(call: Call, verb: str, chosen: DeadFilter, limit: int | None, dry_run: bool, yes: bool) -> bool:
-    return ask(verb, chosen, lambda most: call.app.dead.preview(chosen, most), limit, dry_run, yes)
+    return ask(verb, chosen, lambda most: call.app.dead.preview(chosen, most, kind=verb), limit, dry_run, yes)
 
 
 @filtered(dead_cli, "redrive", print_operation, DeadFilter)
@@ -54,9 +54,11 @@ def redrive(
     call: Call,
     chosen: DeadFilter,
     limit: AtMost = None,
-    rate: Annotated[str | None, typer.Option(help="How many become due a second: 50, or 50/s, 600/m, 1000/h.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="How many become due a second: 50, or 50/s, 600/m, 1000/h. Default: all at once.")
+    ] = None,
     attempts: Annotated[int | None, typer.Option(help="How often each may run. Default: as often as before.")] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds until the first is due.")] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds until the first is due. Default: 0.")] = None,
     to_queue: Annotated[str | None, typer.Option(help="The queue they go to. Default: their own.")] = None,
     by: By = None,
     dry_run: DryRun = False,

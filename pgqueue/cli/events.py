@@ -22,14 +22,18 @@ events_cli = typer.Typer(help="Published events: see, publish, replay.", no_args
 subscriptions_cli = typer.Typer(help="The tasks that get events: see, disable, enable.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The task that gets the events.")]
-Since = Annotated[str | None, typer.Option(help="Published since: 90s, 30m, 2h, 7d ago, or a time with its zone.")]
+Since = Annotated[
+    str | None, typer.Option(help="Only events published since: 90s, 30m, 2h, 7d ago, or a time with its zone.")
+]
 LONGEST = 60  # characters of data in a table
 
 
 def print_events(events: Sequence[StoredEvent]) -> None:
     """Print events as a table."""
     rows = [(one.id, one.at, one.topic, one.key or "", one.subscribers, _short(one.data)) for one in events]
-    output.print_table("events", ("id", "at", "topic", "key", "subscribers", "data"), rows)
+    output.print_table(
+        "events", ("id", "at", "topic", "key", "subscribers", "data"), rows, spare=("data", "subscribers")
+    )
 
 
 def print_subscriptions(subscriptions: Sequence[Subscription]) -> None:
@@ -37,7 +41,9 @@ def print_subscriptions(subscriptions: Sequence[Subscription]) -> None:
     rows = [
         (one.task, ", ".join(one.patterns), one.queue, one.app, one.declared_at, _state(one)) for one in subscriptions
     ]
-    output.print_table("subscriptions", ("task", "patterns", "queue", "app", "declared", "state"), rows)
+    output.print_table(
+        "subscriptions", ("task", "patterns", "queue", "app", "declared", "state"), rows, spare=("declared", "app")
+    )
 
 
 def _short(data: object) -> str:
@@ -112,7 +118,9 @@ def publish_event(
     call: Call,
     topic: Annotated[str, typer.Argument(help="The topic, such as order.paid.")],
     data: Annotated[str, typer.Argument(help="The data, as a JSON object.")] = "{}",
-    key: Annotated[str | None, typer.Option(help="What it is about, such as the id of an order.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="What it is about, such as the id of an order. Default: no key.")
+    ] = None,
 ) -> Told:
     """Publish an event: its subscribers get it, and with a key the jobs that wait for it."""
     given = _read_data(topic, data)
@@ -124,7 +132,7 @@ def publish_event(
 
 
 def _say_replayed(replayed: Replayed) -> None:
-    output.say(f"{replayed.jobs} jobs are made")
+    output.say(f"{output.count(replayed.jobs, 'job')} {'is' if replayed.jobs == 1 else 'are'} made")
     if replayed.open:
         output.say(
             f"{replayed.open} transactions that have published are still open: replay again when they have ended"
@@ -136,7 +144,9 @@ def replay(
     call: Call,
     task: Name,
     since: Since = None,
-    to: Annotated[str | None, typer.Option(help="Published before: an age, or a time with its zone.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Only events published before: an age, or a time with its zone.")
+    ] = None,
     patience: Annotated[float, typer.Option(help="Seconds to wait for transactions that are still open.")] = 30.0,
 ) -> Replayed:
     """Make jobs of kept events for one task, of those that it has not got yet, once each."""

@@ -27,14 +27,16 @@ F = TypeVar("F", bound=Filter)
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 By = Annotated[str | None, typer.Option(help="Who acts. Default: the user of this process.")]
-AtMost = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="At most so many, the lowest ids first.")]
+AtMost = Annotated[
+    int | None, typer.Option("-n", "--limit", min=1, help="At most so many, the lowest ids first. Default: all.")
+]
 
 EXAMPLES = 10
 
 
 def _options(kind: type[Filter]) -> dict[str, Any]:
     """Return the options of a filter, by the names of its fields, and `everything`."""
-    what, when = ("dead letter", "Failed") if kind is DeadFilter else ("job", "Enqueued")
+    what, when = ("dead letter", "failed") if kind is DeadFilter else ("job", "enqueued")
     of_dead = {
         "error": Annotated[str | None, typer.Option("--error", help="Only this class, in full or its last part.")],
         "group": Annotated[str | None, typer.Option("--group", help="Only this fingerprint, as `dead groups` has it.")],
@@ -60,9 +62,12 @@ def _options(kind: type[Filter]) -> dict[str, Any]:
         ],
         **(of_dead if kind is DeadFilter else of_jobs),
         "tag": Annotated[str | None, typer.Option("--tag", help="Only with this tag.")],
-        "since": Annotated[str | None, typer.Option("--since", help=f"{when} since: 90s, 30m, 2h, 7d ago, or a time.")],
+        "since": Annotated[
+            str | None,
+            typer.Option("--since", help=f"Only {when} since: 90s, 30m, 2h, 7d ago, or a time with its zone."),
+        ],
         "until": Annotated[
-            str | None, typer.Option("--until", help=f"{when} before: an age, or a time with its zone.")
+            str | None, typer.Option("--until", help=f"Only {when} before: an age, or a time with its zone.")
         ],
         "arg": Annotated[list[str] | None, typer.Option("--arg", help="An argument: tenant=7. May be repeated.")],
         "ids": Annotated[list[int] | None, typer.Option("--id", help="Only this job. May be repeated.")],

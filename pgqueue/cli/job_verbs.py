@@ -93,7 +93,7 @@ def cancel(
     call: Call,
     chosen: JobFilter,
     job_ids: JobIds = None,
-    reason: Annotated[str | None, typer.Option(help="What the history says.")] = None,
+    reason: Annotated[str | None, typer.Option(help="What the history says. Default: that it was asked for.")] = None,
     limit: AtMost = None,
     by: By = None,
     dry_run: DryRun = False,
@@ -125,7 +125,9 @@ def retry(
     return _by_filter(call, "retry", chosen, {"by": by}, (limit, dry_run, yes))
 
 
-Priority = Annotated[int | None, typer.Option(help="The new priority, -100 to 100; a higher one runs sooner.")]
+Priority = Annotated[
+    int | None, typer.Option(help="The new priority, -100 to 100; a higher one runs sooner. Default: as it is.")
+]
 
 
 @filtered(jobs_cli, "promote", _print_result, JobFilter)
@@ -153,10 +155,12 @@ def edit(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="An argument: order_id=43. May be repeated.")
     ] = None,
-    to_queue: Annotated[str | None, typer.Option(help="The queue they go to.")] = None,
+    to_queue: Annotated[str | None, typer.Option(help="The queue they go to. Default: their own.")] = None,
     priority: Priority = None,
-    run_at: Annotated[str | None, typer.Option(help="When they are due: a time with its zone.")] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds from now until they are due.")] = None,
+    run_at: Annotated[
+        str | None, typer.Option(help="When they are due: a time with its zone. Default: as it is.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds from now until they are due. Default: as it is.")] = None,
     limit: AtMost = None,
     by: By = None,
     dry_run: DryRun = False,
@@ -200,7 +204,9 @@ def _print_waited(waited: Waited) -> None:
 
 @command(jobs_cli, "wait", _print_waited)
 def wait_for_job(
-    call: Call, job_id: JobId, timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None
+    call: Call,
+    job_id: JobId,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most. Default: until it has ended.")] = None,
 ) -> Waited:
     """Wait until a job has ended, and print its result. Ends with 0 if it has succeeded, else with 1."""
     call.app.get(job_id)  # an id that never was would be waited for without end

@@ -1,6 +1,8 @@
 """`pgqueue enqueue` and `pgqueue jobs …`."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,16 +14,20 @@ from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import filtered
 from pgqueue.cli.options import Before, Limit, TaskArgs, TaskName, read_arguments
 from pgqueue.client.why import of_steps
-from pgqueue.errors import InvalidOption
+from pgqueue.errors import CodecError, InvalidOption
 from pgqueue.jobs.job import Attempt, Job, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.why import Reason
 from pgqueue.printable import one_line
 from pgqueue.queries.steps import OpenWait
+from pgqueue.queries.why import ShownStep
 from pgqueue.queries.workers import Located
+from pgqueue.tasks.sealing import open_value
 
 jobs_cli = typer.Typer(help="Jobs: list, show, wait, why; cancel, retry, promote, edit.", no_args_is_help=True)
 
+MOST_STEPS = 1000
+KINDS_OF_STEPS = {"value": "step", "signal": "wait", "event": "wait"}
 JobId = Annotated[int, typer.Argument(help="The job's id.")]
 
 
@@ -30,20 +36,31 @@ def enqueue(
     task: TaskName,
     args: TaskArgs = "{}",
     queue: Annotated[str | None, typer.Option("-Q", "--queue", help="The queue. Default: the task's.")] = None,
-    priority: Annotated[int | None, typer.Option(help="-100 to 100; a higher one runs sooner.")] = None,
-    delay: Annotated[float | None, typer.Option(help="Seconds to wait before the job may start.")] = None,
-    task_version: Annotated[int | None, typer.Option(help="The task's version, if no app here declares it.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="-100 to 100; a higher one runs sooner. Default: the task's.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds to wait before the job may start. Default: 0.")] = None,
+    task_version: Annotated[
+        int | None, typer.Option(help="The task's version, if no app here declares it. Default: 1.")
+    ] = None,
     max_attempts: Annotated[int | None, typer.Option(help="How often the job may run. Default: the task's.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for the job. May be repeated.")] = None,
     header: Annotated[
         list[str] | None, typer.Option(help="A header, as name=value, that travels with the job. May be repeated.")
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Enqueue one job per key; a repeated call prints the first job's id.")
+        str | None,
+        typer.Option(help="Enqueue one job per key; a repeated call prints the first job's id. Default: no key."),
     ] = None,
-    unique_key: Annotated[str | None, typer.Option(help="Enqueue only if no job with this key waits.")] = None,
-    on_conflict: Annotated[str | None, typer.Option(help="If one waits: skip, replace or raise.")] = None,
-    expires: Annotated[float | None, typer.Option(help="Seconds after which the job is not started any more.")] = None,
+    unique_key: Annotated[
+        str | None, typer.Option(help="Enqueue only if no job with this key waits. Default: no key.")
+    ] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(help="If one waits: skip, replace or raise. Default: skip.")
+    ] = None,
+    expires: Annotated[
+        float | None, typer.Option(help="Seconds after which the job is not started any more. Default: the task's.")
+    ] = None,
 ) -> Job:
     """Enqueue a job. If an app is named, its task must be registered and its arguments are validated."""
     call.check_task(task)
@@ -70,7 +87,9 @@ def _headers(given: list[str] | None) -> dict[str, str] | None:
 
 def _print_jobs(jobs: Sequence[Job]) -> None:
     rows = [(j.id, j.task, j.queue, j.phase, f"{j.attempt}/{j.max_attempts}", j.run_at, _why(j)) for j in jobs]
-    output.print_table("jobs", ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows)
+    output.print_table(
+        "jobs", ("id", "task", "queue", "phase", "attempt", "run at", "why"), rows, spare=("run at", "attempt")
+    )
 
 
 @filtered(jobs_cli, "list", _print_jobs, JobFilter)
@@ -84,11 +103,14 @@ def list_jobs(call: Call, chosen: JobFilter, limit: Limit = 20, before: Before =
 
 @dataclass(frozen=True, slots=True)
 class ShownJob:
-    """A job with its attempts, where the workers run that made them, and for what its task lets it wait."""
+    """A job with its attempts, where the workers run that made them, for what its task lets it wait, and its recorded
+    steps; `values`: what these returned, None where nobody has asked for that."""
 
     job: Job
     workers: Mapping[UUID, Located]
     waits: Sequence[Reason] = ()
+    steps: Sequence[ShownStep] = ()
+    values: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job as `--json` prints it: each attempt has the host and pid of its worker, if known."""
@@ -97,7 +119,11 @@ class ShownJob:
             host, pid = self.workers.get(attempt.worker_id, (None, None)) if attempt.worker_id else (None, None)
             attempts.append({**output.fields_of(attempt), "host": host, "pid": pid})
         waits = [{"code": wait.code, "text": wait.text, **wait.facts} for wait in self.waits]
-        return {**output.fields_of(self.job), "attempts": attempts, "waits": waits}
+        steps = [
+            step._asdict() | ({} if self.values is None else {"value": self.values.get(step.name)})
+            for step in self.steps
+        ]
+        return {**output.fields_of(self.job), "attempts": attempts, "waits": waits, "steps": steps}
 
 
 def print_job(shown: ShownJob) -> None:
@@ -117,13 +143,40 @@ def print_job(shown: ShownJob) -> None:
         output.console.print(one_line(wait.text), soft_wrap=True)
     for note in job.notes:
         output.console.print(note_line(note), soft_wrap=True)
+    if shown.steps:
+        _print_steps(shown.steps, shown.values)
     columns = ("attempt", "started at", "took", "then", "why", "error", "worker")
     rows = [(*_attempt_row(attempt), _worker(attempt, shown.workers)) for attempt in job.attempts]
-    output.print_table("attempts", columns, rows)
+    output.print_table("attempts", columns, rows, spare=("worker", "started at", "took"))
     failed = [attempt for attempt in job.attempts if attempt.error and attempt.error.traceback]
     if failed and failed[-1].error:
         output.console.print(f"traceback of attempt {failed[-1].number}", style="bold")
         output.console.print(failed[-1].error.traceback)
+
+
+def _print_steps(steps: Sequence[ShownStep], values: Mapping[str, Any] | None) -> None:
+    """Print the recorded steps of a job in the order of their records."""
+    columns = ["step", "kind", "recorded at", "attempt", "then", *(() if values is None else ("result",))]
+    rows = [
+        (s.name, KINDS_OF_STEPS.get(s.kind, s.kind), s.at, s.attempt, _state_of(s),
+         *(() if values is None else (output.cell(values.get(s.name)),)))
+        for s in steps
+    ]  # fmt: skip
+    title = "steps" if len(steps) < MOST_STEPS else f"steps: the first {MOST_STEPS}"
+    output.print_table(title, columns, rows, spare=("attempt", "recorded at"))
+
+
+def _state_of(step: ShownStep) -> str:
+    """Return what became of a step, or until when it goes on."""
+    undo = ", can be undone" if step.has_undo else ""
+    key = "" if step.key is None else f" {step.key}"
+    until = "" if step.wake_at is None else f" until {output.cell(step.wake_at)}"
+    if step.kind == "sleep":
+        return until.strip()
+    if not step.done:
+        return f"waits{'' if step.waits is None else f' for {step.waits}{key}'}{until}{undo}"
+    what = "" if step.waits is None else f"got {step.waits}{key}"
+    return "timed out" if step.timed_out else f"{what or 'done'}{undo}"
 
 
 def note_line(note: Note) -> str:
@@ -131,17 +184,37 @@ def note_line(note: Note) -> str:
     return one_line(f"note of {output.cell(note.at)} by {note.by}: {note.text}")
 
 
-def show_job(call: Call, job_id: JobId) -> ShownJob:
-    """Show one job with its attempts, their errors and their workers.
+def show_job(
+    call: Call,
+    job_id: JobId,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show what recorded steps returned, too.")] = False,
+) -> ShownJob:
+    """Show one job with its recorded steps, its attempts, their errors and their workers.
 
-    The host and pid of a worker are known while it runs, and for an hour after it was lost.
+    The host and pid of a worker are known while it runs, and for an hour after it was lost. What steps returned is
+    shown with --reveal alone: it may be what nobody wants in a terminal, such as the answer of another service.
     """
     job = call.app.get(job_id)
     ids = {attempt.worker_id for attempt in job.attempts if attempt.worker_id}
     workers = call.run(call.app.queries.workers.locate(list(ids))) if ids else {}
     asleep = job.phase in ("sleeping", "waiting")
     steps: list[OpenWait] = call.run(call.app.queries.steps.open_waits(job_id)) if asleep else []
-    return ShownJob(job, workers, list(of_steps(steps)))
+    recorded = call.run(call.app.queries.why.steps(job_id, MOST_STEPS))
+    values = _values(call, job, recorded) if reveal else None
+    return ShownJob(job, workers, list(of_steps(steps)), recorded, values)
+
+
+def _values(call: Call, job: Job, steps: Sequence[ShownStep]) -> dict[str, Any]:
+    """Return what the steps of a job returned, opened where this app can; what it cannot open stays sealed."""
+    stored, values = call.run(call.app.queries.why.step_values(job.id, MOST_STEPS)), dict[str, Any]()
+    for step in steps:
+        if (text := stored.get(step.name)) is None:
+            continue
+        sealed_as = ("step", job.task) if step.waits is None else (step.kind, step.waits)
+        with suppress(CodecError):
+            text = open_value(call.app.codec, *sealed_as, text)
+        values[step.name] = json.loads(text)
+    return values
 
 
 command(jobs_cli, "show", print_job)(show_job)
@@ -150,7 +223,8 @@ command(jobs_cli, "show", print_job)(show_job)
 def print_dead(jobs: Sequence[Job]) -> None:
     """Print dead letters as a table."""
     rows = [(j.id, j.task, j.queue, j.attempt, j.finished_at, j.reason, j.error) for j in jobs]
-    output.print_table("dead letters", ("id", "task", "queue", "attempts", "failed at", "reason", "error"), rows)
+    columns = ("id", "task", "queue", "attempts", "failed at", "reason", "error")
+    output.print_table("dead letters", columns, rows, spare=("attempts", "queue", "reason"))
 
 
 def _attempt_row(attempt: Attempt) -> tuple[object, ...]:

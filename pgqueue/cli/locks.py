@@ -18,7 +18,9 @@ def print_locks(locks: Sequence[HeldLock]) -> None:
         (lock.key, lock.holder, lock.token, lock.acquired_at, lock.expires_at, "yes" if lock.waited_for else "")
         for lock in locks
     ]
-    output.print_table("locks", ("key", "holder", "token", "since", "until", "waited for"), rows)
+    output.print_table(
+        "locks", ("key", "holder", "token", "since", "until", "waited for"), rows, spare=("waited for", "since")
+    )
 
 
 @command(locks_cli, "list", print_locks)

@@ -13,7 +13,9 @@ from pgqueue.errors import InvalidOption, NotMigrated
 def migrate(
     call: Call,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL script; connect to nothing.")] = False,
-    since: Annotated[str | None, typer.Option(help="With --sql: the version from which the script starts.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="With --sql: the version from which the script starts. Default: the first.")
+    ] = None,
     roles: Annotated[
         bool, typer.Option("--roles", help="Print the SQL that makes the roles and grants what each needs.")
     ] = False,

@@ -22,7 +22,7 @@ def _print_operations(operations: Sequence[Operation]) -> None:
         for o in operations
     ]  # fmt: skip
     columns = ("id", "kind", "by", "via", "filter", "started at", "ended at", "done", "skipped", "held", "error")
-    output.print_table("operations", columns, rows)
+    output.print_table("operations", columns, rows, spare=("via", "held", "error", "started at", "skipped"))
 
 
 @command(operations_cli, "list", _print_operations)

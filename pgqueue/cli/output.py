@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,15 +13,14 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pgqueue.cli.layout import Layout, filled, lay_out
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Job
 from pgqueue.printable import printable, printable_json
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.timing import in_words
 
-WHOLE = frozenset({"id", "attempt", "run at", "failed at", "phase"})  # columns that are never wrapped
-UNBOUNDED = 10_000  # columns in which any table fits
-PIPED_WIDTH = 200  # a file or a pipe has no width; 80 columns would fold most rows
+UNBOUNDED = 100_000  # columns of a file or a pipe: nothing is cut or folded there
 
 
 class SafeConsole(Console):
@@ -38,7 +37,7 @@ class SafeConsole(Console):
         return super().render_str(printable(text), **options)
 
 
-console = SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
+console = SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNBOUNDED)
 stderr = SafeConsole(stderr=True)
 
 
@@ -76,9 +75,11 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
+) -> None:
     """Print a table, or one line if it has no rows."""
-    console.print(table(title, columns, rows))
+    console.print(table(title, columns, rows, spare=spare))
 
 
 def line(text: str) -> Text:
@@ -87,32 +88,79 @@ def line(text: str) -> Text:
 
 
 def table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    whole: Collection[str] = WHOLE,
-    tight: bool = False,
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, spare: Sequence[str] = ()
 ) -> RenderableType:
-    """Return a table, or one line if it has no rows. The columns that identify a row, `whole`, are never wrapped; those
-    that explain it are folded. A `tight` one has less room between its columns."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
-    made.collapse_padding = tight
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column in whole)
+    """Return a table, or one line if it has no rows.
+
+    On a narrow terminal explaining texts are shortened, then the columns in `spare` are left out, the first one first;
+    where that does not help, each row is a block of lines. A pipe gets all of it.
+    """
+    given = list(rows)
+    if not given:
+        return line(f"{title}: none")
+    plain, brief = _texts(given, cell), _texts(given, _brief)
+    made = lay_out(columns, plain, brief, console.width, spare)
+    return _grid(title, made) if made.fits else _blocks(title, columns, brief)
+
+
+def two_lines(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], pairs: Mapping[str, str]
+) -> RenderableType:
+    """Return a table as `table` does; where it is too wide, with one column below another for each of these pairs, and
+    with explaining texts on several lines."""
+    texts = _texts(rows, cell)
+    made = Layout(columns, texts, is_tight=True)
+    if made.rows and not made.fitting(console.width):
+        made = made.paired(pairs).wrapped(console.width)
+    return _grid(title, made) if made.rows and made.fitting(console.width) else table(title, columns, rows)
+
+
+def _texts(rows: Iterable[Sequence[object]], text: Callable[[object], str]) -> list[list[str]]:
+    return [[printable(text(value)) for value in row] for row in rows]
+
+
+def _grid(title: str, made: Layout) -> Table:
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    shown.collapse_padding = made.is_tight
+    for column in made.columns:
+        shown.add_column(column, no_wrap=True, overflow="ignore")
+    for row in made.rows:
+        shown.add_row(*row)
+    if made.left_out:
+        shown.caption = f"not shown: {', '.join(made.left_out)}"
+        shown.caption_justify = "left"
+    return shown
+
+
+def _blocks(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    """Return each row as a block of lines with names and values: no row is cut, however narrow the terminal is."""
+    shown = Table.grid()
+    shown.title, shown.title_justify, shown.title_style = title, "left", "bold"
+    shown.add_column(overflow="fold")
     for row in rows:
-        made.add_row(*map(cell, row))
-    return made if made.row_count else line(f"{title}: none")
+        parts = [f"{name} {text}" for name, text in zip(columns, row, strict=True) if text]
+        shown.add_row("\n   ".join(filled(parts, console.width - 3)))
+    return shown
 
 
-def fits(made: RenderableType) -> bool:
-    """Whether the console is wide enough for a table, so that no cell of it is folded."""
-    return console.measure(made, options=console.options.update(width=UNBOUNDED)).maximum <= console.width
+def _brief(value: object) -> str:
+    """Return a value as `cell` does, a time without its zone, and without its date if that is today."""
+    if not isinstance(value, datetime):
+        return cell(value)
+    here = value.astimezone()
+    return f"{here:%H:%M:%S}" if here.date() == datetime.now().astimezone().date() else f"{here:%Y-%m-%d %H:%M}"
 
 
-def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Print the fields of one thing as a table, a row each."""
-    print_table(title, ("what", "value"), ((name.replace("_", " "), value) for name, value in facts.items()))
+def print_facts(title: str, facts: Mapping[str, object], origins: Mapping[str, str] | None = None) -> None:
+    """Print the fields of one thing as a table, a row each; `origins`: from where each has its value."""
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD)
+    shown.add_column("what", no_wrap=True)
+    shown.add_column("value", overflow="fold")  # at spaces, where words are shorter than the terminal is wide
+    if origins is not None:
+        shown.add_column("from", no_wrap=True)
+    for name, value in facts.items():
+        shown.add_row(name.replace("_", " "), cell(value), *(() if origins is None else (origins.get(name, ""),)))
+    console.print(shown)
 
 
 def cell(value: object) -> str:

@@ -19,15 +19,27 @@ from pgqueue.queries.pauses import Pause
 from pgqueue.queries.queues import MOST_LEFT, WorkLeft
 
 Queue = Annotated[
-    str | None, typer.Option("-Q", "--queue", help="A queue, or a pattern: 'tenant-*'.", autocompletion=complete_queue)
+    str | None,
+    typer.Option(
+        "-Q",
+        "--queue",
+        help="A queue, or a pattern: 'tenant-*'. Give this, --task or --limit.",
+        autocompletion=complete_queue,
+    ),
 ]
-Task = Annotated[str | None, typer.Option("--task", help="A task, by its name.", autocompletion=complete_task)]
-LimitName = Annotated[str | None, typer.Option("--limit", help="A limit, by its name.")]
-Key = Annotated[str | None, typer.Option("--key", help="One key of the limit.")]
-Until = Annotated[str | None, typer.Option(help="For 90s, 30m, 2h, 7d, or until a time with its zone.")]
-Why = Annotated[str | None, typer.Option("--why", "--reason", help="Why, for others who see it.")]
+Task = Annotated[
+    str | None, typer.Option("--task", help="A task, by its name. Default: none.", autocompletion=complete_task)
+]
+LimitName = Annotated[str | None, typer.Option("--limit", help="A limit, by its name. Default: none.")]
+Key = Annotated[str | None, typer.Option("--key", help="One key of the limit. Default: all of them.")]
+Until = Annotated[
+    str | None, typer.Option(help="For 90s, 30m, 2h, 7d, or until a time with its zone. Default: until it is resumed.")
+]
+Why = Annotated[str | None, typer.Option("--why", "--reason", help="Why, for others who see it. Default: nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when its running jobs have ended.")]
-Timeout = Annotated[float | None, typer.Option(min=0.001, help="Give up after so many seconds, with exit code 1.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0.001, help="Give up after so many seconds, with exit code 1. Default: never.")
+]
 OnlyRunning = Annotated[bool, typer.Option("--only-running", help="Wait for the running jobs alone: after a pause.")]
 
 
@@ -140,7 +152,7 @@ def list_pauses(call: Call) -> Sequence[Pause]:
 def print_pauses(pauses: Sequence[Pause]) -> None:
     """Print pauses, one a line."""
     rows = [(p.kind, p.full_name, p.since, p.until, p.by, p.why) for p in pauses]
-    output.print_table("pauses", ("kind", "name", "since", "until", "by", "why"), rows)
+    output.print_table("pauses", ("kind", "name", "since", "until", "by", "why"), rows, spare=("by", "since"))
 
 
 def _known(call: Call, queue: str | None, task: str | None) -> set[str]:

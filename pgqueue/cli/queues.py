@@ -32,7 +32,7 @@ def print_queues(queues: Sequence[QueueLoad]) -> None:
         for q in queues
     ]  # fmt: skip
     columns = ("queue", "due", "turn", "running", "scheduled", "waits", "workers", "slots", "paused")
-    output.print_table("queues", columns, rows)
+    output.print_table("queues", columns, rows, spare=("slots", "paused", "turn", "scheduled"))
 
 
 def count(jobs: int, capped: bool) -> str:

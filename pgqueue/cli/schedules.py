@@ -25,11 +25,18 @@ schedules_cli = typer.Typer(help="List, show, create, change, pause and fire sch
 Name = Annotated[str, typer.Argument(help="The schedule's name.", autocompletion=complete_schedule)]
 By = Annotated[str | None, typer.Option(help="Who makes the change. Default: the user of this process.")]
 PlanText = Annotated[
-    str | None, typer.Option("--plan", help="Cron ('0 6 * * mon-fri'), an interval (90, 15m, 2h, 1d), or FREQ=….")
+    str | None,
+    typer.Option("--plan", help="Cron ('0 6 * * mon-fri'), an interval (90 seconds, 15m, 2h, 1d), or FREQ=…. Or --at."),
 ]
 Moment = Annotated[str | None, typer.Option("--at", help="One moment instead of a plan: 2027-01-31T06:00+01:00.")]
-Zone = Annotated[str | None, typer.Option(help="The timezone of the plan, such as Europe/Paris.")]
-CatchUp = Annotated[str | None, typer.Option(help="What to do about ticks of the pause: skip, once, or all(LIMIT).")]
+Zone = Annotated[str | None, typer.Option(help="The timezone of the plan, such as Europe/Paris. Default: UTC.")]
+CatchUp = Annotated[
+    str | None,
+    typer.Option(
+        help="What to do about ticks of the pause: skip, once, or all(LIMIT). "
+        "Default: skip; of a resume, what the pause was given."
+    ),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("-o", "--option", help="Any other option as name=value: misfire=skip, overlap=queue, queue=bulk, …"),
@@ -37,14 +44,16 @@ Options = Annotated[
 
 
 def print_schedules(schedules: Sequence[ScheduleStatus]) -> None:
-    """Print schedules, one a line."""
+    """Print schedules, one a line. Times keep their zone on a narrow terminal, too: that of the plan stands beside."""
     rows = [
-        (s.name, s.plan, s.timezone, s.state if s.state != "active" else s.next_tick, output.age(s.lag_seconds or None),
-         s.last_tick, s.last_outcome, s.missed_in_a_day)
+        (s.name, s.plan, s.timezone, output.cell(s.next_tick) if s.state == "active" else s.state,
+         output.age(s.lag_seconds or None), output.cell(s.last_tick), s.last_outcome, s.missed_in_a_day)
         for s in schedules
     ]  # fmt: skip
     columns = ("name", "plan", "timezone", "next tick", "late by", "last tick", "outcome", "missed in a day")
-    output.print_table("schedules", columns, rows)
+    output.print_table(
+        "schedules", columns, rows, spare=("late by", "outcome", "missed in a day", "timezone", "last tick")
+    )
 
 
 def _print_schedule(status: ScheduleStatus) -> None:
@@ -143,7 +152,9 @@ def edit(
     plan: PlanText = None,
     at: Moment = None,
     timezone: Zone = None,
-    args: Annotated[str | None, typer.Option(help="The task's arguments as a JSON object.")] = None,
+    args: Annotated[
+        str | None, typer.Option(help="The task's arguments as a JSON object. Default: as they are.")
+    ] = None,
     option: Options = None,
     by: By = None,
 ) -> ScheduleStatus:
@@ -166,7 +177,9 @@ def revert(call: Call, name: Name) -> ScheduleStatus:
 def pause(
     call: Call,
     name: Name,
-    until: Annotated[str | None, typer.Option(help="Resume by itself at a moment, or after 15m, 2h, 1d.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Resume by itself at a moment, or after 15m, 2h, 1d. Default: never.")
+    ] = None,
     catch_up: CatchUp = None,
     by: By = None,
 ) -> ScheduleStatus:

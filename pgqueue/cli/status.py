@@ -1,7 +1,7 @@
 """`pgqueue status`: queues, workers and schedules, read in one transaction."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +12,7 @@ from pgqueue.app import App
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.completion import complete_queue
+from pgqueue.cli.limits import holds_of
 from pgqueue.cli.schedule_input import read_seconds
 from pgqueue.cli.schedules import print_schedules
 from pgqueue.cli.verdict import Limits, Verdict, describe_pause, find_unknown, judge
@@ -22,6 +23,7 @@ from pgqueue.queries.activity import ActivityQueries, QueueRate
 from pgqueue.queries.jobs import JobQueries
 from pgqueue.queries.jobs.asleep import with_waiting
 from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts, with_turns
+from pgqueue.queries.limits import LimitQueries, LimitStatus
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.pauses import Pause
@@ -29,8 +31,18 @@ from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.queries.workers import WorkerStatus
 
 PHASES = ("pending", "scheduled", "sleeping", "waiting", "retrying", "turn", "running", "blocked", "dead")
-RARE = ("sleeping", "waiting")  # they have a column only where a queue has some: a terminal holds no more
+RARE = ("sleeping", "waiting")  # they have a column only where a queue has some
+SPARE = (
+    "sleeping",
+    "waiting",
+    "ended/s",
+    "blocked",
+    "drained in",
+    "scheduled",
+    "turn",
+)  # left out on a narrow terminal
 MOST_OPERATIONS = 20
+MOST_LIMITS = 5
 
 Exact = Annotated[bool, typer.Option("--exact", help="Count to the end: slow on a big backlog.")]
 
@@ -40,7 +52,8 @@ class Status:
     """All that `pgqueue status` shows of one schema.
 
     `unknown`: jobs whose task no worker knew. `ended`: how many jobs ended within the last hour, by state. `dead`: how
-    many dead letters that hour brought, by queue. `operations`: those that run.
+    many dead letters that hour brought, by queue. `operations`: those that run. `limits`: those for which jobs wait,
+    read where a queue holds due jobs that wait for their turn and no others.
     """
 
     queues: list[QueueCounts]
@@ -53,6 +66,7 @@ class Status:
     pauses: list[Pause]
     dead: list[DeadCount]
     operations: list[Operation]
+    limits: list[LimitStatus] = field(default_factory=list)
 
     def of_queue(self, queue: str) -> "Status":
         """Return the status without the other queues."""
@@ -72,7 +86,8 @@ class Status:
         faults = [fault._asdict() for fault in self.partition_faults]
         parts |= {"schedules": self.schedules, "finished_last_hour": ended, "partition_faults": faults}
         dead = {dead.queue: dead.jobs for dead in self.dead}
-        return {**parts, "pauses": self.pauses, "dead_last_hour": dead, "operations": self.operations}
+        return {**parts, "pauses": self.pauses, "dead_last_hour": dead, "operations": self.operations,
+                "limits": self.limits}  # fmt: skip
 
 
 def status(
@@ -85,10 +100,11 @@ def status(
         bool, typer.Option("--exit-code", help="Print one line, and exit 1 if something is wrong; for monitoring.")
     ] = False,
     max_age: Annotated[
-        str | None, typer.Option(help="With --exit-code: how long a due job may wait: 60s, 5m, 2h.")
+        str | None, typer.Option(help="With --exit-code: how long a due job may wait: 60s, 5m, 2h. Default: any time.")
     ] = None,
     max_dead: Annotated[
-        int | None, typer.Option(min=0, help="With --exit-code: how many dead letters an hour may bring.")
+        int | None,
+        typer.Option(min=0, help="With --exit-code: how many dead letters an hour may bring. Default: any number."),
     ] = None,
 ) -> Status | Verdict:
     """Show queues, workers, schedules, and the jobs that wait for a worker that knows their task.
@@ -118,8 +134,9 @@ def read_status(app: App, most: int | None) -> Status:
     with app.backend.pools.connection() as conn, conn.transaction():
         if most is not None:
             db.run(conn, queries.jobs.prefer_indexes())
+        queues = _queues(conn, queries.jobs, most)
         return Status(
-            _queues(conn, queries.jobs, most),
+            queues,
             _rates(conn, queries.activity, MOST_COUNTED if most is None else most),
             db.run(conn, queries.workers.list()),
             db.run(conn, queries.jobs.count_parked(most)),
@@ -129,12 +146,25 @@ def read_status(app: App, most: int | None) -> Status:
             db.run(conn, queries.pauses.list()),
             db.run(conn, queries.jobs.count_dead(most)),
             db.run(conn, queries.operations.list_open(MOST_OPERATIONS)),
+            _limits(conn, queries.limits, queues),
         )
 
 
 def _queues(conn: db.Connection, jobs: JobQueries, most: int | None) -> list[QueueCounts]:
     plain = with_turns(db.run(conn, jobs.count(most)), db.run(conn, jobs.count_turns(most)))
     return with_waiting(plain, db.run(conn, jobs.count_waiting(most)))
+
+
+def _limits(conn: db.Connection, limits: LimitQueries, queues: Sequence[QueueCounts]) -> list[LimitStatus]:
+    """Read the limits for which jobs wait, if some queue holds nothing else that is due."""
+    if not any(map(_waits_for_turns, queues)):
+        return []
+    return [one for one in db.run(conn, limits.list()) if one.waiting]
+
+
+def _waits_for_turns(queue: QueueCounts) -> bool:
+    """Whether all that is due in a queue waits for its turn, and somebody is there to take it."""
+    return bool(queue.turn and queue.workers) and not (queue.pending or queue.retrying or queue.paused)
 
 
 def _rates(conn: db.Connection, activity: ActivityQueries, most: int) -> list[QueueRate]:
@@ -161,10 +191,23 @@ def facts(status: Status) -> list[str]:
     dead = ", ".join(f"{_count(d.jobs, d.at_least)} in {d.queue}" for d in status.dead)
     lines = [f"ended within the last hour: {ended}" + (f" (dead letters: {dead})" if dead else "")]
     lines += [describe_pause(pause) for pause in status.pauses]
+    lines += [*_held(status.limits)]
     lines += [
         f"operation {o.id} runs: {o.kind} by {o.actor}, {o.done} done, {o.skipped} skipped" for o in status.operations
     ]
     return lines + [f"{fault}: docs/operations.md, Partitions, says what to do" for fault in status.partition_faults]
+
+
+def _held(limits: Sequence[LimitStatus]) -> Iterator[str]:
+    """Yield what each limit lets jobs wait for, a line each; a rule with keys where none of its keys says it."""
+    keyed = {one.rule for one in limits if one.key is not None}
+    told = [one for one in limits if one.key is not None or one.rule not in keyed]
+    for one in told[:MOST_LIMITS]:
+        why = ", ".join(holds_of(one))
+        name = one.rule if one.key is None else f"{one.rule}/{one.key}"
+        yield f"limit {name}: {_count(one.waiting, one.waiting_capped)} wait{f'; {why}' if why else ''}"
+    if len(told) > MOST_LIMITS:
+        yield f"jobs wait for {len(told) - MOST_LIMITS} more limits: pgqueue limits list"
 
 
 def queue_table(title: str, status: Status, queues: Sequence[QueueCounts]) -> RenderableType:
@@ -172,7 +215,7 @@ def queue_table(title: str, status: Status, queues: Sequence[QueueCounts]) -> Re
     phases = [phase for phase in PHASES if phase not in RARE or any(getattr(q, phase) for q in queues)]
     columns = ("queue", *phases, "waits", "ended/s", "drained in", "workers")
     rows = [queue_cells(status, q) for q in queues]
-    return output.table(title, columns, ([row[column] for column in columns] for row in rows))
+    return output.table(title, columns, ([row[column] for column in columns] for row in rows), spare=SPARE)
 
 
 def queue_cells(status: Status, q: QueueCounts) -> dict[str, object]:
@@ -187,15 +230,17 @@ def queue_cells(status: Status, q: QueueCounts) -> dict[str, object]:
 
 
 def _rate(queue: QueueCounts, rate: QueueRate | None) -> tuple[str, str]:
-    """Return how many attempts end a second, and when no job is due any more if all goes on so."""
+    """Return how many attempts end a second, and when no job is due any more if all goes on so; `turns` where limits
+    say when their turns come."""
     due = queue.pending + queue.retrying + queue.turn
     if not due:
         return f"{rate.ended_per_second:.3g}" if rate else "0", ""
+    unknown = "turns" if _waits_for_turns(queue) else "never"
     if rate is None:
-        return "0", "never"
+        return "0", unknown
     seconds = rate.drained_in(due)
     at_least = bool({"pending", "turn"}.intersection(queue.at_least)) and seconds is not None
-    drained = "never" if seconds is None else f"{output.age(seconds)}{'+' if at_least else ''}"
+    drained = unknown if seconds is None else f"{output.age(seconds)}{'+' if at_least else ''}"
     return f"{rate.ended_per_second:.3g}", drained
 
 

@@ -21,6 +21,7 @@ from pgqueue.tasks.spec import TaskSpec
 # Options that an app gives its tasks; `retry_policy` is what it makes of `retry`.
 OF_APP = frozenset(name.removesuffix("_policy") for name in TaskDefaults.__annotations__ if name != "codec")
 
+SPARE = ("aliases", "version", "queue", "what it does")  # columns that a narrow terminal goes without
 tasks_cli = typer.Typer(help="List and show the tasks of an app, with the arguments they take.", no_args_is_help=True)
 
 
@@ -32,7 +33,7 @@ def list_tasks(app: AppRef = None, as_json: AsJson = False) -> None:
         output.print_json([_facts(spec) for spec in specs])
         return
     rows = [(s.name, str(s.coder.signature), s.queue, s.version, s.aliases, _summary(s)) for s in specs]
-    output.print_table("tasks", ("task", "takes", "queue", "version", "aliases", "what it does"), rows)
+    output.print_table("tasks", ("task", "takes", "queue", "version", "aliases", "what it does"), rows, spare=SPARE)
 
 
 @tasks_cli.command("show")
@@ -47,8 +48,7 @@ def show_task(
     if as_json:
         output.print_json(facts | {"origins": origins, "schema": spec.json_schema()})
         return
-    rows = [(name.replace("_", " "), value, origins.get(name)) for name, value in facts.items()]
-    output.print_table(f"task {spec.name}", ("what", "value", "from"), rows)
+    output.print_facts(f"task {spec.name}", facts, origins)
     output.print_json(spec.json_schema())
 
 

@@ -11,10 +11,12 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from pgqueue import db
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
 from pgqueue.cli.status import Status, facts, queue_table, read_status
 from pgqueue.cli.workers import workers_table
+from pgqueue.client.troubles import sentence, troubles_of
 from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseNotReady
 from pgqueue.queries.jobs.count import MOST_COUNTED
@@ -27,10 +29,11 @@ Interval = Annotated[float, typer.Option(min=0.2, max=60.0, help="Seconds betwee
 def top(call: Call, interval: Interval = 1.0) -> None:
     """Show queues and workers, a look each second, until q or Ctrl-C. Without a terminal: one look.
 
+    The first line says whether something is wrong, as the sentence on top of the dashboard does.
     A look costs the same on any backlog, and takes one connection.
     """
     if not sys.stdout.isatty():
-        output.console.print(frame(read_status(call.app, MOST_COUNTED)))
+        output.console.print(frame(*_read(call)))
         return
     with _keys() as pressed, Live(console=output.console, screen=True, auto_refresh=False) as live:
         try:
@@ -45,18 +48,29 @@ def top(call: Call, interval: Interval = 1.0) -> None:
 def _look(call: Call) -> RenderableType:
     """Return a frame, or why there is none: the database may come back."""
     try:
-        return frame(read_status(call.app, MOST_COUNTED))
+        return frame(*_read(call))
     except (psycopg.Error, DatabaseNotReady) as error:
         return output.line(f"no answer from the database: {brief(error)}")
 
 
-def frame(status: Status) -> RenderableType:
-    """Return one picture of the status: the fullest queues, the workers that run most, and what else is to be said."""
+def _read(call: Call) -> tuple[Status, str]:
+    """Read the status, and say in a sentence whether something is wrong."""
+    queries = call.app.queries
+    with call.app.backend.pools.connection() as conn, conn.transaction():
+        db.run(conn, queries.jobs.prefer_indexes())
+        queues, signs = db.run(conn, queries.queues.list()), db.run(conn, queries.dashboard.signs())
+    return read_status(call.app, MOST_COUNTED), sentence(queues, troubles_of(queues, signs))
+
+
+def frame(status: Status, headline: str) -> RenderableType:
+    """Return one picture of the status: whether something is wrong, the fullest queues, the workers that run most, and
+    what else is to be said."""
     busy = sorted(status.queues, key=lambda q: (q.pending + q.turn + q.running, q.scheduled + q.retrying), reverse=True)
     workers = sorted(status.workers, key=lambda w: (w.status != "lost", w.running), reverse=True)
     pending, running = sum(q.pending + q.turn for q in status.queues), sum(q.running for q in status.queues)
     ended = sum(rate.ended_per_second for rate in status.rates)
     parts: list[RenderableType] = [
+        output.line(headline),
         output.line(f"{pending} pending, {running} running, {ended:.3g} ended/s   (q ends)"),
         queue_table(_title("queues", len(busy)), status, busy[:MOST_ROWS]),
         workers_table(_title("workers", len(workers)), workers[:MOST_ROWS]),

@@ -50,7 +50,7 @@ def _print_rules(rules: Sequence[Rule]) -> None:
         (r.name, r.queue, r.task, "for ever" if r.age is None else output.age(r.age.total_seconds()), r.set_by)
         for r in rules
     ]
-    output.print_table("retention", ("of", "queue", "task", "kept", "set by"), rows)
+    output.print_table("retention", ("of", "queue", "task", "kept", "set by"), rows, spare=("set by",))
 
 
 @command(retention_cli, "list", _print_rules)

@@ -27,7 +27,10 @@ def web(
     host: Host = LOOPBACK,
     read_only: Annotated[bool, typer.Option("--read-only", help="Nobody changes anything.")] = False,
     user: Annotated[
-        str | None, typer.Option(help="Who you are, as rows name you; with a password, who may come in.")
+        str | None,
+        typer.Option(
+            help="Who you are, as rows name you; with a password, who may come in. Default: the user of this process."
+        ),
     ] = None,
     title: Annotated[str, typer.Option(help="What stands on top of each page.")] = "pgqueue",
 ) -> None:

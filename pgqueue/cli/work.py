@@ -28,7 +28,9 @@ from pgqueue.worker import Worker, WorkerSettings
 HealthHost = Annotated[str, typer.Option(help="The address that the health port listens on.")]
 MetricsPort = Annotated[
     int | None,
-    typer.Option(help="Serve metrics for Prometheus on this port; further processes use the ports after it."),
+    typer.Option(
+        help="Serve metrics for Prometheus on this port; further processes use the ports after it. Default: no port."
+    ),
 ]
 MetricsHost = Annotated[str, typer.Option(help="The address that the metrics port listens on.")]
 Address: TypeAlias = tuple[str, int] | None
@@ -61,21 +63,27 @@ def work(
     max_wait: Annotated[
         str | None,
         typer.Option(
-            help="One claim in sixteen takes first what is due for longer, of whichever queue and priority: 5m, 2h."
+            help="One claim in sixteen takes first what is due for longer, of whichever queue and priority: 5m, 2h. "
+            "Default: off."
         ),
     ] = None,
     lease: Lease = 30.0,
     poll: Poll = 1.0,
     shutdown_timeout: Annotated[float, typer.Option(help="Seconds that running jobs have to end after a stop.")] = 30.0,
     max_jobs_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Replace a child process (isolation='process') after this many jobs.")
+        int | None,
+        typer.Option(min=1, help="Replace a child process (isolation='process') after this many jobs. Default: never."),
     ] = None,
     max_memory_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Replace a child process that has grown beyond this many MiB.")
+        int | None,
+        typer.Option(min=1, help="Replace a child process that has grown beyond this many MiB. Default: never."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes; more than 1 run under a supervisor.")] = 1,
     health_port: Annotated[
-        int | None, typer.Option(help="Answer /live and /ready on this port; further processes use the ports after it.")
+        int | None,
+        typer.Option(
+            help="Answer /live and /ready on this port; further processes use the ports after it. Default: no port."
+        ),
     ] = None,
     health_host: HealthHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
@@ -131,7 +139,9 @@ def schedule(
     app: AppRef = None,
     lease: Lease = 30.0,
     poll: Poll = 1.0,
-    health_port: Annotated[int | None, typer.Option(help="Answer /live and /ready on this port.")] = None,
+    health_port: Annotated[
+        int | None, typer.Option(help="Answer /live and /ready on this port. Default: no port.")
+    ] = None,
     health_host: HealthHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",

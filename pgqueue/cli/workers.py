@@ -23,8 +23,7 @@ Which = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="Every one that lives now.")]
 COLUMNS = ("id", "kind", "process", "release", "queues", "running", "status", "memory", "beat", "worked")
-STACKED = ("id\nkind", "process\nrelease", "queues", "running", "status", "memory", "beat", "worked")
-WHOLE = {"id", "id\nkind", "kind", "running", "memory", "beat", "worked"}
+PAIRS = {"id": "kind", "process": "release"}  # columns that share one where a terminal is narrow
 MAIN = ("claim", "schedules")  # the duty for which a process is there
 STUCK_SECONDS = Limits().duty_seconds
 
@@ -32,20 +31,15 @@ STUCK_SECONDS = Limits().duty_seconds
 def worker_rows(workers: Sequence[WorkerStatus]) -> list[Sequence[object]]:
     """Return the cells of workers, for a table with COLUMNS."""
     return [
-        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release, _given(w), f"{w.running}/{w.slots}",
+        (str(w.id)[:8], w.kind, f"{w.host}:{w.pid}", w.release or "", _given(w), f"{w.running}/{w.slots}",
          _status(w) + _stuck(w), memory(w.rss_bytes), output.age(w.heartbeat_age_seconds), _worked(w))
         for w in workers
     ]  # fmt: skip
 
 
 def workers_table(title: str, workers: Sequence[WorkerStatus]) -> RenderableType:
-    """Return workers and schedulers as a table; with two lines for each where one would have to be folded."""
-    rows = worker_rows(workers)
-    made = output.table(title, COLUMNS, rows, whole=WHOLE, tight=True)
-    if output.fits(made):
-        return made
-    stacked = [(f"{id_}\n{kind}", f"{process}\n{release or ''}", *rest) for id_, kind, process, release, *rest in rows]
-    return output.table(title, STACKED, stacked, whole=WHOLE, tight=True)
+    """Return workers and schedulers as a table; with two lines for each where the terminal is too narrow for one."""
+    return output.two_lines(title, COLUMNS, worker_rows(workers), PAIRS)
 
 
 def print_workers(workers: Sequence[WorkerStatus]) -> None:

@@ -35,13 +35,13 @@ def print_workflows(workflows: Sequence[WorkflowStatus]) -> None:
         for one in workflows
     ]  # fmt: skip
     columns = ("id", "name", "state", "jobs", "waiting", "running", "ended", "failed", "created", "over", "stopped")
-    output.print_table("workflows", columns, rows)
+    output.print_table("workflows", columns, rows, spare=("stopped", "over", "created", "ended", "waiting"))
 
 
 @command(workflows_cli, "list", print_workflows)
 def list_workflows(
     call: Call,
-    state: Annotated[str | None, typer.Option(help="running, succeeded, failed or cancelled.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state: running, succeeded, failed or cancelled.")] = None,
     name: Annotated[str | None, typer.Option(help="Only with this name; * stands for any characters.")] = None,
     limit: Limit = 20,
     before: Before = None,
@@ -76,7 +76,9 @@ def _say_cancelled(done: CancelledWorkflow) -> None:
 def cancel(
     call: Call,
     workflow: Id,
-    reason: Annotated[str | None, typer.Option(help="Why; jobs that did not begin end with it.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why; jobs that did not begin end with it. Default: by whom.")
+    ] = None,
     by: By = None,
 ) -> CancelledWorkflow:
     """End what has not begun as cancelled, and ask what runs to stop; say how many of both."""
@@ -94,7 +96,7 @@ def seal(call: Call, workflow: Id) -> bool:
     return call.recorded("seal", {"workflow": workflow}, None, partial(call.app.workflows.seal, workflow))
 
 
-@command(workflows_cli, "retry", lambda count: output.say(f"{count} jobs came back"))
+@command(workflows_cli, "retry", lambda back: output.say(f"{output.count(back, 'job')} came back"))
 def retry(call: Call, workflow: Id, by: By = None) -> int:
     """Run a workflow again from what failed. What has succeeded does not run again."""
     return call.recorded("retry", {"workflow": workflow}, by, partial(call.app.workflows.retry, workflow, by=by))

@@ -1,5 +1,6 @@
 """The backend of an app: its database, and everything through which the app reaches it."""
 
+import threading
 from typing import Protocol
 
 from pgqueue import db
@@ -44,6 +45,7 @@ class Backend:
         self.lock_hints = LockHints(self)
         self._given_dsn = dsn
         self._server: embedded.EmbeddedServer | None = None
+        self._starting = threading.Lock()
 
     @property
     def dsn(self) -> str:
@@ -51,9 +53,10 @@ class Backend:
         dsn = find_dsn(self._given_dsn)
         if not dsn.startswith(embedded.PREFIX):
             return dsn
-        if self._server is None:
-            self._server = embedded.start(dsn.removeprefix(embedded.PREFIX))
-        return self._server.dsn
+        with self._starting:  # a worker and the scheduler beside it look at the same time
+            if self._server is None:
+                self._server = embedded.start(dsn.removeprefix(embedded.PREFIX))
+            return self._server.dsn
 
     @dsn.setter
     def dsn(self, dsn: str) -> None:
@@ -73,7 +76,8 @@ class Backend:
     @property
     def database(self) -> db.Database:
         """Where own connections lead."""
-        return db.Database(self.dsn, prepare=not self.pgbouncer)
+        dsn = self.dsn
+        return db.Database(dsn, prepare=not self.pgbouncer, is_embedded=self._server is not None)
 
     @property
     def listen_database(self) -> db.Database | None:

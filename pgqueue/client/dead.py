@@ -1,12 +1,12 @@
 """Dead letters as operators use them: seen in groups, brought back, edited, annotated, discarded."""
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, Unpack
 
 from pgqueue.client.actor import who
-from pgqueue.client.bulk import check_changes, check_kind, check_reason, check_text, edited
+from pgqueue.client.bulk import check_changes, check_kind, check_options, check_reason, check_text, edited
 from pgqueue.client.operations import OperationOptions, OperationVerbs, ReviveOptions
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import Steps, Transaction, all_or_nothing, verb
@@ -65,14 +65,25 @@ class DeadLetters(OperationVerbs):
     alist = list.twin  # noqa: A003  # the verb above
 
     @verb
-    def preview(self, chosen: DeadFilter, limit: int = MOST_PREVIEWED + 1) -> Steps[Preview]:
-        """Return the dead letters that `redrive` or `discard` would take now, the lowest id first, up to `limit`.
+    def preview(
+        self,
+        chosen: DeadFilter,
+        limit: int = MOST_PREVIEWED + 1,
+        *,
+        kind: str = "redrive",
+        within: Collection[str] | None = None,
+    ) -> Steps[Preview]:
+        """Return the dead letters that a verb, `redrive` or `discard`, would take now, the lowest id first, up to
+        `limit`; without those that a redrive would skip, `within` some queues if these are given.
 
         It looks at the newest 200,000. Where there are more, `unseen_below` of the preview says below which id it did
         not look, and `notice` says it in words. The verb itself looks at all.
         """
         check_kind(chosen, DeadFilter)
-        found: Preview = yield Transaction(self._previewed("redrive", chosen, check_limit(limit)))
+        if kind not in ("redrive", "discard"):
+            raise InvalidOption(f"kind={kind!r:.100} cannot be previewed: give redrive or discard")
+        options = check_options({"within": within})
+        found: Preview = yield Transaction(self._previewed(kind, chosen, check_limit(limit), options))
         return found
 
     apreview = preview.twin

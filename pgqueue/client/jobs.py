@@ -1,7 +1,7 @@
 """Jobs as operators use them in bulk: by a filter listed, previewed, cancelled, retried, promoted, edited."""
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Unpack
 
 from pgqueue.client.bulk import check_filter, check_kind, check_options, sealed_changes
@@ -63,9 +63,16 @@ class Jobs(OperationVerbs):
 
     @verb
     def preview(
-        self, kind: str, chosen: JobFilter, limit: int = MOST_PREVIEWED + 1, *, priority: int | None = None
+        self,
+        kind: str,
+        chosen: JobFilter,
+        limit: int = MOST_PREVIEWED + 1,
+        *,
+        priority: int | None = None,
+        within: Collection[str] | None = None,
     ) -> Steps[Preview]:
-        """Return the jobs that a verb (`cancel`, `retry`, `promote` or `edit`) would take now, up to `limit`.
+        """Return the jobs that a verb (`cancel`, `retry`, `promote` or `edit`) would take now, up to `limit`. A retry
+        `within` some queues takes no job with whose workflow others would come back.
 
         It looks at the newest 200,000 jobs: that have not ended, for `retry` also of the dead letters and of those that
         have ended. Where there are more, `unseen_below` of the preview says below which id not all were looked at, and
@@ -75,8 +82,8 @@ class Jobs(OperationVerbs):
             raise InvalidOption(f"kind={kind!r:.100} cannot be previewed: give cancel, retry, promote or edit")
         check_filter(kind, chosen)
         check_limit(limit)
-        check_options({"priority": priority})
-        found: Preview = yield Transaction(self._previewed(kind, chosen, limit, priority))
+        options = check_options({"priority": priority, "within": within})
+        found: Preview = yield Transaction(self._previewed(kind, chosen, limit, options))
         return found
 
     apreview = preview.twin

@@ -5,12 +5,14 @@ import builtins
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pgqueue.client import pausing
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.steps import OWN_CONNECTION, StepRunner, Steps, verb
 from pgqueue.config import check_queue, check_served_queue
 from pgqueue.errors import InvalidOption
+from pgqueue.jobs.other_names import OF_QUEUES, tells_of
 from pgqueue.queries.queues import QueueLoad, WorkLeft
 from pgqueue.timing import LIMIT, check_optional_duration, monotonic
 
@@ -20,6 +22,9 @@ EMPTY_SECONDS = 1.0  # for which a queue must have been empty: a claim may have 
 
 class Queues:
     """The verbs on queues: `app.queues`. Each has an async twin with an `a`."""
+
+    if not TYPE_CHECKING:
+        __getattr__ = tells_of(OF_QUEUES, "app.queues")
 
     def __init__(self, app: AppParts) -> None:
         self._app = app

@@ -16,6 +16,7 @@ from pgqueue.client.steps import CURRENT_CONNECTION, Steps
 from pgqueue.errors import InvalidArguments, InvalidOption
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import Job, NewJob
+from pgqueue.jobs.other_names import OF_TASK, tells_of
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.options import CallOptions
 from pgqueue.tasks.rules import Rules
@@ -34,6 +35,9 @@ class Enqueuer(MakesSignatures[P, R_out]):
         self._spec = spec
         self._inserter = JobInserter(app, conn)
         self._settings = settings
+
+    if not TYPE_CHECKING:
+        __getattr__ = tells_of(OF_TASK, "a task")
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Insert one job. On a borrowed connection it exists if and only if the caller's transaction commits.

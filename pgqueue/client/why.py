@@ -12,7 +12,7 @@ from pgqueue.jobs.retry import policy_in_words
 from pgqueue.jobs.why import Reason, Why
 from pgqueue.queries.pauses import Pause
 from pgqueue.queries.steps import OpenWait
-from pgqueue.queries.why import MOST_AHEAD, Parent, Parents, RunsAt, Waits
+from pgqueue.queries.why import MOST_AHEAD, Parent, Parents, RunsAt, Unmet, Waits
 from pgqueue.queries.why_turns import BucketState
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.tasks.versions import parts_of
@@ -27,7 +27,8 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
         return Why(job, (*_of_running(job, place), *_of_history(job)))
     waits: Waits | None = yield queries.waits(job.id)
     if waits is None or job.state.is_terminal:
-        return Why(job, (*_of_ended(job), *_of_history(job)))
+        skipped = (yield from _skipped(app, job)) if job.reason == SKIPPED else []
+        return Why(job, (*_of_ended(job), *skipped, *_of_history(job)))
     pauses: list[Pause] = yield app.queries.pauses.of(job.queue, job.task)
     is_due = waits.due_in <= 0 and job.state == JobState.PENDING
     ahead: int = (yield queries.ahead(job)) if is_due else 0
@@ -77,6 +78,8 @@ def _of_calls(step: OpenWait, facts: dict[str, Any]) -> Reason:
     return Reason("waits_for_calls", text, facts)
 
 
+SKIPPED = "skipped"  # the reason of a job that ended because what it waited for cannot come true
+_ASKED = {"s": "to succeed", "f": "to fail"}
 _ENDS = {"s": "to succeed", "e": "to end", "f": "to fail"}
 
 
@@ -86,12 +89,43 @@ def _of_parents(app: AppParts, job: Job) -> Steps[list[Reason]]:
     facts: dict[str, Any] = {"edges": parents.edges, "left": parents.left, "parents": parents.first}
     if job.cancel_requested_at is not None:
         text = "What it waits for cannot come true any more: a worker ends it as skipped."
-        return [Reason("skipped", text, facts)]
+        return [Reason("skipped", text, facts), *(yield from _skipped(app, job))]
     if standing := [parent for parent in parents.first if parent.stands_in]:
         one = standing[0]
         text = f"It was replaced by {one.name} {one.id} ({one.state}), and ends when that has ended."
         return [Reason("replaced", text, facts)]
     return [Reason("waits_for_jobs", parents_in_words(parents.edges, parents.left, parents.first), facts)]
+
+
+def _skipped(app: AppParts, job: Job) -> Steps[list[Reason]]:
+    """Look up because of which job or group a job is skipped."""
+    if job.workflow_id is None:
+        return []
+    unmet: list[Unmet] = yield app.queries.why.skipped_for(job.id, job.workflow_id)
+    if not unmet:
+        return []
+    parent, cause = unmet[0], unmet[-1]
+    is_over = "was" if job.state.is_terminal else "is"
+    text = f"It {is_over} skipped because of {_asked(parent)}"
+    if cause is not parent:
+        text += f", because of {_asked(cause)}"
+    facts = {"parent": parent.id, "task": parent.name, "state": parent.state, "cause": cause._asdict()}
+    return [Reason("skipped_for", f"{text}.", facts)]
+
+
+def _asked(unmet: Unmet) -> str:
+    """Name a parent, say what it was to do, and how it ended."""
+    return f"{unmet.name} {unmet.id}, which was {_ASKED[unmet.when]}: {_end(unmet)}"
+
+
+def _end(unmet: Unmet) -> str:
+    """Say how a parent ended."""
+    if unmet.state == "cancelled" and unmet.reason == SKIPPED:
+        return "it was skipped itself"
+    if unmet.state == "cancelled":
+        why = sealed_by(unmet.reason) or unmet.reason
+        return f"it was cancelled{f' ({why:.200})' if why else ''}"
+    return "it failed for good" if unmet.state == "failed" else f"it {unmet.state}"
 
 
 def parents_in_words(edges: int, left: int, named: Sequence[Parent], rest: str | None = None) -> str:

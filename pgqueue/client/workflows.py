@@ -3,7 +3,7 @@
 import asyncio
 import builtins
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -15,6 +15,7 @@ from pgqueue.client.bulk import check_reason, check_text
 from pgqueue.client.settings import check_before, check_limit
 from pgqueue.client.steps import CURRENT_CONNECTION, StepRunner, Steps, all_or_nothing, verb
 from pgqueue.client.waiting import MAX_ID, check_id
+from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import (
     InvalidOption,
     UnknownWorkflow,
@@ -23,12 +24,14 @@ from pgqueue.errors import (
     WorkflowRunning,
 )
 from pgqueue.events import WaitingJobCancelled
+from pgqueue.printable import one_line
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.workflows import WorkflowQueries
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.queries.workflows.read import WorkflowEdge, WorkflowGroup, WorkflowJob, WorkflowStatus
 from pgqueue.queries.workflows.retry import LockedWorkflow, Revived
 from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
+from pgqueue.tasks.sealing import sealed_by
 from pgqueue.timing import LIMIT, check_optional_duration, monotonic
 from pgqueue.workflows.check import check
 from pgqueue.workflows.drawing import Drawing
@@ -38,6 +41,7 @@ R = TypeVar("R")
 STATES = ("running", "succeeded", "failed", "cancelled")
 BATCH = 500  # jobs that one statement of a cancellation ends
 MOST_READ = 100_000  # jobs or edges of one workflow
+MOST_ERRORS = 1_000  # of which a picture shows the first line
 FIRST_LOOK, LAST_LOOK = 0.02, 0.5  # seconds between two looks of a wait
 
 
@@ -179,13 +183,15 @@ class Workflows:
     def draw(self, workflow: int) -> Steps[Drawing]:
         """Return a picture of a workflow with the state of each job: `.text()`, `.mermaid()` or `.json()`.
 
-        It shows the names of tasks, and no arguments. Raises UnknownWorkflow.
+        It shows the tasks, the ids and the states of the jobs, of those that have failed the first line of the error
+        as well, and no arguments. Raises UnknownWorkflow.
         """
         yield from self._known(workflow)
         jobs: builtins.list[WorkflowJob] = yield self._queries.jobs(workflow, MOST_READ)
         edges: builtins.list[WorkflowEdge] = yield self._queries.edges(workflow, MOST_READ)
         groups: builtins.list[WorkflowGroup] = yield self._queries.groups(workflow, MOST_READ)
-        return drawing(jobs, edges, groups)
+        errors: Mapping[int, ErrorInfo] = yield self._queries.errors(workflow, MOST_ERRORS)
+        return drawing(jobs, edges, groups, errors)
 
     adraw = draw.twin
 
@@ -281,13 +287,16 @@ class Workflows:
 
 
 def drawing(
-    jobs: builtins.list[WorkflowJob], edges: builtins.list[WorkflowEdge], groups: builtins.list[WorkflowGroup]
+    jobs: builtins.list[WorkflowJob],
+    edges: builtins.list[WorkflowEdge],
+    groups: builtins.list[WorkflowGroup],
+    errors: Mapping[int, ErrorInfo],
 ) -> Drawing:
     """Return the picture of a stored workflow. Edges to what retention has dropped are left out."""
     at = {group.id: number for number, group in enumerate(groups)}
     units = {job.id: number for number, job in enumerate(jobs)} | {id_: -1 - number for id_, number in at.items()}
     return Drawing(
-        [f"{job.task}: {job.state}" for job in jobs],
+        [job.task for job in jobs],
         [None if job.group is None else at.get(job.group) for job in jobs],
         [
             Edge(units[edge.parent], units[edge.child], edge.when, edge.argument, edge.position)
@@ -295,7 +304,16 @@ def drawing(
             if edge.parent in units and edge.child in units
         ],
         [Group(one.name, None if one.parent is None else at.get(one.parent), one.on_failure) for one in groups],
+        [job.id for job in jobs],
+        [job.state for job in jobs],
+        {number: _in_words(errors[job.id]) for number, job in enumerate(jobs) if job.id in errors},
     )
+
+
+def _in_words(error: ErrorInfo) -> str:
+    """Return an error in one line that is safe for terminals."""
+    message = sealed_by(error.message) or error.message
+    return one_line(f"{error.type}: {message}" if message else error.type)
 
 
 class _Wait:

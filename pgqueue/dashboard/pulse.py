@@ -6,28 +6,18 @@ topic, which a page keeps and compares with the next one.
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgqueue import db
 from pgqueue.app import App
-from pgqueue.dashboard.request import slug
-from pgqueue.queries.dashboard import MOST_DEAD, Sign
+from pgqueue.client.troubles import Trouble, troubles_of, well_in_words
+from pgqueue.queries.dashboard import Sign
 from pgqueue.queries.queues import QueueLoad
-from pgqueue.timing import in_words, monotonic
+from pgqueue.timing import monotonic
 
 FRESH_SECONDS = 2.0
 LOOK_SECONDS = 2.0  # that one statement may take
-MOST_NAMED = 3  # names in one part of the sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A part of the sentence: what is wrong, in words, and the page on which it is mended."""
-
-    words: str
-    page: str
-    is_bad: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +36,11 @@ class Pulse:
         if any(trouble.is_bad for trouble in self.troubles):
             return "bad"
         return "warn" if self.troubles else "well"
+
+    @property
+    def calm(self) -> str:
+        """What goes on where nothing is wrong, in words."""
+        return well_in_words(self.queues)
 
     def names(self, kind: str) -> list[Sign]:
         """Return the signs of a kind."""
@@ -110,49 +105,6 @@ class PulseReader:
             "beat": self._beats,
         }
         return {topic: _digest(seen) for topic, seen in topics.items()}
-
-
-def troubles_of(queues: Iterable[QueueLoad], signs: Sequence[Sign], late_after: float) -> list[Trouble]:
-    """Return what is wrong, the worst first."""
-    queues = list(queues)
-    due = [queue for queue in queues if queue.due or queue.turn]
-    unserved = [queue for queue in due if not queue.workers and queue.paused_at is None]
-    late = [queue for queue in due if queue.paused_at is None and (queue.oldest_due_seconds or 0) > late_after]
-    return [
-        *_of_queues("{} without a worker", unserved),
-        *_of_queues("{} behind", [queue for queue in late if queue not in unserved]),
-        *_of_signs(signs),
-        *_of_queues("{} paused while jobs are due", [q for q in due if q.paused_at is not None], is_bad=False),
-    ]
-
-
-def _of_queues(words: str, queues: Sequence[QueueLoad], *, is_bad: bool = True) -> Iterator[Trouble]:
-    if not queues:
-        return
-    worst = max(queues, key=lambda queue: queue.oldest_due_seconds or 0)
-    names = sorted((queue.queue for queue in queues), key=lambda name: (name != worst.queue, name))
-    said = words.format(f"{len(queues)} queues are" if len(queues) > 1 else f"queue {names[0]} is")
-    if len(queues) > 1:
-        said += f": {', '.join(names[:MOST_NAMED])}{' …' if len(names) > MOST_NAMED else ''}"
-    if worst.oldest_due_seconds:
-        said += f" (the oldest job waits {in_words(int(worst.oldest_due_seconds))})"
-    yield Trouble(said, f"queues/{slug(names[0])}" if len(queues) == 1 else "queues", is_bad)
-
-
-def _of_signs(signs: Sequence[Sign]) -> Iterator[Trouble]:
-    lost = [sign for sign in signs if sign.kind == "worker"]
-    if lost:
-        said = f"process {lost[0].name} was lost" if len(lost) == 1 else f"{len(lost)} processes were lost"
-        yield Trouble(said, "workers")
-    late = [sign for sign in signs if sign.kind == "schedule"]
-    if late:
-        since = in_words(int(late[0].number or 0))
-        said = f"schedule {late[0].name} is" if len(late) == 1 else f"{len(late)} schedules are"
-        yield Trouble(f"{said} late by {since}", "schedules")
-    dead = sum(int(sign.number or 0) for sign in signs if sign.kind == "dead")
-    if dead:
-        count = f"{dead}+" if dead >= MOST_DEAD else str(dead)
-        yield Trouble(f"{count} {'job' if dead == 1 else 'jobs'} failed for good within the hour", "failures", False)
 
 
 def _digest(seen: object) -> str:

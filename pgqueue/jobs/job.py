@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, ResultMissing
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.keys import Conditions
+from pgqueue.jobs.other_names import OF_JOB, tells_of
 
 MAX_CRASHES = 5  # of a task, where neither it nor its app says otherwise
 
@@ -191,6 +192,9 @@ class Job:
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
     handle: Handle | None = field(default=None, repr=False, compare=False)
+
+    if not TYPE_CHECKING:
+        __getattr__ = tells_of(OF_JOB, "a job")
 
     def wait(self, timeout: float | timedelta | None = None) -> Any:
         """Wait until the job has ended, at most `timeout` seconds; return what its task returned.

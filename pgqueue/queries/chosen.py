@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job_filter import Filter
-from pgqueue.queries.base import Query, Row, Statements, fill, first_value
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value, packed
 from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
 from pgqueue.queries.jobs.list import MOST_LOOKED, unseen_of
 from pgqueue.queries.jobs.ties import FREE
@@ -111,6 +111,12 @@ def _of(template: LiteralString, place: Place, **parts: LiteralString) -> Litera
     return fill(template, table=place.table, takes=place.takes, **parts)
 
 
+# Read jobs that a preview has found, with their arguments: whether their tasks would take these. By primary key.
+_READ: LiteralString = """
+select j.id, j.task::text, j.args::text, j.headers::text from {s}.{table} j
+where j.id = any((select %(ids)s::bigint[])::bigint[]) order by j.id"""
+
+READS = {kind: [fill(_READ, table=place.table) for place in places] for kind, places in PLACES.items()}
 PREVIEWS = {
     kind: [_of(_PREVIEW, place, phase=place.phase, words=place.words) for place in places]
     for kind, places in PLACES.items()
@@ -201,6 +207,12 @@ class ChosenQueries(Statements):
         if kind == "promote":
             params["priority"] = priority
         return Query(self._sql(PREVIEWS[kind][place]), lambda rows: [Chosen(*row) for row in rows], params)
+
+    def read(self, kind: str, place: int, ids: Sequence[int]) -> Query[list[Candidate]]:
+        """Read jobs that a preview has found, with their arguments."""
+        return Query(
+            self._sql(READS[kind][place]), lambda rows: [Candidate(*row) for row in rows], {"ids": packed(ids)}
+        )
 
     def next_batch(
         self, operation: Operation, chosen: Filter, place: int, limit: int, only: Sequence[int] | None = None

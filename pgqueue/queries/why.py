@@ -64,6 +64,53 @@ select (select count(*) from edge)::int, (select count(*) from parent)::int, p.i
        coalesce(p.stands_in, false), p.queue
 from (select 1) as one left join (select * from parent order by id limit %(most)s::int) as p on true order by p.id"""
 
+# Read because of which parent a job is skipped, and where that one was skipped itself, because of which one, up to a
+# bound: from each job to the parent of an edge that did not come true, one that was not skipped if there is such a one.
+# By dependency_child, at most so many edges of a job, in the order of that index: without it, or with a plain `=`, the
+# planner reads the table where the statistics do not know its rows. The parents by primary keys, in the partitions
+# since the day before the workflow. It waits for nobody: a parent that somebody has brought back is not found.
+SKIPPED_FOR: LiteralString = """
+with recursive since as materialized (
+    select w.created_at - interval '1 day' as at from {s}.workflow w where w.id = %(workflow)s::bigint
+), up(depth, id, name, state, reason, runs_after) as (
+    select 0, %(id)s::bigint, null::text, null::text, 'skipped'::text, null::text
+    union all
+    select up.depth + 1, unmet.id, unmet.name, unmet.state, unmet.reason, unmet.runs_after
+    from up cross join lateral (
+        select parent.*, e.runs_after
+        from (select d.parent_id, d.runs_after from {s}.dependency d
+              where d.child_id = any(array[up.id]) order by d.child_id limit %(most)s::int) as e
+        cross join lateral (
+            select d.id, d.task::text as name, 'failed'::text as state, d.reason
+            from {s}.dead_letter d where d.id = any(array[e.parent_id])
+            union all
+            select f.id, f.task::text, f.state::text, f.reason from {s}.job_finished f
+            where f.id = any(array[e.parent_id]) and f.finished_at >= (select at from since)
+            union all
+            select w.id, w.name, w.state::text, w.stop_reason from {s}.workflow w
+            where w.id = any(array[e.parent_id]) and w.state <> 'running'
+        ) as parent
+        where e.runs_after <> 'e' and not (e.runs_after = 's' and parent.state = 'succeeded'
+            or e.runs_after = 'f' and parent.state = 'failed')
+        order by (parent.reason = 'skipped') is true, parent.id limit 1
+    ) as unmet
+    where up.reason = 'skipped' and up.depth < %(deep)s::int
+)
+select up.id, up.name, up.state, up.reason, up.runs_after from up where up.depth > 0 order by up.depth"""
+MOST_PARENTS = 10_000
+DEEPEST = 100
+
+# Read the recorded steps of a job for people, the first ones, without their values. By the primary key; in the order of
+# their records: a step for which a job waits is recorded when the wait begins.
+STEPS: LiteralString = """
+select t.name, t.kind, t.at, t.attempt, t.done, t.timed_out, t.wake_at, t.waits, t.wait_key, t.undo is not null
+from {s}.step t where t.job_id = %(id)s::bigint order by t.number limit %(limit)s::int"""
+
+# Read the values of the recorded steps of a job, as they are stored. By primary key.
+STEP_VALUES: LiteralString = """
+select t.name, t.value::text from {s}.step t where t.job_id = %(id)s::bigint and t.value is not null
+order by t.number limit %(limit)s::int"""
+
 # Count the due jobs that claims take before a place in a queue: of higher priority, or earlier in its lane. Hops along
 # job_live_ready from one lane to the next, and reads of each lane only the part before the place, up to `most` and one
 # more of all. The plain form, `priority > … or priority = … and (run_at, id) < …` over the queue, reads the whole lane.
@@ -161,6 +208,33 @@ class Parents(NamedTuple):
     first: list[Parent]
 
 
+class Unmet(NamedTuple):
+    """A job or group that ended otherwise than a job that waited for it asked: its end, and its reason; `when`: after
+    which end of it the job would have run, s or f."""
+
+    id: int
+    name: str
+    state: str
+    reason: str | None
+    when: str
+
+
+class ShownStep(NamedTuple):
+    """A recorded step as people see it, without its value: when it was recorded, and in which attempt. `wake_at`: until
+    when a sleep or a wait goes on. `waits` and `key`: the signal or event that a wait is for."""
+
+    name: str
+    kind: str
+    at: datetime
+    attempt: int
+    done: bool
+    timed_out: bool
+    wake_at: datetime | None
+    waits: str | None
+    key: str | None
+    has_undo: bool
+
+
 def _parents(rows: Sequence[Row]) -> Parents:
     return Parents(rows[0][0], rows[0][1], [Parent(*row[2:]) for row in rows if row[2] is not None])
 
@@ -175,6 +249,20 @@ class WhyQueries(TurnWhyQueries):
     def parents(self, job: int, most: int = 5) -> Query[Parents]:
         """Read what a job of a workflow waits for, up to `most` of its parents by name."""
         return Query(self._sql(PARENTS), _parents, {"id": job, "most": most})
+
+    def skipped_for(self, job: int, workflow: int) -> Query[list[Unmet]]:
+        """Read because of which parent a job of a workflow is skipped, and because of which one that parent, if it was
+        skipped, and so on."""
+        params = {"id": job, "workflow": workflow, "most": MOST_PARENTS, "deep": DEEPEST}
+        return Query(self._sql(SKIPPED_FOR), lambda rows: [Unmet(*row) for row in rows], params)
+
+    def steps(self, job: int, limit: int) -> Query[list[ShownStep]]:
+        """Read the recorded steps of a job, without their values."""
+        return Query(self._sql(STEPS), lambda rows: [ShownStep(*row) for row in rows], {"id": job, "limit": limit})
+
+    def step_values(self, job: int, limit: int) -> Query[dict[str, str]]:
+        """Read the values of the recorded steps of a job, by their names: JSON as it is stored."""
+        return Query(self._sql(STEP_VALUES), dict, {"id": job, "limit": limit})
 
     def ahead(self, job: Job, most: int = MOST_AHEAD) -> Query[int]:
         """Count the due jobs that go before a job in its queue: up to `most` and one more."""

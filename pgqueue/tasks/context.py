@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 import psycopg
@@ -16,6 +16,7 @@ import psycopg
 from pgqueue.error_info import storable_text
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
+from pgqueue.jobs.other_names import OF_CONTEXT, tells_of
 from pgqueue.jobs.verdicts import Cancel, TimedOut
 from pgqueue.tasks.added import Addable, AddedNode, AfterAdded
 from pgqueue.tasks.durable import DurableContext
@@ -64,6 +65,9 @@ class Context(DurableContext):
     """The job a task runs for. A task gets one by declaring a first parameter annotated `pgqueue.Context`."""
 
     __slots__ = ("_job", "_signals")
+
+    if not TYPE_CHECKING:
+        __getattr__ = tells_of(OF_CONTEXT, "the context")
 
     def __init__(self, job: ClaimedJob, signals: Signals | None = None) -> None:
         self._job = job

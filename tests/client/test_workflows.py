@@ -16,6 +16,7 @@ from pgqueue import (
     WorkflowIncomplete,
     WorkflowRunning,
 )
+from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import drain, scalar
 from tests.harness import Conn, add_worker, new_job
@@ -172,6 +173,52 @@ def test_why_names_the_jobs_and_groups_for_which_a_job_waits(app: App, conn: Con
     )
     conn.execute("update pgqueue.job_live set cancel_requested_at = now() where id = %s", (made.jobs[3],))
     assert app.why(made.jobs[3]).reasons[0].code == "skipped"
+
+
+def why(app: App, job: int) -> dict[str, str]:
+    return {reason.code: reason.text for reason in app.why(job).reasons}
+
+
+def test_why_of_a_skipped_job_names_the_job_because_of_which_and_how_that_ended(app: App, conn: Conn) -> None:
+    """Also where that one was skipped itself: then the first cause, too."""
+    made = app.workflows.enqueue(graph(4, [(0, 1), (1, 2), (3, 2)]))
+    pay, ship, mail, _ = made.jobs
+    taken = claim(conn)
+    end(conn, (taken[pay], DEAD))
+    assert why(app, ship)["skipped_for"] == (
+        f"It is skipped because of t {pay}, which was to succeed: it failed for good."
+    )
+    tidy(conn)
+    assert why(app, ship)["skipped_for"] == (
+        f"It was skipped because of t {pay}, which was to succeed: it failed for good."
+    )
+    assert why(app, mail)["skipped_for"] == (
+        f"It was skipped because of t {ship}, which was to succeed: it was skipped itself, "
+        f"because of t {pay}, which was to succeed: it failed for good."
+    )
+    (reason,) = [one for one in app.why(mail).reasons if one.code == "skipped_for"]
+    assert (reason.facts["parent"], reason.facts["cause"]["id"]) == (ship, pay)
+    assert "skipped_for" not in why(app, pay)
+
+
+def test_why_names_a_group_a_success_and_a_cancel_because_of_which_a_job_is_skipped(app: App, conn: Conn) -> None:
+    nodes = [new_job() for _ in range(6)]
+    edges = [Edge(-2, 2), Edge(3, 4, "f"), Edge(1, 5)]
+    made = app.workflows.enqueue(Graph(nodes, [1, 1, 0, 0, 0, 0], edges, [Group("w"), Group("header", 0)]))
+    taken = claim(conn)
+    end(
+        conn,
+        (taken[made.jobs[0]], DEAD),
+        (taken[made.jobs[3]], DONE),
+        (taken[made.jobs[1]], Resolution("cancel", "not wanted")),
+    )
+    tidy(conn)
+    header = f"because of header {made.groups[1]}, which was to succeed: it failed for good."
+    assert header in why(app, made.jobs[2])["skipped_for"]
+    succeeded = f"because of t {made.jobs[3]}, which was to fail: it succeeded."
+    assert succeeded in why(app, made.jobs[4])["skipped_for"]
+    cancelled = f"because of t {made.jobs[1]}, which was to succeed: it was cancelled (not wanted)."
+    assert cancelled in why(app, made.jobs[5])["skipped_for"]
 
 
 def test_no_workflow_is_enqueued_beside_a_worker_that_would_end_its_jobs_without_telling(app: App, conn: Conn) -> None:

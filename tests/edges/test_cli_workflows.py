@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from pgqueue import App, InvalidOption, UnknownWorkflow, Workflow, chord, db
 from pgqueue.cli import output
 from pgqueue.cli.commands import cli
+from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.lifecycle import Resolution
 from tests.harness import QUERIES, WORKER, Conn
@@ -74,15 +75,33 @@ def test_a_job_and_a_dead_letter_of_a_workflow_name_it(app: App, workflow: int, 
 def test_a_picture_shows_the_state_of_each_job_and_the_groups(app: App, workflow: int) -> None:
     shown = run("show", workflow).stdout
     assert shown.startswith("import\n")
-    assert "part: pending" in shown
-    assert "group inner" in shown
-    assert "whole: blocked" in shown
+    first, second, third, body = (job.id for job in app.workflows.jobs(workflow))
+    assert shown == (
+        "import\n"
+        f"└─ part {first}: pending\n"
+        "   └─ group inner\n"
+        f"      ├─ part {second}, {third}: blocked\n"
+        f"      └─ after {second}, {third}: whole {body}: blocked\n"
+    )
     assert run("show", workflow, "--as", "mermaid").stdout.startswith("flowchart TD")
     drawn = json.loads(run("show", workflow, "--as", "json").stdout)
     assert [group["name"] for group in drawn["groups"]] == ["import", "inner"]
     assert drawn["groups"][1]["parent"] == 0
     assert len(drawn["nodes"]) == 4
     assert app.workflows.draw(workflow).text() == shown
+
+
+def test_a_picture_shows_the_first_line_of_the_error_of_a_job_that_has_failed(
+    app: App, workflow: int, conn: Conn
+) -> None:
+    (job,) = db.run(conn, QUERIES.jobs.claim(WORKER, {"default": 5}, 5))
+    error = ErrorInfo("shop.CardRefused", "no funds\x1b[2J\non card 4711", "Traceback …")
+    db.run(conn, QUERIES.jobs.resolve_tied([(job, Resolution("dead_letter", "rejected", error=error))]))
+    shown = run("show", workflow).stdout
+    assert f"└─ part {job.id}: failed\n   │  error of {job.id}: shop.CardRefused: no funds\\x1b[2J\n" in shown
+    assert "4711" not in shown
+    (node,) = [node for node in json.loads(run("show", workflow, "--as", "json").stdout)["nodes"] if "error" in node]
+    assert (node["job"], node["state"]) == (job.id, "failed")
 
 
 def test_what_is_no_workflow_is_said(app: App, workflow: int) -> None:

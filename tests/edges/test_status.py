@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from pgqueue import App, db
 from pgqueue.cli import cli
-from pgqueue.cli.status import queue_cells, read_status
+from pgqueue.cli.status import facts, queue_cells, read_status
 from pgqueue.cli.verdict import Limits, judge
 from pgqueue.jobs.flow import Flow
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, add_worker, insert_metered
+from tests.harness import QUERIES, Conn, add_rule, add_worker, insert_job, insert_metered
 
 JOBS = """
 insert into pgqueue.job_live (task, queue, priority, run_at, attempt)
@@ -195,6 +195,25 @@ def test_metered_jobs_have_a_column_and_need_a_worker_as_others_do(app: App, con
         "ended/s": "0", "drained in": "never", "workers": "NONE",
     }  # fmt: skip
     assert judge(found.queues, [], [], Limits()).reasons == ["queue mail: no worker takes its due jobs"]
+
+
+def test_a_queue_in_which_jobs_wait_for_limits_alone_says_so_and_which_limits(app: App, conn: Conn) -> None:
+    add_worker(conn)
+    full = add_rule(conn, "sync", "acme", max_running=1, running=1)
+    paced = add_rule(conn, "geocode", rate_count=10, rate_seconds=60)
+    for bucket in (full, full, paced):
+        insert_metered(conn, Flow((bucket,)))
+    found = read_status(app, 100)
+    (queue,) = found.queues
+    assert queue_cells(found, queue)["drained in"] == "turns"
+    assert [line for line in facts(found) if line.startswith("limit")] == [
+        "limit geocode: 1 wait; rate-limited, 10 in 60s",
+        "limit sync/acme: 2 wait; full, 1 of 1 run",
+    ]
+    insert_job(conn)  # it waits for nobody's turn, and no job ends
+    found = read_status(app, 100)
+    (queue,) = found.queues
+    assert queue_cells(found, queue)["drained in"] == "never"
 
 
 def test_a_queue_of_which_all_was_not_counted_may_hold_jobs(

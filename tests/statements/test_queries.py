@@ -268,6 +268,11 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
         for place in range(len(places))
     },
     **{
+        f"chosen.read {kind} {place}": lambda q, kind=kind, place=place: q.chosen.read(kind, place, [1, 2])
+        for kind, places in PLACES.items()
+        for place in range(len(places))
+    },
+    **{
         f"chosen.unseen {kind} {place}": lambda q, kind=kind, place=place: q.chosen.unseen(kind, place)
         for kind, places in PLACES.items()
         for place in range(len(places))
@@ -357,6 +362,8 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "steps.undo_ended": lambda q: q.steps.undo_ended([3]),
     "steps.forget": lambda q: q.steps.forget(3, "charge"),
     "steps.open_waits": lambda q: q.steps.open_waits(3),
+    "why.steps": lambda q: q.why.steps(3, 10),
+    "why.step_values": lambda q: q.why.step_values(3, 10),
     "steps.sweep": lambda q: q.steps.sweep(Swept(), 200),
     "signals.send": lambda q: q.signals.send(3, "approved", "true"),
     "signals.send_event": lambda q: q.signals.send_event("payment", "7", "true"),

@@ -1,6 +1,7 @@
 """Pictures of graphs: names of tasks, what comes after what, and no argument."""
 
 import json
+import random
 import re
 
 import pytest
@@ -36,8 +37,8 @@ def test_a_tree_shows_runs_on_a_line_and_what_looks_the_same_once() -> None:
     assert flow.to_text() == (
         "fetch | resize | album\n"
         "└─ shop.fetch → shop.resize\n"
-        "   └─ shop.resize (3 times)\n"
-        "      └─ shop.album\n"
+        "   ├─ shop.resize (3 times)\n"
+        "   └─ after 3 jobs: shop.album\n"
     )  # fmt: skip
     long = resize.s("secret")
     chained = long | resize.si("b")
@@ -47,7 +48,7 @@ def test_a_tree_shows_runs_on_a_line_and_what_looks_the_same_once() -> None:
     assert run == "└─ " + " → ".join([*["shop.resize"] * 3, "… 16 more …", *["shop.resize"] * 3])
 
 
-def test_a_tree_shows_groups_conditions_and_a_second_parent() -> None:
+def test_a_tree_shows_groups_conditions_and_each_node_once() -> None:
     wf = Workflow("import")
     rows = wf.add(fetch.s("secret"), name="rows")
     photos = wf.add(Workflow.of(resize.map("abc"), name="photos"), after=rows)
@@ -64,13 +65,88 @@ def test_a_tree_shows_groups_conditions_and_a_second_parent() -> None:
         "│  ├─ group photos\n"
         "│  │  ├─ shop.resize (3 times)\n"
         "│  │  ├─ → shop.album\n"
-        "│  │  │  └─ last → shop.alert\n"
         "│  │  └─ → at the end: shop.alert\n"
         "│  ├─ index\n"
-        "│  │  └─ last …\n"
-        "│  └─ on failure: shop.alert\n"
+        "│  ├─ on failure: shop.alert\n"
+        "│  └─ after shop.album, index: last → shop.alert\n"
         "└─ → on failure: shop.alert\n"
     )
+
+
+def stored(
+    edges: list[Edge], states: str, groups: list[Group] | None = None, group_of: list[int] | None = None, **errors: str
+) -> str:
+    """Return the tree of stored jobs, whose ids are 11 and up; `states`: p, r, s, f or c of each."""
+    words = {"p": "pending", "r": "running", "s": "succeeded", "f": "failed", "c": "cancelled", "b": "blocked"}
+    count = len(states)
+    return Drawing(
+        ["pay"] * count, group_of or [0] * count, edges, groups or [Group("w")], range(11, 11 + count),
+        [words[state] for state in states], {int(node[1:]): text for node, text in errors.items()},
+    ).text()  # fmt: skip
+
+
+def test_a_stored_chord_has_its_body_once_and_names_ids_states_and_errors() -> None:
+    header = [Edge(at, 4) for at in range(4)]
+    assert stored([*header, Edge(4, 5)], "sfrfcc", n1="CardRefused: no funds", n3="TimeoutError: 5 s") == (
+        "w\n"
+        "├─ pay 11: succeeded\n"
+        "├─ pay 12: failed\n"
+        "│     error of 12: CardRefused: no funds\n"
+        "├─ pay 13: running\n"
+        "├─ pay 14: failed\n"
+        "│     error of 14: TimeoutError: 5 s\n"
+        "└─ after 11, 12, 13, 14: pay 15: cancelled → pay 16: cancelled\n"
+    )
+
+
+def test_many_members_that_look_the_same_share_a_line_with_their_ids() -> None:
+    body = [Edge(at, 9) for at in range(9)]
+    assert stored(body, "sssssfffpb", n5="E: x", n6="E: x", n7="E: x") == (
+        "w\n"
+        "├─ pay 11 … 15: succeeded (5 times)\n"
+        "├─ pay 16, 17, 18: failed\n"
+        "│     error of each: E: x\n"
+        "├─ pay 19: pending\n"
+        "└─ after 9 jobs: pay 20: blocked\n"
+    )
+
+
+def test_a_join_stands_where_the_branches_of_its_parents_meet() -> None:
+    """Also deep below, where parents are groups, and where one parent is above the other."""
+    edges = [Edge(0, 1), Edge(1, 2), Edge(0, 3), Edge(2, 4), Edge(3, 4), Edge(0, 5, "e"), Edge(4, 5, "f")]
+    assert stored(edges, "srbrbb") == (
+        "w\n"
+        "└─ pay 11: succeeded\n"
+        "   ├─ pay 12: running → pay 13: blocked\n"
+        "   ├─ pay 14: running\n"
+        "   ├─ after 13, 14: pay 15: blocked\n"
+        "   └─ at the end of 11, on failure of 15: pay 16: blocked\n"
+    )
+    grouped = stored([Edge(-2, 3), Edge(2, 3), Edge(0, 1)], "srrb", [Group("w"), Group("inner", 0)], [1, 1, 0, 0])
+    assert grouped == (
+        "w\n"
+        "├─ group inner\n"
+        "│  └─ pay 11: succeeded → pay 12: running\n"
+        "├─ pay 13: running\n"
+        "└─ after group inner, 13: pay 14: blocked\n"
+    )
+
+
+def test_every_node_of_a_random_graph_is_drawn_exactly_once() -> None:
+    chance = random.Random(7)
+    for _ in range(300):
+        count, groups = chance.randrange(1, 12), chance.randrange(1, 4)
+        tree = [Group("w"), *(Group(f"g{at}", chance.randrange(at)) for at in range(1, groups))]
+        of = [chance.randrange(groups) for _ in range(count)]
+        edges = [
+            Edge(chance.choice([*range(child), *range(-groups, 0)][: child + groups]), child, chance.choice("sef"))
+            for child in range(count) for _ in range(chance.randrange(3))
+        ]  # fmt: skip
+        drawn = Drawing(
+            [f"task{at}" for at in range(count)], of, edges, tree, range(100, 100 + count), ["pending"] * count
+        ).text()
+        for node in range(count):
+            assert len(re.findall(rf"task{node} {100 + node}: ", drawn)) == 1, drawn
 
 
 def test_a_flowchart_has_boxes_for_groups_and_dashes_for_other_ends() -> None:

@@ -319,9 +319,10 @@ def test_a_picture_shows_what_stands_in_for_a_job_where_the_job_stands(app: App,
     drawn = app.workflows.draw(run.id)
     parents = {group["name"]: group["parent"] for group in json.loads(drawn.json())["groups"]}
     assert parents == {"w": None, "inner": 0, "deep": 1, "part": 2}
-    assert "group inner\n   ├─ part: succeeded" in drawn.text()
-    assert "   └─ group deep\n      ├─ group part\n" in drawn.text()
-    assert 'subgraph g2["deep"]\n  n3["deep: succeeded"]\n  subgraph g3["part"]' in drawn.mermaid()
+    ids = [job.id for job in app.workflows.jobs(run.id)]
+    assert f"group inner\n   ├─ part {ids[1]}: succeeded" in drawn.text()
+    assert "   ├─ group deep\n   │  ├─ group part\n" in drawn.text()
+    assert f'subgraph g2["deep"]\n  n3["deep {ids[3]}: succeeded"]\n  subgraph g3["part"]' in drawn.mermaid()
     assert [group.replaces for group in db.run(conn, app.queries.workflows.groups(run.id, 9))][:2] == [None, None]
 
 

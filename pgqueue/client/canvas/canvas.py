@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Any, Generic, Never, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar, Unpack, overload
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.canvas.addition import NewNodes, begin, finish
@@ -17,6 +17,7 @@ from pgqueue.client.steps import CURRENT_CONNECTION
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidArguments, InvalidWorkflow
 from pgqueue.jobs.job import NewJob
+from pgqueue.jobs.other_names import OF_CANVAS, tells_of
 from pgqueue.tasks.added import AfterAdded
 from pgqueue.tasks.calls import TaskCall
 from pgqueue.tasks.headers import merged
@@ -38,6 +39,9 @@ class Canvas(Compiles, TaskCall[Out], Generic[In, Out]):
 
     _inherits = True
     _callbacks: "tuple[tuple[str, Canvas[Any, Any]], ...]" = ()
+
+    if not TYPE_CHECKING:
+        __getattr__ = tells_of(OF_CANVAS, "a canvas")
 
     @overload
     def __or__(self, other: "Group[Out, M]") -> "Group[In, M]": ...

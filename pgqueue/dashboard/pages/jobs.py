@@ -165,5 +165,8 @@ def preview(look: Look, verb: str) -> Page:
 def _found(look: Look, verb: str) -> Preview:
     """Return what an operation would take, by the verb's own preview on this connection."""
     if verb in OF_DEAD:
-        return look.app.dead.using(look.conn).preview(dead_filter(look.request.asked), PREVIEWED + 1)
-    return look.app.jobs.using(look.conn).preview(verb, job_filter(look.request.asked), PREVIEWED + 1)
+        filtered = dead_filter(look.request.asked)
+        return look.app.dead.using(look.conn).preview(filtered, PREVIEWED + 1, kind=verb, within=look.access.queues)
+    return look.app.jobs.using(look.conn).preview(
+        verb, job_filter(look.request.asked), PREVIEWED + 1, within=look.access.queues
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
+from pgqueue.error_info import ErrorInfo
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.queries.filters import as_pattern
 
@@ -59,6 +60,14 @@ with span as materialized (
 select n.id, n.task, n.state, n.waits_for, n.waits_on, n.reason, g.workflow_id
 from node n left join lateral (select g.workflow_id from {s}.gate g where g.id = n.gate_id limit 1) as g on true
 order by n.id limit %(limit)s::int"""
+
+# The errors of the dead letters of a workflow, the first ones: the class, and the first line of the message. By the
+# index of its dead letters, in the order of ids. A statement of its own: errors lie in TOAST, and most who read the
+# jobs of a workflow want none.
+ERRORS: LiteralString = """
+select d.id, d.error::jsonb ->> 'type'::text, left(split_part(d.error::jsonb ->> 'message'::text, E'\\n', 1), 200)
+from {s}.dead_letter d where d.workflow_id = %(id)s::bigint and d.error is not null
+order by d.workflow_id, d.id limit %(limit)s::int"""
 
 # The edges of a workflow. By the primary key, in the ranges of ids that its gates name.
 EDGES: LiteralString = """
@@ -183,6 +192,14 @@ class ReadWorkflowQueries(Statements):
         """Read the jobs of a workflow, in order of ids."""
         return Query(
             self._sql(JOBS), lambda rows: [WorkflowJob(*row) for row in rows], {"id": workflow, "limit": limit}
+        )
+
+    def errors(self, workflow: int, limit: int) -> Query[dict[int, ErrorInfo]]:
+        """Read the errors of the dead letters of a workflow, each with the first line of its message."""
+        return Query(
+            self._sql(ERRORS),
+            lambda rows: {row[0]: ErrorInfo(row[1], row[2] or "") for row in rows},
+            {"id": workflow, "limit": limit},
         )
 
     def groups(self, workflow: int, limit: int) -> Query[builtins.list[WorkflowGroup]]:

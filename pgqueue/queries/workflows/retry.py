@@ -226,6 +226,32 @@ select exists (
         and f.finished_at >= span.created_at - interval '1 day' limit 1) as f
 )"""
 
+# Tell which of these workflows a retry would bring back now: whole ones that have ended and settled, of which all jobs
+# are there, and with which no job outside some queues would come back, where these are given. For a preview: it locks
+# nothing, so a retry may find it otherwise. By primary keys, workflow_root, gate_workflow and the index of dead letters
+# of a workflow; finished jobs in the ranges of ids that the gates name, as REVIVE reads them.
+COMES_BACK: LiteralString = """
+select w.id from {s}.workflow w cross join lateral (
+    select coalesce(sum(i.jobs), 0::bigint) as jobs, array_agg(i.id) as ids
+    from {s}.workflow i where i.root_id = w.id and i.root_id <> w.id
+) as within cross join lateral (
+    select count(*) as jobs, count(*) filter (
+               where f.state = 'cancelled' and f.queue <> all((select %(queues)s::text[])::text[])) as elsewhere
+    from (select distinct g.first_id, g.last_id from {s}.gate g
+          where g.workflow_id = any(array_append(within.ids, w.id))) as span
+    cross join lateral (
+        select f.state, f.queue::text as queue from {s}.job_finished f
+        where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = w.id
+        and f.finished_at >= w.created_at - interval '1 day') as f
+) as finished cross join lateral (
+    select count(*) as jobs, count(*) filter (
+               where d.queue::text <> all((select %(queues)s::text[])::text[])) as elsewhere
+    from {s}.dead_letter d where d.workflow_id = w.id
+) as dead
+where w.id = any((select %(ids)s::bigint[])::bigint[]) and w.root_id = w.id and w.state <> 'running' and w.settled
+and w.jobs + within.jobs = finished.jobs + dead.jobs
+and (%(queues)s::text[] is null or finished.elsewhere + dead.elsewhere = 0)"""
+
 # Ask that a workflow is cancelled: its members that have not begun are ended by STOP, and those that run asked to stop.
 # Waits for statements that end members now. Gates are locked before the workflow, as everywhere: STOP may follow in the
 # same transaction and wait for a gate, while a statement that ends a member holds that gate and waits for the workflow.
@@ -284,6 +310,11 @@ class RetryQueries(Statements):
     def elsewhere(self, workflow: int, queues: Collection[str]) -> Query[bool]:
         """Find out whether jobs outside these queues would come back with a workflow."""
         return Query(self._sql(ELSEWHERE), first_value, {"id": workflow, "queues": sorted(queues)})
+
+    def comes_back(self, workflows: Collection[int], queues: Collection[str] | None) -> Query[set[int]]:
+        """Tell which of these workflows a retry would bring back now, with no job outside these queues."""
+        params = {"ids": packed(sorted(workflows)), "queues": None if queues is None else sorted(queues)}
+        return Query(self._sql(COMES_BACK), lambda rows: {row[0] for row in rows}, params)
 
     def request_stop(self, workflow: int, reason: str) -> Query[bool]:
         """Ask that a workflow is cancelled; returns whether it runs."""
