@@ -1,6 +1,6 @@
 """A look: what a page may ask of the database, in one transaction that writes nothing and waits for nothing long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,10 +10,13 @@ import psycopg
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.dashboard.access import Access
+from pgqueue.dashboard.kept import KeptActivity, Key
 from pgqueue.dashboard.pulse import LOOK_SECONDS, Pulse
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.request import Request
+from pgqueue.dashboard.settings import DashboardSettings
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.dashboard import Span, Step
 
 T = TypeVar("T")
 
@@ -29,6 +32,8 @@ class Look:
     redaction: Redaction
     pulse: Pulse
     conn: db.Connection
+    settings: DashboardSettings
+    kept: KeptActivity
     wrong: str | None = None
 
     @property
@@ -47,6 +52,17 @@ class Look:
                 return self.ask(query)
         except psycopg.errors.QueryCanceled:
             return None
+
+    def activity(self, span: Span, *, queue: str | None = None, task: str | None = None) -> Sequence[Step] | None:
+        """Return what workers counted in a span: of everything, a queue or a task; None if reading it takes too long.
+        That of a long span may be a tenth of a step old."""
+        key = Key(span, queue, task)
+        steps = self.kept.get(key)
+        if steps is None:
+            steps = self.ask_if_quick(self.queries.dashboard.activity(span, queue=queue, task=task))
+            if steps is not None:
+                self.kept.keep(key, steps)
+        return steps
 
 
 @dataclass(frozen=True, slots=True)
