@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pgqueue.dashboard.formats import age, number, span_words
+from pgqueue.dashboard.look import Activity
 from pgqueue.errors import InvalidOption
 from pgqueue.queries.dashboard import Failures, Span, Step
 
@@ -42,11 +43,13 @@ def chosen(asked: str | None, usual: str) -> str:
     return asked or usual
 
 
-def pair_of(steps: Sequence[Step] | None, span: str) -> dict[str, Any]:
-    """Return what a page with both charts of a span shows; without charts where reading it took too long."""
+def pair_of(activity: Activity, span: str) -> dict[str, Any]:
+    """Return what a page with both charts of a span shows; no charts where nothing is read."""
+    steps = activity.steps
     return {
         "chart": None if steps is None else ended(steps, SPANS[span]),
         "waits": None if steps is None else waited(steps, SPANS[span]),
+        "coming": activity.is_coming,
         "span": span,
         "step": span_words(SPANS[span].step),
     }

@@ -55,7 +55,7 @@ MOST_DEAD = 1000
 # Sum what workers counted in steps of time, by outcome: of everything, a queue, or a task. By activity_at, in the span
 # alone; of a task by activity_task. The step is a multiple of the ten seconds of a row.
 ACTIVITY: LiteralString = """
-select floor(extract(epoch from now() - a.at)::float8 / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
+select floor(date_part('epoch'::text, now() - a.at) / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
        sum(a.run_seconds), sum(a.wait_seconds)
 from {s}.activity a
 where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::float8)

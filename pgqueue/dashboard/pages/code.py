@@ -50,7 +50,7 @@ def task(look: Look, name: str) -> Page:
     if spec is None and not health and not jobs:
         raise UnknownTask(f"task {name}: this app does not know it, and none of the newest jobs is one of it")
     span = charts.chosen(look.request.asked("span"), "3h")
-    steps = look.activity(charts.SPANS[span], task=name)
+    activity = look.activity(charts.SPANS[span], task=name)
     pauses = look.ask(look.queries.pauses.list())
     values = {
         "name": name,
@@ -58,7 +58,7 @@ def task(look: Look, name: str) -> Page:
         "settings": [] if spec is None else settings_of(spec),
         "schema": None if spec is None else json.dumps(spec.json_schema(), indent=2, ensure_ascii=False),
         "health": health[0] if health else _idle(name),
-        **charts.pair_of(steps, span),
+        **charts.pair_of(activity, span),
         "jobs": [(job, look.redaction.shown(job, "args", job.args)) for job in jobs],
         "paused": next((pause for pause in pauses if pause.kind == "task" and pause.name == name), None),
     }

@@ -8,9 +8,8 @@ from html import unescape
 import pytest
 
 from pgqueue.dashboard.charts import SPANS
-from pgqueue.dashboard.kept import MOST, KeptActivity, Key
 from pgqueue.dashboard.pages.failures import days_of
-from pgqueue.queries.dashboard import FailedDay, Step
+from pgqueue.queries.dashboard import FailedDay
 from tests.conftest import scalar
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
@@ -78,23 +77,6 @@ def test_days_go_back_a_week_and_the_worst_task_stands_first() -> None:
         FailedDay("c", -1, 3),
     ]
     assert days_of(found) == [("b", [0, 0, 0, 0, 0, 0, 5]), ("a", [2, 1, 0, 0, 0, 0, 0])]
-
-
-def test_readings_of_long_spans_are_kept_for_a_tenth_of_a_step_and_not_without_end() -> None:
-    now = 100.0
-    kept, steps = KeptActivity(lambda: now), [Step(0, "succeeded", 1, 1.0, 1.0)]
-    week, hour = Key(SPANS["7d"], None, None), Key(SPANS["1h"], "q", None)
-    kept.keep(week, steps)
-    kept.keep(hour, steps)
-    assert (kept.get(week), kept.get(hour)) == (steps, None)
-    now += SPANS["7d"].step / 10
-    assert kept.get(week) == steps
-    now += 0.1
-    assert kept.get(week) is None
-    for number in range(MOST + 1):
-        kept.keep(Key(SPANS["7d"], None, f"t{number}"), steps)
-    assert kept.get(Key(SPANS["7d"], None, "t0")) is None
-    assert kept.get(Key(SPANS["7d"], None, f"t{MOST}")) == steps
 
 
 def test_schedules_show_what_fires_next(browse: Browse) -> None:
