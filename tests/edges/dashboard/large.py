@@ -142,7 +142,7 @@ def fill(dsn: str) -> None:
         sizes = {"finished": FINISHED, "due": DUE, "dead": DEAD, "days": DAYS}
         for statement in FILL:
             began = time.monotonic()
-            conn.execute(statement, sizes)  # type: ignore[arg-type]
+            conn.execute(statement, sizes)
             print(f"{time.monotonic() - began:6.1f} s  {' '.join(statement.split())[:70]}", flush=True)
         for number in range(100):
             shop.app.schedules.create(f"s {number}", "shop.daily_report", f"{number % 60} */2 * * *")
