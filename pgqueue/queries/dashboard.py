@@ -102,6 +102,13 @@ from (select d.task::text as task, d.failed_at::timestamptz as failed_at from {s
       order by d.failed_at desc limit %(most)s::int) as n
 where n.failed_at > now() - interval '7 days' group by 1, 2"""
 
+# Read how many bytes each of the last seven days (UTC) of each history takes: of the catalogue's rows of partitions.
+DAYS_KEPT: LiteralString = """
+select p.history, (now() at time zone 'UTC')::date - p.first_day, p.bytes
+from {s}.partition_status p
+where not p.is_default and p.first_day > (now() at time zone 'UTC')::date - 7
+and p.first_day <= (now() at time zone 'UTC')::date"""
+
 # Read how each task did within the last hour, by the view: the busiest first.
 TASKS: LiteralString = """
 select h.task, h.runs, h.succeeded, h.retried, h.failed, h.error_share, h.run_seconds, h.run_p50, h.run_p95,
@@ -181,6 +188,14 @@ class FailedDay(NamedTuple):
     jobs: int
 
 
+class KeptDay(NamedTuple):
+    """How many bytes one day of a history takes, so many days ago."""
+
+    history: str
+    ago: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class TaskHealth:
     """How a task did within the last hour. Times are seconds."""
@@ -253,6 +268,10 @@ class DashboardQueries(Statements):
         return Query(
             self._sql(DAYS_OF_FAILURES), lambda rows: [FailedDay(*row) for row in rows], {"most": MOST_FAILURES}
         )
+
+    def days_kept(self) -> Query[list[KeptDay]]:
+        """Read how big each of the last seven days of each history is."""
+        return Query(self._sql(DAYS_KEPT), lambda rows: [KeptDay(*row) for row in rows])
 
     def tasks(self, limit: int, task: str | None = None) -> Query[list[TaskHealth]]:
         """Read how tasks did within the last hour, or one of them."""

@@ -336,6 +336,7 @@ EXEMPT = {
                 "hours_compared",
                 "tasks_of_queue",
                 "days_of_failures",
+                "days_kept",
                 "tasks",
                 "failures",
             )

@@ -399,6 +399,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "dashboard.hours_compared": lambda q: q.dashboard.hours_compared(),
     "dashboard.tasks_of_queue": lambda q: q.dashboard.tasks_of_queue("default", 10),
     "dashboard.days_of_failures": lambda q: q.dashboard.days_of_failures(),
+    "dashboard.days_kept": lambda q: q.dashboard.days_kept(),
     "dashboard.tasks": lambda q: q.dashboard.tasks(10),
     "dashboard.failures": lambda q: q.dashboard.failures(10),
     **doctor.SAMPLES,

@@ -30,6 +30,7 @@ def tasks(look: Look, _: str) -> Page:
     pauses = look.ask(look.queries.pauses.list())
     values = {
         "tasks": [*known.values(), *(_idle(name) for name in idle)],
+        "parked": look.ask(look.queries.metrics.parked()),
         "quick": health is not None,
         "most_seconds": max((each.run_seconds for each in known.values()), default=0.0) or 1.0,
         "paused": {pause.name: pause for pause in pauses if pause.kind == "task"},

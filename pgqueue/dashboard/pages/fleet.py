@@ -1,7 +1,7 @@
 """Workers, workflows, the database, operations: what runs, and who asked for what."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from pgqueue.doctor.limits import Limits
 from pgqueue.errors import InvalidOption, UnknownJob, UnknownWorkflow
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.queries.dashboard import KeptDay
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.workers import WorkerStatus
 from pgqueue.timing import monotonic
@@ -23,6 +24,7 @@ from pgqueue.timing import monotonic
 LISTED = 50
 MOST_JOBS = 2000  # of a workflow, that a page reads
 EXAMINED_SECONDS = 60.0
+DAYS = 7
 STUCK_SECONDS = Limits().duty_seconds
 STATES = ("running", "succeeded", "failed", "cancelled")
 
@@ -99,17 +101,27 @@ def database(look: Look, _: str) -> Page:
     queries = look.queries.metrics
     snapshot, notify = look.ask(queries.snapshot())
     tables = look.ask(queries.tables())
+    days = look.ask(look.queries.dashboard.days_kept())
     tables.sort(key=lambda table: -table[2])
     values: dict[str, Any] = {
         "tables": tables,
         "largest": max((table[2] for table in tables), default=0) or 1,
         "partitions": look.ask(queries.partitions()),
+        "days": days_of(days),
         "snapshot": snapshot,
         "notify": notify,
         "revision": look.ask(queries.revision()),
         "severities": list(Severity),
     }
     return Page("database.html", "Database", values)
+
+
+def days_of(found: Iterable[KeptDay]) -> list[tuple[str, list[int | None]]]:
+    """Return the bytes of each history's last seven days, today (UTC) first; None for a day without a partition."""
+    days: dict[str, list[int | None]] = {}
+    for each in found:
+        days.setdefault(each.history, [None] * DAYS)[each.ago] = each.bytes
+    return sorted(days.items())
 
 
 def operations(look: Look, _: str) -> Page:

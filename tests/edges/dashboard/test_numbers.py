@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 
 from pgqueue.dashboard.charts import SPANS
+from pgqueue.dashboard.formats import NONE
 from pgqueue.dashboard.pages.failures import days_of
 from pgqueue.queries.dashboard import FailedDay
 from tests.conftest import scalar
@@ -77,6 +78,27 @@ def test_days_go_back_a_week_and_the_worst_task_stands_first() -> None:
         FailedDay("c", -1, 3),
     ]
     assert days_of(found) == [("b", [0, 0, 0, 0, 0, 0, 5]), ("a", [2, 1, 0, 0, 0, 0, 0])]
+
+
+def test_the_database_says_how_each_day_has_grown(browse: Browse) -> None:
+    text = browse().page("database").partition('id="growth"')[2].partition("</section>")[0]
+    rows = {row.split()[0]: row for row in (_text(row) for row in re.findall(r"<tr>(.*?)</tr>", text, re.S))}
+    assert {"activity", "job_finished", "transition"} <= rows.keys()
+    assert re.fullmatch(r"activity( [\d.]+ [kM]B){7}", rows["activity"])  # the shop's week
+    assert NONE in rows["job_finished"]  # it has finished no job before yesterday
+
+
+def test_tasks_name_versions_that_no_worker_knows(browse: Browse, conn: Conn) -> None:
+    assert 'id="parked"' not in browse().page("tasks")
+    conn.execute(
+        "insert into pgqueue.job_live (task, queue, state, waits_for, headers) select 'shop.gone', 'email', 'blocked',"
+        " 'task', '{\"$version\": \"3\"}' from generate_series(1, 4)"
+    )
+    try:
+        part = browse().page("tasks").partition('id="parked"')[2].partition("</section>")[0]
+        assert "shop.gone 3 4" in _text(part)
+    finally:
+        conn.execute("delete from pgqueue.job_live where task = 'shop.gone'")
 
 
 def test_schedules_show_what_fires_next(browse: Browse) -> None:
