@@ -14,7 +14,26 @@ from psycopg.conninfo import conninfo_to_dict
 def django_on(dsn: str) -> Iterator[Any]:
     """Point `connections["default"]` at a database; close it at the end."""
     if not settings.configured:
-        settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}}, USE_TZ=True)
+        settings.configure(
+            DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}},
+            USE_TZ=True,
+            SECRET_KEY="of the tests",
+            ALLOWED_HOSTS=["*"],
+            INSTALLED_APPS=[
+                *(f"django.contrib.{name}" for name in ("auth", "contenttypes", "sessions")),
+                "pgqueue.django",
+            ],
+            MIDDLEWARE=[
+                "django.middleware.security.SecurityMiddleware",
+                "django.contrib.sessions.middleware.SessionMiddleware",
+                "django.middleware.common.CommonMiddleware",
+                "django.middleware.csrf.CsrfViewMiddleware",
+                "django.contrib.auth.middleware.AuthenticationMiddleware",
+                "django.middleware.clickjacking.XFrameOptionsMiddleware",
+            ],
+            PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
+            ROOT_URLCONF="tests.edges.dashboard.django_urls",
+        )
         django.setup()
     parts = conninfo_to_dict(dsn)
     wrapper = connections["default"]

@@ -33,6 +33,9 @@ def web(
         ),
     ] = None,
     title: Annotated[str, typer.Option(help="What stands on top of each page.")] = "pgqueue",
+    trace_url: Annotated[
+        str | None, typer.Option(help="Where the trace of a job is: a URL with {trace_id} in it.")
+    ] = None,
 ) -> None:
     """Serve the dashboard, until stopped. It prints a link that lets one browser in.
 
@@ -40,6 +43,7 @@ def web(
     tasks: their arguments are validated.
     """
     from pgqueue.dashboard.access import Access  # jinja2 and uvicorn, an extra
+    from pgqueue.dashboard.settings import DashboardOptions
     from pgqueue.dashboard.standalone import Address, Door, serve
 
     password = web_password()
@@ -47,7 +51,8 @@ def web(
     address.check(password)
     who = user or getpass.getuser()
     may = Access.read(who) if read_only else Access.operate(who)
-    serve(call.app, address, Door(password, who, say), may, {"read_only": read_only, "title": title})
+    options: DashboardOptions = {"read_only": read_only, "title": title, "trace_url": trace_url}
+    serve(call.app, address, Door(password, who, say), may, options)
 
 
 def listen_here(port: int | None) -> socket.socket:

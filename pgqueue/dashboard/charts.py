@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pgqueue.dashboard.formats import age, number, span_words
+from pgqueue.dashboard.look import Activity
+from pgqueue.errors import InvalidOption
 from pgqueue.queries.dashboard import Failures, Span, Step
 
 WIDTH, HEIGHT = 720, 120
 ENDS = {"succeeded": "ok", "retried": "warn", "failed": "bad"}  # outcomes, from the bottom up, and their colours
-LAST_HOURS, LAST_DAY = Span(60, 60), Span(600, 144)
-THREE_HOURS = Span(180, 60)
+# What a reader can choose, by the name of it in an address.
+SPANS = {"1h": Span(60, 60), "3h": Span(180, 60), "24h": Span(900, 96), "7d": Span(3600, 168)}
 
 
 class Bar(NamedTuple):
@@ -34,6 +36,30 @@ class Chart(NamedTuple):
     total: int
 
 
+def chosen(asked: str | None, usual: str) -> str:
+    """Return the name of the span that is asked for, else the usual one. Raises InvalidOption."""
+    if asked is not None and asked not in SPANS:
+        raise InvalidOption(f"span={asked!r:.100} cannot be used: give {', '.join(SPANS)}")
+    return asked or usual
+
+
+def pair_of(activity: Activity, span: str) -> dict[str, Any]:
+    """Return what a page with both charts of a span shows; no charts where nothing is read."""
+    steps = activity.steps
+    return {
+        "chart": None if steps is None else ended(steps, SPANS[span]),
+        "waits": None if steps is None else waited(steps, SPANS[span]),
+        "coming": activity.is_coming,
+        "span": span,
+        "step": span_words(SPANS[span].step),
+    }
+
+
+def _whole(span: Span) -> str:
+    """Return a whole span in words: by the name that a reader chooses, if it is one of these."""
+    return next((name for name, each in SPANS.items() if each == span), span_words(span.step * span.steps))
+
+
 def ended(steps: Iterable[Step], span: Span) -> Chart:
     """Return a chart of how many attempts ended, by step and outcome."""
     counts = [dict.fromkeys(ENDS, 0) for _ in range(span.steps)]
@@ -48,7 +74,7 @@ def ended(steps: Iterable[Step], span: Span) -> Chart:
         if any(each.values())
     ]
     total = sum(sum(each.values()) for each in counts)
-    return Chart(bars, f"{number(most)} in {span_words(span.step)}", span_words(span.step * span.steps), rows, total)
+    return Chart(bars, f"{number(most)} in {span_words(span.step)}", _whole(span), rows, total)
 
 
 def waited(steps: Iterable[Step], span: Span) -> Chart:
@@ -66,7 +92,7 @@ def waited(steps: Iterable[Step], span: Span) -> Chart:
         if mean
     ]
     rows = [(_when(ago, span), age(mean)) for ago, mean in enumerate(means) if mean]
-    return Chart(bars, age(max(means)), span_words(span.step * span.steps), rows, sum(int(jobs) for _, jobs in sums))
+    return Chart(bars, age(max(means)), _whole(span), rows, sum(int(jobs) for _, jobs in sums))
 
 
 def hourly(group: Failures, hours: int) -> Chart:

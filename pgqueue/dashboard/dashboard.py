@@ -15,6 +15,7 @@ from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.look import Look, Page, looking
 from pgqueue.dashboard.pages import fleet
 from pgqueue.dashboard.pulse import Pulse, PulseReader
+from pgqueue.dashboard.readings import Readers
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.rendering import render, static_file, version_of
 from pgqueue.dashboard.request import Request, Response
@@ -45,6 +46,7 @@ class Dashboard:
         self.pulse = PulseReader(app, settings.late_after)
         self._streams = streams
         self._redaction = Redaction(settings.redact)
+        self._readers = Readers()
         self._examinations = fleet.Examinations(app)
 
     def answer(self, request: Request, access: Access | None) -> Response:
@@ -92,7 +94,9 @@ class Dashboard:
         show, name = found
         try:
             with looking(self.app) as conn:
-                look = Look(self.app, request, access, self._redaction, pulse, conn, wrong)
+                look = Look(
+                    self.app, request, access, self._redaction, pulse, conn, self.settings, self._readers, wrong
+                )
                 if revealed is not None:
                     asked = replace(request, path=f"/{revealed}")
                     look = replace(look, request=asked, redaction=self._redaction.revealing())

@@ -1,21 +1,35 @@
 """A look: what a page may ask of the database, in one transaction that writes nothing and waits for nothing long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.dashboard.access import Access
-from pgqueue.dashboard.pulse import LOOK_SECONDS, Pulse
+from pgqueue.dashboard.pulse import FRESH_SECONDS, LOOK_SECONDS, OLD_SECONDS, Pulse
+from pgqueue.dashboard.readings import Reader, Readers
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.request import Request
+from pgqueue.dashboard.settings import DashboardSettings
 from pgqueue.queries import Queries, Query
+from pgqueue.queries.activity import QueueRate
+from pgqueue.queries.dashboard import Span, Step
 
 T = TypeVar("T")
+LONG_STEP = 300.0  # seconds: what has longer steps is a day or more
+MOST_COUNTED = 1000  # jobs of a queue that became due
+
+
+class Activity(NamedTuple):
+    """What workers counted; None where reading it takes too long, or is not done yet: `is_coming`."""
+
+    steps: Sequence[Step] | None
+    is_coming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,8 @@ class Look:
     redaction: Redaction
     pulse: Pulse
     conn: db.Connection
+    settings: DashboardSettings
+    readers: Readers
     wrong: str | None = None
 
     @property
@@ -48,6 +64,26 @@ class Look:
         except psycopg.errors.QueryCanceled:
             return None
 
+    def activity(self, span: Span, *, queue: str | None = None, task: str | None = None) -> Activity:
+        """Return what workers counted in a span: of everything, a queue or a task. That of a long span is read beside
+        the page, and may be a tenth of a step old."""
+        query = self.queries.dashboard.activity(span, queue=queue, task=task)
+        if span.step < LONG_STEP:
+            return Activity(self.ask_if_quick(query))
+        reader = self.readers.of(
+            (span, queue, task), lambda: Reader(partial(_read, self.app, query), span.step / 10, span.step)
+        )
+        found = reader.soon()
+        return Activity(None, is_coming=True) if found is None else Activity(found.value)
+
+    def rates(self) -> dict[str, QueueRate] | None:
+        """Return how many attempts end and jobs become due in each queue, as it was seconds ago at most; None if that
+        takes too long to read."""
+        query = self.queries.activity.rates(MOST_COUNTED)
+        reader = self.readers.of("rates", lambda: Reader(partial(_read, self.app, query), FRESH_SECONDS, OLD_SECONDS))
+        found = reader.soon()
+        return None if found is None or found.value is None else {rate.queue: rate for rate in found.value}
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -60,6 +96,15 @@ class Page:
 
 
 Shower = Callable[[Look, str], Page]
+
+
+def _read(app: App, query: Query[T]) -> T | None:
+    """Run a statement in a look of its own; None if it takes too long."""
+    try:
+        with looking(app) as conn:
+            return db.run(conn, query)
+    except psycopg.errors.QueryCanceled:
+        return None
 
 
 @contextmanager

@@ -5,18 +5,17 @@ topic, which a page keeps and compares with the next one.
 """
 
 import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgqueue import db
 from pgqueue.app import App
 from pgqueue.client.troubles import Trouble, troubles_of, well_in_words
+from pgqueue.dashboard.readings import Reader
 from pgqueue.queries.dashboard import Sign
 from pgqueue.queries.queues import QueueLoad
-from pgqueue.timing import monotonic
 
-FRESH_SECONDS = 2.0
+FRESH_SECONDS, OLD_SECONDS = 2.0, 10.0
 LOOK_SECONDS = 2.0  # that one statement may take
 
 
@@ -52,27 +51,22 @@ class Pulse:
 
 
 class PulseReader:
-    """Reads the pulse; a reading serves everybody for two seconds."""
+    """Reads the pulse; a reading serves everybody for two seconds, or until there is a newer one."""
 
     def __init__(self, app: App, late_after: float) -> None:
         self._app = app
         self._late_after = late_after
-        self._lock = threading.Lock()
-        self._read_at = -FRESH_SECONDS
-        self._pulse: Pulse | None = None
+        self._reader = Reader(self._read, FRESH_SECONDS, OLD_SECONDS)
         self._beats = 0
 
     def now(self) -> Pulse:
-        """Return a reading that is at most two seconds old. Raises what reading the database raises."""
-        with self._lock:
-            if self._pulse is None or monotonic() - self._read_at >= FRESH_SECONDS:
-                self._pulse = self._read()
-                self._read_at = monotonic()
-            return self._pulse
+        """Return a reading that is at most two seconds old, or that of a moment before where a new one takes its time.
+        Raises what reading the database raises."""
+        return self._reader.now()
 
     def forget(self) -> None:
         """Read anew next time: somebody has changed something, and wants to see it."""
-        self._read_at = -FRESH_SECONDS
+        self._reader.forget()
 
     def _read(self) -> Pulse:
         queries = self._app.queries

@@ -55,12 +55,59 @@ MOST_DEAD = 1000
 # Sum what workers counted in steps of time, by outcome: of everything, a queue, or a task. By activity_at, in the span
 # alone; of a task by activity_task. The step is a multiple of the ten seconds of a row.
 ACTIVITY: LiteralString = """
-select floor(extract(epoch from now() - a.at)::float8 / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
+select floor(date_part('epoch'::text, now() - a.at) / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
        sum(a.run_seconds), sum(a.wait_seconds)
 from {s}.activity a
 where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::float8)
 and (%(queue)s::text is null or a.queue = %(queue)s::text) and (%(task)s::text is null or a.task = %(task)s::text)
 group by 1, 2"""
+
+# Sum the attempts of the last hour, and those of the same hour a week before, each with the 95th percentile of how long
+# they had waited: two ranges of activity_at. A week is so many hours, whatever clocks did in it. The naive form asks
+# for both hours by one condition with `or`, and reads the week between them.
+HOURS_COMPARED: LiteralString = """
+with counted as materialized (
+    select 0 as weeks, a.outcome, a.jobs, a.wait_counts from {s}.activity a
+    where a.at > now() - interval '1 hour' and a.outcome in ('succeeded', 'retried', 'failed')
+    union all
+    select 1, a.outcome, a.jobs, a.wait_counts from {s}.activity a
+    where a.at > now() - interval '169 hours' and a.at <= now() - interval '168 hours'
+    and a.outcome in ('succeeded', 'retried', 'failed')
+), spread as (
+    select c.weeks, n as bucket, sum(c.wait_counts[n]) as jobs
+    from counted c cross join lateral generate_subscripts(c.wait_counts, 1) as n group by 1, 2
+), summed as (
+    select s.weeks, power(2::float8, (s.bucket - 0.5) / 2) / 1000000 as seconds,
+           sum(s.jobs) over (partition by s.weeks order by s.bucket) / sum(s.jobs) over (partition by s.weeks) as share
+    from spread s
+)
+select c.weeks, sum(c.jobs)::bigint, coalesce(sum(c.jobs) filter (where c.outcome = 'failed'), 0)::bigint,
+       (select min(s.seconds) from summed s where s.weeks = c.weeks and s.share >= 0.95)::float8
+from counted c group by 1"""
+
+# Sum what the tasks of one queue did within the last hour, the busiest first: by activity_at, in the hour alone.
+TASKS_OF_QUEUE: LiteralString = """
+select a.task, sum(a.jobs)::bigint, coalesce(sum(a.jobs) filter (where a.outcome = 'failed'), 0)::bigint,
+       sum(a.run_seconds)
+from {s}.activity a
+where a.at > now() - interval '1 hour' and a.queue = %(queue)s::text
+and a.outcome in ('succeeded', 'retried', 'failed')
+group by 1 order by 2 desc, 1 limit %(limit)s::int"""
+
+# Count the newest dead letters by task and by the day (UTC) on which they failed, of the last seven days. From the new
+# end of dead_letter_failed_at, up to a bound.
+DAYS_OF_FAILURES: LiteralString = """
+select n.task, (now() at time zone 'UTC')::date - (n.failed_at at time zone 'UTC')::date as ago, count(*)
+from (select d.task::text as task, d.failed_at::timestamptz as failed_at from {s}.dead_letter d
+      order by d.failed_at desc limit %(most)s::int) as n
+where n.failed_at > now() - interval '7 days' group by 1, 2"""
+
+# Read how many bytes each of the last seven days (UTC) of each history takes: of the catalogue's rows of partitions.
+DAYS_KEPT: LiteralString = """
+select p.history, (now() at time zone 'UTC')::date - p.first_day, p.bytes
+from {s}.partition_status p
+where not p.is_default and p.first_day > (now() at time zone 'UTC')::date - 7
+and p.first_day <= (now() at time zone 'UTC')::date"""
 
 # Read how each task did within the last hour, by the view: the busiest first.
 TASKS: LiteralString = """
@@ -114,6 +161,39 @@ class Step(NamedTuple):
     jobs: int
     run_seconds: float
     wait_seconds: float
+
+
+class Hour(NamedTuple):
+    """What ended in an hour, of any outcome; how much of it failed for good; how long 95 % had waited at most."""
+
+    ended: int
+    failed: int
+    wait_p95: float | None
+
+
+class QueueTask(NamedTuple):
+    """What a task did in one queue within the last hour."""
+
+    task: str
+    runs: int
+    failed: int
+    run_seconds: float
+
+
+class FailedDay(NamedTuple):
+    """How many of the newest dead letters are of a task and failed on one day, so many days ago."""
+
+    task: str
+    ago: int
+    jobs: int
+
+
+class KeptDay(NamedTuple):
+    """How many bytes one day of a history takes, so many days ago."""
+
+    history: str
+    ago: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +253,25 @@ class DashboardQueries(Statements):
         """Sum what workers counted in a span: of everything, of a queue, or of a task."""
         params = {"step": span.step, "steps": span.steps, "queue": queue, "task": task}
         return Query(self._sql(ACTIVITY), lambda rows: [Step(*row) for row in rows], params)
+
+    def hours_compared(self) -> Query[dict[int, Hour]]:
+        """Sum the last hour (0) and the same hour a week before (1); one in which nothing ended is missing."""
+        return Query(self._sql(HOURS_COMPARED), lambda rows: {row[0]: Hour(*row[1:]) for row in rows})
+
+    def tasks_of_queue(self, queue: str, limit: int) -> Query[list[QueueTask]]:
+        """Sum what the tasks of a queue did within the last hour."""
+        params = {"queue": queue, "limit": limit}
+        return Query(self._sql(TASKS_OF_QUEUE), lambda rows: [QueueTask(*row) for row in rows], params)
+
+    def days_of_failures(self) -> Query[list[FailedDay]]:
+        """Count the newest dead letters of the last seven days by task and day."""
+        return Query(
+            self._sql(DAYS_OF_FAILURES), lambda rows: [FailedDay(*row) for row in rows], {"most": MOST_FAILURES}
+        )
+
+    def days_kept(self) -> Query[list[KeptDay]]:
+        """Read how big each of the last seven days of each history is."""
+        return Query(self._sql(DAYS_KEPT), lambda rows: [KeptDay(*row) for row in rows])
 
     def tasks(self, limit: int, task: str | None = None) -> Query[list[TaskHealth]]:
         """Read how tasks did within the last hour, or one of them."""

@@ -200,8 +200,8 @@ def new_tenant(session: BenchSession, n: int, waiting: int = 1_000_000) -> Recor
 def used_slots(session: BenchSession, n: int, workers: int = 4) -> Record:
     """Let four workers run jobs of 20 ms of one key of which ten may run.
 
-    `percent`: how much of the ten slots is used, as the sum of the times for which jobs ran, from claim to end, over ten
-    times the time of all. `bodies_percent`: the same with the 20 ms that each body asks to sleep for.
+    `percent`: how much of the ten slots is used, as the sum of the times for which jobs ran, from claim to end,
+    over ten times the time of all. `bodies_percent`: the same with the 20 ms that each body asks to sleep for.
 
     None may run until all four are up: the first one to come up has eight slots.
     """

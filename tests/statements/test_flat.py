@@ -334,7 +334,20 @@ EXEMPT = {
         "one exporter, every ten seconds: test_metrics_reads",
     ),
     **dict.fromkeys(
-        ["dashboard.look", "dashboard.signs", "dashboard.activity", "dashboard.tasks", "dashboard.failures"],
+        [
+            f"dashboard.{name}"
+            for name in (
+                "look",
+                "signs",
+                "activity",
+                "hours_compared",
+                "tasks_of_queue",
+                "days_of_failures",
+                "days_kept",
+                "tasks",
+                "failures",
+            )
+        ],
         "one reader while somebody looks, bounded by a statement_timeout: test_dashboard_reads",
     ),
     "chosen.next_batch": "asked by hand: a window of the primary key",

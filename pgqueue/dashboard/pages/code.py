@@ -1,15 +1,18 @@
 """Tasks and schedules: what the code declares, and how it does."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from pgqueue.dashboard import charts, forms
+from pgqueue.dashboard.calendar import calendar_of
 from pgqueue.dashboard.look import Look, Page
 from pgqueue.dashboard.redaction import without_secrets
 from pgqueue.errors import PgqueueError, UnknownTask
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.retry import policy_in_words
 from pgqueue.queries.dashboard import TaskHealth
+from pgqueue.queries.schedules.read import ScheduleStatus
 from pgqueue.schedules.in_words import span_in_words
 from pgqueue.schedules.plan import Span
 from pgqueue.tasks.spec import TaskSpec
@@ -27,6 +30,7 @@ def tasks(look: Look, _: str) -> Page:
     pauses = look.ask(look.queries.pauses.list())
     values = {
         "tasks": [*known.values(), *(_idle(name) for name in idle)],
+        "parked": look.ask(look.queries.metrics.parked()),
         "quick": health is not None,
         "most_seconds": max((each.run_seconds for each in known.values()), default=0.0) or 1.0,
         "paused": {pause.name: pause for pause in pauses if pause.kind == "task"},
@@ -46,7 +50,8 @@ def task(look: Look, name: str) -> Page:
     jobs = look.ask(look.queries.jobs.list(JobFilter(task=name), None, RUNS))
     if spec is None and not health and not jobs:
         raise UnknownTask(f"task {name}: this app does not know it, and none of the newest jobs is one of it")
-    steps = look.ask_if_quick(look.queries.dashboard.activity(charts.THREE_HOURS, task=name))
+    span = charts.chosen(look.request.asked("span"), "3h")
+    activity = look.activity(charts.SPANS[span], task=name)
     pauses = look.ask(look.queries.pauses.list())
     values = {
         "name": name,
@@ -54,7 +59,7 @@ def task(look: Look, name: str) -> Page:
         "settings": [] if spec is None else settings_of(spec),
         "schema": None if spec is None else json.dumps(spec.json_schema(), indent=2, ensure_ascii=False),
         "health": health[0] if health else _idle(name),
-        "chart": None if steps is None else charts.ended(steps, charts.THREE_HOURS),
+        **charts.pair_of(activity, span),
         "jobs": [(job, look.redaction.shown(job, "args", job.args)) for job in jobs],
         "paused": next((pause for pause in pauses if pause.kind == "task" and pause.name == name), None),
     }
@@ -97,7 +102,14 @@ def enqueue(look: Look, name: str) -> Page:
 
 def schedules(look: Look, _: str) -> Page:
     """List schedules with their next and last ticks."""
-    return Page("schedules.html", "Schedules", {"schedules": look.ask(look.queries.schedules.list(None, None, 1000))})
+    found = look.ask(look.queries.schedules.list(None, None, 1000))
+    ticking = sorted((each for each in found if each.state == "active" and each.next_tick), key=_next_tick)
+    stored = look.ask(look.queries.schedules.read([each.name for each in ticking]))
+    return Page("schedules.html", "Schedules", {"schedules": found, "calendar": calendar_of(stored)})
+
+
+def _next_tick(schedule: ScheduleStatus) -> datetime:
+    return schedule.next_tick or datetime.max.replace(tzinfo=UTC)
 
 
 def schedule(look: Look, name: str) -> Page:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgqueue.dashboard import charts
@@ -11,21 +12,26 @@ from pgqueue.dashboard.tracebacks import excerpt_of
 from pgqueue.errors import UnknownJob
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
-from pgqueue.queries.dashboard import HOURS, MOST_FAILURES
+from pgqueue.queries.dashboard import HOURS, MOST_FAILURES, FailedDay
 
 MOST_GROUPS = 100
 NEWEST = 50
 SHARED = 0.5  # of the newest jobs of a group: an argument that more of them have may be the cause
 MOST_SHARED = 6
+DAYS, MOST_TASKS = 7, 20
+NEW = timedelta(hours=1)  # a group is new whose first dead letter is not older
 
 
 def failures(look: Look, _: str) -> Page:
     """List groups of dead letters, the latest failure first."""
     groups = look.ask(look.queries.dashboard.failures(MOST_GROUPS))
+    days = look.ask(look.queries.dashboard.days_of_failures())
     values = {
         "groups": [(group, charts.hourly(group, HOURS)) for group in groups],
         "counted": sum(group.jobs for group in groups),
         "most": MOST_FAILURES,
+        "days": days_of(days),
+        "new_since": datetime.now(UTC) - NEW,
     }
     return Page("failures.html", "Failures", values)
 
@@ -51,6 +57,16 @@ def group(look: Look, name: str) -> Page:
         "tasks": sorted({job.task for job in jobs}),
     }
     return Page("failure.html", f"Failures {_title(jobs[0], name)}", values)
+
+
+def days_of(found: Sequence[FailedDay]) -> list[tuple[str, list[int]]]:
+    """Return for each task how many of its dead letters failed today (UTC) and on each of the six days before, the task
+    with the most first."""
+    days: dict[str, list[int]] = {}
+    for each in found:
+        if 0 <= each.ago < DAYS:
+            days.setdefault(each.task, [0] * DAYS)[each.ago] += each.jobs
+    return sorted(days.items(), key=lambda task: (-sum(task[1]), task[0]))[:MOST_TASKS]
 
 
 def common_arguments(all_args: Sequence[Any]) -> list[tuple[str, str, int]]:

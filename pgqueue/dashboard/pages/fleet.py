@@ -1,8 +1,9 @@
 """Workers, workflows, the database, operations: what runs, and who asked for what."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
+from uuid import UUID
 
 from pgqueue.app import App
 from pgqueue.client.bulk import KINDS
@@ -11,13 +12,20 @@ from pgqueue.dashboard.graph import picture_of
 from pgqueue.dashboard.look import Look, Page
 from pgqueue.dashboard.redaction import without_secrets
 from pgqueue.doctor import Report, Severity
+from pgqueue.doctor.limits import Limits
 from pgqueue.errors import InvalidOption, UnknownJob, UnknownWorkflow
+from pgqueue.jobs.job import Job
+from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.queries.dashboard import KeptDay
 from pgqueue.queries.operations import Operation
+from pgqueue.queries.workers import WorkerStatus
 from pgqueue.timing import monotonic
 
 LISTED = 50
 MOST_JOBS = 2000  # of a workflow, that a page reads
 EXAMINED_SECONDS = 60.0
+DAYS = 7
+STUCK_SECONDS = Limits().duty_seconds
 STATES = ("running", "succeeded", "failed", "cancelled")
 
 
@@ -27,8 +35,22 @@ def workers(look: Look, _: str) -> Page:
     order = {"lost": 0, "silent": 1, "stopping": 2, "quiet": 3}
     found.sort(key=lambda each: (order.get(each.status, 4), each.kind != "worker", each.host, each.pid))
     alive = [each for each in found if each.kind == "worker" and each.status not in ("lost", "silent")]
-    values = {"workers": found, "slots": sum(w.slots for w in alive), "running": sum(w.running for w in alive)}
+    running = look.ask(look.queries.jobs.list(JobFilter(state="running"), None, LISTED))
+    jobs: dict[UUID | None, list[Job]] = {}
+    for job in running:
+        jobs.setdefault(job.worker_id, []).append(job)
+    values = {
+        "workers": [(each, _stuck(each), jobs.get(each.id, [])) for each in found],
+        "slots": sum(w.slots for w in alive),
+        "running": sum(w.running for w in alive),
+    }
     return Page("workers.html", "Workers", values)
+
+
+def _stuck(worker: WorkerStatus) -> list[tuple[str, float]]:
+    """Return the duties of a process that have not worked for longer than any of them rests, with the seconds."""
+    ages = ((name, seconds) for name, seconds in worker.duties.items() if seconds)
+    return sorted((name, seconds) for name, seconds in ages if seconds > STUCK_SECONDS)
 
 
 def workflows(look: Look, _: str) -> Page:
@@ -79,17 +101,27 @@ def database(look: Look, _: str) -> Page:
     queries = look.queries.metrics
     snapshot, notify = look.ask(queries.snapshot())
     tables = look.ask(queries.tables())
+    days = look.ask(look.queries.dashboard.days_kept())
     tables.sort(key=lambda table: -table[2])
     values: dict[str, Any] = {
         "tables": tables,
         "largest": max((table[2] for table in tables), default=0) or 1,
         "partitions": look.ask(queries.partitions()),
+        "days": days_of(days),
         "snapshot": snapshot,
         "notify": notify,
         "revision": look.ask(queries.revision()),
         "severities": list(Severity),
     }
     return Page("database.html", "Database", values)
+
+
+def days_of(found: Iterable[KeptDay]) -> list[tuple[str, list[int | None]]]:
+    """Return the bytes of each history's last seven days, today (UTC) first; None for a day without a partition."""
+    days: dict[str, list[int | None]] = {}
+    for each in found:
+        days.setdefault(each.history, [None] * DAYS)[each.ago] = each.bytes
+    return sorted(days.items())
 
 
 def operations(look: Look, _: str) -> Page:

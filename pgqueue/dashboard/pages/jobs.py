@@ -7,6 +7,7 @@ from pgqueue.dashboard.filters import JOB_FIELDS, dead_filter, given, job_filter
 from pgqueue.dashboard.look import Look, Page
 from pgqueue.dashboard.reasons import reasons_within
 from pgqueue.dashboard.tracebacks import Excerpt, excerpt_of
+from pgqueue.dashboard.traces import trace_of
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.jobs.job_filter import PHASES
@@ -83,6 +84,8 @@ def job(look: Look, name: str) -> Page:
         "hides": any(whole(found, part, parts[part]) != seen[part] for part in may_see),
         "copies": _copies(look, found),
         "may": verbs_of(found),
+        "schedule": found.headers.get("schedule"),
+        "trace": trace_of(found.headers, look.settings.trace_url),
     }
     return Page("job.html", f"Job {found.id}", values)
 

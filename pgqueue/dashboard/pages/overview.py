@@ -12,16 +12,20 @@ from pgqueue.queries.workers import WorkerStatus
 
 NEWEST = 20
 MOST_GROUPS = 5
+MOST_TASKS = 20
 
 
 def now(look: Look, _: str) -> Page:
     """Show what is wrong and what happens now."""
-    steps = look.ask_if_quick(look.queries.dashboard.activity(charts.LAST_HOURS))
+    span = charts.chosen(look.request.asked("span"), "1h")
+    activity = look.activity(charts.SPANS[span])
+    hours = look.ask_if_quick(look.queries.dashboard.hours_compared()) or {}
     groups = look.ask(look.queries.dashboard.failures(MOST_GROUPS))
     workers = look.ask(look.queries.workers.list())
     values = {
-        "chart": None if steps is None else charts.ended(steps, charts.LAST_HOURS),
-        "waits": None if steps is None else charts.waited(steps, charts.LAST_HOURS),
+        **charts.pair_of(activity, span),
+        "this_hour": hours.get(0),
+        "week_ago": hours.get(1),
         "queues": _worst_first(look.pulse.queues),
         "groups": groups,
         "workers": workers,
@@ -33,8 +37,7 @@ def now(look: Look, _: str) -> Page:
 
 def queues(look: Look, _: str) -> Page:
     """Show every queue, the one whose oldest job waits longest first."""
-    rates = look.ask_if_quick(look.queries.activity.rates(1000)) or []
-    values = {"queues": _worst_first(look.pulse.queues), "rates": {rate.queue: rate for rate in rates}}
+    values = {"queues": _worst_first(look.pulse.queues), "rates": look.rates()}
     return Page("queues.html", "Queues", values)
 
 
@@ -45,16 +48,18 @@ def queue(look: Look, name: str) -> Page:
     serving = [worker for worker in workers if worker.kind == "worker" and serves(worker.queues, name)]
     if found is None and not serving:
         raise UnknownQueue(f"queue {name} holds no job, no worker serves it, and it was never paused")
-    steps = look.ask_if_quick(look.queries.dashboard.activity(charts.THREE_HOURS, queue=name))
+    span = charts.chosen(look.request.asked("span"), "3h")
+    activity = look.activity(charts.SPANS[span], queue=name)
     jobs = look.ask(look.queries.jobs.list(JobFilter(queue=name), None, NEWEST))
-    rates = look.ask_if_quick(look.queries.activity.rates(1000)) or []
+    rates = look.rates()
     values = {
         "name": name,
         "queue": found,
-        "rate": next((rate for rate in rates if rate.queue == name), None),
+        "rates": rates,
+        "rate": None if rates is None else rates.get(name),
         "workers": [(worker, _served(worker, look.access.queues)) for worker in _serving_first(serving)],
-        "chart": None if steps is None else charts.ended(steps, charts.THREE_HOURS),
-        "waits": None if steps is None else charts.waited(steps, charts.THREE_HOURS),
+        **charts.pair_of(activity, span),
+        "tasks": look.ask_if_quick(look.queries.dashboard.tasks_of_queue(name, MOST_TASKS)) or (),
         "jobs": [(job, look.redaction.shown(job, "args", job.args)) for job in jobs],
     }
     return Page("queue.html", f"Queue {name}", values)

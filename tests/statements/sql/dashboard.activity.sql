@@ -1,4 +1,4 @@
-select pg_catalog.floor(extract(epoch from now() - a.at)::float8 / %(step)s::float8)::int, a.outcome, pg_catalog.sum(a.jobs)::bigint,
+select pg_catalog.floor(date_part('epoch'::text, now() - a.at) / %(step)s::float8)::int, a.outcome, pg_catalog.sum(a.jobs)::bigint,
        pg_catalog.sum(a.run_seconds), pg_catalog.sum(a.wait_seconds)
 from "pgqueue".activity a
 where a.at > now() - pg_catalog.make_interval(secs => %(step)s::float8 * %(steps)s::float8)

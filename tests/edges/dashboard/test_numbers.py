@@ -1,0 +1,129 @@
+"""What the pages say of spans of time: charts that a reader chooses, a week ago beside now, failures by day."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import unescape
+
+import pytest
+
+from pgqueue.dashboard.charts import SPANS
+from pgqueue.dashboard.formats import NONE
+from pgqueue.dashboard.pages.failures import days_of
+from pgqueue.queries.dashboard import FailedDay
+from tests.conftest import scalar
+from tests.edges.dashboard.conftest import Browser
+from tests.edges.dashboard.scene import Shop
+from tests.harness import Conn
+
+Browse = Callable[..., Browser]
+
+
+def _text(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).replace("\u202f", "").split())
+
+
+@pytest.mark.parametrize("path", ["", "queues/critical", "tasks/shop.charge_card"])
+def test_charts_show_the_span_that_is_chosen(browse: Browse, path: str) -> None:
+    browser = browse()
+    for span, chosen in SPANS.items():
+        text = browser.page(f"{path}?span={span}")
+        assert f'?span={span}" aria-current="true"' in text
+        assert re.search(rf'aria-label="Attempts that ended, in \w+ each, last {span}: [\d\u202f]+ in all"', text)
+        bars = len(re.findall(r"<rect", text.partition('id="charts"')[2].partition("</section>")[0]))
+        assert chosen.steps / 3 < bars < 5 * chosen.steps, span
+    assert browser.get(f"{path}?span=2h").status_code == 400
+
+
+def test_now_stands_beside_the_same_hour_a_week_ago(browse: Browse, conn: Conn) -> None:
+    ended = "select sum(jobs) from pgqueue.activity where outcome in ('succeeded', 'retried', 'failed') and "
+    week = scalar(conn, ended + "at > now() - interval '169 hours' and at <= now() - interval '168 hours'")
+    hour = scalar(conn, ended + "at > now() - interval '1 hour'")
+    part = _text(browse().page().partition('id="week"')[2].partition("</section>")[0])
+    found = re.search(r"Attempts that ended (\d+) (\d+) then", part)
+    assert found is not None
+    assert abs(int(found[1]) - hour) / hour < 0.05  # a minute's row may have left the hour meanwhile
+    assert abs(int(found[2]) - week) / week < 0.05
+    assert re.search(r"95 % waited at most \S+", part)
+
+
+def test_a_queue_names_the_tasks_that_ran_in_it(browse: Browse) -> None:
+    text = browse().page("queues/default").partition('id="tasks"')[2].partition("</section>")[0]
+    assert re.findall(r'class="name" href="\.\./tasks/([^"]+)"', text) == ["shop.render_invoice", "crm.sync_tenant"]
+
+
+def test_failures_are_counted_by_task_and_day(browse: Browse, conn: Conn) -> None:
+    text = browse().page("failures").partition('id="days"')[2].partition("</section>")[0]
+    rows = [_text(row) for row in re.findall(r"<tr>(.*?)</tr>", text, re.S)]
+    dead = scalar(conn, "select count(*) from pgqueue.dead_letter where task = 'shop.render_invoice'")
+    (row,) = [row for row in rows if row.startswith("shop.render_invoice")]
+    assert row.endswith(f" {dead}")
+
+
+def test_a_group_that_is_new_within_the_hour_says_so(browse: Browse, conn: Conn) -> None:
+    assert '<span class="tag bad">new</span>' in browse().page("failures")
+    conn.execute("update pgqueue.dead_letter set failed_at = failed_at - interval '2 hours'")
+    try:
+        assert '<span class="tag bad">new</span>' not in browse().page("failures")
+    finally:
+        conn.execute("update pgqueue.dead_letter set failed_at = failed_at + interval '2 hours'")
+
+
+def test_days_go_back_a_week_and_the_worst_task_stands_first() -> None:
+    found = [
+        FailedDay("a", 0, 2),
+        FailedDay("b", 6, 5),
+        FailedDay("a", 1, 1),
+        FailedDay("b", 7, 9),
+        FailedDay("c", -1, 3),
+    ]
+    assert days_of(found) == [("b", [0, 0, 0, 0, 0, 0, 5]), ("a", [2, 1, 0, 0, 0, 0, 0])]
+
+
+def test_the_database_says_how_each_day_has_grown(browse: Browse) -> None:
+    text = browse().page("database").partition('id="growth"')[2].partition("</section>")[0]
+    rows = {row.split()[0]: row for row in (_text(row) for row in re.findall(r"<tr>(.*?)</tr>", text, re.S))}
+    assert {"activity", "job_finished", "transition"} <= rows.keys()
+    assert re.fullmatch(r"activity( [\d.]+ [kM]B){7}", rows["activity"])  # the shop's week
+    assert NONE in rows["job_finished"]  # it has finished no job before yesterday
+
+
+def test_tasks_name_versions_that_no_worker_knows(browse: Browse, conn: Conn) -> None:
+    assert 'id="parked"' not in browse().page("tasks")
+    conn.execute(
+        "insert into pgqueue.job_live (task, queue, state, waits_for, headers) select 'shop.gone', 'email', 'blocked',"
+        " 'task', '{\"$version\": \"3\"}' from generate_series(1, 4)"
+    )
+    try:
+        part = browse().page("tasks").partition('id="parked"')[2].partition("</section>")[0]
+        assert "shop.gone 3 4" in _text(part)
+    finally:
+        conn.execute("delete from pgqueue.job_live where task = 'shop.gone'")
+
+
+def test_schedules_show_what_fires_next(browse: Browse) -> None:
+    text = browse().page("schedules")
+    part = _text(text.partition('id="calendar"')[2].partition("</section>")[0])
+    assert "More than once an hour, and not listed: sync tenants" in part
+    if datetime.now(UTC).weekday() < 4:  # else its next tick may be further away
+        assert "daily report" in part
+    assert 'aria-label="more than 96 ticks in 24 hours"' in text
+
+
+def test_workers_say_what_they_run_and_which_duty_hangs(browse: Browse, shop: Shop, conn: Conn) -> None:
+    worker = "host = 'app-1' and kind = 'worker'"
+    conn.execute(f'update pgqueue.worker set duties = \'{{"claim": 9000.0, "resolve": 0.1}}\' where {worker}')
+    text = browse().page("workers")
+    assert f'href="./jobs/{shop.ids["running"]}"' in text
+    assert "claim hangs for 2h30m" in _text(text)
+    assert "resolve hangs" not in _text(text)
+    conn.execute(f"update pgqueue.worker set duties = '{{}}' where {worker}")
+
+
+def test_a_job_of_a_schedule_names_it_and_its_tick(browse: Browse, conn: Conn) -> None:
+    job = scalar(
+        conn, "select job_id from pgqueue.schedule_fire where schedule = 'daily report' and job_id is not null"
+    )
+    text = browse().page(f"jobs/{job}")
+    assert '<a class="name" href="../schedules/daily~20report">daily report</a>' in text
+    assert "tick of 20" in text
