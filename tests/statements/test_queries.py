@@ -354,6 +354,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "retention.forget": lambda q: q.retention.forget(),
     "retention.rest": lambda q: q.retention.rest(0.0),
     "steps.record": lambda q: q.steps.record([(claimed(3, 1), STEP), (claimed(4, 1), replace(WAIT, kind="signal"))]),
+    "steps.record one": lambda q: q.steps.record([(claimed(3, 1), replace(WAIT, kind="signal"))]),
     "steps.record marked": lambda q: q.steps.record([(claimed(3, 1, attempt=2), WAIT)]),
     "steps.load": lambda q: q.steps.load([3, 4]),
     "steps.put_to_sleep": lambda q: q.steps.put_to_sleep([(claimed(3, 1), TICK), (claimed(4, 1), None)]),

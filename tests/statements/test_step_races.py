@@ -11,9 +11,10 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.jobs.step import NewStep, RecordedStep, Wakening
 from tests.conftest import scalar
-from tests.harness import QUERIES, Conn, InThread, add_worker, new_job, wait_blocked
+from tests.harness import QUERIES, Conn, InThread, add_worker, claimed, new_job, wait_blocked
 
 Open = Callable[[], Conn]
+Record = Callable[[Conn, ClaimedJob, str, str], RecordedStep | None]
 ASLEEP = Resolution("snooze", "asleep", 1e6, refund=True, wakening=Wakening(None, None))
 
 
@@ -27,6 +28,19 @@ def running(conn: Conn) -> ClaimedJob:
     db.run(conn, QUERIES.jobs.enqueue([new_job()]))
     (job,) = db.run(conn, QUERIES.jobs.claim(add_worker(conn), {"default": 1}, 1))
     return job
+
+
+@pytest.fixture(params=[0, 1], ids=["alone", "in a batch"])
+def record(request: pytest.FixtureRequest) -> Record:
+    """Records a value, alone or beside the step of a job that lost its lease: they have statements of their own."""
+    others = [(claimed(10**9, 1), NewStep("other", "value", "1"))] * request.param
+
+    def record(conn: Conn, job: ClaimedJob, name: str, value: str) -> RecordedStep | None:
+        found, *rest = db.run(conn, QUERIES.steps.record([(job, NewStep(name, "value", value)), *others]))
+        assert rest == [None] * request.param
+        return found
+
+    return record
 
 
 def wait_for_signal(conn: Conn, job: ClaimedJob, seconds: float | None = None, name: str = "go") -> None:
@@ -47,9 +61,9 @@ def fall_asleep(conn: Conn, job: ClaimedJob) -> set[int]:
         return db.run(conn, QUERIES.steps.put_to_sleep([(job, None)]))
 
 
-def test_a_record_holds_the_lease_until_it_commits(conn: Conn, connect: Open, job: ClaimedJob) -> None:
+def test_a_record_holds_the_lease_until_it_commits(conn: Conn, connect: Open, job: ClaimedJob, record: Record) -> None:
     a, b = connect(), connect()
-    db.run(a, QUERIES.steps.record([(job, NewStep("s", "value", "1"))]))
+    record(a, job, "s", "1")
     taking = InThread(lambda: b.execute("update pgqueue.job_live set lease = lease + 1"))
     wait_blocked(conn, b, a)
     a.commit()
@@ -58,29 +72,33 @@ def test_a_record_holds_the_lease_until_it_commits(conn: Conn, connect: Open, jo
     assert scalar(conn, "select value from pgqueue.step") == 1
 
 
-def test_a_record_that_waited_for_another_claim_records_nothing(conn: Conn, connect: Open, job: ClaimedJob) -> None:
+def test_a_record_that_waited_for_another_claim_records_nothing(
+    conn: Conn, connect: Open, job: ClaimedJob, record: Record
+) -> None:
     a, b = connect(), connect()
     b.execute("update pgqueue.job_live set lease = lease + 1")
-    recording = InThread(lambda: db.run(a, QUERIES.steps.record([(job, NewStep("s", "value", "1"))])))
+    recording = InThread(lambda: record(a, job, "s", "1"))
     wait_blocked(conn, a, b)
     b.commit()
-    assert recording.result() == [None]
+    assert recording.result() is None
     a.commit()
     assert scalar(conn, "select count(*) from pgqueue.step") == 0
 
 
-def test_records_of_two_steps_of_one_job_do_not_wait(conn: Conn, connect: Open, job: ClaimedJob) -> None:
+def test_records_of_two_steps_of_one_job_do_not_wait(
+    conn: Conn, connect: Open, job: ClaimedJob, record: Record
+) -> None:
     a, b = connect(), connect()
-    db.run(a, QUERIES.steps.record([(job, NewStep("s", "value", "1"))]))
+    record(a, job, "s", "1")
     b.execute("set local lock_timeout = '1ms'")
-    db.run(b, QUERIES.steps.record([(job, NewStep("t", "value", "2"))]))
+    record(b, job, "t", "2")
 
 
-def test_a_record_sent_again_comes_back_as_it_is(conn: Conn, job: ClaimedJob) -> None:
-    (first,) = db.run(conn, QUERIES.steps.record([(job, NewStep("s", "value", "1"))]))
-    (again,) = db.run(conn, QUERIES.steps.record([(job, NewStep("s", "value", "2"))]))
+def test_a_record_sent_again_comes_back_as_it_is(conn: Conn, job: ClaimedJob, record: Record) -> None:
+    first, again = record(conn, job, "s", "1"), record(conn, job, "s", "2")
     assert first is not None
     assert again is not None
+    assert (first.fresh, again.fresh) == (True, False)
     assert (again.value, again.number) == ("1", first.number)
 
 

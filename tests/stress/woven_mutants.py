@@ -27,6 +27,7 @@ from .rewriting import rewrite
 MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, signals, adding)
 CLASSES: Sequence[type] = (resolve.ResolveQueries, Caller)
 TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
+RECORDS = ["RECORD", "RECORD_ONE", "RECORD_AND_MARK"]
 COUNTED_ENDS = ["SUCCEED_COUNTED", "SUCCEED_ONE_COUNTED"]
 NO_PARENT_LEFT = """not exists (select from {s}.dependency e join {s}.job_live p on p.id = e.parent_id
     where e.child_id = j.id and p.id not in (select id from ended))"""
@@ -97,14 +98,14 @@ def sleeps_through() -> None:
 
 def unlocked_record() -> None:
     """Record a step for a job that has the lease at the look, without holding it until the commit."""
-    rewrite(steps, ["RECORD", "RECORD_AND_MARK"], ("order by j.id for share", "order by j.id"))
+    rewrite(steps, RECORDS, ("for share", ""))
 
 
 def changed_record() -> None:
     """Let a later record of a step take the place of the first one."""
     rewrite(
         steps,
-        ["RECORD", "RECORD_AND_MARK"],
+        RECORDS,
         ("on conflict (job_id, name) do nothing", "on conflict (job_id, name) do update set value = excluded.value"),
     )
 
