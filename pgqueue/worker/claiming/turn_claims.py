@@ -159,7 +159,10 @@ class TurnClaims:
         return self.roster.wakes_in(self._slots.room_by_queue())
 
     def note_plain(self, queues: Collection[str], jobs: Sequence[ClaimedJob]) -> None:
-        """Learn of which priority the plain jobs of queues are, from a claim."""
+        """Learn of which priority the plain jobs of queues are, from a claim. It matters beside metered jobs alone."""
+        if not self.roster:
+            self._plain_priority.clear()
+            return
         for queue in queues:
             self._plain_priority.pop(queue, None)
         for job in jobs:
