@@ -8,7 +8,7 @@ import pytest
 from tests.stress.acts import ACTS, EFFECTS, FAULTS, missing
 from tests.stress.checks_woven import check_woven
 from tests.stress.graph_crew import Weather
-from tests.stress.graph_storm import GraphStorm
+from tests.stress.graph_storm import GraphStorm, Result
 from tests.stress.plans import LARGE, plan
 from tests.stress.scene import Scene
 from tests.stress.script import SCENES
@@ -67,11 +67,16 @@ def test_the_page_of_guarantees_counts_acts_effects_and_seeded_bugs() -> None:
         assert told in page
 
 
+def whole(result: Result) -> str:
+    """All that a storm has shown, as one text, of which pytest cuts nothing: it will not come the same way again."""
+    return "\n".join([str(result.counts), str(result.missing), *map(str, result.violations)])
+
+
 # A storm has a database of its own: it counts the deadlocks of the database, and a seeded bug brings one about.
 def test_a_storm_over_workflows_violates_nothing_and_each_act_has_an_effect(dsn: str) -> None:
     result = GraphStorm(dsn, Weather(4.0, seed=7, pause=0.04, strike=0.6)).run()
-    assert result.violations == [], result.counts
-    assert result.missing == {}, result.counts
+    assert result.violations == [], whole(result)
+    assert result.missing == {}, whole(result)
     assert result.counts["jobs"] > 60, result.counts
 
 
@@ -80,5 +85,5 @@ def test_a_storm_over_workflows_violates_nothing_and_each_act_has_an_effect(dsn:
 @pytest.mark.parametrize("seed", [41, 42, 43])
 def test_a_long_storm_over_large_workflows_violates_nothing_and_each_act_has_effects(dsn: str, seed: int) -> None:
     result = GraphStorm(dsn, Weather(150.0, seed, LARGE, strike=3.0, demand=5, patience=60.0)).run()
-    assert result.violations == [], result.counts
-    assert result.missing == {}, result.counts
+    assert result.violations == [], whole(result)
+    assert result.missing == {}, whole(result)
