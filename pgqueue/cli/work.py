@@ -16,6 +16,7 @@ from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
 from pgqueue.cli.schedule_input import read_seconds
 from pgqueue.cli.signals import LAST_RESORT, StopSignals, exit_now, run_to_end
+from pgqueue.db import embedded
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process import logs
@@ -237,7 +238,10 @@ async def _run_worker(
             await asyncio.to_thread(scheduler.join, LAST_RESORT)
     if not ended:
         # A thread, or a task that refuses to be cancelled, would hold up an ordinary exit. Its job is released already.
-        exit_now("some tasks did not end and are left behind", (worker.asked_to_stop and stopped) or 1)
+        try:
+            embedded.stop_all()  # an exit without exit handlers would leave the server running
+        finally:
+            exit_now("some tasks did not end and are left behind", (worker.asked_to_stop and stopped) or 1)
     if worker.asked_to_stop and stopped:
         raise typer.Exit(stopped)
 

@@ -52,6 +52,9 @@ class EmbeddedServer:
             self._server.cleanup()
 
 
+_STARTED: dict[Path, EmbeddedServer] = {}  # by this process, and not with `keep`
+
+
 def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServer:
     """Start the server of a directory, or use the one that runs there. A new directory is created and initialised.
 
@@ -71,8 +74,16 @@ def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServ
     with _ONE_AT_A_TIME:
         _forget_ended_users(directory)
         server = EmbeddedServer(directory, get_server(directory, cleanup_mode=None if keep else "stop"))
+        if not keep:
+            _STARTED[directory] = server
     atexit.register(_forget_ended_users, directory)  # before the package stops using it, which it does at exit, too
     return server
+
+
+def stop_all() -> None:
+    """Stop using all servers that this process uses: for a process that ends without its exit handlers."""
+    for server in _STARTED.values():
+        server.stop()
 
 
 def _forget_ended_users(directory: Path) -> None:

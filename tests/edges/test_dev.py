@@ -27,6 +27,16 @@ app = pgqueue.App()
 def greet() -> str:
     return {greeting!r}
 """
+STUBBORN = """
+import threading
+import pgqueue
+app = pgqueue.App()
+
+@app.task(name="stubborn")
+def stubborn() -> None:
+    print("it has begun", flush=True)
+    threading.Event().wait()
+"""
 LINK = re.compile(r"the dashboard is on (http://\S+/)(\?token=\S+)")
 
 
@@ -329,6 +339,23 @@ def test_a_postgres_that_is_named_stops_with_the_last_of_its_users(shop: Path, d
         process.signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         wait_for(lambda: not holds(data), "the worker and the dashboard to end, and Postgres with them")
+
+
+def test_a_worker_that_leaves_a_job_behind_stops_postgres_all_the_same(shop: Path, data: Path) -> None:
+    """It ends without its exit handlers, for a thread that does not end would hold them up."""
+    write(shop, STUBBORN)
+    named = f"embedded:{data}"
+    with Process(shop, named, "migrate") as migration:
+        assert migration.wait() == 0, migration.log()
+    with Process(shop, named, "enqueue", "-A", "shop:app", "stubborn") as enqueuing:
+        assert enqueuing.wait() == 0, enqueuing.log()
+    with Process(shop, named, "work", "-A", "shop:app", "--shutdown-timeout", "0.1") as worker:
+        said(worker, "it has begun")
+        assert holds(data)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 1, worker.log()
+        assert "some tasks did not end and are left behind" in worker.log()
+    assert not holds(data)
 
 
 def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
