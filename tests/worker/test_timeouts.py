@@ -12,6 +12,7 @@ from pgqueue import App, Context, db, group
 from pgqueue.db import Database
 from pgqueue.db.link import Link
 from pgqueue.queries.base import Query
+from pgqueue.worker.duties.resolver import Resolver
 from tests.conftest import eventually, scalar
 from tests.harness import QUERIES, Conn, working
 
@@ -60,13 +61,29 @@ def test_an_outcome_whose_row_a_caller_has_locked_holds_up_no_other(
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("member", [False, True], ids=["plain", "member"])
+def break_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the connection break when an outcome that was set aside is to be written as one with ties."""
+    late, broken = Resolver._resolve_late, list[bool]()
+
+    async def break_or_write(resolver: Resolver, batch: Any, moved: set[int]) -> Any:
+        set_aside = [job for job, _ in batch if job.id not in moved and (job.id, job.lease) not in resolver._locked]
+        if set_aside and not broken:
+            broken.append(True)
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return await late(resolver, batch, moved)
+
+    monkeypatch.setattr(Resolver, "_resolve_late", break_or_write)
+
+
+@pytest.mark.parametrize("kind", ["plain", "member", "the connection breaks"])
 def test_an_outcome_whose_row_gets_a_tie_from_an_open_transaction_is_written_after_it(
-    app: App, conn: Conn, connect: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, member: bool
+    app: App, conn: Conn, connect: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """Somebody adds a job behind one that runs, and commits after the outcome was set aside."""
     monkeypatch.setattr("pgqueue.db.database.LOCK_SECONDS", 0.2)
     monkeypatch.setattr("pgqueue.worker.duties.resolver.LOCKED_SECONDS", 0.05)
+    if kind == "the connection breaks":
+        break_once(monkeypatch)
     go_on = asyncio.Event()
 
     @app.task(name="held")
@@ -79,7 +96,7 @@ def test_an_outcome_whose_row_gets_a_tie_from_an_open_transaction_is_written_aft
     async def scenario() -> None:
         running = "select count(*) from pgqueue.job where task = 'held' and state = 'running'"
         async with working(app, concurrency=4):
-            job = group([held.s()]).enqueue().jobs[0] if member else held.enqueue().id
+            job = group([held.s()]).enqueue().jobs[0] if kind == "member" else held.enqueue().id
             await eventually(lambda: scalar(conn, running), "it to run")
             with connect() as adder, adder.transaction():
                 db.run(adder, QUERIES.workflows.mark_late_of([job]))

@@ -113,16 +113,18 @@ class Resolver(Duty):
         tried = {key: e for key, e in islice(self._locked.items(), BATCH) if e[0].worker_id == worker}
         for key in tried:
             self._locked[key] = self._locked.pop(key)  # to the end: the others have their turn
-        batch = list(tried.values())
+        batch, moved = list(tried.values()), set[int]()
         try:
-            moved = set()
             for part in self._outcomes.parts(batch):
                 moved |= await self._resolve_unlocked(part)
-            moved |= await self._resolve_late(batch, moved)
+            await self._resolve_late(batch, moved)
         except Exception as error:
+            left = {key: entry for key, entry in tried.items() if entry[0].id not in moved}
+            self._locked |= left  # also those whose rows are free by now
+            self._report([entry for entry in batch if entry[0].id in moved], moved)
             if not blames_data(error, self._backoff.failures):
                 raise
-            for key in tried:  # `_write` finds the one that is refused, and writes the others
+            for key in left:  # `_write` finds the one that is refused, and writes the others
                 self._waiting.append(self._locked.pop(key))
             return
         self._report(batch, moved)
@@ -196,11 +198,12 @@ class Resolver(Duty):
                     moved |= await self._outcomes.write(self.link, left)
             except LockNotAvailable:
                 moved |= await self._resolve_unlocked(part)
-        return moved | await self._resolve_late(batch, moved)
+        await self._resolve_late(batch, moved)
+        return moved
 
-    async def _resolve_late(self, batch: Sequence[Entry], moved: set[int]) -> set[int]:
+    async def _resolve_late(self, batch: Sequence[Entry], moved: set[int]) -> None:
         """Write once more the plain jobs and the counted ones that did not move: they may have got ties while they ran.
-        Seldom: the lease of the others is lost."""
+        Seldom: the lease of the others is lost. Adds those that move to `moved`."""
         late = [
             entry
             for entry in batch
@@ -210,13 +213,11 @@ class Resolver(Duty):
         ]
         for job, _ in late:
             job.ties = 0
-        found: set[int] = set()
         for part in self._outcomes.parts(late) if late else []:
             try:
-                found |= await self._outcomes.write(self.link, part)
+                moved |= await self._outcomes.write(self.link, part)
             except LockNotAvailable:
-                found |= await self._resolve_unlocked(part)
-        return found
+                moved |= await self._resolve_unlocked(part)
 
     async def _resolve_unlocked(self, part: Sequence[Entry]) -> set[int]:
         """Write the outcomes whose rows nobody else has locked, and set the others aside."""
