@@ -58,7 +58,7 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "q-new": (("p50_ms", "p50 ms", ".1f"), ("p99_ms", "p99 ms", ".1f")),
     "q-slots": (
         ("percent", "% of the slots used", ".1f"),
-        ("bodies_percent", "% by the sleep of the bodies", ".1f"),
+        ("held_percent", "% of them held", ".1f"),
         ("most", "most at once", ".0f"),
     ),
     "q-pinned": FLOW, "s-pinned": FLOW,

@@ -200,8 +200,8 @@ def new_tenant(session: BenchSession, n: int, waiting: int = 1_000_000) -> Recor
 def used_slots(session: BenchSession, n: int, workers: int = 4) -> Record:
     """Let four workers run jobs of 20 ms of one key of which ten may run.
 
-    `percent`: how much of the ten slots is used, as the sum of the times for which jobs ran, from claim to end,
-    over ten times the time of all. `bodies_percent`: the same with the 20 ms that each body asks to sleep for.
+    `percent`: how much of the ten slots the bodies use, by the 20 ms for which each asks to sleep. `held_percent`: for
+    how much of the time jobs hold them, from claim to end.
 
     None may run until all four are up: the first one to come up has eight slots.
     """
@@ -219,7 +219,7 @@ def used_slots(session: BenchSession, n: int, workers: int = 4) -> Record:
         _wait_empty(database)
     seconds = float(database.value(LONGEST))
     running = float(database.value(RUNNING))
-    return {"jobs": n, "percent": round(10 * running / seconds, 1), "bodies_percent": round(10 * n * 0.02 / seconds, 1),
+    return {"jobs": n, "percent": round(10 * n * 0.02 / seconds, 1), "held_percent": round(10 * running / seconds, 1),
             "most": _most(database), "ok": database.finished() == n}  # fmt: skip
 
 

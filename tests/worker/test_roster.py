@@ -152,3 +152,11 @@ def test_lanes_that_are_alike_get_what_they_would_get_one_turn_after_the_other(w
     for room in (3, 7, 17, 60):
         found = [[(line.lane, line.most) for line in roster.choose("default", room)] for roster in (alike, mixed)]
         assert found[0] == found[1]
+
+
+def test_as_many_lanes_as_slots_are_free_have_a_turn() -> None:
+    roster = Roster()
+    lanes = {number: seen(Flow(share=f"f/{number}"), number, room=10**6) for number in range(1, 1001)}
+    roster.see(lanes.values(), ALL)
+    assert [line.most for line in roster.choose("default", 2000, 2000)] == [2] * 1000
+    assert [line.most for line in roster.choose("default", 2000, 400)] == [5] * 400

@@ -61,8 +61,8 @@ _TELL_ENDS: LiteralString = fill(
 TELL_ENDS: LiteralString = fill(_TELL_ENDS, skipped=DOOMED, written="")
 
 # The same for statements that end many jobs at once, and insert them as `finished` and `logged`, which return a row
-# each. All that is written before the gates are locked: until the commit, whoever ends members of the same gates waits.
-# Where Postgres chose the order, it would lock the gates first.
+# each. These two, most of what is written, are written before the gates are locked: until the commit, whoever ends
+# members of the same gates waits. Where Postgres chose the order, it would lock the gates first.
 WRITTEN_FIRST: LiteralString = "(select count(*) from finished) + (select count(*) from logged) >= 0"
 TELL_ENDS_LAST: LiteralString = fill(_TELL_ENDS, skipped=DOOMED, written=fill(" and {w}", w=WRITTEN_FIRST))
 

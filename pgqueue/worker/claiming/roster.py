@@ -137,8 +137,10 @@ class Roster:
                 wakes_at = min(wakes_at, lane.wakes_at)
         return max(wakes_at - self._now(), 0.0)
 
-    def choose(self, queue: str, room: int) -> list[Line]:
+    def choose(self, queue: str, room: int, slots: int = 0) -> list[Line]:
         """Return the lanes of a queue whose turn is next, as many as may fill the room, each with its share of it.
+
+        `slots` of the jobs would begin at once: as many lanes have a turn.
 
         Each of the highest priorities may fill the room: the claim takes the higher ones first. One claim in sixteen
         takes a job of each of the lanes that have been served least lately, so that no priority waits for ever.
@@ -153,16 +155,16 @@ class Roster:
             oldest = nsmallest(room, lanes, key=lambda lane: lane.served)
             return [_line(lane, 1) for lane in oldest]
         for priority in nlargest(MOST_PRIORITIES, priorities):
-            lines += self._share(room, [lane for lane in lanes if lane.priority == priority], now)
+            lines += self._share(room, slots, [lane for lane in lanes if lane.priority == priority], now)
         return lines
 
-    def _share(self, room: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:
+    def _share(self, room: int, slots: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:
         """Share the room among lanes of one priority: each job to the lane whose share runs the fewest for its weight,
         counting those that it has got here."""
         jobs_a_lane = JOBS_A_LANE if any(lane.flow.buckets for lane in lanes) else SHARED_JOBS
-        most = min(room + SPARE_LANES, max(room // jobs_a_lane, MANY_LANES))
-        standing = sorted([(*self._standing(lane), number) for number, lane in enumerate(lanes)])[:most]
-        chosen = [lanes[number] for *_, number in standing]
+        wanted = min(room + SPARE_LANES, max(room // jobs_a_lane, MANY_LANES, slots))
+        standing = sorted([(*self._standing(lane), number) for number, lane in enumerate(lanes)])
+        chosen = [lanes[number] for *_, number in standing[:wanted]]
         if len(chosen) == 1 and not chosen[0].paces:
             yield _line(chosen[0], room)
             return

@@ -135,10 +135,10 @@ class TurnClaims:
 
     async def claim(self, queue: str, room: int) -> Sequence[ClaimedJob]:
         """Claim up to `room` metered jobs of a queue."""
-        lines = self.roster.choose(queue, room)
+        slots = max(self._slots.room() - self._slots.ahead, 0)
+        lines = self.roster.choose(queue, room, slots)
         if not lines:
             return []
-        slots = max(self._slots.room() - self._slots.ahead, 0)
         query = self._queries.claim(self._identity.id, queue, lines, room=room, slots=slots)
         claimed = await self._link.run(query)
         if self.roster.claimed(queue, lines, claimed.lanes, room):
