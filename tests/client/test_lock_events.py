@@ -169,3 +169,18 @@ def test_in_a_test_a_lock_that_is_lost_tells_it_as_well(app: App, heard: list[An
         with pytest.raises(LockLost):
             held_while(lock, lambda: app.locks.release("k"))
     assert heard == [events.LockLost("k", lock.token, None, GONE)]
+
+
+def test_a_renewal_that_comes_back_after_the_end_of_the_block_tells_no_second_time(
+    app: App, other: App, heard: list[Any]
+) -> None:
+    lock = app.lock("k")
+    with pytest.raises(LockLost):
+        held_while(lock, lambda: other.locks.release("k"))
+    app.backend.lock_renewer._lost(lock._taken)
+    with app.lock("kept") as kept:
+        pass
+    app.backend.lock_renewer._lost(kept._taken)  # its row was gone because the end had released it
+    assert heard == [events.LockLost("k", lock.token, None, GONE)]
+    assert not lock._taken.told  # by a renewal
+    assert not kept._taken.told
