@@ -1,4 +1,4 @@
-"""Process events, of jobs, schedules and workers, as typed values; and the listeners that an app calls with them.
+"""Process events, of jobs, locks, schedules and workers, as typed values; and the listeners that an app calls.
 
 `@app.on(JobDeadLettered)` above a function makes it a listener. Its errors are logged and change nothing. An async
 listener runs as a task of the worker's event loop.
@@ -191,6 +191,31 @@ class LimitReconciled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LockEvent(Event):
+    """An event of one named lock, in the process of its holder. `job_id`: the job whose task took it, or None."""
+
+    key: str
+    token: int
+    job_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockWaited(LockEvent):
+    """A named lock was taken `seconds` after it was asked for, because another held it. Its block begins after the
+    listeners have returned."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LockLost(LockEvent):
+    """A named lock is, or may be, another's, and its block still runs or has just ended: an operator has released it,
+    or it was not renewed in time. It comes once: when a renewal finds that out, else at the end of the block."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStarted(Event):
     """A worker is registered and begins to claim."""
 
@@ -215,6 +240,12 @@ else:
         return JobDeadLettered
 
 
+# What happens also in threads without an event loop, which an async listener would need.
+_OUTSIDE_OF_LOOPS: dict[type[Event], str] = {
+    JobEnqueued: "jobs are enqueued",
+    LockWaited: "locks are taken",
+    LockLost: "locks are lost",
+}
 E_ = TypeVar("E_", bound=Event)
 JE_ = TypeVar("JE_", bound=JobEvent)
 Listener = Callable[[Any], object]
@@ -251,10 +282,12 @@ class Listeners:
         """Call `listener` for each event of a class or its subclasses. Raises InvalidOption."""
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             raise InvalidOption(f"{kind!r} is no event: give a class of pgqueue.events")
-        if inspect.iscoroutinefunction(listener) and issubclass(JobEnqueued, kind):
-            raise InvalidOption(
-                f"an async function cannot listen to {kind.__name__}: jobs are enqueued where no event loop runs, too"
-            )
+        if inspect.iscoroutinefunction(listener):
+            for event, what in _OUTSIDE_OF_LOOPS.items():
+                if issubclass(event, kind):
+                    raise InvalidOption(
+                        f"an async function cannot listen to {kind.__name__}: {what} where no event loop runs, too"
+                    )
         self._listeners[kind].append(listener)
 
     def emit(self, event: Event) -> None:

@@ -24,6 +24,7 @@ from pgqueue.queries.jobs import JobQueries
 from pgqueue.queries.jobs.asleep import with_waiting
 from pgqueue.queries.jobs.count import MOST_COUNTED, DeadCount, FinishedCount, ParkedJobs, QueueCounts, with_turns
 from pgqueue.queries.limits import LimitQueries, LimitStatus
+from pgqueue.queries.metrics import LockCounts
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.partitions import PartitionState, faulty
 from pgqueue.queries.pauses import Pause
@@ -52,8 +53,8 @@ class Status:
     """All that `pgqueue status` shows of one schema.
 
     `unknown`: jobs whose task no worker knew. `ended`: how many jobs ended within the last hour, by state. `dead`: how
-    many dead letters that hour brought, by queue. `operations`: those that run. `limits`: those for which jobs wait,
-    read where a queue holds due jobs that wait for their turn and no others.
+    many dead letters that hour brought, by queue. `operations`: those that run. `locks`: the named locks that are
+    held. `limits`: those for which jobs wait, read where a queue holds due jobs that wait for their turn and no others.
     """
 
     queues: list[QueueCounts]
@@ -66,6 +67,7 @@ class Status:
     pauses: list[Pause]
     dead: list[DeadCount]
     operations: list[Operation]
+    locks: LockCounts
     limits: list[LimitStatus] = field(default_factory=list)
 
     def of_queue(self, queue: str) -> "Status":
@@ -87,7 +89,7 @@ class Status:
         parts |= {"schedules": self.schedules, "finished_last_hour": ended, "partition_faults": faults}
         dead = {dead.queue: dead.jobs for dead in self.dead}
         return {**parts, "pauses": self.pauses, "dead_last_hour": dead, "operations": self.operations,
-                "limits": self.limits}  # fmt: skip
+                "limits": self.limits, "locks": self.locks}  # fmt: skip
 
 
 def status(
@@ -146,6 +148,7 @@ def read_status(app: App, most: int | None) -> Status:
             db.run(conn, queries.pauses.list()),
             db.run(conn, queries.jobs.count_dead(most)),
             db.run(conn, queries.operations.list_open(MOST_OPERATIONS)),
+            db.run(conn, queries.metrics.locks(most)),
             _limits(conn, queries.limits, queues),
         )
 
@@ -191,7 +194,7 @@ def facts(status: Status) -> list[str]:
     dead = ", ".join(f"{_count(d.jobs, d.at_least)} in {d.queue}" for d in status.dead)
     lines = [f"ended within the last hour: {ended}" + (f" (dead letters: {dead})" if dead else "")]
     lines += [describe_pause(pause) for pause in status.pauses]
-    lines += [*_held(status.limits)]
+    lines += [*_held(status.limits), *_locks(status.locks)]
     lines += [
         f"operation {o.id} runs: {o.kind} by {o.actor}, {o.done} done, {o.skipped} skipped" for o in status.operations
     ]
@@ -208,6 +211,16 @@ def _held(limits: Sequence[LimitStatus]) -> Iterator[str]:
         yield f"limit {name}: {_count(one.waiting, one.waiting_capped)} wait{f'; {why}' if why else ''}"
     if len(told) > MOST_LIMITS:
         yield f"jobs wait for {len(told) - MOST_LIMITS} more limits: pgqueue limits list"
+
+
+def _locks(locks: LockCounts) -> Iterator[str]:
+    """Yield the line about named locks, if any is held."""
+    held, waited_for = (_count(found, locks.at_least) for found in (locks.held, locks.waited_for))
+    if locks.held:
+        told = f"{held} lock is held" if held == "1" else f"{held} locks are held"
+        if locks.waited_for:
+            told += f", {waited_for} {'is' if waited_for == '1' else 'are'} waited for"
+        yield f"{told}: pgqueue locks list"
 
 
 def queue_table(title: str, status: Status, queues: Sequence[QueueCounts]) -> RenderableType:

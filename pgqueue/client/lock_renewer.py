@@ -8,7 +8,7 @@ pool must not end a lock whose block still runs.
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -44,6 +44,8 @@ class Hold:
     token: int
     deadline: float
     renew_at: float
+    tell_lost: Callable[[str], None]  # told once, by whoever finds out that it was lost, why it was
+    told: bool = False
     gone: bool = False  # the database does not have it under this owner any more
     over: bool = False  # its block has ended
     pid: int = field(default_factory=os.getpid)
@@ -200,10 +202,13 @@ class LockRenewer:
     def _lost(self, hold: Hold) -> None:
         hold.gone = True
         with self._guard:
-            was_renewed = hold in self._holds
+            why = hold.lost_why  # before its block can end
+            hold.told = hold in self._holds  # otherwise its holder has released it meanwhile
             self._holds.discard(hold)
-        if was_renewed:  # otherwise its holder has released it meanwhile
-            log.warning("lock %r with token %d was lost: %s", hold.key, hold.token, hold.lost_why)
+        if hold.told:
+            log.warning("lock %r with token %d was lost: %s", hold.key, hold.token, why)
+            # In a thread of its own: a listener that takes long must not hold up the renewal of other locks.
+            threading.Thread(target=hold.tell_lost, args=(why,), name="pgqueue-lock-lost", daemon=True).start()
 
     def _release(self, hold: Hold) -> None:
         if monotonic() < hold.deadline:

@@ -7,12 +7,14 @@ import os
 import random
 import socket
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
 
 import psycopg
 
+from pgqueue import events
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.lock_renewer import SHARE, Hold
@@ -80,7 +82,7 @@ class NamedLock:
                         hint.clear()
                         _check_job()
                         found = self._look(taking)
-            self._keep(found)
+            self._keep(found, taking)
         except BaseException:
             self._abandon(taking)
             raise
@@ -109,7 +111,7 @@ class NamedLock:
                                 await hint.wait()
                         hint.clear()
                         found = await self._alook(taking)
-            self._keep(found)
+            self._keep(found, taking)
         except BaseException:
             self._abandon(taking)
             raise
@@ -153,14 +155,15 @@ class NamedLock:
         except PASSING as error:
             return taking.again_after(error)
 
-    def _keep(self, hold: Hold) -> None:
+    def _keep(self, hold: Hold, taking: "_Taking") -> None:
         self._hold = hold
         self._app.backend.lock_renewer.add(hold)
+        taking.tell_waited(hold)
 
     def _abandon(self, taking: "_Taking") -> None:
         """Free the lock in the background, if nobody knows whether it was taken."""
         if taking.asked:
-            self._app.backend.lock_renewer.free(taking.hold(0))
+            self._app.backend.lock_renewer.free(self._hold or taking.hold(0))
 
     def _end(self) -> Hold | None:
         """Stop renewing; return what is to be released. A forked child has nothing to release."""
@@ -185,8 +188,11 @@ class NamedLock:
 
         `kept`: the database still had its row, so nobody else had the lock meanwhile, however late it was renewed.
         """
-        lost = None if kept else LockLost(self.key, hold.token, hold.lost_why)
+        why = None if kept else hold.lost_why
+        lost = None if why is None else LockLost(self.key, hold.token, why)
         hold.over = True
+        if why is not None and not hold.told:
+            hold.tell_lost(why)
         if lost is not None and error is None:
             raise lost
         if lost is not None and error is not None and not isinstance(error, LockLost):
@@ -198,6 +204,7 @@ class _Taking:
 
     def __init__(self, app: AppParts, key: str, ttl: float, wait: float | None) -> None:
         self._queries = app.queries.locks
+        self._listeners = app.listeners
         self._key, self._ttl, self._wait = key, ttl, wait
         self._waits = wait != 0 and app.backend.lock_renewer.waits
         self._owner = uuid4()
@@ -206,6 +213,7 @@ class _Taking:
         self._pause = FIRST_PAUSE
         self._backoff = Backoff()
         self._seen = False  # the database has answered once
+        self._met = False  # another has held it
         self.asked = False  # a statement was sent, and has taken the lock, for all that is known
 
     def statement(self) -> Query[Look]:
@@ -224,6 +232,7 @@ class _Taking:
         self._backoff.reset()
         if look.held is None:
             return 0.0
+        self._met = True
         left = self._left
         if left <= 0:
             waited = round(monotonic() - self._began, 3) if self._waits else 0
@@ -254,8 +263,19 @@ class _Taking:
 
     def hold(self, token: int) -> Hold:
         """Return the holding of the lock under a token."""
-        sent, ttl = self._sent, self._ttl
-        return Hold(self._key, self._owner, ttl, token, deadline=sent + ttl, renew_at=sent + ttl * SHARE)
+        sent, ttl, tell = self._sent, self._ttl, partial(self._tell_lost, token)
+        return Hold(
+            self._key, self._owner, ttl, token, deadline=sent + ttl, renew_at=sent + ttl * SHARE, tell_lost=tell
+        )
+
+    def tell_waited(self, hold: Hold) -> None:
+        """Tell listeners for how long the lock was waited for, if another held it."""
+        if self._met and self._listeners:
+            seconds = round(monotonic() - self._began, 3)
+            self._listeners.emit(events.LockWaited(self._key, hold.token, self._job_id, seconds))
+
+    def _tell_lost(self, token: int, why: str) -> None:
+        self._listeners.emit(events.LockLost(self._key, token, self._job_id, why))
 
 
 class HasApp(Protocol):

@@ -24,6 +24,7 @@ from pgqueue.timing import monotonic
 log = logging.getLogger("pgqueue")
 FRESH_SECONDS = 10.0
 STATEMENT_SECONDS = 5.0
+MOST_LOCKS = 10_000
 PATIENCE = 8.0  # seconds for which a scrape waits for a reading: Prometheus gives up after ten
 _VERSION = re.compile(r"[0-9]{1,4}")
 
@@ -71,8 +72,8 @@ class DatabaseMetrics(Collector):
         try:
             with self._app.database.connect("pgqueue metrics", STATEMENT_SECONDS) as conn:
                 for part in (
-                    self._queues, self._waiting, self._workflows, self._tasks, self._processes, self._schedules,
-                    self._server, self._storage,
+                    self._queues, self._waiting, self._workflows, self._tasks, self._locks, self._processes,
+                    self._schedules, self._server, self._storage,
                 ):  # fmt: skip
                     found += self._allowed(conn, part)
             self._failed = False
@@ -154,6 +155,13 @@ class DatabaseMetrics(Collector):
             gauge("pgqueue_dead_letters", dead.items()),
             gauge("pgqueue_unknown_task_jobs", unknown.items()),
             gauge("pgqueue_task_paused", paused.items()),
+        ]
+
+    def _locks(self, conn: db.Connection) -> list[Family]:
+        locks = db.run(conn, self._app.queries.metrics.locks(MOST_LOCKS))
+        return [
+            gauge("pgqueue_locks_held", [((), float(min(locks.held, MOST_LOCKS)))]),
+            gauge("pgqueue_locks_waited_for", [((), float(min(locks.waited_for, MOST_LOCKS)))]),
         ]
 
     def _processes(self, conn: db.Connection) -> list[Family]:

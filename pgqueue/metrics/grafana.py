@@ -81,6 +81,11 @@ PANELS = (
         (('sum by (queue, state) (pgqueue_queue_waiting_jobs{queue=~"$queue"})', "{{queue}} {{state}}"),),
     ),
     Panel("Workflows", "short", (("sum by (state) (pgqueue_workflows)", "{{state}}"),)),
+    Panel(
+        "Named locks",
+        "short",
+        (("max(pgqueue_locks_held)", "held"), ("max(pgqueue_locks_waited_for)", "waited for")),
+    ),
     Panel("Claims", "s", _percentiles("pgqueue_claim_seconds", "")),
     Panel("Writing outcomes", "s", _percentiles("pgqueue_resolve_seconds", "")),
     Panel(

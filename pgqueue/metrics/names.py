@@ -101,6 +101,8 @@ METRICS = (
         ("task_paused", ("task",), "Whether the task is paused: 1; absent where it is not."),
         ("queue_slots", ("queue",), "Slots of the living workers that serve the queue."),
         ("dead_letters", JOBS, "Dead letters, of the newest 10,000."),
+        ("locks_held", (), "Named locks that are held, up to 10,000."),
+        ("locks_waited_for", (), "Held locks for which somebody waits, or has within a minute, up to 10,000."),
         ("workers", ("kind", "status", "version"), "Workers and schedulers."),
         ("schedule_lag_seconds", ("schedule",), "How long the tick of a schedule is overdue; 0 if none is."),
         ("schedule_last_fire_timestamp_seconds", ("schedule",), "The last tick, if it fired, in seconds since 1970."),

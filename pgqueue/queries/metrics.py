@@ -1,6 +1,7 @@
 """What the exporter of metrics reads of the database: views that stop at a bound, and the catalogue."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple
 
@@ -57,6 +58,17 @@ select case when pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') then gr
     (select max(extract(epoch from statement_timestamp() - p.prepared)::float8) from pg_catalog.pg_prepared_xacts p),
     0::float8) end,
     pg_catalog.pg_notification_queue_usage()"""
+
+# The named locks that are held, and those of them for which somebody waits, among any `most` rows of the table and one
+# more; one more means "more than that". With null for `most` it counts to the end. The table has a row for each held
+# lock, and for each that a dead holder left behind. No index orders them by time, so it reads them as they come, and
+# locks none. The naive form counts lock_status: there the bound stands behind the condition, and however many rows have
+# expired are read to find those that have not.
+LOCKS: LiteralString = """
+select count(*) filter (where l.expires_at > clock_timestamp()),
+       count(*) filter (where l.expires_at > clock_timestamp() and l.waited_until > clock_timestamp()),
+       coalesce(count(*) > %(most)s::int, false)
+from (select n.expires_at, n.waited_until from {s}.named_lock n limit %(most)s::int + 1) as l"""
 
 # Dead rows and bytes of each table; those of a history are the sums of its partitions. From the catalogue, the
 # statistics and the files.
@@ -120,6 +132,16 @@ class WorkflowGauges(NamedTuple):
     unsettled_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class LockCounts:
+    """Named locks: how many are held, and for how many of these somebody waits. `at_least`: there are more rows than
+    were looked at."""
+
+    held: int
+    waited_for: int
+    at_least: bool = False
+
+
 class MetricQueries(Statements):
     """What the exporter of metrics reads."""
 
@@ -158,6 +180,10 @@ class MetricQueries(Statements):
     def snapshot(self) -> Query[tuple[float | None, float]]:
         """Return the age of the oldest snapshot, None if this role cannot see it; and how full NOTIFY's queue is."""
         return Query(self._sql(SNAPSHOT), lambda rows: (rows[0][0], rows[0][1]))
+
+    def locks(self, most: int | None) -> Query[LockCounts]:
+        """Count the named locks that are held, among at most so many rows and one more; None counts to the end."""
+        return Query(self._sql(LOCKS), lambda rows: LockCounts(*rows[0]), {"most": most})
 
     def tables(self) -> Query[list[tuple[str, int, int]]]:
         """Return dead rows and bytes of each table."""

@@ -262,7 +262,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
     ),
     "web": (_READ, _CANCEL, _WAIT, _WHY),
     "reader": (_READ,),
-    "metrics": (dict.fromkeys(_COUNTS, "select"),),
+    "metrics": (dict.fromkeys(_COUNTS, "select"), {"named_lock": "select (expires_at, waited_until)"}),
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from . import backlog, before, drain, durable, enqueue, flow, groups, idle, latency, overhead, turns, workflows
+from . import backlog, before, drain, durable, enqueue, flow, groups, idle, latency, locks, overhead, turns, workflows
 from .results import Record
 from .session import BenchSession
 
@@ -93,6 +93,7 @@ CASES = {
         Case("q-slots", "jobs of 20 ms, ten of one key at a time, four workers", 5000, turns.used_slots),
         Case("q-pinned", "drain of one limited lane, pinned by a snapshot", 300_000, turns.pinned),
         Case("q-why", "why one of 1,000,000 jobs behind a full bucket does not run", 1_000_000, turns.look),
+        Case("q-lock", "take and release a free named lock, against a row by hand", 5000, locks.free),
         Case("s-chain", "a chain of 1,000 empty jobs", 1000, workflows.chain),
         Case("s-chains", "drain of chains of five, against plain jobs", 50_000,
              partial(workflows.against_plain, fill=workflows.chains)),

@@ -31,6 +31,10 @@ QUERIES = Queries("pgqueue").jobs
 BY_HAND = """insert into pgqueue.job_live (task, queue, priority, args, max_attempts, tags, headers, history)
 values (%s, %s, %s, %s::jsonb, %s, %s, %s::jsonb, %s) returning id, run_at, created_at"""
 COPY = "copy bench_floor (task, queue, priority, args, max_attempts, tags, headers, history) from stdin"
+# What an application without pgqueue would write for a lock.
+TAKE_BY_HAND = """insert into public.lock_by_hand (key, owner, expires_at) values (%s, %s, now() + interval '1 min')
+on conflict do nothing"""
+FREE_BY_HAND = "delete from public.lock_by_hand where key = %s and owner = %s"
 Answer = dict[str, Any]
 Work = Callable[[], Answer]
 
@@ -117,20 +121,43 @@ def keyed(how: str, n: str) -> Work:
 
     def work() -> Answer:
         with conn.transaction() if borrowed else nullcontext():
-            return _in_turn(plain, with_key, range(0, int(n), size))
+            without, keyed = _in_turn(plain, with_key, range(0, int(n), size))
+            return {"plain": without, "keyed": keyed}
 
     return work
 
 
-def _in_turn(plain: Callable[[int], object], with_key: Callable[[int], object], numbers: range) -> Answer:
+def _in_turn(one: Callable[[int], object], other: Callable[[int], object], numbers: range) -> tuple[float, float]:
     """Run both steps for each number, each first every other time; return the total time of each."""
-    took = {plain: 0.0, with_key: 0.0}
+    took = {one: 0.0, other: 0.0}
     for turn, i in enumerate(numbers):
-        for step in (plain, with_key) if turn % 2 else (with_key, plain):
+        for step in (one, other) if turn % 2 else (other, one):
             began = time.perf_counter()
             step(i)
             took[step] += time.perf_counter() - began
-    return {"plain": took[plain], "keyed": took[with_key]}
+    return took[one], took[other]
+
+
+def locks(n: str) -> Work:
+    """Take and release so many free locks, each of a key of its own, and as many rows by hand in turn: a prepared
+    INSERT and a prepared DELETE, each with its commit."""
+    _warm()
+    conn = _connect()
+
+    def by_hand(i: int) -> None:
+        key, owner = f"sync:{i}", uuid.uuid4()
+        assert conn.execute(TAKE_BY_HAND, (key, owner), prepare=True).rowcount == 1
+        conn.execute(FREE_BY_HAND, (key, owner), prepare=True)
+
+    def locked(i: int) -> None:
+        with app.lock(f"sync:{i}"):
+            pass
+
+    def work() -> Answer:
+        hand, lock = _in_turn(by_hand, locked, range(int(n)))
+        return {"hand": hand, "locked": lock}
+
+    return work
 
 
 def copy(n: str) -> Work:
@@ -231,7 +258,7 @@ def flow(n: str, limit: str, seconds: str) -> Work:
 
 
 VERBS: dict[str, Callable[..., Work]] = {
-    f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, signals, ends, stream, flow)
+    f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, signals, ends, stream, flow, locks)
 }
 
 

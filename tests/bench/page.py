@@ -63,6 +63,12 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "q-pinned": FLOW, "s-pinned": FLOW,
     "q-why": (("why_ms", "ms", ".1f"),),
+    "q-lock": (
+        ("locks_s", "locks/s", ",.0f"),
+        ("lock_us", "µs", ",.0f"),
+        ("hand_us", "µs by hand", ",.0f"),
+        ("ratio", "times by hand", ".2f"),
+    ),
     "m": (("rss_mib", "MiB", ".1f"), ("rss_percent", "± % in the second half", ".2f"), ("jobs_s", "jobs/s", ",.0f")),
     "i": (("cpu_percent", "% CPU", ".2f"), ("statements_s", "statements/s", ".2f"), ("rss_mib", "MiB", ".1f")),
 }  # fmt: skip

@@ -234,6 +234,26 @@ def test_a_queue_with_more_jobs_than_are_counted_is_marked(app: App, conn: Conn)
     assert found["pgqueue_queue_jobs_capped"]["q", "due"] == 1
 
 
+def test_named_locks_are_counted_as_long_as_they_are_held(app: App, conn: Conn) -> None:
+    assert read_locks(app) == (0, 0)
+    conn.execute(
+        "insert into pgqueue.named_lock (key, owner, token, holder, expires_at, waited_until)"
+        " select 'k' || i, gen_random_uuid(), i, 'h', now() + case when i > 2 then interval '1 h' else '-1 h' end,"
+        " now() + case when i in (2, 3) then interval '1 h' else '-1 h' end from generate_series(1, 5) as i"
+    )
+    assert read_locks(app) == (3, 1)
+    conn.execute(
+        "insert into pgqueue.named_lock (key, owner, token, holder, expires_at)"
+        " select 'more ' || i, gen_random_uuid(), i, 'h', now() + interval '1 h' from generate_series(1, 11000) as i"
+    )
+    assert 9_999 <= read_locks(app)[0] <= 10_000
+
+
+def read_locks(app: App) -> tuple[float, float]:
+    found = scrape(exported(app))
+    return found["pgqueue_locks_held"][()], found["pgqueue_locks_waited_for"][()]
+
+
 def test_the_database_is_read_at_most_every_ten_seconds(app: App, conn: Conn) -> None:
     collector = DatabaseMetrics(app, head())
     first = collector.refresh()
@@ -275,6 +295,7 @@ def test_what_a_role_may_not_read_is_left_out_and_the_rest_is_told(app: App, con
     assert found["pgqueue_queue_jobs"]["q", "due"] == 1
     assert "pgqueue_dead_letters" not in found
     assert "pgqueue_workflows" not in found
+    assert "pgqueue_locks_held" not in found
     assert "pgqueue_oldest_snapshot_seconds" not in found  # it cannot see those of others
 
 

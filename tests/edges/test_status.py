@@ -216,6 +216,48 @@ def test_a_queue_in_which_jobs_wait_for_limits_alone_says_so_and_which_limits(ap
     assert queue_cells(found, queue)["drained in"] == "never"
 
 
+@pytest.mark.parametrize(
+    ("held", "waited_for", "line"),
+    [
+        (0, 0, None),
+        (1, 0, "1 lock is held: pgqueue locks list"),
+        (1, 1, "1 lock is held, 1 is waited for: pgqueue locks list"),
+        (3, 2, "3 locks are held, 2 are waited for: pgqueue locks list"),
+    ],
+)
+def test_locks_that_are_held_have_a_line(app: App, conn: Conn, held: int, waited_for: int, line: str | None) -> None:
+    add_locks(conn, 2, "-1 h")
+    add_locks(conn, held, "1 h", waited_for)
+    found = read_status(app, 100)
+    assert [fact for fact in facts(found) if "lock" in fact] == ([] if line is None else [line])
+    assert (found.locks.held, found.locks.waited_for, found.locks.at_least) == (held, waited_for, False)
+
+
+def test_locks_are_counted_to_a_bound_and_with_exact_to_the_end(
+    dsn: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.cli.status.MOST_COUNTED", 3)
+    add_locks(conn, 5, "1 h", 5)
+
+    def status(*options: str) -> str:
+        return CliRunner().invoke(cli, ["status", "--dsn", dsn, *options]).stdout
+
+    assert "3+ locks are held, 3+ are waited for: pgqueue locks list" in status()
+    assert "5 locks are held, 5 are waited for: pgqueue locks list" in status("--exact")
+    assert json.loads(status("--json"))["locks"] == {"held": 4, "waited_for": 4, "at_least": True}
+    assert json.loads(status("--json", "--exact"))["locks"] == {"held": 5, "waited_for": 5, "at_least": False}
+
+
+def add_locks(conn: Conn, count: int, expires_in: str, waited_for: int = 0) -> None:
+    """Hold so many locks, the first ones of which somebody waits for."""
+    conn.execute(
+        "insert into pgqueue.named_lock (key, owner, token, holder, expires_at, waited_until)"
+        " select %s || ' ' || i, gen_random_uuid(), i, 'h', now() + %s::interval,"
+        " now() + case when i <= %s then interval '1 min' else '-1 min' end from generate_series(1, %s) as i",
+        [expires_in, expires_in, waited_for, count],
+    )
+
+
 def test_a_queue_of_which_all_was_not_counted_may_hold_jobs(
     dsn: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

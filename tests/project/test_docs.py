@@ -289,12 +289,12 @@ def test_importing_pgqueue_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_samples_of_named_locks_run(dsn: str, conn: Conn) -> None:
+def test_the_samples_of_named_locks_run(dsn: str, conn: Conn, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "locks.md").read_text()
-    shop, rebuild, books, operators = _blocks(page, "python")
+    shop, rebuild, books, operators, listening = _blocks(page, "python")
     fence, listing = _blocks(page, "sql")
     names: dict[str, Any] = {"__name__": "shop"}
-    for sample in (shop, rebuild, books):
+    for sample in (shop, rebuild, books, listening):
         exec(compile(sample, "locks.md", "exec"), names)
     app = names["app"]
     app.dsn = dsn
@@ -308,6 +308,7 @@ def test_the_samples_of_named_locks_run(dsn: str, conn: Conn) -> None:
     exec(compile(operators, "locks.md", "exec"), names)
     with pytest.raises(LockLost, match="an operator has released it"):
         lock.__exit__(None, None, None)
+    assert f"sync:7 {lock.token} None it was not renewed" in capsys.readouterr().out
     assert app.get(first.id).result == {"status": "synced"}
     holder = f"{who(None)} on {socket.gethostname()}:{os.getpid()}"
     assert app.get(skipped.id).result == {"status": "skipped", "reason": f"{holder} does it"}

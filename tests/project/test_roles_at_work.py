@@ -317,7 +317,9 @@ def test_metrics_are_numbers_alone(installed: Installed) -> None:
     with psycopg.connect(installed.member("metrics"), autocommit=True) as metrics:
         for view in ("queue_load", "queue_rate", "task_health", "worker_health", "partition_status", "dead_group"):
             metrics.execute(f"select * from pgqueue.{view}".encode())
+        metrics.execute("select count(*) from pgqueue.named_lock where expires_at > now()")
     refused(installed.member("metrics"), "select * from pgqueue.job_status", "select * from pgqueue.job_history")
+    refused(installed.member("metrics"), "select key from pgqueue.named_lock", "select holder from pgqueue.lock_status")
     refused(installed.member("reader"), "select * from pgqueue.job", "select args from pgqueue.dead_letter")
 
 

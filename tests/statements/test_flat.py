@@ -321,6 +321,7 @@ EXEMPT = {
                 "waiting",
                 "workflows",
                 "letters",
+                "locks",
                 "workers",
                 "dead",
                 "parked",

@@ -45,17 +45,21 @@ from generate_series(1, 40000) as i;
 insert into pgqueue.signal (job_id, name, data) select -i, 'go', '1' from generate_series(1, 20000) as i;
 insert into pgqueue.awaited_event (name, key, data) select 'paid', 'k', '1' from generate_series(1, 20000) as i;
 insert into pgqueue.call (child_id, job_id, step, number, ended)
-select i, -i, 's', i, true from generate_series(1, 20000) as i"""
+select i, -i, 's', i, true from generate_series(1, 20000) as i;
+insert into pgqueue.named_lock (key, owner, token, holder, expires_at)
+select 'k' || i, gen_random_uuid(), i, 'h', now() + make_interval(mins => 30 * (i % 3 - 1))
+from generate_series(1, 60000) as i"""
 
 TABLES = (
     "job_live", "dead_letter", "schedule_fire", "worker", "schedule", "step", "workflow", "signal", "awaited_event",
-    "call",
+    "call", "named_lock",
 )  # fmt: skip
 METRICS: dict[str, Query[Any]] = {
     "queues": QUERIES.metrics.queues(),
     "waiting": QUERIES.metrics.waiting(),
     "workflows": QUERIES.metrics.workflows(),
     "letters": QUERIES.metrics.letters(),
+    "locks": QUERIES.metrics.locks(10_000),
     "workers": QUERIES.metrics.workers(),
     "dead": QUERIES.metrics.dead(),
     "parked": QUERIES.metrics.parked(),
@@ -71,6 +75,7 @@ MOST_ROWS = {"queues": 81_000, "dead": 10_000, "parked": 10_000, "schedules": 10
     "waiting": 42_000,  # of two queues 10,000 each, 10,000 that are asleep, each with its step, and the hops
     "workflows": 11_001,  # 10,001 that live and 1,000 that have ended; no dead letter of theirs
     "letters": 30_002,
+    "locks": 10_001,  # whether they are held or have expired
 }
 INDEXES = {
     "queues": {"job_live_ready", "job_live_running", "job_live_parked", "job_live_turn"},

@@ -393,6 +393,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "metrics.waiting": lambda q: q.metrics.waiting(),
     "metrics.workflows": lambda q: q.metrics.workflows(),
     "metrics.letters": lambda q: q.metrics.letters(),
+    "metrics.locks": lambda q: q.metrics.locks(10_000),
     "metrics.workers": lambda q: q.metrics.workers(),
     "metrics.dead": lambda q: q.metrics.dead(),
     "metrics.parked": lambda q: q.metrics.parked(),

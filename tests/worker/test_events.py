@@ -110,7 +110,14 @@ def test_the_errors_of_listeners_are_logged_and_change_nothing(
 def test_what_cannot_listen_is_refused(app: App) -> None:
     async def late(event: Any) -> None: ...
 
-    for kind in (events.JobEnqueued, events.Event, events.JobEvent):
+    for kind in (
+        events.JobEnqueued,
+        events.Event,
+        events.JobEvent,
+        events.LockLost,
+        events.LockWaited,
+        events.LockEvent,
+    ):
         with pytest.raises(InvalidOption, match="no event loop"):
             app.on(kind)(late)
     with pytest.raises(InvalidOption, match=r"pgqueue\.events"):
