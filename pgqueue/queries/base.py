@@ -32,7 +32,7 @@ _FUNCTIONS = (
     "lag|make_interval|max|md5|min|mxid_age|nextval|pg_advisory_xact_lock|pg_advisory_xact_lock_shared|"
     "pg_get_constraintdef|pg_get_expr|"
     "pg_get_function_identity_arguments|pg_get_function_result|pg_get_indexdef|pg_has_role|pg_notify|"
-    "pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|quote_ident|regexp_match|repeat|replace|set_config|sha256|"
+    "pg_relation_size|pg_sleep|pg_try_advisory_xact_lock|power|quote_ident|regexp_match|repeat|replace|set_config|sha256|"
     "split_part|string_agg|substr|string_to_array|sum|to_char|to_date|to_jsonb|to_regclass|to_regnamespace"
 )
 _UNNEST = re.compile(r"(?<![\w.])unnest\(")

@@ -78,10 +78,11 @@ def test_a_storm_over_workflows_violates_nothing_and_each_act_has_an_effect(dsn:
     assert result.violations == [], whole(result)
     assert result.missing == {}, whole(result)
     assert result.counts["jobs"] > 60, result.counts
+    assert min(result.counts.get(what, 0) for what in ("jobs released", "steps")) > 0, result.counts
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)  # it may rage for 60 s more, until each effect is there
 @pytest.mark.parametrize("seed", [41, 42, 43])
 def test_a_long_storm_over_large_workflows_violates_nothing_and_each_act_has_effects(dsn: str, seed: int) -> None:
     result = GraphStorm(dsn, Weather(150.0, seed, LARGE, strike=3.0, demand=5, patience=60.0)).run()

@@ -159,8 +159,8 @@ class Weaver:
         return f"{kind}{self._name}_{self._count}"
 
     def _many(self, *counts: int) -> int:
-        """Draw a number, 1 or one of these, as large as the size of workflows allows."""
-        return min(self._rng.choice((1, *counts)), 5 * self._size.width)
+        """Draw a number, 1 or one of these. More than 64 members of a group have several gates."""
+        return self._rng.choice((1, *counts))
 
     def _grower(self, op: str, key: str) -> dict[str, Any]:
         return {"op": op, "n": self._count, "payload": growing_shop.drawn(key, self._rng)}
