@@ -70,7 +70,8 @@ def _fast_disk() -> str | None:
 
 def pytest_configure() -> None:
     """Keep the servers of tests, of their processes too, in memory, and `tmp_path`, which a failed test leaves behind,
-    on the disk."""
+    on the disk. No test knows how wide the terminal is in which it runs; processes of xdist are told."""
+    os.environ.pop("COLUMNS", None)
     if memory := _fast_disk():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ["TMPDIR"] = tempfile.tempdir = memory

@@ -34,7 +34,7 @@ def web(
     ] = None,
     title: Annotated[str, typer.Option(help="What stands on top of each page.")] = "pgqueue",
     trace_url: Annotated[
-        str | None, typer.Option(help="Where the trace of a job is: a URL with {trace_id} in it.")
+        str | None, typer.Option(help="Where the trace of a job is: a URL with {trace_id} in it. Default: no link.")
     ] = None,
 ) -> None:
     """Serve the dashboard, until stopped. It prints a link that lets one browser in.
