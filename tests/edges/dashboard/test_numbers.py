@@ -14,7 +14,7 @@ from pgqueue.queries.dashboard import FailedDay
 from tests.conftest import scalar
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
-from tests.harness import Conn
+from tests.harness import Conn, wait_for
 
 Browse = Callable[..., Browser]
 
@@ -23,11 +23,17 @@ def _text(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).replace("\u202f", "").split())
 
 
+def read(browser: Browser, path: str) -> str:
+    """Return a page whose numbers have been read: those of a long span are read beside it."""
+    found: str = wait_for(lambda: "being read" not in (text := browser.page(path)) and text, "the numbers")
+    return found
+
+
 @pytest.mark.parametrize("path", ["", "queues/critical", "tasks/shop.charge_card"])
 def test_charts_show_the_span_that_is_chosen(browse: Browse, path: str) -> None:
     browser = browse()
     for span, chosen in SPANS.items():
-        text = browser.page(f"{path}?span={span}")
+        text = read(browser, f"{path}?span={span}")
         assert f'?span={span}" aria-current="true"' in text
         assert re.search(rf'aria-label="Attempts that ended, in \w+ each, last {span}: [\d\u202f]+ in all"', text)
         bars = len(re.findall(r"<rect", text.partition('id="charts"')[2].partition("</section>")[0]))
