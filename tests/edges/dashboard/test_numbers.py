@@ -119,11 +119,34 @@ def test_schedules_show_what_fires_next(browse: Browse) -> None:
 def test_workers_say_what_they_run_and_which_duty_hangs(browse: Browse, shop: Shop, conn: Conn) -> None:
     worker = "host = 'app-1' and kind = 'worker'"
     conn.execute(f'update pgqueue.worker set duties = \'{{"claim": 9000.0, "resolve": 0.1}}\' where {worker}')
-    text = browse().page("workers")
+    try:
+        text = browse().page("workers")
+    finally:
+        conn.execute(f"update pgqueue.worker set duties = '{{}}' where {worker}")
     assert f'href="./jobs/{shop.ids["running"]}"' in text
     assert "claim hangs for 2h30m" in _text(text)
     assert "resolve hangs" not in _text(text)
-    conn.execute(f"update pgqueue.worker set duties = '{{}}' where {worker}")
+
+
+def test_workers_count_what_is_not_listed(browse: Browse, shop: Shop, conn: Conn) -> None:
+    many = (
+        "insert into pgqueue.job_live (task, queue, state, attempt, lease, claimed_at, worker_id)"
+        " select 'many', 'many', 'running', 1, 1, now(), w.id from pgqueue.worker w, generate_series(1, %s)"
+        " where w.host = %s and kind = 'worker'"
+    )
+    try:
+        conn.execute(many, [2, "app-1"])
+        assert re.search(r"runs \d+ many , \d+ many , \d+ shop\.charge_card (?!and)", _text(browse().page("workers")))
+        conn.execute(many, [48, "app-2"])
+        text = _text(browse().page("workers"))
+        assert "and 44 more" in text  # of app-2; of app-1, two of three are among the newest of all
+        assert re.search(r"runs \d+ many , \d+ many and 1 more", text)
+        conn.execute(many, [2, "app-2"])
+        text = _text(browse().page("workers"))
+        assert "runs 3 jobs" in text
+        assert "and 46 more" in text
+    finally:
+        conn.execute("delete from pgqueue.job_live where task = 'many'")
 
 
 def test_a_job_of_a_schedule_names_it_and_its_tick(browse: Browse, conn: Conn) -> None:
