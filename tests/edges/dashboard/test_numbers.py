@@ -75,6 +75,21 @@ def test_a_group_that_is_new_within_the_hour_says_so(browse: Browse, conn: Conn)
         conn.execute("update pgqueue.dead_letter set failed_at = failed_at + interval '2 hours'")
 
 
+def test_a_group_is_not_new_where_older_dead_letters_were_not_read(
+    browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the page lists fewer groups than were read."""
+    for module in ("pgqueue.queries.dashboard", "pgqueue.dashboard.pages.failures"):
+        monkeypatch.setattr(f"{module}.MOST_FAILURES", 10)
+    monkeypatch.setattr("pgqueue.dashboard.pages.failures.MOST_GROUPS", 1)
+    text = browse().page("failures")
+    assert '<span class="tag bad">new</span>' not in text
+    assert "Groups are made of the newest 10 dead letters." in text
+    for module in ("pgqueue.queries.dashboard", "pgqueue.dashboard.pages.failures"):
+        monkeypatch.setattr(f"{module}.MOST_FAILURES", 1000)
+    assert '<span class="tag bad">new</span>' in browse().page("failures")
+
+
 def test_days_go_back_a_week_and_the_worst_task_stands_first() -> None:
     found = [
         FailedDay("a", 0, 2),
