@@ -109,7 +109,8 @@ def _skipped(app: AppParts, job: Job) -> Steps[list[Reason]]:
     text = f"It {is_over} skipped because of {_asked(parent)}"
     if cause is not parent:
         text += f", because of {_asked(cause)}"
-    facts = {"parent": parent.id, "task": parent.name, "state": parent.state, "cause": cause._asdict()}
+    facts = {"parent": parent.id, "task": parent.name, "state": parent.state, "queue": parent.queue,
+             "cause": cause._asdict()}  # fmt: skip
     return [Reason("skipped_for", f"{text}.", facts)]
 
 

@@ -1,6 +1,6 @@
 """What fires within the next day: ticks of schedules on a line of 24 hours, and the next of them as a list."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pgqueue.queries.schedules.stored import FoundSchedule, StoredSchedule
 from pgqueue.schedules.plan import Span
 from pgqueue.schedules.ticks import ScheduleState
+from pgqueue.timing import monotonic
 
 DAY = timedelta(hours=24)
 WIDTH = 240
@@ -18,6 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_OF_ALL = 2000
 OFTEN = 24  # ticks a day; what ticks oftener would fill the list
 LISTED = 20
+BUDGET = 0.2  # seconds after which no other schedule is begun: the ticks of an old recurrence are slow to find
 
 
 class Mark(NamedTuple):
@@ -61,8 +63,10 @@ class Calendar:
     whole: bool = True
 
 
-def calendar_of(schedules: Sequence[FoundSchedule]) -> Calendar:
-    """Return the next day of the schedules that tick now; none of one whose row cannot be read."""
+def calendar_of(schedules: Sequence[FoundSchedule], clock: Callable[[], float] = monotonic) -> Calendar:
+    """Return the next day of the schedules that tick now; none of one whose row cannot be read. What takes too long is
+    left out. Ticks that were found are kept, so that the next calendar has more of them."""
+    end = clock() + BUDGET
     lines: dict[str, Line] = {}
     entries: list[Entry] = []
     often: list[str] = []
@@ -70,7 +74,7 @@ def calendar_of(schedules: Sequence[FoundSchedule]) -> Calendar:
     for stored in schedules:
         if not isinstance(stored, StoredSchedule) or not stored.state.active:
             continue
-        if left <= 0:
+        if left <= 0 or clock() > end:
             return Calendar(lines, sorted(entries)[:LISTED], often, whole=False)
         ticks = _ticks(stored.state)
         left -= len(ticks)

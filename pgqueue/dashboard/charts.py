@@ -50,6 +50,7 @@ def pair_of(activity: Activity, span: str) -> dict[str, Any]:
         "chart": None if steps is None else ended(steps, SPANS[span]),
         "waits": None if steps is None else waited(steps, SPANS[span]),
         "coming": activity.is_coming,
+        "unread": activity.why,
         "span": span,
         "step": span_words(SPANS[span].step),
     }

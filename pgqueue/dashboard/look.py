@@ -1,6 +1,6 @@
 """A look: what a page may ask of the database, in one transaction that writes nothing and waits for nothing long."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,7 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.pulse import FRESH_SECONDS, LOOK_SECONDS, OLD_SECONDS, Pulse
-from pgqueue.dashboard.readings import Reader, Readers
+from pgqueue.dashboard.readings import Reader, Readers, Reading, Unread
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.request import Request
 from pgqueue.dashboard.settings import DashboardSettings
@@ -26,10 +26,11 @@ MOST_COUNTED = 1000  # jobs of a queue that became due
 
 
 class Activity(NamedTuple):
-    """What workers counted; None where reading it takes too long, or is not done yet: `is_coming`."""
+    """What workers counted; None where reading it takes too long, is not done yet (`is_coming`), or failed: `why`."""
 
     steps: Sequence[Step] | None
     is_coming: bool = False
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +71,23 @@ class Look:
         query = self.queries.dashboard.activity(span, queue=queue, task=task)
         if span.step < LONG_STEP:
             return Activity(self.ask_if_quick(query))
-        reader = self.readers.of(
-            (span, queue, task), lambda: Reader(partial(_read, self.app, query), span.step / 10, span.step)
-        )
-        found = reader.soon()
+        found = self._soon((span, queue, task), query, span.step / 10, span.step)
+        if isinstance(found, Unread):
+            return Activity(None, why=found.why)
         return Activity(None, is_coming=True) if found is None else Activity(found.value)
 
     def rates(self) -> dict[str, QueueRate] | None:
         """Return how many attempts end and jobs become due in each queue, as it was seconds ago at most; None if that
         takes too long to read."""
-        query = self.queries.activity.rates(MOST_COUNTED)
-        reader = self.readers.of("rates", lambda: Reader(partial(_read, self.app, query), FRESH_SECONDS, OLD_SECONDS))
-        found = reader.soon()
-        return None if found is None or found.value is None else {rate.queue: rate for rate in found.value}
+        found = self._soon("rates", self.queries.activity.rates(MOST_COUNTED), FRESH_SECONDS, OLD_SECONDS)
+        if not isinstance(found, Reading) or found.value is None:
+            return None
+        return {rate.queue: rate for rate in found.value}
+
+    def _soon(self, key: Hashable, query: Query[T], fresh: float, old: float) -> Reading[T | None] | Unread | None:
+        """Return what a statement gives that is run beside the page."""
+        turns = self.readers.turns
+        return self.readers.of(key, lambda: Reader(partial(_read, self.app, query), fresh, old, turns=turns)).soon()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +104,17 @@ Shower = Callable[[Look, str], Page]
 
 
 def _read(app: App, query: Query[T]) -> T | None:
-    """Run a statement in a look of its own; None if it takes too long."""
+    """Run a statement in a look of its own; None if it takes too long. An app that was closed meanwhile stays so."""
     try:
-        with looking(app) as conn:
+        with looking(app, opens=False) as conn:
             return db.run(conn, query)
     except psycopg.errors.QueryCanceled:
         return None
 
 
 @contextmanager
-def looking(app: App) -> Iterator[db.Connection]:
+def looking(app: App, *, opens: bool = True) -> Iterator[db.Connection]:
     """Give a connection in a transaction that writes nothing."""
-    with app.backend.pools.connection() as conn, conn.transaction():
+    with app.backend.pools.connection(opens=opens) as conn, conn.transaction():
         db.run(conn, app.queries.dashboard.look(LOOK_SECONDS))
         yield conn

@@ -7,6 +7,7 @@ topic, which a page keeps and compares with the next one.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pgqueue import db
 from pgqueue.app import App
@@ -56,7 +57,7 @@ class PulseReader:
     def __init__(self, app: App, late_after: float) -> None:
         self._app = app
         self._late_after = late_after
-        self._reader = Reader(self._read, FRESH_SECONDS, OLD_SECONDS)
+        self._reader = Reader(self._read, FRESH_SECONDS, OLD_SECONDS, beside=partial(self._read, opens=False))
         self._beats = 0
 
     def now(self) -> Pulse:
@@ -68,9 +69,9 @@ class PulseReader:
         """Read anew next time: somebody has changed something, and wants to see it."""
         self._reader.forget()
 
-    def _read(self) -> Pulse:
+    def _read(self, *, opens: bool = True) -> Pulse:
         queries = self._app.queries
-        with self._app.backend.pools.connection() as conn, conn.transaction():
+        with self._app.backend.pools.connection(opens=opens) as conn, conn.transaction():
             read_only = db.run(conn, queries.dashboard.look(LOOK_SECONDS))
             queues = db.run(conn, queries.queues.list())
             signs = db.run(conn, queries.dashboard.signs())

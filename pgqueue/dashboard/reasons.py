@@ -23,6 +23,8 @@ def _text(reason: Reason, queues: Collection[str]) -> str:
             return parents_in_words(facts["edges"], facts["left"], named, "other")
         case "replaced":
             return "It was replaced by other jobs, and ends when these have ended."
+        case "skipped_for" if not {facts["queue"], facts["cause"]["queue"]} <= set(queues):
+            return f"It {'is' if reason.text.startswith('It is ') else 'was'} skipped because of another job."
         case "waits_for_calls":
             return f"It waits for {facts['left']} of {facts['calls']} calls ({facts['step']!r})."
         case "full" | "probed":  # a limit may be shared by tasks of several queues, and so may an order

@@ -141,11 +141,12 @@ def standalone(app: App, door: Door, may: Access, options: DashboardOptions) -> 
 
 
 def serve(app: App, address: Address, door: Door, may: Access, options: DashboardOptions) -> None:
-    """Serve the dashboard until the process is stopped. Raises ConfigError."""
+    """Serve the dashboard until the process is stopped. Raises ConfigError and InvalidOption, before it says where."""
+    dashboard = standalone(app, door, may, options)
     with listen(address) as listening:
         door.where = where(address.host, listening)
         door.tell()
-        server_of(standalone(app, door, may, options)).run([listening])
+        server_of(dashboard).run([listening])
 
 
 def listen(address: Address) -> socket.socket:

@@ -21,14 +21,15 @@ class Trace(NamedTuple):
 
 def check_trace_url(template: str | None) -> str | None:
     """Return a template of URLs of traces. Raises InvalidOption unless it is one of http or https with `{trace_id}`
-    behind the host."""
+    behind the host, without a space or a control character."""
     if template is None:
         return None
     try:
-        parts = urlsplit(template) if isinstance(template, str) else None
-    except ValueError:
-        parts = None
-    whole = parts is not None and parts.scheme in ("http", "https") and parts.hostname
+        is_plain = isinstance(template, str) and template.isprintable() and not re.search(r"\s", template)
+        parts = urlsplit(template) if is_plain else None
+        whole = parts is not None and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # also of a port that is none
+        parts = whole = None
     if parts is None or not whole or PLACE not in template.partition(parts.netloc)[2] or PLACE in parts.netloc:
         raise InvalidOption(
             f"trace_url={template!r:.200} cannot be used: give the http or https URL of a trace, with {PLACE} in it, "

@@ -131,9 +131,10 @@ class Pools:
             pool.putconn(conn)
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Give a connection in autocommit, and take it back."""
-        pool = self._sync_pool()
+    def connection(self, *, opens: bool = True) -> Iterator[Connection]:
+        """Give a connection in autocommit, and take it back. Without `opens` only of a pool that is open: raises
+        DatabaseUnreachable where it was closed."""
+        pool = self._sync_pool(opens)
         conn = _taken_from(pool)
         try:
             yield conn
@@ -171,9 +172,11 @@ class Pools:
                 self._lenders = Pools(self._database, self._size, resets=True)
             return self._lenders
 
-    def _sync_pool(self) -> ConnectionPool[PooledConnection]:
+    def _sync_pool(self, opens: bool = True) -> ConnectionPool[PooledConnection]:
         with self._lock:
             self._forget_parent()
+            if self._pool is None and not opens:
+                raise DatabaseUnreachable("the app's connections were closed")
             if self._pool is None:
                 database = self._database()
                 database.connect("pgqueue").close()  # raises the reason at once; a pool would only time out

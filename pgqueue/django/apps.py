@@ -9,3 +9,4 @@ class PgqueueConfig(AppConfig):
     name = "pgqueue.django"
     label = "pgqueue"
     verbose_name = "pgqueue"
+    default_auto_field = "django.db.models.BigAutoField"

@@ -12,8 +12,9 @@ from pgqueue.django.mounted import mounted
 # The forms of the dashboard have a token of their own, and are taken from this site alone. Django's check would refuse
 # them, for they have none of its tokens.
 @csrf_exempt
-def page(request: HttpRequest, below: str = "") -> HttpResponse:
-    """Answer with the page that lies below the path of `include`, or do what a form asks."""
+def page(request: HttpRequest, below: str = "", **_: object) -> HttpResponse:
+    """Answer with the page that lies below the path of `include`, or do what a form asks. What that path captures is
+    not for the dashboard."""
     here = mounted()
     access = checked(here.access(request))
     length = str(request.META.get("CONTENT_LENGTH") or "0")
@@ -27,13 +28,14 @@ def page(request: HttpRequest, below: str = "") -> HttpResponse:
 
 def _request(request: HttpRequest, below: str) -> Request:
     """Return a request of Django as the dashboard knows requests. Without the last slash of the path of `include`
-    nothing is below it, not even the first page, which is how the dashboard learns of it."""
+    nothing is below it, not even the first page, which is how the dashboard learns of it.
+    The host is the one that Django takes it for: a proxy may have said it."""
     root = request.path.removesuffix(below)
     return Request(
         request.method,
         f"/{below}" if root.endswith("/") else below,
         read_query(request.META.get("QUERY_STRING", "")),
-        {name.lower(): value for name, value in request.headers.items()},
+        {name.lower(): value for name, value in request.headers.items()} | {"host": request.get_host()},
         request.body,
         request.META,
         root.rstrip("/"),

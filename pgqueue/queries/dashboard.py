@@ -119,7 +119,8 @@ where %(task)s::text is null or h.task = %(task)s::text order by h.runs desc, h.
 # Group the newest dead letters by fingerprint, the latest failure first, with how many failed in each of the last
 # hours. From the new end of dead_letter_failed_at, up to a bound; `dead_group`, which reads all of them, takes half a
 # second for a hundred thousand. The error is read by primary key, of one dead letter a group: in all of them it would
-# have to be brought from TOAST.
+# have to be brought from TOAST. A group is new by the clock of the database, and only where all dead letters were read:
+# else an older one of the group may be among those that were not.
 FAILURES: LiteralString = fill(
     """
 with newest as materialized (
@@ -133,11 +134,14 @@ with newest as materialized (
 ), hourly as (
     select n.sort, floor(extract(epoch from now() - n.failed_at)::float8 / 3600::float8)::int as ago, count(*) as jobs
     from newest n where n.failed_at > now() - make_interval(hours => %(hours)s::int) group by 1, 2
+), whole as (
+    select count(*) as read from newest n
 )
 select g.sort, g.jobs, g.first_at, g.last_at, g.tasks, g.queues, g.newest_id,
        coalesce(d.error::jsonb ->> 'type'::text, d.reason), substr(d.error::jsonb ->> 'message'::text, 1, 300),
-       (select coalesce(json_agg(json_build_array(h.ago, h.jobs)), '[]') from hourly h where h.sort = g.sort)::text
-from grouped g left join lateral (
+       (select coalesce(json_agg(json_build_array(h.ago, h.jobs)), '[]') from hourly h where h.sort = g.sort)::text,
+       g.first_at > now() - interval '1 hour' and w.read < %(most)s::int, w.read
+from grouped g cross join whole w left join lateral (
     select e.error, e.reason from {s}.dead_letter e where e.id = g.newest_id limit 1) as d on true
 order by g.last_at desc""",
     sort=fill(DEAD_GROUP, dead="d"),
@@ -214,7 +218,8 @@ class TaskHealth:
 
 
 class Failures(NamedTuple):
-    """A group of the newest dead letters. `hourly`: JSON, how many failed how many hours ago."""
+    """A group of the newest dead letters. `hourly`: JSON, how many failed how many hours ago. `is_new`: its first one
+    failed within the last hour. `read`: of how many dead letters, in all groups."""
 
     group: str
     jobs: int
@@ -226,6 +231,8 @@ class Failures(NamedTuple):
     error: str | None
     message: str | None
     hourly: str
+    is_new: bool
+    read: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class BorrowedPools(db.Pools):
         return db.run(self.conn, query)
 
     @contextmanager
-    def connection(self) -> Iterator[db.Connection]:
+    def connection(self, *, opens: bool = True) -> Iterator[db.Connection]:
         """Give the sync form."""
         yield self.conn
 

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgqueue.dashboard import charts
@@ -19,7 +18,6 @@ NEWEST = 50
 SHARED = 0.5  # of the newest jobs of a group: an argument that more of them have may be the cause
 MOST_SHARED = 6
 DAYS, MOST_TASKS = 7, 20
-NEW = timedelta(hours=1)  # a group is new whose first dead letter is not older
 
 
 def failures(look: Look, _: str) -> Page:
@@ -28,10 +26,9 @@ def failures(look: Look, _: str) -> Page:
     days = look.ask(look.queries.dashboard.days_of_failures())
     values = {
         "groups": [(group, charts.hourly(group, HOURS)) for group in groups],
-        "counted": sum(group.jobs for group in groups),
+        "is_whole": all(group.read < MOST_FAILURES for group in groups),
         "most": MOST_FAILURES,
         "days": days_of(days),
-        "new_since": datetime.now(UTC) - NEW,
     }
     return Page("failures.html", "Failures", values)
 

@@ -76,16 +76,19 @@ def job(look: Look, name: str) -> Page:
     seen = {part: shown(found, part, value) for part, value in parts.items()}
     may_see = [part for part in parts if part != "result" or look.access.shows("results")]
     whole = look.redaction.revealing().shown
+    schedule = seen["headers"].get("schedule")
+    hidden = () if schedule == headers.get("schedule") else ("schedule",)  # what the reasons do not say either
+    reasons = [reason for reason in why.reasons if reason.code not in hidden]
     values = {
         "job": found,
-        "reasons": reasons_within(why.reasons, look.access.queues),
+        "reasons": reasons_within(reasons, look.access.queues),
         "runs": runs_of(found),
         **seen,
         "hides": any(whole(found, part, parts[part]) != seen[part] for part in may_see),
         "copies": _copies(look, found),
         "may": verbs_of(found),
-        "schedule": found.headers.get("schedule"),
-        "trace": trace_of(found.headers, look.settings.trace_url),
+        "schedule": None if hidden else schedule,
+        "trace": trace_of(seen["headers"], look.settings.trace_url),
     }
     return Page("job.html", f"Job {found.id}", values)
 

@@ -8,4 +8,8 @@ def home(request: HttpRequest) -> HttpResponse:
     return HttpResponse("the shop")
 
 
-urlpatterns = [path("", home), path("staff/jobs/", include("pgqueue.django.urls"))]
+urlpatterns = [
+    path("", home),
+    path("tenants/<slug:tenant>/jobs/", include("pgqueue.django.urls", namespace="tenants")),
+    path("staff/jobs/", include("pgqueue.django.urls")),
+]

@@ -67,3 +67,26 @@ def test_too_many_ticks_are_not_all_computed(monkeypatch: pytest.MonkeyPatch) ->
     found = calendar_of([stored(f"s {number}", 1800) for number in range(9)])
     assert list(found.lines) == ["s 0", "s 1", "s 2"]
     assert found.whole is False
+
+
+def test_what_takes_too_long_is_left_out_until_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred recurrences that began in 1990 took more than a second of each look."""
+    passed = 0.0
+    after = calendar.Span.after
+
+    def slow(span: Any, moment: datetime) -> datetime | None:
+        nonlocal passed
+        passed += 0.15
+        return after(span, moment)
+
+    monkeypatch.setattr(calendar.Span, "after", slow)
+    schedules = [stored(f"s{number}", f"{number} 4 * * *") for number in range(3, 7)]
+    first = calendar_of(schedules, lambda: passed)
+    assert list(first.lines) == ["s3"]
+    assert not first.whole
+    assert passed < 0.5
+    assert list(calendar_of(schedules, lambda: passed).lines) == ["s3", "s4"]
+    calendar_of(schedules, lambda: passed)
+    found = calendar_of(schedules, lambda: passed)
+    assert list(found.lines) == ["s3", "s4", "s5", "s6"]
+    assert found.whole

@@ -142,6 +142,33 @@ def test_a_form_from_another_site_or_another_browser_does_nothing(log_in: LogIn,
     assert scalar(conn, "select count(*) from pgqueue.queue where name = 'email' and paused_at is not null") == 0
 
 
+def test_below_a_path_that_captures_something_it_is_the_same_dashboard(log_in: LogIn) -> None:
+    rita = log_in("rita")
+    text = rita.get("/tenants/acme/jobs/queues").text
+    assert "<title>Queues · shop</title>" in text
+    for link in re.findall(r'(?:href|src)="([^"#]+)"', text):
+        assert urlsplit(urljoin(f"{HOST}/tenants/acme/jobs/queues", unescape(link))).path.startswith("/tenants/acme/")
+    assert rita.get("/tenants/acme/jobs/").status_code == 200
+
+
+def test_behind_a_proxy_the_host_is_the_one_that_django_is_told(log_in: LogIn) -> None:
+    alice = log_in("alice")
+    headers = {"X-Forwarded-Host": "public.example", "Origin": "https://public.example"}
+    assert _send(alice, "queues/email/pause", headers).status_code == 403  # whoever asks may say so
+    with override_settings(USE_X_FORWARDED_HOST=True, ALLOWED_HOSTS=["*"]):
+        assert _send(alice, "queues/email/pause", headers).status_code == 303
+        assert _send(alice, "queues/email/resume", headers).status_code == 303
+        evil = headers | {"Origin": "https://evil.example"}
+        assert _send(alice, "queues/email/pause", evil).status_code == 403
+
+
+def test_django_has_nothing_to_say_against_it(site: Shop) -> None:
+    from django.apps import apps
+    from django.core.checks import run_checks
+
+    assert run_checks([apps.get_app_config("pgqueue")]) == []
+
+
 def test_what_is_hidden_is_shown_to_whoever_has_the_permission_for_it(log_in: LogIn, site: Shop) -> None:
     path = f"jobs/{site.ids['declined']}/reveal"
     assert _send(log_in("alice"), path).status_code == 403

@@ -14,7 +14,7 @@ from pgqueue.queries.dashboard import FailedDay
 from tests.conftest import scalar
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
-from tests.harness import Conn
+from tests.harness import Conn, wait_for
 
 Browse = Callable[..., Browser]
 
@@ -23,11 +23,17 @@ def _text(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).replace("\u202f", "").split())
 
 
+def read(browser: Browser, path: str) -> str:
+    """Return a page whose numbers have been read: those of a long span are read beside it."""
+    found: str = wait_for(lambda: "being read" not in (text := browser.page(path)) and text, "the numbers")
+    return found
+
+
 @pytest.mark.parametrize("path", ["", "queues/critical", "tasks/shop.charge_card"])
 def test_charts_show_the_span_that_is_chosen(browse: Browse, path: str) -> None:
     browser = browse()
     for span, chosen in SPANS.items():
-        text = browser.page(f"{path}?span={span}")
+        text = read(browser, f"{path}?span={span}")
         assert f'?span={span}" aria-current="true"' in text
         assert re.search(rf'aria-label="Attempts that ended, in \w+ each, last {span}: [\d\u202f]+ in all"', text)
         bars = len(re.findall(r"<rect", text.partition('id="charts"')[2].partition("</section>")[0]))
@@ -67,6 +73,21 @@ def test_a_group_that_is_new_within_the_hour_says_so(browse: Browse, conn: Conn)
         assert '<span class="tag bad">new</span>' not in browse().page("failures")
     finally:
         conn.execute("update pgqueue.dead_letter set failed_at = failed_at + interval '2 hours'")
+
+
+def test_a_group_is_not_new_where_older_dead_letters_were_not_read(
+    browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the page lists fewer groups than were read."""
+    for module in ("pgqueue.queries.dashboard", "pgqueue.dashboard.pages.failures"):
+        monkeypatch.setattr(f"{module}.MOST_FAILURES", 10)
+    monkeypatch.setattr("pgqueue.dashboard.pages.failures.MOST_GROUPS", 1)
+    text = browse().page("failures")
+    assert '<span class="tag bad">new</span>' not in text
+    assert "Groups are made of the newest 10 dead letters." in text
+    for module in ("pgqueue.queries.dashboard", "pgqueue.dashboard.pages.failures"):
+        monkeypatch.setattr(f"{module}.MOST_FAILURES", 1000)
+    assert '<span class="tag bad">new</span>' in browse().page("failures")
 
 
 def test_days_go_back_a_week_and_the_worst_task_stands_first() -> None:
@@ -113,11 +134,34 @@ def test_schedules_show_what_fires_next(browse: Browse) -> None:
 def test_workers_say_what_they_run_and_which_duty_hangs(browse: Browse, shop: Shop, conn: Conn) -> None:
     worker = "host = 'app-1' and kind = 'worker'"
     conn.execute(f'update pgqueue.worker set duties = \'{{"claim": 9000.0, "resolve": 0.1}}\' where {worker}')
-    text = browse().page("workers")
+    try:
+        text = browse().page("workers")
+    finally:
+        conn.execute(f"update pgqueue.worker set duties = '{{}}' where {worker}")
     assert f'href="./jobs/{shop.ids["running"]}"' in text
     assert "claim hangs for 2h30m" in _text(text)
     assert "resolve hangs" not in _text(text)
-    conn.execute(f"update pgqueue.worker set duties = '{{}}' where {worker}")
+
+
+def test_workers_count_what_is_not_listed(browse: Browse, shop: Shop, conn: Conn) -> None:
+    many = (
+        "insert into pgqueue.job_live (task, queue, state, attempt, lease, claimed_at, worker_id)"
+        " select 'many', 'many', 'running', 1, 1, now(), w.id from pgqueue.worker w, generate_series(1, %s)"
+        " where w.host = %s and kind = 'worker'"
+    )
+    try:
+        conn.execute(many, [2, "app-1"])
+        assert re.search(r"runs \d+ many , \d+ many , \d+ shop\.charge_card (?!and)", _text(browse().page("workers")))
+        conn.execute(many, [48, "app-2"])
+        text = _text(browse().page("workers"))
+        assert "and 44 more" in text  # of app-2; of app-1, two of three are among the newest of all
+        assert re.search(r"runs \d+ many , \d+ many and 1 more", text)
+        conn.execute(many, [2, "app-2"])
+        text = _text(browse().page("workers"))
+        assert "runs 3 jobs" in text
+        assert "and 46 more" in text
+    finally:
+        conn.execute("delete from pgqueue.job_live where task = 'many'")
 
 
 def test_a_job_of_a_schedule_names_it_and_its_tick(browse: Browse, conn: Conn) -> None:

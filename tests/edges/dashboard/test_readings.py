@@ -1,11 +1,21 @@
 """Readings that pages share: one at a time, and nobody waits long while there is one that is not old."""
 
+import logging
+import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from pgqueue.dashboard.readings import MOST, PATIENCE, Reader, Readers
+from pgqueue import App
+from pgqueue.dashboard import readings
+from pgqueue.dashboard.charts import SPANS
+from pgqueue.dashboard.look import Look
+from pgqueue.dashboard.readings import AT_ONCE, MOST, MOST_WAITING, PATIENCE, Reader, Readers, Reading, Unread
+from tests.edges.dashboard.conftest import Browser
+from tests.edges.dashboard.scene import Shop
+from tests.harness import wait_for
 
 FRESH, OLD = 2.0, 10.0
 
@@ -63,15 +73,53 @@ def test_while_a_new_one_is_read_there_is_the_last_one(source: Source, reader: R
     source.now += FRESH
     source.open.clear()
     assert [reader.now(), reader.now(), reader.now()] == [1, 1, 1]
-    assert source.asked == 2  # and not thrice
+    assert [source.begun.acquire(timeout=30) for _ in range(2)] == [True, True]
     source.now += OLD
     came: list[int] = []
+    coming, waits = reader._look()[1], threading.Event()
+    result = coming.result
+    coming.result = lambda timeout=None: (waits.set(), result(timeout))[1]  # type: ignore[func-returns-value,method-assign]
     waiting = threading.Thread(target=lambda: came.append(reader.now()))
     waiting.start()
-    assert came == []  # the last one is too old: this one waits
+    assert waits.wait(30)  # the last one is too old: this one waits
+    assert came == []
     source.open.set()
     waiting.join(30)
     assert came == [2]
+    assert source.asked == 2  # and not thrice
+
+
+def test_whoever_has_waited_too_long_reads_alone(
+    source: Source, reader: Reader[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "LONGEST", 0.0)
+    reader._look()  # somebody is to read, and never does
+    assert reader.now() == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_while_something_is_read_reads_itself(source: Source) -> None:
+    readers = Readers()
+    source.open.clear()
+    reader = readers.of("it", lambda: Reader(source.read, FRESH, OLD, source.clock))
+    others = [Reader(source.read, FRESH, OLD, source.clock, turns=readers.turns) for _ in range(AT_ONCE)]
+    for each in (reader, *others):
+        each.soon()
+        assert source.begun.acquire(timeout=30)
+    with reader._lock, readers._lock, readers.turns._lock:
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends it if it hangs
+        try:
+            source.open = threading.Event()
+            source.open.set()
+            mine = readers.of("it", lambda: reader).now() == AT_ONCE + 2
+            beside = readers.of("other", lambda: Reader(source.read, FRESH, OLD, turns=readers.turns))
+            beside.soon()
+            os._exit(0 if mine and isinstance(beside.now(), int) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_what_took_long_is_not_waited_for_at_all(source: Source, reader: Reader[int]) -> None:
@@ -110,6 +158,98 @@ def test_a_failure_is_told_and_nothing_old_is_shown_after_it(source: Source, rea
         reader.now()
     source.error = None
     assert reader.now() == 4
+
+
+def test_what_failed_is_logged_and_not_tried_anew_for_a_while(
+    source: Source, reader: Reader[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    source.error = OSError("gone")
+    source.open.clear()
+    assert reader.soon() is None
+    coming = reader._look()[1]
+    source.open.set()
+    assert isinstance(coming.exception(30), OSError)
+    with caplog.at_level(logging.WARNING, "pgqueue.dashboard"):
+        assert reader.soon() == Unread("gone", 100.0)
+    assert source.asked == 1
+    assert [record.getMessage() for record in caplog.records] == ["a reading of the dashboard failed: gone"]
+    source.error = None
+    source.now += FRESH
+    found = reader.soon()
+    assert found is None or found == Reading(2, 102.0, 0.0)
+    assert reader.now() == 2
+
+
+def test_an_error_that_may_quote_a_job_is_not_quoted(source: Source, reader: Reader[int]) -> None:
+    source.error = ValueError("card 4242")
+    source.open.clear()
+    assert reader.soon() is None
+    coming = reader._look()[1]
+    source.open.set()
+    assert isinstance(coming.exception(30), ValueError)
+    assert reader.soon() == Unread("ValueError", 100.0)
+
+
+def test_only_so_many_are_read_at_once(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "PATIENCE", 0.0)
+    readers, many = Readers(), AT_ONCE + MOST_WAITING
+    source.open.clear()
+
+    def reader_of(number: int) -> Reader[int]:
+        return readers.of(number, lambda: Reader(source.read, FRESH, OLD, source.clock, turns=readers.turns))
+
+    before = threading.active_count()
+    assert [reader_of(number).soon() for number in range(many + 5)] == [None] * (many + 5)
+    assert [source.begun.acquire(timeout=30) for _ in range(AT_ONCE)] == [True] * AT_ONCE
+    assert threading.active_count() - before == AT_ONCE
+    source.open.set()
+    assert [source.begun.acquire(timeout=30) for _ in range(MOST_WAITING)] == [True] * MOST_WAITING
+    wait_for(lambda: threading.active_count() == before, "the end of the threads")
+    assert source.asked == many
+    assert reader_of(many).now() == many + 1  # too many waited: it is read when it is asked for again
+
+
+def test_what_is_being_read_is_not_forgotten_for_others(source: Source) -> None:
+    readers = Readers()
+    source.open.clear()
+    first = readers.of("first", lambda: Reader(source.read, FRESH, OLD, source.clock, turns=readers.turns))
+    assert first.soon() is None
+    for number in range(MOST):
+        readers.of(number, lambda: Reader(source.read, FRESH, OLD))
+    assert readers.of("first", lambda: pytest.fail("it would be read twice")) is first
+    assert len(readers._readers) == MOST
+
+
+def test_a_late_reading_does_not_open_a_closed_app(shop: Shop) -> None:
+    app, readers = App(shop.app.backend.database.dsn), Readers()  # type: ignore[attr-defined]
+    with app.backend.pools.connection():
+        pass
+    held, begun = threading.Event(), [threading.Event() for _ in range(AT_ONCE)]
+    for each in begun:
+        assert readers.turns.take(lambda each=each: (each.set(), held.wait(30)))  # type: ignore[misc]
+        assert each.wait(30)
+    look = Look(app, *[None] * 4, None, None, readers)  # type: ignore[arg-type,misc]
+    assert look.activity(SPANS["7d"]).is_coming
+    (reader,) = readers._readers.values()
+    coming = reader._look()[1]
+    app.close()
+    held.set()
+    assert "were closed" in str(coming.exception(30))
+    assert app.backend.pools._pool is None
+    assert look.activity(SPANS["7d"]).why == "the app's connections were closed"
+
+
+def test_a_page_says_that_numbers_could_not_be_read(
+    browse: Callable[..., Browser], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk of the database is full")
+
+    monkeypatch.setattr("pgqueue.dashboard.look._read", fail)
+    browser = browse()
+    browser.get("?span=7d")
+    wait_for(lambda: "being read" not in browser.page("?span=7d"), "an answer")
+    assert "These numbers could not be read: the disk of the database is full." in browser.page("?span=7d")
 
 
 def test_what_was_begun_before_a_change_is_not_shown_after_it(source: Source, reader: Reader[int]) -> None:

@@ -11,6 +11,7 @@ from pgqueue import chain, group
 from pgqueue.dashboard import Access
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
+from pgqueue.jobs.job_filter import JobFilter
 from tests.conftest import scalar, work
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.paths import DEEDS, pages_of
@@ -200,6 +201,31 @@ def test_parents_in_other_queues_are_counted_and_not_named(browse: Browse, shop:
     assert f"It waits for 1 of 1: media.transcode {theirs} (pending) to succeed." in unescape(
         browse().page(f"jobs/{mine}")
     )
+
+
+@pytest.mark.parametrize("path", [("letters", "letters"), ("letters", "payroll"), ("payroll", "letters")])
+def test_a_skipped_job_does_not_name_a_parent_in_another_queue(
+    browse: Browse, shop: Shop, conn: Conn, path: tuple[str, str]
+) -> None:
+    queues = (*path, "letters")
+    first = shop.transcode.using(queue=queues[0], delay=3600).s(video="secret.mov")
+    rest = [shop.notify.using(queue=queue).s() for queue in queues[1:]]
+    head, middle, mine = sorted(chain(first, *rest).enqueue().jobs)
+    shop.app.jobs.cancel(JobFilter(ids=[head]), by="bob", reason="the takeover fell through")
+    skipped = "select count(*) = 2 from pgqueue.job where id = any(%s) and reason = 'skipped'"
+    both = [middle, mine]
+    asyncio.run(work(shop.app, lambda: scalar(conn, skipped, both), queues=["letters", "payroll"], poll_seconds=0.05))
+    whole = unescape(browse().page(f"jobs/{mine}"))
+    assert f"because of media.transcode {head}" in whole
+    assert "the takeover fell through" in whole
+    text = unescape(re.sub(r"<[^>]+>", " ", browse(LETTERS).page(f"jobs/{mine}")))
+    if "payroll" in path:
+        assert "It was skipped because of another job." in text
+        assert not {str(head), str(middle)} & set(re.findall(r"\d+", text))
+        assert "media.transcode" not in text
+        assert "the takeover" not in text
+    else:
+        assert "the takeover fell through" in text
 
 
 def test_an_operation_names_no_other_queue(browse: Browse, shop: Shop, conn: Conn) -> None:

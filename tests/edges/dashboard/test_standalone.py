@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from pgqueue.dashboard import Access
-from pgqueue.dashboard.standalone import Address, Door, standalone
-from pgqueue.errors import ConfigError
+from pgqueue.dashboard.standalone import Address, Door, serve, standalone
+from pgqueue.errors import ConfigError, InvalidOption
 from tests.edges.dashboard.scene import shop_of
 
 
@@ -52,3 +52,16 @@ def test_an_address_that_others_reach_needs_a_password() -> None:
         with pytest.raises(ConfigError, match="PGQUEUE_WEB_PASSWORD"):
             Address(host, 8080).check(None)
         Address(host, 8080).check("open sesame")
+
+
+def test_an_option_that_cannot_be_used_is_refused_before_a_link_is_printed(emptied_dsn: str) -> None:
+    said: list[str] = []
+    with pytest.raises(InvalidOption, match="trace_url="):
+        serve(
+            shop_of(emptied_dsn).app,
+            Address("127.0.0.1", 0),
+            Door(None, "rita", said.append),
+            Access.read("rita"),
+            {"trace_url": "foo"},
+        )
+    assert said == []

@@ -11,10 +11,13 @@ with newest as materialized (
 ), hourly as (
     select n.sort, pg_catalog.floor(extract(epoch from now() - n.failed_at)::float8 / 3600::float8)::int as ago, count(*) as jobs
     from newest n where n.failed_at > now() - pg_catalog.make_interval(hours => %(hours)s::int) group by 1, 2
+), whole as (
+    select count(*) as read from newest n
 )
 select g.sort, g.jobs, g.first_at, g.last_at, g.tasks, g.queues, g.newest_id,
        coalesce(d.error::jsonb ->> 'type'::text, d.reason), pg_catalog.substr(d.error::jsonb ->> 'message'::text, 1, 300),
-       (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(h.ago, h.jobs)), '[]') from hourly h where h.sort = g.sort)::text
-from grouped g left join lateral (
+       (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(h.ago, h.jobs)), '[]') from hourly h where h.sort = g.sort)::text,
+       g.first_at > now() - interval '1 hour' and w.read < %(most)s::int, w.read
+from grouped g cross join whole w left join lateral (
     select e.error, e.reason from "pgqueue".dead_letter e where e.id = g.newest_id limit 1) as d on true
 order by g.last_at desc
