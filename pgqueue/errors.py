@@ -59,6 +59,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 """
 
 from datetime import datetime
+from typing import Any
 
 from pgqueue.error_info import ErrorInfo
 
@@ -67,6 +68,14 @@ class PgqueueError(Exception):
     """Anything that pgqueue refuses or cannot do. The message names the thing and says what to do instead."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle what the error holds: many classes take other arguments than the message."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[PgqueueError], args: tuple[Any, ...]) -> PgqueueError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(PgqueueError):
@@ -145,6 +154,10 @@ class UnknownVerb(InvalidInput, AttributeError):
     def __init__(self, owner: str, name: str, instead: str) -> None:
         super().__init__(f"{owner} has no {name!r}, a name of other job queues: here it is {instead}")
         self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        again, args, held = super().__reduce__()
+        return again, args, held | {"name": self.name}  # which AttributeError keeps beside what others hold
 
 
 class UnsupportedConnection(InvalidInput, TypeError):

@@ -154,11 +154,12 @@ def ask(
 def _how_many(found: Preview, limit: int | None, what: str) -> str:
     """Say how many jobs a verb would take: a number, or the least that it can be."""
     count, enough = min(len(found), MOST_PREVIEWED), limit is not None and len(found) >= limit
+    among = f"the newest {MOST_LOOKED}" if found.unseen_from is None else "those that were looked at"
     if not found:
-        return f"no {what}" + ("" if found.unseen_below is None else f" among the newest {MOST_LOOKED}")
-    if found.unseen_below is None or enough:
+        return f"no {what}" + ("" if found.notice is None else f" among {among}")
+    if found.notice is None or enough:
         return f"about {count}{'+' if len(found) > MOST_PREVIEWED else ''} {what}, for example:"
-    return f"at least {count} {what} among the newest {MOST_LOOKED}, for example:"
+    return f"at least {count} {what} among {among}, for example:"
 
 
 def watched(work: Callable[[Watcher], Operation]) -> Operation:

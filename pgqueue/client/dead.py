@@ -76,8 +76,9 @@ class DeadLetters(OperationVerbs):
         """Return the dead letters that a verb, `redrive` or `discard`, would take now, the lowest id first, up to
         `limit`; without those that a redrive would skip, `within` some queues if these are given.
 
-        It looks at the newest 200,000. Where there are more, `unseen_below` of the preview says below which id it did
-        not look, and `notice` says it in words. The verb itself looks at all.
+        It looks at the newest 200,000, and finds out of the first `limit` that fit, or 1,000, whether a redrive skips
+        them. `unseen_below` and `unseen_from` of the preview say below and from which id it did not look, and `notice`
+        says it in words. The verb itself looks at all.
         """
         check_kind(chosen, DeadFilter)
         if kind not in ("redrive", "discard"):

@@ -75,8 +75,9 @@ class Jobs(OperationVerbs):
         `within` some queues takes no job with whose workflow others would come back.
 
         It looks at the newest 200,000 jobs: that have not ended, for `retry` also of the dead letters and of those that
-        have ended. Where there are more, `unseen_below` of the preview says below which id not all were looked at, and
-        `notice` says it in words. The verb itself looks at all.
+        have ended. It finds out of the first `limit` that fit, or 1,000 of each, whether a retry skips them.
+        `unseen_below` and `unseen_from` of the preview say below and from which id not all were looked at, and `notice`
+        says it in words. The verb itself looks at all.
         """
         if kind not in ("cancel", "retry", "promote", "edit"):
             raise InvalidOption(f"kind={kind!r:.100} cannot be previewed: give cancel, retry, promote or edit")

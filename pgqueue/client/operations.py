@@ -8,14 +8,14 @@ from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import KINDS, Kind, Work, check_filter, check_options, read_filter, read_options, takes
 from pgqueue.client.operation_hooks import BRINGING_BACK, hooked
-from pgqueue.client.previewing import will_move
+from pgqueue.client.previewing import previewed
 from pgqueue.client.settings import check_limit
 from pgqueue.client.steps import OWN_CONNECTION, Ask, StepRunner, Steps, Transaction, verb
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import sleep
-from pgqueue.queries.chosen import Batch, Chosen, Page, Preview
+from pgqueue.queries.chosen import Batch, Preview
 from pgqueue.queries.operations import Moved, Operation
 
 BATCH = 500
@@ -97,23 +97,10 @@ class OperationVerbs:
         self._runner = StepRunner(app, conn)
 
     def _previewed(self, kind: str, chosen: Filter, limit: int, options: Mapping[str, Any]) -> Steps[Preview]:
-        """Read the jobs that a verb would take, of the newest in each place. What ids name is looked at wherever."""
+        """Read the jobs that a verb would take."""
         if not self._runner.borrows:  # a setting of the transaction, and the caller's would keep it
             yield self._app.queries.jobs.prefer_indexes()
-        queries, found, unseen = self._app.queries.chosen, list[Chosen](), list[int]()
-        for place in KINDS[kind].places(chosen):
-            below: int | None = None if chosen.ids is not None else (yield queries.unseen(kind, place))
-            start = below
-            while (left := limit - len(found)) > 0:
-                page: builtins.list[Chosen] = yield queries.preview(
-                    kind, place, chosen, Page(left, start), options.get("priority")
-                )
-                found += yield from will_move(self._app, kind, place, page, options.get("within"))
-                if len(page) < left:
-                    break
-                start = page[-1].id + 1
-            unseen += [] if below is None else [below]
-        return Preview(found, max(unseen, default=None))
+        return (yield from previewed(self._app, kind, chosen, limit, options))
 
     def _operate(
         self, kind: str, chosen: Filter, how: Mapping[str, Any], options: OperationOptions

@@ -1,25 +1,49 @@
-"""What a preview leaves out: jobs that fit the filter, and that the verb would skip."""
+"""Previews: which jobs a verb would take, without those that fit the filter and that it would skip."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import DEAD, FINISHED, KINDS, takes
 from pgqueue.client.steps import Steps
-from pgqueue.queries.chosen import Candidate, Chosen
+from pgqueue.jobs.job_filter import Filter
+from pgqueue.queries.chosen import Chosen, Fitting, Page, Preview
+
+LEAST_PAGE = 1000  # jobs that fit, of which a preview finds out whether a verb skips them
 
 
-def will_move(
-    app: AppParts, kind: str, place: int, found: Sequence[Chosen], within: Collection[str] | None
-) -> Steps[list[Chosen]]:
-    """Return those of these jobs that a verb would not skip now: whose tasks take their arguments, and whose workflows,
-    if they come back with these, would come back `within` these queues."""
-    ids = [job.id for job in found if app.tasks.get(job.task) is not None]
-    refused: set[int] = set()
-    if KINDS[kind].checks_arguments and ids:
-        read: list[Candidate] = yield app.queries.chosen.read(kind, place, ids)
-        refused = {job.id for job in read if not takes(app, job)}
-    if found and (kind == "redrive" or (kind == "retry" and place in (DEAD, FINISHED))):
-        counted: Mapping[int, int] = yield app.queries.workflows.counted([job.id for job in found])
-        back: set[int] = (yield app.queries.workflows.comes_back({*counted.values()}, within)) if counted else set()
-        refused |= {job for job, workflow in counted.items() if workflow not in back}
-    return [job for job in found if job.id not in refused]
+def previewed(app: AppParts, kind: str, chosen: Filter, limit: int, options: Mapping[str, Any]) -> Steps[Preview]:
+    """Return the jobs that a verb would take, of the newest in each place. What ids name is looked at wherever.
+
+    It reads one page of each place, of `limit` jobs or more, and asks about all workflows at once: by six statements at
+    most, however many jobs the verb would skip. Where a page is full and too few of it are left, `unseen_from` says it.
+    """
+    queries, found, below, beyond = app.queries.chosen, list[Chosen](), list[int](), list[int]()
+    bound = set[int]()  # jobs that come back with their workflow or not at all
+    for place in KINDS[kind].places(chosen):
+        unseen: int | None = None if chosen.ids is not None else (yield queries.unseen(kind, place))
+        below += [] if unseen is None else [unseen]
+        if (left := limit - len(found)) <= 0:
+            continue
+        size = max(left, LEAST_PAGE) if KINDS[kind].checks_arguments else left
+        page: list[Fitting] = yield queries.preview(kind, place, chosen, Page(size, unseen), options.get("priority"))
+        beyond += [page[-1].shown.id + 1] if len(page) == size else []
+        taken = [job.shown for job in page if job.stored is None or takes(app, job.stored)]
+        found += taken
+        if kind == "redrive" or (kind == "retry" and place in (DEAD, FINISHED)):
+            bound.update(job.id for job in taken)
+    stay = yield from _stay(app, sorted(bound), options.get("within"))
+    found = [job for job in found if job.id not in stay][:limit]
+    return Preview(found, max(below, default=None), min(beyond, default=None) if len(found) < limit else None)
+
+
+def _stay(app: AppParts, jobs: Sequence[int], within: Collection[str] | None) -> Steps[set[int]]:
+    """Return which of these dead letters and cancelled jobs stay, because their workflow does not come back `within`
+    these queues."""
+    if not jobs:
+        return set()
+    workflows: Mapping[int, int] = yield app.queries.workflows.counted(jobs)
+    if not workflows:
+        return set()
+    back: set[int] = yield app.queries.workflows.comes_back({*workflows.values()}, within)
+    return {job for job, workflow in workflows.items() if workflow not in back}

@@ -13,7 +13,10 @@ from typing import Any
 
 from pgqueue.errors import ConfigError
 
+log = logging.getLogger("pgqueue")
+
 PREFIX = "embedded:"
+PATIENCE = 5.0  # seconds for which `stop_all` waits for a thread that starts or stops a server
 _ONE_AT_A_TIME = threading.Lock()  # the package's own lock is one between processes: two threads would break it
 
 
@@ -48,8 +51,13 @@ class EmbeddedServer:
     def stop(self) -> None:
         """Stop using the server. It stops unless another process uses it."""
         with _ONE_AT_A_TIME:
-            _forget_ended_users(self.path)
-            self._server.cleanup()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Do what `stop` does, for whoever holds _ONE_AT_A_TIME."""
+        _STARTED.pop(self.path, None)
+        _forget_ended_users(self.path)
+        self._server.cleanup()
 
 
 _STARTED: dict[Path, EmbeddedServer] = {}  # by this process, and not with `keep`
@@ -81,9 +89,22 @@ def start(path: str | Path | None = None, *, keep: bool = False) -> EmbeddedServ
 
 
 def stop_all() -> None:
-    """Stop using all servers that this process uses: for a process that ends without its exit handlers."""
-    for server in _STARTED.values():
-        server.stop()
+    """Stop using all servers that this process uses: for a process that ends without its exit handlers.
+
+    A server that cannot be stopped is logged, and the others are stopped. Where a thread that is left behind starts or
+    stops a server for longer than PATIENCE, all of them go on: without the lock they would break.
+    """
+    if not _ONE_AT_A_TIME.acquire(timeout=PATIENCE):
+        log.warning("embedded servers are not stopped: a thread has started or stopped one for %g s and more", PATIENCE)
+        return
+    try:
+        for server in [*_STARTED.values()]:
+            try:
+                server._leave()
+            except Exception:  # whatever the package raises
+                log.exception("the embedded server in %s is not stopped", server.path)
+    finally:
+        _ONE_AT_A_TIME.release()
 
 
 def _forget_ended_users(directory: Path) -> None:

@@ -97,7 +97,8 @@ OF_CONTEXT = {
 
 
 def tells_of(names: Mapping[str, str], owner: str) -> Callable[[object, str], object]:
-    """Make the `__getattr__` of a class, which Python calls for names that it has not got.
+    """Make the `__getattr__` of a class, which Python calls for names that it has not got, and where a property of it
+    has raised an AttributeError: that one is raised again.
 
     It raises UnknownVerb for one of `names`, with what there is instead, and AttributeError for all others. A class has
     it at run time alone: type checkers would believe that every name exists.
@@ -105,6 +106,8 @@ def tells_of(names: Mapping[str, str], owner: str) -> Callable[[object, str], ob
 
     def __getattr__(self: object, name: str) -> object:  # noqa: N807
         kind = type(self).__name__
+        if hasattr(type(self), name):  # a property; Python has dropped its error, so it is read once more
+            return object.__getattribute__(self, name)
         if name in names:
             raise UnknownVerb(owner, name, names[name])
         raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)

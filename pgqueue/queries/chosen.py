@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import LiteralString, NamedTuple
 
 from pgqueue.jobs.job_filter import Filter
-from pgqueue.queries.base import Query, Row, Statements, fill, first_value, packed
+from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
 from pgqueue.queries.jobs.list import MOST_LOOKED, unseen_of
 from pgqueue.queries.jobs.ties import FREE
@@ -65,8 +65,9 @@ PLACES: dict[str, tuple[Place, ...]] = {
 # Read the jobs that a verb would take, up to `limit`, from the lowest id on that is looked at (`unseen` finds it), so
 # that about `looked` jobs lie above. By primary key. The bound stands beneath the filter: beside it, a filter that
 # nothing fits read ten million jobs before anybody was asked, or all that are pending by another index.
+# `stored` are the arguments, where a verb skips jobs whose tasks refuse them: another statement would be another trip.
 _PREVIEW: LiteralString = """
-select j.id, j.task::text, j.queue::text, {phase}, j.created_at::timestamptz, {words} from (
+select j.id, j.task::text, j.queue::text, {phase}, j.created_at::timestamptz, {words}, {stored} from (
     select * from {s}.{table} w
     where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id limit %(looked)s::int) as j
@@ -111,14 +112,15 @@ def _of(template: LiteralString, place: Place, **parts: LiteralString) -> Litera
     return fill(template, table=place.table, takes=place.takes, **parts)
 
 
-# Read jobs that a preview has found, with their arguments: whether their tasks would take these. By primary key.
-_READ: LiteralString = """
-select j.id, j.task::text, j.args::text, j.headers::text from {s}.{table} j
-where j.id = any((select %(ids)s::bigint[])::bigint[]) order by j.id"""
+WITH_ARGUMENTS = ("redrive", "retry")  # kinds that skip jobs whose tasks refuse their arguments
 
-READS = {kind: [fill(_READ, table=place.table) for place in places] for kind, places in PLACES.items()}
+
+def _stored(kind: str) -> LiteralString:
+    return "j.args::text, j.headers::text" if kind in WITH_ARGUMENTS else "null::text, null::text"
+
+
 PREVIEWS = {
-    kind: [_of(_PREVIEW, place, phase=place.phase, words=place.words) for place in places]
+    kind: [_of(_PREVIEW, place, phase=place.phase, words=place.words, stored=_stored(kind)) for place in places]
     for kind, places in PLACES.items()
 }
 UNSEENS = {kind: [unseen_of(place.table) for place in places] for kind, places in PLACES.items()}
@@ -146,22 +148,25 @@ class Chosen(NamedTuple):
 
 
 class Preview(list[Chosen]):
-    """The jobs that a verb would take now, the lowest id first, and below which id not all jobs were looked at.
+    """The jobs that a verb would take now, the lowest id first, and at which jobs nobody looked.
 
-    `unseen_below` is None where all were looked at.
+    Not all jobs with ids below `unseen_below` were looked at, nor all from `unseen_from` on. Each is None where nothing
+    was left out there.
     """
 
-    def __init__(self, jobs: Iterable[Chosen], unseen_below: int | None = None) -> None:
+    def __init__(self, jobs: Iterable[Chosen], unseen_below: int | None = None, unseen_from: int | None = None) -> None:
         super().__init__(jobs)
-        self.unseen_below = unseen_below
+        self.unseen_below, self.unseen_from = unseen_below, unseen_from
 
     @property
     def notice(self) -> str | None:
         """The sentence that says so, None if all jobs were looked at."""
-        if self.unseen_below is None:
+        unseen = [] if self.unseen_below is None else [f"below {self.unseen_below}"]
+        unseen += [] if self.unseen_from is None else [f"from {self.unseen_from} on"]
+        if not unseen:
             return None
         return (
-            f"jobs with ids below {self.unseen_below} were not all looked at, and more of them may fit:"
+            f"jobs with ids {' and '.join(unseen)} were not all looked at, and more of them may fit:"
             " the operation itself looks at all, the lowest ids first"
         )
 
@@ -182,6 +187,13 @@ class Candidate(NamedTuple):
     headers: str
 
 
+class Fitting(NamedTuple):
+    """A job that fits, as a preview shows it; `stored`: as it is stored, for a verb that looks at arguments."""
+
+    shown: Chosen
+    stored: Candidate | None
+
+
 class Batch(NamedTuple):
     """The next jobs of an operation. `reached` is None at the end of the table; `locked` are held by others."""
 
@@ -199,20 +211,14 @@ class ChosenQueries(Statements):
 
     def preview(
         self, kind: str, place: int, chosen: Filter, page: Page, priority: int | None = None
-    ) -> Query[list[Chosen]]:
+    ) -> Query[list[Fitting]]:
         """Read the jobs of one place that a verb would take, of those that are looked at."""
         params = parameters(chosen) | {"limit": page.limit, "started_at": None}
         params["unseen_below"] = page.unseen_below or 0
         params["looked"] = MOST_LOOKED if chosen.ids is None else len(chosen.ids)
         if kind == "promote":
             params["priority"] = priority
-        return Query(self._sql(PREVIEWS[kind][place]), lambda rows: [Chosen(*row) for row in rows], params)
-
-    def read(self, kind: str, place: int, ids: Sequence[int]) -> Query[list[Candidate]]:
-        """Read jobs that a preview has found, with their arguments."""
-        return Query(
-            self._sql(READS[kind][place]), lambda rows: [Candidate(*row) for row in rows], {"ids": packed(ids)}
-        )
+        return Query(self._sql(PREVIEWS[kind][place]), lambda rows: [_fitting(row) for row in rows], params)
 
     def next_batch(
         self, operation: Operation, chosen: Filter, place: int, limit: int, only: Sequence[int] | None = None
@@ -225,6 +231,11 @@ class ChosenQueries(Statements):
         if operation.kind == "promote":
             params["priority"] = operation.options.get("priority")
         return Query(self._sql(NEXT_BATCHES[operation.kind][place]), _batch, params)
+
+
+def _fitting(row: Row) -> Fitting:
+    shown = Chosen(*row[:6])
+    return Fitting(shown, None if row[6] is None else Candidate(shown.id, shown.task, *row[6:]))
 
 
 def _batch(rows: Sequence[Row]) -> Batch:

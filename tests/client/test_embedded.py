@@ -1,7 +1,9 @@
 """An `embedded:` server is started once, however many threads of a process look for it at the same time."""
 
+import re
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,67 @@ def test_two_apps_start_their_servers_one_after_the_other(monkeypatch: pytest.Mo
     place = tmp_path / "postgres"
     assert looked_at_twice(starting, lambda: embedded.start(place).path, "start") == [place] * 2
     assert (starting.times, starting.together) == (2, 1)
+
+
+class Stopping:
+    """A server of the package: it counts how often it is stopped, and may fail at that."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.times, self._error = 0, error
+
+    def cleanup(self) -> None:
+        self.times += 1
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Stopping]:
+    """Start servers that are stopped without Postgres; those of other tests are no part."""
+    monkeypatch.setattr(embedded, "_STARTED", {})
+
+    def start(name: str, error: Exception | None = None) -> Stopping:
+        server = Stopping(error)
+        monkeypatch.setattr(postgres_server, "get_server", lambda *_, **__: server)
+        embedded.start(tmp_path / name)
+        return server
+
+    return start
+
+
+def test_a_server_that_is_stopped_is_not_stopped_again_at_the_end(
+    started: Callable[..., Stopping], tmp_path: Path
+) -> None:
+    server = started("postgres")
+    embedded.EmbeddedServer(tmp_path / "postgres", server).stop()
+    embedded.stop_all()
+    assert server.times == 1
+
+
+def test_a_server_that_cannot_be_stopped_keeps_no_other_one_from_it(
+    started: Callable[..., Stopping], caplog: pytest.LogCaptureFixture
+) -> None:
+    servers = [started("one", OSError("no")), started("two")]
+    embedded.stop_all()
+    assert [server.times for server in servers] == [1, 1]
+    assert re.search("the embedded server in .*one is not stopped", caplog.text)
+
+
+def test_a_thread_left_behind_within_a_start_does_not_hold_up_the_end(
+    started: Callable[..., Stopping], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, starting = started("one"), Starting()
+    monkeypatch.setattr(postgres_server, "get_server", starting)
+    monkeypatch.setattr(embedded, "PATIENCE", 0.05)
+    left = InThread(lambda: embedded.start(tmp_path / "two"))
+    try:
+        assert starting.entered.wait(DEADLINE)
+        ending = threading.Thread(target=embedded.stop_all, daemon=True)
+        ending.start()
+        ending.join(DEADLINE)
+        assert not ending.is_alive()
+    finally:
+        starting.may_end.set()
+        left.result()
+    assert server.times == 0
+    assert "embedded servers are not stopped: a thread has started or stopped one" in caplog.text

@@ -1,10 +1,16 @@
 """A preview lists exactly what the verb would do: without jobs that fit the filter and that it would skip."""
 
 from collections.abc import Collection
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from pgqueue import App, DeadFilter, InvalidOption, JobFilter
+from pgqueue import App, DeadFilter, InvalidOption, JobFilter, db
+from pgqueue.cli import cli
+from pgqueue.client.bulk import KINDS
+from pgqueue.client.previewing import LEAST_PAGE
+from pgqueue.queries.chosen import WITH_ARGUMENTS
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.client.test_dead import add_dead, ids
 from tests.harness import Conn, new_job
@@ -98,6 +104,79 @@ def test_cancelled_jobs_come_back_with_their_workflow_or_not_at_all(app: App, co
     assert app.get(found.id).workflow_id == app.get(dead["alone"]).workflow_id
     assert app.jobs.preview("retry", JobFilter(queue="other", state="cancelled"), within=["other"]) == []
     assert len(app.jobs.preview("retry", JobFilter(queue="other", state="cancelled"))) == 1
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The statements that were run on connections of callers."""
+    asked: list[bytes] = []
+    run = db.connection.run
+
+    def counting(conn: Any, query: Any) -> Any:
+        asked.append(query.sql)
+        return run(conn, query)
+
+    monkeypatch.setattr(db, "run", counting)
+    return asked
+
+
+MOST_STATEMENTS = 6
+
+
+def test_a_preview_of_thousands_that_stay_asks_few_statements_and_says_what_it_left_out(
+    app: App, conn: Conn, dead: dict[str, int], asked: list[bytes]
+) -> None:
+    add_dead(conn, 20_001, 20_000 + 3 * LEAST_PAGE, args='{"n": "many"}', queue="refused")
+    add_dead(conn, 30_000, queue="refused")
+    for verb in ("redrive", "retry"):
+        if verb == "redrive":
+            found = app.dead.using(conn).preview(DeadFilter(queue="refused"), 2)
+        else:
+            found = app.jobs.using(conn).preview("retry", JobFilter(queue="refused"), 2)
+        assert 0 < len(asked) <= MOST_STATEMENTS
+        assert (found, found.unseen_below, found.unseen_from) == ([], None, 20_001 + LEAST_PAGE)
+        assert found.notice is not None
+        assert found.notice.startswith(f"jobs with ids from {20_001 + LEAST_PAGE} on were not all looked at,")
+        asked.clear()
+    every = app.dead.preview(DeadFilter(queue="refused"), 3 * LEAST_PAGE + 2)
+    assert ([job.id for job in every], every.notice) == ([30_000], None)
+
+
+def test_the_jobs_of_one_workflow_are_counted_once(app: App, conn: Conn, asked: list[bytes]) -> None:
+    size = 2 * LEAST_PAGE + 500
+    nodes = [new_job() for _ in range(size)] + [new_job(delay=3600.0)]
+    made = app.workflows.enqueue(Graph(nodes, [0] * len(nodes), [], [Group("w")]))
+    for taken in (claim(conn, room=size), claim(conn, room=size), claim(conn, room=size)):
+        if taken:
+            end(conn, *((job, DEAD) for job in taken.values()))
+    assert len(ids(conn, "dead_letter")) == size
+    asked.clear()
+    found = app.dead.using(conn).preview(DeadFilter(task="*"), 20)
+    assert len(asked) <= MOST_STATEMENTS
+    assert (found, found.unseen_from) == ([], made.jobs[LEAST_PAGE])
+    assert sum(b"workflow i where i.root_id" in sql for sql in asked) == 1
+
+
+def test_a_command_says_what_its_preview_left_out_and_asks_all_the_same(
+    app: App, conn: Conn, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = app.workflows.enqueue(Graph([new_job() for _ in range(4)], [0] * 4, [], [Group("w")]))
+    taken = claim(conn)
+    end(conn, *((taken[job], DEAD) for job in made.jobs[:3]))  # the fourth runs, so none comes back
+    add_dead(conn, 20_001)
+    chosen = ["dead", "redrive", "--task", "*", "--dsn", dsn]
+    monkeypatch.setattr("pgqueue.client.previewing.LEAST_PAGE", 2)
+    done = CliRunner().invoke(cli, [*chosen, "--limit", "2"])
+    told = " ".join(done.stderr.split())
+    assert "no dead letters to redrive among those that were looked at" in told
+    assert f"jobs with ids from {made.jobs[2]} on were not all looked at, and more of them may fit" in told
+    assert "say --yes" in str(done.exception)
+    done = CliRunner().invoke(cli, [*chosen, "--limit", "4", "--dry-run"])
+    assert "at least 1 dead letters to redrive among those that were looked at, for example" in done.stderr
+
+
+def test_the_arguments_are_read_for_the_verbs_that_look_at_them() -> None:
+    assert sorted(WITH_ARGUMENTS) == sorted(name for name, kind in KINDS.items() if kind.checks_arguments)
 
 
 def test_what_cannot_be_previewed_is_refused(app: App) -> None:

@@ -353,7 +353,6 @@ EXEMPT = {
     ),
     "chosen.next_batch": "asked by hand: a window of the primary key",
     **dict.fromkeys(["chosen.preview", "chosen.unseen"], "asked by hand: 200,000 jobs at most, see test_explain"),
-    "chosen.read": "asked by hand: what a preview has found, by primary key",
     "workflows.comes_back": "asked by hand: workflows of what a preview has found, by the ids of their gates",
     "dead.list": "asked by hand: walks along the primary key until it has found enough",
     "dead.groups": "asked by hand: reads all dead letters",

@@ -268,11 +268,6 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
         for place in range(len(places))
     },
     **{
-        f"chosen.read {kind} {place}": lambda q, kind=kind, place=place: q.chosen.read(kind, place, [1, 2])
-        for kind, places in PLACES.items()
-        for place in range(len(places))
-    },
-    **{
         f"chosen.unseen {kind} {place}": lambda q, kind=kind, place=place: q.chosen.unseen(kind, place)
         for kind, places in PLACES.items()
         for place in range(len(places))

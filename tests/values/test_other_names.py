@@ -74,6 +74,32 @@ def test_a_context_names_the_verdict_that_retries() -> None:
     assert [name for name in OF_CONTEXT if hasattr(testing.context(retries), name)] == []
 
 
+@pytest.mark.parametrize("base", [App, Job, Context, Task])
+def test_an_attribute_error_within_a_property_comes_through(base: type) -> None:
+    class Own(base):
+        @property
+        def shown(self) -> str:
+            return self.inner.text  # type: ignore[no-any-return]
+
+        @property
+        def inner(self) -> Any:
+            return None
+
+    own = Own.__new__(Own)
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'text'"):
+        own.shown  # noqa: B018  # reading it is what is tested
+    assert getattr(own, "shown", 7) == 7
+    with pytest.raises(AttributeError, match="has no attribute 'enqeue'"):
+        own.enqeue  # noqa: B018
+
+
+def test_the_answer_is_copied_and_pickled() -> None:
+    with pytest.raises(UnknownVerb) as raised:
+        send.delay(1)  # type: ignore[attr-defined]
+    for again in (pickle.loads(pickle.dumps(raised.value)), copy.copy(raised.value)):
+        assert (type(again), str(again), again.name) == (UnknownVerb, str(raised.value), "delay")
+
+
 def test_jobs_and_signatures_are_copied_and_pickled_as_ever() -> None:
     assert copy.copy(JOB) == copy.deepcopy(JOB) == pickle.loads(pickle.dumps(JOB)) == JOB
     assert copy.copy(send.s(1)).task == "send"

@@ -155,6 +155,7 @@ def preview(look: Look, verb: str) -> Page:
         "verb": verb,
         "fields": fields,
         "found": [],
+        "notice": None,
         "wrong": None,
         "most": PREVIEWED,
         "sent": look.request.form,

@@ -7,6 +7,7 @@ from html import unescape
 import pytest
 
 from pgqueue.jobs.job import JobState
+from tests.client.test_dead import add_dead
 from tests.conftest import scalar
 from tests.edges.dashboard.conftest import HOST, SAME_SITE, Browser
 from tests.edges.dashboard.scene import Shop
@@ -87,6 +88,24 @@ def test_many_jobs_are_previewed_and_then_done_as_the_address_says(browse: Brows
     answer = browser.send("preview/cancel")
     assert answer.status_code == 422  # a filter that fits all
     assert browser.send("preview/cancel?tag=old", limit="-3").status_code == 422
+
+
+def test_a_preview_says_which_jobs_it_left_out_and_offers_the_verb_all_the_same(
+    browse: Browse, shop: Shop, conn: Conn
+) -> None:
+    first = 90_000_001
+    add_dead(conn, first, first + 1500, task="shop.charge_card", tags=["refused"], args='{"order_id": "no"}')
+    add_dead(conn, first + 2000, task="shop.charge_card", tags=["refused"], args='{"order_id": 1, "amount": 1}')
+    browser = browse()
+    text = browser.page("preview/redrive?tag=refused")
+    assert f"jobs with ids from {first + 1001} on were not all looked at" in text
+    assert "None of those that were looked at would be taken now." in text
+    assert "Redrive all that fit" in text
+    browser.do("preview/redrive?tag=refused")
+    assert last_operation(conn)[:3] == ("redrive", "alice", "dashboard")
+    shop.app.operations.resume(shop.app.operations.list(1)[0].id)  # as a worker goes on with it
+    assert last_operation(conn)[3] == 1
+    conn.execute("delete from pgqueue.dead_letter where tags = array['refused']")
 
 
 def test_a_discard_needs_a_reason(browse: Browse, shop: Shop, conn: Conn) -> None:

@@ -1,4 +1,4 @@
-select j.id, j.task::text, j.queue::text, 'failed', j.created_at::timestamptz, coalesce(j.error ->> 'type'::text, j.reason) from (
+select j.id, j.task::text, j.queue::text, 'failed', j.created_at::timestamptz, coalesce(j.error ->> 'type'::text, j.reason), null::text, null::text from (
     select * from "pgqueue".dead_letter w
     where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id limit %(looked)s::int) as j

@@ -4,7 +4,7 @@ select j.id, j.task::text, j.queue::text, case when j.state <> 'pending' and j.w
              then case when j.lease > 0 then coalesce((select case pg_catalog.bool_or(not t.done) when true then 'waiting' when false then 'sleeping' end
         from "pgqueue".step t
         where t.job_id = j.id and (not t.done or t.kind = 'sleep' and t.wake_at > now())), 'scheduled') else 'scheduled' end
-         else j.state end, j.created_at::timestamptz, null::text from (
+         else j.state end, j.created_at::timestamptz, null::text, j.args::text, j.headers::text from (
     select * from "pgqueue".job_live w
     where w.id >= %(unseen_below)s::bigint and (%(ids)s::bigint[] is null or w.id = any(%(ids)s::bigint[]))
     order by w.id limit %(looked)s::int) as j
