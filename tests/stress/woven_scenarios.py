@@ -191,6 +191,22 @@ def stopped_beside_a_death(scene: Scene) -> None:
     scene.run()
 
 
+def cancelled_when_doomed(scene: Scene) -> None:
+    """Two jobs come back that wait one for the other, and the first of them for the failure of one that has succeeded.
+    The second is cancelled before both are skipped: the retry has doomed it, and its group is not cancelled."""
+    groups = [Group("w"), Group("doomed", 0)]
+    edges = [Edge(0, 1, "f"), Edge(1, 2)]
+    made = scene.insert(Graph(nodes_of(4, {3: 1}), [0, 0, 1, 0], edges, groups))
+    jobs = scene.take()
+    for job in (made.jobs[2], made.jobs[1]):
+        db.run(scene.conn, QUERIES.jobs.cancel([job], "by hand"))
+    end(scene.conn, *((job, DEAD if number(job) == 3 else done(job)) for job in jobs))
+    tidy(scene.conn)
+    retry(scene.conn, made.id)
+    db.run(scene.conn, QUERIES.jobs.cancel([made.jobs[2]], "by hand"))
+    scene.run()
+
+
 def _saga(scene: Scene) -> ClaimedJob:
     db.run(scene.conn, QUERIES.jobs.enqueue([new_job("saga")]))
     (job,) = claim(scene.conn).values()
@@ -362,7 +378,7 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
         gates_shared_plainly, two_members_plainly, whole_workflow_plainly, expired_together, one_parent_fails, retried,
-        redriven, retried_groups, cancelled_untold, stopped_beside_a_death,
+        redriven, retried_groups, cancelled_untold, stopped_beside_a_death, cancelled_when_doomed,
         signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
         called_twice, called_job_ends, caller_is_held, added_while_it_runs,
         added_after_an_end, sealed, cancelled_while_replaced,
