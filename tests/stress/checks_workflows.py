@@ -90,22 +90,15 @@ def _dies(replay: Replay, row: Row) -> bool:
     return bool(row["args"].get("payload", {}).get("dies", 0) > back)
 
 
-def _may_stop(replay: Replay, node: int, states: list[str]) -> bool:
+def _may_stop(replay: Replay, stopped: int, states: list[str]) -> bool:
     """Whether a job may have been stopped: a group that it is in, or one around it, stops at a failure and has one."""
-    group = replay.graph.group_of[node]
+    group = replay.graph.group_of[stopped]
     while group is not None:
-        if replay.graph.groups[group].on_failure == "stop" and FAILED in _states_in(replay, -1 - group, states):
+        within = {states[node] for node in replay.oracle.nodes_in(-1 - group)}
+        if replay.graph.groups[group].on_failure == "stop" and FAILED in within:
             return True
         group = replay.graph.groups[group].parent
     return False
-
-
-def _states_in(replay: Replay, group: int, states: list[str]) -> Iterator[str]:
-    for member in replay.oracle.members[group]:
-        if member >= 0:
-            yield states[member]
-        else:
-            yield from _states_in(replay, member, states)
 
 
 def callbacks(replay: Replay) -> Iterator[Violation]:

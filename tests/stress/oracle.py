@@ -46,6 +46,11 @@ class Oracle:
     def _waits(self, thing: int) -> Iterable[int]:
         return self.members[thing] if thing < 0 else [edge.parent for edge in self.edges[thing]]
 
+    def nodes_in(self, group: int) -> Iterator[int]:
+        """The nodes of a group and of those within it."""
+        for member in self.members[group]:
+            yield from [member] if member >= 0 else self.nodes_in(member)
+
     def foresee(self, dies: Collection[int], by_hand: Collection[int] = (), settled: Collection[int] = ()) -> Foreseen:
         """Return what must become of the graph if these nodes die when they run, and somebody cancels those others.
 

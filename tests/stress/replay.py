@@ -33,6 +33,8 @@ class Replay:
     revived_at: datetime | None = None
     released: Counter[int] = field(default_factory=Counter)  # in this life
     began: dict[int, list[datetime]] = field(default_factory=dict)
+    back: set[int] = field(default_factory=set)  # by a retry, after which no job has moved yet
+    doomed: set[int] = field(default_factory=set)  # by a retry
 
     def __post_init__(self) -> None:
         self.oracle = Oracle(self.graph)
@@ -68,6 +70,8 @@ class Replay:
             node, source, target = self.node_of[move["job_id"]], move["from_state"], move["to_state"]
             if source in TERMINAL and target not in TERMINAL:
                 yield from self._revive(node, move)
+            else:
+                self._doom()
             if move["reason"] == "ready":
                 yield from self._release(node, move)
             if target == "running":
@@ -80,7 +84,23 @@ class Replay:
             yield Violation("WF9", f"job {move['job_id']} had succeeded and came back: {move['reason']}")
         if self.ended.pop(node, None) is not None:
             self.revived_at = move["at"]
+            self.back.add(node)
         self.released[node] = 0
+
+    def _doom(self) -> None:
+        """Find those that came back and cannot run: the retry itself has doomed them, also for each other."""
+        while more := {node for node in self.back if any(map(self._is_never_met, self.oracle.edges[node]))}:
+            self.back -= more
+            self.doomed |= more
+        self.back.clear()
+
+    def _is_never_met(self, edge: Edge) -> bool:
+        if edge.when == "e":
+            return False
+        if edge.parent < 0:  # a group in which nothing else comes back does not fail
+            return edge.when == "f" and self.back.isdisjoint(self.oracle.nodes_in(edge.parent))
+        state = self.ended.get(edge.parent)
+        return edge.parent in self.doomed or (state is not None and not is_met(edge, state))
 
     def _release(self, node: int, move: Row) -> Iterator[Violation]:
         self.released[node] += 1
@@ -110,7 +130,7 @@ class Replay:
         if move["from_state"] == "failed":
             self.ended[node] = FAILED  # it is discarded, and its children see a failure
         elif target == "cancelled":
-            alone = reason in ALONE and self._is_doomed(node, move["at"])
+            alone = reason in ALONE and (node in self.doomed or self._is_doomed(node, move["at"]))
             self.ended[node] = SKIPPED if reason == "skipped" or alone else CANCELLED
         elif target == "failed":
             if node not in self.holding:
@@ -119,6 +139,7 @@ class Replay:
             self.ended[node] = SUCCEEDED
             self.succeeded_at[node] = move["at"]
         self.shown[node] = target
+        self.doomed.discard(node)
 
     def _is_doomed(self, node: int, at: datetime) -> bool:
         """Whether an edge of a job that has not begun cannot be met any more, and the job was told."""

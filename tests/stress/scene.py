@@ -23,6 +23,15 @@ from .woven_shop import DEED
 Graphs = dict[int, Graph]
 DEAD = Resolution("dead_letter", "rejected")
 BLOCKED = "select cardinality(pg_blocking_pids(%s)) > 0"
+# Holds up a statement that deletes jobs, in a session that asks for it: it has its snapshot, and has locked no row yet.
+HOLD_UP = """
+create function stress.hold_up() returns trigger language plpgsql as $$
+begin
+    if current_setting('stress.held_up', true) = 'on' then perform pg_advisory_xact_lock(4243); end if;
+    return null;
+end $$;
+create trigger hold_up before delete on pgqueue.job_live for each statement execute function stress.hold_up()"""
+HELD_UP = "select set_config('stress.held_up', 'on', true)"
 
 
 class Scene:
@@ -89,6 +98,20 @@ class Scene:
             thread.result()
         for conn in (first, second, holder):
             conn.close()
+
+    def after_its_snapshot(self, one: Callable[[Conn], Any], other: Callable[[Conn], Any]) -> None:
+        """Let the second act and commit when a statement of the first one that deletes jobs has its snapshot, and
+        before it locks any."""
+
+        def held_up(conn: Conn) -> None:
+            conn.execute(HELD_UP)
+            one(conn)
+
+        self.conn.execute(HOLD_UP)
+        try:
+            self.at_once(held_up, other, "select pg_advisory_xact_lock(4243)")
+        finally:
+            self.conn.execute("drop function stress.hold_up cascade")
 
     def _until_it_waits(self, conn: Conn, thread: InThread) -> None:
         pid = conn.info.backend_pid

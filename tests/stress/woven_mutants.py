@@ -18,13 +18,13 @@ from pgqueue.jobs.step import RecordedStep
 from pgqueue.queries import signals, steps
 from pgqueue.queries.base import Query
 from pgqueue.queries.jobs import expire, resolve
-from pgqueue.queries.jobs.ties import TiedEnds
-from pgqueue.queries.workflows import adding, inputs, retry
+from pgqueue.queries.jobs.ties import DOOMED, TiedEnds
+from pgqueue.queries.workflows import adding, cascade, inputs, retry
 from pgqueue.tasks.journal import AlreadyRecorded
 
 from .rewriting import rewrite
 
-MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, signals, adding)
+MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, cascade, signals, adding)
 CLASSES: Sequence[type] = (resolve.ResolveQueries, Caller)
 TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
 RECORDS = ["RECORD", "RECORD_ONE", "RECORD_AND_MARK"]
@@ -185,6 +185,18 @@ def forgets_handlers() -> None:
     )
 
 
+def stops_by_snapshot() -> None:
+    """Say of a job that is stopped what was true of it when it was found."""
+    found = "case when j.state = 'blocked' and j.cancel_requested_at is not null then 'skipped' end as skipped"
+    rewrite(
+        cascade,
+        ["STOP"],
+        ("s.stop_reason as reason", "coalesce(m.skipped, s.stop_reason) as reason"),
+        ("select j.id, j.state from", f"select j.id, j.state, {found} from"),
+        (f"case when {DOOMED} then 'skipped' else b.reason end as reason", "b.reason"),
+    )
+
+
 @dataclass(frozen=True)
 class WovenMutant:
     """A bug, the scenario that shows it, and the invariants one of which it breaks."""
@@ -214,6 +226,7 @@ MUTANTS = {
     "redrives_letters": WovenMutant(redrives_letters, "redriven", frozenset({"WF5"})),
     "retries_uncounted": WovenMutant(retries_uncounted, "retried_groups", frozenset({"WF5"})),
     "forgets_handlers": WovenMutant(forgets_handlers, "retried_groups", frozenset({"WF5"})),
+    "stops_by_snapshot": WovenMutant(stops_by_snapshot, "stopped_beside_a_death", frozenset({"WF5"})),
     "sleeps_through": WovenMutant(sleeps_through, "signalled_while_it_runs", frozenset({"ST4"})),
     "unlocked_record": WovenMutant(unlocked_record, "recorded_beside_a_rescue", frozenset({"ST1"})),
     "changed_record": WovenMutant(changed_record, "recorded_twice", frozenset({"ST1"})),

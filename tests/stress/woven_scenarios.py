@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pgqueue
@@ -176,6 +177,34 @@ def cancelled_untold(scene: Scene) -> None:
     end(scene.conn, *((job, DEAD if number(job) == 0 else done(job)) for job in jobs))
     db.run(scene.conn, QUERIES.jobs.cancel([made.jobs[1]], "by hand"))
     tidy(scene.conn)
+
+
+def stopped_beside_a_death(scene: Scene) -> None:
+    """A member dies, and dooms another one, after the statement that stops their group has found that one, and before
+    it has locked it: it is skipped, and its group is not cancelled."""
+    groups = [Group("w"), Group("stopped", 0, "stop"), Group("within", 1)]
+    scene.insert(Graph(nodes_of(3, {0: 9, 1: 9}), [1, 1, 2], [Edge(1, 2)], groups))
+    first, second = scene.take()
+    end(scene.conn, (first, DEAD))
+    stops = partial(db.run, query=QUERIES.workflows.stop(500))
+    scene.after_its_snapshot(stops, lambda conn: end(conn, (second, DEAD)))
+    scene.run()
+
+
+def cancelled_when_doomed(scene: Scene) -> None:
+    """Two jobs come back that wait one for the other, and the first of them for the failure of one that has succeeded.
+    The second is cancelled before both are skipped: the retry has doomed it, and its group is not cancelled."""
+    groups = [Group("w"), Group("doomed", 0)]
+    edges = [Edge(0, 1, "f"), Edge(1, 2)]
+    made = scene.insert(Graph(nodes_of(4, {3: 1}), [0, 0, 1, 0], edges, groups))
+    jobs = scene.take()
+    for job in (made.jobs[2], made.jobs[1]):
+        db.run(scene.conn, QUERIES.jobs.cancel([job], "by hand"))
+    end(scene.conn, *((job, DEAD if number(job) == 3 else done(job)) for job in jobs))
+    tidy(scene.conn)
+    retry(scene.conn, made.id)
+    db.run(scene.conn, QUERIES.jobs.cancel([made.jobs[2]], "by hand"))
+    scene.run()
 
 
 def _saga(scene: Scene) -> ClaimedJob:
@@ -349,7 +378,8 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
     for scenario in (
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
         gates_shared_plainly, two_members_plainly, whole_workflow_plainly, expired_together, one_parent_fails, retried,
-        redriven, retried_groups, cancelled_untold, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
+        redriven, retried_groups, cancelled_untold, stopped_beside_a_death, cancelled_when_doomed,
+        signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
         called_twice, called_job_ends, caller_is_held, added_while_it_runs,
         added_after_an_end, sealed, cancelled_while_replaced,
     )

@@ -4,19 +4,22 @@ from typing import LiteralString
 
 from pgqueue.queries.base import Query, Statements, fill
 from pgqueue.queries.jobs.parts import CANCEL_WAITING, COMPENSATED, MAY_NOTIFY, SKIP_WAITING
-from pgqueue.queries.jobs.ties import FREE, TOLD_AFTER_CANCELS, TiedEnds, read_cancels
+from pgqueue.queries.jobs.ties import DOOMED, FREE, TOLD_AFTER_CANCELS, TiedEnds, read_cancels
 
 # End waiting jobs as cancelled, and move what depends on them. Reads `batch`: id and reason.
 # It waits for no job: FREE leaves rows that another transaction has locked, and a job that has a child which somebody
 # has locked; both are found again. Gates and workflows are waited for, last, as everywhere.
+# The reason is `skipped` of each job that is doomed once it is locked, as gates count it. The naive form asks for that
+# when it finds the job: one that is doomed between that and the lock is no cancelled member, and its reason says so.
 END_WAITING: LiteralString = fill(
     """{free}, ended as (
     delete from {s}.job_live j using batch b
     where j.id = any(array[b.id]) and b.id in (select id from free)
     and (j.state in ('pending', 'blocked')) is true
-    returning j.*, 'cancelled' as target, b.reason
+    returning j.*, 'cancelled' as target, case when {doomed} then 'skipped' else b.reason end as reason
 ), {cancel_waiting}""",
     free=fill(FREE, own="batch"),
+    doomed=DOOMED,
 )
 
 # End up to `at_most` doomed jobs, with those below them that can only be skipped, too: an edge after success or failure
@@ -44,7 +47,7 @@ union all select 0, 'notified', null, null, null from waiters_notified""",
     told=TOLD_AFTER_CANCELS,
 )
 
-# End up to `at_most` jobs of workflows that are stopped: members that wait; those that are doomed by then are skipped.
+# End up to `at_most` jobs of workflows that are stopped: members that wait; those that are doomed are skipped.
 # Of one that is cancelled the running ones are asked to stop. Members of a group within have the gates of the groups in
 # it, all of which the root names, and so have those of what stands in for a member. A callback is no member and goes
 # on, and so does what stands in for one, which `within` lists with its workflow's id below zero. What a member has done
@@ -75,9 +78,9 @@ with recursive stopping as materialized (
                  select j.id from {s}.job_live j where j.workflow_id = s.root_id and j.gate_id = any(array(
                      select g.id from {s}.gate g where g.workflow_id = within.id))))) ) as inner_one
 ), found as materialized (
-    select m.id, m.state, case when m.doomed then 'skipped' else s.stop_reason end as reason
+    select m.id, m.state, s.stop_reason as reason
     from stopping s cross join lateral (
-        select j.id, j.state, j.state = 'blocked' and j.cancel_requested_at is not null as doomed from {s}.job_live j
+        select j.id, j.state from {s}.job_live j
         where j.workflow_id = s.root_id and j.gate_id is not null
         and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
         and case when s.id = s.root_id

@@ -38,7 +38,7 @@ with letter as materialized (
     delete from "pgqueue".job_live j using batch b
     where j.id = any(array[b.id]) and b.id in (select id from free)
     and (j.state in ('pending', 'blocked')) is true
-    returning j.*, 'cancelled' as target, b.reason
+    returning j.*, 'cancelled' as target, case when (waits_for = 'jobs' and cancel_requested_at is not null) is true then 'skipped' else b.reason end as reason
 ), finished as (
     insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, state, reason)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, target, reason

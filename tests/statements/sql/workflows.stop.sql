@@ -20,9 +20,9 @@ with recursive stopping as materialized (
                  select j.id from "pgqueue".job_live j where j.workflow_id = s.root_id and j.gate_id = any(array(
                      select g.id from "pgqueue".gate g where g.workflow_id = within.id))))) ) as inner_one
 ), found as materialized (
-    select m.id, m.state, case when m.doomed then 'skipped' else s.stop_reason end as reason
+    select m.id, m.state, s.stop_reason as reason
     from stopping s cross join lateral (
-        select j.id, j.state, j.state = 'blocked' and j.cancel_requested_at is not null as doomed from "pgqueue".job_live j
+        select j.id, j.state from "pgqueue".job_live j
         where j.workflow_id = s.root_id and j.gate_id is not null
         and (j.state <> 'running' or s.stop_running and j.cancel_requested_at is null)
         and case when s.id = s.root_id
@@ -60,7 +60,7 @@ with recursive stopping as materialized (
     delete from "pgqueue".job_live j using batch b
     where j.id = any(array[b.id]) and b.id in (select id from free)
     and (j.state in ('pending', 'blocked')) is true
-    returning j.*, 'cancelled' as target, b.reason
+    returning j.*, 'cancelled' as target, case when (waits_for = 'jobs' and cancel_requested_at is not null) is true then 'skipped' else b.reason end as reason
 ), finished as (
     insert into "pgqueue".job_finished (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, state, reason)
     select id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts, crash_count, lease, worker_id, claimed_at, workflow_id, ties, gate_id, target, reason
