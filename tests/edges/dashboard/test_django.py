@@ -36,7 +36,7 @@ PEOPLE: dict[str, dict[str, bool]] = {
 LogIn = Callable[[str | None], httpx.Client]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)  # a process that runs one of these tests alone has Django's settings too
 def site(shop: Shop, kept_database: str) -> Iterator[Shop]:
     """The Django site on the shop's database: its tables, its people, and what they may."""
     with django_on(kept_database), override_settings(PGQUEUE={"app": shop.app, "title": "shop"}):
