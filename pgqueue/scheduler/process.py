@@ -98,7 +98,8 @@ class Scheduler:
                 await declarer.step()
             except DATABASE_ERRORS as error:  # schedules that are rows already fire, and the duty tries again
                 log.warning("schedules cannot be declared yet: %s", brief(error))
-            log.info("scheduler %s started: %d schedules declared here", identity.id, len(app.schedules))
+            count = len(app.schedules)
+            log.info("scheduler %s started: %d schedule%s declared here", identity.id, count, "" if count == 1 else "s")
             self._identity, self._duties = identity, duties
             await run_duties(duties, self._stopping)
         finally:

@@ -212,6 +212,20 @@ def test_a_scheduler_makes_rows_of_the_schedules_in_the_code_and_fires_them(app:
     assert found == [found[0] + timedelta(seconds=i) for i in range(len(found))]
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "1 schedule declared here"), (2, "2 schedules declared here")])
+def test_a_scheduler_logs_how_many_schedules_the_code_declares(
+    app: App, caplog: pytest.LogCaptureFixture, count: int, words: str
+) -> None:
+    @app.task(name="report")
+    def report() -> None: ...
+
+    for number in range(count):
+        app.schedule(3600, name=f"s{number}")(report)
+    with caplog.at_level("INFO", "pgqueue"):
+        run_scheduler(app, lambda: "declared here" in caplog.text)
+    assert f"started: {words}\n" in caplog.text
+
+
 def test_a_scheduler_that_has_stopped_leaves_no_row(app: App, conn: Conn) -> None:
     run_scheduler(app, lambda: scalar(conn, "select count(*) = 1 from pgqueue.worker where kind = 'scheduler'"))
     assert scalar(conn, "select count(*) from pgqueue.worker") == 0

@@ -12,6 +12,7 @@ from pgqueue.queries.jobs.resolve import is_counted
 from pgqueue.queries.jobs.ties import TiedEnds
 from pgqueue.queries.workflows.enqueue import InsertedWorkflow
 from pgqueue.queries.workflows.retry import Revived
+from pgqueue.workflows.gates import CALLED, CHILDREN, GATED, LATE
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import scalar
 from tests.harness import QUERIES, WORKER, Conn, add_worker, new_job
@@ -40,19 +41,33 @@ def claim(conn: Conn, room: int = 1000, worker: UUID = WORKER) -> dict[int, Clai
 
 
 def end(conn: Conn, *ends: tuple[ClaimedJob, Resolution]) -> TiedEnds:
-    """Write how attempts ended, of jobs with ties and of others, by the statements by which a worker writes it."""
+    """Write how attempts ended, of jobs with ties and of others, by the statements by which a worker writes it. What is
+    for SUCCEED_COUNTED, it must write: only a job of which others wait for the end by now is left to RESOLVE_TIED."""
     tied = [entry for entry in ends if entry[0].ties is not None]
     plain = [entry for entry in ends if entry[0].ties is None]
     told = TiedEnds(set(), set(), False, False)
     if tied and all(is_counted(*entry) for entry in tied):
         told = db.run(conn, QUERIES.jobs.succeed_counted(tied))
         tied = [entry for entry in tied if entry[0].id not in told.moved]
+        assert still_counted(conn, [job for job, _ in tied]) == []
     if tied:
         more = db.run(conn, QUERIES.jobs.resolve_tied(tied))
         told = more._replace(moved=more.moved | told.moved, unsettled=more.unsettled or told.unsettled)
     if plain:
         told = told._replace(moved=told.moved | db.run(conn, QUERIES.jobs.resolve(plain)))
     return told
+
+
+def still_counted(conn: Conn, jobs: Sequence[ClaimedJob]) -> list[int]:
+    """Return which of these jobs run under their lease, and have nothing that waits for their end but their gate."""
+    rows = conn.execute(
+        "select id, lease, coalesce(ties, 0) from pgqueue.job_live where state = 'running' and id = any(%s)",
+        ([job.id for job in jobs],),
+    ).fetchall()
+    leases = {job.id: job.lease for job in jobs}
+    return [
+        job for job, lease, ties in rows if leases[job] == lease and ties & (CHILDREN | GATED | CALLED | LATE) == GATED
+    ]
 
 
 def states(conn: Conn, made: InsertedWorkflow) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from pgqueue import db
 from pgqueue.jobs.flow import Flow
-from pgqueue.jobs.lifecycle import Resolution
+from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker, new_job
@@ -14,6 +14,18 @@ from tests.statements.graphs import DEAD, DONE, claim, end, graph, insert, run_a
 @pytest.fixture
 def dsn(emptied_dsn: str) -> str:
     return emptied_dsn
+
+
+@pytest.fixture(autouse=True, params=["with a result", "counted", "tied"])
+def success(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each job succeed with a result, and without one: then SUCCEED_COUNTED writes members that nothing waits for,
+    and RESOLVE_TIED must write the same, for it gets them in a batch with others."""
+    if request.param == "with a result":
+        return
+    monkeypatch.setattr("tests.statements.graphs.DONE", PLAIN_SUCCESS)
+    monkeypatch.setitem(globals(), "DONE", PLAIN_SUCCESS)
+    if request.param == "tied":
+        monkeypatch.setattr("tests.statements.graphs.is_counted", lambda *_: False)
 
 
 def test_a_graph_is_inserted_with_what_can_run_pending_and_the_rest_blocked(conn: Conn) -> None:
