@@ -1,9 +1,8 @@
 """Measures each page of the dashboard on a large queue: `python -m tests.edges.dashboard.large`.
 
-It fills a server of its own, or measures one that was filled before (`--dsn`), and prints the table of
-docs/dashboard.md, which has most of its rows: ten million finished jobs, a million due, a hundred thousand dead letters,
-eight days of activity. The last two columns are measured while an old snapshot keeps all rows that end from being
-removed.
+It fills a server of its own, or measures one that was filled before (`--dsn`): ten million finished jobs, a million
+due, a hundred thousand dead letters, eight days of activity. It prints a table, of which docs/dashboard.md has most
+rows. The last two columns are measured while an old snapshot keeps all rows that end from being removed.
 """
 
 import argparse
