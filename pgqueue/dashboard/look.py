@@ -86,8 +86,8 @@ class Look:
 
     def _soon(self, key: Hashable, query: Query[T], fresh: float, old: float) -> Reading[T | None] | Unread | None:
         """Return what a statement gives that is run beside the page."""
-        turns = self.readers.turns
-        return self.readers.of(key, lambda: Reader(partial(_read, self.app, query), fresh, old, turns=turns)).soon()
+        threads = self.readers.threads
+        return self.readers.of(key, lambda: Reader(partial(_read, self.app, query), fresh, old, threads=threads)).soon()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Unread:
     at: float
 
 
-class _Guarded:
+class Guarded:
     """Has a lock. A process that was forked has neither the threads nor the locks of its parent: it begins anew."""
 
     def __init__(self) -> None:
@@ -60,28 +60,28 @@ class _Guarded:
         return self._lock
 
 
-class Turns(_Guarded):
+class ReadingThreads(Guarded):
     """The threads that read beside pages: only so many at once, and only so many readings wait for one of them."""
 
     def _begin(self) -> None:
         super()._begin()
-        self._threads = 0
+        self._running = 0
         self._waiting: deque[Callable[[], None]] = deque()
 
     def take(self, read: Callable[[], None]) -> bool:
         """Let a thread call `read`, which raises nothing, as soon as one is free; False if too many wait for that."""
         with self._locked():
-            if self._threads >= AT_ONCE:
+            if self._running >= AT_ONCE:
                 if len(self._waiting) < MOST_WAITING:
                     self._waiting.append(read)
                     return True
                 return False
-            self._threads += 1
+            self._running += 1
         try:
             threading.Thread(target=self._work, args=(read,), name="pgqueue dashboard", daemon=True).start()
         except RuntimeError:  # this process has as many threads as it may have, or is about to end
             with self._locked():
-                self._threads -= 1
+                self._running -= 1
             return False
         return True
 
@@ -92,10 +92,10 @@ class Turns(_Guarded):
             with self._locked():
                 read = self._waiting.popleft() if self._waiting else None
                 if read is None:
-                    self._threads -= 1
+                    self._running -= 1
 
 
-class Reader(_Guarded, Generic[T]):
+class Reader(Guarded, Generic[T]):
     """Reads one thing for everybody. A reading serves all for `fresh` seconds; until it is `old`, whoever comes gets it
     rather than to wait for more than a moment. `beside`: how a thread beside the pages reads it, if in another way."""
 
@@ -107,14 +107,14 @@ class Reader(_Guarded, Generic[T]):
         clock: Callable[[], float] = monotonic,
         *,
         beside: Callable[[], T] | None = None,
-        turns: Turns | None = None,
+        threads: ReadingThreads | None = None,
     ) -> None:
         self._read = read
         self._beside = beside or read
         self._fresh = fresh
         self._old = old
         self._clock = clock
-        self._turns = turns or Turns()
+        self._threads = threads or ReadingThreads()
         self._last: Reading[T] | None = None
         self._failed: Unread | None = None
         super().__init__()
@@ -178,7 +178,7 @@ class Reader(_Guarded, Generic[T]):
     def _sooner(self, last: L, coming: "Future[Reading[T]]", is_ours: bool) -> "Reading[T] | L":
         """Let a thread make the next reading; return it if it comes within a moment, and else the last one. Where the
         last one took longer than that, the next one will, too."""
-        if is_ours and not self._turns.take(lambda: self._run(coming, self._beside, is_beside=True)):
+        if is_ours and not self._threads.take(lambda: self._run(coming, self._beside, is_beside=True)):
             with self._locked():
                 if self._next is coming:
                     self._next = None
@@ -215,12 +215,13 @@ def _why(error: BaseException) -> str:
     return brief(error) if isinstance(error, DATABASE_ERRORS) else type(error).__name__
 
 
-class Readers(_Guarded):
-    """The readers of a dashboard, by what they read; those that were asked last stay. They take turns."""
+class Readers(Guarded):
+    """The readers of a dashboard, by what they read; those that were asked last stay. They share
+    the threads that read beside pages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.turns = Turns()
+        self.threads = ReadingThreads()
         self._readers: dict[Hashable, Reader[Any]] = {}
 
     def of(self, key: Hashable, make: Callable[[], Reader[T]]) -> Reader[T]:

@@ -1,6 +1,5 @@
 """Workers, workflows, the database, operations: what runs, and who asked for what."""
 
-import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from uuid import UUID
@@ -10,6 +9,7 @@ from pgqueue.client.bulk import KINDS
 from pgqueue.dashboard.filters import given, query_of, read_id
 from pgqueue.dashboard.graph import picture_of
 from pgqueue.dashboard.look import Look, Page
+from pgqueue.dashboard.readings import Guarded
 from pgqueue.dashboard.redaction import without_secrets
 from pgqueue.doctor import Report, Severity
 from pgqueue.doctor.limits import Limits
@@ -77,19 +77,19 @@ def workflow(look: Look, name: str) -> Page:
     return Page("workflow.html", f"Workflow {status.name}", values)
 
 
-class Examinations:
+class Examinations(Guarded):
     """What the doctor found, at most a minute old, whoever looks: an examination asks the server much."""
 
     def __init__(self, app: App, clock: Callable[[], float] = monotonic) -> None:
         self._app = app
         self._clock = clock
-        self._lock = threading.Lock()
+        super().__init__()
         self._report: Report | None = None
         self._made_at = 0.0
 
     def report(self) -> tuple[Report, float]:
         """Return the last report, and how many seconds ago it was made."""
-        with self._lock:
+        with self._locked():
             if self._report is None or self._clock() - self._made_at > EXAMINED_SECONDS:
                 self._report = self._app.doctor()
                 self._made_at = self._clock()

@@ -1,8 +1,11 @@
 """The dashboard in a Django project: the session says who looks, staff alone may, and permissions say what they do."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from html import unescape
+from pathlib import Path
+from types import ModuleType
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -233,6 +236,22 @@ def test_the_permissions_say_what_the_staff_may(site: Shop) -> None:
 def test_a_setting_that_cannot_be_used_is_named(given: object, says: str) -> None:
     with override_settings(PGQUEUE=given), pytest.raises(ImproperlyConfigured, match=re.escape(says)):
         mounted()
+
+
+def test_the_sample_of_the_docs_mounts_it(log_in: LogIn, site: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "dashboard.md").read_text()
+    _, code = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    sample, tasks = ModuleType("sample_of_the_docs"), ModuleType("shop.tasks")
+    exec(compile(code, "dashboard.md", "exec"), vars(sample))
+    vars(tasks)["app"] = site.app
+    for module in (sample, tasks, ModuleType("shop")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    given = {name: vars(sample)[name] for name in ("PGQUEUE", "INSTALLED_APPS")}
+    rita = log_in("rita")
+    with override_settings(ROOT_URLCONF=sample.__name__, **given):
+        assert reverse("pgqueue:dashboard") == "/jobs/"
+        assert "<title>Queues · pgqueue</title>" in rita.get("/jobs/queues").text
+        assert rita.get(f"{PREFIX}queues").status_code == 404
 
 
 def test_parts_of_the_setting_are_checked_too(site: Shop) -> None:

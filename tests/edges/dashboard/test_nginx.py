@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
 
 from tests.conftest import scalar
-from tests.edges.dashboard.conftest import SAME_SITE, dashboard_token
+from tests.edges.dashboard.conftest import HOST, SAME_SITE, dashboard_token
 from tests.edges.dashboard.paths import pages_of
 from tests.edges.dashboard.scene import Shop
 from tests.edges.dashboard.served import served
-from tests.harness import Conn
+from tests.harness import Conn, wait_for
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx is installed: apt-get install nginx")
@@ -34,7 +35,7 @@ http {{
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{port};
+        listen unix:{folder}/socket;
         location {prefix} {{
             proxy_pass {site};
             proxy_set_header Host $http_host;
@@ -45,46 +46,46 @@ http {{
 
 
 @contextmanager
-def nginx(folder: Path, site: str) -> Iterator[str]:
-    """Run nginx in front of a site; yield the address at which it answers."""
+def nginx(folder: Path, site: str) -> Iterator[Path]:
+    """Run nginx in front of a site; yield the socket at which it answers. A port might be taken by somebody else."""
     assert NGINX is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port, prefix=PREFIX, site=site, user=user))
+    (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, prefix=PREFIX, site=site, user=user))
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.PIPE)
     try:
-        while process.poll() is None:
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        wait_for(lambda: process.poll() is not None or answers(folder / "socket"), "nginx")
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        yield f"http://127.0.0.1:{port}"
+        yield folder / "socket"
     finally:
         process.terminate()
         process.communicate(timeout=30)
 
 
+def answers(path: Path) -> bool:
+    """Whether somebody listens at a socket."""
+    with socket.socket(socket.AF_UNIX) as knock:
+        return knock.connect_ex(str(path)) == 0
+
+
 @pytest.fixture(scope="module")
-def host(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(shop) as site, nginx(tmp_path_factory.mktemp("nginx"), site) as address:
-        yield address
+def at(shop: Shop) -> Iterator[Path]:
+    with served(shop) as site, TemporaryDirectory() as folder, nginx(Path(folder), site) as path:
+        yield path
 
 
 @pytest.fixture
-def browser(host: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=host, timeout=30) as client:
+def browser(at: Path) -> Iterator[httpx.Client]:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(at)), base_url=HOST, timeout=30) as client:
         yield client
 
 
-def test_every_link_and_file_stays_below_the_prefix(browser: httpx.Client, shop: Shop, host: str) -> None:
+def test_every_link_and_file_stays_below_the_prefix(browser: httpx.Client, shop: Shop) -> None:
     linked = set[str]()
     for path in pages_of(shop):
         answer = browser.get(PREFIX + path)
         assert answer.status_code == 200, (path, answer.text[-300:])
         for link in re.findall(r'(?:href|src|action)="([^"#]+)"', answer.text):
-            where = urlsplit(urljoin(f"{host}{PREFIX}{path}", unescape(link)))
+            where = urlsplit(urljoin(f"{HOST}{PREFIX}{path}", unescape(link)))
             assert where.path.startswith(PREFIX), (path, link)
             if "-/static/" in where.path:
                 linked.add(f"{where.path}?{where.query}")
@@ -101,13 +102,13 @@ def test_without_the_last_slash_nginx_sends_to_the_first_page(browser: httpx.Cli
     assert urlsplit(answer.headers["location"]).path == PREFIX
 
 
-def test_forms_pass_it_and_those_of_other_sites_do_not(browser: httpx.Client, host: str, conn: Conn) -> None:
+def test_forms_pass_it_and_those_of_other_sites_do_not(browser: httpx.Client, conn: Conn) -> None:
     browser.get(f"{PREFIX}queues")
     form = {"form_token": dashboard_token(browser.cookies["pgqueue-form"]), "why": "nginx"}
     paused = "select paused_reason from pgqueue.queue where name = 'email' and paused_at is not null"
     for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
         assert browser.post(f"{PREFIX}queues/email/pause", data=form, headers=headers).status_code == 403
-    for headers in (SAME_SITE, {"Origin": host}):  # a browser that is older says where it comes from
+    for headers in (SAME_SITE, {"Origin": HOST}):  # a browser that is older says where it comes from
         answer = browser.post(f"{PREFIX}queues/email/pause", data=form, headers=headers)
         assert answer.status_code == 303
         assert urljoin(f"{PREFIX}queues/email/pause", answer.headers["location"]).startswith(f"{PREFIX}queues/email?")

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from html import unescape
 
 import pytest
@@ -122,12 +121,16 @@ def test_tasks_name_versions_that_no_worker_knows(browse: Browse, conn: Conn) ->
         conn.execute("delete from pgqueue.job_live where task = 'shop.gone'")
 
 
-def test_schedules_show_what_fires_next(browse: Browse) -> None:
-    text = browse().page("schedules")
+def test_schedules_show_what_fires_next(browse: Browse, shop: Shop) -> None:
+    shop.app.schedules.create("nightly", "shop.daily_report", "0 3 * * *")
+    try:
+        text = browse().page("schedules")
+    finally:
+        shop.app.schedules.delete("nightly")
     part = _text(text.partition('id="calendar"')[2].partition("</section>")[0])
     assert "More than once an hour, and not listed: sync tenants" in part
-    if datetime.now(UTC).weekday() < 4:  # else its next tick may be further away
-        assert "daily report" in part
+    assert "nightly shop.daily_report" in part
+    assert "month's end" not in part  # it is paused
     assert 'aria-label="more than 96 ticks in 24 hours"' in text
 
 

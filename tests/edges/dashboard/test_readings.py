@@ -12,6 +12,7 @@ from pgqueue import App
 from pgqueue.dashboard import readings
 from pgqueue.dashboard.charts import SPANS
 from pgqueue.dashboard.look import Look
+from pgqueue.dashboard.pages.fleet import Examinations
 from pgqueue.dashboard.readings import AT_ONCE, MOST, MOST_WAITING, PATIENCE, Reader, Readers, Reading, Unread
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
@@ -97,29 +98,45 @@ def test_whoever_has_waited_too_long_reads_alone(
     assert reader.now() == 1
 
 
+def child_says(question: Callable[[], bool]) -> int:
+    """Return how a forked child ends: with 0 if the answer is yes. It ends by a signal if it hangs."""
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        try:
+            os._exit(0 if question() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_that_is_forked_while_something_is_read_reads_itself(source: Source) -> None:
     readers = Readers()
     source.open.clear()
     reader = readers.of("it", lambda: Reader(source.read, FRESH, OLD, source.clock))
-    others = [Reader(source.read, FRESH, OLD, source.clock, turns=readers.turns) for _ in range(AT_ONCE)]
+    others = [Reader(source.read, FRESH, OLD, source.clock, threads=readers.threads) for _ in range(AT_ONCE)]
     for each in (reader, *others):
         each.soon()
         assert source.begun.acquire(timeout=30)
-    with reader._lock, readers._lock, readers.turns._lock:
-        child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # ends it if it hangs
-        try:
-            source.open = threading.Event()
-            source.open.set()
-            mine = readers.of("it", lambda: reader).now() == AT_ONCE + 2
-            beside = readers.of("other", lambda: Reader(source.read, FRESH, OLD, turns=readers.turns))
-            beside.soon()
-            os._exit(0 if mine and isinstance(beside.now(), int) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def read_both() -> bool:
+        source.open = threading.Event()
+        source.open.set()
+        mine = readers.of("it", lambda: reader).now()
+        beside = readers.of("other", lambda: Reader(source.read, FRESH, OLD, threads=readers.threads))
+        while not isinstance(beside.soon(), Reading):  # a thread of this process reads it
+            pass
+        return mine == AT_ONCE + 2
+
+    with reader._lock, readers._lock, readers.threads._lock:
+        assert child_says(read_both) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_during_an_examination_examines_itself(shop: Shop) -> None:
+    examinations = Examinations(shop.app)
+    with examinations._lock:
+        assert child_says(lambda: examinations.report()[1] >= 0) == 0
 
 
 def test_what_took_long_is_not_waited_for_at_all(source: Source, reader: Reader[int]) -> None:
@@ -196,7 +213,7 @@ def test_only_so_many_are_read_at_once(source: Source, monkeypatch: pytest.Monke
     source.open.clear()
 
     def reader_of(number: int) -> Reader[int]:
-        return readers.of(number, lambda: Reader(source.read, FRESH, OLD, source.clock, turns=readers.turns))
+        return readers.of(number, lambda: Reader(source.read, FRESH, OLD, source.clock, threads=readers.threads))
 
     before = threading.active_count()
     assert [reader_of(number).soon() for number in range(many + 5)] == [None] * (many + 5)
@@ -212,7 +229,7 @@ def test_only_so_many_are_read_at_once(source: Source, monkeypatch: pytest.Monke
 def test_what_is_being_read_is_not_forgotten_for_others(source: Source) -> None:
     readers = Readers()
     source.open.clear()
-    first = readers.of("first", lambda: Reader(source.read, FRESH, OLD, source.clock, turns=readers.turns))
+    first = readers.of("first", lambda: Reader(source.read, FRESH, OLD, source.clock, threads=readers.threads))
     assert first.soon() is None
     for number in range(MOST):
         readers.of(number, lambda: Reader(source.read, FRESH, OLD))
@@ -226,7 +243,7 @@ def test_a_late_reading_does_not_open_a_closed_app(shop: Shop) -> None:
         pass
     held, begun = threading.Event(), [threading.Event() for _ in range(AT_ONCE)]
     for each in begun:
-        assert readers.turns.take(lambda each=each: (each.set(), held.wait(30)))  # type: ignore[misc]
+        assert readers.threads.take(lambda each=each: (each.set(), held.wait(30)))  # type: ignore[misc]
         assert each.wait(30)
     look = Look(app, *[None] * 4, None, None, readers)  # type: ignore[arg-type,misc]
     assert look.activity(SPANS["7d"]).is_coming
