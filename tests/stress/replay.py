@@ -97,8 +97,10 @@ class Replay:
     def _is_never_met(self, edge: Edge) -> bool:
         if edge.when == "e":
             return False
-        if edge.parent < 0:  # a group in which nothing else comes back does not fail
-            return edge.when == "f" and self.back.isdisjoint(self.oracle.nodes_in(edge.parent))
+        if edge.parent < 0:  # a group in which nothing else comes back does not fail, unless it has failed
+            within = set(self.oracle.nodes_in(edge.parent))
+            has_failed = FAILED in {self.ended.get(node) for node in within}
+            return edge.when == "f" and not has_failed and self.back.isdisjoint(within)
         state = self.ended.get(edge.parent)
         return edge.parent in self.doomed or (state is not None and not is_met(edge, state))
 
@@ -152,8 +154,13 @@ class Replay:
         both at one time, and no order of those can be told."""
         if parent < 0:
             return self._has_told(-1 - parent, at)
-        one, other = (self.woven.job[self.ids[each]].get("finished_at") for each in (parent, node))
+        one, other = (self._finished_at(each, at) for each in (parent, node))
         return one is None or one != other
+
+    def _finished_at(self, node: int, at: datetime) -> datetime | None:
+        """When the transaction began in which a node has ended last by a time: in this life, and in no later one."""
+        endings = self.woven.endings_of.get(self.ids[node], [])
+        return max((row["finished_at"] for row in endings if row["finished_at"] <= at), default=None)
 
     def _has_told(self, group: int, at: datetime) -> bool:
         """Whether what waits for a group knew of its end at a time: a group is settled by a statement of its own."""

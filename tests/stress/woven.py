@@ -53,6 +53,7 @@ READ = {
     "deeds": "select * from stress.deed order by id",
     "log": "select * from stress.step_log order by seq",
     "settlings": "select workflow_id, at, settled from stress.settling order by seq",
+    "endings": "select job_id, finished_at from stress.ending order by finished_at",
     "undos": "select * from pgqueue.undo",
     "mailbox": "select * from pgqueue.signal",
     "events": "select id, topic from pgqueue.published_event",
@@ -75,6 +76,7 @@ class Woven:
     deeds: list[Row] = field(default_factory=list)
     log: list[Row] = field(default_factory=list)
     settlings: list[Row] = field(default_factory=list)
+    endings: list[Row] = field(default_factory=list)
     undos: list[Row] = field(default_factory=list)
     mailbox: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
@@ -102,6 +104,11 @@ class Woven:
     def settlings_of(self) -> dict[int, list[Row]]:
         """When each group was settled, and ran again, in order."""
         return _by(self.settlings, "workflow_id")
+
+    @cached_property
+    def endings_of(self) -> dict[int, list[Row]]:
+        """The ends of each job in transactions that began at these times, in order."""
+        return _by(self.endings, "job_id")
 
     @cached_property
     def members(self) -> dict[int, list[Row]]:

@@ -207,6 +207,22 @@ def cancelled_when_doomed(scene: Scene) -> None:
     scene.run()
 
 
+def skipped_together_later(scene: Scene) -> None:
+    """A doomed job is cancelled after the one before it was skipped. After a retry one statement skips both: of the
+    first time that says nothing."""
+    groups = [Group("w"), Group("within", 0)]
+    edges = [Edge(0, 1), Edge(1, 2), Edge(-2, 3)]
+    made = scene.insert(Graph(nodes_of(4, {0: 9}), [0, 0, 1, 0], edges, groups))
+    (job,) = scene.take()
+    end(scene.conn, (job, DEAD))
+    db.run(scene.conn, QUERIES.workflows.cascade(1))
+    db.run(scene.conn, QUERIES.jobs.cancel([made.jobs[2]], "by hand"))
+    tidy(scene.conn)
+    scene.run()
+    retry(scene.conn, made.id)
+    scene.run({0: 9})
+
+
 def _saga(scene: Scene) -> ClaimedJob:
     db.run(scene.conn, QUERIES.jobs.enqueue([new_job("saga")]))
     (job,) = claim(scene.conn).values()
@@ -379,8 +395,7 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
         shared_gates, shared_children, two_parents_at_once, two_members_at_once, whole_workflow, expired_member,
         gates_shared_plainly, two_members_plainly, whole_workflow_plainly, expired_together, one_parent_fails, retried,
         redriven, retried_groups, cancelled_untold, stopped_beside_a_death, cancelled_when_doomed,
-        signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice,
-        called_twice, called_job_ends, caller_is_held, added_while_it_runs,
-        added_after_an_end, sealed, cancelled_while_replaced,
+        skipped_together_later, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice, called_twice,
+        called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed, cancelled_while_replaced,
     )
 }  # fmt: skip

@@ -20,7 +20,8 @@ __all__ = ["app"]
 
 # A deed is written by a task, on a connection of its own unless it belongs to a transaction of the job, under the lease
 # by which the task believes to run. The log of steps has each version of each recorded step, and that of settlings each
-# moment from which on what waits for a group knows of its end, or for which it runs again.
+# moment from which on what waits for a group knows of its end, or for which it runs again. That of endings has the
+# transaction of each end but those of dead letters, by the time at which it began: a job ends again after a retry.
 TABLES = """
 create schema if not exists stress;
 create table stress.deed (id bigserial primary key, at timestamptz not null default clock_timestamp(),
@@ -44,6 +45,14 @@ begin
 end $$;
 create trigger chk after update of settled on pgqueue.workflow
     for each row when (new.settled is distinct from old.settled) execute function stress.record_settling();
+create table stress.ending (job_id bigint not null, finished_at timestamptz not null);
+create function stress.record_ending() returns trigger language plpgsql as $$
+begin
+    insert into stress.ending (job_id, finished_at) values (new.id, new.finished_at);
+    return null;
+end $$;
+create trigger chk_ended after insert on pgqueue.job_finished
+    for each row execute function stress.record_ending();
 """
 DEED = "insert into stress.deed (job_id, lease, kind, name, value) values (%s, %s, %s, %s, %s)"
 REDRIVES = "select count(*) from pgqueue.transition where job_id = %s and from_state = 'failed'"
