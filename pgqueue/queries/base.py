@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 _FUNCTIONS = (
     "acldefault|aclexplode|age|array_agg|array_append|array_position|array_remove|array_to_string|bool_and|bool_or|"
     "cardinality|ceil|char_length|concat_ws|convert_to|count|current_setting|decode|encode|floor|format|format_type|"
-    "generate_series|"
+    "generate_series|generate_subscripts|"
     "has_function_privilege|"
     "has_sequence_privilege|has_table_privilege|hashtext|hashtextextended|host|isfinite|json_agg|json_build_array|"
     "jsonb_agg|jsonb_array_elements|jsonb_array_elements_text|jsonb_build_array|jsonb_build_object|jsonb_each|"

@@ -6,8 +6,8 @@ with counted as materialized (
     where a.at > now() - interval '169 hours' and a.at <= now() - interval '168 hours'
     and a.outcome in ('succeeded', 'retried', 'failed')
 ), spread as (
-    select c.weeks, w.bucket::float8 as bucket, pg_catalog.sum(w.jobs) as jobs
-    from counted c cross join lateral pg_catalog.unnest(c.wait_counts) with ordinality as w(jobs, bucket) group by 1, 2
+    select c.weeks, n::float8 as bucket, pg_catalog.sum(c.wait_counts[n]) as jobs
+    from counted c cross join lateral pg_catalog.generate_subscripts(c.wait_counts, 1) as n group by 1, 2
 ), summed as (
     select s.weeks, pg_catalog.power(2::float8, (s.bucket - 0.5::float8) / 2::float8) / 1000000::float8 as seconds,
            pg_catalog.sum(s.jobs) over (partition by s.weeks order by s.bucket) / pg_catalog.sum(s.jobs) over (partition by s.weeks) as share
