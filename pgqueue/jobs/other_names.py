@@ -1,4 +1,4 @@
-"""Names that other job queues have for things of pgqueue: whoever types one is told ours."""
+"""Verbs of other job queues, each with the verb of pgqueue that its error names."""
 
 from collections.abc import Callable, Mapping
 

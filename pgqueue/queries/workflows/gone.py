@@ -152,7 +152,7 @@ with {empty} select h.id, h.name, h.created_at from hollow h order by h.created_
 # somebody has deleted its row. DELIVER finds the mark and wakes the caller, which collects what became of the job. The
 # statement that ends a job marks its call, so a snapshot that sees neither the job nor the mark sees an end that nobody
 # told: no age is asked. A job that is brought back at this moment is marked though it lives: its caller finds it alive,
-# sleeps on, and is told of its next end. The naive form gives the caller a timeout, and so gives up calls that go on.
+# sleeps on, and the next end marks the call again. The naive form, a timeout of the caller, gives up calls that go on.
 # Walks over the open calls alone, in the order of call_open; jobs by primary key. Calls that somebody has locked are
 # found by the next walk. Returns a row for each, and one with the last call that was looked at: null at the end of the
 # walk.

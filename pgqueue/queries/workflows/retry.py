@@ -76,10 +76,10 @@ _REOPENED: LiteralString = """reopened(id) as (
 # form takes each group that has succeeded for one that cannot fail, and passes over the handler of a group whose
 # members were skipped and come back.
 # Of `never`, what was skipped stays where it is: no gate counts it. What was cancelled is counted, so its group is
-# cancelled: it comes back doomed, CASCADE skips it, and the group ends without it. Hence a group in which nothing comes
-# back has succeeded, and an edge from it is met unless its child is in `never`. The naive form leaves the cancelled job
-# alone. But the gates around it begin anew and count it no more. Then what runs after the success or the failure of its
-# group has no edge to wait for and begins at once, and a workflow succeeds around a cancelled group.
+# cancelled: it comes back doomed, CASCADE skips it, and the group ends without it. So a group has succeeded if none of
+# its jobs comes back, and its edges are met, but for those to children in `never`. The naive form leaves the cancelled
+# job alone. But the gates around it begin anew and count it no more. Then a job that runs after the success or the
+# failure of its group has no edge to wait for and begins at once, and a workflow succeeds around a cancelled group.
 # Finished jobs are found by primary key in the ranges of ids that the gates name, in the partitions since the day
 # before the workflow was made: a job ends at the time at which the transaction that cancels it has begun.
 # Edges that were added late are like the others from here on, told or not: one that nobody has told, because its child
