@@ -10,7 +10,8 @@ Kind: TypeAlias = Literal["value", "sleep", "signal", "event", "call"]
 # The header of a job that has something to undo, or to call off, if it ends otherwise than by success; and the one of a
 # job that undoes a step.
 UNDO, UNDOES = "$undo", "$undoes"
-_UNDO, _UNDOES = '"$undo"', '"$undoes"'
+UNDO_MARK = '"$undo'  # in the headers of each job that can be undone, or undoes
+_UNDO, _UNDOES = f'{UNDO_MARK}"', f'{UNDO_MARK}es"'
 
 
 @dataclass(frozen=True, slots=True)

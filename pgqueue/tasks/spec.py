@@ -30,6 +30,7 @@ from pgqueue.tasks.sealing import SEALED, SEALED_EVENT, open_args
 from pgqueue.tasks.stand_in import RESULT, RESULTS, check_ended
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_result
 from pgqueue.tasks.versions import (
+    VERSION,
     UnknownParameters,
     Upcaster,
     check_versions,
@@ -191,7 +192,7 @@ class TaskSpec(TaskSettings):
             text = with_inputs(self.codec, text, inputs)
         elif has_inputs(job.headers):
             raise ByReference(job.task)
-        if job.headers is not None or self.version > 1:
+        if self.version > 1 or (job.headers is not None and VERSION in job.headers):
             text = upcast(text, job.headers, self.version, self.upcasters)
         pages = getattr(job, "pages", None)
         try:

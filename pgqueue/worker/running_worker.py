@@ -158,7 +158,7 @@ class RunningWorker:
         signals.cannot_run_jobs = stop
         signals.listening = self._listening
         signals.job_committed = producer.job_committed
-        signals.turn_over = producer.turn_over
+        signals.turn_over = producer.roster.left
         signals.turns_ended = producer.turns_ended
         signals.metered_found = self._limit_keeper.metered_found
         signals.queue_appeared = self._find_queues

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pgqueue import App, db
+from pgqueue import App, Context, db
 from pgqueue.db import link
 from pgqueue.queries import Query
+from pgqueue.worker.claiming import producer
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, working
 from tests.statements.turns import in_order, keyed, metered, rule
@@ -20,13 +21,14 @@ MOST = 15  # claims and looks, in that time
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often workers looked at lanes (`hop`), and claimed metered jobs (`instant`)."""
+    """How often workers looked at lanes (`hop`), and claimed metered jobs (`instant`) and plain ones (`lane`)."""
     counts: Counter[str] = Counter()
     run_async = db.run_async
 
     async def counting(conn: Any, query: Query[Any]) -> Any:
         counts["looks"] += b"with recursive hop(number" in query.sql
         counts["claims"] += b"instant as materialized" in query.sql
+        counts["plain"] += b"%(lane_run_ats)s" in query.sql or b"with recursive hop(priority)" in query.sql
         counts["all"] += 1
         return await run_async(conn, query)
 
@@ -89,3 +91,31 @@ def test_while_a_queue_has_all_its_own_slots(app: App, conn: Conn, turns: Counte
         assert asked <= 4 * MOST
 
     asyncio.run(scenario())
+
+
+def test_plain_jobs_are_not_asked_for_beside_each_claim_of_metered_ones(
+    app: App, conn: Conn, turns: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "PLAIN_REST_SECONDS", 3600.0)
+    began = list[int]()
+
+    @app.task(name="short")
+    async def short(ctx: Context) -> None:
+        began.append(ctx.job_id)
+        await asyncio.sleep(0.001)
+
+    rule(conn, "r", max_running=10_000)
+    metered(conn, keyed("r"), 3000)
+    conn.execute("update pgqueue.job_live set task = 'short'")
+
+    async def stages() -> None:
+        async with working(app, concurrency=4):
+            await eventually(lambda: len(began) >= 500, "metered jobs to have filled the worker")
+            counted = Counter(turns)
+            await eventually(lambda: len(began) >= 1500, "more of them")
+            assert turns["claims"] - counted["claims"] > 5
+            assert turns["plain"] == counted["plain"]
+            short.enqueue()  # its notification, or room that metered jobs leave, ends the rest
+            await eventually(lambda: len(began) == 3001, "the end of all jobs")
+
+    asyncio.run(stages())

@@ -28,7 +28,7 @@ ENDED = "select count(*) from pgqueue.job_finished"
 @pytest.fixture
 def no_claims_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each claim bring as many jobs as slots are free: what begins next is then what was claimed last."""
-    monkeypatch.setattr("pgqueue.worker.claiming.producer.AHEAD_SECONDS", 0)
+    monkeypatch.setattr("pgqueue.worker.claiming.pace.AHEAD_SECONDS", 0)
 
 
 class Gates:

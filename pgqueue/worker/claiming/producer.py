@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
@@ -11,25 +11,19 @@ from pgqueue.timing import monotonic
 from pgqueue.worker.claiming.ageing import Ageing
 from pgqueue.worker.claiming.frontier import SCAN_SHARE, Cost, Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
-from pgqueue.worker.claiming.turn_claims import TurnClaims
+from pgqueue.worker.claiming.pace import MAX_CLAIM, ClaimRate, Pace
+from pgqueue.worker.claiming.roster import Roster
+from pgqueue.worker.claiming.turn_claims import Part, TurnClaims
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.signals import WorkerSignals
 
 log = logging.getLogger("pgqueue.worker")
-MAX_CLAIM = 2000  # jobs in one claim, and claimed ahead of slots
-# Non-empty claims per second. Above BUSY_RATE we poll and ask for no NOTIFY, which holds up other commits; below
-# QUIET_RATE we ask again.
-BUSY_RATE, QUIET_RATE = 60, 20
-RATE_SECONDS = 0.2  # over which that rate is measured
-BUSY_POLL_SECONDS = 0.01  # between two claims at that rate
+BUSY_POLL_SECONDS = 0.01  # between two claims where claims often bring jobs
 FULL_SECONDS = 1.0  # for which the slots must have been full before we ask for no NOTIFY
 ASK_SECONDS = 10.0  # after which we ask for the next due job again, however long that took: it finds new lanes
 LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by another transaction
-AHEAD_SECONDS = 0.05  # jobs that will begin within this time are claimed ahead of slots
-MANY = 10_000  # jobs that end in a second, from which on it is twice that time: to claim many takes longer
-PACE_SECONDS = 0.02  # over which the pace of jobs is measured for that
-PACE_KEPT = 0.9  # of the pace before, where the new one is lower: slots that were empty for a moment say little
 STRAYS_SHARE = 100  # the search for strays is due again after so many times its own duration: it holds up the claims
+PLAIN_REST_SECONDS = 0.1  # without a claim of plain jobs beside metered ones, after one that found none
 ADOPT_POLLS = 5  # poll intervals between two searches for parked jobs, which exist only while releases differ
 
 
@@ -70,10 +64,8 @@ class Producer(Duty):
         self._marked_waiting = False  # what the worker's row says
         self._full_since: float | None = None
         self._rests_until = 0.0  # the next step that claims jobs of all kinds
-        self._polls_fast = False  # jobs come often
-        self._rate_from = (monotonic(), 0)  # when we began to count claims that brought jobs; how many there were
-        self._pace_from = (monotonic(), 0)  # when the pace was last measured; how many jobs had ended by then
-        self._pace = 0.0  # jobs that end in a second
+        self._plain_from = 0.0  # when plain jobs are claimed again beside metered ones
+        self._rate, self._pace = ClaimRate(), Pace()
         # All times below are by the monotonic clock.
         self._due_at = 0.0  # when the next job that we know of is due
         self._asked_at = 0.0  # when we last asked for that
@@ -102,16 +94,13 @@ class Producer(Duty):
     def job_committed(self) -> None:
         """Claim now: a notification says that a job was committed."""
         self._turns.notified()
+        self._plain_from = 0.0
         self.wake()
 
     def rules_changed(self) -> None:
         """Claim now, and look at metered jobs first: a limit or a pause was changed."""
         self._turns.want_look()
         self.wake()
-
-    def turn_over(self, job: ClaimedJob) -> None:
-        """Note that a metered job has left its slot."""
-        self._turns.roster.left(job)
 
     def turns_ended(self, jobs: Iterable[ClaimedJob]) -> None:
         """Claim again what shares a bucket with these metered jobs, which do not run any more."""
@@ -129,6 +118,11 @@ class Producer(Duty):
                 self._frontier.retreat(job)
         if delay < self._poll:
             self.wake()
+
+    @property
+    def roster(self) -> Roster:
+        """The lanes of metered jobs that the worker knows."""
+        return self._turns.roster
 
     @property
     def paused(self) -> bool:
@@ -196,8 +190,8 @@ class Producer(Duty):
         self._strays_next = ended + max(self._lease / 3, STRAYS_SHARE * (ended - began))
 
     async def _claim_and_rest(self) -> float:
-        self._set_ahead()
         slots = self._slots
+        slots.claim_ahead(self._pace.ahead(slots.ended, before=slots.ahead))
         room = min(slots.room(), sum(slots.room_by_queue().values()), MAX_CLAIM) if slots.wants_jobs else 0
         if not room:
             self._full_since = self._full_since or monotonic()
@@ -208,13 +202,13 @@ class Producer(Duty):
         if not (adopted or woken) and await self._nothing_due():
             return await self._until_due()
         claimed = adopted + await self._claim()
-        self._measure_rate(claimed)
+        self._rate.note(claimed)
         if claimed >= room:
             return await self._rest_when_full()
         self._full_since = None
         if self._parked_left:
             return 0.0
-        if self._polls_fast:
+        if self._rate.is_high:
             if self._marked_waiting:
                 await self._mark_waiting(False)
             return BUSY_POLL_SECONDS
@@ -222,15 +216,6 @@ class Producer(Duty):
             await self._mark_waiting(True)
             return 0.0  # claim once more: a job that was committed before the mark has notified no worker
         return await self._until_due()
-
-    def _measure_rate(self, claimed: int) -> None:
-        """Find out whether jobs come often."""
-        since, claims = self._rate_from
-        claims += claimed > 0
-        if (elapsed := monotonic() - since) >= RATE_SECONDS:
-            self._polls_fast = claims / elapsed > (QUIET_RATE if self._polls_fast else BUSY_RATE)
-            since, claims = monotonic(), 0
-        self._rate_from = since, claims
 
     async def _claim(self) -> int:
         """Claim from the queues in order, plain and metered jobs; return how many."""
@@ -243,16 +228,32 @@ class Producer(Duty):
             for queue in self._turns.queues_in_order():
                 claimed += await self._claim_metered(queue)
             return claimed
-        for part in self._turns.parts(self._slots.queues):
+        return claimed + await self._claim_in_parts(self._turns.parts(self._slots.queues))
+
+    async def _claim_in_parts(self, parts: Sequence[Part]) -> int:
+        """Claim part by part while there is room; return how many jobs came.
+
+        Beside metered jobs, plain ones are left out for a while after none was found, unless metered ones leave room:
+        to hear once more that there is none takes a busy event loop milliseconds, in which the database claims nothing.
+        """
+        rests, room = len(parts) > 1 and monotonic() < self._plain_from, min(self._slots.room(), MAX_CLAIM)
+        metered = plain = asked = 0
+        for part in parts:
             if self._slots.room() <= 0:
                 break
             if part.metered is not None:
-                claimed += await self._claim_metered(part.metered)
-            elif len(part.plain) == len(self._slots.queues):
-                claimed += await self._claim_plain()
-            else:
-                claimed += await self._claim_some(part.plain)
-        return claimed
+                metered += await self._claim_metered(part.metered)
+            elif not rests:
+                asked += 1
+                plain += await self._claim_part(part.plain)
+        if rests and metered < room:
+            asked, plain = 1, await self._claim_plain()
+        if asked:
+            self._plain_from = 0.0 if plain else monotonic() + PLAIN_REST_SECONDS
+        return metered + plain
+
+    async def _claim_part(self, queues: Sequence[str]) -> int:
+        return await (self._claim_plain() if len(queues) == len(self._slots.queues) else self._claim_some(queues))
 
     async def _claim_metered(self, queue: str, most: int = MAX_CLAIM) -> int:
         room = min(self._slots.room_by_queue().get(queue, 0), self._slots.room(), most)
@@ -346,20 +347,6 @@ class Producer(Duty):
         self._parked_left = self._just_adopted = bool(jobs)
         self._signals.jobs_claimed(jobs)
         return len(jobs)
-
-    def _set_ahead(self) -> None:
-        """Claim ahead what will begin within 50 to 100 ms at the recent pace: no job where jobs are slow.
-
-        A pace by which nothing is claimed ahead is not kept: the jobs have just been released that it had brought.
-        """
-        now, ended = monotonic(), self._slots.ended
-        elapsed = now - self._pace_from[0]
-        if elapsed >= PACE_SECONDS:
-            kept = PACE_KEPT ** (elapsed / PACE_SECONDS) if self._slots.ahead else 0.0
-            self._pace = max((ended - self._pace_from[1]) / elapsed, self._pace * kept)
-            seconds = AHEAD_SECONDS * (1 + min(self._pace / MANY, 1.0))
-            self._slots.claim_ahead(min(int(self._pace * seconds), MAX_CLAIM))
-            self._pace_from = (now, ended)
 
     async def _rest_when_full(self) -> float:
         self._full_since = self._full_since or monotonic()

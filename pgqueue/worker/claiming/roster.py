@@ -256,9 +256,10 @@ class Roster:
     def ended(self, jobs: Iterable[ClaimedJob]) -> bool:
         """Note that the ends of jobs are written: each lane that shares a bucket with one of them may go on. Returns
         whether one does."""
-        names, lanes = set[str](), set[int]()
+        names, lanes, held = set[str](), set[int](), self._held
         for job in jobs:
-            self.left(job)
+            if job.id in held:
+                self.left(job)
             lane = job.lane or 0
             if lane not in lanes or lane < 0:  # all jobs of a lane have its buckets, unless they have an order
                 lanes.add(lane)

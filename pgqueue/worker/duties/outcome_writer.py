@@ -8,7 +8,7 @@ from pgqueue.app import App
 from pgqueue.db.link import Link
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
-from pgqueue.jobs.step import can_be_undone, undoes
+from pgqueue.jobs.step import UNDO_MARK, can_be_undone, undoes
 from pgqueue.queries import Query
 from pgqueue.queries.jobs.resolve import is_counted
 from pgqueue.queries.jobs.ties import TiedEnds
@@ -40,8 +40,9 @@ class OutcomeWriter:
 
         A job that is replaced is a part of its own: what comes with it is inserted in the same transaction.
         """
-        if not any(job.lane is not None or job.ties is not None or end.graph is not None for job, end in batch):
-            return [batch]
+        metered = batch[0][0].lane is not None
+        if all(job.ties is None and end.graph is None and (job.lane is not None) is metered for job, end in batch):
+            return [batch]  # as most are
         found: dict[tuple[bool, bool, int], list[tuple[ClaimedJob, Resolution]]] = {}
         for job, end in batch:
             alone = 0 if end.graph is None else job.id
@@ -119,4 +120,6 @@ def _uses_steps(entry: Outcome) -> bool:
     job, end = entry
     if job.headers is None:  # the usual case
         return end is not PLAIN_SUCCESS and (end.wakening is not None or end.graph is not None)
-    return end.graph is not None or end.wakening is not None or can_be_undone(job) or undoes(job)
+    if end.graph is not None or end.wakening is not None:
+        return True
+    return UNDO_MARK in job.headers and (can_be_undone(job) or undoes(job))
