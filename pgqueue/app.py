@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, 
 
 from pgqueue import db
 from pgqueue.client.backend import Backend
+from pgqueue.client.binding import BindVerbs
 from pgqueue.client.canvas.batch import BatchVerbs
 from pgqueue.client.changes import OperatorVerbs
 from pgqueue.client.client import Client
@@ -70,6 +71,9 @@ from pgqueue.timing import LIMIT, check_optional_duration
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
+if TYPE_CHECKING:
+    from pgqueue.inside import Inside, WorkerOptions
+
 P = ParamSpec("P")
 R = TypeVar("R")
 DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
@@ -79,7 +83,9 @@ AnyHook = TypeVar("AnyHook", bound=Hook)
 AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
-class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, PublishVerbs, DeclaresLimits):
+class App(
+    WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, PublishVerbs, BindVerbs, DeclaresLimits
+):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
@@ -398,6 +404,26 @@ class App(WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVer
     async def acancel(self, job_id: int) -> bool:
         """The async twin of `cancel`."""
         return await self.using().acancel(job_id)
+
+    def worker(self, *, scheduler: bool = False, **options: Unpack["WorkerOptions"]) -> "Inside":
+        """Run a worker inside this process: `async with app.worker(): …` in the lifespan of a server, `with` elsewhere.
+
+        `queues` as a list, or as `-Q` takes it; with `scheduler=True` schedules fire as well. Other options are those
+        of `pgqueue work`, durations in seconds. See pgqueue.inside.Inside. Raises InvalidOption.
+        """
+        from pgqueue.inside import Inside, worker_settings  # above this room: only who uses it loads a worker
+        from pgqueue.scheduler import SchedulerSettings
+
+        settings = worker_settings(options)
+        beside = SchedulerSettings(settings.lease_seconds, settings.poll_seconds) if scheduler else None
+        return Inside(self, settings, beside)
+
+    def scheduler(self, *, lease_seconds: float = 30.0, poll_seconds: float = 1.0) -> "Inside":
+        """Fire schedules inside this process: `async with app.scheduler(): …`, or `with`. Raises InvalidOption."""
+        from pgqueue.inside import Inside
+        from pgqueue.scheduler import SchedulerSettings
+
+        return Inside(self, None, SchedulerSettings(lease_seconds, poll_seconds))
 
     def doctor(self, *, only: Collection[str] = ()) -> Report:
         """Look for what hurts the queue: in the database, the processes and the tasks of this app. It writes nothing.

@@ -164,6 +164,10 @@ class UnsupportedConnection(InvalidInput, TypeError):
     """`using(conn)` was given an object that is not a Postgres connection pgqueue can borrow."""
 
 
+class NoTransaction(InvalidInput, RuntimeError):
+    """The app is bound to the transactions of requests, requires one, and none is open here. Nothing was written."""
+
+
 class NotFound(PgqueueError, LookupError):
     """Nothing has that name or id."""
 

@@ -5,6 +5,7 @@ from typing import Protocol
 from pgqueue.client.backend import Backend
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHooks
+from pgqueue.client.joining import Binding
 from pgqueue.client.operation_hooks import OperationHook
 from pgqueue.client.waiting import Waits
 from pgqueue.events import Listeners
@@ -29,6 +30,7 @@ class AppParts(Protocol):
     max_depth: dict[str, int]
     depths: Depths
     max_args_bytes: int
+    binding: Binding | None
 
     @property
     def queries(self) -> Queries: ...

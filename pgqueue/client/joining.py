@@ -1,9 +1,14 @@
-"""Joining: verbs inside a block of `ctx.transaction()` run in its transaction, without being told."""
+"""Joining: verbs inside a block of `ctx.transaction()` or `app.bound()`, or where the app is bound to a request's
+connection, run in that transaction without being told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
+
+from pgqueue.db.drivers import in_transaction
+from pgqueue.errors import NoTransaction
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +38,36 @@ def joining(app: object, conn: object) -> Iterator[None]:
             _block.reset(token)
 
 
-def connection_to_join(app: object) -> object | None:
-    """Return the connection of the block around this call, if a worker of this very app lent it."""
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where the connection of a request is found: `current()` returns it, or None outside of a request."""
+
+    current: Callable[[], object]
+    required: bool
+
+    def to_join(self) -> object | None:
+        """Return the connection of this request if a transaction is open there. Raises NoTransaction if there must be
+        one."""
+        conn = self.current()
+        if conn is not None and in_transaction(conn):
+            return conn
+        if self.required:
+            raise NoTransaction(
+                "no transaction of a request is open here, and app.bind(…, required=True) asks for one: open one, give "
+                "using(conn), or say using(pgqueue.OWN_CONNECTION) for a job that exists at once"
+            )
+        return None
+
+
+class Bindable(Protocol):
+    """An app."""
+
+    binding: Binding | None
+
+
+def connection_to_join(app: Bindable) -> object | None:
+    """Return the connection of the block around this call that is for this very app, or else of this request."""
     block = _block.get()
-    return block.conn if block is not None and block.app is app else None
+    if block is not None and block.app is app and block.conn is not None:
+        return block.conn
+    return None if app.binding is None else app.binding.to_join()

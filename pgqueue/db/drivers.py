@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgqueue.errors import UnsupportedConnection
@@ -56,3 +57,18 @@ def tell_django(conn: Any) -> None:
 def is_asyncpg(conn: object) -> bool:
     """Whether `conn` is an asyncpg connection, from a pool or not."""
     return is_of(conn, "asyncpg.connection", "Connection") or is_of(conn, "asyncpg.pool", "PoolConnectionProxy")
+
+
+def in_transaction(conn: Any) -> bool:
+    """Whether a transaction is open on a connection or session, as its own library says. Asking begins none.
+
+    What is no connection counts as one: `borrow` refuses it, and names what can be given.
+    """
+    if isinstance(conn, psycopg.Connection | psycopg.AsyncConnection):
+        return conn.info.transaction_status != TransactionStatus.IDLE
+    if is_django(conn):
+        return bool(conn.in_atomic_block or not conn.get_autocommit())
+    if is_asyncpg(conn):
+        return bool(conn.is_in_transaction())
+    asked = getattr(conn, "in_transaction", None)  # of SQLAlchemy's sessions, connections and registries of sessions
+    return bool(asked()) if callable(asked) else True

@@ -5,6 +5,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ class Scheduler:
         self._app = app
         self._settings = settings or SchedulerSettings()
         self._stopping = asyncio.Event()
+        self.started = asyncio.Event()  # its row is there, and what it has declared
         self._identity: Identity | None = None  # while it runs
         self.health_address: str | None = None  # where its probe answers, for its row
         self.asked_to_stop = False  # by its row, and not by a signal
@@ -101,6 +103,7 @@ class Scheduler:
             count = len(app.schedules)
             log.info("scheduler %s started: %d schedule%s declared here", identity.id, count, "" if count == 1 else "s")
             self._identity, self._duties = identity, duties
+            self.started.set()
             await run_duties(duties, self._stopping)
         finally:
             self._identity = None
@@ -120,6 +123,7 @@ class SchedulerThread:
         self._app = app
         self._settings = settings
         self._stop = threading.Event()
+        self.started: Future[None] = Future()  # its row is there; or why it cannot start
         self._on_failed: Callable[[], object] = lambda: None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="pgqueue-scheduler", daemon=True)
@@ -146,14 +150,23 @@ class SchedulerThread:
         except Exception as error:
             log.error("the scheduler of this worker has ended", exc_info=error)
             self._error = error
+            if not self.started.done():
+                self.started.set_exception(error)
             self._on_failed()
+
+    def _tell_of_start(self, begun: "asyncio.Task[object]") -> None:
+        if not begun.cancelled():
+            self.started.set_result(None)
 
     async def _fire(self) -> None:
         scheduler = Scheduler(self._app, self._settings)
         running = asyncio.create_task(scheduler.run())
         stopped = asyncio.create_task(asyncio.to_thread(self._stop.wait))
         running.add_done_callback(lambda _: self._stop.set())
+        begun = asyncio.create_task(scheduler.started.wait())
+        begun.add_done_callback(self._tell_of_start)
         await stopped
+        begun.cancel()
         scheduler.stop()
         await running
 

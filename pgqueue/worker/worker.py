@@ -37,6 +37,7 @@ class Worker:
         self._served = Served(queues, tuple(app.tasks.names()))
         self._stopping = asyncio.Event()
         self._cutting = asyncio.Event()
+        self.started = asyncio.Event()  # its row is there, and it may claim
         self._running: RunningWorker | None = None
         self._failure: PgqueueError | None = None
         self._prepared = False
@@ -104,6 +105,7 @@ class Worker:
         for hook in self._app.own_work_starters:  # jobs run in the context from before
             hook()
         await running.start()
+        self.started.set()
         try:
             await running.declare_rules(self._stopping)
             await run_duties(running.duties, self._stopping, grace_seconds=2.0)

@@ -3,6 +3,7 @@
 import os
 
 import httpx
+import orders_bound
 import orders_django
 import orders_fastapi
 import orders_keyed
@@ -136,3 +137,21 @@ async def test_fastapi_commits_before_it_answers_and_rolls_back_on_errors():
             assert (await client.post("/orders/7", params={"email": "again"})).status_code == 500
             assert other.execute("select count(*) from pgqueue.job").fetchone() == (0,)
             other.execute("delete from pgqueue.transition")
+
+
+@pytest.mark.anyio
+async def test_a_bound_session_takes_the_job_with_it():
+    engine = create_async_engine("postgresql+psycopg://")
+    orders_bound.sessions.configure(bind=engine)
+    transport = httpx.ASGITransport(app=orders_bound.api, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+        with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as other:
+            answer = await client.post("/orders/90", params={"email": "a"})
+            seen = other.execute("delete from pgqueue.job_live returning id").fetchall()
+            assert (answer.status_code, seen) == (202, [(answer.json()["job"],)])
+            assert (await client.post("/orders/90", params={"email": "again"})).status_code == 500
+            assert other.execute("select count(*) from pgqueue.job").fetchone() == (0,)
+            other.execute("delete from orders where id = 90")
+            other.execute("delete from pgqueue.transition")
+    await engine.dispose()
+    await orders_bound.app.aclose()

@@ -1,0 +1,1 @@
+"""Tests of workers and schedulers inside processes that serve something else."""
