@@ -11,6 +11,7 @@ from pgqueue import App, Context, Limit, RateLimited, Retry, Snooze, db
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
 from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.claiming import producer
 from tests.conftest import eventually, scalar, work
 from tests.harness import QUERIES, WORKER, Conn, add_worker
 from tests.statements.test_turn_claims import EXCESS
@@ -258,9 +259,15 @@ def test_a_metered_job_completes_in_its_own_transaction_and_frees_its_bucket(app
     assert dict(conn.execute(EXCESS).fetchall()) == {"r": 1}
 
 
-def test_a_metered_job_is_begun_at_once_by_a_worker_that_sleeps(app: App, conn: Conn, task: list[int]) -> None:
+@pytest.mark.parametrize("share", [producer.SCAN_SHARE, 300], ids=["it may ask at once", "it must wait to ask"])
+def test_a_metered_job_is_begun_at_once_by_a_worker_that_sleeps(
+    app: App, conn: Conn, task: list[int], monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    """It polls once an hour: only the notification can have told it."""
+    monkeypatch.setattr(producer, "SCAN_SHARE", share)
+
     async def stages() -> None:
-        worker = Worker(app, WorkerSettings(poll_seconds=20.0))
+        worker = Worker(app, WorkerSettings(poll_seconds=3600.0))
         running = asyncio.create_task(worker.run())
         await eventually(lambda: scalar(conn, "select waiting from pgqueue.worker"), "the worker to rest")
         for jobs in (1, 2, 3):
