@@ -42,7 +42,7 @@ where d.ties & 16 = 0 and w.state <> 'running' order by d.id desc limit 20"""
 # Dead letters that come back without their workflow, with that.
 CALLBACKS = """
 select d.id, d.workflow_id from pgqueue.dead_letter d
-where d.workflow_id is not null and d.ties is null order by d.id desc limit 20"""
+where d.workflow_id is not null and d.ties is null order by d.id desc"""
 SOME_WORKFLOW = """
 select w.id from pgqueue.workflow w where w.id = w.root_id and (w.state = 'running') = %s
 order by w.id desc limit 20"""
@@ -332,7 +332,7 @@ class Weaver:
 
     def _retry_callback(self, conn: psycopg.Connection[Any]) -> bool:
         """Retry a callback that died, without its workflow; mostly while somebody retries that."""
-        found = conn.execute(CALLBACKS).fetchall()
+        found = conn.execute(f"{CALLBACKS} limit 20").fetchall()
         if not found:
             return False
         callback, workflow = self._rng.choice(found)
