@@ -29,7 +29,6 @@ DRAWN = 2000  # workflows of which one has what a scene needs
 ENDED = """
 select state <> 'running' and settled and not exists (select from pgqueue.job_live where workflow_id = %(id)s)
 from pgqueue.workflow where id = %(id)s"""
-ALONE_OF = f"select id from ({CALLBACKS}) as c where workflow_id = %s"
 LETTERS = "select id from pgqueue.dead_letter where workflow_id = %s and ties & 16 = 0 order by id"
 WAITING = "select id from pgqueue.job_live where workflow_id = %s and state in ('pending', 'blocked') order by id"
 HELD_OF = f"{HELD} and workflow_id = %s"
@@ -196,9 +195,11 @@ class Script:
                 also.result()
 
     def called_back(self, conn: Conn) -> Iterator[None]:
-        """A callback of a workflow that has failed dies, and is retried alone."""
-        workflow = yield from self._run(conn, _callback_fails)
-        for (letter,) in conn.execute(ALONE_OF, (workflow,)).fetchall()[:1]:
+        """A callback that has died is retried alone: that of a workflow that fails, where there is no other."""
+        if not (found := conn.execute(CALLBACKS).fetchall()):
+            yield from self._run(conn, _callback_fails)
+            found = conn.execute(CALLBACKS).fetchall()
+        for letter, _ in found[:1]:
             self._app.using(conn).retry(letter, by=BACK)
 
     def held_redriven(self, conn: Conn) -> Iterator[None]:
