@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.edited_flow import flow_after, flow_of
-from pgqueue.client.reviving import revive_with
+from pgqueue.client.reviving import Revival, revive_with
 from pgqueue.client.settings import check_count, check_optional_count, check_priority, check_run_at
 from pgqueue.client.steps import Steps
 from pgqueue.config import check_queue
@@ -52,29 +52,40 @@ class Work(NamedTuple):
         return f"{done} by {self.operation.actor} (operation {self.operation.id})"
 
 
+class Acted(NamedTuple):
+    """How many jobs of a batch were changed, and which were not because of what others hold."""
+
+    done: int
+    held: Sequence[int] = ()
+
+
 class Kind(NamedTuple):
-    """A kind of operation: its filter, the places where it looks, what it does with a batch and how many it changed.
+    """A kind of operation: its filter, the places where it looks, and what it does with a batch.
 
     `checks_arguments`: it leaves jobs whose arguments their task refuses.
     """
 
     filter: type[Filter]
     places: Callable[[Any], Sequence[int]]
-    act: Callable[[AppParts, Work], Steps[int]]
+    act: Callable[[AppParts, Work], Steps[Acted]]
     checks_arguments: bool = False
 
 
-def _redrive(app: AppParts, work: Work) -> Steps[int]:
+def _redrive(app: AppParts, work: Work) -> Steps[Acted]:
     rule, flows = (yield from rule_of_queue(app, work.options.get("queue"))), dict[int, str | None]()
     if rule is not None:
         flows = {job.id: flow_after(app, job, queue_rule=rule) for job in work.jobs}
     reason = work.reason("redriven")
     done: int = yield app.queries.dead.redrive(work.operation.id, work.ids, reason, work.options, flows)
-    return done if done == len(work.ids) else done + (yield from _revive(app, work, reason))
+    return (yield from _revive(app, work, reason, done))
 
 
-def _revive(app: AppParts, work: Work, reason: str) -> Steps[int]:
-    return (yield from revive_with(app, work.ids, reason, within=work.options.get("within")))
+def _revive(app: AppParts, work: Work, reason: str, done: int) -> Steps[Acted]:
+    """Bring those back with their workflows that did not come back alone."""
+    if done == len(work.ids):
+        return Acted(done)
+    more: Revival = yield from revive_with(app, work.ids, reason, within=work.options.get("within"))
+    return Acted(done + more.done, more.held)
 
 
 def rule_of_queue(app: AppParts, queue: str | None) -> Steps[str | None]:
@@ -85,15 +96,14 @@ def rule_of_queue(app: AppParts, queue: str | None) -> Steps[str | None]:
     return rule
 
 
-def _discard(app: AppParts, work: Work) -> Steps[int]:
+def _discard(app: AppParts, work: Work) -> Steps[Acted]:
     reason = f"{work.reason('discarded')}: {work.options.get('reason', '')}"
-    done: int = yield app.queries.dead.discard(work.ids, reason)
-    return done
+    return Acted((yield app.queries.dead.discard(work.ids, reason)))
 
 
-def _cancel(app: AppParts, work: Work) -> Steps[int]:
+def _cancel(app: AppParts, work: Work) -> Steps[Acted]:
     reason = work.options.get("reason") or work.reason("cancelled")
-    return len((yield from cancel_all(app, work.ids, reason)))
+    return Acted(len((yield from cancel_all(app, work.ids, reason))))
 
 
 def cancel_all(app: AppParts, ids: Sequence[int], reason: str) -> Steps[list[FoundToCancel]]:
@@ -105,22 +115,21 @@ def cancel_all(app: AppParts, ids: Sequence[int], reason: str) -> Steps[list[Fou
     return found
 
 
-def _retry(app: AppParts, work: Work) -> Steps[int]:
+def _retry(app: AppParts, work: Work) -> Steps[Acted]:
     if work.place == LIVE:
-        return len((yield app.queries.jobs.retry_waiting(work.ids, work.reason("retried"))))
+        return Acted(len((yield app.queries.jobs.retry_waiting(work.ids, work.reason("retried")))))
     if work.place == DEAD:
         return (yield from _redrive(app, work))
-    done = len((yield app.queries.jobs.restore(work.ids, work.reason("brought back"))))
-    if done < len(work.ids):
-        done += yield from _revive(app, work, work.reason("brought back"))
-    return done
+    reason = work.reason("brought back")
+    return (yield from _revive(app, work, reason, len((yield app.queries.jobs.restore(work.ids, reason)))))
 
 
-def _promote(app: AppParts, work: Work) -> Steps[int]:
-    return len((yield app.queries.jobs.promote(work.ids, work.reason("promoted"), work.options.get("priority"))))
+def _promote(app: AppParts, work: Work) -> Steps[Acted]:
+    moved = yield app.queries.jobs.promote(work.ids, work.reason("promoted"), work.options.get("priority"))
+    return Acted(len(moved))
 
 
-def _edit(app: AppParts, work: Work) -> Steps[int]:
+def _edit(app: AppParts, work: Work) -> Steps[Acted]:
     changes = _open_changes(app, work.options.get("set"))
     rule, edits = (yield from rule_of_queue(app, work.options.get("queue"))), dict[int, EditedJob]()
     for job in work.jobs:
@@ -131,7 +140,7 @@ def _edit(app: AppParts, work: Work) -> Steps[int]:
         except (InvalidArguments, UnknownKey, CannotOpen):
             continue
     edit = Edit(**{name: work.options.get(name) for name in Edit._fields})
-    return len((yield app.queries.jobs.edit_waiting(edits, work.reason("edited"), edit))) if edits else 0
+    return Acted(len((yield app.queries.jobs.edit_waiting(edits, work.reason("edited"), edit))) if edits else 0)
 
 
 LIVE, DEAD, FINISHED = 0, 1, 2  # the places of a retry

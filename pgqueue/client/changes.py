@@ -11,7 +11,7 @@ from pgqueue.client.reviving import revive_with
 from pgqueue.client.steps import StepRunner, Steps, Transaction, all_or_nothing, verb
 from pgqueue.client.waiting import possible_id
 from pgqueue.client.why import look_up
-from pgqueue.errors import InvalidOption, UnknownJob, WrongState
+from pgqueue.errors import InvalidOption, UnknownJob, WorkflowRunning, WrongState
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.why import Why
 from pgqueue.queries.chosen import Candidate
@@ -132,19 +132,22 @@ def retry_job(app: AppParts, job_id: int, actor: str) -> Steps[Job]:
             break
         job = yield from found_job(app, job_id)
         if job.state == JobState.FAILED:
-            _check(app, (yield queries.dead.lock_dead(job_id)))
+            _check(app, (yield queries.jobs.read_ended(job_id)))
             if (yield queries.dead.redrive(0, [job_id], f"redriven by {actor}", {})):
                 break
-            if (yield from revive_with(app, [job_id], f"redriven by {actor}", strict=True)):
+            if (yield from revive_with(app, [job_id], f"redriven by {actor}", strict=True)).done:
                 break
         elif job.state == JobState.CANCELLED:
-            _check(app, (yield queries.jobs.read_cancelled(job_id)))
+            _check(app, (yield queries.jobs.read_ended(job_id)))
             if (yield queries.jobs.restore([job_id], f"brought back by {actor}")):
                 break
-            if (yield from revive_with(app, [job_id], f"brought back by {actor}", strict=True)):
+            if (yield from revive_with(app, [job_id], f"brought back by {actor}", strict=True)).done:
                 break
         elif job.phase != "retrying":
             _refuse(job, "retried", _remedy(job))
+    else:
+        if job.state in (JobState.FAILED, JobState.CANCELLED) and job.workflow_id is not None:
+            raise WorkflowRunning(job.workflow_id)  # a callback, while somebody else retries its workflow
     return (yield from found_job(app, job_id))
 
 

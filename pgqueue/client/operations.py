@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
-from pgqueue.client.bulk import KINDS, Kind, Work, check_filter, check_options, read_filter, read_options, takes
+from pgqueue.client.bulk import KINDS, Acted, Kind, Work, check_filter, check_options, read_filter, read_options, takes
 from pgqueue.client.operation_hooks import BRINGING_BACK, hooked
 from pgqueue.client.previewing import previewed
 from pgqueue.client.settings import check_limit
@@ -218,7 +218,8 @@ def work_on(app: AppParts, operation: Operation, *, leave_locked: bool = False) 
     places = kind.places(chosen)
     again = operation.locked[:size] if _comes_back(operation) else None
     batch: Batch = yield app.queries.chosen.next_batch(operation, chosen, places[operation.place], size, again)
-    done = yield from _act(app, kind, Work(operation, options, places[operation.place], batch.candidates))
+    done, held = yield from _act(app, kind, Work(operation, options, places[operation.place], batch.candidates))
+    batch = batch.without(held)
     moved = _moved(operation, len(places), batch, done, again)
     if leave_locked:
         moved = moved._replace(locked=(), skipped=moved.skipped + len(moved.locked))
@@ -234,9 +235,9 @@ def _comes_back(operation: Operation) -> bool:
     return bool(operation.locked) and (operation.reached == END or len(operation.locked) >= MOST_LOCKED)
 
 
-def _act(app: AppParts, kind: Kind, work: Work) -> Steps[int]:
+def _act(app: AppParts, kind: Kind, work: Work) -> Steps[Acted]:
     good = [job for job in work.jobs if not kind.checks_arguments or takes(app, job)]
-    return (yield from kind.act(app, work._replace(jobs=good))) if good else 0
+    return (yield from kind.act(app, work._replace(jobs=good))) if good else Acted(0)
 
 
 def _moved(operation: Operation, places: int, batch: Batch, done: int, again: Sequence[int] | None) -> Moved:

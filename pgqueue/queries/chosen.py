@@ -1,6 +1,6 @@
 """Jobs that a filter means for a verb: previews for people, and batches for operations. Both are made of one text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
@@ -8,7 +8,7 @@ from pgqueue.jobs.job_filter import Filter
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value
 from pgqueue.queries.filters import DEAD_FITS, JOB_FITS, LIVE_FITS, parameters
 from pgqueue.queries.jobs.list import MOST_LOOKED, unseen_of
-from pgqueue.queries.jobs.ties import FREE
+from pgqueue.queries.jobs.ties import ALONE, FREE, OPEN
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.phase import PHASE
 
@@ -27,12 +27,14 @@ _WAITS: LiteralString = "(j.state = 'pending' or j.state = 'blocked' and j.waits
 
 
 class Place(NamedTuple):
-    """A table in which a verb finds jobs, and which of its jobs it takes. `words`: what a preview shows of them."""
+    """A table in which a verb finds jobs, and which of its jobs it takes. `words`: what a preview shows of them;
+    `counted`: which of those that are to come back their workflow has counted."""
 
     table: LiteralString
     takes: LiteralString
     phase: LiteralString
     words: LiteralString
+    counted: LiteralString = ""
 
 
 def _live(takes: LiteralString) -> Place:
@@ -40,7 +42,7 @@ def _live(takes: LiteralString) -> Place:
 
 
 _DEAD: LiteralString = "coalesce(j.error ->> 'type'::text, j.reason)"
-_DEAD_LETTERS = Place("dead_letter", f"{_FAILED} and {DEAD_FITS}", "'failed'", _DEAD)
+_DEAD_LETTERS = Place("dead_letter", f"{_FAILED} and {DEAD_FITS}", "'failed'", _DEAD, f"not {OPEN}")
 FAILED_JOBS: LiteralString = f"{_FAILED} and {JOB_FITS}"
 CANCELLED_JOBS: LiteralString = f"{_FINISHED} and j.state = 'cancelled' and {JOB_FITS}"
 
@@ -57,8 +59,8 @@ PLACES: dict[str, tuple[Place, ...]] = {
     ),
     "retry": (
         _live(f"{_WAITS} and j.attempt > 0 and j.run_at::timestamptz > now()"),
-        Place("dead_letter", FAILED_JOBS, "'failed'", _DEAD),
-        Place("job_finished", CANCELLED_JOBS, "'cancelled'", "j.reason"),
+        Place("dead_letter", FAILED_JOBS, "'failed'", _DEAD, f"not {OPEN}"),
+        Place("job_finished", CANCELLED_JOBS, "'cancelled'", "j.reason", f"not {ALONE}"),
     ),
 }
 
@@ -78,6 +80,7 @@ where {takes} order by j.id limit %(limit)s::int"""
 # hold up all others; its id comes back as `locked`, and the operation looks at it again before it ends. A job that
 # somebody has changed meanwhile is among those, too, and then no longer fits. The operation's row is locked before, so
 # one process at a time is here.
+# A batch that is to come back takes jobs of workflows as _APART says.
 # By primary key. The inner select walks over at most `window` jobs and stops at the last one that is wanted: filter and
 # limit stand outside of it. With the limit beside the filter, a filter that fits nothing reads the whole table at once.
 _NEXT_BATCH: LiteralString = """
@@ -91,7 +94,7 @@ with fitting as materialized (
 ){and_free}, found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from {s}.{table} j
     where j.id = any(array(select id from {chosen})) and {takes} order by j.id for update skip locked
-), seen as (
+){and_more}, seen as (
     select count(*) as found, max(id) as last_found from fitting
 ), looked as (
     select count(*) as jobs, max(near.id) as last_id from (
@@ -103,9 +106,39 @@ with fitting as materialized (
 )
 select case when seen.found = %(limit)s::int then seen.last_found
             when looked.jobs < %(window)s::int then null else looked.last_id end,
-       array(select id from fitting except select id from found),
-       found.id, found.task, found.args, found.headers
-from seen cross join looked left join found on true order by found.id"""
+       array(select id from fitting except select t.id from {taken} as t),
+       t.id, t.task, t.args, t.headers
+from seen cross join looked left join {taken} as t on true order by t.id"""
+
+# Jobs that are to come back, and their workflows. A job that its workflow has counted comes back with that or not at
+# all, so it is not locked: its workflow is. Where somebody else has that, the job is left, and found again: of two who
+# have dead letters of one workflow one brings it back, and the other waits for nothing. The naive form, to lock the
+# dead letters, lets each hold what the other needs: neither may wait, so both leave the workflow, or both wait.
+# A callback comes back alone, by its own row, and shares its workflow with others that do, as in BESIDE. What a
+# workflow that runs has counted is taken as it is, and skipped. By primary keys.
+_APART: LiteralString = """, tied as materialized (
+    select j.id, j.workflow_id, {counted} as counted from {s}.{table} j
+    where j.id = any(array(select id from fitting)) and j.workflow_id is not null
+), ended as materialized (
+    select w.id from {s}.workflow w
+    where w.id = any(array(select workflow_id from tied where counted)) and w.state <> 'running'
+    order by w.id for update skip locked
+), beside as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from tied where not counted))
+    order by w.id for key share skip locked
+), elsewhere as materialized (
+    select t.id from tied t join {s}.workflow w on w.id = any(array[t.workflow_id])
+    where case when t.counted then w.state <> 'running' and w.id not in (select id from ended)
+               else w.id not in (select id from beside) end
+), alone as materialized (
+    select id from fitting except select id from elsewhere except select id from tied where counted
+)"""
+_TOGETHER: LiteralString = """, taken as materialized (
+    select * from found
+    union all
+    select j.id, j.task::text, j.args::text, j.headers::text from {s}.{table} j
+    where j.id = any(array(select id from tied where counted except select id from elsewhere)) and {takes}
+)"""
 
 
 def _of(template: LiteralString, place: Place, **parts: LiteralString) -> LiteralString:
@@ -124,15 +157,21 @@ PREVIEWS = {
     for kind, places in PLACES.items()
 }
 UNSEENS = {kind: [unseen_of(place.table) for place in places] for kind, places in PLACES.items()}
-# Jobs to cancel are locked with their children, for those move when they end.
-_WITH_CHILDREN: dict[str, LiteralString] = {
-    "and_free": fill(", {free}", free=fill(FREE, own="fitting")),
-    "chosen": "free",
-}
-_ALONE: dict[str, LiteralString] = {"and_free": "", "chosen": "fitting"}
+
+
+def _parts(kind: str, place: Place) -> dict[str, LiteralString]:
+    """Return what a batch locks beside the rows of its jobs, and which of them it takes."""
+    if kind == "cancel":  # with their children, for those move when they end
+        return {"and_free": fill(", {free}", free=fill(FREE, own="fitting")), "chosen": "free"} | _AS_FOUND
+    if kind in WITH_ARGUMENTS and place.counted:
+        apart, together = fill(_APART, table=place.table, counted=place.counted), _of(_TOGETHER, place)
+        return {"and_free": apart, "chosen": "alone", "and_more": together, "taken": "taken"}
+    return {"and_free": "", "chosen": "fitting"} | _AS_FOUND
+
+
+_AS_FOUND: dict[str, LiteralString] = {"and_more": "", "taken": "found"}
 NEXT_BATCHES = {
-    kind: [_of(_NEXT_BATCH, place, **(_WITH_CHILDREN if kind == "cancel" else _ALONE)) for place in places]
-    for kind, places in PLACES.items()
+    kind: [_of(_NEXT_BATCH, place, **_parts(kind, place)) for place in places] for kind, places in PLACES.items()
 }
 
 
@@ -200,6 +239,11 @@ class Batch(NamedTuple):
     reached: int | None
     locked: list[int]
     candidates: list[Candidate]
+
+    def without(self, held: Collection[int]) -> "Batch":
+        """Return the batch without jobs that could not be changed, because of what others hold."""
+        left = [job for job in self.candidates if job.id not in held]
+        return Batch(self.reached, sorted({*self.locked, *held}), left)
 
 
 class ChosenQueries(Statements):

@@ -14,7 +14,7 @@ from pgqueue.queries.jobs.change import EditedJob
 from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
 from pgqueue.queries.jobs.parts import CARRIED, MAY_NOTIFY, NOTIFY_WORKERS
 from pgqueue.queries.jobs.read import JOB, read_job
-from pgqueue.queries.jobs.ties import HOLD, NOTIFY_KEEPERS, OPEN, TELL
+from pgqueue.queries.jobs.ties import BESIDE, HOLD, NOTIFY_KEEPERS, OPEN, TELL
 from pgqueue.queries.jobs.turns import AFTER_TOLD, RESUME_STOPPED
 from pgqueue.tasks.sealing import open_job
 
@@ -45,18 +45,20 @@ from {s}.job j where j.id = any(array(select id from picked)::bigint[]) and j.st
 # `now()` and not `clock_timestamp()`: NOTIFY_WORKERS finds jobs that are due when the statement begins.
 # By primary key. The rows are locked by the batch; where they are not, those that are gone meanwhile are left out. Left
 # out is a dead letter whose end its workflow has counted: REVIVE brings it back, with what was skipped for it. One
-# whose workflow holds was not counted, and goes on from here.
+# whose workflow holds was not counted, and goes on from here. A callback comes back alone, unless its workflow is
+# retried at this moment (BESIDE).
 REDRIVE: LiteralString = fill(
     r"""
 with given as (
     select id, flow::jsonb as flow, ord
     from unnest(%(ids)s::bigint[], string_to_array(%(flows)s, E'\n', '')) with ordinality as g(id, flow, ord)
-), begun as (
+), {beside}, begun as (
     select greatest((select next_run_at from {s}.operation where id = %(operation)s::bigint), now())
            + make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from {s}.dead_letter d using given g where d.id = any(array[g.id]) and {is_open}
-    returning d.*, g.ord, {turned} as carried
+    delete from {s}.dead_letter j using given g
+    where j.id = any(array[g.id]) and {is_open} and j.id not in (select id from stay)
+    returning j.*, g.ord, {turned} as carried
 ), again as (
     select gone.*, {lane} as lane from gone
 ), back as (
@@ -80,7 +82,8 @@ with given as (
 ), {resume_stopped}, {notify_workers}
 select count(back.id) from back, workers_notified""",
     resume_stopped=fill(RESUME_STOPPED, after=""),
-    turned=fill(TURNED, flow="g.flow", headers="d.headers::jsonb"),
+    turned=fill(TURNED, flow="g.flow", headers="j.headers::jsonb"),
+    beside=fill(BESIDE, table="dead_letter"),
     is_open=OPEN,
     lane=fill(LANE, headers="gone.carried"),
     state=STATE,

@@ -211,7 +211,7 @@ RUNS = {
     "operator": f"""
     {_PRODUCES} {_LOOKS} {_WAITS} steps.forget steps.open_waits events.* doctor.* dashboard.* why.* chosen.*
     jobs.get jobs.cancel jobs.retry_waiting jobs.promote
-    jobs.restore jobs.read_cancelled jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
+    jobs.restore jobs.read_ended jobs.lock_waiting jobs.edit_waiting dead.* operations.* queues.* pauses.* names.*
     locks.break_ locks.list metrics.locks limits.* workflows.*
     retention.* activity.rates activity.due_turns workers.list workers.locate workers.request partitions.states
     schema.version schedules.clock schedules.create

@@ -30,6 +30,7 @@ OUTCOMES = [
     (claimed(3, 1, ties=3), Resolution("succeed", result="[1]")),
     (claimed(4, 1, ties=1), Resolution("dead_letter", "error")),
 ]
+LOCKED = LockedWorkflow(1, 1, "failed", True, 5, TICK)
 METERED_OUTCOMES = [
     (claimed(3, 1, lane=5, ties=3), Resolution("succeed", result="[1]")),
     (claimed(4, 1, lane=5, ties=1), Resolution("snooze", "rate limited", 1.0, refund=True, closes=("r/a",))),
@@ -45,11 +46,12 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.lock_unlocked_ties": lambda q: q.jobs.lock_unlocked_ties([3, 4]),
     "workflows.lock_for_retry": lambda q: q.workflows.lock_for_retry(1),
     "workflows.lock_free_for_retry": lambda q: q.workflows.lock_free_for_retry(1),
+    "workflows.lock_letters": lambda q: q.workflows.lock_letters(LOCKED),
     "workflows.counted": lambda q: q.workflows.counted([1, 2]),
     "workflows.elsewhere": lambda q: q.workflows.elsewhere(1, {"email", "letters"}),
     "workflows.comes_back": lambda q: q.workflows.comes_back([1, 2], {"email"}),
     "workflows.comes_back anywhere": lambda q: q.workflows.comes_back([1, 2], None),
-    "workflows.revive": lambda q: q.workflows.revive(LockedWorkflow(1, 1, "failed", True, 5, TICK), "retried"),
+    "workflows.revive": lambda q: q.workflows.revive(LOCKED, "retried"),
     "workflows.request_stop": lambda q: q.workflows.request_stop(1, "not wanted"),
     "workflows.get": lambda q: q.workflows.get(1),
     "workflows.list": lambda q: q.workflows.list("running", 7, 10, "im*"),

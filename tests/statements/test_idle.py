@@ -11,8 +11,10 @@ from pgqueue import App, db
 from pgqueue.db import link
 from pgqueue.queries import Query
 from pgqueue.scheduler import Scheduler, SchedulerSettings
+from pgqueue.worker import Worker, WorkerSettings
 from pgqueue.worker.claiming import frontier, producer
 from tests.conftest import eventually, work
+from tests.harness import Conn
 from tests.statements.test_flat import FLAT
 from tests.statements.test_queries import SAMPLES
 
@@ -82,6 +84,30 @@ def test_an_idle_worker_asks_one_cheap_thing_a_poll_and_the_rest_seldom(
     assert asked["jobs.parked_labels"] <= polls / 5 + 3
     seldom = asked.keys() - PER_POLL - PER_FIVE
     assert {name: asked[name] for name in seldom if asked[name] > 3} == {}
+
+
+def test_a_worker_asks_once_after_a_notification_that_brings_no_job_and_not_after_one_that_does(
+    app: App, conn: Conn, asked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "SCAN_SHARE", 0.0)
+    ran: list[int] = []
+    task = app.task(name="t")(lambda n: ran.append(n))
+    task.enqueue(1)
+
+    async def stages() -> None:
+        worker = Worker(app, WorkerSettings(poll_seconds=3600.0))
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: ran and asked["jobs.next_due"] == 1, "the worker to rest, which knows the lane")
+        for asks in (2, 3, 4):
+            conn.execute("select pg_catalog.pg_notify('pgqueue', 'default')")
+            await eventually(lambda: asked["jobs.next_due"] == asks, "the question")  # noqa: B023
+            task.using(conn).enqueue(asks)
+            await eventually(lambda: asks in ran, "the job to run")  # noqa: B023
+            assert asked["jobs.next_due"] == asks
+        worker.stop()
+        await running
+
+    asyncio.run(stages())
 
 
 def test_an_idle_scheduler_asks_two_cheap_things_a_poll_and_the_rest_seldom(app: App, asked: Counter[str]) -> None:

@@ -154,7 +154,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "jobs.retry_waiting": lambda q: q.jobs.retry_waiting([1, 2], "why"),
     "jobs.promote": lambda q: q.jobs.promote([1, 2], "why", 5),
     "jobs.restore": lambda q: q.jobs.restore([1, 2], "why"),
-    "jobs.read_cancelled": lambda q: q.jobs.read_cancelled(1),
+    "jobs.read_ended": lambda q: q.jobs.read_ended(1),
     "jobs.lock_waiting": lambda q: q.jobs.lock_waiting(1),
     "jobs.edit_waiting": lambda q: q.jobs.edit_waiting(
         {1: EditedJob("{}", "null"), 2: EditedJob()}, "why", Edit("q", 5, TICK, 1.0)

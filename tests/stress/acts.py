@@ -10,13 +10,13 @@ from typing import Any
 import psycopg
 
 from .struck import FROZEN, KILLED
-from .weaver import ALONE, MANY, OUTSIDE, ROLLED_BACK, SAGA, WHOLE
+from .weaver import ALONE, BACK, MANY, OUTSIDE, ROLLED_BACK, SAGA, TWO, WHOLE
 
 # What weavers perform, by the names that their journals have.
 ACTS = (
     "weave", "begin saga", "publish", "grow", "stream", "grow alone", "signal", "cancel job", "cancel workflow",
     "retry workflow", "retry saga", "tell all", "release held", "add", "add block", "seal", "redrive alone",
-    "redrive many", "unpublish", ROLLED_BACK,
+    "redrive many", "redrive twice", "retry callback", "unpublish", ROLLED_BACK,
 )  # fmt: skip
 # What a storm strikes, and what came of it: jobs that ran on who was struck, and were rescued; transactions that were
 # open and that the kill has rolled back.
@@ -32,6 +32,8 @@ _MOVES = {
     "jobs of retried workflows back": f"reason = 'retried by {WHOLE}'",
     "jobs back with one letter": f"reason = 'redriven by {ALONE}'",
     "jobs back in bulk": f"reason like 'redriven by {MANY} (%'",
+    "jobs back by one of two": f"reason like 'redriven by {TWO} (%'",
+    "callbacks back alone": f"reason = 'redriven by {BACK}'",
     "sagas redriven": f"reason = 'redriven by {SAGA}'",
     "held letters redriven": "reason = 'redriven'",
     "held letters discarded": "reason = 'discarded'",

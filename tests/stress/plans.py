@@ -113,14 +113,19 @@ class Grower:
 
     def _with_callbacks(self, flow: Workflow) -> None:
         for verb in (flow.on_error, flow.on_complete):
-            if self._chance.random() < 0.3:
-                verb(self._callback())
+            if self._chance.random() < 0.4:
+                verb(self._chance.choice([self._callback, self._job_after_all])())
         if self._chance.random() < 0.3:
             flow.on_success(self._job())  # a workflow has no result
 
-    def _job(self, *values: Any) -> Signature[Any, Any]:
-        dies = self._chance.choices((0, 1, 99), (90, 7, 3))[0]
-        call: Signature[Any, Any] = self._chance.choice(TASKS).s(*values, **self._arguments(dies))
+    def _job_after_all(self) -> Signature[Any, Any]:
+        """Draw a callback that gets nothing, so that its dead letter comes back alone; mostly it dies."""
+        return self._job(dies=(40, 20, 40))
+
+    def _job(self, *values: Any, dies: tuple[int, int, int] = (90, 7, 3)) -> Signature[Any, Any]:
+        """Draw a job. `dies`: how likely it does so never, the first time, and always."""
+        times = self._chance.choices((0, 1, 99), dies)[0]
+        call: Signature[Any, Any] = self._chance.choice(TASKS).s(*values, **self._arguments(times))
         return call.using(expires=0.4) if self._chance.random() < 0.02 else call
 
     def _callback(self) -> Signature[Any, Any]:

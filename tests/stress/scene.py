@@ -86,12 +86,12 @@ class Scene:
             holder.execute(holding)
             threads = []
             for conn, act in ((first, one), (second, other)):
-                threads.append(InThread(partial(self._commit, conn, act)))
+                threads.append(InThread(partial(self.commit, conn, act)))
                 self._until_it_waits(conn, threads[-1])
             holder.commit()
         else:
             one(first)
-            threads = [InThread(partial(self._commit, second, other))]
+            threads = [InThread(partial(self.commit, second, other))]
             self._until_it_waits(second, threads[0])
             first.commit()
         for thread in threads:
@@ -117,7 +117,7 @@ class Scene:
         pid = conn.info.backend_pid
         wait_for(lambda: thread.done or _value(self.conn, BLOCKED, pid), "the second to wait or to end")
 
-    def _commit(self, conn: Conn, act: Callable[[Conn], Any]) -> None:
+    def commit(self, conn: Conn, act: Callable[[Conn], Any]) -> None:
         """Act and commit. A deadlock is noted: there must be none."""
         try:
             act(conn)

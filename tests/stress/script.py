@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -18,7 +19,7 @@ from . import growing_shop
 from .finish import HELD, release, send
 from .oracle import FAILED, SKIPPED, Foreseen, Oracle
 from .plans import Plan, plan
-from .weaver import ALONE, MANY, OUTSIDE, SAGA, WHOLE
+from .weaver import ALONE, BACK, CALLBACKS, MANY, OUTSIDE, SAGA, TWO, WHOLE
 from .woven_shop import calls_of
 
 Conn = psycopg.Connection[Any]
@@ -60,6 +61,14 @@ def _expires(drawn: Plan, foreseen: Foreseen) -> bool:
     """Whether a job that waits for nothing expires if it does not begin in time."""
     jobs = drawn.graph.nodes
     return any(jobs[node].conditions is not None and jobs[node].flow is None for node in _first(drawn))
+
+
+def _callback_fails(drawn: Plan, foreseen: Foreseen) -> bool:
+    """Whether a callback that gets nothing dies after a workflow that fails, and holds nowhere."""
+    given = {edge.child for edge in drawn.graph.edges if edge.argument is not None}
+    outer = {edge.child for edge in drawn.graph.edges if edge.parent == -1} - given
+    outer -= {edge.parent for edge in drawn.graph.edges}
+    return _fails(drawn, foreseen) and any(foreseen.states[node] == FAILED for node in outer)
 
 
 def _any(drawn: Plan, foreseen: Foreseen) -> bool:
@@ -174,6 +183,25 @@ class Script:
         if letters:
             self._app.dead.redrive(pgqueue.DeadFilter(ids=letters), by=MANY)
 
+    def redriven_twice(self, conn: Conn) -> Iterator[None]:
+        """The dead letters of a workflow that has ended are redriven in bulk, by two at once."""
+        workflow = yield from self._run(conn, _fails)
+        letters = [letter for (letter,) in conn.execute(LETTERS, (workflow,)).fetchall()]
+        if letters:
+            chosen = pgqueue.DeadFilter(ids=letters)
+            with ThreadPoolExecutor(1) as beside:
+                also = beside.submit(self._app.dead.redrive, chosen, by=TWO)
+                self._app.dead.using(conn).redrive(chosen, by=TWO)
+                also.result()
+
+    def called_back(self, conn: Conn) -> Iterator[None]:
+        """A callback that has died is retried alone: that of a workflow that fails, where there is no other."""
+        if not (found := conn.execute(CALLBACKS).fetchall()):
+            yield from self._run(conn, _callback_fails)
+            found = conn.execute(CALLBACKS).fetchall()
+        for letter, _ in found[:1]:
+            self._app.using(conn).retry(letter, by=BACK)
+
     def held_redriven(self, conn: Conn) -> Iterator[None]:
         """A dead letter for which its workflow waits is redriven."""
         yield from self._held(conn, again=True)
@@ -274,6 +302,8 @@ SCENES = {
     "jobs of retried workflows back": "retried",
     "jobs back with one letter": "redriven_alone",
     "jobs back in bulk": "redriven_in_bulk",
+    "jobs back by one of two": "redriven_twice",
+    "callbacks back alone": "called_back",
     "sagas redriven": "saga_redriven",
     "held letters redriven": "held_redriven",
     "held letters discarded": "held_discarded",

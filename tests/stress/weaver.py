@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,17 @@ REFUSED = (pgqueue.WorkflowEnded, pgqueue.UnknownWorkflow, pgqueue.InvalidWorkfl
 NOT_BACK = (pgqueue.WrongState, pgqueue.UnknownJob, pgqueue.WorkflowRunning)
 BACKLOG = 250
 # Who acts: the log says by whom a job was brought back.
-WHOLE, ALONE, MANY, SAGA = "whole", "alone", "many", "saga"
+WHOLE, ALONE, MANY, SAGA, TWO, BACK = "whole", "alone", "many", "saga", "two at once", "callback"
 ROLLED_BACK = "roll back"
 OUTSIDE = f"{KEY}o."  # keys of jobs that are added to a workflow by nobody of it
 # Dead letters that their workflow has counted, and which has ended.
 COUNTED = """
 select d.id from pgqueue.dead_letter d join pgqueue.workflow w on w.id = d.workflow_id
 where d.ties & 16 = 0 and w.state <> 'running' order by d.id desc limit 20"""
+# Dead letters that come back without their workflow, with that.
+CALLBACKS = """
+select d.id, d.workflow_id from pgqueue.dead_letter d
+where d.workflow_id is not null and d.ties is null order by d.id desc"""
 SOME_WORKFLOW = """
 select w.id from pgqueue.workflow w where w.id = w.root_id and (w.state = 'running') = %s
 order by w.id desc limit 20"""
@@ -72,6 +77,7 @@ class Weaver:
         self._makes: list[tuple[Act, int]] = [
             (self._weave, 20), (self._begin_saga, 25), (self._publish, 20), (self._grow, 8), (self._stream, 6),
             (self._grow_alone, 6), (self._redrive_alone, 4), (self._redrive_many, 3),
+            (self._redrive_twice, 4), (self._retry_callback, 4),
             (self._retry_workflow, 8), (self._add_block, 6),
         ]  # fmt: skip
         self._steers: list[tuple[Act, int]] = [
@@ -311,6 +317,36 @@ class Weaver:
             return redrive(chosen, limit=limit, by=MANY).done > 0
         with conn.transaction(force_rollback=self._rng.random() < 0.1):
             return redrive(chosen, limit=limit, by=MANY).done > 0
+
+    def _redrive_twice(self, conn: psycopg.Connection[Any]) -> bool:
+        """Redrive dead letters of the same workflows in bulk, by two connections at once."""
+        letters = [row[0] for row in conn.execute(COUNTED).fetchall()]
+        if len(letters) < 2:
+            return False
+        self._rng.shuffle(letters)
+        one, other = (pgqueue.DeadFilter(ids=letters[half::2]) for half in (0, 1))
+        with ThreadPoolExecutor(1) as beside:
+            also = beside.submit(self._app.dead.redrive, other, by=TWO)
+            done = self._app.dead.using(conn).redrive(one, by=TWO).done
+            return also.result().done + done > 0
+
+    def _retry_callback(self, conn: psycopg.Connection[Any]) -> bool:
+        """Retry a callback that died, without its workflow; mostly while somebody retries that."""
+        found = conn.execute(f"{CALLBACKS} limit 20").fetchall()
+        if not found:
+            return False
+        callback, workflow = self._rng.choice(found)
+        with ThreadPoolExecutor(1) as beside:
+            also = beside.submit(self._retry_beside, workflow) if self._rng.random() < 0.7 else None
+            with suppress(*NOT_BACK):
+                self._app.using(conn).retry(callback, by=BACK)
+            if also is not None:
+                also.result()
+        return True
+
+    def _retry_beside(self, workflow: int) -> None:
+        with suppress(pgqueue.WorkflowRunning):
+            self._app.workflows.retry(workflow, by=WHOLE)
 
     def _release_held(self, conn: psycopg.Connection[Any]) -> bool:
         job = self._chosen(conn, HELD)

@@ -15,7 +15,7 @@ from pgqueue import cli
 from pgqueue.client.canvas.calling import Caller
 from pgqueue.client.steps import Steps, all_or_nothing
 from pgqueue.jobs.step import RecordedStep
-from pgqueue.queries import signals, steps
+from pgqueue.queries import chosen, dead, signals, steps
 from pgqueue.queries.base import Query
 from pgqueue.queries.jobs import expire, resolve
 from pgqueue.queries.jobs.ties import DOOMED, TiedEnds
@@ -24,7 +24,7 @@ from pgqueue.tasks.journal import AlreadyRecorded
 
 from .rewriting import rewrite
 
-MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, cascade, signals, adding)
+MODULES: Sequence[ModuleType] = (resolve, expire, steps, inputs, retry, cascade, signals, adding, dead, chosen)
 CLASSES: Sequence[type] = (resolve.ResolveQueries, Caller)
 TIED_ENDS = ["RESOLVE_TIED", "RESOLVE_METERED_TIED"]
 RECORDS = ["RECORD", "RECORD_ONE", "RECORD_AND_MARK"]
@@ -173,6 +173,18 @@ def redrives_letters() -> None:
     rewrite(retry, ["REVIVE"], ("where n.state <> 'succeeded' and (v.id", "where n.state = 'failed' and (v.id"))
 
 
+def redrives_beside() -> None:
+    """Bring a callback back alone whoever retries its workflow."""
+    rewrite(dead, ["REDRIVE"], ("where w.id not in (select id from beside)", "where false"))
+
+
+def letters_first() -> None:
+    """Lock the dead letters of a bulk redrive one by one, and wait for the others of their workflows."""
+    rewrite(retry, ["LOCK_LETTERS"], ("and (select true from", "and false and (select true from"))
+    discarded = chosen.NEXT_BATCHES["discard"]  # which locks the same letters, and no workflow
+    chosen.NEXT_BATCHES = chosen.NEXT_BATCHES | {"redrive": discarded}
+
+
 def retries_uncounted() -> None:
     """Leave what was cancelled and cannot run any more where it is, while the gates around it begin anew."""
     rewrite(retry, ["REVIVE"], ("(v.id is null or n.reason is distinct from 'skipped')", "v.id is null"))
@@ -224,6 +236,8 @@ MUTANTS = {
     "mixed_inputs": WovenMutant(mixed_inputs, "whole_workflow", frozenset({"WF7"})),
     "retries_all": WovenMutant(retries_all, "retried", frozenset({"WF9"})),
     "redrives_letters": WovenMutant(redrives_letters, "redriven", frozenset({"WF5"})),
+    "redrives_beside": WovenMutant(redrives_beside, "callback_beside_a_retry", frozenset({"WF1"})),
+    "letters_first": WovenMutant(letters_first, "redriven_twice", frozenset({"deadlock"})),
     "retries_uncounted": WovenMutant(retries_uncounted, "retried_groups", frozenset({"WF5"})),
     "forgets_handlers": WovenMutant(forgets_handlers, "retried_groups", frozenset({"WF5"})),
     "stops_by_snapshot": WovenMutant(stops_by_snapshot, "stopped_beside_a_death", frozenset({"WF5"})),

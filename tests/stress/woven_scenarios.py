@@ -23,6 +23,7 @@ from tests.harness import QUERIES, WORKER, Conn, add_worker, new_job
 from tests.statements.graphs import claim, end, retry, tidy
 
 from . import growing_shop
+from .revival_scenarios import callback_beside_a_retry, redriven_twice
 from .scene import DEAD, Scene, done, ending, nodes_of, number, plainly
 from .woven_shop import DEED, app, calls_of
 
@@ -397,5 +398,6 @@ SCENARIOS: dict[str, Callable[[Scene], None]] = {
         redriven, retried_groups, cancelled_untold, stopped_beside_a_death, cancelled_when_doomed,
         skipped_together_later, signalled_while_it_runs, recorded_beside_a_rescue, recorded_twice, called_twice,
         called_job_ends, caller_is_held, added_while_it_runs, added_after_an_end, sealed, cancelled_while_replaced,
+        callback_beside_a_retry, redriven_twice,
     )
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Workers and metered jobs: limits over several workers, turns, order, retries, rates, waking and giving back."""
 
 import asyncio
+import math
 from collections import Counter
 from typing import Any
 
@@ -8,9 +9,11 @@ import psycopg
 import pytest
 
 from pgqueue import App, Context, Limit, RateLimited, Retry, Snooze, db
+from pgqueue.db import link
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
 from pgqueue.worker import Worker, WorkerSettings
+from pgqueue.worker.claiming import frontier, producer
 from tests.conftest import eventually, scalar, work
 from tests.harness import QUERIES, WORKER, Conn, add_worker
 from tests.statements.test_turn_claims import EXCESS
@@ -258,9 +261,15 @@ def test_a_metered_job_completes_in_its_own_transaction_and_frees_its_bucket(app
     assert dict(conn.execute(EXCESS).fetchall()) == {"r": 1}
 
 
-def test_a_metered_job_is_begun_at_once_by_a_worker_that_sleeps(app: App, conn: Conn, task: list[int]) -> None:
+@pytest.mark.parametrize("share", [producer.SCAN_SHARE, 300], ids=["it may ask at once", "it must wait to ask"])
+def test_a_metered_job_is_begun_at_once_by_a_worker_that_sleeps(
+    app: App, conn: Conn, task: list[int], monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    """It polls once an hour: only the notification can have told it."""
+    monkeypatch.setattr(producer, "SCAN_SHARE", share)
+
     async def stages() -> None:
-        worker = Worker(app, WorkerSettings(poll_seconds=20.0))
+        worker = Worker(app, WorkerSettings(poll_seconds=3600.0))
         running = asyncio.create_task(worker.run())
         await eventually(lambda: scalar(conn, "select waiting from pgqueue.worker"), "the worker to rest")
         for jobs in (1, 2, 3):
@@ -271,6 +280,32 @@ def test_a_metered_job_is_begun_at_once_by_a_worker_that_sleeps(app: App, conn: 
         await running
 
     asyncio.run(stages())
+
+
+def test_a_metered_job_that_is_committed_while_the_worker_asks_is_begun_at_once(
+    app: App, conn: Conn, task: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is older than the job: the worker asks again."""
+    heard: list[None] = []
+    run_async, job_committed = link.run_async, producer.Producer.job_committed
+    question = app.queries.jobs.next_due(["default"]).sql
+
+    def note(self: producer.Producer) -> None:
+        job_committed(self)
+        heard.append(None)
+
+    async def run_slowly(connection: Any, query: Any) -> Any:
+        answer = await run_async(connection, query)
+        if query.sql == question and not heard:
+            metered(conn, keyed("r"))
+            conn.execute("select pg_catalog.pg_notify('pgqueue', 'default')")
+            await eventually(lambda: heard, "the notification")
+        return answer
+
+    monkeypatch.setattr(producer.Producer, "job_committed", note)
+    monkeypatch.setattr(link, "run_async", run_slowly)
+    monkeypatch.setattr(frontier.Frontier, "scan_in", math.inf)  # the worker would ask before a full scan, too
+    assert asyncio.run(work(app, lambda: task, poll_seconds=3600.0))
 
 
 def test_an_idle_worker_wakes_when_another_one_frees_a_bucket(app: App, conn: Conn, task: list[int]) -> None:

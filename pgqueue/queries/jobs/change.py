@@ -9,6 +9,7 @@ from pgqueue.queries.base import Query, Row, Statements, fill, lines, packed
 from pgqueue.queries.chosen import Candidate
 from pgqueue.queries.jobs.metered_parts import LANE, TURNED
 from pgqueue.queries.jobs.parts import NOTIFY_WORKERS
+from pgqueue.queries.jobs.ties import ALONE, BESIDE
 
 # Make jobs due that wait for a later time. The rows are locked first: that waits for a claim in flight (one statement),
 # and where the claim has won, the condition on the newest row leaves the job alone: it runs by now. The plain form, an
@@ -52,14 +53,14 @@ PROMOTE: LiteralString = fill(
 # Bring cancelled jobs back as pending, or as blocked until their turn, as REDRIVE does with dead letters: the same id
 # and history, all attempts, no expiry and no unique key. Of two that bring the same job back, the second waits for the
 # first and then finds no row. By primary key, a probe in each partition of the history. A job whose end its workflow
-# has counted is left: REVIVE brings it back. One that was called tells its caller again, which may have looked
-# meanwhile and seen that it lives.
+# has counted is left: REVIVE brings it back. So is a callback whose workflow is retried at this moment (BESIDE). One
+# that was called tells its caller again, which may have looked meanwhile and seen that it lives.
 RESTORE: LiteralString = fill(
     """
-with gone as (
+with {beside}, gone as (
     delete from {s}.job_finished j
     where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled'
-    and (j.ties is null or j.ties::int = 4)
+    and {alone} and j.id not in (select id from stay)
     returning j.*, {lane} as lane
 ), back as (
     insert into {s}.job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,
@@ -74,6 +75,8 @@ with gone as (
     select id, 'cancelled', state, lease, %(reason)s::text from back
 ), {notify_workers}
 select back.id from back, workers_notified""",
+    beside=fill(BESIDE, table="job_finished"),
+    alone=ALONE,
     lane=fill(LANE, headers="j.headers::jsonb"),
     notify_workers=fill(NOTIFY_WORKERS, jobs="back"),
 )
@@ -84,8 +87,12 @@ LOCK_WAITING: LiteralString = """
 select task::text, args::text, headers::text from {s}.job_live
 where id = %(id)s::bigint and state in ('pending', 'blocked') for update"""
 
-# Read the arguments of a cancelled job as they are stored. RESTORE finds out whether it is still there. By primary key.
-READ_CANCELLED: LiteralString = """
+# Read the arguments of a dead letter or a cancelled job as they are stored. What brings it back finds out whether it is
+# still there. It locks nothing: who holds a dead letter while somebody retries its workflow keeps that one waiting, and
+# of two who do so neither is let through. By primary keys.
+READ_ENDED: LiteralString = """
+select task::text, args::text, headers::text from {s}.dead_letter where id = %(id)s::bigint
+union all
 select task::text, args::text, headers::text from {s}.job_finished where id = %(id)s::bigint and state = 'cancelled'"""
 
 # Change arguments, queue, priority or run time of jobs that wait, and keep what they were in the log. The rows are
@@ -176,9 +183,9 @@ class ChangeQueries(Statements):
         """Lock a job that waits; None if none with this id does."""
         return Query(self._sql(LOCK_WAITING), lambda rows: Candidate(job, *rows[0]) if rows else None, {"id": job})
 
-    def read_cancelled(self, job: int) -> Query[Candidate | None]:
-        """Read the arguments of a cancelled job; None if none with this id is."""
-        return Query(self._sql(READ_CANCELLED), lambda rows: Candidate(job, *rows[0]) if rows else None, {"id": job})
+    def read_ended(self, job: int) -> Query[Candidate | None]:
+        """Read the arguments of a dead letter or a cancelled job; None if none with this id is."""
+        return Query(self._sql(READ_ENDED), lambda rows: Candidate(job, *rows[0]) if rows else None, {"id": job})
 
     def rule_of_queue(self, queue: str) -> Query[str]:
         """Return the name of the rule of a queue; an empty one if it has none."""

@@ -210,7 +210,8 @@ with own as materialized (
 ), gates as materialized (
     select g.id, g.workflow_id from {s}.gate g where g.id = any(array(select gate_id from own)) for update skip locked
 ), workflows as materialized (
-    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from gates)) for update skip locked
+    select w.id from {s}.workflow w
+    where w.id = any(array(select workflow_id from gates)) for no key update skip locked
 )
 select j.id from unnest((select %(ids)s::bigint[])) as g(id)
 cross join lateral (select id, gate_id from {s}.job_live where id = g.id limit 1) as j

@@ -19,9 +19,34 @@ TIED: LiteralString = """tied as materialized (
 )"""
 DOOMED: LiteralString = "(waits_for = 'jobs' and cancel_requested_at is not null) is true"
 
-# Whether dead letter `d` may be brought back alone: nobody has counted its end, or its workflow holds. A job that was
+# Whether dead letter `j` may be brought back alone: nobody has counted its end, or its workflow holds. A job that was
 # called may: its caller keeps what it has recorded of the call.
-OPEN: LiteralString = "(d.ties is null or d.ties::int & 16 > 0 or d.ties::int = 4)"
+OPEN: LiteralString = "(j.ties is null or j.ties::int & 16 > 0 or j.ties::int = 4)"
+
+# Whether job `j` of a workflow comes back without it, if somebody asks: a callback whose end nobody waits for, or a job
+# that was called.
+ALONE: LiteralString = "(j.ties is null or j.ties::int = 4)"
+
+# Lock the workflows of jobs that come back without theirs, out of `{table}`, so that nobody retries one meanwhile: a
+# retry brings all of its jobs back, and such a job waits again for the end. `stay` are the jobs whose workflow somebody
+# else retries, or prunes; they are left, for the retry waits for no job while it decides what comes back. The naive
+# form, to bring a callback back by its row alone, lets the retry find a dead letter that is about to live: it runs
+# before the workflow has ended again. KEY SHARE shuts out a retry, and no end of a member that changes the workflow.
+# The rows of the jobs are deleted after this, by their newest version: a retry that has committed has taken them. By
+# primary keys.
+BESIDE: LiteralString = fill(
+    """single as materialized (
+    select j.id, j.workflow_id from {s}.{table} j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.workflow_id is not null and {alone}
+), beside as materialized (
+    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from single))
+    order by w.id for key share skip locked
+), stay as materialized (
+    select o.id from single o join {s}.workflow w on w.id = any(array[o.workflow_id])
+    where w.id not in (select id from beside)
+)""",
+    alone=ALONE,
+)
 
 # Whether the end of its parent meets an edge.
 MET: LiteralString = """(d.runs_after = 'e' or d.runs_after = 's' and t.target = 'succeeded'
@@ -99,7 +124,8 @@ WORKFLOWS_TOLD: LiteralString = """workflows_told as (
 )"""
 
 # The same for many gates. Reads `gates_lowered`, and `{forlorn}`, rows of the same kind. Workflows are locked after the
-# gates, in the order of ids.
+# gates, in the order of ids. NO KEY, as the update itself would: who brings a callback back alone shares the row, maybe
+# in a long transaction (BESIDE).
 TELL_WORKFLOWS: LiteralString = fill(
     """told as materialized (
     select id, (count(*) filter (where closed))::int as gates,
@@ -109,7 +135,7 @@ TELL_WORKFLOWS: LiteralString = fill(
     from (select workflow_id as id, closed, failed, cancelled, stops, false as forlorn from gates_lowered{forlorn}) as l
     group by id having bool_or(closed or stops or forlorn)
 ), workflows_held as materialized (
-    select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for update
+    select w.id from {s}.workflow w where w.id = any(array(select id from told)) order by w.id for no key update
 ), {workflows_told}""",
     workflows_told=fill(WORKFLOWS_TOLD, held=" and (select count(*) from workflows_held) > 0"),
 )

@@ -55,7 +55,8 @@ with freed as materialized (
     select g.id, g.workflow_id from {s}.gate g
     where g.id = any(array(select gate_id from behind)) for update skip locked
 ), workflows_free as materialized (
-    select w.id from {s}.workflow w where w.id = any(array(select workflow_id from gates_free)) for update skip locked
+    select w.id from {s}.workflow w
+    where w.id = any(array(select workflow_id from gates_free)) for no key update skip locked
 ), ended as (
     delete from {s}.job_live j
     where j.id = any(array(

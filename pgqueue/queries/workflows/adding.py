@@ -95,7 +95,7 @@ with recursive held as materialized (
 select h.id, h.root_id, h.state, h.sealed, case when (select bool_or(a.on_failure = 'hold') from around a) then 16
        when h.on_failure = 'stop' then 32 else 0 end, (select array_agg(a.id) from around a)
 from held h"""
-LOCK_GROUP: LiteralString = fill(_LOCK_GROUP, lock=" for update")
+LOCK_GROUP: LiteralString = fill(_LOCK_GROUP, lock=" for no key update")
 LOOK_AT_GROUP: LiteralString = fill(_LOCK_GROUP, lock="")
 
 # Share the lock of an open workflow among those who add to it, until the end of the transaction.

@@ -17,16 +17,30 @@ with turn as materialized (
     select true as mine from pg_advisory_xact_lock_shared(hashtext({channel}), hashtext('make partitions'))
 ), held as materialized (
     select w.id, w.root_id, w.state, w.settled, w.jobs, w.created_at from {s}.workflow w
-    where w.id = %(id)s::bigint and (select count(*) from turn) > 0 for update{skip}
+    where w.id = %(id)s::bigint and (select count(*) from turn) > 0{ended} for update{skip}
 )
 select h.id, h.root_id, h.state, h.settled, h.jobs + coalesce((
            select sum(i.jobs) from {s}.workflow i where i.root_id = h.id and i.root_id <> i.id), 0::bigint)::int,
        h.created_at
 from held h"""
-LOCK_FOR_RETRY: LiteralString = fill(_LOCK, skip="")
-# The same for those who hold dead letters of it already, and must not wait for whoever holds the workflow: nothing
-# comes back for one that somebody else has locked.
-LOCK_FREE_FOR_RETRY: LiteralString = fill(_LOCK, skip=" skip locked")
+LOCK_FOR_RETRY: LiteralString = fill(_LOCK, ended="", skip="")
+# The same for those who hold other workflows or dead letters already, and must not wait for whoever holds this one:
+# nothing comes back for one that somebody else has locked. One that runs is not locked, for ends of its members would
+# wait, and with them a discard, for whose dead letters REVIVE waits.
+LOCK_FREE_FOR_RETRY: LiteralString = fill(_LOCK, ended=" and w.state <> 'running'", skip=" skip locked")
+
+# Lock the dead letters of a workflow that LOCK_FREE_FOR_RETRY has locked, as far as nobody else holds them, and tell
+# whether somebody does: an edit, a discard, a transaction that stays open. REVIVE would wait for these, and whoever
+# holds other workflows and dead letters must wait for none. Two who each hold a dead letter that the other one's
+# workflow needs would wait for each other. While a job of the workflow lives, nothing comes back; while none does, no
+# new dead letter can come. Nobody holds cancelled jobs of it alone: who brings some back has locked the workflow
+# (chosen.py). By dead_letter_workflow and job_live_workflow.
+LOCK_LETTERS: LiteralString = """
+with free as materialized (
+    select d.id from {s}.dead_letter d where d.workflow_id = %(id)s::bigint order by d.id for update skip locked
+)
+select (select count(*) from {s}.dead_letter d where d.workflow_id = %(id)s::bigint) > (select count(*) from free)
+    and (select true from {s}.job_live j where j.workflow_id = %(id)s::bigint limit 1) is null"""
 
 # Find the workflows that have counted the ends of these dead letters and cancelled jobs. By primary keys.
 COUNTED: LiteralString = """
@@ -295,8 +309,12 @@ class RetryQueries(Statements):
         return Query(self._sql(LOCK_FOR_RETRY), _locked, {"id": workflow})
 
     def lock_free_for_retry(self, workflow: int) -> Query[LockedWorkflow | None]:
-        """Lock a workflow; None if there is none with this id, or if somebody else has it locked."""
+        """Lock a workflow that has ended; None if none with this id has, or if somebody else has it locked."""
         return Query(self._sql(LOCK_FREE_FOR_RETRY), _locked, {"id": workflow})
+
+    def lock_letters(self, locked: LockedWorkflow) -> Query[bool]:
+        """Lock the dead letters of a workflow that is locked; returns whether somebody else holds some."""
+        return Query(self._sql(LOCK_LETTERS), first_value, {"id": locked.id})
 
     def counted(self, ids: Sequence[int]) -> Query[dict[int, int]]:
         """Find the workflows that have counted the ends of these jobs, by the id of the job."""

@@ -18,7 +18,7 @@ SETTLE: LiteralString = fill(
 with ended as materialized (
     select w.id, w.state, w.gate_id from {s}.workflow w
     where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
-    order by w.id limit %(at_most)s::int for update skip locked
+    order by w.id limit %(at_most)s::int for no key update skip locked
 ), {edges}, held as materialized (
     select j.id from {s}.job_live j
     where j.id = any(array(select child_id from edge)) order by j.id for update skip locked

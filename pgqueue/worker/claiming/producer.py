@@ -35,7 +35,8 @@ class Producer(Duty):
     mark while it is lightly loaded, and removes it only when its slots have been full for a second, so that the row
     changes seldom; or when jobs come often: a NOTIFY holds up the other commits of the database, so then the worker
     polls every hundredth of a second. When only the poll interval has woken it, it asks whether a job is due before it
-    claims: the question writes nothing.
+    claims: the question writes nothing. It asks as well after a notification that has brought no job, for a worker that
+    expects no metered jobs does not look for them.
 
     Metered jobs, of which the turns are decided by rules, are claimed beside the others, queue by queue.
     """
@@ -71,6 +72,8 @@ class Producer(Duty):
         self._asked_at = 0.0  # when we last asked for that
         self._ask_from = 0.0  # when we may ask again: among many dead rows the question takes long
         self._ask_cost = Cost()
+        self._notified = False  # since the last step began, of what may be a metered job
+        self._unexplained = False  # a notification has brought no job
         self._adopted_at = 0.0  # when we last looked for parked jobs
         self._parked_left = False
         self._just_adopted = False
@@ -93,7 +96,7 @@ class Producer(Duty):
 
     def job_committed(self) -> None:
         """Claim now: a notification says that a job was committed."""
-        self._turns.notified()
+        self._notified = not self._turns.notified()
         self._plain_from = 0.0
         self.wake()
 
@@ -198,10 +201,12 @@ class Producer(Duty):
             await self._turns.look(busy=True)  # a rule may say that jobs behind a full bucket do not wait
             return self._poll
         woken, self._woken = self._woken, False
+        self._unexplained, self._notified = self._unexplained or self._notified, False
         adopted = await self._adopt()
         if not (adopted or woken) and await self._nothing_due():
             return await self._until_due()
         claimed = adopted + await self._claim()
+        self._unexplained = self._unexplained and not claimed
         self._rate.note(claimed)
         if claimed >= room:
             return await self._rest_when_full()
@@ -371,6 +376,7 @@ class Producer(Duty):
         """Return in how many seconds the next job is due, None if there is none, and whether it is one that the last
         claim could not see, in a new lane; note it for how long to sleep."""
         began = monotonic()
+        self._unexplained = False
         found = await self.link.run(self._queries.jobs.next_due(list(self._slots.room_by_queue())))
         due = found.seconds
         if found.metered:
@@ -383,9 +389,11 @@ class Producer(Duty):
         return due, is_new
 
     async def _until_due(self) -> float:
-        if monotonic() >= max(self._ask_from, min(self._due_at, self._asked_at + self._poll)):
+        """Ask for the next due job, if that is due: also once after a notification that has brought none."""
+        asks_at = -math.inf if self._unexplained else min(self._due_at, self._asked_at + self._poll)
+        if monotonic() >= max(self._ask_from, asks_at):
             _, is_new = await self._ask_due()
             if is_new:
                 return 0.0
-        wakes_at = max(self._due_at, self._ask_from) - monotonic()
+        wakes_at = max(-math.inf if self._unexplained else self._due_at, self._ask_from) - monotonic()
         return min(max(wakes_at, 0.0), self._frontier.scan_in, self._turns.rest_in(), self._poll)

@@ -58,10 +58,11 @@ class TurnClaims:
         """Look before the next claim: there are metered jobs."""
         self._wanted = True
 
-    def notified(self) -> None:
-        """Note that jobs were committed, or have come due: metered ones perhaps."""
-        if self.roster or monotonic() < self._expects_until:
-            self._wanted = True
+    def notified(self) -> bool:
+        """Note that jobs were committed, or have come due: metered ones perhaps. Returns whether it looks for these."""
+        expects = bool(self.roster) or monotonic() < self._expects_until
+        self._wanted = self._wanted or expects
+        return expects
 
     def look_in(self) -> float:
         """Seconds until a look is due, infinite if none is wanted."""

@@ -15,9 +15,25 @@ with fitting as materialized (
     and (%(group)s::text is null or coalesce(j.fingerprint,
         case when j.reason = 'crashed' then 'crashed '::text || j.task::text
         else 'class '::text || coalesce(j.error ->> 'type'::text, j.reason) end) = %(group)s::text) order by j.id limit %(limit)s::int
+), tied as materialized (
+    select j.id, j.workflow_id, not (j.ties is null or j.ties::int & 16 > 0 or j.ties::int = 4) as counted from "pgqueue".dead_letter j
+    where j.id = any(array(select id from fitting)) and j.workflow_id is not null
+), ended as materialized (
+    select w.id from "pgqueue".workflow w
+    where w.id = any(array(select workflow_id from tied where counted)) and w.state <> 'running'
+    order by w.id for update skip locked
+), beside as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from tied where not counted))
+    order by w.id for key share skip locked
+), elsewhere as materialized (
+    select t.id from tied t join "pgqueue".workflow w on w.id = any(array[t.workflow_id])
+    where case when t.counted then w.state <> 'running' and w.id not in (select id from ended)
+               else w.id not in (select id from beside) end
+), alone as materialized (
+    select id from fitting except select id from elsewhere except select id from tied where counted
 ), found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".dead_letter j
-    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.failed_at <= %(started_at)s::timestamptz) and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where j.id = any(array(select id from alone)) and (%(started_at)s::timestamptz is null or j.failed_at <= %(started_at)s::timestamptz) and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.failed_at >= %(since)s::timestamptz)
@@ -28,6 +44,21 @@ with fitting as materialized (
     and (%(group)s::text is null or coalesce(j.fingerprint,
         case when j.reason = 'crashed' then 'crashed '::text || j.task::text
         else 'class '::text || coalesce(j.error ->> 'type'::text, j.reason) end) = %(group)s::text) order by j.id for update skip locked
+), taken as materialized (
+    select * from found
+    union all
+    select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".dead_letter j
+    where j.id = any(array(select id from tied where counted except select id from elsewhere)) and (%(started_at)s::timestamptz is null or j.failed_at <= %(started_at)s::timestamptz) and (%(task)s::text is null or j.task::text like %(task)s::text)
+    and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
+    and (%(since)s::timestamptz is null or j.failed_at >= %(since)s::timestamptz)
+    and (%(until)s::timestamptz is null or j.failed_at < %(until)s::timestamptz)
+    and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
+    and (%(error)s::text is null or j.error ->> 'type'::text = %(error)s::text
+         or substring(j.error ->> 'type'::text, '[^.]*$'::text) = %(error)s::text)
+    and (%(group)s::text is null or coalesce(j.fingerprint,
+        case when j.reason = 'crashed' then 'crashed '::text || j.task::text
+        else 'class '::text || coalesce(j.error ->> 'type'::text, j.reason) end) = %(group)s::text)
 ), seen as (
     select count(*) as found, pg_catalog.max(id) as last_found from fitting
 ), looked as (
@@ -40,6 +71,6 @@ with fitting as materialized (
 )
 select case when seen.found = %(limit)s::int then seen.last_found
             when looked.jobs < %(window)s::int then null else looked.last_id end,
-       array(select id from fitting except select id from found),
-       found.id, found.task, found.args, found.headers
-from seen cross join looked left join found on true order by found.id
+       array(select id from fitting except select t.id from taken as t),
+       t.id, t.task, t.args, t.headers
+from seen cross join looked left join taken as t on true order by t.id

@@ -60,6 +60,6 @@ with fitting as materialized (
 )
 select case when seen.found = %(limit)s::int then seen.last_found
             when looked.jobs < %(window)s::int then null else looked.last_id end,
-       array(select id from fitting except select id from found),
-       found.id, found.task, found.args, found.headers
-from seen cross join looked left join found on true order by found.id
+       array(select id from fitting except select t.id from found as t),
+       t.id, t.task, t.args, t.headers
+from seen cross join looked left join found as t on true order by t.id

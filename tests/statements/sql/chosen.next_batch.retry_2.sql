@@ -10,14 +10,40 @@ with fitting as materialized (
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb) order by j.id limit %(limit)s::int
+), tied as materialized (
+    select j.id, j.workflow_id, not (j.ties is null or j.ties::int = 4) as counted from "pgqueue".job_finished j
+    where j.id = any(array(select id from fitting)) and j.workflow_id is not null
+), ended as materialized (
+    select w.id from "pgqueue".workflow w
+    where w.id = any(array(select workflow_id from tied where counted)) and w.state <> 'running'
+    order by w.id for update skip locked
+), beside as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from tied where not counted))
+    order by w.id for key share skip locked
+), elsewhere as materialized (
+    select t.id from tied t join "pgqueue".workflow w on w.id = any(array[t.workflow_id])
+    where case when t.counted then w.state <> 'running' and w.id not in (select id from ended)
+               else w.id not in (select id from beside) end
+), alone as materialized (
+    select id from fitting except select id from elsewhere except select id from tied where counted
 ), found as materialized (
     select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".job_finished j
-    where j.id = any(array(select id from fitting)) and (%(started_at)s::timestamptz is null or j.finished_at <= %(started_at)s::timestamptz) and j.state = 'cancelled' and (%(task)s::text is null or j.task::text like %(task)s::text)
+    where j.id = any(array(select id from alone)) and (%(started_at)s::timestamptz is null or j.finished_at <= %(started_at)s::timestamptz) and j.state = 'cancelled' and (%(task)s::text is null or j.task::text like %(task)s::text)
     and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
     and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
     and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
     and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb) order by j.id for update skip locked
+), taken as materialized (
+    select * from found
+    union all
+    select j.id, j.task::text, j.args::text, j.headers::text from "pgqueue".job_finished j
+    where j.id = any(array(select id from tied where counted except select id from elsewhere)) and (%(started_at)s::timestamptz is null or j.finished_at <= %(started_at)s::timestamptz) and j.state = 'cancelled' and (%(task)s::text is null or j.task::text like %(task)s::text)
+    and (%(queue)s::text is null or j.queue::text = %(queue)s::text)
+    and (%(tag)s::text is null or %(tag)s::text = any(j.tags))
+    and (%(since)s::timestamptz is null or j.created_at::timestamptz >= %(since)s::timestamptz)
+    and (%(until)s::timestamptz is null or j.created_at::timestamptz < %(until)s::timestamptz)
+    and (%(args)s::jsonb is null or j.args::jsonb @> %(args)s::jsonb)
 ), seen as (
     select count(*) as found, pg_catalog.max(id) as last_found from fitting
 ), looked as (
@@ -30,6 +56,6 @@ with fitting as materialized (
 )
 select case when seen.found = %(limit)s::int then seen.last_found
             when looked.jobs < %(window)s::int then null else looked.last_id end,
-       array(select id from fitting except select id from found),
-       found.id, found.task, found.args, found.headers
-from seen cross join looked left join found on true order by found.id
+       array(select id from fitting except select t.id from taken as t),
+       t.id, t.task, t.args, t.headers
+from seen cross join looked left join taken as t on true order by t.id

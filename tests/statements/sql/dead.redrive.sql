@@ -1,14 +1,24 @@
 with given as (
     select id, flow::jsonb as flow, ord
     from unnest(%(ids)s::bigint[], pg_catalog.string_to_array(%(flows)s, E'\n', '')) with ordinality as g(id, flow, ord)
+), single as materialized (
+    select j.id, j.workflow_id from "pgqueue".dead_letter j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.workflow_id is not null and (j.ties is null or j.ties::int = 4)
+), beside as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from single))
+    order by w.id for key share skip locked
+), stay as materialized (
+    select o.id from single o join "pgqueue".workflow w on w.id = any(array[o.workflow_id])
+    where w.id not in (select id from beside)
 ), begun as (
     select greatest((select next_run_at from "pgqueue".operation where id = %(operation)s::bigint), now())
            + pg_catalog.make_interval(secs => %(delay)s::float8) as at
 ), gone as (
-    delete from "pgqueue".dead_letter d using given g where d.id = any(array[g.id]) and (d.ties is null or d.ties::int & 16 > 0 or d.ties::int = 4)
-    returning d.*, g.ord, case when g.flow is null then d.headers::jsonb
-             when g.flow = 'null'::jsonb then d.headers::jsonb - '$flow'::text
-             else d.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, g.flow) end as carried
+    delete from "pgqueue".dead_letter j using given g
+    where j.id = any(array[g.id]) and (j.ties is null or j.ties::int & 16 > 0 or j.ties::int = 4) and j.id not in (select id from stay)
+    returning j.*, g.ord, case when g.flow is null then j.headers::jsonb
+             when g.flow = 'null'::jsonb then j.headers::jsonb - '$flow'::text
+             else j.headers::jsonb || pg_catalog.jsonb_build_object('$flow'::text, g.flow) end as carried
 ), again as (
     select gone.*, (gone.carried #>> '{$flow,lane}'::text[])::bigint as lane from gone
 ), back as (

@@ -94,7 +94,7 @@ with late as materialized (
           union all select id, false, 0, 0, false, true from stand_ins) as l
     group by id having pg_catalog.bool_or(closed or stops or forlorn)
 ), workflows_held as materialized (
-    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for update
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for no key update
 ), workflows_told as (
     update "pgqueue".workflow w
     set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,

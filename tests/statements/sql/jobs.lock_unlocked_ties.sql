@@ -13,7 +13,8 @@ with own as materialized (
 ), gates as materialized (
     select g.id, g.workflow_id from "pgqueue".gate g where g.id = any(array(select gate_id from own)) for update skip locked
 ), workflows as materialized (
-    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from gates)) for update skip locked
+    select w.id from "pgqueue".workflow w
+    where w.id = any(array(select workflow_id from gates)) for no key update skip locked
 )
 select j.id from pg_catalog.unnest((select %(ids)s::bigint[])) as g(id)
 cross join lateral (select id, gate_id from "pgqueue".job_live where id = g.id limit 1) as j

@@ -1,7 +1,16 @@
-with gone as (
+with single as materialized (
+    select j.id, j.workflow_id from "pgqueue".job_finished j
+    where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.workflow_id is not null and (j.ties is null or j.ties::int = 4)
+), beside as materialized (
+    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from single))
+    order by w.id for key share skip locked
+), stay as materialized (
+    select o.id from single o join "pgqueue".workflow w on w.id = any(array[o.workflow_id])
+    where w.id not in (select id from beside)
+), gone as (
     delete from "pgqueue".job_finished j
     where j.id = any((select %(ids)s::bigint[])::bigint[]) and j.state = 'cancelled'
-    and (j.ties is null or j.ties::int = 4)
+    and (j.ties is null or j.ties::int = 4) and j.id not in (select id from stay)
     returning j.*, (j.headers::jsonb #>> '{$flow,lane}'::text[])::bigint as lane
 ), back as (
     insert into "pgqueue".job_live (id, task, queue, priority, args, tags, headers, run_at, created_at, attempt, max_attempts,

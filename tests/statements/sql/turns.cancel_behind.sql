@@ -58,7 +58,8 @@ with freed as materialized (
     select g.id, g.workflow_id from "pgqueue".gate g
     where g.id = any(array(select gate_id from behind)) for update skip locked
 ), workflows_free as materialized (
-    select w.id from "pgqueue".workflow w where w.id = any(array(select workflow_id from gates_free)) for update skip locked
+    select w.id from "pgqueue".workflow w
+    where w.id = any(array(select workflow_id from gates_free)) for no key update skip locked
 ), ended as (
     delete from "pgqueue".job_live j
     where j.id = any(array(
@@ -141,7 +142,7 @@ with freed as materialized (
           union all select id, false, 0, 0, false, true from stand_ins) as l
     group by id having pg_catalog.bool_or(closed or stops or forlorn)
 ), workflows_held as materialized (
-    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for update
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for no key update
 ), workflows_told as (
     update "pgqueue".workflow w
     set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,

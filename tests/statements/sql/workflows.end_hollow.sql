@@ -32,7 +32,8 @@ with looked as materialized (
     from gates_closed where closed group by workflow_id
 ), workflows_held as materialized (
     select w.id from "pgqueue".workflow w
-    where w.id = any(array(select id from told)) and (select count(*) from gates_held) > 0 order by w.id for update
+    where w.id = any(array(select id from told)) and (select count(*) from gates_held) > 0
+    order by w.id for no key update
 ), ended as (
     update "pgqueue".workflow w
     set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,

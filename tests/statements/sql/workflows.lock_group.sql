@@ -1,6 +1,6 @@
 with recursive held as materialized (
     select w.id, w.root_id, w.state, w.sealed, w.on_failure, w.gate_id, w.replaces from "pgqueue".workflow w
-    where w.id = %(id)s::bigint for update
+    where w.id = %(id)s::bigint for no key update
 ), around(id, on_failure, gate_id, replaces) as (
     select id, on_failure, gate_id, replaces from held
     union all

@@ -1,7 +1,7 @@
 with ended as materialized (
     select w.id, w.state, w.gate_id from "pgqueue".workflow w
     where w.state <> 'running' and not w.settled and (%(only)s::bigint is null or w.root_id = %(only)s::bigint)
-    order by w.id limit %(at_most)s::int for update skip locked
+    order by w.id limit %(at_most)s::int for no key update skip locked
 ), edge as materialized (
     select d.parent_id, d.child_id, d.runs_after from "pgqueue".dependency d
     where d.parent_id = any(array(select id from ended)) and d.late is not true
@@ -85,7 +85,7 @@ with ended as materialized (
           union all select id, false, 0, 0, false, true from stand_ins) as l
     group by id having pg_catalog.bool_or(closed or stops or forlorn)
 ), workflows_held as materialized (
-    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for update
+    select w.id from "pgqueue".workflow w where w.id = any(array(select id from told)) order by w.id for no key update
 ), workflows_told as (
     update "pgqueue".workflow w
     set open_gates = w.open_gates - t.gates, failed = w.failed + t.failed, cancelled = w.cancelled + t.cancelled,
