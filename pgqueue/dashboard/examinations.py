@@ -40,7 +40,7 @@ class Examinations:
         where there is none yet."""
         last = self._last
         if last is None or self._clock() - last.at >= SEEN_SECONDS:
-            found = self._beside.soon()
+            found = self._beside.soon(0.0)  # it takes longer than a page may
             if not isinstance(found, Reading):
                 return found
             last = found.value
