@@ -72,7 +72,8 @@ class Look:
         if span.step < LONG_STEP:
             return Activity(self.ask_if_quick(read()))
         days = [read(part=part) for part in span.days]
-        found = self._soon((span, queue, task), days, span.step / 10, span.step)
+        patience = 0.0 if len(days) > 1 else None  # they take longer than a page may
+        found = self._soon((span, queue, task), days, span.step / 10, span.step, patience)
         if isinstance(found, Unread):
             return Activity(None, why=found.why)
         if found is None:
@@ -99,11 +100,11 @@ class Look:
         return {rate.queue: rate for rate in found.value[0]}
 
     def _soon(
-        self, key: Hashable, queries: Sequence[Query[T]], fresh: float, old: float
+        self, key: Hashable, queries: Sequence[Query[T]], fresh: float, old: float, patience: float | None = None
     ) -> Reading[list[T] | None] | Unread | None:
         """Return what statements give that are run beside the page."""
         read, threads = partial(_read, self.app, queries), self.readers.threads
-        return self.readers.of(key, lambda: Reader(read, fresh, old, threads=threads)).soon()
+        return self.readers.of(key, lambda: Reader(read, fresh, old, threads=threads)).soon(patience)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Measures each page of the dashboard on a large queue: `python -m tests.edges.dashboard.large`.
 
 It fills a server of its own, or measures one that was filled before (`--dsn`): ten million finished jobs, a million
-due, a hundred thousand dead letters, eight days of activity. It prints a table, of which docs/dashboard.md has most
+due, a hundred thousand dead letters, thirty days of activity. It prints a table, of which docs/dashboard.md has most
 rows. The last two columns are measured while an old snapshot keeps all rows that end from being removed.
 """
 
@@ -22,11 +22,11 @@ from tests.bench.server import StartedServer
 from tests.edges.dashboard.scene import WORKERS, Shop, shop_of
 
 FINISHED, DUE, DEAD, ENDED = 10_000_000, 1_000_000, 100_000, 200_000
-DAYS, ROUNDS = 8, 5
+DAYS, ACTIVE_DAYS, ROUNDS = 8, 30, 5
 PARTITIONS: LiteralString = """
 do $$ declare h text; d date; part text; begin
 for h in values ('job_finished'), ('transition'), ('activity') loop
-    for d in select generate_series((now() at time zone 'UTC')::date - 9, (now() at time zone 'UTC')::date, '1 day')
+    for d in select generate_series((now() at time zone 'UTC')::date - 31, (now() at time zone 'UTC')::date, '1 day')
     loop
         part := h || to_char(d, '"_"YYYYMMDD');
         continue when to_regclass('pgqueue.' || part) is not null;
@@ -74,7 +74,7 @@ FILL: tuple[str, ...] = (
         1 + mod(g, 9), 0.4 * (1 + mod(g, 9)), 0.2 * (1 + mod(g, 9)),
         ('[34:39]={{1,' || mod(g, 9) || ',3,0,1,1}}')::int[],
         ('[30:37]={{1,0,' || mod(g, 9) || ',3,0,1,1,1}}')::int[]
-    from generate_series(0, 8640 * %(days)s::int) g, (select id from pgqueue.worker where kind = 'worker') w,
+    from generate_series(0, 8640 * %(active_days)s::int) g, (select id from pgqueue.worker where kind = 'worker') w,
         generate_series(1, 5) as t(n)""",
     """insert into pgqueue.operation (kind, filter, actor, via, ended_at, done)
     select 'redrive', '{"task": "shop.*"}', 'alice', 'dashboard', now(), g
@@ -142,7 +142,7 @@ def fill(dsn: str) -> None:
         conn.execute(PARTITIONS)
         conn.execute(WORKERS)
         conn.execute("update pgqueue.worker set heartbeat_at = now() + interval '3 hours' where lost_at is null")
-        sizes = {"finished": FINISHED, "due": DUE, "dead": DEAD, "days": DAYS}
+        sizes = {"finished": FINISHED, "due": DUE, "dead": DEAD, "days": DAYS, "active_days": ACTIVE_DAYS}
         for statement in FILL:
             began = time.monotonic()
             conn.execute(statement, sizes)
