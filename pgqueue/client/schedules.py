@@ -1,8 +1,9 @@
 """Schedules as callers use them: declared in code, or made and changed at run time, in the caller's transaction."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol, Unpack
+from typing import Protocol, Unpack
 
 from pgqueue.client.actor import who
 from pgqueue.client.app_parts import AppParts
@@ -29,7 +30,8 @@ from pgqueue.timing import LIMIT, check_duration
 __all__ = ["GivenPlan", "PausedTicks", "ScheduleClient", "ScheduleOptions", "Schedules"]
 
 
-class PausedTicks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PausedTicks:
     """What a pause of a schedule would pass by: when it would end, None where only a resume ends it; the ticks until
     then; and whether there are more of them."""
 

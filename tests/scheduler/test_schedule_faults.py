@@ -300,8 +300,8 @@ def test_a_preview_of_a_pause_has_the_ticks_that_would_pass(app: App, conn: Conn
     assert hours.until is not None
     assert now[0] < hours.ticks[0].tick <= hours.ticks[-1].tick < hours.until
     assert not hours.has_more
-    assert [len(tick) for tick in app.schedules.preview_pause("s", until=3600 * 5, limit=4)[1:2]] == [4]
-    assert app.schedules.preview_pause("s", until=5 * 3600, limit=4).has_more
+    some = app.schedules.preview_pause("s", until=5 * 3600, limit=4)
+    assert (len(some.ticks), some.has_more) == (4, True)
     endless = app.schedules.preview_pause("s", limit=3)
     assert (endless.until, len(endless.ticks), endless.has_more) == (None, 3, True)
     assert app.schedules.get("s").state == "active"

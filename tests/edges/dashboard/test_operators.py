@@ -171,7 +171,7 @@ def test_a_schedule_is_paused_until_a_moment_after_a_preview(browse: Browse, sho
     text = _text(browser.page(f"{page}?until=7d&catch_up=once"))
     assert "5 ticks would pass" in text
     assert len(re.findall(r"06:00:00 Europe/Paris", text)) == 5
-    assert "Pause until 7d" in text
+    assert "Pause for 7d" in text
     assert shop.app.schedules.get("daily report").state == "active"
     assert "More than 10 ticks would pass until somebody resumes it" in _text(browser.page(page))
     assert "Paused." in browser.do(page, until="7d", catch_up="once")
