@@ -22,17 +22,17 @@ with tied as materialized (
     union all
     select 'caller', c.job_id, c.step from {s}.call c where c.child_id = %(id)s::bigint
     union all
-    (select 'letter', (v.headers ->> '$dead_letter'::text)::bigint, null from {s}.job v
-     where v.id = %(id)s::bigint and v.headers ->> '$dead_letter'::text ~ '^[0-9]{{1,18}}$'::text limit 1)
+    (select 'letter', (v.headers::jsonb ->> '$dead_letter'::text)::bigint, null from {s}.job v
+     where v.id = %(id)s::bigint and v.headers::jsonb ->> '$dead_letter'::text ~ '^[0-9]{{1,18}}$'::text limit 1)
     union all
     (select 'traced', n.id, null from (
-        (select j.id, j.headers ->> 'traceparent'::text as trace from {s}.job_live j
+        (select j.id, j.headers::jsonb ->> 'traceparent'::text as trace from {s}.job_live j
          where j.id > %(id)s::bigint and %(trace)s::text is not null order by j.id limit %(looked_at)s::int)
         union all
-        (select d.id, d.headers ->> 'traceparent'::text from {s}.dead_letter d
+        (select d.id, d.headers::jsonb ->> 'traceparent'::text from {s}.dead_letter d
          where d.id > %(id)s::bigint and %(trace)s::text is not null order by d.id limit %(looked_at)s::int)
         union all
-        (select f.id, f.headers ->> 'traceparent'::text from {s}.job_finished f
+        (select f.id, f.headers::jsonb ->> 'traceparent'::text from {s}.job_finished f
          where f.id > %(id)s::bigint and %(trace)s::text is not null order by f.id limit %(looked_at)s::int)) as n
      where split_part(n.trace, '-', 2) = %(trace)s::text order by n.id limit %(most)s::int)
 )
