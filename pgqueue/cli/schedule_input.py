@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pgqueue.cli.options import read_arguments
@@ -29,13 +29,6 @@ def read_moment(option: str, text: str | None) -> datetime | None:
         return check_moment(option, datetime.fromisoformat(text))
     except ValueError:
         raise InvalidOption(f"{option} {text!r} cannot be used: give a moment such as 2027-01-31T06:00+01:00") from None
-
-
-def read_until(option: str, text: str | None) -> datetime | None:
-    """Read a moment, or a duration that begins now."""
-    if text is not None and _is_duration(text):
-        return datetime.now(UTC) + _duration(text)
-    return read_moment(option, text)
 
 
 def read_seconds(option: str, text: str | None) -> float | None:

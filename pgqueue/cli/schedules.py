@@ -11,8 +11,10 @@ import typer
 from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_schedule
+from pgqueue.cli.filters import DryRun
 from pgqueue.cli.options import Limit, TaskArgs, TaskName
-from pgqueue.cli.schedule_input import read_moment, read_options, read_plan, read_until
+from pgqueue.cli.schedule_input import read_end, read_moment, read_options, read_plan
+from pgqueue.client.schedules import PausedTicks
 from pgqueue.errors import InvalidOption, InvalidPlan
 from pgqueue.jobs.job import Job
 from pgqueue.queries.schedules.read import ScheduleStatus
@@ -173,7 +175,18 @@ def revert(call: Call, name: Name) -> ScheduleStatus:
     return call.recorded("revert", {"schedule": name}, None, partial(call.app.schedules.revert, name))
 
 
-@command(schedules_cli, "pause", _print_schedule)
+def _print_pause(result: ScheduleStatus | PausedTicks) -> None:
+    if isinstance(result, ScheduleStatus):
+        _print_schedule(result)
+        return
+    end = "until it is resumed" if result.until is None else f"until {output.cell(result.until)}"
+    many = f"more than {len(result.ticks)}" if result.has_more else str(len(result.ticks))
+    output.console.print(f"{end}: {many} ticks would pass")
+    for upcoming in result.ticks:
+        output.console.print(f"  {upcoming.words}")
+
+
+@command(schedules_cli, "pause", _print_pause)
 def pause(
     call: Call,
     name: Name,
@@ -182,10 +195,13 @@ def pause(
     ] = None,
     catch_up: CatchUp = None,
     by: By = None,
-) -> ScheduleStatus:
-    """Pause a schedule: none of its ticks fires until it is resumed."""
-    moment = read_until("--until", until)
-    act = partial(call.app.schedules.pause, name, until=moment, by=by, catch_up=catch_up or "skip")
+    dry_run: DryRun = False,
+) -> ScheduleStatus | PausedTicks:
+    """Pause a schedule: none of its ticks fires until it is resumed. With --dry-run it shows which ticks would pass."""
+    end = read_end("--until", until)
+    if dry_run:
+        return call.app.schedules.preview_pause(name, until=end, limit=10)
+    act = partial(call.app.schedules.pause, name, until=end, by=by, catch_up=catch_up or "skip")
     return call.recorded("pause", {"schedule": name}, by, act, until=until, catch_up=catch_up)
 
 

@@ -16,7 +16,8 @@ def previewed(app: AppParts, kind: str, chosen: Filter, limit: int, options: Map
     """Return the jobs that a verb would take, of the newest in each place. What ids name is looked at wherever.
 
     It reads one page of each place, of `limit` jobs or more, and asks about all workflows at once: by six statements at
-    most, however many jobs the verb would skip. Where a page is full and too few of it are left, `unseen_from` says it.
+    most, however many jobs the verb would skip. Where a page is full and too few of it are left, `unseen_from` says it;
+    likewise where the workflow of a job is too large to find out whether it comes back.
     """
     queries, found, below, beyond = app.queries.chosen, list[Chosen](), list[int](), list[int]()
     bound = set[int]()  # jobs that come back with their workflow or not at all
@@ -32,18 +33,21 @@ def previewed(app: AppParts, kind: str, chosen: Filter, limit: int, options: Map
         found += taken
         if kind == "redrive" or (kind == "retry" and place in (DEAD, FINISHED)):
             bound.update(job.id for job in taken)
-    stay = yield from _stay(app, sorted(bound), options.get("within"))
+    stay, unsure = yield from _stay(app, sorted(bound), options.get("within"))
+    beyond += unsure
     found = [job for job in found if job.id not in stay][:limit]
     return Preview(found, max(below, default=None), min(beyond, default=None) if len(found) < limit else None)
 
 
-def _stay(app: AppParts, jobs: Sequence[int], within: Collection[str] | None) -> Steps[set[int]]:
-    """Return which of these dead letters and cancelled jobs stay, because their workflow does not come back `within`
-    these queues."""
+def _stay(app: AppParts, jobs: Sequence[int], within: Collection[str] | None) -> Steps[tuple[set[int], set[int]]]:
+    """Return which of these dead letters and cancelled jobs are not shown, because their workflow does not come back
+    `within` these queues; and those of them of which that is not known, because their workflow is too large to look at.
+    """
     if not jobs:
-        return set()
+        return set(), set()
     workflows: Mapping[int, int] = yield app.queries.workflows.counted(jobs)
     if not workflows:
-        return set()
-    back: set[int] = yield app.queries.workflows.comes_back({*workflows.values()}, within)
-    return {job for job, workflow in workflows.items() if workflow not in back}
+        return set(), set()
+    back: Mapping[int, bool] = yield app.queries.workflows.comes_back({*workflows.values()}, within)
+    unsure = {job for job, workflow in workflows.items() if back.get(workflow) is False}
+    return unsure | {job for job, workflow in workflows.items() if workflow not in back}, unsure

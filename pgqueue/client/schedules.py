@@ -1,7 +1,8 @@
 """Schedules as callers use them: declared in code, or made and changed at run time, in the caller's transaction."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol, Unpack
 
 from pgqueue.client.actor import who
@@ -24,8 +25,19 @@ from pgqueue.schedules.plan import check_moment
 from pgqueue.schedules.schedule import Schedule, check_policy
 from pgqueue.schedules.ticks import TickRecord, settle_ticks
 from pgqueue.tasks.sealing import open_job
+from pgqueue.timing import LIMIT, check_duration
 
-__all__ = ["GivenPlan", "ScheduleClient", "ScheduleOptions", "Schedules"]
+__all__ = ["GivenPlan", "PausedTicks", "ScheduleClient", "ScheduleOptions", "Schedules"]
+
+
+@dataclass(frozen=True, slots=True)
+class PausedTicks:
+    """What a pause of a schedule would pass by: when it would end, None where only a resume ends it; the ticks until
+    then; and whether there are more of them."""
+
+    until: datetime | None
+    ticks: Sequence[Upcoming]
+    has_more: bool
 
 
 class HasName(Protocol):
@@ -120,21 +132,37 @@ class ScheduleClient:
     @verb
     @all_or_nothing
     def pause(
-        self, name: str, *, until: datetime | None = None, by: str | None = None, catch_up: str = "skip"
+        self,
+        name: str,
+        *,
+        until: datetime | timedelta | float | None = None,
+        by: str | None = None,
+        catch_up: str = "skip",
     ) -> Steps[ScheduleStatus]:
-        """Fire no tick, until a moment or until `resume`. `catch_up`: which ticks of the pause fire when it ends by
-        itself: "skip" (none), "once" (the newest) or "all(limit)"."""
-        if until is not None:
-            until = check_moment("until", until)
-            if until <= (yield self._queries.clock()):
-                raise InvalidOption(f"until={until} has passed: give a later moment")
+        """Fire no tick, until a moment, for a duration (seconds or timedelta), or until `resume`. `catch_up`: which
+        ticks of the pause fire when it ends by itself: "skip" (none), "once" (the newest) or "all(limit)"."""
+        end = None if until is None else _end_of_pause(until, (yield self._queries.clock()))
         policy = check_policy("catch_up", catch_up)
-        found = yield self._queries.pause(_schedule_name(name), until, who(by), policy)
+        found = yield self._queries.pause(_schedule_name(name), end, who(by), policy)
         if not found:
             raise _unknown(name)
         return (yield from self._found(name))
 
     apause = pause.twin
+
+    @verb
+    def preview_pause(
+        self, name: str, *, until: datetime | timedelta | float | None = None, limit: int = 100
+    ) -> Steps[PausedTicks]:
+        """Return what a pause would pass by: when it would end, and the ticks until then, at most `limit` of them."""
+        count = check_limit(limit)
+        stored = yield from self._read(name)
+        end = None if until is None else _end_of_pause(until, stored.state.now)
+        found = preview(stored.schedule, stored.schedule.plan.timezone, stored.state.now, count + 1)
+        passed = [each for each in found if end is None or each.tick < end]
+        return PausedTicks(end, passed[:count], len(passed) > count)
+
+    apreview_pause = preview_pause.twin
 
     @verb
     @all_or_nothing
@@ -302,6 +330,16 @@ class Schedules(ScheduleClient):
 def enqueue_ticks(app: AppParts, jobs: Sequence[NewJob]) -> Query[list[InsertedJob]]:
     """Insert the jobs of ticks."""
     return app.queries.jobs.enqueue([of_tick(app, job) for job in jobs])
+
+
+def _end_of_pause(until: datetime | timedelta | float, now: datetime) -> datetime:
+    """Return when a pause ends that begins now, by the database's clock. Raises InvalidOption, InvalidPlan."""
+    if not isinstance(until, datetime):
+        return now + timedelta(seconds=check_duration("until", until, LIMIT))
+    end = check_moment("until", until)
+    if end <= now:
+        raise InvalidOption(f"until={until} has passed: give a later moment")
+    return end
 
 
 def _ticks_alike(one: Schedule, other: Schedule) -> bool:

@@ -34,7 +34,8 @@ def look_up(app: AppParts, job: Job) -> Steps[Why]:
     ahead: int = (yield queries.ahead(job)) if is_due else 0
     turn = (yield from _of_turn(app, job, waits)) if job.waits_for_turn else []
     parents = (yield from _of_parents(app, job)) if job.waits_for == "jobs" else []
-    steps: list[OpenWait] = (yield app.queries.steps.open_waits(job.id)) if job.attempt == 0 else []
+    may_rest = job.attempt == 0 and not (job.waits_for_turn and waits.due_in <= 0)  # what is due is not asleep
+    steps: list[OpenWait] = (yield app.queries.steps.open_waits(job.id)) if may_rest else []
     before = [*parents, *of_steps(steps), *_of_waiting(app, job, waits)]
     reasons = [*before, *_of_pauses(pauses), *turn, *_of_workers(job, waits)]
     if is_due or (job.waits_for_turn and waits.due_in <= 0):

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 from pgqueue.dashboard.formats import age, number, span_words
 from pgqueue.dashboard.look import Activity
 from pgqueue.errors import InvalidOption
-from pgqueue.queries.dashboard import Failures, Span, Step
+from pgqueue.queries.dashboard import Failures, Span, Step, Wait
 
 WIDTH, HEIGHT = 720, 120
 ENDS = {"succeeded": "ok", "retried": "warn", "failed": "bad"}  # outcomes, from the bottom up, and their colours
 # What a reader can choose, by the name of it in an address.
-SPANS = {"1h": Span(60, 60), "3h": Span(180, 60), "24h": Span(900, 96), "7d": Span(3600, 168)}
+SPANS = {
+    "1h": Span(60, 60), "3h": Span(180, 60), "24h": Span(900, 96), "7d": Span(3600, 168), "30d": Span(14_400, 180),
+}  # fmt: skip
+SMALL = Span(300, 36)  # of the small charts of queues
 
 
 class Bar(NamedTuple):
@@ -49,6 +52,18 @@ def pair_of(activity: Activity, span: str) -> dict[str, Any]:
     return {
         "chart": None if steps is None else ended(steps, SPANS[span]),
         "waits": None if steps is None else waited(steps, SPANS[span]),
+        "coming": activity.is_coming,
+        "unread": activity.why,
+        "span": span,
+        "step": span_words(SPANS[span].step),
+    }
+
+
+def used_of(activity: Activity, span: str, slots: int) -> dict[str, Any]:
+    """Return what a page with the chart of used slots shows; no chart where nothing is read."""
+    steps = activity.steps
+    return {
+        "chart": None if steps is None else used(steps, SPANS[span], slots),
         "coming": activity.is_coming,
         "unread": activity.why,
         "span": span,
@@ -94,6 +109,35 @@ def waited(steps: Iterable[Step], span: Span) -> Chart:
     ]
     rows = [(_when(ago, span), age(mean)) for ago, mean in enumerate(means) if mean]
     return Chart(bars, age(max(means)), _whole(span), rows, sum(int(jobs) for _, jobs in sums))
+
+
+def waits_of(found: Iterable[Wait], span: Span) -> Chart:
+    """Return the small chart of a queue: how long attempts had waited when they began, on average, by step."""
+    means = {wait.ago: wait.wait_seconds / wait.jobs for wait in found if wait.jobs and 0 <= wait.ago < span.steps}
+    most = max(means.values(), default=0.0)
+    bars = [
+        _bar(ago, 0.0, mean / (most or 1.0), "wait", f"{_when(ago, span)}: {age(mean)}", span)
+        for ago, mean in means.items()
+    ]
+    return Chart(bars, age(most), _whole(span), (), len(means))
+
+
+def used(steps: Iterable[Step], span: Span, slots: int) -> Chart:
+    """Return a chart of how many slots were used on average, by step: jobs ran for so many seconds in each second. The
+    top of it is all slots, or more where there were more of them then."""
+    seconds = [0.0] * span.steps
+    for step in steps:
+        if 0 <= step.ago < span.steps:
+            seconds[step.ago] += step.run_seconds
+    means = [each / span.step for each in seconds]
+    most = max(slots, *means) or 1.0
+    rows = [(_when(ago, span), number(mean)) for ago, mean in enumerate(means) if mean]
+    bars = [
+        _bar(ago, 0.0, mean / most, "run", f"{_when(ago, span)}: {number(mean)} slots", span)
+        for ago, mean in enumerate(means)
+        if mean
+    ]
+    return Chart(bars, f"{number(most)} slots", _whole(span), rows, round(sum(seconds) / 3600))
 
 
 def hourly(group: Failures, hours: int) -> Chart:

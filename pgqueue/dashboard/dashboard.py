@@ -12,10 +12,10 @@ import psycopg
 from pgqueue.app import App
 from pgqueue.dashboard import guard
 from pgqueue.dashboard.access import Access
+from pgqueue.dashboard.examinations import Examinations
 from pgqueue.dashboard.look import Look, Page, looking
-from pgqueue.dashboard.pages import fleet
 from pgqueue.dashboard.pulse import Pulse, PulseReader
-from pgqueue.dashboard.readings import Readers
+from pgqueue.dashboard.readings import Readers, Unread
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.rendering import render, static_file, version_of
 from pgqueue.dashboard.request import Request, Response
@@ -47,7 +47,7 @@ class Dashboard:
         self._streams = streams
         self._redaction = Redaction(settings.redact)
         self._readers = Readers()
-        self._examinations = fleet.Examinations(app)
+        self._examinations = Examinations(app, self._readers.threads)
 
     def answer(self, request: Request, access: Access | None) -> Response:
         """Answer a request of somebody. Whoever has no access gets the same answer for every path."""
@@ -110,12 +110,22 @@ class Dashboard:
         except psycopg.errors.QueryCanceled:
             words = "The database did not answer this page within two seconds. Narrow what is asked, or try again."
             return self._sorry(request, access, pulse, 503, words)
-        if page.template == "database.html":
-            report, seconds = self._examinations.report()
-            page = replace(page, values=page.values | {"report": report, "examined": seconds})
+        page = self._examined(page)
         if revealed is not None:
             page = replace(page, values=page.values | {"said": SAID["revealed"]})
         return self._page(request, access, pulse, page, wrong)
+
+    def _examined(self, page: Page) -> Page:
+        """Put what the doctor found into the pages that show it: it is not read on the connection of the page."""
+        if page.template == "database.html":
+            report, seconds = self._examinations.report()
+            return replace(page, values=page.values | {"report": report, "examined": seconds})
+        if page.template == "now.html":
+            found = self._examinations.soon()
+            seen = dict(zip(("report", "examined"), found if isinstance(found, tuple) else (None, None), strict=True))
+            why = found.why if isinstance(found, Unread) else None
+            return replace(page, values=page.values | seen | {"unexamined": why})
+        return page
 
     def _do(self, request: Request, access: Access, pulse: Pulse) -> Response:
         """Do what a form asks, and answer with the way to the page on which to go on."""
@@ -179,7 +189,7 @@ class Dashboard:
         return {
             "base": request.base, "here": request.path.strip("/").partition("/")[0], "rooms": rooms, "access": access,
             "title": title, "site": self.settings.title, "live": live,
-            "request": request, "version_of": version_of,
+            "request": request, "version_of": version_of, "late_after": self.settings.late_after,
         }  # fmt: skip
 
 

@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from pgqueue.client.moments import read_moment
+from pgqueue.client.moments import read_moment, read_time
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.timing import read_span
 
 JOB_FIELDS = ("state", "task", "queue", "tag", "since", "until", "arg", "id")
 DEAD_FIELDS = ("group", "error", "task", "queue", "tag", "since", "until", "arg", "id")
@@ -54,6 +56,14 @@ def read_id(text: str | None) -> int:
     if text is None or not re.fullmatch(r"[0-9]{1,19}", text) or not 0 < int(text) < 2**63:
         raise InvalidOption(f"id={text!r:.100} cannot be used: give the id of a job")
     return int(text)
+
+
+def read_end(option: str, text: str | None) -> float | datetime | None:
+    """Read the end of a pause: a duration such as 15m, in seconds, or a time with its zone. Raises InvalidOption."""
+    if text is None:
+        return None
+    seconds = read_span(text)
+    return float(seconds) if seconds is not None else read_time(option, text, "a duration such as 15m, or ")
 
 
 def _args(text: str | None) -> dict[str, Any] | None:

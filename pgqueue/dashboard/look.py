@@ -18,7 +18,7 @@ from pgqueue.dashboard.request import Request
 from pgqueue.dashboard.settings import DashboardSettings
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.activity import QueueRate
-from pgqueue.queries.dashboard import Span, Step
+from pgqueue.queries.dashboard import Span, Step, Wait
 
 T = TypeVar("T")
 LONG_STEP = 300.0  # seconds: what has longer steps is a day or more
@@ -68,26 +68,43 @@ class Look:
     def activity(self, span: Span, *, queue: str | None = None, task: str | None = None) -> Activity:
         """Return what workers counted in a span: of everything, a queue or a task. That of a long span is read beside
         the page, and may be a tenth of a step old."""
-        query = self.queries.dashboard.activity(span, queue=queue, task=task)
+        read = partial(self.queries.dashboard.activity, span, queue=queue, task=task)
         if span.step < LONG_STEP:
-            return Activity(self.ask_if_quick(query))
-        found = self._soon((span, queue, task), query, span.step / 10, span.step)
+            return Activity(self.ask_if_quick(read()))
+        days = [read(part=part) for part in span.days]
+        patience = 0.0 if len(days) > 1 else None  # they take longer than a page may
+        found = self._soon((span, queue, task), days, span.step / 10, span.step, patience)
         if isinstance(found, Unread):
             return Activity(None, why=found.why)
-        return Activity(None, is_coming=True) if found is None else Activity(found.value)
+        if found is None:
+            return Activity(None, is_coming=True)
+        return Activity(None if found.value is None else [step for day in found.value for step in day])
+
+    def waits(self, span: Span) -> dict[str, list[Wait]] | None:
+        """Return how long attempts had waited in a span, by queue, as it was a tenth of a step ago at most; None if
+        that is not known yet."""
+        found = self._soon(("waits", span), [self.queries.dashboard.waits(span)], span.step / 10, span.step)
+        if not isinstance(found, Reading) or found.value is None:
+            return None
+        waits: dict[str, list[Wait]] = {}
+        for wait in found.value[0]:
+            waits.setdefault(wait.queue, []).append(wait)
+        return waits
 
     def rates(self) -> dict[str, QueueRate] | None:
         """Return how many attempts end and jobs become due in each queue, as it was seconds ago at most; None if that
         takes too long to read."""
-        found = self._soon("rates", self.queries.activity.rates(MOST_COUNTED), FRESH_SECONDS, OLD_SECONDS)
+        found = self._soon("rates", [self.queries.activity.rates(MOST_COUNTED)], FRESH_SECONDS, OLD_SECONDS)
         if not isinstance(found, Reading) or found.value is None:
             return None
-        return {rate.queue: rate for rate in found.value}
+        return {rate.queue: rate for rate in found.value[0]}
 
-    def _soon(self, key: Hashable, query: Query[T], fresh: float, old: float) -> Reading[T | None] | Unread | None:
-        """Return what a statement gives that is run beside the page."""
-        threads = self.readers.threads
-        return self.readers.of(key, lambda: Reader(partial(_read, self.app, query), fresh, old, threads=threads)).soon()
+    def _soon(
+        self, key: Hashable, queries: Sequence[Query[T]], fresh: float, old: float, patience: float | None = None
+    ) -> Reading[list[T] | None] | Unread | None:
+        """Return what statements give that are run beside the page."""
+        read, threads = partial(_read, self.app, queries), self.readers.threads
+        return self.readers.of(key, lambda: Reader(read, fresh, old, threads=threads)).soon(patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +120,11 @@ class Page:
 Shower = Callable[[Look, str], Page]
 
 
-def _read(app: App, query: Query[T]) -> T | None:
-    """Run a statement in a look of its own; None if it takes too long. An app that was closed meanwhile stays so."""
+def _read(app: App, queries: Sequence[Query[T]]) -> list[T] | None:
+    """Run statements in a look of their own; None if one takes too long. An app that was closed meanwhile stays so."""
     try:
         with looking(app, opens=False) as conn:
-            return db.run(conn, query)
+            return [db.run(conn, query) for query in queries]
     except psycopg.errors.QueryCanceled:
         return None
 

@@ -127,7 +127,7 @@ class Reader(Guarded, Generic[T]):
         """Return what is read, at the least what is not old. Raises what reading raises."""
         last, coming, is_ours = self._look()
         if last is not None:
-            return self._sooner(last, coming, is_ours).value
+            return self._sooner(last, coming, is_ours, PATIENCE).value
         if is_ours:
             self._run(coming, self._read)
         try:
@@ -137,16 +137,16 @@ class Reader(Guarded, Generic[T]):
                 raise
             return self._read()
 
-    def soon(self) -> Reading[T] | Unread | None:
-        """Return the reading, at the least one that is not old; None if there is none within a moment. What failed is
-        not tried anew while a reading would be fresh."""
+    def soon(self, patience: float | None = None) -> Reading[T] | Unread | None:
+        """Return the reading, at the least one that is not old; None if there is none within a moment, or within
+        `patience` seconds. What failed is not tried anew while a reading would be fresh."""
         with self._locked():
             failed = self._failed
         if failed is not None and self._clock() - failed.at < self._fresh:
             return failed
         found = self._look()
         try:
-            return self._sooner(*found)
+            return self._sooner(*found, PATIENCE if patience is None else patience)
         except Exception as error:  # noqa: BLE001 - the thread has logged it
             return Unread(_why(error), self._clock())
 
@@ -175,16 +175,16 @@ class Reader(Guarded, Generic[T]):
                 self._next = Future()
             return self._last if age < self._old else None, self._next, is_ours
 
-    def _sooner(self, last: L, coming: "Future[Reading[T]]", is_ours: bool) -> "Reading[T] | L":
-        """Let a thread make the next reading; return it if it comes within a moment, and else the last one. Where the
-        last one took longer than that, the next one will, too."""
+    def _sooner(self, last: L, coming: "Future[Reading[T]]", is_ours: bool, patience: float) -> "Reading[T] | L":
+        """Let a thread make the next reading; return it if it comes within so many seconds, and else the last one.
+        Where the last one took longer than a moment, the next one will, too."""
         if is_ours and not self._threads.take(lambda: self._run(coming, self._beside, is_beside=True)):
             with self._locked():
                 if self._next is coming:
                     self._next = None
             return last
         try:
-            return coming.result(0 if isinstance(last, Reading) and last.took > PATIENCE else PATIENCE)
+            return coming.result(0 if isinstance(last, Reading) and last.took > PATIENCE else patience)
         except TimeoutError:
             if coming.done() and coming.exception() is not None:
                 raise

@@ -15,7 +15,9 @@ from pgqueue.dashboard.routes import DEEDS, SHOWERS, shape_of
 from pgqueue.errors import NotFound
 from pgqueue.jobs.job import Job
 
-PAGES = frozenset({"queues", "queues/{}", "jobs", "jobs/{}", "jobs/{}/edit", "preview/{}", "operations/{}"})
+PAGES = frozenset(
+    {"queues", "queues/{}", "queues/{}/drain", "jobs", "jobs/{}", "jobs/{}/edit", "preview/{}", "operations/{}"}
+)
 ROOMS = frozenset({"queues", "jobs"})
 _BACK = ("jobs/{}/redrive", "jobs/{}/retry")
 _FILTERED = ("jobs", "preview/")  # pages whose address has a filter

@@ -10,7 +10,7 @@ from pgqueue.app import App
 from pgqueue.client.recording import RecordedStep, recorded
 from pgqueue.dashboard import forms
 from pgqueue.dashboard.access import Access
-from pgqueue.dashboard.filters import dead_filter, job_filter, read_id
+from pgqueue.dashboard.filters import dead_filter, job_filter, read_end, read_id
 from pgqueue.dashboard.request import Request, slug
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -21,7 +21,8 @@ from pgqueue.timing import UNITS
 
 T = TypeVar("T")
 VIA = "dashboard"
-SAID_IN_ROWS = ("why", "for", "key", "reason", "text")  # fields of a form that its row repeats; arguments may be secret
+# Fields of a form that its row repeats; arguments may be secret.
+SAID_IN_ROWS = ("why", "for", "until", "catch_up", "key", "reason", "text")
 PATIENCE = 3.0  # seconds for which a form waits for an operation to end; it goes on behind the page
 
 
@@ -224,8 +225,9 @@ def enqueue(act: Act, name: str) -> Done:
 
 
 def pause_schedule(act: Act, name: str) -> Done:
-    """Pause a schedule."""
-    act.app.schedules.pause(name, by=act.by)
+    """Pause a schedule, until a moment or until somebody resumes it."""
+    end, catch_up = read_end("until", act.field("until")), act.field("catch_up") or "skip"
+    act.app.schedules.pause(name, until=end, by=act.by, catch_up=catch_up)
     return Done(f"schedules/{slug(name)}", "paused")
 
 

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString, NamedTuple
+from uuid import UUID
 
-from pgqueue.queries.base import Query, Statements, fill
+from pgqueue.queries.base import Query, fill
 from pgqueue.queries.filters import DEAD_GROUP
+from pgqueue.queries.ties import TieQueries
 
 MOST_FAILURES = 10_000  # dead letters of which groups are made: the newest
 MOST_SIGNS = 50  # of one kind
 LATE_SECONDS = 60.0  # a tick that is overdue for longer is late
+DAY = 86400.0
 HOURS = 24  # of the small chart of a group of failures
 
 # Make the rest of a transaction a look: it writes nothing, ends each statement after its time, and reads in the order
@@ -52,15 +55,50 @@ union all
 (select 'activity', null, null, (select a.at::text from {s}.activity a order by a.at desc limit 1))"""
 MOST_DEAD = 1000
 
-# Sum what workers counted in steps of time, by outcome: of everything, a queue, or a task. By activity_at, in the span
-# alone; of a task by activity_task. The step is a multiple of the ten seconds of a row.
+# Sum what workers counted in steps of time, by outcome: of everything, a queue, or a task. By activity_at, in a part of
+# the span alone; of a task by activity_task. The step is a multiple of the ten seconds of a row. A long span is read in
+# parts of a day, each of which ends in time: the naive form reads a month at once, and is given up each time.
 ACTIVITY: LiteralString = """
 select floor(date_part('epoch'::text, now() - a.at) / %(step)s::float8)::int, a.outcome, sum(a.jobs)::bigint,
        sum(a.run_seconds), sum(a.wait_seconds)
 from {s}.activity a
-where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::float8)
+where a.at > now() - make_interval(secs => %(step)s::float8 * %(last)s::float8)
+and a.at <= now() - make_interval(secs => %(step)s::float8 * %(first)s::float8)
 and (%(queue)s::text is null or a.queue = %(queue)s::text) and (%(task)s::text is null or a.task = %(task)s::text)
 group by 1, 2"""
+
+# Sum how long attempts had waited in each queue, in steps of time: for the small charts of the list of queues. By
+# activity_at, in the span alone; one statement for all queues, for there may be many.
+WAITS: LiteralString = """
+select a.queue, floor(date_part('epoch'::text, now() - a.at) / %(step)s::float8)::int, sum(a.jobs)::bigint,
+       sum(a.wait_seconds)
+from {s}.activity a
+where a.at > now() - make_interval(secs => %(step)s::float8 * %(steps)s::float8)
+and a.outcome in ('succeeded', 'retried', 'failed') group by 1, 2"""
+
+# Read which tasks, each in which versions, the workers that live have announced; those that have announced the same
+# together. A few rows: of a release all workers announce the same.
+ANNOUNCED: LiteralString = """
+select array_agg(w.id order by w.id), w.tasks from {s}.worker w
+where w.kind = 'worker' and w.lost_at is null and w.heartbeat_at >= now() - make_interval(secs => w.lease_seconds)
+group by w.tasks"""
+
+# Read the indexes of each table, with their bytes; those of a history are the sums over its partitions, by the index of
+# the history that they belong to. From the catalogue and the files. An index that no scan has used since the
+# statistics were reset has 0 scans.
+INDEXES: LiteralString = """
+select coalesce(whole.relname, t.relname)::text, coalesce(top.relname, i.relname)::text,
+       sum(pg_relation_size(i.oid::regclass))::bigint, coalesce(sum(u.idx_scan), 0::numeric)::bigint
+from pg_catalog.pg_class i
+join pg_catalog.pg_index x on x.indexrelid = i.oid
+join pg_catalog.pg_class t on t.oid = x.indrelid
+left join pg_catalog.pg_inherits within on within.inhrelid = i.oid
+left join pg_catalog.pg_class top on top.oid = within.inhparent
+left join pg_catalog.pg_inherits part on part.inhrelid = t.oid
+left join pg_catalog.pg_class whole on whole.oid = part.inhparent
+left join pg_catalog.pg_stat_all_indexes u on u.indexrelid = i.oid
+where i.relkind = 'i'::"char" and i.relnamespace = to_regnamespace(quote_ident({channel}))::oid
+group by 1, 2 order by 3 desc, 2 limit %(limit)s::int"""
 
 # Sum the attempts of the last hour, and those of the same hour a week before, each with the 95th percentile of how long
 # they had waited: two ranges of activity_at. A week is so many hours, whatever clocks did in it. The naive form asks
@@ -175,6 +213,31 @@ class Hour(NamedTuple):
     wait_p95: float | None
 
 
+class Wait(NamedTuple):
+    """How long the attempts that ended in one step of time, `ago` steps before now, had waited: of a queue."""
+
+    queue: str
+    ago: int
+    jobs: int
+    wait_seconds: float
+
+
+class Announced(NamedTuple):
+    """Workers that have announced the same tasks: names, and `name@version` for each version but the first."""
+
+    workers: list[UUID]
+    tasks: list[str]
+
+
+class IndexSize(NamedTuple):
+    """An index, its table, its bytes, and how many scans have used it; of a history that of all its days."""
+
+    table: str
+    name: str
+    bytes: int
+    scans: int
+
+
 class QueueTask(NamedTuple):
     """What a task did in one queue within the last hour."""
 
@@ -242,8 +305,14 @@ class Span:
     step: float
     steps: int
 
+    @property
+    def days(self) -> list[tuple[int, int]]:
+        """The parts of a day of which it consists, as steps before now; one part where it is a day or less."""
+        most = max(1, int(DAY // self.step))
+        return [(first, min(first + most, self.steps)) for first in range(0, self.steps, most)]
 
-class DashboardQueries(Statements):
+
+class DashboardQueries(TieQueries):
     """What the dashboard alone reads."""
 
     def look(self, seconds: float) -> Query[bool]:
@@ -256,10 +325,27 @@ class DashboardQueries(Statements):
         params = {"most": MOST_SIGNS, "late": LATE_SECONDS, "most_dead": MOST_DEAD}
         return Query(self._sql(SIGNS), lambda rows: [Sign(*row) for row in rows], params)
 
-    def activity(self, span: Span, *, queue: str | None = None, task: str | None = None) -> Query[Sequence[Step]]:
-        """Sum what workers counted in a span: of everything, of a queue, or of a task."""
-        params = {"step": span.step, "steps": span.steps, "queue": queue, "task": task}
+    def activity(
+        self, span: Span, *, queue: str | None = None, task: str | None = None, part: tuple[int, int] | None = None
+    ) -> Query[Sequence[Step]]:
+        """Sum what workers counted in a span: of everything, of a queue, or of a task. `part`: only between these two
+        steps before now."""
+        first, last = part or (0, span.steps)
+        params = {"step": span.step, "first": first, "last": last, "queue": queue, "task": task}
         return Query(self._sql(ACTIVITY), lambda rows: [Step(*row) for row in rows], params)
+
+    def waits(self, span: Span) -> Query[list[Wait]]:
+        """Sum how long attempts had waited, by queue."""
+        params = {"step": span.step, "steps": span.steps}
+        return Query(self._sql(WAITS), lambda rows: [Wait(*row) for row in rows], params)
+
+    def announced(self) -> Query[list[Announced]]:
+        """Read which tasks the workers that live know."""
+        return Query(self._sql(ANNOUNCED), lambda rows: [Announced(*row) for row in rows])
+
+    def indexes(self, limit: int) -> Query[list[IndexSize]]:
+        """Read the largest indexes."""
+        return Query(self._sql(INDEXES), lambda rows: [IndexSize(*row) for row in rows], {"limit": limit})
 
     def hours_compared(self) -> Query[dict[int, Hour]]:
         """Sum the last hour (0) and the same hour a week before (1); one in which nothing ended is missing."""

@@ -14,7 +14,8 @@ from pgqueue.queries.chosen import WITH_ARGUMENTS
 from pgqueue.workflows.graph import Edge, Graph, Group
 from tests.client.test_dead import add_dead, ids
 from tests.harness import Conn, new_job
-from tests.statements.graphs import DEAD, claim, end, tidy
+from tests.statements.graphs import DEAD, DONE, claim, end, tidy
+from tests.statements.test_explain import explain, nodes
 
 
 @pytest.fixture
@@ -155,6 +156,41 @@ def test_the_jobs_of_one_workflow_are_counted_once(app: App, conn: Conn, asked: 
     assert len(asked) <= MOST_STATEMENTS
     assert (found, found.unseen_from) == ([], made.jobs[LEAST_PAGE])
     assert sum(b"workflow i where i.root_id" in sql for sql in asked) == 1
+
+
+def test_a_workflow_that_is_too_large_to_count_is_left_out_and_said(
+    app: App, conn: Conn, dead: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {job.id for job in app.dead.preview(DeadFilter(task="t"))}
+    assert taken == {dead[name] for name in ("plain", "alone", "elsewhere")}
+    monkeypatch.setattr("pgqueue.queries.workflows.retry.MOST_COUNTED", 3)  # the first of two workflows with two jobs
+    found = app.dead.preview(DeadFilter(task="t"))
+    assert {job.id for job in found} == taken - {dead["elsewhere"]}
+    assert found.unseen_from == dead["elsewhere"]
+    assert found.notice is not None
+    monkeypatch.setattr("pgqueue.queries.workflows.retry.MOST_COUNTED", 0)
+    found = app.dead.preview(DeadFilter(task="t"))
+    assert ({job.id for job in found}, found.unseen_from) == ({dead["plain"]}, dead["alone"])
+    done = app.dead.redrive(DeadFilter(task="t"))
+    assert done.done == 3  # the operation itself looks at all
+
+
+def test_no_job_of_a_workflow_that_is_too_large_is_read(app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2000
+    made = app.workflows.enqueue(Graph([new_job() for _ in range(size)], [0] * size, [], [Group("w")]))
+    while taken := claim(conn, room=size):
+        end(conn, *((job, DEAD if number == made.jobs[0] else DONE) for number, job in taken.items()))
+    tidy(conn)
+    conn.execute("vacuum analyze")
+    for most, read in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("pgqueue.queries.workflows.retry.MOST_COUNTED", most)
+        query = app.queries.workflows.comes_back([made.id], None)
+        assert db.run(conn, query) == {made.id: read}
+        plan = explain(conn, query, generic=False)
+        conn.execute("deallocate all")
+        jobs = [node for node in nodes(plan) if "job_finished" in str(node.get("Relation Name"))]
+        assert (sum(node["Actual Rows"] * node["Actual Loops"] for node in jobs) >= size - 1) is read
+        assert (sum(node["Actual Loops"] for node in jobs) > 0) is read
 
 
 def test_a_command_says_what_its_preview_left_out_and_asks_all_the_same(

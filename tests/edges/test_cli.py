@@ -300,6 +300,10 @@ def test_a_schedule_is_made_changed_fired_and_deleted(shell: Shell) -> None:
         "0 6 * * mon-fri", "all(3)", 600.0, "ann",
     )  # fmt: skip
     assert shell.data("schedules", "edit", "s", "-o", "queue=bulk", "-o", "overlap=skip")["max_running"] == 1
+    looked = shell.data("schedules", "pause", "s", "--until", "7d", "--dry-run")
+    assert [len(looked["ticks"]), looked["has_more"]] == [5, False]  # of a week without its weekend
+    assert "5 ticks would pass" in shell("schedules", "pause", "s", "--until", "7d", "--dry-run").stdout
+    assert shell.data("schedules", "show", "s")["status"]["state"] == "active"
     assert shell.data("schedules", "pause", "s", "--until", "2h")["state"] == "paused"
     job = shell("schedules", "run", "s")
     assert job.stdout.strip().isdigit(), job.stderr

@@ -281,6 +281,36 @@ def test_a_pause_until_a_moment_that_has_passed_is_refused(app: App, conn: Conn,
         app.schedules.pause("none", until=datetime(2100, 1, 1, tzinfo=UTC))
 
 
+def test_a_pause_for_a_duration_ends_by_the_clock_of_the_database(app: App, conn: Conn) -> None:
+    app.schedules.create("s", "t", 60)
+    status = app.schedules.pause("s", until=timedelta(hours=2))
+    assert 7190 < scalar(conn, "select extract(epoch from %s - now())::float8", status.paused_until) <= 7200
+    status = app.schedules.pause("s", until=90)
+    assert 80 < scalar(conn, "select extract(epoch from %s - now())::float8", status.paused_until) <= 90
+    with pytest.raises(InvalidOption, match="until=-1"):
+        app.schedules.pause("s", until=-1)
+
+
+def test_a_preview_of_a_pause_has_the_ticks_that_would_pass(app: App, conn: Conn) -> None:
+    app.schedules.create("s", "t", "0 * * * *")
+    now = conn.execute("select now()").fetchone()
+    assert now is not None
+    hours = app.schedules.preview_pause("s", until=5 * 3600)
+    assert [tick.tick.minute for tick in hours.ticks] == [0] * 5
+    assert hours.until is not None
+    assert now[0] < hours.ticks[0].tick <= hours.ticks[-1].tick < hours.until
+    assert not hours.has_more
+    some = app.schedules.preview_pause("s", until=5 * 3600, limit=4)
+    assert (len(some.ticks), some.has_more) == (4, True)
+    endless = app.schedules.preview_pause("s", limit=3)
+    assert (endless.until, len(endless.ticks), endless.has_more) == (None, 3, True)
+    assert app.schedules.get("s").state == "active"
+    with pytest.raises(UnknownSchedule):
+        app.schedules.preview_pause("none")
+    with pytest.raises(InvalidOption, match="has passed"):
+        app.schedules.preview_pause("s", until=datetime(2020, 1, 1, tzinfo=UTC))
+
+
 def test_jitter_longer_than_the_interval_spreads_the_jobs_and_moves_no_tick(app: App, conn: Conn, dsn: str) -> None:
     app.schedules.create("s", "t", 60, jitter=3600, misfire="all(50)")
     conn.execute("update pgqueue.schedule set next_tick = next_tick - interval '20 minutes'")

@@ -5,6 +5,8 @@ import pytest
 
 from pgqueue import db
 from pgqueue.queries.dashboard import MOST_FAILURES, Span
+from pgqueue.queries.ties import MOST_LOOKED_AT, TieKeys
+from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker
 from tests.statements.test_explain import buffers, explain, nodes
 
@@ -114,3 +116,114 @@ def test_a_look_writes_nothing_and_knows_a_database_that_takes_no_writes(conn: C
     conn.execute("set default_transaction_read_only = on")
     with conn.transaction():
         assert db.run(conn, QUERIES.dashboard.look(2.0)) is True
+
+
+def test_parts_of_a_span_are_together_the_span(conn: Conn) -> None:
+    conn.execute(WEEKS)
+    span = Span(14_400, 42)
+    assert span.days == [(0, 6), (6, 12), (12, 18), (18, 24), (24, 30), (30, 36), (36, 42)]
+    assert Span(900, 96).days == [(0, 96)]
+    with conn.transaction():
+        whole = db.run(conn, QUERIES.dashboard.activity(span, queue="q1"))
+        parts = [
+            step for part in span.days for step in db.run(conn, QUERIES.dashboard.activity(span, queue="q1", part=part))
+        ]
+        plan = explain(conn, QUERIES.dashboard.activity(span, part=(6, 12)), generic=False)
+    assert sorted(parts) == sorted(whole)
+    assert sum(step.jobs for step in parts) > 19_000
+    conn.execute("deallocate all")
+    scans = [node for node in nodes(plan) if "activity" in str(node.get("Relation Name"))]
+    read = sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans)
+    assert read <= 2 * 1441  # of 22,000: those of one day
+
+
+def test_waits_of_all_queues_are_summed_in_one_reading(conn: Conn) -> None:
+    conn.execute(WEEKS)
+    found = db.run(conn, QUERIES.dashboard.waits(Span(600, 3)))
+    assert {wait.queue for wait in found} == {"q1", "q2"}
+    assert {wait.ago for wait in found} <= {0, 1, 2}
+    assert sum(wait.jobs for wait in found) in range(2 * 2 * 21, 2 * 2 * 24)  # three of four outcomes, of 30 minutes
+    assert sum(wait.wait_seconds for wait in found) == sum(wait.jobs for wait in found)
+    conn.execute("vacuum analyze pgqueue.activity")
+    with conn.transaction():
+        db.run(conn, QUERIES.dashboard.look(2.0))
+        plan = explain(conn, QUERIES.dashboard.waits(Span(600, 3)), generic=False)
+    conn.execute("deallocate all")
+    assert {node["Node Type"] for node in nodes(plan) if "activity" in str(node.get("Relation Name"))} == {"Index Scan"}
+    assert buffers(plan) < 200
+
+
+def test_what_workers_announce_is_read_of_those_that_live(conn: Conn) -> None:
+    alike = [add_worker(conn), add_worker(conn)]
+    other = add_worker(conn)
+    conn.execute("update pgqueue.worker set tasks = '{t,t@2}' where id = %s", [other])
+    add_worker(conn, lost=True)
+    add_worker(conn, beat_seconds_ago=3600)
+    found = sorted(db.run(conn, QUERIES.dashboard.announced()), key=lambda each: each.tasks)
+    assert [(each.workers, each.tasks) for each in found] == [(sorted(alike), ["t"]), ([other], ["t", "t@2"])]
+
+
+def test_indexes_of_a_history_are_the_sums_of_its_days(conn: Conn) -> None:
+    conn.execute(WEEKS)
+    found = {each.name: each for each in db.run(conn, QUERIES.dashboard.indexes(500))}
+    size = (
+        "select sum(pg_relation_size(i.inhrelid))::bigint from pg_inherits i"
+        " where i.inhparent = 'pgqueue.activity_at'::regclass"
+    )
+    assert found["activity_at"].bytes == scalar(conn, size) > 100_000
+    assert found["activity_at"].table == "activity"
+    assert found["job_live_ready"].table == "job_live"
+    assert not [name for name in found if "_20" in name or name.startswith("activity_default")]
+    (largest,) = db.run(conn, QUERIES.dashboard.indexes(1))
+    assert largest.bytes == max(each.bytes for each in found.values())
+
+
+TRACE = "4bf92f35" * 4
+KEYED = """
+insert into pgqueue.idempotency_key (key, request, job_id, created_at, expires_at)
+values (%s, %s, 2, now(), now() + interval '1 hour')"""
+
+
+def test_ties_of_a_job_are_found_by_keys_and_a_trace_within_a_bound(conn: Conn) -> None:
+    """Jobs of its trace in each of the tables; the calls and the key whatever else there is."""
+    jobs = f"""
+        insert into pgqueue.job_live (id, task, queue, headers)
+        select i, 't', 'q',
+            case when i in (1, 3, 5000) then '{{"traceparent": "00-{TRACE}-00f067aa0ba902b7-01"}}'::jsonb
+                                 when i = 4 then '{{"$dead_letter": 1}}' when i = 6 then '{{"$dead_letter": "x; 1"}}'
+                                 else '{{}}' end
+        from generate_series(1, 20000) i"""
+    conn.execute(jobs)
+    conn.execute(
+        "insert into pgqueue.step (job_id, name, kind, number, attempt, lease) values (2, 's', 'call', 7, 1, 1)"
+    )
+    conn.execute(
+        "insert into pgqueue.call (child_id, job_id, step, number, place)"
+        " select i, 2, 's', 7, i from generate_series(10, 60) i"
+    )
+    conn.execute(KEYED, ["0" * 32, 1])
+    conn.execute("vacuum analyze pgqueue.job_live")
+    found = db.run(conn, QUERIES.dashboard.ties(TieKeys(2, "0" * 32)))
+    assert [tie.id for tie in found if tie.kind == "called"] == list(range(10, 30))  # and no more are read
+    assert {(tie.name, tie.task, tie.queue, tie.state) for tie in found if tie.kind == "called"} == {
+        ("s", "t", "q", "pending")
+    }
+    assert [tie.id for tie in found if tie.kind == "key" and tie.until is not None] == [2]
+    assert [(tie.kind, tie.id) for tie in db.run(conn, QUERIES.dashboard.ties(TieKeys(11)))] == [("caller", 2)]
+    assert [(tie.kind, tie.id) for tie in db.run(conn, QUERIES.dashboard.ties(TieKeys(4)))] == [("letter", 1)]
+    assert db.run(conn, QUERIES.dashboard.ties(TieKeys(6))) == []
+    traced = TieKeys(1, None, TRACE)
+    assert [(tie.kind, tie.id) for tie in db.run(conn, QUERIES.dashboard.ties(traced))] == [("traced", 3)]
+    assert MOST_LOOKED_AT < 5000
+    with conn.transaction():
+        db.run(conn, QUERIES.dashboard.look(2.0))
+        plan = explain(conn, QUERIES.dashboard.ties(traced), generic=False)
+    conn.execute("deallocate all")
+    scans = [node for node in nodes(plan) if node.get("Relation Name") == "job_live" and node["Actual Loops"]]
+    assert max(node["Actual Rows"] for node in scans) <= MOST_LOOKED_AT
+    assert not [
+        node
+        for node in nodes(plan)
+        if node["Node Type"] == "Seq Scan" and node["Actual Loops"] and "job_live" in str(node)
+    ]
+    assert buffers(plan) < 400

@@ -35,6 +35,7 @@ from pgqueue.queries.retention import Sweep
 from pgqueue.queries.roles import Grant
 from pgqueue.queries.schema import MigrationSettings
 from pgqueue.queries.steps import Swept
+from pgqueue.queries.ties import TieKeys
 from pgqueue.queries.turns.claim import Line
 from pgqueue.queries.turns.full import FullLane
 from pgqueue.schedules.cron import Cron
@@ -400,6 +401,10 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "dashboard.look": lambda q: q.dashboard.look(2.0),
     "dashboard.signs": lambda q: q.dashboard.signs(),
     "dashboard.activity": lambda q: q.dashboard.activity(DashboardSpan(60, 60), queue="default"),
+    "dashboard.waits": lambda q: q.dashboard.waits(DashboardSpan(300, 36)),
+    "dashboard.announced": lambda q: q.dashboard.announced(),
+    "dashboard.indexes": lambda q: q.dashboard.indexes(20),
+    "dashboard.ties": lambda q: q.dashboard.ties(TieKeys(7, "0" * 32, "0" * 31 + "1")),
     "dashboard.hours_compared": lambda q: q.dashboard.hours_compared(),
     "dashboard.tasks_of_queue": lambda q: q.dashboard.tasks_of_queue("default", 10),
     "dashboard.days_of_failures": lambda q: q.dashboard.days_of_failures(),

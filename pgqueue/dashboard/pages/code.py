@@ -6,9 +6,10 @@ from typing import Any
 
 from pgqueue.dashboard import charts, forms
 from pgqueue.dashboard.calendar import calendar_of
+from pgqueue.dashboard.filters import read_end
 from pgqueue.dashboard.look import Look, Page
 from pgqueue.dashboard.redaction import without_secrets
-from pgqueue.errors import PgqueueError, UnknownTask
+from pgqueue.errors import InvalidOption, PgqueueError, UnknownTask
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.retry import policy_in_words
 from pgqueue.queries.dashboard import TaskHealth
@@ -20,6 +21,7 @@ from pgqueue.tasks.spec import TaskSpec
 MOST_TASKS = 300
 RUNS = 20
 TICKS, UPCOMING = 30, 10
+CATCH_UP = ("skip", "once", "all(10)")
 
 
 def tasks(look: Look, _: str) -> Page:
@@ -130,3 +132,22 @@ def schedule(look: Look, name: str) -> Page:
         "args": without_secrets(json.loads(found.job.args)),
     }
     return Page("schedule.html", f"Schedule {name}", values)
+
+
+def pause(look: Look, name: str) -> Page:
+    """Show which ticks a pause of a schedule would pass by, and ask."""
+    client, sent = look.app.schedules.using(look.conn), look.request.form
+    status = client.get(name)
+    until, catch_up = (sent.get(field) or look.request.asked(field) for field in ("until", "catch_up"))
+    values: dict[str, Any] = {
+        "schedule": status, "until": until or "", "catch_up": catch_up or CATCH_UP[0], "policies": CATCH_UP,
+        "passed": None, "unknown": None, "refused": look.wrong,
+    }  # fmt: skip
+    if look.wrong is None:
+        try:
+            values["passed"] = client.preview_pause(name, until=read_end("until", until), limit=UPCOMING)
+        except InvalidOption as error:
+            return Page("pause.html", f"Pause schedule {name}", values | {"refused": str(error)}, 400)
+        except PgqueueError as error:  # a plan that cannot be read: it can be paused all the same
+            values["unknown"] = str(error)
+    return Page("pause.html", f"Pause schedule {name}", values)

@@ -1,30 +1,27 @@
 """Workers, workflows, the database, operations: what runs, and who asked for what."""
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from pgqueue.app import App
 from pgqueue.client.bulk import KINDS
+from pgqueue.dashboard import charts
 from pgqueue.dashboard.filters import given, query_of, read_id
 from pgqueue.dashboard.graph import picture_of
 from pgqueue.dashboard.look import Look, Page
-from pgqueue.dashboard.readings import Guarded
 from pgqueue.dashboard.redaction import without_secrets
-from pgqueue.doctor import Report, Severity
 from pgqueue.doctor.limits import Limits
 from pgqueue.errors import InvalidOption, UnknownJob, UnknownWorkflow
 from pgqueue.jobs.job import Job
 from pgqueue.jobs.job_filter import JobFilter
-from pgqueue.queries.dashboard import KeptDay
+from pgqueue.queries.dashboard import Announced, KeptDay
 from pgqueue.queries.operations import Operation
 from pgqueue.queries.workers import WorkerStatus
-from pgqueue.timing import monotonic
 
 LISTED = 50
 MOST_JOBS = 2000  # of a workflow, that a page reads
-EXAMINED_SECONDS = 60.0
 DAYS = 7
+MOST_TASKS, MOST_INDEXES = 200, 20
 STUCK_SECONDS = Limits().duty_seconds
 STATES = ("running", "succeeded", "failed", "cancelled")
 
@@ -39,12 +36,48 @@ def workers(look: Look, _: str) -> Page:
     jobs: dict[UUID | None, list[Job]] = {}
     for job in running:
         jobs.setdefault(job.worker_id, []).append(job)
+    slots, announced = sum(w.slots for w in alive), look.ask(look.queries.dashboard.announced())
+    tasks = known_tasks(announced)
+    span = charts.chosen(look.request.asked("span"), "24h")
+    activity = look.activity(charts.SPANS[span])
     values = {
         "workers": [(each, _stuck(each), jobs.get(each.id, [])) for each in found],
-        "slots": sum(w.slots for w in alive),
+        "slots": slots,
         "running": sum(w.running for w in alive),
+        "tasks": tasks[:MOST_TASKS],
+        "more_tasks": max(0, len(tasks) - MOST_TASKS),
+        "living": sum(len(each.workers) for each in announced),
+        **charts.used_of(activity, span, slots),
     }
     return Page("workers.html", "Workers", values)
+
+
+class KnownTask(NamedTuple):
+    """A task, how many of the workers that live know it, and up to which version, the newest first."""
+
+    task: str
+    workers: int
+    versions: Sequence[tuple[int, int]]
+
+
+def known_tasks(announced: Iterable[Announced]) -> list[KnownTask]:
+    """Return the tasks that workers have announced: first those about which they differ."""
+    found: dict[str, dict[int, int]] = {}
+    living = 0
+    for each in announced:
+        living += len(each.workers)
+        newest: dict[str, int] = {}
+        for label in each.tasks:
+            name, _, version = label.partition("@")
+            newest[name] = max(newest.get(name, 1), int(version or 1))
+        for name, up_to in newest.items():
+            known = found.setdefault(name, {})
+            known[up_to] = known.get(up_to, 0) + len(each.workers)
+    tasks = [
+        KnownTask(name, sum(versions.values()), sorted(versions.items(), reverse=True))
+        for name, versions in found.items()
+    ]
+    return sorted(tasks, key=lambda task: (task.workers == living and len(task.versions) == 1, task.task))
 
 
 def _stuck(worker: WorkerStatus) -> list[tuple[str, float]]:
@@ -77,25 +110,6 @@ def workflow(look: Look, name: str) -> Page:
     return Page("workflow.html", f"Workflow {status.name}", values)
 
 
-class Examinations(Guarded):
-    """What the doctor found, at most a minute old, whoever looks: an examination asks the server much."""
-
-    def __init__(self, app: App, clock: Callable[[], float] = monotonic) -> None:
-        self._app = app
-        self._clock = clock
-        super().__init__()
-        self._report: Report | None = None
-        self._made_at = 0.0
-
-    def report(self) -> tuple[Report, float]:
-        """Return the last report, and how many seconds ago it was made."""
-        with self._locked():
-            if self._report is None or self._clock() - self._made_at > EXAMINED_SECONDS:
-                self._report = self._app.doctor()
-                self._made_at = self._clock()
-            return self._report, self._clock() - self._made_at
-
-
 def database(look: Look, _: str) -> Page:
     """Show how big the tables are, and what holds them back. The doctor's findings are put in by the dashboard."""
     queries = look.queries.metrics
@@ -106,12 +120,12 @@ def database(look: Look, _: str) -> Page:
     values: dict[str, Any] = {
         "tables": tables,
         "largest": max((table[2] for table in tables), default=0) or 1,
+        "indexes": look.ask(look.queries.dashboard.indexes(MOST_INDEXES)),
         "partitions": look.ask(queries.partitions()),
         "days": days_of(days),
         "snapshot": snapshot,
         "notify": notify,
         "revision": look.ask(queries.revision()),
-        "severities": list(Severity),
     }
     return Page("database.html", "Database", values)
 

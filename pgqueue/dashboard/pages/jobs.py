@@ -7,12 +7,14 @@ from pgqueue.dashboard.filters import JOB_FIELDS, dead_filter, given, job_filter
 from pgqueue.dashboard.look import Look, Page
 from pgqueue.dashboard.reasons import reasons_within
 from pgqueue.dashboard.tracebacks import Excerpt, excerpt_of
-from pgqueue.dashboard.traces import trace_of
+from pgqueue.dashboard.traces import Trace, trace_of
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.job import Attempt, Job, JobState
 from pgqueue.jobs.job_filter import PHASES
+from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.listed import ListedJobs
 from pgqueue.queries.chosen import Preview
+from pgqueue.queries.ties import MOST_LOOKED_AT, TieKeys
 
 LISTED = 50
 PREVIEWED = 1000
@@ -77,6 +79,7 @@ def job(look: Look, name: str) -> Page:
     may_see = [part for part in parts if part != "result" or look.access.shows("results")]
     whole = look.redaction.revealing().shown
     schedule = seen["headers"].get("schedule")
+    trace = trace_of(seen["headers"], look.settings.trace_url)
     hidden = () if schedule == headers.get("schedule") else ("schedule",)  # what the reasons do not say either
     reasons = [reason for reason in why.reasons if reason.code not in hidden]
     values = {
@@ -88,9 +91,29 @@ def job(look: Look, name: str) -> Page:
         "copies": _copies(look, found),
         "may": verbs_of(found),
         "schedule": None if hidden else schedule,
-        "trace": trace_of(seen["headers"], look.settings.trace_url),
+        "trace": trace,
+        **ties_of(look, found, trace),
     }
     return Page("job.html", f"Job {found.id}", values)
+
+
+def ties_of(look: Look, job: Job, trace: Trace | None) -> dict[str, Any]:
+    """Return what a job has to do with other jobs, and until when its idempotency key is taken. Of jobs in other queues
+    than those of the access only how many there are."""
+    key, queues = job.headers.get("idempotency_key"), look.access.queues
+    hashed = key_hashes(job.task, [key])[0] if isinstance(key, str) else None
+    found = look.ask(look.queries.dashboard.ties(TieKeys(job.id, hashed, None if trace is None else trace.id)))
+    shown = [tie for tie in found if queues is None or tie.queue in queues]
+    jobs = {kind: [tie for tie in shown if tie.kind == kind] for kind in ("called", "traced", "caller", "letter")}
+    called = {tie.id for tie in jobs["called"]}
+    return {
+        "enqueued": [*jobs["called"], *(tie for tie in jobs["traced"] if tie.id not in called)],
+        "elsewhere": len({tie.id for tie in found if tie.kind in ("called", "traced")} - {tie.id for tie in shown}),
+        "caller": next(iter(jobs["caller"]), None),
+        "letter": next(iter(jobs["letter"]), None),
+        "key": next((tie for tie in found if tie.kind == "key"), None),
+        "looked_at": MOST_LOOKED_AT,
+    }
 
 
 def _copies(look: Look, job: Job) -> copies.Copies | None:

@@ -242,17 +242,27 @@ select exists (
 
 # Tell which of these workflows a retry would bring back now: whole ones that have ended and settled, of which all jobs
 # are there, and with which no job outside some queues would come back, where these are given. For a preview: it locks
-# nothing, so a retry may find it otherwise. By primary keys, workflow_root, gate_workflow and the index of dead letters
-# of a workflow; finished jobs in the ranges of ids that the gates name, as REVIVE reads them.
+# nothing, so a retry may find it otherwise. So many jobs are counted in all, of the smallest workflows first; what is
+# larger comes back as not looked at. Without that bound a workflow of a million jobs is counted at each look. By
+# primary keys, workflow_root, gate_workflow and the index of dead letters of a workflow; finished jobs in the ranges of
+# ids that the gates name, as REVIVE reads them.
 COMES_BACK: LiteralString = """
-select w.id from {s}.workflow w cross join lateral (
-    select coalesce(sum(i.jobs), 0::bigint) as jobs, array_agg(i.id) as ids
-    from {s}.workflow i where i.root_id = w.id and i.root_id <> w.id
-) as within cross join lateral (
+with ended as materialized (
+    select w.id, w.created_at, w.jobs + within.jobs as jobs, within.ids
+    from {s}.workflow w cross join lateral (
+        select coalesce(sum(i.jobs), 0::bigint) as jobs, array_agg(i.id) as ids from (
+            select i.id, i.jobs from {s}.workflow i where i.root_id = w.id and i.root_id <> w.id
+            limit %(most)s::int + 1) as i
+    ) as within
+    where w.id = any((select %(ids)s::bigint[])::bigint[]) and w.root_id = w.id and w.state <> 'running' and w.settled
+), small as materialized (
+    select e.*, sum(e.jobs::bigint) over (order by e.jobs, e.id) <= %(most)s::numeric as looked_at from ended e
+)
+select w.id, w.looked_at from small w cross join lateral (
     select count(*) as jobs, count(*) filter (
                where f.state = 'cancelled' and f.queue <> all((select %(queues)s::text[])::text[])) as elsewhere
     from (select distinct g.first_id, g.last_id from {s}.gate g
-          where g.workflow_id = any(array_append(within.ids, w.id))) as span
+          where w.looked_at and g.workflow_id = any(array_append(w.ids, w.id))) as span
     cross join lateral (
         select f.state, f.queue::text as queue from {s}.job_finished f
         where f.id >= span.first_id and f.id <= span.last_id and f.workflow_id = w.id
@@ -260,11 +270,11 @@ select w.id from {s}.workflow w cross join lateral (
 ) as finished cross join lateral (
     select count(*) as jobs, count(*) filter (
                where d.queue::text <> all((select %(queues)s::text[])::text[])) as elsewhere
-    from {s}.dead_letter d where d.workflow_id = w.id
+    from {s}.dead_letter d where w.looked_at and d.workflow_id = w.id
 ) as dead
-where w.id = any((select %(ids)s::bigint[])::bigint[]) and w.root_id = w.id and w.state <> 'running' and w.settled
-and w.jobs + within.jobs = finished.jobs + dead.jobs
+where not w.looked_at or w.jobs = finished.jobs + dead.jobs
 and (%(queues)s::text[] is null or finished.elsewhere + dead.elsewhere = 0)"""
+MOST_COUNTED = 50_000
 
 # Ask that a workflow is cancelled: its members that have not begun are ended by STOP, and those that run asked to stop.
 # Waits for statements that end members now. Gates are locked before the workflow, as everywhere: STOP may follow in the
@@ -329,10 +339,13 @@ class RetryQueries(Statements):
         """Find out whether jobs outside these queues would come back with a workflow."""
         return Query(self._sql(ELSEWHERE), first_value, {"id": workflow, "queues": sorted(queues)})
 
-    def comes_back(self, workflows: Collection[int], queues: Collection[str] | None) -> Query[set[int]]:
-        """Tell which of these workflows a retry would bring back now, with no job outside these queues."""
+    def comes_back(self, workflows: Collection[int], queues: Collection[str] | None) -> Query[dict[int, bool]]:
+        """Tell which of these workflows a retry would bring back now, with no job outside these queues; and, as False,
+        which are too large to look at."""
         params = {"ids": packed(sorted(workflows)), "queues": None if queues is None else sorted(queues)}
-        return Query(self._sql(COMES_BACK), lambda rows: {row[0] for row in rows}, params)
+        return Query(
+            self._sql(COMES_BACK), lambda rows: {row[0]: row[1] for row in rows}, {**params, "most": MOST_COUNTED}
+        )
 
     def request_stop(self, workflow: int, reason: str) -> Query[bool]:
         """Ask that a workflow is cancelled; returns whether it runs."""

@@ -18,10 +18,12 @@ def pages_of(shop: Shop) -> list[str]:
     ids = shop.ids
     jobs = [f"jobs/{ids[name]}" for name in ("declined", "bug", "charged", "retrying", "running", "later", "cancelled")]
     return [
-        "", "queues", "queues/critical", "queues/media", "jobs", "jobs?state=failed", "jobs?task=shop.*&arg=order_id=8",
+        "", "queues", "queues/critical", "queues/media", "queues/media/drain", "queues/default/drain",
+        "jobs", "jobs?state=failed", "jobs?task=shop.*&arg=order_id=8",
         *jobs, f"jobs/{ids['declined']}/edit", f"jobs/{ids['later']}/edit", "failures", "tasks",
         "tasks/shop.charge_card", "tasks/shop.charge_card/enqueue", "tasks/nobody.knows/enqueue", "schedules",
-        "schedules/daily~20report", "schedules/month~27s~20end", "workers", "workflows", "workflows?state=running",
+        "schedules/daily~20report", "schedules/month~27s~20end", "schedules/daily~20report/pause?until=7d",
+        "workers", "workflows", "workflows?state=running",
         f"workflows/{ids['workflow']}", f"workflows/{ids['failed workflow']}", f"workflows/{ids['done workflow']}",
         "limits", "database", "operations", "preview/redrive?task=shop.*", "preview/cancel?queue=media",
         "preview/discard?task=shop.render_invoice",

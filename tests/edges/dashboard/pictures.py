@@ -30,9 +30,11 @@ def paths_of(shop: Shop, conn: psycopg.Connection[Any]) -> dict[str, str]:
     group = scalar(conn, "select fingerprint from pgqueue.dead_letter where id = %s", shop.ids["declined"])
     job = f"jobs/{shop.ids['declined']}"
     return {
-        "now": "", "queues": "queues", "queue": "queues/critical", "jobs": "jobs?task=shop.*", "job": job,
+        "now": "", "queues": "queues", "queue": "queues/critical", "drain": "queues/media/drain",
+        "jobs": "jobs?task=shop.*", "job": job,
         "edit": f"{job}/edit", "failures": "failures", "failure": f"failures/{group}", "tasks": "tasks",
         "task": "tasks/shop.charge_card", "schedules": "schedules", "schedule": "schedules/daily~20report",
+        "pause": "schedules/daily~20report/pause?until=7d",
         "workers": "workers", "workflows": "workflows", "workflow": f"workflows/{shop.ids['workflow']}",
         "limits": "limits", "database": "database", "operations": "operations",
         "preview": "preview/redrive?task=shop.*",

@@ -18,21 +18,26 @@ import pgqueue
 from pgqueue import App, chain, chord
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.tally import Count, array_of, bucket_of
+from pgqueue.revisions import newest
 from tests.conftest import scalar, work
 
-WORKERS = """
+TASKS = (
+    "{crm.sync_tenant,media.notify,media.publish,media.transcode,shop.charge_card,shop.checked,shop.daily_report,"
+    "shop.render_invoice,shop.send_receipt}"
+)
+WORKERS = f"""
 insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds, heartbeat_at, started_at,
     lost_at, death, rss_bytes, release, quiet_at, knows)
 values
-(gen_random_uuid(), 'worker', 'app-1', 4117, '0.1.0', '{critical,default,email}', '{}', 8, 86400, now(),
-    now() - interval '3 hours', null, null, 143000000, '2026.11.3', null, '0040'),
-(gen_random_uuid(), 'worker', 'app-2', 4020, '0.1.0', '{critical,default,email}', '{}', 8, 86400, now(),
-    now() - interval '3 hours', null, null, 151000000, '2026.11.3', now(), '0040'),
-(gen_random_uuid(), 'worker', 'app-3', 3988, '0.1.0', '{critical,default,email}', '{}', 8, 30,
+(gen_random_uuid(), 'worker', 'app-1', 4117, '0.1.0', '{{critical,default,email}}', '{TASKS}', 8, 86400, now(),
+    now() - interval '3 hours', null, null, 143000000, '2026.11.3', null, '{newest()}'),
+(gen_random_uuid(), 'worker', 'app-2', 4020, '0.1.0', '{{critical,default,email}}', '{TASKS}', 8, 86400, now(),
+    now() - interval '3 hours', null, null, 151000000, '2026.11.3', now(), '{newest()}'),
+(gen_random_uuid(), 'worker', 'app-3', 3988, '0.1.0', '{{critical,default,email}}', '{TASKS}', 8, 30,
     now() - interval '7 minutes', now() - interval '9 hours', now() - interval '6 minutes', 'was killed by SIGKILL',
-    212000000, '2026.11.2', null, '0040'),
-(gen_random_uuid(), 'scheduler', 'app-1', 4121, '0.1.0', '{}', '{}', 0, 86400, now(), now() - interval '3 hours', null,
-    null, 61000000, '2026.11.3', null, '0040')"""
+    212000000, '2026.11.2', null, '{newest()}'),
+(gen_random_uuid(), 'scheduler', 'app-1', 4121, '0.1.0', '{{}}', '{{}}', 0, 86400, now(), now() - interval '3 hours',
+    null, null, 61000000, '2026.11.3', null, '{newest()}')"""
 RUNNING = """
 update pgqueue.job_live j set state = 'running', attempt = 1, lease = 1, claimed_at = now() - interval '40 seconds',
     worker_id = (select w.id from pgqueue.worker w where w.host = 'app-1' and w.kind = 'worker'),

@@ -19,7 +19,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def served(shop: Shop, who: Access | None = None, **options: Any) -> Iterator[str]:
     """Serve the dashboard to somebody, else to Alice, who operates it; yield its address."""
     who = who or Access.operate("alice")
-    api = dashboard.asgi(shop.app, access=lambda _: who, title="shop", **options)
+    with serving(dashboard.asgi(shop.app, access=lambda _: who, title="shop", **options)) as address:
+        yield address
+
+
+@contextmanager
+def serving(api: Any) -> Iterator[str]:
+    """Serve an application of ASGI; yield its address."""
     config = uvicorn.Config(
         api, host="127.0.0.1", port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1, ws="none"
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -26,6 +27,7 @@ from tests.django_site import django_on
 from tests.edges.dashboard.conftest import HOST, SAME_SITE, dashboard_token
 from tests.edges.dashboard.paths import DEEDS, pages_of
 from tests.edges.dashboard.scene import Shop
+from tests.edges.dashboard.served import CHROMIUM, browser, serving
 from tests.harness import Conn
 
 PREFIX = "/staff/jobs/"
@@ -219,6 +221,50 @@ def test_the_permissions_say_what_the_staff_may(site: Shop) -> None:
         "root": Access("root", VERBS), "alice": Access.operate("alice"), "rita": Access.read("rita"),
         "carl": None, "fired": None,
     }  # fmt: skip
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt-get install chromium")
+def test_in_a_browser_staff_see_every_page_and_pause_a_queue(site: Shop, conn: Conn) -> None:
+    pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
+    said, elsewhere = list[str](), list[str]()
+    sessions = {name: _session_of(name) for name in ("alice", "rita", None)}
+    with serving(get_asgi_application()) as address, browser() as chromium:
+
+        def open_as(name: str | None) -> Any:
+            context = chromium.new_context()
+            context.add_cookies(
+                [{"name": key, "value": value, "url": address} for key, value in sessions[name].items()]
+            )
+            page = context.new_page()
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on(
+                "request",
+                lambda request: None if request.url.startswith(root) else elsewhere.append(request.url),
+            )
+            return page
+
+        root = address.rstrip("/") + PREFIX
+        alice = open_as("alice")
+        for path in pages_of(site):
+            assert alice.goto(root + path).status == 200, path
+        alice.goto(f"{root}queues/critical")
+        alice.click("summary >> text=Pause")
+        alice.fill("input[name='why']", "in a browser")
+        alice.click("button >> text=Pause queue critical")
+        alice.wait_for_selector("text=Paused by alice")
+        alice.click("button >> text=Resume")
+        alice.wait_for_selector("text=Resumed.")
+        rita = open_as("rita")
+        rita.goto(f"{root}queues/critical")
+        assert rita.is_visible("h1 >> text=critical")
+        assert not rita.is_visible("text=Pause…")
+        assert said == []
+        assert elsewhere == []
+        assert open_as(None).goto(root).status == 404
+    rows = "select count(*) from pgqueue.operation where actor = 'alice' and options ->> 'why' = 'in a browser'"
+    assert scalar(conn, rows) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The pages: all answer, by few statements, and show what is wrong and nothing that nobody should see."""
 
 import re
+import threading
 from collections.abc import Callable
 from html import unescape
 from typing import Any
@@ -61,22 +62,29 @@ def test_all_is_well_where_nothing_is_wrong(server_dsn: str, template: str) -> N
     databases.drop_all()
 
 
-def test_no_page_asks_more_than_six_questions(browse: Browse, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def asked_by(browser: Browser, path: str, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the statements of a page, but for the settings of the look and the pulse, which all pages of a process
+    share. A thread beside the page runs others."""
     asked: list[bytes] = []
-    run = db.connection.run
+    run, mine = db.connection.run, threading.get_ident()
 
     def counting(conn: Any, query: Any) -> Any:
-        if b"set_config" not in query.sql:  # the settings of the look
+        if b"set_config" not in query.sql and threading.get_ident() == mine:
             asked.append(query.sql)
         return run(conn, query)
 
-    monkeypatch.setattr(db, "run", counting)
+    browser.page("-/stale")
+    with monkeypatch.context() as patched:
+        patched.setattr(db, "run", counting)
+        browser.page(path)
+    return asked
+
+
+def test_no_page_asks_more_than_six_questions(browse: Browse, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = browse()
     browser.page("database")  # the doctor has looked, and looks again after a minute
     for path in pages_of(shop):
-        browser.page("-/stale")  # the pulse, which all pages of a process share
-        asked.clear()
-        browser.page(path)
+        asked = asked_by(browser, path, monkeypatch)
         assert len(asked) <= MOST_STATEMENTS, (path, asked)
 
 

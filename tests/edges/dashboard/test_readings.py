@@ -11,9 +11,19 @@ import pytest
 from pgqueue import App
 from pgqueue.dashboard import readings
 from pgqueue.dashboard.charts import SPANS
+from pgqueue.dashboard.examinations import Examinations
 from pgqueue.dashboard.look import Look
-from pgqueue.dashboard.pages.fleet import Examinations
-from pgqueue.dashboard.readings import AT_ONCE, MOST, MOST_WAITING, PATIENCE, Reader, Readers, Reading, Unread
+from pgqueue.dashboard.readings import (
+    AT_ONCE,
+    MOST,
+    MOST_WAITING,
+    PATIENCE,
+    Reader,
+    Readers,
+    Reading,
+    ReadingThreads,
+    Unread,
+)
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
 from tests.harness import wait_for
@@ -134,8 +144,8 @@ def test_a_child_that_is_forked_while_something_is_read_reads_itself(source: Sou
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_that_is_forked_during_an_examination_examines_itself(shop: Shop) -> None:
-    examinations = Examinations(shop.app)
-    with examinations._lock:
+    examinations = Examinations(shop.app, ReadingThreads())
+    with examinations._exact._lock:
         assert child_says(lambda: examinations.report()[1] >= 0) == 0
 
 
