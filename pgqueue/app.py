@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import db
@@ -56,6 +57,7 @@ from pgqueue.jobs.other_names import OF_APP, tells_of
 from pgqueue.jobs.outcome import Outcome
 from pgqueue.jobs.retention import GivenRetention, read_retention
 from pgqueue.jobs.retry import Exponential, RetryOption, as_policy
+from pgqueue.process.inside import RunsInside, WorkerOptions
 from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
@@ -71,11 +73,9 @@ from pgqueue.timing import LIMIT, check_optional_duration
 
 __all__ = ["App", "Enqueuer", "Middleware", "Task"]
 
-if TYPE_CHECKING:
-    from pgqueue.inside import Inside, WorkerOptions
-
 P = ParamSpec("P")
 R = TypeVar("R")
+INSIDE = "pgqueue.inside"  # the room stands above this one: only who uses it loads a worker
 DEFAULT_RETRY = Exponential(base=2, factor=2, max=3600, jitter=True)
 Middleware = Callable[[Context, Callable[[], Awaitable[Outcome]]], Awaitable[object]]
 Hook = Callable[[], object]
@@ -405,25 +405,19 @@ class App(
         """The async twin of `cancel`."""
         return await self.using().acancel(job_id)
 
-    def worker(self, *, scheduler: bool = False, **options: Unpack["WorkerOptions"]) -> "Inside":
+    def worker(self, *, scheduler: bool = False, **options: Unpack[WorkerOptions]) -> RunsInside:
         """Run a worker inside this process: `async with app.worker(): …` in the lifespan of a server, `with` elsewhere.
 
         `queues` as a list, or as `-Q` takes it; with `scheduler=True` schedules fire as well. Other options are those
         of `pgqueue work`, durations in seconds. See pgqueue.inside.Inside. Raises InvalidOption.
         """
-        from pgqueue.inside import Inside, worker_settings  # above this room: only who uses it loads a worker
-        from pgqueue.scheduler import SchedulerSettings
+        inside: RunsInside = import_module(INSIDE).worker_in(self, options, scheduler=scheduler)
+        return inside
 
-        settings = worker_settings(options)
-        beside = SchedulerSettings(settings.lease_seconds, settings.poll_seconds) if scheduler else None
-        return Inside(self, settings, beside)
-
-    def scheduler(self, *, lease_seconds: float = 30.0, poll_seconds: float = 1.0) -> "Inside":
+    def scheduler(self, *, lease_seconds: float = 30.0, poll_seconds: float = 1.0) -> RunsInside:
         """Fire schedules inside this process: `async with app.scheduler(): …`, or `with`. Raises InvalidOption."""
-        from pgqueue.inside import Inside
-        from pgqueue.scheduler import SchedulerSettings
-
-        return Inside(self, None, SchedulerSettings(lease_seconds, poll_seconds))
+        inside: RunsInside = import_module(INSIDE).scheduler_in(self, lease_seconds, poll_seconds)
+        return inside
 
     def doctor(self, *, only: Collection[str] = ()) -> Report:
         """Look for what hurts the queue: in the database, the processes and the tasks of this app. It writes nothing.

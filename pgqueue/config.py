@@ -167,3 +167,16 @@ def _check_dsn(dsn: str) -> str:
 
 def _known_parameters() -> set[str]:
     return {option.keyword.decode() for option in Conninfo.get_defaults()}
+
+
+def runs_embedded_workers() -> bool:
+    """Whether `app.worker()` and `app.scheduler()` run in this process: PGQUEUE_EMBEDDED_WORKER=0 turns them off.
+
+    Raises InvalidOption for another value than 0 and 1.
+    """
+    value = os.environ.get("PGQUEUE_EMBEDDED_WORKER", "1")
+    if value not in ("0", "1"):
+        raise InvalidOption(
+            f"PGQUEUE_EMBEDDED_WORKER={value!r:.60} cannot be used: give 0 for no worker inside a server, or 1"
+        )
+    return value == "1"

@@ -2,6 +2,7 @@
 
 import traceback
 from dataclasses import dataclass
+from types import TracebackType
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 20_000
@@ -41,12 +42,17 @@ def _message(error: BaseException) -> str:
         return f"<str() of the exception raised {type(broken).__name__}>"
 
 
-def _traceback(error: BaseException) -> str:
+def frames_of_task(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error from the code of its task on, without the frames that have called it."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_OWN_FRAMES):
         frames = frames.tb_next
+    return frames
+
+
+def _traceback(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(type(error), error, frames))
+        return "".join(traceback.format_exception(type(error), error, frames_of_task(error)))
     except BaseException as broken:  # noqa: BLE001 - as above: formatting calls the exception's own code
         return f"<no traceback: formatting it raised {type(broken).__name__}>"
 

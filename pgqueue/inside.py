@@ -4,38 +4,35 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TypedDict
 
+from pgqueue import config
 from pgqueue.app import App
 from pgqueue.errors import InvalidOption, PgqueueError
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process.duty import hide
+from pgqueue.process.inside import WorkerOptions
 from pgqueue.scheduler import SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
 
 log = logging.getLogger("pgqueue")
-SWITCH = "PGQUEUE_EMBEDDED_WORKER"  # 0 turns workers and schedulers inside other processes off
 SCHEDULER_SECONDS = 15.0  # in which a scheduler must end
 
 
-class WorkerOptions(TypedDict, total=False):
-    """What `app.worker()` takes: as the options of `pgqueue work`, and the fields of WorkerSettings."""
+def worker_in(app: App, options: WorkerOptions, *, scheduler: bool) -> "Inside":
+    """Return a worker for `app.worker()`, with a scheduler beside it if that is wanted. Raises InvalidOption."""
+    settings = worker_settings(options)
+    beside = SchedulerSettings(settings.lease_seconds, settings.poll_seconds) if scheduler else None
+    return Inside(app, settings, beside)
 
-    queues: str | Sequence[str]
-    concurrency: int
-    limits: Mapping[str, int]
-    shares: Mapping[str, int]
-    max_wait: float
-    lease_seconds: float
-    poll_seconds: float
-    shutdown_timeout: float
-    max_jobs_per_child: int
-    max_memory_per_child: int
+
+def scheduler_in(app: App, lease_seconds: float, poll_seconds: float) -> "Inside":
+    """Return a scheduler for `app.scheduler()`. Raises InvalidOption."""
+    return Inside(app, None, SchedulerSettings(lease_seconds, poll_seconds))
 
 
 def worker_settings(options: WorkerOptions) -> WorkerSettings:
@@ -172,9 +169,7 @@ def _joined(scheduler: SchedulerThread) -> None:
 
 
 def _switched_on() -> bool:
-    value = os.environ.get(SWITCH, "1")
-    if value not in ("0", "1"):
-        raise InvalidOption(f"{SWITCH}={value!r:.60} cannot be used: give 0 for no worker inside a server, or 1")
-    if value == "0":
-        log.info("no worker runs in process %d: %s=0", os.getpid(), SWITCH)
-    return value == "1"
+    on = config.runs_embedded_workers()
+    if not on:
+        log.info("no worker runs in process %d, for the environment says so", os.getpid())
+    return on

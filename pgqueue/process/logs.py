@@ -46,6 +46,18 @@ def _safe(value: object) -> object:
     return one_line(value) if isinstance(value, str) else value
 
 
+def facts() -> dict[str, object]:
+    """Return the facts of the job that runs here: `job_id`, `task`, `queue`, `attempt`; and more, such as its trace.
+
+    Outside of a job there are none of the job.
+    """
+    context = current_context.get()
+    found: dict[str, object] = {} if context is None else {fact: getattr(context, fact) for fact in _FACTS}
+    for more in _more_facts:
+        found.update(more())
+    return found
+
+
 class JobFilter(logging.Filter):
     """Adds to each record the job that runs: `job_id`, `task`, `queue`, `attempt`, and `job`, the same as a text; and
     more facts, such as the trace that is active.
