@@ -33,7 +33,7 @@ from pgqueue.errors import ConfigError, InvalidArguments, InvalidOption, Unknown
 P = ParamSpec("P")
 R = TypeVar("R")
 AnyTask = Task[..., Any]
-_NOT_HERE = {
+NOT_HERE = {
     "config_from_envvar": "config_from_object(os.environ[…])",
     "connection": "app.bind(…), and app.pgqueue",
     "events": "@app.on(…) of app.pgqueue",
@@ -102,8 +102,8 @@ class Celery:
         return f"<Celery {self.main or ''} over pgqueue>"
 
     def __getattr__(self, name: str) -> Any:
-        if name in _NOT_HERE:
-            raise UnknownVerb("a Celery app of pgqueue", name, _NOT_HERE[name])
+        if name in NOT_HERE:
+            raise UnknownVerb("a Celery app of pgqueue", name, NOT_HERE[name])
         raise AttributeError(f"a Celery app of pgqueue has no {name!r}")
 
     def __pgqueue_app__(self) -> App:

@@ -7,7 +7,7 @@ from pgqueue.celery.parts import Adapter
 from pgqueue.celery.result import AsyncResult
 from pgqueue.errors import UnknownVerb
 
-_ELSEWHERE = {
+ELSEWHERE = {
     "add_consumer": "pgqueue work -Q",
     "autoscale": "pgqueue work --processes",
     "broadcast": "the verbs of the pgqueue app: pause, cancel, workers",
@@ -33,8 +33,8 @@ class Control:
         self._app = app
 
     def __getattr__(self, name: str) -> Any:
-        if name in _ELSEWHERE:
-            raise UnknownVerb("app.control", name, _ELSEWHERE[name])
+        if name in ELSEWHERE:
+            raise UnknownVerb("app.control", name, ELSEWHERE[name])
         raise AttributeError(name)
 
     def revoke(self, task_id: str | Iterable[str], terminate: bool = False, **other: Any) -> None:

@@ -82,7 +82,7 @@ class CallOptions(TypedDict, total=False):
     pgqueue: Mapping[str, Any]
 
 
-_NO_PLACE = {
+NO_PLACE = {
     "exchange": "queue=: queues have names, and no exchanges",
     "routing_key": "queue=: queues have names, and no routing keys",
     "delivery_mode": "nothing: every job is durable",
@@ -108,8 +108,8 @@ def check_names(given: Collection[str], known: Collection[str], where: str) -> N
     for name in given:
         if name in known:
             continue
-        if name in _NO_PLACE:
-            raise InvalidOption(f"{where} cannot take {name}=…: use {_NO_PLACE[name]}")
+        if name in NO_PLACE:
+            raise InvalidOption(f"{where} cannot take {name}=…: use {NO_PLACE[name]}")
         close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else "attributes of your own belong to a class, base="
         raise InvalidOption(f"{where} has no option {name!r}: {hint}")

@@ -20,7 +20,7 @@ class Signal:
 
     def __init__(self, name: str, instead: str | None = None) -> None:
         self.name = name
-        self._instead = instead
+        self.instead = instead
         self._receivers: list[tuple[Any, Callable[..., Any], object]] = []
 
     def __repr__(self) -> str:
@@ -43,8 +43,8 @@ class Signal:
 
         `sender` is a task, or the name of one. A receiver is kept, `weak` or not. With the `dispatch_uid` of one that
         is connected it takes that one's place. Raises InvalidOption for a signal that is never sent here."""
-        if self._instead is not None:
-            raise InvalidOption(f"signal {self.name} is never sent here: use {self._instead}")
+        if self.instead is not None:
+            raise InvalidOption(f"signal {self.name} is never sent here: use {self.instead}")
 
         def add(receiver: Receiver) -> Receiver:
             uid = dispatch_uid or (receiver, _sender_key(sender))
