@@ -149,6 +149,9 @@ class ModuleCheck(ast.NodeVisitor):
                 self._connected(node, full)
             elif name == "update" and _is_conf(node.func):
                 self._settings(node, ((key.arg, key.value) for key in node.keywords))
+            elif full.startswith("kombu."):
+                what = f"{full.removeprefix('kombu.')}(…) of kombu has no place"
+                self.add(node, (Kind.CHANGE, "queues", what, "take it out: a queue is its name, queue='mail'"))
             elif name == "forget":
                 self.add(
                     node, (Kind.CHANGE, "result", ".forget() has no place", "use conf.result_expires, or ignore_result")

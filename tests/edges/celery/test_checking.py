@@ -36,6 +36,7 @@ app.conf.update(task_track_started=True, task_default_exchange="x")  # change:se
 CELERY_TIMEZONE = "UTC"
 CELERY_RESULT_BACKEND = "rpc://"  # differs:broker
 first_monday = crontab(minute=0, hour=9, day_of_month="1-7", day_of_week=1)
+CELERY_TASK_QUEUES = (Queue("a"),)  # change:queues
 too_often = crontab(day_of_month=13, day_of_week=5)  # change:crontab
 
 
