@@ -1,6 +1,8 @@
 """Results in Celery's words: the state of a job, its value or error, and verbs on it."""
 
 import json
+import math
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -17,6 +19,7 @@ from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.job_filter import JobFilter
 
 R_co = TypeVar("R_co", covariant=True)
+LOOK_SECONDS = 0.2  # between looks for a job whose id a caller has chosen
 SAID = '{"state": '  # how the note of a progress begins that `update_state` has written
 
 
@@ -185,7 +188,9 @@ class AsyncResult(Generic[R_co]):
     wait = get
 
     def _waited(self, timeout: float | None) -> Any:
-        job_id = int(self.id) if self.id.isdecimal() else self._found().id
+        began = time.monotonic()
+        job_id = int(self.id) if self.id.isdecimal() else self._looked_for(timeout)
+        timeout = None if timeout is None else max(timeout - (time.monotonic() - began), 0.001)
         try:
             return read(self.app.pgqueue.wait(job_id, timeout))
         except JobFailed as failure:
@@ -193,6 +198,17 @@ class AsyncResult(Generic[R_co]):
         except JobWasCancelled as end:
             self._raise_of_parents()
             raise TaskRevokedError(f"job {job_id} was cancelled: {end.reason}") from None
+
+    def _looked_for(self, timeout: float | None) -> int:
+        """Return the job with an id that a caller has chosen, once its transaction has committed."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._found().id
+            except UnknownJob:
+                if time.monotonic() >= until:
+                    raise WaitTimeout(f"no job with task_id {self.id!r} was committed within {timeout:g} s") from None
+            time.sleep(min(LOOK_SECONDS, max(until - time.monotonic(), 0.0)))
 
     def _raise_of_parents(self) -> None:
         """Raise the error of what it came after, if that has failed."""

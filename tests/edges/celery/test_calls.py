@@ -9,10 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue.celery import AsyncResult, Celery, Task, shared_task
+from pgqueue import testing
+from pgqueue.celery import AsyncResult, Celery, Task, exceptions, shared_task
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
-from tests.conftest import scalar
-from tests.harness import Conn
+from tests.conftest import drain, scalar
+from tests.harness import Conn, InThread
 
 Run = Callable[..., None]
 RICH = {
@@ -295,3 +296,37 @@ def test_two_functions_of_one_name_are_refused(celery: Celery) -> None:
 
         @celery.task(name="one")
         def other() -> None: ...
+
+
+def test_a_wait_for_an_id_of_the_callers_own_begins_before_its_job_exists(celery: Celery, conn: Conn) -> None:
+    @celery.task
+    def one() -> int:
+        return 7
+
+    celery.complete()
+    waiting = InThread(lambda: celery.AsyncResult("export-2").get(timeout=60))
+    with pytest.raises(exceptions.TimeoutError, match="export-3"):
+        celery.AsyncResult("export-3").get(timeout=0.01)
+    assert not waiting.done
+    one.apply_async(task_id="export-2")
+    drain(celery.pgqueue, conn)
+    assert waiting.result() == 7
+
+
+def test_jobs_of_it_run_in_tests_without_a_worker(celery: Celery) -> None:
+    @celery.task(bind=True, max_retries=1)
+    def again(self: Task, n: int) -> int:
+        if self.request.retries == 0:
+            raise self.retry(countdown=600)
+        return n
+
+    @celery.task
+    def limited(n: int) -> int:
+        return n
+
+    with testing.connections.rolled_back(celery.pgqueue.database) as mine, testing.using(celery.pgqueue, mine) as jobs:
+        again.delay(3)
+        (limited.s(1) | again.s()).apply_async()
+        jobs.assert_enqueued(again.name, {"n": 3})
+        drained = jobs.drain(with_scheduled=True)
+        assert (drained.succeeded, drained.retried) == (3, 2)
