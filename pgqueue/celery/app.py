@@ -18,7 +18,7 @@ from pgqueue.celery.decorating import SHARED, BoundDecorator, Decorator, TaskReg
 from pgqueue.celery.mapping import signature
 from pgqueue.celery.options import CallOptions, TaskOptions, call_options
 from pgqueue.celery.parts import set_current
-from pgqueue.celery.registering import core_function, core_options, settle
+from pgqueue.celery.registering import core_function, core_options, rebase, settle
 from pgqueue.celery.request import current_request, family
 from pgqueue.celery.result import AsyncResult, GroupResult
 from pgqueue.celery.routing import queue_by_routes
@@ -248,6 +248,7 @@ class Celery:
     def _register(self, task: AnyTask) -> None:
         if self._core_app is None:
             raise ConfigError("the app is being made just now")
+        rebase(task, self.Task)
         settle(task, self.conf)
         options = core_options(task, self.conf, task.queue or self.queue_of(task.name))
         self._cores[task.name] = self._core_app.task(**options)(core_function(task))

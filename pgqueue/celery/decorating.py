@@ -56,7 +56,7 @@ def task_of(
     check_json(where, given)
     module = function.__module__
     full = name or f"{main if module == '__main__' and main else module}.{function.__name__}"
-    return make_task(function, base, bind, {**given, "name": full})
+    return make_task(function, base, bind, {**given, "name": full, "has_own_base": "base" in options})
 
 
 @overload

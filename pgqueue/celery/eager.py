@@ -36,6 +36,7 @@ def apply_eagerly(
             delivery_info={"is_eager": True, "exchange": None, "routing_key": None},
             is_eager=True,
             called_directly=False,
+            calls_body=True,
         )
         result = _once(task, request)
         if result.state != states.RETRY:
@@ -49,7 +50,7 @@ def _once(task: Runs, request: Request) -> EagerResult[Any]:
     run, name, task_id = Run(task, request), task.name, request.id or ""
     value: Any = None
     try:
-        value = task.run(*request.args, **request.kwargs)
+        value = task.body(*request.args, **request.kwargs)
     except Exception as error:  # noqa: BLE001 - it is the result
         return _of_error(run, error, name, task_id)
     try:

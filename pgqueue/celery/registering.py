@@ -41,6 +41,14 @@ def make_task(function: Callable[..., Any], base: type[AnyTask], bind: bool, opt
     return made
 
 
+def rebase(task: AnyTask, base: type[AnyTask]) -> None:
+    """Put a shared task below the class of tasks that its app has: it was made before the app was known."""
+    own = type(task)
+    if not task.has_own_base and base not in own.__mro__:
+        body = {name: value for name, value in vars(own).items() if name not in ("__dict__", "__weakref__")}
+        task.__class__ = type(own.__name__, (base,), body)
+
+
 def settle(task: AnyTask, conf: Settings) -> None:
     """Give a task what the settings decide: annotations, and the options that it has not."""
     for name, value in _annotations(task.name, conf.task_annotations).items():

@@ -40,6 +40,7 @@ class Request:
     hostname: str = field(default_factory=socket.gethostname)
     context: Context | None = None
     asked_retry: BaseException | None = None
+    calls_body: bool = False
 
     group: None = None
     chord: None = None
@@ -81,6 +82,7 @@ class Request:
             },
             called_directly=False,
             context=context,
+            calls_body=True,
         )
 
 

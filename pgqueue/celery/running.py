@@ -45,7 +45,7 @@ class Runs(Protocol):
     def is_async(self) -> bool: ...
 
     @property
-    def run(self) -> Callable[..., Any]: ...
+    def body(self) -> Callable[..., Any]: ...
     @property
     def retry(self) -> Callable[..., Any]: ...
     @property
@@ -78,7 +78,7 @@ def perform(task: Runs, context: Context, stored: Mapping[str, Any]) -> Any:
     run = Run.of_job(task, context, stored)
     try:
         with _soft_limit(task):
-            value = task.run(*run.request.args, **run.request.kwargs)
+            value = task.body(*run.request.args, **run.request.kwargs)
     except BaseException as error:  # noqa: BLE001 - raised again by `raised`, or a verdict in its place
         return run.raised(error)
     return run.returned(value)
@@ -88,7 +88,7 @@ async def perform_async(task: Runs, context: Context, stored: Mapping[str, Any])
     """The async twin of `perform`, for an `async def`."""
     run = Run.of_job(task, context, stored)
     try:
-        made: Awaitable[Any] = task.run(*run.request.args, **run.request.kwargs)
+        made: Awaitable[Any] = task.body(*run.request.args, **run.request.kwargs)
         value = await made
     except BaseException as error:  # noqa: BLE001 - as above
         return run.raised(error)

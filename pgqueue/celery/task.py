@@ -3,7 +3,7 @@
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, ClassVar, Generic, NoReturn, TypedDict, Unpack
@@ -50,6 +50,7 @@ class Task(Generic[P, R]):
 
     name: str = ""
     abstract: bool = True
+    has_own_base: bool = True
     max_retries: int | None = 3
     default_retry_delay: float = 180
     autoretry_for: tuple[type[BaseException], ...] = ()
@@ -82,7 +83,13 @@ class Task(Generic[P, R]):
         raise NotImplementedError(f"task {self.name} has no body: define run")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now, without a job."""
+        """Run the function here and now, without a job. In the run of a job, where a class of yours has a `__call__` of
+        its own and calls this one, it is the body of that run."""
+        running = current_request.get()
+        if running is not None and running.task == self.name and running.calls_body:
+            running.calls_body = False
+            body: R = self.run(*args, **kwargs)
+            return body
         request = Request(task=self.name, id=None, args=args, kwargs=dict(kwargs))
         token = current_request.set(request)
         try:
@@ -106,6 +113,11 @@ class Task(Generic[P, R]):
     def shape(self) -> CallShape:
         """How its calls are stored."""
         return CallShape.of(self.run)
+
+    @property
+    def body(self) -> Callable[..., Any]:
+        """What a run calls: `run`, or the `__call__` of a class of yours, as Flask's projects have it."""
+        return self.run if type(self).__call__ is Task.__call__ else self
 
     @property
     def is_async(self) -> bool:

@@ -1,16 +1,21 @@
 """The run of a task: retries, limits, handlers, signals, and what `self` knows."""
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import flask
 import pytest
 
-from pgqueue.celery import Celery, Task, exceptions, signals
+from pgqueue import App
+from pgqueue.celery import Celery, Task, chain, exceptions, shared_task, signals
 from pgqueue.celery.exceptions import Ignore, MaxRetriesExceededError, Reject, SoftTimeLimitExceeded, TaskError
 from pgqueue.celery.running import backoff
+from pgqueue.codecs import AESGCM
 from pgqueue.errors import InvalidOption
-from tests.conftest import scalar
+from tests.conftest import scalar, work
 from tests.harness import Conn
 
 Run = Callable[..., None]
@@ -299,11 +304,6 @@ def test_a_signal_that_is_never_sent_says_what_to_use(celery: Celery) -> None:
 
 
 def test_update_state_is_seen_while_the_task_runs(celery: Celery, conn: Conn) -> None:
-    import asyncio
-    import threading
-
-    from tests.conftest import work
-
     seen, go = threading.Event(), threading.Event()
 
     @celery.task(bind=True)
@@ -384,8 +384,6 @@ def test_a_result_that_is_no_json_fails_the_task(celery: Celery, run: Run) -> No
 
 
 def test_an_async_def_runs_on_the_event_loop(celery: Celery, run: Run) -> None:
-    import asyncio
-
     @celery.task(bind=True, max_retries=1, default_retry_delay=0)
     async def on_the_loop(self: Task, n: int) -> int:
         await asyncio.sleep(0)
@@ -398,3 +396,64 @@ def test_an_async_def_runs_on_the_event_loop(celery: Celery, run: Run) -> None:
     assert result.get(timeout=10) == 4
     assert exceptions.Retry.__mro__
     assert issubclass(MaxRetriesExceededError, Exception)
+
+
+def test_a_class_with_a_call_of_its_own_is_around_each_run_as_flask_has_it(celery: Celery, run: Run) -> None:
+    site = flask.Flask("site")
+    site.config["NAME"] = "the site"
+
+    class FlaskTask(Task):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with site.app_context():
+                return self.run(*args, **kwargs)
+
+    class Calling(Task):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with site.app_context():
+                return super().__call__(*args, **kwargs)
+
+    @shared_task(bind=True, max_retries=1)
+    def shared(self: Task, n: int) -> Any:
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return [flask.current_app.config["NAME"], n, self.request.retries]
+
+    celery.Task = FlaskTask
+
+    @celery.task(base=Calling, bind=True)
+    def calling(self: Task, n: int) -> Any:
+        return [flask.current_app.config["NAME"], n, self.request.called_directly]
+
+    results: list[Any] = [shared.delay(1), calling.delay(2)]
+    run(celery, poll_seconds=0.05)
+    assert [each.get(timeout=10) for each in results] == [["the site", 1, 1], ["the site", 2, False]]
+    assert calling(3) == ["the site", 3, True]
+    assert shared.apply((4,)).get() == ["the site", 4, 1]
+
+
+def test_sealed_jobs_are_read_as_others_are(dsn: str, conn: Conn) -> None:
+    codec = AESGCM({"1": b"0" * 32}, "1")
+    app = Celery("sealed", pgqueue=App(dsn, codec=codec))
+    told: list[Any] = []
+
+    @app.task
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.task
+    def fail(n: int) -> None:
+        raise ValueError(f"no {n}")
+
+    @app.task
+    def errback(request: Any, exc: Any, traceback: Any) -> None:
+        told.append((request.id, str(exc)))
+
+    good = chain(add.s(1, 2), add.s(3)).apply_async()
+    bad = fail.apply_async((7,), link_error=errback.s())
+    asyncio.run(work(app.pgqueue, lambda: scalar(conn, "select count(*) = 0 from pgqueue.job_live")))
+    assert good.get(timeout=10) == 6
+    with pytest.raises(ValueError, match="no 7"):
+        bad.get(timeout=10)
+    assert told == [(bad.id, "no 7")]
+    assert "no 7" not in str(scalar(conn, "select error from pgqueue.dead_letter"))
+    app.close()
