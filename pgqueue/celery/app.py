@@ -75,6 +75,7 @@ class Celery:
         self._sources: list[tuple[Any, str | None]] = []
         self._own = TaskRegistry()
         self._cores: dict[str, CoreTask[..., Any]] = {}
+        self._functions: dict[AnyTask, Callable[..., Any]] = {}  # kept, for a second attempt to make the app
         self._modules: list[Callable[[], Iterable[str]]] = []
         self._added: dict[str, dict[str, Any]] = {}
         self._lent: Callable[[], object] | None = None
@@ -230,28 +231,32 @@ class Celery:
     def _make(self) -> None:
         self.on_after_configure.send(self)
         conf = self.conf
+        if self._given is not None:
+            _check_left_to_the_app(conf)
         if self._core_app is None:
             dsn = conf.broker_url if is_dsn(conf.broker_url) else None
             self._core_app = App(dsn, queue=conf.task_default_queue, result_ttl=conf.result_expires or None)
         for module in (*conf.include, *conf.imports, *(name for find in self._modules for name in find())):
             importlib.import_module(module)
-        processes.connect(self._core_app, self)
-        conf.seal()
         for task in {**SHARED.tasks, **self._own.tasks}.values():
             self._register(task)
-        self._state = "ready"
         self.on_after_finalize.send(self)
         for name, entry in {**conf.beat_schedule, **self._added}.items():
             if name not in self._core_app.schedules:
                 beat.declare(self, name, entry)
+        processes.connect(self._core_app, self)
+        conf.seal()
+        self._state = "ready"
 
     def _register(self, task: AnyTask) -> None:
         if self._core_app is None:
             raise ConfigError("the app is being made just now")
         rebase(task, self.Task)
         settle(task, self.conf)
-        options = core_options(task, self.conf, task.queue or self.queue_of(task.name))
-        self._cores[task.name] = self._core_app.task(**options)(core_function(task))
+        default = self.conf.task_default_queue if "task_default_queue" in self.conf else None
+        options = core_options(task, self.conf, task.queue or self.queue_of(task.name) or default)
+        function = self._functions.setdefault(task, core_function(task))
+        self._cores[task.name] = self._core_app.task(**options)(function)
 
     # --- calls
 
@@ -316,6 +321,16 @@ class Celery:
         """Close the connections of the app."""
         if self._core_app is not None:
             self._core_app.close()
+
+
+def _check_left_to_the_app(conf: Settings) -> None:
+    """Refuse settings that an App of the user's own decides."""
+    for name, instead, is_set in (
+        ("broker_url", "the DSN", is_dsn(conf.broker_url)),
+        ("result_expires", "result_ttl", "result_expires" in conf and conf.result_expires is not None),
+    ):
+        if is_set:
+            raise ConfigError(f"conf.{name} beside Celery(pgqueue=App(…)) cannot be used: give {instead} to the App")
 
 
 def _related(packages: Any, related: str | None) -> Iterable[str]:

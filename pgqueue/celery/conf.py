@@ -186,6 +186,8 @@ def _is_used(name: str, value: Any) -> bool:
         warn(
             f"broker_url={scheme}:… is not used: the queue is in Postgres, at PGQUEUE_DSN, or broker_url='postgresql://…'"
         )
+    elif name == "enable_utc" and value is False:
+        warn("enable_utc=False: a time without a timezone is one of conf.timezone, which is UTC unless it is set")
     elif name == "result_backend":
         if value and not is_dsn(value):
             warn("result_backend is not used: results are kept with their jobs in Postgres")

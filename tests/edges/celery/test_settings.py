@@ -282,3 +282,37 @@ def test_an_app_of_your_own_lies_below(dsn: str) -> None:
     assert app.pgqueue is below
     assert (job.queue, job.tags) == ("mine", ("a",))
     app.close()
+
+
+def test_what_an_app_of_your_own_decides_is_refused_among_the_settings(dsn: str) -> None:
+    for settings in ({"broker": dsn}, {"result_expires": 60}):
+        app = Celery("over", pgqueue=App(dsn), **settings)
+        with pytest.raises(ConfigError, match="to the App"):
+            app.complete()
+    app = Celery("over", pgqueue=App(dsn, queue="mine"), task_default_queue="other")
+    job = app.task(name="one")(lambda: None).apply_async().job()
+    assert job is not None
+    assert job.queue == "other"
+    app.close()
+
+
+def test_an_app_that_could_not_be_made_can_be_mended(dsn: str, run: Run) -> None:
+    app = Celery("over", pgqueue=App(dsn))
+
+    @app.task(name="one")
+    def one() -> int:
+        return 1
+
+    app.conf.beat_schedule = {"wrong": {"task": "one", "schedule": "hourly"}}
+    with pytest.raises(InvalidPlan):
+        one.delay()
+    app.conf.beat_schedule = {}
+    result = one.delay()
+    run(app)
+    assert result.get(timeout=10) == 1
+    app.close()
+
+
+def test_times_without_utc_are_warned_of(celery: Celery) -> None:
+    with pytest.warns(CeleryWarning, match="conf.timezone"):
+        celery.conf.enable_utc = False
