@@ -7,6 +7,7 @@ import typer
 
 from pgqueue.cli.bench import bench
 from pgqueue.cli.call import command
+from pgqueue.cli.check_celery import check_celery
 from pgqueue.cli.dead import dead_cli
 from pgqueue.cli.demo import demo
 from pgqueue.cli.dev import dev
@@ -91,3 +92,4 @@ cli.add_typer(observability_cli, name="observability")
 cli.add_typer(repair_cli, name="repair")
 cli.command()(bench)
 cli.command()(demo)
+cli.command("check-celery")(check_celery)

@@ -5,6 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pgqueue.app import App
 from pgqueue.config import find_app
@@ -20,14 +21,14 @@ def load_app(reference: str | None, dsn: str | None) -> App:
         raise ConfigError("no app named: pass -A module:attr (for example -A shop:app), or set PGQUEUE_APP")
     module_name, _, attribute = reference.partition(":")
     module = _import(module_name)
-    app = getattr(module, attribute, None) if attribute else _only_app(module)
-    if not isinstance(app, App):
+    app = _as_app(getattr(module, attribute, None)) if attribute else _only_app(module)
+    if app is None:
         apps = ", ".join(f"{module_name}:{name}" for name in _apps(module)) or "none"
         raise ConfigError(f"-A {reference}: that is no pgqueue.App (apps in {module_name}: {apps})")
     if dsn:
         app.dsn = dsn
     if not app.name:
-        app.name = next(f"{module_name}:{name}" for name in _apps(module) if getattr(module, name) is app)
+        app.name = next(f"{module_name}:{name}" for name in _apps(module) if _as_app(getattr(module, name)) is app)
     return app
 
 
@@ -61,9 +62,23 @@ def _import_failed(name: str, error: Exception) -> ConfigError:
 
 
 def _apps(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if isinstance(value, App)]
+    return [name for name, value in vars(module).items() if _is_app(value)]
 
 
 def _only_app(module: ModuleType) -> App | None:
-    apps: set[App] = {value for value in vars(module).values() if isinstance(value, App)}
-    return apps.pop() if len(apps) == 1 else None
+    found = {id(value): value for value in vars(module).values() if _is_app(value)}
+    return _as_app(found.popitem()[1]) if len(found) == 1 else None
+
+
+def _is_app(value: object) -> bool:
+    return isinstance(value, App) or _is_adapter(value)
+
+
+def _is_adapter(value: object) -> bool:
+    """Whether an object stands over an app in the words of another library, as `pgqueue.celery.Celery` does."""
+    return hasattr(type(value), "__pgqueue_app__")
+
+
+def _as_app(value: Any) -> App | None:
+    """Return the app that an object is, or over which it stands; None for any other object."""
+    return value.__pgqueue_app__() if _is_adapter(value) else value if isinstance(value, App) else None

@@ -92,6 +92,11 @@ class Context(DurableContext):
         return self._job.queue
 
     @property
+    def priority(self) -> int:
+        """The priority with which it was claimed; higher runs sooner."""
+        return self._job.priority
+
+    @property
     def attempt(self) -> int:
         """Which run of the job this is, from 1. A recorded step makes it 1 again: failures since then count."""
         return self._job.attempt

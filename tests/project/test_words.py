@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "words.md").read_text()
 ROWS = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\|.*\|$", PAGE, re.MULTILINE)]
+# What `pgqueue.celery` calls as Celery does, so that code for Celery finds it under the name it knows.
+OF_CELERY = {"add_periodic_task", "on_after_finalize", "requeue", "revoke"}
 REPLACED = sorted({word for row in ROWS if row[-1] not in ("not", "---") for word in re.findall(r"\w+", row[-1])})
 
 
@@ -35,7 +37,8 @@ def parts(name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def used() -> dict[str, str]:
     """Each word of a name, with a file that has it."""
-    return {word: f"{name} in {path}" for name, path in names() for word in parts(name)}
+    own = ((name, path) for name, path in names() if not (name in OF_CELERY and "/pgqueue/celery/" in path))
+    return {word: f"{name} in {path}" for name, path in own for word in parts(name)}
 
 
 def test_each_word_has_one_sentence_and_one_row() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 
 from pgqueue import App, Context, Workflow, chain, chord, group
+from pgqueue.celery import Celery, Task, shared_task
 
 app = App()
 
@@ -28,6 +29,18 @@ def with_context(ctx: Context, order_id: int) -> None: ...
 
 @app.task(priority=5)
 async def async_with_context(ctx: Context, order_id: int) -> None: ...
+
+
+celery = Celery("shop")
+
+
+@celery.task(bind=True, max_retries=3)
+def in_celerys_words(self: Task, order_id: int) -> str:
+    return str(order_id)
+
+
+@shared_task
+def shared(name: str) -> None: ...
 
 
 def takes_two(args: dict[str, Any], more: int) -> dict[str, Any]:
@@ -139,3 +152,9 @@ def canvases() -> None:
     Workflow("w").add(5)  # ERROR no part of a workflow
     app.batch(on_success=number)  # ERROR a signature, not a task
     app.batch(on_failure=tidy.s())  # ERROR unknown callback
+    in_celerys_words.delay("a")  # ERROR wrong type
+    in_celerys_words.delay(1, 2)  # ERROR too many arguments
+    shared.delay()  # ERROR missing argument
+    shared.apply_async(("a",), count_down=5)  # ERROR unknown option of a call
+    celery.task(retry_backof=True)  # ERROR unknown option of a task
+    abs(in_celerys_words.delay(1).get())  # ERROR it returns a text

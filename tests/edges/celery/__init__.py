@@ -1,0 +1,1 @@
+"""Tests of pgqueue.celery: Celery's names over pgqueue."""
