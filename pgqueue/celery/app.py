@@ -25,7 +25,6 @@ from pgqueue.celery.routing import queue_by_routes
 from pgqueue.celery.signals import Signal
 from pgqueue.celery.task import Task
 from pgqueue.celery.values import written
-from pgqueue.client.joining import connection_to_join
 from pgqueue.client.steps import CURRENT_CONNECTION, OWN_CONNECTION
 from pgqueue.client.task import Task as CoreTask
 from pgqueue.errors import ConfigError, InvalidArguments, InvalidOption, UnknownTask, UnknownVerb
@@ -156,6 +155,8 @@ class Celery:
         In Django: `app.bind(lambda: connection)`. It is borrowed, never committed and never closed.
         `transactional=False` in a call stays out of it, `using=conn` names another one."""
         self._lent = lend
+        if self._core_app is not None:
+            self._core_app.bind(lend)
         return lend
 
     def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> None:
@@ -236,6 +237,8 @@ class Celery:
         if self._core_app is None:
             dsn = conf.broker_url if is_dsn(conf.broker_url) else None
             self._core_app = App(dsn, queue=conf.task_default_queue, result_ttl=conf.result_expires or None)
+        if self._lent is not None:
+            self._core_app.bind(self._lent)
         for module in (*conf.include, *conf.imports, *(name for find in self._modules for name in find())):
             importlib.import_module(module)
         for task in {**SHARED.tasks, **self._own.tasks}.values():
@@ -299,16 +302,13 @@ class Celery:
         return datetime.now(ZoneInfo(self.conf.timezone or "UTC"))
 
     def connection_for(self, options: Mapping[str, Any]) -> object:
-        """Return the connection for a call: `using`, none with `transactional=False`, else that of `ctx.transaction()`
-        around it, or the one that `bind` lends."""
+        """Return the connection for a call: `using`, one of pgqueue's own with `transactional=False`, else that of
+        `ctx.transaction()` around it, or the one that `bind` lends."""
         if options.get("using") is not None:
             return options["using"]
         if options.get("transactional") is False:
             return OWN_CONNECTION
-        if self._lent is None or connection_to_join(self._core_app) is not None:
-            return CURRENT_CONNECTION
-        lent = self._lent()
-        return CURRENT_CONNECTION if lent is None else lent
+        return CURRENT_CONNECTION
 
     def queue_of(self, task: str, args: Any = (), kwargs: Any = None) -> str | None:
         """Return the queue that the routes give to a task, None for its own one."""
