@@ -139,3 +139,9 @@ def canvases() -> None:
     Workflow("w").add(5)  # ERROR no part of a workflow
     app.batch(on_success=number)  # ERROR a signature, not a task
     app.batch(on_failure=tidy.s())  # ERROR unknown callback
+
+
+def own_transactions(ctx: Context) -> None:
+    ctx.transaction("a result")  # ERROR a result is given by name
+    ctx.transaction(using=5)  # ERROR an alias of Django is text
+    ctx.atransaction("a result")  # ERROR a result is given by name
