@@ -8,6 +8,7 @@ with a list `args` and an object `kwargs`.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 POSITIONAL = "django_positional"  # the header with the number of arguments given by position, if there are any
@@ -21,6 +22,7 @@ class CallForm:
     names: tuple[str, ...] | None
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, function: Callable[..., Any], takes_context: bool) -> "CallForm":
         """Return the form of a function; its first parameter is not stored if that is the context."""
         given = list(inspect.signature(function).parameters.values())[int(takes_context) :]

@@ -63,25 +63,27 @@ class KnownTasks:
 
         Raises ImproperlyConfigured, and InvalidTask or InvalidOption for a task that cannot be one.
         """
-        with _lock:
-            if self._app is None:
-                app = self._find_app()
-                for task in self._tasks.values():
-                    self._register(app, task)
-                self._app = app
-            if self._dsn is not None and self._dsn != (dsn := dsn_of(self.database)):
-                self._app.dsn = self._dsn = dsn  # tests have a database of their own
-            return self._app
+        if self._app is None:
+            app, dsn = self._find_app()  # outside of the lock: it may import modules, which add tasks
+            with _lock:
+                if self._app is None:
+                    for task in self._tasks.values():
+                        self._register(app, task)
+                    self._app, self._dsn = app, dsn
+        if self._dsn is not None and self._dsn != (there := dsn_of(self.database)):
+            self._app.dsn = self._dsn = there  # tests have a database of their own
+        return self._app
 
     def registered(self, task: Any) -> Registered[..., Any]:
         """Return the task as pgqueue has it."""
         return _registered[self.app][task.module_path][1]
 
-    def _find_app(self) -> App:
+    def _find_app(self) -> tuple[App, str | None]:
+        """Return the app, and the connection string that it has been given here, if it has."""
         named = self._options.get("app") or getattr(settings, SETTING, {}).get("app")
         if named is None:
-            self._dsn = dsn_of(self.database)
-            return App(self._dsn, **self._options)
+            dsn = dsn_of(self.database)
+            return App(dsn, **self._options), dsn
         if others := sorted(set(self._options) - {"app"}):
             raise ImproperlyConfigured(
                 f'TASKS["{self.alias}"]["OPTIONS"] names an app, so {", ".join(others)} would change nothing: '
@@ -91,8 +93,9 @@ class KnownTasks:
         try:
             app.backend.known_dsn  # noqa: B018 - raises where the app names no database
         except ConfigError:
-            app.dsn = self._dsn = dsn_of(self.database)
-        return app
+            app.dsn = dsn = dsn_of(self.database)
+            return app, dsn
+        return app, None
 
     def _register(self, app: App, task: Any) -> None:
         tasks = _registered.setdefault(app, {})

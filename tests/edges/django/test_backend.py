@@ -355,3 +355,46 @@ def test_the_app_that_options_name_runs_the_tasks(samples: ModuleType, dsn: str,
         assert scalar(conn, "select max_attempts from pgqueue.job") == 7
         assert samples.add.module_path in app.tasks.names()
     app.close()
+
+
+def test_a_job_belongs_to_the_transaction_of_the_alias_that_options_name(samples: ModuleType, conn: Conn) -> None:
+    connections.settings["second"] = dict(connections.settings["default"])
+    try:
+        with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": {"database": "second"}}}):
+            with transaction.atomic(using="second"):
+                samples.add.enqueue(1)
+                assert scalar(conn, JOBS) == 0
+                transaction.set_rollback(True, using="second")
+            with transaction.atomic():
+                result = samples.add.enqueue(2)
+                assert scalar(conn, JOBS) == 1
+                transaction.set_rollback(True)
+            run(result)
+            assert result.return_value == [2, 2, 3]
+    finally:
+        connections["second"].close()
+        del connections["second"], connections.settings["second"]
+
+
+def test_tasks_leave_no_connection_of_django_behind(samples: ModuleType, conn: Conn) -> None:
+    opened = "select count(*) from pg_stat_activity where datname = current_database() and application_name = ''"
+    connections.close_all()
+    before = scalar(conn, opened)
+    for _ in range(20):
+        samples.shaky.enqueue(0)
+    connections.close_all()
+    done = "select count(*) = 20 from pgqueue.job_finished"
+    asyncio.run(work(app_of(), lambda: scalar(conn, done) and scalar(conn, opened) == before, concurrency=4))
+    assert scalar(conn, "select count(*) from pgqueue.job where state = 'succeeded'") == 20
+
+
+def test_the_app_follows_the_database_that_a_test_run_puts_in_its_place(samples: ModuleType, dsn: str) -> None:
+    app, settings = app_of(), connections["default"].settings_dict
+    name = settings["NAME"]
+    try:
+        settings["NAME"] = "test_of_it"
+        assert "dbname=test_of_it" in app_of().dsn
+    finally:
+        settings["NAME"] = name
+    assert app_of() is app
+    assert "test_of_it" not in app.dsn
