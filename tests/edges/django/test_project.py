@@ -60,9 +60,9 @@ class Site:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def work(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """Start `manage.py pgqueue work`."""
-        command = [sys.executable, str(self.directory / "manage.py"), "pgqueue", "work", *arguments]
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start `manage.py pgqueue …`."""
+        command = [sys.executable, str(self.directory / "manage.py"), "pgqueue", *arguments]
         return subprocess.Popen(
             command, env=self.environ, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -82,7 +82,7 @@ def test_the_project_of_the_docs_runs(site: Site) -> None:
         row = conn.execute("select id, queue, max_attempts, tags, args, task from pgqueue.job").fetchone()
         wanted = (int(answer["result"]), "email", 8, ["receipt"], {"order_id": answer["order"]})
         assert row == (*wanted, "orders.tasks.send_receipt")
-        worker = site.work("-Q", "default,email", "--settings", "shop.settings")
+        worker = site.start("work", "-Q", "default,email", "--settings", "shop.settings")
         try:
             wait_for(lambda: scalar(conn, "select state from pgqueue.job") == "succeeded", "the receipt")
             worker.terminate()
@@ -97,3 +97,41 @@ def test_the_project_of_the_docs_runs(site: Site) -> None:
 
 def test_the_test_of_the_docs_passes_in_a_test_database(site: Site) -> None:
     site.manage("test", "orders")
+
+
+IF_IDLE = "where not exists (select from pgqueue.job_live)"
+NOTED = """
+from pgqueue.django import task
+
+@task
+def note():
+    return {0!r}
+"""
+
+
+def test_dev_begins_anew_when_a_task_changes(site: Site) -> None:
+    tasks = site.directory / "orders" / "tasks.py"
+    tasks.write_text(NOTED.format("old"))
+    site.manage("migrate")
+    dev = site.start("dev", "--watch", str(site.directory), "--port", "0")
+    enqueue, result = (
+        "select pgqueue.enqueue('orders.tasks.note', '{}')",
+        "select result from pgqueue.job where id = %s",
+    )
+    try:
+        with psycopg.connect(site.dsn, autocommit=True) as conn:
+            job = scalar(conn, enqueue)
+            wait_for(lambda: scalar(conn, result, job) == "old", "the worker")
+            fresh = tasks.with_suffix(".new")
+            fresh.write_text(NOTED.format("new"))
+            fresh.rename(tasks)
+            wait_for(lambda: conn.execute(f"{enqueue} {IF_IDLE}") and _ran(conn, "new"), "the new code")
+        dev.terminate()
+        assert dev.wait(DEADLINE) == 0
+    finally:
+        dev.kill()
+        dev.wait()
+
+
+def _ran(conn: psycopg.Connection[tuple[object, ...]], wanted: str) -> bool:
+    return bool(scalar(conn, "select count(*) > 0 from pgqueue.job where result = to_jsonb(%s::text)", wanted))

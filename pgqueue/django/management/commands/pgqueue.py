@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -29,7 +30,15 @@ class Command(BaseCommand):
     def handle(self, *_: Any, arguments: list[str], **__: Any) -> None:
         """Run a command, with the app of the project unless `-A` or PGQUEUE_APP names another."""
         os.environ.setdefault("PGQUEUE_APP", SITE)
+        _tell_children_where()
         main(arguments)
+
+
+def _tell_children_where() -> None:
+    """Let the processes that a command starts, as `dev` does, find the project where manage.py has found it."""
+    given = os.environ.get("PYTHONPATH", "")
+    if sys.path[0] not in given.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], given]))
 
 
 def _without_django_s(arguments: list[str]) -> Any:
