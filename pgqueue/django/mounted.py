@@ -13,6 +13,7 @@ from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.dashboard import Dashboard
 from pgqueue.dashboard.settings import DashboardOptions, DashboardSettings
 from pgqueue.django.access import staff
+from pgqueue.django.backends import our_backends
 from pgqueue.django.named import SETTING, found, named_app
 from pgqueue.errors import InvalidOption
 
@@ -31,12 +32,13 @@ class Mounted(NamedTuple):
 def mounted() -> Mounted:
     """Return what the setting describes, made once in a process. Raises ImproperlyConfigured, which names the part of
     the setting that is wrong; and what the project's own modules raise where they are imported."""
-    given = getattr(settings, SETTING, None)
-    if not isinstance(given, Mapping) or "app" not in given:
+    given = getattr(settings, SETTING, {})
+    ours = [] if isinstance(given, Mapping) and "app" in given else our_backends()
+    if not isinstance(given, Mapping) or not ("app" in given or ours):
         raise ImproperlyConfigured(f'{SETTING} does not name the app: set {SETTING} = {{"app": "shop.tasks:app"}}')
     if unknown := set(given) - set(KNOWN):
         raise ImproperlyConfigured(f"{SETTING} has no part {', '.join(sorted(map(str, unknown)))}: {', '.join(KNOWN)}")
-    app = named_app(given["app"], f'{SETTING}["app"]')
+    app = named_app(given["app"], f'{SETTING}["app"]') if "app" in given else ours[0].app
     access = _named(given, "access") if "access" in given else staff
     if not callable(access):
         raise ImproperlyConfigured(f'{SETTING}["access"] is a {type(access).__name__}: name a function of the request')
@@ -53,7 +55,7 @@ def _named(given: Mapping[str, Any], part: str) -> Any:
 
 def _forget(*, setting: str, **_: object) -> None:
     """Make the dashboard anew where a test overrides the setting."""
-    if setting == SETTING:
+    if setting in (SETTING, "TASKS"):
         mounted.cache_clear()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
@@ -374,6 +375,15 @@ def test_a_job_belongs_to_the_transaction_of_the_alias_that_options_name(samples
     finally:
         connections["second"].close()
         del connections["second"], connections.settings["second"]
+
+
+def test_the_dashboard_shows_the_app_of_tasks_where_no_other_is_named(samples: ModuleType) -> None:
+    from pgqueue.django.mounted import mounted
+
+    mounted.cache_clear()
+    assert mounted().dashboard.app is app_of()
+    with override_settings(TASKS={}), pytest.raises(ImproperlyConfigured, match="does not name the app"):
+        mounted()
 
 
 def test_tasks_leave_no_connection_of_django_behind(samples: ModuleType, conn: Conn) -> None:
