@@ -13,7 +13,7 @@ RAN: list[Any] = []
 
 @base.task
 def add(first: int, second: int = 2, *, third: int = 3) -> list[int]:
-    RAN.append(type(first).__name__)
+    RAN.append(first)
     return [first, second, third]
 
 
