@@ -6,7 +6,11 @@ from types import TracebackType
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 20_000
-_OWN_FRAMES = ("pgqueue.worker.", "pgqueue.tasks")  # the frames that call a task are the same for every error
+_OWN_FRAMES = (
+    "pgqueue.worker.",
+    "pgqueue.tasks",
+    "pgqueue.django.running",
+)  # the frames that call a task are the same for every error
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachabl
 """
 
 import sys
+from collections.abc import Sequence
 
 import psycopg
 
@@ -14,10 +15,10 @@ from pgqueue.db.failures import brief
 from pgqueue.errors import DatabaseUnreachable, PgqueueError
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: with these arguments, or those of the process."""
     try:
-        cli()
+        cli(arguments)
     except PgqueueError as error:
         complain(error)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from pgqueue.db.connection import (
 from pgqueue.db.database import Database
 from pgqueue.db.drivers import tell_django
 from pgqueue.db.lent import check_open, lend_async
+from pgqueue.db.orm import django_connection, is_async, transaction_on, transaction_on_async
 from pgqueue.db.pools import Pools
 
 __all__ = [
@@ -27,8 +28,12 @@ __all__ = [
     "borrow_async",
     "borrow_psycopg",
     "check_open",
+    "django_connection",
+    "is_async",
     "lend_async",
     "run",
     "run_async",
     "tell_django",
+    "transaction_on",
+    "transaction_on_async",
 ]

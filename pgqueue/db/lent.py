@@ -27,7 +27,7 @@ _ENDS = re.compile(
 )
 
 
-def _check_statement(statement: Any) -> None:
+def check_statement(statement: Any) -> None:
     """Refuse a statement that ends the transaction: what it wrote before would be committed without the job."""
     if isinstance(statement, Composable):
         statement = statement.as_bytes(None)
@@ -45,7 +45,7 @@ class LentCursor(psycopg.Cursor[Any]):
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> "LentCursor":
         """Run a statement. Raises UnsupportedConnection for one that ends the transaction."""
-        _check_statement(query)
+        check_statement(query)
         super().execute(query, *args, **kwargs)
         return self
 
@@ -55,7 +55,7 @@ class AsyncLentCursor(psycopg.AsyncCursor[Any]):
 
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> "AsyncLentCursor":
         """Run a statement. Raises UnsupportedConnection for one that ends the transaction."""
-        _check_statement(query)
+        check_statement(query)
         await super().execute(query, *args, **kwargs)
         return self
 
@@ -108,12 +108,13 @@ def _lent(kind: Callable[..., C], owner: Any) -> C:
     return found
 
 
-def check_open(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], marked: bool) -> None:
+def check_open(conn: object, marked: bool) -> None:
     """Raise UnsupportedConnection unless the block's transaction is still open, whatever way the task ended it.
 
     `marked`: whether the open transaction, if there is one, has the block's mark.
     """
-    if not marked or conn.info.transaction_status == TransactionStatus.IDLE:
+    known = conn if isinstance(conn, (psycopg.Connection, psycopg.AsyncConnection)) else None
+    if not marked or (known is not None and known.info.transaction_status == TransactionStatus.IDLE):
         raise UnsupportedConnection(
             "the transaction of ctx.transaction() was ended inside its block, so the job was not completed with it: "
             "leave commit and rollback to the block"

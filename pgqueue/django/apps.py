@@ -1,6 +1,10 @@
-"""The Django app, for INSTALLED_APPS: it brings permissions, and no table."""
+"""The Django app, for INSTALLED_APPS: it brings permissions, `manage.py pgqueue`, and pgqueue's tables."""
+
+from typing import Any
 
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+from django.utils.module_loading import import_string
 
 
 class PgqueueConfig(AppConfig):
@@ -10,3 +14,12 @@ class PgqueueConfig(AppConfig):
     label = "pgqueue"
     verbose_name = "pgqueue"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Let `manage.py migrate` bring the tables up to date."""
+        post_migrate.connect(_bring_up_to_date, sender=self)
+
+
+def _bring_up_to_date(**options: Any) -> None:
+    if "plan" in options:  # `manage.py flush`, also after each test of a TransactionTestCase, has none
+        import_string("pgqueue.django.upgrading.bring_up_to_date")(**options)  # with alembic, for `migrate` alone

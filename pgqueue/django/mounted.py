@@ -1,6 +1,5 @@
 """The setting PGQUEUE of a Django project, and the dashboard that it describes."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -10,16 +9,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.http import HttpRequest
 
-from pgqueue.app import App
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.dashboard import Dashboard
 from pgqueue.dashboard.settings import DashboardOptions, DashboardSettings
 from pgqueue.django.access import staff
+from pgqueue.django.backends import our_backends
+from pgqueue.django.named import SETTING, found, named_app
 from pgqueue.errors import InvalidOption
 
-SETTING = "PGQUEUE"
 OPTIONS = tuple(DashboardOptions.__annotations__)
-KNOWN = ("app", "access", *OPTIONS)
+KNOWN = ("app", "access", "database", *OPTIONS)
 
 
 class Mounted(NamedTuple):
@@ -33,14 +32,13 @@ class Mounted(NamedTuple):
 def mounted() -> Mounted:
     """Return what the setting describes, made once in a process. Raises ImproperlyConfigured, which names the part of
     the setting that is wrong; and what the project's own modules raise where they are imported."""
-    given = getattr(settings, SETTING, None)
-    if not isinstance(given, Mapping) or "app" not in given:
+    given = getattr(settings, SETTING, {})
+    ours = [] if isinstance(given, Mapping) and "app" in given else our_backends()
+    if not isinstance(given, Mapping) or not ("app" in given or ours):
         raise ImproperlyConfigured(f'{SETTING} does not name the app: set {SETTING} = {{"app": "shop.tasks:app"}}')
     if unknown := set(given) - set(KNOWN):
         raise ImproperlyConfigured(f"{SETTING} has no part {', '.join(sorted(map(str, unknown)))}: {', '.join(KNOWN)}")
-    app = _named(given, "app")
-    if not isinstance(app, App):
-        raise ImproperlyConfigured(f'{SETTING}["app"] is a {type(app).__name__}, and not a pgqueue.App')
+    app = named_app(given["app"], f'{SETTING}["app"]') if "app" in given else ours[0].app
     access = _named(given, "access") if "access" in given else staff
     if not callable(access):
         raise ImproperlyConfigured(f'{SETTING}["access"] is a {type(access).__name__}: name a function of the request')
@@ -52,30 +50,12 @@ def mounted() -> Mounted:
 
 
 def _named(given: Mapping[str, Any], part: str) -> Any:
-    """Return what a part of the setting names as `module:name`; what is no text is the thing itself.
-
-    Settings are read before models can be imported, so text is the way to name what imports models.
-    """
-    named = given[part]
-    if not isinstance(named, str):
-        return named
-    module, colon, name = named.partition(":")
-    if not module or not colon or not name.isidentifier():
-        raise ImproperlyConfigured(f'{SETTING}["{part}"] = {named!r:.200} cannot be used: write module:name')
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ImproperlyConfigured(f'{SETTING}["{part}"] = {named!r}: there is no module {error.name}') from None
-    if not hasattr(found, name):
-        raise ImproperlyConfigured(f'{SETTING}["{part}"] = {named!r}: {module} has no {name}')
-    return getattr(found, name)
+    return found(given[part], f'{SETTING}["{part}"]')
 
 
 def _forget(*, setting: str, **_: object) -> None:
     """Make the dashboard anew where a test overrides the setting."""
-    if setting == SETTING:
+    if setting in (SETTING, "TASKS"):
         mounted.cache_clear()
 
 

@@ -3,12 +3,12 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 from uuid import UUID
 
 import psycopg
@@ -35,6 +35,27 @@ class Completer(Protocol):
 
     def transaction(self, result: Any) -> AbstractContextManager["psycopg.Connection[Any]"]: ...
     def atransaction(self, result: Any) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]: ...
+    def transaction_on(
+        self, given: object, alias: str | None, result: Any
+    ) -> AbstractContextManager[Any] | AbstractAsyncContextManager[Any]: ...
+
+
+class Commits(Protocol):
+    """A session or connection whose transaction the task commits with the job: of SQLAlchemy, or psycopg."""
+
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+
+
+class CommitsAsync(Protocol):
+    """The async twin of `Commits`."""
+
+    def commit(self) -> Coroutine[Any, Any, None]: ...
+    def rollback(self) -> Coroutine[Any, Any, None]: ...
+
+
+S = TypeVar("S", bound=Commits)
+A = TypeVar("A", bound=CommitsAsync)
 
 
 class Host(Protocol):
@@ -203,7 +224,15 @@ class Context(DurableContext):
             text = json.dumps({name: value for name, value in report.items() if value is not None})
             self._signals.host.note_progress(self._job, text)
 
-    def transaction(self, result: Any = None) -> AbstractContextManager["psycopg.Connection[Any]"]:
+    @overload
+    def transaction(self, /, *, result: Any = None) -> AbstractContextManager["psycopg.Connection[Any]"]: ...
+    @overload
+    def transaction(self, conn: S, /, *, result: Any = None) -> AbstractContextManager[S]: ...
+    @overload
+    def transaction(self, conn: A, /, *, result: Any = None) -> AbstractAsyncContextManager[A]: ...
+    @overload
+    def transaction(self, /, *, using: str, result: Any = None) -> AbstractContextManager[Any]: ...
+    def transaction(self, conn: object = None, /, *, using: str | None = None, result: Any = None) -> Any:
         """Commit the writes of the task and the completion of the job together, or neither.
 
         `with ctx.transaction() as conn:` lends a psycopg connection in a transaction. At the end of the block the job
@@ -218,11 +247,19 @@ class Context(DurableContext):
 
         The connection is the task's for this block only: what it sets there is reset, and SQL that ends the transaction
         is refused.
-        """
-        return self._completer().transaction(_stored(result))
 
-    def atransaction(self, result: Any = None) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
-        """The async twin of `transaction`: `async with ctx.atransaction() as conn:`."""
+        With an ORM the block takes the task's own connection, to the same database: `with ctx.transaction(session):`
+        (SQLAlchemy), `async with ctx.transaction(async_session):`, `with ctx.transaction(using="default"):` (an alias
+        of Django's). It goes on with the transaction that the session has begun, if it has one, and commits it. Raises
+        UnsupportedConnection before anything is written for a driver other than psycopg 3 and, async, asyncpg; in
+        autocommit; inside `transaction.atomic()`; and for another database.
+        """
+        if conn is None and using is None:
+            return self._completer().transaction(_stored(result))
+        return self._completer().transaction_on(conn, using, _stored(result))
+
+    def atransaction(self, *, result: Any = None) -> AbstractAsyncContextManager["psycopg.AsyncConnection[Any]"]:
+        """The async twin of `transaction`, for a lent connection: `async with ctx.atransaction() as conn:`."""
         return self._completer().atransaction(_stored(result))
 
     def replace(self, part: StandsIn[R], /) -> R:

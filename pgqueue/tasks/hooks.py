@@ -88,7 +88,7 @@ class ObservedAttempt:
 
     def close(self, outcome: Outcome, error: BaseException | None) -> Outcome:
         """Tell the hooks how the run has ended; return the outcome."""
-        self._tell(_name_of(self.context, outcome), error)
+        self._tell(name_of(self.context, outcome), error)
         return outcome
 
     def cut_off(self, error: BaseException) -> None:
@@ -109,7 +109,8 @@ def _check(hook: object) -> None:
         raise InvalidOption(f"{hook!r} is no hook: give a def, for it is called in threads, too")
 
 
-def _name_of(context: Context, outcome: Outcome) -> OutcomeName:
+def name_of(context: Context, outcome: Outcome) -> OutcomeName:
+    """Return the name of an outcome: "retried" and "failed" depend on whether an attempt is left."""
     match outcome:
         case Succeeded():
             return "succeeded"

@@ -67,6 +67,12 @@ class OneTask(Tasks):
             self._specs[name] = cast(TaskSpec, spec)
 
 
+class TestCompletion(Completion):
+    """The completion of a job in a test: the test's transaction is around that of a session of the task."""
+
+    outer = True
+
+
 class AttemptSignals(Signals):
     """The signals of one attempt, and the worker as far as the task reaches it."""
 
@@ -77,7 +83,7 @@ class AttemptSignals(Signals):
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completion:
         """Return the object behind `ctx.transaction()`."""
-        return Completion(self._app, job, signals)
+        return TestCompletion(self._app, job, signals)
 
     def step_host(self, job: ClaimedJob, signals: Signals) -> DirectSteps:
         """Return what keeps the steps of a job: in the test's transaction, at the time of its clock."""

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -33,8 +33,6 @@ class WorkerStandIn(Signals):
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completer:
         """Return the object behind `ctx.transaction()`: this one."""
-        if self._conn is None:
-            raise ConfigError("ctx.transaction() in a unit test: give the connection, context(conn=…)")
         return self
 
     def note_progress(self, job: ClaimedJob, text: str) -> None:
@@ -45,22 +43,54 @@ class WorkerStandIn(Signals):
         """Return what keeps the steps of the task: in memory."""
         return StepsInMemory(self._conn, self._sent, self.added)
 
-    @contextmanager
-    def transaction(self, result: Any) -> Iterator[db.Connection]:
+    def transaction(self, result: Any) -> AbstractContextManager[db.Connection]:
         """Give the connection in a transaction, or in a savepoint if it is in one."""
-        conn = db.borrow_psycopg(self._conn)
+        return self._lent(self._given(), result)
+
+    def atransaction(self, result: Any) -> AbstractAsyncContextManager[db.AsyncConnection]:
+        """The async twin of `transaction`."""
+        return self._lent_async(self._given(), result)
+
+    @contextmanager
+    def _lent(self, given: object, result: Any) -> Iterator[db.Connection]:
+        conn = db.borrow_psycopg(given)
         with conn.transaction():
             yield conn
         self.completed, self.result = True, result
 
     @asynccontextmanager
-    async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
-        """The async twin of `transaction`."""
-        conn = await db.borrow_async(self._conn)
+    async def _lent_async(self, given: object, result: Any) -> AsyncIterator[db.AsyncConnection]:
+        conn = await db.borrow_async(given)
         if not isinstance(conn, psycopg.AsyncConnection):
             raise ConfigError("ctx.atransaction() gives the task a psycopg connection: give one, context(conn=…)")
         async with conn.transaction():
             yield conn
+        self.completed, self.result = True, result
+
+    def _given(self) -> object:
+        if self._conn is None:
+            raise ConfigError("ctx.transaction() in a unit test: give the connection, context(conn=…)")
+        return self._conn
+
+    def transaction_on(
+        self, given: object, alias: str | None, result: Any
+    ) -> AbstractContextManager[Any] | AbstractAsyncContextManager[Any]:
+        """Commit on the connection that the task gives, in the transaction around it if there is one."""
+        given = given if alias is None else db.django_connection(alias)
+        return self._on_async(given, result) if db.is_async(given) else self._on(given, result)
+
+    @contextmanager
+    def _on(self, given: object, result: Any) -> Iterator[object]:
+        with db.transaction_on(given, lambda: None, outer=True) as current:
+            yield given
+            current()
+        self.completed, self.result = True, result
+
+    @asynccontextmanager
+    async def _on_async(self, given: object, result: Any) -> AsyncIterator[object]:
+        async with db.transaction_on_async(given, lambda: None, outer=True) as current:
+            yield given
+            await current()
         self.completed, self.result = True, result
 
 
@@ -96,7 +126,7 @@ class TaskContext(Context):
 
     @property
     def result(self) -> Any:
-        """The argument of `ctx.transaction(result)`, once its block has ended without an error."""
+        """The argument of `ctx.transaction(result=…)`, once its block has ended without an error."""
         return self._worker.result
 
     def cancel(self) -> None:

@@ -44,7 +44,7 @@ def test_what_a_task_does_not_store_is_nowhere(app: App, conn: Conn, kind: str) 
 
         @app.task(name="t", store_result=False)
         def t(ctx: Context) -> None:
-            with ctx.transaction("secret"):
+            with ctx.transaction(result="secret"):
                 pass
     else:
 
@@ -114,7 +114,7 @@ def test_a_worker_drops_them_by_itself(app: App, conn: Conn) -> None:
 def test_a_result_of_a_transaction_expires_too_but_not_without_its_lease(app: App, conn: Conn) -> None:
     @app.task(name="t", result_ttl=3600)
     async def t(ctx: Context, steal: bool) -> None:
-        async with ctx.atransaction("kept") as mine:
+        async with ctx.atransaction(result="kept") as mine:
             await mine.execute("select 1")
             if steal:
                 conn.execute("update pgqueue.job_live set lease = lease + 1")

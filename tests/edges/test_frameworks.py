@@ -21,7 +21,7 @@ def _examples(page: str) -> dict[str, str]:
 
 def test_the_examples_pass_and_leave_nothing(dsn: str, tmp_path: Path) -> None:
     examples = _examples("testing.md") | _examples("frameworks.md")
-    assert len(examples) == 11
+    assert len(examples) == 12
     for name, code in examples.items():
         (tmp_path / name).write_text(code)
     with (tmp_path / "conftest.py").open("a") as conftest:
@@ -40,4 +40,4 @@ def test_the_examples_pass_and_leave_nothing(dsn: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^21 passed", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^23 passed", done.stdout, re.MULTILINE), done.stdout

@@ -187,6 +187,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "schema.check": lambda q: q.schema.check(),
     "schema.index_states": lambda q: q.schema.index_states("transition", "transition_job"),
     "jobs.mark_transaction": lambda q: q.jobs.mark_transaction("m"),
+    "jobs.is_held": lambda q: q.jobs.is_held(claimed(1, 1)),
     "jobs.read_mark": lambda q: q.jobs.read_mark(),
     "workers.listen": lambda q: q.workers.listen(),
     "schedules.clock": lambda q: q.schedules.clock(),

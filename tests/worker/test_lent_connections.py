@@ -100,7 +100,7 @@ def test_savepoints_and_blocks_of_code_are_no_end_of_a_transaction(app: App, con
     @app.task(name="pay", max_attempts=1)
     def pay(ctx: Context) -> None:
         result: list[str] = []
-        with ctx.transaction(result) as lent:
+        with ctx.transaction(result=result) as lent:
             lent.execute("savepoint a")
             lent.execute("do $$ begin perform 1; end $$")
             lent.execute("rollback to savepoint a")

@@ -225,6 +225,14 @@ or j.gate_id not in (select id from gates where workflow_id in (select id from w
 MARK_TRANSACTION: LiteralString = "select set_config('pgqueue.block', %(mark)s, true)"
 READ_MARK: LiteralString = "select current_setting('pgqueue.block', true)"
 
+# Whether this attempt has its job in the database that is asked. A task's own connection may lead to another one, where
+# the job of this id is another job; so the worker counts, too, whose id no other database has. It locks nothing and
+# promises nothing about what comes: the statement that ends the job is fenced. By primary key. Wrong: to ask for id
+# and lease alone, which are small numbers in every database.
+IS_HELD: LiteralString = """
+select true from {s}.job_live
+where id = %(id)s and state = 'running' and lease = %(lease)s and worker_id = %(worker)s"""
+
 
 def is_counted(job: ClaimedJob, resolution: Resolution) -> bool:
     """Whether this is the plain success of a counted job: at its claim nothing but its gate waited for its end."""
@@ -246,6 +254,10 @@ class ResolveQueries(Statements):
     def read_mark(self) -> Query[str | None]:
         """Return the mark of the transaction that is open."""
         return Query(self._sql(READ_MARK), first_value)
+
+    def is_held(self, job: ClaimedJob) -> Query[bool]:
+        """Whether this database has a job in the hands of this attempt."""
+        return Query(self._sql(IS_HELD), bool, {"id": job.id, "lease": job.lease, "worker": job.worker_id})
 
     def lock_unlocked(self, ids: Sequence[int]) -> Query[set[int]]:
         """Lock the rows of these jobs that nobody else has locked; returns the ids of those that others have."""

@@ -5,7 +5,14 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +20,7 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.client.joining import joining
 from pgqueue.db.failures import brief
-from pgqueue.errors import DatabaseUnreachable, LeaseLost
+from pgqueue.errors import DatabaseUnreachable, LeaseLost, NotMigrated, UnsupportedConnection
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.jobs.step import undoes
@@ -51,6 +58,8 @@ class _Patience:
 class Completion:
     """Behind `ctx.transaction()` of one attempt: ends the block with the resolve statement, fenced like any other."""
 
+    outer = False  # whether a transaction may be around that of the task's own connection, as in a test
+
     def __init__(self, app: App, job: ClaimedJob, signals: Signals, *, pooled: bool = True) -> None:
         self._app = self.app = app
         self._job = job
@@ -62,32 +71,99 @@ class Completion:
         """Lend a connection in a transaction that completes the job."""
         with self.connection() as conn:
             with conn.transaction():
-                mark = uuid4().hex
-                db.run(conn, self._queries.mark_transaction(mark))
+                mark = self._mark(conn)
                 with joining(self._app, conn):
                     yield conn
-                db.check_open(conn, db.run(conn, self._queries.read_mark()) == mark)
-                ends, others = self._complete(result)
-                self._check(db.run(conn, ends[0]) or db.run(conn, ends[1]))
-                for query in others:
-                    db.run(conn, query)
-            self._signals.completed = True
+                self._end(conn, mark, result)
+            self._committed()
 
     @asynccontextmanager
     async def atransaction(self, result: Any) -> AsyncIterator[db.AsyncConnection]:
         """Lend a connection in a transaction that completes the job."""
         async with self.async_connection() as conn:
             async with conn.transaction():
-                mark = uuid4().hex
-                await db.run_async(conn, self._queries.mark_transaction(mark))
+                mark = await self._amark(conn)
                 with joining(self._app, conn):
                     yield conn
-                db.check_open(conn, await db.run_async(conn, self._queries.read_mark()) == mark)
-                ends, others = self._complete(result)
-                self._check(await db.run_async(conn, ends[0]) or await db.run_async(conn, ends[1]))
-                for query in others:
-                    await db.run_async(conn, query)
-            self._signals.completed = True
+                await self._aend(conn, mark, result)
+            self._committed()
+
+    def transaction_on(
+        self, given: object, alias: str | None, result: Any
+    ) -> AbstractContextManager[Any] | AbstractAsyncContextManager[Any]:
+        """Complete the job in the transaction of a connection of the task's own, or of Django's under an alias."""
+        if alias is not None:
+            given = db.django_connection(alias)
+        return self._on_async(given, result) if db.is_async(given) else self._on(given, result)
+
+    @contextmanager
+    def _on(self, given: object, result: Any) -> Iterator[object]:
+        with db.transaction_on(given, self._committed, outer=self.outer) as current:
+            conn = current()
+            with self._here():
+                self._check_held(db.run(conn, self._queries.is_held(self._job)))
+            mark = self._mark(conn)
+            with joining(self._app, given):
+                yield given
+            self._end(current(), mark, result)
+
+    @asynccontextmanager
+    async def _on_async(self, given: object, result: Any) -> AsyncIterator[object]:
+        async with db.transaction_on_async(given, self._committed, outer=self.outer) as current:
+            conn = await current()
+            with self._here():
+                self._check_held(await db.run_async(conn, self._queries.is_held(self._job)))
+            mark = await self._amark(conn)
+            with joining(self._app, given):
+                yield given
+            await self._aend(await current(), mark, result)
+
+    def _committed(self) -> None:
+        self._signals.completed = True
+
+    def _mark(self, conn: db.AnyConnection) -> str:
+        mark = uuid4().hex
+        db.run(conn, self._queries.mark_transaction(mark))
+        return mark
+
+    async def _amark(self, conn: db.AnyAsyncConnection) -> str:
+        mark = uuid4().hex
+        await db.run_async(conn, self._queries.mark_transaction(mark))
+        return mark
+
+    def _end(self, conn: db.AnyConnection, mark: str, result: Any) -> None:
+        """Write the end of the job, if the transaction is still the one that has the mark."""
+        db.check_open(conn, db.run(conn, self._queries.read_mark()) == mark)
+        ends, others = self._complete(result)
+        self._check(db.run(conn, ends[0]) or db.run(conn, ends[1]))
+        for query in others:
+            db.run(conn, query)
+
+    async def _aend(self, conn: db.AnyAsyncConnection, mark: str, result: Any) -> None:
+        """The async twin of `_end`."""
+        db.check_open(conn, await db.run_async(conn, self._queries.read_mark()) == mark)
+        ends, others = self._complete(result)
+        self._check(await db.run_async(conn, ends[0]) or await db.run_async(conn, ends[1]))
+        for query in others:
+            await db.run_async(conn, query)
+
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        """Say it of the connection, if the database that it leads to has no jobs."""
+        try:
+            yield
+        except NotMigrated as error:
+            raise UnsupportedConnection(
+                "ctx.transaction() cannot use a connection to another database than the app's, where the job is: "
+                f"{error}"
+            ) from None
+
+    def _check_held(self, held: bool) -> None:
+        if not held:
+            raise LeaseLost(
+                f"job {self._job.id} is no longer this worker's, or the connection leads to another database than the "
+                "app's: nothing was written"
+            )
 
     @contextmanager
     def connection(self) -> Iterator[db.Connection]:

@@ -71,7 +71,7 @@ def test_every_way_to_succeed_wakes(
         @app.task(name="t")
         async def t(ctx: Context) -> None:
             await eventually(lambda: scalar(conn, gate))
-            async with ctx.atransaction("done"):
+            async with ctx.atransaction(result="done"):
                 pass
     elif "transaction" in kind:
 
@@ -79,7 +79,7 @@ def test_every_way_to_succeed_wakes(
         def t(ctx: Context) -> None:
             with psycopg.connect(app.dsn, autocommit=True) as own:
                 ready(own)
-            with ctx.transaction("done"):
+            with ctx.transaction(result="done"):
                 pass
     else:
 

@@ -1,5 +1,6 @@
 """Tests of the examples in docs/frameworks.md, run beside them by tests/edges/test_frameworks.py."""
 
+import asyncio
 import os
 
 import httpx
@@ -7,15 +8,18 @@ import orders_bound
 import orders_django
 import orders_fastapi
 import orders_keyed
+import orders_once
 import orders_sqlalchemy
 import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from django.test import TestCase
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from pgqueue import testing
+from pgqueue.worker import Worker, WorkerSettings
 
 
 class DjangoTests(TestCase):
@@ -81,6 +85,35 @@ async def test_sqlalchemy_jobs_belong_to_the_session_s_transaction():
             assert (await jobs.adrain()).succeeded == 1
         await outer.rollback()
     await engine.dispose()
+
+
+async def _work_once(app):
+    """Work until an attempt has ended."""
+    loop, worker = asyncio.get_running_loop(), Worker(app, WorkerSettings())
+    app.on_attempt_end(lambda _: loop.call_soon_threadsafe(worker.stop))
+    await worker.run()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["held", "lease lost"])
+def test_sqlalchemy_a_task_writes_once(lost):
+    dsn, app = os.environ["PGQUEUE_DSN"], orders_sqlalchemy.app
+    with psycopg.connect(dsn, autocommit=True) as other:
+        order = other.execute("insert into orders_order (email) values ('a') returning id").fetchone()[0]
+
+        @event.listens_for(orders_once.Session, "after_flush")
+        def steal(*_):
+            if lost:
+                other.execute("update pgqueue.job_live set lease = lease + 1")
+
+        job = orders_once.correct_email.enqueue(order, email="b")
+        asyncio.run(_work_once(app))
+        event.remove(orders_once.Session, "after_flush", steal)
+        found = other.execute("select email from orders_order where id = %s", [order]).fetchone()[0]
+        assert (found, app.get(job.id).result) == (("a", None) if lost else ("b", "b"))
+        other.execute("delete from orders_order")
+        for table in ("job_live", "job_finished", "transition"):
+            other.execute(f"delete from pgqueue.{table}")
+    app.close()
 
 
 @pytest.fixture

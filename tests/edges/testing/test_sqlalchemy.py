@@ -9,8 +9,8 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-from pgqueue import App, ConfigError
-from pgqueue.testing import Drained, using
+from pgqueue import App, ConfigError, Context
+from pgqueue.testing import Drained, context, using
 from tests.conftest import scalar
 from tests.edges.testing.looks import LEFT
 from tests.harness import Conn
@@ -112,3 +112,35 @@ def test_async_sessions_bound_to_an_outer_transaction(dsn: str, app: App, conn: 
 
     asyncio.run(check())
     assert scalar(conn, LEFT) == 0
+
+
+@pytest.mark.parametrize("fail", [False, True], ids=["good", "bad"])
+def test_a_session_completes_its_job_in_the_test_s_transaction(outer: Connection, app: App, fail: bool) -> None:
+    maker = sessionmaker(outer, join_transaction_mode="create_savepoint")
+
+    @app.task(max_attempts=1)
+    def pay(ctx: Context) -> None:
+        with maker() as session, ctx.transaction(session, result=7):
+            session.execute(text("insert into orders values (1)"))
+            if fail:
+                raise ConnectionError
+
+    with using(app, outer) as jobs, maker() as session:
+        job = pay.enqueue()
+        assert jobs.drain() == (Drained(failed=1) if fail else Drained(succeeded=1))
+        assert app.get(job.id).result == (None if fail else 7)
+        assert session.scalar(text("select count(*) from orders")) == int(not fail)
+
+
+def test_a_context_of_a_unit_test_commits_the_session_that_it_is_given(outer: Connection, app: App) -> None:
+    maker = sessionmaker(outer, join_transaction_mode="create_savepoint")
+
+    @app.task
+    def pay(ctx: Context) -> None:
+        with maker() as session, ctx.transaction(session, result=7):
+            session.execute(text("insert into orders values (1)"))
+
+    ctx = context(pay)
+    pay(ctx)
+    assert (ctx.completed, ctx.result) == (True, 7)
+    assert outer.scalar(text("select count(*) from orders")) == 1

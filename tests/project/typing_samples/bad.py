@@ -158,3 +158,9 @@ def canvases() -> None:
     shared.apply_async(("a",), count_down=5)  # ERROR unknown option of a call
     celery.task(retry_backof=True)  # ERROR unknown option of a task
     abs(in_celerys_words.delay(1).get())  # ERROR it returns a text
+
+
+def own_transactions(ctx: Context) -> None:
+    ctx.transaction("a result")  # ERROR a result is given by name
+    ctx.transaction(using=5)  # ERROR an alias of Django is text
+    ctx.atransaction("a result")  # ERROR a result is given by name

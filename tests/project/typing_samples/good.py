@@ -6,6 +6,8 @@ from typing import Any, Never, assert_type
 from uuid import UUID
 
 import psycopg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session, scoped_session
 
 import pgqueue
 from pgqueue import (
@@ -265,3 +267,25 @@ def workflows(conn: psycopg.Connection[Any]) -> None:
     with app.batch(on_success=plain.si(1), on_dead=plain.si(2)).using(conn) as batch:
         batch.add(plain.s(1))
         batch.add_many(plain, [{"order_id": 1}])
+
+
+@app.task
+def in_own_transactions(ctx: Context, session: Session, scoped: scoped_session[Session]) -> None:
+    with ctx.transaction(result={"a": 1}) as conn:
+        assert_type(conn, psycopg.Connection[Any])
+    with ctx.transaction(session, result=1) as same:
+        assert_type(same, Session)
+    with ctx.transaction(scoped) as registry:
+        assert_type(registry, scoped_session[Session])
+    with ctx.transaction(using="default") as django:
+        django.cursor()
+
+
+@app.task
+async def in_own_async_transactions(ctx: Context, session: AsyncSession, plain: AsyncConnection) -> None:
+    async with ctx.atransaction() as conn:
+        assert_type(conn, psycopg.AsyncConnection[Any])
+    async with ctx.transaction(session, result=1) as same:
+        assert_type(same, AsyncSession)
+    async with ctx.transaction(plain) as other:
+        assert_type(other, AsyncConnection)
