@@ -53,6 +53,16 @@ def test_a_block_is_of_one_app_alone(app: App, conn: Conn, dsn: str, ship: Task[
     other.close()
 
 
+def test_a_block_of_another_app_inside_a_block_ends_nothing(
+    app: App, conn: Conn, dsn: str, ship: Task[[int], int], own: Any
+) -> None:
+    other = App(dsn)
+    with app.bound(own), psycopg.connect(dsn) as its_own, other.bound(its_own):
+        ship.enqueue(1)
+        assert (scalar(own, JOBS), scalar(conn, JOBS)) == (1, 0)
+    other.close()
+
+
 def test_threads_with_a_copy_of_the_context_are_in_the_block(
     app: App, conn: Conn, ship: Task[[int], int], own: Any
 ) -> None:
