@@ -67,7 +67,9 @@ def in_transaction(conn: Any) -> bool:
     if isinstance(conn, psycopg.Connection | psycopg.AsyncConnection):
         return conn.info.transaction_status != TransactionStatus.IDLE
     if is_django(conn):
-        return bool(conn.in_atomic_block or not conn.get_autocommit())
+        # `get_autocommit()` would connect, which Django forbids wherever an event loop runs.
+        commits = conn.settings_dict["AUTOCOMMIT"] if conn.connection is None else conn.autocommit
+        return bool(conn.in_atomic_block or not commits)
     if is_asyncpg(conn):
         return bool(conn.is_in_transaction())
     asked = getattr(conn, "in_transaction", None)  # of SQLAlchemy's sessions, connections and registries of sessions
