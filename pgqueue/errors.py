@@ -165,7 +165,7 @@ class UnsupportedConnection(InvalidInput, TypeError):
 
 
 class NoTransaction(InvalidInput, RuntimeError):
-    """The app is bound to the transactions of requests, requires one, and none is open here. Nothing was written."""
+    """The app is bound to the transactions of requests and requires one, and none is open here. Nothing was written."""
 
 
 class NotFound(PgqueueError, LookupError):

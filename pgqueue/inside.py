@@ -41,9 +41,12 @@ def worker_settings(options: WorkerOptions) -> WorkerSettings:
     queues = given.get("queues")
     if isinstance(queues, str):
         limits = dict(given.get("limits", {}))
-        served = read_served_queues(queues, limits)
+        served = read_served_queues(queues, {*limits, *given.get("shares", {})})
         given["queues"] = [queue.name for queue in served]
-        given["shares"] = {queue.name: queue.share for queue in served if queue.share is not None}
+        if shares := {queue.name: queue.share for queue in served if queue.share is not None}:
+            if given.get("shares"):
+                raise InvalidOption(f"shares are given twice, in queues={queues!r:.200} and in shares=…: give one")
+            given["shares"] = shares
         given["limits"] = with_limits(served, limits)
         given.setdefault("concurrency", slots_of(served))
     return WorkerSettings(**given)
@@ -66,39 +69,45 @@ class Inside:
         self._settings, self._schedules = worker, scheduler
         self._running: tuple[Worker, asyncio.Task[bool]] | None = None
         self._scheduler: SchedulerThread | None = None
-        self._leave: Callable[[], object] | None = None  # of a block in a thread
+        self._entered = False
+        self._leave: Callable[[], object] = lambda: None  # of a block in a thread
         self._left = threading.Event()
 
     async def __aenter__(self) -> None:
-        if self._running is not None or self._scheduler is not None:
+        self._enter_once()
+        await self._start()
+
+    def _enter_once(self) -> None:
+        if self._entered:
             raise InvalidOption("this worker runs already: make another one for another block")
-        if not _switched_on():
-            return
-        if self._settings is not None:
-            await self._start_worker(self._settings)
-        if self._schedules is not None:
-            self._scheduler = SchedulerThread(self._app, self._schedules)
-            self._scheduler.start(lambda: None)  # it logs why it has ended, and the server goes on
-            try:
+        self._entered = True
+
+    async def _start(self) -> None:
+        try:
+            if not _switched_on():
+                return
+            if self._settings is not None:
+                await self._start_worker(self._settings)
+            if self._schedules is not None:
+                self._scheduler = SchedulerThread(self._app, self._schedules)
+                self._scheduler.start(lambda: None)  # it logs why it has ended, and the server goes on
                 await asyncio.wrap_future(self._scheduler.started)
-            except BaseException:
-                await self.__aexit__(None, None, None)
-                raise
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
 
     async def _start_worker(self, settings: WorkerSettings) -> None:
         worker = Worker(self._app, settings)
         running = hide(asyncio.create_task(worker.run(), name="pgqueue worker"))
         started = hide(asyncio.create_task(worker.started.wait()))
+        self._running = worker, running
         try:
             await asyncio.wait([running, started], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            worker.stop()
-            raise
         finally:
             started.cancel()
         if running.done():
+            self._running = None
             await running  # raises why it could not start
-        self._running = worker, running
         running.add_done_callback(self._tell_of_end)
         log.info("process %d runs a worker beside its server, for queues %s", os.getpid(), ", ".join(settings.queues))
 
@@ -111,14 +120,15 @@ class Inside:
                 self._scheduler.stop()
                 await asyncio.to_thread(_joined, self._scheduler)
             self._running = self._scheduler = None
+            self._entered = False
 
     async def _stop_worker(self, worker: Worker, running: "asyncio.Task[bool]") -> None:
         running.remove_done_callback(self._tell_of_end)
-        worker.stop()
+        worker.finish()
         try:
             ended = await asyncio.shield(running)
         except asyncio.CancelledError:
-            worker.stop()  # a second time: jobs are cancelled and released
+            worker.stop()  # after `finish`: jobs are cancelled and released
             await asyncio.wait([running])
             raise
         except PgqueueError as failure:
@@ -133,6 +143,8 @@ class Inside:
         log.log(level, "the worker in process %d has ended before its server: %s", os.getpid(), why or "it was stopped")
 
     def __enter__(self) -> None:
+        self._enter_once()
+        self._left.clear()
         started: Future[None] = Future()
         # A daemon: an exit of the process without leaving the block must not hang.
         threading.Thread(target=self._thread, args=[started], name="pgqueue-worker", daemon=True).start()
@@ -148,7 +160,7 @@ class Inside:
         over = asyncio.Event()
         self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, over.set)
         try:
-            await self.__aenter__()
+            await self._start()
         except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
             started.set_exception(error)
             return
@@ -157,9 +169,8 @@ class Inside:
         await self.__aexit__(None, None, None)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self._leave is not None:
-            self._leave()
-            self._left.wait()
+        self._leave()
+        self._left.wait()
 
 
 def _joined(scheduler: SchedulerThread) -> None:

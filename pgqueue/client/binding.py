@@ -14,12 +14,11 @@ class BindVerbs:
     def bind(self, current: Callable[[], object], *, required: bool = False) -> None:
         """Let verbs that name no connection join the transaction of the request in which they are called.
 
-        `current()` returns the connection or session of this request, as `using` takes it, or None: Flask-SQLAlchemy's
-        `db.session`, a `scoped_session`, `lambda: django.db.connection`. A verb joins it if a transaction is open
-        there: for a SQLAlchemy session after its first statement or `add`, for Django inside `atomic`. Otherwise it
-        commits at once, as without `bind`; with `required=True` it raises NoTransaction, except on
-        `using(OWN_CONNECTION)`. An async session goes with the async verbs. A block of `ctx.transaction()` or `bound`
-        goes first. A second call replaces the first one.
+        `current()` returns the connection or session of this request, as `using` takes it, or None outside of one:
+        Flask-SQLAlchemy's `db.session`, a `scoped_session`, `lambda: django.db.connection`. What is enqueued there
+        commits or rolls back with it; outside of a request it commits at once, or raises NoTransaction with
+        `required=True`. `using(OWN_CONNECTION)` stays out of it. An async session goes with the async verbs. A block of
+        `ctx.transaction()` or `bound` goes first. A second call replaces the first one.
         """
         self.binding = Binding(current, required)
 

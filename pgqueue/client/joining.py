@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-from pgqueue.db.drivers import in_transaction
+from pgqueue.db.drivers import commits_at_once
 from pgqueue.errors import NoTransaction
 
 
@@ -16,10 +16,12 @@ class _Block:
     """An open block: the app whose worker runs the job, and the connection that the task was lent.
 
     `conn` is None once the block has ended: an asyncio task that began in it has a copy of its context for longer.
+    `around` is the block in which it was opened, maybe of another app.
     """
 
     app: object
     conn: object | None
+    around: "_Block | None"
 
 
 _block: ContextVar[_Block | None] = ContextVar("pgqueue_block", default=None)
@@ -28,7 +30,7 @@ _block: ContextVar[_Block | None] = ContextVar("pgqueue_block", default=None)
 @contextmanager
 def joining(app: object, conn: object) -> Iterator[None]:
     """Let the verbs of `app` that are called in this block, and that name no connection, run on `conn`."""
-    block = _Block(app, conn)
+    block = _Block(app, conn, _block.get())
     token = _block.set(block)
     try:
         yield
@@ -46,14 +48,13 @@ class Binding:
     required: bool
 
     def to_join(self) -> object | None:
-        """Return the connection of this request if a transaction is open there. Raises NoTransaction if there must be
-        one."""
+        """Return the connection of this request. Raises NoTransaction if there must be one."""
         conn = self.current()
-        if conn is not None and in_transaction(conn):
+        if conn is not None and not commits_at_once(conn):
             return conn
         if self.required:
             raise NoTransaction(
-                "no transaction of a request is open here, and app.bind(…, required=True) asks for one: open one, give "
+                "no transaction of a request is open here, and app.bind(…, required=True) asks for one: give "
                 "using(conn), or say using(pgqueue.OWN_CONNECTION) for a job that exists at once"
             )
         return None
@@ -68,6 +69,8 @@ class Bindable(Protocol):
 def connection_to_join(app: Bindable) -> object | None:
     """Return the connection of the block around this call that is for this very app, or else of this request."""
     block = _block.get()
-    if block is not None and block.app is app and block.conn is not None:
-        return block.conn
+    while block is not None:
+        if block.app is app and block.conn is not None:
+            return block.conn
+        block = block.around
     return None if app.binding is None else app.binding.to_join()

@@ -3,7 +3,6 @@
 import sys
 from typing import Any
 
-import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgqueue.errors import UnsupportedConnection
@@ -59,16 +58,9 @@ def is_asyncpg(conn: object) -> bool:
     return is_of(conn, "asyncpg.connection", "Connection") or is_of(conn, "asyncpg.pool", "PoolConnectionProxy")
 
 
-def in_transaction(conn: Any) -> bool:
-    """Whether a transaction is open on a connection or session, as its own library says. Asking begins none.
-
-    What is no connection counts as one: `borrow` refuses it, and names what can be given.
-    """
-    if isinstance(conn, psycopg.Connection | psycopg.AsyncConnection):
-        return conn.info.transaction_status != TransactionStatus.IDLE
-    if is_django(conn):
-        return bool(conn.in_atomic_block or not conn.get_autocommit())
-    if is_asyncpg(conn):
-        return bool(conn.is_in_transaction())
-    asked = getattr(conn, "in_transaction", None)  # of SQLAlchemy's sessions, connections and registries of sessions
-    return bool(asked()) if callable(asked) else True
+def commits_at_once(conn: Any) -> bool:
+    """Whether this is a connection of Django outside of `atomic`, where each statement commits by itself."""
+    if not is_django(conn) or conn.in_atomic_block:
+        return False
+    # `get_autocommit()` would connect, which Django forbids wherever an event loop runs.
+    return bool(conn.settings_dict["AUTOCOMMIT"] if conn.connection is None else conn.autocommit)

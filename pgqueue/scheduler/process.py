@@ -132,6 +132,7 @@ class SchedulerThread:
         """Begin to fire. `on_failed` is called in the event loop of the caller when the scheduler cannot go on."""
         loop = asyncio.get_running_loop()
         self._on_failed = partial(loop.call_soon_threadsafe, on_failed)
+        self.started.set_running_or_notify_cancel()  # a waiter that is cancelled does not cancel it
         self._thread.start()
 
     def stop(self) -> None:

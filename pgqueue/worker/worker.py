@@ -58,6 +58,10 @@ class Worker:
         """First call: claim no more jobs and finish those that run. Second call: cancel those and release them."""
         if self._stopping.is_set():
             self._cutting.set()
+        self.finish()
+
+    def finish(self) -> None:
+        """Claim no more jobs and finish those that run, also where an operator has stopped the worker before."""
         self._stopping.set()
 
     def quiet(self) -> None:

@@ -53,6 +53,16 @@ def test_a_block_is_of_one_app_alone(app: App, conn: Conn, dsn: str, ship: Task[
     other.close()
 
 
+def test_a_block_of_another_app_inside_a_block_ends_nothing(
+    app: App, conn: Conn, dsn: str, ship: Task[[int], int], own: Any
+) -> None:
+    other = App(dsn)
+    with app.bound(own), psycopg.connect(dsn) as its_own, other.bound(its_own):
+        ship.enqueue(1)
+        assert (scalar(own, JOBS), scalar(conn, JOBS)) == (1, 0)
+    other.close()
+
+
 def test_threads_with_a_copy_of_the_context_are_in_the_block(
     app: App, conn: Conn, ship: Task[[int], int], own: Any
 ) -> None:
@@ -90,27 +100,24 @@ def sessions_bound(app: App, dsn: str) -> Iterator[Bound]:
 
 
 @pytest.mark.parametrize("bind", [psycopg_bound, sessions_bound])
-def test_a_verb_joins_the_transaction_of_a_request_if_one_is_open(
+def test_a_verb_joins_the_transaction_of_a_request(
     app: App, conn: Conn, dsn: str, ship: Task[[int], int], bind: Any
 ) -> None:
     with bind(app, dsn) as (execute, rollback):
-        ship.enqueue(1)  # nothing is open yet
-        assert scalar(conn, JOBS) == 1
+        ship.enqueue(1)  # the first statement of the transaction
+        assert scalar(conn, JOBS) == 0
+        rollback()
         execute("select 1")
         ship.enqueue(2)
-        assert scalar(conn, JOBS) == 1
-        rollback()
-        assert scalar(conn, JOBS) == 1
-        execute("select 1")
+        assert scalar(conn, JOBS) == 0
         ship.using(OWN_CONNECTION).enqueue(3)
-        assert scalar(conn, JOBS) == 2
         rollback()
+        assert scalar(conn, JOBS) == 1
 
 
-def test_a_session_joins_from_its_first_object_on(app: App, conn: Conn, dsn: str, ship: Task[[int], int]) -> None:
+def test_a_session_commits_its_jobs(app: App, conn: Conn, dsn: str, ship: Task[[int], int]) -> None:
     with Session(engine_on(dsn)) as session:
         app.bind(lambda: session)
-        session.begin()
         ship.enqueue(1)
         assert scalar(conn, JOBS) == 0
         session.commit()
@@ -122,14 +129,12 @@ def test_an_async_session(app: App, conn: Conn, dsn: str, ship: Task[[int], int]
         engine = engine_on(dsn, create_async_engine)
         async with AsyncSession(engine) as session:
             app.bind(lambda: session)
-            await ship.aenqueue(1)
-            assert scalar(conn, JOBS) == 1
             async with session.begin():
                 await ship.aenqueue(2)
                 with pytest.raises(UnsupportedConnection, match="goes with aenqueue"):
                     ship.enqueue(3)
-                assert scalar(conn, JOBS) == 1
-        assert scalar(conn, JOBS) == 2
+                assert scalar(conn, JOBS) == 0
+        assert scalar(conn, JOBS) == 1
         await engine.dispose()
         await app.aclose()
 
@@ -143,13 +148,14 @@ def test_outside_of_a_request_there_is_none(app: App, conn: Conn, ship: Task[[in
 
 
 def test_a_transaction_may_be_required(app: App, conn: Conn, ship: Task[[int], int], own: Any) -> None:
-    app.bind(lambda: own, required=True)
+    request: list[Any] = [None]
+    app.bind(lambda: request[0], required=True)
     for refused in (lambda: ship.enqueue(1), lambda: app.enqueue("ship", {"n": 1}), lambda: ship.enqueue_many([])):
         with pytest.raises(NoTransaction, match=r"give using\(conn\)"):
             refused()
     ship.using(OWN_CONNECTION).enqueue(1)
     assert scalar(conn, JOBS) == 1
-    own.execute("select 1")
+    request[0] = own
     ship.enqueue(2)
     assert (scalar(own, JOBS), scalar(conn, JOBS)) == (2, 1)
 

@@ -40,4 +40,4 @@ def test_the_examples_pass_and_leave_nothing(dsn: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^23 passed", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^24 passed", done.stdout, re.MULTILINE), done.stdout

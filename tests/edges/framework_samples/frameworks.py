@@ -188,3 +188,15 @@ async def test_a_bound_session_takes_the_job_with_it():
             other.execute("delete from pgqueue.transition")
     await engine.dispose()
     await orders_bound.app.aclose()
+
+
+@pytest.mark.anyio
+async def test_async_verbs_of_an_app_that_is_bound_to_django_ask_it_for_no_connection():
+    app = orders_django.app
+    app.bind(lambda: connection)
+    job = await orders_django.send_receipt.aenqueue(1)
+    app.binding = None
+    with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as other:
+        assert other.execute("delete from pgqueue.job_live returning id").fetchall() == [(job.id,)]
+        other.execute("delete from pgqueue.transition")
+    await app.aclose()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pgqueue import App, DatabaseUnreachable, InvalidOption, NotMigrated
+from pgqueue.inside import worker_settings
+from pgqueue.scheduler import SchedulerSettings, SchedulerThread
 from tests.conftest import eventually, scalar
 from tests.harness import Conn, wait_for
 
@@ -171,6 +173,26 @@ def test_a_worker_that_an_operator_stops_ends_alone(app: App, conn: Conn, caplog
         wait_for(lambda: "has ended before its server: it was stopped" in caplog.text)
 
 
+def test_leaving_waits_for_the_jobs_of_a_worker_that_an_operator_has_stopped(app: App, conn: Conn) -> None:
+    begun, go_on = asyncio.Event(), threading.Event()
+
+    @app.task(name="t")
+    async def t() -> None:
+        begun.set()
+        await asyncio.to_thread(go_on.wait)
+
+    async def serve() -> None:
+        async with app.worker():
+            t.enqueue()
+            await begun.wait()
+            app.workers.stop(scalar(conn, "select id from pgqueue.worker"))
+            await eventually(lambda: scalar(conn, "select stopping from pgqueue.worker"), "the stop")
+            asyncio.get_running_loop().call_later(0.3, go_on.set)
+
+    asyncio.run(serve())
+    assert scalar(conn, FINISHED) == 1
+
+
 def test_a_switch_for_processes_that_only_serve(app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGQUEUE_EMBEDDED_WORKER", "0")
     with app.worker(scheduler=True), app.scheduler():
@@ -205,7 +227,14 @@ def test_options_that_cannot_be_used_are_refused_before_anything_starts(app: App
         app.worker(queues="a:0")
 
 
-def test_one_block_at_a_time(app: App) -> None:
+def test_shares_stand_with_the_queues_or_apart(app: App, conn: Conn) -> None:
+    given = worker_settings({"queues": "a,b:3", "shares": {"a": 3, "b:3": 1}})
+    assert (given.queues, given.shares) == (["a", "b:3"], {"a": 3, "b:3": 1})
+    with pytest.raises(InvalidOption, match=r"shares are given twice, in queues='a:3,b:1' and in shares=…"):
+        app.worker(queues="a:3,b:1", shares={"a": 1, "b": 1})
+
+
+def test_one_block_at_a_time(app: App, conn: Conn) -> None:
     inside = app.worker()
 
     async def twice() -> None:
@@ -216,3 +245,49 @@ def test_one_block_at_a_time(app: App) -> None:
             pass
 
     asyncio.run(twice())
+    with inside:
+        with pytest.raises(InvalidOption, match="runs already"), inside:
+            raise AssertionError
+        assert scalar(conn, PROCESSES) == 1
+    with inside:
+        assert scalar(conn, PROCESSES) == 1
+    assert scalar(conn, PROCESSES) == 0
+
+
+def test_a_start_that_is_cancelled_leaves_nothing(app: App, conn: Conn) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    app.on_worker_stop(ended.set)
+
+    @app.on_worker_start
+    async def wait() -> None:
+        begun.set()
+        await asyncio.to_thread(go_on.wait)
+
+    async def start() -> None:
+        starting = asyncio.create_task(app.worker().__aenter__())
+        assert await asyncio.to_thread(begun.wait, 30)
+        starting.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert ended.is_set()
+        assert scalar(conn, PROCESSES) == 0
+
+    asyncio.run(start())
+
+
+def test_a_waiter_that_is_cancelled_does_not_end_the_start_of_a_scheduler(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def start() -> None:
+        scheduler = SchedulerThread(app, SchedulerSettings())
+        scheduler.start(lambda: None)
+        asyncio.wrap_future(scheduler.started).cancel()
+        await asyncio.sleep(0)
+        await asyncio.wrap_future(scheduler.started)
+        scheduler.stop()
+        await asyncio.to_thread(scheduler.join, 30.0)
+
+    asyncio.run(start())
+    assert "InvalidStateError" not in caplog.text
