@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import parse_qs
@@ -180,3 +181,24 @@ def runs_embedded_workers() -> bool:
             f"PGQUEUE_EMBEDDED_WORKER={value!r:.60} cannot be used: give 0 for no worker inside a server, or 1"
         )
     return value == "1"
+
+
+@dataclass(frozen=True, slots=True)
+class NotifySocket:
+    """Where systemd listens. `watchdog`: in how many seconds it expects a sign of life, None for never."""
+
+    address: str
+    watchdog: float | None
+
+
+def take_notify_socket() -> NotifySocket | None:
+    """Return the socket of systemd where that has started this process with `Type=notify`, None without one.
+
+    Takes it out of the environment: child processes speak for nobody.
+    """
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    micros, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+    if not address.startswith(("/", "@")):
+        return None
+    mine = micros.isdecimal() and pid in ("", str(os.getpid()))
+    return NotifySocket(address.replace("@", "\0", 1), int(micros) / 1e6 if mine else None)

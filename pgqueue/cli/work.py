@@ -23,6 +23,7 @@ from pgqueue.process import logs
 from pgqueue.process.duty import hide
 from pgqueue.process.health import Probe
 from pgqueue.process.supervisor import STOPPED, Supervisor
+from pgqueue.process.systemd import told
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
 
@@ -193,7 +194,8 @@ async def _run_scheduler(scheduler: Scheduler, probe_address: Address, run: Call
     probe = Probe(scheduler.health)
     scheduler.health_address = await _answer(probe, probe_address)
     try:
-        await run()
+        async with told(scheduler, "fires schedules"):
+            await run()
     finally:
         await probe.close()
 
@@ -230,7 +232,8 @@ async def _run_worker(
     if (main := asyncio.current_task()) is not None:
         hide(main)
     try:
-        ended = await run()
+        async with told(worker, "runs jobs"):
+            ended = await run()
     finally:
         await probe.close()
         if scheduler is not None:
@@ -256,7 +259,12 @@ def _supervise(signals: StopSignals, processes: int, ports: Mapping[str, int | N
         commands.append([sys.executable, "-m", "pgqueue", *arguments, "--processes", "1", *own])
     supervisor = Supervisor(commands)
     handlers = {name: partial(supervisor.forward, name) for name in ("SIGTSTP", "SIGUSR1")}
-    ended = asyncio.run(signals.run(supervisor, shutdown_timeout + 2 * LAST_RESORT, handlers))
+
+    async def run() -> bool:
+        async with told(supervisor, f"keeps {processes} worker processes"):
+            return await signals.run(supervisor, shutdown_timeout + 2 * LAST_RESORT, handlers)
+
+    ended = asyncio.run(run())
     return supervisor.exit_code or (0 if ended else 1)
 
 

@@ -49,7 +49,13 @@ class Supervisor:
         self._keeps = tuple(keeps)
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
+        self.started = asyncio.Event()
         self.exit_code = 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether it was told to stop, or no child can run."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Send SIGTERM to the children: the first lets their jobs end, each further one is harder."""
@@ -66,6 +72,7 @@ class Supervisor:
     async def run(self) -> bool:
         """Run the children until stopped; returns whether all of them ended well."""
         read_end, write_end = os.pipe()
+        self.started.set()
         try:
             ends = await asyncio.gather(*(self._keep(number, read_end) for number in range(len(self._commands))))
         finally:

@@ -48,6 +48,11 @@ class Scheduler:
         """End after the transaction in flight."""
         self._stopping.set()
 
+    @property
+    def stops(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
     def health(self) -> Health:
         """How this scheduler is: live while it works, ready while it reaches the database and looks at schedules."""
         identity = self._identity

@@ -64,6 +64,11 @@ class Worker:
         """Claim no more jobs and finish those that run, also where an operator has stopped the worker before."""
         self._stopping.set()
 
+    @property
+    def stops(self) -> bool:
+        """Whether it was told to stop, or cannot go on."""
+        return self._stopping.is_set()
+
     def quiet(self) -> None:
         """Claim no more jobs, but go on running."""
         if self._running is not None:
