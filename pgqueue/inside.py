@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TypedDict
 
 from pgqueue.app import App
+from pgqueue.config import EMBEDDED_WORKER, runs_embedded
 from pgqueue.errors import InvalidOption, PgqueueError
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process.duty import hide
@@ -19,7 +20,6 @@ from pgqueue.scheduler import SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
 
 log = logging.getLogger("pgqueue")
-SWITCH = "PGQUEUE_EMBEDDED_WORKER"  # 0 turns workers and schedulers inside other processes off
 SCHEDULER_SECONDS = 15.0  # in which a scheduler must end
 
 
@@ -87,7 +87,8 @@ class Inside:
 
     async def _start(self) -> None:
         try:
-            if not _switched_on():
+            if not runs_embedded():
+                log.info("no worker runs in process %d: %s=0", os.getpid(), EMBEDDED_WORKER)
                 return
             if self._settings is not None:
                 await self._start_worker(self._settings)
@@ -180,12 +181,3 @@ def _joined(scheduler: SchedulerThread) -> None:
     """Wait for the end of a scheduler, which has logged its failure if it had one."""
     with suppress(Exception):
         scheduler.join(SCHEDULER_SECONDS)
-
-
-def _switched_on() -> bool:
-    value = os.environ.get(SWITCH, "1")
-    if value not in ("0", "1"):
-        raise InvalidOption(f"{SWITCH}={value!r:.60} cannot be used: give 0 for no worker inside a server, or 1")
-    if value == "0":
-        log.info("no worker runs in process %d: %s=0", os.getpid(), SWITCH)
-    return value == "1"
