@@ -18,6 +18,7 @@ from pgqueue.errors import ConfigError, InvalidOption
 
 WORKER_ID, DEATHS = "PGQUEUE_WORKER_ID", "PGQUEUE_DEATHS"  # a supervisor sets them for the processes that it starts
 WEB_TOKEN = "PGQUEUE_WEB_TOKEN"  # noqa: S105 - a name; `pgqueue dev` sets it for the process of its dashboard
+EMBEDDED_WORKER = "PGQUEUE_EMBEDDED_WORKER"  # 0 turns workers and schedulers inside other processes off
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
 
@@ -60,6 +61,16 @@ def named_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str
 def find_app(given: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the app reference `module:attr`: the argument, else PGQUEUE_APP."""
     return given or environ.get("PGQUEUE_APP")
+
+
+def runs_embedded(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether workers and schedulers run inside servers: unless the environment says 0. Raises InvalidOption."""
+    value = environ.get(EMBEDDED_WORKER, "1")
+    if value not in ("0", "1"):
+        raise InvalidOption(
+            f"{EMBEDDED_WORKER}={value!r:.60} cannot be used: give 0 for no worker inside a server, or 1"
+        )
+    return value == "1"
 
 
 def web_password(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -168,19 +179,6 @@ def _check_dsn(dsn: str) -> str:
 
 def _known_parameters() -> set[str]:
     return {option.keyword.decode() for option in Conninfo.get_defaults()}
-
-
-def runs_embedded_workers() -> bool:
-    """Whether `app.worker()` and `app.scheduler()` run in this process: PGQUEUE_EMBEDDED_WORKER=0 turns them off.
-
-    Raises InvalidOption for another value than 0 and 1.
-    """
-    value = os.environ.get("PGQUEUE_EMBEDDED_WORKER", "1")
-    if value not in ("0", "1"):
-        raise InvalidOption(
-            f"PGQUEUE_EMBEDDED_WORKER={value!r:.60} cannot be used: give 0 for no worker inside a server, or 1"
-        )
-    return value == "1"
 
 
 @dataclass(frozen=True, slots=True)

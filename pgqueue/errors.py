@@ -165,7 +165,8 @@ class UnsupportedConnection(InvalidInput, TypeError):
 
 
 class NoTransaction(InvalidInput, RuntimeError):
-    """The app is bound to the transactions of requests and requires one, and none is open here. Nothing was written."""
+    """Verbs were to join the transaction of a request, and cannot: none is open here, or a block of `app.bound` was not
+    around them."""
 
 
 class NotFound(PgqueueError, LookupError):

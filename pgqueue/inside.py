@@ -10,8 +10,8 @@ from contextlib import suppress
 from functools import partial
 from types import TracebackType
 
-from pgqueue import config
 from pgqueue.app import App
+from pgqueue.config import EMBEDDED_WORKER, runs_embedded
 from pgqueue.errors import InvalidOption, PgqueueError
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process.duty import hide
@@ -84,7 +84,8 @@ class Inside:
 
     async def _start(self) -> None:
         try:
-            if not _switched_on():
+            if not runs_embedded():
+                log.info("no worker runs in process %d: %s=0", os.getpid(), EMBEDDED_WORKER)
                 return
             if self._settings is not None:
                 await self._start_worker(self._settings)
@@ -177,10 +178,3 @@ def _joined(scheduler: SchedulerThread) -> None:
     """Wait for the end of a scheduler, which has logged its failure if it had one."""
     with suppress(Exception):
         scheduler.join(SCHEDULER_SECONDS)
-
-
-def _switched_on() -> bool:
-    on = config.runs_embedded_workers()
-    if not on:
-        log.info("no worker runs in process %d, for the environment says so", os.getpid())
-    return on

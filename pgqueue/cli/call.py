@@ -40,7 +40,9 @@ class Call:
     @cached_property
     def app(self) -> App:
         """The app that `--app` or PGQUEUE_APP names, else one that knows only the database. Loaded on first use."""
-        return app_or_default(self.reference, self.dsn, self.schema)
+        app = app_or_default(self.reference, self.dsn, self.schema)
+        app.binding = None  # there is no request here whose transaction a verb could join
+        return app
 
     def check_task(self, task: str) -> None:
         """Raise UnknownTask if an app is named and has no such task: a job of it would wait for ever."""

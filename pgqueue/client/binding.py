@@ -1,9 +1,10 @@
 """The connection of a request: verbs that name none run on it, so that handlers need not pass it on."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from pgqueue.client.joining import Binding, joining
+from pgqueue.client.joining import Binding, blocks_here, joining
+from pgqueue.errors import NoTransaction
 
 
 class BindVerbs:
@@ -22,10 +23,19 @@ class BindVerbs:
         """
         self.binding = Binding(current, required)
 
-    def bound(self, conn: object) -> AbstractContextManager[None]:
+    @contextmanager
+    def bound(self, conn: object) -> Iterator[None]:
         """Let verbs inside this block that name no connection run on `conn`, in its transaction.
 
         For a request: `with app.bound(session): yield session` in a dependency. It holds for what is called from the
-        block in the same thread or asyncio task, and for threads that frameworks start with a copy of its context.
+        block in the same thread or asyncio task, and for threads that frameworks start with a copy of its context. It
+        raises NoTransaction at its end where it held for nothing: it began in a context that no handler sees, as that
+        of a dependency of FastAPI that is no `async def`.
         """
-        return joining(self, conn)
+        with joining(self, conn) as block:
+            yield
+            if block not in blocks_here():
+                raise NoTransaction(
+                    "app.bound(…) ends in another context than it began in, so the verbs in between did not join its "
+                    "transaction: make what opens the block async def, or give using(conn) to the verbs"
+                )

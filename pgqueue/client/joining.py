@@ -2,9 +2,10 @@
 connection, run in that transaction without being told."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from pgqueue.db.drivers import commits_at_once
@@ -12,7 +13,7 @@ from pgqueue.errors import NoTransaction
 
 
 @dataclass(slots=True, eq=False)
-class _Block:
+class Block:
     """An open block: the app whose worker runs the job, and the connection that the task was lent.
 
     `conn` is None once the block has ended: an asyncio task that began in it has a copy of its context for longer.
@@ -21,23 +22,32 @@ class _Block:
 
     app: object
     conn: object | None
-    around: "_Block | None"
+    around: "Block | None"
 
 
-_block: ContextVar[_Block | None] = ContextVar("pgqueue_block", default=None)
+class _Apart(Enum):
+    OWN = "verbs in the block run on connections of pgqueue's own"
+
+
+_block: ContextVar[Block | None] = ContextVar("pgqueue_block", default=None)
 
 
 @contextmanager
-def joining(app: object, conn: object) -> Iterator[None]:
+def joining(app: object, conn: object) -> Iterator[Block]:
     """Let the verbs of `app` that are called in this block, and that name no connection, run on `conn`."""
-    block = _Block(app, conn, _block.get())
+    block = Block(app, conn, _block.get())
     token = _block.set(block)
     try:
-        yield
+        yield block
     finally:
         block.conn = None
         with suppress(ValueError):  # an abandoned block is ended by whoever collects it, in another context
             _block.reset(token)
+
+
+def apart(app: object) -> AbstractContextManager[Block]:
+    """Let the verbs of `app` in this block join neither the blocks around it nor the transaction of a request."""
+    return joining(app, _Apart.OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,17 @@ class Bindable(Protocol):
     binding: Binding | None
 
 
-def connection_to_join(app: Bindable) -> object | None:
-    """Return the connection of the block around this call that is for this very app, or else of this request."""
+def blocks_here() -> Iterator[Block]:
+    """Yield the blocks around this call, the innermost first."""
     block = _block.get()
     while block is not None:
-        if block.app is app and block.conn is not None:
-            return block.conn
+        yield block
         block = block.around
+
+
+def connection_to_join(app: Bindable) -> object | None:
+    """Return the connection of the block around this call that is for this very app, or else of this request."""
+    for block in blocks_here():
+        if block.app is app and block.conn is not None:
+            return None if block.conn is _Apart.OWN else block.conn
     return None if app.binding is None else app.binding.to_join()

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from pgqueue.app import App
+from pgqueue.client.joining import apart
 from pgqueue.dashboard import guard
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.examinations import Examinations
@@ -60,7 +61,8 @@ class Dashboard:
         if request.method not in ("GET", "HEAD", "POST"):
             return plain(405, "use GET or POST", ("Allow", "GET, HEAD, POST"))
         try:
-            return self._answer(request, access)
+            with apart(self.app):  # a page is no part of the transaction of its request
+                return self._answer(request, access)
         except DatabaseNotReady as error:
             return self._broken(request, access, str(error))
         except DATABASE_ERRORS as error:

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from contextvars import copy_context
-from typing import Any
+from typing import Annotated, Any
 
+import httpx
 import psycopg
 import pytest
+from fastapi import Depends, FastAPI
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -79,6 +81,24 @@ def test_what_outlives_a_block_commits_on_its_own(app: App, conn: Conn, ship: Ta
         later = copy_context()
     later.run(ship.enqueue, 1)
     assert scalar(conn, JOBS) == 1
+
+
+def test_a_dependency_in_another_context_than_its_handler_is_told(app: App, ship: Task[[int], int], own: Any) -> None:
+    api = FastAPI()
+
+    def request_session() -> Iterator[Any]:  # FastAPI begins and ends it in threads with contexts of their own
+        with app.bound(own):
+            yield own
+
+    @api.post("/")
+    def handle(conn: Annotated[Any, Depends(request_session, scope="function")]) -> None: ...
+
+    async def request() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://t") as client:
+            with pytest.raises(NoTransaction, match="make what opens the block async def"):
+                await client.post("/")
+
+    asyncio.run(request())
 
 
 Bound = tuple[Callable[[str], object], Callable[[], None]]  # execute, roll back

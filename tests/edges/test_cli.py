@@ -78,6 +78,13 @@ def test_enqueue_prints_the_id_of_the_job_it_committed(shell: Shell, conn: psyco
     assert row == ("greet", {"who": "you"}, 5, ["a", "b"])
 
 
+def test_an_app_that_requires_the_transaction_of_a_request_is_used_outside_of_one(shell: Shell, tmp_path: Path) -> None:
+    with (tmp_path / "shop.py").open("a") as shop:
+        shop.write("\ndef current(): raise LookupError\n\napp.bind(current, required=True)\n")
+    job = shell.data("enqueue", "greet", '{"who": "you"}', "-A", "shop:app")["id"]
+    assert shell.data("jobs", "show", str(job), "-A", "shop:app")["state"] == "pending"
+
+
 def test_enqueue_gives_the_job_headers(shell: Shell, conn: psycopg.Connection[Any]) -> None:
     done = shell("enqueue", "elsewhere.task", "--header", "tenant=7", "--header", "query=a=b")
     headers = scalar(conn, "select headers from pgqueue.job where id = %s", int(done.stdout))

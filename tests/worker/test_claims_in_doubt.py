@@ -13,6 +13,7 @@ from pgqueue.worker import WorkerSettings
 from pgqueue.worker.claiming.frontier import Frontier
 from pgqueue.worker.claiming.full_scan import FullScan
 from pgqueue.worker.claiming.producer import Producer
+from pgqueue.worker.claiming.turn_claims import Part
 from pgqueue.worker.core import Served, WorkerCore
 from pgqueue.worker.duties.rescuer import Rescuer
 from pgqueue.worker.running.executor import Executor
@@ -130,3 +131,25 @@ def test_a_restarted_worker_declares_others_lost_when_its_own_lease_has_passed(c
     soon, later = asyncio.run(delays())
     assert soon <= 1.0
     assert later > 7
+
+
+def test_a_notification_while_plain_jobs_are_claimed_ends_their_rest(core: WorkerCore, conn: Conn, dsn: str) -> None:
+    """The claim did not see the job of which it tells, and found none: beside metered jobs the next one is soon."""
+
+    async def scenario() -> None:
+        signals, frontier = WorkerSignals(), Frontier()
+        links = [Link(core.app.database, "producer"), Link(core.app.database, "full scan")]
+        producer = Producer(links[0], core, signals, frontier, FullScan(links[1], core, signals, frontier))
+        parts = [Part(("default",)), Part((), "default")]
+        with psycopg.connect(dsn) as holder:
+            holder.execute("lock pgqueue.job_live in access exclusive mode")
+            claiming = asyncio.create_task(producer._claim_in_parts(parts))
+            await eventually(lambda: scalar(conn, BLOCKED, holder.info.backend_pid), "the claim to wait")
+            producer.job_committed()
+            holder.rollback()
+        assert await claiming == 0
+        assert producer._plain_from == 0.0
+        for link in links:
+            await link.close()
+
+    asyncio.run(scenario())

@@ -68,8 +68,10 @@ def known_tasks(announced: Iterable[Announced]) -> list[KnownTask]:
         living += len(each.workers)
         newest: dict[str, int] = {}
         for label in each.tasks:
-            name, _, version = label.partition("@")
-            newest[name] = max(newest.get(name, 1), int(version or 1))
+            name, _, version = label.rpartition("@")
+            if not (name and version.isdecimal()):  # the first version, maybe of a task whose own name has an @
+                name, version = label, "1"
+            newest[name] = max(newest.get(name, 1), int(version))
         for name, up_to in newest.items():
             known = found.setdefault(name, {})
             known[up_to] = known.get(up_to, 0) + len(each.workers)

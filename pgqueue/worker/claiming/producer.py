@@ -242,20 +242,27 @@ class Producer(Duty):
         to hear once more that there is none takes a busy event loop milliseconds, in which the database claims nothing.
         """
         rests, room = len(parts) > 1 and monotonic() < self._plain_from, min(self._slots.room(), MAX_CLAIM)
-        metered = plain = asked = 0
+        asked, metered, plain = False, 0, 0
         for part in parts:
             if self._slots.room() <= 0:
                 break
             if part.metered is not None:
                 metered += await self._claim_metered(part.metered)
             elif not rests:
-                asked += 1
+                asked = asked or self._rest_from_plain()
                 plain += await self._claim_part(part.plain)
         if rests and metered < room:
-            asked, plain = 1, await self._claim_plain()
-        if asked:
-            self._plain_from = 0.0 if plain else monotonic() + PLAIN_REST_SECONDS
+            self._rest_from_plain()
+            plain = await self._claim_plain()
+        if plain:
+            self._plain_from = 0.0
         return metered + plain
+
+    def _rest_from_plain(self) -> bool:
+        """Leave plain jobs out for a while, unless the claim that follows brings some. A notification that comes during
+        that claim ends the rest, for its job was not seen."""
+        self._plain_from = monotonic() + PLAIN_REST_SECONDS
+        return True
 
     async def _claim_part(self, queues: Sequence[str]) -> int:
         return await (self._claim_plain() if len(queues) == len(self._slots.queues) else self._claim_some(queues))

@@ -221,6 +221,9 @@ def test_tasks_about_which_workers_differ_stand_first() -> None:
         KnownTask("b", 3, [(2, 2), (1, 1)]), KnownTask("c", 1, [(1, 1)]), KnownTask("a", 3, [(1, 3)]),
     ]  # fmt: skip
     assert known_tasks([]) == []
+    assert known_tasks([Announced([None], ["mail@shop", "mail@shop@2"])]) == [  # type: ignore[list-item]
+        KnownTask("mail@shop", 1, [(2, 1)])
+    ]
 
 
 def test_workers_show_how_many_slots_were_used(browse: Browse, conn: Conn) -> None:

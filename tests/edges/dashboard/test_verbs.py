@@ -172,6 +172,20 @@ def test_a_job_is_enqueued_by_a_form_of_the_tasks_arguments(browse: Browse, shop
     assert "order_id" in unescape(answer.text)
 
 
+def test_forms_do_what_they_ask_beside_the_transaction_of_the_request(browse: Browse, shop: Shop) -> None:
+    def of_none() -> object:
+        raise LookupError("no session here")
+
+    browser = browse()
+    shop.app.bind(of_none, required=True)
+    try:
+        text = browser.do("tasks/shop.charge_card/enqueue", **{"arg:order_id": "5", "arg:amount": "2.5"})
+    finally:
+        shop.app.binding = None
+    (job,) = re.findall(r"<title>Job (\d+)", text)
+    assert shop.app.get(int(job)).args["order_id"] == 5
+
+
 @pytest.mark.parametrize(
     ("headers", "token"),
     [
