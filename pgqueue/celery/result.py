@@ -17,6 +17,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, UnknownJob, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.jobs.job_filter import JobFilter
+from pgqueue.tasks.call_shape import POSITIONAL
 
 R_co = TypeVar("R_co", covariant=True)
 LOOK_SECONDS = 0.2  # between looks for a job whose id a caller has chosen
@@ -251,7 +252,7 @@ class AsyncResult(Generic[R_co]):
         task = self.app.tasks.get(job.task)
         if task is None:
             return (), read(job.args)
-        return task.shape.given(read(job.args), int(job.headers.get("positional", 0)))
+        return task.shape.given(read(job.args), job.headers.get(POSITIONAL))
 
     def _exception(self, error: ErrorInfo | None) -> BaseException:
         if error is None:

@@ -109,7 +109,7 @@ class Run:
     def of_job(cls, task: Runs, context: Context, stored: Mapping[str, Any]) -> "Run":
         """Begin the run of a job."""
         values = stored if task.pydantic else {name: read(value) for name, value in stored.items()}
-        args, kwargs = task.shape.given(values, int(context.header(POSITIONAL) or 0))
+        args, kwargs = task.shape.given(values, context.header(POSITIONAL))
         if context.header(ERRBACK):
             args, kwargs = _of_failure(task, context, args, kwargs)
         return cls(task, Request.of_job(context, args, kwargs))

@@ -10,12 +10,12 @@ from django.db import connections
 from django.utils import timezone
 
 from pgqueue.app import App
-from pgqueue.django.calls import CallForm
 from pgqueue.django.interface import BaseTaskBackend, TaskResultDoesNotExist, normalize_json, task_enqueued
 from pgqueue.django.registry import known_tasks
 from pgqueue.django.results import RUN_AFTER, result_of
 from pgqueue.django.task_class import PgqueueTask
 from pgqueue.errors import PgqueueError, UnknownJob
+from pgqueue.tasks.call_shape import POSITIONAL, CallShape
 
 
 class PgqueueBackend(BaseTaskBackend):
@@ -52,8 +52,9 @@ class PgqueueBackend(BaseTaskBackend):
         Raises TypeError for arguments that JSON does not have or that the function does not take.
         """
         self.validate_task(task)
-        form = CallForm.of(task.func, task.takes_context)
-        stored, headers = form.store(normalize_json(list(args)), normalize_json(dict(kwargs)))
+        shape = CallShape.of(task.func, int(task.takes_context))
+        stored, positional = shape.stored(tuple(normalize_json(list(args))), normalize_json(dict(kwargs)))
+        headers = {POSITIONAL: str(positional)} if positional else {}
         registered, options = self.known.registered(task), dict(getattr(task, "call_options", {}))
         if task.run_after is not None:
             run_after = task.run_after if timezone.is_aware(task.run_after) else timezone.make_aware(task.run_after)

@@ -10,10 +10,10 @@ from django.conf import settings
 from django.utils import timezone
 
 import pgqueue
-from pgqueue.django.calls import CallForm
 from pgqueue.django.interface import InvalidTask, Status, TaskError, TaskResult
 from pgqueue.error_info import ErrorInfo
 from pgqueue.jobs.job import Attempt, Job, JobState
+from pgqueue.tasks.call_shape import POSITIONAL, CallShape
 
 RUN_AFTER = "django_run_after"  # the header with the time that `run_after` gave, for a retry moves that of the job
 _STATUS = {
@@ -31,7 +31,7 @@ def result_of(job: Job, task: Any, backend: str) -> Any:
     pgqueue.JobWasCancelled: Django knows no other end.
     """
     ran = [attempt for attempt in job.attempts if attempt.reason != "released"]
-    args, kwargs = CallForm.of(task.func, task.takes_context).read(job.args, job.headers)
+    args, kwargs = CallShape.of(task.func, int(task.takes_context)).given(job.args, job.headers.get(POSITIONAL))
     result = TaskResult(
         task=_as_enqueued(task, job),
         id=str(job.id),
@@ -40,7 +40,7 @@ def result_of(job: Job, task: Any, backend: str) -> Any:
         started_at=_local(ran[0].started_at) if ran else None,
         last_attempted_at=_local(ran[-1].started_at) if ran else None,
         finished_at=_local(job.finished_at),
-        args=args,
+        args=list(args),
         kwargs=kwargs,
         backend=backend,
         errors=list(_errors(job, ran)),

@@ -8,10 +8,10 @@ from typing import Any
 from django.utils import timezone
 
 from pgqueue.app import App
-from pgqueue.django.calls import CallForm
 from pgqueue.django.interface import Status, TaskContext, TaskResult, normalize_json, task_finished, task_started
 from pgqueue.django.results import error_of, result_of
 from pgqueue.error_info import ErrorInfo
+from pgqueue.tasks.call_shape import POSITIONAL, CallShape
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.hooks import name_of
 from pgqueue.worker.running.calling import outcome_of_error
@@ -63,7 +63,8 @@ def as_function(alias: str, app: App, task: Any) -> Callable[..., Any]:
     function.__name__, function.__qualname__ = task.func.__name__, task.func.__qualname__
     function.__module__, function.__doc__ = task.func.__module__, task.func.__doc__
     context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=Context)
-    function.__signature__ = inspect.Signature([context, *run.form.parameters])  # type: ignore[attr-defined]
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in run.shape.parameters]
+    function.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     return function
 
 
@@ -74,7 +75,7 @@ class _Run:
         self._alias = alias
         self._app = app
         self._task = task
-        self.form = CallForm.of(task.func, task.takes_context)
+        self.shape = CallShape.of(task.func, int(task.takes_context))
 
     def begin(self, given: dict[str, Any]) -> tuple[Any, list[Any]]:
         """Return the result of a job that begins to run, and the arguments by position for the function."""
@@ -91,7 +92,7 @@ class _Run:
             earlier = result_of(self._app.get(ctx.job_id), self._task, self._alias)
             object.__setattr__(earlier, "status", Status.RUNNING)
             return earlier
-        args, kwargs = self.form.read(stored, ctx.headers)
+        args, kwargs = self.shape.given(stored, ctx.header(POSITIONAL))
         now = timezone.now()
         return TaskResult(
             task=self._task,
@@ -101,7 +102,7 @@ class _Run:
             started_at=now,
             last_attempted_at=now,
             finished_at=None,
-            args=args,
+            args=list(args),
             kwargs=kwargs,
             backend=self._alias,
             errors=[],

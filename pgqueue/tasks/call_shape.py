@@ -9,7 +9,8 @@ result of the step before, in a workflow, is `result`: it goes before `args`.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import takewhile
 from typing import Any
 
 POSITIONAL = "positional"  # the header
@@ -25,6 +26,7 @@ class CallShape:
     signature: inspect.Signature
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, function: Callable[..., Any], skip: int = 0) -> "CallShape":
         """Return the shape of calls of a function without its first parameters, such as a `self` that is bound."""
         signature = inspect.signature(function, eval_str=False)
@@ -65,12 +67,17 @@ class CallShape:
             return dict(bound.arguments), len(args)
         return {ARGS: list(args), KWARGS: dict(kwargs)}, 0
 
-    def given(self, stored: Mapping[str, Any], positional: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the positional and the named arguments of a call that was stored."""
+    def given(self, stored: Mapping[str, Any], positional: object = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and the named arguments of a call that was stored.
+
+        `positional`: what the header says. Without it, as in a job that SQL has inserted, all come by name.
+        """
         if not self.by_name:
             first = (stored[RESULT],) if RESULT in stored else ()
             return (*first, *stored.get(ARGS, ())), dict(stored.get(KWARGS) or {})
-        names = [name for name in self.names[:positional] if name in stored]
+        number = str(positional)
+        count = int(number) if number.isdecimal() else 0
+        names = list(takewhile(stored.__contains__, self.names[:count]))  # a newer parameter takes no other's argument
         return tuple(stored[name] for name in names), {
             name: value for name, value in stored.items() if name not in names
         }

@@ -105,7 +105,9 @@ def test_calls_are_stored_by_name_or_as_they_are_given(
     samples: ModuleType, conn: Conn, name: str, args: list[Any], kwargs: dict[str, Any], stored: dict[str, Any]
 ) -> None:
     result = getattr(samples, name).enqueue(*args, **kwargs)
-    assert conn.execute("select args from pgqueue.job").fetchone() == (stored,)
+    by_position = str(len(args)) if args and name == "add" else None
+    row = conn.execute("select args, headers ->> 'positional' from pgqueue.job").fetchone()
+    assert row == (stored, by_position)
     assert (result.args, result.kwargs) == (args, kwargs)
     read = getattr(samples, name).get_result(result.id)
     assert (read.args, read.kwargs) == (args, kwargs)
