@@ -75,7 +75,8 @@ class JobStarted(AttemptEvent):
 
 @dataclass(frozen=True, slots=True)
 class JobSucceeded(AttemptEvent):
-    """The task returned, and its success is written."""
+    """The success of the job is written. If `ctx.transaction()` has completed the job, the event comes when the task
+    has ended, also by an error, which changes nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)

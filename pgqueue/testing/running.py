@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from pgqueue.app import App
 from pgqueue.errors import ConfigError
-from pgqueue.events import JobClaimed, JobExpired, JobStarted, WaitingJobCancelled
+from pgqueue.events import JobClaimed, JobExpired, JobStarted, JobSucceeded, WaitingJobCancelled
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
@@ -142,7 +142,9 @@ class Runner:
         signals.host = None
         resolution = PLAIN_SUCCESS if signals.completed else resolution_of(self._app, job, outcome)
         self._counts["withdraw" if await self._unwanted(job, resolution) else resolution.verb] += 1
-        if not signals.completed:
+        if signals.completed:
+            self._app.listeners.emit(JobSucceeded(*job.event_fields))
+        else:
             await self._write(job, resolution, signals.note)
         await self._link.run(self._backend.queries.test.stamp(job))
         self._judge(outcome, recording.raised if recording else None)

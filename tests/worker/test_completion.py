@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from pgqueue import App, ConfigError, Context, LeaseLost
+from pgqueue.events import AttemptEvent, JobClaimed, JobStarted, JobSucceeded
 from tests.conftest import drain, scalar, work
 from tests.harness import Conn, claimed
 
@@ -80,8 +81,11 @@ def test_an_error_after_the_block_does_not_undo_the_completion(app: App, effects
             conn.execute("insert into public.effect values (%s, 'paid')", [ctx.job_id])
         raise RuntimeError("too late to matter")
 
+    ends: list[AttemptEvent] = []
+    app.on(AttemptEvent)(ends.append)
     job = pay.enqueue()
     drain(app, effects)
+    assert [type(event) for event in ends] == [JobClaimed, JobStarted, JobSucceeded]
     assert (scalar(effects, EFFECTS), app.get(job.id).state, app.get(job.id).attempt) == (1, "succeeded", 1)
 
 

@@ -60,6 +60,36 @@ def test_each_end_of_an_attempt_is_an_event_of_its_own(
     asyncio.run(work(app, lambda: kind in kinds(heard)))
 
 
+@pytest.mark.parametrize("place", ["thread", "loop", "process", "loop of a process"])
+@pytest.mark.parametrize("given", ["lent", "own"])
+def test_a_job_that_its_own_transaction_has_completed_has_succeeded(
+    app: App, conn: Conn, heard: list[events.Event], place: str, given: str
+) -> None:
+    dsn, seen = app.dsn, list[tuple[int, str]]()
+
+    @app.on(events.JobSucceeded)
+    def look(event: events.JobSucceeded) -> None:
+        seen.append((event.job_id, scalar(conn, "select state from pgqueue.job where id = %s", event.job_id)))
+
+    def pay(ctx: Context) -> None:
+        with psycopg.connect(dsn) as own, ctx.transaction(*[own] if given == "own" else []):
+            pass
+
+    async def apay(ctx: Context) -> None:
+        if given == "own":
+            async with await psycopg.AsyncConnection.connect(dsn) as own, ctx.transaction(own):
+                pass
+        else:
+            async with ctx.atransaction():
+                pass
+
+    isolated: Any = {"isolation": "process"} if "process" in place else {}
+    job = app.task(name="pay", **isolated)(apay if "loop" in place else pay).enqueue()
+    drain(app, conn)
+    assert seen == [(job.id, "succeeded")]
+    assert kinds(heard) == ["JobEnqueued", "JobClaimed", "JobStarted", "JobSucceeded"]
+
+
 def test_bulk_enqueue_tells_of_each_job(app: App, heard: list[events.Event]) -> None:
     @app.task(name="t")
     def t(n: int) -> None: ...

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker, cre
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from pgqueue import App, Context, JobState, UnsupportedConnection
-from pgqueue.events import StaleWrite
+from pgqueue.events import JobSucceeded, StaleWrite
 from pgqueue.migrate import upgrade
 from tests.conftest import scalar, work
 from tests.django_site import django_on
@@ -127,8 +127,12 @@ def test_writes_and_completion_commit_together(app: App, effects: Conn, kind: st
 
     def look(ctx: Context, _: Any) -> None:
         states.append(scalar(effects, EFFECTS))
+        assert not ended
 
+    ended: list[JobSucceeded] = []
+    app.on(JobSucceeded)(ended.append)
     assert run(app, kind, look) == "succeeded"
+    assert [event.task for event in ended] == ["sync" if kind in SYNC else "async"]
     assert (states, scalar(effects, EFFECTS)) == ([""], "paid")
     with psycopg.connect(app.dsn) as reader:
         assert scalar(reader, "select result::text from pgqueue.job") == '{"paid": true}'

@@ -12,7 +12,7 @@ from functools import partial
 from pgqueue.app import DEFAULT_RETRY, App
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import PgqueueError
-from pgqueue.events import JobClaimed, JobStarted, StepsUnused
+from pgqueue.events import JobClaimed, JobStarted, JobSucceeded, StepsUnused
 from pgqueue.jobs.fingerprint import fingerprint
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution, decide
@@ -316,6 +316,7 @@ class Attempts:
                 self._signals.turns_ended([running.job])
             if running.job.ties is not None:
                 self._signals.workflow_moved()
+            self._listeners.emit(JobSucceeded(*running.job.event_fields))
         elif not running.abandoned:
             if running.step_calls is not None and isinstance(outcome, Succeeded):
                 self._tell_of_unused(running.job, running.step_calls.journal.unused)

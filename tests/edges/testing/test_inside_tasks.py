@@ -69,8 +69,11 @@ def test_context_transactions_and_progress_work(app: App, jobs: Jobs) -> None:
             if not ctx.is_last_attempt:
                 raise ValueError("no")
 
+    ended: list[int] = []
+    app.on(JobSucceeded)(lambda event: ended.append(event.job_id))
     paid, refused = pay.enqueue(1), refuse.using(max_attempts=2).enqueue()
     assert jobs.drain() == Drained(succeeded=2, retried=1)
+    assert ended == [paid.id, refused.id]
     assert jobs.conn.execute("select array_agg(id order by id) from orders").fetchone() == ([0, 1],)
     assert (app.get(paid.id).result, app.get(refused.id).state) == ({"n": 1}, "succeeded")
 
