@@ -84,6 +84,10 @@ class ConfigError(PgqueueError):
     exit_code = 78
 
 
+class MissingExtra(ConfigError, ModuleNotFoundError):
+    """A part of pgqueue needs a package that is not installed."""
+
+
 class InvalidInput(PgqueueError):
     """The caller passed something that cannot be used. Nothing was written."""
 

@@ -5,10 +5,12 @@ process alike. Arguments and results are not sent; but Sentry adds the local var
 traceback, and among them are their parameters, unless it is set up with `include_local_variables=False`.
 """
 
+from pgqueue.errors import MissingExtra
+
 try:
     import sentry_sdk
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtra(
         f"pgqueue.sentry needs sentry-sdk ({error}): pip install 'pgqueue-jobs[sentry]'", name=error.name
     ) from None
 

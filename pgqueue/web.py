@@ -14,6 +14,8 @@ from datetime import datetime
 from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
 
+from pgqueue.errors import MissingExtra
+
 try:
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
@@ -21,7 +23,7 @@ try:
     from starlette.routing import NoMatchFound, Route, Router
     from starlette.types import Receive, Scope, Send
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtra(
         f"pgqueue.web needs starlette ({error}): pip install 'pgqueue-jobs[web]'", name=error.name
     ) from None
 

@@ -4,10 +4,12 @@
 and others. `access(request)` says who looks, and what they may do: an `Access`, or None, which is answered with 404.
 """
 
+from pgqueue.errors import MissingExtra
+
 try:
     import jinja2 as _jinja2
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtra(
         f"pgqueue.dashboard needs jinja2 ({error}): pip install 'pgqueue-jobs[dashboard]'", name=error.name
     ) from None
 

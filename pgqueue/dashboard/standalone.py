@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pgqueue.errors import MissingExtra
+
 try:
     import uvicorn
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtra(
         f"pgqueue web needs uvicorn ({error}): pip install 'pgqueue-jobs[dashboard]'", name=error.name
     ) from None
 

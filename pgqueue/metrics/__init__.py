@@ -4,10 +4,12 @@
 export the same numbers. What a worker does, it serves itself: `pgqueue work --metrics-port 9188`.
 """
 
+from pgqueue.errors import MissingExtra
+
 try:
     from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app, start_http_server
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtra(
         f"pgqueue.metrics needs prometheus-client ({error}): pip install 'pgqueue-jobs[prometheus]'", name=error.name
     ) from None
 

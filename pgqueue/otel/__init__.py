@@ -5,10 +5,12 @@ on the event loop and in a child process alike. docs/observability.md shows the 
 the span that enqueued it, and when it has a trace of its own and a link.
 """
 
+from pgqueue.errors import MissingExtra
+
 try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
+    raise MissingExtra(
         f"pgqueue.otel needs opentelemetry-api ({error}): pip install 'pgqueue-jobs[otel]'", name=error.name
     ) from None
 

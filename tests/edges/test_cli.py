@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,14 @@ def test_schedule_options_that_cannot_be_used_are_refused(shell: Shell) -> None:
     _refused(shell(*create, "--plan", "61 * * * *"), 2, "61 * * * *")
     _refused(shell(*create, "--plan", "60", "-o", "color=red"), 2, "color=red", "misfire", "overlap")
     _refused(shell("schedules", "pause", "s", "--until", "soon"), 2, "--until", "2027-01-31")
+
+
+@pytest.mark.parametrize(("package", "command"), [("jinja2", "web"), ("uvicorn", "web")])
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(package: str, command: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from pgqueue.cli import main; main([{command!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("error: ")
+    assert f"needs {package} " in done.stderr
+    assert "pip install 'pgqueue-jobs[dashboard]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -174,8 +174,6 @@ async def test_fastapi_commits_before_it_answers_and_rolls_back_on_errors():
 
 @pytest.mark.anyio
 async def test_a_bound_session_takes_the_job_with_it():
-    engine = create_async_engine("postgresql+psycopg://")
-    orders_bound.sessions.configure(bind=engine)
     transport = httpx.ASGITransport(app=orders_bound.api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
         with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as other:
@@ -186,7 +184,7 @@ async def test_a_bound_session_takes_the_job_with_it():
             assert other.execute("select count(*) from pgqueue.job").fetchone() == (0,)
             other.execute("delete from orders where id = 90")
             other.execute("delete from pgqueue.transition")
-    await engine.dispose()
+    await orders_bound.engine.dispose()
     await orders_bound.app.aclose()
 
 
