@@ -3,6 +3,8 @@
 import importlib
 import sys
 import traceback
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,26 +17,39 @@ _OURS = Path(__file__).parents[1]
 
 
 def load_app(reference: str | None, dsn: str | None) -> App:
-    """Import the app that `module:attr` names, or `module` alone if it holds one app. `dsn` overrides the app's own."""
+    """Import the app that `module:attr` names, or `module` alone if it holds one app; of a package without any, its
+    module `celery` may hold it, as with Celery. `dsn` overrides the app's own."""
     reference = find_app(reference)
     if not reference:
         raise ConfigError("no app named: pass -A module:attr (for example -A shop:app), or set PGQUEUE_APP")
     module_name, _, attribute = reference.partition(":")
     module = _import(module_name)
     app = _as_app(getattr(module, attribute, None)) if attribute else _only_app(module)
+    apps = _references(module)
+    if app is None and (further := _module_celery(module)) is not None:
+        app = None if attribute or apps else _only_app(further)
+        apps |= _references(further)
     if app is None:
-        apps = ", ".join(f"{module_name}:{name}" for name in _apps(module)) or "none"
-        raise ConfigError(f"-A {reference}: that is no pgqueue.App (apps in {module_name}: {apps})")
+        hint = f"try {' or '.join(apps)}" if apps else f"there is none in {module_name}"
+        raise ConfigError(f"-A {reference}: that is no pgqueue.App: {hint}")
     if dsn:
         app.dsn = dsn
     if not app.name:
-        app.name = next(f"{module_name}:{name}" for name in _apps(module) if _as_app(getattr(module, name)) is app)
+        app.name = next(name for name, value in apps.items() if _as_app(value) is app)
     return app
+
+
+def load_app_quietly(reference: str | None, dsn: str | None) -> App:
+    """Load an app for a short command: what written for Celery means nothing here, `work`, `schedule` and
+    `check-celery` say."""
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"pgqueue\.celery\.")
+    return load_app(reference, dsn)
 
 
 def app_or_default(reference: str | None, dsn: str | None, schema: str) -> App:
     """Return the app that is named; if none is named, one that knows only the database."""
-    return load_app(reference, dsn) if find_app(reference) else App(dsn, schema=schema)
+    return load_app_quietly(reference, dsn) if find_app(reference) else App(dsn, schema=schema)
 
 
 def _import(name: str) -> ModuleType:
@@ -61,8 +76,16 @@ def _import_failed(name: str, error: Exception) -> ConfigError:
     return ConfigError(f"-A {name}: importing it failed with {type(error).__name__}: {error}{at}")
 
 
-def _apps(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if _is_app(value)]
+def _module_celery(package: ModuleType) -> ModuleType | None:
+    """Import the module `celery` of a package, in which projects for Celery have their app; None where there is
+    none."""
+    name = f"{package.__name__}.celery"
+    return _import(name) if hasattr(package, "__path__") and find_spec(name) is not None else None
+
+
+def _references(module: ModuleType) -> dict[str, object]:
+    """Return the apps of a module by what names them for `-A`."""
+    return {f"{module.__name__}:{name}": value for name, value in vars(module).items() if _is_app(value)}
 
 
 def _only_app(module: ModuleType) -> App | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pgqueue.cli import output
-from pgqueue.cli.load import load_app
+from pgqueue.cli.load import load_app_quietly
 from pgqueue.cli.options import AppRef, AsJson
 from pgqueue.client.settings import TaskDefaults
 from pgqueue.jobs.keys import WINDOW, Unique
@@ -28,7 +28,7 @@ tasks_cli = typer.Typer(help="List and show the tasks of an app, with the argume
 @tasks_cli.command("list")
 def list_tasks(app: AppRef = None, as_json: AsJson = False) -> None:
     """List the tasks of an app."""
-    specs = sorted(load_app(app, None).tasks, key=lambda spec: spec.name)
+    specs = sorted(load_app_quietly(app, None).tasks, key=lambda spec: spec.name)
     if as_json:
         output.print_json([_facts(spec) for spec in specs])
         return
@@ -43,7 +43,7 @@ def show_task(
     as_json: AsJson = False,
 ) -> None:
     """Show one task: its settings, and the JSON schema of its arguments."""
-    spec = load_app(app, None).tasks[name]
+    spec = load_app_quietly(app, None).tasks[name]
     facts, origins = _facts(spec), _origins(spec)
     if as_json:
         output.print_json(facts | {"origins": origins, "schema": spec.json_schema()})

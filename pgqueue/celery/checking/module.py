@@ -1,13 +1,21 @@
 """Checking one module: a walk over its syntax tree, which knows whether it is in a task, and in a transaction."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pgqueue.celery import app, control, signals
 from pgqueue.celery.checking import options
 from pgqueue.celery.checking.finding import Finding, Kind
-from pgqueue.celery.checking.names import Imports, module_here, remedy_for
+from pgqueue.celery.checking.names import (
+    Imports,
+    in_celery,
+    is_changed_by_the_page,
+    is_of_celery,
+    is_there,
+    module_here,
+    remedy_for,
+)
 from pgqueue.celery.options import TaskOptions
 from pgqueue.celery.schedules import crontab
 from pgqueue.errors import InvalidPlan
@@ -19,10 +27,10 @@ _NO_JSON = (ast.Set, ast.SetComp, ast.GeneratorExp, ast.Lambda)
 
 
 class ModuleCheck(ast.NodeVisitor):
-    """Finds what a module has of Celery. `tasks`: the names of all tasks of the code base."""
+    """Finds what a module has of Celery. `lines`: its text, `tasks`: the names of all tasks of the code base."""
 
-    def __init__(self, path: str, tree: ast.Module, tasks: frozenset[str]) -> None:
-        self.path, self.tasks = path, tasks
+    def __init__(self, path: str, tree: ast.Module, lines: Sequence[str], tasks: frozenset[str]) -> None:
+        self.path, self.lines, self.tasks = path, lines, tasks
         self.findings: list[Finding] = []
         self.imports = Imports()
         self.imports.visit(tree)
@@ -44,23 +52,32 @@ class ModuleCheck(ast.NodeVisitor):
     def visit_Import(self, node: ast.Import) -> None:
         """Check `import celery` and its like."""
         for alias in node.names:
-            if alias.name in self.imports.names.values() or alias.name.partition(".")[0] in self.imports.names:
+            if is_of_celery(alias.name):
                 self._imported(node, alias.name, None)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         """Check `from celery import …`."""
         for alias in node.names:
-            if f"{node.module}.{alias.name}" in self.imports.names.values() and node.module and not node.level:
+            if node.module and not node.level and is_of_celery(f"{node.module}.{alias.name}"):
                 self._imported(node, node.module, alias.name)
 
     def _imported(self, node: ast.stmt, module: str, name: str | None) -> None:
-        here = module_here(module, name)
-        written = f"import {module}" if name is None else f"from {module} import {name}"
-        if here is None:
-            self.add(node, (Kind.CHANGE, "import", written, remedy_for(module, name)))
+        written, full = f"import {module}", module
+        if name is not None:
+            written, full = f"from {module} import {name}", f"{module}.{name}"
+        known = in_celery(module)
+        here = module_here(known, name)
+        new = "import pgqueue.celery as celery" if name is None else f"from {here} import {name}"
+        if in_celery(full) != full:  # it was changed already
+            there = is_there(in_celery(full))
+            kind, remedy = (Kind.MOVES, "") if there else (Kind.CHANGE, remedy_for(known, name))
+        elif here is None:
+            kind, remedy = Kind.CHANGE, remedy_for(known, name)
+        elif is_changed_by_the_page(self.lines[node.lineno - 1], node.col_offset):
+            kind, remedy = Kind.MOVES, new
         else:
-            new = f"import {here}" if name is None else f"from {here} import {name}"
-            self.add(node, (Kind.MOVES, "import", written, new))
+            kind, remedy = Kind.CHANGE, f"write it by hand, on a line of its own: {new}"
+        self.add(node, (kind, "import", written, remedy))
 
     # --- tasks
 
@@ -217,7 +234,12 @@ class ModuleCheck(ast.NodeVisitor):
             self.add(node, (Kind.CHANGE, "signal", f"signal {name} is never sent", f"use {signal.instead}"))
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        """Check `app.control.…`, what an app has not, and a signal that decorates."""
+        """Check `celery.…`, `app.control.…`, what an app has not, and a signal that decorates."""
+        full = self.imports.full(node)
+        if full.startswith("celery.") and self.imports.imported(node) and not is_there(full):
+            module, _, name = full.rpartition(".")
+            self.add(node, (Kind.CHANGE, "import", f"{full} is not in pgqueue.celery", remedy_for(module, name)))
+            return  # what it is an attribute of is part of it
         if isinstance(node.value, ast.Attribute) and node.value.attr == "control" and node.attr in control.ELSEWHERE:
             use = f"use {control.ELSEWHERE[node.attr]}"
             self.add(node, (Kind.CHANGE, "control", f"app.control.{node.attr} has no place", use))
@@ -229,7 +251,7 @@ class ModuleCheck(ast.NodeVisitor):
         ):
             self.add(node, (Kind.CHANGE, "app", f"app.{node.attr} has no place", f"use {app.NOT_HERE[node.attr]}"))
         elif node.attr == "connect":
-            self._connected(ast.Call(node, [], [], lineno=node.lineno), self.imports.full(node))
+            self._connected(ast.Call(node, [], [], lineno=node.lineno), full)
         self.generic_visit(node)
 
     # --- settings

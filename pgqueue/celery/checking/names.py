@@ -1,6 +1,8 @@
 """Names of Celery and its companions: where each is in pgqueue.celery, and what to use for those that are not there."""
 
 import ast
+import re
+from types import ModuleType
 
 from pgqueue import celery
 from pgqueue.celery import exceptions, result, signals, states
@@ -49,11 +51,41 @@ _INSTEAD = {
     "celery_singleton": "@app.task(pgqueue={'unique': pgqueue.Unique(…)})",
 }
 _OF_CELERY = tuple({name.partition(".")[0] for name in (*_HERE, *_INSTEAD)})
+_NEW_NAME = re.compile(r"pgqueue\.(?=celery(\.|$))")
+# The import lines that step 2 of docs/moving-from-celery.md changes; a test runs it, and finds no other line changed.
+_CHANGED_BY_THE_PAGE = re.compile(
+    r"\s*(from celery(\.utils\.log|\.app|\.app\.task|\.app\.base|\.canvas|\.task)? import"
+    r"|from celery\.(exceptions|result|schedules|signals|states) import"
+    r"|import celery( as .*|\s*(#.*)?)$)"
+)
 
 
-def is_of_celery(module: str) -> bool:
-    """Whether a module is Celery's, or one that stands beside it."""
-    return module.partition(".")[0] in _OF_CELERY
+def in_celery(name: str) -> str:
+    """Return the name that has in Celery what a name says, which may be the new one: of `pgqueue.celery.Task` it is
+    `celery.Task`."""
+    return _NEW_NAME.sub("", name, count=1) if _NEW_NAME.match(name) else name
+
+
+def is_of_celery(name: str) -> bool:
+    """Whether a name is Celery's, under its own name or the new one, or that of one that stands beside it."""
+    return in_celery(name).partition(".")[0] in _OF_CELERY
+
+
+def is_changed_by_the_page(line: str, column: int) -> bool:
+    """Whether the import that begins at a column of a line is changed by the page's commands."""
+    return not line[:column].strip() and _CHANGED_BY_THE_PAGE.match(line) is not None
+
+
+def is_there(full: str) -> bool:
+    """Whether a name of Celery's is there when `celery` is pgqueue.celery; what a class has is not looked at."""
+    owner: object = celery
+    for part in full.split(".")[1:]:
+        if not isinstance(owner, ModuleType):
+            return True
+        if not hasattr(owner, part):
+            return False
+        owner = getattr(owner, part)
+    return True
 
 
 def module_here(module: str, name: str | None) -> str | None:
@@ -67,7 +99,10 @@ def module_here(module: str, name: str | None) -> str | None:
 
 
 def remedy_for(module: str, name: str | None) -> str:
-    """Return what to use instead of a name that is not there."""
+    """Return what to use instead of a name that is not where it is written."""
+    here = None if name is None else module_here(module, name)
+    if here is not None:
+        return f"from {here} import {name}"
     full = module if name is None else f"{module}.{name}"
     while full:
         if full in _INSTEAD:
@@ -77,7 +112,7 @@ def remedy_for(module: str, name: str | None) -> str:
 
 
 class Imports(ast.NodeVisitor):
-    """The names that a module has from Celery: `Celery` is `celery.Celery`."""
+    """The names that a module has from Celery, or from pgqueue.celery: `Celery` is `celery.Celery` in both cases."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
@@ -85,14 +120,17 @@ class Imports(ast.NodeVisitor):
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
             if is_of_celery(alias.name):
-                self.names[alias.asname or alias.name.partition(".")[0]] = (
-                    alias.name if alias.asname else alias.name.partition(".")[0]
-                )
+                root = alias.name.partition(".")[0]
+                self.names[alias.asname or root] = in_celery(alias.name) if alias.asname else root
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.level == 0 and node.module and is_of_celery(node.module):
-            for alias in node.names:
-                self.names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        for alias in node.names:
+            if node.level == 0 and is_of_celery(full := f"{node.module}.{alias.name}"):
+                self.names[alias.asname or alias.name] = in_celery(full)
+
+    def imported(self, node: ast.AST) -> bool:
+        """Whether an expression begins with one of these names; an app may be called `celery`, too."""
+        return self.imported(node.value) if isinstance(node, ast.Attribute) else getattr(node, "id", "") in self.names
 
     def full(self, node: ast.AST) -> str:
         """Return the full name that an expression has by these imports: `signals.task_failure` is
@@ -100,5 +138,5 @@ class Imports(ast.NodeVisitor):
         if isinstance(node, ast.Name):
             return self.names.get(node.id, node.id)
         if isinstance(node, ast.Attribute):
-            return f"{self.full(node.value)}.{node.attr}"
+            return in_celery(f"{self.full(node.value)}.{node.attr}")
         return ""

@@ -10,7 +10,7 @@ from pgqueue.celery.checking.module import ModuleCheck, is_task
 from pgqueue.celery.checking.names import Imports
 from pgqueue.errors import ConfigError
 
-_LEFT_OUT = {"node_modules", "site-packages", "venv", "env", "build", "dist", "__pycache__"}
+LEFT_OUT = {"node_modules", "site-packages", "venv", "env", "build", "dist", "__pycache__"}
 
 
 def review(path: Path) -> Review:
@@ -19,18 +19,20 @@ def review(path: Path) -> Review:
     if not files:
         raise ConfigError(f"{path}: there is no Python file: give the directory of your code")
     trees: dict[str, ast.Module] = {}
+    texts: dict[str, list[str]] = {}
     findings: list[Finding] = []
     for file in files:
         try:
             with tokenize.open(file) as source:
-                trees[str(file)] = ast.parse(source.read())
+                text = source.read()
+            trees[str(file)], texts[str(file)] = ast.parse(text), text.split("\n")
         except (SyntaxError, UnicodeDecodeError, ValueError) as error:
             line = getattr(error, "lineno", None) or 1
             what = f"it cannot be parsed: {getattr(error, 'msg', error)}"
             findings.append(Finding(str(file), line, Kind.CHANGE, "unreadable", what, "check it by hand"))
     tasks = frozenset(name for tree in trees.values() for name in _tasks(tree))
     for name, tree in trees.items():
-        findings += ModuleCheck(name, tree, tasks).findings
+        findings += ModuleCheck(name, tree, texts[name], tasks).findings
     return Review(len(files), sorted(set(findings)))
 
 
@@ -39,7 +41,7 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     for each in sorted(path.iterdir()) if path.is_dir() else ():
-        if each.is_dir() and not each.name.startswith(".") and each.name not in _LEFT_OUT:
+        if each.is_dir() and not each.name.startswith(".") and each.name not in LEFT_OUT:
             yield from _files(each)
         elif each.suffix == ".py" and each.is_file():
             yield each

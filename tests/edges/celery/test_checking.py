@@ -2,15 +2,18 @@
 
 import json
 import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from pgqueue.celery.checking import Kind, review
+from pgqueue.celery.checking import Kind, project, review
+from pgqueue.celery.exceptions import CeleryWarning
 from pgqueue.cli import cli
 from pgqueue.errors import ConfigError
+from tests.harness import ROOT
 
 SHOP = """
 import celery
@@ -112,6 +115,15 @@ def expected(text: str) -> dict[int, set[str]]:
     return {at: set(found) for at, found in lines if found}
 
 
+def by_line(place: Path) -> dict[int, set[str]]:
+    found = defaultdict[int, set[str]](set)
+    for each in review(place).findings:
+        if each.kind != Kind.MOVES:
+            found[each.line].add(f"{each.kind}:{each.id}")
+            assert each.remedy
+    return found
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(SHOP)
@@ -122,12 +134,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def test_each_line_is_found_with_what_it_is(shop: Path) -> None:
-    found = defaultdict[int, set[str]](set)
-    for each in review(shop).findings:
-        if each.kind != Kind.MOVES:
-            found[each.line].add(f"{each.kind}:{each.id}")
-            assert each.remedy
-    assert found == expected(SHOP)
+    assert by_line(shop) == expected(SHOP)
 
 
 def test_what_moves_is_listed_too(shop: Path) -> None:
@@ -174,3 +181,108 @@ def test_the_command_says_it_and_its_exit_code_what_is_left_to_do(
     )
     assert CliRunner().invoke(cli, ["check-celery", str(clean)]).exit_code == 0
     assert CliRunner().invoke(cli, ["check-celery", str(clean), "--exit-code", "differs"]).exit_code == 1
+
+
+def change_the_imports(place: Path) -> None:
+    """Run what the page says below its step 2."""
+    page = (ROOT / "docs" / "moving-from-celery.md").read_text()
+    commands = re.findall(r"^   (find \. (?:.*\\\n)*.*)$", page, re.MULTILINE)
+    assert commands
+    for command in commands:
+        subprocess.run(["bash", "-c", command], cwd=place, check=True)
+
+
+def left_to_do(place: Path) -> list[tuple[str, int, str]]:
+    return [(str(each.kind), each.line, each.id) for each in review(place).findings if each.kind != Kind.MOVES]
+
+
+def test_with_the_imports_changed_all_the_rest_is_still_found(shop: Path) -> None:
+    before = left_to_do(shop)
+    change_the_imports(shop)
+    assert "import Celery, chain, shared_task" in (shop / "shop.py").read_text()
+    assert "from celery import" not in (shop / "shop.py").read_text()
+    assert left_to_do(shop) == before
+
+
+@pytest.mark.parametrize(
+    ("imports", "name"),
+    [
+        ("from pgqueue.celery import Celery, signals", ""),
+        ("from pgqueue import celery", "celery."),
+        ("import pgqueue.celery", "pgqueue.celery."),
+        ("import pgqueue.celery as words", "words."),
+    ],
+)
+def test_names_are_found_under_the_new_name_too(tmp_path: Path, imports: str, name: str) -> None:
+    app = f'app = {name}Celery("x", broker="redis://h", backend="rpc://")'
+    (tmp_path / "a.py").write_text(f"{imports}\n{app}\n@{name}signals.task_received.connect\ndef heard(**_): ...\n")
+    found = [("differs", 2, "broker"), ("differs", 2, "broker"), ("change", 3, "signal")]
+    assert left_to_do(tmp_path) == found
+
+
+WAYS = """
+import celery
+import celery  # the queue
+import celery as queue
+from celery import Celery, shared_task
+from celery.app import shared_task as shared
+from celery.task import Task
+from celery.utils.log import get_task_logger
+from celery.exceptions import Ignore
+import os, celery  # change:import
+import celery.signals  # change:import
+import celery.schedules as plans  # change:import
+from os import path; from celery import chain  # change:import
+if path: import celery  # change:import
+try:
+\timport celery
+\tfrom celery import group
+except ImportError: from celery import chord  # change:import
+
+@celery.shared_task
+def a(): ...
+
+app = celery.Celery("x", broker="redis://h")  # differs:broker
+nine = celery.schedules.crontab(hour=9)
+class Mine(queue.Task): ...
+log = celery.utils.log.get_task_logger("x")  # change:import
+here = celery.current_app.conf  # change:import
+states = celery.states.SUCCESS, celery.result.AsyncResult, celery.exceptions.Retry
+sun = celery.schedules.solar("sunset", 1, 2)  # change:import
+
+@celery.signals.task_received.connect  # change:signal
+def heard(**_): ...
+"""
+
+
+def test_what_the_lines_of_the_page_leave_has_been_named(tmp_path: Path) -> None:
+    place = tmp_path / "a.py"
+    place.write_text(WAYS)
+    assert by_line(tmp_path) == expected(WAYS)
+    change_the_imports(tmp_path)
+    lines = place.read_text().splitlines()
+    left = {at for at, line in enumerate(lines, 1) if re.search(r"\b(import|from) (os, )?celery\b", line)}
+    assert left
+    assert left <= {at for at, kinds in expected(WAYS).items() if "change:import" in kinds}
+    assert by_line(tmp_path) == expected(WAYS)
+    rest = "\n".join(line for line in lines if "change:" not in line and "except" not in line)
+    with pytest.warns(CeleryWarning, match="broker_url"):
+        exec(compile(rest.replace("try:", "if True:"), "moved", "exec"), {"__name__": "moved", "path": None})
+
+
+def test_a_variable_of_that_name_is_an_app(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "from celery import Celery\ncelery = Celery('a')\ncelery.autodiscover_tasks()\n@celery.task\ndef f(): ...\n"
+    )
+    assert left_to_do(tmp_path) == []
+
+
+def test_the_lines_of_the_page_leave_out_what_the_check_leaves_out(tmp_path: Path) -> None:
+    skipped = [".venv/lib", "mine/lib/site-packages/x", *sorted(project.LEFT_OUT)]
+    for name in [*skipped, "shop"]:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.py").write_text("from celery import Celery\n")
+    assert {Path(each.path).parent.name for each in review(tmp_path).findings} == {"shop"}
+    change_the_imports(tmp_path)
+    assert "pgqueue" in (tmp_path / "shop" / "a.py").read_text()
+    assert [name for name in skipped if "pgqueue" in (tmp_path / name / "a.py").read_text()] == []

@@ -49,7 +49,7 @@ def findings(project: Path) -> list[dict[str, Any]]:
 
 
 def move(project: Path) -> None:
-    """Do what the page says: take out what has no place, and change the import lines by its two commands."""
+    """Do what the page says: take out what has no place, and change the import lines by its command."""
     lines = defaultdict[str, set[int]](set)
     for each in findings(project):
         if each["kind"] == "change":
@@ -57,8 +57,8 @@ def move(project: Path) -> None:
     for path, numbers in lines.items():
         text = (project / path).read_text().splitlines(keepends=True)
         (project / path).write_text("".join(line for at, line in enumerate(text, 1) if at not in numbers))
-    commands = re.findall(r"^   (find \. .*)$", PAGE, re.MULTILINE)
-    assert len(commands) == 2
+    commands = re.findall(r"^   (find \. (?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
+    assert len(commands) == 1
     for command in commands:
         subprocess.run(command, shell=True, cwd=project, check=True)
 

@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import scalar
 from tests.harness import COMMAND, Conn, wait_for
 
@@ -52,3 +54,46 @@ def test_the_command_line_runs_it(dsn: str, conn: Conn, tmp_path: Path) -> None:
     assert "ready shop" in out
     found = dict(conn.execute("select id, result from pgqueue.job").fetchall())
     assert found == {greeted: "ANN", squared: 49}
+
+
+QUEUE = """
+from pgqueue.celery import Celery
+app = Celery("celshop", broker="redis://h", backend="rpc://")
+@app.task
+def greet(name): ...
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    (tmp_path / "celshop").mkdir()
+    (tmp_path / "celshop" / "__init__.py").touch()
+    (tmp_path / "celshop" / "celery.py").write_text(QUEUE)
+    return tmp_path
+
+
+def said(place: Path, dsn: str, *args: str) -> subprocess.CompletedProcess[str]:
+    path = ":".join([str(place), str(Path(__file__).parents[3])])
+    environ = os.environ | {"PGQUEUE_DSN": dsn, "PYTHONPATH": path}
+    return subprocess.run([*COMMAND, *args], env=environ, cwd=place, capture_output=True, text=True, check=False)
+
+
+def test_the_app_of_a_package_is_found_in_its_module_celery(dsn: str, package: Path) -> None:
+    for reference in ("celshop", "celshop.celery", "celshop.celery:app"):
+        listed = said(package, dsn, "tasks", "list", "-A", reference, "--json")
+        assert "celshop.celery.greet" in {each["name"] for each in json.loads(listed.stdout)}, listed.stderr
+    refused = said(package, dsn, "tasks", "list", "-A", "celshop:app")
+    assert refused.returncode == 78
+    assert "-A celshop:app" in refused.stderr
+    assert "try celshop.celery:app" in refused.stderr
+    (package / "celshop" / "celery.py").write_text("")
+    assert "there is none in celshop" in said(package, dsn, "tasks", "list", "-A", "celshop").stderr
+
+
+def test_short_commands_do_not_repeat_what_means_nothing_here(dsn: str, package: Path) -> None:
+    for command in (["tasks", "list"], ["tasks", "show", "celshop.celery.greet"], ["status"], ["jobs", "list"]):
+        done = said(package, dsn, *command, "-A", "celshop.celery:app")
+        assert (done.returncode, done.stderr) == (0, ""), command
+    warned = said(package, dsn, "schedule", "-A", "celshop.celery:app", "--metrics-port", "99999")
+    assert warned.stderr.count("CeleryWarning: broker_url=redis:… is not used") == 1
+    assert warned.stderr.count("CeleryWarning: result_backend is not used") == 1
