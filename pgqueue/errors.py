@@ -2,6 +2,7 @@
 
 PgqueueError                     anything that pgqueue refuses or cannot do
 ├── ConfigError                  a setting, a name or a reference cannot be used
+│   └── MissingExtra             a part of pgqueue needs a package that is not installed
 ├── InvalidInput                 the caller passed something that cannot be used
 │   ├── InvalidArguments         arguments do not fit the task, or cannot be stored as JSON
 │   ├── InvalidEvent             an event's topic, data or key cannot be used
@@ -11,7 +12,8 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidTask              a function cannot be a task
 │   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
 │   ├── UnknownVerb              an attribute has the name that another library has for it
-│   └── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
+│   ├── UnsupportedConnection    `using(conn)` got an object that is no Postgres connection it can borrow
+│   └── NoTransaction            verbs were to join the transaction of a request, and cannot
 ├── NotFound                     nothing has that name or id
 │   ├── UnknownEvent             no event has that id
 │   ├── UnknownJob               no job has that id

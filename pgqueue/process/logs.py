@@ -15,7 +15,7 @@ from pgqueue.tasks.context import current_context
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 LOGGERS = ("pgqueue", "pgqueue.worker", "pgqueue.scheduler", "pgqueue.supervisor", "pgqueue.events", "pgqueue.waits",
-           "pgqueue.web", "pgqueue.dashboard", "pgqueue.locks")  # fmt: skip
+           "pgqueue.web", "pgqueue.dashboard", "pgqueue.locks", "pgqueue.celery")  # fmt: skip
 _FACTS = ("job_id", "task", "queue", "attempt")
 _OF_EACH_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "job"}
 _more_facts: list[Callable[[], Mapping[str, str]]] = []

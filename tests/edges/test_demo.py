@@ -29,6 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.
             process.terminate()
 
 
+@pytest.mark.servers
 @pytest.mark.usefixtures("demo")  # it has begun when that of the next test is asked for
 def test_the_demo_leaves_its_shop_and_dashboard_open() -> None:
     command = [sys.executable, "-m", "pgqueue", "demo", "--web", "--port", "0"]

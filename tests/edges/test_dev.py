@@ -141,6 +141,7 @@ BREAKS = {
 }
 
 
+@pytest.mark.servers
 def test_a_module_that_breaks_shows_why_and_a_change_mends_it(shop: Path, dsn: str, conn: Conn) -> None:
     with running(shop, dsn) as process, httpx.Client(follow_redirects=True) as browser:
         assert result_of_a_job(conn, process) == "hello"
@@ -159,6 +160,7 @@ def test_a_module_that_breaks_shows_why_and_a_change_mends_it(shop: Path, dsn: s
         assert result_of_a_job(conn, process) == "mended"
 
 
+@pytest.mark.servers
 def test_a_module_that_is_broken_from_the_start_is_waited_for(shop: Path, dsn: str, conn: Conn) -> None:
     write(shop, "raise LookupError('no settings')\n")
     with dev(shop, dsn) as process:
@@ -167,6 +169,7 @@ def test_a_module_that_is_broken_from_the_start_is_waited_for(shop: Path, dsn: s
         assert result_of_a_job(conn, process) == "hello"
 
 
+@pytest.mark.servers
 def test_an_import_that_hangs_holds_up_neither_a_change_nor_the_end(shop: Path, dsn: str, conn: Conn) -> None:
     hangs = "import pathlib, threading\npathlib.Path('hangs').touch()\nthreading.Event().wait()\n"
     write(shop, hangs)
@@ -191,6 +194,7 @@ def test_without_reloading_a_broken_module_ends_the_command(shop: Path, dsn: str
 REMOTE = "postgresql://me:secret@0.0.0.0:1/shop"  # an address that is no loopback one, though nobody else answers
 
 
+@pytest.mark.servers
 def test_a_database_of_another_machine_is_used_only_if_it_is_asked_for(shop: Path) -> None:
     with unasked(shop, REMOTE) as process:
         assert process.wait() == 78
@@ -207,6 +211,7 @@ def test_a_database_of_another_machine_is_used_only_if_it_is_asked_for(shop: Pat
     assert "secret" not in process.log() + asked.log() + said_all
 
 
+@pytest.mark.servers
 def test_missing_packages_are_named_and_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
     hidden = "import sys\nsys.modules |= dict.fromkeys(['jinja2', 'watchfiles'])\n"
     (shop / "sitecustomize.py").write_text(hidden)
@@ -226,6 +231,7 @@ watchfiles.awatch = awatch
 """
 
 
+@pytest.mark.servers
 def test_where_files_cannot_be_watched_all_the_rest_runs(shop: Path, dsn: str, conn: Conn) -> None:
     (shop / "sitecustomize.py").write_text(BLIND)
     with running(shop, dsn) as process:
@@ -267,6 +273,7 @@ def test_an_interrupt_ends_all_and_gives_running_jobs_back(shop: Path, dsn: str,
     assert "Traceback" not in process.log()
 
 
+@pytest.mark.servers
 def test_its_processes_end_when_it_is_killed(shop: Path, dsn: str) -> None:
     with running(shop, dsn) as process:
         said(process, "started: queues *", "the dashboard is on")
@@ -291,6 +298,7 @@ def holds(data: Path) -> bool:
     return (data / "postmaster.pid").exists()
 
 
+@pytest.mark.servers
 def test_a_terminal_that_closes_ends_all_and_postgres_too(shop: Path, data: Path) -> None:
     with running(shop, "", "--data", str(data)) as process:
         children = children_of(process.pid)
@@ -305,6 +313,7 @@ def test_a_terminal_that_closes_ends_all_and_postgres_too(shop: Path, data: Path
     assert "Traceback" not in process.log()
 
 
+@pytest.mark.servers
 def test_the_next_one_stops_the_postgres_of_one_that_was_killed(shop: Path, data: Path) -> None:
     users = data / ".handle_pids.json"
     with dev(shop, "", "--data", str(data)) as killed:
@@ -322,6 +331,7 @@ def test_the_next_one_stops_the_postgres_of_one_that_was_killed(shop: Path, data
     assert json.loads(users.read_text()) == []
 
 
+@pytest.mark.servers
 def test_it_stops_postgres_though_another_user_of_it_was_killed(shop: Path, data: Path) -> None:
     with running(shop, "", "--data", str(data)) as process:
         with Process(shop, f"embedded:{data}", "work", "-A", "shop:app") as worker:
@@ -333,6 +343,7 @@ def test_it_stops_postgres_though_another_user_of_it_was_killed(shop: Path, data
     assert not holds(data)
 
 
+@pytest.mark.servers
 def test_a_postgres_that_is_named_stops_with_the_last_of_its_users(shop: Path, data: Path) -> None:
     with running(shop, f"embedded:{data}") as process:
         said(process, "started: queues *", "the dashboard is on")
@@ -341,6 +352,7 @@ def test_a_postgres_that_is_named_stops_with_the_last_of_its_users(shop: Path, d
         wait_for(lambda: not holds(data), "the worker and the dashboard to end, and Postgres with them")
 
 
+@pytest.mark.servers
 def test_a_worker_that_leaves_a_job_behind_stops_postgres_all_the_same(shop: Path, data: Path) -> None:
     """It ends without its exit handlers, for a thread that does not end would hold them up."""
     write(shop, STUBBORN)
@@ -358,6 +370,7 @@ def test_a_worker_that_leaves_a_job_behind_stops_postgres_all_the_same(shop: Pat
     assert not holds(data)
 
 
+@pytest.mark.servers
 def test_an_embedded_postgres_keeps_the_jobs(shop: Path, data: Path) -> None:
     with running(shop, "", "--data", str(data), "-Q", "nobody") as process:
         said(process, "started: queues nobody", f"export PGQUEUE_DSN=embedded:{data}")

@@ -287,6 +287,7 @@ EXEMPT = {
     "workflows.groups": "asked by hand: the groups of one workflow",
     "workflows.errors": "asked by hand: dead letters of one workflow, up to a bound, by their index",
     "jobs.change_flows": "one batch of an edit: by primary key",
+    "jobs.is_held": "once a block on a task's own connection: by primary key",
     **dict.fromkeys(
         [f"limits.{verb}" for verb in ("declare", "names", "set_rule", "set_key", "reset_rule", "reset_key")],
         "a table with a row for each rule, and one for each exception",
@@ -346,6 +347,10 @@ EXEMPT = {
                 "tasks_of_queue",
                 "days_of_failures",
                 "days_kept",
+                "waits",
+                "ties",
+                "announced",
+                "indexes",
                 "tasks",
                 "failures",
             )

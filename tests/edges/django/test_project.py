@@ -109,6 +109,7 @@ def note():
 """
 
 
+@pytest.mark.servers
 def test_dev_begins_anew_when_a_task_changes(site: Site) -> None:
     tasks = site.directory / "orders" / "tasks.py"
     tasks.write_text(NOTED.format("old"))
