@@ -412,6 +412,10 @@ class NotMigrated(DatabaseNotReady):
 
     exit_code = 78
 
+    def with_remedy(self, command: str) -> "NotMigrated":
+        """Return the same error, naming another command than `pgqueue migrate`: that of a framework."""
+        return NotMigrated(str(self).replace("`pgqueue migrate`", f"`{command}`"))
+
 
 class OlderReleaseRuns(DatabaseNotReady):
     """A process of an older release lives that this would break: a contract migration would take away what it uses, or

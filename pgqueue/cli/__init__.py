@@ -12,15 +12,18 @@ import psycopg
 from pgqueue.cli.commands import cli
 from pgqueue.cli.output import complain
 from pgqueue.db.failures import brief
-from pgqueue.errors import DatabaseUnreachable, PgqueueError
+from pgqueue.errors import DatabaseUnreachable, NotMigrated, PgqueueError
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: with these arguments, or those of the process."""
+def main(arguments: Sequence[str] | None = None, *, migrate: str | None = None) -> None:
+    """Run the command line: with these arguments, or those of the process.
+
+    `migrate` is the command that makes the tables, where that is another than `pgqueue migrate`.
+    """
     try:
         cli(arguments)
     except PgqueueError as error:
-        complain(error)
+        complain(error.with_remedy(migrate) if migrate and isinstance(error, NotMigrated) else error)
         sys.exit(error.exit_code)
     except psycopg.Error as error:
         complain(brief(error))

@@ -71,9 +71,15 @@ def _import(name: str) -> ModuleType:
 def _import_failed(name: str, error: Exception) -> ConfigError:
     frames = list(traceback.extract_tb(error.__traceback__))
     if isinstance(error, PgqueueError):  # a bad option: the user's line is the cause
-        frames = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
+        frames = [frame for frame in frames if not _is_ours(frame.filename)]
+        if not frames and isinstance(error, ConfigError):  # of the settings of a framework, which the error names
+            return error
     at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return ConfigError(f"-A {name}: importing it failed with {type(error).__name__}: {error}{at}")
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith("<frozen importlib") or file == importlib.__file__ or Path(file).is_relative_to(_OURS)
 
 
 def _module_celery(package: ModuleType) -> ModuleType | None:

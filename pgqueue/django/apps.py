@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.core import checks
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import import_string
 
@@ -16,7 +17,8 @@ class PgqueueConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Let `manage.py migrate` bring the tables up to date."""
+        """Let `manage.py migrate` bring the tables up to date, and `manage.py check` look at the settings."""
+        checks.register(import_string("pgqueue.django.checks.check_project"))
         post_migrate.connect(_bring_up_to_date, sender=self)
 
 

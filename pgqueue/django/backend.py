@@ -10,6 +10,8 @@ from django.db import connections
 from django.utils import timezone
 
 from pgqueue.app import App
+from pgqueue.django.backends import naming_manage_py
+from pgqueue.django.database import E002, REMEDY, not_postgres
 from pgqueue.django.interface import BaseTaskBackend, TaskResultDoesNotExist, normalize_json, task_enqueued
 from pgqueue.django.registry import known_tasks
 from pgqueue.django.results import RUN_AFTER, result_of
@@ -49,7 +51,7 @@ class PgqueueBackend(BaseTaskBackend):
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Insert a job in the transaction that is open, or at once, and return its result, which is READY.
 
-        Raises TypeError for arguments that JSON does not have or that the function does not take.
+        Raises TypeError for arguments that JSON does not have or that the function does not take, and NotMigrated.
         """
         self.validate_task(task)
         shape = CallShape.of(task.func, int(task.takes_context))
@@ -63,7 +65,8 @@ class PgqueueBackend(BaseTaskBackend):
         options |= {name: value for name, value in given.items() if value != getattr(registered.spec, name)}
         if headers:
             options["headers"] = headers
-        job = registered.using(connections[self.known.database], **options).enqueue(**stored)
+        with naming_manage_py():
+            job = registered.using(connections[self.known.database], **options).enqueue(**stored)
         result = result_of(job, self.known.get(task.module_path), self.alias)
         task_enqueued.send(type(self), task_result=result)
         return result
@@ -74,7 +77,8 @@ class PgqueueBackend(BaseTaskBackend):
         if not str(result_id).isdecimal() or len(str(result_id)) > 18:
             raise TaskResultDoesNotExist(result_id)
         try:
-            job = self.app.using(connections[self.known.database]).get(int(result_id))
+            with naming_manage_py():
+                job = self.app.using(connections[self.known.database]).get(int(result_id))
         except UnknownJob:
             raise TaskResultDoesNotExist(result_id) from None
         task = self.known.get(job.task)
@@ -95,12 +99,8 @@ class PgqueueBackend(BaseTaskBackend):
                 id="pgqueue.E001",
             )
             return
-        if connections[database].vendor != "postgresql":
-            yield checks.Error(
-                f"{where} needs PostgreSQL, and the database {database!r} is {connections[database].vendor}.",
-                hint='Name one that leads to PostgreSQL in OPTIONS["database"].',
-                id="pgqueue.E002",
-            )
+        if problem := not_postgres(database):
+            yield checks.Error(f"{where}: {problem}.", hint=f'To mend it, {REMEDY} in OPTIONS["database"].', id=E002)
             return
         if not apps.is_installed("pgqueue.django"):
             yield checks.Warning(

@@ -1,9 +1,34 @@
-"""The aliases of TASKS that lead to pgqueue."""
+"""The aliases of TASKS that lead to pgqueue, and who makes their tables."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import import_string
+
+from pgqueue.django.named import SETTING
+from pgqueue.errors import NotMigrated
+
+MIGRATE = "python manage.py migrate"
+
+
+def migrates() -> bool:
+    """Whether `manage.py migrate` makes pgqueue's tables."""
+    named = "database" in (getattr(settings, SETTING, None) or {})
+    return apps.is_installed("pgqueue.django") and (named or bool(our_backends()))
+
+
+@contextmanager
+def naming_manage_py() -> Iterator[None]:
+    """Let a NotMigrated name `manage.py migrate`, where that makes the tables."""
+    try:
+        yield
+    except NotMigrated as error:
+        if migrates():
+            raise error.with_remedy(MIGRATE) from None
+        raise
 
 
 def our_backends() -> list[Any]:

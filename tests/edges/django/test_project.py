@@ -51,14 +51,23 @@ class Site:
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("PGQUEUE_")} | own
         self.environ["PYTHONPATH"] = str(ROOT)
 
-    def manage(self, *arguments: str) -> str:
-        """Run a command of manage.py from another directory; return what it prints."""
-        done = subprocess.run(
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of manage.py from another directory."""
+        return subprocess.run(
             [sys.executable, "-W", "error", str(self.directory / "manage.py"), *arguments],
             capture_output=True, text=True, env=self.environ, cwd="/", timeout=DEADLINE, check=False,
         )  # fmt: skip
+
+    def manage(self, *arguments: str) -> str:
+        """Run a command of manage.py; return what it prints."""
+        done = self.run(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def settings(self, *lines: str) -> None:
+        """Add lines to the settings."""
+        file = self.directory / "shop" / "settings.py"
+        file.write_text("\n".join([file.read_text(), *lines, ""]))
 
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start `manage.py pgqueue …`."""
@@ -136,3 +145,56 @@ def test_dev_begins_anew_when_a_task_changes(site: Site) -> None:
 
 def _ran(conn: psycopg.Connection[tuple[object, ...]], wanted: str) -> bool:
     return bool(scalar(conn, "select count(*) > 0 from pgqueue.job where result = to_jsonb(%s::text)", wanted))
+
+
+SQLITE = 'DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}'
+NO_POSTGRES = 'DATABASES["default"] is sqlite, and pgqueue needs PostgreSQL'
+
+
+@pytest.mark.parametrize(
+    "command", [("check",), ("migrate",), ("migrate", "--skip-checks"), ("pgqueue", "work"), ("pgqueue", "status")]
+)
+def test_each_command_says_that_the_database_is_not_postgres(site: Site, command: tuple[str, ...]) -> None:
+    site.settings(SQLITE)
+    done = site.run(*command)
+    assert done.returncode != 0
+    assert NO_POSTGRES in done.stderr
+    assert "django.db.backends.postgresql" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("pgqueue.E002" in done.stderr) == (command in [("check",), ("migrate",)])
+
+
+def test_the_database_that_pgqueue_s_own_setting_names_is_not_postgres(site: Site) -> None:
+    site.settings(
+        SQLITE, "TASKS = {}", 'from pgqueue import App; PGQUEUE = {"app": App("dbname=x"), "database": "default"}'
+    )
+    for command in (("check",), ("migrate", "--skip-checks")):
+        done = site.run(*command)
+        assert done.returncode == 1
+        assert NO_POSTGRES in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_without_tables_the_remedy_is_that_of_django(site: Site) -> None:
+    for command in (("pgqueue", "work"), ("pgqueue", "status")):
+        done = site.run(*command)
+        assert done.returncode == 78
+        assert "run `python manage.py migrate`" in done.stderr
+    code = "from orders.tasks import send_receipt; send_receipt.enqueue(1)"
+    assert "run `python manage.py migrate`" in site.run("shell", "--no-imports", "-c", code).stderr
+    site.settings('INSTALLED_APPS.remove("pgqueue.django")')
+    assert "run `pgqueue migrate`" in site.run("shell", "--no-imports", "-c", code).stderr
+
+
+def test_check_says_that_nobody_knows_who_looks_at_the_dashboard(site: Site) -> None:
+    assert "W002" not in site.run("check").stderr
+    urls = 'from django.urls import include, path\nurlpatterns = [path("jobs/", include("pgqueue.django.urls"))]\n'
+    (site.directory / "shop" / "urls.py").write_text(urls)
+    site.settings('MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]')
+    said = site.run("check").stderr
+    assert "pgqueue.W002" in said
+    assert "lacks django.contrib.auth.middleware.AuthenticationMiddleware" in said
+    site.settings('MIDDLEWARE += ["django.contrib.auth.middleware.AuthenticationMiddleware"]')
+    assert "W002" not in site.run("check").stderr
+    site.settings("MIDDLEWARE = []", 'PGQUEUE = {"access": "shop.staff:access"}')
+    assert "W002" not in site.run("check").stderr

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from pgqueue.cli import main
+from pgqueue.django.backends import MIGRATE, migrates
 
 SITE = "pgqueue.django.site:app"
 _DJANGO_S = ("--settings", "--pythonpath")
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         """Run a command, with the app of the project unless `-A` or PGQUEUE_APP names another."""
         os.environ.setdefault("PGQUEUE_APP", SITE)
         _tell_children_where()
-        main(arguments)
+        main(arguments, migrate=MIGRATE if migrates() else None)
 
 
 def _tell_children_where() -> None:
