@@ -35,7 +35,7 @@ def _of_backends() -> Iterator[Any]:
 
 def _of_database() -> Iterator[Any]:
     alias = (getattr(settings, SETTING, None) or {}).get("database")
-    if alias in connections and (problem := not_postgres(alias)):
+    if alias is not None and alias in connections and (problem := not_postgres(alias)):
         yield checks.Error(f'{SETTING}["database"]: {problem}.', hint=f"To mend it, {REMEDY}.", id=E002)
 
 

@@ -36,12 +36,12 @@ class Site:
         text = (ROOT / "docs" / "django.md").read_text()
         files = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", text, re.M | re.S)
         assert [name for name, _ in files] == [
-            "shop/settings.py", "orders/models.py", "orders/tasks.py", "orders/views.py", "orders/tests.py",
+            "shop/settings.py", "shop/urls.py", "orders/models.py",
+            "orders/tasks.py", "orders/views.py", "orders/tests.py",
         ]  # fmt: skip
         empty = [
             ("orders/migrations/__init__.py", ""),
             ("orders/__init__.py", ""),
-            ("shop/urls.py", "urlpatterns = []"),
         ]
         for name, code in [*files, *empty, ("manage.py", MANAGE)]:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +164,7 @@ def test_each_command_says_that_the_database_is_not_postgres(site: Site, command
 
 
 def test_the_database_that_pgqueue_s_own_setting_names_is_not_postgres(site: Site) -> None:
+    (site.directory / "shop" / "urls.py").write_text("urlpatterns = []")  # those of the page import tasks
     site.settings(
         SQLITE, "TASKS = {}", 'from pgqueue import App; PGQUEUE = {"app": App("dbname=x"), "database": "default"}'
     )
@@ -187,8 +188,6 @@ def test_without_tables_the_remedy_is_that_of_django(site: Site) -> None:
 
 def test_check_says_that_nobody_knows_who_looks_at_the_dashboard(site: Site) -> None:
     assert "W002" not in site.run("check").stderr
-    urls = 'from django.urls import include, path\nurlpatterns = [path("jobs/", include("pgqueue.django.urls"))]\n'
-    (site.directory / "shop" / "urls.py").write_text(urls)
     site.settings('MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]')
     said = site.run("check").stderr
     assert "pgqueue.W002" in said
@@ -197,3 +196,21 @@ def test_check_says_that_nobody_knows_who_looks_at_the_dashboard(site: Site) -> 
     assert "W002" not in site.run("check").stderr
     site.settings("MIDDLEWARE = []", 'PGQUEUE = {"access": "shop.staff:access"}')
     assert "W002" not in site.run("check").stderr
+
+
+def test_the_dashboard_of_the_docs_answers_strangers_with_404(site: Site) -> None:
+    site.manage("migrate")
+    get = "from django.test import Client; print(Client().get('/jobs/').status_code)"
+    assert site.manage("shell", "--no-imports", "-c", get) == "404\n"
+
+
+def test_the_embedded_server_of_the_docs_is_there_for_each_command(site: Site) -> None:
+    text = (ROOT / "docs" / "django.md").read_text()
+    (block,) = re.findall(r"^```python\n# in place of DATABASES.*?\n(.*?)^```", text, re.M | re.S)
+    site.settings(block)
+    site.environ = {name: value for name, value in site.environ.items() if not name.startswith("PG")}
+    site.manage("migrate")
+    assert (site.directory / "pgdata" / "PG_VERSION").exists()
+    placed = json.loads(site.manage("shell", "--no-imports", "-c", PLACE))
+    shown = json.loads(site.manage("pgqueue", "jobs", "show", placed["result"], "--json"))
+    assert (shown["state"], shown["task"]) == ("pending", "orders.tasks.send_receipt")
