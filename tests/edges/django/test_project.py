@@ -165,6 +165,7 @@ def test_each_command_says_that_the_database_is_not_postgres(site: Site, command
 
 
 def test_the_database_that_pgqueue_s_own_setting_names_is_not_postgres(site: Site) -> None:
+    (site.directory / "shop" / "urls.py").write_text("urlpatterns = []")  # those of the page import tasks
     site.settings(
         SQLITE, "TASKS = {}", 'from pgqueue import App; PGQUEUE = {"app": App("dbname=x"), "database": "default"}'
     )
