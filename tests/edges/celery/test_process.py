@@ -78,6 +78,7 @@ def said(place: Path, dsn: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *args], env=environ, cwd=place, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.servers
 def test_the_app_of_a_package_is_found_in_its_module_celery(dsn: str, package: Path) -> None:
     for reference in ("celshop", "celshop.celery", "celshop.celery:app"):
         listed = said(package, dsn, "tasks", "list", "-A", reference, "--json")
@@ -90,6 +91,7 @@ def test_the_app_of_a_package_is_found_in_its_module_celery(dsn: str, package: P
     assert "there is none in celshop" in said(package, dsn, "tasks", "list", "-A", "celshop").stderr
 
 
+@pytest.mark.servers
 def test_short_commands_do_not_repeat_what_means_nothing_here(dsn: str, package: Path) -> None:
     for command in (["tasks", "list"], ["tasks", "show", "celshop.celery.greet"], ["status"], ["jobs", "list"]):
         done = said(package, dsn, *command, "-A", "celshop.celery:app")

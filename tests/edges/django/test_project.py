@@ -176,6 +176,7 @@ def test_the_database_that_pgqueue_s_own_setting_names_is_not_postgres(site: Sit
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.servers
 def test_without_tables_the_remedy_is_that_of_django(site: Site) -> None:
     for command in (("pgqueue", "work"), ("pgqueue", "status")):
         done = site.run(*command)
@@ -187,6 +188,7 @@ def test_without_tables_the_remedy_is_that_of_django(site: Site) -> None:
     assert "run `pgqueue migrate`" in site.run("shell", "--no-imports", "-c", code).stderr
 
 
+@pytest.mark.servers
 def test_check_says_that_nobody_knows_who_looks_at_the_dashboard(site: Site) -> None:
     assert "W002" not in site.run("check").stderr
     site.settings('MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]')
@@ -199,12 +201,14 @@ def test_check_says_that_nobody_knows_who_looks_at_the_dashboard(site: Site) -> 
     assert "W002" not in site.run("check").stderr
 
 
+@pytest.mark.servers
 def test_the_dashboard_of_the_docs_answers_strangers_with_404(site: Site) -> None:
     site.manage("migrate")
     get = "from django.test import Client; print(Client().get('/jobs/').status_code)"
     assert site.manage("shell", "--no-imports", "-c", get) == "404\n"
 
 
+@pytest.mark.servers
 def test_the_embedded_server_of_the_docs_is_there_for_each_command(site: Site) -> None:
     text = (ROOT / "docs" / "django.md").read_text()
     (block,) = re.findall(r"^```python\n# in place of DATABASES.*?\n(.*?)^```", text, re.M | re.S)
