@@ -121,7 +121,8 @@ def note():
 @pytest.mark.servers
 def test_dev_begins_anew_when_a_task_changes(site: Site) -> None:
     tasks = site.directory / "orders" / "tasks.py"
-    tasks.write_text(NOTED.format("old"))
+    first = tasks.read_text()
+    tasks.write_text(first + NOTED.format("old"))
     site.manage("migrate")
     dev = site.start("dev", "--watch", str(site.directory), "--port", "0")
     enqueue, result = (
@@ -133,7 +134,7 @@ def test_dev_begins_anew_when_a_task_changes(site: Site) -> None:
             job = scalar(conn, enqueue)
             wait_for(lambda: scalar(conn, result, job) == "old", "the worker")
             fresh = tasks.with_suffix(".new")
-            fresh.write_text(NOTED.format("new"))
+            fresh.write_text(first + NOTED.format("new"))
             fresh.rename(tasks)
             wait_for(lambda: conn.execute(f"{enqueue} {IF_IDLE}") and _ran(conn, "new"), "the new code")
         dev.terminate()
