@@ -172,7 +172,7 @@ class AsyncResult(Generic[R_co]):
 
         Raises exceptions.TimeoutError, TaskRevokedError, and RuntimeError inside of a task, which would hold its slot
         while it waits. Inside the transaction that enqueues the job it can only time out. `interval` and its like have
-        no effect: the end is told at once.
+        no effect: a wait ends as soon as the job does.
         """
         _check_waiting(waiting)
         refuse_in_tasks(disable_sync_subtasks)

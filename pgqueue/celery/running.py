@@ -96,7 +96,7 @@ async def perform_async(task: Runs, context: Context, stored: Mapping[str, Any])
 
 
 class Run:
-    """One run of a task, from its beginning to the end that the signals and handlers are told."""
+    """One run of a task: its beginning and its end, of which signals and handlers hear."""
 
     def __init__(self, task: Runs, request: Request) -> None:
         self.task, self.request = task, request
@@ -209,7 +209,7 @@ def _of_failure(
 
 
 def failed_job(app: App, context: Context, outcome: Mapping[str, Any]) -> Job:
-    """Return the job whose failure an errback is told of: that of its workflow with the same error."""
+    """Return the job for whose failure an errback runs: that of its workflow with the same error."""
     own = app.get(context.job_id)
     members = () if own.workflow_id is None else app.workflows.jobs(own.workflow_id)
     dead = [app.get(each.id) for each in members if each.state == JobState.FAILED]

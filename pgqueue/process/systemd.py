@@ -1,4 +1,4 @@
-"""systemd is told that the process is ready, lives and stops, by the protocol of sd_notify(3)."""
+"""Tells systemd that the process is ready, lives and stops, by the protocol of sd_notify(3)."""
 
 import asyncio
 import socket
