@@ -70,6 +70,7 @@ def sent() -> Iterator[Kept]:
     kept = Kept()
     sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=kept, traces_sample_rate=1.0)
     yield kept
+    sentry_sdk.get_client().close()  # else its thread that sleeps lives as long as the process
     sentry_sdk.init()
 
 

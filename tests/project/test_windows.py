@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -52,6 +53,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         migrations._scripts.cache_clear()
 
     return make
+
+
+def sleeping(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Let the migrator call this where it pauses: the migrator alone, for libraries have threads that sleep, too."""
+    monkeypatch.setattr(locks, "time", SimpleNamespace(sleep=sleep))
 
 
 @pytest.fixture(autouse=True)
@@ -170,12 +176,12 @@ def test_a_migration_tries_again_for_a_lock_and_lets_the_others_go_on_in_between
             if len(pauses) == 2:
                 business.commit()
 
-        monkeypatch.setattr(locks.time, "sleep", pause)
+        sleeping(monkeypatch, pause)
         assert migrate.upgrade(dsn) == (newest(), "9001")
         assert len(pauses) == 2
         insert_job(business)
         make("9002", "alter table {s}.job_live add column made_up_too text")
-        monkeypatch.setattr(locks.time, "sleep", lambda _: None)
+        sleeping(monkeypatch, lambda _: None)
         with pytest.raises(MigrationBlocked, match="5 times for 200ms, and migration 9002 was not done"):
             migrate.upgrade(dsn)
 
