@@ -57,7 +57,8 @@ def _container_server() -> Iterator[str]:
     from testcontainers.postgres import PostgresContainer
 
     image = os.environ.get("PGQUEUE_TEST_IMAGE", "postgres:18")
-    with PostgresContainer(image, driver=None).with_command("-c fsync=off -c max_connections=200") as container:
+    settings = "-c fsync=off -c full_page_writes=off -c max_connections=200"
+    with PostgresContainer(image, driver=None).with_command(settings) as container:
         yield container.get_connection_url()
 
 
@@ -89,8 +90,11 @@ def _server_directory() -> Iterator[Path]:
 
 
 def _never_fsync(dsn: str) -> None:
+    """Do without what is for machines that lose power. Each new database is a checkpoint, after which a page that is
+    written goes whole into the log."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("alter system set fsync = off")
+        conn.execute("alter system set full_page_writes = off")
         conn.execute("select pg_reload_conf()")
 
 
