@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgqueue import App, Context, JobFailed, JobWasCancelled, NotAllowed, ResultMissing, WaitTimeout
+from pgqueue import App, Context, JobFailed, JobWasCancelled, NotAllowed, ResultMissing, WaitTimeout, group
 from pgqueue.worker.duties.announcer import Announcer
 from tests.client.waiting.looks import WAITED, end
 from tests.conftest import DEADLINE, drain, eventually, scalar
@@ -261,3 +261,16 @@ def test_the_roles_in_the_docs_can_wait_and_cancel_and_no_more(app: App, conn: C
     finally:
         waiting.close()
         conn.execute(f"drop owned by {role}; drop role {role}".encode())
+
+
+def test_the_results_of_all_jobs_of_a_run_are_waited_for_together_in_the_order_of_its_jobs(app: App, conn: Conn) -> None:
+    @app.task(name="double")
+    def double(n: int) -> int:
+        return 2 * n
+
+    run = group([double.s(n) for n in (3, 1, 2)]).enqueue()
+    with pytest.raises(WaitTimeout):
+        app.wait_all(run.jobs, 0.05)
+    drain(app, conn)
+    assert app.wait_all(run.jobs, DEADLINE) == [6, 2, 4]
+    assert app.wait_all([run.jobs[2], run.jobs[0]], DEADLINE) == [4, 6]
