@@ -263,7 +263,7 @@ def test_the_roles_in_the_docs_can_wait_and_cancel_and_no_more(app: App, conn: C
         conn.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
-def test_the_results_of_all_jobs_of_a_run_are_waited_for_together_in_the_order_of_its_jobs(app: App, conn: Conn) -> None:
+def test_the_results_of_all_jobs_of_a_run_are_waited_for_in_the_order_of_its_jobs(app: App, conn: Conn) -> None:
     @app.task(name="double")
     def double(n: int) -> int:
         return 2 * n
