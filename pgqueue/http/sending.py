@@ -126,7 +126,8 @@ class Sender:
 
     async def _exchange(self, request: Request, headers: Mapping[str, str]) -> Answer:
         connector = Connector(self.checks.addresses)
-        async with httpcore.AsyncConnectionPool(ssl_context=self.tls, network_backend=connector) as pool:
+        tls = self.tls if request.url.startswith("https:") else None
+        async with httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=connector) as pool:
             opened = pool.stream(
                 request.method,
                 request.url,
