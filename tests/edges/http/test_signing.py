@@ -1,11 +1,12 @@
 """Signatures: those of the specification's own libraries, and what a receiver refuses."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from pgqueue import InvalidOption, InvalidSignature
-from pgqueue.http import new_secret, verify
+from pgqueue.http import new_secret, signing, verify
 from pgqueue.http.signing import key_of, sign, signed
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -43,14 +44,17 @@ def test_a_receiver_refuses_what_was_altered(changed: dict[str, str], body: byte
         verify(body, headers, secret)
 
 
-@pytest.mark.parametrize(("ago", "said"), [(301, "301 seconds ago"), (-302, "30[12] seconds ahead")])
-def test_a_receiver_refuses_what_was_signed_too_long_ago(ago: int, said: str) -> None:
-    timestamp = str(int(time.time()) - ago)
+@pytest.mark.parametrize(("ago", "said"), [(301, "301 seconds ago"), (-301, "301 seconds ahead")])
+def test_a_receiver_refuses_what_was_signed_too_long_ago(
+    ago: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "time", SimpleNamespace(time=lambda: 1_700_000_000.0))
+    timestamp = str(1_700_000_000 - ago)
     signature = sign(key_of(SECRET), ID, timestamp, BODY)
     headers = {"webhook-id": ID, "webhook-timestamp": timestamp, "webhook-signature": signature}
     with pytest.raises(InvalidSignature, match=said):
         verify(BODY, headers, SECRET)
-    assert verify(BODY, headers, SECRET, tolerance=600) == ID
+    assert verify(BODY, headers, SECRET, tolerance=301) == ID
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ=", "not base64!", b"short", b"x" * 65, "whsec_é", 7])

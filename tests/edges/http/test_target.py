@@ -141,12 +141,14 @@ def test_a_job_comes_back_when_the_receiver_says(
     jobs: Jobs, hooks: Target, server: HookServer, headers: dict[str, str], seconds: int
 ) -> None:
     server.will_answer(429, headers)
-    hooks.enqueue(server.url)
+    job = hooks.enqueue(server.url)
     assert jobs.drain().retried == 1
-    jobs.travel(seconds - 2)
-    assert jobs.drain().total == 0
-    jobs.travel(2)
-    assert jobs.drain().succeeded == 1
+    waits = jobs.conn.execute(
+        "select extract(epoch from j.run_at - t.at) from pgqueue.job_live j join pgqueue.transition t on t.job_id = j.id"
+        " where j.id = %s and t.reason is not null",
+        [job.id],
+    ).fetchall()
+    assert [round(wait) for (wait,) in waits] == [seconds]
 
 
 @pytest.mark.parametrize(
@@ -158,8 +160,8 @@ def test_retry_after_is_seconds_or_a_date(asked: str, seconds: float | None) -> 
 
 
 def test_a_date_is_counted_from_now_where_the_answer_has_none() -> None:
-    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    assert 57 < (retry_after({"retry-after": in_a_minute}) or 0) <= 60
+    in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    assert 3000 < (retry_after({"retry-after": in_an_hour}) or 0) <= 3600
     assert retry_after({"retry-after": "Tue, 01 Jan 2019 00:00:00 GMT"}) == 0
 
 
