@@ -121,8 +121,8 @@ class Sender:
         except AddressRefused as error:
             raise Fail(f"{error}: give the target allow=[…] with its network") from None
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-            said = f": {error}" if str(error) else ""
-            raise Retry(f"{request.host} cannot be reached: {type(error).__name__}{said:.300}") from None
+            said = request.without_secrets(f"{type(error).__name__}: {error}").removesuffix(": ")
+            raise Retry(f"{request.host} cannot be reached: {said:.300}") from None
 
     async def _exchange(self, request: Request, headers: Mapping[str, str]) -> Answer:
         connector = Connector(self.checks.addresses)

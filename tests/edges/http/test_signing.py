@@ -45,9 +45,7 @@ def test_a_receiver_refuses_what_was_altered(changed: dict[str, str], body: byte
 
 
 @pytest.mark.parametrize(("ago", "said"), [(301, "301 seconds ago"), (-301, "301 seconds ahead")])
-def test_a_receiver_refuses_what_was_signed_too_long_ago(
-    ago: int, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_refuses_what_was_signed_too_long_ago(ago: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signing, "time", SimpleNamespace(time=lambda: 1_700_000_000.0))
     timestamp = str(1_700_000_000 - ago)
     signature = sign(key_of(SECRET), ID, timestamp, BODY)

@@ -144,8 +144,8 @@ def test_a_job_comes_back_when_the_receiver_says(
     job = hooks.enqueue(server.url)
     assert jobs.drain().retried == 1
     waits = jobs.conn.execute(
-        "select extract(epoch from j.run_at - t.at) from pgqueue.job_live j join pgqueue.transition t on t.job_id = j.id"
-        " where j.id = %s and t.reason is not null",
+        "select extract(epoch from j.run_at - t.at) from pgqueue.job_live j"
+        " join pgqueue.transition t on t.job_id = j.id where j.id = %s and t.reason is not null",
         [job.id],
     ).fetchall()
     assert [round(wait) for (wait,) in waits] == [seconds]
