@@ -292,13 +292,19 @@ def _(at: Kitchen) -> None:
 
 @check("Long job with checkpoints")
 def _(at: Kitchen) -> None:
-    at.books.answers["close"] = 1
+    closed: list[int] = []
+
+    def close(year: int, month: int) -> int:
+        closed.append(month)
+        if closed.count(4) == 1 and month == 4:
+            raise TimeoutError
+        return 1
+
+    at.books.__dict__["close"] = close
     job = at.year_end.enqueue(2026)
-    at.books.calls.clear()
-    at.books.failures = ["close"]
     assert at.jobs.drain(with_scheduled=True).succeeded == 1
     assert at.app.get(job.id).result == 12
-    assert [month for _, _, month in at.books.calls] == [1, *range(1, 13)]
+    assert closed == [1, 2, 3, 4, *range(4, 13)]
 
 
 @check("Progress bar")
@@ -358,8 +364,11 @@ def _(at: Kitchen) -> None:
     at.jobs.fire_schedules()
     at.jobs.travel_to(datetime(2030, 5, 3, 4, 30, 1, tzinfo=UTC))
     assert [job.task for job in at.jobs.fire_schedules()] == ["shop.backup"]
-    at.jobs.travel_to(datetime(2030, 5, 5, 5, 0, tzinfo=UTC))
+    assert at.jobs.drain().succeeded > 0
+    at.jobs.travel_to(datetime(2030, 5, 5, 5, 0, tzinfo=UTC))  # half an hour after what would be a tick on weekdays
     assert at.jobs.fire_schedules() == []
+    at.jobs.travel_to(datetime(2030, 5, 6, 5, 0, tzinfo=UTC))
+    assert [job.task for job in at.jobs.fire_schedules()] == ["shop.backup"]
 
 
 @check("Run without a scheduler process")
