@@ -8,6 +8,7 @@ PgqueueError                     anything that pgqueue refuses or cannot do
 │   ├── InvalidEvent             an event's topic, data or key cannot be used
 │   ├── InvalidOption            a queue, priority, delay, tag … is out of its bounds
 │   ├── InvalidPlan              a cron expression, interval, moment or timezone cannot be used
+│   ├── InvalidSignature         a webhook was not signed, or not with this secret
 │   ├── InvalidStep              a step's name cannot be used, or its value cannot be recorded
 │   ├── InvalidTask              a function cannot be a task
 │   ├── InvalidWorkflow          a canvas or a workflow cannot be built as it was written
@@ -134,6 +135,10 @@ class InvalidPlan(InvalidInput, ValueError):
     """A schedule's cron expression, interval, moment or timezone cannot be used. Nothing was written."""
 
     exit_code = 2
+
+
+class InvalidSignature(InvalidInput, ValueError):
+    """A request was not signed by Standard Webhooks with the receiver's secret, or too long ago."""
 
 
 class InvalidStep(InvalidInput, ValueError):

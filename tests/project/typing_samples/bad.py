@@ -6,6 +6,7 @@ import psycopg
 
 from pgqueue import App, Context, Workflow, chain, chord, group
 from pgqueue.celery import Celery, Task, shared_task
+from pgqueue.http import target
 
 app = App()
 
@@ -164,3 +165,12 @@ def own_transactions(ctx: Context) -> None:
     ctx.transaction("a result")  # ERROR a result is given by name
     ctx.transaction(using=5)  # ERROR an alias of Django is text
     ctx.atransaction("a result")  # ERROR a result is given by name
+
+
+def targets() -> None:
+    hooks = target(app, "webhook")
+    hooks.enqueue()  # ERROR missing argument
+    hooks.enqueue("https://example.com", "TRACE")  # ERROR no such method
+    hooks.enqueue("https://example.com", content="x")  # ERROR no such parameter
+    hooks.using(dealy=5)  # ERROR unknown option of a call
+    target(app, "other", alow=["10.0.0.0/8"])  # ERROR unknown option of a target

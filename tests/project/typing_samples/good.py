@@ -28,6 +28,7 @@ from pgqueue import (
     group,
     testing,
 )
+from pgqueue.http import Secret, target, verify
 
 app = App()
 
@@ -289,3 +290,12 @@ async def in_own_async_transactions(ctx: Context, session: AsyncSession, plain: 
         assert_type(same, AsyncSession)
     async with ctx.transaction(plain) as other:
         assert_type(other, AsyncConnection)
+
+
+async def targets(conn: psycopg.Connection[Any]) -> None:
+    hooks = target(app, "webhook", secrets={"a": b"x" * 32}, sign="a", queue="hooks", allow=["10.0.0.0/8"])
+    headers: dict[str, str | Secret] = {"Authorization": Secret("a")}
+    assert_type(hooks.using(conn, delay=5).enqueue("https://example.com", "PUT", headers, body={"a": [1]}), Job)
+    assert_type(await hooks.aenqueue("https://example.com", body="text"), Job)
+    chain(hooks.s("https://example.com", headers={"X-A": "b"}), plain.si(1)).enqueue()
+    assert_type(verify(b"", {}, ["whsec_"], tolerance=60), str)

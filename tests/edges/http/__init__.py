@@ -1,0 +1,1 @@
+"""Tests of pgqueue.http: requests to a server in the test's process."""
