@@ -10,7 +10,6 @@ from django.db import connections
 from django.utils import timezone
 
 from pgqueue.app import App
-from pgqueue.django.backends import naming_manage_py
 from pgqueue.django.database import E002, REMEDY, not_postgres
 from pgqueue.django.interface import BaseTaskBackend, TaskResultDoesNotExist, normalize_json, task_enqueued
 from pgqueue.django.registry import known_tasks
@@ -65,8 +64,7 @@ class PgqueueBackend(BaseTaskBackend):
         options |= {name: value for name, value in given.items() if value != getattr(registered.spec, name)}
         if headers:
             options["headers"] = headers
-        with naming_manage_py():
-            job = registered.using(connections[self.known.database], **options).enqueue(**stored)
+        job = registered.using(connections[self.known.database], **options).enqueue(**stored)
         result = result_of(job, self.known.get(task.module_path), self.alias)
         task_enqueued.send(type(self), task_result=result)
         return result
@@ -77,8 +75,7 @@ class PgqueueBackend(BaseTaskBackend):
         if not str(result_id).isdecimal() or len(str(result_id)) > 18:
             raise TaskResultDoesNotExist(result_id)
         try:
-            with naming_manage_py():
-                job = self.app.using(connections[self.known.database]).get(int(result_id))
+            job = self.app.using(connections[self.known.database]).get(int(result_id))
         except UnknownJob:
             raise TaskResultDoesNotExist(result_id) from None
         task = self.known.get(job.task)

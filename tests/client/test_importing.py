@@ -205,7 +205,9 @@ def test_what_waits_in_django_tasks_db_is_moved(app: App, conn: Conn) -> None:
     assert take(app, "django-tasks-db").moved == []
 
 
-def test_the_command_previews_and_moves(app: App, conn: Conn, emptied_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_previews_and_moves(
+    app: App, conn: Conn, emptied_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pgqueue.cli.call.app_or_default", lambda *_: app)
     old, other = defer(conn, "old"), defer(conn, "unknown")
 
