@@ -36,7 +36,7 @@ def import_jobs(
     system: Annotated[System, typer.Argument(help="The queue whose tables are in this database.")],
     theirs: Annotated[str, typer.Option("--from-schema", help="The schema of its tables.")] = "public",
     renamed: Annotated[
-        list[str] | None, typer.Option("--map", help="A task that has another name here: old=new. Repeatable.")
+        list[str] | None, typer.Option("--map", help="A task that has another name here: old=new. May be repeated.")
     ] = None,
     preview: Annotated[bool, typer.Option("--dry-run", help="Say what would be moved, and write nothing.")] = False,
 ) -> Imported:
