@@ -20,15 +20,31 @@ def django_on(dsn: str) -> Iterator[Any]:
             SECRET_KEY="of the tests",
             ALLOWED_HOSTS=["*"],
             INSTALLED_APPS=[
-                *(f"django.contrib.{name}" for name in ("auth", "contenttypes", "sessions")),
+                *(f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "messages", "sessions")),
                 "pgqueue.django",
+                "pgqueue.django.admin",
             ],
+            TEMPLATES=[
+                {
+                    "BACKEND": "django.template.backends.django.DjangoTemplates",
+                    "APP_DIRS": True,
+                    "OPTIONS": {
+                        "context_processors": [
+                            "django.template.context_processors.request",
+                            "django.contrib.auth.context_processors.auth",
+                            "django.contrib.messages.context_processors.messages",
+                        ]
+                    },
+                }
+            ],
+            STATIC_URL="/static/",
             MIDDLEWARE=[
                 "django.middleware.security.SecurityMiddleware",
                 "django.contrib.sessions.middleware.SessionMiddleware",
                 "django.middleware.common.CommonMiddleware",
                 "django.middleware.csrf.CsrfViewMiddleware",
                 "django.contrib.auth.middleware.AuthenticationMiddleware",
+                "django.contrib.messages.middleware.MessageMiddleware",
                 "django.middleware.clickjacking.XFrameOptionsMiddleware",
             ],
             PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],

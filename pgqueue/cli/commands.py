@@ -13,6 +13,7 @@ from pgqueue.cli.demo import demo
 from pgqueue.cli.dev import dev
 from pgqueue.cli.doctor import doctor, print_report
 from pgqueue.cli.events import events_cli, subscriptions_cli
+from pgqueue.cli.importing import import_jobs, print_imported
 from pgqueue.cli.job_verbs import jobs_cli
 from pgqueue.cli.jobs import enqueue
 from pgqueue.cli.limits import limits_cli
@@ -93,3 +94,4 @@ cli.add_typer(repair_cli, name="repair")
 cli.command()(bench)
 cli.command()(demo)
 cli.command("check-celery")(check_celery)
+command(cli, "import", print_imported)(import_jobs)

@@ -31,11 +31,11 @@ class Client(OperatorVerbs, SignalVerbs, PublishVerbs):
     def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
         that knows it. Raises InvalidArguments before anything is written."""
-        return self._runner.insert(self._new(task, args))
+        return self._runner.insert(self.prepared(task, args))
 
     async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
         """The async twin of `enqueue`."""
-        return await self._runner.ainsert(self._new(task, args))
+        return await self._runner.ainsert(self.prepared(task, args))
 
     @verb
     def get(self, job_id: int) -> Steps[Job]:
@@ -60,7 +60,8 @@ class Client(OperatorVerbs, SignalVerbs, PublishVerbs):
 
     acancel = cancel.twin
 
-    def _new(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
+    def prepared(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
+        """Return the job that `enqueue` would insert. Raises what that raises before it writes."""
         check_name("task", task)
         spec = self._app.tasks.get(task)
         given = {} if args is None else args

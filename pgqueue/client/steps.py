@@ -151,8 +151,8 @@ class StepRunner:
             return self._app.backend.pools.run(query)
         try:
             return db.run(db.borrow(conn), query)
-        except BaseException:
-            db.tell_django(conn)
+        except BaseException as error:
+            db.tell_django(conn, error)
             raise
 
     async def arun(self, query: Query[T]) -> T:
@@ -174,8 +174,8 @@ class StepRunner:
         if conn is not None:
             try:
                 return follow(db.borrow(conn), steps, first)
-            except BaseException:
-                db.tell_django(conn)
+            except BaseException as error:
+                db.tell_django(conn, error)
                 raise
         with self._app.backend.pools.connection() as own:
             return follow(own, steps, first)

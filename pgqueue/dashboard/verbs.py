@@ -302,6 +302,13 @@ def _many(act: Act, verb: Callable[..., Operation], **how: Any) -> Done:
 
 def _behind(work: Callable[[Callable[[Operation], object]], Operation]) -> Done:
     """Let an operation run behind the page, and go on where it can be seen. Raises what it raises at once."""
+    found = begun(work)
+    return Done(f"operations/{found.id}" if found is not None else "operations", "begun")
+
+
+def begun(work: Callable[[Callable[[Operation], object]], Operation]) -> Operation | None:
+    """Let an operation run, and return how far it is once it has ended or begun, at the latest after PATIENCE; None
+    where not even its first batch is known by then. Raises what it raises at once."""
     seen, ended = threading.Event(), threading.Event()
     found: list[Operation] = []
     errors: list[Exception] = []
@@ -323,7 +330,7 @@ def _behind(work: Callable[[Callable[[Operation], object]], Operation]) -> Done:
     seen.wait(PATIENCE)
     if errors:
         raise errors[0]
-    return Done(f"operations/{found[-1].id}" if found else "operations", "begun")
+    return found[-1] if found else None
 
 
 def _pause_options(act: Act) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from psycopg.pq import TransactionStatus
 
-from pgqueue.errors import UnsupportedConnection
+from pgqueue.errors import NotMigrated, UnsupportedConnection
 
 
 def is_of(conn: object, module: str, name: str) -> bool:
@@ -42,15 +42,19 @@ def in_django(conn: Any) -> object:
     return driver
 
 
-def tell_django(conn: Any) -> None:
+def tell_django(conn: Any, error: BaseException) -> None:
     """Let Django know that a statement of ours has failed its transaction, if `conn` is Django's.
 
     Otherwise a caller that catches the error leaves `atomic` as if all were well, and COMMIT rolls back in silence.
+    Raises NotMigrated anew where Django's `migrate` makes our tables: with that as the remedy.
     """
-    if not is_django(conn) or conn.connection is None or not conn.in_atomic_block:
+    if not is_django(conn):
         return
-    if conn.connection.info.transaction_status == TransactionStatus.INERROR:
-        conn.needs_rollback = True
+    if conn.connection is not None and conn.in_atomic_block:
+        conn.needs_rollback |= conn.connection.info.transaction_status == TransactionStatus.INERROR
+    apps = sys.modules["django.apps"].apps
+    if isinstance(error, NotMigrated) and apps.is_installed("pgqueue.django"):
+        raise apps.get_app_config("pgqueue").named(error) from None
 
 
 def is_asyncpg(conn: object) -> bool:

@@ -7,6 +7,8 @@ from django.core import checks
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import import_string
 
+from pgqueue.errors import NotMigrated
+
 
 class PgqueueConfig(AppConfig):
     """`pgqueue.django` in INSTALLED_APPS."""
@@ -20,6 +22,11 @@ class PgqueueConfig(AppConfig):
         """Let `manage.py migrate` bring the tables up to date, and `manage.py check` look at the settings."""
         checks.register(import_string("pgqueue.django.checks.check_project"))
         post_migrate.connect(_bring_up_to_date, sender=self)
+
+    def named(self, error: NotMigrated) -> NotMigrated:
+        """Return an error that was raised on a connection of Django's, with the command that makes the tables here."""
+        named: NotMigrated = import_string("pgqueue.django.backends.named")(error)
+        return named
 
 
 def _bring_up_to_date(**options: Any) -> None:

@@ -1,5 +1,6 @@
 """The backend for Django's tasks."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,18 @@ from django.db import connections
 from django.utils import timezone
 
 from pgqueue.app import App
-from pgqueue.django.backends import naming_manage_py
 from pgqueue.django.database import E002, REMEDY, not_postgres
-from pgqueue.django.interface import BaseTaskBackend, TaskResultDoesNotExist, normalize_json, task_enqueued
+from pgqueue.django.interface import (
+    BaseTaskBackend,
+    InvalidTask,
+    TaskResultDoesNotExist,
+    normalize_json,
+    task_enqueued,
+)
 from pgqueue.django.registry import known_tasks
 from pgqueue.django.results import RUN_AFTER, result_of
 from pgqueue.django.task_class import PgqueueTask
+from pgqueue.django.tenants import TENANT, current_tenant
 from pgqueue.errors import PgqueueError, UnknownJob
 from pgqueue.tasks.call_shape import POSITIONAL, CallShape
 
@@ -51,12 +58,16 @@ class PgqueueBackend(BaseTaskBackend):
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Insert a job in the transaction that is open, or at once, and return its result, which is READY.
 
-        Raises TypeError for arguments that JSON does not have or that the function does not take, and NotMigrated.
+        Raises TypeError for arguments that JSON does not have or that the function does not take, InvalidTask for an
+        async task that cannot enter the tenant which is active here, and NotMigrated.
         """
         self.validate_task(task)
         shape = CallShape.of(task.func, int(task.takes_context))
         stored, positional = shape.stored(tuple(normalize_json(list(args))), normalize_json(dict(kwargs)))
         headers = {POSITIONAL: str(positional)} if positional else {}
+        if (tenant := current_tenant()) is not None:
+            _check_enters(task)
+            headers[TENANT] = tenant
         registered, options = self.known.registered(task), dict(getattr(task, "call_options", {}))
         if task.run_after is not None:
             run_after = task.run_after if timezone.is_aware(task.run_after) else timezone.make_aware(task.run_after)
@@ -65,8 +76,7 @@ class PgqueueBackend(BaseTaskBackend):
         options |= {name: value for name, value in given.items() if value != getattr(registered.spec, name)}
         if headers:
             options["headers"] = headers
-        with naming_manage_py():
-            job = registered.using(connections[self.known.database], **options).enqueue(**stored)
+        job = registered.using(connections[self.known.database], **options).enqueue(**stored)
         result = result_of(job, self.known.get(task.module_path), self.alias)
         task_enqueued.send(type(self), task_result=result)
         return result
@@ -77,12 +87,11 @@ class PgqueueBackend(BaseTaskBackend):
         if not str(result_id).isdecimal() or len(str(result_id)) > 18:
             raise TaskResultDoesNotExist(result_id)
         try:
-            with naming_manage_py():
-                job = self.app.using(connections[self.known.database]).get(int(result_id))
+            job = self.app.using(connections[self.known.database]).get(int(result_id))
         except UnknownJob:
             raise TaskResultDoesNotExist(result_id) from None
-        task = self.known.get(job.task)
-        if task is None:
+        task, tenant = self.known.get(job.task), current_tenant()
+        if task is None or tenant not in (None, job.headers.get(TENANT)):
             raise TaskResultDoesNotExist(result_id)
         return result_of(job, task, self.alias)
 
@@ -112,3 +121,13 @@ class PgqueueBackend(BaseTaskBackend):
             self.app  # noqa: B018 - registers the tasks
         except (PgqueueError, ImproperlyConfigured, TypeError) as error:
             yield checks.Error(f"{where}: {error}", id="pgqueue.E003")
+
+
+def _check_enters(task: Any) -> None:
+    """Refuse an `async def` that cannot know its tenant: Django's connections belong to threads, and all async tasks of
+    a worker run in one."""
+    if inspect.iscoroutinefunction(task.func) and not task.takes_context:
+        raise InvalidTask(
+            f"{task.module_path} is async, so no worker can activate its tenant for it: make it a def, or give it "
+            'takes_context=True and enter context.job.header("tenant") where it uses the database'
+        )

@@ -26,9 +26,12 @@ def naming_manage_py() -> Iterator[None]:
     try:
         yield
     except NotMigrated as error:
-        if migrates():
-            raise error.with_remedy(MIGRATE) from None
-        raise
+        raise named(error) from None
+
+
+def named(error: NotMigrated) -> NotMigrated:
+    """Return the same error; with `manage.py migrate` as its remedy, where that makes the tables."""
+    return error.with_remedy(MIGRATE) if migrates() else error
 
 
 def our_backends() -> list[Any]:

@@ -10,6 +10,7 @@ from django.utils import timezone
 from pgqueue.app import App
 from pgqueue.django.interface import Status, TaskContext, TaskResult, normalize_json, task_finished, task_started
 from pgqueue.django.results import error_of, result_of
+from pgqueue.django.tenants import TENANT, inside
 from pgqueue.error_info import ErrorInfo
 from pgqueue.tasks.call_shape import POSITIONAL, CallShape
 from pgqueue.tasks.context import Context
@@ -36,16 +37,17 @@ def as_function(alias: str, app: App, task: Any) -> Callable[..., Any]:
     run = _Run(alias, app, task)
 
     def call(**given: Any) -> Any:
-        result, args = run.begin(given)
-        run.send(task_started, result)
-        try:
-            value = run.checked(task.func(*args, **result.kwargs))
-        except (Exception, SystemExit) as error:
-            if run.failed(result, given[CONTEXT], error):
-                run.send(task_finished, result)
-            raise
-        run.send(task_finished, run.succeeded(result, value))
-        return value
+        with inside(given[CONTEXT].header(TENANT)):
+            result, args = run.begin(given)
+            run.send(task_started, result)
+            try:
+                value = run.checked(task.func(*args, **result.kwargs))
+            except (Exception, SystemExit) as error:
+                if run.failed(result, given[CONTEXT], error):
+                    run.send(task_finished, result)
+                raise
+            run.send(task_finished, run.succeeded(result, value))
+            return value
 
     async def acall(**given: Any) -> Any:
         result, args = run.begin(given)

@@ -9,7 +9,7 @@ from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job import Job
 from pgqueue.queries.base import Query, Row, Statements, fill, first_value, lines, nothing, packed
 from pgqueue.queries.chosen import Candidate
-from pgqueue.queries.filters import DEAD_FITS, parameters
+from pgqueue.queries.filters import DEAD_FITS, DEAD_GROUP, parameters
 from pgqueue.queries.jobs.change import EditedJob
 from pgqueue.queries.jobs.metered_parts import LANE, STATE, TURNED
 from pgqueue.queries.jobs.parts import CARRIED, MAY_NOTIFY, NOTIFY_WORKERS
@@ -36,6 +36,13 @@ select {job}, null
 from {s}.job j where j.id = any(array(select id from picked)::bigint[]) and j.state = 'failed' order by j.id desc""",
     job=JOB,
     fits=DEAD_FITS,
+)
+
+# Read the groups of some dead letters, such as those of one page. By primary key. The naive form, the view
+# `dead_group`, reads all dead letters.
+GROUPS_OF: LiteralString = fill(
+    "select j.id, {group} from {s}.dead_letter j where j.id = any(%(ids)s::bigint[])",
+    group=fill(DEAD_GROUP, dead="j"),
 )
 
 # Bring dead letters back: the same id and history, as if the job had not run yet. A metered job waits for its turn, as
@@ -186,6 +193,10 @@ class DeadQueries(Statements):
         """List the newest dead letters that fit, without their attempts."""
         params = parameters(chosen) | {"before": before, "limit": limit}
         return Query(self._sql(LIST_DEAD), lambda rows: [self._job(row) for row in rows], params)
+
+    def groups_of(self, ids: Sequence[int]) -> Query[dict[int, str]]:
+        """Return the group of each of these dead letters that is there."""
+        return Query(self._sql(GROUPS_OF), lambda rows: {row[0]: row[1] for row in rows}, {"ids": list(ids)})
 
     def redrive(
         self, operation: int, ids: Sequence[int], reason: str, options: Mapping[str, Any],

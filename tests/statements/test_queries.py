@@ -283,6 +283,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     },
     "dead.groups": lambda q: q.dead.groups(10),
     "dead.list": lambda q: q.dead.list(CHOSEN, None, 10),
+    "dead.groups_of": lambda q: q.dead.groups_of([1, 2]),
     "dead.redrive": lambda q: q.dead.redrive(1, [1, 2], "why", {"rate": 2.0, "attempts": 3, "delay": 1.0}),
     "dead.discard": lambda q: q.dead.discard([1, 2], "why"),
     "dead.lock_dead": lambda q: q.dead.lock_dead(1),

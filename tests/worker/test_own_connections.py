@@ -64,8 +64,10 @@ def own(kind: str, dsn: str) -> Iterator[tuple[Any, Callable[[str], None]]]:
     else:
         maker = sessionmaker(engine_on(dsn))
         held: Any = maker() if kind == "Session" else scoped_session(maker)
-        yield held, lambda note: held.add(Effect(note=note))
-        held.close()
+        try:
+            yield held, lambda note: held.add(Effect(note=note))
+        finally:
+            held.close()
 
 
 @asynccontextmanager
@@ -88,8 +90,10 @@ async def own_async(kind: str, dsn: str) -> AsyncIterator[tuple[Any, Callable[[s
         async def add(note: str) -> None:
             held.add(Effect(note=note))
 
-        yield held, add
-        await held.close()
+        try:
+            yield held, add
+        finally:
+            await held.close()
     await engine.dispose()
 
 
@@ -401,6 +405,46 @@ def test_an_async_task_of_django_commits_in_sync_to_async(app: App, effects: Con
         job = pay.enqueue()
         asyncio.run(work(app, lambda: app.get(job.id).finished_at))
     assert (app.get(job.id).state, scalar(effects, EFFECTS)) == ("succeeded", "paid")
+
+
+def cut(given: Any, kind: str, admin: Conn, when: str) -> None:
+    """Let the ORM's commit on this connection fail once: its server is killed before it gets that, or afterwards."""
+    owner = given if kind == "django" else getattr(given, "sync_session", given).get_bind().dialect
+    name = "_commit" if kind == "django" else "do_commit"
+    commit = getattr(owner, name)
+
+    def cut_off(*raw: Any) -> None:
+        setattr(owner, name, commit)
+        held = given.connection if kind == "django" else getattr(raw[0], "driver_connection", raw[0])
+        pid = held.info.backend_pid
+        if when == "after":
+            commit(*raw)
+        assert scalar(admin, "select pg_terminate_backend(%s, 10000)", pid)
+        if when == "after":
+            raise psycopg.OperationalError("the connection was cut before the answer came")
+        commit(*raw)
+
+    setattr(owner, name, cut_off)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["Session", "django", "AsyncSession"])
+def test_a_connection_that_is_cut_in_the_commit_doubles_and_loses_nothing(
+    app: App, effects: Conn, kind: str, when: str
+) -> None:
+    stale: list[StaleWrite] = []
+    app.on(StaleWrite)(stale.append)
+
+    def body(ctx: Context, given: Any) -> None:
+        if ctx.attempt == 1:
+            cut(given, kind, effects, when)
+
+    assert run(app, kind, body, retry=[0.01]) == "succeeded"
+    assert scalar(effects, EFFECTS) == "paid"
+    assert scalar(effects, "select count(*) from pgqueue.transition where to_state = 'succeeded'") == 1
+    assert scalar(effects, "select attempt from pgqueue.job") == (2 if when == "before" else 1)
+    if when == "after":  # the worker takes the attempt for a failed one, and its lease is spent
+        assert [event.attempt for event in stale] == [1]
 
 
 KILLED = """

@@ -50,7 +50,9 @@ def site(shop: Shop, kept_database: str) -> Iterator[Shop]:
 
         for name, rights in PEOPLE.items():
             User.objects.create_user(name, password="x", **rights)
-        User.objects.get(username="alice").user_permissions.add(Permission.objects.get(codename="change_job"))
+        User.objects.get(username="alice").user_permissions.add(
+            Permission.objects.get(content_type__app_label="pgqueue", codename="change_job")
+        )
         yield shop
 
 

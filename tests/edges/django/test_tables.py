@@ -7,9 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import call_command
+from django.db import connection, transaction
 from django.test import override_settings
 
-from pgqueue import App, migrate
+from pgqueue import App, NotMigrated, migrate
 from tests.conftest import scalar
 from tests.django_site import django_on
 
@@ -58,6 +59,18 @@ def test_where_nothing_names_the_database_no_tables_are_made(site: Any, empty_ds
     with override_settings(PGQUEUE={"app": App(empty_dsn, schema="jobs"), "database": "default"}):
         call_command("migrate", verbosity=0)
     assert (migrate.current(empty_dsn, "jobs"), scalar(site, TABLES)) == (migrate.head(), False)
+
+
+def test_without_tables_a_verb_on_django_s_connection_names_its_command(site: Any, empty_dsn: str) -> None:
+    app = App(empty_dsn)
+    for given, command in (({"app": app, "database": "default"}, "python manage.py migrate"), ({}, "pgqueue migrate")):
+        with override_settings(TASKS={}, PGQUEUE=given):
+            for verb in (lambda: app.using(connection).enqueue("t"), lambda: app.using(connection).get(1)):
+                with pytest.raises(NotMigrated, match=f"run `{command}`$"), transaction.atomic():
+                    verb()
+    with pytest.raises(NotMigrated, match="run `pgqueue migrate`"):
+        app.enqueue("t")
+    app.close()
 
 
 def test_the_command_passes_on_what_it_gets(
