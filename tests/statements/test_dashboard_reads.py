@@ -5,7 +5,7 @@ import pytest
 
 from pgqueue import db
 from pgqueue.queries.dashboard import MOST_FAILURES, Span
-from pgqueue.queries.ties import MOST_LOOKED_AT, TieKeys
+from pgqueue.queries.ties import MOST_LOOKED_AT, MOST_TIED, TieKeys, enqueued_of, without_rest
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker
 from tests.statements.test_explain import buffers, explain, nodes
@@ -227,3 +227,62 @@ def test_ties_of_a_job_are_found_by_keys_and_a_trace_within_a_bound(conn: Conn) 
         if node["Node Type"] == "Seq Scan" and node["Actual Loops"] and "job_live" in str(node)
     ]
     assert buffers(plan) < 400
+
+
+MADE = """
+insert into pgqueue.job_live (id, task, queue, headers)
+select i, 't', 'q', case when i % 400 = 0 then '{"$by": 7}' when i % 2 = 1 then '{"$by": 8}' else '{}' end::jsonb
+from generate_series(1, 20000) i"""
+MADE_AND_ENDED = """
+insert into pgqueue.job_finished (id, task, queue, priority, args, headers, run_at, created_at, attempt, max_attempts,
+                                  lease, state, finished_at)
+select 30000 + i, 't', 'q', 0, '{}', case when i = 9 then '{"$by": 7}' else '{}' end::jsonb, now(), now(), 1, 1, 1,
+       'succeeded', now() - make_interval(days => i)
+from generate_series(1, 20) i"""
+
+
+def test_what_a_task_has_enqueued_is_found_by_an_index_of_such_jobs(conn: Conn) -> None:
+    """In each of the tables, page by page; calls are told apart, and jobs of another one are not read."""
+    conn.execute(MADE)
+    conn.execute(MADE_AND_ENDED)
+    conn.execute(DEAD.replace("30000", "3"))
+    conn.execute(
+        "update pgqueue.dead_letter set headers = '{\"$by\": 7}' where id = (select min(id) from pgqueue.dead_letter)"
+    )
+    conn.execute("insert into pgqueue.call (child_id, job_id, step, number, place) values (400, 7, 's', 1, 0)")
+    conn.execute("vacuum analyze pgqueue.job_live, pgqueue.job_finished, pgqueue.dead_letter")
+    pages, after = [], 0
+    while True:
+        ties = db.run(conn, QUERIES.dashboard.ties(TieKeys(7, after=after)))
+        found, rest = without_rest(ties, MOST_TIED)
+        pages.append([tie.id for tie in enqueued_of(found, "made")])
+        if rest is None:
+            break
+        after = rest
+    assert [len(page) for page in pages] == [MOST_TIED, MOST_TIED, 11]
+    made = {*range(800, 20001, 400), 30009, scalar(conn, "select min(id) from pgqueue.dead_letter")}
+    assert {job for page in pages for job in page} == made
+    assert [(tie.kind, tie.id) for tie in db.run(conn, QUERIES.dashboard.ties(TieKeys(800)))] == [("maker", 7)]
+    with conn.transaction():
+        db.run(conn, QUERIES.dashboard.look(2.0))
+        plan = explain(conn, QUERIES.dashboard.ties(TieKeys(7)), generic=False)
+    conn.execute("deallocate all")
+    used = {str(node.get("Index Name")) for node in nodes(plan) if node["Actual Rows"] and node["Actual Loops"]}
+    assert {"job_live_by", "dead_letter_by"} < used
+    assert max(node["Actual Rows"] for node in nodes(plan)) < 100
+    assert buffers(plan) < 400
+
+
+def test_a_maker_that_is_no_id_is_none(conn: Conn) -> None:
+    """SQL that writes the tables itself writes into headers what it wants."""
+    for job, maker in enumerate(['"7"', '"; 1"', "1e30", "-7", "[7]", "null"], 1):
+        headers = f'{{"$by": {maker}}}'
+        conn.execute(
+            "insert into pgqueue.job_live (id, task, queue, headers) values (%s, 't', 'q', %s)", [job, headers]
+        )
+        read = db.run(conn, QUERIES.jobs.get(job))
+        assert read is not None
+        assert read.enqueued_by is None
+        ties = db.run(conn, QUERIES.dashboard.ties(TieKeys(job)))
+        assert [tie.id for tie in ties] == ([7] if job == 1 else []), maker
+    assert [tie for tie in db.run(conn, QUERIES.dashboard.ties(TieKeys(7))) if tie.kind == "made"] == []
