@@ -36,7 +36,7 @@ class Run(NamedTuple):
 def jobs(look: Look, _: str) -> Page:
     """List the newest jobs that fit the filter in the address."""
     asked = look.request.asked
-    fields = given(asked, JOB_FIELDS)
+    fields = given(look.request, JOB_FIELDS)
     values: dict[str, Any] = {
         "fields": fields,
         "phases": PHASES,
@@ -61,7 +61,7 @@ def jobs(look: Look, _: str) -> Page:
 
 
 def _listed(look: Look, before: int | None) -> ListedJobs:
-    chosen = job_filter(look.request.asked)
+    chosen = job_filter(look.request)
     found = look.ask(look.queries.jobs.list(chosen, before, LISTED))
     if len(found) == LISTED or chosen.ids is not None:
         return ListedJobs(found)
@@ -176,8 +176,7 @@ def edit(look: Look, name: str) -> Page:
 
 def preview(look: Look, verb: str) -> Page:
     """Show which jobs a verb would take now, and ask."""
-    asked = look.request.asked
-    fields = {name: text for name in (*JOB_FIELDS, "group", "error") if (text := asked(name)) is not None}
+    fields = given(look.request, (*JOB_FIELDS, "group", "error"))
     values: dict[str, Any] = {
         "verb": verb,
         "fields": fields,
@@ -199,8 +198,8 @@ def preview(look: Look, verb: str) -> Page:
 def _found(look: Look, verb: str) -> Preview:
     """Return what an operation would take, by the verb's own preview on this connection."""
     if verb in OF_DEAD:
-        filtered = dead_filter(look.request.asked)
+        filtered = dead_filter(look.request)
         return look.app.dead.using(look.conn).preview(filtered, PREVIEWED + 1, kind=verb, within=look.access.queues)
     return look.app.jobs.using(look.conn).preview(
-        verb, job_filter(look.request.asked), PREVIEWED + 1, within=look.access.queues
+        verb, job_filter(look.request), PREVIEWED + 1, within=look.access.queues
     )
