@@ -14,12 +14,13 @@ from pgqueue.cli.call import Call, command
 from pgqueue.cli.filters import filtered
 from pgqueue.cli.options import Before, Limit, TaskArgs, TaskName, read_arguments
 from pgqueue.client.why import of_steps
-from pgqueue.errors import CodecError, InvalidOption
+from pgqueue.errors import CodecError, InvalidOption, NotAllowed
 from pgqueue.jobs.job import Attempt, Job, Note
 from pgqueue.jobs.job_filter import JobFilter
 from pgqueue.jobs.why import Reason
 from pgqueue.printable import one_line
 from pgqueue.queries.steps import OpenWait
+from pgqueue.queries.ties import Tie, TieKeys, enqueued_of, without_rest
 from pgqueue.queries.why import ShownStep
 from pgqueue.queries.workers import Located
 from pgqueue.tasks.sealing import open_value
@@ -27,6 +28,7 @@ from pgqueue.tasks.sealing import open_value
 jobs_cli = typer.Typer(help="Jobs: list, show, wait, why; cancel, retry, promote, edit.", no_args_is_help=True)
 
 MOST_STEPS = 1000
+MOST_ENQUEUED = 1000
 KINDS_OF_STEPS = {"value": "step", "signal": "wait", "event": "wait"}
 JobId = Annotated[int, typer.Argument(help="The job's id.")]
 
@@ -104,13 +106,16 @@ def list_jobs(call: Call, chosen: JobFilter, limit: Limit = 20, before: Before =
 @dataclass(frozen=True, slots=True)
 class ShownJob:
     """A job with its attempts, where the workers run that made them, for what its task lets it wait, and its recorded
-    steps; `values`: what these returned, None where nobody has asked for that."""
+    steps; `values`: what these returned, None where nobody has asked for that. `enqueued`: the jobs that its task has
+    called or enqueued; `rest`: the id after which more of them come."""
 
     job: Job
     workers: Mapping[UUID, Located]
     waits: Sequence[Reason] = ()
     steps: Sequence[ShownStep] = ()
     values: Mapping[str, Any] | None = None
+    enqueued: Sequence[Tie] = ()
+    rest: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job as `--json` prints it: each attempt has the host and pid of its worker, if known."""
@@ -123,14 +128,19 @@ class ShownJob:
             step._asdict() | ({} if self.values is None else {"value": self.values.get(step.name)})
             for step in self.steps
         ]
-        return {**output.fields_of(self.job), "attempts": attempts, "waits": waits, "steps": steps}
+        enqueued = [
+            {"id": tie.id, "task": tie.task, "queue": tie.queue, "state": tie.state, "step": tie.name}
+            for tie in self.enqueued
+        ]
+        lists = {"attempts": attempts, "waits": waits, "steps": steps, "enqueued": enqueued}
+        return output.fields_of(self.job) | lists
 
 
 def print_job(shown: ShownJob) -> None:
     """Print a job, the notes on it, its attempts, and the traceback of its last error."""
     job = shown.job
     names = ["task", "queue", "priority", "phase", "args", "tags", "created_at", "run_at"]
-    if_any = ["workflow_id", "inputs", "headers", "crash_count", "waits_for"]
+    if_any = ["enqueued_by", "workflow_id", "inputs", "headers", "crash_count", "waits_for"]
     if_any += ["finished_at", "reason", "result", "error"]
     facts = {name: getattr(job, name) for name in names}
     facts["attempt"] = f"{job.attempt} of {job.max_attempts}"
@@ -145,6 +155,8 @@ def print_job(shown: ShownJob) -> None:
         output.console.print(note_line(note), soft_wrap=True)
     if shown.steps:
         _print_steps(shown.steps, shown.values)
+    if shown.enqueued:
+        _print_enqueued(shown.enqueued, shown.rest)
     columns = ("attempt", "started at", "took", "then", "why", "error", "worker")
     rows = [(*_attempt_row(attempt), _worker(attempt, shown.workers)) for attempt in job.attempts]
     output.print_table("attempts", columns, rows, spare=("worker", "started at", "took"))
@@ -164,6 +176,13 @@ def _print_steps(steps: Sequence[ShownStep], values: Mapping[str, Any] | None) -
     ]  # fmt: skip
     title = "steps" if len(steps) < MOST_STEPS else f"steps: the first {MOST_STEPS}"
     output.print_table(title, columns, rows, spare=("attempt", "recorded at"))
+
+
+def _print_enqueued(jobs: Sequence[Tie], rest: int | None) -> None:
+    """Print the jobs that the task of a job has called or enqueued."""
+    rows = [(j.id, j.task, j.queue, j.state, "enqueued" if j.name is None else f"called by {j.name}") for j in jobs]
+    title = "enqueued" if rest is None else f"enqueued: the first {MOST_ENQUEUED}"
+    output.print_table(title, ("id", "task", "queue", "state", "how"), rows, spare=("queue",))
 
 
 def _state_of(step: ShownStep) -> str:
@@ -189,7 +208,7 @@ def show_job(
     job_id: JobId,
     reveal: Annotated[bool, typer.Option("--reveal", help="Show what recorded steps returned, too.")] = False,
 ) -> ShownJob:
-    """Show one job with its recorded steps, its attempts, their errors and their workers.
+    """Show one job with its recorded steps, what it enqueued, its attempts, their errors and their workers.
 
     The host and pid of a worker are known while it runs, and for an hour after it was lost. What steps returned is
     shown with --reveal alone: it may be what nobody wants in a terminal, such as the answer of another service.
@@ -201,7 +220,19 @@ def show_job(
     steps: list[OpenWait] = call.run(call.app.queries.steps.open_waits(job_id)) if asleep else []
     recorded = call.run(call.app.queries.why.steps(job_id, MOST_STEPS))
     values = _values(call, job, recorded) if reveal else None
-    return ShownJob(job, workers, list(of_steps(steps)), recorded, values)
+    return ShownJob(job, workers, list(of_steps(steps)), recorded, values, *_enqueued(call, job_id))
+
+
+def _enqueued(call: Call, job_id: int) -> tuple[list[Tie], int | None]:
+    """Return the jobs that the task of a job has called or enqueued, and the id after which more of them come. A role
+    that may read jobs alone, such as `web`, is told that it does not see them."""
+    try:
+        found = call.run(call.app.queries.dashboard.ties(TieKeys(job_id, most=MOST_ENQUEUED)))
+    except NotAllowed:
+        output.say("this role may not read what the job has enqueued: ask with one that may, such as operator")
+        return [], None
+    ties, rest = without_rest(found, MOST_ENQUEUED)
+    return enqueued_of(ties, "called", "made"), rest
 
 
 def _values(call: Call, job: Job, steps: Sequence[ShownStep]) -> dict[str, Any]:

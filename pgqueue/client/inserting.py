@@ -18,6 +18,7 @@ from pgqueue.events import JobEnqueued
 from pgqueue.jobs.flow import Flow
 from pgqueue.jobs.job import MAX_CRASHES, Job, JobState, NewJob
 from pgqueue.queries.jobs.enqueue import AdmissionResult, InsertedJob, keyed_headers
+from pgqueue.tasks.context import running_job_of
 from pgqueue.tasks.spec import TaskSpec
 from pgqueue.timing import seconds
 
@@ -169,6 +170,7 @@ def new_job(
         flow=app.tasks.flow(spec, name, queue, values, settings.keys)
         if app.tasks.queue_rules or settings.keys is not None or (spec is not None and spec.metering is not None)
         else None,
+        by=running_job_of(app.tasks),
     )
 
 
@@ -195,6 +197,7 @@ def as_job(new: NewJob, row: InsertedJob, handle: WaitHandle | None = None) -> J
         attempt=0,
         max_attempts=new.max_attempts,
         headers=json.loads(headers) if headers else {},
+        enqueued_by=new.by,
         handle=handle,
     )
 

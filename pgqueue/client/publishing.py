@@ -12,8 +12,10 @@ from pgqueue.events import JobEnqueued
 from pgqueue.jobs.bucket_key import NoKey, key_text
 from pgqueue.jobs.event import NewEvent, Published
 from pgqueue.jobs.topics import check_topic
+from pgqueue.tasks.context import running_job_of
 from pgqueue.tasks.storable import encode_unregistered
 from pgqueue.tasks.subscription import subscriptions_of
+from pgqueue.tasks.versions import with_maker
 
 CHUNK = 2_000  # events in one statement
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -113,6 +115,7 @@ class Publisher:
 
     def _each_chunk(self, events: Sequence[NewEvent], headers: str | None) -> Steps[list[Published]]:
         app, queries, done = self._app, self._app.backend.queries.events, list[Published]()
+        headers = with_maker(headers, running_job_of(app.tasks))
         if app.backend.declares_at_once:
             rows = [one.row for one in subscriptions_of(app.tasks, app.queue, app.retention)]
             if rows:

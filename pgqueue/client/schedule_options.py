@@ -59,7 +59,7 @@ def build(app: AppParts, name: str, task: str, plan: GivenPlan | None, options: 
     settings = {name: options.get(name) for name in names} | {"headers": headers_text(options.get("headers"))}
     asked = CallSettings(**settings)  # type: ignore[arg-type]  # each as it is typed
     text = _encoded(app, task, options.get("args") or {})
-    job = replace(new_job(text, asked, app.tasks.get(task), task, app), flow=None)  # made when a tick fires
+    job = replace(new_job(text, asked, app.tasks.get(task), task, app), flow=None, by=None)  # made when a tick fires
     return Schedule(check_name("schedule", name), checked, job, **_timing(options))
 
 

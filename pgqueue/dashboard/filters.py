@@ -1,13 +1,17 @@
-"""Filters of jobs in the address of a page: the address is the state of a list, and the way back works."""
+"""Filters of jobs in the address of a page: the address is the state of a list, and the way back works.
+
+An argument stands in it as `arg.tenant=7`. What a form or a person writes as `arg=tenant=7` is understood, too.
+"""
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from pgqueue.client.moments import read_moment, read_time
+from pgqueue.dashboard.request import Request
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
 from pgqueue.jobs.job_filter import JobFilter
@@ -16,22 +20,31 @@ from pgqueue.timing import read_span
 JOB_FIELDS = ("state", "task", "queue", "tag", "since", "until", "arg", "id")
 DEAD_FIELDS = ("group", "error", "task", "queue", "tag", "since", "until", "arg", "id")
 
-Asked = Callable[[str], str | None]
+ARG = "arg."  # before the name of an argument
 
 
-def job_filter(asked: Asked) -> JobFilter:
+def job_filter(request: Request) -> JobFilter:
     """Read a filter of jobs. Raises InvalidOption."""
-    return JobFilter(state=asked("state"), **_shared(asked))
+    return JobFilter(state=request.asked("state"), **_shared(request))
 
 
-def dead_filter(asked: Asked) -> DeadFilter:
+def dead_filter(request: Request) -> DeadFilter:
     """Read a filter of dead letters. Raises InvalidOption."""
-    return DeadFilter(error=asked("error"), group=asked("group"), **_shared(asked))
+    return DeadFilter(error=request.asked("error"), group=request.asked("group"), **_shared(request))
 
 
-def given(asked: Asked, fields: tuple[str, ...]) -> dict[str, str]:
-    """Return the fields that are given, as they were written."""
-    return {name: text for name in fields if (text := asked(name)) is not None}
+def given(request: Request, fields: tuple[str, ...]) -> dict[str, str]:
+    """Return the fields that are given, as they were written, but each argument by itself: `arg.tenant`. What cannot be
+    read of them stays as it is."""
+    found = {name: text for name in fields if (text := request.asked(name)) is not None}
+    if "arg" in fields:
+        try:
+            several = _named_args(request) | _args(found.get("arg"))
+        except InvalidOption:
+            return found | {f"{ARG}{name}": text for name, text in _named_args(request).items()}
+        found.pop("arg", None)
+        found |= {f"{ARG}{name}": text for name, text in several.items()}
+    return found
 
 
 def query_of(fields: Mapping[str, object]) -> str:
@@ -39,14 +52,20 @@ def query_of(fields: Mapping[str, object]) -> str:
     return urlencode({name: str(value) for name, value in fields.items() if value is not None})
 
 
-def _shared(asked: Asked) -> dict[str, Any]:
+def _shared(request: Request) -> dict[str, Any]:
+    asked, named, args = request.asked, _named_args(request), _args(request.asked("arg"))
+    if twice := sorted(named.keys() & args.keys()):
+        raise InvalidOption(f"arg={twice[0]!r:.100} is given twice: give each argument once")
+    if "" in named:
+        raise InvalidOption("arg.= cannot be used: give the name of an argument, for example arg.tenant=7")
+    values = {name: read_json(text) for name, text in (named | args).items()}
     return {
         "task": asked("task"),
         "queue": asked("queue"),
         "tag": asked("tag"),
         "since": read_moment("since", asked("since")),
         "until": read_moment("until", asked("until")),
-        "args": _args(asked("arg")),
+        "args": values or None,
         "ids": None if asked("id") is None else [read_id(asked("id"))],
     }
 
@@ -66,18 +85,24 @@ def read_end(option: str, text: str | None) -> float | datetime | None:
     return float(seconds) if seconds is not None else read_time(option, text, "a duration such as 15m, or ")
 
 
-def _args(text: str | None) -> dict[str, Any] | None:
-    """Read `tenant=7`, of which the value is JSON or else plain text; or a JSON object of several."""
+def _named_args(request: Request) -> dict[str, str]:
+    """Return each argument of `arg.tenant=7`, and its value as it was written: JSON, or else plain text."""
+    named = [name for name in request.query if name.startswith(ARG)]
+    return {name.removeprefix(ARG): text for name in named if (text := request.asked(name)) is not None}
+
+
+def _args(text: str | None) -> dict[str, str]:
+    """Read `tenant=7`, or a JSON object of several; return the values as they are written in an address."""
     if text is None:
-        return None
+        return {}
     if text.startswith("{"):
         found = read_json(text)
         if isinstance(found, dict):
-            return found
+            return {name: json.dumps(value) for name, value in found.items()}
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise InvalidOption(f"arg={text!r:.100} cannot be used: give name=value, for example tenant=7")
-    return {name: read_json(value)}
+    return {name: value}
 
 
 def read_json(text: str) -> Any:

@@ -18,9 +18,10 @@ from pgqueue.dashboard.request import Request
 from pgqueue.dashboard.settings import DashboardSettings
 from pgqueue.queries import Queries, Query
 from pgqueue.queries.activity import QueueRate
-from pgqueue.queries.dashboard import Span, Step, Wait
+from pgqueue.queries.dashboard import DaySoFar, Span, Step, Wait
 
 T = TypeVar("T")
+TODAY_SECONDS = 60.0
 LONG_STEP = 300.0  # seconds: what has longer steps is a day or more
 MOST_COUNTED = 1000  # jobs of a queue that became due
 
@@ -29,6 +30,16 @@ class Activity(NamedTuple):
     """What workers counted; None where reading it takes too long, is not done yet (`is_coming`), or failed: `why`."""
 
     steps: Sequence[Step] | None
+    is_coming: bool = False
+    why: str | None = None
+
+
+class Today(NamedTuple):
+    """Today so far, and the same part of the same weekday a week ago; None where nothing ended, or that is not read
+    yet (`is_coming`), or cannot be: `why`."""
+
+    now: DaySoFar | None = None
+    before: DaySoFar | None = None
     is_coming: bool = False
     why: str | None = None
 
@@ -90,6 +101,18 @@ class Look:
         for wait in found.value[0]:
             waits.setdefault(wait.queue, []).append(wait)
         return waits
+
+    def today(self) -> Today:
+        """Return what ended today and on the same weekday a week ago, as it was two minutes ago at most."""
+        days = [self.queries.dashboard.day_so_far(weeks) for weeks in (0, 1)]
+        found = self._soon("today", days, TODAY_SECONDS, 2 * TODAY_SECONDS)
+        if isinstance(found, Unread):
+            return Today(why=found.why)
+        if found is None:
+            return Today(is_coming=True)
+        if found.value is None:
+            return Today(why="it takes too long")
+        return Today(*(day if day.ended else None for day in found.value))
 
     def rates(self) -> dict[str, QueueRate] | None:
         """Return how many attempts end and jobs become due in each queue, as it was seconds ago at most; None if that

@@ -38,7 +38,8 @@ class NewJob:
     nothing is kept of it when it succeeds. `conditions`, if any, decide whether it is inserted. `version` is the
     version of the task for which the arguments are meant, and `max_crashes` how often the job may crash a worker.
     `headers` are those of its caller, JSON text. `dead_letter_task`: what the job that goes with a dead letter gets.
-    `flow`: the turn for which it waits; None for a job that no rule concerns.
+    `flow`: the turn for which it waits; None for a job that no rule concerns. `by`: the id of the job whose task
+    enqueues it; None outside of a running task.
     """
 
     task: str
@@ -56,13 +57,14 @@ class NewJob:
     headers: str | None = None
     dead_letter_task: Mapping[str, Any] | None = None
     flow: Flow | None = None
+    by: int | None = None
 
     def for_call(self, args: str, conditions: Conditions | None) -> "NewJob":
         """Return a job with the same options for another call."""
         return NewJob(
             self.task, args, self.queue, self.priority, self.max_attempts, self.run_at, self.delay, self.tags,
             self.history, conditions, self.version, self.max_crashes, self.headers, self.dead_letter_task,
-            self.flow,
+            self.flow, self.by,
         )  # fmt: skip
 
 
@@ -156,7 +158,8 @@ class Job:
     key of a job that has them; do not change them. `notes` are those that people put on it when it was a dead letter,
     the newest last. `flow` has the buckets that a metered job takes while it runs, and its order; None for others.
     `workflow_id` is the id of the workflow that it is part of, if it is. `inputs` names the arguments that are results
-    of other jobs of its workflow: `args` has not got them.
+    of other jobs of its workflow: `args` has not got them. `enqueued_by` is the id of the job whose task enqueued this
+    one while it ran; None for a job that was enqueued elsewhere, or by a release that did not write it down.
     `app.get(id)` fills `attempts`. `existing`: the call that returned this job inserted none, since its key was taken;
     if the job with the key was pruned by then, `phase` is `pruned`, and only what the call knew is here. `handle`
     serves `wait`.
@@ -189,6 +192,7 @@ class Job:
     flow: Flow | None = None
     workflow_id: int | None = None
     inputs: tuple[str, ...] = ()
+    enqueued_by: int | None = None
     attempts: tuple[Attempt, ...] = ()
     existing: bool = False
     handle: Handle | None = field(default=None, repr=False, compare=False)

@@ -100,28 +100,29 @@ left join pg_catalog.pg_stat_all_indexes u on u.indexrelid = i.oid
 where i.relkind = 'i'::"char" and i.relnamespace = to_regnamespace(quote_ident({channel}))::oid
 group by 1, 2 order by 3 desc, 2 limit %(limit)s::int"""
 
-# Sum the attempts of the last hour, and those of the same hour a week before, each with the 95th percentile of how long
-# they had waited: two ranges of activity_at. A week is so many hours, whatever clocks did in it. The naive form asks
-# for both hours by one condition with `or`, and reads the week between them.
-HOURS_COMPARED: LiteralString = """
-with counted as materialized (
-    select 0 as weeks, a.outcome, a.jobs, a.wait_counts from {s}.activity a
-    where a.at > now() - interval '1 hour' and a.outcome in ('succeeded', 'retried', 'failed')
-    union all
-    select 1, a.outcome, a.jobs, a.wait_counts from {s}.activity a
-    where a.at > now() - interval '169 hours' and a.at <= now() - interval '168 hours'
+# Sum the attempts of today so far (UTC), or of the same part of the same weekday so many weeks before, with the 95th
+# percentile of how long they had waited: one range of activity_at, in the partitions of that day. A day of UTC has
+# always 24 hours. Both days are read apart, so that each ends in time, and beside the page, for a day may have a
+# hundred thousand rows. The naive form asks for both by one condition with `or`, and reads the week between them.
+DAY_SO_FAR: LiteralString = """
+with midnight as materialized (
+    select (now() at time zone 'UTC')::date::timestamp at time zone 'UTC' as at
+), counted as materialized (
+    select a.outcome, a.jobs, a.wait_counts from {s}.activity a
+    where a.at >= (select m.at from midnight m) - make_interval(days => 7 * %(weeks)s::int)
+    and a.at <= now() - make_interval(days => 7 * %(weeks)s::int)
     and a.outcome in ('succeeded', 'retried', 'failed')
 ), spread as (
-    select c.weeks, n::float8 as bucket, sum(c.wait_counts[n]) as jobs
-    from counted c cross join lateral generate_subscripts(c.wait_counts, 1) as n group by 1, 2
+    select n::float8 as bucket, sum(c.wait_counts[n]) as jobs
+    from counted c cross join lateral generate_subscripts(c.wait_counts, 1) as n group by 1
 ), summed as (
-    select s.weeks, power(2::float8, (s.bucket - 0.5::float8) / 2::float8) / 1000000::float8 as seconds,
-           sum(s.jobs) over (partition by s.weeks order by s.bucket) / sum(s.jobs) over (partition by s.weeks) as share
+    select power(2::float8, (s.bucket - 0.5::float8) / 2::float8) / 1000000::float8 as seconds,
+           sum(s.jobs) over (order by s.bucket) / sum(s.jobs) over () as share
     from spread s
 )
-select c.weeks, sum(c.jobs)::bigint, coalesce(sum(c.jobs) filter (where c.outcome = 'failed'), 0)::bigint,
-       (select min(s.seconds) from summed s where s.weeks = c.weeks and s.share >= 0.95)::float8
-from counted c group by 1"""
+select coalesce(sum(c.jobs), 0)::bigint, coalesce(sum(c.jobs) filter (where c.outcome = 'failed'), 0)::bigint,
+       (select min(s.seconds) from summed s where s.share >= 0.95)::float8
+from counted c"""
 
 # Sum what the tasks of one queue did within the last hour, the busiest first: by activity_at, in the hour alone.
 TASKS_OF_QUEUE: LiteralString = """
@@ -205,8 +206,8 @@ class Step(NamedTuple):
     wait_seconds: float
 
 
-class Hour(NamedTuple):
-    """What ended in an hour, of any outcome; how much of it failed for good; how long 95 % had waited at most."""
+class DaySoFar(NamedTuple):
+    """What ended in a part of a day, of any outcome; how much failed for good; how long 95 % had waited at most."""
 
     ended: int
     failed: int
@@ -347,9 +348,9 @@ class DashboardQueries(TieQueries):
         """Read the largest indexes."""
         return Query(self._sql(INDEXES), lambda rows: [IndexSize(*row) for row in rows], {"limit": limit})
 
-    def hours_compared(self) -> Query[dict[int, Hour]]:
-        """Sum the last hour (0) and the same hour a week before (1); one in which nothing ended is missing."""
-        return Query(self._sql(HOURS_COMPARED), lambda rows: {row[0]: Hour(*row[1:]) for row in rows})
+    def day_so_far(self, weeks: int) -> Query[DaySoFar]:
+        """Sum today so far (0), or the same part of the same weekday a week before (1)."""
+        return Query(self._sql(DAY_SO_FAR), lambda rows: DaySoFar(*rows[0]), {"weeks": weeks})
 
     def tasks_of_queue(self, queue: str, limit: int) -> Query[list[QueueTask]]:
         """Sum what the tasks of a queue did within the last hour."""

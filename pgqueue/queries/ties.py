@@ -1,17 +1,25 @@
 """The ties of a job: what it has to do with other jobs, and with its idempotency key. The page of a job shows them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements
+from pgqueue.queries.base import Query, Statements, fill
+
+# Whether a job `j` is one that the task of another one has enqueued, and not called. The condition of the indexes.
+MADE: LiteralString = """j.headers::jsonb ? '$by'::text and j.headers::jsonb -> '$by'::text = to_jsonb(%(id)s::bigint)
+         and j.id > %(after)s::bigint and not exists (select from {s}.call c where c.child_id = j.id)"""
 
 # Tell what a job has to do with other jobs and with its key: the jobs that its task has called, the job whose task has
-# called it, the dead letter for which it was enqueued, jobs of the same trace that were enqueued after it, and until
-# when its idempotency key stays taken. By the primary keys of job_live, step and idempotency_key, and call_step. The
-# view finds a job by primary key, in whichever table it is. No index knows traces: of the jobs with higher ids so many
+# called it, the jobs that its task has enqueued otherwise, beyond an id, the job whose task has enqueued it, the dead
+# letter for which it was enqueued, jobs of the same trace that were enqueued after it, and until when its idempotency
+# key stays taken. By the primary keys of job_live, step, call and idempotency_key, call_step, and the indexes of what
+# tasks have enqueued: job_live_by, job_finished_by, dead_letter_by, which hold no other jobs. The view finds a job by
+# primary key, in whichever table it is. No index knows traces: of the jobs with higher ids so many
 # are looked at in each table, in the order of the primary keys, and only where there is a trace to look for. Without
 # that bound it would read all that was enqueued since.
-TIES: LiteralString = """
+TIES: LiteralString = fill(
+    """
 with tied as materialized (
     (select 'called' as kind, c.child_id as id, g.name as name from (
         select t.number, t.name from {s}.step t
@@ -22,8 +30,18 @@ with tied as materialized (
     union all
     select 'caller', c.job_id, c.step from {s}.call c where c.child_id = %(id)s::bigint
     union all
-    (select 'letter', (v.headers::jsonb ->> '$dead_letter'::text)::bigint, null from {s}.job v
-     where v.id = %(id)s::bigint and v.headers::jsonb ->> '$dead_letter'::text ~ '^[0-9]{{1,18}}$'::text limit 1)
+    (select w.kind, w.id::bigint, null from {s}.job v cross join lateral (
+        values ('letter', v.headers::jsonb ->> '$dead_letter'::text),
+               ('maker', v.headers::jsonb ->> '$by'::text)) as w(kind, id)
+     where v.id = %(id)s::bigint and w.id ~ '^[0-9]{{1,18}}$'::text limit 2)
+    union all
+    (select 'made', m.id, null from (
+        (select j.id from {s}.job_live j where {made} order by j.id limit %(most)s::int + 1)
+        union all
+        (select j.id from {s}.dead_letter j where {made} order by j.id limit %(most)s::int + 1)
+        union all
+        (select j.id from {s}.job_finished j where {made} order by j.id limit %(most)s::int + 1)) as m
+     order by m.id limit %(most)s::int + 1)
     union all
     (select 'traced', n.id, null from (
         (select j.id, j.headers::jsonb ->> 'traceparent'::text as trace from {s}.job_live j
@@ -41,13 +59,16 @@ from tied t left join lateral (
     select v.task::text, v.queue::text, v.state::text from {s}.job v where v.id = t.id limit 1) as j on true
 union all
 select 'key', k.job_id, null, null, null, null, k.expires_at::timestamptz from {s}.idempotency_key k
-where k.key = any((select array[%(key)s::text]::uuid[])::uuid[])"""
+where k.key = any((select array[%(key)s::text]::uuid[])::uuid[])""",
+    made=MADE,
+)
 MOST_TIED, MOST_LOOKED_AT = 20, 2000
 
 
 class Tie(NamedTuple):
-    """Another job with which one has to do: how (`called`, `caller`, `letter`, `traced`), and under which name of a
-    step. `task` is None for a job that is nowhere any more. Of `key`: until when the key that this job holds is taken.
+    """Another job with which one has to do: how (`called`, `caller`, `made`, `maker`, `letter`, `traced`), and under
+    which name of a step. `task` is None for a job that is nowhere any more. Of `key`: until when the key that this job
+    holds is taken.
     """
 
     kind: str
@@ -60,11 +81,30 @@ class Tie(NamedTuple):
 
 
 class TieKeys(NamedTuple):
-    """By what the ties of a job are found: its id, the hash of its idempotency key, its trace."""
+    """By what the ties of a job are found: its id, the hash of its idempotency key, its trace. `after`: of the jobs
+    that its task has enqueued only those with higher ids. `most`: so many of each kind, and one more of those."""
 
     job: int
     key: str | None = None
     trace: str | None = None
+    after: int = 0
+    most: int = MOST_TIED
+
+
+def without_rest(found: Sequence[Tie], most: int) -> tuple[list[Tie], int | None]:
+    """Return ties without the job beyond `most` of those that a task has enqueued, and the id after which more come."""
+    made = [tie for tie in found if tie.kind == "made"]
+    return [tie for tie in found if tie not in made[most:]], made[most - 1].id if len(made) > most else None
+
+
+def enqueued_of(found: Sequence[Tie], *kinds: str) -> list[Tie]:
+    """Return the ties to jobs of these kinds, each job once, by the first kind that it is of."""
+    jobs: dict[int, Tie] = {}
+    for kind in kinds:
+        for tie in found:
+            if tie.kind == kind:
+                jobs.setdefault(tie.id, tie)
+    return list(jobs.values())
 
 
 class TieQueries(Statements):
@@ -74,6 +114,6 @@ class TieQueries(Statements):
         """Tell what a job has to do with other jobs and with its key."""
         params = {
             "id": keys.job, "key": keys.key, "trace": keys.trace,
-            "most": MOST_TIED, "looked_at": MOST_LOOKED_AT,
+            "after": keys.after, "most": keys.most, "looked_at": MOST_LOOKED_AT,
         }  # fmt: skip
         return Query(self._sql(TIES), lambda rows: [Tie(*row) for row in rows], params)

@@ -59,8 +59,10 @@ A = TypeVar("A", bound=CommitsAsync)
 
 
 class Host(Protocol):
-    """The part of a worker that a running task uses."""
+    """The part of a worker that a running task uses. `tasks`: the tasks of its app, by which that is known."""
 
+    @property
+    def tasks(self) -> object: ...
     def completer(self, job: ClaimedJob, signals: "Signals") -> Completer: ...
     def note_progress(self, job: ClaimedJob, text: str) -> None: ...
     def step_host(self, job: ClaimedJob, signals: "Signals") -> StepHost: ...
@@ -330,3 +332,13 @@ def _step_of(name: str | None) -> str:
 
 # The context of the job whose task runs here.
 current_context: ContextVar[Context | None] = ContextVar("pgqueue_job", default=None)
+
+
+def running_job_of(tasks: object) -> int | None:
+    """Return the id of the job whose task runs here, if it is one of the app that has these tasks; else None. An id of
+    another app's may be that of another job in this one's database. After its end a job enqueues nothing."""
+    context = current_context.get()
+    if context is None:
+        return None
+    host = context._signals.host
+    return context.job_id if host is not None and host.tasks is tasks else None

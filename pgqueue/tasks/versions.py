@@ -29,7 +29,11 @@ NOTES = "$notes"
 NODE = "$node"
 # The header of a job that an event has made: the id of the event.
 EVENT = "$event"
-OWN = frozenset({VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, NODE, EVENT, FLOW, INPUTS, UNDO, UNDOES})
+# The header of a job that a running task has enqueued: the id of the job whose task it was.
+BY = "$by"
+OWN = frozenset({
+    VERSION, CRASH_LIMIT, DEAD_LETTER_TASK, DEAD_LETTER, NOTES, NODE, EVENT, BY, FLOW, INPUTS, UNDO, UNDOES
+})  # fmt: skip
 MAX_VERSION = 1000
 # A job that waits for a worker which knows a parameter has this label instead of its version: "1+gift". The index of
 # parked jobs has it, as it has the version.
@@ -96,14 +100,21 @@ def parts_of(label: str) -> tuple[int, list[str]]:
 
 def with_own(headers: str | None, job: NewJob) -> str | None:
     """Return the headers with our own added: the version unless it is the first, the limit of crashes if it is not the
-    default, the dead-letter task and the flow if there are any."""
+    default, the dead-letter task, the job that enqueued it and the flow if there are any."""
     own: dict[str, Any] = {VERSION: job.version} if job.version > 1 else {}
     if job.max_crashes != MAX_CRASHES:
         own[CRASH_LIMIT] = job.max_crashes
     if job.dead_letter_task is not None:
         own[DEAD_LETTER_TASK] = dict(job.dead_letter_task)
+    if job.by is not None:
+        own[BY] = job.by
     text = json.dumps((json.loads(headers) if headers else {}) | own) if own else headers
     return text if job.flow is None else _with_flow(text, job.flow)
+
+
+def with_maker(headers: str | None, by: int | None) -> str | None:
+    """Return headers with the job whose task runs, if one does, for the jobs of the events that it publishes."""
+    return headers if by is None else json.dumps((json.loads(headers) if headers else {}) | {BY: by})
 
 
 def _with_flow(headers: str | None, flow: Flow) -> str:

@@ -79,6 +79,7 @@ class AttemptSignals(Signals):
     def __init__(self, app: App) -> None:
         super().__init__(host=self)
         self._app = app
+        self.tasks = app.tasks
         self.note: str | None = None
 
     def completer(self, job: ClaimedJob, signals: Signals) -> Completion:

@@ -27,6 +27,7 @@ class WorkerStandIn(Signals):
         self.deadline = None if remaining is None else self.now() + remaining
         self.reported: list[dict[str, Any]] = []
         self.result: Any = None
+        self.tasks = None  # what the task enqueues, no job of a database enqueues
         self.added: list[Any] = []
         self._conn = conn
         self._sent = sent

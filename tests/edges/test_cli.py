@@ -275,6 +275,23 @@ def test_jobs_and_dead_letters_are_listed_and_shown(shell: Shell, app: App, conn
         assert "LookupError: no such thing" in words
 
 
+def test_a_job_is_shown_with_what_its_task_enqueued(shell: Shell, conn: psycopg.Connection[Any]) -> None:
+    insert = "insert into pgqueue.job_live (task, queue, headers) values (%s, 'q', %s) returning id"
+    parent = scalar(conn, insert, "parent", "{}")
+    made = [scalar(conn, insert, "child", json.dumps({"$by": parent})) for _ in range(2)]
+    step = "insert into pgqueue.step (job_id, name, kind, number, attempt, lease) values (%s, 's', 'call', 7, 1, 1)"
+    conn.execute(step, [parent])
+    call = "insert into pgqueue.call (child_id, job_id, step, number, place) values (%s, %s, 's', 7, 0)"
+    conn.execute(call, [made[1], parent])
+    child = {"task": "child", "queue": "q", "state": "pending"}
+    assert shell.data("jobs", "show", str(parent))["enqueued"] == [
+        {"id": made[1], **child, "step": "s"}, {"id": made[0], **child, "step": None}
+    ]  # fmt: skip
+    assert re.search(rf"{made[1]} +child +q +pending +called by s", shell("jobs", "show", str(parent)).stdout)
+    assert shell.data("jobs", "show", str(made[0]))["enqueued_by"] == parent
+    assert re.search(rf"enqueued.by +{parent}", shell("jobs", "show", str(made[0])).stdout)
+
+
 def drain_queue(app: App, conn: psycopg.Connection[Any]) -> None:
     """Run a worker until the queue `default` is empty."""
     import asyncio

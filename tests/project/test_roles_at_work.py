@@ -11,6 +11,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, DeadFilter, LockHeld, NotAllowed, Unique, db, migrate
+from pgqueue.cli.call import Call
+from pgqueue.cli.jobs import ShownJob, show_job
 from pgqueue.roles.granted import granted
 from pgqueue.scheduler.process import Scheduler
 from pgqueue.scheduler.settings import SchedulerSettings
@@ -60,6 +62,12 @@ def installed(kept: Installed) -> Installed:
 def conn(installed: Installed) -> Iterator[Conn]:
     with psycopg.connect(installed.dsn, autocommit=True, options="-c search_path=") as conn:
         yield conn
+
+
+def shown_as(installed: Installed, role: str, job: int) -> ShownJob:
+    """What `jobs show` prints to a role."""
+    with closing(Call(None, installed.member(role), "pgqueue")) as call:
+        return show_job(call, job)
 
 
 def states(conn: Conn) -> list[tuple[str, int]]:
@@ -266,6 +274,9 @@ def test_an_operator_redrives_discards_edits_cancels_and_pauses(installed: Insta
         assert str(app.get(11).state) == "cancelled"
         assert len(app.operations.list()) >= 2
         job = app.enqueue("t", {})
+        made = "update pgqueue.job_live set headers = jsonb_build_object('$by', 11) where id = %s"
+        conn.execute(made, [job.id])
+        assert [tie.id for tie in shown_as(installed, "operator", 11).enqueued] == [job.id]
         app.cancel(job.id)
         app.schedules.create("p", "t", 60)
         app.schedules.edit("p", 90)
@@ -304,6 +315,7 @@ def test_a_web_role_reads_waits_and_cancels(installed: Installed, conn: Conn) ->
         assert web.get(done.id).result == 7
         assert web.wait(done.id, timeout=DEADLINE) == 7
         assert web.why(waits.id).reasons
+        assert shown_as(installed, "web", done.id).job.result == 7
         web.cancel(waits.id)
         assert str(web.get(waits.id).state) == "cancelled"
         with pytest.raises(NotAllowed):

@@ -5,7 +5,7 @@ import pytest
 
 from pgqueue import db
 from pgqueue.queries.dashboard import MOST_FAILURES, Span
-from pgqueue.queries.ties import MOST_LOOKED_AT, TieKeys
+from pgqueue.queries.ties import MOST_LOOKED_AT, MOST_TIED, TieKeys, enqueued_of, without_rest
 from tests.conftest import scalar
 from tests.harness import QUERIES, Conn, add_worker
 from tests.statements.test_explain import buffers, explain, nodes
@@ -66,23 +66,42 @@ select now() - make_interval(mins => m), gen_random_uuid(), 't' || q, 'q' || q,
 from generate_series(1, 11000) as m cross join generate_series(1, 2) as q"""
 
 
-def test_two_hours_are_compared_without_the_week_between_them(conn: Conn) -> None:
-    conn.execute(WEEKS)
-    conn.execute("vacuum analyze pgqueue.activity")
-    with conn.transaction():
+MIDNIGHT = "(now() at time zone 'UTC')::date::timestamp at time zone 'UTC'"
+# Five days of every 25 seconds that are neither today nor the same weekday, and rows at the edges of both days.
+DAYS = f"""
+insert into pgqueue.activity
+select {MIDNIGHT} - make_interval(secs => 25 * i), gen_random_uuid(), 't', 'q', 'succeeded', 1000, 1, 2, '[3:3]={{2}}',
+       '[3:3]={{1000}}' from generate_series(1, 17280) as i;
+insert into pgqueue.activity
+select e.at, gen_random_uuid(), 't', 'q', e.outcome, e.jobs, 1, 2, '[3:3]={{2}}',
+       case when e.slow > 0 then array[e.jobs - e.slow, e.slow] else array[e.jobs] end
+from (values
+    ({MIDNIGHT}, 'succeeded', 94, 0), ({MIDNIGHT}, 'retried', 3, 3), ({MIDNIGHT}, 'failed', 2, 2),
+    (now(), 'failed', 1, 1),
+    ({MIDNIGHT} - interval '1 microsecond', 'failed', 500, 500), (now() + interval '1 microsecond', 'failed', 500, 500),
+    ({MIDNIGHT}, 'released', 500, 500),
+    ({MIDNIGHT} - interval '7 days', 'succeeded', 40, 1), (now() - interval '7 days', 'failed', 10, 1),
+    ({MIDNIGHT} - interval '169 hours', 'failed', 500, 500),
+    ({MIDNIGHT} - interval '7 days' - interval '1 microsecond', 'failed', 500, 500),
+    (now() - interval '7 days' + interval '1 microsecond', 'failed', 500, 500)) as e(at, outcome, jobs, slow)"""
+
+
+def test_today_stands_beside_the_same_part_of_the_same_weekday(conn: Conn) -> None:
+    with conn.transaction():  # in which now() is one moment
+        conn.execute(DAYS)
         db.run(conn, QUERIES.dashboard.look(2.0))
-        found = db.run(conn, QUERIES.dashboard.hours_compared())
-        plan = explain(conn, QUERIES.dashboard.hours_compared(), generic=False)
+        days = [db.run(conn, QUERIES.dashboard.day_so_far(weeks)) for weeks in (0, 1)]
+        plan = explain(conn, QUERIES.dashboard.day_so_far(1), generic=False)
     conn.execute("deallocate all")
-    # Of each 60 minutes, 15 failed and 30 succeeded, twice; 15 were given back.
-    for hour in (found[0], found[1]):
-        assert hour.ended in (2 * 2 * 44, 2 * 2 * 45, 2 * 2 * 46)  # the hour's edges fall between two rows
-        assert hour.failed in (2 * 2 * 14, 2 * 2 * 15, 2 * 2 * 16)
-        assert hour.wait_p95 == pytest.approx(2**10.25 / 1e6)
-    scans = [node for node in nodes(plan) if node["Node Type"].startswith("Index")]
-    read = sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans)
-    assert read < 400  # of 22,000
-    assert buffers(plan) < read + 20  # a page for each row at most, and those of the index
+    assert [(day.ended, day.failed) for day in days] == [(100, 3), (50, 10)]
+    assert [day.wait_p95 for day in days] == pytest.approx([2**0.75 / 1e6, 2**0.25 / 1e6])  # of 6 %, and of 4 %
+    scans = [node for node in nodes(plan) if "activity" in str(node.get("Relation Name"))]
+    assert {scan["Node Type"] for scan in scans if scan["Actual Loops"]} == {"Index Scan"}
+    assert sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans) == 2  # of 17,000
+
+
+def test_a_day_without_an_attempt_is_empty(conn: Conn) -> None:
+    assert db.run(conn, QUERIES.dashboard.day_so_far(0)) == (0, 0, None)
 
 
 def test_tasks_of_a_queue_and_days_of_failures_are_summed(conn: Conn) -> None:
@@ -227,3 +246,62 @@ def test_ties_of_a_job_are_found_by_keys_and_a_trace_within_a_bound(conn: Conn) 
         if node["Node Type"] == "Seq Scan" and node["Actual Loops"] and "job_live" in str(node)
     ]
     assert buffers(plan) < 400
+
+
+MADE = """
+insert into pgqueue.job_live (id, task, queue, headers)
+select i, 't', 'q', case when i % 400 = 0 then '{"$by": 7}' when i % 2 = 1 then '{"$by": 8}' else '{}' end::jsonb
+from generate_series(1, 20000) i"""
+MADE_AND_ENDED = """
+insert into pgqueue.job_finished (id, task, queue, priority, args, headers, run_at, created_at, attempt, max_attempts,
+                                  lease, state, finished_at)
+select 30000 + i, 't', 'q', 0, '{}', case when i = 9 then '{"$by": 7}' else '{}' end::jsonb, now(), now(), 1, 1, 1,
+       'succeeded', now() - make_interval(days => i)
+from generate_series(1, 20) i"""
+
+
+def test_what_a_task_has_enqueued_is_found_by_an_index_of_such_jobs(conn: Conn) -> None:
+    """In each of the tables, page by page; calls are told apart, and jobs of another one are not read."""
+    conn.execute(MADE)
+    conn.execute(MADE_AND_ENDED)
+    conn.execute(DEAD.replace("30000", "3"))
+    conn.execute(
+        "update pgqueue.dead_letter set headers = '{\"$by\": 7}' where id = (select min(id) from pgqueue.dead_letter)"
+    )
+    conn.execute("insert into pgqueue.call (child_id, job_id, step, number, place) values (400, 7, 's', 1, 0)")
+    conn.execute("vacuum analyze pgqueue.job_live, pgqueue.job_finished, pgqueue.dead_letter")
+    pages, after = [], 0
+    while True:
+        ties = db.run(conn, QUERIES.dashboard.ties(TieKeys(7, after=after)))
+        found, rest = without_rest(ties, MOST_TIED)
+        pages.append([tie.id for tie in enqueued_of(found, "made")])
+        if rest is None:
+            break
+        after = rest
+    assert [len(page) for page in pages] == [MOST_TIED, MOST_TIED, 11]
+    made = {*range(800, 20001, 400), 30009, scalar(conn, "select min(id) from pgqueue.dead_letter")}
+    assert {job for page in pages for job in page} == made
+    assert [(tie.kind, tie.id) for tie in db.run(conn, QUERIES.dashboard.ties(TieKeys(800)))] == [("maker", 7)]
+    with conn.transaction():
+        db.run(conn, QUERIES.dashboard.look(2.0))
+        plan = explain(conn, QUERIES.dashboard.ties(TieKeys(7)), generic=False)
+    conn.execute("deallocate all")
+    used = {str(node.get("Index Name")) for node in nodes(plan) if node["Actual Rows"] and node["Actual Loops"]}
+    assert {"job_live_by", "dead_letter_by"} < used
+    assert max(node["Actual Rows"] for node in nodes(plan)) < 100
+    assert buffers(plan) < 400
+
+
+def test_a_maker_that_is_no_id_is_none(conn: Conn) -> None:
+    """SQL that writes the tables itself writes into headers what it wants."""
+    for job, maker in enumerate(['"7"', '"; 1"', "1e30", "-7", "[7]", "null"], 1):
+        headers = f'{{"$by": {maker}}}'
+        conn.execute(
+            "insert into pgqueue.job_live (id, task, queue, headers) values (%s, 't', 'q', %s)", [job, headers]
+        )
+        read = db.run(conn, QUERIES.jobs.get(job))
+        assert read is not None
+        assert read.enqueued_by is None
+        ties = db.run(conn, QUERIES.dashboard.ties(TieKeys(job)))
+        assert [tie.id for tie in ties] == ([7] if job == 1 else []), maker
+    assert [tie for tie in db.run(conn, QUERIES.dashboard.ties(TieKeys(7))) if tie.kind == "made"] == []

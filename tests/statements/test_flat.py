@@ -343,7 +343,7 @@ EXEMPT = {
                 "look",
                 "signs",
                 "activity",
-                "hours_compared",
+                "day_so_far",
                 "tasks_of_queue",
                 "days_of_failures",
                 "days_kept",

@@ -407,7 +407,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "dashboard.announced": lambda q: q.dashboard.announced(),
     "dashboard.indexes": lambda q: q.dashboard.indexes(20),
     "dashboard.ties": lambda q: q.dashboard.ties(TieKeys(7, "0" * 32, "0" * 31 + "1")),
-    "dashboard.hours_compared": lambda q: q.dashboard.hours_compared(),
+    "dashboard.day_so_far": lambda q: q.dashboard.day_so_far(1),
     "dashboard.tasks_of_queue": lambda q: q.dashboard.tasks_of_queue("default", 10),
     "dashboard.days_of_failures": lambda q: q.dashboard.days_of_failures(),
     "dashboard.days_kept": lambda q: q.dashboard.days_kept(),

@@ -94,7 +94,7 @@ def workflows(look: Look, _: str) -> Page:
     if state is not None and state not in STATES:
         raise InvalidOption(f"state={state!r:.100} cannot be used: give {', '.join(STATES)}")
     found = look.ask(look.queries.workflows.list(state, None if before is None else read_id(before), LISTED))
-    fields = given(look.request.asked, ("state",))
+    fields = given(look.request, ("state",))
     last = query_of({**fields, "before": found[-1].id}) if len(found) == LISTED else None
     return Page("workflows.html", "Workflows", {"workflows": found, "states": STATES, "state": state, "next": last})
 

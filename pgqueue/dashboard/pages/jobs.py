@@ -14,7 +14,7 @@ from pgqueue.jobs.job_filter import PHASES
 from pgqueue.jobs.keys import key_hashes
 from pgqueue.jobs.listed import ListedJobs
 from pgqueue.queries.chosen import Preview
-from pgqueue.queries.ties import MOST_LOOKED_AT, TieKeys
+from pgqueue.queries.ties import MOST_LOOKED_AT, TieKeys, enqueued_of, without_rest
 
 LISTED = 50
 PREVIEWED = 1000
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 def jobs(look: Look, _: str) -> Page:
     """List the newest jobs that fit the filter in the address."""
     asked = look.request.asked
-    fields = given(asked, JOB_FIELDS)
+    fields = given(look.request, JOB_FIELDS)
     values: dict[str, Any] = {
         "fields": fields,
         "phases": PHASES,
@@ -61,7 +61,7 @@ def jobs(look: Look, _: str) -> Page:
 
 
 def _listed(look: Look, before: int | None) -> ListedJobs:
-    chosen = job_filter(look.request.asked)
+    chosen = job_filter(look.request)
     found = look.ask(look.queries.jobs.list(chosen, before, LISTED))
     if len(found) == LISTED or chosen.ids is not None:
         return ListedJobs(found)
@@ -102,15 +102,19 @@ def ties_of(look: Look, job: Job, trace: Trace | None) -> dict[str, Any]:
     than those of the access only how many there are."""
     key, queues = job.headers.get("idempotency_key"), look.access.queues
     hashed = key_hashes(job.task, [key])[0] if isinstance(key, str) else None
-    found = look.ask(look.queries.dashboard.ties(TieKeys(job.id, hashed, None if trace is None else trace.id)))
+    after = 0 if look.request.asked("after") is None else read_id(look.request.asked("after"))
+    keys = TieKeys(job.id, hashed, None if trace is None or after else trace.id, after)
+    ties = look.ask(look.queries.dashboard.ties(keys))
+    found, rest = without_rest(ties, keys.most)
+    enqueued = enqueued_of(found, "made") if after else enqueued_of(found, "called", "made", "traced")
     shown = [tie for tie in found if queues is None or tie.queue in queues]
-    jobs = {kind: [tie for tie in shown if tie.kind == kind] for kind in ("called", "traced", "caller", "letter")}
-    called = {tie.id for tie in jobs["called"]}
+    one = {kind: next((tie for tie in shown if tie.kind == kind), None) for kind in ("caller", "maker", "letter")}
     return {
-        "enqueued": [*jobs["called"], *(tie for tie in jobs["traced"] if tie.id not in called)],
-        "elsewhere": len({tie.id for tie in found if tie.kind in ("called", "traced")} - {tie.id for tie in shown}),
-        "caller": next(iter(jobs["caller"]), None),
-        "letter": next(iter(jobs["letter"]), None),
+        "enqueued": [tie for tie in enqueued if tie in shown],
+        "elsewhere": len([tie for tie in enqueued if tie not in shown]),
+        "after": after,
+        "rest": rest,
+        **one,
         "key": next((tie for tie in found if tie.kind == "key"), None),
         "looked_at": MOST_LOOKED_AT,
     }
@@ -172,8 +176,7 @@ def edit(look: Look, name: str) -> Page:
 
 def preview(look: Look, verb: str) -> Page:
     """Show which jobs a verb would take now, and ask."""
-    asked = look.request.asked
-    fields = {name: text for name in (*JOB_FIELDS, "group", "error") if (text := asked(name)) is not None}
+    fields = given(look.request, (*JOB_FIELDS, "group", "error"))
     values: dict[str, Any] = {
         "verb": verb,
         "fields": fields,
@@ -195,8 +198,8 @@ def preview(look: Look, verb: str) -> Page:
 def _found(look: Look, verb: str) -> Preview:
     """Return what an operation would take, by the verb's own preview on this connection."""
     if verb in OF_DEAD:
-        filtered = dead_filter(look.request.asked)
+        filtered = dead_filter(look.request)
         return look.app.dead.using(look.conn).preview(filtered, PREVIEWED + 1, kind=verb, within=look.access.queues)
     return look.app.jobs.using(look.conn).preview(
-        verb, job_filter(look.request.asked), PREVIEWED + 1, within=look.access.queues
+        verb, job_filter(look.request), PREVIEWED + 1, within=look.access.queues
     )

@@ -20,13 +20,11 @@ def now(look: Look, _: str) -> Page:
     """Show what is wrong and what happens now."""
     span = charts.chosen(look.request.asked("span"), "1h")
     activity = look.activity(charts.SPANS[span])
-    hours = look.ask_if_quick(look.queries.dashboard.hours_compared()) or {}
     groups = look.ask(look.queries.dashboard.failures(MOST_GROUPS))
     workers = look.ask(look.queries.workers.list())
     values = {
         **charts.pair_of(activity, span),
-        "this_hour": hours.get(0),
-        "week_ago": hours.get(1),
+        "today": look.today(),
         "queues": _worst_first(look.pulse.queues),
         "groups": groups,
         "workers": workers,

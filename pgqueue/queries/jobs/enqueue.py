@@ -222,7 +222,11 @@ def shared_params(job: NewJob, args: str) -> dict[str, Any]:
         "delay": job.delay,
         "tags": text_array(job.tags) if job.tags else "{}",
         "headers": job.headers
-        if job.version == 1 and job.max_crashes == MAX_CRASHES and job.dead_letter_task is None and job.flow is None
+        if job.version == 1
+        and job.max_crashes == MAX_CRASHES
+        and job.dead_letter_task is None
+        and job.flow is None
+        and job.by is None
         else with_own(job.headers, job),
         "history": job.history,
     }
@@ -249,7 +253,9 @@ def keyed_headers(job: NewJob) -> str | None:
 
 def _headers(jobs: Sequence[NewJob], texts: Sequence[str | None]) -> Sequence[str | None]:
     """Return the headers of each job: those given, and our own."""
-    if not any(job.version > 1 or job.max_crashes != MAX_CRASHES or job.dead_letter_task or job.flow for job in jobs):
+    if not any(
+        job.version > 1 or job.max_crashes != MAX_CRASHES or job.dead_letter_task or job.flow or job.by for job in jobs
+    ):
         return texts
     return [with_own(text, job) for job, text in zip(jobs, texts, strict=True)]
 

@@ -13,7 +13,7 @@ from pgqueue.jobs.job import Attempt, Job, JobState, Note
 from pgqueue.queries.base import Query, Row, Statements, fill
 from pgqueue.tasks.sealing import open_job
 from pgqueue.tasks.stand_in import inputs_of
-from pgqueue.tasks.versions import NOTES, OWN
+from pgqueue.tasks.versions import BY, NOTES, OWN
 
 # The columns of a job as `read_job` reads them; `j` is the view of jobs.
 JOB: LiteralString = """j.id, j.task, j.queue, j.priority, j.state, j.phase, j.args::text, j.tags, j.run_at,
@@ -96,6 +96,7 @@ def read_job(row: Row) -> Job:
     values["notes"] = _notes(headers.get(NOTES))
     values["flow"] = Flow.of_headers(headers)
     values["inputs"] = inputs_of(headers)
+    values["enqueued_by"] = by if type(by := headers.get(BY)) is int and 0 < by < 2**63 else None
     values["error"] = read_error(values["error"] and json.loads(values["error"]))
     values["attempts"] = tuple(_attempt(value) for value in json.loads(values["attempts"] or "[]"))
     return Job(**values)

@@ -66,6 +66,7 @@ class Attempts:
         steps: StepWriter,
     ) -> None:
         self._app = core.app
+        self.tasks = core.app.tasks
         self._codec = core.app.codec
         self._listeners = core.app.listeners
         self._slots = core.slots

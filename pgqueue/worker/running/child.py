@@ -76,7 +76,7 @@ def _serve(tasks: Tasks, settings: ChildSettings, completer: MakeCompleter | Non
     pid, prepared = os.getpid(), False
     for number, message in enumerate(_messages(channel), 1):
         job = _JOB.validate_python(message["job"])
-        host = ChildHost(channel, completer)
+        host = ChildHost(channel, completer, tasks)
         signals = Signals(message["deadline"], host=host)
         refusal, prepared = None if prepared else _prepare(settings), True
         outcome = refusal or _attempt(tasks, job, signals, settings.hooks)
@@ -97,7 +97,8 @@ class ChildHost:
     After the outcome it sends nothing more, though threads of the task may still call it.
     """
 
-    def __init__(self, channel: socket.socket, completer: MakeCompleter | None) -> None:
+    def __init__(self, channel: socket.socket, completer: MakeCompleter | None, tasks: Tasks) -> None:
+        self.tasks = tasks
         self._channel: socket.socket | None = channel
         self._pid = os.getpid()
         self._lock = threading.Lock()

@@ -120,7 +120,7 @@ def paths_of(conn: psycopg.Connection[Any]) -> dict[str, str]:
         "drain of a queue": "queues/default/drain",
         "a queue, 7 d": "queues/default?span=7d", "a queue, 30 d": "queues/default?span=30d",
         "Jobs": "jobs", "Jobs that run": "jobs?state=running",
-        "Jobs of a task": "jobs?task=media.*", "Jobs by an argument": "jobs?arg=order_id=8",
+        "Jobs of a task": "jobs?task=media.*", "Jobs by an argument": "jobs?arg.order_id=8",
         "Jobs that succeeded": "jobs?state=succeeded", "a job that is due": f"jobs/{due[0]}",
         "a job that succeeded": f"jobs/{done[0]}", "a dead letter": f"jobs/{dead[0]}", "Failures": "failures",
         "a group of failures": f"failures/{dead[1]}", "preview of a redrive": f"preview/redrive?group={dead[1]}",

@@ -19,7 +19,7 @@ def pages_of(shop: Shop) -> list[str]:
     jobs = [f"jobs/{ids[name]}" for name in ("declined", "bug", "charged", "retrying", "running", "later", "cancelled")]
     return [
         "", "queues", "queues/critical", "queues/media", "queues/media/drain", "queues/default/drain",
-        "jobs", "jobs?state=failed", "jobs?task=shop.*&arg=order_id=8",
+        "jobs", "jobs?state=failed", "jobs?task=shop.*&arg.order_id=8",
         *jobs, f"jobs/{ids['declined']}/edit", f"jobs/{ids['later']}/edit", "failures", "tasks",
         "tasks/shop.charge_card", "tasks/shop.charge_card/enqueue", "tasks/nobody.knows/enqueue", "schedules",
         "schedules/daily~20report", "schedules/month~27s~20end", "schedules/daily~20report/pause?until=7d",

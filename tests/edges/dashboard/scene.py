@@ -56,7 +56,7 @@ RATES = {  # jobs a minute, errors, seconds to run, seconds of waiting
 
 
 # What the tables of a shop that is older than three hours hold: the same hour a week ago, with fewer jobs that waited
-# less, and a minute of each hour between, which stands for all of it, by day and by night.
+# less, and a minute of each other hour of eight days, which stands for all of it, by day and by night.
 WEEK = """
 insert into pgqueue.activity
 select a.at - make_interval(hours => 168), a.worker_id, a.task, a.queue, a.outcome, greatest(1, a.jobs * 4 / 5),
@@ -67,7 +67,7 @@ select a.at - make_interval(hours => ago), a.worker_id, a.task, a.queue, a.outco
        a.run_seconds * swing, a.wait_seconds * swing, a.run_counts, a.wait_counts
 from pgqueue.activity a cross join lateral (
     select ago, round(40 + 25 * sin(ago * pi() / 12) + 8 * cos(ago * pi() / 84)) as swing
-    from generate_series(2, 166) as ago) as hours
+    from generate_series(2, 192) as ago where ago <> 168) as hours
 where a.at > now() - interval '61 minutes' and a.at <= now() - interval '60 minutes'"""
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from markupsafe import escape
 
 from pgqueue.dashboard.request import slug
 from tests.edges.dashboard.conftest import Browser
@@ -121,6 +123,19 @@ def test_names_of_every_kind_are_one_part_of_a_path() -> None:
         assert "%" not in slug(name)
         assert slug(name) not in (".", "..")
         assert unslug(slug(name)) == name
+
+
+@pytest.mark.parametrize("name", [EVIL, "\x00", "\ud800", "$codec", "a.b", "x" * 2000])
+def test_an_argument_of_any_name_is_text(browse: Callable[..., Browser], name: str) -> None:
+    query = urlencode({f"arg.{name}": EVIL, "state": "failed"}, errors="surrogatepass")
+    answer = browse().get(f"jobs?{query}")
+    assert answer.status_code in (200, 400)
+    tags = Tags()
+    tags.feed(answer.text)
+    assert tags.bad == []
+    if name == EVIL:
+        assert SHOWN in answer.text
+        assert f'name="arg.{escape(EVIL)}"' in answer.text
 
 
 def test_an_address_that_is_odd_is_only_not_found(browse: Callable[..., Browser]) -> None:

@@ -40,15 +40,22 @@ def test_charts_show_the_span_that_is_chosen(browse: Browse, path: str) -> None:
     assert browser.get(f"{path}?span=2h").status_code == 400
 
 
-def test_now_stands_beside_the_same_hour_a_week_ago(browse: Browse, conn: Conn) -> None:
-    ended = "select sum(jobs) from pgqueue.activity where outcome in ('succeeded', 'retried', 'failed') and "
-    week = scalar(conn, ended + "at > now() - interval '169 hours' and at <= now() - interval '168 hours'")
-    hour = scalar(conn, ended + "at > now() - interval '1 hour'")
-    part = _text(browse().page().partition('id="week"')[2].partition("</section>")[0])
+def test_now_shows_today_beside_the_same_weekday(browse: Browse, conn: Conn) -> None:
+    midnight = "(now() at time zone 'UTC')::date::timestamp at time zone 'UTC'"
+    ended = (
+        "select coalesce(sum(jobs), 0) from pgqueue.activity where outcome in ('succeeded', 'retried', 'failed') and "
+    )
+    conn.execute(
+        "insert into pgqueue.activity select now() - make_interval(days => days), gen_random_uuid(), 't', 'q',"
+        " 'succeeded', 3, 1, 2, '{3}', '{3}' from unnest(array[0, 7]) as days"
+    )
+    week = scalar(conn, f"{ended} at >= {midnight} - interval '7 days' and at <= now() - interval '7 days'")
+    today = scalar(conn, f"{ended} at >= {midnight} and at <= now()")
+    part = _text(read(browse(), "").partition('id="week"')[2].partition("</section>")[0])
     found = re.search(r"Attempts that ended (\d+) (\d+) then", part)
-    assert found is not None
-    assert abs(int(found[1]) - hour) / hour < 0.05  # a minute's row may have left the hour meanwhile
-    assert abs(int(found[2]) - week) / week < 0.05
+    assert found is not None, part
+    assert int(found[1]) == pytest.approx(today, rel=0.05)  # a minute's row may have come meanwhile
+    assert int(found[2]) == pytest.approx(week, rel=0.05)
     assert re.search(r"95 % waited at most \S+", part)
 
 

@@ -194,6 +194,31 @@ def test_a_filter_that_cannot_be_read_says_so(browse: Browse) -> None:
     assert browse().get("workflows?state=odd").status_code == 400
 
 
+def test_an_argument_stands_in_the_address_by_its_name(browse: Browse) -> None:
+    browser = browse()
+    pages = [
+        browser.page(f"jobs?task=shop.*&{given}")
+        for given in ("arg.order_id=8", "arg=order_id=8", 'arg={"order_id": 8}', "arg.order_id=8&arg.x=&arg=")
+    ]
+    assert len({tuple(_ids(page)) for page in pages}) == 1
+    assert len(_ids(pages[0])) == 2
+    for page in pages:
+        assert 'href="./preview/retry?task=shop.%2A&amp;arg.order_id=8"' in page
+        assert '<input type="text" name="arg.order_id" value="8"' in page
+        assert '<input type="text" name="arg" value=""' in page
+    for both in ("arg.order_id=8&arg.template=plain", "arg.order_id=8&arg=template=plain"):
+        (one,) = _ids(browser.page(f"jobs?task=shop.*&{both}"))
+        assert str(one) in _ids(pages[0])
+    assert "arg.order_id 8" in browser.page("preview/retry?task=shop.*&arg.order_id=8")
+    for wrong in ("arg.order_id=8&arg=order_id=9", "arg.=7", "arg=order_id"):
+        assert browser.get(f"jobs?{wrong}").status_code == 400, wrong
+    assert 'value="order_id"' in browser.get("jobs?arg=order_id&arg.x=1").text  # what was typed stays
+
+
+def _ids(page: str) -> list[str]:
+    return re.findall(r'class="id" href="\./jobs/(\d+)"', page)
+
+
 def test_a_job_says_why_it_waits_and_how_to_enqueue_another(browse: Browse, shop: Shop) -> None:
     text = unescape(browse().page(f"jobs/{shop.ids['transcode']}"))
     assert "No living worker serves queue media" in text

@@ -41,7 +41,7 @@ def test_no_page_shows_a_job_or_a_queue_of_others(browse: Browse, shop: Shop, co
     mine = {path for path in pages_of(shop) if (found := re.match(r"jobs/(\d+)", path)) and is_mine(conn, found[1])}
     bulk = {"preview/redrive?task=shop.*", "preview/discard?task=shop.render_invoice"}
     assert mine
-    assert shown == {"", "queues", "jobs", "jobs?state=failed", "jobs?task=shop.*&arg=order_id=8", *bulk, *mine}
+    assert shown == {"", "queues", "jobs", "jobs?state=failed", "jobs?task=shop.*&arg.order_id=8", *bulk, *mine}
 
 
 def is_mine(conn: Conn, job: str) -> bool:

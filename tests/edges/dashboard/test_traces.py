@@ -1,13 +1,16 @@
 """The trace of a job: its page links to where a tracing system shows it, and to nothing else."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pgqueue import dashboard
+from pgqueue.dashboard import Access
 from pgqueue.dashboard.traces import Trace, check_trace_url, trace_of
 from pgqueue.errors import InvalidOption
+from tests.conftest import scalar
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
 from tests.harness import Conn
@@ -78,3 +81,44 @@ def test_what_is_hidden_of_the_headers_is_hidden_everywhere(
     assert "(hidden)" in page
     assert [text for text in texts if text in page] == []
     shop.app.cancel(job.id)
+
+
+def test_the_page_of_a_job_lists_what_its_task_enqueued(browse: Callable[..., Browser], shop: Shop, conn: Conn) -> None:
+    by = shop.ids["charged"]
+    made = [
+        scalar(
+            conn,
+            "insert into pgqueue.job_live (task, queue, state, waits_for, headers)"
+            " values ('shop.checked', %s, 'blocked', 'task', jsonb_build_object('$by', %s::bigint)) returning id",
+            "critical" if number < 3 else "email",
+            by,
+        )
+        for number in range(25)
+    ]
+    try:
+        browser = browse()
+        first = browser.page(f"jobs/{by}")
+        assert _listed(first) == made[:20]
+        (link,) = re.findall(r'rel="next" href="\.\./jobs/(\d+\?after=\d+)#enqueued"', first)
+        assert _listed(browser.page(f"jobs/{link}")) == made[20:]
+        assert "More of what it enqueued" not in browser.page(f"jobs/{link}")
+        assert browser.get(f"jobs/{by}?after=x").status_code == 400
+        child = browser.page(f"jobs/{made[0]}")
+        assert re.search(
+            rf'enqueued by</dt><dd><a class="id" href="\.\./jobs/{by}">{by}</a> <span class="name">', child
+        )
+        assert "$by" not in child
+        within = browse(Access.operate("bob", queues={"critical"}))
+        text = within.page(f"jobs/{by}")
+        assert _listed(text) == made[:3]
+        assert "And 17 in other queues." in text
+        assert "enqueued by" not in browse(Access.operate("bob", queues={"email"})).page(f"jobs/{made[-1]}")
+    finally:
+        conn.execute("delete from pgqueue.job_live where id = any(%s)", [made])
+
+
+def _listed(page: str) -> list[int]:
+    part = (
+        page.partition('id="enqueued"')[2].partition("</section>")[0].partition("<tbody>")[2].partition("</tbody>")[0]
+    )
+    return [int(job) for job in re.findall(r'class="id" href="\.\./jobs/(\d+)"', part)]

@@ -8,8 +8,21 @@ with tied as materialized (
     union all
     select 'caller', c.job_id, c.step from "pgqueue".call c where c.child_id = %(id)s::bigint
     union all
-    (select 'letter', (v.headers::jsonb ->> '$dead_letter'::text)::bigint, null from "pgqueue".job v
-     where v.id = %(id)s::bigint and v.headers::jsonb ->> '$dead_letter'::text ~ '^[0-9]{1,18}$'::text limit 1)
+    (select w.kind, w.id::bigint, null from "pgqueue".job v cross join lateral (
+        values ('letter', v.headers::jsonb ->> '$dead_letter'::text),
+               ('maker', v.headers::jsonb ->> '$by'::text)) as w(kind, id)
+     where v.id = %(id)s::bigint and w.id ~ '^[0-9]{1,18}$'::text limit 2)
+    union all
+    (select 'made', m.id, null from (
+        (select j.id from "pgqueue".job_live j where j.headers::jsonb ? '$by'::text and j.headers::jsonb -> '$by'::text = pg_catalog.to_jsonb(%(id)s::bigint)
+         and j.id > %(after)s::bigint and not exists (select from "pgqueue".call c where c.child_id = j.id) order by j.id limit %(most)s::int + 1)
+        union all
+        (select j.id from "pgqueue".dead_letter j where j.headers::jsonb ? '$by'::text and j.headers::jsonb -> '$by'::text = pg_catalog.to_jsonb(%(id)s::bigint)
+         and j.id > %(after)s::bigint and not exists (select from "pgqueue".call c where c.child_id = j.id) order by j.id limit %(most)s::int + 1)
+        union all
+        (select j.id from "pgqueue".job_finished j where j.headers::jsonb ? '$by'::text and j.headers::jsonb -> '$by'::text = pg_catalog.to_jsonb(%(id)s::bigint)
+         and j.id > %(after)s::bigint and not exists (select from "pgqueue".call c where c.child_id = j.id) order by j.id limit %(most)s::int + 1)) as m
+     order by m.id limit %(most)s::int + 1)
     union all
     (select 'traced', n.id, null from (
         (select j.id, j.headers::jsonb ->> 'traceparent'::text as trace from "pgqueue".job_live j
