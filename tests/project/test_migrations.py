@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgqueue import App, ConfigError, NotMigrated, db, migrate, revisions
 from pgqueue.queries import Queries
-from tests.conftest import DEADLINE, EMPTY, Databases, drain, scalar
+from tests.conftest import DEADLINE, EMPTY, Databases, drain, scalar, work
 from tests.harness import InThread, Process, wait_for
 
 Conn = psycopg.Connection[Any]
@@ -150,6 +150,13 @@ def test_another_schema_works_beside_the_first(dsn: str) -> None:
         conn.execute("insert into other_one.job_live (task, queue) values ('t', 'q')")
         assert scalar(conn, "select count(*) from pgqueue.job") == 0
         assert scalar(conn, "select count(*) from other_one.job") == 1
+    app = App(dsn, schema="other_one")
+    job = app.task(name="t", queue="q")(lambda: "ran").enqueue()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        asyncio.run(work(app, lambda: scalar(conn, "select count(*) = 2 from other_one.job_finished"), queues=["q"]))
+        assert app.get(job.id).result == "ran"
+        assert scalar(conn, "select count(*) from pgqueue.job") == 0
+    app.close()
 
 
 @pytest.mark.parametrize("schema", ["order", "user", "select"])

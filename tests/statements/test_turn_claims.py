@@ -715,3 +715,10 @@ def test_a_full_bucket_skips_no_job_of_its_order_that_does_not_need_it(conn: Con
     full = FullLane("default", flows[0].lane, 0, "s/1", "skip")
     assert [job.id for job in db.run(conn, QUERIES.turns.cancel_behind(full, 10))] == [first]
     assert [job.id for job in claim_turns(conn, [flows[1]])] == [second]
+
+
+def test_whoever_makes_a_bucket_learns_whether_each_worker_keeps_its_rate_for_itself(conn: Conn) -> None:
+    rule(conn, "own", rate_count=1, rate_seconds=60, scope="worker")
+    rule(conn, "all", rate_count=1, rate_seconds=60)
+    assert db.run(conn, QUERIES.turns.make_buckets(["all/1", "own/1", "own/2", "none"])) == ["own/1", "own/2"]
+    assert scalar(conn, "select count(*) from pgqueue.limit_use") == 4

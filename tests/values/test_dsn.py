@@ -67,3 +67,10 @@ def test_a_pooler_that_refuses_options_is_named_with_the_remedy() -> None:
         with pytest.raises(DatabaseUnreachable, match=r"refuses .* options: make the app with App\(pgbouncer=True\)"):
             Database(dsn).connect("x", deadline=5)
         thread.join()
+
+
+def test_what_is_given_goes_before_the_environment_and_pgqueue_dsn_before_database_url() -> None:
+    both = {"PGQUEUE_DSN": "postgresql://db/queue", "DATABASE_URL": "postgresql+psycopg://db/shop"}
+    assert find_dsn("host=given", both) == "host=given"
+    assert find_dsn(None, both) == "postgresql://db/queue"
+    assert find_dsn(None, {"DATABASE_URL": both["DATABASE_URL"]}) == "postgresql://db/shop"

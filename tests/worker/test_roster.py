@@ -160,3 +160,15 @@ def test_as_many_lanes_as_slots_are_free_have_a_turn() -> None:
     roster.see(lanes.values(), ALL)
     assert [line.most for line in roster.choose("default", 2000, 2000)] == [2] * 1000
     assert [line.most for line in roster.choose("default", 2000, 400)] == [5] * 400
+
+
+def test_a_worker_keeps_a_rate_of_its_own_though_no_job_of_it_waits_for_a_while() -> None:
+    roster, flow = Roster(), keyed("r")
+    paced = seen(flow, 1, room=1000)._replace(paced='[["r", 1, 3600]]')
+    roster.see([paced], ALL)
+    lines = roster.choose("default", 4)
+    assert [line.most for line in lines] == [1]
+    roster.claimed("default", lines, by_lane([claimed(7, 1, lane=1)]), 4)
+    roster.see([], ALL)
+    roster.see([paced], ALL)
+    assert roster.choose("default", 4) == []

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -77,6 +78,62 @@ def test_a_task_in_a_thread_is_warned_of_at_registration_and_gets_a_soft_limit(a
     drain(app, conn)
     assert app.get(job.id).attempts[0].state == "failed"
     assert app.get(job.id).errors[0].type == "pgqueue.TimedOut"
+
+
+def hold() -> str:
+    threading.Event().wait()
+    return "never"
+
+
+def clean_up(ctx: Context) -> str:
+    try:
+        return hold()
+    except TimedOut:
+        return f"cleaned up, {ctx.remaining:.0f} s are left"
+
+
+async def hold_async() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+async def clean_up_async(ctx: Context) -> str:
+    try:
+        return await hold_async()
+    except asyncio.CancelledError:
+        return f"cleaned up, {ctx.remaining:.0f} s are left"
+
+
+def query(ctx: Context) -> None:
+    with ctx.transaction() as conn:
+        conn.execute("select pg_sleep(60)")
+
+
+@pytest.mark.parametrize("task", [hold, hold_async, query])
+def test_a_soft_limit_is_raised_in_a_child_process_and_the_policy_tries_again(
+    app: App, conn: Conn, task: Callable[..., object]
+) -> None:
+    app.task(isolation="process", timeout=60, soft_timeout=0.2, retry=[0], name="held")(task)
+    job = app.enqueue("held")
+    drain(app, conn)
+    done = app.get(job.id)
+    assert [attempt.reason for attempt in done.attempts] == ["timeout", "exhausted"]
+    assert [(error.type, error.message) for error in done.errors] == [
+        ("pgqueue.TimedOut", "the soft limit of 0.2 s has passed")
+    ] * 2
+    assert done.crash_count == 0
+
+
+@pytest.mark.parametrize("task", [clean_up, clean_up_async])
+def test_a_task_in_a_child_process_may_clean_up_at_its_soft_limit(
+    app: App, conn: Conn, task: Callable[..., str]
+) -> None:
+    app.task(isolation="process", timeout=60, soft_timeout=0.2, max_attempts=1, name="held")(task)
+    app.task(isolation="process", name="next")(lambda: "not interrupted")
+    job, following = app.enqueue("held"), app.enqueue("next")
+    drain(app, conn, concurrency=1)
+    assert app.get(job.id).result == "cleaned up, -0 s are left"
+    assert app.get(following.id).result == "not interrupted"
 
 
 def test_the_context_tells_how_much_time_is_left(app: App, conn: Conn) -> None:

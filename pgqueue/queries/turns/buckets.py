@@ -8,7 +8,8 @@ from pgqueue.queries.base import Query, Row, Statements, first_value, nothing
 # Make the buckets that do not exist. Who inserts the name makes the counter too; another one that wants the same name
 # waits for that transaction and then inserts nothing. The naive form inserts version 0 of the counter wherever none is
 # seen, and makes a second row beside version 17, of which its snapshot knows nothing. Sorted, so that two that make
-# several of the same names cannot deadlock.
+# several of the same names cannot deadlock. Says of which names each worker keeps the rate for itself, by the primary
+# key of limit_rule: the look that found a bucket missing could not know the rate.
 MAKE_BUCKETS: LiteralString = """
 with made as (
     insert into {s}.limit_bucket (name)
@@ -16,8 +17,11 @@ with made as (
     on conflict do nothing returning name
 ), freed as (
     insert into {s}.limit_freed (name, version, rule) select name, 0, split_part(name, '/', 1) from made
+), used as (
+    insert into {s}.limit_use (name, version, rule) select name, 0, split_part(name, '/', 1) from made
 )
-insert into {s}.limit_use (name, version, rule) select name, 0, split_part(name, '/', 1) from made"""
+select g.name from unnest((select %(names)s::text[])) as g(name)
+where exists (select from {s}.limit_rule r where r.name = split_part(g.name, '/', 1) and r.scope = 'worker')"""
 
 # Drop the buckets that nobody has needed for an hour. SKIP LOCKED: a claim that holds one keeps it, and one that has
 # just taken a place is seen. A claim that waits for such a row finds none, takes nothing, and the next look makes the
@@ -106,9 +110,9 @@ class Drift(NamedTuple):
 class BucketQueries(Statements):
     """Buckets."""
 
-    def make_buckets(self, names: Sequence[str]) -> Query[None]:
-        """Make the buckets of these names that do not exist."""
-        return Query(self._sql(MAKE_BUCKETS), nothing, {"names": list(names)})
+    def make_buckets(self, names: Sequence[str]) -> Query[list[str]]:
+        """Make the buckets of these names that do not exist; returns those whose rate each worker keeps for itself."""
+        return Query(self._sql(MAKE_BUCKETS), lambda rows: [row[0] for row in rows], {"names": list(names)})
 
     def drop_idle_buckets(self, at_most: int) -> Query[int]:
         """Drop buckets that have been idle for an hour; returns how many."""

@@ -319,7 +319,15 @@ class Roster:
         if len(self._starts) > 2 * MOST_LANES:
             present = {lane.group for lane in self._lanes.values()}
             self._starts = {group: starts for group, starts in self._starts.items() if group in present}
+        if self._paces:  # that of a lane which is gone still counts while it admits less than its burst
+            self._paces = {k: pace for k, pace in self._paces.items() if k in self._by_bucket or pace.next_at > now}
         return sorted(missing)
+
+    def shut(self, buckets: Iterable[str]) -> None:
+        """Let the lanes of these buckets wait for the next look, which tells their paces."""
+        for key in {key for name in buckets for key in self._by_bucket.get(name, ())}:
+            lane = self._lanes[key]
+            lane.ready, lane.timed, lane.wakes_at = False, True, math.inf
 
     def _admit(self, new: list[SeenLane]) -> list[SeenLane]:
         """Return those of new lanes for which there is a place, and make places: lanes go from which nothing can be
@@ -365,7 +373,6 @@ class Roster:
                 sharing.discard(key)
                 if not sharing:
                     del self._by_bucket[name]
-                    self._paces.pop(name, None)
 
 
 def _line(lane: KnownLane, most: int) -> Line:

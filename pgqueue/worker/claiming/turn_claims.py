@@ -109,7 +109,9 @@ class TurnClaims:
                 covered.append((queue, after, -LEAST_LANE))
         missing = self.roster.see(seen, covered)
         if missing:
-            await self._link.run(self._queries.make_buckets(missing))
+            paced = await self._link.run(self._queries.make_buckets(missing))
+            self.roster.shut(paced)
+            self._wanted = self._wanted or bool(paced)
         if seen:
             self._expects_until = max(self._expects_until, monotonic() + EXPECT_SECONDS)
             self._signals.metered_found([_full(lane) for lane in seen if lane.policy and lane.due_in <= 0])

@@ -3,10 +3,11 @@
 import asyncio
 import inspect
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
+from pgqueue.jobs.verdicts import TimedOut, Verdict
 from pgqueue.process.memory import resident_bytes
 from pgqueue.tasks.context import Context, Signals, current_context
 from pgqueue.tasks.hooks import AttemptHooks
@@ -165,11 +167,48 @@ def _attempt(tasks: Tasks, job: ClaimedJob, signals: Signals, hooks: AttemptHook
 
 
 def _call(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> tuple[Any, BaseException | None]:
-    value, raised = caught(lambda: spec.call(arguments, context))
+    value, raised = caught(lambda: _limited(spec, arguments, context))
     if raised is not None or not inspect.isawaitable(value):
-        return value, raised
-    answer, broken = caught(lambda: asyncio.run(caught_async(lambda: value)))
+        return value, raised if raised is None else _own(raised)
+    answer, broken = caught(lambda: asyncio.run(_awaited(value, spec.soft_timeout)))
     return (None, broken) if broken else answer
+
+
+def _limited(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> Any:
+    """Call the task; TimedOut is raised in it, wherever it is, when its soft limit has passed."""
+    limit = spec.soft_timeout
+    if limit is None:
+        return spec.call(arguments, context)
+
+    def passed(*_: object) -> None:
+        raise TimedOut(_passed(limit))
+
+    before = signal.signal(signal.SIGALRM, passed)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        return spec.call(arguments, context)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _own(raised: BaseException) -> BaseException:
+    """Return the soft limit in the place of what it has broken off: a query, whose connection cannot roll back."""
+    cause = raised.__context__
+    return cause if isinstance(cause, TimedOut) and not isinstance(raised, Verdict) else raised
+
+
+async def _awaited(value: Awaitable[Any], limit: float | None) -> tuple[Any, BaseException | None]:
+    """Await what the task has returned; it is cancelled when its soft limit has passed."""
+    try:
+        async with asyncio.timeout(limit):
+            return await caught_async(lambda: value)
+    except TimeoutError:
+        return None, TimedOut(_passed(limit))
+
+
+def _passed(limit: float | None) -> str:
+    return f"the soft limit of {limit:g} s has passed"
 
 
 def _too_big(limit_mib: int | None) -> bool:

@@ -66,8 +66,8 @@ full = chain(
 """
 
 MORE_CANVAS = """
-from celery import group, chord, chain
-# Simple chain: A -> B -> C
+from celery import chain, group, chord
+# Simple chain: A → B → C
 workflow = chain(
     extract_data.s(source_id),
     transform_data.s(),
@@ -85,7 +85,7 @@ workflow = chord(
     [process_item.s(item_id) for item_id in item_ids],
     send_completion_notification.s(batch_id),
 )
-completed = workflow.apply_async()
+workflow.apply_async()
 """
 
 RATE = """
@@ -95,7 +95,9 @@ def call_external_api(endpoint: str, params: dict):
 """
 
 IDEMPOTENT = '''
-import hashlib, json
+import hashlib, redis, json
+
+redis_client = redis.Redis()
 
 def make_idempotency_key(task_name: str, args: tuple, kwargs: dict) -> str:
     payload = json.dumps({"task": task_name, "args": args, "kwargs": kwargs},
@@ -194,6 +196,9 @@ def send_email(user_id: str): pass       # normal
 
 @app.task(queue="bulk")
 def generate_report(year: int): pass     # low priority
+
+# celery -A tasks worker -Q critical,default,bulk -c 4
+# Or dedicated workers: celery -A tasks worker -Q critical -c 8
 """
 
 CONFIGURATION = """
