@@ -5,9 +5,9 @@ An argument stands in it as `arg.tenant=7`. What a form or a person writes as `a
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from pgqueue.client.moments import read_moment, read_time
@@ -21,16 +21,17 @@ JOB_FIELDS = ("state", "task", "queue", "tag", "since", "until", "arg", "id")
 DEAD_FIELDS = ("group", "error", "task", "queue", "tag", "since", "until", "arg", "id")
 
 ARG = "arg."  # before the name of an argument
+Asked: TypeAlias = Callable[[str], str | None]  # a field of the address by its name, None without one
 
 
-def job_filter(request: Request) -> JobFilter:
-    """Read a filter of jobs. Raises InvalidOption."""
-    return JobFilter(state=request.asked("state"), **_shared(request))
+def job_filter(asked: Asked, names: Iterable[str] = ()) -> JobFilter:
+    """Read a filter of jobs; `names` are those of all fields in the address. Raises InvalidOption."""
+    return JobFilter(state=asked("state"), **_shared(asked, names))
 
 
-def dead_filter(request: Request) -> DeadFilter:
-    """Read a filter of dead letters. Raises InvalidOption."""
-    return DeadFilter(error=request.asked("error"), group=request.asked("group"), **_shared(request))
+def dead_filter(asked: Asked, names: Iterable[str] = ()) -> DeadFilter:
+    """Read a filter of dead letters; `names` as for `job_filter`. Raises InvalidOption."""
+    return DeadFilter(error=asked("error"), group=asked("group"), **_shared(asked, names))
 
 
 def given(request: Request, fields: tuple[str, ...]) -> dict[str, str]:
@@ -39,9 +40,9 @@ def given(request: Request, fields: tuple[str, ...]) -> dict[str, str]:
     found = {name: text for name in fields if (text := request.asked(name)) is not None}
     if "arg" in fields:
         try:
-            several = _named_args(request) | _args(found.get("arg"))
+            several = _named_args(request.asked, request.query) | _args(found.get("arg"))
         except InvalidOption:
-            return found | {f"{ARG}{name}": text for name, text in _named_args(request).items()}
+            return found | {f"{ARG}{name}": text for name, text in _named_args(request.asked, request.query).items()}
         found.pop("arg", None)
         found |= {f"{ARG}{name}": text for name, text in several.items()}
     return found
@@ -52,8 +53,8 @@ def query_of(fields: Mapping[str, object]) -> str:
     return urlencode({name: str(value) for name, value in fields.items() if value is not None})
 
 
-def _shared(request: Request) -> dict[str, Any]:
-    asked, named, args = request.asked, _named_args(request), _args(request.asked("arg"))
+def _shared(asked: Asked, names: Iterable[str]) -> dict[str, Any]:
+    named, args = _named_args(asked, names), _args(asked("arg"))
     if twice := sorted(named.keys() & args.keys()):
         raise InvalidOption(f"arg={twice[0]!r:.100} is given twice: give each argument once")
     if "" in named:
@@ -85,10 +86,10 @@ def read_end(option: str, text: str | None) -> float | datetime | None:
     return float(seconds) if seconds is not None else read_time(option, text, "a duration such as 15m, or ")
 
 
-def _named_args(request: Request) -> dict[str, str]:
+def _named_args(asked: Asked, names: Iterable[str]) -> dict[str, str]:
     """Return each argument of `arg.tenant=7`, and its value as it was written: JSON, or else plain text."""
-    named = [name for name in request.query if name.startswith(ARG)]
-    return {name.removeprefix(ARG): text for name in named if (text := request.asked(name)) is not None}
+    named = [name for name in names if name.startswith(ARG)]
+    return {name.removeprefix(ARG): text for name in named if (text := asked(name)) is not None}
 
 
 def _args(text: str | None) -> dict[str, str]:

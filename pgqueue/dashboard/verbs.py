@@ -152,32 +152,32 @@ def edit(act: Act, name: str) -> Done:
 
 def cancel_many(act: Act, _: str) -> Done:
     """Cancel what fits the filter in the address."""
-    chosen = job_filter(act.request)
+    chosen = job_filter(act.request.asked, act.request.query)
     return _many(act, lambda **how: act.app.jobs.cancel(chosen, reason=act.field("reason"), **how))
 
 
 def retry_many(act: Act, _: str) -> Done:
     """Let run again what fits the filter in the address."""
-    chosen = job_filter(act.request)
+    chosen = job_filter(act.request.asked, act.request.query)
     return _many(act, lambda **how: act.app.jobs.retry(chosen, **how), **act.bringing_back)
 
 
 def promote_many(act: Act, _: str) -> Done:
     """Make due what fits the filter in the address."""
-    chosen = job_filter(act.request)
+    chosen = job_filter(act.request.asked, act.request.query)
     return _many(act, lambda **how: act.app.jobs.promote(chosen, **how))
 
 
 def redrive_many(act: Act, _: str) -> Done:
     """Bring back the dead letters that fit the filter in the address."""
-    chosen, rate = dead_filter(act.request), act.field("rate")
+    chosen, rate = dead_filter(act.request.asked, act.request.query), act.field("rate")
     per_second = None if rate is None else _number("rate", rate)
     return _many(act, lambda **how: act.app.dead.redrive(chosen, rate=per_second, **how), **act.bringing_back)
 
 
 def discard_many(act: Act, _: str) -> Done:
     """Discard the dead letters that fit the filter in the address."""
-    chosen, reason = dead_filter(act.request), act.field("reason") or ""
+    chosen, reason = dead_filter(act.request.asked, act.request.query), act.field("reason") or ""
     return _many(act, lambda **how: act.app.dead.discard(chosen, reason=reason, **how))
 
 

@@ -61,7 +61,7 @@ def jobs(look: Look, _: str) -> Page:
 
 
 def _listed(look: Look, before: int | None) -> ListedJobs:
-    chosen = job_filter(look.request)
+    chosen = job_filter(look.request.asked, look.request.query)
     found = look.ask(look.queries.jobs.list(chosen, before, LISTED))
     if len(found) == LISTED or chosen.ids is not None:
         return ListedJobs(found)
@@ -198,8 +198,8 @@ def preview(look: Look, verb: str) -> Page:
 def _found(look: Look, verb: str) -> Preview:
     """Return what an operation would take, by the verb's own preview on this connection."""
     if verb in OF_DEAD:
-        filtered = dead_filter(look.request)
+        filtered = dead_filter(look.request.asked, look.request.query)
         return look.app.dead.using(look.conn).preview(filtered, PREVIEWED + 1, kind=verb, within=look.access.queues)
     return look.app.jobs.using(look.conn).preview(
-        verb, job_filter(look.request), PREVIEWED + 1, within=look.access.queues
+        verb, job_filter(look.request.asked, look.request.query), PREVIEWED + 1, within=look.access.queues
     )

@@ -9,10 +9,10 @@ from django.contrib import admin, messages
 from django.http import HttpRequest
 
 from pgqueue.client.recording import RecordedStep, recorded
-from pgqueue.dashboard.filters import dead_filter, job_filter, read_id
+from pgqueue.dashboard.filters import Asked, dead_filter, job_filter, read_id
 from pgqueue.dashboard.formats import brief
 from pgqueue.dashboard.redaction import without_secrets
-from pgqueue.django.admin.lists import Asked, Chosen, QueueFilter, Rows, StateFilter, TaskFilter, of_texts
+from pgqueue.django.admin.lists import Chosen, QueueFilter, Rows, StateFilter, TaskFilter, of_texts
 from pgqueue.django.admin.models import DeadLetter, Job, Schedule
 from pgqueue.django.admin.pages import LISTED, EnginePage, ReasonForm, as_text, ids_of, reason_of
 from pgqueue.django.admin.sight import VIA, Sight, sight_of

@@ -16,7 +16,6 @@ from pgqueue.printable import printable
 from pgqueue.queries import Queries, Query
 
 AFTER = "after"  # in the address: the key of the last row of the page before
-Asked = Callable[[str], str | None]
 
 
 class Rows(NamedTuple):

@@ -12,9 +12,10 @@ from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 
+from pgqueue.dashboard.filters import Asked
 from pgqueue.dashboard.formats import pretty
 from pgqueue.django.access import CHANGE
-from pgqueue.django.admin.lists import Asked, Chosen, KeyedList, Rows
+from pgqueue.django.admin.lists import Chosen, KeyedList, Rows
 from pgqueue.django.admin.sight import Sight, Unseen, sight_of
 from pgqueue.errors import InvalidInput, PgqueueError
 from pgqueue.printable import printable
