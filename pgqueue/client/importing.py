@@ -9,7 +9,7 @@ from pgqueue.client.app_parts import AppParts
 from pgqueue.client.client import Client
 from pgqueue.client.joining import apart
 from pgqueue.client.settings import call_settings
-from pgqueue.errors import ConfigError, DuplicateJob, InvalidArguments, InvalidInput, InvalidOption
+from pgqueue.errors import ConfigError, IdempotencyConflict, InvalidArguments, InvalidInput, InvalidOption
 from pgqueue.queries.base import Templates
 from pgqueue.queries.foreign import SYSTEMS, ForeignJob, ForeignQueries
 from pgqueue.tasks.call_shape import ARGS, KWARGS, POSITIONAL, RESULT
@@ -125,8 +125,8 @@ class Import:
             return None
         try:
             job = client.enqueue(name, args)
-        except DuplicateJob as error:
-            raise _CannotMove(str(error)) from None
+        except IdempotencyConflict:
+            raise _CannotMove("its idempotency key was used here with other arguments") from None
         if job.existing:
             raise _CannotMove(f"job {job.id} has its key here")
         return job.id
@@ -140,6 +140,9 @@ class Import:
             options["max_attempts"] = max(1, spec.max_attempts - foreign.attempts)
         if foreign.unique is not None:
             options["unique_key"] = foreign.unique
+        rules = spec.rules
+        if foreign.unique is not None or (rules is not None and (rules.unique or rules.unique_key) is not None):
+            options["on_conflict"] = "skip"  # a job that waits here stays as it is, whatever the task says
         return options
 
 

@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
-from pgqueue import App, ConfigError, InvalidOption
+from pgqueue import App, ConfigError, InvalidOption, Unique
 from pgqueue.cli.commands import cli
 from pgqueue.client.importing import Import, Imported
 from tests.conftest import scalar
@@ -58,6 +58,9 @@ def app(emptied_dsn: str, conn: Conn) -> Iterator[App]:
     @app.task(name="book", ordered="account")
     def book(account: int) -> None: ...
 
+    @app.task(name="once", unique=Unique(by="key", on_conflict="replace"))
+    def once(key: str, n: int) -> None: ...
+
     yield app
     app.close()
 
@@ -104,6 +107,7 @@ def test_what_waits_in_procrastinate_is_moved_with_all_that_it_has(app: App, con
 
 def test_what_cannot_be_moved_stays_and_says_why(app: App, conn: Conn) -> None:
     app.using(unique_key="taken").enqueue("mail.send", {"to": "b"})
+    ours = app.enqueue("once", {"key": "a", "n": 1})
     stays = {
         defer(conn, "unknown"): "no task of this app is called 'unknown'",
         defer(conn, args={"to": {"secret": 1}}): "does not take its arguments",
@@ -111,6 +115,7 @@ def test_what_cannot_be_moved_stays_and_says_why(app: App, conn: Conn) -> None:
         defer(conn, lock="x"): "has no order here",
         defer(conn, "book", {"account": 1}, lock="runs"): "a job with its lock runs there",
         defer(conn, queueing_lock="taken"): "has its key here",
+        defer(conn, "once", {"key": "a", "n": 2}): "has its key here",
     }
     for status in ("doing", "failed", "succeeded"):
         defer(conn, "book", {"account": 1}, lock="runs" if status == "doing" else None, status=status)
@@ -120,8 +125,9 @@ def test_what_cannot_be_moved_stays_and_says_why(app: App, conn: Conn) -> None:
         assert reason in reasons(done)[key]
     assert "secret" not in str(done)
     assert [other.split(":")[0] for other in done.others] == ["1 doing", "1 failed"]
-    assert scalar(conn, "select count(*) from theirs.procrastinate_jobs") == 9
-    assert scalar(conn, "select count(*) from pgqueue.job") == 1
+    assert scalar(conn, "select count(*) from theirs.procrastinate_jobs") == 10
+    assert scalar(conn, "select count(*) from pgqueue.job") == 2
+    assert app.get(ours.id).args == {"key": "a", "n": 1}
 
 
 def test_jobs_of_a_lock_keep_their_order(app: App, conn: Conn) -> None:

@@ -83,6 +83,10 @@ class EnginePage(admin.ModelAdmin):
         """Return False: retention deletes what has ended."""
         return False
 
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """Whether the index of the admin shows these rows at all."""
+        return bool(super().has_module_permission(request) or request.user.has_perm(CHANGE))
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether this person may look: with Django's permissions to view or change these rows, or the dashboard's."""
         return bool(super().has_view_permission(request, obj) or request.user.has_perm(CHANGE))

@@ -238,6 +238,7 @@ def test_the_permission_of_the_dashboard_is_enough(app: App, conn: Conn) -> None
     (job,) = bury(conn)
     olga = User.objects.create_user("olga", is_staff=True)
     olga.user_permissions.add(Permission.objects.get(content_type__app_label="pgqueue", codename="change_job"))
+    assert DEAD in page(log_in("olga"), "/admin/")
     act(log_in("olga"), DEAD, "redrive", job)
     assert scalar(conn, OPERATIONS) == [["redrive", "olga", "admin"]]
 
