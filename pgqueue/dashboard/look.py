@@ -112,8 +112,8 @@ class Look:
             return Today(is_coming=True)
         if found.value is None:
             return Today(why="it takes too long")
-        now, before = (day if day.ended else None for day in found.value)
-        return Today(now, before)
+        today, before = (day if day.ended else None for day in found.value)
+        return Today(today, before)
 
     def rates(self) -> dict[str, QueueRate] | None:
         """Return how many attempts end and jobs become due in each queue, as it was seconds ago at most; None if that
