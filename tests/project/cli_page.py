@@ -15,8 +15,8 @@ HEAD = """# Command line reference
 
 <!-- made by python -m tests.project.cli_page -->
 
-Made of what `--help` says. `pgqueue COMMAND --help` shows it in a terminal, `--install-completion` completes it there. Data go to
-stdout, messages to stderr; with `--json`, where a command has it, data are JSON.
+Made of what `--help` says. `pgqueue COMMAND --help` shows it in a terminal, `--install-completion` completes it there.
+Data go to stdout, messages to stderr; with `--json`, where a command has it, data are JSON.
 """
 OF_ALL = ("--help", "--install-completion", "--show-completion")
 
@@ -70,16 +70,17 @@ def _row(one: Any) -> str:
         value = "" if one.is_flag or one.count else f" {one.metavar or one.name.upper()}"
         ways = [", ".join(f"`{way}{value}`" for way in ways) for ways in (one.opts, one.secondary_opts) if ways]
         name = " / ".join(ways)
-    facts = []
+    said = " ".join((one.help or "").split())
+    facts = [said] if said else []
     if one.required and one.param_type_name == "option":
         facts.append("Required.")
-    if getattr(one, "multiple", False):
-        facts.append("May be given several times.")
+    if getattr(one, "multiple", False) and "repeated" not in said:
+        facts.append("May be repeated.")
     if one.envvar:
         facts.append(f"Environment: `{one.envvar}`.")
-    if one.default not in (None, False, True, (), []) and not callable(one.default):
+    if one.default not in (None, False, True, (), []) and not callable(one.default) and "Default:" not in said:
         facts.append(f"Default: `{getattr(one.default, 'value', one.default)}`.")
-    meaning = " ".join([" ".join((one.help or "").split()), *facts]).strip()
+    meaning = " ".join(facts)
     return f"| {name} | {meaning} |".replace("<", "&lt;")
 
 

@@ -1,7 +1,7 @@
 """The pages as a site. `python -m tests.project.site PLACE` builds it, strictly, and follows each link in it.
 
-The pages link to each other as files of the checkout, so that they can be read there. The site has them by other names,
-`SITE` says which, and the links are written anew. It needs the extra `docs`; docs/site/zensical.toml is its configuration.
+The pages link to each other as files of the checkout, so that they can be read there. On the site some have other
+names (`SITE`), and links are written anew. It needs the extra `docs`; docs/site/zensical.toml is its configuration.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""docs/reference/sql.md, from the comments in a migrated database. `python -m tests.project.sql_page` writes it anew."""
+"""docs/reference/sql.md, from the comments in a migrated database: `python -m tests.project.sql_page` writes it."""
 
 import tempfile
 from pathlib import Path
@@ -15,9 +15,9 @@ HEAD = """# SQL reference
 
 <!-- made by python -m tests.project.sql_page -->
 
-What the schema `pgqueue` has, with the comments that it has in the database: `\\d+ pgqueue.job_status` in psql shows them, too.
-Functions and views keep their names and columns within a major version; [sql.md](../sql.md) says what that promises, what a view
-costs and who may read it, and asks twenty questions. Tables may change with each release.
+What the schema `pgqueue` has, with its comments in the database, which `\\d+ pgqueue.job_status` in psql shows, too.
+Functions and views keep their names and columns within a major version; [sql.md](../sql.md) says what that promises,
+what a view costs and who may read it, and asks twenty questions. Tables may change with each release.
 """
 
 FUNCTIONS = """
