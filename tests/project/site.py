@@ -4,6 +4,7 @@ The pages link to each other as files of the checkout, so that they can be read 
 names (`SITE`), and links are written anew. It needs the extra `docs`; docs/site/zensical.toml is its configuration.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from html.parser import HTMLParser
-from os.path import relpath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -45,10 +45,10 @@ def rewritten(path: str, text: str, names: dict[str, str]) -> str:
     """Return the text of a page with links that hold on the site."""
 
     def link(found: re.Match[str]) -> str:
-        target = relpath(ROOT / Path(path).parent / found[1], ROOT)
+        target = os.path.relpath(ROOT / Path(path).parent / found[1], ROOT)
         if target not in names:
             raise LinkBroken(f"{path} links to {found[1]}, which is no page of the site: link to one that is")
-        return f"]({relpath(names[target], Path(names[path]).parent)}"
+        return f"]({os.path.relpath(names[target], Path(names[path]).parent)}"
 
     return _outside_of_fences(text, lambda part: LINK.sub(link, part))
 
@@ -145,7 +145,8 @@ def build(site: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "zensical", "build", "--strict"],
             cwd=place,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "NO_COLOR": "1"},
             capture_output=True,
             text=True,
             check=False,

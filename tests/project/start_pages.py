@@ -1,7 +1,6 @@
 """The pages for beginners, taken apart: the files that they say to write, and the commands that they say to run."""
 
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,17 +39,17 @@ class Terminal:
     def run(self, commands: str) -> str:
         """Run commands; return what they print."""
         done = subprocess.run(
-            ["bash", "-euc", commands], cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=300
+            ["bash", "-euc", commands], cwd=self.place, env=self.environ, capture_output=True, text=True, timeout=500
         )
         assert done.returncode == 0, commands + done.stdout + done.stderr
         return done.stdout
 
     @contextmanager
     def running(self, command: str) -> Iterator[None]:
-        """Run a command that ends by Ctrl-C."""
+        """Run a command beside the others, until the end of the block."""
         process = subprocess.Popen(["bash", "-euc", f"exec {command}"], cwd=self.place, env=self.environ)
         try:
             yield
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(DEADLINE)

@@ -48,6 +48,7 @@ def test_the_pythons_of_the_classifiers_are_those_of_the_page_of_versions() -> N
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(600)  # pip installs two dozen packages
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_first_five_minutes_to_the_letter(version: str, wheel: Path, tmp_path: Path) -> None:
     python = _interpreter(version)
