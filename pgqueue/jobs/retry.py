@@ -12,9 +12,11 @@ from pgqueue.timing import MAX_DELAY, RETRY_DELAY, check_duration, seconds
 
 @runtime_checkable
 class RetryPolicy(Protocol):
-    """Decides how many seconds to wait after attempt number `attempt` (from 1) has failed."""
+    """Decides how long to wait after an attempt has failed."""
 
-    def delay(self, attempt: int) -> float: ...
+    def delay(self, attempt: int) -> float:
+        """Return the seconds to wait after `attempt`, counted from 1, has failed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
