@@ -24,6 +24,7 @@ SITE = {
     "CHANGELOG.md": "changelog.md",
     "compose.yaml": "compose.yaml",
     "docs/README.md": "pages.md",
+    "docs/cookbook/README.md": "cookbook/index.md",
     "docs/site/iframe-worker.js": "assets/iframe-worker.js",
 }
 LEFT_OUT = "docs/site/"
