@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
@@ -18,6 +18,7 @@ from pgqueue.client.dead import DeadLetters
 from pgqueue.client.declaring import DeclaresLimits, rules_of_queues
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
+from pgqueue.client.enqueueing import EnqueueVerbs, Insertion
 from pgqueue.client.jobs import Jobs
 from pgqueue.client.limits import Limits
 from pgqueue.client.locks import Locks
@@ -62,11 +63,13 @@ from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.dead_letter_task import check_dead_letter_task
+from pgqueue.tasks.function_names import as_function, task_name
+from pgqueue.tasks.functions import AllowedFunctions
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
-from pgqueue.tasks.registry import Tasks, as_function, task_name
+from pgqueue.tasks.registry import Tasks
 from pgqueue.tasks.routes import GivenRoutes, Routes
-from pgqueue.tasks.spec import TaskSpec
+from pgqueue.tasks.spec import TaskSettings, TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.tasks.subscription import check_subscription
 from pgqueue.timing import LIMIT, check_optional_duration
@@ -84,7 +87,16 @@ AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
 class App(
-    WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, PublishVerbs, BindVerbs, DeclaresLimits
+    EnqueueVerbs,
+    WaitVerbs,
+    OperatorVerbs,
+    SignalVerbs,
+    LockVerbs,
+    PauseVerbs,
+    BatchVerbs,
+    PublishVerbs,
+    BindVerbs,
+    DeclaresLimits,
 ):
     """A registry of tasks and schedules over one schema of one database.
 
@@ -92,7 +104,8 @@ class App(
     looked up when it is first needed. `queue`, `max_attempts`, `retry`, `timeout`, `soft_timeout`, `max_crashes`,
     `dead_letter_task` and `result_ttl` are the defaults of its tasks. `routes={"emails.*": "bulk"}` gives tasks another
     queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. What
-    `@app.task(queue=…)` or a call says goes first. `retention` says how long what has ended is kept
+    `@app.task(queue=…)` or a call says goes first. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
+    functions of these modules that have no decorator. `retention` says how long what has ended is kept
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
     command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
@@ -117,6 +130,7 @@ class App(
         schema: str = "pgqueue",
         queue: str = "default",
         routes: GivenRoutes | None = None,
+        functions_from: Sequence[str] = (),
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
         timeout: float | timedelta | None = None,
@@ -151,7 +165,7 @@ class App(
         self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
         self.max_result_bytes = check_result_bytes(max_result_bytes)
         self.rules, queue_rules = rules_of_queues(limits)
-        self.tasks = Tasks(queue_rules)
+        self.tasks = Tasks(queue_rules, AllowedFunctions(functions_from, self._spec_of))
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.attempt_hooks = AttemptHooks()
@@ -236,9 +250,7 @@ class App(
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             function = as_function(function)
-            name = options.get("name") or task_name(function)
-            routed = settings if "queue" in settings.given else replace(settings, queue=self.routes.queue(name))
-            spec = TaskSpec.of(name, function, routed)
+            spec = self._spec_of(options.get("name") or task_name(function), function, settings)
             check_subscription(spec)
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
@@ -246,6 +258,11 @@ class App(
             return Task(self, spec) if spec.context_parameter is None else ContextTask(self, spec)
 
         return register if function is None else register(function)
+
+    def _spec_of(self, name: str, function: Callable[..., Any], settings: TaskSettings | None = None) -> TaskSpec:
+        settings = task_settings({}, self) if settings is None else settings
+        routed = settings if "queue" in settings.given else replace(settings, queue=self.routes.queue(name))
+        return TaskSpec.of(name, function, routed)
 
     def schedule(
         self,
@@ -376,13 +393,8 @@ class App(
         `version`: of a task that is not registered here, the version whose arguments are given."""
         return Client(self, conn, call_settings(options))
 
-    def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """Enqueue a task by name on an own connection, which commits at once, or in `ctx.transaction()`."""
-        return self.using().enqueue(task, args)
-
-    async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """The async twin of `enqueue`."""
-        return await self.using().aenqueue(task, args)
+    def _insertion(self, given: Sequence[Any], named: Mapping[str, Any]) -> Insertion:
+        return self.using()._insertion(given, named)
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""
