@@ -91,6 +91,7 @@ def work(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="End once nothing is due that this worker could run.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -102,6 +103,8 @@ def work(
     signals = StopSignals()
     signals.catch()
     check_log_level(log_level)
+    if burst and with_scheduler:
+        raise InvalidOption("--burst and --with-scheduler exclude each other: run `pgqueue schedule --once` before it")
     if processes > 1:
         logs.set_up(log_level, as_json=log_json)
         raise typer.Exit(
@@ -122,6 +125,7 @@ def work(
         shutdown_timeout=shutdown_timeout,
         max_jobs_per_child=max_jobs_per_child,
         max_memory_per_child=max_memory_per_child,
+        burst=burst,
     )
     loaded = load_app(app, dsn)
     logs.set_up(log_level, as_json=log_json)
@@ -147,6 +151,7 @@ def schedule(
     health_host: HealthHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
+    once: Annotated[bool, typer.Option("--once", help="Fire what is due now, and end.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -155,7 +160,7 @@ def schedule(
     signals = StopSignals()
     signals.catch()
     check_log_level(log_level)
-    settings = SchedulerSettings(lease, poll)
+    settings = SchedulerSettings(lease, poll, once=once)
     loaded = load_app(app, dsn)
     logs.set_up(log_level, as_json=log_json)
     scheduler = Scheduler(loaded, settings)
@@ -245,7 +250,7 @@ async def _run_worker(
             embedded.stop_all()  # an exit without exit handlers would leave the server running
         finally:
             exit_now("some tasks did not end and are left behind", (worker.asked_to_stop and stopped) or 1)
-    if worker.asked_to_stop and stopped:
+    if stopped and (worker.asked_to_stop or worker.out_of_jobs):
         raise typer.Exit(stopped)
 
 

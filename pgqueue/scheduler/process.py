@@ -109,7 +109,8 @@ class Scheduler:
             log.info("scheduler %s started: %d schedule%s declared here", identity.id, count, "" if count == 1 else "s")
             self._identity, self._duties = identity, duties
             self.started.set()
-            await run_duties(duties, self._stopping)
+            once = self._settings.once
+            await (ticker.fire_all(self._stopping) if once else run_duties(duties, self._stopping))
         finally:
             self._identity = None
             with suppress(*DATABASE_ERRORS):
