@@ -49,6 +49,7 @@ from pgqueue.client.workers import Workers
 from pgqueue.client.workflows import Workflows
 from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import app_release, check_queue, check_schema
+from pgqueue.db.source import GivenDsn, GivenPassword
 from pgqueue.doctor import Report, examine
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
@@ -119,12 +120,16 @@ class App(
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
+
+    `dsn` and `listen_dsn` may be functions that return the DSN, and `password` one that returns the password of a DSN
+    without any, such as a token that expires: each new connection asks again, async ones in a thread.
     """
 
     def __init__(
         self,
-        dsn: str | None = None,
+        dsn: GivenDsn | None = None,
         *,
+        password: GivenPassword | None = None,
         name: str = "",
         release: str | None = None,
         schema: str = "pgqueue",
@@ -145,7 +150,7 @@ class App(
         result_ttl: float | timedelta | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
         pgbouncer: bool = False,
-        listen_dsn: str | None = None,
+        listen_dsn: GivenDsn | None = None,
     ) -> None:
         self.name = name
         self.release = app_release(release)
@@ -177,9 +182,9 @@ class App(
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
-        self.backend = Backend(dsn, Queries(schema, self.codec), pgbouncer=pgbouncer, listen_dsn=listen_dsn)
-        self.schedules = Schedules(self)
-        self.jobs = Jobs(self)
+        queries = Queries(schema, self.codec)
+        self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
+        self.schedules, self.jobs = Schedules(self), Jobs(self)
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
         self.pruning = Pruning(self)
