@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
@@ -30,6 +29,7 @@ from pgqueue.client.pruning import Pruning
 from pgqueue.client.published import Events
 from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.queues import Queues
+from pgqueue.client.routes import GivenRoutes, Routes, routed
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -69,7 +69,6 @@ from pgqueue.tasks.functions import AllowedFunctions
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
 from pgqueue.tasks.registry import Tasks
-from pgqueue.tasks.routes import GivenRoutes, Routes
 from pgqueue.tasks.spec import TaskSettings, TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.tasks.subscription import check_subscription
@@ -104,8 +103,9 @@ class App(
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
     looked up when it is first needed. `queue`, `max_attempts`, `retry`, `timeout`, `soft_timeout`, `max_crashes`,
     `dead_letter_task` and `result_ttl` are the defaults of its tasks. `routes={"emails.*": "bulk"}` gives tasks another
-    queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. What
-    `@app.task(queue=…)` or a call says goes first. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
+    queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. A route
+    may also be `{"queue": "bulk", "priority": -5, "max_attempts": 3}`, or some of it. What `@app.task(queue=…)` or a
+    call says goes first. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
     functions of these modules that have no decorator. `retention` says how long what has ended is kept
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
@@ -155,7 +155,7 @@ class App(
         self.name = name
         self.release = app_release(release)
         self.schema = check_schema(schema)
-        self.queue, self.routes = check_queue(queue), Routes(routes, queue)
+        self.queue, self.routes = check_queue(queue), Routes(routes)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)
@@ -266,8 +266,7 @@ class App(
 
     def _spec_of(self, name: str, function: Callable[..., Any], settings: TaskSettings | None = None) -> TaskSpec:
         settings = task_settings({}, self) if settings is None else settings
-        routed = settings if "queue" in settings.given else replace(settings, queue=self.routes.queue(name))
-        return TaskSpec.of(name, function, routed)
+        return TaskSpec.of(name, function, routed(settings, self.routes.of(name)))
 
     def schedule(
         self,
