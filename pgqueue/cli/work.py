@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from pgqueue.cli.first_process import leave_first_process
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
 from pgqueue.cli.schedule_input import read_seconds
@@ -100,6 +101,7 @@ def work(
 
     SIGTSTP makes the worker claim no more jobs; SIGUSR1 makes it log what it is doing.
     """
+    leave_first_process()
     signals = StopSignals()
     signals.catch()
     check_log_level(log_level)
@@ -157,6 +159,7 @@ def schedule(
     log_json: LogJson = False,
 ) -> None:
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
+    leave_first_process()
     signals = StopSignals()
     signals.catch()
     check_log_level(log_level)
