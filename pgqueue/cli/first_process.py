@@ -1,7 +1,7 @@
 """The first process of a container: it does its own duties, and its child does the work.
 
-The kernel gives the first process all orphans, which stay as zombies until it reaps them, and drops signals that it does
-not handle. A worker cannot reap whatever ends: the status of a process that a task has started belongs to the task.
+The kernel gives the first process all orphans, which stay as zombies until it reaps them, and drops signals that it
+does not handle. A worker cannot reap whatever ends: the status of a process that a task has started is for the task.
 """
 
 import os

@@ -24,6 +24,7 @@ from pgqueue.process import logs
 from pgqueue.process.duty import hide
 from pgqueue.process.health import Probe
 from pgqueue.process.supervisor import STOPPED, Supervisor
+from pgqueue.process.system import needs_fork
 from pgqueue.process.systemd import told
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
@@ -259,6 +260,7 @@ async def _run_worker(
 
 def _supervise(signals: StopSignals, processes: int, ports: Mapping[str, int | None], shutdown_timeout: float) -> int:
     """Run this same command in several child processes; return the exit code."""
+    needs_fork("--processes", "start the command as often as there are to be workers")
     arguments = [argument for argument in sys.argv[1:] if argument]
     commands = []
     for number in range(processes):
