@@ -2,8 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
@@ -18,6 +17,7 @@ from pgqueue.client.dead import DeadLetters
 from pgqueue.client.declaring import DeclaresLimits, rules_of_queues
 from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHook, EnqueueHooks
+from pgqueue.client.enqueueing import EnqueueVerbs, Insertion
 from pgqueue.client.jobs import Jobs
 from pgqueue.client.limits import Limits
 from pgqueue.client.locks import Locks
@@ -29,6 +29,7 @@ from pgqueue.client.pruning import Pruning
 from pgqueue.client.published import Events
 from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.queues import Queues
+from pgqueue.client.routes import GivenRoutes, Routes, routed
 from pgqueue.client.schedule_options import GivenPlan, ScheduleOptions
 from pgqueue.client.schedules import Schedules
 from pgqueue.client.settings import (
@@ -48,6 +49,7 @@ from pgqueue.client.workers import Workers
 from pgqueue.client.workflows import Workflows
 from pgqueue.codecs import Codec, check_codec
 from pgqueue.config import app_release, check_queue, check_schema
+from pgqueue.db.source import GivenDsn, GivenPassword
 from pgqueue.doctor import Report, examine
 from pgqueue.errors import InvalidOption, InvalidTask
 from pgqueue.events import E_, JobDeadLettered, Listeners, name_pattern, only_of
@@ -62,11 +64,12 @@ from pgqueue.queries import Queries
 from pgqueue.schedules.plan import as_plan
 from pgqueue.tasks.context import Context
 from pgqueue.tasks.dead_letter_task import check_dead_letter_task
+from pgqueue.tasks.function_names import as_function, task_name
+from pgqueue.tasks.functions import AllowedFunctions
 from pgqueue.tasks.hooks import AttemptHook, AttemptHooks, OnAttemptEnd
 from pgqueue.tasks.options import NamedCallOptions, TaskOptions
-from pgqueue.tasks.registry import Tasks, as_function, task_name
-from pgqueue.tasks.routes import GivenRoutes, Routes
-from pgqueue.tasks.spec import TaskSpec
+from pgqueue.tasks.registry import Tasks
+from pgqueue.tasks.spec import TaskSettings, TaskSpec
 from pgqueue.tasks.storable import MAX_ARGS_BYTES, MAX_RESULT_BYTES
 from pgqueue.tasks.subscription import check_subscription
 from pgqueue.timing import LIMIT, check_optional_duration
@@ -84,15 +87,26 @@ AnyTask = TypeVar("AnyTask", bound=Task[..., Any])
 
 
 class App(
-    WaitVerbs, OperatorVerbs, SignalVerbs, LockVerbs, PauseVerbs, BatchVerbs, PublishVerbs, BindVerbs, DeclaresLimits
+    EnqueueVerbs,
+    WaitVerbs,
+    OperatorVerbs,
+    SignalVerbs,
+    LockVerbs,
+    PauseVerbs,
+    BatchVerbs,
+    PublishVerbs,
+    BindVerbs,
+    DeclaresLimits,
 ):
     """A registry of tasks and schedules over one schema of one database.
 
     Making one does no I/O: the DSN (argument, PGQUEUE_DSN or DATABASE_URL; `embedded:` starts a Postgres of its own) is
     looked up when it is first needed. `queue`, `max_attempts`, `retry`, `timeout`, `soft_timeout`, `max_crashes`,
     `dead_letter_task` and `result_ttl` are the defaults of its tasks. `routes={"emails.*": "bulk"}` gives tasks another
-    queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. What
-    `@app.task(queue=…)` or a call says goes first. `retention` says how long what has ended is kept
+    queue by their names, the first pattern that fits; or a function of the name that returns a queue or None. A route
+    may also be `{"queue": "bulk", "priority": -5, "max_attempts": 3}`, or some of it. What `@app.task(queue=…)` or a
+    call says goes first. `functions_from=("shop.jobs",)` lets `app.enqueue(function, …)` take
+    functions of these modules that have no decorator. `retention` says how long what has ended is kept
     (pgqueue.Retention); `{"queues": {"bulk": 0}}`, or `{"bulk": 0}`, keeps nothing of jobs that succeed in a queue, as
     `@app.task(retention=0)` does for a task. `name` distinguishes the schedules of several apps in one schema; the
     command line sets it to the app that `-A` names. `max_depth={"bulk": 100_000}`: enqueueing raises QueueFull while
@@ -106,17 +120,22 @@ class App(
 
     `pgbouncer=True` if the DSN leads to PgBouncer in transaction mode: no statement is prepared, and workers poll
     instead of listening, unless `listen_dsn` leads to the server itself.
+
+    `dsn` and `listen_dsn` may be functions that return the DSN, and `password` one that returns the password of a DSN
+    without any, such as a token that expires: each new connection asks again, async ones in a thread.
     """
 
     def __init__(
         self,
-        dsn: str | None = None,
+        dsn: GivenDsn | None = None,
         *,
+        password: GivenPassword | None = None,
         name: str = "",
         release: str | None = None,
         schema: str = "pgqueue",
         queue: str = "default",
         routes: GivenRoutes | None = None,
+        functions_from: Sequence[str] = (),
         max_attempts: int = 20,
         retry: RetryOption = DEFAULT_RETRY,
         timeout: float | timedelta | None = None,
@@ -131,12 +150,12 @@ class App(
         result_ttl: float | timedelta | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
         pgbouncer: bool = False,
-        listen_dsn: str | None = None,
+        listen_dsn: GivenDsn | None = None,
     ) -> None:
         self.name = name
         self.release = app_release(release)
         self.schema = check_schema(schema)
-        self.queue, self.routes = check_queue(queue), Routes(routes, queue)
+        self.queue, self.routes = check_queue(queue), Routes(routes)
         self.max_attempts = check_max_attempts(max_attempts)
         self.retry_policy = as_policy(retry)
         self.timeout = check_optional_duration("timeout", timeout, LIMIT)
@@ -151,7 +170,7 @@ class App(
         self.result_ttl = check_optional_duration("result_ttl", result_ttl, LIMIT)
         self.max_result_bytes = check_result_bytes(max_result_bytes)
         self.rules, queue_rules = rules_of_queues(limits)
-        self.tasks = Tasks(queue_rules)
+        self.tasks = Tasks(queue_rules, AllowedFunctions(functions_from, self._spec_of))
         self.listeners = Listeners()
         self.middlewares: list[Middleware] = []
         self.attempt_hooks = AttemptHooks()
@@ -163,9 +182,9 @@ class App(
         self.child_stoppers: list[Callable[[], None]] = []
         self.worker_starters: list[Hook] = []
         self.worker_stoppers: list[Hook] = []
-        self.backend = Backend(dsn, Queries(schema, self.codec), pgbouncer=pgbouncer, listen_dsn=listen_dsn)
-        self.schedules = Schedules(self)
-        self.jobs = Jobs(self)
+        queries = Queries(schema, self.codec)
+        self.backend = Backend(dsn, queries, password=password, pgbouncer=pgbouncer, listen_dsn=listen_dsn)
+        self.schedules, self.jobs = Schedules(self), Jobs(self)
         self.dead = DeadLetters(self)
         self.operations = Operations(self)
         self.pruning = Pruning(self)
@@ -236,9 +255,7 @@ class App(
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             function = as_function(function)
-            name = options.get("name") or task_name(function)
-            routed = settings if "queue" in settings.given else replace(settings, queue=self.routes.queue(name))
-            spec = TaskSpec.of(name, function, routed)
+            spec = self._spec_of(options.get("name") or task_name(function), function, settings)
             check_subscription(spec)
             self.tasks.add(spec)
             for rule in () if spec.metering is None else spec.metering.rules:
@@ -246,6 +263,10 @@ class App(
             return Task(self, spec) if spec.context_parameter is None else ContextTask(self, spec)
 
         return register if function is None else register(function)
+
+    def _spec_of(self, name: str, function: Callable[..., Any], settings: TaskSettings | None = None) -> TaskSpec:
+        settings = task_settings({}, self) if settings is None else settings
+        return TaskSpec.of(name, function, routed(settings, self.routes.of(name)))
 
     def schedule(
         self,
@@ -376,13 +397,8 @@ class App(
         `version`: of a task that is not registered here, the version whose arguments are given."""
         return Client(self, conn, call_settings(options))
 
-    def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """Enqueue a task by name on an own connection, which commits at once, or in `ctx.transaction()`."""
-        return self.using().enqueue(task, args)
-
-    async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """The async twin of `enqueue`."""
-        return await self.using().aenqueue(task, args)
+    def _insertion(self, given: Sequence[Any], named: Mapping[str, Any]) -> Insertion:
+        return self.using()._insertion(given, named)
 
     def get(self, job_id: int) -> Job:
         """Return a job with its attempts and their errors. Raises UnknownJob."""

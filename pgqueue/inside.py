@@ -16,6 +16,7 @@ from pgqueue.errors import InvalidOption, PgqueueError
 from pgqueue.jobs.served_queues import read_served_queues, slots_of, with_limits
 from pgqueue.process.duty import hide
 from pgqueue.process.inside import WorkerOptions
+from pgqueue.process.system import new_loop
 from pgqueue.scheduler import SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
 
@@ -153,7 +154,8 @@ class Inside:
 
     def _thread(self, started: "Future[None]") -> None:
         try:
-            asyncio.run(self._run_in_thread(started))
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(self._run_in_thread(started))
         finally:
             self._left.set()
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from pgqueue.celery.inspecting import Inspect
 from pgqueue.celery.parts import Adapter
 from pgqueue.celery.result import AsyncResult
 from pgqueue.errors import UnknownVerb
@@ -14,13 +15,9 @@ ELSEWHERE = {
     "cancel_consumer": "pgqueue pause --queue",
     "enable_events": "nothing: every transition is a row",
     "election": "a lock: app.pgqueue.lock(name)",
-    "inspect": "pgqueue status, pgqueue workers list, pgqueue jobs list; in Python app.pgqueue.workers and jobs",
-    "ping": "pgqueue workers list, or the health port of a worker",
     "pool_grow": "pgqueue work -c",
     "pool_shrink": "pgqueue work -c",
     "purge": "pgqueue jobs cancel --queue …, which keeps the rows and says who has done it",
-    "rate_limit": "pgqueue limits set",
-    "shutdown": "pgqueue workers stop",
     "terminate": "revoke(task_id, terminate=True)",
     "time_limit": "time_limit in @app.task",
 }
@@ -36,6 +33,35 @@ class Control:
         if name in ELSEWHERE:
             raise UnknownVerb("app.control", name, ELSEWHERE[name])
         raise AttributeError(name)
+
+    def inspect(self, destination: Iterable[str] | None = None, timeout: float = 1.0, **_: Any) -> Inspect:
+        """Ask what workers do."""
+        return Inspect(self._app, destination, timeout)
+
+    def ping(
+        self, destination: Iterable[str] | None = None, timeout: float = 1.0, **_: Any
+    ) -> list[dict[str, dict[str, str]]]:
+        """Return who answers within `timeout` seconds: `[{"host:1": {"ok": "pong"}}]`."""
+        found = self.inspect(destination, timeout).ping() or {}
+        return [{name: answer} for name, answer in found.items()]
+
+    def shutdown(self, destination: Iterable[str] | None = None, **_: Any) -> None:
+        """Ask workers to stop, as SIGTERM does; without `destination` all of them."""
+        workers = self._app.pgqueue.workers
+        if destination is None:
+            workers.stop(everyone=True)
+            return
+        for name in [destination] if isinstance(destination, str) else destination:
+            workers.stop(name)
+
+    def rate_limit(self, task_name: str, rate_limit: str | float | None, **_: Any) -> None:
+        """Change the rate of a task, in the whole fleet; 0 or None takes it away, as in Celery.
+
+        Raises UnknownLimit where the task has no limit in code: give it one, `@app.task(rate_limit="100/m")`.
+        """
+        task = self._app.tasks.get(task_name)
+        rule = None if task is None else task.core.spec.limit_meant(None)
+        self._app.pgqueue.limits.set(rule or task_name, rate=rate_limit or None)
 
     def revoke(self, task_id: str | Iterable[str], terminate: bool = False, **other: Any) -> None:
         """Cancel jobs that wait; with `terminate`, also ask the workers of those that run to stop them."""

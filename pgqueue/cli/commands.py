@@ -14,6 +14,7 @@ from pgqueue.cli.dev import dev
 from pgqueue.cli.doctor import doctor, print_report
 from pgqueue.cli.events import events_cli, subscriptions_cli
 from pgqueue.cli.importing import import_jobs, print_imported
+from pgqueue.cli.init import init
 from pgqueue.cli.job_verbs import jobs_cli
 from pgqueue.cli.jobs import enqueue
 from pgqueue.cli.limits import limits_cli
@@ -61,6 +62,7 @@ def root(
     """
 
 
+cli.command()(init)
 cli.command()(work)
 cli.command()(schedule)
 cli.command()(dev)

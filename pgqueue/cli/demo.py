@@ -12,6 +12,7 @@ import typer
 from pgqueue.app import App
 from pgqueue.cli.output import say
 from pgqueue.cli.web import LOOPBACK, AnyPort, listen_here
+from pgqueue.process.system import needs_fork
 
 
 def demo(
@@ -20,6 +21,7 @@ def demo(
     port: AnyPort = None,
 ) -> None:
     """Run a small shop on an embedded Postgres, kill a worker in the middle, and prove that nothing was lost."""
+    needs_fork("pgqueue demo", "follow the first steps of the README with a Postgres of your own")
     from pgqueue.demo.run import run  # the embedded server, which no other command needs
 
     _end_as_by_an_interrupt()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from pgqueue.process.supervisor import follow, take_parent
+from pgqueue.process.system import new_loop
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ def run_to_end(main: Coroutine[Any, Any, T]) -> T:
     A job may leave asyncio tasks and callbacks behind: `sys.exit()` in one of those does not end the process, nor does
     KeyboardInterrupt, for Ctrl-C is handled otherwise, nor a log handler that raises while asyncio logs.
     """
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         loop = runner.get_loop()
         running = loop.create_task(main)
         while True:

@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from pgqueue.cli.first_process import leave_first_process
 from pgqueue.cli.load import load_app
 from pgqueue.cli.options import AppRef, Dsn, Lease, LogJson, LogLevel, Poll, read_queue_limit
 from pgqueue.cli.schedule_input import read_seconds
@@ -23,6 +24,7 @@ from pgqueue.process import logs
 from pgqueue.process.duty import hide
 from pgqueue.process.health import Probe
 from pgqueue.process.supervisor import STOPPED, Supervisor
+from pgqueue.process.system import needs_fork
 from pgqueue.process.systemd import told
 from pgqueue.scheduler import Scheduler, SchedulerSettings, SchedulerThread
 from pgqueue.worker import Worker, WorkerSettings
@@ -91,6 +93,7 @@ def work(
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
     with_scheduler: Annotated[bool, typer.Option("--with-scheduler", help="Fire schedules as well.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="End once nothing is due that this worker could run.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
@@ -99,9 +102,12 @@ def work(
 
     SIGTSTP makes the worker claim no more jobs; SIGUSR1 makes it log what it is doing.
     """
+    leave_first_process()
     signals = StopSignals()
     signals.catch()
     check_log_level(log_level)
+    if burst and with_scheduler:
+        raise InvalidOption("--burst and --with-scheduler exclude each other: run `pgqueue schedule --once` before it")
     if processes > 1:
         logs.set_up(log_level, as_json=log_json)
         raise typer.Exit(
@@ -122,6 +128,7 @@ def work(
         shutdown_timeout=shutdown_timeout,
         max_jobs_per_child=max_jobs_per_child,
         max_memory_per_child=max_memory_per_child,
+        burst=burst,
     )
     loaded = load_app(app, dsn)
     logs.set_up(log_level, as_json=log_json)
@@ -147,15 +154,17 @@ def schedule(
     health_host: HealthHost = "127.0.0.1",
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
+    once: Annotated[bool, typer.Option("--once", help="Fire what is due now, and end.")] = False,
     dsn: Dsn = None,
     log_level: LogLevel = "info",
     log_json: LogJson = False,
 ) -> None:
     """Fire schedules. Any number of schedulers may run: each tick fires once."""
+    leave_first_process()
     signals = StopSignals()
     signals.catch()
     check_log_level(log_level)
-    settings = SchedulerSettings(lease, poll)
+    settings = SchedulerSettings(lease, poll, once=once)
     loaded = load_app(app, dsn)
     logs.set_up(log_level, as_json=log_json)
     scheduler = Scheduler(loaded, settings)
@@ -245,12 +254,13 @@ async def _run_worker(
             embedded.stop_all()  # an exit without exit handlers would leave the server running
         finally:
             exit_now("some tasks did not end and are left behind", (worker.asked_to_stop and stopped) or 1)
-    if worker.asked_to_stop and stopped:
+    if stopped and (worker.asked_to_stop or worker.out_of_jobs):
         raise typer.Exit(stopped)
 
 
 def _supervise(signals: StopSignals, processes: int, ports: Mapping[str, int | None], shutdown_timeout: float) -> int:
     """Run this same command in several child processes; return the exit code."""
+    needs_fork("--processes", "start the command as often as there are to be workers")
     arguments = [argument for argument in sys.argv[1:] if argument]
     commands = []
     for number in range(processes):

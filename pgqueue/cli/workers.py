@@ -11,6 +11,7 @@ from pgqueue.cli import output
 from pgqueue.cli.call import Call, command
 from pgqueue.cli.completion import complete_worker
 from pgqueue.cli.filters import By
+from pgqueue.client.workers import Pong
 from pgqueue.doctor.limits import Limits
 from pgqueue.jobs.patterns import Patterns, is_pattern
 from pgqueue.jobs.served_queues import ServedQueue
@@ -144,6 +145,30 @@ def stop(call: Call, which: Which = None, everyone: All = False, by: By = None) 
     A supervisor (`--processes`) does not start it again. Kubernetes does: it restarts also what ends well.
     """
     return _request(call, call.app.workers.stop, which, everyone, by)
+
+
+def _print_pongs(pongs: Sequence[Pong]) -> None:
+    rows = [
+        (str(p.worker.id)[:8], p.worker.kind, f"{p.worker.host}:{p.worker.pid}",
+         "no answer" if p.seconds is None else output.age(p.seconds))
+        for p in pongs
+    ]  # fmt: skip
+    output.print_table("ping", ("id", "kind", "process", "answered after"), rows)
+
+
+@command(workers_cli, "ping", _print_pongs)
+def ping(
+    call: Call,
+    which: Which = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = 1.0,
+) -> Sequence[Pong]:
+    """Ask workers and schedulers for a sign of life. Exits 1 if one is silent, or none lives.
+
+    The answer is a heartbeat after the question: the process lives, hears notifications, and reaches the database.
+    """
+    pongs = call.app.workers.ping(which, timeout=timeout)
+    call.exit_code = 0 if pongs and all(pong.seconds is not None for pong in pongs) else 1
+    return pongs
 
 
 def _request(

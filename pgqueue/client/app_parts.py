@@ -7,11 +7,11 @@ from pgqueue.client.depths import Depths
 from pgqueue.client.enqueue_hooks import EnqueueHooks
 from pgqueue.client.joining import Binding
 from pgqueue.client.operation_hooks import OperationHook
+from pgqueue.client.routes import Routes
 from pgqueue.client.waiting import Waits
 from pgqueue.events import Listeners
 from pgqueue.queries import Queries
 from pgqueue.tasks.registry import Tasks
-from pgqueue.tasks.routes import Routes
 
 
 class AppParts(Protocol):

@@ -3,12 +3,15 @@
 import threading
 from typing import Protocol
 
+import psycopg
+
 from pgqueue import db
 from pgqueue.client.lock_renewer import LockRenewer
 from pgqueue.client.lock_waiting import LockHints
 from pgqueue.client.waiting import Waits
-from pgqueue.config import find_dsn
 from pgqueue.db import embedded
+from pgqueue.db.source import DsnSource, GivenDsn, GivenPassword
+from pgqueue.errors import DatabaseUnreachable
 from pgqueue.jobs.job import Job
 from pgqueue.queries import Queries
 
@@ -34,23 +37,33 @@ class Backend:
     declares_at_once = False  # whether publishing writes the app's subscriptions first: workers do, in production
 
     def __init__(
-        self, dsn: str | None, queries: Queries, *, pgbouncer: bool = False, listen_dsn: str | None = None
+        self,
+        dsn: GivenDsn | None,
+        queries: Queries,
+        *,
+        password: GivenPassword | None = None,
+        pgbouncer: bool = False,
+        listen_dsn: GivenDsn | None = None,
     ) -> None:
         self.queries = queries
         self.pgbouncer = pgbouncer
         self.listen_dsn = listen_dsn
+        self._listen_source = None if listen_dsn is None else DsnSource(listen_dsn, password)
         self.pools = db.Pools(lambda: self.database)
         self.waits = Waits(self)
         self.lock_renewer = LockRenewer(self)
         self.lock_hints = LockHints(self)
-        self._given_dsn = dsn
+        self._source, self._password = DsnSource(dsn, password), password
         self._server: embedded.EmbeddedServer | None = None
         self._starting = threading.Lock()
 
     @property
     def dsn(self) -> str:
-        """The connection string that libpq reads. Reading an `embedded:` one for the first time starts its server."""
-        dsn = find_dsn(self._given_dsn)
+        """The connection string that libpq reads. Reading an `embedded:` one for the first time starts its server.
+
+        Where functions give it, each look asks them. Raises DatabaseUnreachable if one fails.
+        """
+        dsn = _read(self._source)
         if not dsn.startswith(embedded.PREFIX):
             return dsn
         with self._starting:  # a worker and the scheduler beside it look at the same time
@@ -63,12 +76,12 @@ class Backend:
         self.close()
         self.pools = db.Pools(lambda: self.database)  # the async pools of other event loops cannot be closed from here
         self._server = None
-        self._given_dsn = dsn
+        self._source = DsnSource(dsn, self._password)
 
     @property
     def known_dsn(self) -> str | None:
         """The connection string, read without starting a server; None for an `embedded:` one that has not started."""
-        dsn = find_dsn(self._given_dsn)
+        dsn = _read(self._source)
         if dsn.startswith(embedded.PREFIX):
             return None if self._server is None else self._server.dsn
         return dsn
@@ -76,14 +89,18 @@ class Backend:
     @property
     def database(self) -> db.Database:
         """Where own connections lead."""
+        source, prepare = self._source, not self.pgbouncer
+        if source.changes and not source.known.startswith(embedded.PREFIX):
+            return db.Database(source.known, prepare=prepare, fresh=source.read)
         dsn = self.dsn
-        return db.Database(dsn, prepare=not self.pgbouncer, is_embedded=self._server is not None)
+        return db.Database(dsn, prepare=prepare, is_embedded=self._server is not None)
 
     @property
     def listen_database(self) -> db.Database | None:
         """Where connections that listen for notifications lead. None: LISTEN does not work there, so we only poll."""
-        if self.listen_dsn is not None:
-            return db.Database(find_dsn(self.listen_dsn))
+        listens = self._listen_source
+        if listens is not None:
+            return db.Database(listens.known, fresh=listens.read if listens.changes else None)
         return None if self.pgbouncer else self.database
 
     def close(self) -> None:
@@ -92,3 +109,10 @@ class Backend:
         self.lock_hints.close()
         self.lock_renewer.close()
         self.pools.close()
+
+
+def _read(source: DsnSource) -> str:
+    try:
+        return source.read()
+    except psycopg.OperationalError as error:
+        raise DatabaseUnreachable(f"no DSN: {error}") from error

@@ -1,25 +1,28 @@
 """A client: the verbs that take a task by its name, and those that publish."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pgqueue.client.app_parts import AppParts
 from pgqueue.client.bulk import cancel_all, check_reason
 from pgqueue.client.changes import OperatorVerbs
+from pgqueue.client.enqueueing import EnqueueVerbs, Insertion
 from pgqueue.client.inserting import JobInserter, new_job
 from pgqueue.client.publishing import PublishVerbs
 from pgqueue.client.settings import CallSettings
 from pgqueue.client.signalling import SignalVerbs
 from pgqueue.client.steps import Steps, verb
+from pgqueue.client.task import Task
 from pgqueue.client.waiting import possible_id
 from pgqueue.config import check_name
 from pgqueue.errors import InvalidOption, UnknownJob
 from pgqueue.jobs.job import Job, JobState, NewJob
+from pgqueue.tasks.spec import TaskSpec
 from pgqueue.tasks.storable import encode_unregistered
 
 
-class Client(OperatorVerbs, SignalVerbs, PublishVerbs):
+class Client(EnqueueVerbs, OperatorVerbs, SignalVerbs, PublishVerbs):
     """The verbs that take a task by name, and those that send signals and publish events. `app.using(conn, …)` makes
     one; its options apply to each job."""
 
@@ -27,15 +30,6 @@ class Client(OperatorVerbs, SignalVerbs, PublishVerbs):
         self._app = app
         self._runner = JobInserter(app, conn)
         self._settings = settings
-
-    def enqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """Enqueue a task by name. A task registered here has its arguments validated; another one waits for a worker
-        that knows it. Raises InvalidArguments before anything is written."""
-        return self._runner.insert(self.prepared(task, args))
-
-    async def aenqueue(self, task: str, args: Mapping[str, Any] | None = None) -> Job:
-        """The async twin of `enqueue`."""
-        return await self._runner.ainsert(self.prepared(task, args))
 
     @verb
     def get(self, job_id: int) -> Steps[Job]:
@@ -60,25 +54,41 @@ class Client(OperatorVerbs, SignalVerbs, PublishVerbs):
 
     acancel = cancel.twin
 
-    def prepared(self, task: str, args: Mapping[str, Any] | None) -> NewJob:
-        """Return the job that `enqueue` would insert. Raises what that raises before it writes."""
+    def _insertion(self, given: Sequence[Any], named: Mapping[str, Any]) -> Insertion:
+        if given and callable(given[0]):
+            return self._runner, self._called(given[0], given[1:], named)
+        return self._runner, self.prepared(*given, **named)
+
+    def _called(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> NewJob:
+        """Return the job of a function, or of a task of this app."""
+        tasks = self._app.tasks
+        own = function.spec if isinstance(function, Task) else None
+        spec = own if own is not None and tasks.get(own.name) is own else tasks.of_function(function)
+        values: list[dict[str, Any]] = []
+        return self._job(spec, spec.name, spec.coder.encode(tuple(args), kwargs, values), values[0])
+
+    def prepared(self, task: str, args: Mapping[str, Any] | None = None) -> NewJob:
+        """Return the job that `enqueue` would insert for a name. Raises what that raises before it writes."""
         check_name("task", task)
         spec = self._app.tasks.get(task)
         given = {} if args is None else args
-        if spec is not None and self._settings.version not in (None, spec.version):
-            raise InvalidOption(
-                f"version={self._settings.version} cannot be used: task {task} is registered here, at version "
-                f"{spec.version}, and its arguments are checked as that"
-            )
         values: list[dict[str, Any]] = []
         if spec is None:
             text = encode_unregistered(task, given, self._app.max_args_bytes)
             values.append(dict(given))
         else:
             text = spec.coder.encode((), given, values)
+        if spec is None and self._settings.rules is not None:
+            self._settings.rules.check_unregistered(task, given)
+        return self._job(spec, task, text, values[0])
+
+    def _job(self, spec: TaskSpec | None, task: str, text: str, values: Mapping[str, Any]) -> NewJob:
         settings = self._settings
+        if spec is not None and settings.version not in (None, spec.version):
+            raise InvalidOption(
+                f"version={settings.version} cannot be used: task {task} is registered here, at version "
+                f"{spec.version}, and its arguments are checked as that"
+            )
         if spec is not None and (spec.rules is not None or settings.rules is not None):
             settings = replace(settings, rules=spec.rules_of(settings.rules))
-        elif settings.rules is not None:
-            settings.rules.check_unregistered(task, given)
-        return new_job(text, settings, spec, task, self._app, values[0])
+        return new_job(text, settings, spec, task, self._app, values)

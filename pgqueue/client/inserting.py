@@ -147,13 +147,14 @@ def new_job(
     """
     if spec is not None:
         spec.check_priority(settings.priority)
-    queue = settings.queue or (spec.queue if spec else app.routes.queue(name))
+    own = app.routes.of(name) if spec is None else spec  # of a task of another app its route is known
+    queue = settings.queue or own.queue or app.queue
     return NewJob(
         task=name,
         args=args,
         queue=queue,
-        priority=settings.priority if settings.priority is not None else (spec.priority if spec else 0),
-        max_attempts=settings.max_attempts or (spec.max_attempts if spec else app.max_attempts),
+        priority=settings.priority if settings.priority is not None else own.priority or 0,
+        max_attempts=settings.max_attempts or own.max_attempts or app.max_attempts,
         run_at=settings.run_at,
         delay=None if settings.delay is None else seconds(settings.delay),
         tags=tuple(settings.tags) if settings.tags is not None else (spec.tags if spec else ()),

@@ -1,12 +1,13 @@
 """The database of an app, and how its own connections are set up."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue.config import describe_dsn
 from pgqueue.db.connection import AsyncConnection, Connection
@@ -24,11 +25,30 @@ PINNED = r"-c search_path=pg_catalog,pg_temp -c default_transaction_isolation=re
 @dataclass(frozen=True, slots=True)
 class Database:
     """A database to connect to. `prepare`: whether statements may be prepared; PgBouncer may not allow it.
-    `is_embedded`: the DSN is an `embedded:` one, of a server that pgqueue has started."""
+    `is_embedded`: the DSN is an `embedded:` one, of a server that pgqueue has started. `fresh` returns the DSN for a
+    new connection, where that changes; then `dsn` is an earlier one."""
 
     dsn: str = field(repr=False)  # it may hold a password
     prepare: bool = True
     is_embedded: bool = False
+    fresh: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+    def with_parameters(self, **parameters: Any) -> "Database":
+        """Return the same database with other parameters of libpq in its DSN."""
+        fresh = self.fresh
+        return replace(
+            self,
+            dsn=make_conninfo(self.dsn, **parameters),
+            fresh=None if fresh is None else lambda: make_conninfo(fresh(), **parameters),
+        )
+
+    def _now(self) -> "Database":
+        """Return it with the DSN for a new connection."""
+        return self if self.fresh is None else replace(self, dsn=self.fresh(), fresh=None)
+
+    async def _anow(self) -> "Database":
+        """The async twin of `_now`: a function of the user's may take its time."""
+        return self if self.fresh is None else await asyncio.to_thread(self._now)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,12 +67,16 @@ class Database:
     def connect(self, name: str, deadline: float | None = None) -> Connection:
         """Open a connection. `name` is its application_name. The server ends a statement after `deadline` seconds."""
         with _reachable(self.dsn):
-            return psycopg.connect(self.dsn, **self._settings_of(name) | self._options("", deadline))
+            now = self._now()
+        with _reachable(now.dsn):
+            return psycopg.connect(now.dsn, **now._settings_of(name) | now._options("", deadline))
 
     async def connect_async(self, name: str) -> AsyncConnection:
         """The async twin of `connect`."""
         with _reachable(self.dsn):
-            return await psycopg.AsyncConnection.connect(self.dsn, **self._settings_of(name))
+            now = await self._anow()
+        with _reachable(now.dsn):
+            return await psycopg.AsyncConnection.connect(now.dsn, **now._settings_of(name))
 
     async def connect_duty(self, name: str, deadline: float) -> AsyncConnection:
         """Open the connection of a duty, which runs only pgqueue's statements.
@@ -67,8 +91,10 @@ class Database:
         Postgres plans some statements anew at each call, and that takes longer than to run them (decision 24).
         """
         with _reachable(self.dsn):
-            settings = self._settings_of(name) | self._options(PLANNING, deadline)
-            return await psycopg.AsyncConnection.connect(self.dsn, **settings)
+            now = await self._anow()
+        with _reachable(now.dsn):
+            settings = now._settings_of(name) | now._options(PLANNING, deadline)
+            return await psycopg.AsyncConnection.connect(now.dsn, **settings)
 
     def _options(self, planning: str, deadline: float | None) -> dict[str, Any]:
         if not self.prepare or deadline is None:  # PgBouncer refuses these settings
@@ -100,9 +126,10 @@ def _reachable(dsn: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
+        where = describe_dsn(dsn) if dsn else "the database"
         if "unsupported startup parameter" in str(error):
             raise DatabaseUnreachable(
-                f"cannot connect to {describe_dsn(dsn)}: a pooler is in front of it and refuses the startup parameter "
+                f"cannot connect to {where}: a pooler is in front of it and refuses the startup parameter "
                 "options: make the app with App(pgbouncer=True), or give a DSN that leads to Postgres itself"
             ) from error
-        raise DatabaseUnreachable(f"cannot connect to {describe_dsn(dsn)}: {str(error).strip()}") from error
+        raise DatabaseUnreachable(f"cannot connect to {where}: {str(error).strip()}") from error

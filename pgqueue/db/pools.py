@@ -8,6 +8,7 @@ import select
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
@@ -181,7 +182,7 @@ class Pools:
                 database = self._database()
                 database.connect("pgqueue").close()  # raises the reason at once; a pool would only time out
                 self._pool = ConnectionPool(
-                    database.dsn,
+                    database.fresh or database.dsn,
                     connection_class=PooledConnection,
                     check=_check,
                     reset=_reset if self._resets else None,
@@ -200,8 +201,9 @@ class Pools:
             await (await database.connect_async("pgqueue")).close()
             pool = self._async_pools.get(loop)  # another asyncio task may have been faster
             if pool is None:
+                fresh = None if database.fresh is None else partial(asyncio.to_thread, database.fresh)
                 pool = self._async_pools[loop] = _AsyncPool(
-                    database.dsn,
+                    fresh or database.dsn,
                     connection_class=AsyncPooledConnection,
                     check=_check_async,
                     reset=_reset_async if self._resets else None,
@@ -281,4 +283,5 @@ def _taken_from(pool: ConnectionPool[PooledConnection]) -> PooledConnection:
 
 
 def _none_in_time(pool: ConnectionPool[Any] | AsyncConnectionPool[Any]) -> DatabaseUnreachable:
-    return DatabaseUnreachable(f"no connection to {describe_dsn(str(pool.conninfo))} within {CONNECT_TIMEOUT} s")
+    where = describe_dsn(pool.conninfo) if isinstance(pool.conninfo, str) else "the database"
+    return DatabaseUnreachable(f"no connection to {where} within {CONNECT_TIMEOUT} s")

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
-from psycopg.conninfo import make_conninfo
-
 from pgqueue import db
 from pgqueue.config import release, take_deaths, take_worker_id
 from pgqueue.db.failures import BROKEN, DATABASE_ERRORS, brief
@@ -67,7 +65,7 @@ class Identity:
         self._on_request: Callable[[Request], object] = _ignore
         self._vitals: Callable[[], Vitals] = Vitals
         self._followed: datetime | None = None  # when the last request that was followed was made
-        self._database = replace(database, dsn=make_conninfo(database.dsn, **_impatient(info.lease_seconds)))
+        self._database = database.with_parameters(**_impatient(info.lease_seconds))
         self._conn: db.Connection | None = None
         self._beaten_at = monotonic()
         self._stop = threading.Event()

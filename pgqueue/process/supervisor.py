@@ -16,7 +16,7 @@ from pgqueue.timing import Backoff, monotonic
 log = logging.getLogger("pgqueue.supervisor")
 PARENT_FD = "PGQUEUE_PARENT_FD"
 USAGE, CONFIGURATION = 2, 78
-STOPPED = 77  # the status of a child that an operator has stopped by its row; nobody else sees it
+STOPPED = 77  # the status of a child that an operator has stopped by its row, or that has ended its burst; internal
 DEATHS_KEPT = 20  # each new child reports all of them, for an earlier one may have died before it could
 LIVED_SECONDS = 30.0  # after which a child that dies is restarted without a growing delay
 
@@ -26,10 +26,10 @@ class Supervisor:
 
     A child that dies is started again, with a delay that grows while it keeps dying. A child that cannot run at all
     (wrong usage, configuration, missing migration) stops all of them, and `exit_code` is its status. One that an
-    operator has stopped (`pgqueue workers stop`) is not started again. Children hold the read end of a pipe whose other
-    end only the parent has: when the parent is killed they read its end and stop in order. The parent gives each child
-    its worker id, and gives its successor the id and the way it ended: so the jobs of a worker that died are rescued at
-    once, and record the signal.
+    operator has stopped (`pgqueue workers stop`), or that has ended its burst, is not started again. Children hold the
+    read end of a pipe whose other end only the parent has: when the parent is killed they read its end and stop in
+    order. The parent gives each child its worker id, and gives its successor the id and the way it ended: so the jobs
+    of a worker that died are rescued at once, and record the signal.
 
     `names` are those of the children in the log. Each child inherits the descriptors in `keeps`, and `environ` on top
     of the parent's environment.
@@ -101,7 +101,7 @@ class Supervisor:
             if self._stopping.is_set():
                 return status in (0, -signal.SIGTERM)  # a child whose Python still starts dies of the signal
             if status == STOPPED:
-                log.info("%s (pid %d) was stopped by an operator and stays so", name, child.pid)
+                log.info("%s (pid %d) was stopped by an operator, or out of jobs, and stays so", name, child.pid)
                 return True
             if status in (USAGE, CONFIGURATION):
                 self.exit_code = status

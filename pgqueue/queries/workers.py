@@ -55,6 +55,27 @@ select asked.id from asked, notified""",
     may_notify=MAY_NOTIFY,
 )
 
+# Notify processes, which then beat at once, and return when each has last beaten before. By primary key; it locks
+# nothing and writes nothing, so a heartbeat never waits for it: to write a mark that a process clears would. The
+# notifications go out with the commit, so a later look finds a newer heartbeat only of a process that lives. As with
+# REQUEST, MAY_NOTIFY says when nobody is notified; then a process answers with its next heartbeat.
+PING: LiteralString = fill(
+    """
+with asked as (
+    select id, heartbeat_at from {s}.worker where id = any(%(ids)s::uuid[]) and lost_at is null
+), notified as (
+    select count(pg_notify({channel}, '!request ' || asked.id::text)) from asked where {may_notify}
+)
+select asked.id, asked.heartbeat_at from asked, notified""",
+    may_notify=MAY_NOTIFY,
+)
+
+# Read when processes have last beaten: by primary key.
+BEATS: LiteralString = "select id, heartbeat_at from {s}.worker where id = any(%(ids)s::uuid[])"
+
+# Read which tasks the living processes know: the table has as many rows as there are processes.
+KNOWN_TASKS: LiteralString = "select id, tasks from {s}.worker where lost_at is null"
+
 # Declare processes lost whose heartbeat is older than their lease, by the database's clock alone. A heartbeat at the
 # same moment locks the row, and this statement skips it: a worker whose heartbeat succeeded was not declared lost
 # before.
@@ -232,6 +253,18 @@ class WorkerQueries(Statements):
         """Ask processes to go quiet, to resume or to stop; return those that were asked."""
         params = {"ids": builtins.list(workers), "what": what, "by": by}
         return Query(self._sql(REQUEST), lambda rows: [row[0] for row in rows], params)
+
+    def ping(self, workers: Sequence[UUID]) -> Query[dict[UUID, datetime]]:
+        """Ask processes to beat now; return when each has last beaten before."""
+        return Query(self._sql(PING), lambda rows: {row[0]: row[1] for row in rows}, {"ids": builtins.list(workers)})
+
+    def beats(self, workers: Sequence[UUID]) -> Query[dict[UUID, datetime]]:
+        """Return when processes have last beaten."""
+        return Query(self._sql(BEATS), lambda rows: {row[0]: row[1] for row in rows}, {"ids": builtins.list(workers)})
+
+    def known_tasks(self) -> Query[dict[UUID, builtins.list[str]]]:
+        """Return the tasks that each living process knows: names, and name@version beyond the first version."""
+        return Query(self._sql(KNOWN_TASKS), lambda rows: {row[0]: row[1] for row in rows})
 
     def record_deaths(self, deaths: Mapping[UUID, str]) -> Query[int]:
         """Record how processes ended ("was killed by SIGKILL"); returns how many of them had a row."""

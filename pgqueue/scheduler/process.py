@@ -19,6 +19,7 @@ from pgqueue.process.health import Health
 from pgqueue.process.heartbeat import Identity, Vitals, describe_process
 from pgqueue.process.partitions import PartitionMaker
 from pgqueue.process.subscriber import Subscriber
+from pgqueue.process.system import new_loop
 from pgqueue.queries.workers import Request
 from pgqueue.scheduler.declarer import Declarer
 from pgqueue.scheduler.listener import ScheduleListener
@@ -109,7 +110,8 @@ class Scheduler:
             log.info("scheduler %s started: %d schedule%s declared here", identity.id, count, "" if count == 1 else "s")
             self._identity, self._duties = identity, duties
             self.started.set()
-            await run_duties(duties, self._stopping)
+            once = self._settings.once
+            await (ticker.fire_all(self._stopping) if once else run_duties(duties, self._stopping))
         finally:
             self._identity = None
             with suppress(*DATABASE_ERRORS):
@@ -152,7 +154,8 @@ class SchedulerThread:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._fire())
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(self._fire())
         except Exception as error:
             log.error("the scheduler of this worker has ended", exc_info=error)
             self._error = error

@@ -1,66 +1,28 @@
 """The registry of an app's tasks, by name."""
 
-import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pgqueue.errors import InvalidOption, InvalidTask, UnknownTask
 from pgqueue.jobs.flow import Flow
 from pgqueue.tasks.dead_letter_task import check_takes_arguments
+from pgqueue.tasks.functions import AllowedFunctions
 from pgqueue.tasks.metering import GivenKeys, unregistered_flow
 from pgqueue.tasks.spec import TaskSpec
-
-
-def as_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with the name and signature of `f` for asgiref's `async_to_sync(f)`, which has neither."""
-    inner = getattr(function, "awaitable", None)
-    if type(function).__module__ != "asgiref.sync" or not callable(inner):
-        return function
-
-    @functools.wraps(inner)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return call
-
-
-def task_name(function: Callable[..., Any]) -> str:
-    """Return the name a function is registered under: its module and qualified name.
-
-    A module run as a script is named as it would be when imported, so that its jobs find their worker.
-    """
-    if not callable(function):
-        raise InvalidTask(f"{function!r} is no function: put @app.task above a def or async def")
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if module is None or name is None:
-        raise InvalidTask(f"{function!r} has no name of its own: give name=…")
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        module = spec.name if spec else _importable_name(Path(getattr(main, "__file__", None) or "__main__"))
-    return f"{module}.{name}".replace(".<locals>", "")
-
-
-def _importable_name(script: Path) -> str:
-    """Return the name by which a script would be imported: with the packages that its folder belongs to."""
-    names, folder = [script.stem], script.resolve().parent
-    while (folder / "__init__.py").is_file():
-        names.insert(0, folder.name)
-        folder = folder.parent
-    return ".".join(names)
 
 
 class Tasks:
     """The tasks of one app, by their names and aliases, which are former names.
 
-    `queue_rules`: the rules of the app's queues, by queue. They concern jobs of any task.
+    `queue_rules`: the rules of the app's queues, by queue. They concern jobs of any task. One of `functions` becomes a
+    task when it is enqueued or looked for by its name, and all of them do when all tasks are asked for.
     """
 
-    def __init__(self, queue_rules: Mapping[str, str] = {}) -> None:
+    def __init__(self, queue_rules: Mapping[str, str] = {}, functions: AllowedFunctions | None = None) -> None:
         self.queue_rules = queue_rules
+        self._functions = functions
+        self._functions_left = functions is not None
         self._specs: dict[str, TaskSpec] = {}
         self._named_by: dict[str, list[str]] = {}  # tasks, by the name of their dead-letter task
 
@@ -134,20 +96,43 @@ class Tasks:
 
     def get(self, name: str) -> TaskSpec | None:
         """Return the task with that name or alias, or None."""
-        return self._specs.get(name)
+        spec = self._specs.get(name)
+        if spec is None and self._functions is not None and (spec := self._functions.named(name)) is not None:
+            self.add(spec)
+        return spec
+
+    def of_function(self, function: Callable[..., Any]) -> TaskSpec:
+        """Return the task that a function without a decorator becomes. Raises InvalidTask if it cannot be one."""
+        if self._functions is None:
+            raise InvalidTask(f"{function!r:.200} is no task here: give App(functions_from=…) its module")
+        spec = self._functions.spec(function)
+        known = self._specs.get(spec.name)
+        if known is not None and known.function is function:
+            return known
+        self.add(spec)
+        return spec
+
+    def _add_functions(self) -> None:
+        """Let all functions of allowed modules be tasks: for whoever asks which tasks there are."""
+        if self._functions is not None and self._functions_left:
+            self._functions_left = False
+            for spec in self._functions:
+                self._specs.setdefault(spec.name, spec)
 
     def __getitem__(self, name: str) -> TaskSpec:
-        spec = self._specs.get(name)
+        spec = self.get(name)
         if spec is None:
             known = ", ".join(sorted(self._specs)) or "none"
             raise UnknownTask(f"no task named {name!r} is registered (known: {known})")
         return spec
 
     def __iter__(self) -> Iterator[TaskSpec]:
+        self._add_functions()
         return (spec for name, spec in self._specs.items() if name == spec.name)
 
     def names(self) -> list[str]:
         """Return the names and aliases of all tasks: jobs with these names run here."""
+        self._add_functions()
         return sorted(self._specs)
 
     def versions(self) -> dict[str, int]:

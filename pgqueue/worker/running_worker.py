@@ -26,6 +26,7 @@ from pgqueue.worker.claiming.queue_finder import QueueFinder
 from pgqueue.worker.core import WorkerCore
 from pgqueue.worker.duties.activity_writer import ActivityWriter
 from pgqueue.worker.duties.announcer import Announcer
+from pgqueue.worker.duties.burst import Burst
 from pgqueue.worker.duties.canceller import Canceller
 from pgqueue.worker.duties.gone_finder import GoneFinder
 from pgqueue.worker.duties.input_reader import InputReader
@@ -132,6 +133,11 @@ class RunningWorker:
                     await asyncio.wait_for(stopping.wait(), backoff.next())
             else:
                 return
+
+    def end_without_jobs(self, end: Callable[[], None]) -> None:
+        """Call `end` when nothing is due that this worker could run."""
+        others = [duty for duty in self.duties if isinstance(duty, QueueFinder | SignalDeliverer | WorkflowKeeper)]
+        self.duties.append(Burst(self._links["chores"], self._core, self._signals, self.producer, others, end))
 
     def _connect(self, signals: WorkerSignals, stop: Callable[[PgqueueError], None]) -> None:
         """Let each signal call the part that acts on it."""

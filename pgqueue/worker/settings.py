@@ -15,7 +15,7 @@ class WorkerSettings:
     queue at a time. One claim in sixteen takes first what is due for longer than `max_wait`, whatever its queue and
     priority. Others declare the worker lost when it has not beaten for `lease_seconds`, and run its jobs again. When it
     stops, its jobs have `shutdown_timeout` to end. A child process is replaced after `max_jobs_per_child` jobs, or when
-    it has grown beyond `max_memory_per_child` MiB.
+    it has grown beyond `max_memory_per_child` MiB. With `burst` it stops once nothing is due that it could run.
     """
 
     queues: Sequence[str] = ("default",)
@@ -28,6 +28,7 @@ class WorkerSettings:
     max_memory_per_child: int | None = None
     shares: Mapping[str, int] = field(default_factory=dict)
     max_wait: float | None = None
+    burst: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.queues, str) or not self.queues:

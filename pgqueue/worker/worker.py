@@ -43,6 +43,7 @@ class Worker:
         self._prepared = False
         self.health_address: str | None = None  # where its probe answers, for its row
         self.asked_to_stop = False  # by its row, and not by a signal
+        self.out_of_jobs = False  # the end of a burst
         limits = (settings.max_jobs_per_child, settings.max_memory_per_child)
         starters, stoppers = tuple(app.child_starters), tuple(app.child_stoppers)
         in_child = ChildSettings(*limits, on_start=starters, on_stop=stoppers, hooks=app.attempt_hooks)
@@ -111,6 +112,8 @@ class Worker:
             await _call(hook)
         core = WorkerCore.of(self._app, self._settings, self._served, self._slots, self.health_address)
         self._running = running = RunningWorker(core, self._children, self._fail, self._follow)
+        if self._settings.burst:
+            running.end_without_jobs(self._end_burst)
         for hook in self._app.own_work_starters:  # jobs run in the context from before
             hook()
         await running.start()
@@ -141,6 +144,11 @@ class Worker:
             case "stop":
                 self.asked_to_stop = True
                 self.stop()
+
+    def _end_burst(self) -> None:
+        log.info("nothing is due any more: the burst ends")
+        self.out_of_jobs = True
+        self.finish()
 
     def _fail(self, error: PgqueueError) -> None:
         """Stop because of an error, which `run` raises: whoever restarts failed processes starts another worker."""

@@ -44,7 +44,11 @@ def test_what_the_task_or_the_call_says_goes_first(dsn: str, conn: Conn) -> None
     app.close()
 
 
-@pytest.mark.parametrize("routes", ["emails.*", ["a"], {"": "mail"}, {"a": "no queue!"}, {"a": 1}, {1: "mail"}])
+BAD = ["emails.*", ["a"], {"": "mail"}, {"a": "no queue!"}, {"a": 1}, {1: "mail"}, {"a": {"queue": "no queue!"}}]
+BAD += [{"a": {"priority": 101}}, {"a": {"max_attempts": 0}}, {"a": {"exchange": "x"}}, {"a": {"timeout": 5}}]
+
+
+@pytest.mark.parametrize("routes", BAD)
 def test_routes_that_cannot_be_used_are_refused_where_they_are_given(routes: Any) -> None:
     with pytest.raises(InvalidOption):
         App(routes=routes)
@@ -55,3 +59,25 @@ def test_a_function_that_returns_no_name_of_a_queue_is_refused_where_the_task_is
     app = App(routes=route)
     with pytest.raises(InvalidOption, match="queue name 'no queue!'"):
         app.task(name="t")(lambda: None)
+
+
+def test_a_route_gives_priority_and_attempts_too_where_the_task_says_nothing(dsn: str, conn: Conn) -> None:
+    app = App(dsn, routes={"emails.*": {"queue": "mail", "priority": 7, "max_attempts": 3}, "*": {"priority": -5}})
+    plain = app.task(name="emails.plain")(lambda: None)
+    own = app.task(name="emails.own", priority=1, retry=[1, 2])(lambda: None)
+    other = app.task(name="other")(lambda: None)
+    for call in (plain.enqueue, own.enqueue, other.enqueue, plain.using(priority=9, max_attempts=1).enqueue):
+        call()
+    app.enqueue("emails.elsewhere")
+    found = conn.execute("select queue, priority, max_attempts from pgqueue.job_live order by id").fetchall()
+    assert found == [("mail", 7, 3), ("mail", 1, 3), ("default", -5, 20), ("mail", 9, 1), ("mail", 7, 3)]
+    app.close()
+
+
+def test_a_function_may_return_a_route(dsn: str) -> None:
+    app = App(dsn, routes=lambda task: {"queue": "bulk", "priority": 3} if task == "a" else None)
+    assert (app.task(name="a")(lambda: None).spec.queue, app.task(name="a2")(lambda: None).spec.queue) == (
+        "bulk",
+        "default",
+    )
+    assert app.tasks["a"].priority == 3

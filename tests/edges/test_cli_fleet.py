@@ -391,3 +391,14 @@ def test_named_locks_are_listed_and_released(conn: Conn) -> None:
     with pytest.raises(LockLost):
         lock.__exit__(None, None, None)
     app.close()
+
+
+def test_a_ping_says_who_answered_and_exits_1_where_one_is_silent(conn: Conn) -> None:
+    assert run("workers", "ping").exit_code == 1  # nobody lives
+    worker = add_worker(conn)
+    result = run("workers", "ping", "h:1", "--timeout", "0.05")
+    assert result.exit_code == 1
+    assert str(worker)[:8] in result.output
+    assert "no answer" in result.output
+    (pong,) = json.loads(run("workers", "ping", "--timeout", "0.05", "--json").stdout)
+    assert (pong["worker"]["id"], pong["seconds"]) == (str(worker), None)

@@ -4,11 +4,14 @@ import configparser
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import scalar
 from tests.harness import WORKER, Conn, add_worker, insert_job
@@ -71,3 +74,15 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
     file.write_text(unit.replace("/srv/shop/.venv/bin/pgqueue", "/bin/true").replace("User=shop\n", ""))
     done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False)
     assert "Unknown" not in done.stderr, done.stderr
+
+
+def test_the_app_of_the_page_asks_for_a_token_for_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks("python")
+    tokens = iter(["first", "second"])
+    client = SimpleNamespace(generate_db_auth_token=lambda **asked: f"{next(tokens)} {asked['DBUsername']}")
+    monkeypatch.setitem(sys.modules, "boto3", SimpleNamespace(client=lambda service, **_: client))
+    page: dict[str, Any] = {}
+    exec(compile(code, "deployment.md", "exec"), page)
+    asked = [conninfo_to_dict(page["app"].dsn) for _ in range(2)]
+    assert [each["password"] for each in asked] == ["first shop_worker", "second shop_worker"]
+    assert asked[0]["host"] == page["HOST"]

@@ -193,13 +193,13 @@ def test_the_samples_about_the_fleet_run(dsn: str, conn: Conn) -> None:
     page = (ROOT / "docs" / "fleet.md").read_text()
     for block in _blocks(page, "sql"):
         conn.execute(block.encode())
-    queues, workers = _blocks(page, "python")
+    queues, workers, pinged = _blocks(page, "python")
     app = App(dsn)
     conn.execute(
         "insert into pgqueue.worker (id, kind, host, pid, version, queues, tasks, slots, lease_seconds) values"
         " ('3f2a91c0-0000-0000-0000-000000000000', 'worker', 'web-7', 4711, '0', '{mail}', '{t}', 8, 30)"
     )
-    for block in (queues, workers):
+    for block in (queues, workers, pinged):
         exec(compile(block, "fleet.md", "exec"), {"app": app})
     app.close()
     assert scalar(conn, "select requested from pgqueue.worker") == "stop"

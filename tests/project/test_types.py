@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pgqueue.cli.init import init as write_start
+
 SAMPLES = Path(__file__).parent / "typing_samples"
 
 
@@ -17,7 +19,9 @@ def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """What a type checker prints about the samples."""
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed: pip install 'pgqueue-jobs[dev]'")
-    files = [str(path) for path in sorted(SAMPLES.glob("*.py"))]
+    started = tmp_path_factory.mktemp("started") / "started.py"
+    write_start(started)
+    files = [str(path) for path in (*sorted(SAMPLES.glob("*.py")), started)]
     command = [sys.executable, "-m", request.param]
     if request.param == "mypy":
         command += ["--strict", "--no-error-summary", "--hide-error-context", "--config-file="]
@@ -34,6 +38,10 @@ def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def error_lines(complaints: str, sample: str) -> set[int]:
     """The lines of a sample with an error; mypy says `file:1: error:`, pyright `file:1:2 - error:`."""
     return {int(n) for n in re.findall(rf"^ *(?:.*/)?{sample}:(\d+)(?::\d+ -|:) error:", complaints, re.MULTILINE)}
+
+
+def test_the_file_that_init_writes_is_accepted(complaints: str) -> None:
+    assert error_lines(complaints, r"started\.py") == set(), complaints
 
 
 def test_good_calls_are_accepted(complaints: str) -> None:

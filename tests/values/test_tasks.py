@@ -21,7 +21,7 @@ import pytest
 from pydantic import BaseModel
 
 from pgqueue import App, Context, InvalidArguments, InvalidTask, Task, UnknownTask
-from pgqueue.tasks.registry import task_name
+from pgqueue.tasks.function_names import task_name
 from pgqueue.tasks.storable import encode_result
 from tests.conftest import shown
 from tests.harness import claimed

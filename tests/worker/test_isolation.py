@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from pgqueue import App, Context, InvalidTask, PgqueueError
+from pgqueue.events import JobSucceeded, StaleWrite
 from pgqueue.worker import Worker, WorkerSettings
 from tests.conftest import drain, scalar, work
 from tests.harness import Conn
@@ -183,3 +184,26 @@ def test_an_async_transaction_in_a_child_leaves_no_connection_behind(app: App, c
 
     t.enqueue_many({} for _ in range(5))
     asyncio.run(work(app, one_is_left))
+
+
+def test_a_process_that_dies_after_its_transaction_has_ended_its_job(app: App, conn: Conn) -> None:
+    seen: list[object] = []
+    app.on(JobSucceeded)(seen.append)
+    app.on(StaleWrite)(seen.append)
+
+    @app.task(name="t", isolation="process")
+    def t(ctx: Context) -> None:
+        with ctx.transaction(result=7):
+            pass
+        _kill()
+
+    @app.task(name="async", isolation="process")
+    async def t_async(ctx: Context) -> None:
+        async with ctx.atransaction(result=7):
+            pass
+        _kill()
+
+    jobs = [t.enqueue(), t_async.enqueue()]
+    drain(app, conn)
+    assert [(app.get(job.id).state, app.get(job.id).result) for job in jobs] == [("succeeded", 7)] * 2
+    assert [type(each) for each in seen] == [JobSucceeded] * 2

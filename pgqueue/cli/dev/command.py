@@ -19,6 +19,7 @@ from pgqueue.config import find_app
 from pgqueue.db import embedded
 from pgqueue.errors import ConfigError
 from pgqueue.process import logs
+from pgqueue.process.system import needs_fork
 
 SHUTDOWN = 2  # seconds that running jobs have to end: whoever has saved a file does not wait longer
 
@@ -46,6 +47,7 @@ def dev(
     Where no database is named, it starts an embedded Postgres, which keeps its data for the next time. It migrates the
     schema. When a Python file has changed, running jobs have two seconds to end, and the processes begin anew.
     """
+    needs_fork("pgqueue dev", "run `pgqueue migrate`, `pgqueue work --with-scheduler` and `pgqueue web`")
     signals = StopSignals(hangup=True)
     signals.catch()
     check_log_level(log_level)

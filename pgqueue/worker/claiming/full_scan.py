@@ -38,6 +38,11 @@ class FullScan(Duty):
         self.scanning = False  # its claim may be committed while no part of the worker knows the jobs yet
         self.claims = asyncio.Lock()  # held while it claims, and by the producer while it looks for strays
 
+    @property
+    def pending(self) -> bool:
+        """Whether it scans, or is to."""
+        return self._requested or self.claims.locked()
+
     def request(self, ageing: Ageing | None = None) -> None:
         """Scan now, or claim the oldest jobs. A request during a scan changes nothing: one at a time is enough."""
         if not self.scanning:

@@ -23,6 +23,7 @@ FULL_SECONDS = 1.0  # for which the slots must have been full before we ask for 
 ASK_SECONDS = 10.0  # after which we ask for the next due job again, however long that took: it finds new lanes
 LOCKED_SECONDS = 0.05  # before a job is claimed again that is due but locked by another transaction
 STRAYS_SHARE = 100  # the search for strays is due again after so many times its own duration: it holds up the claims
+TURN_SECONDS = 5.0  # within which a turn that comes by the clock, as the next start of a rate, is soon
 PLAIN_REST_SECONDS = 0.1  # without a claim of plain jobs beside metered ones, after one that found none
 ADOPT_POLLS = 5  # poll intervals between two searches for parked jobs, which exist only while releases differ
 
@@ -88,6 +89,16 @@ class Producer(Duty):
         """Claim now, from the beginning of each lane: jobs have come back to their old places."""
         self._frontier.request_scan()
         self.wake()
+
+    def expects_jobs(self) -> bool:
+        """Whether a claim that is under way, or comes within seconds, may bring jobs; also while it claims nothing."""
+        within = self._turns.rest_in() < TURN_SECONDS
+        return self.paused or self._parked_left or self._full_scan.pending or within
+
+    def seek(self) -> None:
+        """Claim now, jobs of all kinds, from the beginning of each lane."""
+        self.rules_changed()
+        self.look_back()
 
     def slot_freed(self) -> None:
         """Claim again, if the last claim left jobs behind."""

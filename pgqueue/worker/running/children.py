@@ -25,6 +25,7 @@ from pgqueue.jobs.outcome import Outcome, Raised, Unstarted
 from pgqueue.jobs.verdicts import TimedOut
 from pgqueue.process.duty import hide
 from pgqueue.process.supervisor import how_it_ended
+from pgqueue.process.system import needs_fork
 from pgqueue.tasks.context import Signals
 from pgqueue.tasks.registry import Tasks
 from pgqueue.worker.running.channel import CHUNK, Inbox, Message, pack
@@ -70,12 +71,12 @@ class Children:
     def start(self) -> None:
         """Fork the fork server, which copies this process: call it before there are threads, event loop, connections.
 
-        Raises PgqueueError where processes cannot be forked.
+        Raises ConfigError where processes cannot be forked.
         """
         if self._started:
             raise PgqueueError("child processes can be started once")
-        if not hasattr(os, "fork"):
-            raise PgqueueError("child processes need os.fork, which this system lacks: run these tasks in threads")
+        names = ", ".join(spec.name for spec in self._tasks if spec.isolation == "process")
+        needs_fork(f"tasks with isolation='process' ({names})", "leave isolation out, so that they run in threads")
         if others := [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]:
             log.warning("threads run while child processes start, and a lock they hold stays held there: %s", others)
         self._fork_server, self._control = start_fork_server(self._work)

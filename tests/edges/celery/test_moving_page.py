@@ -79,7 +79,7 @@ def test_the_page_names_what_the_code_refuses_and_what_it_has() -> None:
         assert f"`{name}`" in PAGE
     for name in re.findall(r"`(\w+)=`", PAGE.split("## What has no place")[1].split("## Side by side")[0]):
         assert name in {*options.NO_PLACE, "using", "ignore_result", "queue", "link"}, name
-    for name in ("inspect", "purge", "broadcast"):
+    for name in ("purge", "broadcast", "add_consumer", "autoscale"):
         assert name in control.ELSEWHERE
     moved = PAGE.split("## What moves as it is")[1].split("| part |")[0]
     sent = {name for name, each in vars(signals).items() if isinstance(each, signals.Signal) and each.instead is None}

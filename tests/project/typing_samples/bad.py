@@ -88,7 +88,9 @@ def calls(conn: psycopg.Connection[Any], ctx: Context) -> None:
     app.task(version="2")  # ERROR a version is a number
     app.task(version=2, upcasters={1: takes_two})  # ERROR an upcaster takes one dict
     App(codec=NoCodec())  # ERROR a codec seals and opens
-    app.enqueue(plain)  # ERROR a task by name
+    app.enqueue(plain)  # ERROR an argument is missing
+    app.enqueue(takes_two, 1, 2, 3)  # ERROR too many
+    app.using(conn).enqueue(plain, "x")  # ERROR wrong type of a function's argument
     app.task(limit=5)  # ERROR a limit is one
     app.task(limit=["stripe"])  # ERROR limits are given, not named
     app.task(ordered=5)  # ERROR a parameter or a function

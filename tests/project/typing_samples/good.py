@@ -148,6 +148,8 @@ def calls(conn: psycopg.Connection[Any]) -> None:
     assert_type(versioned.json_schema(), dict[str, Any])
     app.using(conn, version=2).enqueue("anything", {"a": 1})
     assert_type(app.enqueue("anything", {"a": 1}), Job)
+    assert_type(app.enqueue(upcast, {"id": 1}), Job)
+    app.using(conn, delay=5).enqueue(with_context, order_id=1)
     assert_type(app.get(1), Job)
     app.schedules.using(conn).create("s", scheduled, "0 6 * * *", timezone="UTC", misfire="all(3)", expires="next")
     assert_type(app.schedules.run("s"), Job)

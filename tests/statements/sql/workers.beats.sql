@@ -1,0 +1,1 @@
+select id, heartbeat_at from "pgqueue".worker where id = any(%(ids)s::uuid[])

@@ -1,0 +1,1 @@
+select id, tasks from "pgqueue".worker where lost_at is null
