@@ -73,7 +73,7 @@ def test_inspect_shows_what_a_worker_runs_knows_and_has_before_it(celery: Celery
     (scheduled,) = found["scheduled"][name]
     assert (scheduled["request"]["id"], scheduled["request"]["args"]) == (later.id, [8])
     assert len(found["reserved"][name]) == 1
-    assert elsewhere.id not in str(found["reserved"])
+    assert elsewhere.id not in {each["id"] for each in found["reserved"][name]}
     assert "hold" in found["registered"][name]
     assert {"name": "default"} in found["active_queues"][name]
     assert found["stats"][name]["pool"] == {"max-concurrency": 1, "running": 1}
