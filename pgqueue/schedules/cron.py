@@ -23,18 +23,21 @@ _NICKNAMES = {
 # The fields from the last to the first, and how many values each has: a step beyond that would match one of them only.
 _FIELDS = (("day-of-week", 7), ("month", 12), ("day-of-month", 31), ("hour", 24), ("minute", 60), ("second", 60))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_TRIES = 5000  # to find a moment at which several expressions match
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
     """Tick when a cron expression matches the wall clock of `timezone`.
 
-    Five fields, or six with seconds first; names, `L`, `#`, `@daily` and the other nicknames work.
+    Five fields, or six with seconds first; names, `L`, `#`, `@daily` and the other nicknames work. Expressions are
+    combined by `|`, where one of them is to match, and by `&`, which binds closer, where all are to match at once:
+    `30 7 * * 1-5 | 0 9 * * 6`.
 
-    When clocks change it follows Debian's cron. An expression for times of the day (neither its minute nor its hour
-    begins with `*`) ticks once for each time: if the clock leaps over it in spring, at the moment of the leap; if the
-    clock shows it twice in autumn, the first time. An expression with `*` there ticks whenever the clock shows a match:
-    never for a time that the clock leaps over, twice for a time that it shows twice.
+    When clocks change each expression follows Debian's cron. An expression for times of the day (neither its minute nor
+    its hour begins with `*`) ticks once for each time: if the clock leaps over it in spring, at the moment of the leap;
+    if the clock shows it twice in autumn, the first time. An expression with `*` there ticks whenever the clock shows a
+    match: never for a time that the clock leaps over, twice for a time that it shows twice.
     """
 
     expression: str
@@ -44,6 +47,45 @@ class Cron:
         check_timezone(self.timezone)
         if not isinstance(self.expression, str):
             raise InvalidPlan(f"{self.expression!r} is no cron expression: give text such as '*/5 * * * *'")
+        for together in self.parts:
+            for part in together:
+                part.check()
+        self.after(_EPOCH)
+
+    @property
+    def parts(self) -> list[list["CronPart"]]:
+        """The expressions of which one is to match; those of an inner list match together."""
+        if "|" not in self.expression and "&" not in self.expression:
+            return [[CronPart(self.expression, self.timezone)]]
+        return [
+            [CronPart(text.strip(), self.timezone) for text in either.split("&")]
+            for either in self.expression.split("|")
+        ]
+
+    def after(self, moment: datetime) -> datetime:
+        """Return the first tick after `moment`, in UTC."""
+        return min(self._together(parts, moment) for parts in self.parts)
+
+    def _together(self, parts: list["CronPart"], moment: datetime) -> datetime:
+        """Return the first moment at which all of these tick: each goes on to the latest tick of them."""
+        for _ in range(MOST_TRIES):
+            ticks = [part.after(moment) for part in parts]
+            latest = max(ticks)
+            if latest == min(ticks):
+                return latest
+            moment = latest - SECOND
+        raise InvalidPlan(f"cron expression {self.expression!r} never matches: its parts do not tick at one moment")
+
+
+@dataclass(frozen=True, slots=True)
+class CronPart:
+    """One expression of a Cron."""
+
+    expression: str
+    timezone: str
+
+    def check(self) -> None:
+        """Raise InvalidPlan for an expression that matches nothing, or hardly anything."""
         self.after(_EPOCH)
         for (name, values), field in zip(_FIELDS, reversed(self.fields.split()), strict=False):
             for step in re.findall(r"/(\d+)", field):

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from pgqueue.schedules.cron import Cron
+from pgqueue.schedules.cron import Cron, CronPart
 from pgqueue.schedules.plan import At, Every, Plan, RRule, Span, Ticks
 from pgqueue.schedules.wall_clock import utc_offset
 
@@ -17,7 +17,9 @@ def plan_in_words(plan: Plan) -> str:
     """Return when a plan ticks: "At 06:00 on Monday through Friday, Europe/Paris"."""
     match plan:
         case Cron():
-            return f"{CronSim(plan.fields, datetime(2000, 1, 1)).explain()}, {plan.timezone}"
+            either = [", if also ".join(map(_part_in_words, together)) for together in plan.parts]
+            words = "; or ".join(either)
+            return f"{words[0].upper()}{words[1:]}, {plan.timezone}"
         case Every():
             since = f", counted from {moment_in_words(plan.anchor, plan.timezone)}" if plan.anchor else ""
             return f"Every {duration_in_words(plan.seconds)}{since}"
@@ -25,6 +27,11 @@ def plan_in_words(plan: Plan) -> str:
             return f"Once, at {moment_in_words(plan.moment, plan.timezone)}"
         case RRule():
             return f"By the rule {plan.rule} from {moment_in_words(plan.anchor, plan.timezone)} on"
+
+
+def _part_in_words(part: CronPart) -> str:
+    words = CronSim(part.fields, datetime(2000, 1, 1)).explain()
+    return words[0].lower() + words[1:]
 
 
 def span_in_words(span: Span) -> str:

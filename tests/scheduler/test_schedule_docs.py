@@ -109,6 +109,12 @@ SHOWN: dict[str, Callable[[Schedule], bool]] = {
     'APScheduler `"cron", hour=7, minute=30`': lambda s: nexts(s, 1) == ["Wed 07:30:00"],
     'APScheduler `"interval", hours=2, start_date=moment`': lambda s: nexts(s) == ["Tue 12:10:00", "Tue 14:10:00"],
     'APScheduler `"date", run_date=moment`': lambda s: nexts(s) == ["Tue 12:10:00", ""],
+    "APScheduler `OrTrigger([…])`, at 7 on weekdays and at 9 on Saturdays": lambda s: (
+        nexts(s, 4) == ["Wed 07:00:00", "Thu 07:00:00", "Fri 07:00:00", "Sat 09:00:00"]
+    ),
+    "APScheduler `AndTrigger([…])`, at 9 on a Monday among the first seven days": lambda s: (
+        nexts(s, 1) == ["Mon 09:00:00"] and s.after(NOON).day == 7
+    ),
     "APScheduler `coalesce=True`": lambda s: len(passed(s, 5).fires) == 1,
     "APScheduler `coalesce=False`": lambda s: len(passed(s, 5).fires) == 5,
     "APScheduler `misfire_grace_time=30`": lambda s: [len(passed(s, 1, late).fires) for late in (30, 31)] == [1, 0],
@@ -125,7 +131,7 @@ def test_the_table_of_other_schedulers_has_no_row_that_is_not_shown() -> None:
 def test_what_other_schedulers_call_it_is_what_the_table_says(row: str) -> None:
     app = App("unused")
     names = {"declare": app.schedules.declare, "timedelta": timedelta, "moment": NOON + 10 * MINUTE}
-    schedule = eval(f"declare('s', 't', {ROWS[row]})", names)
+    schedule = eval(f"declare('s', 't', {ROWS[row]})".replace("\\|", "|"), names)
     assert SHOWN[row](schedule)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgqueue import App, Cron, Every, InvalidPlan
+from pgqueue.schedules.in_words import plan_in_words
 from pgqueue.schedules.plan import At, Plan, RRule, Span, as_plan, newest_ticks, passed_ticks
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -68,6 +69,40 @@ def test_cron_with_six_fields_starts_with_seconds() -> None:
 )  # fmt: skip
 def test_a_nickname_means_its_expression(nickname: str, expression: str) -> None:
     assert Cron(nickname).after(NOON) == Cron(expression).after(NOON)
+
+
+def test_one_of_several_expressions_ticks_and_together_once() -> None:
+    plan = Cron("0 13 * * * | 0 9 * * 2 | 0 13 * * 2", "Europe/Paris")
+    assert ticks(plan, NOON, 4) == ["02 07:00", "02 11:00", "03 11:00", "04 11:00"]
+
+
+def test_expressions_together_tick_where_all_match_at_once() -> None:
+    first_monday = Cron("0 9 1-7 * * & 0 9 * * 1")
+    assert [ticks(first_monday, NOON, 3), ticks(Cron("0 9 * * 1#1"), NOON, 3)] == [
+        ["06 09:00", "03 09:00", "07 09:00"]
+    ] * 2
+    assert ticks(Cron("0 12 * * * | 0 9 1-7 * * & 0 9 * * 1"), NOON + timedelta(days=33), 3) == [
+        "05 12:00", "06 09:00", "06 12:00",
+    ]  # fmt: skip
+    leap = Cron("0 0 29 2 * & 0 0 * * 1").after(NOON)
+    assert (leap.year, leap.month, leap.day, leap.isoweekday()) == (2044, 2, 29, 1)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [("0 * * * * & 30 * * * *", "do not tick at one moment"), ("0 9 * * 1 | ", "''"),
+     ("0 9 * * 1 & 0 9 31 2 *", "Bad day-of-month"), ("0 9 * * 1 | */90 * * * *", "a step of 90")],
+)  # fmt: skip
+def test_combined_expressions_that_cannot_tick_are_refused_where_they_are_written(expression: str, said: str) -> None:
+    with pytest.raises(InvalidPlan, match=said):
+        Cron(expression)
+
+
+def test_combined_expressions_in_words() -> None:
+    assert plan_in_words(Cron("30 7 * * 1-5 | 0 9 1-7 * * & 0 9 * * 1")) == (
+        "At 07:30 on Monday through Friday; or at 09:00 on every day of month from 1 through 7, "
+        "if also at 09:00 on Monday, UTC"
+    )
 
 
 def test_cron_follows_the_wall_clock_of_its_timezone() -> None:
