@@ -77,6 +77,7 @@ def main() -> None:
                 for name, path in paths.items():
                     page.goto(site + path)
                     page.wait_for_selector("#live:not([hidden])")
+                    page.wait_for_function("!document.body.innerText.includes('being read')")
                     shown = page.evaluate(END_OF_PAGE)
                     clip = {"x": 0, "y": 0, "width": WIDTH, "height": min(HEIGHT, max(LEAST, shown + 24))}
                     taken[FOLDER / f"{name}-{scheme}.png"] = page.screenshot(clip=clip)
