@@ -1,4 +1,5 @@
-"""A real Postgres for every test: PGQUEUE_TEST_DSN, the one in a package, else a container, else the embedded one.
+"""A real Postgres for every test: PGQUEUE_TEST_DSN, that of PGQUEUE_TEST_PROGRAMS, the one in a package, else a
+container, else the embedded one.
 
 One database is migrated for the run; a test that wants a database gets a copy of it (`CREATE DATABASE … TEMPLATE`).
 """
@@ -61,7 +62,7 @@ def _container_server() -> Iterator[str]:
         yield container.get_connection_url()
 
 
-def _fast_disk() -> str | None:
+def fast_disk() -> str | None:
     """Return a directory in memory, if there is one with room: on ext4 the four hundred files of a database take half
     a second to create, which is most of the time of the tests."""
     memory = Path("/dev/shm")
@@ -72,7 +73,7 @@ def pytest_configure() -> None:
     """Keep the servers of tests, of their processes too, in memory, and `tmp_path`, which a failed test leaves behind,
     on the disk. No test knows how wide the terminal is in which it runs; processes of xdist are told."""
     os.environ.pop("COLUMNS", None)
-    if memory := _fast_disk():
+    if memory := fast_disk():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ["TMPDIR"] = tempfile.tempdir = memory
 
@@ -108,6 +109,15 @@ def _packaged_server(package: str) -> Iterator[str]:
             server.cleanup()
 
 
+def _installed_server(programs: Path) -> Iterator[str]:
+    """A server of the programs in a directory, such as /usr/lib/postgresql/15/bin."""
+    from tests.stress.clusters import clusters
+
+    with clusters(1, programs) as (server,):
+        server.make().start("fsync=off")
+        yield server.dsn(host=str(server.data))  # its socket, as that of the other servers
+
+
 def _embedded_server() -> Iterator[str]:
     with _server_directory() as directory:
         server = embedded.start(directory)
@@ -122,8 +132,11 @@ def _embedded_server() -> Iterator[str]:
 def server_dsn() -> Iterator[str]:
     """A server on which the tests may create databases."""
     given, package = os.environ.get("PGQUEUE_TEST_DSN"), os.environ.get("PGQUEUE_TEST_PACKAGE")
+    programs = os.environ.get("PGQUEUE_TEST_PROGRAMS")
     if given:
         yield given
+    elif programs:
+        yield from _installed_server(Path(programs))
     elif package:
         yield from _packaged_server(package)
     elif _docker_answers():
