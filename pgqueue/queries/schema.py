@@ -79,7 +79,7 @@ SET_SETTINGS: LiteralString = """
 select set_config('search_path', %(search_path)s, true), set_config('lock_timeout', %(lock_timeout)s, true),
        set_config('statement_timeout', %(statement_timeout)s, true),
        set_config('standard_conforming_strings', %(standard_conforming_strings)s, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_in_transaction_session_timeout)s, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true),
        (select set_config(s.name, %(transaction_timeout)s, true) from pg_catalog.pg_settings s
         where s.name = 'transaction_timeout')"""
 
@@ -132,7 +132,7 @@ class MigrationSettings(NamedTuple):
     lock_timeout: str = "0"
     statement_timeout: str = "0"
     standard_conforming_strings: str = "on"
-    idle_in_transaction_session_timeout: str = "0"
+    idle_timeout: str = "0"
     transaction_timeout: str | None = "0"
 
 

@@ -1,4 +1,4 @@
-"""pgqueue where a provider and a careful DBA have set all they may: an owner without superuser, odd settings of its role."""
+"""pgqueue where a provider and a DBA have set all they may: its owner is no superuser, and has odd settings."""
 
 import asyncio
 import uuid
