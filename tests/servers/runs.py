@@ -47,7 +47,7 @@ def run(server: Server, arguments: Sequence[str], seconds: float) -> Outcome:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=sys.stderr, process_group=0)
         ended = _wait(process, seconds)
         took = round(time.monotonic() - began)
-        tests, skipped, failures = _read(report) if report.exists() else (0, 0, [])
+        tests, skipped, failures = read_report(report) if report.exists() else (0, 0, [])
     if not ended:
         failures.append(f"the run did not end within {seconds:g} s")
     elif process.returncode and not failures:
@@ -72,7 +72,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return False
 
 
-def _read(report: Path) -> tuple[int, int, list[str]]:
+def read_report(report: Path) -> tuple[int, int, list[str]]:
     """Return how many tests ran, how many were skipped, and the names of those that failed."""
     tests, skipped, failures = set[str](), set[str](), list[str]()
     for case in ElementTree.parse(report).iter("testcase"):
