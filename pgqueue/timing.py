@@ -110,7 +110,10 @@ def monotonic() -> float:
 
 
 class Backoff:
-    """Delays that grow while something fails: 0.1 s doubling to 5 s, each spread by half."""
+    """Delays that grow while something fails: 0.1 s, half as much more each time, up to 5 s, each spread by half.
+
+    What waits so goes on within twice the time for which it failed. Doubled delays may take half as long again.
+    """
 
     def __init__(self) -> None:
         self.failures = 0
@@ -118,7 +121,7 @@ class Backoff:
     def next(self) -> float:
         """Return the delay after one more failure, in seconds."""
         self.failures += 1
-        return min(0.1 * 2.0 ** min(self.failures - 1, 10), 5.0) * random.uniform(0.5, 1.5)  # noqa: S311
+        return min(0.1 * 1.5 ** min(self.failures - 1, 10), 5.0) * random.uniform(0.5, 1.5)  # noqa: S311
 
     def reset(self) -> None:
         """Start again at the shortest delay."""

@@ -60,6 +60,7 @@ def version(exam: Exam) -> Iterator[Finding]:
 @finds(SCHEMA_DRIFTED, SCHEMA_HAS_MORE, SETTINGS_LOST)
 def parts(exam: Exam) -> Iterator[Finding]:
     """Compare the parts of the schema with those of the migrations, where both have the same version."""
+    exam.ask(exam.queries.doctor.write_plainly())
     found = Description.of(exam.ask(exam.queries.schema.version()) or "", exam.ask(exam.queries.doctor.describe()))
     expected = described()
     if found.version != expected.version:

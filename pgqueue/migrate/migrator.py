@@ -150,7 +150,6 @@ class Migrator:
         That one is idle meanwhile and has no snapshot, so a concurrent build does not wait for it.
         """
         with db.Database(dsn).connect("pgqueue migrate lock") as guard, guard.transaction():
-            for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-                guard.execute("select set_config(%s, '0', true)", [setting])
+            db.run(guard, self._queries.schema.set_settings(MigrationSettings()))
             db.run(guard, self._queries.schema.lock_migrations())
             yield

@@ -71,13 +71,17 @@ LOCK_MIGRATIONS: LiteralString = "select pg_advisory_xact_lock(hashtext('pgqueue
 
 SETTINGS: LiteralString = """
 select current_setting('search_path'), current_setting('lock_timeout'), current_setting('statement_timeout'),
-       current_setting('standard_conforming_strings')"""
+       current_setting('standard_conforming_strings'), current_setting('idle_in_transaction_session_timeout'),
+       current_setting('transaction_timeout', true)"""
 
-# Until the end of the transaction or savepoint.
+# Until the end of the transaction or savepoint. PostgreSQL 17 knows a transaction_timeout, older ones refuse its name.
 SET_SETTINGS: LiteralString = """
 select set_config('search_path', %(search_path)s, true), set_config('lock_timeout', %(lock_timeout)s, true),
        set_config('statement_timeout', %(statement_timeout)s, true),
-       set_config('standard_conforming_strings', %(standard_conforming_strings)s, true)"""
+       set_config('standard_conforming_strings', %(standard_conforming_strings)s, true),
+       set_config('idle_in_transaction_session_timeout', %(idle_timeout)s, true),
+       (select set_config(s.name, %(transaction_timeout)s, true) from pg_catalog.pg_settings s
+        where s.name = 'transaction_timeout')"""
 
 # Validate the constraints that a migration has added as NOT VALID: Postgres reads the table, and everybody goes on
 # reading and writing it. A constraint that cannot be validated now (a row violates it, another transaction has a lock)
@@ -128,6 +132,8 @@ class MigrationSettings(NamedTuple):
     lock_timeout: str = "0"
     statement_timeout: str = "0"
     standard_conforming_strings: str = "on"
+    idle_timeout: str = "0"
+    transaction_timeout: str | None = "0"
 
 
 class SchemaQueries(Statements):

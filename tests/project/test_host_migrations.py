@@ -20,6 +20,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy.orm import Session
 
 from pgqueue import InvalidOption, NotAllowed, SchemaNewer, migrate, revisions
+from pgqueue.migrate.steps import Step
 from tests import starter
 from tests.conftest import scalar
 from tests.harness import InThread, wait_for
@@ -209,6 +210,28 @@ def test_a_migrator_waits_for_another_one_whatever_its_role_has_set(empty_dsn: s
         assert second.result() == (migrate.head(), migrate.head())
     migrate.upgrade(hasty, "another")
     assert catalogue(empty_dsn, "another") == catalogue(dsn)
+
+
+def test_a_migrator_that_pauses_outlives_the_idle_timeout_of_its_role(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine takes its time between two statements. Where the timeout held, the session would be gone."""
+    hasty = psycopg.conninfo.make_conninfo(empty_dsn, options="-c idle_in_transaction_session_timeout=500ms")
+    mine = "from pg_stat_activity where application_name = 'pgqueue migrate'"
+
+    class Stopped(Exception):
+        pass
+
+    def after_a_pause(*_: object, **__: object) -> str:
+        with psycopg.connect(empty_dsn, autocommit=True) as observer:
+            overdue = f"select count(*) = 0 or bool_and(state_change < now() - interval '0.7 s') {mine}"
+            wait_for(lambda: scalar(observer, overdue), "the timeout to pass")
+            assert scalar(observer, f"select array_agg(state) {mine}") == ["idle in transaction"]
+        raise Stopped
+
+    monkeypatch.setattr(Step, "sql", after_a_pause)
+    with pytest.raises(Stopped):
+        migrate.upgrade(hasty)
 
 
 def drops(engine: sa.Engine, **options: Any) -> set[str]:

@@ -7,6 +7,7 @@ from pgqueue.queries import Queries, Query
 from tests.harness import QUERIES
 
 SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
+    "doctor.write_plainly": lambda q: q.doctor.write_plainly(),
     "doctor.describe": lambda q: q.doctor.describe(),
     "doctor.invalid_indexes": lambda q: q.doctor.invalid_indexes(),
     "doctor.dead_rows": lambda q: q.doctor.dead_rows(1),

@@ -1,6 +1,7 @@
 """Scratch servers for disasters, a worker process on one, and what each disaster asks of it."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -34,14 +35,23 @@ def tick() -> None: ...
 """
 
 
+def _unprivileged() -> str | None:
+    """Return the user that runs a server where root starts it: Postgres refuses root."""
+    if os.geteuid() != 0:
+        return None
+    there = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ("embedded_postgres", "postgres", "nobody") if name in there)
+
+
 class Cluster:
     """A server of our own: made, started, stopped, copied."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, programs: Path | None = None) -> None:
+        """`programs`: the directory of its programs; without it the newest Postgres, that of the package."""
         from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-        self._bin = Path(POSTGRES_BIN_PATH)
-        self._user = "embedded_postgres" if os.geteuid() == 0 else None
+        self._bin = programs or Path(POSTGRES_BIN_PATH)
+        self._user = _unprivileged()
         self.environ: dict[str, str] = {}
         self.data = directory
         self.port = free_port()
@@ -57,7 +67,7 @@ class Cluster:
 
     def make(self) -> "Cluster":
         """Initialise the directory."""
-        self.tool("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync")
+        self.tool("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         return self
 
     def copy(self, primary: "Cluster") -> "Cluster":
@@ -90,11 +100,11 @@ class Cluster:
 
 
 @contextmanager
-def clusters(count: int = 1) -> Iterator[list[Cluster]]:
-    """Yield directories for servers; stop the servers in the end, and delete the directories."""
+def clusters(count: int = 1, programs: Path | None = None) -> Iterator[list[Cluster]]:
+    """Yield directories for servers of these programs; stop the servers in the end, and delete the directories."""
     home = Path(tempfile.mkdtemp(prefix="pgqueue-disaster-"))
     home.chmod(0o755)
-    made = [Cluster(home / f"server{number}") for number in range(count)]
+    made = [Cluster(home / f"server{number}", programs) for number in range(count)]
     try:
         if made[0]._user is not None:
             shutil.chown(home, made[0]._user)
@@ -106,10 +116,10 @@ def clusters(count: int = 1) -> Iterator[list[Cluster]]:
 
 
 @contextmanager
-def worker(dsn: str, *command: str, **environ: str) -> Iterator[Path]:
-    """A worker process on `dsn`, or another command of pgqueue; yields its log."""
+def worker(dsn: str, *command: str, shop: str = SHOP, **environ: str) -> Iterator[Path]:
+    """A worker process on `dsn`, or another command of pgqueue, with the tasks of `shop`; yields its log."""
     home = Path(tempfile.mkdtemp(prefix="pgqueue-worker-"))
-    (home / "shop.py").write_text(SHOP)
+    (home / "shop.py").write_text(shop)
     log = home / "log"
     environ |= {"PGQUEUE_DSN": dsn, "PYTHONPATH": f"{home}{os.pathsep}{Path.cwd()}"}
     arguments = [*(command or ("work",)), "-A", "shop:app", "--lease", "4", "--poll", "0.2"]

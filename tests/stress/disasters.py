@@ -14,35 +14,10 @@ import psycopg
 
 import pgqueue
 
+from . import failovers
 from .clusters import Cluster, clusters, each_once, enqueue_until, until, worker
 
 FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
-
-
-def failover() -> str:
-    """F24: the primary dies; its synchronous standby is promoted, and one DSN names both."""
-    with clusters(2) as (primary, standby):
-        primary.make().start("wal_level=replica")
-        primary.migrate()
-        standby.copy(primary).start()
-        with psycopg.connect(primary.dsn(), autocommit=True) as conn:
-            conn.execute("alter system set synchronous_standby_names = '*'")
-            conn.execute("select pg_reload_conf()")
-        until(primary.dsn(), "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'")
-        both = primary.dsn(
-            host="127.0.0.1,127.0.0.1", port=f"{primary.port},{standby.port}", target_session_attrs="read-write"
-        )
-        with worker(both):
-            until(primary.dsn(), "select count(*) = 1 from pgqueue.worker")
-            ids, _ = enqueue_until(both, lambda count: count == 200)
-            primary.control("stop", "-m", "immediate")
-            standby.control("promote")
-            began = time.monotonic()
-            more, error = enqueue_until(both, lambda count: count == 50)
-            assert not error, error
-            each_once(standby.dsn(), ids + more)
-            took = time.monotonic() - began
-    return f"250 acknowledged jobs, 50 of them after the failover: each effect once, all ended {took:.1f} s after it"
 
 
 def demoted() -> str:
@@ -253,7 +228,9 @@ DISASTERS: dict[str, tuple[str, Callable[[], str]]] = {
     "lazy_crash": ("F10", lazy_crash),
     "full_notify_queue": ("F18", full_notify_queue),
     "full_disk": ("F21", full_disk),
-    "failover": ("F24", failover),
+    "failover": ("F24", failovers.synchronous),
+    "failover_asynchronous": ("F24", failovers.asynchronous),
+    "failover_bounced": ("F24", failovers.bounced),
     "demoted": ("F24", demoted),
     "skewed_clocks": ("F26", skewed_clocks),
     "stepped_clock": ("F27", stepped_clock),

@@ -2,7 +2,7 @@
 
 from typing import LiteralString, NamedTuple
 
-from pgqueue.queries.base import Query, Statements
+from pgqueue.queries.base import Query, Statements, nothing
 
 # Describe each column, index, constraint, function and table setting in words that do not depend on the schema's name.
 # Partitions are left out: each has what its parent has, and the days differ. Reads the catalogue alone. The naive form,
@@ -41,6 +41,14 @@ select kind, replace(name, quote_ident({channel}::text) || '.', ''),
 from part order by kind collate "C", name collate "C", text collate "C"
 """
 
+# Until the end of the transaction the catalogue writes expressions as it wrote those that a description is compared
+# with: the defaults of a role or database decide how moments, intervals, names and backslashes look. Settings of the
+# connection would do it, too, but a pooler refuses those. Takes no lock.
+PLAINLY: LiteralString = """
+select set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO', true),
+       set_config('intervalstyle', 'postgres', true), set_config('quote_all_identifiers', 'off', true),
+       set_config('standard_conforming_strings', 'on', true)"""
+
 # List indexes that no query uses because their making failed or was broken off. One that is being built now is left
 # out. Of a partitioned index that is invalid some partition lacks its part.
 INVALID_INDEXES: LiteralString = """
@@ -71,6 +79,10 @@ class InvalidIndex(NamedTuple):
 
 class DescriptionQueries(Statements):
     """What the schema consists of."""
+
+    def write_plainly(self) -> Query[None]:
+        """Let `describe` write expressions as usual, until the end of the transaction."""
+        return Query(self._sql(PLAINLY), nothing)
 
     def describe(self) -> Query[list[Part]]:
         """Describe every part of the schema."""

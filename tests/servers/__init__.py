@@ -1,0 +1,1 @@
+"""The tests on every Postgres at hand: `python -m tests.servers`."""
