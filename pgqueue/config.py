@@ -46,7 +46,8 @@ def find_dsn(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
     if not dsn:
         raise ConfigError(
             "no database configured: pass App(dsn=…) or --dsn, or set PGQUEUE_DSN (or DATABASE_URL), "
-            "for example postgresql://user@localhost/shop"
+            "for example to postgresql://user@localhost/shop. Where `pgqueue dev` started a Postgres, set what it has "
+            "printed, PGQUEUE_DSN=embedded:…"
         )
     if dsn.startswith("embedded:"):
         return dsn

@@ -21,8 +21,9 @@ class System(StrEnum):
 
 
 def print_imported(imported: Imported) -> None:
-    """Print what was moved, by task, and what stays, by reason."""
-    output.print_table("imported", ("task", "jobs"), sorted(imported.tasks.items()))
+    """Print what was moved, or would be, by task, and what stays, by reason."""
+    preview = any(job is None for _, job in imported.moved)
+    output.print_table("would be imported" if preview else "imported", ("task", "jobs"), sorted(imported.tasks.items()))
     reasons = Counter((each.task, each.reason) for each in imported.left)
     if reasons:
         rows = [(task, jobs, reason) for (task, reason), jobs in sorted(reasons.items())]

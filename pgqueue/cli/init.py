@@ -10,9 +10,11 @@ from pgqueue.errors import InvalidOption
 
 START = '''"""Jobs of {name}. In one terminal: {dev}
 
-That starts a Postgres of its own (the extra `embedded`), a worker and a scheduler, and begins anew when this file
-changes. In another one, enqueue a job and look at it:
+That starts a Postgres of its own (the extra `embedded`), a worker, a scheduler and a dashboard (`dashboard`), and
+begins anew when this file changes (`reload`). In another one, copy the line `export PGQUEUE_DSN=…` that it has printed,
+enqueue a job and look at it:
 
+    export PGQUEUE_DSN=embedded:…
     pgqueue enqueue {name}.welcome '{{"email": "ann@example.com"}}' -A {name}:app
     pgqueue jobs list -A {name}:app
 

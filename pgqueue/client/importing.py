@@ -78,8 +78,8 @@ class Import:
     def _check(self, conn: db.Connection) -> None:
         if not db.run(conn, self._queries.has_table(self._system, self._theirs)):
             raise ConfigError(
-                f"the database has no tables of {self._system} in the schema {self._theirs!r}: name the schema "
-                "that has them"
+                f"the database has no tables of {self._system} in the schema {self._theirs!r}: "
+                "name the schema that has them (--from-schema)"
             )
 
     def _done(self, conn: db.Connection, *, write: bool) -> Imported:

@@ -23,7 +23,8 @@ T = TypeVar("T")
 VIA = "dashboard"
 # Fields of a form that its row repeats; arguments may be secret.
 SAID_IN_ROWS = ("why", "for", "until", "catch_up", "key", "reason", "text")
-PATIENCE = 3.0  # seconds for which a form waits for an operation to end; it goes on behind the page
+MOMENT = 0.5  # seconds after its first batch for which a form waits, so that what is small is shown as ended
+PATIENCE = 3.0  # seconds for which a form waits for the first batch; the operation goes on behind the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +328,8 @@ def begun(work: Callable[[Callable[[Operation], object]], Operation]) -> Operati
             ended.set()
 
     threading.Thread(target=run, name="pgqueue-operation", daemon=True).start()
-    seen.wait(PATIENCE)
+    if seen.wait(PATIENCE):
+        ended.wait(MOMENT)
     if errors:
         raise errors[0]
     return found[-1] if found else None

@@ -224,15 +224,17 @@ def test_the_command_previews_and_moves(
         return json.loads(done.stdout) if "--json" in more else done.stdout
 
     assert call("--dry-run", "--json")["moved"] == [[old, None]]
+    assert "would be imported" in call("--dry-run")
     assert scalar(conn, OURS) is None
     shown = call()
     assert "mail.send" in shown
+    assert "would be" not in shown
     assert "no task of this app" in shown
     assert call("--json")["left"][0]["key"] == other
 
 
 def test_an_import_that_cannot_be_is_refused(app: App) -> None:
-    with pytest.raises(ConfigError, match="no tables of procrastinate in the schema 'public'"):
+    with pytest.raises(ConfigError, match=r"no tables of procrastinate in the schema 'public'.*--from-schema"):
         Import(app, "procrastinate").run()
     with pytest.raises(InvalidOption, match="give one of procrastinate, django-tasks-db"):
         Import(app, "celery")

@@ -31,6 +31,7 @@ def test_the_commands_in_the_file_run_its_task(dsn: str, conn: Conn, monkeypatch
     written = CliRunner().invoke(cli, ["init", "first_jobs.py"])
     assert written.exit_code == 0, written.output
     text = Path("first_jobs.py").read_text()
+    assert text.index("export PGQUEUE_DSN=") < text.index("pgqueue enqueue")  # without it the command finds no database
     enqueue = ["enqueue", "first_jobs.welcome", '{"email": "ann@example.com"}', "-A", "first_jobs:app"]
     assert f"pgqueue enqueue first_jobs.welcome '{enqueue[2]}' -A first_jobs:app" in text
     result = CliRunner().invoke(cli, enqueue)

@@ -80,6 +80,7 @@ def kitchen(app: pgqueue.App) -> dict[str, Any]:
     """Return the names that a recipe uses."""
     tools: dict[str, Any] = {
         "pgqueue": pgqueue, "http": http, "timedelta": timedelta, "secrets": secrets, "csv": csv,
+        "SHOP_SECRET": http.new_secret(),
         "itertools": itertools, "asynccontextmanager": asynccontextmanager, "ledger": [], "pages": [],
     }  # fmt: skip
     return tools | {"__name__": "shop", "app": app} | {name: Outside() for name in SERVICES}

@@ -66,6 +66,8 @@ async def _order_twice(shop: ModuleType) -> None:
         shown = {"state": "succeeded", "result": "receipt of order 1 sent to a@example.com", "attempts": 1}
         assert (await client.get("/jobs/1")).json() == shown
         assert (await client.post("/orders/1", params={"email": "a@example.com"})).status_code == 500
+        missing = await client.get("/jobs/2")
+        assert (missing.status_code, missing.json()) == (404, {"detail": "no such job"})
 
 
 @pytest.mark.servers

@@ -74,3 +74,5 @@ def test_what_is_given_goes_before_the_environment_and_pgqueue_dsn_before_databa
     assert find_dsn("host=given", both) == "host=given"
     assert find_dsn(None, both) == "postgresql://db/queue"
     assert find_dsn(None, {"DATABASE_URL": both["DATABASE_URL"]}) == "postgresql://db/shop"
+    with pytest.raises(ConfigError, match="what it has printed, PGQUEUE_DSN=embedded:"):
+        find_dsn(None, {})

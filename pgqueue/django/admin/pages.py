@@ -143,4 +143,6 @@ def _said(operation: Operation | None) -> tuple[str, int]:
     words = f"{operation.kind}: {operation.done} done, {operation.skipped} skipped (operation {operation.id})."
     if operation.state == "running":
         words += " It goes on."
+    elif not operation.done and not operation.skipped:
+        words += " Nothing here is in a state that this changes."
     return words, messages.SUCCESS if operation.done else messages.WARNING

@@ -1,18 +1,23 @@
 """Whatever somebody does on the pages is a row of an operation, in the name of whoever did it."""
 
 import re
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
 import pytest
 
+from pgqueue import JobFilter
 from pgqueue.dashboard import VERBS, Access
 from pgqueue.dashboard.routes import DEEDS
+from pgqueue.dashboard.verbs import begun
+from pgqueue.queries.operations import Operation
 from tests.conftest import scalar
 from tests.edges.dashboard.conftest import Browser
 from tests.edges.dashboard.scene import Shop
-from tests.harness import Conn, add_worker
+from tests.harness import DEADLINE, Conn, add_worker
 
 Browse = Callable[..., Browser]
 ROWS = "select kind, filter, options, actor, via, done, error from pgqueue.operation order by id desc limit %s"
@@ -212,3 +217,21 @@ def test_a_worker_leaves_such_rows_alone(shop: Shop, conn: Conn, kind: str) -> N
         assert found is None
     finally:
         conn.execute("update pgqueue.operation set ended_at = now() where ended_at is null")
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_an_operation_that_is_small_is_shown_as_ended(shop: Shop, conn: Conn, is_small: bool) -> None:
+    """After its first batch the end of a small one is a moment away; a large one goes on behind the page."""
+    first = shop.app.jobs.cancel(JobFilter(ids=[2**40]))
+    ended, answered = replace(first, done=7), threading.Event()
+
+    def work(watch: Callable[[Operation], object]) -> Operation:
+        watch(first)
+        if is_small:
+            threading.Event().wait(0.02)  # the form has seen the first batch by then
+        else:
+            answered.wait(DEADLINE)
+        return ended
+
+    assert begun(work) is (ended if is_small else first)
+    answered.set()
