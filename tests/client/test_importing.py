@@ -141,6 +141,15 @@ def test_jobs_of_a_lock_keep_their_order(app: App, conn: Conn) -> None:
     assert first.id < second.id
 
 
+def test_jobs_behind_one_of_their_lock_that_stays_stay(app: App, conn: Conn) -> None:
+    unknown = defer(conn, "unknown", lock="7")
+    behind = defer(conn, "book", {"account": 7}, lock="7")
+    other = defer(conn, "book", {"account": 8}, lock="8")
+    done = take(app)
+    assert [key for key, _ in done.moved] == [other]
+    assert f"job {unknown}, which has its lock and comes first, stays there" in reasons(done)[behind]
+
+
 def test_a_second_import_finds_nothing_and_one_that_fails_has_moved_nothing(app: App, conn: Conn) -> None:
     for n in range(3):
         defer(conn, args={"to": "a", "n": n})
