@@ -115,9 +115,9 @@ class Tasks:
     def _add_functions(self) -> None:
         """Let all functions of allowed modules be tasks: for whoever asks which tasks there are."""
         if self._functions is not None and self._functions_left:
-            self._functions_left = False
             for spec in self._functions:
                 self._specs.setdefault(spec.name, spec)
+            self._functions_left = False  # only now: another thread may ask, and an import may fail and work again
 
     def __getitem__(self, name: str) -> TaskSpec:
         spec = self.get(name)
