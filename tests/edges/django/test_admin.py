@@ -267,6 +267,8 @@ def test_the_access_that_the_project_gives_holds_here_too(app: App, conn: Conn) 
             shown = page(root, path)
             assert "tok_" not in shown
             assert "order_id" not in shown
+        for path in (f"{JOBS}?arg=order_id%3D7", f"{DEAD}?arg=order_id%3D7"):
+            assert "may not see arguments" in page(root, path)
         sent = {"action": "redrive", "index": "0", "_selected_action": [str(job)]}
         assert root.post(DEAD, sent).status_code == 403
     with override_settings(PGQUEUE={"app": app, "read_only": True}):
