@@ -184,3 +184,15 @@ def test_a_module_that_can_be_imported_at_last_has_its_functions(
         app.tasks.names()
     monkeypatch.setattr(plain_functions, "late", None, raising=False)
     assert app.tasks.names() == ["late_jobs.f"]
+
+
+def test_a_function_may_be_the_dead_letter_task_and_goes_where_its_route_says(
+    dsn: str, conn: Conn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "burying.py").write_text("def tell(job_id, task, queue, reason, error, fingerprint): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = App(dsn, functions_from=["burying", MODULE], dead_letter_task="burying.tell", routes={"burying.*": "letters"})
+    app.enqueue(add, 1)
+    target = "select headers::jsonb -> '$dead_letter_task' ->> 'queue' from pgqueue.job_live"
+    assert scalar(conn, target) == "letters"
+    app.close()
