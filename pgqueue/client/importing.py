@@ -104,6 +104,7 @@ class Import:
             moved.append((foreign.key, job_id))
             tasks[name] = tasks.get(name, 0) + 1
         if write and moved:
+            db.run(conn, self._queries.on_path(theirs))
             db.run(conn, self._queries.gone(system, theirs, [key for key, _ in moved]))
         others = db.run(conn, self._queries.left(system, theirs))
         said = [f"{jobs} {state.lower()}: {_STAYS[state.lower()]}" for state, jobs in sorted(others.items())]
