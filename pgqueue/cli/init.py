@@ -1,5 +1,7 @@
 """`pgqueue init`: a file to start from."""
 
+import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +54,10 @@ def init(
 ) -> None:
     """Write a file to start from: an app, a task, a schedule, and the commands that run them. It never overwrites."""
     name = file.stem
-    if file.suffix != ".py" or not name.isidentifier():
+    if file.suffix != ".py" or not name.isidentifier() or iskeyword(name):
         raise InvalidOption(f"{file} cannot be used: give the name of a Python module, such as jobs.py")
+    if name in {"pgqueue", *sys.stdlib_module_names}:
+        raise InvalidOption(f"{file} cannot be used: it would stand in the way of the module {name}; give another name")
     if not file.parent.is_dir():
         raise InvalidOption(f"{file} cannot be written: there is no folder {file.parent}")
     dev = f"pgqueue dev -A {name}:app"
@@ -62,4 +66,6 @@ def init(
             written.write(START.format(name=name, dev=dev))
     except FileExistsError:
         raise InvalidOption(f"{file} exists and stays as it is: name another file, `pgqueue init other.py`") from None
+    except OSError as error:
+        raise InvalidOption(f"{file} cannot be written: {error.strerror}") from None
     output.say(f"wrote {file}. In {file.parent.resolve()}: {dev}")

@@ -81,7 +81,15 @@ class Backend:
     @property
     def known_dsn(self) -> str | None:
         """The connection string, read without starting a server; None for an `embedded:` one that has not started."""
-        dsn = _read(self._source)
+        return self._without_starting(_read(self._source))
+
+    @property
+    def told_dsn(self) -> str | None:
+        """As `known_dsn`, but no function is asked, which may take its time: what is given as a text, empty where a
+        function gives all of it."""
+        return self._without_starting(self._source.known)
+
+    def _without_starting(self, dsn: str) -> str | None:
         if dsn.startswith(embedded.PREFIX):
             return None if self._server is None else self._server.dsn
         return dsn

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from pgqueue import db
 from pgqueue.client.app_parts import AppParts
@@ -16,6 +16,8 @@ from pgqueue.tasks.call_shape import ARGS, KWARGS, POSITIONAL, RESULT
 from pgqueue.tasks.spec import TaskSpec
 
 HEADER = "imported_from"
+Locks: TypeAlias = dict[str, str]  # those whose jobs stay, and why
+_RUNS = "a job with its lock runs there: import again when that has ended"
 _STAYS = {
     "doing": "they run there: their worker ends them",
     "running": "they run there: their worker ends them",
@@ -85,7 +87,8 @@ class Import:
     def _done(self, conn: db.Connection, *, write: bool) -> Imported:
         system, theirs = self._system, self._theirs
         waiting = db.run(conn, self._queries.waiting(system, theirs, lock=write))
-        locks = db.run(conn, self._queries.running_locks(system, theirs))
+        running = db.run(conn, self._queries.running_locks(system, theirs))
+        locks = dict.fromkeys(running, _RUNS)
         moved, tasks, left = list[tuple[str, int | None]](), dict[str, int](), list[LeftJob]()
         for foreign in waiting:
             name = self._renamed.get(foreign.task, foreign.task)
@@ -93,16 +96,21 @@ class Import:
                 job_id = self._move(conn, name, foreign, locks, write=write)
             except _CannotMove as error:
                 left.append(LeftJob(foreign.key, foreign.task, str(error)))
+                if foreign.lock is not None:  # what waits behind it stays behind it
+                    locks.setdefault(
+                        foreign.lock, f"job {foreign.key}, which has its lock and comes first, stays there"
+                    )
                 continue
             moved.append((foreign.key, job_id))
             tasks[name] = tasks.get(name, 0) + 1
         if write and moved:
+            db.run(conn, self._queries.on_path(theirs))
             db.run(conn, self._queries.gone(system, theirs, [key for key, _ in moved]))
         others = db.run(conn, self._queries.left(system, theirs))
         said = [f"{jobs} {state.lower()}: {_STAYS[state.lower()]}" for state, jobs in sorted(others.items())]
         return Imported(moved, tasks, left, said)
 
-    def _move(self, conn: db.Connection, name: str, foreign: ForeignJob, locks: set[str], *, write: bool) -> int | None:
+    def _move(self, conn: db.Connection, name: str, foreign: ForeignJob, locks: Locks, *, write: bool) -> int | None:
         """Insert one job, and return its id. Raises _CannotMove before anything is written."""
         spec = self._app.tasks.get(name)
         if spec is None:
@@ -111,7 +119,7 @@ class Import:
         if foreign.lock is not None and not is_ordered:
             raise _CannotMove(f"it has a lock, and task {name} has no order here: give it ordered=…")
         if foreign.lock in locks:
-            raise _CannotMove("a job with its lock runs there: import again when that has ended")
+            raise _CannotMove(locks[foreign.lock])
         try:
             args, positional = _arguments(spec, foreign)
             options = self._options(spec, foreign, positional, is_ordered=is_ordered)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from pgqueue.client.moments import read_moment, read_time
+from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.request import Request
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -46,6 +47,12 @@ def given(request: Request, fields: tuple[str, ...]) -> dict[str, str]:
         found.pop("arg", None)
         found |= {f"{ARG}{name}": text for name, text in several.items()}
     return found
+
+
+def check_filter(access: Access, asked: Asked, names: Iterable[str]) -> None:
+    """Refuse a filter by arguments to whoever does not see any: what fits it would tell them. Raises InvalidOption."""
+    if not access.shows("arguments") and any(asked(n) for n in names if n == "arg" or n.startswith(ARG)):
+        raise InvalidOption("you may not see arguments, so no filter can have one: leave arg out of it")
 
 
 def query_of(fields: Mapping[str, object]) -> str:

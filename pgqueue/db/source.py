@@ -41,7 +41,10 @@ class DsnSource:
         """Return the DSN as it is now. Raises ConfigError without one, and psycopg's OperationalError where a function
         of the user's fails: to a process that is as if the server were out of reach, for it may work again."""
         given = self._given
-        dsn = self.known if given is None or isinstance(given, str) else find_dsn(_answer("dsn", given))
+        if given is None or isinstance(given, str):
+            dsn = self.known
+        elif (dsn := find_dsn(_answer("dsn", given))).startswith(PREFIX):
+            raise psycopg.OperationalError("the function of App(dsn=…) returned an embedded: one: give that as a text")
         if self._password is None or dsn.startswith(PREFIX) or conninfo_to_dict(dsn).get("password"):
             return dsn
         return make_conninfo(dsn, password=_answer("password", self._password))

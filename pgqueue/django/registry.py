@@ -91,7 +91,7 @@ class KnownTasks:
             )
         app = named_app(named, f'TASKS["{self.alias}"]["OPTIONS"]["app"]')
         try:
-            app.backend.known_dsn  # noqa: B018 - raises where the app names no database
+            app.backend.told_dsn  # noqa: B018 - raises where the app names no database
         except ConfigError:
             app.dsn = dsn = dsn_of(self.database)
             return app, dsn

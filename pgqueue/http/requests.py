@@ -23,6 +23,7 @@ OURS = frozenset({
 })  # fmt: skip
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
+_HOST = re.compile(r"(?:[^.]{1,63}\.)*[^.]{1,63}\.?")
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]{0,7998}[\x21-\x7e])?|")
 
 
@@ -88,6 +89,8 @@ class Checks:
         if url.username is not None or url.password is not None:
             raise ValueError("a URL with a user or password (give a header Secret(…) instead)")
         host = (url.host or "").strip("[]")
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"a host that no name server knows, {host!r:.100} (each part has 1 to 63 characters)")
         if _is_literal(host) and not self.addresses.permit(host):
             raise ValueError(f"{host} is not public (give the target allow=[…] with its network)")
         return str(url)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import httpcore
 
@@ -49,6 +49,13 @@ class Request:
     def host(self) -> str:
         """The host, without a path or a query, which may hold a secret."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def parts(self) -> httpcore.URL:
+        """The URL as httpcore takes it. httpcore itself would drop `;…` at the end of a path."""
+        url = urlsplit(self.url)
+        target = urlunsplit(("", "", url.path, url.query, ""))
+        return httpcore.URL(scheme=url.scheme, host=self.host, port=url.port, target=target)
 
     def redirected(self, url: str) -> "Request":
         """Return the same request for another URL. Secrets go to no other origin."""
@@ -113,7 +120,7 @@ class Sender:
         raise Fail(f"{request.host} redirects more than {self.redirects} times")
 
     async def _ask(self, context: Context, request: Request, signer: str | None) -> Answer:
-        headers = {**request.headers, **request.secret_values}
+        headers = {"host": urlsplit(request.url).netloc, **request.headers, **request.secret_values}
         if signer is not None:
             headers |= signed(self.secrets.keys(signer), message_id(context), request.content)
         try:
@@ -130,7 +137,7 @@ class Sender:
         async with httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=connector) as pool:
             opened = pool.stream(
                 request.method,
-                request.url,
+                request.parts,
                 headers=list(headers.items()),
                 content=request.content,
                 extensions={"timeout": {"connect": CONNECT_SECONDS}},
@@ -141,7 +148,8 @@ class Sender:
 
     def _ended(self, context: Context, request: Request, answer: Answer) -> Sent:
         """Return the result of a success. Raises Fail where no later attempt can succeed, Retry otherwise."""
-        text = request.without_secrets(answer.body[: self.keep_response].decode(errors="replace"))
+        whole = request.without_secrets(answer.body.decode(errors="replace"))  # one that a cut halves is none any more
+        text = whole.encode()[: self.keep_response].decode(errors="ignore")
         if 200 <= answer.status < 300:
             return Sent(answer.status, text if self.keep_response else None)
         reason = f"{request.host} answered {answer.status}" + (f": {text[:SHOWN]}" if text else "")

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgqueue.app import App
 from pgqueue.client.enqueue_hooks import EnqueueCall, OnEnqueueEnd
 from pgqueue.client.operation_hooks import OnOperationEnd
-from pgqueue.errors import ConfigError, DatabaseUnreachable
+from pgqueue.errors import ConfigError
 from pgqueue.otel import names
 from pgqueue.otel.meters import Meters
 from pgqueue.queries.operations import Operation
@@ -229,8 +229,8 @@ def _type_of(error: BaseException) -> str:
 def _server_of(app: App) -> Known:
     """Return where the app's database is, as far as its DSN says so. A borrowed connection may lead elsewhere."""
     try:
-        parts = conninfo_to_dict(app.backend.known_dsn or "")
-    except (ConfigError, DatabaseUnreachable):
+        parts = conninfo_to_dict(app.backend.told_dsn or "")
+    except ConfigError:
         return {}
     host, port = str(parts.get("host") or ""), str(parts.get("port") or "")
     server: Known = {names.SERVER_ADDRESS: host} if host and "," not in host else {}

@@ -36,6 +36,11 @@ _DJANGO_LEFT: LiteralString = """
 select status::text, count(*) from {theirs}.django_tasks_database_dbtaskresult
 where status::text = any('{{RUNNING,FAILED}}'::text[]) group by status"""
 
+# Let the triggers of the other queue find its tables until the transaction ends: those of procrastinate name them
+# without a schema. Without it a delete fails where their schema is not on the path of the connection. Reads no table.
+_ON_PATH: LiteralString = """
+select set_config('search_path'::text, quote_ident(%(schema)s::text) || ', pg_temp'::text, true)"""
+
 # Whether there is a table of that name, without an error where there is none, and with one where it may not be read.
 _HAS_TABLE: LiteralString = """
 select to_regclass(format('%%I.%%I'::text, %(schema)s::text, %(table)s::text)) is not null"""
@@ -82,6 +87,10 @@ class ForeignQueries(Statements):
         if system != "procrastinate":
             return Query(b"select", lambda _: set())
         return Query(self._of(_PROCRASTINATE_LOCKS, theirs), lambda rows: {row[0] for row in rows})
+
+    def on_path(self, theirs: str) -> Query[None]:
+        """Let triggers find the tables of their schema, until the transaction ends."""
+        return Query(self._sql(_ON_PATH), nothing, {"schema": theirs})
 
     def gone(self, system: str, theirs: str, keys: Sequence[str]) -> Query[None]:
         """Delete waiting jobs there."""

@@ -63,7 +63,7 @@ class Tasks:
         name = spec.dead_letter_task
         if name is None or name in (spec.name, *spec.aliases):
             return None
-        target = self._specs.get(name)
+        target = self.get(name)
         found: dict[str, Any] = {"task": name, "queue": queue if target is None else target.queue}
         if target is not None:
             found |= {"priority": target.priority, "max_attempts": target.max_attempts}
@@ -72,7 +72,7 @@ class Tasks:
 
     def dead_letter_targets(self, queue: str) -> dict[str, dict[str, Any] | None]:
         """Return the `dead_letter_target` of each name and alias."""
-        return {name: self.dead_letter_target(spec, queue) for name, spec in self._specs.items()}
+        return {name: self.dead_letter_target(spec, queue) for name, spec in list(self._specs.items())}
 
     def flow(
         self, spec: TaskSpec | None, task: str, queue: str, values: Mapping[str, Any] | None, keys: GivenKeys | None
@@ -115,9 +115,9 @@ class Tasks:
     def _add_functions(self) -> None:
         """Let all functions of allowed modules be tasks: for whoever asks which tasks there are."""
         if self._functions is not None and self._functions_left:
-            self._functions_left = False
             for spec in self._functions:
                 self._specs.setdefault(spec.name, spec)
+            self._functions_left = False  # only now: another thread may ask, and an import may fail and work again
 
     def __getitem__(self, name: str) -> TaskSpec:
         spec = self.get(name)

@@ -3,7 +3,9 @@
 import asyncio
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,45 @@ def test_a_worker_whose_allowed_module_is_broken_does_not_start(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="functions_from: importing broken_jobs failed with ZeroDivisionError"):
         Worker(App(dsn, functions_from=["broken_jobs"]))
+
+
+def test_threads_that_ask_while_a_module_is_imported_both_see_its_functions(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_jobs.py").write_text("from tests.client import plain_functions as p\np.held()\ndef f(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importing, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(plain_functions, "held", lambda: (importing.set(), go_on.wait(20)), raising=False)
+    app = App(dsn, functions_from=["slow_jobs"])
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(app.tasks.names)
+        assert importing.wait(20)
+        second = pool.submit(app.tasks.names)
+        with pytest.raises(TimeoutError):
+            second.result(0.2)  # it waits for the same import
+        go_on.set()
+        assert first.result(20) == second.result(20) == ["slow_jobs.f"]
+
+
+def test_a_module_that_can_be_imported_at_last_has_its_functions(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_jobs.py").write_text("from tests.client.plain_functions import late\ndef f(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = App(dsn, functions_from=["late_jobs"])
+    with pytest.raises(ConfigError, match="importing late_jobs failed with ImportError"):
+        app.tasks.names()
+    monkeypatch.setattr(plain_functions, "late", None, raising=False)
+    assert app.tasks.names() == ["late_jobs.f"]
+
+
+def test_a_function_may_be_the_dead_letter_task_and_goes_where_its_route_says(
+    dsn: str, conn: Conn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "burying.py").write_text("def tell(job_id, task, queue, reason, error, fingerprint): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = App(dsn, functions_from=["burying", MODULE], dead_letter_task="burying.tell", routes={"burying.*": "letters"})
+    app.enqueue(add, 1)
+    target = "select headers::jsonb -> '$dead_letter_task' ->> 'queue' from pgqueue.job_live"
+    assert scalar(conn, target) == "letters"
+    app.close()

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from pgqueue import App, ConfigError, DatabaseUnreachable, InvalidOption
 from pgqueue.cli import cli
 from pgqueue.cli.load import load_app
+from pgqueue.otel.tracing import _server_of
 from tests.conftest import scalar, work
 from tests.harness import Conn
 
@@ -97,6 +98,17 @@ def test_the_dsn_itself_may_be_a_function(dsn: str, conn: Conn) -> None:
     app.get(job.id)
     assert len(asked) > before
     app.close()
+
+
+def test_a_span_asks_no_function_where_the_database_is(tokens: Tokens) -> None:
+    assert _server_of(App("host=db.example port=5433", password=tokens))["server.address"] == "db.example"
+    assert _server_of(App(tokens)) == {}
+    assert not tokens.threads
+
+
+def test_a_function_cannot_name_an_embedded_server() -> None:
+    with pytest.raises(DatabaseUnreachable, match=r"App\(dsn=…\) returned an embedded: one"):
+        App(lambda: "embedded:").get(1)
 
 
 def test_a_worker_goes_on_when_the_function_fails_for_a_while(

@@ -141,6 +141,28 @@ def test_jobs_of_a_lock_keep_their_order(app: App, conn: Conn) -> None:
     assert first.id < second.id
 
 
+def test_jobs_behind_one_of_their_lock_that_stays_stay(app: App, conn: Conn) -> None:
+    unknown = defer(conn, "unknown", lock="7")
+    behind = defer(conn, "book", {"account": 7}, lock="7")
+    other = defer(conn, "book", {"account": 8}, lock="8")
+    done = take(app)
+    assert [key for key, _ in done.moved] == [other]
+    assert f"job {unknown}, which has its lock and comes first, stays there" in reasons(done)[behind]
+
+
+def test_triggers_of_procrastinate_find_their_own_tables(app: App, conn: Conn) -> None:
+    conn.execute(
+        "create table theirs.procrastinate_periodic_defers (job_id bigint);"
+        "create function theirs.unlink() returns trigger language plpgsql as $$ begin"
+        " update procrastinate_periodic_defers set job_id = null where job_id = old.id; return old; end $$;"
+        "create trigger unlink before delete on theirs.procrastinate_jobs for each row execute function theirs.unlink()"
+    )
+    job = defer(conn)
+    conn.execute("insert into theirs.procrastinate_periodic_defers values (%s)", [int(job)])
+    assert [key for key, _ in take(app).moved] == [job]
+    assert scalar(conn, "select json_agg(job_id) from theirs.procrastinate_periodic_defers") == [None]
+
+
 def test_a_second_import_finds_nothing_and_one_that_fails_has_moved_nothing(app: App, conn: Conn) -> None:
     for n in range(3):
         defer(conn, args={"to": "a", "n": n})

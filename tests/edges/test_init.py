@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pgqueue import JobFilter
+from pgqueue import InvalidOption, JobFilter
 from pgqueue.cli import cli
 from pgqueue.cli.load import load_app
 from tests.conftest import drain
@@ -63,4 +63,12 @@ def test_a_file_that_exists_is_left_as_it_is() -> None:
 def test_a_name_that_no_module_can_have_is_refused(name: str) -> None:
     refused = CliRunner().invoke(cli, ["init", name])
     assert refused.exit_code != 0
+    assert not Path(name).exists()
+
+
+@pytest.mark.parametrize("name", ["class.py", "pgqueue.py", "logging.py", "/proc/jobs.py"])
+def test_a_file_that_breaks_what_it_imports_or_cannot_be_is_refused_in_words(name: str) -> None:
+    refused = CliRunner().invoke(cli, ["init", name])
+    assert isinstance(refused.exception, InvalidOption)
+    assert name in str(refused.exception)
     assert not Path(name).exists()

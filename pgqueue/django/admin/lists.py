@@ -8,7 +8,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
 
-from pgqueue.dashboard.filters import DEAD_FIELDS
+from pgqueue.dashboard.filters import DEAD_FIELDS, check_filter
 from pgqueue.django.admin.sight import Unseen, sight_of
 from pgqueue.errors import PgqueueError
 from pgqueue.jobs.job_filter import PHASES
@@ -59,6 +59,7 @@ class KeyedList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Read one page. What is wrong with what was asked is said above an empty one."""
         try:
+            check_filter(sight_of(request).access, self._asked, self.params)
             page = self.model_admin.page(request, self._asked, self.params.get(AFTER) or None)
         except (Unseen, PgqueueError) as error:
             self.model_admin.message_user(request, str(error), messages.ERROR)

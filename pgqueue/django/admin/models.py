@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import models
 
+from pgqueue.django.models import TablelessModel
 from pgqueue.jobs.job import Job as FoundJob
 from pgqueue.printable import printable
 from pgqueue.queries.schedules.read import ScheduleStatus
@@ -14,7 +15,7 @@ from pgqueue.queries.schedules.read import ScheduleStatus
 VIEW_AND_CHANGE = ("view", "change")
 
 
-class JobRow(models.Model):
+class JobRow(TablelessModel):
     """What jobs and dead letters have in common."""
 
     id = models.BigAutoField(primary_key=True)
@@ -59,7 +60,7 @@ class DeadLetter(JobRow):
         default_permissions = VIEW_AND_CHANGE
 
 
-class Schedule(models.Model):
+class Schedule(TablelessModel):
     """A schedule. Its name is its key."""
 
     name = models.TextField(primary_key=True)

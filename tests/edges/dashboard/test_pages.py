@@ -170,6 +170,16 @@ def test_secrets_are_not_shown_and_other_parts_by_right(browse: Browse, shop: Sh
     assert "19.9" not in blind.page(f"jobs/{shop.ids['charged']}")
 
 
+def test_whoever_sees_no_arguments_learns_none_by_a_filter(browse: Browse, shop: Shop) -> None:
+    blind = browse(Access("rita", {"cancel", "redrive"}, hides=("arguments",)))
+    for path in ("jobs?arg.order_id=8", "jobs?arg=order_id%3D8", "preview/cancel?arg.order_id=8"):
+        assert browse().get(path).status_code == 200
+        refused = blind.get(path)
+        assert (refused.status_code, "may not see arguments" in refused.text) == (400, True)
+    assert blind.send("preview/redrive?task=shop.*&arg.order_id=8").status_code == 400
+    assert 'name="arg"' not in blind.page("jobs?arg=&task=shop.*")
+
+
 def test_the_apps_own_function_decides_what_else_is_hidden(browse: Browse, shop: Shop) -> None:
     def redact(job: Any, path: tuple[str, ...], value: Any) -> Any:
         return "(an amount)" if path == ("args", "amount") else value

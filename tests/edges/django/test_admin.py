@@ -1,7 +1,9 @@
 """Jobs, dead letters and schedules in Django's admin."""
 
+import json
 import re
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import psycopg
@@ -68,6 +70,15 @@ def conn(app: App) -> Iterator[Conn]:
     with psycopg.connect(app.dsn, autocommit=True, options="-c search_path=") as conn:
         conn.execute(EMPTY)
         yield conn
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_dump_of_the_project_has_nothing_of_ours(app: App, every: bool) -> None:
+    out = StringIO()
+    call_command("dumpdata", all=every, stdout=out)
+    models = {each["model"] for each in json.loads(out.getvalue())}
+    assert "auth.user" in models
+    assert not {model for model in models if model.startswith("pgqueue")}
 
 
 def log_in(name: str) -> Client:
@@ -258,6 +269,8 @@ def test_the_access_that_the_project_gives_holds_here_too(app: App, conn: Conn) 
             shown = page(root, path)
             assert "tok_" not in shown
             assert "order_id" not in shown
+        for path in (f"{JOBS}?arg=order_id%3D7", f"{DEAD}?arg=order_id%3D7"):
+            assert "may not see arguments" in page(root, path)
         sent = {"action": "redrive", "index": "0", "_selected_action": [str(job)]}
         assert root.post(DEAD, sent).status_code == 403
     with override_settings(PGQUEUE={"app": app, "read_only": True}):

@@ -132,6 +132,14 @@ def test_a_job_that_sql_has_inserted_runs_by_the_names(samples: ModuleType, conn
     assert result.return_value == [7, 2, 3]
 
 
+def test_without_django_tenants_a_header_called_tenant_is_the_callers(samples: ModuleType, conn: Conn) -> None:
+    samples.add.enqueue(0)
+    job = app_of().using(headers={"tenant": "eu"}).enqueue(samples.add.module_path, {"first": 7})
+    result = samples.add.get_result(str(job.id))
+    run(result)
+    assert result.return_value == [7, 2, 3]
+
+
 @pytest.mark.parametrize("call", [([], {}), ([1, 2, 3, 4], {}), ([1], {"fourth": 4}), ([datetime.now(UTC)], {})])
 def test_a_call_that_does_not_fit_or_is_no_json_is_refused(samples: ModuleType, conn: Conn, call: Any) -> None:
     with pytest.raises(TypeError):

@@ -35,6 +35,27 @@ def test_a_request_is_signed_and_the_job_has_the_status(
     assert job.args["body"]["data"]["id"] == 7
 
 
+def test_a_url_is_sent_whole_and_an_address_of_six_has_its_brackets(
+    jobs: Jobs, hooks: Target, server: HookServer
+) -> None:
+    hooks.enqueue(f"{server.url};v=2?a=1;b")
+    hooks.enqueue(f"http://[::ffff:127.0.0.1]:{server.port}/?a")
+    assert jobs.drain().succeeded == 2
+    whole, six = server.received
+    assert (whole.path, whole.headers["host"]) == ("/hook;v=2?a=1;b", f"127.0.0.1:{server.port}")
+    assert (six.path, six.headers["host"]) == ("/?a", f"[::ffff:7f00:1]:{server.port}")
+
+
+def test_a_secret_that_the_kept_part_of_an_answer_would_halve_is_not_kept(
+    app: App, jobs: Jobs, server: HookServer
+) -> None:
+    echo = target(app, "echo", secrets={"p": TOKEN}, allow=["127.0.0.0/8"], plain_http=True, keep_response=20)
+    server.will_answer(200, {}, f"you sent {TOKEN}, thanks".encode())
+    job = echo.enqueue(server.url, headers={"authorization": Secret("p")})
+    assert jobs.drain().succeeded == 1
+    assert app.get(job.id).result == {"status": 200, "body": "you sent …, thanks"}
+
+
 def test_a_job_is_in_the_transaction_of_its_caller(jobs: Jobs, hooks: Target, server: HookServer) -> None:
     with jobs.conn.transaction(force_rollback=True):
         hooks.using(jobs.conn).enqueue(server.url)
@@ -239,6 +260,8 @@ def test_a_context_that_does_not_verify_is_refused(app: App) -> None:
         ({"url": "http://example.com/"}, "without TLS"),
         ({"url": "https://user:pass@example.com/"}, "with a user or password"),
         ({"url": "ftp://example.com/"}, "no URL that can be called"),
+        ({"url": "https://shop..example/"}, "no name server knows"),
+        ({"url": f"https://{'a' * 64}.example/"}, "no name server knows"),
         ({"method": "TRACE"}, "method"),
         ({"headers": {"Authorization": "Bearer x"}}, "would stand in the job"),
         ({"headers": {"X-A": "a\r\nX-B: b"}}, "not printable"),
