@@ -80,6 +80,9 @@ def test_connections_of_a_loop_that_the_process_makes_itself_work_on_windows(mon
     assert made == ["selector"]
 
 
+LAST_RESORT = 86_400.0  # seconds after which the process ends, whatever hangs: here it is that of all tests
+
+
 def test_signals_are_handled_where_the_loop_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
@@ -99,7 +102,7 @@ def test_signals_are_handled_where_the_loop_cannot(monkeypatch: pytest.MonkeyPat
 
     async def main() -> bool:
         monkeypatch.setattr(asyncio.get_running_loop(), "add_signal_handler", cannot, raising=False)
-        return await StopSignals().run(Process(), 60)
+        return await StopSignals().run(Process(), LAST_RESORT)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

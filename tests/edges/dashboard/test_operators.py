@@ -290,7 +290,7 @@ def test_a_job_shows_later_jobs_of_its_trace(browse: Browse, shop: Shop) -> None
     assert text.endswith(f"How {later.id} pending media.notify of the same trace")
     assert "none of the next 2000 jobs is of its trace" in part(browse().page(f"jobs/{later.id}"), "enqueued")
     text = part(browse().page(f"jobs/{shop.ids['later']}"), "enqueued")
-    assert "What a task enqueues otherwise is known by its trace, and this job has none." in text
+    assert text.endswith("Its task has enqueued none of the jobs that are kept.")
 
 
 def test_a_job_says_until_when_its_keys_are_taken(browse: Browse, shop: Shop, conn: Conn) -> None:
