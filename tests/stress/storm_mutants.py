@@ -56,7 +56,7 @@ def places_believed(_: int) -> None:
     """Begin an ordered lane, too, after the last job that this worker has claimed from it."""
     rewrite(
         claim,
-        ["CLAIM_TURNS"],
+        ["CLAIM_TURNS", "CLAIM_FIRST"],
         (
             "and j.priority::smallint = o.priority order by",
             "and j.priority::smallint = o.priority and j.id > o.id order by",
@@ -65,10 +65,10 @@ def places_believed(_: int) -> None:
     claimed = roster.Roster.claimed
 
     def noting(self: Any, queue: str, lines: Any, jobs: Any, room: int) -> bool:
-        for job in jobs:
-            lane = self._lanes.get((queue, job.lane or 0, job.priority))
+        for key, of_lane in jobs.items():
+            lane = self._lanes.get((queue, *key))
             if lane is not None:
-                lane.place = max(lane.place or (job.run_at, job.id), (job.run_at, job.id))
+                lane.place = max([(job.run_at, job.id) for job in of_lane] + [lane.place] * (lane.place is not None))
         return claimed(self, queue, lines, jobs, room)
 
     roster.Roster.claimed = noting  # type: ignore[method-assign]
@@ -93,12 +93,12 @@ def unsorted_ends(_: int) -> None:
 
 def fresh_ends(_: int) -> None:
     """Read what was given back as it is by now, and not as the snapshot has it that shows which job is the first."""
-    newest = """(select version from {s}.limit_freed where name = h.name order by version desc limit 1) as s
+    newest = """lateral (select version from {s}.limit_freed where name = h.name order by version desc limit 1) as s
             cross join lateral (
                 select * from {s}.limit_freed f where f.name = any(array[h.name]) and f.version >= s.version for update)
             as f) as u"""
     shown = "( select f.* from {s}.limit_freed f where f.name = h.name order by f.version desc limit 1) as f) as u"
-    rewrite(claim, ["CLAIM_TURNS"], (f"lateral {shown}", newest))
+    rewrite(claim, ["CLAIM_TURNS", "CLAIM_FIRST"], (f"lateral {shown}", newest))
 
 
 CLAIMS = ["CLAIM_TURNS", "CLAIM_LANE", "CLAIM_FIRST"]
