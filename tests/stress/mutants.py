@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from pgqueue import cli, db, scheduler
+from pgqueue import cli, scheduler
 from pgqueue.client import steps
 from pgqueue.process import duty
 from pgqueue.queries import dead, workers
@@ -126,13 +126,13 @@ def loose_completion() -> None:
 
     @contextmanager
     def loose(self: Any, result: Any) -> Iterator[Any]:
-        with self._connection() as conn:
+        with self.connection() as conn:
             with conn.transaction():
                 yield conn
             time.sleep(0.2)  # in which it can be killed
-            for query in self._complete(result):
-                db.run(conn, query)
-            self._signals.completed = True
+            with conn.transaction():
+                self._end(conn, self._mark(conn), result)
+            self._committed()
 
     completion.Completion.transaction = loose  # type: ignore[assignment,method-assign]
 
