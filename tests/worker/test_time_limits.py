@@ -136,6 +136,21 @@ def test_a_task_in_a_child_process_may_clean_up_at_its_soft_limit(
     assert app.get(following.id).result == "not interrupted"
 
 
+def gives_up() -> None:
+    try:
+        hold()
+    except TimedOut:
+        raise LookupError("the shop is closed") from None
+
+
+def test_what_a_task_in_a_child_process_raises_at_its_soft_limit_is_its_own(app: App, conn: Conn) -> None:
+    app.task(isolation="process", timeout=60, soft_timeout=0.2, no_retry_on=(LookupError,), name="held")(gives_up)
+    job = app.enqueue("held")
+    drain(app, conn)
+    assert [(error.type, error.message) for error in app.get(job.id).errors] == [("LookupError", "the shop is closed")]
+    assert [attempt.reason for attempt in app.get(job.id).attempts] == ["not retried"]
+
+
 def test_the_context_tells_how_much_time_is_left(app: App, conn: Conn) -> None:
     seen = []
 

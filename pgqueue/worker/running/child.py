@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
+import psycopg
 from pydantic import TypeAdapter
 
 from pgqueue.error_info import ErrorInfo
 from pgqueue.errors import ConfigError, InvalidOption
 from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.outcome import Outcome, Raised
-from pgqueue.jobs.verdicts import TimedOut, Verdict
+from pgqueue.jobs.verdicts import TimedOut
 from pgqueue.process.memory import resident_bytes
 from pgqueue.tasks.context import Context, Signals, current_context
 from pgqueue.tasks.hooks import AttemptHooks
@@ -193,9 +194,10 @@ def _limited(spec: TaskSpec, arguments: dict[str, Any], context: Context) -> Any
 
 
 def _own(raised: BaseException) -> BaseException:
-    """Return the soft limit in the place of what it has broken off: a query, whose connection cannot roll back."""
+    """Return the soft limit in the place of what it has broken off: a query, whose connection cannot roll back. What
+    the task itself raises after its soft limit stays."""
     cause = raised.__context__
-    return cause if isinstance(cause, TimedOut) and not isinstance(raised, Verdict) else raised
+    return cause if isinstance(cause, TimedOut) and isinstance(raised, psycopg.Error) else raised
 
 
 async def _awaited(value: Awaitable[Any], limit: float | None) -> tuple[Any, BaseException | None]:
