@@ -225,7 +225,7 @@ def show_job(
 
 def _enqueued(call: Call, job_id: int) -> tuple[list[Tie], int | None]:
     """Return the jobs that the task of a job has called or enqueued, and the id after which more of them come. A role
-    that may read jobs alone, such as `web`, is told that it does not see them."""
+    that may read jobs alone, such as `web`, gets none, and a line that says so."""
     try:
         found = call.run(call.app.queries.dashboard.ties(TieKeys(job_id, most=MOST_ENQUEUED)))
     except NotAllowed:

@@ -57,7 +57,7 @@ class KeyedList(ChangeList):
         return Chosen()
 
     def get_results(self, request: HttpRequest) -> None:
-        """Read one page. What is wrong with what was asked is said above an empty one."""
+        """Read one page. Where the filters cannot be used, the page is empty and a message above it says why."""
         try:
             check_filter(sight_of(request).access, self._asked, self.params)
             page = self.model_admin.page(request, self._asked, self.params.get(AFTER) or None)
