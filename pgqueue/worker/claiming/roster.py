@@ -17,9 +17,10 @@ from pgqueue.timing import monotonic
 
 MOST_LANES = 2000  # that a worker remembers; a look goes round, so that others have their turn
 LOCKED_SECONDS = 0.05  # before a lane is tried again that gave nothing, though a look had found room and a due job
+SPENT_SECONDS = 1.0  # the same of a lane whose buckets had room: most likely it has no job that is due
 MOST_PRIORITIES = 3  # in one claim
 AGEING = 16  # claims of which one goes by age
-JOBS_A_LANE = 4  # of a large claim: it takes a few jobs of each lane, a small one of as many as it can
+JOBS_A_LANE, FEWEST_A_LANE = 4, 2  # of a large claim: it takes a few jobs of each lane, a small one of as many as it can
 SHARED_JOBS = 8  # likewise, of lanes without buckets, which always have room
 SPARE_LANES = 4  # beyond those that would fill the room with a job each
 _Key = tuple[str, int, int]  # queue, lane, priority
@@ -53,7 +54,8 @@ class KnownLane:
     `group`: whose turn it is, since lanes with one share take turns together.
     `timed`: it waits for that time, whichever jobs end before. `place`: the last job that was claimed from it, a hint
     that the next look corrects. `ends`: how many jobs that share a bucket with it have ended here; `ends_before`: how
-    many of them before the claim that is under way, which may show no later one.
+    many of them before the claim that is under way, which may show no later one. `room`: how many jobs its buckets
+    admitted when a look was at them, and since then. `spent`: it gave fewer than that and so has no more that is due.
     """
 
     queue: str
@@ -70,6 +72,8 @@ class KnownLane:
     served: int = 0
     ends: int = 0
     ends_before: int = 0
+    room: int = 0
+    spent: bool = False
     place: tuple[datetime, int] | None = None
     paces: list[str] = field(default_factory=list)
 
@@ -107,12 +111,18 @@ class Roster:
         self._level = 0.0  # of the share whose turn was the last
         self._turn = 0
         self._choices = 0
+        self._jobs_a_lane = JOBS_A_LANE
         self.opened = 0  # lanes from which jobs can be claimed since the last look, and could not before
         self._ended: set[str] | None = None  # buckets that jobs have left since the look began that is under way
 
     def __len__(self) -> int:
         """How many lanes are known."""
         return len(self._lanes)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has no place for another lane."""
+        return len(self._lanes) >= MOST_LANES
 
     def open_queues(self) -> set[str]:
         """The queues of which a claim may bring metered jobs."""
@@ -121,6 +131,11 @@ class Roster:
             if lane.queue not in opened and lane.is_open(now):
                 opened.add(lane.queue)
         return opened
+
+    def is_open(self) -> bool:
+        """Whether a claim of any queue may bring metered jobs."""
+        now = self._now()
+        return any(lane.is_open(now) for lane in self._lanes.values())
 
     def best_priority(self, queue: str) -> int:
         """The highest priority of an open lane of a queue."""
@@ -161,7 +176,7 @@ class Roster:
     def _share(self, room: int, slots: int, lanes: list[KnownLane], now: float) -> Iterator[Line]:
         """Share the room among lanes of one priority: each job to the lane whose share runs the fewest for its weight,
         counting those that it has got here."""
-        jobs_a_lane = JOBS_A_LANE if any(lane.flow.buckets for lane in lanes) else SHARED_JOBS
+        jobs_a_lane = self._jobs_a_lane if any(lane.flow.buckets for lane in lanes) else SHARED_JOBS
         wanted = min(room + SPARE_LANES, max(room // jobs_a_lane, MANY_LANES, slots))
         standing = sorted([(*self._standing(lane), number) for number, lane in enumerate(lanes)])
         chosen = [lanes[number] for *_, number in standing[:wanted]]
@@ -226,8 +241,21 @@ class Roster:
                     self._paces[name].spend(now, count)
             if count < line.most and not is_full and lane.ends == lane.ends_before:
                 lane.ready, lane.timed, short = False, False, True
-                lane.wakes_at = now + LOCKED_SECONDS
+                lane.spent = count < lane.room and all(len(self._by_bucket[name]) == 1 for name in lane.flow.buckets)
+                lane.wakes_at = now + (SPENT_SECONDS if lane.spent else LOCKED_SECONDS)
+            lane.room -= count
+        self._adapt([lane for _, lane in known])
         return short
+
+    def _adapt(self, asked: Sequence[KnownLane]) -> None:
+        """Ask fewer jobs of each lane, and more lanes, where most lanes have not even two; more where lanes give what
+        is asked of them."""
+        if len(asked) > MANY_LANES:
+            spent = sum(lane.spent for lane in asked) / len(asked)
+            if spent > 0.5:
+                self._jobs_a_lane = FEWEST_A_LANE
+            elif spent < 0.25:
+                self._jobs_a_lane = JOBS_A_LANE
 
     def _note(self, lane: KnownLane, jobs: Sequence[ClaimedJob]) -> None:
         """Note that these jobs of a lane, of which the last one is last, run here from now on."""
@@ -271,7 +299,8 @@ class Roster:
             for key in self._by_bucket.get(name, ()):
                 known = self._lanes[key]
                 known.ends += 1
-                if not known.ready and not known.timed:
+                known.room += 1
+                if not known.ready and not known.timed and not known.spent:
                     known.ready = opened = True
         return opened
 
@@ -313,6 +342,7 @@ class Roster:
             if waits == math.inf and not ended.isdisjoint(known.flow.buckets):
                 known.ready = True
             known.wakes_at = math.inf if known.ready else now + waits
+            known.room, known.spent = lane.room or 0, False
             known.timed = waits < math.inf
             self.opened += known.ready and not was_open
         self._forget({key for key in self._lanes if key not in found and _is_within(key, covered)})

@@ -51,6 +51,7 @@ class TurnClaims:
         self._told_at = -math.inf
         self._expects_until = math.inf if any(core.app.rules) else -math.inf
         self._after: dict[str, int] = {}
+        self._dry = False  # all lanes that are known have given what they had, and there are more
         self._plain_first = False
         self._plain_priority: dict[str, int] = {}
 
@@ -66,6 +67,8 @@ class TurnClaims:
 
     def look_in(self) -> float:
         """Seconds until a look is due, infinite if none is wanted."""
+        if self._dry:
+            return max(self._looked_at + LOOK_SECONDS - monotonic(), 0.0)
         if not self._wanted:
             return math.inf
         return max(self._looked_at + max(LOOK_SECONDS, self._pause) - monotonic(), 0.0)
@@ -118,7 +121,8 @@ class TurnClaims:
         self._looked_at = monotonic()
         whole = not self._after and all(after == LEAST_LANE for _, after in places)
         self._note_cost(self._looked_at - began, len(seen), whole=whole)
-        if self._after:
+        self._dry = False
+        if self._after and not self.roster.is_full:
             self._wanted = True
         if busy:
             await self._tell_of_room(seen)
@@ -146,6 +150,7 @@ class TurnClaims:
         claimed = await self._link.run(query)
         if self.roster.claimed(queue, lines, claimed.lanes, room):
             self._wanted = True
+        self._dry = bool(self._after) and not self.roster.is_open()
         return claimed.jobs
 
     @property
