@@ -12,7 +12,7 @@ from pgqueue import db
 from pgqueue.app import App
 from pgqueue.dashboard.access import Access
 from pgqueue.dashboard.pulse import FRESH_SECONDS, LOOK_SECONDS, OLD_SECONDS, Pulse
-from pgqueue.dashboard.readings import Reader, Readers, Reading, Unread
+from pgqueue.dashboard.readings import Patience, Reader, Readers, Reading, Unread
 from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.request import Request
 from pgqueue.dashboard.settings import DashboardSettings
@@ -22,6 +22,7 @@ from pgqueue.queries.dashboard import DaySoFar, Span, Step, Wait
 
 T = TypeVar("T")
 TODAY_SECONDS = 60.0
+TODAY_PATIENCE = 0.02  # seconds: where many jobs end, to count those of a day takes longer than any page may wait
 LONG_STEP = 300.0  # seconds: what has longer steps is a day or more
 MOST_COUNTED = 1000  # jobs of a queue that became due
 
@@ -47,7 +48,7 @@ class Today(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Look:
     """One look at a page: who looks, at what, and the connection on which the page reads. `wrong`: what is wrong in the
-    form that was sent, which the page shows again."""
+    form that was sent, which the page shows again. `patience`: for what is read beside it, all together."""
 
     app: App
     request: Request
@@ -58,6 +59,7 @@ class Look:
     settings: DashboardSettings
     readers: Readers
     wrong: str | None = None
+    patience: Patience = field(default_factory=Patience)
 
     @property
     def queries(self) -> Queries:
@@ -83,8 +85,8 @@ class Look:
         if span.step < LONG_STEP:
             return Activity(self.ask_if_quick(read()))
         days = [read(part=part) for part in span.days]
-        patience = 0.0 if len(days) > 1 else None  # they take longer than a page may
-        found = self._soon((span, queue, task), days, span.step / 10, span.step, patience)
+        at_most = 0.0 if len(days) > 1 else None  # they take longer than a page may
+        found = self._soon((span, queue, task), days, span.step / 10, span.step, at_most)
         if isinstance(found, Unread):
             return Activity(None, why=found.why)
         if found is None:
@@ -102,10 +104,17 @@ class Look:
             waits.setdefault(wait.queue, []).append(wait)
         return waits
 
+    def begin_today(self) -> None:
+        """Let what `today` returns be read while the page asks for other things."""
+        self._today(0.0)
+
     def today(self) -> Today:
         """Return what ended today and on the same weekday a week ago, as it was two minutes ago at most."""
+        return self._today(TODAY_PATIENCE)
+
+    def _today(self, at_most: float) -> Today:
         days = [self.queries.dashboard.day_so_far(weeks) for weeks in (0, 1)]
-        found = self._soon("today", days, TODAY_SECONDS, 2 * TODAY_SECONDS)
+        found = self._soon("today", days, TODAY_SECONDS, 2 * TODAY_SECONDS, at_most)
         if isinstance(found, Unread):
             return Today(why=found.why)
         if found is None:
@@ -124,11 +133,13 @@ class Look:
         return {rate.queue: rate for rate in found.value[0]}
 
     def _soon(
-        self, key: Hashable, queries: Sequence[Query[T]], fresh: float, old: float, patience: float | None = None
+        self, key: Hashable, queries: Sequence[Query[T]], fresh: float, old: float, at_most: float | None = None
     ) -> Reading[list[T] | None] | Unread | None:
-        """Return what statements give that are run beside the page."""
+        """Return what statements give that are run beside the page. The page waits `at_most` so many seconds for it,
+        and no longer than the patience that it has left."""
         read, threads = partial(_read, self.app, queries), self.readers.threads
-        return self.readers.of(key, lambda: Reader(read, fresh, old, threads=threads)).soon(patience)
+        reader = self.readers.of(key, lambda: Reader(read, fresh, old, threads=threads))
+        return self.patience.wait(reader.soon, at_most)
 
 
 @dataclass(frozen=True, slots=True)

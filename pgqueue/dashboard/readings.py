@@ -19,11 +19,27 @@ from pgqueue.timing import monotonic
 log = logging.getLogger("pgqueue.dashboard")
 T = TypeVar("T")
 L = TypeVar("L", bound="Reading[Any] | None")
-PATIENCE = 0.15  # seconds that a page waits for a reading that it can do without
+PATIENCE = 0.15  # seconds that a page waits in all for readings that it can do without
 LONGEST = 10.0  # seconds that one waits for the reading of another one, before one reads oneself
 MOST = 200  # kinds of readings of one process
 AT_ONCE = 2  # readings beside pages at once: they share the app's connections with what the app itself does
 MOST_WAITING = 50  # readings that wait for their turn
+
+
+class Patience:
+    """The seconds that a page has left to wait for readings that it can do without: PATIENCE for all together, so that
+    a page with three of them comes as soon as one with a single one."""
+
+    def __init__(self) -> None:
+        self._left = PATIENCE
+
+    def wait(self, soon: Callable[[float], T], at_most: float | None = None) -> T:
+        """Return what `soon` gives when it may wait for what is left, or `at_most` so long; the time is used up."""
+        began = monotonic()
+        try:
+            return soon(self._left if at_most is None else min(at_most, self._left))
+        finally:
+            self._left = max(self._left - (monotonic() - began), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ MOST_TASKS = 20
 def now(look: Look, _: str) -> Page:
     """Show what is wrong and what happens now."""
     span = charts.chosen(look.request.asked("span"), "1h")
+    look.begin_today()
     activity = look.activity(charts.SPANS[span])
     groups = look.ask(look.queries.dashboard.failures(MOST_GROUPS))
     workers = look.ask(look.queries.workers.list())

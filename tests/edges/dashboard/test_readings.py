@@ -18,6 +18,7 @@ from pgqueue.dashboard.readings import (
     MOST,
     MOST_WAITING,
     PATIENCE,
+    Patience,
     Reader,
     Readers,
     Reading,
@@ -215,6 +216,20 @@ def test_an_error_that_may_quote_a_job_is_not_quoted(source: Source, reader: Rea
     source.open.set()
     assert isinstance(coming.exception(30), ValueError)
     assert reader.soon() == Unread("ValueError", 100.0)
+
+
+def test_a_page_has_one_patience_for_all_its_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, allowed = [100.0], list[float]()
+    monkeypatch.setattr(readings, "monotonic", lambda: clock[0])
+
+    def soon(seconds: float) -> None:
+        allowed.append(seconds)
+        clock[0] += 0.06
+
+    patience = Patience()
+    for at_most in (None, 0.05, None, None):
+        patience.wait(soon, at_most)
+    assert allowed == pytest.approx([PATIENCE, 0.05, PATIENCE - 0.12, 0.0])
 
 
 def test_only_so_many_are_read_at_once(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
