@@ -1,13 +1,16 @@
 """When a look at the lanes of metered jobs is due again: looks may take a twentieth of the time."""
 
 import asyncio
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from pgqueue.jobs.flow import Flow
+from pgqueue.queries.turns.claim import ClaimedTurns
 from pgqueue.queries.turns.look import SeenLane
+from pgqueue.worker.claiming import roster as rosters
 from pgqueue.worker.claiming import turn_claims
 from pgqueue.worker.claiming.turn_claims import TurnClaims
 from tests.harness import QUERIES, WORKER
@@ -23,8 +26,10 @@ class Lanes:
         self.now, self._many = 100.0, many
         self._lanes = [seen(Flow(share=f"f/{number}"), number) for number in range(50)]
 
-    async def run(self, query: Any) -> list[SeenLane]:
-        """Answer a look."""
+    async def run(self, query: Any) -> list[SeenLane] | ClaimedTurns:
+        """Answer a look; to a claim, that all jobs are gone."""
+        if "room" in query.params:
+            return ClaimedTurns((), {})
         (after,) = query.params["after"]
         found = [lane for lane in self._lanes if lane.number > after]
         self.now += FEW if len(found) == 1 else self._many
@@ -35,7 +40,7 @@ def looker(lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> TurnClaims:
     """The part of a worker that looks."""
     monkeypatch.setattr(turn_claims, "MOST_SEEN", 50)
     monkeypatch.setattr(turn_claims, "monotonic", lambda: lanes.now)
-    slots = SimpleNamespace(queues=("default",), wants_jobs=True)
+    slots = SimpleNamespace(queues=("default",), wants_jobs=True, room=lambda: 1000, ahead=0)
     app = SimpleNamespace(rules=())
     core = SimpleNamespace(queries=QUERIES, identity=SimpleNamespace(id=WORKER), slots=slots, app=app)
     return TurnClaims(cast(Any, lanes), cast(Any, core), cast(Any, SimpleNamespace(metered_found=list)))
@@ -65,3 +70,29 @@ def test_a_look_that_took_very_long_is_followed_by_another_within_seconds(monkey
         claims.want_look()
         assert claims.look_in() <= turn_claims.REST_SECONDS
         lanes.now += turn_claims.REST_SECONDS
+
+
+def test_it_looks_at_once_when_all_known_lanes_have_given_what_they_had_and_there_are_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lanes = Lanes(many=30.0)
+    claims = looker(lanes, monkeypatch)
+    for _ in range(3):  # the third sees all lanes again and opens none, and so a pause is due
+        claims.want_look()
+        lanes.now += claims.look_in()
+        asyncio.run(claims.look(busy=True))
+    assert 1 < claims.look_in() < math.inf
+
+    assert asyncio.run(claims.claim("default", 1000)) == ()
+    assert claims.look_in() == pytest.approx(turn_claims.LOOK_SECONDS)
+
+
+def test_it_looks_for_no_more_lanes_while_it_knows_many_that_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rosters, "MOST_LANES", 60)
+    lanes = Lanes()
+    claims = looker(lanes, monkeypatch)
+    claims.want_look()
+    lanes.now += claims.look_in()
+    asyncio.run(claims.look(busy=True))
+    assert len(claims.roster) == 50
+    assert claims.look_in() == math.inf

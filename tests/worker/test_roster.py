@@ -172,3 +172,56 @@ def test_a_worker_keeps_a_rate_of_its_own_though_no_job_of_it_waits_for_a_while(
     roster.see([], ALL)
     roster.see([paced], ALL)
     assert roster.choose("default", 4) == []
+
+
+def given(roster: Roster, lines: list[Line], jobs: dict[int, int]) -> None:
+    """Tell the roster that a claim from these lanes has brought so many jobs of each."""
+    asked = sum(line.most for line in lines)
+    found = [claimed(100 * line.lane + n, 1, lane=line.lane) for line in lines for n in range(jobs[line.lane])]
+    roster.claimed("default", lines, by_lane(found), asked)
+
+
+def test_an_end_opens_no_lane_whose_bucket_had_room_for_more_jobs_than_it_had() -> None:
+    roster, flow = Roster(), keyed("r/1")
+    roster.see([seen(flow, 1, room=5)], ALL)
+    given(roster, roster.choose("default", 3), {1: 1})
+    assert not roster.ended([claimed(100, 1, lane=1)])
+    assert roster.open_queues() == set()
+    roster.see([seen(flow, 1, room=5)], ALL)
+    assert roster.open_queues() == {"default"}
+
+
+def test_an_end_opens_a_lane_whose_bucket_was_full() -> None:
+    roster = Roster()
+    roster.see([seen(keyed("r/1"), 1, room=1)], ALL)
+    given(roster, roster.choose("default", 3), {1: 1})
+    assert roster.open_queues() == set()
+    assert roster.ended([claimed(100, 1, lane=1)])
+
+
+def test_an_end_opens_the_lanes_that_share_a_bucket_however_much_room_it_had() -> None:
+    roster, flow = Roster(), keyed("r")
+    roster.see([seen(flow, 1, room=5), seen(flow, 2, room=5)], ALL)
+    given(roster, roster.choose("default", 6), {1: 1, 2: 1})
+    assert roster.ended([claimed(100, 1, lane=1)])
+
+
+def test_a_lane_that_gave_nothing_may_have_been_locked_and_an_end_opens_it() -> None:
+    roster = Roster()
+    roster.see([seen(keyed("r/1"), 1, room=5)], ALL)
+    given(roster, roster.choose("default", 1), {1: 1})
+    given(roster, roster.choose("default", 3), {1: 0})
+    assert roster.open_queues() == set()
+    assert roster.ended([claimed(100, 1, lane=1)])
+
+
+def test_a_large_claim_asks_more_lanes_where_each_has_a_job_and_fewer_where_they_have_many() -> None:
+    roster, lanes = Roster(), [seen(keyed(f"r/{number}"), number, room=5) for number in range(1, 1001)]
+    roster.see(lanes, ALL)
+    lines = roster.choose("default", 800)
+    assert (len(lines), lines[0].most) == (200, 4)
+    given(roster, lines, {line.lane: 1 for line in lines})
+    lines = roster.choose("default", 800)
+    assert (len(lines), lines[0].most) == (400, 2)
+    given(roster, lines, {line.lane: 2 for line in lines})
+    assert len(roster.choose("default", 800)) == 200

@@ -20,7 +20,8 @@ LOCKED_SECONDS = 0.05  # before a lane is tried again that gave nothing, though 
 SPENT_SECONDS = 1.0  # the same of a lane whose buckets had room: most likely it has no job that is due
 MOST_PRIORITIES = 3  # in one claim
 AGEING = 16  # claims of which one goes by age
-JOBS_A_LANE, FEWEST_A_LANE = 4, 2  # of a large claim: it takes a few jobs of each lane, a small one of as many as it can
+JOBS_A_LANE = 4  # of a large claim: it takes a few jobs of each lane, a small one of as many as it can
+FEWEST_A_LANE = 2  # likewise, where most lanes have one: the second, that is not there, says that a lane is spent
 SHARED_JOBS = 8  # likewise, of lanes without buckets, which always have room
 SPARE_LANES = 4  # beyond those that would fill the room with a job each
 _Key = tuple[str, int, int]  # queue, lane, priority
@@ -55,7 +56,7 @@ class KnownLane:
     `timed`: it waits for that time, whichever jobs end before. `place`: the last job that was claimed from it, a hint
     that the next look corrects. `ends`: how many jobs that share a bucket with it have ended here; `ends_before`: how
     many of them before the claim that is under way, which may show no later one. `room`: how many jobs its buckets
-    admitted when a look was at them, and since then. `spent`: it gave fewer than that and so has no more that is due.
+    admitted when a look was at them, and do since. `spent`: it gave fewer, and so has none left that is due.
     """
 
     queue: str
@@ -119,10 +120,10 @@ class Roster:
         """How many lanes are known."""
         return len(self._lanes)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it has no place for another lane."""
-        return len(self._lanes) >= MOST_LANES
+    def is_stocked(self) -> bool:
+        """Whether half of the lanes that it holds at most can be claimed from."""
+        now = self._now()
+        return sum(lane.is_open(now) for lane in self._lanes.values()) >= MOST_LANES / 2
 
     def open_queues(self) -> set[str]:
         """The queues of which a claim may bring metered jobs."""
@@ -241,11 +242,18 @@ class Roster:
                     self._paces[name].spend(now, count)
             if count < line.most and not is_full and lane.ends == lane.ends_before:
                 lane.ready, lane.timed, short = False, False, True
-                lane.spent = count < lane.room and all(len(self._by_bucket[name]) == 1 for name in lane.flow.buckets)
+                lane.spent = self._is_spent(lane, count)
                 lane.wakes_at = now + (SPENT_SECONDS if lane.spent else LOCKED_SECONDS)
             lane.room -= count
         self._adapt([lane for _, lane in known])
         return short
+
+    def _is_spent(self, lane: KnownLane, count: int) -> bool:
+        """Whether a lane that gave `count` jobs, fewer than were asked, has none left that is due. Its buckets had room
+        for more, and no other lane of this worker uses them. If it gave none, somebody may have locked its bucket."""
+        if not count:
+            return lane.spent
+        return count < lane.room and all(len(self._by_bucket[name]) == 1 for name in lane.flow.buckets)
 
     def _adapt(self, asked: Sequence[KnownLane]) -> None:
         """Ask fewer jobs of each lane, and more lanes, where most lanes have not even two; more where lanes give what

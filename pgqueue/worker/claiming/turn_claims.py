@@ -122,7 +122,7 @@ class TurnClaims:
         whole = not self._after and all(after == LEAST_LANE for _, after in places)
         self._note_cost(self._looked_at - began, len(seen), whole=whole)
         self._dry = False
-        if self._after and not self.roster.is_full:
+        if self._after and not self.roster.is_stocked():
             self._wanted = True
         if busy:
             await self._tell_of_room(seen)
