@@ -181,36 +181,55 @@ def given(roster: Roster, lines: list[Line], jobs: dict[int, int]) -> None:
     roster.claimed("default", lines, by_lane(found), asked)
 
 
-def test_an_end_opens_no_lane_whose_bucket_had_room_for_more_jobs_than_it_had() -> None:
-    roster, flow = Roster(), keyed("r/1")
-    roster.see([seen(flow, 1, room=5)], ALL)
-    given(roster, roster.choose("default", 3), {1: 1})
+def many(*, room: int = 5) -> list[SeenLane]:
+    """As many lanes as make a claim a large one, each with a bucket of its own."""
+    return [seen(keyed(f"r/{number}"), number, room=room) for number in range(1, 101)]
+
+
+def one_of_each(roster: Roster, asked: int = 400) -> None:
+    """Claim four jobs of each lane, of which each has one."""
+    lines = roster.choose("default", asked)
+    given(roster, lines, {line.lane: 1 for line in lines})
+
+
+def test_an_end_opens_no_lane_of_many_whose_bucket_had_room_for_more_jobs_than_it_had() -> None:
+    roster = Roster()
+    roster.see(many(), ALL)
+    one_of_each(roster)
     assert not roster.ended([claimed(100, 1, lane=1)])
     assert roster.open_queues() == set()
-    roster.see([seen(flow, 1, room=5)], ALL)
+    roster.see(many(), ALL)
     assert roster.open_queues() == {"default"}
 
 
-def test_an_end_opens_a_lane_whose_bucket_was_full() -> None:
+def test_an_end_opens_a_lane_of_many_whose_bucket_was_full() -> None:
     roster = Roster()
-    roster.see([seen(keyed("r/1"), 1, room=1)], ALL)
-    given(roster, roster.choose("default", 3), {1: 1})
+    roster.see(many(room=1), ALL)
+    one_of_each(roster)
+    assert roster.open_queues() == set()
+    assert roster.ended([claimed(100, 1, lane=1)])
+
+
+def test_an_end_opens_the_one_lane_of_a_bucket_whose_room_other_workers_may_have_taken() -> None:
+    roster = Roster()
+    roster.see(many()[:1], ALL)
+    one_of_each(roster)
     assert roster.open_queues() == set()
     assert roster.ended([claimed(100, 1, lane=1)])
 
 
 def test_an_end_opens_the_lanes_that_share_a_bucket_however_much_room_it_had() -> None:
-    roster, flow = Roster(), keyed("r")
-    roster.see([seen(flow, 1, room=5), seen(flow, 2, room=5)], ALL)
-    given(roster, roster.choose("default", 6), {1: 1, 2: 1})
+    roster = Roster()
+    roster.see([*many(), seen(keyed("r/1"), 101, room=5)], ALL)
+    one_of_each(roster, asked=404)
     assert roster.ended([claimed(100, 1, lane=1)])
 
 
-def test_a_lane_that_gave_nothing_may_have_been_locked_and_an_end_opens_it() -> None:
+def test_a_lane_of_many_that_gave_nothing_may_have_been_locked_and_an_end_opens_it() -> None:
     roster = Roster()
-    roster.see([seen(keyed("r/1"), 1, room=5)], ALL)
-    given(roster, roster.choose("default", 1), {1: 1})
-    given(roster, roster.choose("default", 3), {1: 0})
+    roster.see(many(), ALL)
+    one_of_each(roster, asked=100)
+    given(roster, roster.choose("default", 400), dict.fromkeys(range(1, 101), 0))
     assert roster.open_queues() == set()
     assert roster.ended([claimed(100, 1, lane=1)])
 

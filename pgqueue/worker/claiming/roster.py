@@ -242,15 +242,18 @@ class Roster:
                     self._paces[name].spend(now, count)
             if count < line.most and not is_full and lane.ends == lane.ends_before:
                 lane.ready, lane.timed, short = False, False, True
-                lane.spent = self._is_spent(lane, count)
+                lane.spent = len(known) > MANY_LANES and self._is_spent(lane, count)
                 lane.wakes_at = now + (SPENT_SECONDS if lane.spent else LOCKED_SECONDS)
             lane.room -= count
         self._adapt([lane for _, lane in known])
         return short
 
     def _is_spent(self, lane: KnownLane, count: int) -> bool:
-        """Whether a lane that gave `count` jobs, fewer than were asked, has none left that is due. Its buckets had room
-        for more, and no other lane of this worker uses them. If it gave none, somebody may have locked its bucket."""
+        """Whether a lane that gave `count` jobs, fewer than were asked, seems to have none left that is due.
+
+        Its buckets had room for more, and no other lane of this worker uses them. If it gave none, somebody may have
+        locked its bucket. Other workers may have taken that room, too: so this is believed where there are many lanes.
+        """
         if not count:
             return lane.spent
         return count < lane.room and all(len(self._by_bucket[name]) == 1 for name in lane.flow.buckets)
