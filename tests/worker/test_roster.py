@@ -218,6 +218,16 @@ def test_an_end_opens_the_one_lane_of_a_bucket_whose_room_other_workers_may_have
     assert roster.ended([claimed(100, 1, lane=1)])
 
 
+def test_an_end_during_a_claim_asks_for_another_one() -> None:
+    roster, flow = Roster(), keyed("r")
+    roster.see([seen(flow, 1)], ALL)
+    lines = roster.choose("default", 1)
+    assert roster.ended([claimed(7, 1, lane=1)])
+    given(roster, lines, {1: 0})
+    assert roster.open_queues() == {"default"}
+    assert not roster.ended([claimed(8, 1, lane=1)])  # it is open, and no claim is under way
+
+
 def test_an_end_opens_the_lanes_that_share_a_bucket_however_much_room_it_had() -> None:
     roster = Roster()
     roster.see([*many(), seen(keyed("r/1"), 101, room=5)], ALL)

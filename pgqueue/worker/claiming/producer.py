@@ -177,16 +177,18 @@ class Producer(Duty):
             async with self._full_scan.claims:
                 await self._release_strays()
         self._strays_at = 0.0  # unless this claim is answered, look for strays before the next one
-        if self._handed_on and not self._woken and self._full_since is None and monotonic() < self._rests_until:
+        if self._handed_on and not self._woken and self._full_since is None:
             await self._hand_on()
-        else:
+        if self._woken or self._full_since is not None or monotonic() >= self._rests_until:
+            self._handed_on = False
             self._rests_until = monotonic() + await self._claim_and_rest()
-        self._handed_on = False
         self._strays_at = self._strays_next
         return max(self._rests_until - monotonic(), 0.0)
 
     async def _hand_on(self) -> None:
-        """Claim metered jobs alone, where the last claim has left no other ones: what ended hands on its place."""
+        """Claim metered jobs first, where the last claim has left no other ones: what ended hands on its place. What
+        ends during this claim does so again."""
+        self._handed_on = False
         for queue in self._turns.queues_in_order():
             await self._claim_metered(queue)
 

@@ -114,6 +114,7 @@ class Roster:
         self._choices = 0
         self._jobs_a_lane = JOBS_A_LANE
         self.opened = 0  # lanes from which jobs can be claimed since the last look, and could not before
+        self._claiming = False  # a claim is under way, which may not show what ends meanwhile
         self._ended: set[str] | None = None  # buckets that jobs have left since the look began that is under way
 
     def __len__(self) -> int:
@@ -161,7 +162,7 @@ class Roster:
         Each of the highest priorities may fill the room: the claim takes the higher ones first. One claim in sixteen
         takes a job of each of the lanes that have been served least lately, so that no priority waits for ever.
         """
-        now = self._now()
+        now, self._claiming = self._now(), True
         lanes = [lane for lane in self._lanes.values() if lane.queue == queue and lane.is_open(now)]
         lines: list[Line] = []
         priorities = {lane.priority for lane in lanes}
@@ -229,6 +230,7 @@ class Roster:
     ) -> bool:
         """Note which jobs of each lane a claim has brought. Returns whether a lane gave less than was asked, so that a
         look should say why."""
+        self._claiming = False
         now, short, is_full = self._now(), False, sum(map(len, jobs.values())) >= room
         known = [(line, lane) for line in lines if (lane := self._lanes.get((queue, line.lane, line.priority)))]
         if jobs:
@@ -294,7 +296,7 @@ class Roster:
 
     def ended(self, jobs: Iterable[ClaimedJob]) -> bool:
         """Note that the ends of jobs are written: each lane that shares a bucket with one of them may go on. Returns
-        whether one does."""
+        whether one does that could not be claimed from, or from which a claim is under way."""
         names, lanes, held = set[str](), set[int](), self._held
         for job in jobs:
             if job.id in held:
@@ -311,8 +313,9 @@ class Roster:
                 known = self._lanes[key]
                 known.ends += 1
                 known.room += 1
-                if not known.ready and not known.timed and not known.spent:
-                    known.ready = opened = True
+                if not known.timed and not known.spent:
+                    opened = opened or not known.ready or self._claiming
+                    known.ready = True
         return opened
 
     def drop_running(self) -> None:
