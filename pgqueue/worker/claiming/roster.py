@@ -313,9 +313,10 @@ class Roster:
                 known = self._lanes[key]
                 known.ends += 1
                 known.room += 1
-                if not known.timed and not known.spent:
-                    opened = opened or not known.ready or self._claiming
-                    known.ready = True
+                if known.ready:
+                    opened = opened or self._claiming
+                elif not known.timed and not known.spent:
+                    known.ready = opened = True
         return opened
 
     def drop_running(self) -> None:
