@@ -4,6 +4,7 @@ It connects, prints `ready`, waits for a line on stdin, works, and prints one JS
 connecting and importing, and several producers begin together.
 """
 
+import asyncio
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from pgqueue.jobs.lifecycle import PLAIN_SUCCESS
 from pgqueue.queries import Queries
 from pgqueue.queries.jobs.resolve import is_counted
 
+from .by_hand import run_slots
 from .tasks import TASKS, app, noop
 from .track import VARIABLE, count
 
@@ -257,8 +259,13 @@ def flow(n: str, limit: str, seconds: str) -> Work:
     return work
 
 
+def slots(count: str, seconds: str) -> Work:
+    """Run jobs by hand in so many slots."""
+    return lambda: asyncio.run(run_slots(int(count), float(seconds)))
+
+
 VERBS: dict[str, Callable[..., Work]] = {
-    f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, signals, ends, stream, flow, locks)
+    f.__name__: f for f in (one, borrowed, hand, bulk, keyed, copy, rate, signals, ends, stream, flow, locks, slots)
 }
 
 

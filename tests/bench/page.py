@@ -60,6 +60,8 @@ FIGURES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("percent", "% of the slots used", ".1f"),
         ("held_percent", "% of them held", ".1f"),
         ("most", "most at once", ".0f"),
+        ("hand_percent", "% used by hand", ".1f"),
+        ("ratio", "of by hand", ".2f"),
     ),
     "q-pinned": FLOW, "s-pinned": FLOW,
     "q-why": (("why_ms", "ms", ".1f"),),

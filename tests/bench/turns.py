@@ -14,6 +14,7 @@ from pgqueue.jobs.flow import Flow
 from pgqueue.queries import Queries
 
 from . import track
+from .by_hand import SETUP
 from .database import BenchDatabase
 from .drain import emptied, filled, quantile
 from .results import Record
@@ -218,9 +219,24 @@ def used_slots(session: BenchSession, n: int, workers: int = 4) -> Record:
         track.wait_for(session.track, n, 60)
         _wait_empty(database)
     seconds = float(database.value(LONGEST))
-    running = float(database.value(RUNNING))
-    return {"jobs": n, "percent": round(10 * n * 0.02 / seconds, 1), "held_percent": round(10 * running / seconds, 1),
-            "most": _most(database), "ok": database.finished() == n}  # fmt: skip
+    running, most, ok = float(database.value(RUNNING)), _most(database), database.finished() == n
+    percent, by_hand = 10 * n * 0.02 / seconds, _slots_by_hand(session, database, n)
+    return {
+        "jobs": n, "percent": round(percent, 1), "held_percent": round(10 * running / seconds, 1), "most": most,
+        "hand_percent": round(by_hand, 1), "ratio": round(percent / by_hand, 3), "ok": ok,
+    }  # fmt: skip
+
+
+def _slots_by_hand(session: BenchSession, database: BenchDatabase, n: int) -> float:
+    """Run `n` jobs of 20 ms by hand, in ten slots of four processes; return how much of these they use, in percent."""
+    for statement in SETUP:
+        database.conn.execute(statement, {"n": n} if "%(n)s" in statement else None)
+    with session.timed(), session.producing(*(("slots", slots, 0.02) for slots in (3, 3, 2, 2))) as processes:
+        for process in processes:
+            process.go()
+        answers = [process.answer() for process in processes]
+    seconds = max(answer["ended"] for answer in answers) - min(answer["began"] for answer in answers)
+    return 10 * n * 0.02 / seconds
 
 
 def pinned(session: BenchSession, n: int) -> Record:
