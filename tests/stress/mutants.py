@@ -169,7 +169,7 @@ MUTANTS: dict[str, Mutant] = {
     "no_poll": Mutant(no_poll, targeted.deaf, frozenset({"L3"}), replace(TWO, workers=1)),
     "keep_strays": Mutant(keep_strays, targeted.lost_claim, frozenset({"L4"}), TWO),
     "loose_completion": Mutant(loose_completion, targeted.killed_while_exact, frozenset({"S9"}), TWO),
-    "stale_attempts": Mutant(stale_attempts, targeted.brought_back, frozenset({"S10"}), BUSY),
+    "stale_attempts": Mutant(stale_attempts, targeted.brought_back, frozenset({"S10"}), TWO),
     "own_transaction": Mutant(own_transaction, targeted.busy, frozenset({"S2", "S3"}), BUSY),
 }
 

@@ -1,9 +1,11 @@
 """One run: processes up, faults, faults stop, measured recovery, everything down, evidence in."""
 
 import asyncio
+import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +20,7 @@ import pgqueue
 from . import acts, history, metered_shop, woven
 from .auditor import Auditor
 from .finish import finish, woven_app
-from .fleet import Fleet, Process
+from .fleet import ROOT, Fleet, Process
 from .history import History, Probe
 from .nemesis import Nemesis
 from .plans import SMALL
@@ -78,9 +80,13 @@ class Stress:
         self.quiet = False
         self.missing: dict[str, str] = {}
 
+    @property
+    def _pgqueue(self) -> list[str]:
+        """The words after `python` that are `pgqueue`, with the seeded bug in it."""
+        return ["-m", "tests.stress.mutants", self.settings.mutant] if self.settings.mutant else ["-m", "pgqueue"]
+
     def _commands(self) -> dict[str, list[str]]:
-        s = self.settings
-        pgq = ["-m", "tests.stress.mutants", s.mutant] if s.mutant else ["-m", "pgqueue"]
+        s, pgq = self.settings, self._pgqueue
         process = ["-A", "tests.stress.growing_shop:app", "--lease", str(s.lease), "--poll", str(s.poll)]
         work = ["work", *process, "-c", "4", "-Q", "default,only-{name}", "--shutdown-timeout", str(SHUTDOWN_SECONDS)]
         producer = ["-m", "tests.stress.mutants", s.mutant, "producer"] if s.mutant else ["-m", "tests.stress.producer"]
@@ -123,6 +129,16 @@ class Stress:
             return [(await client.aenqueue(task, args)).id for _ in range(count)]
         finally:
             await app.aclose()
+
+    async def operate(self, *command: str) -> None:
+        """Give a command, past the proxy."""
+        environ = os.environ | {"PGQUEUE_DSN": self.database.dsn(user=self.database.role), "PYTHONPATH": str(ROOT)}
+        words = [sys.executable, *self._pgqueue, *command]
+        operator = await asyncio.create_subprocess_exec(
+            *words, env=environ, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL
+        )
+        if status := await operator.wait():
+            raise RuntimeError(f"{' '.join(command)} has failed with status {status}")
 
     async def probe(self, number: str, what: str, condition: Callable[[], Awaitable[Any]], bound: float) -> bool:
         """Measure how long something takes to come true."""

@@ -57,11 +57,15 @@ async def busy(stress: Stress) -> None:
 
 
 async def brought_back(stress: Stress) -> None:
-    """An operator brings back jobs that have run."""
-    enough = """
-        select count(distinct job_id) >= 5 from pgqueue.transition t where from_state in ('failed', 'cancelled')
-        and exists (select from pgqueue.transition r where r.job_id = t.job_id and r.to_state = 'running')"""
-    await _must(await until(lambda: stress.database.value(enough), 2 * PATIENCE), "five came back that had run")
+    """An operator brings back jobs that have used all of their attempts."""
+    jobs = await stress.enqueue("always", 5)
+    dead = "select count(*) = 5 from pgqueue.dead_letter where id = any(%s)"
+    await _must(await until(lambda: stress.database.value(dead, jobs), PATIENCE), "five have failed for good")
+    await stress.operate("dead", "redrive", "--yes", *(f"--id={job}" for job in jobs))
+    again = """
+        select count(*) >= 5 from pgqueue.transition r where r.job_id = any(%s) and r.to_state = 'running' and exists (
+            select from pgqueue.transition t where t.job_id = r.job_id and t.from_state = 'failed' and t.at < r.at)"""
+    await _must(await until(lambda: stress.database.value(again, jobs), PATIENCE), "five have run again")
 
 
 async def slow_jobs(stress: Stress) -> None:
