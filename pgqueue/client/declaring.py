@@ -23,13 +23,15 @@ class DeclaresLimits:
         on_full: OnFull = "wait",
         rate: GivenRate | None = None,
         breaker: Breaker | None = None,
+        while_waiting: bool = False,
     ) -> SharedLimit:
         """Make a limit that tasks share: `stripe = app.limit("stripe", 20)`, then `@app.task(limit=stripe)`.
 
         All jobs of these tasks are counted together, for each value of `by` if it is given: then each task has that
         parameter. The settings are those of pgqueue.Limit. Raises InvalidOption.
         """
-        shared = shared_limit(name, Limit(max_running, by=by, on_full=on_full, rate=rate, breaker=breaker))
+        limit = Limit(max_running, by=by, on_full=on_full, rate=rate, breaker=breaker, while_waiting=while_waiting)
+        shared = shared_limit(name, limit)
         self.rules.add(LimitRule.of_limit(shared.name, shared.limit))
         return shared
 
