@@ -136,7 +136,7 @@ begin
         return null;
     end if;
     lock table {s}.worker in share row exclusive mode;
-    select format('%s on %s, pid %s, pgqueue %s', w.kind, w.host, w.pid, w.version) into older from {s}.worker w
+    select format('%s on %s, pid %s, release %s', w.kind, w.host, w.pid, w.version) into older from {s}.worker w
     where w.lost_at is null and (w.knows is null or w.knows < '0047')
     and w.heartbeat_at >= clock_timestamp() - make_interval(secs => least(w.lease_seconds, 86400))
     order by w.started_at limit 1;
