@@ -108,6 +108,7 @@ DUTIES: dict[str, Query[Any]] = {
     "turns.find_drift": QUERIES.turns.find_drift(100),
     "turns.cancel_behind": QUERIES.turns.cancel_behind(FullLane("q0", 0, 0, "r/0", "skip"), 50),
     "turns.cancel_holders": QUERIES.turns.cancel_holders(FullLane("q0", 0, 0, "r/0", "cancel_running")),
+    "turns.keepers": QUERIES.turns.keepers(FullLane("q0", 0, 0, "s", "cancel_running")),
     "turns.lock_bucket": QUERIES.turns.lock_bucket("r/1"),
     "turns.reconcile": QUERIES.turns.reconcile("r/1"),
     "jobs.lock_unlocked": QUERIES.jobs.lock_unlocked([1, 2]),

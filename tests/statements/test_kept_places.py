@@ -12,9 +12,11 @@ from pgqueue.jobs.job import ClaimedJob
 from pgqueue.jobs.lifecycle import PLAIN_SUCCESS, Resolution
 from pgqueue.queries.jobs.change import Edit, EditedJob
 from pgqueue.queries.turns.claim import Line
+from pgqueue.queries.turns.full import FullLane
 from pgqueue.queries.turns.kept import KeptPlace
 from tests.conftest import scalar
 from tests.harness import QUERIES, WORKER, Conn, InThread, add_worker, wait_blocked
+from tests.statements.graphs import graph, insert
 from tests.statements.turns import claim_turns, keyed, metered, rule, running
 
 SNOOZED = Resolution("snooze", "asleep", 0.0, refund=True)
@@ -303,3 +305,28 @@ def test_a_rule_that_counts_no_waits_costs_a_metered_job_nothing(ruled: Conn) ->
     suspend(ruled, *claim_turns(ruled, [other]))
     assert ruled.execute(ROW, (job,)).fetchone() == (other.lane, "blocked", 1)
     assert (running(ruled, "stripe"), scalar(ruled, "select count(*) from pgqueue.limit_hold")) == (0, 0)
+
+
+def test_who_wants_to_stop_what_runs_finds_those_that_keep_places(ruled: Conn) -> None:
+    ruled.execute("update pgqueue.limit_rule set on_full = 'cancel_running' where name = 'line'")
+    first, _ = metered(ruled, LINE, jobs=2)
+    suspend(ruled, *claim_turns(ruled, [LINE]))
+    full = FullLane("default", LINE.lane, 0, "line", "cancel_running")
+    assert db.run(ruled, QUERIES.turns.cancel_holders(full)) == []
+    assert db.run(ruled, QUERIES.turns.keepers(full)) == [first]
+    ruled.execute("delete from pgqueue.job_live where id <> %s", (first,))
+    assert db.run(ruled, QUERIES.turns.keepers(full)) == []
+
+
+def test_a_workflow_that_is_cancelled_gives_back_what_its_members_have_kept(ruled: Conn) -> None:
+    made = insert(ruled, graph(1, flow=LINE))
+    (job,) = made.jobs
+    db.run(ruled, QUERIES.turns.make_buckets(["line"]))
+    (claimed,) = claim_turns(ruled, [LINE])
+    with ruled.transaction():
+        db.run(ruled, QUERIES.jobs.resolve_tied([(claimed, SNOOZED)]))
+        db.run(ruled, QUERIES.steps.put_to_sleep([(claimed, None)]))
+    assert running(ruled, "line") == 1
+    ruled.execute("update pgqueue.workflow set stop_reason = 'enough' where id = %s", (made.id,))
+    db.run(ruled, QUERIES.workflows.stop(10))
+    assert (running(ruled, "line"), scalar(ruled, KEPT, job)) == (0, None)

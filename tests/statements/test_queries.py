@@ -152,6 +152,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "turns.find_drift": lambda q: q.turns.find_drift(10),
     "turns.cancel_behind": lambda q: q.turns.cancel_behind(FULL_LANE, 10),
     "turns.cancel_holders": lambda q: q.turns.cancel_holders(FULL_LANE),
+    "turns.keepers": lambda q: q.turns.keepers(FULL_LANE),
     "turns.lock_bucket": lambda q: q.turns.lock_bucket("r/a"),
     "turns.reconcile": lambda q: q.turns.reconcile("r/a"),
     "jobs.lock_unlocked": lambda q: q.jobs.lock_unlocked([1, 2]),

@@ -118,3 +118,23 @@ def test_bad_settings_are_refused(app: App) -> None:
     app.limits.set("ship#order", max_running=1)
     with pytest.raises(InvalidOption, match="its kind is order"):
         app.limits.set("ship#order", while_waiting=True)
+
+
+def test_a_newer_job_ends_the_one_in_flight_where_the_rule_says_so(app: App) -> None:
+    @app.task(name="latest", limit=Limit(1, while_waiting=True, on_full="cancel_running"))
+    def latest(ctx: Context) -> None:
+        ctx.wait_signal("go")
+
+    first = app.enqueue("latest")
+
+    async def main() -> None:
+        async with working(app, **RUN):
+            await reaches(app, first, "waiting")
+            second = app.enqueue("latest")
+            await reaches(app, second, "waiting")
+
+    asyncio.run(main())
+    assert (app.get(first.id).state, app.get(first.id).reason) == (
+        JobState.CANCELLED,
+        "cancelled: a newer job waits for latest",
+    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pgqueue import db
 from pgqueue.db.link import Link
 from pgqueue.events import LimitReconciled, WaitingJobCancelled
+from pgqueue.jobs.job import JobState
 from pgqueue.process.duty import Duty
 from pgqueue.queries.turns.full import FullLane
 from pgqueue.queries.turns.kept import GivenUp, KeptPlace
@@ -37,7 +38,7 @@ class LimitKeeper(Duty):
         self._full: dict[FullLane, None] = {}
         self._needed = False
         self._reconcile_at = self._drop_at = 0.0
-        self._limits = core.queries.limits
+        self._limits, self._cancel = core.queries.limits, core.queries.jobs.cancel
         self._hindered_by: str | None = None
 
     def metered_found(self, full: Sequence[FullLane]) -> None:
@@ -68,6 +69,7 @@ class LimitKeeper(Duty):
         if full.policy == "cancel_running":
             for job in await self.link.run(self._queries.cancel_holders(full)):
                 log.info("job %d %s is asked to stop: a newer one waits for %s", job.id, job.task, full.bucket)
+            await self._cancel_keepers(full)
             return
         cancelled = await self.link.run(self._queries.cancel_behind(full, BATCH))
         for job in cancelled:
@@ -77,6 +79,17 @@ class LimitKeeper(Duty):
         if len(cancelled) == BATCH:
             self._full[full] = None
             self.wake()
+
+    async def _cancel_keepers(self, full: FullLane) -> None:
+        """Cancel jobs that wait and have kept their places of a full bucket, for those that wait for these."""
+        jobs = await self.link.run(self._queries.keepers(full))
+        if not jobs:
+            return
+        reason = f"cancelled: a newer job waits for {full.bucket}"
+        for job in await self.link.run(self._cancel(jobs, reason)):
+            log.info("job %d %s is cancelled: a newer one waits for %s", job.id, job.task, full.bucket)
+            if job.state != JobState.RUNNING:
+                self._emit(WaitingJobCancelled(job.id, job.task, job.queue, reason))
 
     async def _keep_places(self) -> None:
         """Let jobs keep places while they wait, as soon as that can be, and give back those that are kept no longer."""
