@@ -73,8 +73,9 @@ def _closed(bucket: BucketState) -> Reason:
 
 def _of_room(bucket: BucketState) -> Iterator[Reason]:
     """Yield that as many jobs run as may."""
-    facts = {"bucket": bucket.name, "running": bucket.running, "most": bucket.most, "jobs": sorted(bucket.holders),
-             "kept": bucket.kept, "kept_by": bucket.keepers}  # fmt: skip
+    facts = {"bucket": bucket.name, "running": bucket.running, "most": bucket.most, "jobs": sorted(bucket.holders)}
+    if bucket.kept:
+        facts |= {"kept": bucket.kept, "kept_by": bucket.keepers}
     if bucket.most is not None and bucket.running >= bucket.most:
         text = f"{bucket.name} is full: {bucket.running} of {bucket.most} run{_holders(bucket)}."
         if bucket.kept:

@@ -157,10 +157,14 @@ FREE_BUCKETS: LiteralString = """alike as (
 PLACES_KEPT: LiteralString = "(select true from {s}.compat c where c.revision = 'while_waiting')"
 
 # The places that `{job}` keeps while it waits: a JSON array of its buckets, in the order of their names; null for none.
-# A probe of the primary key of limit_hold, which is empty in most databases. One that was kept under another lease is a
-# leftover.
-HELD_BY: LiteralString = """(select jsonb_agg(h.bucket order by h.bucket) from {s}.limit_hold h
-        where h.job_id = {job}.id and h.lease = {job}.lease)"""
+# By the primary key of limit_hold. One that was kept under another lease is a leftover. Where no place may be kept,
+# which a statement asks once, nothing is probed.
+HELD_BY: LiteralString = fill(
+    """case when {places_kept} then (
+        select jsonb_agg(h.bucket order by h.bucket) from {s}.limit_hold h
+        where h.job_id = {job}.id and h.lease = {job}.lease) end""",
+    places_kept=PLACES_KEPT,
+)
 
 # Give back what jobs have kept while they waited that end, or go to another place, in the statement that moves them:
 # see the function, which has the owner's rights. Reads `{moved}`: id, lease, and of `{metered}` the lane. Few have

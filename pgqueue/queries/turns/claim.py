@@ -107,7 +107,7 @@ CLAIM_TURNS: LiteralString = fill(
 )
 
 # The jobs of CLAIM_KEPT go back to the lane that their flow says, and are returned with that from which they came.
-_MOVED_HOME: LiteralString = fill(
+_MOVED_BACK: LiteralString = fill(
     """{moved}, let_go as (
     delete from {s}.limit_hold h where h.job_id = any(array(select id from moved))
 )""",
@@ -151,7 +151,7 @@ CLAIM_KEPT: LiteralString = fill(
             select h.bucket from {s}.limit_hold h where h.job_id = c.id for update skip locked) as h)
 )""",
     candidates="sure",
-    moved=_MOVED_HOME,
+    moved=_MOVED_BACK,
     claimed=_CLAIMED_APART,
     rule_paused=fill(PAUSED, p="r"),
     key_paused=fill(PAUSED, p="k"),

@@ -64,26 +64,26 @@ cross join lateral (
 ) as lane
 cross join lateral (
     select case when k.kept is null then w.flow else w.flow || jsonb_build_object('kept', k.kept) end as flow,
-           w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+           k.kept, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
     from (
         ({first_of_all})
         union all
         (select p.* from ({first_hundred}) as p order by p.runs desc, p.run_at, p.id limit 1)
-    ) as w cross join lateral (select {kept} as kept offset 0) as k
+    ) as w cross join lateral (select {kept} as kept) as k
 ) as first
 cross join lateral (
     select case when bool_and(b.name is not null) is false then null else coalesce(min(b.room), 2147483647) end as room,
            max(b.opens_in) as opens_in, jsonb_agg(b.pace) filter (where b.pace is not null)::text as paced,
            max(b.policy) as policy
-    from (select b.name, (first.flow -> 'kept'::text ? b.name) is true as kept
-          from jsonb_array_elements_text(first.flow -> 'buckets'::text) as b(name)) as part
+    from jsonb_array_elements_text(first.flow -> 'buckets'::text) as part(name)
     left join lateral (
         select u.name, c.room, case when not isfinite(c.opens_at) then 'infinity'::float8
             else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then concat_ws(' ', r.on_full, u.name) end as policy
-        from (select c.name, c.rule, c.closed_until, c.opened, case when not part.kept then c.running end as running,
-                     case when part.kept then '-infinity' else c.tat end as tat from {bucket} as c) as u
+        from (select c.name, c.rule, c.closed_until, c.opened,
+                     case when (first.kept ? c.name) is not true then c.running end as running,
+                     case when first.kept ? c.name then '-infinity' else c.tat end as tat from {bucket} as c) as u
         {rules}
         cross join lateral (select{room},{opening}) as c
     ) as b on true

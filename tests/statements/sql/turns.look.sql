@@ -27,7 +27,7 @@ cross join lateral (
 ) as lane
 cross join lateral (
     select case when k.kept is null then w.flow else w.flow || pg_catalog.jsonb_build_object('kept', k.kept) end as flow,
-           w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+           k.kept, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
     from (
         (select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
                j.lease,
@@ -48,22 +48,23 @@ cross join lateral (
          where j.state = 'blocked' and j.waits_for = 'turn' and j.queue::text = served.queue and j.lane::bigint = lane.number
          and j.priority::smallint = lane.priority and ((select pg_catalog.array_agg(c.task) from "pgqueue".task_control c where c.paused_at is not null and (c.paused_until is null or c.paused_until > now()))::text[] is null or lane.number < 0) = false
          order by (case when j.lane < 0 then '-infinity'::timestamptz else j.run_at end), j.id limit 100) as p order by p.runs desc, p.run_at, p.id limit 1)
-    ) as w cross join lateral (select (select pg_catalog.jsonb_agg(h.bucket order by h.bucket) from "pgqueue".limit_hold h
-        where h.job_id = w.id and h.lease = w.lease) as kept offset 0) as k
+    ) as w cross join lateral (select case when (select true from "pgqueue".compat c where c.revision = 'while_waiting') then (
+        select pg_catalog.jsonb_agg(h.bucket order by h.bucket) from "pgqueue".limit_hold h
+        where h.job_id = w.id and h.lease = w.lease) end as kept) as k
 ) as first
 cross join lateral (
     select case when pg_catalog.bool_and(b.name is not null) is false then null else coalesce(pg_catalog.min(b.room), 2147483647) end as room,
            pg_catalog.max(b.opens_in) as opens_in, pg_catalog.jsonb_agg(b.pace) filter (where b.pace is not null)::text as paced,
            pg_catalog.max(b.policy) as policy
-    from (select b.name, (first.flow -> 'kept'::text ? b.name) is true as kept
-          from pg_catalog.jsonb_array_elements_text(first.flow -> 'buckets'::text) as b(name)) as part
+    from pg_catalog.jsonb_array_elements_text(first.flow -> 'buckets'::text) as part(name)
     left join lateral (
         select u.name, c.room, case when not pg_catalog.isfinite(c.opens_at) then 'infinity'::float8
             else extract(epoch from c.opens_at - clock_timestamp())::float8 end as opens_in, c.pace,
             case when r.on_full <> 'wait' and coalesce(k.max_running, r.max_running) <= u.running
                  then pg_catalog.concat_ws(' ', r.on_full, u.name) end as policy
-        from (select c.name, c.rule, c.closed_until, c.opened, case when not part.kept then c.running end as running,
-                     case when part.kept then '-infinity' else c.tat end as tat from (
+        from (select c.name, c.rule, c.closed_until, c.opened,
+                     case when (first.kept ? c.name) is not true then c.running end as running,
+                     case when first.kept ? c.name then '-infinity' else c.tat end as tat from (
             select t.*, greatest(least(t.taken - f.freed, 2147483647), 0)::int as running, f.closed_until, f.opened
             from (select t.* from "pgqueue".limit_use t where t.name = part.name order by t.version desc limit 1) as t
             cross join lateral (
