@@ -35,7 +35,10 @@ _PARTS: dict[str, LiteralString] = {"paused_tasks": PAUSED_TASKS, "waits": WAITS
 # the very first. A lane that shows none is due in ten seconds, in case one is behind those. Each look asks again.
 LOOK: LiteralString = fill(
     """
-select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
+select served.queue, lane.number, lane.priority,
+       (case when first.kept is null then first.flow
+             else first.flow || jsonb_build_object('kept', first.kept) end)::text,
+       first.run_at, first.id, first.due_in,
        free.room, free.opens_in, free.paced, free.policy, share.weight
 from (
     select g.queue, g.after from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as g(queue, after)
@@ -63,8 +66,8 @@ cross join lateral (
     select hop.number, hop.priority from hop
 ) as lane
 cross join lateral (
-    select case when k.kept is null then w.flow else w.flow || jsonb_build_object('kept', k.kept) end as flow,
-           k.kept, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+    select w.flow, k.kept, w.run_at, w.id,
+           case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
     from (
         ({first_of_all})
         union all

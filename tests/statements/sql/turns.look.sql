@@ -1,4 +1,7 @@
-select served.queue, lane.number, lane.priority, first.flow::text, first.run_at, first.id, first.due_in,
+select served.queue, lane.number, lane.priority,
+       (case when first.kept is null then first.flow
+             else first.flow || pg_catalog.jsonb_build_object('kept', first.kept) end)::text,
+       first.run_at, first.id, first.due_in,
        free.room, free.opens_in, free.paced, free.policy, share.weight
 from (
     select g.queue, g.after from unnest((select %(queues)s::text[]), (select %(after)s::bigint[])) as g(queue, after)
@@ -26,8 +29,8 @@ cross join lateral (
     select hop.number, hop.priority from hop
 ) as lane
 cross join lateral (
-    select case when k.kept is null then w.flow else w.flow || pg_catalog.jsonb_build_object('kept', k.kept) end as flow,
-           k.kept, w.run_at, w.id, case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
+    select w.flow, k.kept, w.run_at, w.id,
+           case when w.runs then w.due_in else greatest(w.due_in, 10::float8) end as due_in
     from (
         (select j.headers::jsonb -> '$flow'::text as flow, j.run_at::timestamptz as run_at, j.id,
                j.lease,
