@@ -52,7 +52,7 @@ class Crew:
 
     def act(self) -> None:
         """Do one thing, in one transaction."""
-        acts = [self.claim, self.claim, self.claim, self.end, self.sleep, self.sleep, self.wake, self.wake, self.meddle]
+        acts = [*[self.claim] * 3, self.end, *[self.sleep] * 3, self.wake, *[self.meddle] * 2]
         with self.conn.transaction():
             self.dice.choice(acts)()
 
@@ -100,7 +100,7 @@ class Crew:
     def meddle(self) -> None:
         """Do what people and duties do."""
         found = [job for (job,) in self.conn.execute(WAITING)]
-        match self.dice.randrange(6):
+        match self.dice.randrange(5):
             case 0 if found:
                 db.run(self.conn, QUERIES.jobs.cancel(sorted(found), "enough"))
             case 1 if found and db.run(self.conn, QUERIES.jobs.lock_waiting(found[0])):
