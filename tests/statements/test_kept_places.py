@@ -235,6 +235,7 @@ def test_a_pause_holds_back_a_job_that_has_kept_its_place(ruled: Conn) -> None:
 
 
 def test_jobs_in_order_keep_their_place_in_both_ways(ruled: Conn) -> None:
+    ruled.execute("update pgqueue.limit_rule set max_running = 2 where name = 'line'")
     order = Flow(("line", "t#order/7"), order="t#order/7")
     first, _ = metered(ruled, order, jobs=2)
     suspend(ruled, *claim_turns(ruled, [order]))
