@@ -1,0 +1,1 @@
+select "pgqueue".keep_places()
