@@ -27,8 +27,21 @@ class RecordedStep(NamedTuple):
     via: str
 
 
-def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
+class Counts(NamedTuple):
+    """How many jobs were changed, and how many were left."""
+
+    done: int
+    skipped: int = 0
+
+
+def _once(_: object) -> Counts:
+    return Counts(1)
+
+
+def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T], count: Callable[[T], Counts] = _once) -> T:
     """Do something for somebody. The row says so before it begins, and afterwards whether it was done, or why not.
+
+    `count` says of what was done how many jobs it concerned; without it the row has 1.
 
     Where the database is gone by then, the row stands as it began. Raises what `do` raises; and InvalidOption for an
     actor whose name cannot be used.
@@ -43,7 +56,7 @@ def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
             run(rows.fail(operation, _why(error)))
         raise
     with suppress(*DATABASE_ERRORS):  # likewise: it is done all the same
-        run(rows.recorded(operation))
+        run(rows.recorded(operation, *count(done)))
     return done
 
 

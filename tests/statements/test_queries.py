@@ -294,7 +294,7 @@ SAMPLES: dict[str, Callable[[Queries], Query[Any]]] = {
     "dead.annotate": lambda q: q.dead.annotate(1, "known", "alice"),
     "operations.begin": lambda q: q.operations.begin("redrive", CHOSEN, {}, "alice", "test"),
     "operations.record": lambda q: q.operations.record("pause", {"queue": "email"}, {}, "alice", "test"),
-    "operations.recorded": lambda q: q.operations.recorded(1),
+    "operations.recorded": lambda q: q.operations.recorded(1, 1, 0),
     "operations.lock": lambda q: q.operations.lock(1),
     "operations.find_abandoned": lambda q: q.operations.find_abandoned(["redrive"], 30.0),
     "operations.move": lambda q: q.operations.move(1, Moved(2, 3, 0, 4, [5], ended=False)),
