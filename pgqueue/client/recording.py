@@ -34,11 +34,7 @@ class Counts(NamedTuple):
     skipped: int = 0
 
 
-def _once(_: object) -> Counts:
-    return Counts(1)
-
-
-def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T], count: Callable[[T], Counts] = _once) -> T:
+def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T], count: Callable[[T], Counts] | None = None) -> T:
     """Do something for somebody. The row says so before it begins, and afterwards whether it was done, or why not.
 
     `count` says of what was done how many jobs it concerned; without it the row has 1.
@@ -56,7 +52,7 @@ def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T], count: Call
             run(rows.fail(operation, _why(error)))
         raise
     with suppress(*DATABASE_ERRORS):  # likewise: it is done all the same
-        run(rows.recorded(operation, *count(done)))
+        run(rows.recorded(operation) if count is None else rows.counted(operation, *count(done)))
     return done
 
 

@@ -23,6 +23,9 @@ insert into {s}.operation (kind, filter, options, actor, via, moved_at, ended_at
 values (%(kind)s, %(filter)s::jsonb, %(options)s::jsonb, %(actor)s, %(via)s, clock_timestamp(), clock_timestamp())
 returning id"""
 DONE_AT_ONCE: LiteralString = """
+update {s}.operation set done = 1, ended_at = clock_timestamp() where id = %(id)s::bigint"""
+# The same of a step on many jobs that is one transaction, such as an import.
+COUNTED_AT_ONCE: LiteralString = """
 update {s}.operation set done = %(done)s::bigint, skipped = %(skipped)s::bigint, ended_at = clock_timestamp()
 where id = %(id)s::bigint"""
 
@@ -148,9 +151,13 @@ class OperationQueries(Statements):
         params = {"kind": kind, "filter": json.dumps(what), "options": json.dumps(options), "actor": actor, "via": via}
         return Query(self._sql(RECORD_OPERATION), first_value, params)
 
-    def recorded(self, operation: int, done: int, skipped: int) -> Query[None]:
-        """Note that what was recorded is done: with how many jobs, or 1, and how many it has left."""
-        return Query(self._sql(DONE_AT_ONCE), nothing, {"id": operation, "done": done, "skipped": skipped})
+    def recorded(self, operation: int) -> Query[None]:
+        """Note that what was recorded is done."""
+        return Query(self._sql(DONE_AT_ONCE), nothing, {"id": operation})
+
+    def counted(self, operation: int, done: int, skipped: int) -> Query[None]:
+        """Note that what was recorded is done, with how many jobs, and how many it has left."""
+        return Query(self._sql(COUNTED_AT_ONCE), nothing, {"id": operation, "done": done, "skipped": skipped})
 
     def lock(self, operation: int) -> Query[Operation | None]:
         """Lock an operation that is not finished; None if it is."""

@@ -1,2 +1,1 @@
-update "pgqueue".operation set done = %(done)s::bigint, skipped = %(skipped)s::bigint, ended_at = clock_timestamp()
-where id = %(id)s::bigint
+update "pgqueue".operation set done = 1, ended_at = clock_timestamp() where id = %(id)s::bigint
