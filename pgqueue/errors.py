@@ -422,6 +422,14 @@ class NotMigrated(DatabaseNotReady):
         return NotMigrated(str(self).replace("`pgqueue migrate`", f"`{command}`"))
 
 
+class ReadOnlyDatabase(DatabaseNotReady):
+    """The database takes no writes on this connection: it is a standby, or it, the role or the transaction is
+    read-only. Nothing was written. What only reads works there."""
+
+    exit_code = 69
+    sqlstate = "25006"  # read_only_sql_transaction
+
+
 class OlderReleaseRuns(DatabaseNotReady):
     """A process of an older release lives that this would break: a contract migration would take away what it uses, or
     it would not tell what waits for the jobs of a workflow. Nothing was changed: stop that process."""

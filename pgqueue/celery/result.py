@@ -240,10 +240,20 @@ class AsyncResult(Generic[R_co]):
             return  # it has ended meanwhile
 
     def forget(self) -> None:
-        """Raise InvalidOption: a result goes with its job, when retention or `result_expires` says so."""
-        raise InvalidOption(
-            f"{self!r} cannot be forgotten by itself: give conf.result_expires, or @app.task(ignore_result=True)"
-        )
+        """Drop what the task has returned, also of what it came after. The job stays, and its state with it.
+
+        A workflow that goes on gets it all the same: then it goes as soon as nobody may read it. Does nothing for a job
+        that has not ended, has failed, or is gone.
+        """
+        if self.parent is not None:
+            self.parent.forget()
+        job = self.job()
+        if job is None or job.state != JobState.SUCCEEDED:
+            return
+        try:
+            self.app.pgqueue.drop_result(job.id)
+        except UnknownJob:
+            return  # retention has dropped it meanwhile
 
     def _given(self) -> tuple[Any, Any]:
         job = self.job()
@@ -366,7 +376,7 @@ class GroupResult:
             each.revoke(terminate)
 
     def forget(self) -> None:
-        """Raise InvalidOption, as that of a single result."""
+        """Drop what the members have returned, as `AsyncResult.forget`."""
         for each in self.results:
             each.forget()
 

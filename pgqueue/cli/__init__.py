@@ -1,7 +1,7 @@
 """The command line: a command parses, calls one function, prints. Data goes to stdout, messages to stderr.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable, 78 configuration or migration needed,
-79 schema of a newer release.
+Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 69 database unreachable or read-only, 78 configuration or
+migration needed, 79 schema of a newer release.
 """
 
 import sys

@@ -9,8 +9,10 @@ import typer
 
 from pgqueue.cli import output
 from pgqueue.cli.call import Call
+from pgqueue.cli.filters import By
 from pgqueue.client.importing import Import, Imported
 from pgqueue.errors import InvalidOption
+from pgqueue.queries.foreign import Chosen
 
 
 class System(StrEnum):
@@ -39,14 +41,21 @@ def import_jobs(
     renamed: Annotated[
         list[str] | None, typer.Option("--map", help="A task that has another name here: old=new. May be repeated.")
     ] = None,
+    queues: Annotated[
+        list[str] | None, typer.Option("-Q", "--queue", help="Only jobs of this queue there. May be repeated.")
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Also jobs that have failed there: they run again, as if new.")
+    ] = False,
+    by: By = None,
     preview: Annotated[bool, typer.Option("--dry-run", help="Say what would be moved, and write nothing.")] = False,
 ) -> Imported:
     """Move the waiting jobs of procrastinate or django-tasks-db here, in one transaction, and say what stays and why.
 
     Name the app (-A): only jobs of its tasks move, with the same checks as a call. docs/moving-from-others.md has more.
     """
-    chosen = Import(call.app, system.value, theirs, _pairs(renamed or ()))
-    return chosen.preview() if preview else chosen.run()
+    chosen = Import(call.app, system.value, theirs, _pairs(renamed or ()), Chosen(queues or None, failed))
+    return chosen.preview() if preview else chosen.run(by, "cli")
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:

@@ -102,6 +102,25 @@ class OperatorVerbs:
     aedit = edit.twin
 
     @verb
+    @all_or_nothing
+    def drop_result(self: HasParts, job_id: int) -> Steps[bool]:
+        """Drop the result of a job that has ended, whose row and history stay: True if the job has none any more.
+
+        False if a workflow that goes on, or a job that has called this one, may still read the result: then a worker
+        drops it within a minute after none does. A wait for the job raises ResultMissing from then on. Raises
+        WrongState for a job that has not ended, and UnknownJob.
+        """
+        job_id = possible_id(job_id)
+        yield self._app.queries.jobs.expire_result(job_id)
+        yield self._app.queries.jobs.drop_result(job_id)
+        job = yield from found_job(self._app, job_id)
+        if not job.state.is_terminal:
+            raise WrongState(job.id, job.phase, f"is {job.phase} and has no result yet: wait for its end")
+        return job.result is None
+
+    adrop_result = drop_result.twin
+
+    @verb
     def why(self: HasParts, job_id: int) -> Steps[Why]:
         """Say why a job does not run, or what became of it: every reason, with numbers. Costs the same on any backlog.
 

@@ -27,8 +27,17 @@ class RecordedStep(NamedTuple):
     via: str
 
 
-def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
+class Counts(NamedTuple):
+    """How many jobs were changed, and how many were left."""
+
+    done: int
+    skipped: int = 0
+
+
+def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T], count: Callable[[T], Counts] | None = None) -> T:
     """Do something for somebody. The row says so before it begins, and afterwards whether it was done, or why not.
+
+    `count` says of what was done how many jobs it concerned; without it the row has 1.
 
     Where the database is gone by then, the row stands as it began. Raises what `do` raises; and InvalidOption for an
     actor whose name cannot be used.
@@ -43,7 +52,7 @@ def recorded(app: AppParts, step: RecordedStep, do: Callable[[], T]) -> T:
             run(rows.fail(operation, _why(error)))
         raise
     with suppress(*DATABASE_ERRORS):  # likewise: it is done all the same
-        run(rows.recorded(operation))
+        run(rows.recorded(operation) if count is None else rows.counted(operation, *count(done)))
     return done
 
 

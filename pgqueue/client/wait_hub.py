@@ -15,7 +15,7 @@ from pgqueue import db
 from pgqueue.client.watched import Looks, Waiter, WatchedJobs
 from pgqueue.db.failures import DATABASE_ERRORS, brief
 from pgqueue.db.link import DEADLINE, Link
-from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated
+from pgqueue.errors import DatabaseUnreachable, NotAllowed, NotMigrated, ReadOnlyDatabase
 from pgqueue.queries import Queries
 from pgqueue.timing import Backoff, monotonic
 
@@ -46,6 +46,7 @@ class WaitHub(WatchedJobs):
         self._announced_at = -ANNOUNCE_SECONDS
         self._backoff = Backoff()
         self._connected = False
+        self._has_registered = False  # to a server that takes writes: if it is read-only now, the next one may not be
         self._task = self._loop.create_task(self._run())
         self._thread = threading.Thread(target=self._main, name="pgqueue-waits", daemon=True)
         self._thread.start()
@@ -101,7 +102,8 @@ class WaitHub(WatchedJobs):
 
     async def _failed(self, error: Exception) -> None:
         """Try again later, unless that cannot help."""
-        if isinstance(error, (NotMigrated, NotAllowed)) or not self._connected:
+        is_reader = isinstance(error, ReadOnlyDatabase) and not self._has_registered
+        if isinstance(error, (NotMigrated, NotAllowed)) or is_reader or not self._connected:
             self._fail(error)
             return
         self._urgent.update(self._watched)
@@ -150,6 +152,7 @@ class WaitHub(WatchedJobs):
             announce = now - self._announced_at > ANNOUNCE_SECONDS
             await db.run_async(conn, self._queries.waits.register(new, announce))
             self._announced_at = now if announce else self._announced_at
+            self._has_registered = True
         self._unregistered -= new
         for job_id in new & self._watched.keys():
             self._watched[job_id].registered_at = now

@@ -17,7 +17,7 @@ from pgqueue.client.watched import Waiter
 from pgqueue.errors import InvalidOption, JobFailed, JobWasCancelled, ResultMissing, UnknownJob, WaitTimeout
 from pgqueue.jobs.job import Job, JobState
 from pgqueue.queries import Queries
-from pgqueue.queries.jobs.expire import RESULT_EXPIRED
+from pgqueue.queries.jobs.expire import RESULT_DROPPED, RESULT_EXPIRED
 from pgqueue.tasks.sealing import sealed_by
 from pgqueue.timing import WAIT, check_duration, seconds
 
@@ -317,4 +317,6 @@ def _missing(job: Job) -> str | None:
         return f"is not stored: {job.error.message}"
     if job.result is None and job.reason == RESULT_EXPIRED:
         return "has expired (result_ttl)"
+    if job.result is None and job.reason == RESULT_DROPPED:
+        return "was dropped (drop_result)"
     return None

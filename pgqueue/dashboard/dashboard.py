@@ -96,7 +96,7 @@ class Dashboard:
             return self._sorry(request, access, pulse, 404, "There is no such page.")
         show, name = found
         try:
-            check_filter(access, request.asked, request.query)
+            check_filter(access, self._redaction, request.asked, request.query)
             with looking(self.app) as conn:
                 look = Look(
                     self.app, request, access, self._redaction, pulse, conn, self.settings, self._readers, wrong
@@ -145,7 +145,7 @@ class Dashboard:
 
     def _done(self, request: Request, access: Access, pulse: Pulse, deed: Deed, name: str) -> Response:
         try:
-            check_filter(access, request.asked, request.query)
+            check_filter(access, self._redaction, request.asked, request.query)
             if access.queues is not None and not Scope(access.queues).check_deed(self.app.get, request.path):
                 return self._sorry(request, access, pulse, 403, "You may not do that here.")
             if access.queues is not None and (why := Scope(access.queues).refusal(self.app, request)) is not None:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from pgqueue.client.moments import read_moment, read_time
 from pgqueue.dashboard.access import Access
+from pgqueue.dashboard.redaction import Redaction
 from pgqueue.dashboard.request import Request
 from pgqueue.errors import InvalidOption
 from pgqueue.jobs.dead_filter import DeadFilter
@@ -49,10 +50,21 @@ def given(request: Request, fields: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def check_filter(access: Access, asked: Asked, names: Iterable[str]) -> None:
-    """Refuse a filter by arguments to whoever does not see any: what fits it would tell them. Raises InvalidOption."""
-    if not access.shows("arguments") and any(asked(n) for n in names if n == "arg" or n.startswith(ARG)):
+def check_filter(access: Access, redaction: Redaction, asked: Asked, names: Iterable[str]) -> None:
+    """Refuse a filter by arguments that are hidden from this person: what fits it would tell them. Whoever may reveal
+    hidden values may filter by them, too. Raises InvalidOption."""
+    names = list(names)
+    if not any(asked(name) for name in names if name == "arg" or name.startswith(ARG)):
+        return
+    if not access.shows("arguments"):
         raise InvalidOption("you may not see arguments, so no filter can have one: leave arg out of it")
+    if access.may("reveal"):
+        return
+    try:
+        args = _filtered_args(asked, names)
+    except InvalidOption:
+        return  # the page finds no job by it, and says what is wrong
+    redaction.check_filter(args, asked("task"), asked("queue"))
 
 
 def query_of(fields: Mapping[str, object]) -> str:
@@ -61,21 +73,25 @@ def query_of(fields: Mapping[str, object]) -> str:
 
 
 def _shared(asked: Asked, names: Iterable[str]) -> dict[str, Any]:
-    named, args = _named_args(asked, names), _args(asked("arg"))
-    if twice := sorted(named.keys() & args.keys()):
-        raise InvalidOption(f"arg={twice[0]!r:.100} is given twice: give each argument once")
-    if "" in named:
-        raise InvalidOption("arg.= cannot be used: give the name of an argument, for example arg.tenant=7")
-    values = {name: read_json(text) for name, text in (named | args).items()}
     return {
         "task": asked("task"),
         "queue": asked("queue"),
         "tag": asked("tag"),
         "since": read_moment("since", asked("since")),
         "until": read_moment("until", asked("until")),
-        "args": values or None,
+        "args": _filtered_args(asked, names) or None,
         "ids": None if asked("id") is None else [read_id(asked("id"))],
     }
+
+
+def _filtered_args(asked: Asked, names: Iterable[str]) -> dict[str, Any]:
+    """Return what the arguments contain of the jobs that fit. Raises InvalidOption."""
+    named, args = _named_args(asked, names), _args(asked("arg"))
+    if twice := sorted(named.keys() & args.keys()):
+        raise InvalidOption(f"arg={twice[0]!r:.100} is given twice: give each argument once")
+    if "" in named:
+        raise InvalidOption("arg.= cannot be used: give the name of an argument, for example arg.tenant=7")
+    return {name: read_json(text) for name, text in (named | args).items()}
 
 
 def read_id(text: str | None) -> int:

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from pgqueue.errors import NotAllowed, NotMigrated, PgqueueError
+from pgqueue.errors import NotAllowed, NotMigrated, PgqueueError, ReadOnlyDatabase
 
 DATABASE_ERRORS = (psycopg.Error, PgqueueError, OSError)
 
@@ -15,6 +15,7 @@ BROKEN = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
+    ReadOnlyDatabase,
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.IdleInTransactionSessionTimeout,
     *_POOLED,
@@ -26,12 +27,15 @@ TIMED_OUT = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 _NO_SUCH_NAME = ("42P01", "42703", "3F000", "42883")  # SQLSTATEs: no such table, column, schema, function
 _NOT_ALLOWED = "42501"
 INTERNAL_TRIES = 3
-EXPLAINED = tuple(psycopg.errors.lookup(state) for state in (*_NO_SUCH_NAME, _NOT_ALLOWED))
+EXPLAINED = tuple(psycopg.errors.lookup(state) for state in (*_NO_SUCH_NAME, _NOT_ALLOWED, ReadOnlyDatabase.sqlstate))
 
 
 def explained(error: Exception, database: str = "this database", role: str = "this role") -> PgqueueError | None:
-    """Return NotMigrated or NotAllowed for an error that means it, else None. psycopg or asyncpg may have raised it."""
+    """Return NotMigrated, NotAllowed or ReadOnlyDatabase for an error that means it, else None. psycopg or asyncpg may
+    have raised it."""
     state = getattr(error, "sqlstate", None)
+    if state == ReadOnlyDatabase.sqlstate:
+        return read_only(error, database)
     if _in_function(error):
         return None
     if state in _NO_SUCH_NAME:
@@ -41,6 +45,15 @@ def explained(error: Exception, database: str = "this database", role: str = "th
     if state == _NOT_ALLOWED:
         return NotAllowed(f"{role}: {brief(error)} (docs/roles.md says what each role needs)")
     return None
+
+
+def read_only(error: Exception, database: str = "this database") -> ReadOnlyDatabase:
+    """Return the error of a connection on which nothing can be written, and how to get one to the primary."""
+    return ReadOnlyDatabase(
+        f"{database} takes no writes here ({brief(error)}): it is a standby, or it, the role or the transaction is "
+        "read-only. To reach the primary, name all servers in the DSN and ask for the one that takes writes: "
+        "postgresql://one,two/shop?target_session_attrs=read-write"
+    )
 
 
 def _in_function(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from pgqueue.config import describe_dsn
 from pgqueue.db.connection import AsyncConnection, Connection, run
 from pgqueue.db.database import CONNECT_TIMEOUT, Database
 from pgqueue.db.lent import RESET, lend, lend_async
-from pgqueue.errors import DatabaseUnreachable
+from pgqueue.errors import DatabaseUnreachable, ReadOnlyDatabase
 from pgqueue.queries import Query
 
 T = TypeVar("T")
@@ -28,27 +28,42 @@ IDLE_SECONDS = 10
 
 
 class PooledConnection(psycopg.Connection[Any]):
-    """A connection of a pool. `taken_at`: when it last left the pool, by the monotonic clock."""
+    """A connection of a pool. `taken_at`: when it last left the pool, by the monotonic clock. `is_spent`: its server
+    takes no writes, and another connection may lead to the primary."""
 
     taken_at = -math.inf
+    is_spent = False
 
 
 class AsyncPooledConnection(psycopg.AsyncConnection[Any]):
     """The async twin of `PooledConnection`."""
 
     taken_at = -math.inf
+    is_spent = False
 
 
 def _check(conn: PooledConnection) -> None:
     """Raise if a connection can no longer be used. The pool then tries another one."""
+    if conn.is_spent:
+        conn.close()
+        raise _spent()
     if not _is_sound(conn):
         ConnectionPool.check_connection(conn)
 
 
 async def _check_async(conn: AsyncPooledConnection) -> None:
     """Raise if a connection can no longer be used. The pool then tries another one."""
+    if conn.is_spent:
+        await conn.close()
+        raise _spent()
     if not _is_sound(conn):
         await AsyncConnectionPool.check_connection(conn)
+
+
+def _spent() -> psycopg.Error:
+    """Return why a connection that led to a read-only server is left: when the next one is needed, and not at once,
+    because an async pool that connects while its event loop ends would keep that from ending."""
+    return psycopg.OperationalError("the server takes no writes")
 
 
 def _is_sound(conn: PooledConnection | AsyncPooledConnection) -> bool:
@@ -128,6 +143,9 @@ class Pools:
         conn = _taken_from(pool)
         try:
             return run(conn, query)
+        except ReadOnlyDatabase:
+            conn.is_spent = True
+            raise
         finally:
             pool.putconn(conn)
 
@@ -139,6 +157,9 @@ class Pools:
         conn = _taken_from(pool)
         try:
             yield conn
+        except ReadOnlyDatabase:
+            conn.is_spent = True
+            raise
         finally:
             pool.putconn(conn)
 
@@ -152,6 +173,9 @@ class Pools:
             raise _none_in_time(pool) from error
         try:
             yield conn
+        except ReadOnlyDatabase:
+            conn.is_spent = True
+            raise
         finally:
             await pool.putconn(conn)
 

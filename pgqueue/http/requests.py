@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from pydantic import HttpUrl, ValidationError
 
@@ -96,10 +96,15 @@ class Checks:
         return str(url)
 
     def redirected(self, url: str, location: str) -> str:
-        """Return where a redirect leads. From https it leads to https alone."""
+        """Return where a redirect leads: to a path of the same origin, or of the same host with TLS.
+
+        Another origin would get a body, headers and a signature that were made for this one.
+        """
         target = self.url(urljoin(url, location))
-        if url.startswith("https:") and not target.startswith("https:"):
-            raise ValueError("a URL without TLS")
+        here, there = urlsplit(url), urlsplit(target)
+        gets_tls = (here.scheme, here.port, there.scheme, there.port) == ("http", None, "https", None)
+        if here.netloc != there.netloc or (here.scheme != there.scheme and not gets_tls):
+            raise ValueError(f"another origin, {there.scheme}://{there.netloc}: enqueue the URL there if it is right")
         return target
 
     def headers(self, given: Headers | None) -> Headers | None:

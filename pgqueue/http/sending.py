@@ -57,11 +57,6 @@ class Request:
         target = urlunsplit(("", "", url.path, url.query, ""))
         return httpcore.URL(scheme=url.scheme, host=self.host, port=url.port, target=target)
 
-    def redirected(self, url: str) -> "Request":
-        """Return the same request for another URL. Secrets go to no other origin."""
-        same = urlsplit(url)[:2] == urlsplit(self.url)[:2]
-        return replace(self, url=url, secret_values=self.secret_values if same else {})
-
     def without_secrets(self, text: str) -> str:
         """Return text of the answer without the secrets of the request, and as Postgres can store it."""
         for value in filter(None, self.secret_values.values()):
@@ -114,7 +109,7 @@ class Sender:
             if answer.status not in (307, 308) or location is None or not self.redirects:
                 return self._ended(context, request, answer)
             try:
-                request = request.redirected(self.checks.redirected(request.url, location))
+                request = replace(request, url=self.checks.redirected(request.url, location))
             except ValueError as error:
                 raise Fail(f"{request.host} redirects to {error}") from None
         raise Fail(f"{request.host} redirects more than {self.redirects} times")

@@ -31,9 +31,9 @@ class TargetOptions(TaskOptions, total=False):
     list of them while they are rotated, and texts for headers. They are looked up for each request; a function must not
     block. `sign`: the name of the secret that signs, unless a job names another one. `allow`: networks of addresses
     that are not public, to which requests may go all the same. `plain_http=True` allows `http://`. `permanent`:
-    statuses from 400 on after which the job is given up. `redirects`: how many redirects with 307 or 308 are followed.
-    `keep_response`: how many bytes of an answer's body are kept, 65,536 at most. `tls`: a context that verifies
-    certificates, for an authority of your own or a client certificate.
+    statuses from 400 on after which the job is given up. `redirects`: how many redirects with 307 or 308 are followed,
+    none of them to another origin. `keep_response`: how many bytes of an answer's body are kept, 65,536 at most.
+    `tls`: a context that verifies certificates, for an authority of your own or a client certificate.
     """
 
     secrets: GivenSecrets

@@ -7,7 +7,7 @@ from functools import partial
 import psycopg
 
 from pgqueue import db, roles
-from pgqueue.db.failures import brief
+from pgqueue.db.failures import brief, read_only
 from pgqueue.errors import MigrationBlocked, NotAllowed, NotMigrated, OlderReleaseRuns, SchemaNewer
 from pgqueue.migrate import indexes, locks
 from pgqueue.migrate.steps import Step, between, head, versions
@@ -104,6 +104,8 @@ class Migrator:
                 f"{brief(error)}: migrate as the owner of the database, or as the owner of a schema {self._schema} "
                 "that exists"
             ) from None
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise read_only(error, f"database {self._conn.info.dbname!r}") from None
         except psycopg.errors.LockNotAvailable:
             raise MigrationBlocked(locks.blocked("nothing was changed", f"for {locks.LOCK_TIMEOUT}")) from None
         except psycopg.errors.ObjectInUse as error:

@@ -24,6 +24,10 @@ values (%(kind)s, %(filter)s::jsonb, %(options)s::jsonb, %(actor)s, %(via)s, clo
 returning id"""
 DONE_AT_ONCE: LiteralString = """
 update {s}.operation set done = 1, ended_at = clock_timestamp() where id = %(id)s::bigint"""
+# The same of a step on many jobs that is one transaction, such as an import.
+COUNTED_AT_ONCE: LiteralString = """
+update {s}.operation set done = %(done)s::bigint, skipped = %(skipped)s::bigint, ended_at = clock_timestamp()
+where id = %(id)s::bigint"""
 
 _OPERATION: LiteralString = """id, kind, filter::text, options::text, actor, via, started_at, ended_at,
        stopped_at, done, skipped, reached, error, place, locked"""
@@ -150,6 +154,10 @@ class OperationQueries(Statements):
     def recorded(self, operation: int) -> Query[None]:
         """Note that what was recorded is done."""
         return Query(self._sql(DONE_AT_ONCE), nothing, {"id": operation})
+
+    def counted(self, operation: int, done: int, skipped: int) -> Query[None]:
+        """Note that what was recorded is done, with how many jobs, and how many it has left."""
+        return Query(self._sql(COUNTED_AT_ONCE), nothing, {"id": operation, "done": done, "skipped": skipped})
 
     def lock(self, operation: int) -> Query[Operation | None]:
         """Lock an operation that is not finished; None if it is."""

@@ -18,7 +18,7 @@ ROLES = {
     "worker": "runs jobs, and does all that their tasks may do with pgqueue",
     "scheduler": "fires schedules",
     "operator": "reads everything; pauses, cancels, edits, redrives, discards, manages schedules",
-    "web": "reads jobs with their results, waits for them, and cancels them",
+    "web": "reads jobs with their results, waits for them, cancels them, and drops results",
     "reader": "reads the views that show neither arguments nor results nor messages of errors",
     "metrics": "reads counts, rates and sizes",
 }
@@ -101,6 +101,15 @@ _WAIT: _Grants = {
     "transition": "select",
     "waiter": "select, insert, update",
     "migration": "select",
+}
+# Who drops a result sees whether a workflow or a caller may want it.
+_DROP: _Grants = {
+    "job_finished": "select, update (result, reason)",
+    "result_expiry": "select, insert, update, delete",
+    "workflow": "select",
+    "job_live": "select",
+    "call": "select",
+    "step": "select",
 }
 _PRUNE: _Grants = {
     "setting": "select, insert, update, delete",
@@ -232,6 +241,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
         _CANCEL,
         _WAIT,
         _PRUNE,
+        _DROP,
         _SIGNAL,
         {
             "step": "select, delete",
@@ -255,7 +265,6 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             "function keep_places": "execute",
             "limits": "select",
             "idempotency_key": "select, insert, update, delete",
-            "result_expiry": "select",
             "named_lock": "select, delete",
             "schedule": "select, insert, update, delete",
             "schedule_ahead": "select, insert, update, delete",
@@ -265,7 +274,7 @@ _TABLE: Mapping[str, tuple[_Grants, ...]] = {
             **{f"function {name}": "execute" for name in _SCHEDULES},
         },
     ),
-    "web": (_READ, _CANCEL, _WAIT, _WHY),
+    "web": (_READ, _CANCEL, _WAIT, _WHY, _DROP),
     "reader": (_READ,),
     "metrics": (dict.fromkeys(_COUNTS, "select"), {"named_lock": "select (expires_at, waited_until)"}),
 }

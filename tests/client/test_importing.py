@@ -10,9 +10,10 @@ import pytest
 from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
-from pgqueue import App, ConfigError, InvalidOption, Unique
+from pgqueue import App, ConfigError, Conflict, InvalidOption, Unique
 from pgqueue.cli.commands import cli
 from pgqueue.client.importing import Import, Imported
+from pgqueue.queries.foreign import Chosen
 from tests.conftest import scalar
 from tests.harness import Conn, wait_for
 
@@ -124,30 +125,148 @@ def test_what_cannot_be_moved_stays_and_says_why(app: App, conn: Conn) -> None:
     for key, reason in stays.items():
         assert reason in reasons(done)[key]
     assert "secret" not in str(done)
-    assert [other.split(":")[0] for other in done.others] == ["1 doing", "1 failed"]
+    assert [other.split(":")[0] for other in done.others] == ["1 doing in default", "1 failed in default"]
     assert scalar(conn, "select count(*) from theirs.procrastinate_jobs") == 10
     assert scalar(conn, "select count(*) from pgqueue.job") == 2
     assert app.get(ours.id).args == {"key": "a", "n": 1}
 
 
 def test_jobs_of_a_lock_keep_their_order(app: App, conn: Conn) -> None:
-    for account in (7, 8, 7):
-        defer(conn, "book", {"account": account}, lock=str(account))
-    done = take(app)
-    first, _, second = (app.get(job) for _, job in done.moved if job is not None)
+    seven, _, again = (defer(conn, "book", {"account": account}, lock=str(account)) for account in (7, 8, 7))
+    moved = dict(take(app).moved)
+    first, second = (app.get(moved[key] or 0) for key in (seven, again))
     assert (first.waits_for, second.waits_for) == ("turn", "turn")
     assert first.flow is not None
     assert first.flow == second.flow
     assert first.id < second.id
 
 
-def test_jobs_behind_one_of_their_lock_that_stays_stay(app: App, conn: Conn) -> None:
-    unknown = defer(conn, "unknown", lock="7")
-    behind = defer(conn, "book", {"account": 7}, lock="7")
+@pytest.mark.parametrize(
+    ("task", "columns", "why"),
+    [
+        ("unknown", {}, "no task of this app"),
+        ("book", {"args": {"account": "x"}}, "does not take its arguments"),
+        ("book", {"priority": 5}, "priority"),
+        ("book", {"args": {"account": 8}}, "another task or ordering key"),
+        ("pay", {}, "another task or ordering key"),
+        ("book", {"status": "doing"}, None),
+        ("book", {"queueing_lock": "taken"}, "has its key here"),
+    ],
+)
+def test_a_lock_moves_with_all_of_its_jobs_or_not_at_all(
+    app: App, conn: Conn, task: str, columns: dict[str, Any], why: str | None
+) -> None:
+    app.task(name="pay", ordered="account")(_pay)
+    app.using(unique_key="taken").enqueue("book", {"account": 1})
+    first = defer(conn, "book", {"account": 7}, lock="7")
     other = defer(conn, "book", {"account": 8}, lock="8")
+    given = {"lock": "7", "args": Jsonb(columns.pop("args", {"account": 7}))} | columns
+    stays = inserted(conn, "procrastinate_jobs", {"task_name": task, **given})
+    last = defer(conn, "book", {"account": 7}, lock="7")
     done = take(app)
     assert [key for key, _ in done.moved] == [other]
-    assert f"job {unknown}, which has its lock and comes first, stays there" in reasons(done)[behind]
+    assert scalar(conn, OURS) == ['book {"account": 1}', 'book {"account": 8}']
+    behind = "a job with its lock runs there" if why is None else f"job {stays}, which has its lock, stays there"
+    assert behind in reasons(done)[first]
+    assert behind in reasons(done)[last]
+    assert why is None or why in reasons(done)[stays]
+
+
+def _pay(account: int) -> None: ...
+
+
+def test_nobody_writes_a_table_with_locks_while_they_move(app: App, conn: Conn, emptied_dsn: str) -> None:
+    for _ in range(2):
+        defer(conn, "book", {"account": 7}, lock="7")
+    late: list[str] = []
+    with psycopg.connect(emptied_dsn, autocommit=True) as other:
+        pid, later = other.info.backend_pid, lambda: defer(other, "book", {"account": 7}, lock="7")
+        producing = threading.Thread(target=lambda: late.append(later()))
+
+        @app.around_enqueue
+        def look(call: Any) -> None:
+            if not producing.is_alive():
+                producing.start()
+                wait_for(lambda: scalar(conn, "select cardinality(pg_blocking_pids(%s)) > 0", pid), "the job to wait")
+
+        assert len(take(app).moved) == 2
+        producing.join()
+    assert scalar(conn, "select json_agg(id::text) from theirs.procrastinate_jobs") == late
+
+
+def test_a_job_that_is_put_back_for_another_attempt_moves_before_those_behind_it(
+    app: App, conn: Conn, emptied_dsn: str
+) -> None:
+    first = defer(conn, "book", {"account": 7}, lock="7", status="doing")
+    second = defer(conn, "book", {"account": 7}, lock="7")
+    found: list[Imported] = []
+    with psycopg.connect(emptied_dsn) as worker:
+        worker.execute("update theirs.procrastinate_jobs set status = 'todo', attempts = 1 where status = 'doing'")
+        importing = threading.Thread(target=lambda: found.append(take(app)))
+        importing.start()
+        held = "select count(*) > 0 from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+        wait_for(lambda: scalar(conn, held, worker.info.backend_pid), "the import to wait for the worker")
+        worker.commit()
+        importing.join()
+    assert [key for key, _ in found[0].moved] == [first, second]
+
+
+def test_an_import_does_not_wait_for_long_transactions_where_there_are_locks(
+    app: App, conn: Conn, emptied_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.client.importing.LOCK_SECONDS", 0.1)
+    defer(conn, "book", {"account": 7}, lock="7")
+    with psycopg.connect(emptied_dsn) as producer:
+        defer(producer)
+        with pytest.raises(Conflict, match="an open transaction writes the jobs of procrastinate: nothing was moved"):
+            take(app)
+    assert scalar(conn, OURS) is None
+
+
+def test_queues_are_imported_one_by_one_and_nothing_is_missed(app: App, conn: Conn) -> None:
+    email, sms = defer(conn, queue_name="email"), defer(conn, queue_name="sms")
+    shared = [defer(conn, "book", {"account": 7}, lock="7", queue_name=queue) for queue in ("email", "sms")]
+    failed = [defer(conn, queue_name=queue, status="failed") for queue in ("email", "sms", "sms")]
+    done = Import(app, "procrastinate", "theirs", chosen=Chosen(["email"])).run()
+    assert [key for key, _ in done.moved] == [email]
+    assert "another queue: import both queues together" in reasons(done)[shared[0]]
+    assert [other.split(":")[0] for other in done.others] == ["3 failed in email, sms", "2 todo in sms"]
+    done = Import(app, "procrastinate", "theirs", chosen=Chosen(["sms", "email"], failed=True)).run()
+    assert [key for key, _ in done.moved] == [sms, *shared, *failed]
+    assert (done.left, done.others) == ([], [])
+    assert scalar(conn, "select count(*) from theirs.procrastinate_jobs") == 0
+
+
+def test_a_job_that_has_failed_runs_again_after_those_that_wait(app: App, conn: Conn) -> None:
+    failed = defer(conn, status="failed", attempts=9, queueing_lock="one")
+    waits = defer(conn, queueing_lock="one")
+    locked = defer(conn, "book", {"account": 7}, lock="7", status="failed")
+    defer(conn, "book", {"account": 7}, lock="7", status="doing")
+    put = {"status": "FAILED", "task_path": "mail.send", "args_kwargs": Jsonb({"args": ["a"], "kwargs": {}})}
+    theirs = inserted(conn, "django_tasks_database_dbtaskresult", put)
+    done = Import(app, "procrastinate", "theirs", chosen=Chosen(failed=True)).run()
+    assert [key for key, _ in done.moved] == [waits]
+    assert "has its key here" in reasons(done)[failed]
+    assert "a job with its lock runs there" in reasons(done)[locked]
+    ((key, job),) = Import(app, "django-tasks-db", "theirs", chosen=Chosen(failed=True)).run().moved
+    assert (key, app.get(job or 0).max_attempts) == (theirs, 6)
+
+
+def test_an_import_is_an_operation_that_says_who_and_how_many(app: App, conn: Conn) -> None:
+    defer(conn, queue_name="email")
+    defer(conn, "old", queue_name="email")
+    defer(conn, "unknown", queue_name="email")
+    Import(app, "procrastinate", "theirs", {"old": "mail.send"}, Chosen(["email"])).preview()
+    assert app.operations.list() == []
+    Import(app, "procrastinate", "theirs", {"old": "mail.send"}, Chosen(["email"])).run(by="ann")
+    with pytest.raises(ConfigError):
+        Import(app, "procrastinate", "nowhere").run(by="bob")
+    failed, done = app.operations.list()
+    assert (done.kind, done.actor, done.done, done.skipped, done.state) == ("enqueue", "ann", 2, 1, "ended")
+    assert done.filter == {"from": "procrastinate", "schema": "theirs", "queues": "email"}
+    assert done.options == {"map": "old=mail.send"}
+    assert (failed.actor, failed.done) == ("bob", 0)
+    assert "no tables of procrastinate" in (failed.error or "")
 
 
 def test_triggers_of_procrastinate_find_their_own_tables(app: App, conn: Conn) -> None:
@@ -248,7 +367,8 @@ def test_the_command_previews_and_moves(
     assert call("--dry-run", "--json")["moved"] == [[old, None]]
     assert "would be imported" in call("--dry-run")
     assert scalar(conn, OURS) is None
-    shown = call()
+    shown = call("-Q", "default", "--failed", "--by", "ann")
+    assert scalar(conn, "select json_agg(actor || ' ' || via || ' ' || done) from pgqueue.operation") == ["ann cli 1"]
     assert "mail.send" in shown
     assert "would be" not in shown
     assert "no task of this app" in shown

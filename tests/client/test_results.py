@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, Context, InvalidOption, JobState, ResultMissing, db
+from pgqueue import App, Context, InvalidOption, JobState, ResultMissing, UnknownJob, WrongState, chain, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.tasks.registry import Tasks
@@ -102,6 +102,48 @@ def test_a_result_is_dropped_when_its_time_is_over_and_its_job_stays(app: App, c
     with pytest.raises(ResultMissing, match="its result has expired"):
         mortal.wait(10)
     assert scalar(conn, EXPIRIES) == 0
+
+
+def test_a_result_is_dropped_on_demand_and_its_job_stays(app: App, conn: Conn) -> None:
+    app.task(name="t")(lambda: "secret")
+    app.task(name="fails", max_attempts=1)(lambda: 1 // 0)
+    job, failed = app.enqueue("t"), app.enqueue("fails")
+    with pytest.raises(WrongState, match="is pending and has no result yet"):
+        app.drop_result(job.id)
+    drain(app, conn)
+    with conn.transaction(force_rollback=True):
+        assert app.using(conn).drop_result(job.id)
+        assert app.using(conn).get(job.id).result is None
+    assert (app.get(job.id).result, scalar(conn, EXPIRIES)) == ("secret", 0)
+    assert [asyncio.run(app.adrop_result(job.id)), app.drop_result(job.id), app.drop_result(failed.id)] == [True] * 3
+    kept = app.get(job.id)
+    assert (kept.state, kept.result, kept.reason, len(kept.attempts)) == ("succeeded", None, "result dropped", 1)
+    assert "ZeroDivisionError" in str(app.get(failed.id).errors)
+    with pytest.raises(ResultMissing, match="its result was dropped"):
+        app.wait(job.id, 10)
+    with pytest.raises(UnknownJob):
+        app.drop_result(99_999)
+    assert scalar(conn, EXPIRIES) == 0
+
+
+def test_a_result_that_a_workflow_wants_goes_when_that_has_it(app: App, conn: Conn, dsn: str) -> None:
+    first = app.task(name="first")(lambda: "handed on")
+    seen: list[str] = []
+
+    @app.task(name="then", queue="later")
+    def then(value: str) -> None:
+        seen.append(value)
+
+    run = chain(first.s(), then.s()).enqueue()
+    one_has_ended = "select count(*) = 1 from pgqueue.job_finished"
+    asyncio.run(work(app, lambda: scalar(conn, one_has_ended), queues=["default"]))
+    assert app.drop_result(run.jobs[0]) is False
+    assert app.get(run.jobs[0]).result == "handed on"
+    drain(app, conn, queues=["later"])
+    assert seen == ["handed on"]
+    conn.execute(NOW)
+    prune(dsn)
+    assert (app.get(run.jobs[0]).result, scalar(conn, EXPIRIES)) == (None, 0)
 
 
 def test_a_worker_drops_them_by_itself(app: App, conn: Conn) -> None:

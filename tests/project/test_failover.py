@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import psycopg
 import pytest
 
-from pgqueue import dashboard
+from pgqueue import App, ReadOnlyDatabase, dashboard
 from pgqueue.dashboard import Access
 from tests.edges.dashboard.scene import Shop, build, shop_of
 from tests.stress import failovers
@@ -85,3 +85,17 @@ def test_the_dashboard_shows_every_page_of_a_standby_and_refuses_to_change_anyth
     assert {page: answer.status_code for page, answer in shown.items()} == dict.fromkeys(PAGES, 200)
     assert "read only" in shown["queues"].text
     assert "media" in shown["queues"].text
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda app: app.enqueue("t"), lambda app: app.wait(1, 20), lambda app: app.publish("order.paid", {})],
+    ids=["enqueue", "wait", "publish"],
+)
+def test_a_verb_that_writes_on_a_standby_says_how_to_reach_the_primary(
+    pair: tuple[Scene, Shop], write: Callable[[App], object]
+) -> None:
+    there = App(pair[0].standby.dsn())
+    with pytest.raises(ReadOnlyDatabase, match="target_session_attrs=read-write"):
+        write(there)
+    there.close()

@@ -172,6 +172,8 @@ DUTIES: dict[str, Query[Any]] = {
     "jobs.set_result_expiry": QUERIES.jobs.set_result_expiry({1: 60.0}),
     # Of a smaller batch: before 17 Postgres probes each index anew for each id, also where it may not prune partitions.
     "jobs.drop_expired_results": QUERIES.jobs.drop_expired_results(50),
+    "jobs.expire_result": QUERIES.jobs.expire_result(1),
+    "jobs.drop_result": QUERIES.jobs.drop_result(1),
 }
 A_JOB = Job(5000, "t", "q0", 0, JobState.PENDING, "pending", {}, (), NOW, NOW, 0, 3)
 # Statements on ordinary connections: of the heartbeat, of callers, and of `pgqueue status`.
@@ -314,6 +316,7 @@ EXEMPT = {
             "operations.fail",
             "operations.record",
             "operations.recorded",
+            "operations.counted",
             "operations.put_off",
             "operations.stop",
             "operations.resume",

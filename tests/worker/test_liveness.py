@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import App, ConfigError, Context, InvalidOption, db
+from pgqueue import App, ConfigError, Context, InvalidOption, ReadOnlyDatabase, db
 from pgqueue.db.link import Link
 from pgqueue.jobs.lifecycle import Resolution
 from pgqueue.process.health import Health, Probe
@@ -351,7 +351,7 @@ def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Con
         link = Link(db.Database(dsn), "pgqueue test")
         async with link.connection() as borrowed:
             await borrowed.execute("set default_transaction_read_only = on")
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        with pytest.raises(ReadOnlyDatabase):
             await link.run(QUERIES.workers.set_stopping(worker))
         await link.run(QUERIES.workers.set_stopping(worker))
         await link.close()
@@ -361,7 +361,7 @@ def test_a_connection_to_a_server_that_has_become_read_only_is_dropped(conn: Con
     identity = Identity(db.Database(dsn), QUERIES, describe_process("worker", 30.0, [], [], 1))
     identity.start()
     identity._conn.execute("set default_transaction_read_only = on")  # type: ignore[union-attr]
-    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+    with pytest.raises(ReadOnlyDatabase):
         identity.beat()
     identity.beat()
     identity.stop()

@@ -170,9 +170,8 @@ class ModuleCheck(ast.NodeVisitor):
                 what = f"{full.removeprefix('kombu.')}(…) of kombu has no place"
                 self.add(node, (Kind.CHANGE, "queues", what, "take it out: a queue is its name, queue='mail'"))
             elif name == "forget":
-                self.add(
-                    node, (Kind.CHANGE, "result", ".forget() has no place", "use conf.result_expires, or ignore_result")
-                )
+                what = ".forget() drops the value; the state stays SUCCESS, where Celery says PENDING"
+                self.add(node, (Kind.DIFFERS, "result", what, "look whether something reads the state afterwards"))
             elif name == "get" and _enqueues(node.func) and self._task is not None:
                 self.add(
                     node, (Kind.CHANGE, "get-in-task", "a task waits for another one", "use a chain, a chord or link=")

@@ -59,7 +59,8 @@ class KeyedList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Read one page. Where the filters cannot be used, the page is empty and a message above it says why."""
         try:
-            check_filter(sight_of(request).access, self._asked, self.params)
+            sight = sight_of(request)
+            check_filter(sight.access, sight.redaction, self._asked, self.params)
             page = self.model_admin.page(request, self._asked, self.params.get(AFTER) or None)
         except (Unseen, PgqueueError) as error:
             self.model_admin.message_user(request, str(error), messages.ERROR)

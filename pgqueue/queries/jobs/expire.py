@@ -8,7 +8,8 @@ from pgqueue.queries.base import Query, Statements, fill, nothing, packed, start
 from pgqueue.queries.jobs.parts import CANCEL_WAITING
 from pgqueue.queries.jobs.ties import FREE
 
-RESULT_EXPIRED = "result expired"  # the reason of a job that succeeded and whose result was dropped
+# The reasons of jobs that succeeded and whose results were dropped: by their time to live, or by somebody.
+RESULT_EXPIRED, RESULT_DROPPED = "result expired", "result dropped"
 
 # Cancel jobs that were not started in time. A claim passes over such jobs whether this statement has run or not, so it
 # may run late: it only makes the end known. Rows that another transaction has locked (a claim in flight, a
@@ -47,6 +48,13 @@ cross join lateral (
 ) as j
 on conflict (job_id) do update set finished_at = excluded.finished_at, expires_at = excluded.expires_at"""
 
+# Let the result of one job expire now. By the primary keys of the partitions. A job without a result gets no row.
+EXPIRE_RESULT: LiteralString = """
+insert into {s}.result_expiry (job_id, finished_at, expires_at)
+select f.id, f.finished_at, now() from {s}.job_finished f
+where f.id = %(id)s::bigint and f.result is not null limit 1
+on conflict (job_id) do update set finished_at = excluded.finished_at, expires_at = excluded.expires_at"""
+
 # Drop a batch of results that have expired. Their jobs stay, with the reason 'result expired'. SKIP LOCKED: any number
 # of workers may do this at once. By the index of result_expiry. `finished_at` is named twice: the bounds prune the
 # partitions, and the array keeps the plan on the primary key; a join with `due` alone reads every partition. Where
@@ -56,11 +64,8 @@ on conflict (job_id) do update set finished_at = excluded.finished_at, expires_a
 # or a callback that reads it after the end, by job_live_workflow; so is that of a called job whose caller has not taken
 # it yet.
 # Returns how many rows were due.
-DROP_EXPIRED_RESULTS: LiteralString = """
-with due as materialized (
-    select job_id, finished_at from {s}.result_expiry
-    where expires_at <= now() order by expires_at limit %(at_most)s for update skip locked
-), wanted as materialized (
+_DROP: LiteralString = """
+with due as materialized ({due}), wanted as materialized (
     select due.job_id from due cross join lateral (
         select j.workflow_id from {s}.job_finished j
         where j.id = due.job_id and j.finished_at = due.finished_at and j.workflow_id is not null limit 1) as j
@@ -75,7 +80,7 @@ with due as materialized (
     update {s}.result_expiry e set expires_at = now() + interval '1 minute'
     where e.job_id = any(array(select job_id from wanted))
 ), dropped as (
-    update {s}.job_finished j set result = null, reason = coalesce(j.reason, 'result expired')
+    update {s}.job_finished j set result = null, reason = coalesce(j.reason, '{why}')
     from due
     where j.id = due.job_id and j.finished_at = due.finished_at
     and j.id = any(array(select job_id from due except select job_id from wanted))
@@ -90,6 +95,25 @@ with due as materialized (
     where e.job_id = any(array(select job_id from due where job_id not in (select job_id from moving)))
 )
 select count(*) from due"""
+DROP_EXPIRED_RESULTS: LiteralString = fill(
+    _DROP,
+    due="""
+    select job_id, finished_at from {s}.result_expiry
+    where expires_at <= now() order by expires_at limit %(at_most)s for update skip locked
+""",
+    why="result expired",
+)
+
+# The same of one result that has expired, for whoever asks. It waits for a worker that drops the result at this moment.
+# By primary key.
+DROP_RESULT: LiteralString = fill(
+    _DROP,
+    due="""
+    select job_id, finished_at from {s}.result_expiry
+    where job_id = %(id)s::bigint and expires_at <= now() for update
+""",
+    why="result dropped",
+)
 
 
 class ExpiredJob(NamedTuple):
@@ -113,6 +137,14 @@ class ExpireQueries(Statements):
         """Let the results of jobs that have just ended expire, by their ids, after these many seconds."""
         params = {"ids": packed(ttls), "ttls": packed(ttls.values())}
         return Query(self._sql(SET_RESULT_EXPIRY), nothing, params)
+
+    def expire_result(self, job_id: int) -> Query[None]:
+        """Let the result of a job expire now, if it has one."""
+        return Query(self._sql(EXPIRE_RESULT), nothing, {"id": job_id})
+
+    def drop_result(self, job_id: int) -> Query[None]:
+        """Drop the result of a job, if that has expired and nobody may want it any more."""
+        return Query(self._sql(DROP_RESULT), nothing, {"id": job_id})
 
     def drop_expired_results(self, at_most: int) -> Query[int]:
         """Drop at most so many results that have expired; returns how many were due."""

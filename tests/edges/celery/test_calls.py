@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgqueue import testing
-from pgqueue.celery import AsyncResult, Celery, Task, exceptions, shared_task
+from pgqueue.celery import AsyncResult, Celery, Task, exceptions, group, shared_task
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
 from tests.conftest import drain, scalar
 from tests.harness import Conn, InThread
@@ -44,6 +44,29 @@ def test_a_call_is_a_job_whose_arguments_stand_by_name(celery: Celery, conn: Con
     assert seen == [("ann", "hello", "b")]
     assert result.get(timeout=10) == "sent to ann"
     assert (result.state, result.ready(), result.successful(), result.result) == ("SUCCESS", True, True, "sent to ann")
+
+
+def test_a_result_that_is_forgotten_is_gone_and_its_state_stays(celery: Celery, run: Run) -> None:
+    @celery.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @celery.task
+    def fail() -> None:
+        raise ValueError("no")
+
+    waits = double.delay(1)
+    waits.forget()  # nothing to forget yet, and what comes is kept, as in Celery
+    last = (double.s(2) | double.s()).delay()
+    failed, gone = fail.delay(), AsyncResult("99999", app=celery)
+    members = group(double.s(n) for n in range(2)).delay()
+    run(celery)
+    assert (waits.get(timeout=10), last.get(timeout=10)) == (2, 8)
+    for each in (waits, last, failed, gone, members):
+        each.forget()
+    for each in (waits, last, last.parent, *members):
+        assert (each.state, each.result) == ("SUCCESS", None)
+    assert (failed.state, str(failed.result)) == ("FAILURE", "no")
 
 
 def test_a_function_of_any_signature_gets_its_arguments_as_they_were_given(

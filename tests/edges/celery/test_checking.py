@@ -101,7 +101,7 @@ def view(request, order):
     app.control.revoke("1")
     app.control.purge()  # change:control
     app.worker_main()  # change:app
-    report.AsyncResult("1").forget()  # change:result
+    report.AsyncResult("1").forget()  # differs:result
 
 
 @transaction.atomic

@@ -271,6 +271,10 @@ def test_the_access_that_the_project_gives_holds_here_too(app: App, conn: Conn) 
             assert "order_id" not in shown
         for path in (f"{JOBS}?arg=order_id%3D7", f"{DEAD}?arg=order_id%3D7"):
             assert "may not see arguments" in page(root, path)
+        found[0] = Access.operate("root")
+        for path in (f"{JOBS}?arg=card_token%3Dtok_1", f"{DEAD}?arg=card_token%3Dtok_1"):
+            assert "is hidden, so no filter can have it" in page(root, path)
+        found[0] = Access.read("root", hides=["arguments", "tracebacks"])
         sent = {"action": "redrive", "index": "0", "_selected_action": [str(job)]}
         assert root.post(DEAD, sent).status_code == 403
     with override_settings(PGQUEUE={"app": app, "read_only": True}):

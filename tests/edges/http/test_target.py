@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from pgqueue import App, InvalidArguments, InvalidOption, Job
 from pgqueue.http import Secret, Target, target, verify
+from pgqueue.http.addresses import Addresses
 from pgqueue.http.answers import retry_after
+from pgqueue.http.requests import Checks, Secrets
 from pgqueue.testing import Jobs
 from tests.edges.http.conftest import NEW, OLD, TOKEN
 from tests.edges.http.hook_server import HookServer, certificate_for, serving
@@ -209,25 +212,70 @@ def test_only_the_beginning_of_an_answer_is_read(app: App, jobs: Jobs, server: H
     assert [app.get(job.id).result["body"] for job in jobs_made] == ["x" * 10, "cut short"]
 
 
-def test_redirects_are_followed_where_that_is_asked_and_secrets_stay_with_their_origin(
-    app: App, jobs: Jobs, server: HookServer
-) -> None:
-    options: Any = {"secrets": {"partner": TOKEN}, "allow": ["127.0.0.0/8"], "plain_http": True, "redirects": 2}
-    hooks = target(app, "webhook", **options)
+def test_redirects_are_followed_within_an_origin_where_that_is_asked(app: App, jobs: Jobs, server: HookServer) -> None:
+    options: Any = {"secrets": {"partner": TOKEN, "shop": OLD}, "sign": "shop", "allow": ["127.0.0.0/8"]}
+    hooks = target(app, "webhook", **options, plain_http=True, redirects=2)
     server.will_answer(307, {"Location": "/moved"})
-    server.will_answer(308, {"Location": f"http://localhost:{server.port}/away"})
-    hooks.enqueue(server.url, headers={"Authorization": Secret("partner")}, body=[1])
+    server.will_answer(308, {"Location": f"http://127.0.0.1:{server.port}/again"})
+    hooks.enqueue(server.url, headers={"Authorization": Secret("partner"), "X-Shop": "eu"}, body=[1])
     assert jobs.drain().succeeded == 1
-    assert [(got.path, got.headers.get("authorization"), got.body) for got in server.received] == [
-        ("/hook", TOKEN, b"[1]"), ("/moved", TOKEN, b"[1]"), ("/away", None, b"[1]"),
-    ]  # fmt: skip
-    for location in ("http://10.0.0.1/", "ftp://example.com/", "http://user:pass@example.com/"):
-        server.will_answer(307, {"Location": location})
-        hooks.enqueue(server.url)
+    assert [(got.path, got.body) for got in server.received] == [
+        ("/hook", b"[1]"),
+        ("/moved", b"[1]"),
+        ("/again", b"[1]"),
+    ]
+    for got in server.received:
+        assert verify(got.body, got.headers, OLD)
+        assert (got.headers["authorization"], got.headers["x-shop"]) == (TOKEN, "eu")
     for _ in range(3):
         server.will_answer(307, {"Location": "/round"})
     hooks.enqueue(server.url)
-    assert jobs.drain().failed == 4
+    assert jobs.drain().failed == 1
+
+
+def test_another_origin_gets_nothing_of_a_request_that_is_redirected_to_it(
+    app: App, jobs: Jobs, server: HookServer
+) -> None:
+    signed = target(
+        app, "signed", secrets={"shop": OLD}, sign="shop", allow=["127.0.0.0/8"], plain_http=True, redirects=2
+    )
+    plain = target(app, "plain", allow=["127.0.0.0/8"], plain_http=True, redirects=2)
+    with serving() as other:
+        locations = (f"http://127.0.0.1:{other.port}/?t=x", f"//localhost:{server.port}/", "http://10.0.0.1/")
+        for sender in (signed, plain):
+            for location in (*locations, "ftp://example.com/", "http://user:pass@example.com/"):
+                server.will_answer(307, {"Location": location})
+                job = sender.enqueue(server.url, headers={"X-Api-Key": "k"})
+                assert jobs.drain().failed == 1
+                if location == locations[0]:
+                    assert _error(jobs, job) == (
+                        f"127.0.0.1 redirects to another origin, http://127.0.0.1:{other.port}: "
+                        "enqueue the URL there if it is right"
+                    )
+        assert (other.received, len(server.received)) == ([], 10)
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "leads"),
+    [
+        ("http://a.example/x", "https://a.example/x", True),
+        ("http://a.example/x", "https://A.example:443/y?z=1", True),
+        ("https://a.example/x", "y", True),
+        ("https://a.example/x", "https://a.example:443/y", True),
+        ("https://a.example/x", "http://a.example/x", False),
+        ("https://a.example/x", "https://a.example:8443/x", False),
+        ("https://a.example/x", "https://www.a.example/x", False),
+        ("http://a.example:8080/x", "https://a.example:8080/x", False),
+        ("http://a.example/x", "https://b.example/x", False),
+    ],
+)
+def test_a_redirect_leads_to_the_same_origin_or_to_tls_on_the_same_host(url: str, location: str, leads: bool) -> None:
+    checks = Checks(Secrets({}), Addresses(), plain_http=True)
+    if leads:
+        assert urlsplit(checks.redirected(url, location)).hostname == "a.example"
+    else:
+        with pytest.raises(ValueError, match="another origin"):
+            checks.redirected(url, location)
 
 
 def test_a_certificate_is_verified_and_so_is_the_name_in_it(app: App, jobs: Jobs, tmp_path: Path) -> None:
