@@ -16,6 +16,7 @@ import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +180,37 @@ class Databases:
             conn.execute(statement)
 
 
+class Template:
+    """A migrated database, of which others are copies."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._dsn = ""
+        self._day: date | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name. After midnight (UTC) it first gets the partitions of the new week, as a database with workers does:
+        a test that begins then has the same days before it as one that began on the day of the migration."""
+        if self._day != (today := datetime.now(UTC).date()):
+            self._dsn = self._dsn or self._databases.make()
+            migrate.upgrade(self._dsn)
+            self._day = today
+        return str(psycopg.conninfo.conninfo_to_dict(self._dsn)["dbname"])
+
+
 @pytest.fixture(scope="session")
-def template(server_dsn: str) -> Iterator[str]:
-    """The name of a migrated database."""
+def migrated(server_dsn: str) -> Iterator[Template]:
+    """The migrated database of the run."""
     databases = Databases(server_dsn)
-    dsn = databases.make()
-    migrate.upgrade(dsn)
-    yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]  # type: ignore[misc]
+    yield Template(databases)
     databases.drop_all()
+
+
+@pytest.fixture(scope="module")
+def template(migrated: Template) -> str:
+    """The name of the migrated database."""
+    return migrated.name
 
 
 @pytest.fixture
@@ -198,10 +222,10 @@ def empty_dsn(server_dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def dsn(server_dsn: str, template: str) -> Iterator[str]:
+def dsn(server_dsn: str, migrated: Template) -> Iterator[str]:
     """A migrated database of the test's own."""
     databases = Databases(server_dsn)
-    yield databases.make(template)
+    yield databases.make(migrated.name)
     databases.drop_all()
 
 
