@@ -181,7 +181,7 @@ class Databases:
 
 
 class Template:
-    """A migrated database, of which others are copies."""
+    """A database migrated today, of which others are copies."""
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
@@ -190,10 +190,10 @@ class Template:
 
     @property
     def name(self) -> str:
-        """Its name. After midnight (UTC) it first gets the partitions of the new week, as a database with workers does:
-        a test that begins then has the same days before it as one that began on the day of the migration."""
+        """Its name. After midnight (UTC) another one is made: a migration makes partitions of yesterday and a week, and
+        one of the day before has other days than those that a test compares it with."""
         if self._day != (today := datetime.now(UTC).date()):
-            self._dsn = self._dsn or self._databases.make()
+            self._dsn = self._databases.make()
             migrate.upgrade(self._dsn)
             self._day = today
         return str(psycopg.conninfo.conninfo_to_dict(self._dsn)["dbname"])
