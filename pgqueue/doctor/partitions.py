@@ -1,7 +1,7 @@
 """The daily partitions of the histories."""
 
 from collections.abc import Iterator
-from datetime import UTC, timedelta
+from datetime import timedelta
 
 from pgqueue.doctor.check import Exam, finds
 from pgqueue.doctor.finding import Finding, Kind, Severity
@@ -31,7 +31,7 @@ DEFAULT_LARGE = Kind(
 @finds(PARTITION_MISSING, FEW_PARTITIONS)
 def days(exam: Exam) -> Iterator[Finding]:
     """Look which of the coming days have no partition."""
-    today = exam.ask(exam.queries.doctor.clock()).astimezone(UTC).date()  # a partition is a day of UTC
+    today = exam.ask(exam.queries.doctor.clock()).date()  # a partition is a day of UTC, as this is
     for state in exam.ask(exam.queries.partitions.states()):
         if state.first_missing is None:
             continue
