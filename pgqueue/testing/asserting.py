@@ -78,10 +78,8 @@ class ExpectedJob:
             wanted = job.created_at.astimezone(UTC) + timedelta(seconds=seconds(self.delay))
         if wanted is None or abs((job.run_at - wanted).total_seconds()) <= seconds(self.within):
             return []
-        off = (job.run_at - wanted).total_seconds()
-        return [
-            f"run_at: wanted {wanted.astimezone(job.run_at.tzinfo):%Y-%m-%d %H:%M:%S %Z}, is {abs(off):g} s {'later' if off > 0 else 'earlier'}"
-        ]
+        off, shown = (job.run_at - wanted).total_seconds(), wanted.astimezone(job.run_at.tzinfo)
+        return [f"run_at: wanted {shown:%Y-%m-%d %H:%M:%S %Z}, is {abs(off):g} s {'later' if off > 0 else 'earlier'}"]
 
     def __str__(self) -> str:
         names = ("queue", "priority", "run_at", "delay", "max_attempts", "tags")

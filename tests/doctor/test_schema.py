@@ -9,6 +9,8 @@ from tests.conftest import scalar
 from tests.doctor.looks import found, mend, provoked
 from tests.harness import Conn
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 def test_a_database_without_pgqueue_has_one_finding_and_no_failures(empty_dsn: str) -> None:
     app = App(empty_dsn)
